@@ -1,0 +1,416 @@
+"""Every setting, once: typed, validated, frozen dataclasses, and the command line's overrides of them.
+
+An experiment file returns a `Config`; `override` applies `--config.a.b=v`; `validate` checks what can be checked
+before anything is read or compiled. What only the data knows is in `Facts`, resolved once and stored in the workdir.
+"""
+
+import dataclasses
+import importlib.util
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from transformer.errors import UserError, nearest
+
+
+def setting(default: Any, meaning: str, **limits: Any) -> Any:
+    """A dataclass field. Limits: `at_least`, `above`, `at_most`, `below`; `free=True`: may change in an existing workdir."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning, **limits})
+
+
+Positions = Literal["sinusoidal", "learned", "rotary", "alibi", "t5", "shaw", "none"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "geglu", "geglu_tanh", "swiglu"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The network. Names follow "Attention Is All You Need" (Vaswani et al. 2017), Table 3."""
+
+    num_encoder_layers: int = setting(6, "layers of the encoder (N)", at_least=1)
+    num_decoder_layers: int = setting(6, "layers of the decoder (N)", at_least=1)
+    d_model: int = setting(512, "width of the residual stream", at_least=1)
+    d_ff: int = setting(2048, "inner width of the feed-forward layers", at_least=1)
+    num_heads: int = setting(8, "attention heads (h)", at_least=1)
+    d_k: int | None = setting(None, "width of a head's queries and keys; none: d_model / num_heads", at_least=1)
+    d_v: int | None = setting(None, "width of a head's values; none: d_model / num_heads", at_least=1)
+
+    dropout_rate: float = setting(0.1, "dropout on sub-layer outputs and embedded inputs (paper, 5.4)", at_least=0, below=1)
+    attention_dropout_rate: float = setting(0.0, "dropout on attention weights", at_least=0, below=1)
+    activation_dropout_rate: float = setting(0.0, "dropout inside the feed-forward layer", at_least=0, below=1)
+
+    positions: Positions = setting("sinusoidal", "how positions are told to the model")
+    max_positions: int = setting(1024, "rows of a learned positions table", at_least=1)
+    position_offset: int = setting(0, "added to positions before a table is read (BART: 2)", at_least=0)
+    sinusoid_layout: Literal["interleaved", "halves"] = setting("interleaved", "sin, cos alternate (paper) or in halves (Marian)")
+    rotary_base: float = setting(10000.0, "base of rotary wavelengths", above=1)
+    t5_buckets: int = setting(32, "relative position buckets (T5)", at_least=4)
+    t5_max_distance: int = setting(128, "distance from which T5's buckets are one", at_least=2)
+    shaw_clip: int = setting(16, "distance at which Shaw's relative positions are clipped (k)", at_least=1)
+
+    attention_scale: Literal["1/sqrt(d_k)", "none", "1/d_k", "learned"] = setting("1/sqrt(d_k)", "factor on the logits")
+    qk_norm: bool = setting(False, "normalise queries and keys of each head before their product")
+    attention_bias: bool = setting(True, "biases in the attention projections")
+    attention_backend: Literal["auto", "plain", "chunked", "library"] = setting("auto", "how attention is computed", free=True)
+    attention_chunk: int = setting(512, "queries in a block of the chunked backend", at_least=1, free=True)
+
+    norm_order: Literal["post", "pre"] = setting("post", "residual then norm (paper) or norm before each sub-layer")
+    norm_kind: Literal["layer", "rms"] = setting("layer", "LayerNorm or RMSNorm")
+    norm_epsilon: float = setting(1e-6, "added to the variance in norms", above=0)
+    norm_bias: bool = setting(True, "biases in LayerNorm")
+    final_norm: bool | None = setting(None, "a norm on top of each stack; none: with pre-norm only")
+    embedding_norm: bool = setting(False, "a norm on the embedded inputs (BERT, BART)")
+    activation: Activation = setting("relu", "of the feed-forward layer; geglu and swiglu are gated")
+    ff_bias: bool = setting(True, "biases in the feed-forward layers")
+
+    tying: Literal["three_way", "two_way", "none"] = setting(
+        "three_way", "embeddings shared: source, target and output; target and output; none"
+    )
+    embedding_scale: Literal["sqrt(d_model)", "none"] = setting("sqrt(d_model)", "factor on embeddings (paper, 3.4)")
+    logits_scale: Literal["none", "1/sqrt(d_model)"] = setting("none", "factor on states before the logits (T5 1.0: tied)")
+    logits_bias: bool = setting(False, "a bias per vocabulary entry on the logits (BART, Marian)")
+    initializer: Literal["xavier_uniform", "fan_in", "normal"] = setting("xavier_uniform", "of the kernels")
+    init_stddev: float = setting(0.02, "standard deviation of the `normal` initializer", above=0)
+    embedding_init: Literal["1/sqrt(d_model)", "normal", "unit"] = setting("1/sqrt(d_model)", "standard deviation of embeddings")
+
+    unroll: int = setting(1, "layers unrolled in one pass of the scan over layers", at_least=1, free=True)
+    remat: Literal["none", "full", "dots"] = setting("none", "what the backward pass computes again", free=True)
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "type of computation; parameters are float32")
+
+    @property
+    def key_width(self) -> int:
+        """d_k as used."""
+        return self.d_k or self.d_model // self.num_heads
+
+    @property
+    def value_width(self) -> int:
+        """d_v as used."""
+        return self.d_v or self.d_model // self.num_heads
+
+    @property
+    def has_final_norm(self) -> bool:
+        return self.norm_order == "pre" if self.final_norm is None else self.final_norm
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What is read and how it becomes batches."""
+
+    source: Literal["number_words", "text", "tfds"] = setting("number_words", "embedded task, two text files, or TFDS catalogue")
+    source_language: str = setting("en", "language read")
+    target_language: str = setting("de", "language written")
+    directory: str | None = setting(None, "folder of the data: text files, or TFDS's data_dir", free=True)
+    train: str | None = setting("train", "prefix of <prefix>.<language>, or split, to train on")
+    validation: str | None = setting("validation", "prefix or split to choose on")
+    test: str | None = setting("test", "prefix or split to score at the end")
+    tfds_name: str | None = setting(None, "name of a TFDS catalogue data set, with its config")
+
+    number_range: tuple[int, int] = setting((0, 1_000_000), "number_words: numbers from (included) to (excluded)")
+    number_train_range: tuple[int, int] | None = setting(None, "number_words: range of the training numbers; none: the whole")
+    number_test_range: tuple[int, int] | None = setting(None, "number_words: range of validation and test; none: the whole")
+    number_train_size: int = setting(40_000, "number_words: training pairs", at_least=1)
+    number_test_size: int = setting(2_000, "number_words: validation pairs, and as many test pairs", at_least=1)
+
+    vocabulary: Literal["bpe", "unigram", "bytes", "characters"] = setting("bpe", "kind of vocabulary")
+    vocabulary_size: int = setting(8000, "entries at most, special ones included (bpe, unigram, characters)", at_least=8)
+    joint_vocabulary: bool = setting(True, "one vocabulary for both sides")
+    lowercase: bool = setting(False, "lowercase all text before anything else")
+    normalization: Literal["nmt_nfkc", "nfkc", "identity"] = setting("nmt_nfkc", "sentencepiece's Unicode normalisation")
+
+    max_source_length: int = setting(256, "tokens of a source, end included", at_least=2)
+    max_target_length: int = setting(256, "tokens of a target, end included", at_least=2)
+    too_long: Literal["drop", "cut"] = setting("drop", "what happens to longer training pairs (counted)")
+    batching: Literal["packed", "bucketed"] = setting("packed", "several pairs in a row, or one pair in a row of a few lengths")
+    row_length: int | None = setting(None, "target slots of a packed row; none: the longest target, 64 at least")
+    buckets: int = setting(6, "shapes of bucketed batches", at_least=1)
+    workers: int = setting(0, "processes that read ahead (0: a thread of this one)", at_least=0, free=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """The optimisation."""
+
+    seed: int = setting(0, "of everything random: initialisation, order, dropout", at_least=0)
+    steps: int = setting(100_000, "updates", at_least=0, free=True)
+    batch_tokens: int = setting(25_000, "target slots of one update, over all devices and micro-batches, padding included", at_least=1)
+    accumulate: int = setting(1, "micro-batches of one update", at_least=1)
+    optimizer: Literal["adam", "adamw", "adafactor"] = setting("adam", "update rule")
+    learning_rate: float | None = setting(None, "highest learning rate; none: the paper's d_model^-0.5 warmup_steps^-0.5", above=0)
+    schedule: Literal["rsqrt", "cosine", "linear", "constant"] = setting("rsqrt", "what follows the linear warm-up")
+    warmup_steps: int = setting(4000, "updates of linear warm-up", at_least=0)
+    beta1: float = setting(0.9, "Adam's decay of the mean", at_least=0, below=1)
+    beta2: float = setting(0.98, "Adam's decay of the square", above=0, below=1)
+    epsilon: float = setting(1e-9, "Adam's epsilon", above=0)
+    weight_decay: float = setting(0.0, "adamw: decay of kernels and embeddings, times the learning rate", at_least=0)
+    clip_norm: float | None = setting(None, "greatest global norm of a gradient; none: no clipping", above=0)
+    label_smoothing: float = setting(0.1, "probability spread evenly over the vocabulary", at_least=0, below=1)
+    ema_decay: float | None = setting(None, "decay of an exponential moving average of parameters; none: no average", above=0, below=1)
+    dropout_generator: Literal["threefry2x32", "rbg", "unsafe_rbg"] = setting("unsafe_rbg", "random bits of dropout")
+    log_every: int = setting(50, "updates between two reports", at_least=1)
+    evaluate_every: int = setting(1000, "updates between two validation losses", at_least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """How a trained model is scored."""
+
+    scores: tuple[str, ...] = setting(("bleu", "chrf"), "scores of generated text; losses are always reported", free=True)
+    bleu_tokenize: Literal["13a", "none", "intl", "char"] = setting("13a", "sacrebleu's tokenisation", free=True)
+    average: int = setting(1, "last checkpoints whose parameters are averaged", at_least=1, free=True)
+    checkpoint: Literal["last", "best"] = setting("last", "which checkpoint is scored", free=True)
+    samples: int = setting(8, "outputs shown", at_least=0, free=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """How text is generated."""
+
+    beam_size: int = setting(4, "hypotheses kept; 1: greedy", at_least=1, free=True)
+    length_penalty: float = setting(0.6, "alpha of ((5 + n) / 6)^alpha (Wu et al. 2016)", at_least=0, free=True)
+    max_extra: int = setting(50, "output tokens at most, above the source's", at_least=1, free=True)
+    n_best: int = setting(1, "hypotheses written for a sentence", at_least=1, free=True)
+    batch_size: int = setting(64, "sentences decoded together", at_least=1, free=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """When and what is saved."""
+
+    every_steps: int = setting(1000, "updates between two checkpoints", at_least=1, free=True)
+    keep_last: int = setting(3, "latest checkpoints kept", at_least=1, free=True)
+    keep_best: int = setting(1, "best checkpoints kept beside them", at_least=0, free=True)
+    best_metric: str = setting("validation/loss", "metric, lower is better, by which checkpoints are the best", free=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parallel:
+    """How devices share the work."""
+
+    mode: Literal["auto", "jit", "pmap"] = setting("auto", "auto: pmap where there are several devices, else jit", free=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment: what is run. Where and how it is run is said by flags."""
+
+    family: Literal["encoder_decoder"] = setting("encoder_decoder", "model and objective: a row of transformer/families.py")
+    model: Model = Model()
+    data: Data = Data()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    search: Search = Search()
+    checkpoint: Checkpoint = Checkpoint()
+    parallel: Parallel = Parallel()
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What only the data knows; models are built from (Model, Facts). Ids hold for both vocabularies.
+
+    A table may have more rows than the vocabulary (`*_rows`); surplus logits are masked.
+    """
+
+    source_size: int
+    target_size: int
+    source_rows: int
+    target_rows: int
+    pad: int = 0
+    start: int = 1  # what the decoder is fed first
+    end: int = 2
+    unknown: int = 3
+
+
+# --- the command line's overrides, files in and out --------------------------------------------------------------------
+
+
+def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any], Any]]:
+    """Every setting as (dotted name, type, field, value)."""
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from fields(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, hints[field.name], field, value
+
+
+def type_name(kind: Any) -> str:
+    """A setting's type in words: `int`, `one of a, b`, `int or none`, `comma-separated int`."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join("none" if a is type(None) else type_name(a) for a in arguments)
+    if origin is tuple:
+        return "comma-separated " + type_name(arguments[0])
+    return kind.__name__
+
+
+def parse(text: str, kind: Any) -> Any:
+    """`text` as a value of type `kind`; ValueError if it is none."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if text.lower() == "none":
+            return None
+        return parse(text, next(a for a in arguments if a is not type(None)))
+    if origin is Literal:
+        if text not in arguments:
+            raise ValueError(text)
+        return text
+    if origin is tuple:
+        parts = [parse(p.strip(), arguments[0]) for p in text.strip("()").split(",") if p.strip()]
+        if arguments[-1] is not Ellipsis and len(parts) != len(arguments):
+            raise ValueError(text)
+        return tuple(parts)
+    if kind is bool:
+        return {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}[text.lower()]
+    if kind is int:
+        return int(text.replace("_", ""))
+    return kind(text)
+
+
+def override(config: Config, overrides: Mapping[str, str]) -> Config:
+    """`config` with settings replaced, e.g. {"model.num_heads": "4"}. Unknown name, ill-typed value: UserError."""
+    known = {name: kind for name, kind, _, _ in fields(config)}
+    for name, text in overrides.items():
+        if name not in known:
+            sections = {s for n in known for s in [n.rsplit(".", 1)[0]] if "." in n}
+            hint = nearest(name, known)
+            if name in sections:
+                hint = f"; it is a section, set one of its settings, such as --config.{next(n for n in known if n.startswith(name + '.'))}"
+            raise UserError(f"--config.{name}: there is no such setting{hint}")
+        try:
+            value = parse(text, known[name])
+        except (ValueError, KeyError):
+            choices = typing.get_args(known[name]) if typing.get_origin(known[name]) is Literal else ()
+            hint = nearest(text, map(str, choices))
+            raise UserError(f"--config.{name}={text}: wants {type_name(known[name])}{hint}") from None
+        config = replace(config, name, value)
+    return config
+
+
+def replace(config: Any, name: str, value: Any) -> Any:
+    """`config` with the setting of that dotted name replaced."""
+    head, _, rest = name.partition(".")
+    return dataclasses.replace(config, **{head: replace(getattr(config, head), rest, value) if rest else value})
+
+
+def from_file(path: str | Path) -> Config:
+    """The configuration that the experiment file's `get_config()` returns."""
+    path = Path(path)
+    if not path.is_file():
+        others = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        raise UserError(f"--config={path}: there is no such file{nearest(str(path), others)}")
+    spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"--config={path}: {type(error).__name__}: {error}; get_config() must return a Config") from error
+    if not isinstance(config, Config):
+        raise UserError(f"--config={path}: get_config() returned {type(config).__name__}, not a Config")
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain values, for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: Mapping[str, Any], kind: Any = Config, where: str = "config.json", prefix: str = "") -> Any:
+    """The inverse of `to_dict`, every name and type checked. UserError names what is wrong."""
+    hints = typing.get_type_hints(kind)
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: {prefix or 'the file'} is no object of settings")
+    arguments = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise UserError(f"{where}: unknown setting {prefix}{name}{nearest(name, hints)}")
+        if dataclasses.is_dataclass(hints[name]):
+            arguments[name] = from_dict(value, hints[name], where, f"{prefix}{name}.")
+        else:
+            value = tuple(value) if isinstance(value, list) else value
+            if not has_type(value, hints[name]):
+                raise UserError(f"{where}: {prefix}{name} is {value!r}, wants {type_name(hints[name])}")
+            arguments[name] = value
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def has_type(value: Any, kind: Any) -> bool:
+    """Whether `value` is of a setting's type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return any(has_type(value, a) for a in arguments)
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin is tuple:
+        fixed = arguments[-1] is not Ellipsis
+        return isinstance(value, tuple) and (not fixed or len(value) == len(arguments)) and all(has_type(v, arguments[0]) for v in value)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def differences(old: Config, new: Config, free: bool = False) -> list[str]:
+    """Settings that differ, as "name: old -> new"; those marked free (they change no result) only if `free`."""
+    pairs = zip(fields(old), fields(new), strict=True)
+    return [f"{n}: {a} -> {b}" for (n, _, f, a), (_, _, _, b) in pairs if a != b and (free or not f.metadata.get("free"))]
+
+
+def validate(config: Config) -> Config:
+    """`config` itself, if its settings are of their types, within their limits, and fit together; else UserError."""
+    for name, kind, field, value in fields(config):
+        if not has_type(value, kind):
+            raise UserError(f"config.{name} is {value!r}: wants {type_name(kind)}")
+        _check_limits(name, field.metadata, value)
+    model, data, train = config.model, config.data, config.train
+    for width in ("d_k", "d_v"):
+        if getattr(model, width) is None and model.d_model % model.num_heads:
+            raise UserError(
+                f"config.model.d_model {model.d_model} is not divisible by config.model.num_heads {model.num_heads}; set config.model.{width} or change one"
+            )
+    if model.positions == "rotary" and model.key_width % 2:
+        raise UserError(f"config.model.d_k is {model.key_width}: rotary positions turn pairs, so it must be even")
+    if model.positions == "sinusoidal" and model.d_model % 2:
+        raise UserError(f"config.model.d_model is {model.d_model}: sinusoidal positions come in pairs, so it must be even")
+    if model.positions == "learned":
+        longest = max(data.max_source_length, data.max_target_length)
+        if longest > model.max_positions:
+            raise UserError(
+                f"config.model.max_positions {model.max_positions} is shorter than the longest sequence, {longest} "
+                "(config.data.max_source_length, config.data.max_target_length); raise the first or lower the others"
+            )
+    if model.tying == "three_way" and not data.joint_vocabulary:
+        raise UserError("config.model.tying three_way shares one table: it needs config.data.joint_vocabulary=true, or set tying=two_way")
+    if data.row_length is not None and data.row_length < data.max_target_length:
+        raise UserError(
+            f"config.data.row_length {data.row_length} is shorter than config.data.max_target_length {data.max_target_length}; "
+            "a packed row must hold the longest target"
+        )
+    for name in ("number_range", "number_train_range", "number_test_range"):
+        low, high = getattr(data, name) or data.number_range
+        if not data.number_range[0] <= low < high <= data.number_range[1] or low < 0:
+            raise UserError(f"config.data.{name} is {low},{high}: wants two numbers, the first smaller, inside config.data.number_range")
+    if train.warmup_steps == 0 and train.schedule == "rsqrt":
+        raise UserError("config.train.warmup_steps is 0: the rsqrt schedule needs 1 at least (or set config.train.schedule)")
+    if config.search.n_best > config.search.beam_size:
+        raise UserError(f"config.search.n_best {config.search.n_best} is more than config.search.beam_size {config.search.beam_size}")
+    return config
+
+
+def _check_limits(name: str, limits: Mapping[str, Any], value: Any) -> None:
+    if value is None:
+        return
+    tests = {"at_least": lambda v, x: v >= x, "above": lambda v, x: v > x, "at_most": lambda v, x: v <= x, "below": lambda v, x: v < x}
+    for word, test in tests.items():
+        if word in limits and not test(value, limits[word]):
+            raise UserError(f"config.{name} is {value}: must be {word.replace('_', ' ')} {limits[word]}")

@@ -1,0 +1,61 @@
+"""Schedules and update rules, as optax chains."""
+
+import jax
+import optax
+
+from transformer.config import Model, Train
+
+# Parameters by their last name: norms' factors, biases and small tables are not decayed. Rank would not tell them apart:
+# a scanned bias has rank 2.
+NOT_DECAYED = ("bias", "scale", "key_bias", "value_bias", "position_table", "position_keys", "position_values")
+
+
+def peak_learning_rate(train: Train, model: Model) -> float:
+    """`learning_rate`, or what equation 3 of Vaswani et al. 2017 reaches at the end of its warm-up."""
+    if train.learning_rate is not None:
+        return train.learning_rate
+    return model.d_model**-0.5 * max(train.warmup_steps, 1) ** -0.5
+
+
+def make_schedule(train: Train, model: Model) -> optax.Schedule:
+    """Update number (from 0) -> learning rate. Linear warm-up to the peak, then `schedule`.
+
+    rsqrt: peak * sqrt(warmup / step), the paper's equation 3; cosine and linear: down to 0 at `steps`.
+    """
+    peak, warmup = peak_learning_rate(train, model), train.warmup_steps
+    rest = max(train.steps - warmup, 1)
+
+    def rsqrt(step: jax.Array) -> jax.Array:  # steps since the end of the warm-up
+        return peak * ((step + warmup) / warmup) ** -0.5
+
+    after = {
+        "rsqrt": rsqrt,
+        "cosine": optax.cosine_decay_schedule(peak, rest),
+        "linear": optax.linear_schedule(peak, 0.0, rest),
+        "constant": optax.constant_schedule(peak),
+    }[train.schedule]
+    if warmup == 0:
+        return after
+    # The first update has step 1 of the warm-up: at 0 it would do nothing.
+    return optax.join_schedules([optax.linear_schedule(peak / warmup, peak, warmup - 1), lambda s: after(s + 1)], [warmup - 1])
+
+
+def decay_mask(params: optax.Params) -> optax.Params:
+    """True where weight decay applies."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in NOT_DECAYED, params)
+
+
+def make_optimizer(train: Train, model: Model) -> optax.GradientTransformation:
+    """Clipping by global norm, then Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019) or Adafactor
+    (Shazeer and Stern 2018)."""
+    schedule = make_schedule(train, model)
+    rule = {
+        "adam": lambda: optax.adam(schedule, train.beta1, train.beta2, train.epsilon),
+        "adamw": lambda: optax.adamw(
+            schedule, train.beta1, train.beta2, train.epsilon, weight_decay=train.weight_decay, mask=decay_mask
+        ),
+        "adafactor": lambda: optax.adafactor(schedule, multiply_by_parameter_scale=True, clipping_threshold=1.0),
+    }[train.optimizer]()
+    if train.clip_norm is None:
+        return rule
+    return optax.chain(optax.clip_by_global_norm(train.clip_norm), rule)

@@ -1,0 +1,96 @@
+"""The pure train_step and eval_step: state and batch in, state and metrics out. No device, file or clock is known here.
+
+The same `train_step` is jitted on one device, pmapped (with `axis_name`), or jitted over a mesh. Losses are sums with
+weights; gradients are divided once, by the global weight, so 1 and N devices agree up to rounding.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from transformer.config import Train
+
+Array = jax.Array
+Batch = Mapping[str, Array]
+Params = Any
+# (params, batch, dropout key or None when deterministic) -> sums: `loss_sum`, `weight_sum`, and others to report.
+Loss = Callable[[Params, Batch, Array | None], dict[str, Array]]
+
+DROPOUT = 1  # streams of randomness: keys are fold_in(fold_in(seed, stream), step); initialisation is stream 0
+
+
+@struct.dataclass
+class State:
+    """Everything that training changes. `step` is the number of updates done, and so the data position."""
+
+    step: Array
+    params: Params
+    optimizer_state: optax.OptState
+    average: Params | None  # exponential moving average of the parameters, if one is kept
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation, train: Train) -> State:
+    """The state before the first update."""
+    average = jax.tree.map(jnp.copy, params) if train.ema_decay is not None else None
+    return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
+
+
+def make_train_step(
+    loss: Loss, optimizer: optax.GradientTransformation, schedule: optax.Schedule, train: Train
+) -> Callable[..., tuple[State, dict[str, Array]]]:
+    """`train_step(state, batch, axis_name=None) -> state, metrics`.
+
+    The batch's rows are cut into `accumulate` micro-batches, one after the other in memory. Metrics are the loss's sums
+    over the whole batch, and `gradient_norm` (before clipping) and `learning_rate`.
+    """
+
+    def train_step(state: State, batch: Batch, axis_name: str | None = None) -> tuple[State, dict[str, Array]]:
+        seed = jax.random.key(train.seed, impl=train.dropout_generator)
+        key = jax.random.fold_in(jax.random.fold_in(seed, DROPOUT), state.step)
+        if axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+        def objective(params: Params, part: Batch, part_key: Array) -> tuple[Array, dict[str, Array]]:
+            sums = loss(params, part, part_key)
+            return sums["loss_sum"], sums
+
+        gradient = jax.grad(objective, has_aux=True)
+        if train.accumulate == 1:
+            gradients, sums = gradient(state.params, batch, key)
+        else:
+            parts = jax.tree.map(lambda x: x.reshape(train.accumulate, -1, *x.shape[1:]), dict(batch))
+
+            def add(total: Any, numbered: tuple[Array, Batch]) -> tuple[Any, None]:
+                number, part = numbered
+                return jax.tree.map(jnp.add, total, gradient(state.params, part, jax.random.fold_in(key, number))), None
+
+            shapes = jax.eval_shape(gradient, state.params, jax.tree.map(lambda x: x[0], parts), key)
+            zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+            (gradients, sums), _ = jax.lax.scan(add, zeros, (jnp.arange(train.accumulate), parts))
+        if axis_name is not None:
+            gradients, sums = jax.lax.psum((gradients, sums), axis_name)
+
+        gradients = jax.tree.map(lambda g: g / jnp.maximum(sums["weight_sum"], 1.0), gradients)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.average
+        if average is not None:
+            average = optax.incremental_update(params, average, 1 - train.ema_decay)
+        metrics = sums | {"gradient_norm": optax.global_norm(gradients), "learning_rate": schedule(state.step)}
+        return State(state.step + 1, params, optimizer_state, average), metrics
+
+    return train_step
+
+
+def make_eval_step(loss: Loss) -> Callable[..., dict[str, Array]]:
+    """`eval_step(params, batch, axis_name=None) -> sums`, deterministic."""
+
+    def eval_step(params: Params, batch: Batch, axis_name: str | None = None) -> dict[str, Array]:
+        sums = loss(params, batch, None)
+        return sums if axis_name is None else jax.lax.psum(sums, axis_name)
+
+    return eval_step
