@@ -44,7 +44,9 @@ class Model:
     positions: Positions = setting("sinusoidal", "how positions are told to the model")
     max_positions: int = setting(1024, "rows of a learned positions table", at_least=1)
     position_offset: int = setting(0, "added to positions before a table is read (BART: 2)", at_least=0)
-    sinusoid_layout: Literal["interleaved", "halves"] = setting("interleaved", "sin, cos alternate (paper) or in halves (Marian)")
+    sinusoid_layout: Literal["interleaved", "halves"] = setting(
+        "interleaved", "sin, cos alternate (paper) or in halves (Marian)"
+    )
     rotary_base: float = setting(10000.0, "base of rotary wavelengths", above=1)
     t5_buckets: int = setting(32, "relative position buckets (T5)", at_least=4)
     t5_max_distance: int = setting(128, "distance from which T5's buckets are one", at_least=2)
@@ -73,7 +75,9 @@ class Model:
     logits_bias: bool = setting(False, "a bias per vocabulary entry on the logits (BART, Marian)")
     initializer: Literal["xavier_uniform", "fan_in", "normal"] = setting("xavier_uniform", "of the kernels")
     init_stddev: float = setting(0.02, "standard deviation of the `normal` initializer", above=0)
-    embedding_init: Literal["1/sqrt(d_model)", "normal", "unit"] = setting("1/sqrt(d_model)", "standard deviation of embeddings")
+    embedding_init: Literal["1/sqrt(d_model)", "normal", "unit"] = setting(
+        "1/sqrt(d_model)", "standard deviation of embeddings"
+    )
 
     unroll: int = setting(1, "layers unrolled in one pass of the scan over layers", at_least=1, free=True)
     remat: Literal["none", "full", "dots"] = setting("none", "what the backward pass computes again", free=True)
@@ -98,7 +102,9 @@ class Model:
 class Data:
     """What is read and how it becomes batches."""
 
-    source: Literal["number_words", "text", "tfds"] = setting("number_words", "embedded task, two text files, or TFDS catalogue")
+    source: Literal["number_words", "text", "tfds"] = setting(
+        "number_words", "embedded task, two text files, or TFDS catalogue"
+    )
     source_language: str = setting("en", "language read")
     target_language: str = setting("de", "language written")
     directory: str | None = setting(None, "folder of the data: text files, or TFDS's data_dir", free=True)
@@ -134,10 +140,14 @@ class Train:
 
     seed: int = setting(0, "of everything random: initialisation, order, dropout", at_least=0)
     steps: int = setting(100_000, "updates", at_least=0, free=True)
-    batch_tokens: int = setting(25_000, "target slots of one update, over all devices and micro-batches, padding included", at_least=1)
+    batch_tokens: int = setting(
+        25_000, "target slots of one update, over all devices and micro-batches, padding included", at_least=1
+    )
     accumulate: int = setting(1, "micro-batches of one update", at_least=1)
     optimizer: Literal["adam", "adamw", "adafactor"] = setting("adam", "update rule")
-    learning_rate: float | None = setting(None, "highest learning rate; none: the paper's d_model^-0.5 warmup_steps^-0.5", above=0)
+    learning_rate: float | None = setting(
+        None, "highest learning rate; none: the paper's d_model^-0.5 warmup_steps^-0.5", above=0
+    )
     schedule: Literal["rsqrt", "cosine", "linear", "constant"] = setting("rsqrt", "what follows the linear warm-up")
     warmup_steps: int = setting(4000, "updates of linear warm-up", at_least=0)
     beta1: float = setting(0.9, "Adam's decay of the mean", at_least=0, below=1)
@@ -146,7 +156,9 @@ class Train:
     weight_decay: float = setting(0.0, "adamw: decay of kernels and embeddings, times the learning rate", at_least=0)
     clip_norm: float | None = setting(None, "greatest global norm of a gradient; none: no clipping", above=0)
     label_smoothing: float = setting(0.1, "probability spread evenly over the vocabulary", at_least=0, below=1)
-    ema_decay: float | None = setting(None, "decay of an exponential moving average of parameters; none: no average", above=0, below=1)
+    ema_decay: float | None = setting(
+        None, "decay of an exponential moving average of parameters; none: no average", above=0, below=1
+    )
     dropout_generator: Literal["threefry2x32", "rbg", "unsafe_rbg"] = setting("unsafe_rbg", "random bits of dropout")
     log_every: int = setting(50, "updates between two reports", at_least=1)
     evaluate_every: int = setting(1000, "updates between two validation losses", at_least=1)
@@ -279,7 +291,8 @@ def override(config: Config, overrides: Mapping[str, str]) -> Config:
             sections = {s for n in known for s in [n.rsplit(".", 1)[0]] if "." in n}
             hint = nearest(name, known)
             if name in sections:
-                hint = f"; it is a section, set one of its settings, such as --config.{next(n for n in known if n.startswith(name + '.'))}"
+                example = next(n for n in known if n.startswith(name + "."))
+                hint = f"; it is a section, set one of its settings, such as --config.{example}"
             raise UserError(f"--config.{name}: there is no such setting{hint}")
         try:
             value = parse(text, known[name])
@@ -354,7 +367,11 @@ def has_type(value: Any, kind: Any) -> bool:
         return isinstance(value, str) and value in arguments
     if origin is tuple:
         fixed = arguments[-1] is not Ellipsis
-        return isinstance(value, tuple) and (not fixed or len(value) == len(arguments)) and all(has_type(v, arguments[0]) for v in value)
+        return (
+            isinstance(value, tuple)
+            and (not fixed or len(value) == len(arguments))
+            and all(has_type(v, arguments[0]) for v in value)
+        )
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
@@ -376,7 +393,8 @@ def validate(config: Config) -> Config:
     for width in ("d_k", "d_v"):
         if getattr(model, width) is None and model.d_model % model.num_heads:
             raise UserError(
-                f"config.model.d_model {model.d_model} is not divisible by config.model.num_heads {model.num_heads}; set config.model.{width} or change one"
+                f"config.model.d_model {model.d_model} is not divisible by config.model.num_heads {model.num_heads}; "
+                f"set config.model.{width} or change one"
             )
     if model.positions == "rotary" and model.key_width % 2:
         raise UserError(f"config.model.d_k is {model.key_width}: rotary positions turn pairs, so it must be even")
@@ -390,7 +408,9 @@ def validate(config: Config) -> Config:
                 "(config.data.max_source_length, config.data.max_target_length); raise the first or lower the others"
             )
     if model.tying == "three_way" and not data.joint_vocabulary:
-        raise UserError("config.model.tying three_way shares one table: it needs config.data.joint_vocabulary=true, or set tying=two_way")
+        raise UserError(
+            "config.model.tying three_way shares one table: it needs config.data.joint_vocabulary=true, or set tying=two_way"
+        )
     if data.row_length is not None and data.row_length < data.max_target_length:
         raise UserError(
             f"config.data.row_length {data.row_length} is shorter than config.data.max_target_length {data.max_target_length}; "
@@ -399,18 +419,27 @@ def validate(config: Config) -> Config:
     for name in ("number_range", "number_train_range", "number_test_range"):
         low, high = getattr(data, name) or data.number_range
         if not data.number_range[0] <= low < high <= data.number_range[1] or low < 0:
-            raise UserError(f"config.data.{name} is {low},{high}: wants two numbers, the first smaller, inside config.data.number_range")
+            raise UserError(
+                f"config.data.{name} is {low},{high}: wants two numbers, the first smaller, inside config.data.number_range"
+            )
     if train.warmup_steps == 0 and train.schedule == "rsqrt":
         raise UserError("config.train.warmup_steps is 0: the rsqrt schedule needs 1 at least (or set config.train.schedule)")
     if config.search.n_best > config.search.beam_size:
-        raise UserError(f"config.search.n_best {config.search.n_best} is more than config.search.beam_size {config.search.beam_size}")
+        raise UserError(
+            f"config.search.n_best {config.search.n_best} is more than config.search.beam_size {config.search.beam_size}"
+        )
     return config
 
 
 def _check_limits(name: str, limits: Mapping[str, Any], value: Any) -> None:
     if value is None:
         return
-    tests = {"at_least": lambda v, x: v >= x, "above": lambda v, x: v > x, "at_most": lambda v, x: v <= x, "below": lambda v, x: v < x}
+    tests = {
+        "at_least": lambda v, x: v >= x,
+        "above": lambda v, x: v > x,
+        "at_most": lambda v, x: v <= x,
+        "below": lambda v, x: v < x,
+    }
     for word, test in tests.items():
         if word in limits and not test(value, limits[word]):
             raise UserError(f"config.{name} is {value}: must be {word.replace('_', ' ')} {limits[word]}")

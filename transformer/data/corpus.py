@@ -65,7 +65,9 @@ class Ragged:
     @classmethod
     def open(cls, values: str, offsets: str) -> "Ragged":
         """From two .npy files, memory-mapped: pages are read as they are used, and shared by processes."""
-        return cls(*(np.asarray(np.load(f, mmap_mode="r", allow_pickle=False)) for f in (values, offsets)), files=(values, offsets))
+        return cls(
+            *(np.asarray(np.load(f, mmap_mode="r", allow_pickle=False)) for f in (values, offsets)), files=(values, offsets)
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Ragged.open, self.files) if self.files else (Ragged, (self.values, self.offsets))
@@ -113,7 +115,9 @@ def cached(path: Path, build: Callable[[], Mapping[str, Ragged]]) -> dict[str, R
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError as error:
-            raise UserError(f"{path}: cannot write the tokens: {error.strerror}; free space or choose another workdir") from error
+            raise UserError(
+                f"{path}: cannot write the tokens: {error.strerror}; free space or choose another workdir"
+            ) from error
     try:
         names = sorted(f.name.removesuffix(".values.npy") for f in path.glob("*.values.npy"))
         return {n: Ragged.open(str(path / f"{n}.values.npy"), str(path / f"{n}.offsets.npy")) for n in names}

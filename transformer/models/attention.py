@@ -50,7 +50,9 @@ def attend(
     scale = jnp.asarray(scale, query_BxTxHxK.dtype)
     query_BxTxHxK = query_BxTxHxK * scale.reshape((1, 1, -1, 1))
     if backend == "library" and (extra_values is not None or dropout_key is not None):
-        logging.log_first_n(logging.INFO, "attention: the library's backend has no dropout and no values by position; using plain", 1)
+        logging.log_first_n(
+            logging.INFO, "attention: the library's backend has no dropout and no values by position; using plain", 1
+        )
         backend = "plain"
 
     def block(query: Array, block_mask: Mask, key: Array | None) -> Array:

@@ -71,7 +71,9 @@ class FeedForward(nn.Module):
         hidden_BxTxF = function(self._dense("inner", config.d_ff)(x_BxTxD))
         if gated:
             hidden_BxTxF = hidden_BxTxF * self._dense("gate", config.d_ff)(x_BxTxD)
-        hidden_BxTxF = nn.Dropout(config.activation_dropout_rate, deterministic=self.deterministic, name="dropout")(hidden_BxTxF)
+        hidden_BxTxF = nn.Dropout(config.activation_dropout_rate, deterministic=self.deterministic, name="dropout")(
+            hidden_BxTxF
+        )
         return self._dense("outer", config.d_model)(hidden_BxTxF)
 
     def _dense(self, name: str, width: int) -> nn.Dense:

@@ -47,11 +47,15 @@ class NoPositions:
         """Applied to the queries and the keys of every layer."""
         return x_BxTxHxK
 
-    def logits(self, parameters: Parameters, query_BxTxHxK: Array, query_positions: Array, key_positions: Array) -> Array | None:
+    def logits(
+        self, parameters: Parameters, query_BxTxHxK: Array, query_positions: Array, key_positions: Array
+    ) -> Array | None:
         """Added to the attention logits: [B or 1] x H x T x S. `query` comes scaled as the product of queries and keys is."""
         return None
 
-    def values(self, parameters: Parameters, weights_BxHxTxS: Array, query_positions: Array, key_positions: Array) -> Array | None:
+    def values(
+        self, parameters: Parameters, weights_BxHxTxS: Array, query_positions: Array, key_positions: Array
+    ) -> Array | None:
         """Added to what attention returns: BxTxHxV."""
         return None
 

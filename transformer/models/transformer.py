@@ -69,7 +69,9 @@ class Stack(nn.Module):
             shared["cross_mask"] = Mask(Side(mask.query.positions, None if cache else mask.query.segments), memory.side)
             own["memory"] = (memory.keys, memory.values)
         if cache is not None:
-            x_BxTxD, cache = self._with_cache(x_BxTxD, own, shared, cache, Layer(config, positions, self.cross, True, parent=None))
+            x_BxTxD, cache = self._with_cache(
+                x_BxTxD, own, shared, cache, Layer(config, positions, self.cross, True, parent=None)
+            )
         else:
             layer = Layer
             if config.remat != "none":
@@ -216,7 +218,7 @@ class EncoderDecoder(nn.Module):
         return start_cache(self.config, memory.keys.shape[1] * beams, max_length)
 
     def step(self, tokens_BxT: Array, cache: Cache, memory: Memory, valid_BxT: Array | None = None) -> tuple[Array, Cache]:
-        """Logits BxTxN after each of T >= 1 tokens, which follow those in the cache. `valid_BxT`: False where a token is padding."""
+        """Logits BxTxN after each of T >= 1 tokens, which follow those in the cache. `valid_BxT`: False: a token is padding."""
         valid = jnp.ones(tokens_BxT.shape, bool) if valid_BxT is None else valid_BxT
         cache, mask = advance_cache(cache, valid)
         states, cache = self.decoder(self.target_embedding(tokens_BxT), mask, memory=memory, cache=cache)

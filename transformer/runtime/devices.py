@@ -30,12 +30,16 @@ class Runtime:
         """A state on the host or one device -> where steps want it."""
         if self.mode == "jit":
             return jax.device_put(state, self.devices[0])
-        return jax.device_put_replicated(state, self.devices) if hasattr(jax, "device_put_replicated") else self._replicate(state)
+        return (
+            jax.device_put_replicated(state, self.devices) if hasattr(jax, "device_put_replicated") else self._replicate(state)
+        )
 
     def _replicate(self, state: Any) -> Any:
         mesh = jax.sharding.Mesh(np.asarray(self.devices), (AXIS,))
         sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
-        return jax.tree.map(lambda x: jax.device_put(np.broadcast_to(np.asarray(x), (self.count, *np.shape(x))), sharding), state)
+        return jax.tree.map(
+            lambda x: jax.device_put(np.broadcast_to(np.asarray(x), (self.count, *np.shape(x))), sharding), state
+        )
 
     def single(self, placed: Any) -> Any:
         """The inverse of `place_state`: one copy, still on a device."""

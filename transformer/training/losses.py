@@ -9,7 +9,9 @@ import jax.numpy as jnp
 Array = jax.Array
 
 
-def cross_entropy(logits_BxTxN: Array, targets_BxT: Array, weights_BxT: Array, label_smoothing: float, size: int) -> dict[str, Array]:
+def cross_entropy(
+    logits_BxTxN: Array, targets_BxT: Array, weights_BxT: Array, label_smoothing: float, size: int
+) -> dict[str, Array]:
     """Weighted sums over tokens: `loss_sum` (smoothed), `nll_sum`, `correct_sum`, `weight_sum`; all fp32 scalars.
 
     Label smoothing spreads `label_smoothing` evenly over the `size` entries of the vocabulary, the right one included
