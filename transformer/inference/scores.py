@@ -67,7 +67,7 @@ def find(name: str) -> Score:
 def score(name: str, hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "13a") -> Result:
     """The score of whole lines, hypothesis i against reference i. `tokenize`: sacrebleu's tokenisation, for BLEU alone.
 
-    UserError: unknown name or tokenisation, no lines, or as many hypotheses as references there are not.
+    UserError: unknown name or tokenisation, no lines, unequal numbers of lines.
     """
     found = find(name)
     if len(hypotheses) != len(references):
