@@ -27,7 +27,7 @@ class Score:
 
 
 def _bleu(hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -> Result:
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     if tokenize not in BLEU.TOKENIZERS:
         raise UserError(f"BLEU: sacrebleu has no tokenisation {tokenize!r}{nearest(tokenize, BLEU.TOKENIZERS)}")
@@ -38,7 +38,7 @@ def _bleu(hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -
 
 
 def _chrf(hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -> Result:
-    from sacrebleu.metrics import CHRF
+    from sacrebleu.metrics.chrf import CHRF
 
     metric = CHRF()
     value = metric.corpus_score(hypotheses, [references]).score
