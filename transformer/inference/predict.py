@@ -1,0 +1,156 @@
+"""A trained model and text in, text out: tokens, batches by length, search, text again.
+
+Reading a workdir is `load`; search itself is search.py. Letters: B sentences, S source tokens, T target tokens.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer.config import Config, Facts
+from transformer.inference import search
+
+Array = jax.Array
+
+# Source lengths that are compiled for; longer ones go by multiples of the last.
+LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256)
+CHUNK = 32  # batches sorted by length together; memory is constant however many lines come
+
+
+class Vocabulary(Protocol):
+    """What prediction needs of a vocabulary."""
+
+    def encode(self, text: str) -> list[int]: ...
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
+    def pieces(self, ids: Sequence[int]) -> list[str]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """One hypothesis: its text and its length-penalised log probability."""
+
+    text: str
+    score: float
+
+
+class Predictor:
+    """A model with its parameters and vocabularies, ready to translate."""
+
+    def __init__(self, config: Config, facts: Facts, model: nn.Module, params: Any, source: Vocabulary, target: Vocabulary):
+        self.config, self.facts, self.model, self.params = config, facts, model, params
+        self.source_vocabulary, self.target_vocabulary = source, target
+        self.notices: list[str] = []
+        self._search = jax.jit(self._search_batch, static_argnames="max_length")
+        self._logits = jax.jit(lambda params, batch: model.apply({"params": params}, batch))
+
+    def translate(self, texts: Iterable[str]) -> Iterator[list[Output]]:
+        """For each text, in order, its `search.n_best` hypotheses, best first. A blank text gives blank ones."""
+        size = self.config.search.batch_size
+        chunk: list[str] = []
+        for text in texts:
+            chunk.append(text)
+            if len(chunk) == size * CHUNK:
+                yield from self._chunk(chunk)
+                chunk = []
+        yield from self._chunk(chunk)
+
+    def logits(self, sources: Sequence[str], targets: Sequence[str]) -> list[np.ndarray]:
+        """For each pair the logits TxN after start, target token 1, ..., T - 1 target tokens."""
+        facts = self.facts
+        source = [[*ids, facts.end] for ids in self.source_vocabulary.encode_batch(list(sources))]
+        inputs = [[facts.start, *ids] for ids in self.target_vocabulary.encode_batch(list(targets))]
+        source_tokens, source_segments = pad(source, max(map(len, source)))
+        input_tokens, segments = pad(inputs, max(map(len, inputs)))
+        batch = {"source": source_tokens, "source_segments": source_segments, "inputs": input_tokens, "segments": segments}
+        logits = np.asarray(self._logits(self.params, batch))
+        return [logits[row, : len(ids)] for row, ids in enumerate(inputs)]
+
+    def attention(self, source: str, target: str) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
+        """Weights by stack and kind, each LxHxTxS, and the pieces of source (end included) and target (start included)."""
+        facts = self.facts
+        source_ids = [*self.source_vocabulary.encode(source), facts.end]
+        input_ids = [facts.start, *self.target_vocabulary.encode(target)]
+        batch = {"source": jnp.asarray([source_ids]), "inputs": jnp.asarray([input_ids])}
+        _, observed = self.model.apply({"params": self.params}, batch, mutable=["intermediates"])
+        weights = {}
+        for stack, layers in observed["intermediates"].items():
+            for kind, sown in layers["layers"].items():
+                weights[f"{stack} {kind.replace('_', ' ')}"] = np.asarray(sown["weights"][0])[:, 0]
+        columns = [*self.source_vocabulary.pieces(source_ids[:-1]), "</s>"]
+        return weights, columns, ["<s>", *self.target_vocabulary.pieces(input_ids[1:])]
+
+    def _chunk(self, texts: list[str]) -> Iterator[list[Output]]:
+        if not texts:
+            return
+        config, facts = self.config, self.facts
+        limit, size = config.data.max_source_length, config.search.batch_size
+        ids = self.source_vocabulary.encode_batch(texts)
+        long = [n for n, tokens in enumerate(ids) if len(tokens) >= limit]
+        if long:
+            self.notices.append(
+                f"{len(long)} sentences have more than {limit} tokens (config.data.max_source_length) and were cut"
+            )
+        sources = [[*tokens[: limit - 1], facts.end] for tokens in ids]
+        blank = Output("", 0.0)
+        results = [[blank] * config.search.n_best for _ in texts]
+        order = sorted((n for n in range(len(texts)) if ids[n]), key=lambda n: len(sources[n]))
+        for first in range(0, len(order), size):
+            rows = order[first : first + size]
+            for row, outputs in zip(rows, self._batch([sources[row] for row in rows]), strict=True):
+                results[row] = outputs
+        yield from results
+
+    def _batch(self, sources: list[list[int]]) -> list[list[Output]]:
+        size, extra = self.config.search.batch_size, self.config.search.max_extra
+        length = round_length(max(map(len, sources)))
+        most = self.config.model.max_positions if self.config.model.positions == "learned" else length + extra
+        tokens, segments = pad(sources + [[]] * (size - len(sources)), length)
+        limits = np.array([min(len(s) + extra, most) for s in sources] + [0] * (size - len(sources)), np.int32)
+        found = jax.device_get(self._search(self.params, tokens, segments, limits, max_length=min(length + extra, most)))
+        outputs = []
+        for row in range(len(sources)):
+            ids = [found.tokens_BxNxL[row, n, : found.lengths_BxN[row, n]] for n in range(found.lengths_BxN.shape[1])]
+            kept = [[int(i) for i in best if i != self.facts.end] for best in ids]
+            texts = [self.target_vocabulary.decode(best) for best in kept]
+            outputs.append([Output(text, float(score)) for text, score in zip(texts, found.scores_BxN[row], strict=True)])
+        return outputs
+
+    def _search_batch(self, params: Any, source_BxS: Array, segments_BxS: Array, limit_B: Array, *, max_length: int) -> Any:
+        settings, beams = self.config.search, self.config.search.beam_size
+        apply = functools.partial(self.model.apply, {"params": params})
+        memory = apply(source_BxS, None, segments_BxS, method="encode")
+        cache = apply(memory, max_length, beams, method="start")
+        starts = jnp.full(limit_B.shape, self.facts.start, jnp.int32)
+        alpha = settings.length_penalty
+
+        def step(tokens_BxT: Array, cache: Any) -> tuple[Array, Any]:
+            return apply(tokens_BxT, cache, memory, method="step")
+
+        if beams == 1:
+            return search.greedy(step, cache, starts, limit_B, max_length, self.facts.end, alpha=alpha)
+        return search.beam(step, cache, starts, limit_B, max_length, self.facts.end, beams, alpha, settings.n_best)
+
+
+def round_length(length: int) -> int:
+    """The compiled length that holds `length` tokens."""
+    for known in LENGTHS:
+        if length <= known:
+            return known
+    return -(-length // LENGTHS[-1]) * LENGTHS[-1]
+
+
+def pad(rows: Sequence[Sequence[int]], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and segments (1 where there is a token), int32 BxS."""
+    tokens = np.zeros((len(rows), length), np.int32)
+    segments = np.zeros((len(rows), length), np.int32)
+    for number, row in enumerate(rows):
+        tokens[number, : len(row)] = row
+        segments[number, : len(row)] = 1
+    return tokens, segments
