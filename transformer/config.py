@@ -41,6 +41,8 @@ class Model:
     attention_dropout_rate: float = setting(0.0, "dropout on attention weights", at_least=0, below=1)
     activation_dropout_rate: float = setting(0.0, "dropout inside the feed-forward layer", at_least=0, below=1)
 
+    dropout_generator: Literal["hash", "threefry"] = setting("hash", "random bits of dropout: a fast hash, or JAX's Threefry")
+
     positions: Positions = setting("sinusoidal", "how positions are told to the model")
     max_positions: int = setting(1024, "rows of a learned positions table", at_least=1)
     position_offset: int = setting(0, "added to positions before a table is read (BART: 2)", at_least=0)
@@ -155,11 +157,11 @@ class Train:
     epsilon: float = setting(1e-9, "Adam's epsilon", above=0)
     weight_decay: float = setting(0.0, "adamw: decay of kernels and embeddings, times the learning rate", at_least=0)
     clip_norm: float | None = setting(None, "greatest global norm of a gradient; none: no clipping", above=0)
+    loss_chunk: int = setting(4096, "target slots of a device whose logits exist at once", at_least=1, free=True)
     label_smoothing: float = setting(0.1, "probability spread evenly over the vocabulary", at_least=0, below=1)
     ema_decay: float | None = setting(
         None, "decay of an exponential moving average of parameters; none: no average", above=0, below=1
     )
-    dropout_generator: Literal["threefry2x32", "rbg", "unsafe_rbg"] = setting("unsafe_rbg", "random bits of dropout")
     log_every: int = setting(50, "updates between two reports", at_least=1)
     evaluate_every: int = setting(1000, "updates between two validation losses", at_least=1)
 

@@ -5,9 +5,6 @@ What an example means to a model is `objectives.py`; which examples share a batc
 
 import array
 import dataclasses
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from transformer.errors import UserError
+from transformer.files import new_folder
 
 CHUNK = 8192  # examples tokenised at once: enough to amortise the call, little memory
 
@@ -101,19 +99,10 @@ def cached(path: Path, build: Callable[[], Mapping[str, Ragged]]) -> dict[str, R
     if not path.is_dir():
         built = build()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=path.name + ".", dir=path.parent))
-            try:
+            with new_folder(path) as folder:
                 for field, rows in built.items():
                     np.save(folder / f"{field}.values.npy", rows.values, allow_pickle=False)
                     np.save(folder / f"{field}.offsets.npy", rows.offsets, allow_pickle=False)
-                os.chmod(folder, 0o777 & ~_umask())  # mkdtemp makes it private
-                folder.rename(path)
-            except OSError:
-                if not path.is_dir():  # else another run was first, with the same content
-                    raise
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
         except OSError as error:
             raise UserError(
                 f"{path}: cannot write the tokens: {error.strerror}; free space or choose another workdir"
@@ -123,9 +112,3 @@ def cached(path: Path, build: Callable[[], Mapping[str, Ragged]]) -> dict[str, R
         return {n: Ragged.open(str(path / f"{n}.values.npy"), str(path / f"{n}.offsets.npy")) for n in names}
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot read the tokens kept there ({error}); delete the folder, it is made again") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

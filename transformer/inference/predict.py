@@ -5,31 +5,31 @@ Reading a workdir is `load`; search itself is search.py. Letters: B sentences, S
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer import config as config_lib
+from transformer import families
 from transformer.config import Config, Facts
+from transformer.data import prepare
+from transformer.data.vocabulary import Vocabulary
+from transformer.errors import UserError
 from transformer.inference import search
+from transformer.runtime import checkpoints as checkpoints_lib
+from transformer.runtime.checkpoints import Checkpoints
+from transformer.runtime.workdir import open_existing
 
 Array = jax.Array
 
 # Source lengths that are compiled for; longer ones go by multiples of the last.
 LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256)
 CHUNK = 32  # batches sorted by length together; memory is constant however many lines come
-
-
-class Vocabulary(Protocol):
-    """What prediction needs of a vocabulary."""
-
-    def encode(self, text: str) -> list[int]: ...
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
-    def decode(self, ids: Sequence[int]) -> str: ...
-    def pieces(self, ids: Sequence[int]) -> list[str]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +40,47 @@ class Output:
     score: float
 
 
-class Predictor:
-    """A model with its parameters and vocabularies, ready to translate."""
+def load(path: str | Path, overrides: Mapping[str, str] | None = None) -> "Predictor":
+    """What a workdir holds, ready to use: `load("runs/multi30k").translate(["ein hund ."])`.
 
-    def __init__(self, config: Config, facts: Facts, model: nn.Module, params: Any, source: Vocabulary, target: Vocabulary):
+    `overrides` of settings, as on the command line, may touch those alone that change no parameter. The checkpoints are
+    those of `config.evaluate`: the last, the best, or the mean of the last few; the moving average if one was kept.
+    """
+    workdir = open_existing(Path(path))
+    made = workdir.config()
+    config = config_lib.validate(config_lib.override(made, overrides or {}))
+    if changed := config_lib.differences(made, config):
+        raise UserError(f"--config: {path} was trained with other settings, they cannot change now: {', '.join(changed)}")
+    facts, family = workdir.facts(), families.FAMILIES[config.family]
+    vocabularies = prepare.load_vocabularies(config.data, family.vocabularies, workdir.vocabulary)
+    model, objective = family.model(config, facts), family.objective(config, facts)
+    checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
+    settings, item = config.evaluate, "params" if config.train.ema_decay is None else "average"
+    like = jax.eval_shape(lambda: families.init_params(model, objective, config.train.seed))
+    steps = checkpoints.steps()[-settings.average :]
+    if settings.checkpoint == "best":
+        best = checkpoints.best()
+        steps = steps[-1:] if best is None else [best]
+    params = checkpoints_lib.average(checkpoints, steps, item, like)
+    checkpoints.close()
+    return Predictor(config, facts, model, params, vocabularies, steps)
+
+
+class Predictor:
+    """A model with its parameters and vocabularies, by field, ready to translate. `steps`: the checkpoints it is made of."""
+
+    def __init__(
+        self,
+        config: Config,
+        facts: Facts,
+        model: nn.Module,
+        params: Any,
+        vocabularies: Mapping[str, Vocabulary],
+        steps: Sequence[int] = (),
+    ):
         self.config, self.facts, self.model, self.params = config, facts, model, params
-        self.source_vocabulary, self.target_vocabulary = source, target
+        self.vocabularies, self.steps = vocabularies, tuple(steps)
+        self.source_vocabulary, self.target_vocabulary = vocabularies["source"], vocabularies["target"]
         self.notices: list[str] = []
         self._search = jax.jit(self._search_batch, static_argnames="max_length")
         self._logits = jax.jit(lambda params, batch: model.apply({"params": params}, batch))
@@ -75,8 +110,8 @@ class Predictor:
     def attention(self, source: str, target: str) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
         """Weights by stack and kind, each LxHxTxS, and the pieces of source (end included) and target (start included)."""
         facts = self.facts
-        source_ids = [*self.source_vocabulary.encode(source), facts.end]
-        input_ids = [facts.start, *self.target_vocabulary.encode(target)]
+        source_ids = [*self.source_vocabulary.encode(self._clean(source)), facts.end]
+        input_ids = [facts.start, *self.target_vocabulary.encode(self._clean(target))]
         batch = {"source": jnp.asarray([source_ids]), "inputs": jnp.asarray([input_ids])}
         _, observed = self.model.apply({"params": self.params}, batch, mutable=["intermediates"])
         weights = {}
@@ -86,12 +121,16 @@ class Predictor:
         columns = [*self.source_vocabulary.pieces(source_ids[:-1]), "</s>"]
         return weights, columns, ["<s>", *self.target_vocabulary.pieces(input_ids[1:])]
 
+    def _clean(self, text: str) -> str:
+        """As the training text was: stripped, and lowercased where that was asked."""
+        return text.strip().lower() if self.config.data.lowercase else text.strip()
+
     def _chunk(self, texts: list[str]) -> Iterator[list[Output]]:
         if not texts:
             return
         config, facts = self.config, self.facts
         limit, size = config.data.max_source_length, config.search.batch_size
-        ids = self.source_vocabulary.encode_batch(texts)
+        ids = self.source_vocabulary.encode_batch([self._clean(text) for text in texts])
         long = [n for n, tokens in enumerate(ids) if len(tokens) >= limit]
         if long:
             self.notices.append(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from transformer.config import Model
+from transformer.models.dropout import dropout
 from transformer.models.masks import Mask
 from transformer.models.positions import NoPositions
 
@@ -36,6 +37,7 @@ def attend(
     extra_values: Extra | None = None,
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
+    dropout_generator: str = "hash",
     backend: str = "plain",
     chunk: int = 512,
 ) -> Array:
@@ -58,8 +60,7 @@ def attend(
     def block(query: Array, block_mask: Mask, key: Array | None) -> Array:
         weights = attention_weights(query, key_BxSxHxK, block_mask, bias)
         if key is not None and dropout_rate > 0:
-            keep = jax.random.bernoulli(key, 1 - dropout_rate, weights.shape)
-            weights = jnp.where(keep, weights / (1 - dropout_rate), 0)
+            weights = dropout(weights, dropout_rate, key, dropout_generator)
         return weighted_values(weights, value_BxSxHxV, block_mask, extra_values)
 
     length = query_BxTxHxK.shape[1]
@@ -208,6 +209,7 @@ class MultiHeadAttention(nn.Module):
             extra_values=extra_values if has_extra else None,
             dropout_rate=config.attention_dropout_rate,
             dropout_key=self.make_rng("dropout") if dropping else None,
+            dropout_generator=config.dropout_generator,
             backend=choose_backend(config.attention_backend, query.shape[1]),
             chunk=config.attention_chunk,
         )

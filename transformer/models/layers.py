@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from transformer.config import Model
 from transformer.models.attention import MultiHeadAttention
+from transformer.models.dropout import Dropout
 from transformer.models.masks import Mask
 from transformer.models.positions import NoPositions
 
@@ -71,10 +72,8 @@ class FeedForward(nn.Module):
         hidden_BxTxF = function(self._dense("inner", config.d_ff)(x_BxTxD))
         if gated:
             hidden_BxTxF = hidden_BxTxF * self._dense("gate", config.d_ff)(x_BxTxD)
-        hidden_BxTxF = nn.Dropout(config.activation_dropout_rate, deterministic=self.deterministic, name="dropout")(
-            hidden_BxTxF
-        )
-        return self._dense("outer", config.d_model)(hidden_BxTxF)
+        dropout = Dropout(config.activation_dropout_rate, config.dropout_generator, self.deterministic, name="dropout")
+        return self._dense("outer", config.d_model)(dropout(hidden_BxTxF))
 
     def _dense(self, name: str, width: int) -> nn.Dense:
         config = self.config
@@ -147,7 +146,8 @@ class Layer(nn.Module):
 
     def _residual(self, name: str, x_BxTxD: Array, function: Callable[[Array], Array]) -> Array:
         norm = make_norm(self.config, f"{name}_norm")
-        dropout = nn.Dropout(self.config.dropout_rate, deterministic=self.deterministic, name=f"{name}_dropout")
+        rate, generator = self.config.dropout_rate, self.config.dropout_generator
+        dropout = Dropout(rate, generator, self.deterministic, name=f"{name}_dropout")
         if self.config.norm_order == "pre":
             return x_BxTxD + dropout(function(norm(x_BxTxD)))
         return norm(x_BxTxD + dropout(function(x_BxTxD)))

@@ -7,7 +7,7 @@ widths, N entries of the target table.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,7 @@ from flax import struct
 from transformer.config import Facts, Model
 from transformer.models import positions as positions_lib
 from transformer.models.attention import MASKED, MemoryProjection
+from transformer.models.dropout import Dropout
 from transformer.models.layers import REMAT, Embedding, Layer, kernel_initializer, make_norm
 from transformer.models.masks import Mask, Side
 
@@ -61,7 +62,8 @@ class Stack(nn.Module):
         x_BxTxD = positions.embed(parameters, x_BxTxD, mask.query.positions)
         if config.embedding_norm:
             x_BxTxD = make_norm(config, "embedding_norm")(x_BxTxD)
-        x_BxTxD = nn.Dropout(config.dropout_rate, deterministic=deterministic, name="embedding_dropout")(x_BxTxD)
+        dropout = Dropout(config.dropout_rate, config.dropout_generator, deterministic, name="embedding_dropout")
+        x_BxTxD = dropout(x_BxTxD)
 
         shared: dict[str, Any] = {"mask": mask, "position_parameters": parameters}
         own: dict[str, Any] = {"gates": dict(gates or {})}
@@ -162,6 +164,7 @@ class EncoderDecoder(nn.Module):
 
     config: Model
     facts: Facts
+    logits_modules: ClassVar[tuple[str, ...]] = ("target_embedding", "logits")  # whose parameters `logits` reads
 
     def setup(self) -> None:
         config, facts = self.config, self.facts

@@ -3,14 +3,19 @@
 Metrics of step n are fetched after step n + 1 is dispatched, so the device never waits for the host.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from types import FrameType
+from typing import Any, Self
 
 import numpy as np
 
 from transformer.config import Config
+from transformer.training.telemetry import Telemetry
 
 Metrics = dict[str, float]
+Batch = Mapping[str, np.ndarray]
 
 
 def means(sums: Mapping[str, float]) -> Metrics:
@@ -20,40 +25,80 @@ def means(sums: Mapping[str, float]) -> Metrics:
     return shown | {name: value for name, value in sums.items() if not name.endswith("_sum")}
 
 
+class Stop:
+    """True once the process was asked to stop (SIGTERM, Ctrl-C). A second time it ends at once. A context manager."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __bool__(self) -> bool:
+        return self.asked
+
+    def __enter__(self) -> Self:
+        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.asked = True
+
+
 def train(
     config: Config,
     state: Any,
     first_step: int,
-    batches: Iterator[Mapping[str, np.ndarray]],
+    batches: Iterable[Batch],
+    telemetry: Telemetry,
     *,
     step: Callable[[Any, Any], tuple[Any, Any]],
-    place: Callable[[Mapping[str, np.ndarray]], Any],
+    place: Callable[[Batch], Any],
     fetch: Callable[[Any], Metrics],
-    report: Callable[[int, Metrics, Mapping[str, np.ndarray]], None],
+    count: Callable[[Batch], Mapping[str, int]],
     evaluate: Callable[[Any], Metrics],
-    save: Callable[[int, Any, Metrics | None], None],
-    stop: Callable[[], bool] = lambda: False,
+    save: Callable[[int, Any, Metrics], None],
+    stop: Stop,
 ) -> tuple[Any, int]:
     """Updates `first_step` to `config.train.steps`; returns the state and the number of updates done.
 
-    `stop` is asked after each update; when it says so, the state is saved and the loop ends early.
+    `stop` is looked at after each update; once it is true the state is saved and the loop ends early. `evaluate` gives
+    metrics by their full names; `count` what a batch holds: `examples`, `tokens`, `filled`, `slots`.
     """
-    train, waiting, done = config.train, None, first_step
+    settings, waiting, done = config.train, None, first_step
+    counts: Counter[str] = Counter()
+
+    def report() -> None:
+        if waiting is not None:
+            number, metrics, held = waiting
+            telemetry.report(number, means(fetch(metrics)), **held, slots=0)
+
     for number, batch in enumerate(batches, first_step):
         state, metrics = step(state, place(batch))
         done = number + 1
-        if waiting is not None:
-            report(waiting[0], means(fetch(waiting[1])), waiting[2])
-        last = done == train.steps
-        waiting = (done, metrics, batch) if done % train.log_every == 0 or last else None
-        stopping = stop()
-        scored = None
-        if done % train.evaluate_every == 0 or last:
-            scored = evaluate(state)
-        if done % config.checkpoint.every_steps == 0 or last or stopping:
-            save(done, state, scored)
-        if stopping or last:
+        telemetry.advance(done)
+        report()
+        waiting, held = None, count(batch)
+        counts.update(examples=held["examples"], tokens=held["tokens"])
+        last = done == settings.steps
+        if done % settings.log_every == 0 or last:
+            padding = {"padding_share": 1 - held["filled"] / held["slots"]}
+            waiting, counts = (done, metrics | padding, dict(counts)), Counter()
+        scoring, saving = done % settings.evaluate_every == 0 or last, done % config.checkpoint.every_steps == 0 or last or stop
+        if scoring or saving:
+            report()
+            waiting = None
+            with telemetry.paused():
+                scores = evaluate(state) if scoring else {}
+                if scores:
+                    telemetry.score(done, scores)
+                if saving:
+                    save(done, state, scores)
+        if stop or last:
             break
-    if waiting is not None:
-        report(waiting[0], means(fetch(waiting[1])), waiting[2])
+    report()
     return state, done

@@ -13,6 +13,7 @@ import optax
 from flax import struct
 
 from transformer.config import Train
+from transformer.runtime.checkpoints import Checkpoints
 
 Array = jax.Array
 Batch = Mapping[str, Array]
@@ -39,6 +40,20 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, train: T
     return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
 
+def save_state(checkpoints: Checkpoints, step: int, state: State, metrics: Mapping[str, float]) -> None:
+    """Starts to save a state after `step` updates, parameters apart from the rest, which prediction does not read."""
+    items = {"params": state.params, "optimizer": state.optimizer_state, "average": state.average}
+    checkpoints.save(step, {name: item for name, item in items.items() if item is not None}, metrics)
+
+
+def restore_state(checkpoints: Checkpoints, step: int, like: State) -> State:
+    """The state saved after `step` updates; `like`: its shapes."""
+    average = like.average if like.average is None else checkpoints.restore(step, "average", like.average)
+    params = checkpoints.restore(step, "params", like.params)
+    optimizer_state = checkpoints.restore(step, "optimizer", like.optimizer_state)
+    return State(jnp.asarray(step, jnp.int32), params, optimizer_state, average)
+
+
 def make_train_step(
     loss: Loss, optimizer: optax.GradientTransformation, schedule: optax.Schedule, train: Train
 ) -> Callable[..., tuple[State, dict[str, Array]]]:
@@ -49,7 +64,7 @@ def make_train_step(
     """
 
     def train_step(state: State, batch: Batch, axis_name: str | None = None) -> tuple[State, dict[str, Array]]:
-        seed = jax.random.key(train.seed, impl=train.dropout_generator)
+        seed = jax.random.key(train.seed, impl="threefry2x32")
         key = jax.random.fold_in(jax.random.fold_in(seed, DROPOUT), state.step)
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))

@@ -1,0 +1,24 @@
+"""Multi30k, English to German."""
+
+from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search, Train
+
+
+def get_config() -> Config:
+    return Config(
+        model=Model(num_encoder_layers=4, num_decoder_layers=4, d_model=128, d_ff=256, num_heads=4, dropout_rate=0.3, unroll=4),
+        data=Data(
+            source="text",
+            train="train",
+            validation="val",
+            test="test_2016_flickr",
+            vocabulary="bpe",
+            vocabulary_size=10_000,
+            batching="bucketed",
+        ),
+        train=Train(
+            steps=6000, batch_tokens=4096, learning_rate=0.005, warmup_steps=1000, schedule="linear", evaluate_every=250
+        ),
+        evaluate=Evaluate(scores=("bleu", "chrf"), bleu_tokenize="none", average=10),
+        search=Search(beam_size=5, length_penalty=1.0),
+        checkpoint=Checkpoint(every_steps=250, keep_last=10),
+    )

@@ -1,0 +1,243 @@
+"""Counts held against the published ones, against the products in the traced program, and against XLA's own."""
+
+import dataclasses
+import math
+import re
+import typing
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from transformer import families
+from transformer.config import Activation, Config, Facts, Model, Positions, Train
+from transformer.data.vocabulary import Bytes
+from transformer.models import accounting
+from transformer.models.transformer import EncoderDecoder
+from transformer.training import optimizer as optimizers
+from transformer.training import step as steps
+
+
+def joint(size):
+    return Facts(size, size, size, size)
+
+
+def tokens(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def make_batch(rows, source, target):
+    """A packed batch's shapes."""
+    names = {"source": source, "source_positions": source, "source_segments": source}
+    names |= {"inputs": target, "positions": target, "segments": target, "targets": target}
+    batch = {name: tokens(rows, length) for name, length in names.items()}
+    return batch | {"weights": jax.ShapeDtypeStruct((rows, target), jnp.float32)}
+
+
+def make_step(config, facts, batch):
+    """The training step, its state's shapes, and the parameters' shapes. Deterministic: no rate of dropout is above 0."""
+    network = EncoderDecoder(config.model, facts)
+    params = jax.eval_shape(network.init, jax.random.key(0), batch)["params"]
+    update = optimizers.make_optimizer(config.train, config.model)
+    schedule = optimizers.make_schedule(config.train, config.model)
+    step = steps.make_train_step(families.token_loss(network, config, facts), update, schedule, config.train)
+    return step, jax.eval_shape(lambda p: steps.init_state(p, update, config.train), params), params
+
+
+# Table 3 of Vaswani et al. 2017: what a row changes of the base model, and its column "params", in millions.
+TABLE_3 = [
+    ({}, 65),
+    ({"d_k": 16, "d_v": 64}, 58),
+    ({"d_k": 32, "d_v": 64}, 60),
+    ({"num_encoder_layers": 2, "num_decoder_layers": 2}, 36),
+    ({"num_encoder_layers": 4, "num_decoder_layers": 4}, 50),
+    ({"num_encoder_layers": 8, "num_decoder_layers": 8}, 80),
+    ({"d_model": 256, "d_k": 32, "d_v": 32}, 28),
+    ({"d_model": 1024, "d_k": 128, "d_v": 128}, 168),
+    ({"d_ff": 1024}, 53),
+    ({"d_ff": 4096}, 90),
+]
+
+
+@pytest.mark.parametrize(("changes", "millions"), TABLE_3, ids=lambda value: str(value))
+def test_table_3_of_the_paper(changes, millions):
+    account = accounting.encoder_decoder(Config(model=Model(**changes)), joint(41_000))
+    assert abs(account.size / 1e6 - millions) <= 1
+
+
+def test_the_big_model_of_the_paper():
+    big = Model(d_model=1024, d_ff=4096, num_heads=16)
+    account = accounting.encoder_decoder(Config(model=big), joint(37_000))
+    assert abs(account.size / 1e6 - 213) <= 2
+
+
+def test_parameters_are_grouped_by_module_with_all_layers_together():
+    model = Model(num_encoder_layers=3, num_decoder_layers=2, d_model=16, d_ff=24, num_heads=4, d_k=5, d_v=7, tying="none")
+    counts = accounting.encoder_decoder(Config(model=model), Facts(50, 60, 56, 64)).parameters
+    assert counts["source_embedding"] == 56 * 16
+    assert counts["target_embedding"] == counts["logits"] == 64 * 16
+    assert counts["encoder/layers/self_attention/query"] == 3 * (16 + 1) * 4 * 5
+    assert counts["decoder/layers/cross_attention/output"] == 2 * (4 * 7 + 1) * 16
+    assert counts["encoder/layers/feed_forward/inner"] == 3 * (16 + 1) * 24
+    assert counts["memory"] == 2 * (16 + 1) * 4 * (5 + 7)
+
+
+def test_without_embeddings_leaves_out_the_tables_alone():
+    account = accounting.encoder_decoder(Config(model=Model(d_model=64, tying="two_way")), Facts(50, 60, 56, 64))
+    assert account.size - account.size_without_embeddings == (56 + 64) * 64
+
+
+def products(jaxpr):
+    """FLOPs of the matrix products in a traced program; what a scan repeats counts as often."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left, result = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+            total += 2 * math.prod(result) * math.prod(left[axis] for axis in contracted)
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    total += products(inner) * equation.params.get("length", 1)
+    return total
+
+
+SMALL = {"num_encoder_layers": 2, "num_decoder_layers": 3, "d_model": 16, "d_ff": 24, "num_heads": 4}
+VARIANTS = [{"positions": name} for name in typing.get_args(Positions)]
+VARIANTS += [{"activation": name} for name in typing.get_args(Activation)]
+VARIANTS += [{"d_k": 6, "d_v": 3, "tying": "none", "qk_norm": True, "norm_order": "pre"}]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=lambda value: str(value))
+def test_matrix_products_are_those_of_the_traced_model(changes):
+    model, facts, batch = Model(**SMALL, **changes), Facts(50, 60, 56, 64), make_batch(2, 7, 5)
+    network = EncoderDecoder(model, facts)
+    variables = jax.eval_shape(network.init, jax.random.key(0), batch)
+    traced = jax.make_jaxpr(network.apply)(variables, batch)
+    work = accounting.encoder_decoder_work(model, facts, 7, 5)
+    assert 2 * sum(part.matmul for part in work.values()) == products(traced.jaxpr)
+
+
+def test_training_has_three_times_the_forward_products():
+    config = Config(model=Model(**SMALL, dropout_rate=0.0))
+    batch = make_batch(2, 7, 5)
+    step, state, _ = make_step(config, joint(50), batch)
+    work = accounting.encoder_decoder_work(config.model, joint(50), 7, 5)
+    assert 2 * 3 * sum(part.matmul for part in work.values()) == products(jax.make_jaxpr(step)(state, batch).jaxpr)
+
+
+def xla_flops(function, *arguments):
+    """XLA's own count, on the CPU, where no product hides in a library's call. Code is not optimised: it is not run."""
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        compiled = jax.jit(function).lower(*arguments).compile({"xla_backend_optimization_level": 0})
+    text = compiled.as_text()
+    assert " while(" not in text and "custom-call" not in text  # their insides are not counted
+    return compiled.cost_analysis()["flops"]
+
+
+PAPER = Model(
+    num_encoder_layers=2, num_decoder_layers=1, d_model=64, d_ff=256, num_heads=4, dropout_rate=0.0, attention_backend="plain"
+)
+MODERN = Model(
+    num_encoder_layers=1,
+    num_decoder_layers=2,
+    d_model=128,
+    d_ff=384,
+    num_heads=8,
+    d_v=24,
+    positions="rotary",
+    norm_order="pre",
+    norm_kind="rms",
+    qk_norm=True,
+    activation="geglu",
+    tying="none",
+    dropout_rate=0.0,
+    attention_backend="plain",
+)
+# Model, training, vocabulary, then rows of source and target tokens.
+SHAPES = {
+    "d_model 64": (PAPER, Train(), joint(500), (4, 16, 24)),
+    "d_model 128": (MODERN, Train(optimizer="adamw", clip_norm=1.0, ema_decay=0.999), Facts(700, 600, 704, 640), (6, 40, 32)),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_flops_are_those_that_xla_counts(name):
+    model, train, facts, (rows, source, target) = SHAPES[name]
+    # A scan unrolled to the end is no loop.
+    config = Config(model=dataclasses.replace(model, unroll=2), train=dataclasses.replace(train, batch_tokens=rows * target))
+    batch = make_batch(rows, source, target)
+    step, state, params = make_step(config, facts, batch)
+    network = EncoderDecoder(config.model, facts)
+    account = accounting.encoder_decoder(config, facts, source, target)
+    matmul = rows * sum(part.matmul for part in account.row.values())
+
+    forward = xla_flops(network.apply, {"params": params}, batch)
+    counted = account.forward_flops * rows * target
+    assert counted == pytest.approx(forward, rel=0.05)
+    # The rest is so small a share here that its own count could be wrong by half and pass.
+    assert counted - matmul == pytest.approx(forward - matmul, rel=0.25)
+
+    training = xla_flops(step, state, batch)
+    counted = account.training_flops * rows * target
+    assert counted == pytest.approx(training, rel=0.05)
+    assert counted - 3 * matmul == pytest.approx(training - 3 * matmul, rel=0.25)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@pytest.mark.parametrize("name", ["adam", "adamw", "adafactor"])
+def test_updates_cost_what_xla_counts(name, clip_norm):
+    train = Train(optimizer=name, clip_norm=clip_norm, weight_decay=0.1)
+    rule = optimizers.make_optimizer(train, Model())
+    params = {"kernel": jax.ShapeDtypeStruct((2, 256, 384), jnp.float32), "bias": jax.ShapeDtypeStruct((384,), jnp.float32)}
+
+    def update(params, state, gradients, weight):
+        gradients = jax.tree.map(lambda g: g / weight, gradients)
+        updates, state = rule.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state, optax.global_norm(gradients)
+
+    counted = xla_flops(update, params, jax.eval_shape(rule.init, params), params, jax.ShapeDtypeStruct((), jnp.float32))
+    assert accounting.update_flops(train, 2 * 256 * 384 + 384) == pytest.approx(counted, rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "adafactor"])
+def test_bytes_are_those_of_the_training_state(name):
+    config = Config(model=Model(d_model=128, d_ff=256), train=Train(optimizer=name, ema_decay=0.9))
+    batch = make_batch(1, 8, 8)
+    _, state, params = make_step(config, joint(300), batch)
+
+    def size(tree):
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if leaf.size > 1)  # no counters
+
+    counted = accounting.encoder_decoder(config, joint(300)).bytes
+    assert list(counted.values()) == [size(params), size(params), size(state.optimizer_state), size(state.average)]
+
+
+def test_describe_makes_no_array_and_adds_up():
+    model = Model(
+        num_encoder_layers=100, num_decoder_layers=100, d_model=16384, d_ff=65536, num_heads=128
+    )  # 752 thousand million
+    config = Config(model=model, train=Train(steps=1000, batch_tokens=100_000))
+    text = accounting.describe(config, joint(41_000))
+    rows = dict(re.findall(r"^  (encoder/\S+|decoder/\S+|memory|target_embedding|total) +([\d,]+)(?: |$)", text, re.MULTILINE))
+    del text
+    total = int(rows.pop("total").replace(",", ""))
+    assert total == sum(int(count.replace(",", "")) for count in rows.values())
+
+
+def test_total_training_flops_are_updates_times_tokens_times_flops_per_token():
+    config = Config(model=Model(**SMALL), train=Train(steps=7, batch_tokens=1000))
+    account = accounting.encoder_decoder(config, joint(50), 10, 20)
+    rows = 7 * 1000 / 20
+    work = rows * (sum(part.training for part in account.row.values()) + account.loss) + 7 * account.update
+    assert account.total_flops == pytest.approx(work)
+    assert f"{account.total_flops:.3g} FLOP" in accounting.table(account)
+
+
+def test_assumed_facts_are_as_large_as_the_settings_allow():
+    config = Config()
+    assert accounting.assumed_facts(config).target_rows == config.data.vocabulary_size
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, vocabulary="bytes"))
+    assert accounting.assumed_facts(config).source_size == Bytes().size

@@ -1,0 +1,165 @@
+"""The embedded task: numbers in words, from one language to another, as a TFDS data set that needs no download.
+
+`num2words` writes the words, TFDS keeps them as array_record; TensorFlow is not needed. Imported only where it is read
+(`sources.py`), because TFDS takes a while to import.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import importlib.metadata
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import num2words
+import numpy as np
+import tensorflow_datasets as tfds
+
+from transformer.config import Data
+from transformer.errors import UserError, nearest
+
+SHORT_SHARE = 8  # one training number in so many is drawn by length
+MOST = 10**18  # an int64 holds them
+
+
+def draw(data: Data) -> dict[str, list[int]]:
+    """The numbers of each split, in random order; no number is in two. The same settings give the same numbers.
+
+    Validation and test are drawn evenly over their range, before the training numbers, whose settings do not change
+    them. Most training numbers are drawn evenly too. One in `SHORT_SHARE` is drawn evenly over the counts of digits:
+    an even draw of 40,000 from a million has one number below ten in two, and "seven" is what a person types first.
+
+    UserError if a range is too small for what is drawn from it.
+    """
+    if data.number_range[1] > MOST:
+        raise UserError(f"config.data.number_range {data.number_range[0]},{data.number_range[1]}: numbers end at 10^18")
+    held_range, train_range = (range(*(r or data.number_range)) for r in (data.number_test_range, data.number_train_range))
+    size, train_size = data.number_test_size, data.number_train_size
+    if 2 * size > len(held_range):
+        raise UserError(
+            f"config.data.number_test_size {size}: validation and test want {2 * size} numbers, config.data.number_test_range "
+            f"{held_range.start},{held_range.stop} has {len(held_range)}; lower the first or widen the second"
+        )
+    held = random.Random(0).sample(held_range, 2 * size)
+    taken = {n for n in held if n in train_range}
+    if train_size > len(train_range) - len(taken):
+        raise UserError(
+            f"config.data.number_train_size {train_size}: config.data.number_train_range {train_range.start},"
+            f"{train_range.stop} has {len(train_range) - len(taken)} numbers beside those of validation and test; "
+            "lower the first or widen the second"
+        )
+    rng = random.Random(1)
+    powers = [0] + [10**digits for digits in range(1, len(str(train_range.stop)) + 1)]
+    lengths = [range(max(a, train_range.start), min(b, train_range.stop)) for a, b in zip(powers, powers[1:], strict=False)]
+    lengths = [r for r in lengths if r]
+    share = train_size // SHORT_SHARE // len(lengths)
+    short = [n for r in lengths for n in rng.sample(r, min(share, len(r)))]
+    even = rng.sample(train_range, train_size + len(taken))  # enough, whatever of `taken` is in it
+    train = [n for n in dict.fromkeys(short + even) if n not in taken][:train_size]
+    rng.shuffle(train)
+    splits = {"train": train, "validation": held[:size], "test": held[size:]}
+    assert len(set().union(*splits.values())) == train_size + 2 * size, "a number is in two splits"
+    return splits
+
+
+def speller(language: str, setting: str, below: int) -> Callable[[int], str]:
+    """What writes the numbers from 0 to `below` (excluded) in words. UserError if `language` is none that it knows."""
+    known = num2words.CONVERTER_CLASSES
+    if language not in known:
+        hint = nearest(language, known) or f"; it knows {', '.join(sorted(known))}"
+        raise UserError(f"config.data.{setting} {language}: num2words has no such language{hint}")
+    # A converter tries its words for powers of ten from the greatest down: without those that are never used (up to
+    # 10^600 in German) it is ten times as fast and writes the same.
+    converter = copy.copy(known[language])
+    if hasattr(converter, "cards"):
+        converter.cards = type(converter.cards)((n, word) for n, word in converter.cards.items() if n <= below)
+
+    def spell(number: int) -> str:
+        try:
+            return " ".join(converter.to_cardinal(number).split())
+        except Exception as error:  # each converter fails in its own way
+            raise UserError(f"config.data.{setting} {language}: num2words cannot write {number} ({error})") from error
+
+    return spell
+
+
+@dataclasses.dataclass(eq=False)
+class NumberWordsConfig(tfds.core.BuilderConfig):
+    """The settings that a `NumberWords` is made from."""
+
+    data: Data = Data()
+
+
+class NumberWords(tfds.core.GeneratorBasedBuilder):
+    """Examples {"number": int64, "source": text, "target": text} in the splits train, validation and test."""
+
+    VERSION = tfds.core.Version("1.0.0")  # raise it when `draw` draws differently
+    url_infos = None  # nothing is downloaded; to look for checksums TFDS 4.9 wants a package that it does not require
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Numbers in words, in two languages.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "number": tfds.features.Scalar(np.int64),
+                    "source": tfds.features.Text(),
+                    "target": tfds.features.Text(),
+                }
+            ),
+            supervised_keys=("source", "target"),
+            disable_shuffling=True,  # `draw` has shuffled
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        config = self.builder_config
+        assert isinstance(config, NumberWordsConfig)
+        return {split: self._generate_examples(config.data, numbers) for split, numbers in draw(config.data).items()}
+
+    def _generate_examples(self, data: Data, numbers: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        spell_source = speller(data.source_language, "source_language", data.number_range[1])
+        spell_target = speller(data.target_language, "target_language", data.number_range[1])
+        for key, number in enumerate(numbers):
+            yield key, {"number": number, "source": spell_source(number), "target": spell_target(number)}
+
+
+def name(data: Data) -> str:
+    """A folder's name that says all that the data set depends on, its version aside."""
+
+    def part(split: str, size: int, limits: tuple[int, int] | None) -> str:
+        low, high = limits or data.number_range
+        return f"{split}_{size}_of_{low}_{high}"
+
+    return "-".join(
+        (
+            f"{data.source_language}_to_{data.target_language}",
+            part("train", data.number_train_size, data.number_train_range),
+            part("test", data.number_test_size, data.number_test_range),
+            "num2words_" + importlib.metadata.version("num2words"),
+        )
+    )
+
+
+def prepare(data: Data, folder: Path) -> tfds.core.DatasetBuilder:
+    """The data set of these settings, from `folder` if it is there, else written there; whole or not at all.
+
+    UserError if the settings do not fit or the folder cannot be written.
+    """
+
+    def builder() -> NumberWords:
+        config = NumberWordsConfig(name=name(data), data=data)
+        return NumberWords(data_dir=folder, config=config, file_format="array_record")
+
+    try:
+        result = builder()
+        with tempfile.TemporaryDirectory() as downloads:  # TFDS makes the folder, though nothing is downloaded
+            result.download_and_prepare(download_dir=downloads)
+        return result
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            if (result := builder()).is_prepared():  # another run was first
+                return result
+        raise UserError(f"{folder}: cannot write the data set: {error.strerror or error}; set config.data.directory") from error

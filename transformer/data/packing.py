@@ -1,0 +1,155 @@
+"""Which examples share a row: plans made once a run, from lengths alone.
+
+Packing works on the histogram of lengths, so its cost goes with the number of distinct lengths, not of examples: a
+pattern (a multiset of lengths that fills a row well) is found once and used as often as its lengths last.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from transformer.data.corpus import spread
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """Rows as runs of slots: row r owns the slots `row_starts[r]` to `row_starts[r + 1]`.
+
+    Slot i takes the `order[i]`-th example of type `slot_types[i]`; type k owns `members[starts[k]:starts[k + 1]]`. An epoch
+    permutes rows, and members within their type: every epoch has the same number of rows, in other company.
+    """
+
+    shape: tuple[int, ...]  # slots of a row, by side
+    row_starts: np.ndarray
+    slot_types: np.ndarray
+    order: np.ndarray
+    members: np.ndarray  # example numbers
+    starts: np.ndarray
+    tokens: int  # slots of all rows and sides that are filled
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.row_starts) - 1
+
+    @property
+    def padding(self) -> float:
+        """Share of the slots of all rows and sides that is empty."""
+        return 1.0 - self.tokens / max(self.num_rows * sum(self.shape), 1)
+
+    def shuffled(self, generator: np.random.Generator) -> np.ndarray:
+        """`members`, permuted within each type."""
+        types = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+        return self.members[np.lexsort((generator.random(len(types)), types))]
+
+    def examples(self, rows_R: np.ndarray, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The examples in some rows, and for each its place in `rows_R` (ascending)."""
+        sizes = self.row_starts[rows_R + 1] - self.row_starts[rows_R]
+        slots = spread(self.row_starts[rows_R], sizes)
+        return members[self.starts[self.slot_types[slots]] + self.order[slots]], np.repeat(np.arange(len(rows_R)), sizes)
+
+
+def choose_shape(lengths_NxA: np.ndarray, target_slots: int) -> tuple[int, ...]:
+    """Slots by side of a row with `target_slots` on the last: others in proportion to their tokens, the longest at least."""
+    totals, longest = lengths_NxA.sum(axis=0), lengths_NxA.max(axis=0)
+    others = [max(int(long), math.ceil(target_slots * total / totals[-1])) for long, total in zip(longest, totals, strict=True)]
+    return (*others[:-1], target_slots)
+
+
+def pack(lengths_NxA: np.ndarray, shape: tuple[int, ...]) -> Plan:
+    """Rows of `shape` slots a side that hold every example once. Lengths of N examples on A = 1 or 2 sides, none above `shape`.
+
+    Each row is begun with the example that is largest against the row, then filled with the type that has the greatest
+    product with the room left (vector packing by dot product; Panigrahy et al. 2011): what fits the shape of the room.
+    """
+    types_KxA, type_N, counts_K = np.unique(lengths_NxA, axis=0, return_inverse=True, return_counts=True)
+    type_N = type_N.reshape(-1)
+    room = np.asarray(shape, np.int64)
+    assert not len(types_KxA) or np.all(types_KxA.max(axis=0) <= room)
+    left = counts_K.copy()
+    size_K = np.max(types_KxA / room, axis=1, initial=0.0)
+    by_size = np.argsort(-size_K, kind="stable")
+    patterns: list[np.ndarray] = []
+    uses: list[int] = []
+    first = 0
+    while True:
+        while first < len(by_size) and left[by_size[first]] == 0:
+            first += 1
+        if first == len(by_size):
+            break
+        alive = by_size[first:][left[by_size[first:]] > 0]
+        pattern = _fill(types_KxA, left, alive, room)
+        kinds, multiplicities = np.unique(pattern, return_counts=True)
+        use = int(np.min(left[kinds] // multiplicities))
+        left[kinds] -= use * multiplicities
+        patterns.append(np.asarray(pattern))
+        uses.append(use)
+    return _plan(shape, types_KxA, type_N, counts_K, patterns, uses)
+
+
+def _fill(types_KxA: np.ndarray, left: np.ndarray, alive: np.ndarray, room: np.ndarray) -> list[int]:
+    """Types of one row, the largest first; `alive`: types that have examples left, largest first."""
+    begun = int(alive[0])
+    pattern, taken = [begun], {begun: 1}
+    free = room - types_KxA[begun]
+    sizes = types_KxA[alive] / room
+    while True:
+        fits = np.all(types_KxA[alive] <= free, axis=1)
+        if not fits.any():
+            return pattern
+        alive, sizes = alive[fits], sizes[fits]
+        gain = sizes @ (free / room)
+        chosen = int(np.argmax(gain))
+        kind = int(alive[chosen])
+        if taken.get(kind, 0) >= left[kind]:
+            alive, sizes = np.delete(alive, chosen), np.delete(sizes, chosen, axis=0)
+            continue
+        pattern.append(kind)
+        taken[kind] = taken.get(kind, 0) + 1
+        free = free - types_KxA[kind]
+
+
+def _plan(
+    shape: tuple[int, ...],
+    types_KxA: np.ndarray,
+    type_N: np.ndarray,
+    counts_K: np.ndarray,
+    patterns: list[np.ndarray],
+    uses: list[int],
+) -> Plan:
+    slot_types = np.concatenate([np.tile(p, u) for p, u in zip(patterns, uses, strict=True)] or [np.zeros(0, np.int64)])
+    sizes = np.repeat(np.array([len(p) for p in patterns], np.int64), np.array(uses, np.int64))
+    starts = np.concatenate([[0], np.cumsum(counts_K)])
+    by_type = np.argsort(slot_types, kind="stable")
+    order = np.empty(len(slot_types), np.int64)
+    order[by_type] = np.arange(len(slot_types)) - starts[slot_types[by_type]]
+    return Plan(
+        shape=tuple(shape),
+        row_starts=np.concatenate([[0], np.cumsum(sizes)]),
+        slot_types=slot_types,
+        order=order,
+        members=np.argsort(type_N, kind="stable"),
+        starts=starts,
+        tokens=int((types_KxA * counts_K[:, None]).sum()),
+    )
+
+
+def buckets(lengths_NxA: np.ndarray, count: int) -> np.ndarray:
+    """Upper bounds, at most `count`, of an example's longest side, such that padding to them is least (dynamic programming)."""
+    values, counts = np.unique(lengths_NxA.max(axis=1), return_counts=True)
+    before = np.concatenate([[0], np.cumsum(counts)])
+    cost_JxI = np.where(  # slots of one bucket that holds values j .. i
+        np.arange(len(values))[:, None] <= np.arange(len(values)), (before[None, 1:] - before[:-1, None]) * values, np.inf
+    )
+    best, cuts = cost_JxI[0], []
+    for _ in range(min(count, len(values)) - 1):
+        total_JxI = np.concatenate([[np.inf], best[:-1]])[:, None] + cost_JxI
+        cuts.append(np.argmin(total_JxI, axis=0))
+        best = np.min(total_JxI, axis=0)
+    bounds, end = [len(values) - 1], len(values) - 1
+    for cut in reversed(cuts):
+        end = int(cut[end]) - 1
+        if end < 0:
+            break
+        bounds.append(end)
+    return values[bounds[::-1]]

@@ -1,0 +1,217 @@
+"""Batches by number: (seed, step) -> the global batch. What shares a row is planned by packing.py, once a run.
+
+A batch is a dict of arrays whose rows are its first axis; rows without an example fill it up to a fixed number and have
+segment 0 and weight 0. Grain reads ahead; each host's slice is cut by the runtime.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from absl import flags
+
+from transformer.config import Data
+from transformer.data import packing
+from transformer.data.corpus import spread
+from transformer.data.objectives import Corpus, Objective
+
+Batch = dict[str, np.ndarray]
+ORDER, COMPANY = 2, 3  # streams of randomness beside initialisation (0) and dropout (1)
+LEAST_ROW = 64
+
+
+class Batches(Sequence[Batch]):
+    """A split's batches. `shuffle`: number n is the batch of update n, for ever; else `len` batches hold each example once."""
+
+    def __init__(self, corpus: Corpus, objective: Objective, kept: np.ndarray, seed: int, shuffle: bool):
+        self.corpus, self.objective, self.kept, self.seed, self.shuffle = corpus, objective, kept, seed, shuffle
+
+    @property
+    def padding(self) -> float:
+        """Share of an epoch's slots, both sides, that hold no token."""
+        raise NotImplementedError
+
+    def _generator(self, stream: int, *path: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, stream, *path))
+
+    def _assemble(self, index_N: np.ndarray, epoch_N: np.ndarray, row_N: np.ndarray, rows: int, shape: Sequence[int]) -> Batch:
+        """A batch with example `index_N[i]` behind the others of row `row_N[i]`; `row_N` ascends."""
+        features = self.objective.features_batch(self.corpus, self.kept[index_N], epoch_N)
+        first_of_row = np.searchsorted(row_N, row_N)
+        segment_N = np.arange(len(row_N)) - first_of_row + 1
+        batch: Batch = {}
+        for side, slots in zip(self.objective.sides, shape, strict=True):
+            length_N = features[next(iter(side.features))].lengths
+            ends = np.cumsum(length_N)
+            before_N = (ends - length_N) - (ends - length_N)[first_of_row]
+            place = spread(row_N * slots + before_N, length_N)
+            arrays = {name: (features[name].values, dtype) for name, dtype in side.features.items()}
+            arrays[side.positions] = (spread(np.zeros_like(length_N), length_N), np.int32)
+            arrays[side.segments] = (np.repeat(segment_N, length_N), np.int32)
+            for name, (values, dtype) in arrays.items():
+                flat = np.zeros(rows * slots, dtype)
+                flat[place] = values
+                batch[name] = flat.reshape(rows, slots)
+        return batch
+
+
+class Packed(Batches):
+    """Several examples in a row; an update's batch may straddle two epochs."""
+
+    def __init__(self, *arguments, plan: packing.Plan, rows: int):
+        super().__init__(*arguments)
+        self.plan, self.rows = plan, rows
+        self._rows_of_epoch = functools.lru_cache(4)(self._permute)
+
+    @property
+    def padding(self) -> float:
+        return self.plan.padding
+
+    def _permute(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """An epoch's order of rows, and its members of types."""
+        if not self.shuffle:
+            return np.arange(self.plan.num_rows), self.plan.members
+        return (
+            self._generator(ORDER, epoch).permutation(self.plan.num_rows),
+            self.plan.shuffled(self._generator(COMPANY, epoch)),
+        )
+
+    def __len__(self) -> int:
+        return -(-self.plan.num_rows // self.rows)
+
+    def __getitem__(self, number: int) -> Batch:  # type: ignore[override]
+        wanted = np.arange(number * self.rows, (number + 1) * self.rows)
+        if not self.shuffle:
+            wanted = wanted[wanted < self.plan.num_rows]
+        epochs = wanted // self.plan.num_rows
+        parts = []
+        for epoch in np.unique(epochs):
+            (order, members), mine = self._rows_of_epoch(int(epoch)), epochs == epoch
+            index_N, row_N = self.plan.examples(order[wanted[mine] % self.plan.num_rows], members)
+            parts.append((index_N, np.full(len(index_N), epoch), row_N + np.flatnonzero(mine)[0]))
+        index_N, epoch_N, row_N = (np.concatenate(p) for p in zip(*parts, strict=True))
+        return self._assemble(index_N, epoch_N, row_N, self.rows, self.plan.shape)
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_rows_of_epoch"}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._rows_of_epoch = functools.lru_cache(4)(self._permute)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bucket:
+    """Examples of like length: `shape` slots by side, `rows` examples a batch."""
+
+    members: np.ndarray
+    shape: tuple[int, ...]
+    rows: int
+
+    @property
+    def batches(self) -> int:
+        return -(-len(self.members) // self.rows)
+
+
+class Bucketed(Batches):
+    """One example in a row, in batches of a few shapes; a bucket's last batch of an epoch has empty rows."""
+
+    def __init__(self, *arguments, buckets: Sequence[Bucket], tokens: int):
+        super().__init__(*arguments)
+        self.buckets, self.tokens = buckets, tokens
+        self.numbers = [(b, n) for b, bucket in enumerate(buckets) for n in range(bucket.batches)]
+
+    @property
+    def padding(self) -> float:
+        return 1.0 - self.tokens / max(sum(b.batches * b.rows * sum(b.shape) for b in self.buckets), 1)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, number: int) -> Batch:  # type: ignore[override]
+        epoch, place = divmod(number, len(self.numbers))
+        if self.shuffle:
+            place = int(self._generator(ORDER, epoch).permutation(len(self.numbers))[place])
+        elif epoch:
+            raise IndexError(number)
+        which, part = self.numbers[place]
+        bucket = self.buckets[which]
+        members = bucket.members
+        if self.shuffle:
+            members = self._generator(COMPANY, epoch, which).permutation(members)
+        index_N = members[part * bucket.rows : (part + 1) * bucket.rows]
+        return self._assemble(index_N, np.full(len(index_N), epoch), np.arange(len(index_N)), bucket.rows, bucket.shape)
+
+
+def plan(
+    corpus: Corpus, objective: Objective, data: Data, batch_tokens: int, multiple: int, seed: int, training: bool
+) -> tuple[Batches, list[str]]:
+    """A split's batches, and notices. Rows of a batch are a multiple of `multiple` (devices x micro-batches).
+
+    In training, examples above the objective's limits are dropped or cut as `data.too_long` says; elsewhere always cut:
+    evaluation never drops an example.
+    """
+    lengths_NxA, limits = objective.lengths(corpus), np.asarray(objective.limits)
+    long_N, notices = np.any(lengths_NxA > limits, axis=1), []
+    dropping = training and data.too_long == "drop"
+    if long_N.any():
+        what = "dropped (config.data.too_long=cut keeps their beginning)" if dropping else "cut"
+        limit = " or ".join(map(str, limits))
+        notices.append(f"{long_N.sum():,} of {len(long_N):,} examples are longer than {limit} tokens and were {what}")
+    kept = np.flatnonzero(~long_N) if dropping else np.arange(len(long_N))
+    lengths_NxA = np.minimum(lengths_NxA[kept], limits)
+    arguments = (corpus, objective, kept, seed, training)
+    if not len(kept):
+        raise ValueError("a split without examples")
+    if data.batching == "packed":
+        slots = data.row_length or max(LEAST_ROW, int(lengths_NxA[:, -1].max()))
+        rows = max(batch_tokens // slots // multiple, 1) * multiple
+        packed = packing.pack(lengths_NxA, packing.choose_shape(lengths_NxA, slots))
+        return Packed(*arguments, plan=packed, rows=rows), notices
+    bounds, chosen = packing.buckets(lengths_NxA, data.buckets), []
+    which = np.searchsorted(bounds, lengths_NxA.max(axis=1))
+    for number in range(len(bounds)):
+        members = np.flatnonzero(which == number)
+        shape = tuple(int(x) for x in lengths_NxA[members].max(axis=0))
+        chosen.append(Bucket(members, shape, max(batch_tokens // shape[-1] // multiple, 1) * multiple))
+    return Bucketed(*arguments, buckets=chosen, tokens=int(lengths_NxA.sum())), notices
+
+
+class _From(Sequence[Batch]):
+    """Batches `first` to `last`, excluded, as Grain's random-access source."""
+
+    def __init__(self, batches: Batches, first: int, last: int):
+        self.batches, self.first, self.last = batches, first, last
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __getitem__(self, number: int) -> Batch:  # type: ignore[override]
+        return self.batches[self.first + int(number)]
+
+
+def read(batches: Batches, first: int, last: int, workers: int) -> Iterator[Batch]:
+    """Batches `first` to `last`, excluded, read ahead by a thread, or by `workers` processes."""
+    import grain
+
+    if first >= last:
+        return iter(())
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+    dataset = grain.MapDataset.source(_From(batches, first, last)).to_iter_dataset(options)
+    if workers:
+        if not flags.FLAGS.is_parsed():  # Grain's worker processes ask for flags, which outside of a launcher nobody parses
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(dataset)
+
+
+def count(batch: Mapping[str, np.ndarray], objective: Objective) -> dict[str, int]:
+    """What a batch holds: `examples`, `tokens` (of the last side), and of all sides `filled` and `slots`."""
+    segments = [batch[side.segments] for side in objective.sides]
+    return {
+        "examples": int(segments[-1].max(axis=1).sum()),
+        "tokens": int(np.count_nonzero(segments[-1])),
+        "filled": int(sum(np.count_nonzero(s) for s in segments)),
+        "slots": int(sum(s.size for s in segments)),
+    }

@@ -1,0 +1,221 @@
+"""The only file that knows orbax: trees of arrays to disk and back, to the bit, and which checkpoints are kept.
+
+A checkpoint is the folder `<step>`. Its items (parameters, optimizer state, ...) can be read one at a time; each is a
+flat table from a leaf's path to its values on the host, so neither devices nor classes are stored. Orbax is imported
+when first needed. What a checkpoint means to a run is decided elsewhere.
+"""
+
+import functools
+import logging
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from transformer.config import Checkpoint
+from transformer.errors import UserError
+
+COMPLETE = "_CHECKPOINT_METADATA"  # a file that orbax writes last, before it gives the folder its name; deleted first
+METRICS = "metrics"  # the item that holds the metrics
+
+
+class Checkpoints:
+    """The checkpoints of a folder. `close` before the process ends: the last save may still be running.
+
+    One process saves; others may read meanwhile. Leaves are arrays with at least one element.
+    """
+
+    def __init__(self, folder: Path, settings: Checkpoint):
+        self.folder, self.settings = Path(folder).absolute(), settings  # orbax wants absolute paths
+        self._saving: int | None = None  # the step that is being saved
+
+    def save(self, step: int, items: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> None:
+        """Starts to save trees by name. Returns once they are copied: their buffers may be donated at once.
+
+        UserError: this or the save before failed. ValueError: that step is saved already.
+        """
+        if step in self.steps():
+            raise ValueError(f"{self.folder} has a checkpoint of step {step}")
+        import orbax.checkpoint as ocp
+
+        # Orbax copies host arrays before it returns. What has no leaves, such as an average that is not kept, is left out.
+        tables = {item: {name: np.asarray(leaf) for name, leaf in _table(tree).items()} for item, tree in items.items()}
+        arguments = {item: ocp.args.StandardSave(table) for item, table in tables.items() if table}
+        numbers = ocp.args.JsonSave({name: float(value) for name, value in (metrics or {}).items()})
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._prune()
+            self._orbax.save(self.folder / str(step), args=ocp.args.Composite(**arguments, **{METRICS: numbers}))
+        except OSError as error:
+            raise self._unwritable(step, error) from error
+        self._saving = step
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending; the save that is running is waited for."""
+        self.wait()
+        return self._steps()
+
+    def latest(self) -> int | None:
+        """The last step; none: there is no checkpoint."""
+        return max(self.steps(), default=None)
+
+    def best(self) -> int | None:
+        """The step with the lowest `best_metric` (the first of equals); none: no checkpoint has that metric."""
+        self.wait()
+        return next(iter(self._ranking()), None)
+
+    def metrics(self, step: int | None) -> dict[str, float]:
+        """What was given to `save`. UserError as of `restore`."""
+        self.wait()
+        return self._read(step, METRICS)
+
+    def restore(self, step: int | None, item: str, like: Any) -> Any:
+        """An item, with the structure, shapes and types of `like`: a tree of arrays or `jax.ShapeDtypeStruct`s.
+
+        Where `like` has NumPy arrays so has the result; elsewhere it is on the default device. UserError: no such
+        checkpoint (`step` none: none at all), no such item, unreadable, or not like `like`.
+        """
+        self.wait()
+        wanted = _table(like)
+        if not wanted:
+            return like
+        saved = self._read(step, item)
+        where = f"checkpoint {self.folder / str(step)}: {item}"
+        remedy = "settings or code have changed since it was made: go back to them, or use another --workdir"
+        for names, others, problem in ((wanted, saved, "lacks"), (saved, wanted, "has, and the model has not,")):
+            missing = [name for name in names if name not in others]
+            if missing:
+                more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+                raise UserError(f"{where} {problem} {missing[0]}{more}; {remedy}")
+        for name, leaf in wanted.items():
+            for what in ("shape", "dtype"):
+                old, new = getattr(saved[name], what), getattr(leaf, what)
+                if old != new:
+                    raise UserError(f"{where}/{name} has {what} {old}, the model's has {new}; {remedy}")
+        return jax.tree.unflatten(jax.tree.structure(like), [_place(saved[name], leaf) for name, leaf in wanted.items()])
+
+    def wait(self) -> None:
+        """Until the running save is complete and what is not to be kept is deleted. UserError: it failed."""
+        step, self._saving = self._saving, None
+        if step is None:
+            return
+        try:
+            self._orbax.wait_until_finished()
+            self._prune()
+        except UserError:
+            raise
+        except Exception as error:  # whatever orbax and its storage raise
+            raise self._unwritable(step, error) from error
+
+    def close(self) -> None:
+        """Waits, and ends orbax's threads. UserError: the save failed."""
+        try:
+            self.wait()
+        finally:
+            if "_orbax" in self.__dict__:
+                self._orbax.close()
+                del self._orbax
+
+    @functools.cached_property
+    def _orbax(self) -> Any:
+        import orbax.checkpoint as ocp
+
+        logging.getLogger("absl").addFilter(_quiet)
+        return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+
+    def _folders(self) -> list[Path]:
+        """Folders of checkpoints, complete or not."""
+        try:
+            return [path for path in self.folder.iterdir() if path.name.partition(".")[0].isdecimal() and path.is_dir()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be read ({_reason(error)}); choose another --workdir") from error
+
+    def _steps(self) -> list[int]:
+        return sorted(int(path.name) for path in self._folders() if path.name.isdecimal() and (path / COMPLETE).is_file())
+
+    def _ranking(self) -> list[int]:
+        """Steps that have the metric, best first."""
+        values = {step: self._read(step, METRICS).get(self.settings.best_metric, math.nan) for step in self._steps()}
+        return sorted((step for step, value in values.items() if not math.isnan(value)), key=lambda step: values[step])
+
+    def _prune(self) -> None:
+        """Deletes what is not to be kept, and what a killed save or deletion left."""
+        kept = {*self._steps()[-self.settings.keep_last :], *self._ranking()[: self.settings.keep_best]}
+        for path in self._folders():
+            if path.name not in map(str, kept):
+                (path / COMPLETE).unlink(missing_ok=True)
+                shutil.rmtree(path)
+
+    def _read(self, step: int | None, item: str) -> dict[str, Any]:
+        steps = self._steps()
+        if not steps:
+            raise UserError(f"{self.folder} has no checkpoint; train first (--mode=train) or choose another --workdir")
+        if step not in steps:
+            raise UserError(f"{self.folder} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+        folder = self.folder / str(step)
+        if not (folder / item).is_dir():
+            items = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+            raise UserError(f"checkpoint {folder} has no {item}, only {items}; was the setting off that makes one?")
+        import orbax.checkpoint as ocp
+
+        how = ocp.args.JsonRestore() if item == METRICS else ocp.args.StandardRestore()
+        try:
+            return self._orbax.restore(folder, args=ocp.args.Composite(**{item: how}))[item]
+        except Exception as error:  # whatever orbax and its storage raise
+            raise UserError(
+                f"checkpoint {folder} cannot be read ({item}: {_reason(error)}); move that folder away to use the one before it"
+            ) from error
+
+    def _unwritable(self, step: int, error: Exception) -> UserError:
+        last = max(self._steps(), default=None)
+        return UserError(
+            f"{self.folder}: checkpoint {step} cannot be written ({_reason(error)}); make room or make the folder writable, "
+            f"then run the same again: it goes on from {'the start' if last is None else f'step {last}'}"
+        )
+
+
+def average(checkpoints: Checkpoints, steps: Iterable[int], item: str, like: Any) -> Any:
+    """The mean of an item over checkpoints, summed in float64 (paper, 6.1). UserError as of `restore`; no steps: none."""
+    total, count = None, 0
+    for step in steps:
+        tree = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), checkpoints.restore(step, item, like))
+        total, count = tree if total is None else jax.tree.map(np.add, total, tree), count + 1
+    if total is None:
+        return checkpoints.restore(None, item, like)
+    return jax.tree.map(lambda leaf, summed: _place((summed / count).astype(leaf.dtype), leaf), like, total)
+
+
+def _table(tree: Any) -> dict[str, Any]:
+    """Leaves by path, such as `0/mu/encoder/kernel`; classes, empty nodes and none leave no trace."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    table = {jax.tree_util.keystr(path, simple=True, separator="/") or "value": leaf for path, leaf in leaves}
+    assert len(table) == len(leaves), "two leaves have one path"
+    return table
+
+
+def _place(array: np.ndarray, like: Any) -> Any:
+    return array if isinstance(like, np.ndarray) else jax.device_put(array)
+
+
+def _reason(error: Exception) -> str:
+    """A failure in a few words; the system's own, where they are known."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))  # as orbax's storage library writes it
+    if code:
+        return os.strerror(int(code[1]))
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first if len(first) <= 120 else first[:117] + "..."
+
+
+def _quiet(record: logging.LogRecord) -> bool:
+    """Of orbax only warnings: not what it does, and not the tracebacks of errors that it raises as well."""
+    return "orbax" not in record.pathname or (record.levelno >= logging.WARNING and not record.exc_info)

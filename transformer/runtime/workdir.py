@@ -1,0 +1,241 @@
+"""What lies where in a workdir, which is all that a trained model needs; JSON in and out; the record of each start.
+
+Checkpoints themselves are checkpoints.py's, vocabularies vocabulary.py's: here are only their places.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from transformer import config as settings
+from transformer.config import Config, Facts
+from transformer.errors import UserError, nearest
+from transformer.files import new_file
+
+RECORDED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
+SHOWN = 6  # settings named in a message
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """A run's folder. Whether its parts exist depends on how far the run came."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def facts_file(self) -> Path:
+        return self.path / "facts.json"
+
+    @property
+    def record_file(self) -> Path:
+        return self.path / "record.json"
+
+    @property
+    def vocabulary(self) -> Path:
+        return self.path / "vocabulary"
+
+    @property
+    def tokens(self) -> Path:
+        return self.path / "tokens"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def samples_file(self) -> Path:
+        return self.path / "samples.txt"
+
+    @property
+    def pictures(self) -> Path:
+        return self.path / "pictures"
+
+    def evaluation_file(self, split: str) -> Path:
+        return self.path / "evaluation" / f"{split}.json"
+
+    def config(self) -> Config:
+        """The settings it was made with. UserError: damaged, or no settings of ours."""
+        if not self.config_file.is_file():
+            raise UserError(f"--workdir={self.path}: it has no {self.config_file.name}, so it is no workdir")
+        where = str(self.config_file)
+        config = settings.from_dict(read_json(self.config_file), Config, where)
+        try:
+            return settings.validate(config)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+
+    def facts(self) -> Facts:
+        """What the data told. UserError: not there yet, or damaged."""
+        if not self.facts_file.is_file():
+            raise UserError(f"--workdir={self.path}: it has no {self.facts_file.name} yet; let --mode=train prepare its data")
+        return settings.from_dict(read_json(self.facts_file), Facts, str(self.facts_file))
+
+    def write_facts(self, facts: Facts) -> None:
+        write_json(self.facts_file, settings.to_dict(facts))
+
+    def append_record(self, record: Mapping[str, Any]) -> None:
+        """Adds a start of the run to the list that `record_file` holds."""
+        records = read_json(self.record_file) if self.record_file.exists() else []
+        if not isinstance(records, list):
+            raise UserError(f"{self.record_file}: no list of records; move the file away")
+        write_json(self.record_file, [*records, dict(record)])
+
+
+def create(path: str | Path, config: Config, notice: Callable[[str], None]) -> Workdir:
+    """The workdir of a run with these settings: made, or, if it was made with the same ones, gone on with.
+
+    Free settings (they change no result) may differ: the new ones are written, and `notice` is told. UserError: other
+    differences, a workdir without its settings, or a folder that cannot be made or written.
+    """
+    workdir = Workdir(Path(path))
+    with _no_failure(f"--workdir={path}", "made or written"):
+        workdir.path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir.path):  # the only sure way to know whether one may write
+            pass
+    if not workdir.config_file.exists():
+        left = [part.name for part in (workdir.checkpoints, workdir.facts_file, workdir.vocabulary) if part.exists()]
+        if left:
+            raise UserError(
+                f"--workdir={path}: it has {' and '.join(left)} of a run but no {workdir.config_file.name}; "
+                "choose another --workdir or empty this one"
+            )
+        write_json(workdir.config_file, settings.to_dict(config))
+        return workdir
+    old = workdir.config()
+    if fixed := settings.differences(old, config):
+        raise UserError(
+            f"--workdir={path} was made with other settings: {_some(fixed)}; choose another --workdir or set the old values"
+        )
+    if free := settings.differences(old, config, free=True):
+        write_json(workdir.config_file, settings.to_dict(config))
+        notice(f"{workdir.config_file}: changed {_some(free)}")
+    return workdir
+
+
+def open_existing(path: str | Path) -> Workdir:
+    """The workdir of a run that was started before. UserError: there is none."""
+    workdir = Workdir(Path(path))
+    if not workdir.config_file.is_file():
+        siblings = [str(file.parent) for file in workdir.path.parent.glob(f"*/{workdir.config_file.name}")]
+        what = f"it has no {workdir.config_file.name}" if workdir.path.exists() else "there is no such folder"
+        raise UserError(
+            f"--workdir={path}: {what}{nearest(str(workdir.path), siblings)}; python launch.py --workdir={path} "
+            "[--config=experiments/X.py] trains a model there"
+        )
+    return workdir
+
+
+def write_json(path: Path, value: Any) -> None:
+    """All of it or nothing: a reader never meets half a file. UserError: cannot be written. ValueError: NaN or infinity."""
+    if wrong := next(_not_finite(value), None):
+        raise ValueError(f"{path}: {wrong}, which JSON has not")
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with _no_failure(str(path), "written"), new_file(path) as new:
+        new.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """UserError: cannot be read, or is no strict JSON in UTF-8 (says where)."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no JSON")
+
+    with _no_failure(str(path), "read"):
+        data = path.read_bytes()
+    try:
+        return json.loads(data.decode(), parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        problem = f"line {error.lineno}, column {error.colno}: {error.msg}"
+    except ValueError as error:  # not UTF-8, too
+        problem = str(error)
+    raise UserError(f"{path}: damaged, {problem}; restore the file, or choose another --workdir")
+
+
+def run_record(data: Mapping[str, str], command: Sequence[str] | None = None) -> dict[str, Any]:
+    """What a start of a run ran on and with: code, versions, machine, `data` (name -> fingerprint), command, UTC time.
+
+    What is not known is absent. `command`: the words of the command line, this process's if none are given.
+    """
+    versions = {"python": platform.python_version()}
+    for package in RECORDED:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv if command is None else command),
+        **_code(Path(__file__).resolve().parents[2]),
+        "versions": versions,
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "devices": dict(collections.Counter(device.device_kind for device in jax.devices())),
+        "data": dict(data),
+    }
+
+
+def _code(root: Path) -> dict[str, Any]:
+    """The commit checked out at `root`, and whether tracked files differ from it; empty where `root` is no checkout."""
+
+    def git(*words: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    try:
+        # An installed package may lie inside another project's checkout, whose commit would say nothing.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return {}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _some(differences: Sequence[str]) -> str:
+    more = len(differences) - SHOWN
+    return ", ".join(differences[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _not_finite(value: Any, name: str = "") -> Iterator[str]:
+    """Where in `value` there are numbers that strict JSON has not."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _not_finite(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            yield from _not_finite(part, f"{name}[{number}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{name or 'the value'} is {value}"
+
+
+@contextlib.contextmanager
+def _no_failure(what: str, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{what} cannot be {verb} ({reason}); change its permissions or choose another --workdir") from error

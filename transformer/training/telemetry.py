@@ -1,0 +1,233 @@
+"""What a run tells: the progress line, metrics.jsonl and TensorBoard events. No model, device or metric is computed here.
+
+A line of metrics.jsonl is one report: `step`, its metrics, and fields of `TIMED`. Without the latter, a run that was
+stopped and resumed writes the same file as one that was not.
+"""
+
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+from transformer.errors import UserError
+
+# Fields that depend on the clock, or on where a run was stopped (the padding of the steps since the last report),
+# not on the training itself: leave them out of a comparison of two runs.
+TIMED = ("padding_share", "tokens_per_second", "examples_per_second", "mfu", "time")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; [] if there is no file. A half-written last line is left out; None is a number that
+    was not finite. UserError where another line is broken."""
+    return [row for _, row in _read(path)]
+
+
+def _read(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Every line, as it stands and as it reads."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        # A line cut inside a number or a word may still be JSON, but it is no report.
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            if number == len(lines):
+                break
+            raise UserError(f"{path}, line {number}: not a report in JSON; repair or remove the line")
+        rows.append((line, row))
+    return rows
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Drops the lines of later steps, and all lines before a first step: they will be written again."""
+    kept = [line + b"\n" for line, row in _read(path) if row["step"] <= step and step > 0]
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
+
+
+class Telemetry:
+    """Tells about the updates `first_step` + 1 to `steps` of one run; a context manager.
+
+    A terminal gets a live bar, any other stream a line for each report. Opening it drops what metrics.jsonl and the
+    TensorBoard events say of steps after `first_step`. Files that cannot be written: UserError.
+
+    Speed is measured from the end of the first `advance`, so that the first step, which compiles, is in neither the
+    time nor the tokens of the first report. What runs under `paused()` is not counted either.
+
+    Args:
+        metrics_path: the metrics.jsonl; a folder that is missing is made.
+        tensorboard_folder: where the events go.
+        first_step: updates done before.
+        steps: updates at the end of the run.
+        mfu_per_token: a token's training FLOPs / the devices' peak FLOP/s; reports then have `mfu`.
+        stream: where the progress goes; None: stderr.
+        clock: seconds, rising.
+    """
+
+    def __init__(
+        self,
+        metrics_path: Path,
+        tensorboard_folder: Path,
+        first_step: int,
+        steps: int,
+        *,
+        mfu_per_token: float | None = None,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._metrics_path, self._tensorboard_folder = metrics_path, tensorboard_folder
+        self._first_step, self._steps, self._mfu_per_token = first_step, steps, mfu_per_token
+        self._stream, self._clock = stream or sys.stderr, clock
+        self._started = clock()
+        self._warm: tuple[int, float] | None = None  # first step that was dispatched, and when
+        self._measured = first_step, self._started  # step and time from which the next report's speed counts
+        self._reported = first_step
+        self._paused = 0.0  # seconds to leave out of the next report's speed
+        self._not_finite: set[str] = set()
+        self._bar: Any = None
+
+    def __enter__(self) -> Self:
+        from tensorboardX import SummaryWriter
+
+        with contextlib.ExitStack() as stack:
+            try:
+                self._metrics_path.parent.mkdir(parents=True, exist_ok=True)
+                _drop_after(self._metrics_path, self._first_step)
+                self._file = stack.enter_context(self._metrics_path.open("a", encoding="utf-8", newline="\n", buffering=1))
+                # Purged is what has this step or a later one. The suffix keeps a run that is resumed within a second
+                # from writing over the file of the one before.
+                self._writer = SummaryWriter(
+                    str(self._tensorboard_folder),
+                    purge_step=self._first_step + 1 if self._first_step else 0,
+                    flush_secs=30,
+                    filename_suffix=f".{self._first_step}.{os.getpid()}",
+                )
+            except OSError as error:
+                raise UserError(
+                    f"{error.filename or self._metrics_path}: {error.strerror}; choose another workdir or free this one"
+                ) from error
+            stack.callback(self._writer.close)
+            if self._stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
+                self._bar = stack.enter_context(self._make_bar())
+                self._task = self._bar.add_task("compiling", total=self._steps, completed=self._first_step, eta="")
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def _make_bar(self) -> Any:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        return Progress(
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.description}{task.fields[eta]}", markup=False),
+            console=Console(file=self._stream, force_terminal=True),
+            expand=True,
+            # Results go to stdout, which may be a pipe: it stays as it is. What others log to stderr goes above the bar.
+            redirect_stdout=False,
+            redirect_stderr=self._stream is sys.stderr,
+        )
+
+    def advance(self, step: int) -> None:
+        """Update `step` is dispatched: moves the bar. Cheap."""
+        if self._warm is None:
+            self._warm = self._measured = step, self._clock()
+            self._paused = 0.0
+            if self._bar:
+                self._bar.update(self._task, description="")
+        if self._bar:
+            self._bar.update(self._task, completed=step, eta=self._eta(step))
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves what runs inside (validation, a checkpoint) out of the speed, not out of the ETA.
+
+        Fetch the last step's metrics before: else the device still trains inside.
+        """
+        begun = self._clock()
+        try:
+            yield
+        finally:
+            self._paused += self._clock() - begun
+
+    def report(self, step: int, metrics: Mapping[str, float], tokens: int, examples: int, slots: int) -> None:
+        """Training since the last report: `metrics` get the prefix "train/"; `tokens` of `slots` were no padding.
+
+        `tokens_per_second` and `examples_per_second` are absent where no step but the first was made yet.
+        """
+        now = self._clock()
+        row = {f"train/{name}": float(value) for name, value in metrics.items()}
+        if slots:
+            row["padding_share"] = 1 - tokens / slots
+        begun, since = self._measured
+        seconds = now - since - self._paused
+        if seconds > 0 and step > begun:
+            share = (step - begun) / (step - self._reported)  # below 1 in the first report only: its first step is out
+            row["tokens_per_second"] = share * tokens / seconds
+            row["examples_per_second"] = share * examples / seconds
+            if self._mfu_per_token is not None:
+                row["mfu"] = row["tokens_per_second"] * self._mfu_per_token
+        self._measured, self._reported, self._paused = (step, now), step, 0.0
+        self._write(step, row)
+
+        parts = [f"loss {row['train/loss']:.3f}"] if "train/loss" in row else []
+        parts += [f"{row['tokens_per_second']:,.0f} tokens/s"] if "tokens_per_second" in row else []
+        text = "  ".join(parts)
+        if self._bar:
+            self._bar.update(self._task, description=text, refresh=True)
+        else:
+            self.note(f"step {step}/{self._steps}  {text}{self._eta(step)}")
+
+    def score(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Other numbers of that step, under their full names ("validation/loss"), and a line to the user."""
+        row = {name: float(value) for name, value in metrics.items()}
+        self._write(step, row)
+        self.note("  ".join([f"step {step}/{self._steps}", *(f"{name} {_number(value)}" for name, value in row.items())]))
+
+    def note(self, text: str) -> None:
+        """A line to the user, above the bar."""
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def _eta(self, step: int) -> str:
+        if self._warm is None or step <= self._warm[0]:
+            return ""
+        pace = (self._clock() - self._warm[1]) / (step - self._warm[0])
+        return f"  ETA {_duration(pace * (self._steps - step))}"
+
+    def _write(self, step: int, row: Mapping[str, float]) -> None:
+        for name, value in row.items():
+            if math.isfinite(value):
+                self._writer.add_scalar(name, value, step)
+            elif name not in self._not_finite:
+                self._not_finite.add(name)
+                self.note(f"{name} is {value} at step {step}; metrics.jsonl says null where a number is not finite")
+        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        line = {"step": step} | finite | {"time": self._clock() - self._started}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
