@@ -5,7 +5,16 @@ from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search
 
 def get_config() -> Config:
     return Config(
-        model=Model(num_encoder_layers=4, num_decoder_layers=4, d_model=128, d_ff=256, num_heads=4, dropout_rate=0.3, unroll=4),
+        model=Model(
+            num_encoder_layers=4,
+            num_decoder_layers=4,
+            d_model=128,
+            d_ff=256,
+            num_heads=4,
+            dropout_rate=0.3,
+            norm_order="pre",
+            unroll=4,
+        ),
         data=Data(
             source="text",
             train="train",
@@ -14,11 +23,12 @@ def get_config() -> Config:
             vocabulary="bpe",
             vocabulary_size=10_000,
             batching="bucketed",
+            buckets=8,
         ),
         train=Train(
-            steps=6000, batch_tokens=4096, learning_rate=0.005, warmup_steps=1000, schedule="linear", evaluate_every=250
+            steps=6000, batch_tokens=4096, learning_rate=0.004, warmup_steps=600, schedule="linear", evaluate_every=200
         ),
         evaluate=Evaluate(scores=("bleu", "chrf"), bleu_tokenize="none", average=10),
         search=Search(beam_size=5, length_penalty=1.0),
-        checkpoint=Checkpoint(every_steps=250, keep_last=10),
+        checkpoint=Checkpoint(every_steps=200, keep_last=10, best_metric="validation/nll"),
     )

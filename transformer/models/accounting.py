@@ -89,9 +89,7 @@ def heads(model: Model, tokens: int, width: int, normed: bool = False) -> Work:
 def attention(model: Model, queries: int, keys: int, own: bool) -> Work:
     """Attention and its output projection; `own`: self-attention, to which relative positions add."""
     width, pairs = model.key_width + model.value_width, queries * keys
-    head = Work(2 * pairs * width, SOFTMAX * pairs + queries * model.key_width)
-    if own:
-        head += relative(model, queries)
+    head = Work(2 * pairs * width, SOFTMAX * pairs + queries * model.key_width) + relative(model, queries) * own
     output = projection(queries, model.num_heads * model.value_width, model.d_model, model.attention_bias)
     return head * model.num_heads + output
 
@@ -148,11 +146,10 @@ def logits(model: Model, tokens: int, rows: int, size: int) -> Work:
 
 def encoder_decoder_work(model: Model, facts: Facts, source: int, target: int) -> dict[str, Work]:
     """A forward pass of one row of `source` and `target` tokens, by component."""
-    encoder = stack(model, model.num_encoder_layers, source)
     decoder = stack(model, model.num_decoder_layers, target, memory=source)
     return {
         "embeddings, positions, final norms": ends(model, source) + ends(model, target),
-        **{f"encoder {name}": work for name, work in encoder.items()},
+        **{f"encoder {name}": work for name, work in stack(model, model.num_encoder_layers, source).items()},
         "cross-attention's keys and values": memory_projection(model, model.num_decoder_layers, source),
         **{f"decoder {name}": work for name, work in decoder.items()},
         "logits": logits(model, target, facts.target_rows, facts.target_size),
@@ -171,10 +168,7 @@ def update_flops(train: Train, size: int) -> float:
 
 
 def shapes(module: nn.Module, batch: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape and type of each parameter by its path, "encoder/layers/../kernel"; a stack's layers are one array.
-
-    `batch`: what the module is called with, arrays or `jax.ShapeDtypeStruct`.
-    """
+    """Each parameter by its path, "encoder/layers/../kernel"; a stack's layers are one array. `batch`: arrays or shapes."""
     params: dict[str, Any] = jax.eval_shape(module.init, jax.random.key(0), batch)["params"]
     return dict(traverse_util.flatten_dict(params, sep="/"))  # type: ignore[arg-type]
 

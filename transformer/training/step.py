@@ -95,7 +95,7 @@ def make_train_step(
         average = state.average
         if average is not None:
             average = optax.incremental_update(params, average, 1 - train.ema_decay)
-        metrics = sums | {"gradient_norm": optax.global_norm(gradients), "learning_rate": schedule(state.step)}
+        metrics = sums | {"gradient_norm": optax.tree.norm(gradients), "learning_rate": schedule(state.step)}
         return State(state.step + 1, params, optimizer_state, average), metrics
 
     return train_step
