@@ -1,32 +1,41 @@
 """Command line: flags in, one call out. `python launch.py --help` lists every flag and every setting."""
 
+import os
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from transformer import config as config_lib
 from transformer.errors import UserError, nearest
 
-MODES = ("train", "evaluate", "translate", "attend", "describe")
+MODES = {
+    "train": "trains, or goes on where the run stopped; then scores the test split and draws pictures",
+    "evaluate": "scores a split: table to stdout, all of it to WORKDIR/evaluation/<split>.json",
+    "translate": "a line out for a line in, in order",
+    "attend": "attention maps of a sentence, PNG files",
+    "describe": "parameters, FLOPs and bytes of a configuration; runs nothing",
+}
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("mode", "train", MODES, "what to do")
-flags.DEFINE_string("config", None, "experiment file (train, describe); default experiments/number_words.py")
-flags.DEFINE_string("workdir", None, "folder of the run; default runs/<name of the config>")
+flags.DEFINE_enum("mode", "train", list(MODES), "what to do")
+flags.DEFINE_string("config", None, "train, describe: experiment file; default experiments/number_words.py")
+flags.DEFINE_string("workdir", None, "folder of the run; default runs/<name of the experiment file>")
 flags.DEFINE_enum("split", "test", ("train", "validation", "test"), "evaluate: which split")
 flags.DEFINE_string("input", None, "translate: file to read; default stdin")
-flags.DEFINE_string("output", None, "translate: file to write, default stdout; attend: folder of the pictures")
+flags.DEFINE_string("output", None, "translate: file to write; default stdout. attend: folder; default WORKDIR/pictures")
 flags.DEFINE_string("source", None, "attend: the sentence")
 flags.DEFINE_string("target", None, "attend: its translation; default what the model says")
+flags.DEFINE_enum("log_level", "warning", ("debug", "info", "warning", "error"), "least of what libraries log to stderr")
 
 
 def main(overrides: dict[str, str]) -> None:
-    from transformer import modes  # here, so that --help and a mistyped flag need not wait for JAX
-
+    logging.set_verbosity(FLAGS.log_level)
     file = Path(FLAGS.config or Path(__file__).parent / "experiments" / "number_words.py")
     workdir = Path(FLAGS.workdir or Path("runs") / file.stem)
     if FLAGS.mode in ("train", "describe"):
         config = config_lib.validate(config_lib.override(config_lib.from_file(file), overrides))
+    from transformer import modes  # here, so that --help and a mistyped name need not wait for JAX
+
     if FLAGS.mode == "train":
         modes.train(config, workdir)
     elif FLAGS.mode == "describe":
@@ -37,18 +46,19 @@ def main(overrides: dict[str, str]) -> None:
         modes.translate(workdir, overrides, FLAGS.input, FLAGS.output)
     elif FLAGS.mode == "attend":
         modes.attend(workdir, overrides, FLAGS.source, FLAGS.target, FLAGS.output)
+    sys.stdout.flush()  # here, where a closed pipe is caught
 
 
 def parse(arguments: list[str]) -> dict[str, str]:
     """Settings, `--config.a.b=value`, by name; the other arguments are parsed into FLAGS."""
     settings = [a for a in arguments[1:] if a.startswith(("--config.", "-config."))]
-    for argument in settings:
-        if "=" not in argument:
-            raise UserError(f"{argument}: a setting needs a value, {argument}=VALUE")
+    if bare := [a for a in settings if "=" not in a]:
+        raise UserError(f"{bare[0]}: a setting needs a value, {bare[0]}=VALUE")
     try:
         rest = FLAGS([a for a in arguments if a not in settings])
     except flags.UnrecognizedFlagError as error:
-        raise UserError(f"--{error.flagname}: there is no such flag{nearest(error.flagname, FLAGS)}; see --help") from error
+        known = [*FLAGS, *(f"config.{name}" for name, *_ in config_lib.fields(config_lib.Config()))]
+        raise UserError(f"--{error.flagname}: there is no such flag{nearest(error.flagname, known)}; see --help") from error
     except flags.Error as error:
         raise UserError(f"{str(error)}; see --help") from error
     if len(rest) > 1:
@@ -59,10 +69,11 @@ def parse(arguments: list[str]) -> dict[str, str]:
 
 def usage() -> str:
     """Every flag and every setting with its type, default and meaning."""
-    lines = ["python launch.py [--mode=M] [--config=FILE] [--workdir=DIR] [--config.a.b=value ...]", "", "flags"]
     own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
-    lines += [f"  --{flag.name}={flag.default if flag.default is not None else ''}  {flag.help}" for flag in own]
-    lines += ["", "settings, --config.NAME=VALUE (defaults of the experiment file stand over these)"]
+    lines = ["python launch.py [--mode=M] [--config=FILE] [--workdir=DIR] [--config.NAME=VALUE ...]", "\nmodes"]
+    lines += [f"  {mode:<10} {meaning}" for mode, meaning in MODES.items()]
+    lines += ["\nflags", *(f"  --{f.name}={'' if f.default is None else f.default}  {f.help}" for f in own)]
+    lines += ["\nsettings, --config.NAME=VALUE, with their defaults, which an experiment file may change"]
     for name, kind, field, value in config_lib.fields(config_lib.Config()):
         shown = "none" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else value
         lines.append(f"  {name}={shown}  {field.metadata['meaning']} ({config_lib.type_name(kind)})")
@@ -71,16 +82,19 @@ def usage() -> str:
 
 def run() -> None:
     try:
+        sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # whatever the locale
         if any(a in ("--help", "-h", "-help", "--helpfull", "--helpshort") for a in sys.argv[1:]):
-            print(usage())
+            print(usage(), flush=True)
             return
         overrides = parse(sys.argv)
         app.run(lambda _: main(overrides), argv=sys.argv[:1], flags_parser=lambda argv: argv)
     except UserError as error:
         print(f"launch.py: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has seen enough
+    except BrokenPipeError:  # whoever read our output has seen enough; Python flushes once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        sys.exit("launch.py: interrupted")
 
 
 if __name__ == "__main__":

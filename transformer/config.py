@@ -7,6 +7,7 @@ before anything is read or compiled. What only the data knows is in `Facts`, res
 import dataclasses
 import importlib.util
 import math
+import traceback
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -141,7 +142,7 @@ class Train:
     """The optimisation."""
 
     seed: int = setting(0, "of everything random: initialisation, order, dropout", at_least=0)
-    steps: int = setting(100_000, "updates", at_least=0, free=True)
+    steps: int = setting(100_000, "updates", at_least=1, free=True)
     batch_tokens: int = setting(
         25_000, "target slots of one update, over all devices and micro-batches, padding included", at_least=1
     )
@@ -172,8 +173,10 @@ class Evaluate:
 
     scores: tuple[str, ...] = setting(("bleu", "chrf"), "scores of generated text; losses are always reported", free=True)
     bleu_tokenize: Literal["13a", "none", "intl", "char"] = setting("13a", "sacrebleu's tokenisation", free=True)
-    average: int = setting(1, "last checkpoints whose parameters are averaged", at_least=1, free=True)
-    checkpoint: Literal["last", "best"] = setting("last", "which checkpoint is scored", free=True)
+    average: int = setting(1, "how many of the last checkpoints are averaged", at_least=1, free=True)
+    checkpoint: Literal["last", "best"] = setting(
+        "last", "what is used: the mean of the last `average`, or the best one", free=True
+    )
     samples: int = setting(8, "outputs shown", at_least=0, free=True)
 
 
@@ -195,7 +198,9 @@ class Checkpoint:
     every_steps: int = setting(1000, "updates between two checkpoints", at_least=1, free=True)
     keep_last: int = setting(3, "latest checkpoints kept", at_least=1, free=True)
     keep_best: int = setting(1, "best checkpoints kept beside them", at_least=0, free=True)
-    best_metric: str = setting("validation/loss", "metric, lower is better, by which checkpoints are the best", free=True)
+    best_metric: Literal["validation/loss", "validation/nll"] = setting(
+        "validation/loss", "what the best checkpoints have least of: the loss trained on, or it without smoothing", free=True
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,8 +321,8 @@ def from_file(path: str | Path) -> Config:
     """The configuration that the experiment file's `get_config()` returns."""
     path = Path(path)
     if not path.is_file():
-        others = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise UserError(f"--config={path}: there is no such file{nearest(str(path), others)}")
+        others = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        raise UserError(f"--config={path}: there is no such file{nearest(path.name, others)}")
     spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -327,7 +332,11 @@ def from_file(path: str | Path) -> Config:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"--config={path}: {type(error).__name__}: {error}; get_config() must return a Config") from error
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f" in line {lines[-1]}" if lines else ""  # none: Python names the line of wrong syntax itself
+        raise UserError(
+            f"--config={path}: {type(error).__name__}{where}: {error}; get_config() must return a Config"
+        ) from error
     if not isinstance(config, Config):
         raise UserError(f"--config={path}: get_config() returned {type(config).__name__}, not a Config")
     return config
@@ -402,6 +411,11 @@ def validate(config: Config) -> Config:
         raise UserError(f"config.model.d_k is {model.key_width}: rotary positions turn pairs, so it must be even")
     if model.positions == "sinusoidal" and model.d_model % 2:
         raise UserError(f"config.model.d_model is {model.d_model}: sinusoidal positions come in pairs, so it must be even")
+    if model.positions == "t5" and model.t5_max_distance <= model.t5_buckets // 2:
+        raise UserError(
+            f"config.model.t5_max_distance {model.t5_max_distance}: must be above half of config.model.t5_buckets "
+            f"{model.t5_buckets}, as near distances have a bucket each"
+        )
     if model.positions == "learned":
         longest = max(data.max_source_length, data.max_target_length)
         if longest > model.max_positions:
@@ -428,8 +442,19 @@ def validate(config: Config) -> Config:
         raise UserError("config.train.warmup_steps is 0: the rsqrt schedule needs 1 at least (or set config.train.schedule)")
     if config.search.n_best > config.search.beam_size:
         raise UserError(
-            f"config.search.n_best {config.search.n_best} is more than config.search.beam_size {config.search.beam_size}"
+            f"config.search.n_best {config.search.n_best} is more than config.search.beam_size {config.search.beam_size}; "
+            "raise the second or lower the first"
         )
+    if config.evaluate.average > config.checkpoint.keep_last:
+        raise UserError(
+            f"config.evaluate.average {config.evaluate.average} is more than config.checkpoint.keep_last "
+            f"{config.checkpoint.keep_last}: what is averaged must have been kept; raise the second or lower the first"
+        )
+    if config.evaluate.checkpoint == "best":
+        if data.validation is None:
+            raise UserError("config.evaluate.checkpoint best: config.data.validation is none, so no checkpoint is the best")
+        if config.checkpoint.keep_best == 0:
+            raise UserError("config.evaluate.checkpoint best: config.checkpoint.keep_best is 0; set it to 1 at least")
     return config
 
 

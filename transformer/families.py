@@ -37,11 +37,11 @@ def token_loss(model: nn.Module, config: Config, facts: Facts) -> Loss:
 
     def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        states = model.apply({"params": params}, batch, dropout_key is None, method="states", rngs=rngs)
+        states: Any = model.apply({"params": params}, batch, dropout_key is None, method="states", rngs=rngs)
         smoothing = config.train.label_smoothing
 
         def sums(params: Any, states_BxTxD: Array, labels: tuple[Array, Array]) -> Sums:
-            logits_BxTxN = model.apply({"params": params}, states_BxTxD, method="logits")
+            logits_BxTxN: Any = model.apply({"params": params}, states_BxTxD, method="logits")
             return losses.cross_entropy(logits_BxTxN, *labels, smoothing, facts.target_size)
 
         used = {name: params[name] for name in model.logits_modules if name in params}

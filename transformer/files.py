@@ -1,9 +1,8 @@
 """Files and folders that appear at once and whole, so that a stopped run leaves no half of one."""
 
 import contextlib
-import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +10,10 @@ from pathlib import Path
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `path` at the end; if another run made `path` meanwhile, that one stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=path.name + ".", dir=path.parent))
+    folder = _beside(path)
+    folder.mkdir()
     try:
         yield folder
-        os.chmod(folder, 0o777 & ~_umask())  # mkdtemp makes it private
         try:
             folder.rename(path)
         except OSError:
@@ -27,9 +25,15 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A file's name to write to, whose file takes the place of `path` at the end; nothing changes if writing fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """A file's name to write to, whose file takes the place of `path` at the end; nothing changes if writing fails.
+
+    What is there and is no file, such as /dev/null or a pipe, is written to as it is, and stays; so does a link.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    temporary = _beside(path)
     try:
         yield temporary
         temporary.replace(path)
@@ -37,7 +41,7 @@ def new_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _beside(path: Path) -> Path:
+    """A name that nobody has, in the same folder: process numbers would not do, containers share them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")

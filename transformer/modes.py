@@ -3,15 +3,19 @@
 import contextlib
 import dataclasses
 import functools
+import math
+import os
+import shlex
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import jax
 
 from transformer import families, plots
-from transformer.config import Config, Facts
+from transformer.config import Config, Facts, replace
 from transformer.data import pipeline, prepare
 from transformer.errors import UserError
 from transformer.files import new_file
@@ -37,29 +41,30 @@ def say(text: str) -> None:
 
 def train(config: Config, path: Path) -> None:
     """Trains, or goes on where a run in that workdir stopped; then scores the test split and draws pictures."""
-    workdir = workdirs.create(path, config, say)
-    folders = _folders(workdir)
-    family = families.FAMILIES[config.family]
-    vocabularies = prepare.make_vocabularies(config.data, family.vocabularies, folders, say)
-    facts = prepare.make_facts(vocabularies)
-    workdir.write_facts(facts)
-    splits = {
-        name: split
-        for name in prepare.NAMES
-        if (split := prepare.read_split(config.data, name, folders, vocabularies, say)) is not None
-    }
-    _record(workdir, {name: split.fingerprint for name, split in splits.items()})
-    sizes = ", ".join(f"{name} {len(split.examples):,}" for name, split in splits.items())
-    say(f"examples: {sizes}; vocabulary: {', '.join(f'{v.size:,}' for v in dict.fromkeys(vocabularies.values()))}")
+    config = _with_place(config)
+    _check_scores(config)
+    family, runtime = families.FAMILIES[config.family], Runtime(config.parallel)
+    with _workdir(path, config) as workdir:
+        folders = _folders(workdir)
+        vocabularies = prepare.make_vocabularies(config.data, family.vocabularies, folders, say)
+        facts = prepare.make_facts(vocabularies)
+        workdir.write_facts(facts)
+        splits = {
+            name: split
+            for name in prepare.NAMES
+            if (split := prepare.read_split(config.data, name, folders, vocabularies, say)) is not None
+        }
+        _record(workdir, {name: split.fingerprint for name, split in splits.items()})
+        sizes = ", ".join(f"{name} {len(split.examples):,}" for name, split in splits.items())
+        say(f"examples: {sizes}; vocabulary: {', '.join(f'{v.size:,}' for v in dict.fromkeys(vocabularies.values()))}")
 
-    runtime = Runtime(config.parallel)
-    model, objective = family.model(config, facts), family.objective(config, facts)
-    rows = runtime.count * config.train.accumulate
-    plan = functools.partial(pipeline.plan, objective=objective, data=config.data, seed=config.train.seed)
-    batches, notices = plan(splits["train"].tokens, batch_tokens=config.train.batch_tokens, multiple=rows, training=True)
-    for notice in notices:
-        say(notice)
-    say(f"{len(batches):,} updates an epoch, padding {batches.padding:.1%}")
+        model, objective = family.model(config, facts), family.objective(config, facts)
+        rows = runtime.count * config.train.accumulate
+        plan = functools.partial(pipeline.plan, objective=objective, data=config.data, seed=config.train.seed)
+        batches, notices = plan(splits["train"].tokens, batch_tokens=config.train.batch_tokens, multiple=rows, training=True)
+        for notice in notices:
+            say(notice)
+        say(f"{len(batches):,} updates an epoch, padding {batches.padding:.1%}")
 
     update = optimizer.make_optimizer(config.train, config.model)
     loss = family.loss(model, config, facts)
@@ -71,16 +76,13 @@ def train(config: Config, path: Path) -> None:
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
     with contextlib.closing(checkpoints):
         first = checkpoints.latest() or 0
-        if first > config.train.steps:
-            raise UserError(
-                f"{path} has {first:,} updates already, config.train.steps is {config.train.steps:,}; "
-                "raise it, or use another --workdir"
-            )
         state = init() if not first else step_lib.restore_state(checkpoints, first, jax.eval_shape(init))
         size = sum(x.size for x in jax.tree.leaves(state.params))
         say(f"{size:,} parameters; {runtime.mode} on {runtime.count} {jax.devices()[0].platform} device(s)")
-        if first:
-            say(f"goes on at step {first:,} of {config.train.steps:,}")
+        if first == config.train.steps:
+            say(f"all {first:,} updates are done (a larger config.train.steps goes on); scoring again")
+        elif first:
+            say(f"goes on after step {first:,} of {config.train.steps:,}")
         validate = None
         if "validation" in splits:
             validate = _token_sums(runtime, loss, plan, splits["validation"].tokens, config)
@@ -118,6 +120,47 @@ def train(config: Config, path: Path) -> None:
     _finish(workdir, config, splits)
 
 
+def _with_place(config: Config) -> Config:
+    """The settings with the data's folder spelt out, so that the workdir finds it from any other folder."""
+    folder = config.data.directory
+    if folder is None and config.data.source == "text":
+        folder = "."  # where the files are looked for; other sources have homes of their own
+    return config if folder is None else replace(config, "data.directory", os.path.abspath(os.path.expanduser(folder)))
+
+
+def _check_scores(config: Config) -> None:
+    for name in config.evaluate.scores:
+        try:
+            scores.find(name)
+        except UserError as error:
+            raise UserError(f"config.evaluate.scores: {error}") from error
+
+
+@contextlib.contextmanager
+def _workdir(path: Path, config: Config) -> Iterator[Workdir]:
+    """The workdir to prepare. If that fails, all is as it was: the corrected command finds no trace of the wrong one."""
+    before = Workdir(path)
+    with contextlib.closing(Checkpoints(before.checkpoints, config.checkpoint)) as checkpoints:
+        if (done := checkpoints.latest() or 0) > config.train.steps:
+            raise UserError(
+                f"--workdir={path} has {done:,} updates already, config.train.steps is {config.train.steps:,}; "
+                "raise that, or choose another --workdir"
+            )
+    found = set(path.iterdir()) if path.is_dir() else None
+    settings = before.config_file.read_bytes() if before.config_file.is_file() else None
+    workdir = workdirs.create(path, config, say)
+    try:
+        yield workdir
+    except BaseException:
+        for new in set(path.iterdir()) - (found or set()):
+            shutil.rmtree(new) if new.is_dir() else new.unlink()
+        if found is None:
+            path.rmdir()
+        elif settings is not None:
+            before.config_file.write_bytes(settings)
+        raise
+
+
 def _token_sums(
     runtime: Runtime, loss: families.Loss, plan: Callable[..., Any], tokens: Any, config: Config
 ) -> Callable[[Any], dict[str, float]]:
@@ -143,21 +186,22 @@ def _finish(workdir: Workdir, config: Config, splits: Mapping[str, prepare.Split
     name = "test" if "test" in splits else "validation"
     if name in splits:
         _evaluate(workdir, predictor, name, splits[name], sys.stdout)
-        example = max((splits[name].examples[i] for i in range(min(50, len(splits[name].examples)))), key=_interest)
-        _draw_attention(predictor, example["source"], None, workdir.pictures, say)
-    where = workdir.path
+    source = max((e["source"] for e in splits[name if name in splits else "train"].examples[:50]), key=_interest)
+    _draw_attention(predictor, source, None, workdir.pictures, lambda text: None)
+    where, what = shlex.quote(str(workdir.path)), shlex.quote(source)
     say(
-        f"\npictures: {workdir.pictures}; samples: {workdir.samples_file}\nnext:\n"
-        f"  echo '...' | python launch.py --mode=translate --workdir={where}\n"
-        f"  python launch.py --mode=attend --workdir={where} --source='...'\n"
-        f"  python launch.py --mode=evaluate --workdir={where} --split=validation\n"
-        f"  python launch.py --mode=describe --config=... ; python launch.py --help"
+        f"\nsamples: {workdir.samples_file}\n"
+        f"pictures in {workdir.pictures}: {', '.join(sorted(file.name for file in workdir.pictures.glob('*.png')))}\nnext:\n"
+        f"  echo {what} | python launch.py --mode=translate --workdir={where}\n"
+        f"  python launch.py --mode=attend --workdir={where} --source={what}\n"
+        f"  python launch.py --mode=evaluate --workdir={where} --split={'validation' if 'validation' in splits else 'train'}\n"
+        "  python launch.py --help"
     )
 
 
-def _interest(example: Mapping[str, str]) -> int:
-    """Which example makes a readable attention map: about a dozen words."""
-    return -abs(len(example["source"].split()) - 10)
+def _interest(source: str) -> int:
+    """Which sentence makes a readable attention map: about ten words."""
+    return -abs(len(source.split()) - 10)
 
 
 def _folders(workdir: Workdir) -> prepare.Folders:
@@ -182,6 +226,7 @@ def evaluate(path: Path, overrides: Mapping[str, str], split: prepare.Name) -> N
     """Scores a split; a table to stdout, all of it to evaluation/<split>.json."""
     workdir = workdirs.open_existing(path)
     predictor = predict.load(path, overrides)
+    _check_scores(predictor.config)
     data = predictor.config.data
     found = prepare.read_split(data, split, _folders(workdir), predictor.vocabularies, say)
     if found is None:
@@ -215,21 +260,26 @@ def _evaluate(workdir: Workdir, predictor: predict.Predictor, name: str, split: 
         {
             "examples": len(references),
             "checkpoints": list(predictor.steps),
-            "scores": table,
+            "scores": {n: value if math.isfinite(value) else None for n, value in table.items()},  # JSON has no infinity
             "signatures": signatures,
             "search": dataclasses.asdict(config.search),
             "samples": samples,
         },
     )
-    text = "\n".join(
-        f"{'=' if s['right'] else '≠'} {s['source']}\n    said {s['output']}\n    want {s['target']}" for s in samples
+    text = "".join(
+        f"right: {s['source']}\n    said {s['output']}\n"
+        if s["right"]
+        else f"wrong: {s['source']}\n    said {s['output']}\n    want {s['target']}\n"
+        for s in samples
     )
     with new_file(workdir.samples_file) as file:
-        file.write_text(text + "\n", encoding="utf-8")
-    print(f"{name}: {len(references):,} examples, checkpoint {', '.join(map(str, predictor.steps))}", file=stream)
+        file.write_text(text, encoding="utf-8")
+    what = ("checkpoint " if len(predictor.steps) == 1 else "mean of checkpoints ") + ", ".join(map(str, predictor.steps))
+    print(f"{name}: {len(references):,} examples, {what}", file=stream)
     for score, value in table.items():
-        print(f"  {score:<20} {value:10.4f}  {signatures.get(score, '')}".rstrip(), file=stream)
-    print(text, file=stream, flush=True)
+        shown = f"{value:,.4f}" if abs(value) < 1e4 else f"{value:,.0f}"
+        print(f"  {score:<20} {shown:>12}  {signatures.get(score, '')}".rstrip(), file=stream)
+    print(text, end="", file=stream, flush=True)
 
 
 def _samples(split: prepare.Split, outputs: list[str], count: int) -> list[dict[str, Any]]:
@@ -248,52 +298,59 @@ def _samples(split: prepare.Split, outputs: list[str], count: int) -> list[dict[
 
 def translate(path: Path, overrides: Mapping[str, str], source: str | None, target: str | None) -> None:
     """Lines of the file `source` (none: stdin) to lines of `target` (none: stdout), one for one, in order."""
-    predictor = predict.load(path, overrides)
     with contextlib.ExitStack() as stack:
-        lines = stack.enter_context(_lines(source))
+        file = stack.enter_context(_reader(source))
         write = stack.enter_context(_writer(target))
-        for outputs in predictor.translate(lines):
-            write("\t".join(output.text.replace("\n", " ").replace("\t", " ") for output in outputs) + "\n")
+        predictor = predict.load(path, overrides)
+        if file.isatty():
+            say("reading lines from the terminal; Ctrl-D ends them")
+        for outputs in predictor.translate(_lines(file, source or "stdin")):
+            write("\t".join(output.text.translate(ONE_LINE) for output in outputs) + "\n")
         for notice in predictor.notices:
             say(notice)
 
 
+ONE_LINE = str.maketrans("\n\r\t", "   ")  # what a vocabulary of bytes may say, and a reader of lines would stumble over
+
+
+def _lines(file: BinaryIO, name: str) -> Iterator[str]:
+    """Lines of UTF-8, without their ends; only a newline ends a line."""
+    for number, line in enumerate(file, 1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{name}: line {number} is not UTF-8; convert it, for example with iconv") from error
+
+
 @contextlib.contextmanager
-def _lines(path: str | None) -> Iterator[Iterable[str]]:
-    """Lines of a UTF-8 file or stdin, without their ends; only a newline ends a line."""
-
-    def decoded(file: Any, name: str) -> Iterator[str]:
-        for number, line in enumerate(file, 1):
-            try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{name}: line {number} is not UTF-8; convert it, for example with iconv") from error
-
+def _reader(path: str | None) -> Iterator[BinaryIO]:
     if path is None:
-        yield decoded(sys.stdin.buffer, "stdin")
+        yield sys.stdin.buffer
         return
     try:
-        with Path(path).open("rb") as file:
-            yield decoded(file, path)
+        file = Path(path).open("rb")  # noqa: SIM115  (closed below: here the caller's own errors are not for us)
     except OSError as error:
-        raise UserError(f"--input={path}: {error.strerror}") from error
+        raise UserError(f"--input={path}: {error.strerror}; name a file that can be read") from error
+    with file:
+        yield file
 
 
 @contextlib.contextmanager
 def _writer(path: str | None) -> Iterator[Callable[[str], Any]]:
     if path is None:
-        sys.stdout.reconfigure(encoding="utf-8", line_buffering=True)  # type: ignore[union-attr]
         yield sys.stdout.write
         return
+    name = Path(path)
+    special = name.exists() and not name.is_file()  # a device or a pipe must not be replaced; a folder fails at once
     try:
-        with new_file(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
+        with contextlib.nullcontext(name) if special else new_file(name) as where, where.open("w", encoding="utf-8") as file:
             yield file.write
     except OSError as error:
-        raise UserError(f"--output={path}: {error.strerror}; choose a file that can be written") from error
+        raise UserError(f"--output={path}: {error.strerror}; name a file that can be written") from error
 
 
 def attend(path: Path, overrides: Mapping[str, str], source: str | None, target: str | None, output: str | None) -> None:
-    """Attention maps of one sentence, as PNG files; the target is what the model says, if none is given."""
+    """Attention maps of one sentence, as PNG files, whose names go to stdout. `target` none: what the model says."""
     if not source or not source.strip():
         raise UserError("--mode=attend needs --source='a sentence'")
     workdir = workdirs.open_existing(path)
@@ -306,7 +363,10 @@ def attend(path: Path, overrides: Mapping[str, str], source: str | None, target:
 def _draw_attention(predictor: predict.Predictor, source: str, target: str | None, folder: Path, tell: Notice) -> None:
     if target is None:
         target = next(predictor.translate([source]))[0].text
+    say(f"attention maps of: {source} → {target}")
     weights, columns, rows = predictor.attention(source, target)
+    for notice in predictor.notices:
+        say(notice)
     for name, weights_LxHxTxS in weights.items():
         across = columns if name.startswith("encoder") or "cross" in name else rows
         down = columns if name.startswith("encoder") else rows

@@ -1,5 +1,6 @@
-"""The encoder-decoder as a whole: caches, masks and padding, held against the plain forward pass."""
+"""The encoder-decoder as a whole: caches, masks, padding and packing, held against the plain pass of a pair alone."""
 
+import functools
 import typing
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from transformer.config import Facts, Model, Positions
+from transformer.models import masks
 from transformer.models.transformer import EncoderDecoder
 
 FACTS = Facts(source_size=50, target_size=50, source_rows=56, target_rows=56)
@@ -21,76 +23,386 @@ OTHER = {
     "norm_kind": "rms",
     "attention_scale": "learned",
 }
+KINDS = typing.get_args(Positions)
+each_kind = pytest.mark.parametrize("positions", KINDS)
 
 
-def build(**settings):
-    model = Model(num_encoder_layers=2, num_decoder_layers=3, d_model=16, d_ff=32, num_heads=4, **settings)
-    network = EncoderDecoder(model, FACTS)
-    generator = np.random.default_rng(0)
-    batch = {
-        "source": jnp.asarray(generator.integers(4, 50, (3, 7)), jnp.int32),
-        "inputs": jnp.asarray(generator.integers(4, 50, (3, 5)), jnp.int32),
-        "source_segments": jnp.array([[1] * 7, [1] * 5 + [0] * 2, [1] * 4 + [0] * 3]),
-    }
-    return network, jax.jit(network.init)(jax.random.key(0), batch), batch
+def make(**settings):
+    small = {"num_encoder_layers": 3, "num_decoder_layers": 2, "d_model": 16, "d_ff": 32, "num_heads": 4, "shaw_clip": 3}
+    return EncoderDecoder(Model(**small | settings), FACTS)
 
 
-@pytest.mark.parametrize("settings", [{}, OTHER], ids=["paper", "other"])
-@pytest.mark.parametrize("positions", typing.get_args(Positions))
-def test_cached_steps_give_the_logits_of_the_plain_pass(positions, settings):
-    network, variables, batch = build(positions=positions, **settings)
-    plain = network.apply(variables, batch)
-    memory = network.apply(variables, batch["source"], None, batch["source_segments"], method="encode")
-    cache = network.apply(variables, memory, 8, 2, method="start")
-    step = jax.jit(lambda tokens, cache: network.apply(variables, tokens, cache, memory, method="step"))
-    rows = jnp.repeat(batch["inputs"], 2, axis=0)  # two beams a sentence
-    first, cache = step(rows[:, :2], cache)
-    rest = []
-    for t in range(2, 5):
-        logits, cache = step(rows[:, t : t + 1], cache)
-        rest.append(logits)
-    stepped = jnp.concatenate([first, *rest], axis=1)
-    np.testing.assert_allclose(stepped[::2], plain, atol=1e-5)
-    np.testing.assert_allclose(stepped[1::2], plain, atol=1e-5)
+def tokens(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).integers(4, 50, shape), jnp.int32)
 
 
-def test_no_gradient_from_a_later_input_to_an_earlier_output():
-    network, variables, batch = build()
+BATCH = {
+    "source": tokens(3, 7),
+    "inputs": tokens(3, 5, seed=1),
+    "source_segments": jnp.array([[1] * 7, [1] * 5 + [0] * 2, [1] * 4 + [0] * 3]),
+}
+
+
+@pytest.fixture(scope="session")
+def build(draw):
+    """Settings -> network, drawn variables, and its compiled plain pass; the same settings are the same objects."""
+
+    @functools.cache
+    def build(**settings):
+        network = make(**settings)
+        return network, draw(network, BATCH), jax.jit(network.apply)
+
+    return build
+
+
+# --- caches ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("positions", "settings"),
+    # The other settings change what positions act on: heads' widths, norms and scales.
+    [*((kind, {}) for kind in KINDS), ("rotary", OTHER), ("shaw", OTHER)],
+    ids=[*KINDS, "rotary, other", "shaw, other"],
+)
+def test_cached_steps_give_the_logits_of_the_plain_pass(build, positions, settings):
+    network, variables, plain = build(positions=positions, **settings)
+
+    @jax.jit
+    def stepped(variables, batch):
+        apply = functools.partial(network.apply, variables)
+        memory = apply(batch["source"], None, batch["source_segments"], method="encode")
+        cache = apply(memory, 8, 2, method="start")
+        rows = jnp.repeat(batch["inputs"], 2, axis=0)  # two beams a sentence
+        first, cache = apply(rows[:, :2], cache, memory, method="step")
+
+        def step(cache, token):
+            logits, cache = apply(token[:, None], cache, memory, method="step")
+            return cache, logits[:, 0]
+
+        _, rest = jax.lax.scan(step, cache, rows[:, 2:].T)
+        return jnp.concatenate([first, jnp.moveaxis(rest, 0, 1)], axis=1)
+
+    expected, logits = plain(variables, BATCH), stepped(variables, BATCH)
+    np.testing.assert_allclose(logits[::2], expected, atol=1e-5)
+    np.testing.assert_allclose(logits[1::2], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary", "shaw"])
+def test_padding_on_the_left_of_a_prompt_is_not_seen(build, positions):
+    network, variables, plain = build(positions=positions)
+    batch = BATCH | {"inputs": tokens(3, 3, seed=2)}
+
+    @jax.jit
+    def stepped(variables, batch, waste):
+        apply = functools.partial(network.apply, variables)
+        memory = apply(batch["source"], None, batch["source_segments"], method="encode")
+        cache = apply(memory, 8, method="start")
+        first = jnp.concatenate([waste, batch["inputs"][:, :2]], axis=1)
+        valid = jnp.broadcast_to(jnp.arange(4) > 1, (3, 4))
+        logits, cache = apply(first, cache, memory, valid, method="step")
+        last, _ = apply(batch["inputs"][:, 2:], cache, memory, method="step")
+        return jnp.concatenate([logits[:, 2:], last], axis=1)
+
+    logits = stepped(variables, batch, tokens(3, 2, seed=3))
+    np.testing.assert_array_equal(logits, stepped(variables, batch, tokens(3, 2, seed=4)))
+    np.testing.assert_allclose(logits, plain(variables, batch), atol=1e-5)
+
+
+# --- who depends on whom ---------------------------------------------------------------------------------------------
+
+
+def dependence(network, variables):
+    """Whether output t has any gradient from source token s, and from input s: TxS, TxT. Each token stands for one input."""
+    source, inputs = jnp.arange(4, 10)[None], jnp.arange(20, 25)[None]
+    projection = jnp.asarray(np.random.default_rng(0).normal(size=16), jnp.float32)
+
+    def outputs(table):
+        parameters = variables["params"] | {"target_embedding": {"table": table}}
+        states = network.apply({"params": parameters}, {"source": source, "inputs": inputs}, method="states")
+        return states[0] @ projection
+
+    table = variables["params"]["target_embedding"]["table"]
+    gradients_TxNxD = jax.jit(jax.jacrev(outputs))(table)
+    seen = np.any(np.asarray(gradients_TxNxD) != 0, axis=-1)
+    assert not seen[:, [10, 19, 25]].any()
+    return seen[:, 4:10], seen[:, 20:25]
+
+
+@pytest.mark.parametrize("settings", [{}, OTHER | {"positions": "shaw", "tying": "three_way"}], ids=["paper", "other"])
+def test_no_gradient_from_a_later_input_to_an_earlier_output(build, settings):
+    from_source, from_inputs = dependence(*build(**settings)[:2])
+    np.testing.assert_array_equal(from_inputs, np.tri(5, dtype=bool))
+    assert from_source.all()
+
+
+def test_with_the_mask_off_there_is_one(build, monkeypatch):
+    monkeypatch.setitem(masks.RULES, "causal", None)
+    from_source, from_inputs = dependence(*build()[:2])
+    assert from_inputs.all() and from_source.all()
+
+
+@pytest.mark.parametrize("positions", ["none", "sinusoidal"])
+def test_without_positions_the_order_of_a_source_means_nothing(build, positions):
+    network, variables, plain = build(positions=positions)
+    order = np.array([3, 0, 6, 5, 1, 4, 2])
+    permuted = BATCH | {name: BATCH[name][:, order] for name in ("source", "source_segments")}
+    encode = jax.jit(lambda v, b: network.apply(v, b["source"], None, b["source_segments"], method="encode").keys)
+    pairs = [
+        (plain(variables, BATCH), plain(variables, permuted)),
+        (encode(variables, BATCH)[:, 0][:, order], encode(variables, permuted)[:, 0]),  # a row without padding
+    ]
+    for straight, crossed in pairs:
+        if positions == "none":
+            np.testing.assert_allclose(crossed, straight, atol=1e-5)
+        else:
+            assert np.abs(crossed - straight).max() > 0.1
+
+
+def test_without_positions_the_order_of_the_inputs_means_something_through_the_mask_alone(build):
+    _, variables, plain = build(positions="none")
+    swapped = BATCH | {"inputs": BATCH["inputs"][:, np.array([1, 0, 2, 3, 4])]}
+    straight, crossed = plain(variables, BATCH), plain(variables, swapped)
+    assert np.abs(straight[:, :2] - crossed[:, :2]).max() > 0.1
+    # Two layers below see other states of the first two, so what follows differs too; with one layer it would not.
+    one, drawn, plain = build(positions="none", num_decoder_layers=1)
+    np.testing.assert_allclose(plain(drawn, BATCH)[:, 2:], plain(drawn, swapped)[:, 2:], atol=1e-5)
+
+
+# --- padding and packing ---------------------------------------------------------------------------------------------
+
+PAIRS = [(tokens(1, 5, seed=5), tokens(1, 4, seed=6)), (tokens(1, 3, seed=7), tokens(1, 6, seed=8))]
+# Rows of a packed batch: the pairs in them, by number.
+ROWS = [(0, 1), (1, 0), (1,)]
+NAMES = [("source", "source_positions", "source_segments"), ("inputs", "positions", "segments")]
+
+
+def packed(waste=0):
+    """12 slots a row and side: tokens, positions that start anew with each pair, segments 1, 2, ..; `waste` in padding."""
+    batch = {}
+    for side, names in enumerate(NAMES):
+        batch |= dict(zip(names, (np.full((3, 12), fill, np.int32) for fill in (waste, 0, 0)), strict=True))
+        for row, pairs in enumerate(ROWS):
+            at = 0
+            for segment, pair in enumerate(pairs, 1):
+                own = np.asarray(PAIRS[pair][side][0])
+                for name, value in zip(names, (own, np.arange(len(own)), segment), strict=True):
+                    batch[name][row, at : at + len(own)] = value
+                at += len(own)
+    return batch
+
+
+def outputs(logits):
+    """Logits of the pairs in a packed batch: (row, pair number, logits)."""
+    for row, pairs in enumerate(ROWS):
+        at = 0
+        for pair in pairs:
+            length = PAIRS[pair][1].shape[1]
+            yield row, pair, np.asarray(logits)[row, at : at + length]
+            at += length
+
+
+@each_kind
+def test_packing_padding_and_company_change_nothing(build, positions):
+    _, variables, plain = build(positions=positions)
+    alone = [np.asarray(plain(variables, {"source": source, "inputs": inputs}))[0] for source, inputs in PAIRS]
+    for _, pair, logits in outputs(plain(variables, packed())):
+        np.testing.assert_allclose(logits, alone[pair], atol=1e-5)
+
+    # One pair in a row, in a batch of three, padded to a bucket's length; positions shared by the batch.
+    bucket = {"source": np.zeros((3, 8), np.int32), "inputs": np.zeros((3, 7), np.int32)}
+    bucket["source_segments"] = np.zeros((3, 8), np.int32)
+    for row, pair in enumerate((1, 0, 1)):
+        source, inputs = PAIRS[pair]
+        bucket["source"][row, : source.shape[1]], bucket["inputs"][row, : inputs.shape[1]] = source[0], inputs[0]
+        bucket["source_segments"][row, : source.shape[1]] = 1
+    logits = plain(variables, bucket)
+    for row, pair in enumerate((1, 0, 1)):
+        np.testing.assert_allclose(logits[row, : len(alone[pair])], alone[pair], atol=1e-5)
+
+
+@each_kind
+def test_what_stands_in_padding_and_in_other_segments_is_inert_to_the_bit(build, positions):
+    _, variables, plain = build(positions=positions)
+    batch = packed()
+    before = list(outputs(plain(variables, batch)))
+    for (_, _, left), (_, _, right) in zip(before, outputs(plain(variables, packed(waste=9))), strict=True):
+        np.testing.assert_array_equal(left, right)
+    # Another first pair in the first row, on both sides: the second pair stays, and the first does not.
+    changed = {name: leaf.copy() for name, leaf in batch.items()}
+    for tokens_name, _, segments_name in NAMES:
+        changed[tokens_name][0][batch[segments_name][0] == 1] += 1
+    after = list(outputs(plain(variables, changed)))
+    assert np.all(np.any(after[0][2] != before[0][2], axis=-1))
+    for (_, _, left), (_, _, right) in zip(before[1:], after[1:], strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_padding_gives_no_gradient(build):
+    network, variables, _ = build()
+    batch = packed(waste=9)
+    real = jnp.asarray(batch["segments"] != 0)[..., None]
     table = variables["params"]["target_embedding"]["table"]
 
-    def output(table, at):
-        params = variables["params"] | {"target_embedding": {"table": table}}
-        inputs = jnp.arange(10, 15)[None]  # each token once, so a row of the table is one input
-        logits = network.apply(
-            {"params": params},
-            batch | {"inputs": inputs, "source": batch["source"][:1] * 0 + 4, "source_segments": None},
-            method="states",
-        )
-        return jnp.sum(logits[0, at])
+    @jax.jit
+    @jax.grad
+    def gradient(table):
+        parameters = variables["params"] | {"target_embedding": {"table": table}}
+        states = network.apply({"params": parameters}, batch, method="states")
+        return jnp.sum(jnp.where(real, states**3, 0))
 
-    gradient = jax.grad(output)(table, 2)
-    seen = jnp.any(gradient[10:15] != 0, axis=-1)
-    assert seen.tolist() == [True, True, True, False, False]
+    used = {int(token) for pair in PAIRS for side in pair for token in side[0]}
+    assert 9 not in used
+    assert {int(row) for row in np.flatnonzero(np.any(np.asarray(gradient(table)) != 0, axis=-1))} == used
 
 
-@pytest.mark.parametrize("change", [{"unroll": 2}, {"remat": "full"}, {"remat": "dots"}])
-def test_unrolling_and_rematerialisation_change_nothing(change):
-    network, variables, batch = build()
-    other, other_variables, _ = build(**change)
+# --- how it is computed ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """Settings of computation -> initial parameters, and a value and gradients with dropout."""
+
+    @functools.cache
+    def trained(**settings):
+        rates = {"dropout_rate": 0.2, "attention_dropout_rate": 0.2, "activation_dropout_rate": 0.2}
+        # Shaw's tables are each layer's own; equal depths, so that one unroll is whole for both stacks.
+        network = make(positions="shaw", num_encoder_layers=2, num_decoder_layers=2, **rates, **settings)
+
+        @jax.jit
+        def run(key):
+            variables = network.init(key, BATCH)
+
+            def loss(variables):
+                logits = network.apply(variables, BATCH, deterministic=False, rngs={"dropout": jax.random.key(1)})
+                return jnp.mean(logits[..., :50] ** 2)
+
+            return variables, *jax.value_and_grad(loss)(variables)
+
+        return run(jax.random.key(0))
+
+    return trained
+
+
+@pytest.mark.parametrize("change", [{"unroll": 2}, {"remat": "full"}, {"remat": "dots"}], ids=str)
+def test_unrolling_and_rematerialisation_change_nothing(trained, change):
+    (variables, value, gradients), (other_variables, other_value, other_gradients) = trained(), trained(**change)
     jax.tree.map(np.testing.assert_array_equal, variables, other_variables)
-
-    def gradient(net):
-        return jax.grad(lambda v: jnp.mean(net.apply(v, batch, method="states") ** 2))(variables)
-
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradient(network), gradient(other))
+    np.testing.assert_allclose(other_value, value, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradients, other_gradients)
 
 
-def test_what_stands_in_padding_is_inert_to_the_bit():
-    network, variables, batch = build()
-    changed = batch | {"source": jnp.where(batch["source_segments"] == 0, 9, batch["source"])}
-    np.testing.assert_array_equal(network.apply(variables, batch), network.apply(variables, changed))
+def test_unrolling_and_rematerialisation_are_done():
+    def program(**settings):
+        network = make(num_encoder_layers=2, **settings)
+        variables = jax.eval_shape(network.init, jax.random.key(0), BATCH)
+        return str(jax.make_jaxpr(jax.grad(lambda v: jnp.sum(network.apply(v, BATCH))))(variables))
+
+    def products(program):
+        return program.count("dot_general[")
+
+    plain, dots, full = program(), program(remat="dots"), program(remat="full")
+    assert products(plain) < products(dots) < products(full)
+    assert "unroll=2" not in plain and "unroll=2" in program(unroll=2)
 
 
-def test_entries_that_the_vocabulary_lacks_are_never_likely():
-    network, variables, batch = build()
-    assert np.all(network.apply(variables, batch)[..., 50:] < -1e20)
+@pytest.mark.parametrize("backend", ["chunked", "library"])
+def test_backends_give_the_logits_of_plain_attention(build, backend):
+    _, variables, plain = build(positions="t5")
+    _, _, other = build(positions="t5", attention_backend=backend, attention_chunk=5)
+    for (_, _, left), (_, _, right) in zip(
+        outputs(plain(variables, packed())), outputs(other(variables, packed())), strict=True
+    ):
+        np.testing.assert_allclose(left, right, atol=1e-5)
+
+
+def test_dropout_is_a_function_of_its_key_and_off_when_deterministic(build):
+    network, variables, _ = build(dropout_rate=0.3)
+    _, _, without = build(dropout_rate=0.0)
+    noisy = jax.jit(lambda key: network.apply(variables, BATCH, deterministic=False, rngs={"dropout": key}))
+    first, again, other = (np.asarray(noisy(jax.random.key(seed))) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other)[..., :50].max() > 0.1
+    np.testing.assert_array_equal(network.apply(variables, BATCH), without(variables, BATCH))
+
+
+def test_bfloat16_computes_with_float32_parameters_to_float32_logits(build):
+    settings = OTHER | {"tying": "three_way", "positions": "t5"}
+    (narrow, variables, compiled), (_, _, wide) = build(dtype="bfloat16", **settings), build(**settings)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+    logits, expected = (function(variables, BATCH)[..., :50] for function in (compiled, wide))
+    assert logits.dtype == jnp.float32
+    error = np.asarray(logits - expected) / np.std(expected)
+    assert 1e-4 < np.sqrt(np.mean(error**2)) < 0.03  # bfloat16 has 8 bits: 0.4 % an operation
+    states, gradients = jax.eval_shape(
+        lambda v: (
+            narrow.apply(v, BATCH, method="states"),
+            jax.grad(lambda v: jnp.sum(narrow.apply(v, BATCH)))(v),
+        ),
+        variables,
+    )
+    assert states.dtype == jnp.bfloat16
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradients))
+
+
+# --- what the model is made of ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tying", "tables"),
+    [
+        ("three_way", {"target_embedding"}),
+        ("two_way", {"target_embedding", "source_embedding"}),
+        ("none", {"target_embedding", "source_embedding", "logits"}),
+    ],
+)
+def test_tying_shares_tables(build, tying, tables):
+    network, variables, _ = build(tying=tying)
+    parameters = variables["params"]
+    assert {name for name in parameters if name.endswith("embedding") or name == "logits"} == tables
+    if tying == "none":
+        assert set(parameters["logits"]) == {"kernel"} and parameters["logits"]["kernel"].shape == (16, 56)
+    batch = {"source": jnp.arange(10, 14)[None], "inputs": jnp.arange(20, 24)[None]}
+
+    @jax.jit
+    @jax.grad
+    def gradient(parameters):
+        logits = network.apply({"params": parameters}, batch)
+        return jnp.sum(logits[0, :, 40] ** 2)  # token 40's logits alone
+
+    def rows(name):
+        return {int(row) for row in np.flatnonzero(np.any(np.asarray(gradients[name]["table"]) != 0, axis=-1))}
+
+    gradients = gradient(parameters)
+    source, inputs, output = set(range(10, 14)), set(range(20, 24)), {40}
+    if tying == "three_way":
+        assert rows("target_embedding") == source | inputs | output
+    else:
+        assert rows("source_embedding") == source
+        assert rows("target_embedding") == (inputs | output if tying == "two_way" else inputs)
+    if tying == "none":
+        columns = np.any(np.asarray(gradients["logits"]["kernel"]) != 0, axis=0)
+        assert np.flatnonzero(columns).tolist() == [40]
+
+
+@pytest.mark.parametrize(
+    ("stack", "name", "layers"), [("encoder", "self", 3), ("decoder", "self", 2), ("decoder", "cross", 2)], ids=str
+)
+def test_a_gate_of_zero_removes_one_head_of_one_layer(build, stack, name, layers):
+    network, variables, plain = build()
+    gates = {stack: {name: jnp.ones((layers, 4)).at[1, 2].set(0)}}
+    gated = jax.jit(lambda v: network.apply(v, BATCH, gates=gates))(variables)
+
+    def without(path, leaf):
+        here = [entry.key for entry in path] == ["params", stack, "layers", f"{name}_attention", "output", "kernel"]
+        return leaf.at[1, 2].set(0) if here else leaf
+
+    removed = plain(jax.tree.map_with_path(without, variables), BATCH)
+    np.testing.assert_allclose(gated, removed, atol=1e-5)
+    assert np.abs(gated - plain(variables, BATCH)).max() > 1e-2
+
+
+def test_entries_that_the_vocabulary_lacks_are_never_likely(build):
+    _, variables, plain = build()
+    logits = np.asarray(plain(variables, BATCH))
+    assert np.all(logits[..., 50:] < -1e20)
+    assert np.all(logits[..., :50] > -1e3)

@@ -43,12 +43,12 @@ def run(folder: Path, first_step: int, last_step: int, clock: Clock) -> str:
             clock.now += 0.5
             told.advance(step)
             if waiting:
-                told.report(waiting, {"loss": 1 / waiting, "accuracy": waiting / 3}, 100 + waiting, 7, 200)
+                told.report(waiting, {"loss": 1 / waiting, "accuracy": waiting / 3}, 100 + waiting, 7)
             waiting = step if step % 10 == 0 else None
             if step % 20 == 0:
                 told.score(step, {"validation/loss": 3 / step})
         if waiting:
-            told.report(waiting, {"loss": 1 / waiting, "accuracy": waiting / 3}, 100 + waiting, 7, 200)
+            told.report(waiting, {"loss": 1 / waiting, "accuracy": waiting / 3}, 100 + waiting, 7)
     return stream.getvalue()
 
 
@@ -77,7 +77,7 @@ def test_lines_of_metrics(tmp_path):
     with telemetry(tmp_path, clock=(clock := Clock())) as told:
         told.advance(1)
         clock.now += 18
-        told.report(10, {"loss": 2.5, "learning_rate": 1e-3}, tokens=900, examples=90, slots=1200)
+        told.report(10, {"loss": 2.5, "learning_rate": 1e-3}, tokens=900, examples=90)
         told.score(10, {"validation/loss": 2.25})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
@@ -85,7 +85,6 @@ def test_lines_of_metrics(tmp_path):
             "step": 10,
             "train/loss": 2.5,
             "train/learning_rate": 1e-3,
-            "padding_share": 0.25,
             "tokens_per_second": 45.0,  # nine of the ten steps' tokens in 18 seconds
             "examples_per_second": 4.5,
             "time": 18.0,
@@ -107,15 +106,15 @@ def test_speed_leaves_out_compilation_and_pauses(tmp_path):
         clock.now += 15  # the first step compiles
         told.advance(41)
         clock.now += 3
-        told.report(44, {}, tokens=800, examples=4, slots=800)
+        told.report(44, {}, tokens=800, examples=4)
         told.advance(45)
         clock.now += 1
         with told.paused():
             clock.now += 100
         clock.now += 3
-        told.report(48, {}, tokens=800, examples=4, slots=800)
+        told.report(48, {}, tokens=800, examples=4)
         clock.now += 2
-        told.report(50, {}, tokens=800, examples=4, slots=800)
+        told.report(50, {}, tokens=800, examples=4)
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert [row["tokens_per_second"] for row in rows] == pytest.approx([200, 200, 400])
     assert [row["examples_per_second"] for row in rows] == pytest.approx([1, 1, 2])
@@ -127,9 +126,9 @@ def test_no_speed_of_the_first_step(tmp_path):
     with telemetry(tmp_path, clock=(clock := Clock())) as told:
         clock.now += 1
         told.advance(1)
-        told.report(1, {"loss": 1.0}, 10, 1, 10)
+        told.report(1, {"loss": 1.0}, 10, 1)
         clock.now += 1
-        told.report(2, {"loss": 1.0}, 10, 1, 10)
+        told.report(2, {"loss": 1.0}, 10, 1)
     first, second = read_metrics(tmp_path / "metrics.jsonl")
     assert not {"tokens_per_second", "examples_per_second", "mfu"} & first.keys()
     assert second["tokens_per_second"] == 10 and "mfu" not in second
@@ -141,7 +140,7 @@ def test_plain_lines(tmp_path):
         for step in range(1, 101):
             told.advance(step)
             clock.now += 0.5
-        told.report(100, {"loss": 2.3451}, 623_500, 10, 700_000)
+        told.report(100, {"loss": 2.3451}, 623_500, 10)
         told.note("50 % [bold] $done$")
         told.score(100, {"validation/loss": 1.23456, "validation/bleu": 12345.6})
     speed = f"{99 / 100 * 623_500 / 50:,.0f}"
@@ -159,7 +158,7 @@ def test_eta_of_hours(tmp_path):
         told.advance(1)
         clock.now += 60.0
         told.advance(2)
-        told.report(2, {"loss": 1.0}, 1, 1, 1)
+        told.report(2, {"loss": 1.0}, 1, 1)
     assert stream.getvalue().endswith("ETA 1:40:00\n")
 
 
@@ -172,7 +171,7 @@ def test_live_bar(tmp_path, monkeypatch):
         told.advance(1)
         clock.now += 99
         told.advance(100)
-        told.report(100, {"loss": 2.3451}, 1_250_000, 10, 1_300_000)
+        told.report(100, {"loss": 2.3451}, 1_250_000, 10)
         told.note("[red]ten :smile: words[/red] " + "x" * 200)
         clock.now += 1
         told.advance(101)
@@ -196,7 +195,7 @@ def test_bar_is_gone_after_an_error(tmp_path, monkeypatch):
 def test_dumb_terminal_gets_lines(tmp_path, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     with telemetry(tmp_path, stream=(stream := Terminal())) as told:
-        told.report(1, {"loss": 1.0}, 1, 1, 1)
+        told.report(1, {"loss": 1.0}, 1, 1)
     assert stream.getvalue() == "step 1/100  loss 1.000\n"
 
 
@@ -264,14 +263,14 @@ def test_no_file_no_lines(tmp_path):
 def test_not_finite_is_null_and_said_once(tmp_path):
     with telemetry(tmp_path, stream=(stream := io.StringIO())) as told:
         for step in (1, 2):
-            told.report(step, {"loss": float("nan"), "gradient_norm": float("inf")}, 1, 1, 1)
+            told.report(step, {"loss": float("nan"), "gradient_norm": float("inf")}, 1, 1)
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line, parse_constant=pytest.fail)
         assert row["train/loss"] is None and row["train/gradient_norm"] is None
     printed = stream.getvalue()
     assert printed.count("train/loss is nan at step 1") == printed.count("train/gradient_norm is inf at step 1") == 1
     assert printed.count("null") == 2 and "loss nan" in printed
-    assert {tag for _, tag, _ in scalars(tmp_path)} == {"padding_share"}
+    assert not scalars(tmp_path)
 
 
 def test_tensorboard_has_what_the_lines_have(tmp_path):

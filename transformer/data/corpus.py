@@ -79,7 +79,7 @@ def tokenize(examples: Sequence[Mapping[str, str]], vocabularies: Mapping[str, E
     values = {field: array.array("i") for field in vocabularies}  # grows in place: no second copy at the end
     lengths = {field: array.array("q", [0]) for field in vocabularies}
     for first in range(0, len(examples), CHUNK):
-        chunk = [examples[i] for i in range(first, min(first + CHUNK, len(examples)))]
+        chunk = examples[first : first + CHUNK]
         for field, vocabulary in vocabularies.items():
             for ids in vocabulary.encode_batch([example[field] for example in chunk]):
                 values[field].extend(ids)
@@ -108,7 +108,7 @@ def cached(path: Path, build: Callable[[], Mapping[str, Ragged]]) -> dict[str, R
                 f"{path}: cannot write the tokens: {error.strerror}; free space or choose another workdir"
             ) from error
     try:
-        names = sorted(f.name.removesuffix(".values.npy") for f in path.glob("*.values.npy"))
+        names = sorted({file.name.partition(".")[0] for file in path.glob("*.npy")})  # of either file: the other may be lost
         return {n: Ragged.open(str(path / f"{n}.values.npy"), str(path / f"{n}.offsets.npy")) for n in names}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:  # the last: a file without a byte
         raise UserError(f"{path}: cannot read the tokens kept there ({error}); delete the folder, it is made again") from error

@@ -62,10 +62,10 @@ def pack(lengths_NxA: np.ndarray, shape: tuple[int, ...]) -> Plan:
     Each row is begun with the example that is largest against the row, then filled with the type that has the greatest
     product with the room left (vector packing by dot product; Panigrahy et al. 2011): what fits the shape of the room.
     """
-    types_KxA, type_N, counts_K = np.unique(lengths_NxA, axis=0, return_inverse=True, return_counts=True)
-    type_N = type_N.reshape(-1)
     room = np.asarray(shape, np.int64)
-    assert not len(types_KxA) or np.all(types_KxA.max(axis=0) <= room)
+    lengths_N = np.ravel_multi_index(tuple(lengths_NxA.T), tuple(room + 1))  # one number each: sorts ten times as fast
+    lengths_K, type_N, counts_K = np.unique(lengths_N, return_inverse=True, return_counts=True)
+    types_KxA = np.stack(np.unravel_index(lengths_K, tuple(room + 1)), axis=1)
     left = counts_K.copy()
     size_K = np.max(types_KxA / room, axis=1, initial=0.0)
     by_size = np.argsort(-size_K, kind="stable")

@@ -15,6 +15,7 @@ from transformer.config import Data
 from transformer.data import packing
 from transformer.data.corpus import spread
 from transformer.data.objectives import Corpus, Objective
+from transformer.errors import UserError
 
 Batch = dict[str, np.ndarray]
 ORDER, COMPANY = 2, 3  # streams of randomness beside initialisation (0) and dropout (1)
@@ -30,6 +31,14 @@ class Batches(Sequence[Batch]):
     @property
     def padding(self) -> float:
         """Share of an epoch's slots, both sides, that hold no token."""
+        raise NotImplementedError
+
+    def __getitem__(self, number: int) -> Batch:  # type: ignore[override]
+        if number < 0 or not self.shuffle and number >= len(self):
+            raise IndexError(f"batch {number} of {len(self)}")
+        return self._batch(number)
+
+    def _batch(self, number: int) -> Batch:
         raise NotImplementedError
 
     def _generator(self, stream: int, *path: int) -> np.random.Generator:
@@ -80,7 +89,7 @@ class Packed(Batches):
     def __len__(self) -> int:
         return -(-self.plan.num_rows // self.rows)
 
-    def __getitem__(self, number: int) -> Batch:  # type: ignore[override]
+    def _batch(self, number: int) -> Batch:
         wanted = np.arange(number * self.rows, (number + 1) * self.rows)
         if not self.shuffle:
             wanted = wanted[wanted < self.plan.num_rows]
@@ -129,12 +138,10 @@ class Bucketed(Batches):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, number: int) -> Batch:  # type: ignore[override]
+    def _batch(self, number: int) -> Batch:
         epoch, place = divmod(number, len(self.numbers))
         if self.shuffle:
             place = int(self._generator(ORDER, epoch).permutation(len(self.numbers))[place])
-        elif epoch:
-            raise IndexError(number)
         which, part = self.numbers[place]
         bucket = self.buckets[which]
         members = bucket.members
@@ -150,32 +157,43 @@ def plan(
     """A split's batches, and notices. Rows of a batch are a multiple of `multiple` (devices x micro-batches).
 
     In training, examples above the objective's limits are dropped or cut as `data.too_long` says; elsewhere always cut:
-    evaluation never drops an example.
+    evaluation never drops an example. UserError: no example is left.
     """
     lengths_NxA, limits = objective.lengths(corpus), np.asarray(objective.limits)
     long_N, notices = np.any(lengths_NxA > limits, axis=1), []
     dropping = training and data.too_long == "drop"
     if long_N.any():
         what = "dropped (config.data.too_long=cut keeps their beginning)" if dropping else "cut"
-        limit = " or ".join(map(str, limits))
+        limit = " or ".join(f"{limit:,} {side.name}" for limit, side in zip(limits, objective.sides, strict=True))
         notices.append(f"{long_N.sum():,} of {len(long_N):,} examples are longer than {limit} tokens and were {what}")
+        if dropping and long_N.all():
+            raise UserError(f"{notices[0]}, so that none is left; or raise config.data.max_source_length, .max_target_length")
     kept = np.flatnonzero(~long_N) if dropping else np.arange(len(long_N))
     lengths_NxA = np.minimum(lengths_NxA[kept], limits)
     arguments = (corpus, objective, kept, seed, training)
-    if not len(kept):
-        raise ValueError("a split without examples")
+    slots = int(lengths_NxA[:, -1].max())
     if data.batching == "packed":
-        slots = data.row_length or max(LEAST_ROW, int(lengths_NxA[:, -1].max()))
-        rows = max(batch_tokens // slots // multiple, 1) * multiple
+        slots = data.row_length or max(LEAST_ROW, slots)
+    if slots * multiple > batch_tokens:
+        notices.append(
+            f"config.train.batch_tokens {batch_tokens:,} does not hold {multiple:,} rows of {slots:,}, one for each device and "
+            "micro-batch: batches are larger"
+        )
+    if data.batching == "packed":
         packed = packing.pack(lengths_NxA, packing.choose_shape(lengths_NxA, slots))
-        return Packed(*arguments, plan=packed, rows=rows), notices
+        return Packed(*arguments, plan=packed, rows=_rows(slots, batch_tokens, multiple)), notices
     bounds, chosen = packing.buckets(lengths_NxA, data.buckets), []
     which = np.searchsorted(bounds, lengths_NxA.max(axis=1))
     for number in range(len(bounds)):
         members = np.flatnonzero(which == number)
         shape = tuple(int(x) for x in lengths_NxA[members].max(axis=0))
-        chosen.append(Bucket(members, shape, max(batch_tokens // shape[-1] // multiple, 1) * multiple))
+        chosen.append(Bucket(members, shape, _rows(shape[-1], batch_tokens, multiple)))
     return Bucketed(*arguments, buckets=chosen, tokens=int(lengths_NxA.sum())), notices
+
+
+def _rows(slots: int, batch_tokens: int, multiple: int) -> int:
+    """Rows of a batch: as many as `batch_tokens` allow, `multiple` at least."""
+    return max(batch_tokens // slots // multiple, 1) * multiple
 
 
 class _From(Sequence[Batch]):

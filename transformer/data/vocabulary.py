@@ -4,6 +4,8 @@ Ids 0 to 3 are the special ones of `Facts` (padding, start, end, unknown), in ev
 """
 
 import abc
+import collections
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -99,7 +101,7 @@ class SentencePiece(Vocabulary):
         return self.processor.Encode(list(texts), out_type=int) if texts else []
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self.processor.DecodeIds([int(i) for i in ids if i >= UNKNOWN])
+        return self.processor.DecodeIds([int(i) for i in ids if i >= len(SPECIAL)])
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return [self.processor.IdToPiece(int(i)) for i in ids]
@@ -113,16 +115,14 @@ def train(data: Data, texts: Sequence[str], notice: Callable[[str], None]) -> Vo
     if data.vocabulary == "bytes":
         return Bytes()
     if data.vocabulary == "characters":
-        counts: dict[str, int] = {}
-        for text in texts:
-            for character in text:
-                counts[character] = counts.get(character, 0) + 1
+        counts = collections.Counter(itertools.chain.from_iterable(texts))
         frequent = sorted(counts, key=lambda c: (-counts[c], c))
         room = data.vocabulary_size - len(SPECIAL)
         if len(frequent) > room:
             notice(f"vocabulary: {len(frequent) - room} rare characters are unknown (config.data.vocabulary_size)")
-        return Characters(frequent[:room])
-    vocabulary = SentencePiece(_train_sentencepiece(data, texts))
+        vocabulary = Characters(frequent[:room])
+    else:
+        vocabulary = SentencePiece(_train_sentencepiece(data, texts))
     if vocabulary.size < data.vocabulary_size:
         notice(f"vocabulary: the text fills {vocabulary.size:,} entries of {data.vocabulary_size:,}")
     return vocabulary
@@ -175,7 +175,7 @@ def load(folder: Path, name: str) -> Vocabulary:
             return Characters(json.loads(path.read_text(encoding="utf-8")))
         if (folder / f"{name}.bytes").exists():
             return Bytes()
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{folder}: the vocabulary {name!r} cannot be read ({error}); train again in a new workdir") from error
     raise UserError(f"{folder}: there is no vocabulary {name!r}; the workdir is incomplete, train again in a new one")
 

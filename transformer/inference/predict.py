@@ -5,6 +5,7 @@ Reading a workdir is `load`; search itself is search.py. Letters: B sentences, S
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,12 @@ def load(path: str | Path, overrides: Mapping[str, str] | None = None) -> "Predi
     like = jax.eval_shape(lambda: families.init_params(model, objective, config.train.seed))
     steps = checkpoints.steps()[-settings.average :]
     if settings.checkpoint == "best":
-        best = checkpoints.best()
-        steps = steps[-1:] if best is None else [best]
+        if (best := checkpoints.best()) is None and steps:
+            raise UserError(
+                f"config.evaluate.checkpoint best: no checkpoint of {path} has {config.checkpoint.best_metric}; "
+                "set --config.evaluate.checkpoint=last"
+            )
+        steps = [] if best is None else [best]
     params = checkpoints_lib.average(checkpoints, steps, item, like)
     checkpoints.close()
     return Predictor(config, facts, model, params, vocabularies, steps)
@@ -81,26 +86,30 @@ class Predictor:
         self.config, self.facts, self.model, self.params = config, facts, model, params
         self.vocabularies, self.steps = vocabularies, tuple(steps)
         self.source_vocabulary, self.target_vocabulary = vocabularies["source"], vocabularies["target"]
-        self.notices: list[str] = []
+        self._cut: list[int] = []  # numbers, from 1, of the texts that the last call cut
         self._search = jax.jit(self._search_batch, static_argnames="max_length")
         self._logits = jax.jit(lambda params, batch: model.apply({"params": params}, batch))
 
     def translate(self, texts: Iterable[str]) -> Iterator[list[Output]]:
         """For each text, in order, its `search.n_best` hypotheses, best first. A blank text gives blank ones."""
-        size = self.config.search.batch_size
-        chunk: list[str] = []
-        for text in texts:
-            chunk.append(text)
-            if len(chunk) == size * CHUNK:
-                yield from self._chunk(chunk)
-                chunk = []
-        yield from self._chunk(chunk)
+        texts, first = iter(texts), 1
+        while chunk := list(itertools.islice(texts, self.config.search.batch_size * CHUNK)):
+            yield from self._chunk(chunk, first)
+            first += len(chunk)
+
+    @property
+    def notices(self) -> list[str]:
+        """What the user should be told of the last call."""
+        if not self._cut:
+            return []
+        count, limit = f"{len(self._cut):,} sentence{'s' * (len(self._cut) > 1)}", self.config.data.max_source_length
+        return [f"{count} cut to {limit} tokens (config.data.max_source_length), the first of them number {self._cut[0]:,}"]
 
     def logits(self, sources: Sequence[str], targets: Sequence[str]) -> list[np.ndarray]:
         """For each pair the logits TxN after start, target token 1, ..., T - 1 target tokens."""
-        facts = self.facts
-        source = [[*ids, facts.end] for ids in self.source_vocabulary.encode_batch(list(sources))]
-        inputs = [[facts.start, *ids] for ids in self.target_vocabulary.encode_batch(list(targets))]
+        if not sources:
+            return []
+        source, inputs = self._sources(sources), self._inputs(targets)
         source_tokens, source_segments = pad(source, max(map(len, source)))
         input_tokens, segments = pad(inputs, max(map(len, inputs)))
         batch = {"source": source_tokens, "source_segments": source_segments, "inputs": input_tokens, "segments": segments}
@@ -109,9 +118,7 @@ class Predictor:
 
     def attention(self, source: str, target: str) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
         """Weights by stack and kind, each LxHxTxS, and the pieces of source (end included) and target (start included)."""
-        facts = self.facts
-        source_ids = [*self.source_vocabulary.encode(self._clean(source)), facts.end]
-        input_ids = [facts.start, *self.target_vocabulary.encode(self._clean(target))]
+        [source_ids], [input_ids] = self._sources([source]), self._inputs([target])
         batch = {"source": jnp.asarray([source_ids]), "inputs": jnp.asarray([input_ids])}
         _, observed = self.model.apply({"params": self.params}, batch, mutable=["intermediates"])
         weights = {}
@@ -125,31 +132,46 @@ class Predictor:
         """As the training text was: stripped, and lowercased where that was asked."""
         return text.strip().lower() if self.config.data.lowercase else text.strip()
 
-    def _chunk(self, texts: list[str]) -> Iterator[list[Output]]:
-        if not texts:
-            return
-        config, facts = self.config, self.facts
-        limit, size = config.data.max_source_length, config.search.batch_size
+    def _sources(self, texts: Sequence[str], first: int = 1) -> list[list[int]]:
+        """What the encoder reads of each text, the end included; `first`: the number of the first text."""
+        limit = self.config.data.max_source_length
+        if first == 1:
+            self._cut = []
         ids = self.source_vocabulary.encode_batch([self._clean(text) for text in texts])
-        long = [n for n, tokens in enumerate(ids) if len(tokens) >= limit]
-        if long:
-            self.notices.append(
-                f"{len(long)} sentences have more than {limit} tokens (config.data.max_source_length) and were cut"
+        self._cut += [number for number, tokens in enumerate(ids, first) if len(tokens) >= limit]
+        return [[*tokens[: limit - 1], self.facts.end] for tokens in ids]
+
+    def _inputs(self, texts: Sequence[str]) -> list[list[int]]:
+        """What the decoder reads of each target, the start included. UserError: past the end of a positions table."""
+        inputs = [[self.facts.start, *ids] for ids in self.target_vocabulary.encode_batch([self._clean(t) for t in texts])]
+        longest, most = max(map(len, inputs)), self._most
+        if most is not None and longest > most:
+            raise UserError(
+                f"a target has {longest} tokens, the start included, and config.model.max_positions is {most}; shorten it"
             )
-        sources = [[*tokens[: limit - 1], facts.end] for tokens in ids]
+        return inputs
+
+    @property
+    def _most(self) -> int | None:
+        """Tokens that positions can be told of; none: any number."""
+        return self.config.model.max_positions if self.config.model.positions == "learned" else None
+
+    def _chunk(self, texts: list[str], first: int) -> Iterator[list[Output]]:
+        sources, size = self._sources(texts, first), self.config.search.batch_size
         blank = Output("", 0.0)
-        results = [[blank] * config.search.n_best for _ in texts]
-        order = sorted((n for n in range(len(texts)) if ids[n]), key=lambda n: len(sources[n]))
-        for first in range(0, len(order), size):
-            rows = order[first : first + size]
+        results = [[blank] * self.config.search.n_best for _ in texts]
+        order = sorted((n for n in range(len(texts)) if len(sources[n]) > 1), key=lambda n: len(sources[n]))
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
             for row, outputs in zip(rows, self._batch([sources[row] for row in rows]), strict=True):
                 results[row] = outputs
         yield from results
 
     def _batch(self, sources: list[list[int]]) -> list[list[Output]]:
         size, extra = self.config.search.batch_size, self.config.search.max_extra
-        length = round_length(max(map(len, sources)))
-        most = self.config.model.max_positions if self.config.model.positions == "learned" else length + extra
+        # No longer than any source may be: a table of positions may end there.
+        length = min(round_length(max(map(len, sources))), self.config.data.max_source_length)
+        most = self._most or length + extra
         tokens, segments = pad(sources + [[]] * (size - len(sources)), length)
         limits = np.array([min(len(s) + extra, most) for s in sources] + [0] * (size - len(sources)), np.int32)
         found = jax.device_get(self._search(self.params, tokens, segments, limits, max_length=min(length + extra, most)))

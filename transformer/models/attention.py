@@ -15,7 +15,7 @@ from absl import logging
 
 from transformer.config import Model
 from transformer.models.dropout import dropout
-from transformer.models.masks import Mask
+from transformer.models.masks import Mask, Side
 from transformer.models.positions import NoPositions
 
 Array = jax.Array
@@ -47,14 +47,14 @@ def attend(
     head. `bias` and `extra_values` are called with a block of scaled queries (of weights BxHxTxS) and both sides'
     positions. `backend`: "plain", "chunked" (blocks of `chunk` queries, each computed again in the backward pass:
     memory O(T)), or "library" (jax.nn.dot_product_attention, fused on some accelerators; no dropout, no
-    `extra_values`: these fall back to plain, and the log says so).
+    `extra_values`, no V other than K: these fall back to plain, and the log says so).
     """
     scale = jnp.asarray(scale, query_BxTxHxK.dtype)
     query_BxTxHxK = query_BxTxHxK * scale.reshape((1, 1, -1, 1))
-    if backend == "library" and (extra_values is not None or dropout_key is not None):
-        logging.log_first_n(
-            logging.INFO, "attention: the library's backend has no dropout and no values by position; using plain", 1
-        )
+    own_width = value_BxSxHxV.shape[-1] != query_BxTxHxK.shape[-1]
+    if backend == "library" and (extra_values is not None or dropout_key is not None or own_width):
+        message = "attention: the library's backend has no dropout, no values by position, no d_v but d_k; using plain"
+        logging.log_first_n(logging.INFO, message, 1)
         backend = "plain"
 
     def block(query: Array, block_mask: Mask, key: Array | None) -> Array:
@@ -197,6 +197,7 @@ class MultiHeadAttention(nn.Module):
         beams = rows // key.shape[0]
         if beams > 1:
             query = query.reshape(key.shape[0], beams * length, *query.shape[2:])
+            mask = Mask(Side(jnp.zeros((beams * length,), jnp.int32)), mask.key)  # beams see a source whole
         has_extra = type(positions).values is not NoPositions.values
         dropping = config.attention_dropout_rate > 0 and not self.deterministic
         heads_BxTxHxV = attend(

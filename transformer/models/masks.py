@@ -34,15 +34,16 @@ class Side:
 
 
 def causal(query: Side, key: Side) -> Array:
-    """A query sees keys at its own and earlier positions."""
-    return key.positions[..., None, :] <= query.positions[..., :, None]
+    """A query sees keys at its own and earlier positions: [B or 1] x T x S."""
+    seen = key.positions[..., None, :] <= query.positions[..., :, None]
+    return seen if seen.ndim == 3 else seen[None]
 
 
 def prefix(query: Side, key: Side) -> Array:
     """Causal, but everybody sees the keys of the prefix (prefix LM; Raffel et al. 2020, section 3.2.1)."""
     if key.prefix is None:
         return causal(query, key)
-    return causal(query, key) | key.prefix[..., None, :]
+    return causal(query, key) | key.prefix[:, None, :]
 
 
 def same_segment(query: Side, key: Side) -> Array:
@@ -66,10 +67,9 @@ class Mask:
     rule: str = struct.field(pytree_node=False, default="all")
 
     def booleans(self) -> Array | None:
-        """True where a query sees a key: [B or 1] x 1 x T x S, ready to broadcast over heads; None: all see all."""
+        """True where a query sees a key: [B or 1] x 1 x [T or 1] x S, ready to broadcast over heads; None: all see all."""
         rule = RULES[self.rule]
         parts = [rule(self.query, self.key)] if rule else []
-        parts = [part if part.ndim == 3 else part[None] for part in parts]
         if self.key.segments is not None:
             parts.append(same_segment(self.query, self.key))
         if not parts:

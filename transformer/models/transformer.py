@@ -82,7 +82,7 @@ class Stack(nn.Module):
                 layer,
                 variable_axes={"params": 0, "intermediates": 0},
                 split_rngs={"params": True, "dropout": True},
-                in_axes=(0, nn.broadcast),
+                in_axes=(0, nn.broadcast),  # type: ignore[arg-type]  (a tuple, as its docstring says)
                 length=self.num_layers,
                 unroll=min(config.unroll, self.num_layers),
             )
@@ -224,8 +224,9 @@ class EncoderDecoder(nn.Module):
         """Logits BxTxN after each of T >= 1 tokens, which follow those in the cache. `valid_BxT`: False: a token is padding."""
         valid = jnp.ones(tokens_BxT.shape, bool) if valid_BxT is None else valid_BxT
         cache, mask = advance_cache(cache, valid)
-        states, cache = self.decoder(self.target_embedding(tokens_BxT), mask, memory=memory, cache=cache)
-        return self.logits(states), finish_step(cache, valid)
+        states, new_cache = self.decoder(self.target_embedding(tokens_BxT), mask, memory=memory, cache=cache)
+        assert new_cache is not None
+        return self.logits(states), finish_step(new_cache, valid)
 
 
 def _positions(positions: Array | None, tokens_BxT: Array) -> Array:

@@ -30,11 +30,6 @@ class Runtime:
         """A state on the host or one device -> where steps want it."""
         if self.mode == "jit":
             return jax.device_put(state, self.devices[0])
-        return (
-            jax.device_put_replicated(state, self.devices) if hasattr(jax, "device_put_replicated") else self._replicate(state)
-        )
-
-    def _replicate(self, state: Any) -> Any:
         mesh = jax.sharding.Mesh(np.asarray(self.devices), (AXIS,))
         sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
         return jax.tree.map(
@@ -43,7 +38,7 @@ class Runtime:
 
     def single(self, placed: Any) -> Any:
         """The inverse of `place_state`: one copy, still on a device."""
-        return jax.tree.map(lambda x: x[0], placed) if self.mode == "pmap" else placed
+        return jax.tree.map(lambda x: x.addressable_data(0)[0], placed) if self.mode == "pmap" else placed
 
     def place_batch(self, batch: Batch) -> Any:
         """Rows cut over the devices; their number must be a multiple of `count`."""

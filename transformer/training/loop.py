@@ -75,7 +75,7 @@ def train(
     def report() -> None:
         if waiting is not None:
             number, metrics, held = waiting
-            telemetry.report(number, means(fetch(metrics)), **held, slots=0)
+            telemetry.report(number, means(fetch(metrics)), **held)
 
     for number, batch in enumerate(batches, first_step):
         state, metrics = step(state, place(batch))
@@ -84,11 +84,12 @@ def train(
         report()
         waiting, held = None, count(batch)
         counts.update(examples=held["examples"], tokens=held["tokens"])
-        last = done == settings.steps
+        last, stopping = done == settings.steps, bool(stop)  # asked once: a signal may come between saving and leaving
         if done % settings.log_every == 0 or last:
             padding = {"padding_share": 1 - held["filled"] / held["slots"]}
             waiting, counts = (done, metrics | padding, dict(counts)), Counter()
-        scoring, saving = done % settings.evaluate_every == 0 or last, done % config.checkpoint.every_steps == 0 or last or stop
+        scoring = done % settings.evaluate_every == 0 or last
+        saving = done % config.checkpoint.every_steps == 0 or last or stopping
         if scoring or saving:
             report()
             waiting = None
@@ -98,7 +99,7 @@ def train(
                     telemetry.score(done, scores)
                 if saving:
                     save(done, state, scores)
-        if stop or last:
+        if stopping or last:
             break
     report()
     return state, done

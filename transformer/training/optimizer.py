@@ -18,15 +18,19 @@ def peak_learning_rate(train: Train, model: Model) -> float:
 
 
 def make_schedule(train: Train, model: Model) -> optax.Schedule:
-    """Update number (from 0) -> learning rate. Linear warm-up to the peak, then `schedule`.
+    """Update number (from 0) -> learning rate. Linear warm-up to the peak at update `warmup_steps` - 1, then `schedule`.
 
-    rsqrt: peak * sqrt(warmup / step), the paper's equation 3; cosine and linear: down to 0 at `steps`.
+    rsqrt: peak * sqrt(warmup / step), the paper's equation 3, whose steps count from 1; cosine and linear: from the peak
+    down to 0 at update `steps`, the first that is not made.
     """
     peak, warmup = peak_learning_rate(train, model), train.warmup_steps
     rest = max(train.steps - warmup, 1)
 
-    def rsqrt(step: jax.Array) -> jax.Array:  # steps since the end of the warm-up
-        return peak * ((step + warmup) / warmup) ** -0.5
+    def warm_up(update: jax.Array) -> jax.Array:  # not from 0: the first update would do nothing
+        return peak * (update + 1) / warmup
+
+    def rsqrt(update: jax.Array) -> jax.Array:  # updates since the end of the warm-up
+        return peak * ((update + 1 + warmup) / warmup) ** -0.5
 
     after = {
         "rsqrt": rsqrt,
@@ -36,8 +40,7 @@ def make_schedule(train: Train, model: Model) -> optax.Schedule:
     }[train.schedule]
     if warmup == 0:
         return after
-    # The first update has step 1 of the warm-up: at 0 it would do nothing.
-    return optax.join_schedules([optax.linear_schedule(peak / warmup, peak, warmup - 1), lambda s: after(s + 1)], [warmup - 1])
+    return optax.join_schedules([warm_up, after], [warmup])
 
 
 def decay_mask(params: optax.Params) -> optax.Params:

@@ -93,7 +93,7 @@ def make_train_step(
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = state.average
-        if average is not None:
+        if average is not None and train.ema_decay is not None:
             average = optax.incremental_update(params, average, 1 - train.ema_decay)
         metrics = sums | {"gradient_norm": optax.tree.norm(gradients), "learning_rate": schedule(state.step)}
         return State(state.step + 1, params, optimizer_state, average), metrics

@@ -16,9 +16,8 @@ from typing import Any, Self, TextIO
 
 from transformer.errors import UserError
 
-# Fields that depend on the clock, or on where a run was stopped (the padding of the steps since the last report),
-# not on the training itself: leave them out of a comparison of two runs.
-TIMED = ("padding_share", "tokens_per_second", "examples_per_second", "mfu", "time")
+# Fields that depend on the clock, not on the training itself: leave them out of a comparison of two runs.
+TIMED = ("tokens_per_second", "examples_per_second", "mfu", "time")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -174,15 +173,13 @@ class Telemetry:
         finally:
             self._paused += self._clock() - begun
 
-    def report(self, step: int, metrics: Mapping[str, float], tokens: int, examples: int, slots: int) -> None:
-        """Training since the last report: `metrics` get the prefix "train/"; `tokens` of `slots` were no padding.
+    def report(self, step: int, metrics: Mapping[str, float], tokens: int, examples: int) -> None:
+        """`metrics` of update `step` get the prefix "train/"; `tokens` and `examples` are those since the last report.
 
         `tokens_per_second` and `examples_per_second` are absent where no step but the first was made yet.
         """
         now = self._clock()
         row = {f"train/{name}": float(value) for name, value in metrics.items()}
-        if slots:
-            row["padding_share"] = 1 - tokens / slots
         begun, since = self._measured
         seconds = now - since - self._paused
         if seconds > 0 and step > begun:

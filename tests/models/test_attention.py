@@ -1,0 +1,429 @@
+"""attend() against loops in fp64, its backends against each other, and the module around it against its formula."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer.config import Model
+from transformer.models import attention
+from transformer.models.attention import MemoryProjection, MultiHeadAttention, attend
+from transformer.models.masks import Mask, Side
+from transformer.models.positions import NoPositions, make
+
+B, T, S, H, K, V = 2, 5, 7, 3, 4, 6
+SLOPES = np.array([0.3, -0.2, 0.1], np.float32)
+DIRECTION = np.linspace(-0.3, 0.4, V, dtype=np.float32)
+
+
+def inputs(seed=0, rows=B, queries=T, keys=S, key_width=K, value_width=V, dtype=jnp.float32):
+    generator = np.random.default_rng(seed)
+    shapes = [(rows, queries, H, key_width), (rows, keys, H, key_width), (rows, keys, H, value_width)]
+    return [jnp.asarray(generator.normal(scale=1.5, size=shape), dtype) for shape in shapes]
+
+
+def side(positions, segments=None, prefix=None):
+    return Side(*(None if leaf is None else jnp.asarray(leaf) for leaf in (positions, segments, prefix)))
+
+
+# One side of each is shared by the batch (rank 1) or not (rank 2); the last two have queries that see nothing at all.
+PACKED = side([[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]], [[1, 1, 1, 2, 2], [1, 1, 2, 2, 2]])
+PACKED_KEYS = side([[0, 1, 2, 0, 1, 2, 0], [0, 1, 0, 1, 2, 0, 0]], [[1, 1, 1, 2, 2, 2, 0], [1, 1, 2, 2, 2, 0, 0]])
+SHARED, SHARED_KEYS = side(np.arange(2, 7)), side(np.arange(7))
+MASKS = {
+    "all": Mask(SHARED, SHARED_KEYS),
+    "padding": Mask(SHARED, side(np.arange(7), PACKED_KEYS.segments)),
+    "causal, shared": Mask(SHARED, SHARED_KEYS, "causal"),
+    "causal, packed": Mask(PACKED, PACKED_KEYS, "causal"),
+    "prefix, shared": Mask(SHARED, side(np.arange(7), None, [[False] * 4 + [True] * 2 + [False]] * B), "prefix"),
+    "prefix, packed": Mask(
+        PACKED, side(PACKED_KEYS.positions, PACKED_KEYS.segments, [[True, False] * 3 + [True]] * B), "prefix"
+    ),
+    "segments": Mask(PACKED, PACKED_KEYS),
+    "nothing, shared": Mask(side(np.arange(-3, 2)), SHARED_KEYS, "causal"),
+    "nothing, packed": Mask(side(PACKED.positions, [[1, 1, 3, 3, 2], [0, 0, 1, 1, 2]]), PACKED_KEYS, "causal"),
+}
+
+
+def loop(query, key, value, mask, scale, bias=None, extra=None):
+    """Equation 1 in fp64, a query and a head at a time; also the weights. `bias` and `extra` speak of one query and one key."""
+    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+    rows, queries, heads, _ = query.shape
+    seen = mask.booleans()
+    seen = np.broadcast_to(True if seen is None else seen, (rows, 1, queries, key.shape[1]))[:, 0]
+    at = [np.broadcast_to(x.positions, (rows, n)) for x, n in ((mask.query, queries), (mask.key, key.shape[1]))]
+    scale = np.broadcast_to(np.asarray(scale, np.float64), (heads,))
+    result, weights = np.zeros((*query.shape[:3], value.shape[-1])), np.zeros((rows, heads, queries, key.shape[1]))
+    for b, t, h in np.ndindex(rows, queries, heads):
+        visible = [s for s in range(key.shape[1]) if seen[b, t, s]]
+        q = query[b, t, h] * scale[h]
+        logits = [q @ key[b, s, h] + (bias(h, q, at[1][b, s] - at[0][b, t]) if bias else 0) for s in visible]
+        for s, logit in zip(visible, logits, strict=True):
+            weights[b, h, t, s] = math.exp(logit - max(logits)) / sum(math.exp(other - max(logits)) for other in logits)
+            added = extra(at[1][b, s] - at[0][b, t]) if extra else 0
+            result[b, t, h] += weights[b, h, t, s] * (value[b, s, h] + added)
+    return result, weights
+
+
+def distances(query_positions, key_positions):
+    distance = (key_positions[..., None, :] - query_positions[..., :, None]).astype(jnp.float32)
+    return distance if distance.ndim == 3 else distance[None]
+
+
+def some_bias(query_BxTxHxK, query_positions, key_positions):
+    content = jnp.moveaxis(query_BxTxHxK[..., :1] ** 2, 1, 2)
+    return content + SLOPES[None, :, None, None] * distances(query_positions, key_positions)[:, None]
+
+
+def some_values(weights_BxHxTxS, query_positions, key_positions):
+    moved = jnp.sum(weights_BxHxTxS * distances(query_positions, key_positions)[:, None], axis=-1)
+    return jnp.moveaxis(moved, 1, 2)[..., None] * DIRECTION[None, None, None]
+
+
+LOOP_EXTRAS = {"bias": lambda h, q, distance: q[0] ** 2 + SLOPES[h] * distance, "extra": lambda distance: distance * DIRECTION}
+
+
+@functools.partial(jax.jit, static_argnames=("bias", "extra_values", "backend", "chunk"))
+def compiled(query, key, value, mask, scale, **keywords):
+    return attend(query, key, value, mask, scale=scale, **keywords)
+
+
+@pytest.mark.parametrize("extras", [False, True], ids=["plain", "bias and values"])
+@pytest.mark.parametrize("name", MASKS)
+def test_attend_is_the_loop(name, extras):
+    arguments = (*inputs(), MASKS[name], 0.7)
+    result = compiled(*arguments, bias=some_bias if extras else None, extra_values=some_values if extras else None)
+    expected, weights = loop(*arguments, **(LOOP_EXTRAS if extras else {}))
+    assert (weights.sum(-1) == 0).any() == name.startswith("nothing")
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1 / math.sqrt(K), 1.0, 1 / K, np.array([0.5, 2.0, -0.1])], ids=str)
+def test_attend_scales_logits(scale):
+    arguments = (*inputs(), MASKS["causal, shared"], scale)
+    np.testing.assert_allclose(compiled(*arguments), loop(*arguments)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["causal, packed", "nothing, packed"])
+def test_gradients_are_the_loops_differences(name):
+    (query, key, value), scale = inputs(), np.array([0.5, 1.0, 0.3], np.float32)
+    generator = np.random.default_rng(7)
+    direction = [generator.normal(size=np.shape(x)) for x in (query, key, value, scale)]
+    cotangent = generator.normal(size=(B, T, H, V))
+
+    def total(*arguments):
+        return jnp.sum(attend(*arguments[:3], MASKS[name], scale=arguments[3], bias=some_bias) * jnp.asarray(cotangent))
+
+    gradients = jax.jit(jax.grad(total, argnums=(0, 1, 2, 3)))(query, key, value, jnp.asarray(scale))
+    step = 1e-6
+
+    def moved(sign):
+        q, k, v, s = (
+            np.asarray(x, np.float64) + sign * step * d for x, d in zip((query, key, value, scale), direction, strict=True)
+        )
+        return np.sum(loop(q, k, v, MASKS[name], s, bias=LOOP_EXTRAS["bias"])[0] * cotangent)
+
+    along = sum(np.sum(np.asarray(g, np.float64) * d) for g, d in zip(gradients, direction, strict=True))
+    np.testing.assert_allclose(along, (moved(1) - moved(-1)) / (2 * step), rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("backend", ["plain", "chunked", "library"])
+@pytest.mark.parametrize("name", ["nothing, shared", "nothing, packed"])
+def test_a_query_that_sees_nothing_gives_zeros_and_no_gradient(name, backend, dtype):
+    mask = MASKS[name]
+    blind = ~np.broadcast_to(np.asarray(mask.booleans()).any(-1)[:, 0], (B, T))
+    assert blind.any() and not blind.all()
+
+    def total(query, key, value):
+        result = attend(query, key, value, mask, scale=0.5, bias=some_bias, backend=backend, chunk=2)
+        return 1e6 * jnp.sum(result.astype(jnp.float32) * jnp.arange(K)[None, None, None]), result
+
+    gradient = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))
+    gradients, result = gradient(*inputs(value_width=K, dtype=dtype))
+    assert np.all(np.asarray(result)[blind] == 0)
+    assert np.all(np.asarray(gradients[0])[blind] == 0)
+    assert np.any(np.asarray(gradients[0])[~blind] != 0)
+    assert all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in gradients)
+
+
+def test_softmax_is_in_fp32_whatever_the_inputs():
+    query, key, value = inputs(keys=600, queries=4, dtype=jnp.bfloat16)
+    # 600 equal weights: a sum in bfloat16 would stop at 256.
+    result = compiled(query * 0, key, jnp.ones_like(value), Mask(side(np.arange(4)), side(np.arange(600))), 1.0)
+    assert result.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(result, np.float32), 1, atol=0.01)
+
+
+# --- backends --------------------------------------------------------------------------------------------------------
+
+
+def random_mask(rows, queries, keys, rank):
+    """Causal, and in segments where rank is 2; some queries see nothing."""
+    generator = np.random.default_rng(3)
+    if rank == 1:
+        return Mask(side(np.arange(-2, queries - 2)), side(np.arange(keys)), "causal")
+    sides = [
+        side(generator.integers(0, 9, (rows, length)), np.sort(generator.integers(low, 3, (rows, length))))
+        for length, low in ((queries, 1), (keys, 0))
+    ]
+    return Mask(*sides, "causal")
+
+
+def with_gradients(kind, mask, arguments, **settings):
+    """Result and gradients, of the positions' tables too, for a kind's hooks as MultiHeadAttention hands them over."""
+    key_width, value_width = arguments[0].shape[-1], arguments[2].shape[-1]
+    model = Model(d_model=12, num_heads=H, d_k=key_width, d_v=value_width, positions=kind, shaw_clip=3, t5_max_distance=16)
+    positions = make(model, bidirectional=False)
+    generator = np.random.default_rng(5)
+    tables = {n: jnp.asarray(generator.normal(size=shape), jnp.float32) for n, (_, shape) in positions.parameters().items()}
+    cotangent = jnp.asarray(generator.normal(size=(*arguments[0].shape[:-1], value_width)), jnp.float32)
+
+    @jax.jit
+    @functools.partial(jax.grad, argnums=(0, 1, 2, 3), has_aux=True)
+    def run(query, key, value, tables):
+        bias = extra_values = None
+        if kind != "none":
+            bias = functools.partial(positions.logits, tables)
+        if kind == "shaw":
+            extra_values = functools.partial(positions.values, tables)
+        result = attend(query, key, value, mask, scale=0.4, bias=bias, extra_values=extra_values, **settings)
+        return jnp.sum(result * cotangent), result
+
+    return run(*arguments, tables)
+
+
+def assert_close(left, right, atol=1e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), left, right)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank", "queries"),
+    [
+        ("none", 1, 8),
+        ("none", 2, 9),
+        ("none", 1, 5),
+        ("none", 2, 3),
+        ("alibi", 2, 9),
+        ("t5", 2, 10),
+        ("shaw", 2, 9),
+        ("shaw", 1, 6),
+    ],
+)
+def test_chunked_is_plain(kind, rank, queries):
+    mask, arguments = random_mask(B, queries, 11, rank), inputs(queries=queries, keys=11)
+    assert (~np.asarray(mask.booleans()).any(-1)).any()
+    plain = with_gradients(kind, mask, arguments)
+    assert_close(with_gradients(kind, mask, arguments, backend="chunked", chunk=4), plain)
+
+
+def test_chunked_without_a_mask_is_plain():
+    arguments = inputs(queries=9)
+    mask = Mask(side(np.arange(9)), SHARED_KEYS)
+    assert_close(with_gradients("none", mask, arguments, backend="chunked", chunk=4), with_gradients("none", mask, arguments))
+
+
+def test_chunked_never_holds_all_weights():
+    query, key, value = inputs(queries=64, keys=64)
+    mask = Mask(side(np.arange(64)), side(np.arange(64)), "causal")
+
+    def total(query, backend):
+        return jnp.sum(attend(query, key, value, mask, scale=1.0, backend=backend, chunk=8))
+
+    whole = f"{B},{H},64,64]"
+    assert whole in str(jax.make_jaxpr(jax.grad(lambda q: total(q, "plain")))(query))
+    assert whole not in str(jax.make_jaxpr(jax.grad(lambda q: total(q, "chunked")))(query))
+
+
+@pytest.mark.parametrize(("kind", "rank"), [("none", 1), ("none", 2), ("alibi", 2), ("t5", 1), ("t5", 2)])
+def test_the_librarys_is_plain(kind, rank):
+    mask, arguments = random_mask(B, T, S, rank), inputs(value_width=K)
+    assert (~np.asarray(mask.booleans()).any(-1)).any()
+    plain = with_gradients(kind, mask, arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "weighted_values", None)  # plain cannot have run
+        library = with_gradients(kind, mask, arguments, backend="library")
+    assert_close(library, plain)
+
+
+def test_the_librarys_without_a_mask_is_plain():
+    arguments = (*inputs(value_width=K), MASKS["all"], 0.7)
+    assert_close(compiled(*arguments, backend="library"), compiled(*arguments))
+
+
+@pytest.mark.parametrize("why", ["values by position", "width of values", "dropout"])
+def test_the_librarys_falls_back_to_plain_where_it_cannot(why):
+    width = V if why == "width of values" else K
+    keywords = {"dropout_rate": 0.5, "dropout_key": jax.random.key(1)} if why == "dropout" else {}
+    if why == "values by position":
+        keywords["extra_values"] = lambda weights, *_: jnp.moveaxis(weights[..., :K], 1, 2)
+    arguments = (*inputs(value_width=width), MASKS["causal, packed"])
+    plain = attend(*arguments, scale=0.7, **keywords)
+    np.testing.assert_array_equal(attend(*arguments, scale=0.7, backend="library", **keywords), plain)
+
+
+def test_auto_is_chunked_for_long_queries():
+    assert [attention.choose_backend("auto", length) for length in (1023, 1024)] == ["plain", "chunked"]
+    assert attention.choose_backend("library", 4096) == "library"
+
+
+# --- dropout ---------------------------------------------------------------------------------------------------------
+
+
+def dropped_weights(key, rate=0.3, backend="plain", generator="hash", rows=2, length=24):
+    """Attention's weights after dropout times their number, BxTxHxS: all weights are equal, and values are unit vectors."""
+    query = jnp.zeros((rows, length, H, K))
+    units = jnp.broadcast_to(jnp.eye(length)[None, :, None], (rows, length, H, length))
+    mask = Mask(side(np.arange(length)), side(np.arange(length)))
+    settings = {"dropout_rate": rate, "dropout_key": key, "dropout_generator": generator, "backend": backend, "chunk": 9}
+    return length * np.asarray(jax.jit(lambda q: attend(q, query, units, mask, scale=1.0, **settings))(query))
+
+
+@pytest.mark.parametrize("generator", ["hash", "threefry"])
+@pytest.mark.parametrize("backend", ["plain", "chunked"])
+def test_dropout_takes_its_share_of_the_weights(backend, generator):
+    weights = dropped_weights(jax.random.key(0), backend=backend, generator=generator)
+    kept = weights != 0
+    np.testing.assert_allclose(weights[kept], 1 / 0.7, rtol=1e-5)
+    error = math.sqrt(0.3 * 0.7 / kept.size)
+    assert abs(kept.mean() - 0.7) < 4 * error
+    # Rows, queries, heads and keys draw apart: no two slices along an axis are the same, or nearly.
+    for axis in range(4):
+        slices = np.moveaxis(kept, axis, 0).reshape(kept.shape[axis], -1).astype(int)
+        shares = [np.mean(a == b) for i, a in enumerate(slices) for b in slices[:i]]
+        assert max(shares) < 0.58 + 5 * math.sqrt(0.25 / slices.shape[1])
+
+
+@pytest.mark.parametrize("backend", ["plain", "chunked"])
+def test_dropout_is_a_function_of_its_key(backend):
+    weights = [dropped_weights(jax.random.key(seed), backend=backend) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(weights[0], weights[1])
+    assert np.mean((weights[0] != 0) == (weights[2] != 0)) < 0.7
+    assert np.all(dropped_weights(None, backend=backend) == pytest.approx(1))
+
+
+@pytest.mark.parametrize("backend", ["plain", "chunked"])
+def test_the_backward_pass_drops_what_the_forward_pass_dropped(backend):
+    arguments = inputs(queries=9)
+    mask = Mask(side(np.arange(9)), SHARED_KEYS)
+
+    def total(value):
+        keywords = {"dropout_rate": 0.5, "dropout_key": jax.random.key(2), "backend": backend, "chunk": 4}
+        return jnp.sum(attend(*arguments[:2], value, mask, scale=1.0, **keywords) ** 2) / 2
+
+    # Attention is linear in its values, so that half its square has the gradient's product with the values as its double.
+    amount, gradient = jax.jit(jax.value_and_grad(total))(arguments[2])
+    np.testing.assert_allclose(2 * amount, jnp.sum(gradient * arguments[2]), rtol=1e-5)
+
+
+# --- the module ------------------------------------------------------------------------------------------------------
+
+WIDTH = 8
+
+
+def projected(x, parameters):
+    return np.einsum("...d,dhk->...hk", x, parameters["kernel"], dtype=np.float64) + parameters.get("bias", 0)
+
+
+def head_norm(x, parameters, epsilon=1e-6):
+    return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + epsilon) * parameters["scale"]
+
+
+def build(draw, cross=False, **settings):
+    config = Model(d_model=WIDTH, num_heads=H, d_k=K, d_v=V, positions="none", **settings)
+    module = MultiHeadAttention(config, NoPositions(), jax.nn.initializers.zeros, cross)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(B, T, WIDTH)), jnp.float32)
+    memory = inputs(keys=S)[1:] if cross else None
+    mask = Mask(PACKED, PACKED_KEYS if cross else PACKED, "all" if cross else "causal")
+    return module, draw(module, x, mask, memory=memory), x, mask, memory
+
+
+def module_loop(parameters, config, x, mask, memory=None, gates=None):
+    """The module's formula: projections, each head's attention, and the sum over heads of its part of W^O."""
+    parameters = jax.tree.map(np.asarray, parameters)
+    query = projected(np.asarray(x), parameters["query"])
+    key, value = memory or (projected(np.asarray(x), parameters[name]) for name in ("key", "value"))
+    if config.qk_norm:
+        query = head_norm(query, parameters["query_norm"])
+        key = key if memory else head_norm(key, parameters["key_norm"])
+    scale = {"1/sqrt(d_k)": 0.5, "none": 1, "1/d_k": 0.25, "learned": parameters.get("scale")}[config.attention_scale]
+    heads, weights = loop(query, key, value, mask, scale)
+    gates = np.ones(H) if gates is None else gates
+    output = sum(gates[h] * heads[:, :, h] @ parameters["output"]["kernel"][h] for h in range(H))
+    return output + parameters["output"].get("bias", 0), weights
+
+
+@pytest.mark.parametrize(
+    ("cross", "settings"),
+    [
+        (False, {}),
+        (True, {}),
+        (False, {"attention_scale": "none", "qk_norm": True}),
+        (True, {"attention_scale": "1/d_k", "qk_norm": True, "attention_bias": False}),
+        (False, {"attention_scale": "learned", "attention_bias": False}),
+    ],
+)
+def test_module_is_its_formula(draw, cross, settings):
+    module, variables, x, mask, memory = build(draw, cross, **settings)
+    gates = np.array([1.0, 0.0, 0.5], np.float32)
+
+    def run(gates):
+        return module.apply(variables, x, mask, memory=memory, gates_H=gates, mutable=["intermediates"])
+
+    (output, cache), state = jax.jit(run)(gates)
+    expected, weights = module_loop(variables["params"], module.config, x, mask, memory, gates)
+    assert cache is None
+    np.testing.assert_allclose(output, expected, atol=2e-5)
+    np.testing.assert_allclose(state["intermediates"]["weights"][0], weights, atol=1e-5)
+    if settings.get("attention_bias") is False:
+        assert not [path for path, _ in jax.tree.leaves_with_path(variables) if path[-1].key == "bias"]
+
+
+def test_a_learned_scale_starts_at_the_papers(draw):
+    module, variables, x, mask, _ = build(draw, attention_scale="learned")
+    scale = jax.eval_shape(module.init, jax.random.key(0), x, mask)["params"]["scale"]
+    assert scale.shape == (H,)
+    np.testing.assert_allclose(jax.jit(module.init)(jax.random.key(0), x, mask)["params"]["scale"], 0.5)
+
+
+def test_a_gate_of_zero_is_a_head_removed(draw):
+    module, variables, x, mask, _ = build(draw)
+    parameters = variables["params"]
+    without = parameters | {"output": parameters["output"] | {"kernel": parameters["output"]["kernel"].at[1].set(0)}}
+    gated, _ = module.apply(variables, x, mask, gates_H=jnp.array([1.0, 0.0, 1.0]))
+    removed, _ = module.apply({"params": without}, x, mask)
+    np.testing.assert_allclose(gated, removed, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["plain", "chunked", "library"])
+def test_keys_of_a_sentence_serve_all_its_beams(draw, backend):
+    module, variables, x, _, memory = build(draw, cross=True, attention_backend=backend, attention_chunk=4)
+    beams = 3
+    x_beams = jnp.asarray(np.random.default_rng(1).normal(size=(B * beams, 2, WIDTH)), jnp.float32)
+    positions = jnp.broadcast_to(jnp.arange(2), (B * beams, 2))
+    together = jax.jit(lambda x, mask: module.apply(variables, x, mask, memory=memory)[0])(
+        x_beams, Mask(Side(positions), PACKED_KEYS)
+    )
+    for row in range(B * beams):
+        sentence = slice(row // beams, row // beams + 1)
+        mask = Mask(Side(positions[row : row + 1]), jax.tree.map(lambda leaf, s=sentence: leaf[s], PACKED_KEYS))
+        alone, _ = module_loop(variables["params"], module.config, x_beams[row : row + 1], mask, [m[sentence] for m in memory])
+        np.testing.assert_allclose(together[row : row + 1], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_memory_is_each_layers_projection_of_the_states(draw, norm):
+    module = MemoryProjection(Model(d_model=WIDTH, num_heads=H, d_k=K, d_v=V, qk_norm=norm), 3, jax.nn.initializers.zeros)
+    states = jnp.asarray(np.random.default_rng(0).normal(size=(B, S, WIDTH)), jnp.float32)
+    variables = draw(module, states)
+    keys, values = jax.jit(module.apply)(variables, states)
+    assert keys.shape == (3, B, S, H, K) and values.shape == (3, B, S, H, V)
+    parameters = jax.tree.map(np.asarray, variables["params"])
+    for layer in range(3):
+        mine = jax.tree.map(lambda leaf, i=layer: leaf[i], parameters)
+        key, value = (projected(states, {"kernel": mine[f"{n}_kernel"], "bias": mine[f"{n}_bias"]}) for n in ("key", "value"))
+        np.testing.assert_allclose(keys[layer], head_norm(key, mine["key_norm"]) if norm else key, atol=1e-5)
+        np.testing.assert_allclose(values[layer], value, atol=1e-5)

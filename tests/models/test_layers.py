@@ -1,0 +1,221 @@
+"""Norms, activations, the wiring of a layer, and initialisers, each against its formula."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer.config import Facts, Model
+from transformer.models.attention import MultiHeadAttention
+from transformer.models.layers import ACTIVATIONS, FeedForward, Layer, make_norm
+from transformer.models.masks import Mask, Side
+from transformer.models.positions import NoPositions
+from transformer.models.transformer import EncoderDecoder
+
+B, T, D, F = 2, 5, 8, 12
+
+
+def states(seed=0, shift=0.5):
+    return jnp.asarray(np.random.default_rng(seed).normal(loc=shift, scale=2.0, size=(B, T, D)), jnp.float32)
+
+
+def normed(x, parameters, kind, epsilon=1e-6):
+    """Layer norm: (x - mean) / deviation; RMS norm: x / root of the mean square; times the factor, plus the bias."""
+    x = np.asarray(x, np.float64)
+    centred = x if kind == "rms" else x - x.mean(-1, keepdims=True)
+    result = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon) * np.asarray(parameters["scale"])
+    return result + np.asarray(parameters.get("bias", 0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "bias", "epsilon"), [("layer", True, 1e-6), ("layer", False, 1e-6), ("layer", True, 0.5), ("rms", True, 0.5)]
+)
+def test_norms(draw, kind, bias, epsilon):
+    norm, x = make_norm(Model(norm_kind=kind, norm_bias=bias, norm_epsilon=epsilon), "norm"), states()
+    variables = draw(norm, x)
+    assert ("bias" in variables["params"]) == (bias and kind == "layer")
+    np.testing.assert_allclose(norm.apply(variables, x), normed(x, variables["params"], kind, epsilon), atol=1e-5)
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def tanh_gelu(x):
+    return 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def erf_gelu(x):
+    return 0.5 * x * (1 + math.erf(x / math.sqrt(2)))
+
+
+# name -> (function, gated)
+FORMULAS = {
+    "relu": (lambda x: max(0.0, x), False),
+    "gelu": (erf_gelu, False),
+    "gelu_tanh": (tanh_gelu, False),
+    "silu": (lambda x: x * sigmoid(x), False),
+    "geglu": (erf_gelu, True),
+    "geglu_tanh": (tanh_gelu, True),
+    "swiglu": (lambda x: x * sigmoid(x), True),
+}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("activation", FORMULAS)
+def test_feed_forward_is_its_formula(draw, activation, bias):
+    module, x = FeedForward(Model(d_model=D, d_ff=F, activation=activation, ff_bias=bias), deterministic=True), states()
+    variables = draw(module, x)
+    function, gated = FORMULAS[activation]
+
+    def dense(name, x):
+        parameters = variables["params"][name]
+        assert ("bias" in parameters) == bias
+        return np.asarray(x) @ np.asarray(parameters["kernel"], np.float64) + np.asarray(parameters.get("bias", 0))
+
+    hidden = np.vectorize(function)(dense("inner", x))
+    if gated:
+        hidden = hidden * dense("gate", x)
+    assert ("gate" in variables["params"]) == gated
+    np.testing.assert_allclose(module.apply(variables, x), dense("outer", hidden), atol=1e-4)
+
+
+def test_every_activation_has_its_formula_here():
+    assert set(FORMULAS) == set(ACTIVATIONS)
+
+
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+@pytest.mark.parametrize("order", ["post", "pre"])
+def test_sublayers_are_wired_in_their_order(draw, order, kind):
+    config = Model(d_model=D, d_ff=F, num_heads=2, norm_order=order, norm_kind=kind)
+    layer, mask = Layer(config, NoPositions(), True, True), Mask(Side(jnp.arange(T)), Side(jnp.arange(T)), "causal")
+    memory = tuple(states(seed).reshape(B, T, 2, D // 2) for seed in (1, 2))
+    shared = {"mask": mask, "cross_mask": Mask(mask.query, mask.key)}
+    variables = draw(layer, states(), {"memory": memory}, shared)
+    parameters = variables["params"]
+
+    def attention(name, cross, x):
+        module = MultiHeadAttention(config, NoPositions(), jax.nn.initializers.zeros, cross)
+        given = {"mask": shared["cross_mask"], "memory": memory} if cross else {"mask": mask}
+        return module.apply({"params": parameters[name]}, jnp.asarray(x, jnp.float32), **given)[0]
+
+    def feed_forward(x):
+        return FeedForward(config, True).apply({"params": parameters["feed_forward"]}, jnp.asarray(x, jnp.float32))
+
+    expected = np.asarray(states(), np.float64)
+    for name, function in {
+        "self_attention": lambda x: attention("self_attention", False, x),
+        "cross_attention": lambda x: attention("cross_attention", True, x),
+        "feed_forward": feed_forward,
+    }.items():
+        norm = parameters[f"{name}_norm"]
+        if order == "post":
+            expected = normed(expected + function(expected), norm, kind)
+        else:
+            expected = expected + function(normed(expected, norm, kind))
+    output, cache = jax.jit(layer.apply)(variables, states(), {"memory": memory}, shared)
+    assert cache is None
+    np.testing.assert_allclose(output, expected, atol=1e-4)
+
+
+def test_dropout_stands_where_the_paper_has_it():
+    """On embedded inputs and on each sub-layer's output, before the residual; elsewhere where a setting says so."""
+
+    def places(**rates):
+        config = Model(num_encoder_layers=1, num_decoder_layers=1, d_model=8, d_ff=8, num_heads=2, **rates)
+        network = EncoderDecoder(config, Facts(9, 9, 9, 9))
+        batch = {"source": jnp.ones((1, 3), jnp.int32), "inputs": jnp.ones((1, 2), jnp.int32)}
+        variables = jax.eval_shape(network.init, jax.random.key(0), batch)
+        keys = {"dropout": jax.random.key(1)}
+        program = jax.make_jaxpr(lambda v: network.apply(v, batch, deterministic=False, rngs=keys))(variables)
+        return str(program).count("random_fold_in")
+
+    def rates(**given):
+        return {"dropout_rate": 0.0, "attention_dropout_rate": 0.0, "activation_dropout_rate": 0.0} | given
+
+    none = places(**rates())
+    assert places(**rates(dropout_rate=0.1)) - none == 2 + 2 + 3
+    assert places(**rates(attention_dropout_rate=0.1)) - none == 1 + 2
+    assert places(**rates(activation_dropout_rate=0.1)) - none == 1 + 1
+
+
+# --- initialisers ----------------------------------------------------------------------------------------------------
+
+WIDTH, INNER, HEADS, KEY, VALUE, ROWS = 64, 160, 2, 24, 40, 300
+FANS = {  # inputs and outputs of each kernel
+    ("query", "kernel"): (WIDTH, HEADS * KEY),
+    ("key", "kernel"): (WIDTH, HEADS * KEY),
+    ("value", "kernel"): (WIDTH, HEADS * VALUE),
+    ("output", "kernel"): (HEADS * VALUE, WIDTH),
+    ("inner", "kernel"): (WIDTH, INNER),
+    ("gate", "kernel"): (WIDTH, INNER),
+    ("outer", "kernel"): (INNER, WIDTH),
+    ("memory", "key_kernel"): (WIDTH, HEADS * KEY),
+    ("memory", "value_kernel"): (WIDTH, HEADS * VALUE),
+    ("logits", "kernel"): (WIDTH, ROWS),
+}
+KERNELS = {
+    "xavier_uniform": lambda inputs, outputs: math.sqrt(2 / (inputs + outputs)),
+    "fan_in": lambda inputs, outputs: math.sqrt(1 / inputs),
+    "normal": lambda inputs, outputs: 0.05,
+}
+EMBEDDINGS = {"1/sqrt(d_model)": WIDTH**-0.5, "normal": 0.05, "unit": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("initializer", "embedding_init"), [("xavier_uniform", "1/sqrt(d_model)"), ("fan_in", "unit"), ("normal", "normal")]
+)
+def test_initialisers_have_the_spread_that_is_stated(initializer, embedding_init):
+    config = Model(
+        num_encoder_layers=2,
+        num_decoder_layers=2,
+        d_model=WIDTH,
+        d_ff=INNER,
+        num_heads=HEADS,
+        d_k=KEY,
+        d_v=VALUE,
+        activation="geglu",
+        tying="none",
+        qk_norm=True,
+        logits_bias=True,
+        positions="learned",
+        max_positions=100,
+        initializer=initializer,
+        init_stddev=0.05,
+        embedding_init=embedding_init,
+    )
+    network = EncoderDecoder(config, Facts(ROWS, ROWS, ROWS, ROWS))
+    batch = {"source": jnp.ones((1, 2), jnp.int32), "inputs": jnp.ones((1, 2), jnp.int32)}
+    parameters = jax.jit(network.init)(jax.random.key(0), batch)["params"]
+    seen = set()
+    for path, leaf in jax.tree.leaves_with_path(parameters):
+        names = tuple(entry.key for entry in path)
+        if names[-1].endswith("bias"):
+            assert np.all(np.asarray(leaf) == 0), names
+        elif names[-1] == "scale":
+            assert np.all(np.asarray(leaf) == 1), names
+        else:
+            stddev = 0.05
+            if names[-1] == "table":
+                stddev = EMBEDDINGS[embedding_init]
+            elif names[-1] != "position_table":
+                seen.add(names[-2:])
+                stddev = KERNELS[initializer](*FANS[names[-2:]])
+                # Each layer has numbers of its own.
+                assert "layers" not in names or np.abs(leaf[0] - leaf[1]).mean() > stddev / 2, names
+            assert np.std(leaf) == pytest.approx(stddev, rel=0.03), names
+            assert abs(np.mean(leaf)) < 5 * stddev / math.sqrt(leaf.size), names
+            if initializer == "xavier_uniform" and names[-2:] in FANS:
+                assert np.abs(leaf).max() <= math.sqrt(6 / sum(FANS[names[-2:]])), names
+    assert seen == set(FANS)
+
+
+def test_seeds_give_parameters_apart():
+    layer = Layer(Model(d_model=D, d_ff=F, num_heads=2), NoPositions(), False, True)
+    side = Side(jnp.arange(T))
+    init = jax.jit(lambda key: layer.init(key, states(), {}, {"mask": Mask(side, side)})["params"]["feed_forward"])
+    first, again, other = (init(jax.random.key(seed))["inner"]["kernel"] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).min() > 0

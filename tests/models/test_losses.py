@@ -1,0 +1,161 @@
+"""Losses against a dense target in NumPy, and slices of tokens against all tokens at once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from transformer.models.attention import MASKED
+from transformer.models.losses import cross_entropy, in_chunks
+
+SIZE, ROWS = 11, 14  # entries of the vocabulary, and of its table
+
+
+def example(batch=3, length=5):
+    """Logits whose surplus entries are masked, targets, and weights of all kinds."""
+    draw = np.random.default_rng(0)
+    logits = 3 * draw.normal(size=(batch, length, ROWS)).astype(np.float32)
+    logits[..., SIZE:] = MASKED
+    targets = draw.integers(0, SIZE, (batch, length)).astype(np.int32)
+    weights = np.where(draw.random((batch, length)) < 0.3, 0, draw.random((batch, length)) * 2).astype(np.float32)
+    right = draw.random((batch, length)) < 0.4
+    logits[right, targets[right]] = 9.0
+    return logits, targets, weights
+
+
+def dense(logits, targets, weights, smoothing):
+    """The sums by the definition, -sum_k q_k log p_k, in float64."""
+    logits = logits[..., :SIZE].astype(np.float64)
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    log_p = np.log(powers / powers.sum(axis=-1, keepdims=True))
+    right = np.eye(SIZE)[targets]
+    q = (1 - smoothing) * right + smoothing / SIZE
+    correct = logits.argmax(axis=-1) == targets
+    sums = {"loss_sum": -(q * log_p).sum(axis=-1), "nll_sum": -(right * log_p).sum(axis=-1), "correct_sum": correct}
+    return {name: (value * weights).sum() for name, value in sums.items()} | {"weight_sum": weights.sum(dtype=np.float64)}
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
+def test_sums_of_a_dense_target(smoothing):
+    logits, targets, weights = example()
+    wanted = dense(logits, targets, weights, smoothing)
+    found = cross_entropy(*map(jnp.asarray, (logits, targets, weights)), smoothing, SIZE)
+    assert found.keys() == wanted.keys() and 0 < wanted["correct_sum"] < wanted["weight_sum"]
+    for name, value in wanted.items():
+        assert found[name].dtype == jnp.float32 and found[name].shape == ()
+        np.testing.assert_allclose(found[name], value, rtol=2e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_gradient_of_a_dense_target(smoothing):
+    logits, targets, weights = map(jnp.asarray, example())
+
+    def plain(logits):
+        q = (1 - smoothing) * jax.nn.one_hot(targets, SIZE) + smoothing / SIZE
+        return -jnp.sum(jnp.sum(q * jax.nn.log_softmax(logits[..., :SIZE]), axis=-1) * weights)
+
+    found = jax.grad(lambda x: cross_entropy(x, targets, weights, smoothing, SIZE)["loss_sum"])(logits)
+    np.testing.assert_allclose(found, jax.grad(plain)(logits), atol=1e-6)
+    assert not np.any(found[..., SIZE:])
+
+
+def test_bfloat16_logits_are_summed_in_fp32():
+    logits, targets, weights = example(20, 50)
+    logits = jnp.asarray(logits, jnp.bfloat16)
+    wanted = dense(np.asarray(logits, np.float32), targets, weights, 0.1)
+    found = cross_entropy(logits, jnp.asarray(targets), jnp.asarray(weights), 0.1, SIZE)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5)
+
+
+# --- slices ------------------------------------------------------------------------------------------------------------
+
+BATCH, LENGTH, WIDTH = 2, 7, 3
+
+
+def head():
+    """A head with two parameters, of which one does not touch the states; states and labels."""
+    draw = np.random.default_rng(1)
+    params = {"kernel": draw.normal(size=(WIDTH, ROWS)), "bias": draw.normal(size=ROWS)}
+    states = draw.normal(size=(BATCH, LENGTH, WIDTH))
+    _, targets, weights = example(BATCH, LENGTH)
+    params, states = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (params, states))
+    return params, states, (jnp.asarray(targets), jnp.asarray(weights))
+
+
+def sums(params, states, labels):
+    logits = jnp.einsum("btd,dn->btn", states, params["kernel"]) + params["bias"][None, None]
+    logits = jnp.where((jnp.arange(ROWS) < SIZE)[None, None], logits, MASKED)
+    return cross_entropy(logits, *labels, 0.1, SIZE)
+
+
+def close(found, wanted):
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, wanted)
+
+
+# Slices of 1 token (also where even one of every row is too much), of some that 7 is no multiple of, and all at once.
+@pytest.mark.parametrize("slots", [1, 2, 5, 6, 8, 13, 14, 1000])
+@pytest.mark.parametrize("compiled", [True, False], ids=["jit", "eager"])
+def test_slices_give_what_the_whole_gives(slots, compiled):
+    if not compiled and slots not in (6, 1000):
+        pytest.skip("the same code")
+    params, states, labels = head()
+
+    def both(total):
+        def loss(params, states):
+            found = total(params, jnp.tanh(states), labels)  # states that have a past
+            return -2.5 * found["loss_sum"], found  # a cotangent that is not 1
+
+        return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+
+    sliced = both(lambda params, states, labels: in_chunks(sums, params, states, labels, slots))
+    close((jax.jit(sliced) if compiled else sliced)(params, states), both(sums)(params, states))
+
+
+@pytest.mark.parametrize("slots", [5, 1000])
+def test_slices_without_a_gradient(slots):
+    params, states, labels = head()
+    close(jax.jit(lambda *x: in_chunks(sums, *x, slots))(params, states, labels), sums(params, states, labels))
+
+
+def test_slices_inside_a_scan():
+    """As micro-batches are: labels are the scan's own, and gradients are summed outside of the differentiated function."""
+    params, states, labels = head()
+    parts = jax.tree.map(lambda x: jnp.stack([x, x[::-1] * 2 // 3 if x.dtype == jnp.int32 else 0.7 * x]), (states, labels))
+
+    def accumulated(total):
+        gradient = jax.grad(
+            lambda params, *part: (lambda found: (found["loss_sum"], found))(total(params, *part)), has_aux=True
+        )
+
+        def run(params, parts):
+            zeros = jax.tree.map(jnp.zeros_like, gradient(params, *jax.tree.map(lambda x: x[0], parts)))
+            return jax.lax.scan(lambda sum, part: (jax.tree.map(jnp.add, sum, gradient(params, *part)), None), zeros, parts)[0]
+
+        return jax.jit(run)(params, parts)
+
+    close(accumulated(lambda *x: in_chunks(sums, *x, 4)), accumulated(sums))
+
+
+def sizes(jaxpr):
+    """Of every array that a program makes."""
+    for equation in jaxpr.eqns:
+        yield from (v.aval.size for v in equation.outvars if hasattr(v.aval, "size"))
+        for inner in jaxprs_in_params(equation.params):
+            yield from sizes(inner)
+
+
+def test_logits_of_one_slice_at_a_time():
+    """Nothing as large as all logits is made, forward or backward; without slices it is."""
+    params, states, labels = head()
+
+    def largest(slots):
+        def loss(params, states):
+            return in_chunks(sums, params, states, labels, slots)["loss_sum"]
+
+        return max(sizes(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(params, states).jaxpr))
+
+    assert largest(1000) >= BATCH * LENGTH * ROWS
+    assert largest(4) <= max(BATCH * 2 * ROWS, states.size + BATCH * WIDTH)  # two tokens of every row, or all the states

@@ -1,0 +1,84 @@
+"""Who sees whom, against loops that ask about one pair at a time."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer.models.masks import RULES, Mask, Side
+
+B, T, S = 3, 6, 7
+GENERATOR = np.random.default_rng(0)
+# Not in order and with repeats, as packed and left-padded rows have them.
+POSITIONS = {
+    1: (np.arange(1, 1 + T), np.arange(S)),
+    2: (GENERATOR.integers(0, 5, (B, T)), GENERATOR.integers(0, 5, (B, S))),
+}
+SEGMENTS = {
+    "none": (None, None),
+    "key": (None, GENERATOR.integers(0, 2, (B, S))),
+    "both": (GENERATOR.integers(0, 3, (B, T)), GENERATOR.integers(0, 3, (B, S))),
+}
+PREFIX = GENERATOR.integers(0, 2, (B, S)).astype(bool)
+CASES = list(itertools.product(RULES, POSITIONS, SEGMENTS))
+
+
+def make(rule, rank, segments, flags=PREFIX):
+    sides = zip(POSITIONS[rank], SEGMENTS[segments], (None, flags), strict=True)
+    query, key = (Side(*(None if leaf is None else jnp.asarray(leaf) for leaf in side)) for side in sides)
+    return Mask(query, key, rule)
+
+
+def loop(mask):
+    """BxTxS, by what the rules say in words."""
+
+    def at(leaf, b, i):
+        return leaf[i] if leaf.ndim == 1 else leaf[b, i]
+
+    query, key = jax.tree.map(np.asarray, (mask.query, mask.key))
+    seen = np.zeros((B, T, S), bool)
+    for b, t, s in np.ndindex(seen.shape):
+        earlier = at(key.positions, b, s) <= at(query.positions, b, t)
+        flagged = key.prefix is not None and key.prefix[b, s]
+        allowed = {"all": True, "causal": earlier, "prefix": earlier or flagged}[mask.rule]
+        if key.segments is not None:
+            allowed = allowed and key.segments[b, s] != 0
+            if query.segments is not None:
+                allowed = allowed and query.segments[b, t] == key.segments[b, s]
+        seen[b, t, s] = allowed
+    return seen
+
+
+@pytest.mark.parametrize(("rule", "rank", "segments"), CASES)
+def test_rules_say_of_each_pair_what_a_loop_says(rule, rank, segments):
+    mask = make(rule, rank, segments)
+    seen = mask.booleans()
+    if rule == "all" and segments == "none":
+        assert seen is None
+        return
+    assert seen.dtype == bool
+    assert seen.ndim == 4 and seen.shape[1] == 1  # ready to broadcast over heads
+    np.testing.assert_array_equal(np.broadcast_to(seen[:, 0], (B, T, S)), loop(mask))
+
+
+def test_positions_and_rules_that_the_batch_shares_cost_one_row():
+    assert make("causal", 1, "none").booleans().shape == (1, 1, T, S)
+
+
+def test_a_prefix_that_nobody_flagged_is_causal():
+    for rank in POSITIONS:
+        np.testing.assert_array_equal(
+            make("prefix", rank, "both", flags=None).booleans(), make("causal", rank, "both").booleans()
+        )
+
+
+@pytest.mark.parametrize(("rule", "rank", "segments"), CASES)
+def test_a_block_is_some_queries_of_the_whole(rule, rank, segments):
+    mask = make(rule, rank, segments)
+    whole, block = mask.booleans(), jax.jit(lambda start: mask.block(start, 4).booleans())(2)
+    if whole is None:
+        assert block is None
+    else:
+        np.testing.assert_array_equal(block, whole[:, :, 2:6] if whole.shape[2] == T else whole)

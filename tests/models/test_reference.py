@@ -1,0 +1,222 @@
+"""The encoder-decoder against the same model written in NumPy: fp64, one sentence, one head and one layer at a time."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer.config import Facts, Model
+from transformer.models.transformer import EncoderDecoder
+
+FACTS = Facts(source_size=30, target_size=40, source_rows=32, target_rows=40)
+JOINT = Facts(source_size=40, target_size=40, source_rows=40, target_rows=40)
+D, HEADS, CLIP = 16, 4, 2
+
+# Every choice that changes the sum is in one of these; the first is the paper's model.
+CASES = {
+    "paper": {},
+    "BART": {
+        "positions": "learned",
+        "position_offset": 2,
+        "max_positions": 9,
+        "embedding_norm": True,
+        "embedding_scale": "none",
+        "activation": "gelu",
+        "logits_bias": True,
+        "norm_epsilon": 1e-5,
+    },
+    "Marian": {"sinusoid_layout": "halves", "activation": "silu", "logits_bias": True, "tying": "two_way"},
+    "T5": {
+        "positions": "t5",
+        "norm_order": "pre",
+        "norm_kind": "rms",
+        "attention_scale": "none",
+        "attention_bias": False,
+        "ff_bias": False,
+        "embedding_scale": "none",
+        "logits_scale": "1/sqrt(d_model)",
+    },
+    "rotary": {
+        "positions": "rotary",
+        "rotary_base": 100.0,
+        "norm_order": "pre",
+        "norm_kind": "rms",
+        "qk_norm": True,
+        "activation": "swiglu",
+        "tying": "none",
+        "d_k": 6,
+        "d_v": 5,
+    },
+    "alibi": {"positions": "alibi", "norm_order": "pre", "final_norm": False, "norm_bias": False, "activation": "gelu_tanh"},
+    "shaw": {
+        "positions": "shaw",
+        "shaw_clip": CLIP,
+        "final_norm": True,
+        "attention_scale": "learned",
+        "activation": "geglu",
+        "tying": "two_way",
+        "d_k": 6,
+        "d_v": 5,
+    },
+    "none": {"positions": "none", "attention_scale": "1/d_k", "qk_norm": True, "activation": "geglu_tanh", "d_v": 3},
+}
+
+
+def erf_gelu(x):
+    return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def tanh_gelu(x):
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+FUNCTIONS = {"relu": lambda x: np.maximum(x, 0), "silu": silu, "swiglu": silu}
+FUNCTIONS |= {"gelu": erf_gelu, "geglu": erf_gelu, "gelu_tanh": tanh_gelu, "geglu_tanh": tanh_gelu}
+
+
+class Reference:
+    """Logits TxN of one source and one target's inputs. No array here has an axis of rows, and none is padded."""
+
+    def __init__(self, config, parameters):
+        self.config = config
+        self.parameters = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), parameters)
+
+    def logits(self, source, inputs):
+        config, parameters = self.config, self.parameters
+        tables = {"source": parameters.get("source_embedding", parameters["target_embedding"])["table"]}
+        tables["target"] = parameters["target_embedding"]["table"]
+        factor = math.sqrt(D) if config.embedding_scale == "sqrt(d_model)" else 1
+        states = self.stack("encoder", tables["source"][source] * factor, config.num_encoder_layers)
+        states = self.stack("decoder", tables["target"][inputs] * factor, config.num_decoder_layers, states)
+        if config.logits_scale == "1/sqrt(d_model)":
+            states = states / math.sqrt(D)
+        kernel = parameters["logits"]["kernel"] if config.tying == "none" else tables["target"].T
+        return states @ kernel + (parameters["logits"]["bias"] if config.logits_bias else 0)
+
+    def stack(self, name, x, layers, memory=None):
+        mine = self.parameters[name]
+        x = x + self.added(mine, len(x))
+        if self.config.embedding_norm:
+            x = self.norm(x, mine["embedding_norm"])
+        for index in range(layers):
+            layer = jax.tree.map(lambda leaf, i=index: leaf[i], mine["layers"])
+            x = self.sublayer(x, layer["self_attention_norm"], lambda x, layer=layer: self.self_attention(x, layer, name, mine))
+            if memory is not None:
+                keys = jax.tree.map(lambda leaf, i=index: leaf[i], self.parameters["memory"])
+                norm = layer["cross_attention_norm"]
+                x = self.sublayer(x, norm, lambda x, layer=layer, keys=keys: self.cross_attention(x, layer, keys, memory))
+            x = self.sublayer(x, layer["feed_forward_norm"], lambda x, layer=layer: self.feed_forward(x, layer["feed_forward"]))
+        return self.norm(x, mine["final_norm"]) if "final_norm" in mine else x
+
+    def sublayer(self, x, norm, function):
+        if self.config.norm_order == "post":
+            return self.norm(x + function(x), norm)
+        return x + function(self.norm(x, norm))
+
+    def norm(self, x, parameters):
+        if self.config.norm_kind == "layer":
+            x = x - x.mean(-1, keepdims=True)
+        x = x / np.sqrt((x**2).mean(-1, keepdims=True) + self.config.norm_epsilon)
+        return x * parameters["scale"] + parameters.get("bias", 0)
+
+    def head_norm(self, x, parameters):
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + self.config.norm_epsilon) * parameters["scale"]
+
+    def feed_forward(self, x, parameters):
+        def dense(x, name):
+            return x @ parameters[name]["kernel"] + parameters[name].get("bias", 0)
+
+        hidden = FUNCTIONS[self.config.activation](dense(x, "inner"))
+        if "glu" in self.config.activation:
+            hidden = hidden * dense(x, "gate")
+        return dense(hidden, "outer")
+
+    def added(self, stack, length):
+        if self.config.positions == "learned":
+            return stack["position_table"][2 : 2 + length]
+        if self.config.positions != "sinusoidal":
+            return 0
+        result = np.zeros((length, D))
+        for p, i in np.ndindex(length, D // 2):
+            sine, cosine = (i, D // 2 + i) if self.config.sinusoid_layout == "halves" else (2 * i, 2 * i + 1)
+            result[p, sine], result[p, cosine] = math.sin(p / 10000 ** (2 * i / D)), math.cos(p / 10000 ** (2 * i / D))
+        return result
+
+    def self_attention(self, x, layer, name, stack):
+        parameters, kind, both = layer["self_attention"], self.config.positions, name == "encoder"
+        query, key, value = (
+            np.einsum("td,dhk->thk", x, parameters[n]["kernel"]) + parameters[n].get("bias", 0)
+            for n in ("query", "key", "value")
+        )
+        if self.config.qk_norm:
+            query, key = self.head_norm(query, parameters["query_norm"]), self.head_norm(key, parameters["key_norm"])
+        if kind == "rotary":
+            query, key = self.turned(query), self.turned(key)
+
+        def bias(head, q, t, s):
+            if kind == "alibi":
+                return -abs(s - t) / (4, 16, 64, 256)[head]
+            if kind == "t5":  # these sentences are so short that each distance has a bucket of its own
+                return stack["position_table"][t - s if s <= t else 16 + s - t, head]
+            if kind == "shaw":
+                return q @ parameters["position_keys"][np.clip(s - t, -CLIP, CLIP) + CLIP]
+            return 0
+
+        def moved(t, s):
+            return parameters["position_values"][np.clip(s - t, -CLIP, CLIP) + CLIP] if kind == "shaw" else 0
+
+        return self.attention(query, key, value, parameters, lambda t, s: both or s <= t, bias, moved)
+
+    def cross_attention(self, x, layer, memory, states):
+        parameters = layer["cross_attention"]
+        query = np.einsum("td,dhk->thk", x, parameters["query"]["kernel"]) + parameters["query"].get("bias", 0)
+        key, value = (
+            np.einsum("td,dhk->thk", states, memory[f"{n}_kernel"]) + memory.get(f"{n}_bias", 0) for n in ("key", "value")
+        )
+        if self.config.qk_norm:
+            query, key = self.head_norm(query, parameters["query_norm"]), self.head_norm(key, memory["key_norm"])
+        return self.attention(query, key, value, parameters, lambda t, s: True, lambda *_: 0, lambda *_: 0)
+
+    def turned(self, x):
+        half = x.shape[-1] // 2
+        turn = np.exp(1j * np.arange(len(x))[:, None] * self.config.rotary_base ** (-np.arange(half) / half))
+        pairs = (x[..., :half] + 1j * x[..., half:]) * turn[:, None]
+        return np.concatenate([pairs.real, pairs.imag], axis=-1)
+
+    def attention(self, query, key, value, parameters, sees, bias, moved):
+        width = query.shape[-1]
+        scale = {"1/sqrt(d_k)": width**-0.5, "none": 1, "1/d_k": 1 / width}.get(self.config.attention_scale)
+        scale = parameters["scale"] if scale is None else np.full(HEADS, scale)
+        output = np.zeros((len(query), D)) + parameters["output"].get("bias", 0)
+        for t, h in np.ndindex(len(query), HEADS):
+            q, seen = query[t, h] * scale[h], [s for s in range(len(key)) if sees(t, s)]
+            powers = [math.exp(q @ key[s, h] + bias(h, q, t, s)) for s in seen]
+            head = sum(power * (value[s, h] + moved(t, s)) for power, s in zip(powers, seen, strict=True)) / sum(powers)
+            output[t] += head @ parameters["output"]["kernel"][h]
+        return output
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_are_those_of_the_reference(draw, name):
+    config = Model(num_encoder_layers=2, num_decoder_layers=3, d_model=D, d_ff=24, num_heads=HEADS, **CASES[name])
+    facts = JOINT if config.tying == "three_way" else FACTS
+    network = EncoderDecoder(config, facts)
+    generator = np.random.default_rng(2)
+    lengths = [(7, 5), (4, 6), (1, 1)]  # of sources and targets
+    batch = {"source": generator.integers(1, 30, (3, 8)), "inputs": generator.integers(1, 40, (3, 6))}
+    for side, names in enumerate([("source", "source_segments"), ("inputs", "segments")]):
+        batch[names[1]] = np.array([[t < row[side] for t in range(batch[names[0]].shape[1])] for row in lengths], np.int32)
+    batch = jax.tree.map(jnp.asarray, batch)
+    variables = draw(network, batch)
+    logits = np.asarray(jax.jit(network.apply)(variables, batch))
+    assert logits.dtype == np.float32
+    reference = Reference(config, variables["params"])
+    for row, (source, target) in enumerate(lengths):
+        expected = reference.logits(np.asarray(batch["source"])[row, :source], np.asarray(batch["inputs"])[row, :target])
+        np.testing.assert_allclose(logits[row, :target], expected, rtol=1e-4, atol=1e-4)

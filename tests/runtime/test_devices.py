@@ -1,0 +1,174 @@
+"""One device or eight: the same numbers. Eight are simulated in a process of its own, which this file is the program of."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+
+from transformer.config import Parallel
+from transformer.models.dropout import dropout
+from transformer.runtime.devices import Runtime
+from transformer.training import step
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS, ROWS = 20, 16
+
+
+def train(mode, accumulate):
+    """Losses, weights and gradient norms of 20 steps, the last state on one device, and the sums of an evaluation."""
+    first, train_step, loss = small.trainer(small.config(train__accumulate=accumulate))
+    runtime = Runtime(Parallel(mode))
+    state, rows = runtime.place_state(first), []
+    update = runtime.compile_train(train_step)
+    for number in range(STEPS):
+        before = state
+        state, metrics = update(state, runtime.place_batch(small.batch(number, ROWS)))
+        rows.append(runtime.fetch(metrics))
+    evaluated = runtime.compile_eval(step.make_eval_step(loss))(state.params, runtime.place_batch(small.batch(99, ROWS)))
+    single = runtime.single(state)
+    return {
+        "rows": rows,
+        "evaluated": runtime.fetch(evaluated),
+        "params": [np.asarray(x).ravel().tolist() for x in jax.tree.leaves(single.params)],
+        "step": int(single.step),
+        "devices_of_single": max(len(x.devices()) for x in jax.tree.leaves(single)),
+        "old_state_given_up": all(x.is_deleted() for x in jax.tree.leaves(before.params)),
+    }
+
+
+def round_trip():
+    """What comes back from all devices is what went there: values, types, shapes; and it went to every device."""
+    runtime = Runtime(Parallel("pmap"))
+    state = {"a": jnp.arange(6.0).reshape(2, 3) / 3, "n": jnp.asarray(7, jnp.int32), "h": np.ones(3, np.float16), "none": None}
+    placed = runtime.place_state(state)
+    back = runtime.single(placed)
+    same = [np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(*map(jax.tree.leaves, (state, back)), strict=True)]
+    return all(same) and jax.tree.structure(back) == jax.tree.structure(state) and len(placed["n"].devices()) == 8
+
+
+def noise():
+    """The sum over devices of what their keys draw, and what it should be."""
+    runtime = Runtime(Parallel("pmap"))
+    config = small.config().train
+
+    def loss(params, batch, key):
+        return {
+            "loss_sum": params["w"] * jnp.sum(batch["x"]),
+            "weight_sum": jnp.sum(batch["x"]),
+            "noise": jax.random.uniform(key),
+        }
+
+    optimizer = step.optax.sgd(1.0)
+    update = runtime.compile_train(step.make_train_step(loss, optimizer, lambda n: n, config))
+    state = runtime.place_state(step.init_state({"w": jnp.ones(())}, optimizer, config))
+    _, metrics = update(state, runtime.place_batch({"x": np.ones(8, np.float32)}))
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), step.DROPOUT), 0)
+    return runtime.fetch(metrics)["noise"], sum(float(jax.random.uniform(jax.random.fold_in(key, n))) for n in range(8))
+
+
+def cut_masks():
+    """Whether dropout is the same to the bit however the array is cut over devices."""
+    x, key = np.ones((16, 8, 24), np.float32), jax.random.key(1)
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    whole = np.asarray(jax.jit(partial(dropout, rate=0.3, key=key))(x))
+    found = []
+    for spec in (("a",), ("b", None, "a"), (("a", "b"),), (None, "a", "b")):
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+        cut = jax.jit(partial(dropout, rate=0.3, key=key), in_shardings=sharding, out_shardings=sharding)(x)
+        found.append(len(cut.devices()) == 8 and np.array_equal(cut, whole))
+    return found
+
+
+def on_eight() -> dict:
+    """All that needs eight devices. A warning, such as of something deprecated, is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return {
+            "auto": [Runtime(Parallel(mode)).mode for mode in ("auto", "jit", "pmap")],
+            "count": [Runtime(Parallel(mode)).count for mode in ("auto", "jit", "pmap")],
+            "round_trip": round_trip(),
+            "noise": noise(),
+            "cut_masks": cut_masks(),
+            "runs": {f"{mode} {parts}": train(mode, parts) for mode in ("auto", "jit") for parts in (1, 2)},
+        }
+
+
+@pytest.fixture(scope="module")
+def eight():
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": str(jax.config.values["jax_disable_most_optimizations"])}
+    done = subprocess.run(
+        [sys.executable, __file__],
+        env=os.environ
+        | quick
+        | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_losses_of_eight_devices_are_those_of_one(eight, accumulate):
+    several, one = eight["runs"][f"auto {accumulate}"], eight["runs"][f"jit {accumulate}"]
+    assert len(several["rows"]) == len(one["rows"]) == STEPS
+    for a, b in zip(several["rows"], one["rows"], strict=True):
+        loss, wanted = (row["loss_sum"] / row["weight_sum"] for row in (a, b))
+        assert abs(loss - wanted) <= 1e-5 * max(1, wanted)
+        assert a["weight_sum"] == b["weight_sum"] and a["learning_rate"] == b["learning_rate"]
+        assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-4)
+    losses = [row["loss_sum"] / row["weight_sum"] for row in one["rows"]]
+    assert losses[-1] < losses[0] - 0.2  # something was learned
+    for name, value in one["evaluated"].items():
+        assert several["evaluated"][name] == pytest.approx(value, rel=1e-5)
+
+
+def test_those_batches_were_uneven():
+    """Most have a device without a single token (two rows of 16 each), and no two have the same weight."""
+    batches = [small.batch(number, ROWS) for number in range(STEPS)]
+    tokens = np.array([b["weights"].reshape(8, -1).sum(axis=1) for b in batches])
+    assert (tokens.min(axis=1) == 0).sum() > STEPS / 3 and tokens.max(axis=1).min() > 8
+    assert len(set(tokens.sum(axis=1))) > STEPS / 2
+
+
+def test_modes_and_placement(eight):
+    assert eight["auto"] == ["pmap", "jit", "pmap"] and eight["count"] == [8, 1, 8]
+    assert eight["round_trip"]
+    for run in eight["runs"].values():
+        assert run["devices_of_single"] == 1 and run["step"] == STEPS and run["old_state_given_up"]
+    several, one = eight["runs"]["auto 1"]["params"], eight["runs"]["jit 1"]["params"]
+    assert [len(x) for x in several] == [len(x) for x in one]
+
+
+def test_devices_draw_apart(eight):
+    found, wanted = eight["noise"]
+    assert found == pytest.approx(wanted, rel=1e-6)
+
+
+def test_masks_do_not_know_the_cut(eight):
+    assert eight["cut_masks"] == [True] * 4
+
+
+def test_one_device():
+    runtime = Runtime(Parallel())
+    assert (runtime.mode, runtime.count) == ("jit", jax.local_device_count())
+    state = {"a": np.arange(3.0, dtype=np.float32)}
+    placed = runtime.place_state(state)
+    assert isinstance(placed["a"], jax.Array)
+    np.testing.assert_array_equal(runtime.single(placed)["a"], state["a"])
+    assert runtime.fetch({"a": jnp.asarray(1.5), "b": 2, "c": 0.25}) == {"a": 1.5, "b": 2.0, "c": 0.25}
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    print(json.dumps(on_eight()))

@@ -1,0 +1,64 @@
+"""A very small model, its settings and its batches, on which several files of tests train."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer import families
+from transformer.config import Checkpoint, Config, Data, Facts, Model, Train, replace
+from transformer.training import optimizer, step
+
+FACTS = Facts(source_size=17, target_size=17, source_rows=20, target_rows=20)
+SMALL = Config(
+    model=Model(num_encoder_layers=1, num_decoder_layers=1, d_model=8, d_ff=8, num_heads=2, dropout_rate=0.0),
+    data=Data(max_source_length=12, max_target_length=12),
+    train=Train(seed=3, steps=40, learning_rate=0.02, warmup_steps=4, loss_chunk=16),
+    checkpoint=Checkpoint(),
+)
+
+
+def config(**settings) -> Config:
+    """`SMALL` with other settings; two underscores stand for a dot."""
+    result = SMALL
+    for name, value in settings.items():
+        result = replace(result, name.replace("__", "."), value)
+    return result
+
+
+def batch(seed: int, rows: int) -> dict[str, np.ndarray]:
+    """Packed rows, two sentences in one: about a third of the rows are empty, the others filled to any degree."""
+    draw = np.random.default_rng(seed)
+    result = {}
+    filled = draw.random(rows) < 0.7
+    for side, slots, names in (("source", 9, ("source",)), ("target", 7, ("inputs", "targets"))):
+        first = draw.integers(1, slots - 1, rows)
+        ends = first + draw.integers(0, slots - first + 1)
+        place = np.arange(slots)[None]
+        segments = np.where(place < first[:, None], 1, 2) * (place < ends[:, None]) * filled[:, None]
+        positions = np.where(segments == 2, place - first[:, None], place) * (segments > 0)
+        prefix = "source_" if side == "source" else ""
+        result |= {name: (draw.integers(3, 17, (rows, slots)) * (segments > 0)).astype(np.int32) for name in names}
+        result |= {prefix + "segments": segments.astype(np.int32), prefix + "positions": positions.astype(np.int32)}
+    return result | {"weights": (result["segments"] > 0).astype(np.float32)}
+
+
+def params(config: Config):
+    """Parameters, drawn and not initialised: nothing is compiled, no bias is zero."""
+    family, draw = families.FAMILIES[config.family], np.random.default_rng(1)
+    model, objective = family.model(config, FACTS), family.objective(config, FACTS)
+    shapes = jax.eval_shape(lambda: families.init_params(model, objective, 0))
+
+    def values(path, leaf):
+        near = 1.0 if path[-1].key == "scale" else 0.0
+        return jnp.asarray(near + draw.normal(scale=0.3, size=leaf.shape), leaf.dtype)
+
+    return jax.tree.map_with_path(values, shapes)
+
+
+def trainer(config: Config):
+    """A first state, the train step and the loss, put together as `modes.train` does."""
+    family = families.FAMILIES[config.family]
+    update = optimizer.make_optimizer(config.train, config.model)
+    loss = family.loss(family.model(config, FACTS), config, FACTS)
+    train_step = step.make_train_step(loss, update, optimizer.make_schedule(config.train, config.model), config.train)
+    return step.init_state(params(config), update, config.train), train_step, loss

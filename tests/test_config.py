@@ -1,0 +1,295 @@
+"""Settings: overrides, limits, cross-checks, files; and that what is wrong is said in a line that helps."""
+
+import dataclasses
+import json
+
+import pytest
+
+from transformer import config as module
+from transformer.config import Config, differences, fields, from_dict, from_file, override, replace, to_dict, validate
+from transformer.errors import UserError, nearest
+
+
+def message(call, *arguments) -> str:
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def get(config: Config, name: str):
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+# --- overrides ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("model.num_heads", "4", 4),
+        ("data.number_train_size", "10_000", 10_000),
+        ("model.d_k", "16", 16),
+        ("model.d_k", "none", None),
+        ("model.d_k", "None", None),
+        ("model.dropout_rate", "0", 0.0),
+        ("train.learning_rate", "1e-3", 1e-3),
+        ("train.learning_rate", "none", None),
+        ("model.qk_norm", "true", True),
+        ("model.qk_norm", "True", True),
+        ("model.qk_norm", "yes", True),
+        ("model.attention_bias", "false", False),
+        ("model.attention_bias", "0", False),
+        ("model.final_norm", "none", None),
+        ("model.final_norm", "no", False),
+        ("model.attention_scale", "1/d_k", "1/d_k"),
+        ("data.train", "news=2020", "news=2020"),
+        ("data.test", "none", None),
+        ("data.source_language", "none", "none"),
+        ("data.number_range", "0,100", (0, 100)),
+        ("data.number_range", "(0, 100)", (0, 100)),
+        ("data.number_test_range", "none", None),
+        ("evaluate.scores", "chrf", ("chrf",)),
+        ("evaluate.scores", "exact_match, chrf", ("exact_match", "chrf")),
+        ("evaluate.scores", "", ()),
+        ("family", "encoder_decoder", "encoder_decoder"),
+    ],
+)
+def test_override_of_every_type(name, text, value):
+    changed = override(Config(), {name: text})
+    found = get(changed, name)
+    assert found == value and type(found) is type(value)
+    # Nothing else has changed.
+    assert {n for (n, _, _, a), (_, _, _, b) in zip(fields(Config()), fields(changed), strict=True) if a != b} <= {name}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "parts"),
+    [
+        ("model.num_head", "4", ["--config.model.num_head:", "no such setting", "did you mean 'model.num_heads'?"]),
+        ("num_heads", "4", ["did you mean 'model.num_heads'?"]),
+        ("train.step", "4", ["did you mean 'train.steps'?"]),
+        ("model.qqqqqqqqqqqqqqqqqq", "4", ["--config.model.qqqqqqqqqqqqqqqqqq: there is no such setting"]),
+        ("model", "4", ["--config.model:", "it is a section", "--config.model.num_encoder_layers"]),
+        ("model.d_model", "wide", ["--config.model.d_model=wide: wants int"]),
+        ("model.d_model", "64.0", ["wants int"]),
+        ("model.d_model", "", ["--config.model.d_model=: wants int"]),
+        ("model.d_model", "none", ["wants int"]),
+        ("model.d_k", "x", ["wants int or none"]),
+        ("model.dropout_rate", "a lot", ["wants float"]),
+        ("model.qk_norm", "2", ["wants bool"]),
+        ("model.positions", "rotray", ["wants one of sinusoidal, learned, rotary", "did you mean 'rotary'?"]),
+        ("data.number_range", "5", ["--config.data.number_range=5: wants comma-separated int"]),
+        ("data.number_range", "1,2,3", ["wants comma-separated int"]),
+        ("data.number_range", "a,b", ["wants comma-separated int"]),
+        ("data.number_test_range", "7", ["wants comma-separated int or none"]),
+        ("checkpoint.best_metric", "validation/los", ["did you mean 'validation/loss'?"]),
+    ],
+)
+def test_wrong_overrides(name, text, parts):
+    said = message(override, Config(), {name: text})
+    assert all(part in said for part in parts), said
+
+
+def test_nearest_names_none_where_none_is_near():
+    assert nearest("zzzz", ["model.d_model"]) == ""
+    assert nearest("d_modle", ["d_model", "d_ff"]) == "; did you mean 'd_model'?"
+
+
+def test_every_setting_has_a_meaning_and_a_default_of_its_type():
+    for name, kind, field, value in fields(Config()):
+        assert len(field.metadata["meaning"]) > 5, name
+        assert module.has_type(value, kind), name
+        # Its default, written as `--help` and the command line have it, is read back.
+        text = "none" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        assert module.parse(text, kind) == value, name
+
+
+def test_settings_cannot_be_changed_in_place():
+    sections = [getattr(Config(), field.name) for field in dataclasses.fields(Config)]
+    for section in [Config(), *filter(dataclasses.is_dataclass, sections)]:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(section, dataclasses.fields(section)[0].name, 3)
+
+
+# --- limits and cross-checks -------------------------------------------------------------------------------------------
+
+
+def test_the_defaults_are_valid():
+    assert validate(Config()) == Config()
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({"model.d_model": 0}, ["config.model.d_model is 0: must be at least 1"]),
+        ({"model.dropout_rate": 1.0}, ["config.model.dropout_rate is 1.0: must be below 1"]),
+        ({"model.rotary_base": 1.0}, ["must be above 1"]),
+        ({"model.d_model": "512"}, ["config.model.d_model is '512': wants int"]),
+        ({"model.d_model": True}, ["wants int"]),
+        ({"train.learning_rate": float("nan")}, ["wants float"]),
+        ({"train.learning_rate": float("inf")}, ["wants float"]),
+        ({"model.positions": "circular"}, ["wants one of sinusoidal"]),
+        ({"data.number_range": (0, 1, 2)}, ["wants comma-separated int"]),
+        ({"evaluate.scores": ["bleu"]}, ["wants comma-separated str"]),
+        ({"train.steps": 0}, ["config.train.steps is 0: must be at least 1"]),
+        ({"model.num_heads": 7}, ["config.model.d_model 512", "config.model.num_heads 7", "config.model.d_k"]),
+        ({"model.num_heads": 7, "model.d_k": 64}, ["config.model.d_v"]),
+        ({"model.positions": "rotary", "model.d_k": 33}, ["config.model.d_k is 33", "even"]),
+        ({"model.d_model": 33, "model.num_heads": 3}, ["config.model.d_model is 33", "sinusoidal", "even"]),
+        ({"model.positions": "t5", "model.t5_max_distance": 16}, ["config.model.t5_max_distance 16", "t5_buckets 32"]),
+        ({"model.positions": "learned", "data.max_target_length": 2000}, ["max_positions 1024", "2000"]),
+        ({"data.joint_vocabulary": False}, ["config.model.tying three_way", "config.data.joint_vocabulary"]),
+        ({"data.row_length": 100}, ["config.data.row_length 100", "config.data.max_target_length 256"]),
+        ({"data.number_range": (5, 5)}, ["config.data.number_range is 5,5"]),
+        ({"data.number_range": (-5, 5)}, ["config.data.number_range is -5,5"]),
+        ({"data.number_test_range": (0, 2_000_000)}, ["config.data.number_test_range is 0,2000000", "number_range"]),
+        ({"train.warmup_steps": 0}, ["config.train.warmup_steps is 0", "rsqrt"]),
+        ({"search.n_best": 5}, ["config.search.n_best 5", "config.search.beam_size 4"]),
+        ({"evaluate.average": 4}, ["config.evaluate.average 4", "config.checkpoint.keep_last 3"]),
+        ({"evaluate.checkpoint": "best", "data.validation": None}, ["config.evaluate.checkpoint best", "validation is none"]),
+        ({"evaluate.checkpoint": "best", "checkpoint.keep_best": 0}, ["config.checkpoint.keep_best is 0"]),
+    ],
+)
+def test_what_does_not_fit(settings, parts):
+    config = Config()
+    for name, value in settings.items():
+        config = replace(config, name, value)
+    said = message(validate, config)
+    assert all(part in said for part in parts), said
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model.num_heads": 7, "model.d_k": 64, "model.d_v": 10},
+        {"model.positions": "rotary", "model.d_k": 34},
+        {"model.positions": "rotary", "model.d_model": 35, "model.num_heads": 5, "model.d_k": 4},
+        {"model.positions": "none", "model.d_model": 33, "model.num_heads": 3},
+        {"model.positions": "t5", "model.t5_max_distance": 17},
+        {"model.positions": "learned", "data.max_target_length": 1024},
+        {"model.tying": "two_way", "data.joint_vocabulary": False},
+        {"data.row_length": 256},
+        {"train.warmup_steps": 0, "train.schedule": "constant"},
+        {"search.n_best": 4},
+        {"evaluate.average": 3},
+        {"evaluate.checkpoint": "best"},
+    ],
+)
+def test_what_just_fits(settings):
+    config = Config()
+    for name, value in settings.items():
+        config = replace(config, name, value)
+    assert validate(config) is config
+
+
+# --- to JSON and back --------------------------------------------------------------------------------------------------
+
+OTHER = override(
+    Config(),
+    {"model.d_k": "32", "data.number_test_range": "5,50", "evaluate.scores": "chrf,bleu", "train.ema_decay": "0.9"},
+)
+
+
+@pytest.mark.parametrize("config", [Config(), OTHER])
+def test_round_trip_through_json(config):
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"modle": {}}, ["config.json: unknown setting modle", "did you mean 'model'?"]),
+        ({"model": {"d_modle": 3}}, ["unknown setting model.d_modle", "did you mean 'd_model'?"]),
+        ({"model": {"d_model": "3"}}, ["model.d_model is '3', wants int"]),
+        ({"model": {"d_model": 3.5}}, ["wants int"]),
+        ({"model": {"qk_norm": 1}}, ["wants bool"]),
+        ({"model": 3}, ["model.", "is no object of settings"]),
+        ({"data": {"number_range": [1]}}, ["data.number_range"]),
+    ],
+)
+def test_damaged_settings(change, parts):
+    said = message(from_dict, change)
+    assert all(part in said for part in parts), said
+
+
+def test_missing_settings_have_their_defaults():
+    assert from_dict({"model": {"d_model": 64}}) == replace(Config(), "model.d_model", 64)
+
+
+def test_missing_facts_are_said():
+    assert "source_size" in message(from_dict, {"target_size": 3}, module.Facts, "facts.json")
+
+
+def test_differences():
+    new = override(Config(), {"model.d_model": "256", "train.steps": "7", "data.test": "none"})
+    assert differences(Config(), Config()) == differences(Config(), Config(), free=True) == []
+    assert differences(Config(), new) == ["model.d_model: 512 -> 256", "data.test: test -> None"]
+    assert differences(Config(), new, free=True) == [
+        "model.d_model: 512 -> 256",
+        "data.test: test -> None",
+        "train.steps: 100000 -> 7",
+    ]
+
+
+def test_no_free_setting_changes_parameters_or_data():
+    """What is free is listed here once more, so that a new free setting is a decision."""
+    free = {name for name, _, field, _ in fields(Config()) if field.metadata.get("free")}
+    sections = {"evaluate", "search", "checkpoint", "parallel"}
+    assert {name for name in free if name.split(".")[0] not in sections} == {
+        "model.attention_backend",
+        "model.attention_chunk",
+        "model.unroll",
+        "model.remat",
+        "data.directory",
+        "data.workers",
+        "train.steps",
+        "train.loss_chunk",
+    }
+    assert sections <= {name.split(".")[0] for name in free}
+
+
+# --- experiment files --------------------------------------------------------------------------------------------------
+
+
+def test_an_experiment_file_is_read(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from transformer.config import Config, Model\ndef get_config():\n    return Config(model=Model(d_model=64))\n"
+    )
+    assert from_file(tmp_path / "mine.py") == from_file(str(tmp_path / "mine.py")) == replace(Config(), "model.d_model", 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("def get_config(:\n", ["SyntaxError", "line 1"]),
+        ("x = 1\n", ["get_config"]),
+        ("def get_config():\n    return 3\n", ["get_config() returned int, not a Config"]),
+        ("def get_config():\n    raise RuntimeError('a\\nb')\n", ["RuntimeError in line 2: a b"]),
+        ("import no_such_module\n", ["ModuleNotFoundError", "no_such_module", "line 1"]),
+        (
+            "from transformer.config import *\ndef get_config():\n    return Config(model=Model(heads=3))\n",
+            ["TypeError", "'heads'", "line 3"],
+        ),
+        (
+            "from transformer.errors import UserError\ndef get_config():\n    raise UserError('set X')\n",
+            ["set X"],
+        ),
+    ],
+)
+def test_wrong_experiment_files(tmp_path, text, parts):
+    (tmp_path / "mine.py").write_text(text)
+    said = message(from_file, tmp_path / "mine.py")
+    assert all(part in said for part in parts), said
+    if "UserError" not in text:
+        assert said.startswith(f"--config={tmp_path / 'mine.py'}: ")
+
+
+def test_a_missing_experiment_file_names_the_nearest(tmp_path):
+    (tmp_path / "multi30k.py").touch()
+    assert "did you mean 'multi30k.py'?" in message(from_file, tmp_path / "multi30.py")
+    assert "did you mean" not in message(from_file, tmp_path / "x.py")
+    assert "there is no such file" in message(from_file, tmp_path / "nowhere" / "x.py")
+    assert "there is no such file" in message(from_file, tmp_path)

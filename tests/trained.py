@@ -1,0 +1,108 @@
+"""A tiny translator, trained once a test process through the command line, and that command line, called in this process."""
+
+import atexit
+import contextlib
+import dataclasses
+import functools
+import io
+import random
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from absl.testing import flagsaver
+
+import launch
+
+ROOT = Path(launch.__file__).parent
+EXPERIMENT = """
+from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search, Train
+
+def get_config():
+    return Config(
+        model=Model(num_encoder_layers=1, num_decoder_layers=1, d_model=32, d_ff=32, num_heads=2, dropout_rate=0.0),
+        data=Data(source="text", directory="data", vocabulary="characters", max_source_length=40, max_target_length=40),
+        train=Train(
+            steps=60, batch_tokens=1024, learning_rate=0.01, schedule="constant", warmup_steps=5, log_every=20, evaluate_every=30
+        ),
+        evaluate=Evaluate(scores=("exact_match", "chrf"), average=2, samples=100),
+        search=Search(beam_size=2, batch_size=4, max_extra=5),
+        checkpoint=Checkpoint(every_steps=30),
+    )
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a command did. `out` is what went to stdout, `err` to stderr."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.removesuffix("\n").split("\n") if self.out else []
+
+
+def command(*arguments: Any, stdin: bytes = b"", stdout: Any = None) -> Result:
+    """`python launch.py ARGUMENTS`, where neither stdout nor stderr is a terminal and the locale knows ASCII alone."""
+    out, err = stdout or io.TextIOWrapper(io.BytesIO(), "ascii"), io.TextIOWrapper(io.BytesIO(), "utf-8")
+    streams = {"stdin": io.TextIOWrapper(io.BytesIO(stdin), "ascii"), "stdout": out, "stderr": err}
+    status: Any = 0
+    with flagsaver.flagsaver(), mock.patch.multiple(sys, argv=["launch.py", *map(str, arguments)], **streams):
+        try:
+            launch.run()
+        except SystemExit as end:
+            status = end.code or 0
+    err.flush()
+    told = err.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    if stdout is not None:
+        return Result(status, "", told)
+    out.flush()
+    return Result(status, out.buffer.getvalue().decode(), told)
+
+
+def write_corpus(folder: Path, seed: int = 0) -> Path:
+    """Letters and the same ones as capitals: train.en, train.de and so on."""
+    draw = random.Random(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count in (("train", 200), ("validation", 20), ("test", 12)):
+        lines = ["".join(draw.choices("abcdef", k=draw.randint(1, 20))) for _ in range(count)]
+        (folder / f"{name}.en").write_text("".join(line + "\n" for line in lines))
+        (folder / f"{name}.de").write_text("".join(line.upper() + "\n" for line in lines))
+    return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A folder with `data`, the experiment file `tiny.py`, and the workdir `run` with what training it said."""
+
+    folder: Path
+    result: Result
+
+    @property
+    def experiment(self) -> Path:
+        return self.folder / "tiny.py"
+
+    @property
+    def workdir(self) -> Path:
+        return self.folder / "run"
+
+    def copy(self, folder: Path) -> Path:
+        """A copy of the workdir, to spoil."""
+        return Path(shutil.copytree(self.workdir, folder / "copy"))
+
+
+@functools.cache
+def run() -> Run:
+    """Do not write into it."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    write_corpus(folder / "data")
+    (folder / "tiny.py").write_text(EXPERIMENT)
+    with contextlib.chdir(folder):
+        return Run(folder, command("--config=tiny.py", "--workdir=run"))

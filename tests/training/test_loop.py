@@ -1,0 +1,297 @@
+"""The loop's order of events, with everything around it faked; signals; and that a run that was stopped is as one that was not."""
+
+import contextlib
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from transformer import config as settings
+from transformer import modes
+from transformer.config import Checkpoint, Config, Data, Model, Train
+from transformer.training import loop
+from transformer.training.telemetry import TIMED, read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# --- what happens when -------------------------------------------------------------------------------------------------
+
+
+class Told:
+    """A telemetry that writes down what it is told, in the list where everything else is written down too."""
+
+    def __init__(self, events):
+        self.events, self.reports = events, {}
+
+    def advance(self, step):
+        self.events.append(f"advance {step}")
+
+    def report(self, step, metrics, **held):
+        self.events.append(f"report {step}")
+        self.reports[step] = metrics | held
+
+    def score(self, step, metrics):
+        self.events.append(f"score {step} {metrics}")
+
+    @contextlib.contextmanager
+    def paused(self):
+        self.events.append("pause")
+        yield
+        self.events.append("on")
+
+
+def run(first=0, steps=6, every=(2, 100, 100), stop_at=None, stop_in="step", scores=None):
+    """Runs the loop; returns its events, its telemetry and what it returned. `every`: to report, to evaluate, to save.
+
+    Update n has loss sum 6 n and weight 3, so a loss of 2 n. `stop_in`: during which event of update `stop_at` a signal comes.
+    """
+    told = Told(events := [])
+    log, evaluate, save = every
+    config = Config(
+        train=Train(steps=steps, log_every=log, evaluate_every=evaluate), checkpoint=Checkpoint(every_steps=save, keep_last=1)
+    )
+    stop = loop.Stop()
+
+    def happens(name, number):
+        events.append(f"{name} {number}")
+        stop.asked = stop.asked or (name, number) == (stop_in, stop_at)
+
+    def step(state, placed):
+        assert placed == ("placed", state)  # batch n is that of the state after n updates
+        happens("step", state + 1)
+        sums = {"loss_sum": 6.0 * (state + 1), "nll_sum": 3.0, "correct_sum": 1.5, "weight_sum": 3.0}
+        return state + 1, sums | {"learning_rate": 0.1, "number": state + 1}
+
+    def fetch(metrics):
+        happens("fetch", metrics["number"])
+        return {name: value for name, value in metrics.items() if name != "number"}
+
+    def evaluation(state):
+        happens("evaluate", state)
+        return {"validation/loss": state / 2} if scores is None else scores
+
+    def saved(number, state, metrics):
+        assert number == state
+        happens("save", number)
+        events.append(f"with {metrics}")
+
+    result = loop.train(
+        config,
+        first,
+        first,
+        ({"number": n} for n in range(first, steps + 5)),  # more than are wanted
+        told,
+        step=step,
+        place=lambda batch: ("placed", batch["number"]),
+        fetch=fetch,
+        count=lambda batch: {"examples": 2, "tokens": 10 + batch["number"], "filled": 30, "slots": 40},
+        evaluate=evaluation,
+        save=saved,
+        stop=stop,
+    )
+    return events, told, result
+
+
+def of(events, *names):
+    return [event for event in events if event.split()[0] in names]
+
+
+def test_metrics_are_fetched_after_the_next_update_is_dispatched():
+    events, _, result = run(steps=7, every=(3, 100, 100))
+    assert result == (7, 7)
+    assert of(events, "step", "fetch", "report") == [
+        *("step 1", "step 2", "step 3", "step 4", "fetch 3", "report 3"),
+        *("step 5", "step 6", "step 7", "fetch 6", "report 6", "fetch 7", "report 7"),
+    ]
+    assert of(events, "advance") == [f"advance {n}" for n in range(1, 8)]
+
+
+def test_reports_evaluations_and_saves_come_when_they_are_due():
+    events, _, _ = run(steps=10, every=(4, 3, 5))
+    assert of(events, "report", "score", "save") == [
+        "score 3 {'validation/loss': 1.5}",
+        *("report 4", "save 5"),
+        "score 6 {'validation/loss': 3.0}",
+        *("report 8", "score 9 {'validation/loss': 4.5}"),
+        *("report 10", "score 10 {'validation/loss': 5.0}", "save 10"),
+    ]
+    assert of(events, "with") == ["with {}", "with {'validation/loss': 5.0}"]  # what was scored at that very step
+    assert len(of(events, "evaluate")) == 4  # the last is due only because it is the last
+
+
+def test_a_report_is_written_before_its_checkpoint():
+    """And before the pause, so that the device does no training inside: a run resumed from it lacks no line."""
+    events, _, _ = run(steps=4, every=(2, 2, 2))
+    for number in (2, 4):
+        at = events.index(f"step {number}")
+        assert events[at : at + 9] == [
+            *(f"step {number}", f"advance {number}", f"fetch {number}", f"report {number}", "pause"),
+            *(f"evaluate {number}", f"score {number} {{'validation/loss': {number / 2}}}", f"save {number}"),
+            f"with {{'validation/loss': {number / 2}}}",
+        ]
+        assert events.index("on", at) == at + 9
+
+
+def test_no_scores_are_no_line():
+    events, _, _ = run(steps=2, every=(2, 1, 1), scores={})
+    assert not of(events, "score") and of(events, "save") == ["save 1", "save 2"]
+
+
+def test_what_a_report_says():
+    """Means by weight of one update; examples and tokens of all since the last report."""
+    _, told, _ = run(steps=5, every=(2, 100, 100))
+    assert told.reports[2] == {
+        **{"loss": 4.0, "nll": 1.0, "accuracy": 0.5, "learning_rate": 0.1, "padding_share": 0.25},
+        **{"examples": 4, "tokens": 21},
+    }
+    assert [(told.reports[n]["examples"], told.reports[n]["tokens"]) for n in (4, 5)] == [(4, 25), (2, 14)]
+
+
+def test_goes_on_from_where_it_was():
+    events, told, result = run(first=3, steps=6, every=(2, 4, 5))
+    assert result == (6, 6)
+    assert of(events, "step", "report", "evaluate", "save") == [
+        *("step 4", "report 4", "evaluate 4", "step 5", "save 5", "step 6", "report 6", "evaluate 6", "save 6"),
+    ]
+    assert told.reports[4]["examples"] == 2  # of the updates of this process
+
+
+@pytest.mark.parametrize("stop_at", [3, 4])
+def test_a_stop_saves_once_and_ends(stop_at):
+    """Whether or not a report or a save was due at that step."""
+    events, _, result = run(steps=9, every=(2, 100, 4), stop_at=stop_at)
+    assert result == (stop_at, stop_at)
+    assert of(events, "step")[-1] == f"step {stop_at}" and of(events, "save") == [f"save {stop_at}"]
+    assert of(events, "report") == ["report 2", "report 4"][: stop_at // 2]
+    assert not of(events, "evaluate")  # who wants to stop does not want to wait
+
+
+@pytest.mark.parametrize("stop_in", ["fetch", "evaluate", "save"])
+def test_a_stop_at_any_moment_loses_nothing(stop_in):
+    """However late in an update the signal comes, what was done last is what was saved last."""
+    events, _, result = run(steps=9, every=(2, 4, 4), stop_at=4, stop_in=stop_in)
+    assert result in [(4, 4), (5, 5)]
+    saved = of(events, "save")
+    assert saved[-1] == f"save {result[1]}" and len(saved) == len(set(saved))
+
+
+# --- signals -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_handlers_come_back(number):
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(ZeroDivisionError), loop.Stop() as stop:
+        assert not stop
+        signal.raise_signal(number)
+        assert stop
+        _ = 1 / 0
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("SIGINT", "SIGINT"), ("SIGTERM", "SIGTERM"), ("SIGINT", "SIGTERM")], ids="-".join
+)
+def test_the_second_signal_ends_at_once(first, second):
+    code = (
+        "import signal; from transformer.training.loop import Stop\n"
+        f"with Stop() as stop:\n    signal.raise_signal(signal.{first}); print(bool(stop), flush=True)\n"
+        f"    signal.raise_signal(signal.{second}); print('still there', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("True\n", -signal.Signals[second]) and not done.stderr
+
+
+# --- stopped and resumed, with nothing faked ---------------------------------------------------------------------------
+
+STEPS = 12
+
+
+class Runs:
+    """`modes.train` in workdirs of one folder of text: packed rows, two micro-batches, dropout, an average; 3 updates an epoch."""
+
+    def __init__(self, folder, patch):
+        self.folder, self.patch = folder, patch
+        draw = random.Random(0)
+        for name, count in (("train", 60), ("validation", 7)):
+            lines = ["".join(draw.choices("abcd", k=draw.randint(1, 9))) for _ in range(count)]
+            (folder / f"{name}.en").write_text("".join(line + "\n" for line in lines))
+            (folder / f"{name}.de").write_text("".join(line[::-1] + "\n" for line in lines))
+        patch.setattr(modes, "_finish", lambda *arguments: None)
+        patch.setattr(modes.plots, "learning_curve", lambda *arguments, **keywords: None)
+
+    def train(self, name, steps=STEPS, stop_at=None):
+        """The last state, as it was in memory, and the number of updates done. A signal comes before update `stop_at`."""
+        config = Config(
+            model=Model(num_encoder_layers=1, num_decoder_layers=1, d_model=8, d_ff=8, num_heads=2, dropout_rate=0.3),
+            data=Data(
+                **{"source": "text", "directory": str(self.folder), "test": None, "vocabulary": "characters"},
+                **{"max_source_length": 16, "max_target_length": 16, "row_length": 32},
+            ),
+            train=Train(
+                **{"steps": steps, "batch_tokens": 128, "accumulate": 2, "ema_decay": 0.7, "clip_norm": 1.0, "seed": 5},
+                **{"warmup_steps": 3, "log_every": 3, "evaluate_every": 4},
+            ),
+            checkpoint=Checkpoint(every_steps=4, keep_last=2),
+        )
+        ended, read, train = [], modes.pipeline.read, loop.train
+
+        def with_signal(batches, first, *rest):
+            for number, batch in enumerate(read(batches, first, *rest), first + 1):
+                if number == stop_at:
+                    signal.raise_signal(signal.SIGTERM)
+                yield batch
+
+        with self.patch.context() as patch:
+            patch.setattr(modes.pipeline, "read", with_signal)
+            patch.setattr(modes.loop, "train", lambda *a, **k: ended.append(train(*a, **k)) or ended[-1])
+            modes.train(settings.validate(config), self.folder / name)
+        return ended[0]
+
+    def metrics(self, name):
+        rows = read_metrics(self.folder / name / "metrics.jsonl")
+        return [{field: value for field, value in row.items() if field not in TIMED} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        yield Runs(tmp_path_factory.mktemp("resume"), patch)
+
+
+@pytest.fixture(scope="module")
+def unbroken(runs):
+    state, done = runs.train("unbroken")
+    assert done == STEPS
+    return state
+
+
+def same_to_the_bit(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for (path, a), b in zip(jax.tree.leaves_with_path(one), jax.tree.leaves(other), strict=True):
+        assert a.dtype == b.dtype and np.asarray(a).tobytes() == np.asarray(b).tobytes(), jax.tree_util.keystr(path)
+
+
+def test_stopped_and_resumed_is_unbroken(runs, unbroken):
+    """Stopped after 5 updates, where nothing is due, and after 8, where a validation and a checkpoint are."""
+    stops = [runs.train("broken", stop_at=n) for n in (5, 8)]
+    state, done = runs.train("broken")
+    assert [n for _, n in stops] + [done] == [5, 8, STEPS]
+    same_to_the_bit(state, unbroken)
+    assert int(state.step) == STEPS and len(jax.tree.leaves(state)) > 150  # parameters, two moments, the average
+    found = runs.metrics("broken")
+    assert found == runs.metrics("unbroken")
+    assert [row["step"] for row in found] == [3, 4, 6, 8, 9, 12, 12]
+    assert len({row["train/loss"] for row in found if "train/loss" in row}) == 4
+
+
+def test_more_steps_are_as_if_wanted_from_the_start(runs, unbroken):
+    """Steps may be raised later where the schedule does not depend on them; a run of 7 has lines of its last step too."""
+    assert runs.train("longer", steps=7)[1] == 7
+    same_to_the_bit(runs.train("longer")[0], unbroken)
+    assert [row for row in runs.metrics("longer") if row["step"] != 7] == runs.metrics("unbroken")

@@ -1,0 +1,184 @@
+"""Schedules at values worked by hand, and update rules against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import small
+
+from transformer import families
+from transformer.config import Config, Model, Train
+from transformer.training import optimizer
+
+
+def rates(updates, d_model=512, **settings):
+    schedule = optimizer.make_schedule(Train(**settings), Model(d_model=d_model))
+    return np.array([schedule(jnp.asarray(update)) for update in updates])
+
+
+# --- schedules ---------------------------------------------------------------------------------------------------------
+
+
+def test_equation_3_of_the_paper():
+    """d_model^-0.5 min(step^-0.5, step warmup^-1.5), the paper's base model; update 0 is step 1."""
+    found = rates([0, 1999, 3998, 3999, 4000, 15_999, 99_999])
+    by_hand = [1.746928e-7, 3.493856e-4, 6.985966e-4, 6.987712e-4, 6.986839e-4, 3.493856e-4, 1.397542e-4]
+    np.testing.assert_allclose(found, by_hand, rtol=1e-6)
+    steps = np.array([1, 2, 10, 99, 100, 101, 102, 1000], np.float64)
+    equation = 64**-0.5 * np.minimum(steps**-0.5, steps * 100**-1.5)
+    np.testing.assert_allclose(rates(steps.astype(int) - 1, 64, warmup_steps=100), equation, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "wanted"),
+    [
+        ("linear", 4, {0: 1, 1: 2, 3: 4, 4: 4, 5: 3.5, 8: 2, 11: 0.5, 12: 0}),
+        ("linear", 0, {0: 4, 3: 3, 6: 2, 11: 1 / 3, 12: 0}),
+        ("cosine", 4, {0: 1, 3: 4, 4: 4, 6: 2 + 2**0.5, 8: 2, 10: 2 - 2**0.5, 12: 0}),
+        ("cosine", 0, {0: 4, 4: 3, 6: 2, 8: 1, 12: 0}),
+        ("constant", 4, {0: 1, 2: 3, 3: 4, 4: 4, 11: 4}),
+        ("constant", 0, {0: 4, 11: 4}),
+        ("constant", 1, {0: 4, 1: 4, 11: 4}),
+        ("rsqrt", 1, {0: 4, 3: 2, 15: 1}),
+        ("rsqrt", 4, {0: 1, 1: 2, 3: 4, 15: 2, 63: 1}),
+    ],
+)
+def test_by_hand(schedule, warmup, wanted):
+    """12 updates, 0 to 11, with 4 at the most: only the update after the last has rate 0."""
+    found = rates(wanted, schedule=schedule, warmup_steps=warmup, steps=12, learning_rate=4.0)
+    np.testing.assert_allclose(found, list(wanted.values()), rtol=1e-6, atol=1e-6)
+    if schedule != "rsqrt":
+        assert np.all(rates(range(12), schedule=schedule, warmup_steps=warmup, steps=12, learning_rate=4.0) > 0.06)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "rsqrt"])
+def test_shorter_than_its_warm_up(schedule):
+    found = rates(range(3), schedule=schedule, warmup_steps=6, steps=3, learning_rate=6.0)
+    np.testing.assert_allclose(found, [1, 2, 3], rtol=1e-6)
+
+
+# --- update rules ------------------------------------------------------------------------------------------------------
+
+PARAMS = {"layer": {"kernel": np.array([[0.5, -1.0], [2.0, 0.25]], np.float32), "bias": np.array([0.1, -0.2], np.float32)}}
+
+
+def gradients(update):
+    return jax.tree.map(lambda x: np.cos(3 * x + update).astype(np.float32), PARAMS)
+
+
+def run(train, updates=3, params=PARAMS):
+    """Parameters after each update with `gradients`, and the optimizer's last state."""
+    rule, seen = optimizer.make_optimizer(train, Model()), []
+    state = rule.init(params)
+    for update in range(updates):
+        changes, state = rule.update(gradients(update), state, params)
+        params = optax.apply_updates(params, changes)
+        seen.append(params)
+    return seen, state
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_adam_by_hand(name):
+    """Kingma and Ba 2015, algorithm 1, and Loshchilov and Hutter 2019, algorithm 2, in float64."""
+    train = Train(optimizer=name, learning_rate=0.3, warmup_steps=2, beta1=0.8, beta2=0.95, epsilon=1e-3, weight_decay=0.1)
+    seen, _ = run(train)
+    for path, decay in ((("layer", "kernel"), 0.1 if name == "adamw" else 0.0), (("layer", "bias"), 0.0)):
+        pick = lambda tree, path=path: np.asarray(tree[path[0]][path[1]], np.float64)  # noqa: E731
+        x = pick(PARAMS)
+        m = v = np.zeros_like(x)
+        for update, rate in enumerate([0.15, 0.3, 0.3 * (2 / 3) ** 0.5]):
+            g, t = pick(gradients(update)), update + 1
+            m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g * g
+            x = x - rate * ((m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.95**t)) + 1e-3) + decay * x)
+            np.testing.assert_allclose(pick(seen[update]), x, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "adafactor"])
+def test_clipping_by_the_norm_of_all(name):
+    """A gradient longer than `clip_norm` counts as its direction with that length, a shorter one as it is."""
+    norm = float(np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(gradients(0)))))
+    plain = Train(optimizer=name, learning_rate=0.3, warmup_steps=1, epsilon=0.5)  # so large that length matters
+    cut, long = (
+        run(Train(optimizer=name, learning_rate=0.3, warmup_steps=1, epsilon=0.5, clip_norm=n), 1) for n in (norm / 4, norm * 2)
+    )
+    jax.tree.map(np.testing.assert_array_equal, long[0], run(plain, 1)[0])
+    if name != "adafactor":
+        means = [optax.tree.get(state, "mu") for state in (cut[1], long[1])]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(4 * a, b, rtol=1e-5), *means)
+        assert float(optax.tree.norm(means[0])) == pytest.approx(0.1 * norm / 4, rel=1e-5)
+
+
+ALL_PARAMETERS = {  # settings that between them make parameters of every name
+    "paper": {},
+    "learned": {"positions": "learned", "max_positions": 300, "tying": "none", "logits_bias": True, "embedding_norm": True},
+    "t5": {"positions": "t5", "attention_scale": "learned", "norm_kind": "rms", "activation": "swiglu", "norm_order": "pre"},
+    "shaw": {"positions": "shaw", "qk_norm": True, "tying": "two_way"},
+}
+DECAYED = {"kernel", "key_kernel", "value_kernel", "table"}
+KEPT = {"bias", "key_bias", "value_bias", "scale", "position_table", "position_keys", "position_values"}
+
+
+def parameters(**settings):
+    config = Config(model=Model(num_encoder_layers=2, num_decoder_layers=2, d_model=8, d_ff=8, num_heads=2, **settings))
+    family = families.FAMILIES[config.family]
+    model, objective = family.model(config, small.FACTS), family.objective(config, small.FACTS)
+    return jax.eval_shape(lambda: families.init_params(model, objective, 0))
+
+
+def names(path):
+    return [part.key for part in path]
+
+
+@pytest.mark.parametrize("settings", ALL_PARAMETERS.values(), ids=ALL_PARAMETERS)
+def test_adamw_decays_kernels_and_embeddings_alone(settings):
+    params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), parameters(**settings))
+    rule = optimizer.make_optimizer(Train(optimizer="adamw", learning_rate=0.5, warmup_steps=1, weight_decay=0.1), Model())
+    zeros = jax.tree.map(np.zeros_like, params)
+    changes, _ = rule.update(zeros, rule.init(params), params)
+    for path, change in jax.tree.leaves_with_path(changes):
+        *above, name = names(path)
+        assert name in DECAYED or name in KEPT, path
+        assert name != "table" or above[-1].endswith("_embedding")
+        np.testing.assert_allclose(change, -0.05 if name in DECAYED else 0, rtol=1e-6)
+
+
+def test_every_name_was_among_them():
+    found = {names(path)[-1] for s in ALL_PARAMETERS.values() for path, _ in jax.tree.leaves_with_path(parameters(**s))}
+    assert found == DECAYED | KEPT
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "adafactor"])
+def test_a_loss_falls(name):
+    draw = np.random.default_rng(0)
+    inputs = draw.normal(size=(256, 130)).astype(np.float32)  # adafactor factors what has 128 entries along two axes
+    outputs = inputs @ draw.normal(size=(130, 140)).astype(np.float32) / 11
+    rule = optimizer.make_optimizer(Train(optimizer=name, learning_rate=0.03, warmup_steps=5, schedule="constant"), Model())
+
+    def loss(params):
+        return jnp.mean((inputs @ params["kernel"] + params["bias"][None] - outputs) ** 2)
+
+    @jax.jit
+    def update(params, state):
+        value, gradient = jax.value_and_grad(loss)(params)
+        changes, state = rule.update(gradient, state, params)
+        return value, optax.apply_updates(params, changes), state
+
+    params = {"kernel": jnp.asarray(0.1 * draw.normal(size=(130, 140)), jnp.float32), "bias": jnp.zeros(140)}
+    state, first = rule.init(params), None
+    for _ in range(40):
+        value, params, state = update(params, state)
+        first = value if first is None else first
+    assert value < 0.3 * first
+
+
+def test_adafactor_keeps_rows_and_columns_alone():
+    rule = optimizer.make_optimizer(Train(optimizer="adafactor"), Model())
+    state = jax.eval_shape(rule.init, {"kernel": jax.ShapeDtypeStruct((256, 512), jnp.float32)})
+    assert sum(x.size for x in jax.tree.leaves(state)) < 1000
+
+
+def test_peak():
+    assert optimizer.peak_learning_rate(Train(warmup_steps=4000), Model()) == pytest.approx(6.987712e-4, rel=1e-6)
+    assert optimizer.peak_learning_rate(Train(warmup_steps=0), Model(d_model=64)) == pytest.approx(0.125)
+    assert optimizer.peak_learning_rate(Train(learning_rate=0.25), Model()) == 0.25
