@@ -64,12 +64,12 @@ def test_training_leaves_a_whole_workdir():
         "tokens",
         "vocabulary",
     }
-    assert {path.name for path in (run.workdir / "checkpoints").iterdir()} == {"30", "60"}
+    assert {path.name for path in (run.workdir / "checkpoints").iterdir()} == {"100", "150"}
     pictures = list((run.workdir / "pictures").iterdir())
     assert {"learning_curve.png", "cross_attention.png"} <= {path.name for path in pictures} and all(map(is_png, pictures))
     rows = [json.loads(line) for line in (run.workdir / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if "train/loss" in row] == [20, 40, 60]
-    assert [row["step"] for row in rows if "validation/loss" in row] == [30, 60]
+    assert [row["step"] for row in rows if "train/loss" in row] == [50, 100, 150]
+    assert [row["step"] for row in rows if "validation/loss" in row] == [50, 100, 150]
 
 
 def test_training_tells_in_order_what_it_does():
@@ -78,9 +78,9 @@ def test_training_tells_in_order_what_it_does():
         "examples: train 200, validation 20, test 12; vocabulary: 16",
         "updates an epoch, padding ",
         "parameters; jit on 1 cpu device(s)",
-        "step 20/60  loss ",
-        "step 30/60  validation/loss ",
-        "step 60/60  validation/loss ",
+        "step 50/150  loss ",
+        "step 50/150  validation/loss ",
+        "step 150/150  validation/loss ",
         "decoding 12 sentences of test",
         "samples: run/samples.txt",
         "learning_curve.png",
@@ -95,12 +95,20 @@ def test_training_tells_in_order_what_it_does():
 def test_what_stdout_says_is_what_the_files_say():
     run = trained.run()
     found = json.loads((run.workdir / "evaluation" / "test.json").read_text())
-    assert found["examples"] == 12 and found["checkpoints"] == [30, 60]
+    assert found["examples"] == 12 and found["checkpoints"] == [100, 150]
     lines = run.result.lines
-    assert lines[0] == "test: 12 examples, mean of checkpoints 30, 60"
-    table = {line.split()[0]: line.split()[1] for line in lines[1 : 1 + len(found["scores"])]}
-    assert table == {name: f"{value:,.4f}" for name, value in found["scores"].items()}
-    assert {"loss", "nll", "token_accuracy", "perplexity", "perplexity_per_word", "exact_match", "chrf"} == set(table)
+    assert lines[0] == "test: 12 examples, mean of checkpoints 100, 150"
+    rows = [line.split() for line in lines[1 : 1 + len(found["scores"])]]
+    assert {row[0]: float(row[1].replace(",", "")) for row in rows} == pytest.approx(found["scores"], rel=1e-4, abs=1e-4)
+    assert [row[0] for row in rows] == [
+        "loss",
+        "nll",
+        "token_accuracy",
+        "perplexity",
+        "perplexity_per_word",
+        "exact_match",
+        "chrf",
+    ]
     assert found["signatures"]["chrf"] in run.result.out
     assert run.result.out.endswith((run.workdir / "samples.txt").read_text())
 
@@ -138,7 +146,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path, loaded):
     with contextlib.chdir(run.folder):
         again = command(f"--config={run.experiment}", f"--workdir={copy}")
     assert again.status == 0 and again.out == run.result.out
-    assert "all 60 updates are done (a larger config.train.steps goes on); scoring again" in again.err
+    assert "all 150 updates are done (a larger config.train.steps goes on); scoring again" in again.err
     changed = {name for name, content in files(copy).items() if before.get(name) != content}
     assert changed - {name for name in changed if name.startswith("tensorboard")} == {"record.json"}
     assert len(json.loads((copy / "record.json").read_text())) == 2
@@ -148,13 +156,13 @@ def test_more_steps_go_on_where_it_stopped(tmp_path, not_scored):
     run = trained.run()
     copy = run.copy(tmp_path)
     with contextlib.chdir(run.folder):
-        more = command(f"--config={run.experiment}", f"--workdir={copy}", "--config.train.steps=62")
+        more = command(f"--config={run.experiment}", f"--workdir={copy}", "--config.train.steps=152")
     assert more.status == 0
-    assert "train.steps: 60 -> 62" in more.err and "goes on after step 60 of 62" in more.err
-    assert "step 62/62" in more.err and "step 20/" not in more.err
-    assert {path.name for path in (copy / "checkpoints").iterdir()} == {"30", "60", "62"}
+    assert "train.steps: 150 -> 152" in more.err and "goes on after step 150 of 152" in more.err
+    assert "step 152/152" in more.err and "step 50/" not in more.err
+    assert {"150", "152"} <= {path.name for path in (copy / "checkpoints").iterdir()}
     old, new = ((folder / "metrics.jsonl").read_text() for folder in (run.workdir, copy))
-    assert new.startswith(old) and json.loads(new.splitlines()[-1])["step"] == 62
+    assert new.startswith(old) and json.loads(new.splitlines()[-1])["step"] == 152
 
 
 @pytest.mark.parametrize("folder_is_there", [False, True])
@@ -192,7 +200,7 @@ def test_evaluate_needs_the_workdir_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = command("--mode=evaluate", "--workdir=copy", "--split=validation", "--config.evaluate.average=1")
     assert result.status == 0
-    assert result.lines[0] == "validation: 20 examples, checkpoint 60"
+    assert result.lines[0] == "validation: 20 examples, checkpoint 150"
     found = json.loads((copy / "evaluation" / "validation.json").read_text())
     last = json.loads((copy / "metrics.jsonl").read_text().splitlines()[-1])
     assert found["scores"]["nll"] == pytest.approx(last["validation/nll"], rel=1e-5)

@@ -23,14 +23,20 @@ from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search
 
 def get_config():
     return Config(
-        model=Model(num_encoder_layers=1, num_decoder_layers=1, d_model=32, d_ff=32, num_heads=2, dropout_rate=0.0),
-        data=Data(source="text", directory="data", vocabulary="characters", max_source_length=40, max_target_length=40),
+        model=Model(
+            num_encoder_layers=1, num_decoder_layers=1, d_model=32, d_ff=32, num_heads=2, dropout_rate=0.0, positions="rotary"
+        ),
+        data=Data(
+            source="text", directory="data", vocabulary="characters", vocabulary_size=16, max_source_length=40,
+            max_target_length=40,
+        ),
         train=Train(
-            steps=60, batch_tokens=1024, learning_rate=0.01, schedule="constant", warmup_steps=5, log_every=20, evaluate_every=30
+            steps=150, batch_tokens=1024, learning_rate=0.01, schedule="constant", warmup_steps=5, log_every=50,
+            evaluate_every=50,
         ),
         evaluate=Evaluate(scores=("exact_match", "chrf"), average=2, samples=100),
         search=Search(beam_size=2, batch_size=4, max_extra=5),
-        checkpoint=Checkpoint(every_steps=30),
+        checkpoint=Checkpoint(every_steps=50, keep_last=2),
     )
 """
 

@@ -251,13 +251,13 @@ def same(a: object, b: object, tolerance: float = 0.0) -> bool:
 
 
 def test_the_last_checkpoints_are_averaged():
-    early, late = restored(30), restored(60)
+    early, late = restored(100), restored(150)
     assert not same(early, late, 1e-3)
     mean = jax.tree.map(lambda a, b: (np.asarray(a, np.float64) + np.asarray(b, np.float64)) / 2, early, late)
     used = predict.load(trained.run().workdir)  # config.evaluate.average is 2
-    assert used.steps == (30, 60) and same(used.params, mean, 1e-6)
+    assert used.steps == (100, 150) and same(used.params, mean, 1e-6)
     used = predict.load(trained.run().workdir, {"evaluate.average": "1"})
-    assert used.steps == (60,) and same(used.params, late)
+    assert used.steps == (150,) and same(used.params, late)
 
 
 def test_the_best_checkpoint():
@@ -280,7 +280,7 @@ def spoilt(folder, **settings) -> Workdir:
 
 
 def test_best_by_what_no_checkpoint_has(tmp_path):
-    copy = spoilt(tmp_path, checkpoint__keep_last=2)
+    copy = spoilt(tmp_path)
     for metrics in copy.checkpoints.glob("*/metrics/metrics"):
         metrics.write_text("{}")
     with pytest.raises(UserError, match="config.evaluate.checkpoint best: no checkpoint of .*copy has validation/loss"):
@@ -291,7 +291,7 @@ def test_a_moving_average_is_used_where_one_is_kept(tmp_path):
     copy = spoilt(tmp_path, train__ema_decay=0.9, evaluate__average=1)
     ones, zeros = (jax.tree.map(lambda x, v=value: np.full(x.shape, v, x.dtype), like()) for value in (1, 0))
     checkpoints = Checkpoints(copy.checkpoints, copy.config().checkpoint)
-    checkpoints.save(61, {"params": zeros, "average": ones})
+    checkpoints.save(151, {"params": zeros, "average": ones})
     checkpoints.close()
     assert same(predict.load(copy.path).params, ones)
 
@@ -326,7 +326,7 @@ def test_a_workdir_from_which_something_is_missing(tmp_path):
         with pytest.raises(UserError, match=told):
             predict.load(copy.path)
         (tmp_path / "away").rename(path)
-    assert predict.load(copy.path).steps == (30, 60)
+    assert predict.load(copy.path).steps == (100, 150)
 
 
 def test_average_of_nothing_says_so(tmp_path):

@@ -24,7 +24,7 @@ STEPS, ROWS = 20, 16
 
 
 def train(mode, accumulate):
-    """Losses, weights and gradient norms of 20 steps, the last state on one device, and the sums of an evaluation."""
+    """Metrics of 20 steps, the sums of an evaluation, and what became of the states."""
     first, train_step, loss = small.trainer(small.config(train__accumulate=accumulate))
     runtime = Runtime(Parallel(mode))
     state, rows = runtime.place_state(first), []
@@ -33,12 +33,14 @@ def train(mode, accumulate):
         before = state
         state, metrics = update(state, runtime.place_batch(small.batch(number, ROWS)))
         rows.append(runtime.fetch(metrics))
-    evaluated = runtime.compile_eval(step.make_eval_step(loss))(state.params, runtime.place_batch(small.batch(99, ROWS)))
+    evaluated = {}
+    if accumulate == 1:
+        found = runtime.compile_eval(step.make_eval_step(loss))(state.params, runtime.place_batch(small.batch(99, ROWS)))
+        evaluated = runtime.fetch(found)
     single = runtime.single(state)
     return {
         "rows": rows,
-        "evaluated": runtime.fetch(evaluated),
-        "params": [np.asarray(x).ravel().tolist() for x in jax.tree.leaves(single.params)],
+        "evaluated": evaluated,
         "step": int(single.step),
         "devices_of_single": max(len(x.devices()) for x in jax.tree.leaves(single)),
         "old_state_given_up": all(x.is_deleted() for x in jax.tree.leaves(before.params)),
@@ -98,29 +100,26 @@ def on_eight() -> dict:
             "round_trip": round_trip(),
             "noise": noise(),
             "cut_masks": cut_masks(),
-            "runs": {f"{mode} {parts}": train(mode, parts) for mode in ("auto", "jit") for parts in (1, 2)},
+            "runs": {f"{mode} {parts}": train(mode, parts) for mode, parts in (("jit", 1), ("auto", 1), ("auto", 2))},
         }
 
 
 @pytest.fixture(scope="module")
 def eight():
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": str(jax.config.values["jax_disable_most_optimizations"])}
-    done = subprocess.run(
-        [sys.executable, __file__],
-        env=os.environ
-        | quick
-        | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
-        capture_output=True,
-        text=True,
-    )
+    settings = {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+    }
+    done = subprocess.run([sys.executable, __file__], env=os.environ | settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_losses_of_eight_devices_are_those_of_one(eight, accumulate):
-    several, one = eight["runs"][f"auto {accumulate}"], eight["runs"][f"jit {accumulate}"]
+    """Micro-batches of eight devices, too, are one batch of one device."""
+    several, one = eight["runs"][f"auto {accumulate}"], eight["runs"]["jit 1"]
     assert len(several["rows"]) == len(one["rows"]) == STEPS
     for a, b in zip(several["rows"], one["rows"], strict=True):
         loss, wanted = (row["loss_sum"] / row["weight_sum"] for row in (a, b))
@@ -129,15 +128,20 @@ def test_losses_of_eight_devices_are_those_of_one(eight, accumulate):
         assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-4)
     losses = [row["loss_sum"] / row["weight_sum"] for row in one["rows"]]
     assert losses[-1] < losses[0] - 0.2  # something was learned
-    for name, value in one["evaluated"].items():
-        assert several["evaluated"][name] == pytest.approx(value, rel=1e-5)
+
+
+def test_evaluation_of_eight_devices_is_that_of_one(eight):
+    several, one = (eight["runs"][name]["evaluated"] for name in ("auto 1", "jit 1"))
+    assert several.keys() == one.keys() and one["weight_sum"] == small.batch(99, ROWS)["weights"].sum()
+    for name, value in one.items():
+        assert several[name] == pytest.approx(value, rel=1e-5)
 
 
 def test_those_batches_were_uneven():
-    """Most have a device without a single token (two rows of 16 each), and no two have the same weight."""
+    """Most have a device without a single target (two rows of 16 each), beside one with many; few have the same weight."""
     batches = [small.batch(number, ROWS) for number in range(STEPS)]
     tokens = np.array([b["weights"].reshape(8, -1).sum(axis=1) for b in batches])
-    assert (tokens.min(axis=1) == 0).sum() > STEPS / 3 and tokens.max(axis=1).min() > 8
+    assert (tokens.min(axis=1) == 0).sum() > STEPS / 3 and tokens.max(axis=1).min() >= 7
     assert len(set(tokens.sum(axis=1))) > STEPS / 2
 
 
@@ -146,8 +150,6 @@ def test_modes_and_placement(eight):
     assert eight["round_trip"]
     for run in eight["runs"].values():
         assert run["devices_of_single"] == 1 and run["step"] == STEPS and run["old_state_given_up"]
-    several, one = eight["runs"]["auto 1"]["params"], eight["runs"]["jit 1"]["params"]
-    assert [len(x) for x in several] == [len(x) for x in one]
 
 
 def test_devices_draw_apart(eight):
@@ -170,5 +172,6 @@ def test_one_device():
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_numpy_rank_promotion", "raise")
+    import conftest  # noqa: F401  (what holds for every test holds here)
+
     print(json.dumps(on_eight()))

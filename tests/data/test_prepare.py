@@ -1,0 +1,220 @@
+"""What the workdir keeps of the data: vocabularies of the training split alone, and tokens that follow their content."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from transformer.config import Data
+from transformer.data import corpus
+from transformer.data.prepare import (
+    Folders,
+    Split,
+    load_vocabularies,
+    make_facts,
+    make_vocabularies,
+    read_split,
+)
+from transformer.data.vocabulary import UNKNOWN, Bytes, Characters
+from transformer.errors import UserError
+
+FIELDS = ("source", "target")
+TEXT = {
+    "train.en": "abba\naba\n\nb\n",
+    "train.de": "xyx\ny\nx\nyy\n",
+    "val.en": "abc\n",  # c, z and so on are in no other split
+    "val.de": "xyz\n",
+    "test.en": "bd\na\n",
+    "test.de": "yw\nx\n",
+}
+
+
+@pytest.fixture
+def data(tmp_path) -> Data:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for name, text in TEXT.items():
+        (folder / name).write_text(text)
+    return Data(source="text", directory=str(folder), validation="val", vocabulary="characters", vocabulary_size=20)
+
+
+@pytest.fixture
+def folders(tmp_path) -> Folders:
+    return Folders(tmp_path / "run" / "vocabulary", tmp_path / "run" / "tokens", tmp_path / "run" / "data")
+
+
+def ignore(text: str) -> None:
+    pass
+
+
+def make(data: Data, folders: Folders):
+    return make_vocabularies(data, FIELDS, folders, ignore)
+
+
+def split_of(data: Data, name, folders: Folders, vocabularies) -> Split:
+    split = read_split(data, name, folders, vocabularies, ignore)
+    assert split is not None
+    return split
+
+
+def tokens(split: Split) -> dict[str, list[list[int]]]:
+    return {field: [row.tolist() for row in rows] for field, rows in split.tokens.items()}
+
+
+def known(vocabulary) -> set[str]:
+    assert isinstance(vocabulary, Characters)
+    return set(vocabulary.characters)
+
+
+# --- vocabularies ------------------------------------------------------------------------------------------------------
+
+
+def test_vocabularies_are_learned_from_the_training_split_alone(data, folders):
+    joint = make(data, folders)
+    assert joint["source"] is joint["target"] and known(joint["source"]) == set("abxy")
+    assert os.listdir(folders.vocabulary) == ["joint.characters.json"]
+
+
+def test_separate_vocabularies_know_their_side_alone(data, folders):
+    data = dataclasses.replace(data, joint_vocabulary=False)
+    made = make(data, folders)
+    assert known(made["source"]) == set("ab") and known(made["target"]) == set("xy")
+    assert sorted(os.listdir(folders.vocabulary)) == ["source.characters.json", "target.characters.json"]
+    assert {field: known(v) for field, v in load_vocabularies(data, FIELDS, folders.vocabulary).items()} == {
+        field: known(v) for field, v in made.items()
+    }
+
+
+@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("kind", ["characters", "bytes", "bpe"])
+def test_vocabularies_are_read_again_and_not_learned(data, folders, joint, kind):
+    data = dataclasses.replace(data, joint_vocabulary=joint, vocabulary=kind)
+    made = make(data, folders)
+    Path(data.directory, "train.en").unlink()
+    for again in (make(data, folders), load_vocabularies(data, FIELDS, folders.vocabulary)):
+        assert set(again) == set(FIELDS) and (again["source"] is again["target"]) == joint
+        for field in FIELDS:
+            assert again[field].size == made[field].size
+            for text in TEXT.values():
+                assert again[field].encode(text) == made[field].encode(text)
+
+
+def test_what_the_vocabulary_notices_is_told(data, folders):
+    told = []
+    make_vocabularies(dataclasses.replace(data, vocabulary_size=30), FIELDS, folders, told.append)
+    assert told == ["vocabulary: the text fills 8 entries of 30"]
+
+
+def test_lowercase_text_makes_a_lowercase_vocabulary(data, folders):
+    Path(data.directory, "train.en").write_text("AB\nB\nA\nb\n")
+    assert known(make(dataclasses.replace(data, lowercase=True), folders)["source"]) == set("abxy")
+
+
+def test_without_a_training_split_there_is_nothing_to_learn(data, folders):
+    with pytest.raises(UserError, match="config.data.train is none"):
+        make(dataclasses.replace(data, train=None), folders)
+    assert not folders.vocabulary.exists()
+
+
+def test_a_vocabulary_that_cannot_be_written_is_said_in_a_line(data, folders):
+    folders.vocabulary.parent.write_text("a file where the workdir should be")
+    with pytest.raises(UserError, match=f"^{folders.vocabulary}: cannot write the vocabulary: "):
+        make(data, folders)
+
+
+def test_an_incomplete_workdir_is_said_in_a_line(data, folders):
+    make(data, folders)
+    with pytest.raises(UserError, match="there is no vocabulary 'source'"):
+        load_vocabularies(dataclasses.replace(data, joint_vocabulary=False), FIELDS, folders.vocabulary)
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_facts_have_the_vocabularies_sizes(data, folders, joint):
+    Path(data.directory, "train.de").write_text("xyz\ny\nx\nyy\n")
+    facts = make_facts(make(dataclasses.replace(data, joint_vocabulary=joint), folders))
+    assert (facts.source_size, facts.target_size) == (facts.source_rows, facts.target_rows) == ((9, 9) if joint else (6, 7))
+
+
+# --- splits ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_split_has_its_text_and_its_tokens(data, folders):
+    made = make(data, folders)
+    split = split_of(data, "test", folders, made)
+    assert [dict(example) for example in split.examples] == [{"source": "bd", "target": "yw"}, {"source": "a", "target": "x"}]
+    a, b, x, y = (made["source"].encode(character)[0] for character in "abxy")
+    assert tokens(split) == {"source": [[b, UNKNOWN], [a]], "target": [[y, UNKNOWN], [x]]}
+
+
+def test_each_side_has_its_own_vocabulary(data, folders):
+    data = dataclasses.replace(data, joint_vocabulary=False)
+    made = make(data, folders)
+    assert tokens(split_of(data, "train", folders, made)) == {
+        "source": [made["source"].encode(text) for text in ("abba", "aba", "b")],
+        "target": [made["target"].encode(text) for text in ("xyx", "y", "yy")],
+    }
+
+
+def test_what_the_source_notices_is_told(data, folders):
+    told = []
+    read_split(data, "train", folders, make(data, folders), told.append)
+    assert len(told) == 1 and told[0].startswith("1 blank pairs skipped")
+
+
+def test_a_split_that_no_setting_names_is_none(data, folders):
+    made = make(data, folders)
+    assert read_split(dataclasses.replace(data, test=None), "test", folders, made, ignore) is None
+    assert not folders.tokens.exists()
+
+
+def test_tokens_are_made_once(data, folders, monkeypatch):
+    made = make(data, folders)
+    first = split_of(data, "train", folders, made)
+    monkeypatch.setattr(corpus, "tokenize", None)
+    again = split_of(data, "train", folders, load_vocabularies(data, FIELDS, folders.vocabulary))
+    assert tokens(again) == tokens(first) and again.fingerprint == first.fingerprint
+    assert isinstance(again.tokens["source"].values.base, np.memmap)
+    assert len(os.listdir(folders.tokens)) == 1
+    for path in Path(data.directory).iterdir():  # the same content elsewhere
+        path.rename(path.with_name("moved_" + path.name))
+    moved = dataclasses.replace(data, train="moved_train")
+    assert tokens(split_of(moved, "train", folders, made)) == tokens(first)
+
+
+def test_tokens_follow_the_text(data, folders):
+    made = make(data, folders)
+    old = split_of(data, "validation", folders, made)
+    Path(data.directory, "val.de").write_text("yx\n")
+    new = split_of(data, "validation", folders, made)
+    assert new.fingerprint != old.fingerprint
+    assert tokens(new)["source"] == tokens(old)["source"] and tokens(new)["target"] == [made["target"].encode("yx")]
+    assert len(os.listdir(folders.tokens)) == 2
+
+
+def test_tokens_follow_the_direction(data, folders):
+    made = make(data, folders)
+    there = tokens(split_of(data, "train", folders, made))
+    swapped = dataclasses.replace(data, source_language="de", target_language="en")
+    back = tokens(split_of(swapped, "train", folders, made))
+    assert back == {"source": there["target"], "target": there["source"]} and back != there
+
+
+def test_tokens_follow_the_vocabulary(data, folders):
+    old = tokens(split_of(data, "train", folders, make(data, folders)))
+    for path in folders.vocabulary.iterdir():
+        path.unlink()
+    Bytes().save(folders.vocabulary, "joint")
+    data = dataclasses.replace(data, vocabulary="bytes")
+    new = tokens(split_of(data, "train", folders, load_vocabularies(data, FIELDS, folders.vocabulary)))
+    assert new["source"] == [[byte + 4 for byte in text.encode()] for text in ("abba", "aba", "b")] != old["source"]
+
+
+def test_tokens_follow_what_a_vocabulary_of_one_name_holds(data, folders):
+    made = make(data, folders)
+    old = tokens(split_of(data, "train", folders, made))
+    Characters(made["source"].characters[::-1]).save(folders.vocabulary, "joint")  # type: ignore[attr-defined]
+    made = load_vocabularies(data, FIELDS, folders.vocabulary)
+    new = tokens(split_of(data, "train", folders, made))
+    assert new["source"] == [made["source"].encode(text) for text in ("abba", "aba", "b")] != old["source"]

@@ -1,0 +1,295 @@
+"""Vocabularies: text goes round, what is learned and kept is the same each time, and what is wrong is said in a line."""
+
+import dataclasses
+import os
+import random
+import re
+import unicodedata
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from transformer.config import Data, Facts
+from transformer.data import vocabulary
+from transformer.data.vocabulary import SPECIAL, UNKNOWN, Bytes, Characters, Vocabulary, load, train
+from transformer.errors import UserError
+
+SOME = settings(max_examples=50, derandomize=True, deadline=None, database=None)
+KINDS = ("bpe", "unigram", "bytes", "characters")
+PIECES = ("bpe", "unigram")
+SENTENCE = "der kleine große hund läuft über die wiese und eine katze schläft im gras fünf äpfel 12 [x] a,b. (o) ﬂug"
+# Unicode's edges: other planes, right to left, marks with nothing to stand on, what is not a character, and no character.
+EDGES = (
+    "",
+    "\0",
+    "a\0b\0",
+    "😀👩‍👩‍👧",
+    "שלום \u200fעולם\u200e",
+    "\u0301\u0323",
+    "e\u0301",
+    "\u2028\x85\r\n\t",
+    "\ufeffa",
+    "\uffff",
+    "\U0010ffff",
+    "▁",
+)
+
+
+def sentences() -> list[str]:
+    draw, words = random.Random(0), SENTENCE.split()
+    return [" ".join(draw.choices(words, k=draw.randint(1, 6))) for _ in range(300)]
+
+
+TEXTS = sentences()
+ALPHABET = "".join(sorted({c for text in TEXTS for c in text}))
+
+
+def settings_of(kind: str, size: int = 90, **others) -> Data:
+    return Data(vocabulary=kind, vocabulary_size=size, **others)  # type: ignore[arg-type]
+
+
+def no_notice(text: str) -> None:
+    raise AssertionError(text)
+
+
+def ignore(text: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def learned() -> dict[str, Vocabulary]:
+    return {kind: train(settings_of(kind, 60), TEXTS, ignore) for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def exact() -> dict[str, Vocabulary]:
+    """Sentencepiece without a Unicode normalisation."""
+    return {kind: train(settings_of(kind, 60, normalization="identity"), TEXTS, ignore) for kind in PIECES}
+
+
+# --- round trips -------------------------------------------------------------------------------------------------------
+
+
+@SOME
+@given(st.text())
+def test_bytes_take_any_text_round(text):
+    ids = Bytes().encode(text)
+    assert [i - 4 for i in ids] == list(text.encode())
+    assert Bytes().decode(ids) == text
+
+
+@pytest.mark.parametrize("text", EDGES)
+def test_bytes_take_the_edges_of_unicode_round(text):
+    assert Bytes().decode(Bytes().encode(text)) == text
+
+
+def test_bytes_that_are_no_text_become_replacement_characters():
+    assert Bytes().decode([0xFF + 4, ord("a") + 4, 0xC3 + 4]) == "\ufffda\ufffd"
+    assert Bytes().decode(Bytes().encode(b"\xff".decode("utf-8", "surrogateescape"))) == "\ufffd"
+
+
+@SOME
+@given(st.text())
+@example("".join(EDGES))
+def test_known_characters_go_round_exactly(text):
+    known = train(settings_of("characters", 8000), [text, "ab"], ignore)
+    assert known.decode(known.encode(text)) == text and UNKNOWN not in known.encode(text)
+
+
+@SOME
+@given(text=st.text(alphabet=st.sampled_from("ab😀\u0301") | st.characters()))
+def test_unknown_characters_are_one_id_each_and_left_out(text):
+    known = Characters(["a", "b", "😀", "\u0301"])
+    assert known.encode(text) == [4 + "ab😀\u0301".index(c) if c in "ab😀\u0301" else UNKNOWN for c in text]
+    assert known.decode(known.encode(text)) == "".join(c for c in text if c in "ab😀\u0301")
+
+
+@pytest.mark.parametrize("kind", PIECES)
+@SOME
+@given(text=st.text(alphabet=ALPHABET, max_size=30))
+def test_pieces_go_round_but_for_spaces_at_ends_and_in_a_row(exact, kind, text):
+    ids = exact[kind].encode(text)
+    assert UNKNOWN not in ids
+    assert exact[kind].decode(ids) == " ".join(word for word in text.split(" ") if word)
+
+
+@pytest.mark.parametrize("kind", PIECES)
+@SOME
+@given(text=st.text(alphabet="ab 12ﬂﬁ①１２ａｂ［\u00a0\u3000\u0308ouä", max_size=20))
+@example("ﬂug\u3000ｘ１２ u\u0308ber ")
+def test_pieces_go_round_after_the_compatibility_normalisation(kind, text):
+    """Sentencepiece's NFKC against Python's. Every character that can come out is in the text learned from."""
+    known = _normalised(kind)
+    want = unicodedata.normalize("NFKC", text)
+    assert known.decode(known.encode(text)) == " ".join(word for word in want.split(" ") if word)
+
+
+_NORMALISED: dict[str, Vocabulary] = {}
+
+
+def _normalised(kind: str) -> Vocabulary:
+    if kind not in _NORMALISED:
+        _NORMALISED[kind] = train(
+            settings_of(kind, 80, normalization="nfkc"), [*TEXTS, "fi öü\u0308 ab ou \u0308 x 12"], ignore
+        )
+    return _NORMALISED[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", EDGES)
+def test_every_kind_takes_every_text(learned, kind, text):
+    ids = learned[kind].encode(text)
+    assert all(UNKNOWN <= i < learned[kind].size for i in ids)
+    assert isinstance(learned[kind].decode(ids), str)
+    assert len(learned[kind].pieces(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_is_its_texts_one_by_one(learned, kind):
+    texts = [*TEXTS[:20], *EDGES, "<s> </s>"]
+    assert learned[kind].encode_batch(texts) == [learned[kind].encode(text) for text in texts]
+    assert learned[kind].encode_batch([]) == []
+
+
+# --- special ids -------------------------------------------------------------------------------------------------------
+
+
+def test_the_special_ids_are_those_that_models_know():
+    facts = Facts(9, 9, 9, 9)
+    assert (facts.pad, facts.start, facts.end, facts.unknown) == (0, 1, 2, UNKNOWN)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_ids_are_left_out_and_shown(learned, kind):
+    ids = learned[kind].encode("die katze")
+    assert learned[kind].decode([1, 0, *ids[:3], 3, 2, *ids[3:], 3, 2, 0]) == "die katze"
+    assert learned[kind].decode([0, 1, 2, 3]) == "" == learned[kind].decode([])
+    assert learned[kind].pieces([0, 1, 2, 3]) == list(SPECIAL) == ["<pad>", "<s>", "</s>", "<unk>"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_text_makes_a_special_id(learned, kind):
+    ids = learned[kind].encode("<pad> <s></s> der <unk>")
+    assert ids and not set(ids) & {0, 1, 2}
+
+
+def test_what_cannot_be_seen_is_shown_by_its_name():
+    assert Bytes().pieces(Bytes().encode("a \n\té\0")) == ["a", "␣", "\\n", "\\t", "Ã", "©", "\\x00"]
+    assert Characters(["é", "\u200f", " "]).pieces([4, 5, 6]) == ["é", "\\u200f", "␣"]
+
+
+# --- learning ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_learning_is_deterministic(learned, kind):
+    again = train(settings_of(kind, 60), TEXTS, ignore)
+    everything = range(again.size)
+    assert again.size == learned[kind].size
+    assert again.pieces(everything) == learned[kind].pieces(everything)
+    assert again.encode_batch(TEXTS) == learned[kind].encode_batch(TEXTS)
+    if isinstance(again, vocabulary.SentencePiece):
+        assert again.model == learned[kind].model  # type: ignore[attr-defined]
+
+
+def test_the_most_frequent_characters_are_known_and_the_others_counted():
+    notices = []
+    known = train(settings_of("characters", 8), ["dddd ccc", "ccc", "b", "a", "eee"], notices.append)
+    assert known.pieces(range(known.size)) == [*SPECIAL, "c", "d", "e", "␣"]  # " ", a and b occur once: " " is the least
+    assert notices == ["vocabulary: 2 rare characters are unknown (config.data.vocabulary_size)"]
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "characters"])
+def test_a_size_that_the_text_cannot_fill_is_capped_with_a_notice(kind):
+    notices = []
+    known = train(settings_of(kind, 5000), TEXTS, notices.append)
+    assert known.size < 5000 and len(known.pieces(range(known.size))) == known.size
+    assert notices == [f"vocabulary: the text fills {known.size:,} entries of 5,000"]
+    if kind == "characters":
+        assert known.size == 4 + len(ALPHABET)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_size_that_the_text_fills_is_met_without_a_notice(kind):
+    size = 4 + len(ALPHABET) if kind == "characters" else 50
+    known = train(settings_of(kind, size), TEXTS, no_notice)
+    assert known.size == (260 if kind == "bytes" else size)
+
+
+@pytest.mark.parametrize("kind", PIECES)
+def test_a_size_that_is_too_small_is_said_in_a_line_that_helps(kind):
+    data = settings_of(kind, 20)
+    with pytest.raises(UserError) as error:
+        train(data, TEXTS, no_notice)
+    message = str(error.value)
+    assert message.startswith("config.data.vocabulary_size 20: sentencepiece cannot make such a vocabulary of this text")
+    assert "\n" not in message
+    (least,) = map(int, re.findall(r"about (\d+) distinct", message))
+    assert train(dataclasses.replace(data, vocabulary_size=least), TEXTS, ignore).size <= least
+
+
+@pytest.mark.parametrize("kind", PIECES)
+def test_of_too_many_sentences_every_nth_is_learned_from(monkeypatch, kind):
+    monkeypatch.setattr(vocabulary, "MOST_SENTENCES", 100)
+    texts = [part for text in TEXTS[:100] for part in (text, "qqqq")]
+    assert UNKNOWN in train(settings_of(kind, 60), texts, ignore).encode("q")
+    assert UNKNOWN not in train(settings_of(kind, 60), texts[1:], ignore).encode("q")  # 199: every second, from the first
+
+
+# --- on disk -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_saved_is_loaded(learned, kind, tmp_path):
+    learned[kind].save(tmp_path, "joint")
+    (name,) = os.listdir(tmp_path)
+    assert name.startswith("joint.")
+    again = load(tmp_path, "joint")
+    texts, everything = [*TEXTS, *EDGES], range(learned[kind].size)
+    assert type(again) is type(learned[kind]) and again.size == learned[kind].size
+    assert again.encode_batch(texts) == learned[kind].encode_batch(texts)
+    assert again.pieces(everything) == learned[kind].pieces(everything)
+    assert [again.decode([i]) for i in everything] == [learned[kind].decode([i]) for i in everything]
+    again.save(tmp_path, "second")
+    assert (tmp_path / name.replace("joint", "second")).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_any_character_is_kept(tmp_path):
+    text = "".join(EDGES)
+    known = Characters(list(dict.fromkeys(text)))
+    known.save(tmp_path, "joint")
+    again = load(tmp_path, "joint")
+    assert again.encode(text) == known.encode(text) and again.decode(again.encode(text)) == text
+
+
+def damaged(folder, name: str) -> str:
+    with pytest.raises(UserError) as error:
+        load(folder, name)
+    message = str(error.value)
+    assert "\n" not in message and str(folder) in message and repr(name) in message and "train again in a new" in message
+    return message
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "characters"])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda content: content[: len(content) // 2], lambda content: b"", lambda content: b"\xff" * 99, lambda content: b"3"],
+    ids=["half", "empty", "no text", "a number"],
+)
+def test_a_damaged_file_is_said_in_a_line(learned, kind, tmp_path, damage):
+    learned[kind].save(tmp_path, "joint")
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    assert "cannot be read" in damaged(tmp_path, "joint")
+
+
+@pytest.mark.parametrize("suffix", ["model", "characters.json"])
+def test_a_folder_in_the_file_s_place_is_said_in_a_line(tmp_path, suffix):
+    (tmp_path / f"joint.{suffix}").mkdir()
+    assert "cannot be read" in damaged(tmp_path, "joint")
+
+
+def test_a_missing_vocabulary_is_said_in_a_line(learned, tmp_path):
+    learned["bytes"].save(tmp_path, "source")
+    assert "there is no vocabulary" in damaged(tmp_path, "target")

@@ -1,0 +1,377 @@
+"""The command line: what it says of wrong input, its help, its exit status, and what it never imports."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trained
+from trained import ROOT, command
+
+import launch
+from transformer import modes
+from transformer.config import Config, fields
+
+# --- wrong input: one line, exit status 2, nothing compiled, nothing left behind ------------------------------------------
+
+Prepare = Callable[[Path], object]
+
+
+def corpus(**contents: bytes | None) -> Prepare:
+    """Two good splits, but for these files (underscore for the dot; None: there is no such file)."""
+
+    def prepare(folder: Path) -> None:
+        trained.write_corpus(folder / "data")
+        for name, content in contents.items():
+            path = folder / "data" / name.replace("_", ".")
+            path.unlink()
+            if content is not None:
+                path.write_bytes(content)
+
+    return prepare
+
+
+def nothing(folder: Path) -> None:
+    pass
+
+
+def file_as_workdir(folder: Path) -> None:
+    (folder / "run").write_text("")
+
+
+def experiment(text: str) -> Prepare:
+    return lambda folder: (folder / "mine.py").write_text(text)
+
+
+NUMBERS = ["--config=number_words.py", "--config.data.number_train_size=50", "--config.data.number_test_size=10"]
+SMALL = ["--config.model.d_model=16", "--config.model.num_heads=2"]
+
+# What is wrong: what is there before, the arguments, and parts of the line. {0} is the test's folder.
+TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
+    "flag": (nothing, ["--inptu=x"], ["--inptu: there is no such flag; did you mean 'input'?"]),
+    "setting as flag": (nothing, ["--beam_size=3"], ["--beam_size: there is no", "did you mean 'config.search.beam_size'?"]),
+    "flag without value": (nothing, ["--input"], ["--input", "see --help"]),
+    "mode": (nothing, ["--mode=trian"], ["--mode=trian", "<train|evaluate|translate|attend|describe>"]),
+    "positional": (nothing, ["train"], ["train: arguments are flags, --name=value; see --help"]),
+    "setting": (nothing, ["--config.model.num_head=4"], ["--config.model.num_head:", "did you mean 'model.num_heads'?"]),
+    "section": (nothing, ["--config.model=4"], ["--config.model:", "it is a section"]),
+    "no value": (nothing, ["--config.model.d_model"], ["--config.model.d_model: a setting needs a value"]),
+    "spaced value": (nothing, ["--config.model.d_model", "64"], ["needs a value, --config.model.d_model=VALUE"]),
+    "int": (nothing, ["--config.model.d_model=wide"], ["--config.model.d_model=wide: wants int"]),
+    "choice": (nothing, ["--config.model.positions=rotray"], ["wants one of", "did you mean 'rotary'?"]),
+    "bool": (nothing, ["--config.model.qk_norm=maybe"], ["--config.model.qk_norm=maybe: wants bool"]),
+    "pair": (nothing, ["--config.data.number_range=5"], ["--config.data.number_range=5: wants comma-separated int"]),
+    "limit": (nothing, ["--config.model.dropout_rate=1"], ["config.model.dropout_rate is 1.0: must be below 1"]),
+    "nan": (nothing, ["--config.train.learning_rate=nan"], ["config.train.learning_rate is nan: wants float"]),
+    "heads": (nothing, ["--config.model.num_heads=7"], ["d_model 32", "num_heads 7", "config.model.d_k"]),
+    "odd d_k": (nothing, ["--config.model.positions=rotary", "--config.model.d_k=7"], ["config.model.d_k is 7", "even"]),
+    "odd d_model": (
+        nothing,
+        ["--config.model.positions=sinusoidal", "--config.model.d_model=33", "--config.model.num_heads=3"],
+        ["config.model.d_model is 33", "even"],
+    ),
+    "table too short": (
+        nothing,
+        ["--config.model.positions=learned", "--config.model.max_positions=39"],
+        ["config.model.max_positions 39 is shorter than the longest sequence, 40"],
+    ),
+    "n best": (nothing, ["--config.search.n_best=3"], ["config.search.n_best 3", "config.search.beam_size 2"]),
+    "average": (nothing, ["--config.evaluate.average=3"], ["config.evaluate.average 3", "config.checkpoint.keep_last 2"]),
+    "no steps": (nothing, ["--config.train.steps=0"], ["config.train.steps is 0: must be at least 1"]),
+    "score": (
+        corpus(),
+        ["--config.evaluate.scores=chrf,blue"],
+        ["config.evaluate.scores:", "'blue'", "did you mean 'bleu'?"],
+    ),
+    "no experiment": (nothing, ["--config={0}/nowhere.py"], ["--config={0}/nowhere.py: there is no such file"]),
+    "experiment name": (experiment(""), ["--config={0}/mien.py"], ["there is no such file", "did you mean 'mine.py'?"]),
+    "no config": (experiment("x = 1"), ["--config={0}/mine.py"], ["mine.py: AttributeError", "get_config"]),
+    "no file": (corpus(train_de=None), [], ["data/train.de: there is no such file", "config.data.train"]),
+    "prefix": (corpus(), ["--config.data.train=trian"], ["data/trian.en", "did you mean 'train.en'?"]),
+    "language": (corpus(), ["--config.data.target_language=fr"], ["data/train.fr", "config.data.target_language"]),
+    "no test file": (corpus(test_en=None), [], ["data/test.en: there is no such file", "config.data.test"]),
+    "empty": (corpus(train_en=b""), [], ["data/train.en: the file is empty"]),
+    "not utf-8": (corpus(validation_de=b"A\nB\xff\n"), [], ["data/validation.de: line 2 is not UTF-8"]),
+    "lengths": (corpus(train_en=b"a\nb\nc\n"), [], ["train.en has 3 lines", "train.de has 200"]),
+    "blank only": (corpus(train_en=b" \n\n", train_de=b"A\nB\n"), [], ["no pair of lines of which neither is blank"]),
+    "no training split": (corpus(), ["--config.data.train=none"], ["config.data.train is none"]),
+    "vocabulary": (
+        corpus(),
+        ["--config.data.vocabulary=bpe", "--config.data.vocabulary_size=9"],
+        ["config.data.vocabulary_size 9", "set a larger size"],
+    ),
+    "number language": (
+        nothing,
+        [*NUMBERS, "--config.data.target_language=dee"],
+        ["config.data.target_language dee: num2words has no such language; did you mean 'de'?"],
+    ),
+    "too many numbers": (
+        nothing,
+        [*NUMBERS, "--config.data.number_range=0,60"],
+        ["config.data.number_train_size 50", "0,60 has 40 numbers beside"],
+    ),
+    "number range": (
+        nothing,
+        [*NUMBERS, "--config.data.number_test_range=5,3"],
+        ["config.data.number_test_range is 5,3: wants two numbers"],
+    ),
+    "tfds name": (nothing, ["--config.data.source=tfds"], ["config.data.tfds_name is not set"]),
+    "tfds data": (
+        nothing,
+        ["--config.data.source=tfds", "--config.data.tfds_name=wmt14_translate/de-en", "--config.data.directory={0}/data"],
+        ["wmt14_translate/de-en: not prepared in {0}/data", "tfds build"],
+    ),
+    "workdir is a file": (file_as_workdir, [], ["--workdir={0}/run cannot be made or written"]),
+    "workdir in a file": (file_as_workdir, ["--workdir={0}/run/more"], ["--workdir={0}/run/more cannot be made or written"]),
+    "not writable": (nothing, ["--workdir=/proc/run"], ["--workdir=/proc/run cannot be made or written"]),
+    "no such workdir": (nothing, ["--mode=translate"], ["--workdir={0}/run: there is no such folder", "trains a model there"]),
+    "no source": (nothing, ["--mode=attend"], ["--mode=attend needs --source="]),
+    "blank source": (nothing, ["--mode=attend", "--source= "], ["--mode=attend needs --source="]),
+    "no input": (nothing, ["--mode=translate", "--input={0}/x"], ["--input={0}/x: No such file"]),
+    "input is a folder": (nothing, ["--mode=translate", "--input={0}"], ["--input={0}: Is a directory"]),
+    "output is a folder": (nothing, ["--mode=translate", "--output={0}"], ["--output={0}: Is a directory"]),
+    "output in a file": (file_as_workdir, ["--mode=translate", "--output={0}/run/x"], ["--output={0}/run/x: "]),
+    "split": (nothing, ["--mode=evaluate", "--split=dev"], ["--split=dev", "<train|validation|test>"]),
+    "describe": (nothing, ["--mode=describe", "--config.model.num_heads=7"], ["config.model.num_heads 7"]),
+}
+
+
+@pytest.fixture
+def nothing_compiled(monkeypatch):
+    def fail(*arguments, **more):
+        pytest.fail("wrong input must be found before anything is compiled")
+
+    monkeypatch.setattr(modes.step_lib, "make_train_step", fail)
+    monkeypatch.setattr(modes.predict.Predictor, "translate", fail)
+
+
+def check(result: trained.Result, parts: list[str], folder: Path) -> None:
+    assert result.status == 2 and result.out == ""
+    assert result.err.startswith("launch.py: ") and result.err.count("\n") == 1 and result.err.endswith("\n"), result.err
+    for part in parts:
+        assert part.replace("{0}", str(folder)) in result.err
+    assert len(result.err) < 600
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_wrong_input(name, tmp_path, monkeypatch, nothing_compiled):
+    prepare, arguments, parts = TRAINING[name]
+    prepare(tmp_path)
+    (tmp_path / "tiny.py").write_text(trained.EXPERIMENT)
+    (tmp_path / "number_words.py").write_text((ROOT / "experiments" / "number_words.py").read_text())
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    filled = [argument.replace("{0}", str(tmp_path)) for argument in arguments]
+    default = [f"--{flag}" for flag in ("config=tiny.py", f"workdir={tmp_path / 'run'}")]
+    result = command(*default, *filled)
+    check(result, parts, tmp_path)
+    assert [path for path in sorted(tmp_path.rglob("*")) if "__pycache__" not in path.parts] == before
+
+
+def damaged(text: str) -> Prepare:
+    return lambda workdir: (workdir / "config.json").write_text(text)
+
+
+def without_validation(workdir: Path) -> None:
+    values = json.loads((workdir / "config.json").read_text())
+    values["data"]["validation"] = None
+    (workdir / "config.json").write_text(json.dumps(values))
+
+
+def without(name: str) -> Prepare:
+    return lambda workdir: (workdir / name).rename(workdir.parent / "away")
+
+
+def as_it_is(workdir: Path) -> None:
+    pass
+
+
+# The same of a trained run, a copy of it, spoilt or not. {0} is the copy.
+TRAINED: dict[str, tuple[Prepare, list[str], list[str]]] = {
+    "other configuration": (
+        as_it_is,
+        [*SMALL, "--config.train.seed=1"],
+        ["--workdir={0} was made with other settings: model.d_model: 32 -> 16, train.seed: 0 -> 1"],
+    ),
+    "fewer steps": (as_it_is, ["--config.train.steps=149"], ["{0} has 150 updates already, config.train.steps is 149"]),
+    "no settings": (without("config.json"), [], ["{0}: it has checkpoints", "no config.json"]),
+    "no settings to translate": (without("config.json"), ["--mode=translate"], ["{0}: it has no config.json"]),
+    "no checkpoint": (without("checkpoints"), ["--mode=translate"], ["{0}/checkpoints has no checkpoint; train first"]),
+    "no vocabulary": (without("vocabulary"), ["--mode=evaluate"], ["{0}/vocabulary: there is no vocabulary"]),
+    "no facts": (without("facts.json"), ["--mode=translate"], ["{0}: it has no facts.json yet"]),
+    "damaged settings": (damaged("{"), ["--mode=translate"], ["{0}/config.json: damaged, line 1"]),
+    "unknown settings": (damaged('{"modle": {}}'), ["--mode=translate"], ["{0}/config.json: unknown setting modle"]),
+    "fixed setting": (
+        as_it_is,
+        ["--mode=translate", "--config.model.d_ff=64"],
+        ["{0} was trained with other settings", "model.d_ff: 32 -> 64"],
+    ),
+    "setting": (as_it_is, ["--mode=translate", "--config.beam_size=3"], ["did you mean 'search.beam_size'?"]),
+    "n best": (as_it_is, ["--mode=translate", "--config.search.n_best=3"], ["config.search.n_best 3"]),
+    "no split": (without_validation, ["--mode=evaluate", "--split=validation"], ["config.data.validation is none"]),
+    "score": (as_it_is, ["--mode=evaluate", "--config.evaluate.scores=blue"], ["config.evaluate.scores:", "'bleu'"]),
+    "data elsewhere": (
+        as_it_is,
+        ["--mode=evaluate", "--config.data.directory=/nowhere"],
+        ["/nowhere/test.en: there is no such file"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_wrong_input_to_a_trained_run(name, tmp_path, monkeypatch, nothing_compiled):
+    prepare, arguments, parts = TRAINED[name]
+    run = trained.run()
+    copy = run.copy(tmp_path)
+    prepare(copy)
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
+    monkeypatch.chdir(run.folder)
+    result = command(f"--config={run.experiment}", f"--workdir={copy}", *arguments, stdin=b"ab\n")
+    check(result, parts, copy)
+    assert {path for path in copy.rglob("*") if path.is_file()} == set(before)
+
+
+def test_enough_is_checked():
+    assert len(TRAINING) + len(TRAINED) >= 60
+
+
+def test_the_default_workdir_is_named_after_the_experiment(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "--workdir=runs/number_words: there is no such folder" in command("--mode=translate").err
+    assert "--workdir=runs/mine: there is no such folder" in command("--mode=translate", "--config=x/mine.py").err
+
+
+def test_an_interrupted_command_says_so(monkeypatch, tmp_path):
+    def interrupt(*arguments) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(modes.prepare, "read_split", interrupt)
+    run = trained.run()
+    monkeypatch.chdir(run.folder)
+    result = command(f"--config={run.experiment}", f"--workdir={tmp_path / 'run'}")
+    assert result.status == "launch.py: interrupted"  # Python prints it, and exits with 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def crash(*arguments) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(modes, "describe", crash)
+    with pytest.raises(ZeroDivisionError):
+        command("--mode=describe")
+
+
+# --- help --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])
+def test_help_lists_everything(flag):
+    result = command(flag)
+    assert (result.status, result.err) == (0, "")
+    lines = result.lines
+    for name, _, field, value in fields(Config()):
+        shown = "none" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else value
+        [line] = [line for line in lines if line.startswith(f"  {name}={shown}  ")]
+        assert field.metadata["meaning"] in line
+    for name in ("mode", "config", "workdir", "split", "input", "output", "source", "target", "log_level"):
+        assert [line for line in lines if line.startswith(f"  --{name}=")], name
+    for mode in launch.MODES:
+        assert [line for line in lines if re.match(f"  {mode} +[a-z]", line)], mode
+    assert max(map(len, lines)) <= 160
+
+
+def test_help_says_what_may_be_chosen():
+    text = command("--help").out
+    assert "(one of sinusoidal, learned, rotary, alibi, t5, shaw, none)" in text
+    assert "<train|evaluate|translate|attend|describe>" in text and "<train|validation|test>" in text
+
+
+# --- processes of their own --------------------------------------------------------------------------------------------
+
+
+def python(code: str, folder: Path, *arguments: str, **more) -> subprocess.CompletedProcess[str]:
+    """`code` with launch.py importable, as a user's process: none of the tests' own settings but a quick compilation."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=folder, env=environment, capture_output=True, text=True, **more
+    )
+
+
+def test_help_and_typing_errors_need_no_jax(tmp_path):
+    code = """
+import runpy, sys
+for arguments in (["--help"], ["--inptu=x"], ["--config.model.num_head=3"]):
+    sys.argv = ["launch.py", *arguments]
+    try:
+        runpy.run_path(FILE, run_name="__main__")
+    except SystemExit as end:
+        print("status", end.code)
+print([name for name in ("jax", "numpy", "flax", "tensorflow", "matplotlib") if name in sys.modules])
+""".replace("FILE", repr(str(ROOT / "launch.py")))
+    result = python(code, tmp_path)
+    assert result.stdout.endswith("status 2\nstatus 2\n[]\n"), result
+    assert "model.num_heads=8" in result.stdout
+    assert result.stderr.splitlines() == [
+        "launch.py: --inptu: there is no such flag; did you mean 'input'?; see --help",
+        "launch.py: --config.model.num_head: there is no such setting; did you mean 'model.num_heads'?",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_ends_with_status_2_and_with_0_on_a_closed_pipe(tmp_path):
+    wrong = subprocess.run([sys.executable, ROOT / "launch.py", "train"], cwd=tmp_path, capture_output=True, text=True)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "launch.py: train: arguments are flags, --name=value; see --help\n"
+    reading, writing = os.pipe()
+    os.close(reading)
+    closed = subprocess.run([sys.executable, ROOT / "launch.py", "--help"], stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (closed.returncode, closed.stderr) == (0, b"")
+
+
+def test_tensorflow_is_never_imported(tmp_path):
+    """Training on an embedded TFDS data set, and translating, where TensorFlow cannot be imported."""
+    code = """
+import io, sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("tensorflow", "tensorflow_text", "tf_keras", "keras"):
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+sys.meta_path.insert(0, Blocker())
+import launch
+from absl.testing import flagsaver
+common = ["--config.search.batch_size=4"]
+for arguments in (sys.argv[1:], ["--mode=translate"]):
+    sys.argv = ["launch.py", "--workdir=run", "--config.search.batch_size=4", *arguments]
+    sys.stdin = io.TextIOWrapper(io.BytesIO(b"seven\\n"))
+    try:
+        with flagsaver.flagsaver():
+            launch.run()
+    except SystemExit as end:
+        assert not end.code, end.code
+print("loaded:", [name for name in sys.modules if name.partition(".")[0] == "tensorflow"], "tensorflow_datasets" in sys.modules)
+"""
+    settings = {
+        "data.number_train_size": 50,
+        "data.number_test_size": 4,
+        "data.vocabulary": "bytes",
+        "data.max_source_length": 100,
+        "data.max_target_length": 100,
+        "model.num_encoder_layers": 1,
+        "model.num_decoder_layers": 1,
+        "model.d_model": 8,
+        "model.d_ff": 8,
+        "model.num_heads": 2,
+        "train.steps": 1,
+        "train.batch_tokens": 256,
+        "search.max_extra": 1,
+    }
+    result = python(code, tmp_path, *(f"--config.{name}={value}" for name, value in settings.items()))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "loaded: [] True"
+    assert len((tmp_path / "run" / "samples.txt").read_text().splitlines()) >= 8
