@@ -30,6 +30,8 @@ def test_a_folder_appears_at_the_end(tmp_path, umask):
     with new_folder(path) as folder:
         (folder / "x").write_text("1")
         assert not path.exists()
+        made = folder.stat().st_ino
+    assert path.stat().st_ino == made  # moved in one go, not copied
     assert (path / "x").read_text() == "1" and names(path.parent) == ["result"]
     assert path.stat().st_mode & 0o777 == 0o750
 
@@ -97,6 +99,8 @@ def test_a_file_takes_the_place_of_the_old_one_at_the_end(tmp_path, umask):
         with new_file(path) as file:
             file.write_text(text)
             assert not path.exists() if text == "first" else path.read_text() == "first"
+            made = file.stat().st_ino
+        assert path.stat().st_ino == made
         assert path.read_text() == text and names(path.parent) == ["file"]
     assert path.stat().st_mode & 0o777 == 0o640
 

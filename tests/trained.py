@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from absl.testing import flagsaver
-
 import launch
 
 ROOT = Path(launch.__file__).parent
@@ -59,7 +57,9 @@ def command(*arguments: Any, stdin: bytes = b"", stdout: Any = None) -> Result:
     out, err = stdout or io.TextIOWrapper(io.BytesIO(), "ascii"), io.TextIOWrapper(io.BytesIO(), "utf-8")
     streams = {"stdin": io.TextIOWrapper(io.BytesIO(stdin), "ascii"), "stdout": out, "stderr": err}
     status: Any = 0
-    with flagsaver.flagsaver(), mock.patch.multiple(sys, argv=["launch.py", *map(str, arguments)], **streams):
+    for flag in launch.FLAGS.get_key_flags_for_module(launch):
+        flag.unparse()
+    with mock.patch.multiple(sys, argv=["launch.py", *map(str, arguments)], **streams):
         try:
             launch.run()
         except SystemExit as end:
@@ -100,7 +100,7 @@ class Run:
 
     def copy(self, folder: Path) -> Path:
         """A copy of the workdir, to spoil."""
-        return Path(shutil.copytree(self.workdir, folder / "copy"))
+        return Path(shutil.copytree(self.workdir, folder / "run"))
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from transformer.data import pipeline, prepare
 from transformer.errors import UserError
 from transformer.files import new_file
 from transformer.inference import predict, scores
+from transformer.models import accounting
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.checkpoints import Checkpoints
 from transformer.runtime.devices import Runtime
@@ -138,26 +139,28 @@ def _check_scores(config: Config) -> None:
 
 @contextlib.contextmanager
 def _workdir(path: Path, config: Config) -> Iterator[Workdir]:
-    """The workdir to prepare. If that fails, all is as it was: the corrected command finds no trace of the wrong one."""
-    before = Workdir(path)
-    with contextlib.closing(Checkpoints(before.checkpoints, config.checkpoint)) as checkpoints:
-        if (done := checkpoints.latest() or 0) > config.train.steps:
-            raise UserError(
-                f"--workdir={path} has {done:,} updates already, config.train.steps is {config.train.steps:,}; "
-                "raise that, or choose another --workdir"
-            )
+    """The workdir to prepare. If that fails, a new one is gone and an old one has its settings back: the corrected command
+    meets no trace of the wrong one."""
+    workdir = Workdir(path)
     found = set(path.iterdir()) if path.is_dir() else None
-    settings = before.config_file.read_bytes() if before.config_file.is_file() else None
-    workdir = workdirs.create(path, config, say)
+    settings = workdir.config_file.read_bytes() if workdir.config_file.is_file() else None
+    done = 0 if settings is None else Checkpoints(workdir.checkpoints, config.checkpoint).latest() or 0
+    if done > config.train.steps:
+        raise UserError(
+            f"--workdir={path} has {done:,} updates already, config.train.steps is {config.train.steps:,}; "
+            "raise that, or choose another --workdir"
+        )
+    workdirs.create(path, config, say)
     try:
         yield workdir
     except BaseException:
-        for new in set(path.iterdir()) - (found or set()):
-            shutil.rmtree(new) if new.is_dir() else new.unlink()
-        if found is None:
-            path.rmdir()
-        elif settings is not None:
-            before.config_file.write_bytes(settings)
+        if settings is not None:  # a run that may be under way in another process: nothing of it is deleted
+            workdir.config_file.write_bytes(settings)
+        else:
+            for new in set(path.iterdir()) - (found or set()):
+                shutil.rmtree(new) if new.is_dir() else new.unlink()
+            if found is None:
+                path.rmdir()
         raise
 
 
@@ -368,21 +371,20 @@ def _draw_attention(predictor: predict.Predictor, source: str, target: str | Non
     for notice in predictor.notices:
         say(notice)
     for name, weights_LxHxTxS in weights.items():
-        across = columns if name.startswith("encoder") or "cross" in name else rows
+        cross = "cross" in name
+        across = columns if name.startswith("encoder") or cross else rows
         down = columns if name.startswith("encoder") else rows
+        if cross:  # the tokens said, not those read: what is said looks at what it translates
+            down = [*rows[1:], columns[-1]]
         file = folder / f"attention_{name.replace(' ', '_')}.png"
         plots.attention(weights_LxHxTxS, across, down, file, f"{name}: {source} → {target}")
         tell(str(file))
-        if "cross" in name:
-            file = folder / "cross_attention.png"
-            plots.attention_map(
-                weights_LxHxTxS[-1].mean(axis=0), across, down, file, "cross-attention, last layer, mean of heads"
-            )
+        if cross:
+            file, title = folder / "cross_attention.png", "cross-attention while each token is said, last layer, mean of heads"
+            plots.attention_map(weights_LxHxTxS[-1].mean(axis=0), across, down, file, title)
             tell(str(file))
 
 
 def describe(config: Config, facts: Facts | None = None) -> None:
     """Parameters, FLOPs and bytes; runs nothing."""
-    from transformer.models import accounting
-
     print(accounting.describe(config, facts or accounting.assumed_facts(config)))

@@ -209,14 +209,14 @@ def test_text_is_made_as_training_text_was():
 
 def test_logits_are_the_models_own():
     used = translator()
-    pairs = [("abc", "ABC"), ("f", ""), ("fedcbafedcba", "FE"), ("", "A")]
+    pairs = [("abc", "ABC"), ("fedcbafedcba", ""), ("", "A")]
     found = used.logits(*zip(*pairs, strict=True))
     for (source, target), logits in zip(pairs, found, strict=True):
         batch = {
             "source": jnp.asarray([[*used.source_vocabulary.encode(source), 2]]),
             "inputs": jnp.asarray([[1, *used.target_vocabulary.encode(target)]]),
         }
-        want = used.model.apply({"params": used.params}, batch)[0]
+        want = jax.jit(used.model.apply)({"params": used.params}, batch)[0]
         assert logits.shape == (len(target) + 1, used.facts.target_size)
         np.testing.assert_allclose(logits, want, atol=2e-5)
     assert used.logits([], []) == []
@@ -281,9 +281,9 @@ def spoilt(folder, **settings) -> Workdir:
 
 def test_best_by_what_no_checkpoint_has(tmp_path):
     copy = spoilt(tmp_path)
-    for metrics in copy.checkpoints.glob("*/metrics/metrics"):
+    for metrics in copy.checkpoints.glob("*/metrics/metadata"):
         metrics.write_text("{}")
-    with pytest.raises(UserError, match="config.evaluate.checkpoint best: no checkpoint of .*copy has validation/loss"):
+    with pytest.raises(UserError, match="config.evaluate.checkpoint best: no checkpoint of .*run has validation/loss"):
         predict.load(copy.path, {"evaluate.checkpoint": "best"})
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from transformer.config import Facts, Model
 from transformer.models.attention import MultiHeadAttention
-from transformer.models.layers import ACTIVATIONS, FeedForward, Layer, make_norm
+from transformer.models.layers import ACTIVATIONS, Embedding, FeedForward, Layer, make_norm
 from transformer.models.masks import Mask, Side
 from transformer.models.positions import NoPositions
 from transformer.models.transformer import EncoderDecoder
@@ -86,6 +86,23 @@ def test_every_activation_has_its_formula_here():
     assert set(FORMULAS) == set(ACTIVATIONS)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("scale", "factor"), [("none", 1.0), ("sqrt(d_model)", 4.0)])
+def test_embedding_gives_rows_and_takes_products_with_them(draw, scale, factor, dtype):
+    embedding, tokens = Embedding(7, Model(d_model=16, embedding_scale=scale, dtype=dtype)), jnp.array([[3, 0, 6], [1, 3, 2]])
+    variables = draw(embedding, tokens)
+    table = variables["params"]["table"]
+    assert table.dtype == jnp.float32
+    x = embedding.apply(variables, tokens)
+    assert x.dtype == dtype
+    rounding = 0.01 if dtype == "bfloat16" else 1e-6
+    np.testing.assert_allclose(np.asarray(x, np.float32), np.asarray(table)[tokens] * factor, rtol=rounding)
+    logits = embedding.apply(variables, x, method="logits")
+    assert logits.dtype == jnp.float32
+    products = np.asarray(x, np.float64) @ np.asarray(table.astype(dtype), np.float64).T
+    np.testing.assert_allclose(logits, products, atol=1e-4)  # sums in fp32, of whatever the factors are
+
+
 @pytest.mark.parametrize("kind", ["layer", "rms"])
 @pytest.mark.parametrize("order", ["post", "pre"])
 def test_sublayers_are_wired_in_their_order(draw, order, kind):
@@ -139,6 +156,21 @@ def test_dropout_stands_where_the_paper_has_it():
     assert places(**rates(dropout_rate=0.1)) - none == 2 + 2 + 3
     assert places(**rates(attention_dropout_rate=0.1)) - none == 1 + 2
     assert places(**rates(activation_dropout_rate=0.1)) - none == 1 + 1
+
+
+@pytest.mark.parametrize("order", ["post", "pre"])
+def test_dropout_takes_sublayer_outputs_and_leaves_the_residual(draw, order):
+    # So high a rate that everything is dropped: what is left is the residual, and post-norm's norms.
+    config = Model(d_model=D, d_ff=F, num_heads=2, norm_order=order, dropout_rate=1 - 1e-6)
+    layer, side = Layer(config, NoPositions(), False, False), Side(jnp.arange(T))
+    arguments = (states(), {}, {"mask": Mask(side, side)})
+    variables = draw(layer.clone(deterministic=True), *arguments)
+    output, _ = jax.jit(lambda v: layer.apply(v, *arguments, rngs={"dropout": jax.random.key(0)}))(variables)
+    expected = np.asarray(states(), np.float64)
+    if order == "post":
+        for name in ("self_attention", "feed_forward"):
+            expected = normed(expected, variables["params"][f"{name}_norm"], "layer")
+    np.testing.assert_allclose(output, expected, atol=1e-5)
 
 
 # --- initialisers ----------------------------------------------------------------------------------------------------

@@ -163,8 +163,8 @@ def test_without_positions_the_order_of_the_inputs_means_something_through_the_m
     swapped = BATCH | {"inputs": BATCH["inputs"][:, np.array([1, 0, 2, 3, 4])]}
     straight, crossed = plain(variables, BATCH), plain(variables, swapped)
     assert np.abs(straight[:, :2] - crossed[:, :2]).max() > 0.1
-    # Two layers below see other states of the first two, so what follows differs too; with one layer it would not.
-    one, drawn, plain = build(positions="none", num_decoder_layers=1)
+    # Layers above see other states of the first two, so that what follows differs too; in one layer it does not.
+    _, drawn, plain = build(positions="none", num_decoder_layers=1)
     np.testing.assert_allclose(plain(drawn, BATCH)[:, 2:], plain(drawn, swapped)[:, 2:], atol=1e-5)
 
 
@@ -316,13 +316,13 @@ def test_backends_give_the_logits_of_plain_attention(build, backend):
 
 
 def test_dropout_is_a_function_of_its_key_and_off_when_deterministic(build):
-    network, variables, _ = build(dropout_rate=0.3)
+    network, variables, plain = build(dropout_rate=0.3)
     _, _, without = build(dropout_rate=0.0)
     noisy = jax.jit(lambda key: network.apply(variables, BATCH, deterministic=False, rngs={"dropout": key}))
     first, again, other = (np.asarray(noisy(jax.random.key(seed))) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other)[..., :50].max() > 0.1
-    np.testing.assert_array_equal(network.apply(variables, BATCH), without(variables, BATCH))
+    np.testing.assert_array_equal(plain(variables, BATCH), without(variables, BATCH))
 
 
 def test_bfloat16_computes_with_float32_parameters_to_float32_logits(build):

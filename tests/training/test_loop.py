@@ -171,10 +171,10 @@ def test_a_stop_saves_once_and_ends(stop_at):
     assert not of(events, "evaluate")  # who wants to stop does not want to wait
 
 
-@pytest.mark.parametrize("stop_in", ["fetch", "evaluate", "save"])
-def test_a_stop_at_any_moment_loses_nothing(stop_in):
+@pytest.mark.parametrize(("stop_in", "every"), [("fetch", 4), ("fetch", 100), ("evaluate", 4), ("evaluate", 100), ("save", 4)])
+def test_a_stop_at_any_moment_loses_nothing(stop_in, every):
     """However late in an update the signal comes, what was done last is what was saved last."""
-    events, _, result = run(steps=9, every=(2, 4, 4), stop_at=4, stop_in=stop_in)
+    events, _, result = run(steps=9, every=(2, 4, every), stop_at=4, stop_in=stop_in)
     assert result in [(4, 4), (5, 5)]
     saved = of(events, "save")
     assert saved[-1] == f"save {result[1]}" and len(saved) == len(set(saved))

@@ -96,7 +96,8 @@ def attention_weights(query_BxTxHxK: Array, key_BxSxHxK: Array, mask: Mask, bias
     highest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     powers = jnp.where(seen, jnp.exp(logits - highest), 0)
     total = jnp.sum(powers, axis=-1, keepdims=True)
-    return (powers / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)).astype(query_BxTxHxK.dtype)
+    # Not a maximum with something tiny: its gradient would pass through infinities, masked only at the end.
+    return (powers / jnp.where(total > 0, total, 1)).astype(query_BxTxHxK.dtype)
 
 
 def weighted_values(weights_BxHxTxS: Array, value_BxSxHxV: Array, mask: Mask, extra_values: Extra | None) -> Array:

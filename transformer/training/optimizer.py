@@ -1,5 +1,7 @@
 """Schedules and update rules, as optax chains."""
 
+from typing import Any
+
 import jax
 import optax
 
@@ -26,10 +28,10 @@ def make_schedule(train: Train, model: Model) -> optax.Schedule:
     peak, warmup = peak_learning_rate(train, model), train.warmup_steps
     rest = max(train.steps - warmup, 1)
 
-    def warm_up(update: jax.Array) -> jax.Array:  # not from 0: the first update would do nothing
+    def warm_up(update: Any) -> Any:  # not from 0: the first update would do nothing
         return peak * (update + 1) / warmup
 
-    def rsqrt(update: jax.Array) -> jax.Array:  # updates since the end of the warm-up
+    def rsqrt(update: Any) -> Any:  # updates since the end of the warm-up
         return peak * ((update + 1 + warmup) / warmup) ** -0.5
 
     after = {
