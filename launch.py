@@ -58,20 +58,19 @@ def parse(arguments: list[str]) -> dict[str, str]:
         rest = FLAGS([a for a in arguments if a not in settings])
     except flags.UnrecognizedFlagError as error:
         known = [*FLAGS, *(f"config.{name}" for name, *_ in config_lib.fields(config_lib.Config()))]
-        raise UserError(f"--{error.flagname}: there is no such flag{nearest(error.flagname, known)}; see --help") from error
+        raise UserError(f"--{error.flagname}: there is no such flag (see --help){nearest(error.flagname, known)}") from error
     except flags.Error as error:
         raise UserError(f"{str(error)}; see --help") from error
     if len(rest) > 1:
         raise UserError(f"{rest[1]}: arguments are flags, --name=value; see --help")
-    pairs = [argument.partition("=")[::2] for argument in settings]
-    return {name.lstrip("-").removeprefix("config."): value for name, value in pairs}
+    return dict(a.lstrip("-").removeprefix("config.").split("=", 1) for a in settings)
 
 
 def usage() -> str:
     """Every flag and every setting with its type, default and meaning."""
     own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
-    lines = ["python launch.py [--mode=M] [--config=FILE] [--workdir=DIR] [--config.NAME=VALUE ...]", "\nmodes"]
-    lines += [f"  {mode:<10} {meaning}" for mode, meaning in MODES.items()]
+    lines = ["python launch.py [--mode=M] [--config=FILE] [--workdir=DIR] [--config.NAME=VALUE ...]"]
+    lines += ["\nmodes", *(f"  {mode:<10} {meaning}" for mode, meaning in MODES.items())]
     lines += ["\nflags", *(f"  --{f.name}={'' if f.default is None else f.default}  {f.help}" for f in own)]
     lines += ["\nsettings, --config.NAME=VALUE, with their defaults, which an experiment file may change"]
     for name, kind, field, value in config_lib.fields(config_lib.Config()):

@@ -21,6 +21,7 @@ SMALL = {
     "data.vocabulary_size": "60",
     "data.number_train_size": "60",
     "data.number_test_size": "5",
+    "data.buckets": "1",
     "data.workers": "0",
     "train.batch_tokens": "512",
     "train.steps": "1",

@@ -52,7 +52,7 @@ SMALL = ["--config.model.d_model=16", "--config.model.num_heads=2"]
 
 # What is wrong: what is there before, the arguments, and parts of the line. {0} is the test's folder.
 TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
-    "flag": (nothing, ["--inptu=x"], ["--inptu: there is no such flag; did you mean 'input'?"]),
+    "flag": (nothing, ["--inptu=x"], ["--inptu: there is no such flag (see --help); did you mean 'input'?"]),
     "setting as flag": (nothing, ["--beam_size=3"], ["--beam_size: there is no", "did you mean 'config.search.beam_size'?"]),
     "flag without value": (nothing, ["--input"], ["--input", "see --help"]),
     "mode": (nothing, ["--mode=trian"], ["--mode=trian", "<train|evaluate|translate|attend|describe>"]),
@@ -64,7 +64,7 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "int": (nothing, ["--config.model.d_model=wide"], ["--config.model.d_model=wide: wants int"]),
     "choice": (nothing, ["--config.model.positions=rotray"], ["wants one of", "did you mean 'rotary'?"]),
     "bool": (nothing, ["--config.model.qk_norm=maybe"], ["--config.model.qk_norm=maybe: wants bool"]),
-    "pair": (nothing, ["--config.data.number_range=5"], ["--config.data.number_range=5: wants comma-separated int"]),
+    "pair": (nothing, ["--config.data.number_range=5"], ["--config.data.number_range=5: wants int,int"]),
     "limit": (nothing, ["--config.model.dropout_rate=1"], ["config.model.dropout_rate is 1.0: must be below 1"]),
     "nan": (nothing, ["--config.train.learning_rate=nan"], ["config.train.learning_rate is nan: wants float"]),
     "heads": (nothing, ["--config.model.num_heads=7"], ["d_model 32", "num_heads 7", "config.model.d_k"]),
@@ -98,6 +98,11 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "not utf-8": (corpus(validation_de=b"A\nB\xff\n"), [], ["data/validation.de: line 2 is not UTF-8"]),
     "lengths": (corpus(train_en=b"a\nb\nc\n"), [], ["train.en has 3 lines", "train.de has 200"]),
     "blank only": (corpus(train_en=b" \n\n", train_de=b"A\nB\n"), [], ["no pair of lines of which neither is blank"]),
+    "all too long": (
+        corpus(train_en=b"abc\n" * 3, train_de=b"ABC\n" * 3),
+        ["--config.data.max_source_length=2", "--config.data.max_target_length=2"],
+        ["3 of 3 examples are longer than 2 or 2 tokens", "none is left", "config.data.max_source_length"],
+    ),
     "no training split": (corpus(), ["--config.data.train=none"], ["config.data.train is none"]),
     "vocabulary": (
         corpus(),
@@ -318,7 +323,7 @@ print([name for name in ("jax", "numpy", "flax", "tensorflow", "matplotlib") if 
     assert result.stdout.endswith("status 2\nstatus 2\n[]\n"), result.stdout[-500:] + result.stderr
     assert "model.num_heads=8" in result.stdout
     assert result.stderr.splitlines() == [
-        "launch.py: --inptu: there is no such flag; did you mean 'input'?; see --help",
+        "launch.py: --inptu: there is no such flag (see --help); did you mean 'input'?",
         "launch.py: --config.model.num_head: there is no such setting; did you mean 'model.num_heads'?",
     ]
     assert list(tmp_path.iterdir()) == []
@@ -361,6 +366,7 @@ print("loaded:", [name for name in sys.modules if name.partition(".")[0] == "ten
         "data.number_train_size": 50,
         "data.number_test_size": 4,
         "data.vocabulary": "bytes",
+        "data.validation": "none",
         "data.max_source_length": 100,
         "data.max_target_length": 100,
         "model.num_encoder_layers": 1,
@@ -370,6 +376,7 @@ print("loaded:", [name for name in sys.modules if name.partition(".")[0] == "ten
         "model.num_heads": 2,
         "train.steps": 1,
         "train.batch_tokens": 256,
+        "search.beam_size": 1,
         "search.max_extra": 1,
     }
     result = python(code, tmp_path, *(f"--config.{name}={value}" for name, value in settings.items()))

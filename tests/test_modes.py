@@ -28,7 +28,8 @@ def shared() -> predict.Predictor:
 @pytest.fixture
 def loaded(monkeypatch):
     """Makes modes use the shared translator."""
-    monkeypatch.setattr(predict, "load", lambda path, overrides=None: shared())
+    translator = shared()
+    monkeypatch.setattr(predict, "load", lambda path, overrides=None: translator)
 
 
 @pytest.fixture

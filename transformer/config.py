@@ -110,7 +110,9 @@ class Data:
     )
     source_language: str = setting("en", "language read")
     target_language: str = setting("de", "language written")
-    directory: str | None = setting(None, "folder of the data: text files, or TFDS's data_dir", free=True)
+    directory: str | None = setting(
+        None, "folder of the data; none: here (text), the workdir (number_words), TFDS's data_dir (tfds)", free=True
+    )
     train: str | None = setting("train", "prefix of <prefix>.<language>, or split, to train on")
     validation: str | None = setting("validation", "prefix or split to choose on")
     test: str | None = setting("test", "prefix or split to score at the end")
@@ -256,14 +258,15 @@ def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasse
 
 
 def type_name(kind: Any) -> str:
-    """A setting's type in words: `int`, `one of a, b`, `int or none`, `comma-separated int`."""
+    """A setting's type in words: `int`, `one of a, b`, `int or none`, `int,int`, `comma-separated str`."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
     if origin in (types.UnionType, typing.Union):
         return " or ".join("none" if a is type(None) else type_name(a) for a in arguments)
     if origin is tuple:
-        return "comma-separated " + type_name(arguments[0])
+        several = arguments[-1] is Ellipsis
+        return "comma-separated " + type_name(arguments[0]) if several else ",".join(map(type_name, arguments))
     return kind.__name__
 
 

@@ -343,10 +343,8 @@ def _writer(path: str | None) -> Iterator[Callable[[str], Any]]:
     if path is None:
         yield sys.stdout.write
         return
-    name = Path(path)
-    special = name.exists() and not name.is_file()  # a device or a pipe must not be replaced; a folder fails at once
     try:
-        with contextlib.nullcontext(name) if special else new_file(name) as where, where.open("w", encoding="utf-8") as file:
+        with new_file(Path(path)) as where, where.open("w", encoding="utf-8") as file:
             yield file.write
     except OSError as error:
         raise UserError(f"--output={path}: {error.strerror}; name a file that can be written") from error

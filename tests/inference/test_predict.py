@@ -42,8 +42,7 @@ def alone(beam: int) -> list[predict.Output]:
     return [next(translator(beam).translate([sentence]))[0] for sentence in SENTENCES]
 
 
-@pytest.mark.parametrize("beam", [1, 2])
-@pytest.mark.parametrize(("size", "order"), [(4, 1), (4, 2), (3, 3)])
+@pytest.mark.parametrize(("beam", "size", "order"), [(1, 4, 1), (2, 4, 2), (2, 4, 3), (2, 3, 4)])
 def test_company_changes_nothing(beam, size, order):
     """Lengths 1 to 23 share batches and two compiled lengths; the batch is in any order and of any size."""
     places = list(range(len(SENTENCES)))
