@@ -1,4 +1,10 @@
-"""Multi30k, English to German."""
+"""Multi30k, English to German, tokenised and lowercased, about the size of the published Transformer-Tiny.
+
+    python launch.py --config=experiments/multi30k.py --config.data.directory=DIR
+
+DIR holds train.*, val.* and test_2016_flickr.* (multi30k/dataset). To beat: 41.02 BLEU on test_2016_flickr with 2.6 M
+parameters. Not scored yet; RESULTS.md has what is known.
+"""
 
 from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search, Train
 

@@ -9,7 +9,15 @@ import pytest
 
 from transformer.config import Facts, Model
 from transformer.models.attention import MultiHeadAttention
-from transformer.models.layers import ACTIVATIONS, Embedding, FeedForward, Layer, make_norm
+from transformer.models.layers import (
+    ACTIVATIONS,
+    Embedding,
+    FeedForward,
+    Layer,
+    embedding_initializer,
+    kernel_initializer,
+    make_norm,
+)
 from transformer.models.masks import Mask, Side
 from transformer.models.positions import NoPositions
 from transformer.models.transformer import EncoderDecoder
@@ -196,10 +204,21 @@ KERNELS = {
 EMBEDDINGS = {"1/sqrt(d_model)": WIDTH**-0.5, "normal": 0.05, "unit": 1.0}
 
 
-@pytest.mark.parametrize(
-    ("initializer", "embedding_init"), [("xavier_uniform", "1/sqrt(d_model)"), ("fan_in", "unit"), ("normal", "normal")]
-)
-def test_initialisers_have_the_spread_that_is_stated(initializer, embedding_init):
+@pytest.mark.parametrize("initializer", KERNELS)
+def test_kernel_initialisers_have_the_spread_that_is_stated(initializer):
+    kernel = kernel_initializer(Model(initializer=initializer, init_stddev=0.05))(jax.random.key(0), (200, 500), jnp.float32)
+    assert np.std(kernel) == pytest.approx(KERNELS[initializer](200, 500), rel=0.02)
+
+
+@pytest.mark.parametrize("kind", EMBEDDINGS)
+def test_embedding_initialisers_have_the_spread_that_is_stated(kind):
+    config = Model(embedding_init=kind, init_stddev=0.05, d_model=WIDTH)
+    table = embedding_initializer(config)(jax.random.key(0), (1000, 200), jnp.float32)
+    assert np.std(table) == pytest.approx(EMBEDDINGS[kind], rel=0.02)
+
+
+@pytest.mark.parametrize(("initializer", "embedding_init"), [("xavier_uniform", "1/sqrt(d_model)"), ("normal", "unit")])
+def test_all_of_a_model_is_initialised_as_stated(initializer, embedding_init):
     config = Model(
         num_encoder_layers=2,
         num_decoder_layers=2,

@@ -10,7 +10,8 @@ import pytest
 
 from transformer.config import Facts, Model, Positions
 from transformer.models import masks
-from transformer.models.transformer import EncoderDecoder
+from transformer.models.masks import Mask, Side
+from transformer.models.transformer import EncoderDecoder, Memory, Stack
 
 FACTS = Facts(source_size=50, target_size=50, source_rows=56, target_rows=56)
 OTHER = {
@@ -87,7 +88,7 @@ def test_cached_steps_give_the_logits_of_the_plain_pass(build, positions, settin
     np.testing.assert_allclose(logits[1::2], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("positions", ["learned", "rotary", "shaw"])
+@pytest.mark.parametrize("positions", ["learned", "shaw"])
 def test_padding_on_the_left_of_a_prompt_is_not_seen(build, positions):
     network, variables, plain = build(positions=positions)
     batch = BATCH | {"inputs": tokens(3, 3, seed=2)}
@@ -170,7 +171,7 @@ def test_without_positions_the_order_of_the_inputs_means_something_through_the_m
 
 # --- padding and packing ---------------------------------------------------------------------------------------------
 
-PAIRS = [(tokens(1, 5, seed=5), tokens(1, 4, seed=6)), (tokens(1, 3, seed=7), tokens(1, 6, seed=8))]
+PAIRS = [(tokens(1, 6, seed=5), tokens(1, 4, seed=6)), (tokens(1, 3, seed=7), tokens(1, 5, seed=8))]
 # Rows of a packed batch: the pairs in them, by number.
 ROWS = [(0, 1), (1, 0), (1,)]
 NAMES = [("source", "source_positions", "source_segments"), ("inputs", "positions", "segments")]
@@ -209,8 +210,7 @@ def test_packing_padding_and_company_change_nothing(build, positions):
         np.testing.assert_allclose(logits, alone[pair], atol=1e-5)
 
     # One pair in a row, in a batch of three, padded to a bucket's length; positions shared by the batch.
-    bucket = {"source": np.zeros((3, 8), np.int32), "inputs": np.zeros((3, 7), np.int32)}
-    bucket["source_segments"] = np.zeros((3, 8), np.int32)
+    bucket = {name: np.zeros_like(leaf) for name, leaf in BATCH.items()}
     for row, pair in enumerate((1, 0, 1)):
         source, inputs = PAIRS[pair]
         bucket["source"][row, : source.shape[1]], bucket["inputs"][row, : inputs.shape[1]] = source[0], inputs[0]
@@ -258,25 +258,37 @@ def test_padding_gives_no_gradient(build):
 # --- how it is computed ----------------------------------------------------------------------------------------------
 
 
+def decoder(**settings):
+    """A stack with all that a layer can have; Shaw's tables are each layer's own. Its arguments: states, a mask, a memory."""
+    rates = {"dropout_rate": 0.2, "attention_dropout_rate": 0.2, "activation_dropout_rate": 0.2}
+    small = {"d_model": 16, "d_ff": 32, "num_heads": 4, "positions": "shaw", "shaw_clip": 3}
+    stack = Stack(Model(**small, **rates, **settings), 2, cross=True, bidirectional=False)
+    draw = np.random.default_rng(0)
+    states, keys, values = (jnp.asarray(draw.normal(size=shape), jnp.float32) for shape in [(3, 5, 16), *[(2, 3, 7, 4, 4)] * 2])
+    sides = Side(jnp.arange(5)), Side(jnp.arange(7), BATCH["source_segments"])
+    return stack, (states, Mask(sides[0], sides[0], "causal")), {"memory": Memory(keys, values, sides[1])}
+
+
+def with_dropout(stack, arguments, keywords):
+    def loss(variables):
+        states, _ = stack.apply(variables, *arguments, **keywords, deterministic=False, rngs={"dropout": jax.random.key(1)})
+        return jnp.mean(states**3)
+
+    return jax.value_and_grad(loss)
+
+
 @pytest.fixture(scope="session")
 def trained():
-    """Settings of computation -> initial parameters, and a value and gradients with dropout."""
+    """Settings of computation -> initial parameters, and a value and its gradients, with dropout."""
 
     @functools.cache
     def trained(**settings):
-        rates = {"dropout_rate": 0.2, "attention_dropout_rate": 0.2, "activation_dropout_rate": 0.2}
-        # Shaw's tables are each layer's own; equal depths, so that one unroll is whole for both stacks.
-        network = make(positions="shaw", num_encoder_layers=2, num_decoder_layers=2, **rates, **settings)
+        stack, arguments, keywords = decoder(**settings)
 
         @jax.jit
         def run(key):
-            variables = network.init(key, BATCH)
-
-            def loss(variables):
-                logits = network.apply(variables, BATCH, deterministic=False, rngs={"dropout": jax.random.key(1)})
-                return jnp.mean(logits[..., :50] ** 2)
-
-            return variables, *jax.value_and_grad(loss)(variables)
+            variables = stack.init(key, *arguments, **keywords)
+            return variables, *with_dropout(stack, arguments, keywords)(variables)
 
         return run(jax.random.key(0))
 
@@ -287,15 +299,16 @@ def trained():
 def test_unrolling_and_rematerialisation_change_nothing(trained, change):
     (variables, value, gradients), (other_variables, other_value, other_gradients) = trained(), trained(**change)
     jax.tree.map(np.testing.assert_array_equal, variables, other_variables)
-    np.testing.assert_allclose(other_value, value, rtol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradients, other_gradients)
+    np.testing.assert_allclose(other_value, value, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradients, other_gradients)
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients)) > 0.1
 
 
 def test_unrolling_and_rematerialisation_are_done():
     def program(**settings):
-        network = make(num_encoder_layers=2, **settings)
-        variables = jax.eval_shape(network.init, jax.random.key(0), BATCH)
-        return str(jax.make_jaxpr(jax.grad(lambda v: jnp.sum(network.apply(v, BATCH))))(variables))
+        stack, arguments, keywords = decoder(**settings)
+        variables = jax.eval_shape(lambda key: stack.init(key, *arguments, **keywords), jax.random.key(0))
+        return str(jax.make_jaxpr(with_dropout(stack, arguments, keywords))(variables))
 
     def products(program):
         return program.count("dot_general[")
