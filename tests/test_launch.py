@@ -98,11 +98,6 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "not utf-8": (corpus(validation_de=b"A\nB\xff\n"), [], ["data/validation.de: line 2 is not UTF-8"]),
     "lengths": (corpus(train_en=b"a\nb\nc\n"), [], ["train.en has 3 lines", "train.de has 200"]),
     "blank only": (corpus(train_en=b" \n\n", train_de=b"A\nB\n"), [], ["no pair of lines of which neither is blank"]),
-    "all too long": (
-        corpus(train_en=b"abc\n" * 3, train_de=b"ABC\n" * 3),
-        ["--config.data.max_source_length=2", "--config.data.max_target_length=2"],
-        ["3 of 3 examples are longer than 2 or 2 tokens", "none is left", "config.data.max_source_length"],
-    ),
     "no training split": (corpus(), ["--config.data.train=none"], ["config.data.train is none"]),
     "vocabulary": (
         corpus(),
@@ -177,6 +172,16 @@ def test_wrong_input(name, tmp_path, monkeypatch, nothing_compiled):
     result = command(*default, *filled)
     check(result, parts, tmp_path)
     assert [path for path in sorted(tmp_path.rglob("*")) if "__pycache__" not in path.parts] == before
+
+
+def test_every_pair_is_too_long(tmp_path, nothing_compiled):
+    """Known once the text is tokens: lines that tell of it come before."""
+    corpus(train_en=b"abc\n" * 3, train_de=b"ABC\n" * 3)(tmp_path)
+    limits = ["--config.data.max_source_length=2", "--config.data.max_target_length=2"]
+    where = [f"--workdir={tmp_path / 'run'}", f"--config.data.directory={tmp_path / 'data'}"]
+    result = command(f"--config={trained.run().experiment}", *where, *limits)
+    assert result.status == 2 and result.out == "" and not (tmp_path / "run").exists()
+    assert result.err.splitlines()[-1].startswith("launch.py: 3 of 3 examples are longer than 2")
 
 
 def damaged(text: str) -> Prepare:
@@ -363,6 +368,7 @@ for arguments in (sys.argv[1:], ["--mode=translate"]):
 print("loaded:", [name for name in sys.modules if name.partition(".")[0] == "tensorflow"], "tensorflow_datasets" in sys.modules)
 """
     settings = {
+        "data.number_range": "0,100",
         "data.number_train_size": 50,
         "data.number_test_size": 4,
         "data.vocabulary": "bytes",

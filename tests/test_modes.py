@@ -1,7 +1,6 @@
 """The modes, from a folder of text to a translation of it, through the command line."""
 
 import contextlib
-import functools
 import io
 import json
 import os
@@ -13,23 +12,17 @@ import numpy as np
 import pytest
 import trained
 from sacrebleu.metrics.chrf import CHRF
-from trained import command
+from trained import command, translator
 
 from transformer import modes
 from transformer.inference import predict, scores
 
 
-@functools.cache
-def shared() -> predict.Predictor:
-    """One translator of the run, compiled once."""
-    return predict.load(trained.run().workdir)
-
-
 @pytest.fixture
 def loaded(monkeypatch):
     """Makes modes use the shared translator."""
-    translator = shared()
-    monkeypatch.setattr(predict, "load", lambda path, overrides=None: translator)
+    shared = translator()
+    monkeypatch.setattr(predict, "load", lambda path, overrides=None: shared)
 
 
 @pytest.fixture
@@ -128,10 +121,10 @@ def test_scores_are_right():
     assert [s["right"] for s in samples] == [True] * right + [False] * (12 - right)
     assert len(set(said)) > 6  # a model that says the same of everything would hide mistakes here
 
-    translator = shared()
+    used = translator()
     nats, tokens, hits = 0.0, 0, 0
-    for (_, target), logits in zip(zip(*pairs, strict=True), translator.logits(*pairs), strict=True):
-        labels = [*translator.target_vocabulary.encode(target), 2]
+    for (_, target), logits in zip(zip(*pairs, strict=True), used.logits(*pairs), strict=True):
+        labels = [*used.target_vocabulary.encode(target), 2]
         log_probs = logits - np.log(np.exp(logits.astype(np.float64)).sum(axis=-1, keepdims=True))
         nats -= log_probs[np.arange(len(labels)), labels].sum()
         tokens, hits = tokens + len(labels), hits + (logits.argmax(axis=-1) == labels).sum()
@@ -225,7 +218,7 @@ def test_scores_that_are_not_finite_are_told(tmp_path, monkeypatch, loaded):
 
 
 def translated(*sources: str) -> list[str]:
-    return [outputs[0].text for outputs in shared().translate(sources)]
+    return [outputs[0].text for outputs in translator().translate(sources)]
 
 
 @pytest.mark.parametrize(
@@ -307,7 +300,7 @@ def test_a_pipe_as_output_stays_a_pipe(tmp_path, loaded):
 
 def test_what_would_end_a_line_is_a_space(monkeypatch, loaded):
     said = [[predict.Output("a\nb\rc\td", 0.0), predict.Output("e", -1.0)]]
-    monkeypatch.setattr(shared(), "translate", lambda lines: (said[0] for _ in lines))
+    monkeypatch.setattr(translator(), "translate", lambda lines: (said[0] for _ in lines))
     assert command("--mode=translate", f"--workdir={trained.run().workdir}", stdin=b"x\n").out == "a b c d\te\n"
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import launch
+from transformer.inference import predict
 
 ROOT = Path(launch.__file__).parent
 EXPERIMENT = """
@@ -101,6 +102,12 @@ class Run:
     def copy(self, folder: Path) -> Path:
         """A copy of the workdir, to spoil."""
         return Path(shutil.copytree(self.workdir, folder / "run"))
+
+
+@functools.cache
+def translator(beam: int = 2, size: int = 4) -> predict.Predictor:
+    """The run's, compiled once for each way to search; as its own settings are, if not said otherwise."""
+    return predict.load(run().workdir, {"search.beam_size": str(beam), "search.batch_size": str(size)})
 
 
 @functools.cache

@@ -133,7 +133,10 @@ def test_training_has_three_times_the_forward_products():
 def xla_flops(function, *arguments):
     """XLA's own count, on the CPU, where no product hides in a library's call. Code is not optimised: it is not run."""
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        compiled = jax.jit(function).lower(*arguments).compile({"xla_backend_optimization_level": "0"})
+        options = {"xla_backend_optimization_level": "0"}
+        if jax.__version_info__ < (0, 11):  # else, without what conftest.py turns off, XLA makes a loop of a scatter
+            options["xla_cpu_use_fusion_emitters"] = "True"
+        compiled = jax.jit(function).lower(*arguments).compile(options)
     text, analysis = compiled.as_text(), compiled.cost_analysis()
     assert text and analysis
     assert " while(" not in text and "custom-call" not in text  # their insides are not counted

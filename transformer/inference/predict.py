@@ -89,6 +89,7 @@ class Predictor:
         self._cut: list[int] = []  # numbers, from 1, of the texts that the last call cut
         self._search = jax.jit(self._search_batch, static_argnames="max_length")
         self._logits = jax.jit(lambda params, batch: model.apply({"params": params}, batch))
+        self._observe = jax.jit(lambda params, batch: model.apply({"params": params}, batch, mutable=["intermediates"])[1])
 
     def translate(self, texts: Iterable[str]) -> Iterator[list[Output]]:
         """For each text, in order, its `search.n_best` hypotheses, best first. A blank text gives blank ones."""
@@ -120,9 +121,8 @@ class Predictor:
         """Weights by stack and kind, each LxHxTxS, and the pieces of source (end included) and target (start included)."""
         [source_ids], [input_ids] = self._sources([source]), self._inputs([target])
         batch = {"source": jnp.asarray([source_ids]), "inputs": jnp.asarray([input_ids])}
-        _, observed = self.model.apply({"params": self.params}, batch, mutable=["intermediates"])
         weights = {}
-        for stack, layers in observed["intermediates"].items():
+        for stack, layers in self._observe(self.params, batch)["intermediates"].items():
             for kind, sown in layers["layers"].items():
                 weights[f"{stack} {kind.replace('_', ' ')}"] = np.asarray(sown["weights"][0])[:, 0]
         columns = [*self.source_vocabulary.pieces(source_ids[:-1]), "</s>"]
