@@ -52,7 +52,7 @@ def test_company_changes_nothing(beam, size, order):
 
 
 def score(used: predict.Predictor, source: str, target: str) -> float:
-    """log P / ((5 + n) / 6)^alpha of n tokens (Wu et al. 2016, equation 14), by the whole model; the end counts, if there is one."""
+    """log P / ((5 + n) / 6)^alpha of n tokens (Wu et al. 2016, equation 14), the end among them, by the whole model."""
     logits = used.logits([source], [target])[0].astype(np.float64)
     limit = len(source) + 1 + used.config.search.max_extra
     labels = [*used.target_vocabulary.encode(target), used.facts.end][:limit]
