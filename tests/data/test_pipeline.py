@@ -185,9 +185,17 @@ def test_company_differs_between_epochs_and_seeds(batching):
 def test_order_differs_between_epochs_and_seeds(batching):
     (first, second), (other, _), (again, _) = (epochs(make(batching, True, seed), 2) for seed in (1, 2, 1))
     assert first == again
+    # A row of one epoch and one of another are known as the same by their lengths alone.
     lengths = [[[len(targets) for _, _, targets, _ in row] for row in rows] for rows in (first, second, other)]
     assert lengths[0] != lengths[1] and lengths[0] != lengths[2]
-    assert all(sorted(rows) == sorted(lengths[0]) for rows in lengths)  # the same rows, by length
+    assert all(sorted(rows) == sorted(lengths[0]) for rows in lengths)
+
+
+def test_shapes_come_in_another_order_in_each_epoch():
+    batches = make("bucketed", True)
+    size = len(batches)
+    first, second = ([batches[n]["inputs"].shape for n in range(e * size, (e + 1) * size)] for e in (0, 1))
+    assert first != second and sorted(first) == sorted(second)
 
 
 @both_kinds
@@ -316,6 +324,8 @@ def test_too_long_examples_are_dropped_or_cut_and_counted_and_evaluation_drops_n
     wanted = [key for key, long in zip(keys(objective=SHORT), long_examples(), strict=True) if not (dropped and long)]
     (rows,) = epochs(batches, 1) if training else ([row for batch in batches for row in unpack(batch)],)
     assert collections.Counter(itertools.chain(*rows)) == collections.Counter(wanted)
+    planned = batches.plan.tokens if isinstance(batches, pipeline.Packed) else batches.tokens  # type: ignore[attr-defined]
+    assert planned == sum(len(source) + len(targets) for source, _, targets, _ in wanted)
 
 
 def test_without_a_long_example_there_is_no_notice():
