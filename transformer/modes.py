@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import math
 import os
 import shlex
@@ -10,13 +9,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO
 
 import jax
 
 from transformer import families, plots
-from transformer.config import Config, Facts, replace
+from transformer.config import Config, replace
 from transformer.data import pipeline, prepare
+from transformer.data.objectives import Corpus, Objective
 from transformer.errors import UserError
 from transformer.files import new_file
 from transformer.inference import predict, scores
@@ -61,8 +61,10 @@ def train(config: Config, path: Path) -> None:
 
         model, objective = family.model(config, facts), family.objective(config, facts)
         rows = runtime.count * config.train.accumulate
-        plan = functools.partial(pipeline.plan, objective=objective, data=config.data, seed=config.train.seed)
-        batches, notices = plan(splits["train"].tokens, batch_tokens=config.train.batch_tokens, multiple=rows, training=True)
+        settings = config.train
+        batches, notices = pipeline.plan(
+            splits["train"].tokens, objective, config.data, settings.batch_tokens, rows, settings.seed, training=True
+        )
         for notice in notices:
             say(notice)
         say(f"{len(batches):,} updates an epoch, padding {batches.padding:.1%}")
@@ -86,7 +88,7 @@ def train(config: Config, path: Path) -> None:
             say(f"goes on after step {first:,} of {config.train.steps:,}")
         validate = None
         if "validation" in splits:
-            validate = _token_sums(runtime, loss, plan, splits["validation"].tokens, config)
+            validate = _token_sums(runtime, loss, objective, splits["validation"].tokens, config)
 
         def evaluate(placed: Any) -> dict[str, float]:
             if validate is None:
@@ -165,11 +167,11 @@ def _workdir(path: Path, config: Config) -> Iterator[Workdir]:
 
 
 def _token_sums(
-    runtime: Runtime, loss: families.Loss, plan: Callable[..., Any], tokens: Any, config: Config
+    runtime: Runtime, loss: families.Loss, objective: Objective, tokens: Corpus, config: Config
 ) -> Callable[[Any], dict[str, float]]:
     """A function from placed parameters to the loss's sums over a split, every example counted once."""
     micro = config.train.batch_tokens // config.train.accumulate
-    batches, _ = plan(tokens, batch_tokens=micro, multiple=runtime.count, training=False)
+    batches, _ = pipeline.plan(tokens, objective, config.data, micro, runtime.count, config.train.seed, training=False)
     step = runtime.compile_eval(step_lib.make_eval_step(loss))
 
     def sums(params: Any) -> dict[str, float]:
@@ -188,7 +190,7 @@ def _finish(workdir: Workdir, config: Config, splits: Mapping[str, prepare.Split
     predictor = predict.load(workdir.path)
     name = "test" if "test" in splits else "validation"
     if name in splits:
-        _evaluate(workdir, predictor, name, splits[name], sys.stdout)
+        _evaluate(workdir, predictor, name, splits[name])
     source = max((e["source"] for e in splits[name if name in splits else "train"].examples[:50]), key=_interest)
     _draw_attention(predictor, source, None, workdir.pictures, lambda text: None)
     where, what = shlex.quote(str(workdir.path)), shlex.quote(source)
@@ -225,7 +227,7 @@ def _record(workdir: Workdir, fingerprints: Mapping[str, str]) -> None:
 # --- evaluate ----------------------------------------------------------------------------------------------------------
 
 
-def evaluate(path: Path, overrides: Mapping[str, str], split: prepare.Name) -> None:
+def evaluate(path: Path, overrides: Mapping[str, str], split: prepare.SplitName) -> None:
     """Scores a split; a table to stdout, all of it to evaluation/<split>.json."""
     workdir = workdirs.open_existing(path)
     predictor = predict.load(path, overrides)
@@ -234,17 +236,15 @@ def evaluate(path: Path, overrides: Mapping[str, str], split: prepare.Name) -> N
     found = prepare.read_split(data, split, _folders(workdir), predictor.vocabularies, say)
     if found is None:
         raise UserError(f"--split={split}: config.data.{split} is none; there is nothing to score")
-    _evaluate(workdir, predictor, split, found, sys.stdout)
+    _evaluate(workdir, predictor, split, found)
 
 
-def _evaluate(workdir: Workdir, predictor: predict.Predictor, name: str, split: prepare.Split, stream: TextIO) -> None:
+def _evaluate(workdir: Workdir, predictor: predict.Predictor, name: str, split: prepare.Split) -> None:
     config, runtime = predictor.config, Runtime(predictor.config.parallel)
     family = families.FAMILIES[config.family]
     loss = family.loss(predictor.model, config, predictor.facts)
-    plan = functools.partial(
-        pipeline.plan, objective=family.objective(config, predictor.facts), data=config.data, seed=config.train.seed
-    )
-    sums = _token_sums(runtime, loss, plan, split.tokens, config)(runtime.place_state(predictor.params))
+    objective = family.objective(config, predictor.facts)
+    sums = _token_sums(runtime, loss, objective, split.tokens, config)(runtime.place_state(predictor.params))
     references = [example["target"] for example in split.examples]
     table: dict[str, Any] = dict(scores.token_scores(sums, scores.count_words(references)))
     say(f"decoding {len(references):,} sentences of {name}")
@@ -278,11 +278,11 @@ def _evaluate(workdir: Workdir, predictor: predict.Predictor, name: str, split: 
     with new_file(workdir.samples_file) as file:
         file.write_text(text, encoding="utf-8")
     what = ("checkpoint " if len(predictor.steps) == 1 else "mean of checkpoints ") + ", ".join(map(str, predictor.steps))
-    print(f"{name}: {len(references):,} examples, {what}", file=stream)
+    print(f"{name}: {len(references):,} examples, {what}")
     for score, value in table.items():
         shown = f"{value:,.4f}" if abs(value) < 1e4 else f"{value:,.0f}"
-        print(f"  {score:<20} {shown:>12}  {signatures.get(score, '')}".rstrip(), file=stream)
-    print(text, end="", file=stream, flush=True)
+        print(f"  {score:<20} {shown:>12}  {signatures.get(score, '')}".rstrip())
+    print(text, end="", flush=True)
 
 
 def _samples(split: prepare.Split, outputs: list[str], count: int) -> list[dict[str, Any]]:
@@ -383,6 +383,6 @@ def _draw_attention(predictor: predict.Predictor, source: str, target: str | Non
             tell(str(file))
 
 
-def describe(config: Config, facts: Facts | None = None) -> None:
+def describe(config: Config) -> None:
     """Parameters, FLOPs and bytes; runs nothing."""
-    print(accounting.describe(config, facts or accounting.assumed_facts(config)))
+    print(accounting.describe(config, accounting.assumed_facts(config)))

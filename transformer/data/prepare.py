@@ -7,16 +7,16 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from transformer.config import Data, Facts
 from transformer.data import corpus, sources, vocabulary
+from transformer.data.sources import SplitName
 from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.files import new_folder
 
-Name = Literal["train", "validation", "test"]
-NAMES: tuple[Name, ...] = get_args(Name)
+NAMES: tuple[SplitName, ...] = get_args(SplitName)
 Notice = Callable[[str], None]
 
 
@@ -39,7 +39,7 @@ class Split:
 
 
 def read_split(
-    data: Data, name: Name, folders: Folders, vocabularies: Mapping[str, Vocabulary], notice: Notice
+    data: Data, name: SplitName, folders: Folders, vocabularies: Mapping[str, Vocabulary], notice: Notice
 ) -> Split | None:
     """The split, if the settings name one; tokens come from their cache if they are in it."""
     split = sources.read(data, name, folders.cache)

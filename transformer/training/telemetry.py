@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 from transformer.errors import UserError
+from transformer.files import new_file
 
 # Fields that depend on the clock, not on the training itself: leave them out of a comparison of two runs.
 TIMED = ("tokens_per_second", "examples_per_second", "mfu", "time")
@@ -47,12 +48,10 @@ def _read(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
 def _drop_after(path: Path, step: int) -> None:
     """Drops the lines of later steps, and all lines before a first step: they will be written again."""
     kept = [line + b"\n" for line, row in _read(path) if row["step"] <= step and step > 0]
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with new_file(path) as whole, whole.open("wb") as file:
         file.writelines(kept)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _number(value: float) -> str:
