@@ -4,6 +4,8 @@ A `Runtime` compiles the pure steps for the devices at hand and moves state and 
 state is one tree and a batch has one leading row axis, whatever the devices.
 """
 
+import ctypes
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -17,10 +19,25 @@ Batch = Mapping[str, np.ndarray]
 AXIS = "devices"
 
 
+def keep_freed_memory() -> None:
+    """Lets this process keep large buffers that it frees, for the next step. To be called before JAX starts its threads.
+
+    By default glibc gives each back to the system, which then clears every page again: a third of a step's time on a CPU.
+    Elsewhere than on glibc this does nothing.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in ((-4, 0), (-1, 2**31 - 1), (-8, 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX
+            mallopt(option, value)
+
+
 class Runtime:
     """How steps run: "jit" on the first device, or "pmap" over all local ones. `count`: devices that share a batch."""
 
     def __init__(self, parallel: Parallel):
+        keep_freed_memory()
         several = jax.local_device_count() > 1
         self.mode = ("pmap" if several else "jit") if parallel.mode == "auto" else parallel.mode
         self.devices = jax.local_devices() if self.mode == "pmap" else jax.local_devices()[:1]
