@@ -6,14 +6,20 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from transformer import config as config_lib
+from transformer import settings
+from transformer.config import Config, validate
 from transformer.errors import UserError, nearest
 
 MODES = {
     "train": "trains, or goes on where the run stopped; then scores the test split and draws pictures",
     "evaluate": "scores a split: table to stdout, all of it to WORKDIR/evaluation/<split>.json",
     "translate": "a line out for a line in, in order",
+    "predict": "labels, tags, answers, filled masks: a line out for a line in, in order",
+    "generate": "text that goes on after a prompt, written as it is drawn",
     "attend": "attention maps of a sentence, PNG files",
+    "align": "number_words: how well attention agrees with the known alignment of words",
+    "import": "makes a workdir of a folder --source of Hugging Face Transformers",
+    "export": "makes such a folder, --output, of a workdir",
     "describe": "parameters, FLOPs and bytes of a configuration; runs nothing",
 }
 FLAGS = flags.FLAGS
@@ -21,9 +27,12 @@ flags.DEFINE_enum("mode", "train", list(MODES), "what to do")
 flags.DEFINE_string("config", None, "train, describe: experiment file; default experiments/number_words.py")
 flags.DEFINE_string("workdir", None, "folder of the run; default runs/<name of the experiment file>")
 flags.DEFINE_enum("split", "test", ("train", "validation", "test"), "evaluate: which split")
-flags.DEFINE_string("input", None, "translate: file to read; default stdin")
-flags.DEFINE_string("output", None, "translate: file to write; default stdout. attend: folder; default WORKDIR/pictures")
-flags.DEFINE_string("source", None, "attend: the sentence")
+flags.DEFINE_string("input", None, "translate, predict: file to read; default stdin")
+flags.DEFINE_string("output", None, "file to write; default stdout. attend, export: folder; default WORKDIR/pictures")
+flags.DEFINE_string("prompt", None, "generate: the beginning; default all of stdin")
+flags.DEFINE_integer("num_samples", 1, "generate: how many continuations", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "generate: of what is drawn; that of training is --config.train.seed")
+flags.DEFINE_string("source", None, "attend: the sentence. import: the folder")
 flags.DEFINE_string("target", None, "attend: its translation; default what the model says")
 flags.DEFINE_enum("log_level", "warning", ("debug", "info", "warning", "error"), "least of what libraries log to stderr")
 
@@ -32,38 +41,30 @@ def main(overrides: dict[str, str]) -> None:
     logging.set_verbosity(FLAGS.log_level)
     file = Path(FLAGS.config or Path(__file__).parent / "experiments" / "number_words.py")
     workdir = Path(FLAGS.workdir or Path("runs") / file.stem)
+    config = Config()
     if FLAGS.mode in ("train", "describe"):
-        config = config_lib.validate(config_lib.override(config_lib.from_file(file), overrides))
+        config = validate(settings.override(settings.from_file(file, Config), overrides))
     from transformer import modes  # here, so that --help and a mistyped name need not wait for JAX
 
-    if FLAGS.mode == "train":
-        modes.train(config, workdir)
-    elif FLAGS.mode == "describe":
-        modes.describe(config)
-    elif FLAGS.mode == "evaluate":
-        modes.evaluate(workdir, overrides, FLAGS.split)
-    elif FLAGS.mode == "translate":
-        modes.translate(workdir, overrides, FLAGS.input, FLAGS.output)
-    elif FLAGS.mode == "attend":
-        modes.attend(workdir, overrides, FLAGS.source, FLAGS.target, FLAGS.output)
+    modes.run(FLAGS.mode, config, workdir, overrides, FLAGS)
     sys.stdout.flush()  # here, where a closed pipe is caught
 
 
 def parse(arguments: list[str]) -> dict[str, str]:
     """Settings, `--config.a.b=value`, by name; the other arguments are parsed into FLAGS."""
-    settings = [a for a in arguments[1:] if a.startswith(("--config.", "-config."))]
-    if bare := [a for a in settings if "=" not in a]:
+    given = [a for a in arguments[1:] if a.startswith(("--config.", "-config."))]
+    if bare := [a for a in given if "=" not in a]:
         raise UserError(f"{bare[0]}: a setting needs a value, {bare[0]}=VALUE")
     try:
-        rest = FLAGS([a for a in arguments if a not in settings])
+        rest = FLAGS([a for a in arguments if a not in given])
     except flags.UnrecognizedFlagError as error:
-        known = [*FLAGS, *(f"config.{name}" for name, *_ in config_lib.fields(config_lib.Config()))]
+        known = [*FLAGS, *(f"config.{name}" for name, *_ in settings.fields(Config()))]
         raise UserError(f"--{error.flagname}: there is no such flag (see --help){nearest(error.flagname, known)}") from error
     except flags.Error as error:
         raise UserError(f"{str(error)}; see --help") from error
     if len(rest) > 1:
         raise UserError(f"{rest[1]}: arguments are flags, --name=value; see --help")
-    return dict(a.lstrip("-").removeprefix("config.").split("=", 1) for a in settings)
+    return dict(a.lstrip("-").removeprefix("config.").split("=", 1) for a in given)
 
 
 def usage() -> str:
@@ -73,9 +74,9 @@ def usage() -> str:
     lines += ["\nmodes", *(f"  {mode:<10} {meaning}" for mode, meaning in MODES.items())]
     lines += ["\nflags", *(f"  --{f.name}={'' if f.default is None else f.default}  {f.help}" for f in own)]
     lines += ["\nsettings, --config.NAME=VALUE, with their defaults, which an experiment file may change"]
-    for name, kind, field, value in config_lib.fields(config_lib.Config()):
+    for name, kind, field, value in settings.fields(Config()):
         shown = "none" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else value
-        lines.append(f"  {name}={shown}  {field.metadata['meaning']} ({config_lib.type_name(kind)})")
+        lines.append(f"  {name}={shown}  {field.metadata['meaning']} ({settings.type_name(kind)})")
     return "\n".join(lines)
 
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer import families
-from transformer.config import Checkpoint, Config, Data, Facts, Model, Train, replace
+from transformer.config import Checkpoint, Config, Data, Facts, Model, Train
+from transformer.settings import replace
 from transformer.training import optimizer, step
 
 FACTS = Facts(source_size=17, target_size=17, source_rows=20, target_rows=20)
@@ -45,7 +46,7 @@ def batch(seed: int, rows: int) -> dict[str, np.ndarray]:
 def params(config: Config):
     """Parameters, drawn and not initialised: nothing is compiled, no bias is zero."""
     family, draw = families.FAMILIES[config.family], np.random.default_rng(1)
-    model, objective = family.model(config, FACTS), family.objective(config, FACTS)
+    model, objective = family.model(config, FACTS), families.make_objective(config, FACTS, {})
     shapes = jax.eval_shape(lambda: families.init_params(model, objective, 0))
 
     def values(path, leaf):
@@ -57,8 +58,8 @@ def params(config: Config):
 
 def trainer(config: Config):
     """A first state, the train step and the loss, put together as `modes.train` does."""
-    family = families.FAMILIES[config.family]
+    family, kind = families.FAMILIES[config.family], families.kind_of(config)
     update = optimizer.make_optimizer(config.train, config.model)
-    loss = family.loss(family.model(config, FACTS), config, FACTS)
+    loss = kind.loss(family.model(config, FACTS), config, FACTS)
     train_step = step.make_train_step(loss, update, optimizer.make_schedule(config.train, config.model), config.train)
     return step.init_state(params(config), update, config.train), train_step, loss

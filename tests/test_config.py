@@ -6,8 +6,10 @@ import json
 import pytest
 
 from transformer import config as module
-from transformer.config import Config, differences, fields, from_dict, from_file, override, replace, to_dict, validate
+from transformer import settings as settings_module
+from transformer.config import Config, validate
 from transformer.errors import UserError, nearest
+from transformer.settings import differences, fields, from_dict, from_file, override, replace, to_dict
 
 
 def message(call, *arguments) -> str:
@@ -101,10 +103,10 @@ def test_nearest_names_none_where_none_is_near():
 def test_every_setting_has_a_meaning_and_a_default_of_its_type():
     for name, kind, field, value in fields(Config()):
         assert len(field.metadata["meaning"]) > 5, name
-        assert module.has_type(value, kind), name
+        assert settings_module.has_type(value, kind), name
         # Its default, written as `--help` and the command line have it, is read back.
         text = "none" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        assert module.parse(text, kind) == value, name
+        assert settings_module.parse(text, kind) == value, name
 
 
 def test_settings_cannot_be_changed_in_place():
@@ -195,7 +197,7 @@ OTHER = override(
 
 @pytest.mark.parametrize("config", [Config(), OTHER])
 def test_round_trip_through_json(config):
-    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    assert from_dict(json.loads(json.dumps(to_dict(config))), Config) == config
 
 
 @pytest.mark.parametrize(
@@ -211,12 +213,12 @@ def test_round_trip_through_json(config):
     ],
 )
 def test_damaged_settings(change, parts):
-    said = message(from_dict, change)
+    said = message(from_dict, change, Config)
     assert all(part in said for part in parts), said
 
 
 def test_missing_settings_have_their_defaults():
-    assert from_dict({"model": {"d_model": 64}}) == replace(Config(), "model.d_model", 64)
+    assert from_dict({"model": {"d_model": 64}}, Config) == replace(Config(), "model.d_model", 64)
 
 
 def test_missing_facts_are_said():
@@ -258,7 +260,11 @@ def test_an_experiment_file_is_read(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from transformer.config import Config, Model\ndef get_config():\n    return Config(model=Model(d_model=64))\n"
     )
-    assert from_file(tmp_path / "mine.py") == from_file(str(tmp_path / "mine.py")) == replace(Config(), "model.d_model", 64)
+    assert (
+        from_file(tmp_path / "mine.py", Config)
+        == from_file(str(tmp_path / "mine.py"), Config)
+        == replace(Config(), "model.d_model", 64)
+    )
 
 
 @pytest.mark.parametrize(
@@ -281,7 +287,7 @@ def test_an_experiment_file_is_read(tmp_path):
 )
 def test_wrong_experiment_files(tmp_path, text, parts):
     (tmp_path / "mine.py").write_text(text)
-    said = message(from_file, tmp_path / "mine.py")
+    said = message(from_file, tmp_path / "mine.py", Config)
     assert all(part in said for part in parts), said
     if "UserError" not in text:
         assert said.startswith(f"--config={tmp_path / 'mine.py'}: ")
@@ -289,7 +295,7 @@ def test_wrong_experiment_files(tmp_path, text, parts):
 
 def test_a_missing_experiment_file_names_the_nearest(tmp_path):
     (tmp_path / "multi30k.py").touch()
-    assert "did you mean 'multi30k.py'?" in message(from_file, tmp_path / "multi30.py")
-    assert "did you mean" not in message(from_file, tmp_path / "x.py")
-    assert "there is no such file" in message(from_file, tmp_path / "nowhere" / "x.py")
-    assert "there is no such file" in message(from_file, tmp_path)
+    assert "did you mean 'multi30k.py'?" in message(from_file, tmp_path / "multi30.py", Config)
+    assert "did you mean" not in message(from_file, tmp_path / "x.py", Config)
+    assert "there is no such file" in message(from_file, tmp_path / "nowhere" / "x.py", Config)
+    assert "there is no such file" in message(from_file, tmp_path, Config)

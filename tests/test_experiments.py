@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from transformer import config as config_lib
-from transformer import modes
-from transformer.config import Config
+from transformer import settings
+from transformer.config import Config, validate
+from transformer.modes import training
+from transformer.training.telemetry import read_metrics
 
-FILES = sorted(path for path in (Path(__file__).parents[1] / "experiments").glob("*.py") if path.stem != "__init__")
+ROOT = Path(__file__).parents[1] / "experiments"
+FILES = sorted(path for path in ROOT.glob("*.py") if path.stem != "__init__")
+PUBLISHED = sorted(path for path in (ROOT / "published").glob("*.py") if path.stem not in ("__init__", "shapes"))
 
 # What makes a run small without making it another: kinds of layers, optimiser, batches and so on stay.
 SMALL = {
@@ -18,9 +21,11 @@ SMALL = {
     "model.d_model": "16",
     "model.d_ff": "16",
     "model.num_heads": "2",
-    "data.vocabulary_size": "60",
+    "data.vocabulary_size": "100",
     "data.number_train_size": "60",
     "data.number_test_size": "5",
+    "data.puzzle_train_size": "60",
+    "data.puzzle_test_size": "5",
     "data.buckets": "1",
     "data.workers": "0",
     "train.batch_tokens": "512",
@@ -28,8 +33,10 @@ SMALL = {
 }
 
 
-def text(folder: Path, config: Config) -> None:
-    """Stand-in for the data that the configuration names."""
+EMBEDDED = {"number_words", "list_ops", "entities", "stories"}
+
+
+def pairs(folder: Path, config: Config) -> None:
     draw, data = random.Random(0), config.data
     for split, count in ((data.train, 40), (data.validation, 5), (data.test, 5)):
         for language, words in ((data.source_language, "one two three"), (data.target_language, "eins zwei drei")):
@@ -37,27 +44,54 @@ def text(folder: Path, config: Config) -> None:
             (folder / f"{split}.{language}").write_text("\n".join(lines) + "\n")
 
 
+def documents(folder: Path, config: Config) -> None:
+    """Paragraphs of sentences. Splits may be slices of one file."""
+    draw = random.Random(0)
+    for split in filter(None, (config.data.train, config.data.validation, config.data.test)):
+        sentences = [f"{draw.choice('abc')}n {draw.choice(['egg', 'hen'])} is one of {n}." for n in range(99)]
+        paragraphs = [" ".join(sentences[first : first + 3]) for first in range(0, 99, 3)]
+        (folder / split.partition("[")[0]).write_text("\n\n".join(paragraphs) + "\n")
+
+
+def stand_in(folder: Path, config: Config) -> dict[str, str]:
+    """Data of the kind that the configuration names, and what is to be set to read it."""
+    if config.data.source in EMBEDDED:
+        return {}
+    if config.data.source == "documents":
+        documents(folder, config)
+        return {"data.directory": str(folder)}
+    pairs(folder, config)
+    return {"data.source": "text", "data.directory": str(folder)}
+
+
 def test_there_are_some():
+    """Each family is there, and each job."""
+    every = [settings.from_file(path, Config) for path in FILES]
     assert {"number_words", "multi30k", "parallel_text", "wmt14_base"} <= {path.stem for path in FILES}
+    assert {config.family for config in every} == {"encoder_decoder", "recurrent", "encoder_only", "decoder_only"}
+    jobs = {"translate", "causal_lm", "masked_lm", "span_corruption", "denoise", "classify", "tag", "answer"}
+    assert {config.objective.kind for config in every} >= jobs
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_experiment(path, tmp_path, monkeypatch):
-    config = config_lib.validate(config_lib.from_file(path))
-    assert config_lib.from_dict(config_lib.to_dict(config)) == config
-    stand_in = {} if config.data.source == "number_words" else {"data.source": "text", "data.directory": str(tmp_path)}
-    text(tmp_path, config)
-    small = config_lib.validate(config_lib.override(config, SMALL | stand_in))
+    config = validate(settings.from_file(path, Config))
+    assert settings.from_dict(settings.to_dict(config), Config) == config
+    small = validate(settings.override(config, SMALL | stand_in(tmp_path, config)))
     finished = []
     # These are tested elsewhere, and compile for long.
-    monkeypatch.setattr(modes, "_finish", lambda *arguments: finished.append(arguments))
-    monkeypatch.setattr(modes, "_token_sums", lambda *arguments: lambda params: {"loss_sum": 3.0, "weight_sum": 2.0})
-    modes.train(small, tmp_path / "run")
+    monkeypatch.setattr(training, "_finish", lambda *arguments: finished.append(arguments))
+    monkeypatch.setattr(training, "token_sums", lambda *arguments: lambda params: {"loss_sum": 3.0, "weight_sum": 2.0})
+    monkeypatch.setattr(training, "peak_flops", lambda devices: 1e12)
+    training.train(small, tmp_path / "run")
     assert finished and (tmp_path / "run" / "checkpoints" / "1").is_dir()
-    rows = modes.read_metrics(tmp_path / "run" / "metrics.jsonl")
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert 0 < rows[0]["train/loss"] < 10 and rows[0]["train/gradient_norm"] > 0 and rows[1]["validation/loss"] == 1.5
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*FILES, *PUBLISHED], ids=lambda path: path.stem)
 def test_the_head_says_what_and_how(path):
-    assert path.read_text().startswith('"""')
+    assert path.read_text().startswith('"""') and f"--config=experiments/{path.relative_to(ROOT)}" in path.read_text().replace(
+        "python launch.py\n", "--config=experiments/number_words.py\n"
+    )
+    validate(settings.from_file(path, Config))

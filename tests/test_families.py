@@ -1,5 +1,7 @@
 """The table of families: what stands in it fits together, and its losses are those of the plain definition."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,27 +10,109 @@ import small
 
 import launch
 from transformer import families
+from transformer.data.vocabulary import Bytes
+from transformer.errors import UserError
 from transformer.models.losses import cross_entropy
 
+PAIRS = [(family, kind) for kind, row in families.KINDS.items() for family in row.objectives]
 
-@pytest.mark.parametrize("family", families.FAMILIES.values(), ids=families.FAMILIES)
-def test_a_row_fits_together(family):
+
+@pytest.mark.parametrize(("family", "kind"), PAIRS)
+@pytest.mark.parametrize("next_sentence", [False, True])
+def test_a_row_fits_together(family, kind, next_sentence):
     """Modes exist; what the objective makes is what the model reads, and its loss gives the sums that a report needs."""
-    assert "train" in family.modes and set(family.modes) <= set(launch.MODES)
-    config = small.config()
-    objective, model = family.objective(config, small.FACTS), family.model(config, small.FACTS)
-    batch = {k: jnp.zeros((2, 4), d) for side in objective.sides for k, d in side.features.items()}
-    batch |= {name: jnp.zeros((2, 4), jnp.int32) for side in objective.sides for name in (side.positions, side.segments)}
+    config, row = (
+        small.config(family=family, objective__kind=kind, objective__next_sentence=next_sentence),
+        families.KINDS[kind],
+    )
+    assert families.kind_of(config) is row and "train" in row.modes and set(row.modes) <= set(launch.MODES)
+    facts = dataclasses.replace(small.FACTS, mask=16, sentinels=4, labels=("a", "b", "c"))
+    objective = families.make_objective(config, facts, dict.fromkeys(row.fields, Bytes()))
+    model = families.FAMILIES[family].model(config, facts)
+    batch = {k: jnp.zeros((2, LENGTHS.get(side.name, 4)), d) for side in objective.sides for k, d in side.features.items()}
+    for side in objective.sides:
+        batch |= {name: jnp.ones((2, LENGTHS.get(side.name, 4)), jnp.int32) for name in (side.positions, side.segments)}
     params = jax.eval_shape(lambda: families.init_params(model, objective, 0))
-    sums = jax.eval_shape(lambda params: family.loss(model, config, small.FACTS)(params, batch, None), params)
+    sums = jax.eval_shape(lambda params: row.loss(model, config, facts)(params, batch, None), params)
     assert {"loss_sum", "nll_sum", "correct_sum", "weight_sum"} <= sums.keys()
     assert all(x.shape == () and x.dtype == jnp.float32 for x in sums.values())
 
 
+LENGTHS = {"label": 1, "span": 1, "related": 1}  # of sides that have something else than a token's length
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"), [("decoder_only", "translate"), ("recurrent", "denoise"), ("encoder_only", "causal_lm")]
+)
+def test_what_does_not_fit_says_what_does(family, kind):
+    with pytest.raises(UserError, match=f"config.objective.kind {kind} is for .*, not {family}, which has"):
+        families.kind_of(small.config(family=family, objective__kind=kind))
+
+
+def test_a_mode_that_an_objective_lacks_says_which_it_has():
+    config = small.config(family="encoder_only", objective__kind="classify")
+    families.check_mode(config, "predict")
+    with pytest.raises(UserError, match="--mode=translate: a encoder_only model .* has the modes train, evaluate, predict"):
+        families.check_mode(config, "translate")
+
+
+def loss_of(config, facts):
+    model = families.FAMILIES[config.family].model(config, facts)
+    return model, jax.jit(lambda params, batch: families.kind_of(config).loss(model, config, facts)(params, batch, None))
+
+
+def labelled(kind: str, **settings):
+    config = small.config(family="encoder_only", objective__kind=kind, train__label_smoothing=0.0, **settings)
+    facts = dataclasses.replace(small.FACTS, mask=16, labels=("a", "b", "c"))
+    objective = families.make_objective(config, facts, {"text": Bytes()})
+    model, loss = loss_of(config, facts)
+    draw = np.random.default_rng(2)
+    segments = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], np.int32)
+    batch = {"source": draw.integers(3, 17, (2, 5)) * segments, "token_types": segments * 0, "source_segments": segments}
+    return model, loss, families.init_params(model, objective, 0), {k: v.astype(np.int32) for k, v in batch.items()}
+
+
+def log_softmax(x):
+    x = np.asarray(x, np.float64)
+    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+
+
+def test_loss_of_labels_is_that_of_the_classifier():
+    model, loss, params, batch = labelled("classify")
+    batch |= {"label": np.array([[2], [0]]), "weights": np.array([[1.0], [0.5]], np.float32)}
+    scores = log_softmax(model.apply({"params": params}, batch)["scores"])
+    sums = loss(params, batch)
+    np.testing.assert_allclose(sums["nll_sum"], -scores[0, 2] - 0.5 * scores[1, 0], rtol=1e-5)
+    assert sums["weight_sum"] == 1.5
+
+
+def test_loss_of_a_span_is_the_mean_of_both_ends_over_the_tokens_there_are():
+    model, loss, params, batch = labelled("answer")
+    batch |= {"first": np.array([[1], [0]]), "last": np.array([[4], [2]]), "weights": np.ones((2, 1), np.float32)}
+    scores = np.asarray(model.apply({"params": params}, batch)["scores"], np.float64)
+    whole, part = log_softmax(scores[0].T), log_softmax(scores[1, :3].T)  # the second row has three tokens
+    sums = loss(params, batch)
+    np.testing.assert_allclose(sums["nll_sum"], -(whole[0, 1] + whole[1, 4] + part[0, 0] + part[1, 2]) / 2, rtol=1e-5)
+    assert sums["weight_sum"] == 2
+
+
+def test_next_sentence_weighs_as_much_as_all_tokens():
+    model, loss, params, batch = labelled("masked_lm", objective__next_sentence=True)
+    weights = np.array([[0, 1, 1, 0, 0], [0, 1, 0, 0, 0]], np.float32)
+    batch |= {"targets": batch["source"], "weights": weights}
+    batch |= {"related": np.array([[1], [0]]), "related_weights": np.ones((2, 1), np.float32)}
+    said = model.apply({"params": params}, batch)
+    tokens, guessed = log_softmax(said["logits"]), log_softmax(said["scores"])
+    token_nll = -(np.take_along_axis(tokens, batch["targets"][..., None], -1)[..., 0] * weights).sum()
+    sums = loss(params, batch)
+    np.testing.assert_allclose(sums["nll_sum"], token_nll, rtol=1e-5)
+    np.testing.assert_allclose(sums["loss_sum"], token_nll - (guessed[0, 1] + guessed[1, 0]) * 3 / 2, rtol=1e-5)
+
+
 def test_initialisation_is_told_by_the_seed():
     config = small.config()
-    family = families.FAMILIES[config.family]
-    model, objective = family.model(config, small.FACTS), family.objective(config, small.FACTS)
+    model = families.FAMILIES[config.family].model(config, small.FACTS)
+    objective = families.make_objective(config, small.FACTS, {})
     one, same, other = (families.init_params(model, objective, seed) for seed in (3, 3, 4))
     jax.tree.map(np.testing.assert_array_equal, one, same)
     kernels = [(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True) if np.std(a) > 0]

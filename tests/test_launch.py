@@ -14,7 +14,11 @@ from trained import ROOT, command
 
 import launch
 from transformer import modes
-from transformer.config import Config, fields
+from transformer.config import Config
+from transformer.data import prepare
+from transformer.inference.translate import Translator
+from transformer.settings import fields
+from transformer.training import step
 
 # --- wrong input: one line, exit status 2, nothing compiled, nothing left behind ------------------------------------------
 
@@ -47,6 +51,30 @@ def experiment(text: str) -> Prepare:
     return lambda folder: (folder / "mine.py").write_text(text)
 
 
+def labelled(folder: Path) -> None:
+    """A file of each kind, and a broken one."""
+    (folder / "data").mkdir()
+    question = {"id": "q", "question": "b?", "answers": [{"text": "b", "answer_start": 0}]}
+    contents = {
+        "train.tsv": "yes\ta b\nno\tc d\n",
+        "other.tsv": "maybe\ta\n",
+        "broken.tsv": "yes\ta b\nno\n",
+        "broken.conll": "a O\nb PER\n",
+        "broken.json": json.dumps({"data": [{"paragraphs": [{"context": "a b", "qas": [question]}]}]}),
+        "text.txt": "a b c. d e f.\n\n" * 9,
+        "empty.txt": "",
+    }
+    for name, content in contents.items():
+        (folder / "data" / name).write_text(content)
+
+
+def encoder(kind: str, source: str) -> list[str]:
+    settings = {"family": "encoder_only", "objective.kind": kind, "data.source": source, "data.batching": "bucketed"}
+    return [f"--config.{name}={value}" for name, value in (settings | {"data.validation": "none", "data.test": "none"}).items()]
+
+
+CLASSIFY, TAGS = [*encoder("classify", "tsv"), "--config.data.train=train"], encoder("tag", "conll")
+ANSWERS, MASKS = encoder("answer", "squad"), [*encoder("masked_lm", "documents"), "--config.data.train=text.txt"]
 NUMBERS = ["--config=number_words.py", "--config.data.number_train_size=50", "--config.data.number_test_size=10"]
 SMALL = ["--config.model.d_model=16", "--config.model.num_heads=2"]
 
@@ -55,7 +83,7 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "flag": (nothing, ["--inptu=x"], ["--inptu: there is no such flag (see --help); did you mean 'input'?"]),
     "setting as flag": (nothing, ["--beam_size=3"], ["--beam_size: there is no", "did you mean 'config.search.beam_size'?"]),
     "flag without value": (nothing, ["--input"], ["--input", "see --help"]),
-    "mode": (nothing, ["--mode=trian"], ["--mode=trian", "<train|evaluate|translate|attend|describe>"]),
+    "mode": (nothing, ["--mode=trian"], ["--mode=trian", f"<{'|'.join(launch.MODES)}>"]),
     "positional": (nothing, ["train"], ["train: arguments are flags, --name=value; see --help"]),
     "setting": (nothing, ["--config.model.num_head=4"], ["--config.model.num_head:", "did you mean 'model.num_heads'?"]),
     "section": (nothing, ["--config.model=4"], ["--config.model:", "it is a section"]),
@@ -137,6 +165,42 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "output in a file": (file_as_workdir, ["--mode=translate", "--output={0}/run/x"], ["--output={0}/run/x: "]),
     "split": (nothing, ["--mode=evaluate", "--split=dev"], ["--split=dev", "<train|validation|test>"]),
     "describe": (nothing, ["--mode=describe", "--config.model.num_heads=7"], ["config.model.num_heads 7"]),
+    "no samples": (nothing, ["--mode=generate", "--num_samples=0"], ["num_samples", "see --help"]),
+    "seed": (nothing, ["--mode=generate", "--seed=x"], ["--seed=x", "see --help"]),
+    "no workdir to generate": (nothing, ["--mode=generate", "--prompt=a"], ["--workdir={0}/run: there is no such folder"]),
+    "no workdir to predict": (nothing, ["--mode=predict"], ["--workdir={0}/run: there is no such folder"]),
+    "prompt": (nothing, ["--promt=a"], ["--promt: there is no such flag", "did you mean 'prompt'?"]),
+    "family": (nothing, ["--config.family=encoder_onyl"], ["wants one of", "did you mean 'encoder_only'?"]),
+    "kind": (
+        nothing,
+        ["--config.objective.kind=classify"],
+        ["config.objective.kind classify is for config.family encoder_only, not encoder_decoder, which has translate"],
+    ),
+    "kind to describe": (
+        nothing,
+        ["--mode=describe", "--config.family=decoder_only"],
+        ["config.objective.kind translate is for", "not decoder_only, which has causal_lm, prefix_lm"],
+    ),
+    "source of another kind": (
+        corpus(),
+        ["--config.family=encoder_only", "--config.objective.kind=classify", "--config.model.token_types=2"],
+        ["config.data.source text: its examples have source, target, and config.objective.kind wants text, label"],
+    ),
+    "tsv": (labelled, [*CLASSIFY, "--config.data.train=broken"], ["broken.tsv: line 2 has 1 fields", "label TAB text"]),
+    "conll": (
+        labelled,
+        [*TAGS, "--config.data.train=broken"],
+        ["broken.conll: line 2: the tag PER is neither O nor B- or I-"],
+    ),
+    "squad": (
+        labelled,
+        [*ANSWERS, "--config.data.train=broken"],
+        ["broken.json: data[0].paragraphs[0].qas[0].answers[0]", "'b' is not at character 0"],
+    ),
+    "no documents": (labelled, [*MASKS, "--config.data.train=empty.txt"], ["empty.txt: the file is empty"]),
+    "slice": (labelled, [*MASKS, "--config.data.train=text.txt[50:]"], ["text.txt[50:]: the slice wants whole percents"]),
+    "prefix of documents": (labelled, [*MASKS, "--config.data.prefix=a: "], ["config.data.prefix stands before sources"]),
+    "init from nothing": (corpus(), ["--config.train.init_from={0}/other"], ["--workdir={0}/other: there is no such folder"]),
 }
 
 
@@ -147,8 +211,8 @@ def nothing_compiled(monkeypatch):
     def fail(*arguments, **more):
         pytest.fail("wrong input must be found before anything is compiled")
 
-    monkeypatch.setattr(modes.step_lib, "make_train_step", fail)
-    monkeypatch.setattr(modes.predict.Predictor, "translate", fail)
+    monkeypatch.setattr(step, "make_train_step", fail)
+    monkeypatch.setattr(Translator, "translate", fail)
 
 
 def check(result: trained.Result, parts: list[str], folder: Path) -> None:
@@ -174,14 +238,34 @@ def test_wrong_input(name, tmp_path, monkeypatch, nothing_compiled):
     assert [path for path in sorted(tmp_path.rglob("*")) if "__pycache__" not in path.parts] == before
 
 
-def test_every_pair_is_too_long(tmp_path, nothing_compiled):
-    """Known once the text is tokens: lines that tell of it come before."""
-    corpus(train_en=b"abc\n" * 3, train_de=b"ABC\n" * 3)(tmp_path)
-    limits = ["--config.data.max_source_length=2", "--config.data.max_target_length=2"]
+# The same, but known once the text is tokens: lines that tell of it come before.
+READ: dict[str, tuple[Prepare, list[str], str]] = {
+    "too long": (
+        corpus(train_en=b"abc\n" * 3, train_de=b"ABC\n" * 3),
+        ["--config.data.max_source_length=2", "--config.data.max_target_length=2"],
+        "3 of 3 examples are longer than 2",
+    ),
+    "label": (
+        labelled,
+        [*CLASSIFY, "--config.data.test=other"],
+        "example 1 has the label 'maybe', which no training example has; did you mean 'yes'?; the labels are no, yes: ",
+    ),
+    "one document": (
+        labelled,
+        [*MASKS, "--config.objective.next_sentence=true", "--config.data.document=file"],
+        "config.objective.next_sentence: all text is one document",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_wrong_text(name, tmp_path, nothing_compiled):
+    prepare, arguments, told = READ[name]
+    prepare(tmp_path)
     where = [f"--workdir={tmp_path / 'run'}", f"--config.data.directory={tmp_path / 'data'}"]
-    result = command(f"--config={trained.run().experiment}", *where, *limits)
+    result = command(f"--config={trained.run().experiment}", *where, *arguments)
     assert result.status == 2 and result.out == "" and not (tmp_path / "run").exists()
-    assert result.err.splitlines()[-1].startswith("launch.py: 3 of 3 examples are longer than 2")
+    assert result.err.splitlines()[-1].startswith(f"launch.py: {told}")
 
 
 def damaged(text: str) -> Prepare:
@@ -226,6 +310,17 @@ TRAINED: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "n best": (as_it_is, ["--mode=translate", "--config.search.n_best=3"], ["config.search.n_best 3"]),
     "no split": (without_validation, ["--mode=evaluate", "--split=validation"], ["config.data.validation is none"]),
     "score": (as_it_is, ["--mode=evaluate", "--config.evaluate.scores=blue"], ["config.evaluate.scores:", "'bleu'"]),
+    "mode of another kind": (
+        as_it_is,
+        ["--mode=predict"],
+        ["--mode=predict: a encoder_decoder model trained on translate has the modes train, evaluate, translate, attend"],
+    ),
+    "generate with a translator": (as_it_is, ["--mode=generate", "--prompt=a"], ["--mode=generate:", "has the modes train"]),
+    "another kind": (
+        as_it_is,
+        ["--config.objective.kind=denoise"],
+        ["{0} was made with other settings: objective.kind: translate -> denoise"],
+    ),
     "data elsewhere": (
         as_it_is,
         ["--mode=evaluate", "--config.data.directory=/nowhere"],
@@ -261,7 +356,7 @@ def test_an_interrupted_command_says_so(monkeypatch, tmp_path):
     def interrupt(*arguments) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(modes.prepare, "read_split", interrupt)
+    monkeypatch.setattr(prepare, "encode_split", interrupt)
     run = trained.run()
     monkeypatch.chdir(run.folder)
     result = command(f"--config={run.experiment}", f"--workdir={tmp_path / 'run'}")
@@ -290,7 +385,8 @@ def test_help_lists_everything(flag):
         shown = "none" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else value
         [line] = [line for line in lines if line.startswith(f"  {name}={shown}  ")]
         assert field.metadata["meaning"] in line
-    for name in ("mode", "config", "workdir", "split", "input", "output", "source", "target", "log_level"):
+    named = "mode config workdir split input output prompt num_samples seed source target log_level"
+    for name in named.split():
         assert [line for line in lines if line.startswith(f"  --{name}=")], name
     for mode in launch.MODES:
         assert [line for line in lines if re.match(f"  {mode} +[a-z]", line)], mode
@@ -299,7 +395,7 @@ def test_help_lists_everything(flag):
 def test_help_says_what_may_be_chosen():
     text = command("--help").out
     assert "(one of sinusoidal, learned, rotary, alibi, t5, shaw, none)" in text
-    assert "<train|evaluate|translate|attend|describe>" in text and "<train|validation|test>" in text
+    assert "<train|evaluate|translate|predict|generate|attend|" in text and "<train|validation|test>" in text
 
 
 # --- processes of their own --------------------------------------------------------------------------------------------

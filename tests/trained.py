@@ -15,6 +15,7 @@ from unittest import mock
 
 import launch
 from transformer.inference import predict
+from transformer.inference.translate import Translator
 
 ROOT = Path(launch.__file__).parent
 EXPERIMENT = """
@@ -105,7 +106,7 @@ class Run:
 
 
 @functools.cache
-def translator(beam: int = 2, size: int = 4) -> predict.Predictor:
+def translator(beam: int = 2, size: int = 4) -> Translator:
     """The run's, compiled once for each way to search; as its own settings are, if not said otherwise."""
     return predict.load(run().workdir, {"search.beam_size": str(beam), "search.batch_size": str(size)})
 

@@ -1,29 +1,36 @@
-"""Every setting, once: typed, validated, frozen dataclasses, and the command line's overrides of them.
+"""Every setting, once: typed, frozen dataclasses, and what must hold between them.
 
-An experiment file returns a `Config`; `override` applies `--config.a.b=v`; `validate` checks what can be checked
-before anything is read or compiled. What only the data knows is in `Facts`, resolved once and stored in the workdir.
+An experiment file returns a `Config`. What only the data knows is in `Facts`, resolved once and stored in the workdir.
+How settings are named, overridden, written and read is `settings.py`.
 """
 
 import dataclasses
-import importlib.util
-import math
-import traceback
-import types
-import typing
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from transformer.errors import UserError, nearest
-
-
-def setting(default: Any, meaning: str, **limits: Any) -> Any:
-    """A dataclass field. Limits: `at_least`, `above`, `at_most`, `below`; `free=True`: may change in an existing workdir."""
-    return dataclasses.field(default=default, metadata={"meaning": meaning, **limits})
-
+from transformer import settings
+from transformer.errors import UserError
+from transformer.settings import setting
 
 Positions = Literal["sinusoidal", "learned", "rotary", "alibi", "t5", "shaw", "none"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "geglu", "geglu_tanh", "swiglu"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recurrent:
+    """What the recurrent family has beside the network's sizes (`num_*_layers`, `d_model`, `dropout_rate`)."""
+
+    cell: Literal["gru", "lstm"] = setting("gru", "recurrent cell (Cho et al. 2014; Hochreiter and Schmidhuber 1997)")
+    attention: Literal["none", "bahdanau", "luong_dot", "luong_general", "luong_concat"] = setting(
+        "bahdanau", "attention; none: one fixed vector"
+    )
+    context: Literal["initial", "every_step"] = setting(
+        "initial", "without attention the vector is the decoder's first state (Sutskever) or read at every step too (Cho)"
+    )
+    bidirectional: bool = setting(True, "the encoder reads both ways")
+    reverse_source: bool = setting(False, "the source is read from its end (Sutskever et al. 2014, 3.3)")
+    input_feeding: bool = setting(
+        True, "luong_*: the last attentional state is read with the next token (Luong et al. 2015, 3.3)"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +89,13 @@ class Model:
         "1/sqrt(d_model)", "standard deviation of embeddings"
     )
 
+    token_types: int = setting(0, "rows of a table of token types, added to embeddings (BERT: 2); 0: none", at_least=0)
+    head_dropout_rate: float = setting(0.1, "dropout before a classifier of sentences, tokens, spans", at_least=0, below=1)
+
     unroll: int = setting(1, "layers unrolled in one pass of the scan over layers", at_least=1, free=True)
     remat: Literal["none", "full", "dots"] = setting("none", "what the backward pass computes again", free=True)
     dtype: Literal["float32", "bfloat16"] = setting("float32", "type of computation; parameters are float32")
+    recurrent: Recurrent = Recurrent()
 
     @property
     def key_width(self) -> int:
@@ -105,26 +116,40 @@ class Model:
 class Data:
     """What is read and how it becomes batches."""
 
-    source: Literal["number_words", "text", "tfds"] = setting(
-        "number_words", "embedded task, two text files, or TFDS catalogue"
+    source: Literal["number_words", "list_ops", "entities", "stories", "text", "documents", "tsv", "conll", "squad", "tfds"] = (
+        setting(
+            "number_words",
+            "embedded (number_words: pairs; list_ops: labels; entities: tags; stories: questions), two text files, documents, "
+            "labelled files, or TFDS catalogue",
+        )
     )
     source_language: str = setting("en", "language read")
     target_language: str = setting("de", "language written")
     directory: str | None = setting(
         None, "folder of the data; none: here (text), the workdir (number_words), TFDS's data_dir (tfds)", free=True
     )
-    train: str | None = setting("train", "prefix of <prefix>.<language>, or split, to train on")
+    train: str | None = setting(
+        "train", "prefix of <prefix>.<language>, file, or split, to train on; a slice as in input.txt[:90%]"
+    )
     validation: str | None = setting("validation", "prefix or split to choose on")
     test: str | None = setting("test", "prefix or split to score at the end")
     tfds_name: str | None = setting(None, "name of a TFDS catalogue data set, with its config")
+    mixture: tuple[str, ...] = setting(
+        (), "text: folders NAME:RATE of data.directory, one a task; a source is read with its name before it"
+    )
+    prefix: str = setting("", "text put before every source (T5's name of the task)")
+    document: Literal["file", "paragraph", "line"] = setting("paragraph", "documents: what one is; blank lines part paragraphs")
+    cross_documents: bool = setting(False, "language models: attention crosses documents that share a row")
 
     number_range: tuple[int, int] = setting((0, 1_000_000), "number_words: numbers from (included) to (excluded)")
     number_train_range: tuple[int, int] | None = setting(None, "number_words: range of the training numbers; none: the whole")
     number_test_range: tuple[int, int] | None = setting(None, "number_words: range of validation and test; none: the whole")
     number_train_size: int = setting(40_000, "number_words: training pairs", at_least=1)
     number_test_size: int = setting(2_000, "number_words: validation pairs, and as many test pairs", at_least=1)
+    puzzle_train_size: int = setting(20_000, "list_ops, entities, stories: training examples", at_least=1)
+    puzzle_test_size: int = setting(2_000, "list_ops, entities, stories: validation examples, and as many to test", at_least=1)
 
-    vocabulary: Literal["bpe", "unigram", "bytes", "characters"] = setting("bpe", "kind of vocabulary")
+    vocabulary: Literal["bpe", "unigram", "bytes", "characters", "imported"] = setting("bpe", "kind of vocabulary")
     vocabulary_size: int = setting(8000, "entries at most, special ones included (bpe, unigram, characters)", at_least=8)
     joint_vocabulary: bool = setting(True, "one vocabulary for both sides")
     lowercase: bool = setting(False, "lowercase all text before anything else")
@@ -140,6 +165,21 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
+class Objective:
+    """What a model is trained to do."""
+
+    kind: Literal[
+        "translate", "causal_lm", "prefix_lm", "masked_lm", "span_corruption", "denoise", "classify", "tag", "answer"
+    ] = setting("translate", "what is learned: a row of OBJECTIVES in transformer/families.py")
+    rate: float = setting(0.15, "masked_lm, span_corruption, denoise: share of tokens that is corrupted", above=0, below=1)
+    span_length: float = setting(3.0, "span_corruption, denoise: mean length of a span", at_least=1)
+    whole_words: bool = setting(False, "masked_lm: all pieces of a word are chosen together")
+    next_sentence: bool = setting(False, "masked_lm: two segments, half of them unrelated, and a guess whether they are (BERT)")
+    permute_sentences: bool = setting(False, "denoise: sentences in random order (BART)")
+    delete_rate: float = setting(0.0, "denoise: share of tokens deleted", at_least=0, below=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class Train:
     """The optimisation."""
 
@@ -148,6 +188,7 @@ class Train:
     batch_tokens: int = setting(
         25_000, "target slots of one update, over all devices and micro-batches, padding included", at_least=1
     )
+    init_from: str | None = setting(None, "workdir whose parameters and vocabulary a new run starts from")
     accumulate: int = setting(1, "micro-batches of one update", at_least=1)
     optimizer: Literal["adam", "adamw", "adafactor"] = setting("adam", "update rule")
     learning_rate: float | None = setting(
@@ -173,13 +214,21 @@ class Train:
 class Evaluate:
     """How a trained model is scored."""
 
-    scores: tuple[str, ...] = setting(("bleu", "chrf"), "scores of generated text; losses are always reported", free=True)
+    scores: tuple[str, ...] = setting(
+        (), "scores of what is said, beside losses; none named: those of the objective", free=True
+    )
     bleu_tokenize: Literal["13a", "none", "intl", "char"] = setting("13a", "sacrebleu's tokenisation", free=True)
     average: int = setting(1, "how many of the last checkpoints are averaged", at_least=1, free=True)
     checkpoint: Literal["last", "best"] = setting(
         "last", "what is used: the mean of the last `average`, or the best one", free=True
     )
     samples: int = setting(8, "outputs shown", at_least=0, free=True)
+    stride: int | None = setting(
+        None,
+        "language models: tokens that the window moves on for perplexity; none: windows do not overlap",
+        at_least=1,
+        free=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,9 +237,24 @@ class Search:
 
     beam_size: int = setting(4, "hypotheses kept; 1: greedy", at_least=1, free=True)
     length_penalty: float = setting(0.6, "alpha of ((5 + n) / 6)^alpha (Wu et al. 2016)", at_least=0, free=True)
+    penalty_form: Literal["gnmt", "power"] = setting("gnmt", "((5 + n) / 6)^alpha, or n^alpha", free=True)
     max_extra: int = setting(50, "output tokens at most, above the source's", at_least=1, free=True)
     n_best: int = setting(1, "hypotheses written for a sentence", at_least=1, free=True)
     batch_size: int = setting(64, "sentences decoded together", at_least=1, free=True)
+    temperature: float = setting(1.0, "generate: logits are divided by it; 0: the likeliest token", at_least=0, free=True)
+    top_k: int | None = setting(None, "generate: of the k likeliest tokens alone", at_least=1, free=True)
+    top_p: float | None = setting(
+        None,
+        "generate: of the least set of tokens with this probability alone (Holtzman et al. 2020)",
+        above=0,
+        at_most=1,
+        free=True,
+    )
+    repetition_penalty: float = setting(
+        1.0, "generate: logits of tokens said before are divided by it (CTRL)", above=0, free=True
+    )
+    max_new_tokens: int = setting(200, "generate: tokens at most", at_least=1, free=True)
+    stop: str | None = setting(None, "generate: text that ends a sample", free=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,8 +280,11 @@ class Parallel:
 class Config:
     """One experiment: what is run. Where and how it is run is said by flags."""
 
-    family: Literal["encoder_decoder"] = setting("encoder_decoder", "model and objective: a row of transformer/families.py")
+    family: Literal["encoder_decoder", "recurrent", "encoder_only", "decoder_only"] = setting(
+        "encoder_decoder", "model: a row of FAMILIES in transformer/families.py"
+    )
     model: Model = Model()
+    objective: Objective = Objective()
     data: Data = Data()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
@@ -241,168 +308,15 @@ class Facts:
     start: int = 1  # what the decoder is fed first
     end: int = 2
     unknown: int = 3
-
-
-# --- the command line's overrides, files in and out --------------------------------------------------------------------
-
-
-def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any], Any]]:
-    """Every setting as (dotted name, type, field, value)."""
-    hints = typing.get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from fields(value, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name, hints[field.name], field, value
-
-
-def type_name(kind: Any) -> str:
-    """A setting's type in words: `int`, `one of a, b`, `int or none`, `int,int`, `comma-separated str`."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, arguments))
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join("none" if a is type(None) else type_name(a) for a in arguments)
-    if origin is tuple:
-        several = arguments[-1] is Ellipsis
-        return "comma-separated " + type_name(arguments[0]) if several else ",".join(map(type_name, arguments))
-    return kind.__name__
-
-
-def parse(text: str, kind: Any) -> Any:
-    """`text` as a value of type `kind`; ValueError if it is none."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        if text.lower() == "none":
-            return None
-        return parse(text, next(a for a in arguments if a is not type(None)))
-    if origin is Literal:
-        if text not in arguments:
-            raise ValueError(text)
-        return text
-    if origin is tuple:
-        parts = [parse(p.strip(), arguments[0]) for p in text.strip("()").split(",") if p.strip()]
-        if arguments[-1] is not Ellipsis and len(parts) != len(arguments):
-            raise ValueError(text)
-        return tuple(parts)
-    if kind is bool:
-        return {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}[text.lower()]
-    if kind is int:
-        return int(text.replace("_", ""))
-    return kind(text)
-
-
-def override(config: Config, overrides: Mapping[str, str]) -> Config:
-    """`config` with settings replaced, e.g. {"model.num_heads": "4"}. Unknown name, ill-typed value: UserError."""
-    known = {name: kind for name, kind, _, _ in fields(config)}
-    for name, text in overrides.items():
-        if name not in known:
-            sections = {s for n in known for s in [n.rsplit(".", 1)[0]] if "." in n}
-            hint = nearest(name, known)
-            if name in sections:
-                example = next(n for n in known if n.startswith(name + "."))
-                hint = f"; it is a section, set one of its settings, such as --config.{example}"
-            raise UserError(f"--config.{name}: there is no such setting{hint}")
-        try:
-            value = parse(text, known[name])
-        except (ValueError, KeyError):
-            choices = typing.get_args(known[name]) if typing.get_origin(known[name]) is Literal else ()
-            hint = nearest(text, map(str, choices))
-            raise UserError(f"--config.{name}={text}: wants {type_name(known[name])}{hint}") from None
-        config = replace(config, name, value)
-    return config
-
-
-def replace(config: Any, name: str, value: Any) -> Any:
-    """`config` with the setting of that dotted name replaced."""
-    head, _, rest = name.partition(".")
-    return dataclasses.replace(config, **{head: replace(getattr(config, head), rest, value) if rest else value})
-
-
-def from_file(path: str | Path) -> Config:
-    """The configuration that the experiment file's `get_config()` returns."""
-    path = Path(path)
-    if not path.is_file():
-        others = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise UserError(f"--config={path}: there is no such file{nearest(path.name, others)}")
-    spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        config = module.get_config()
-    except UserError:
-        raise
-    except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        where = f" in line {lines[-1]}" if lines else ""  # none: Python names the line of wrong syntax itself
-        raise UserError(
-            f"--config={path}: {type(error).__name__}{where}: {error}; get_config() must return a Config"
-        ) from error
-    if not isinstance(config, Config):
-        raise UserError(f"--config={path}: get_config() returned {type(config).__name__}, not a Config")
-    return config
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Nested plain values, for JSON."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(values: Mapping[str, Any], kind: Any = Config, where: str = "config.json", prefix: str = "") -> Any:
-    """The inverse of `to_dict`, every name and type checked. UserError names what is wrong."""
-    hints = typing.get_type_hints(kind)
-    if not isinstance(values, Mapping):
-        raise UserError(f"{where}: {prefix or 'the file'} is no object of settings")
-    arguments = {}
-    for name, value in values.items():
-        if name not in hints:
-            raise UserError(f"{where}: unknown setting {prefix}{name}{nearest(name, hints)}")
-        if dataclasses.is_dataclass(hints[name]):
-            arguments[name] = from_dict(value, hints[name], where, f"{prefix}{name}.")
-        else:
-            value = tuple(value) if isinstance(value, list) else value
-            if not has_type(value, hints[name]):
-                raise UserError(f"{where}: {prefix}{name} is {value!r}, wants {type_name(hints[name])}")
-            arguments[name] = value
-    try:
-        return kind(**arguments)
-    except TypeError as error:
-        raise UserError(f"{where}: {error}") from error
-
-
-def has_type(value: Any, kind: Any) -> bool:
-    """Whether `value` is of a setting's type."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        return any(has_type(value, a) for a in arguments)
-    if origin is Literal:
-        return isinstance(value, str) and value in arguments
-    if origin is tuple:
-        fixed = arguments[-1] is not Ellipsis
-        return (
-            isinstance(value, tuple)
-            and (not fixed or len(value) == len(arguments))
-            and all(has_type(v, arguments[0]) for v in value)
-        )
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-
-
-def differences(old: Config, new: Config, free: bool = False) -> list[str]:
-    """Settings that differ, as "name: old -> new"; those marked free (they change no result) only if `free`."""
-    pairs = zip(fields(old), fields(new), strict=True)
-    return [f"{n}: {a} -> {b}" for (n, _, f, a), (_, _, _, b) in pairs if a != b and (free or not f.metadata.get("free"))]
+    begin: int | None = None  # what a source begins with (BERT's [CLS], BART's <s>); none: with its text
+    mask: int | None = None  # stands for what masked_lm and denoise hide
+    sentinels: int = 0  # that stand for spans (T5): number k is target_size - 1 - k
+    labels: tuple[str, ...] = ()  # of classify and tag, by id
 
 
 def validate(config: Config) -> Config:
     """`config` itself, if its settings are of their types, within their limits, and fit together; else UserError."""
-    for name, kind, field, value in fields(config):
-        if not has_type(value, kind):
-            raise UserError(f"config.{name} is {value!r}: wants {type_name(kind)}")
-        _check_limits(name, field.metadata, value)
+    settings.check(config)
     model, data, train = config.model, config.data, config.train
     for width in ("d_k", "d_v"):
         if getattr(model, width) is None and model.d_model % model.num_heads:
@@ -430,10 +344,11 @@ def validate(config: Config) -> Config:
         raise UserError(
             "config.model.tying three_way shares one table: it needs config.data.joint_vocabulary=true, or set tying=two_way"
         )
-    if data.row_length is not None and data.row_length < data.max_target_length:
+    side = "source" if config.family == "encoder_only" else "target"
+    if data.row_length is not None and data.row_length < (longest := getattr(data, f"max_{side}_length")):
         raise UserError(
-            f"config.data.row_length {data.row_length} is shorter than config.data.max_target_length {data.max_target_length}; "
-            "a packed row must hold the longest target"
+            f"config.data.row_length {data.row_length} is shorter than config.data.max_{side}_length {longest}; "
+            f"a packed row must hold the longest {side}"
         )
     for name in ("number_range", "number_train_range", "number_test_range"):
         low, high = getattr(data, name) or data.number_range
@@ -459,17 +374,3 @@ def validate(config: Config) -> Config:
         if config.checkpoint.keep_best == 0:
             raise UserError("config.evaluate.checkpoint best: config.checkpoint.keep_best is 0; set it to 1 at least")
     return config
-
-
-def _check_limits(name: str, limits: Mapping[str, Any], value: Any) -> None:
-    if value is None:
-        return
-    tests = {
-        "at_least": lambda v, x: v >= x,
-        "above": lambda v, x: v > x,
-        "at_most": lambda v, x: v <= x,
-        "below": lambda v, x: v < x,
-    }
-    for word, test in tests.items():
-        if word in limits and not test(value, limits[word]):
-            raise UserError(f"config.{name} is {value}: must be {word.replace('_', ' ')} {limits[word]}")

@@ -1,66 +1,311 @@
-"""One table: family -> model, objective, loss, scores, modes. There is no `if family` anywhere else."""
+"""Two tables: family -> model and what it costs; kind of objective -> data, loss, what comes out, modes.
+
+There is no `if family` anywhere else.
+"""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from transformer.config import Config, Facts
-from transformer.data import objectives
-from transformer.models import losses
-from transformer.models.transformer import EncoderDecoder
+from transformer.data import encode, objectives, prepare
+from transformer.data.vocabulary import Vocabulary
+from transformer.errors import UserError
+from transformer.models import accounts, losses
+from transformer.models.attention import MASKED
+from transformer.models.recurrent import RecurrentEncoderDecoder
+from transformer.models.transformer import DecoderOnly, EncoderDecoder, EncoderOnly, Heads
 
 Array = jax.Array
-
-
 Sums = dict[str, Array]
-# (params, batch, dropout key; None: deterministic) -> sums over tokens.
+# (params, batch, dropout key; None: deterministic) -> sums over what is said: tokens, labels, spans.
 Loss = Callable[[Any, Any, Array | None], Sums]
+Vocabularies = Mapping[str, Vocabulary]
+
+# What a model says: a text for a text, a text that goes on, a label, a label a word, a span, masks filled; "none": a text
+# for a text that is not scored.
+Output = Literal["text", "continuation", "label", "tags", "span", "filled", "none"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What differs between families; everything else is shared."""
+    """What differs between architectures. `account` is of rows of so many tokens by side; none: typical ones."""
 
     model: Callable[[Config, Facts], nn.Module]
-    objective: Callable[[Config, Facts], objectives.Objective]
-    loss: Callable[[nn.Module, Config, Facts], Loss]
-    vocabularies: tuple[str, ...]  # fields of an example that have one, each's own or one joint
+    account: Callable[[Config, Facts, Sequence[int]], accounts.Account]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What differs between objectives; `objectives` has one for each family that can have it.
+
+    `fields`: what is read of an example, the texts that have a vocabulary first. `extra`: entries that the vocabulary
+    needs beside its own. `objectives` are made from (config, facts, vocabularies, whether to train).
+    """
+
+    fields: tuple[str, ...]
+    objectives: Mapping[str, Callable[[Config, Facts, Vocabularies, bool], objectives.Objective]]
+    encode: prepare.Encode
+    loss: Callable[[Any, Config, Facts], Loss]
+    output: Output
     modes: tuple[str, ...]
+    extra: str | None = None
 
 
-def token_loss(model: nn.Module, config: Config, facts: Facts) -> Loss:
+# --- losses ------------------------------------------------------------------------------------------------------------
+
+
+def _apply(model: nn.Module, params: Any, argument: Any, dropout_key: Array | None, **arguments: Any) -> Any:
+    rngs = {} if dropout_key is None else {"dropout": dropout_key}
+    return model.apply({"params": params}, argument, dropout_key is None, rngs=rngs, **arguments)
+
+
+def token_loss(model: Any, config: Config, facts: Facts) -> Loss:
     """Cross entropy of the targets of models that have `states` and `logits`, a slice of tokens' logits at a time."""
 
     def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
-        rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        states: Any = model.apply({"params": params}, batch, dropout_key is None, method="states", rngs=rngs)
-        smoothing = config.train.label_smoothing
-
-        def sums(params: Any, states_BxTxD: Array, labels: tuple[Array, Array]) -> Sums:
-            logits_BxTxN: Any = model.apply({"params": params}, states_BxTxD, method="logits")
-            return losses.cross_entropy(logits_BxTxN, *labels, smoothing, facts.target_size)
-
-        used = {name: params[name] for name in model.logits_modules if name in params}
-        return losses.in_chunks(sums, used, states, (batch["targets"], batch["weights"]), config.train.loss_chunk)
+        states = _apply(model, params, batch, dropout_key, method="states")
+        return _said(model, config, facts, params, states, batch)
 
     return loss
 
 
+def _said(model: Any, config: Config, facts: Facts, params: Any, states: Array, batch: Any) -> Sums:
+    size = facts.source_size if isinstance(model, EncoderOnly) else facts.target_size
+
+    def sums(params: Any, states_BxTxD: Array, labels: tuple[Array, Array]) -> Sums:
+        logits_BxTxN: Any = model.apply({"params": params}, states_BxTxD, method="logits")
+        return losses.cross_entropy(logits_BxTxN, *labels, config.train.label_smoothing, size)
+
+    used = {name: params[name] for name in model.logits_modules if name in params}
+    return losses.in_chunks(sums, used, states, (batch["targets"], batch["weights"]), config.train.loss_chunk)
+
+
+def masked_loss(model: Any, config: Config, facts: Facts) -> Loss:
+    """`token_loss`, and, with `next_sentence`, the guess whether two segments belong together, all as heavy as all tokens."""
+    if not config.objective.next_sentence:
+        return token_loss(model, config, facts)
+
+    def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
+        states = _apply(model, params, batch, dropout_key, method="states")
+        said = _said(model, config, facts, params, states, batch)
+        scores = _apply(model, params, states, dropout_key, method="scores")
+        guessed = losses.cross_entropy(scores[:, None], batch["related"], batch["related_weights"], 0.0, 2)
+        # Means of tokens and of pairs are added (Devlin et al. 2019, A.2).
+        share = jax.lax.stop_gradient(said["weight_sum"] / jnp.maximum(guessed["weight_sum"], 1.0))
+        related = {"related_correct_sum": guessed["correct_sum"], "related_weight_sum": guessed["weight_sum"]}
+        return said | {"loss_sum": said["loss_sum"] + share * guessed["loss_sum"]} | related
+
+    return loss
+
+
+def label_loss(model: Any, config: Config, facts: Facts) -> Loss:
+    """Cross entropy of the labels of sentences (`label`) or tokens (`targets`)."""
+
+    def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
+        scores = _scores(model, params, batch, dropout_key)
+        labels, scores = (batch["targets"], scores) if "targets" in batch else (batch["label"], scores[:, None])
+        return losses.cross_entropy(scores, labels, batch["weights"], config.train.label_smoothing, len(facts.labels))
+
+    return loss
+
+
+def span_loss(model: Any, config: Config, facts: Facts) -> Loss:
+    """Mean of the cross entropies of a span's first and last token, over the tokens of its row."""
+
+    def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
+        scores_BxSx2 = _scores(model, params, batch, dropout_key)
+        scores_BxSx2 = jnp.where(batch["source_segments"][..., None] > 0, scores_BxSx2, MASKED)
+        places_Bx2 = jnp.concatenate([batch["first"], batch["last"]], axis=1)
+        weights_Bx2 = jnp.broadcast_to(batch["weights"] / 2, places_Bx2.shape)
+        return losses.cross_entropy(jnp.swapaxes(scores_BxSx2, 1, 2), places_Bx2, weights_Bx2, 0.0, scores_BxSx2.shape[1])
+
+    return loss
+
+
+def _scores(model: Any, params: Any, batch: Any, dropout_key: Array | None) -> Array:
+    states = _apply(model, params, batch, dropout_key, method="states")
+    return _apply(model, params, states, dropout_key, method="scores")
+
+
+# --- the tables --------------------------------------------------------------------------------------------------------
+
+
+def _heads(config: Config, facts: Facts) -> Heads:
+    return {
+        "masked_lm": Heads(masked_lm=True, pooler=config.objective.next_sentence, outputs=2 * config.objective.next_sentence),
+        "classify": Heads(pooler=True, outputs=len(facts.labels)),
+        "tag": Heads(outputs=len(facts.labels), per_token=True),
+        "answer": Heads(outputs=2, per_token=True),
+    }[config.objective.kind]
+
+
 FAMILIES: dict[str, Family] = {
-    "encoder_decoder": Family(
-        model=lambda config, facts: EncoderDecoder(config.model, facts),
-        objective=lambda config, facts: objectives.Translate(
-            config.data.max_source_length, config.data.max_target_length, facts.start, facts.end
-        ),
-        loss=token_loss,
-        vocabularies=("source", "target"),
-        modes=("train", "evaluate", "translate", "attend", "describe"),
+    "encoder_decoder": Family(lambda config, facts: EncoderDecoder(config.model, facts), accounts.encoder_decoder),
+    "recurrent": Family(lambda config, facts: RecurrentEncoderDecoder(config.model, facts), accounts.recurrent),
+    "encoder_only": Family(
+        lambda config, facts: EncoderOnly(config.model, facts, _heads(config, facts)),
+        lambda config, facts, lengths: accounts.encoder_only(config, facts, _heads(config, facts), lengths),
     ),
+    "decoder_only": Family(lambda config, facts: DecoderOnly(config.model, facts), accounts.decoder_only),
 }
+
+
+def _begin(facts: Facts) -> int:
+    return facts.start if facts.begin is None else facts.begin
+
+
+def _translate(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
+    data = config.data
+    return objectives.Translate(data.max_source_length, data.max_target_length, facts.start, facts.end, facts.begin)
+
+
+def _causal(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
+    data = config.data
+    return objectives.CausalLM(
+        data.max_target_length, facts.start, facts.end, config.train.seed, data.cross_documents, shift=training
+    )
+
+
+def _prefix(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
+    return objectives.PrefixLM(config.data.max_target_length, facts.start, facts.end, config.train.seed)
+
+
+def _masked(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
+    objective, vocabulary = config.objective, vocabularies["text"]
+    assert facts.mask is not None
+    return objectives.MaskedLM(
+        config.data.max_source_length,
+        _begin(facts),
+        facts.end,
+        facts.mask,
+        low=max(facts.pad, facts.start, facts.end, facts.unknown) + 1 if facts.begin is None else 0,
+        high=vocabulary.size,
+        rate=objective.rate,
+        starts_word=vocabulary.starts_word() if objective.whole_words else None,
+        next_sentence=objective.next_sentence,
+        seed=config.train.seed,
+    )
+
+
+def _spans(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
+    data, objective = config.data, config.objective
+    return objectives.SpanCorruption(
+        data.max_source_length,
+        data.max_target_length,
+        facts.sentinels,
+        facts.target_size - 1,
+        facts.start,
+        facts.end,
+        objective.rate,
+        objective.span_length,
+        config.train.seed,
+    )
+
+
+def _denoise(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
+    data, objective, vocabulary = config.data, config.objective, vocabularies["text"]
+    assert facts.mask is not None
+    return objectives.Denoise(
+        data.max_source_length,
+        data.max_target_length,
+        facts.mask,
+        facts.start,
+        facts.end,
+        facts.begin,
+        objective.rate,
+        objective.span_length,
+        ends_sentence=encode.sentence_ends(vocabulary, facts.target_size) if objective.permute_sentences else None,
+        delete_rate=objective.delete_rate,
+        seed=config.train.seed,
+    )
+
+
+def _labelled(
+    make: Callable[[int, int, int], objectives.Objective],
+) -> Mapping[str, Callable[[Config, Facts, Vocabularies, bool], objectives.Objective]]:
+    return {
+        "encoder_only": lambda config, facts, vocabularies, training: make(
+            config.data.max_source_length, _begin(facts), facts.end
+        )
+    }
+
+
+TRANSLATING = ("train", "evaluate", "translate", "attend", "align", "export", "describe")
+LABELLING = ("train", "evaluate", "predict", "attend", "export", "describe")
+
+KINDS: dict[str, Kind] = {
+    "translate": Kind(
+        ("source", "target"),
+        {"encoder_decoder": _translate, "recurrent": _translate},
+        encode.texts,
+        token_loss,
+        "text",
+        TRANSLATING,
+    ),
+    "causal_lm": Kind(
+        ("text",),
+        {"decoder_only": _causal},
+        encode.texts,
+        token_loss,
+        "continuation",
+        ("train", "evaluate", "generate", "attend", "export", "describe"),
+    ),
+    "prefix_lm": Kind(("source", "target"), {"decoder_only": _prefix}, encode.texts, token_loss, "text", TRANSLATING),
+    "masked_lm": Kind(
+        ("text",),
+        {"encoder_only": _masked},
+        encode.texts,
+        masked_loss,
+        "filled",
+        LABELLING,
+        extra="mask",
+    ),
+    "span_corruption": Kind(
+        ("text",), {"encoder_decoder": _spans}, encode.texts, token_loss, "none", TRANSLATING, extra="sentinels"
+    ),
+    "denoise": Kind(("text",), {"encoder_decoder": _denoise}, encode.texts, token_loss, "none", TRANSLATING, extra="mask"),
+    "classify": Kind(
+        ("text", "pair", "label"), _labelled(objectives.Classify), encode.classified, label_loss, "label", LABELLING
+    ),
+    "tag": Kind(("text", "tags"), _labelled(objectives.Tag), encode.tagged, label_loss, "tags", LABELLING),
+    "answer": Kind(("question", "text"), _labelled(objectives.Answer), encode.answered, span_loss, "span", LABELLING),
+}
+
+
+def kind_of(config: Config) -> Kind:
+    """The row of the configuration's objective. UserError: its family cannot have it."""
+    kind = KINDS[config.objective.kind]
+    if config.family not in kind.objectives:
+        able = ", ".join(name for name, each in KINDS.items() if config.family in each.objectives)
+        raise UserError(
+            f"config.objective.kind {config.objective.kind} is for config.family {' or '.join(kind.objectives)}, not "
+            f"{config.family}, which has {able}"
+        )
+    return kind
+
+
+def make_objective(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool = False) -> objectives.Objective:
+    """What the model is handed and must say."""
+    return kind_of(config).objectives[config.family](config, facts, vocabularies, training)
+
+
+def check_mode(config: Config, mode: str) -> None:
+    """UserError: what was trained has no such mode."""
+    kind = kind_of(config)
+    if mode not in kind.modes:
+        raise UserError(
+            f"--mode={mode}: a {config.family} model trained on {config.objective.kind} has the modes {', '.join(kind.modes)}"
+        )
+
+
+def text_fields(kind: Kind) -> Sequence[str]:
+    """Fields of an example that a vocabulary encodes."""
+    return [field for field in kind.fields if field not in ("label", "tags")]
 
 
 def init_params(model: nn.Module, objective: objectives.Objective, seed: int) -> Any:

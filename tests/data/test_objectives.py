@@ -1,103 +1,214 @@
-"""What a model reads and says of an example, against the plain statement of it on lists."""
+"""What holds for every objective: features of the declared kinds and lengths, pure in (seed, example, epoch); the helpers."""
+
+import dataclasses
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transformer.config import Data
+from transformer.data import objectives, pipeline
 from transformer.data.corpus import Ragged
-from transformer.data.objectives import DECODER, ENCODER, Objective, Translate
+from transformer.data.objectives import Objective, base
+from transformer.errors import UserError
 
-START, END = 1, 2
-TOKENS = st.lists(st.integers(4, 99), max_size=6)
-PAIRS = st.lists(st.tuples(TOKENS, TOKENS), min_size=1, max_size=6)
-LIMITS = st.tuples(st.integers(2, 8), st.integers(2, 8))
-SOME = settings(max_examples=50, derandomize=True, deadline=None, database=None)
+SOME = settings(max_examples=25, derandomize=True, deadline=None, database=None)
+VOCABULARY = 120
+TOKENS = st.lists(st.integers(4, 99), max_size=40)
+STARTS = np.arange(VOCABULARY) % 3 == 0
+LABELS = st.integers(-1, 3)
+
+# name -> limits -> the objective, its fields, and whether it draws
+TEXT, PAIRS = ("text",), ("source", "target")
+OBJECTIVES = {
+    "translate": (lambda s, t: objectives.Translate(s, t), PAIRS, False),
+    "translate_begin": (lambda s, t: objectives.Translate(s, t, begin=3), PAIRS, False),
+    "causal_lm": (lambda s, t: objectives.CausalLM(t), TEXT, True),
+    "causal_lm_cross": (lambda s, t: objectives.CausalLM(t, cross_documents=True), TEXT, True),
+    "causal_lm_evaluated": (lambda s, t: objectives.CausalLM(t, shift=False), TEXT, False),
+    "prefix_lm": (lambda s, t: objectives.PrefixLM(t), TEXT, True),
+    "prefix_lm_pairs": (lambda s, t: objectives.PrefixLM(t), PAIRS, False),
+    "masked_lm": (lambda s, t: objectives.MaskedLM(s, 1, 2, 3, 4, 100), TEXT, True),
+    "masked_lm_words": (lambda s, t: objectives.MaskedLM(s, 1, 2, 3, 4, 100, starts_word=STARTS), TEXT, True),
+    "masked_lm_next": (lambda s, t: objectives.MaskedLM(s, 1, 2, 3, 4, 100, next_sentence=True), TEXT, True),
+    "span_corruption": (lambda s, t: objectives.SpanCorruption(s, t, 20, VOCABULARY - 1), TEXT, True),
+    "span_corruption_few": (lambda s, t: objectives.SpanCorruption(s, t, 2, VOCABULARY - 1, rate=0.5), TEXT, True),
+    "denoise": (lambda s, t: objectives.Denoise(s, t, 3, begin=1, ends_sentence=STARTS, delete_rate=0.1), TEXT, True),
+    "denoise_infill": (lambda s, t: objectives.Denoise(s, t, 3, span_length=1.0), TEXT, True),
+    "classify": (lambda s, t: objectives.Classify(s, 1, 2), ("text", "label"), False),
+    "classify_pair": (lambda s, t: objectives.Classify(s, 1, 2), ("text", "pair", "label"), False),
+    "tag": (lambda s, t: objectives.Tag(s, 1, 2), ("text", "tags"), False),
+    "answer": (lambda s, t: objectives.Answer(s, 1, 2, stride=4, max_question=6), ("question", "text", "span"), False),
+}
+UPPER_BOUNDS = {"masked_lm_next", "denoise", "denoise_infill"}  # of the others the declared lengths are exact
+every = pytest.mark.parametrize("name", OBJECTIVES)
 
 
-def corpus_of(pairs) -> dict[str, Ragged]:
-    return {"source": Ragged.of([source for source, _ in pairs]), "target": Ragged.of([target for _, target in pairs])}
+def corpus_of(fields, draw) -> dict[str, Ragged]:
+    size = draw(st.integers(2, 4))
+    rows = {field: [[5, 6, *draw(TOKENS)] for _ in range(size)] for field in fields}
+    if "label" in fields:
+        rows["label"] = [[draw(LABELS)] for _ in range(size)]
+    if "tags" in fields:
+        rows["tags"] = [[draw(LABELS) for _ in text] for text in rows["text"]]
+    if "span" in fields:
+        rows["span"] = [sorted(draw(st.integers(0, len(text) - 1)) for _ in range(2)) for text in rows["text"]]
+    return {field: Ragged.of(each) for field, each in rows.items()}
 
 
-def wanted(source: list[int], target: list[int], longest_source: int, longest_target: int) -> dict[str, list]:
-    kept = source if len(source) < longest_source else source[: longest_source - 1]
-    said = target + [END] if len(target) < longest_target else target[:longest_target]
-    return {
-        "source": kept + [END],
-        "inputs": ([START] + target)[: len(said)],
-        "targets": said,
-        "weights": [1.0] * len(said),
-    }
+def sizes(objective: Objective, features) -> list[int]:
+    """The length of each side, all its features having it."""
+    found = [{len(features[name]) for name in side.features} for side in objective.sides]
+    assert all(len(each) == 1 for each in found)
+    return [each.pop() for each in found]
 
 
-def plain(features) -> dict[str, list]:
-    return {name: values.tolist() for name, values in features.items()}
-
-
+@every
 @SOME
-@given(PAIRS, LIMITS)
-def test_features_are_what_they_say(pairs, limits):
-    corpus, objective = corpus_of(pairs), Translate(*limits)
-    for number, (source, target) in enumerate(pairs):
-        assert plain(objective.features(corpus, number, epoch=0)) == wanted(source, target, *limits)
+@given(st.data(), st.integers(5, 30), st.integers(3, 30))
+def test_features_have_the_declared_kinds_and_no_more_than_the_declared_lengths(name, data, longest_source, longest_target):
+    make, fields, _ = OBJECTIVES[name]
+    objective = make(longest_source, longest_target)
+    corpus = objective.arrange(corpus_of(fields, data.draw))
+    lengths_NxA, limits = objective.lengths(corpus), objective.limits
+    assert lengths_NxA.dtype == np.int64 and lengths_NxA.shape[1] == len(objective.sides) == len(limits)
+    if "lm" in name and "pairs" not in name or "span" in name or "denoise" in name:
+        assert (lengths_NxA <= limits).all()  # documents are cut, so that nothing is dropped
+    for index in range(len(lengths_NxA)):
+        for epoch in (0, 3):
+            features = objective.features(corpus, index, epoch)
+            found = sizes(objective, features)
+            assert all(found <= np.minimum(lengths_NxA[index], limits))
+            kinds = {feature: np.dtype(kind) for side in objective.sides for feature, kind in side.features.items()}
+            assert {feature: values.dtype for feature, values in features.items()} == kinds
+            if name not in UPPER_BOUNDS:
+                assert found == np.minimum(lengths_NxA[index], limits).tolist()
 
 
+@every
 @SOME
-@given(PAIRS, LIMITS, st.data())
-def test_a_batch_is_its_examples_one_by_one(pairs, limits, data):
-    """In any order, with repeats."""
-    corpus, objective = corpus_of(pairs), Translate(*limits)
-    index_N = np.array(data.draw(st.lists(st.integers(0, len(pairs) - 1), max_size=8)), np.int64)
-    for make in (objective.features_batch, lambda *a: Objective.features_batch(objective, *a)):
-        found = make(corpus, index_N, np.zeros_like(index_N))
-        rows = [{name: found[name][row].tolist() for name in found} for row in range(len(index_N))]
-        assert rows == [wanted(*pairs[i], *limits) for i in index_N]
-        assert all(len(rows) == len(index_N) for rows in found.values())
-        for side in objective.sides:
-            assert {name: found[name].values.dtype for name in side.features} == dict(side.features)
+@given(st.data())
+def test_a_batch_is_its_examples_one_by_one(name, data):
+    make, fields, _ = OBJECTIVES[name]
+    objective = make(12, 9)
+    corpus = objective.arrange(corpus_of(fields, data.draw))
+    size = len(objective.lengths(corpus))
+    index_N = np.array(data.draw(st.lists(st.integers(0, size - 1), max_size=6)), np.int64)
+    epoch_N = np.arange(len(index_N)) // 2
+    batch = objective.features_batch(corpus, index_N, epoch_N)
+    for row in range(len(index_N)):
+        alone = objective.features(corpus, int(index_N[row]), int(epoch_N[row]))
+        assert {n: rows[row].tolist() for n, rows in batch.items()} == {n: v.tolist() for n, v in alone.items()}
+    for side in objective.sides:
+        assert {n: batch[n].values.dtype for n in side.features} == {n: np.dtype(k) for n, k in side.features.items()}
 
 
-@SOME
-@given(PAIRS, LIMITS)
-def test_lengths_are_those_before_a_cut(pairs, limits):
-    corpus, objective = corpus_of(pairs), Translate(*limits)
-    lengths_NxA = objective.lengths(corpus)
-    assert lengths_NxA.tolist() == [[len(source) + 1, len(target) + 1] for source, target in pairs]
-    assert objective.limits == limits
-    cut_NxA = np.minimum(lengths_NxA, limits)
-    for number in range(len(pairs)):
-        features = objective.features(corpus, number, epoch=0)
-        assert [len(features["source"]), len(features["targets"])] == cut_NxA[number].tolist()
+@every
+def test_features_are_pure_and_differ_by_seed_epoch_and_example(name):
+    make, fields, draws = OBJECTIVES[name]
+    rows = {"label": [[1]] * 2, "span": [[3, 4]] * 2}
+    text = np.arange(4000) % 90 + 4
+    corpus = {field: Ragged.of(rows.get(field, [text[:2000], text[:2000]])) for field in fields}
+    blocks = make(64, 64).arrange(corpus)
+    size = len(make(64, 64).lengths(blocks))
+
+    def drawn(index: int, epoch: int, seed: int = 0) -> str:
+        objective = dataclasses.replace(make(64, 64), seed=seed) if draws else make(64, 64)
+        return str({n: v.tolist() for n, v in objective.features(objective.arrange(corpus), index, epoch).items()})
+
+    middle = size // 4  # of the first document
+    assert drawn(middle, 0) == drawn(middle, 0)
+    if not draws:
+        assert drawn(middle, 0) == drawn(middle, 1)
+        return
+    assert len({drawn(middle, epoch) for epoch in range(4)}) > 1
+    assert len({drawn(middle, 0, seed) for seed in range(4)}) > 1
+    if "causal" not in name:  # one shift for all
+        uniform = {**blocks, "text": Ragged(np.full(4002, 50, np.int32), blocks["text"].offsets)}
+        assert len({str(make(64, 64).features(uniform, index, 0)) for index in range(4)}) > 1
+
+
+@every
+@pytest.mark.parametrize("batching", ["packed", "bucketed"])
+def test_batches_hold_every_example(name, batching):
+    make, fields, _ = OBJECTIVES[name]
+    objective, generator = make(24, 24), np.random.default_rng(0)
+    rows = {field: [generator.integers(4, 100, generator.integers(2, 60)) for _ in range(12)] for field in fields}
+    special = {"label": [[1]] * 12, "span": [[0, 1]] * 12}
+    corpus = {field: Ragged.of(special.get(field, each)) for field, each in rows.items()}
+    if "tags" in fields:
+        corpus["tags"] = Ragged(corpus["text"].values % 3, corpus["text"].offsets)
+    corpus = objective.arrange(corpus)
+    batches, _ = pipeline.plan(corpus, objective, Data(batching=batching), 200, 1, 0, False)  # type: ignore[arg-type]
+    counts = [pipeline.count(batch, objective) for batch in batches]
+    assert sum(count["examples"] for count in counts) == len(objective.lengths(corpus))
+    if name not in UPPER_BOUNDS:
+        declared = np.minimum(objective.lengths(corpus), objective.limits).sum()
+        assert sum(count["filled"] for count in counts) == declared
+
+
+def test_streams_are_apart_from_each_other_and_from_the_pipelines():
+    streams = [base.SHIFT, base.SPLIT, base.MASK, base.SPANS, base.NOISE, 0, 1, pipeline.ORDER, pipeline.COMPANY]
+    assert len(set(streams)) == len(streams)
+    drawn = {base.draw(seed, stream, 5, 6).integers(2**62) for seed in (0, 1) for stream in streams}
+    assert len(drawn) == 2 * len(streams)
 
 
 @pytest.mark.parametrize(
-    ("length", "source", "inputs", "targets"),
+    ("make", "setting"),
     [
-        (0, [2], [1], [2]),
-        (2, [11, 12, 2], [1, 11, 12], [11, 12, 2]),
-        (3, [11, 12, 13, 2], [1, 11, 12, 13], [11, 12, 13, 2]),  # the limit, end included
-        (4, [11, 12, 13, 2], [1, 11, 12, 13], [11, 12, 13, 14]),  # one too long: the target does not claim to end
-        (9, [11, 12, 13, 2], [1, 11, 12, 13], [11, 12, 13, 14]),
+        (lambda: objectives.MaskedLM(4, 1, 2, 3, 4, 9), "config.data.max_source_length is 4"),
+        (lambda: objectives.SpanCorruption(2, 9, 9, 99), "config.data.max_source_length is 2"),
+        (lambda: objectives.SpanCorruption(9, 2, 9, 99), "config.data.max_target_length is 2"),
+        (lambda: objectives.SpanCorruption(9, 9, 0, 99), "no sentinels"),
+        (lambda: objectives.Denoise(2, 9, 3), "config.data.max_source_length is 2"),
+        (lambda: objectives.Classify(4, 1, 2), "config.data.max_source_length is 4"),
+        (lambda: objectives.Tag(2, 1, 2), "config.data.max_source_length is 2"),
+        (lambda: objectives.Answer(4, 1, 2), "config.data.max_source_length is 4"),
+        (lambda: objectives.PrefixLM(1), "config.data.max_target_length is 1"),
     ],
 )
-def test_around_the_limit_by_hand(length, source, inputs, targets):
-    tokens = list(range(11, 11 + length))
-    corpus, objective = corpus_of([([7], [8]), (tokens, tokens)]), Translate(4, 4)
-    want = {"source": source, "inputs": inputs, "targets": targets, "weights": [1.0] * len(targets)}
-    assert plain(objective.features(corpus, 1, epoch=0)) == want
-    assert plain({n: rows[0] for n, rows in objective.features_batch(corpus, np.array([1]), np.array([0])).items()}) == want
+def test_a_limit_without_room_for_text_is_a_line(make, setting):
+    with pytest.raises(UserError, match=setting):
+        make()
 
 
-def test_start_and_end_are_settings():
-    objective = Translate(5, 5, start=2, end=3)
-    want = {"source": [7, 3], "inputs": [2, 8, 9], "targets": [8, 9, 3], "weights": [1.0] * 3}
-    assert plain(objective.features(corpus_of([([7], [8, 9])]), 0, epoch=0)) == want
+# --- helpers -----------------------------------------------------------------------------------------------------------
+
+DOCUMENTS = st.lists(st.lists(st.integers(4, 99), max_size=25), min_size=1, max_size=6)
 
 
-def test_the_last_side_is_the_one_that_is_said():
-    assert Translate.sides == (ENCODER, DECODER)
-    assert not {*ENCODER.features, ENCODER.positions, ENCODER.segments} & {
-        *DECODER.features,
-        DECODER.positions,
-        DECODER.segments,
-    }
+@SOME
+@given(DOCUMENTS, st.integers(1, 9), st.booleans())
+def test_documents_are_cut_to_chunks_that_are_full_or_alike(documents, window, even):
+    tokens = Ragged.of(documents)
+    chunks = base.cut(tokens, window, even)
+    assert chunks["text"].values is tokens.values
+    for number, document in enumerate(documents):
+        mine = [i for i in range(len(chunks["text"])) if chunks["document"][i].tolist() == [number]]
+        pieces = [chunks["text"][i].tolist() for i in mine]
+        assert sum(pieces, []) == document and len(pieces) == -(-len(document) // window)
+        lengths = [len(piece) for piece in pieces]
+        assert all(length <= window for length in lengths)
+        assert not lengths or (max(lengths) - min(lengths) <= 1 if even else set(lengths[:-1]) <= {window})
+    assert len(chunks["text"]) == len(chunks["document"])
+
+
+@SOME
+@given(DOCUMENTS)
+def test_every_document_is_ended(documents):
+    ended = base.with_end(Ragged.of(documents), 2)
+    assert [ended[i].tolist() for i in range(len(ended))] == [[*document, 2] for document in documents]
+    assert ended.values.dtype == np.int32
+
+
+@SOME
+@given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20))
+def test_of_two_lengths_the_longer_gives_way(first, second, room):
+    kept = [first, second]
+    while sum(kept) > room:  # token by token, from the longer; the second if they are alike
+        kept[1 if kept[1] >= kept[0] else 0] -= 1
+    found = base.share(first, second, room)
+    assert sum(found) == sum(kept) and abs(found[0] - kept[0]) <= 1
+    assert 0 <= found[0] <= first and 0 <= found[1] <= second

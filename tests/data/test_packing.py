@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformer.config import from_file
+from transformer.config import Config
 from transformer.data import packing, pipeline, prepare
 from transformer.data.objectives import Translate
 from transformer.data.packing import Plan, buckets, choose_shape, pack
+from transformer.settings import from_file
 
 ROOT = Path(__file__).parents[2]
 SOME = settings(max_examples=60, derandomize=True, deadline=None, database=None)
@@ -128,7 +129,7 @@ def test_multi30k_is_packed_with_little_padding(tmp_path):
     folder = Path(os.environ.get("TRANSFORMER_DATA", "")) / "multi30k" / "tok"
     if "TRANSFORMER_DATA" not in os.environ or not folder.is_dir():
         pytest.skip("no Multi30k: the environment variable TRANSFORMER_DATA names no folder with multi30k/tok")
-    config = from_file(ROOT / "experiments" / "multi30k.py")
+    config = from_file(ROOT / "experiments" / "multi30k.py", Config)
     data = dataclasses.replace(config.data, directory=str(folder), batching="packed")
     folders = prepare.Folders(tmp_path / "vocabulary", tmp_path / "tokens", tmp_path / "data")
     vocabularies = prepare.make_vocabularies(data, ("source", "target"), folders, lambda text: None)

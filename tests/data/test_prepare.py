@@ -7,20 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transformer.config import Data
-from transformer.data import corpus
-from transformer.data.prepare import (
-    Folders,
-    Split,
-    load_vocabularies,
-    make_facts,
-    make_vocabularies,
-    read_split,
-)
+from transformer.config import Data, Facts
+from transformer.data import encode, sources
+from transformer.data.prepare import Folders, Split, Text, encode_split, load_vocabularies, make_facts, make_vocabularies
 from transformer.data.vocabulary import UNKNOWN, Bytes, Characters
 from transformer.errors import UserError
 
 FIELDS = ("source", "target")
+FACTS = Facts(0, 0, 0, 0)
 TEXT = {
     "train.en": "abba\naba\n\nb\n",
     "train.de": "xyx\ny\nx\nyy\n",
@@ -49,12 +43,17 @@ def ignore(text: str) -> None:
     pass
 
 
+def text_of(data: Data, folders: Folders, notice=ignore) -> Text:
+    return Text(data, FIELDS, folders.cache, notice)
+
+
 def make(data: Data, folders: Folders):
-    return make_vocabularies(data, FIELDS, folders, ignore)
+    return make_vocabularies(text_of(data, folders), FIELDS, folders)
 
 
 def split_of(data: Data, name, folders: Folders, vocabularies) -> Split:
-    split = read_split(data, name, folders, vocabularies, ignore)
+    text = text_of(data, folders)
+    split = encode_split(text, name, folders, vocabularies, FACTS, encode.texts)
     assert split is not None
     return split
 
@@ -103,8 +102,8 @@ def test_vocabularies_are_read_again_and_not_learned(data, folders, joint, kind)
 
 def test_what_the_vocabulary_notices_is_told(data, folders):
     told = []
-    make_vocabularies(dataclasses.replace(data, vocabulary_size=30), FIELDS, folders, told.append)
-    assert told == ["vocabulary: the text fills 8 entries of 30"]
+    make_vocabularies(text_of(dataclasses.replace(data, vocabulary_size=30), folders, told.append), FIELDS, folders)
+    assert told[-1:] == ["vocabulary: the text fills 8 entries of 30"]
 
 
 def test_lowercase_text_makes_a_lowercase_vocabulary(data, folders):
@@ -133,7 +132,8 @@ def test_an_incomplete_workdir_is_said_in_a_line(data, folders):
 @pytest.mark.parametrize("joint", [True, False])
 def test_facts_have_the_vocabularies_sizes(data, folders, joint):
     Path(data.directory, "train.de").write_text("xyz\ny\nx\nyy\n")
-    facts = make_facts(make(dataclasses.replace(data, joint_vocabulary=joint), folders))
+    data = dataclasses.replace(data, joint_vocabulary=joint)
+    facts = make_facts(make(data, folders), None, text_of(data, folders), None)
     assert (facts.source_size, facts.target_size) == (facts.source_rows, facts.target_rows) == ((9, 9) if joint else (6, 7))
 
 
@@ -159,20 +159,21 @@ def test_each_side_has_its_own_vocabulary(data, folders):
 
 def test_what_the_source_notices_is_told(data, folders):
     told = []
-    read_split(data, "train", folders, make(data, folders), told.append)
+    encode_split(text_of(data, folders, told.append), "train", folders, make(data, folders), FACTS, encode.texts)
     assert len(told) == 1 and told[0].startswith("1 blank pairs skipped")
 
 
 def test_a_split_that_no_setting_names_is_none(data, folders):
     made = make(data, folders)
-    assert read_split(dataclasses.replace(data, test=None), "test", folders, made, ignore) is None
+    text = text_of(dataclasses.replace(data, test=None), folders)
+    assert encode_split(text, "test", folders, made, FACTS, encode.texts) is None
     assert not folders.tokens.exists()
 
 
 def test_tokens_are_made_once(data, folders, monkeypatch):
     made = make(data, folders)
     first = split_of(data, "train", folders, made)
-    monkeypatch.setattr(corpus, "tokenize", None)
+    monkeypatch.setattr(encode, "tokenize", None)
     again = split_of(data, "train", folders, load_vocabularies(data, FIELDS, folders.vocabulary))
     assert tokens(again) == tokens(first) and again.fingerprint == first.fingerprint
     assert isinstance(again.tokens["source"].values.base, np.memmap)
@@ -218,3 +219,88 @@ def test_tokens_follow_what_a_vocabulary_of_one_name_holds(data, folders):
     made = load_vocabularies(data, FIELDS, folders.vocabulary)
     new = tokens(split_of(data, "train", folders, made))
     assert new["source"] == [made["source"].encode(text) for text in ("abba", "aba", "b")] != old["source"]
+
+
+# --- text, labels, facts -----------------------------------------------------------------------------------------------
+
+
+def test_a_split_is_read_once(data, folders, monkeypatch):
+    asked, real = [], sources.read
+    monkeypatch.setattr(sources, "read", lambda data, name, cache: asked.append(name) or real(data, name, cache))
+    text = text_of(data, folders)
+    made = make_vocabularies(text, FIELDS, folders)
+    facts = make_facts(made, None, text, None)
+    assert encode_split(text, "train", folders, made, facts, encode.texts)
+    assert asked == ["train"]
+
+
+def test_a_source_without_the_fields_wanted_says_what_it_has(data, folders):
+    with pytest.raises(UserError, match="config.data.source text: its examples have source, target, and .* wants text, label"):
+        Text(data, ("text", "pair", "label"), folders.cache, ignore).split("train")
+
+
+@pytest.fixture
+def labelled(tmp_path) -> Data:
+    for name, lines in {
+        "train": "good\tab ba\nbad\taa\n10\tb\n9\tb\n",
+        "validation": "bad\tab\n",
+        "test": "worse\tb\n",
+    }.items():
+        (tmp_path / f"{name}.tsv").write_text(lines)
+    return Data(source="tsv", directory=str(tmp_path), vocabulary="characters", vocabulary_size=20)
+
+
+def test_labels_are_those_of_training_numbers_by_value(labelled, folders):
+    text = Text(labelled, ("text", "pair", "label"), folders.cache, ignore)
+    made = make_vocabularies(text, ("text", "pair"), folders)
+    facts = make_facts(made, None, text, None)
+    assert facts.labels == ("9", "10", "bad", "good")
+    split = encode_split(text, "train", folders, made, facts, encode.classified)
+    assert split is not None and tokens(split)["label"] == [[3], [2], [1], [0]] and "pair" not in split.tokens
+    with pytest.raises(UserError, match="example 1 has the label 'worse', .* the labels are 9, 10, bad, good"):
+        encode_split(text, "test", folders, made, facts, encode.classified)
+
+
+def test_a_mask_and_sentinels_are_entries_behind_the_vocabulary(data, folders):
+    text = text_of(data, folders)
+    made = make(data, folders)
+    masked, spanned = make_facts(made, "mask", text, None), make_facts(made, "sentinels", text, None)
+    assert (masked.source_size, masked.mask, masked.sentinels) == (9, 8, 0)
+    assert (spanned.target_size, spanned.mask, spanned.sentinels) == (108, None, 100)
+
+
+def test_a_run_that_starts_from_another_has_its_facts_and_its_own_labels(labelled, folders):
+    text = Text(labelled, ("text", "pair", "label"), folders.cache, ignore)
+    base = Facts(50, 60, 56, 64, start=7, mask=49, labels=("x",))
+    facts = make_facts(make_vocabularies(text, ("text", "pair"), folders), None, text, base)
+    assert facts == dataclasses.replace(base, labels=("9", "10", "bad", "good"))
+
+
+# --- ids of labels, tags and spans -------------------------------------------------------------------------------------
+
+LETTERS = Characters("abcdefghijklmnopqrstuvwxyz ")
+
+
+def test_a_words_first_token_has_its_tag():
+    examples = [{"text": "ab c", "tags": "B-X O"}, {"text": "def", "tags": "O"}]
+    made = encode.tagged(examples, {"text": LETTERS}, ("B-X", "O"))
+    assert made["tags"][0].tolist() == [0, -1, 1] and made["tags"][1].tolist() == [1, -1, -1]
+    assert made["text"][0].tolist() == LETTERS.encode("abc")
+    bare = encode.tagged([{"text": "ab c"}], {"text": LETTERS}, ())
+    assert bare["tags"][0].tolist() == [0, -1, 0]
+
+
+def test_a_span_is_the_tokens_that_touch_the_answer():
+    texts = {"question": "which", "text": "one two three"}
+    examples = [
+        texts | {"answer": "two", "start": "4"},
+        texts | {"answer": "", "start": "-1"},
+        {**texts, "text": "two"} | {"answer": "two", "start": "0"},
+    ]
+    made = encode.answered(examples, {"question": LETTERS, "text": LETTERS}, ())
+    assert [row.tolist() for row in made["span"]] == [[4, 6], [], [0, 2]]
+
+
+def test_what_ends_a_sentence():
+    vocabulary = Characters("ab.!?")
+    assert encode.sentence_ends(vocabulary, 9).tolist() == [False] * 6 + [True] * 3

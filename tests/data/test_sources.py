@@ -1,4 +1,4 @@
-"""Sources: what they read, what they say of bad input, and that TensorFlow is not there."""
+"""Pairs of texts: what is read, what is said of bad input, and that TensorFlow is not there."""
 
 import dataclasses
 import gzip
@@ -14,7 +14,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from transformer.config import Data
-from transformer.data import number_words, sources
+from transformer.data import embedded, number_words, sources
 from transformer.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -140,7 +140,7 @@ def small_cache(tmp_path_factory):
 
 
 def test_numbers_on_disk(small_cache):
-    builder: Any = number_words.prepare(SMALL, small_cache)
+    builder: Any = embedded.prepare(SMALL, small_cache)
     numbers: dict[str, set[int]] = {}
     for split, size in zip(SPLITS, (300, 40, 40), strict=True):
         records = list(builder.as_data_source(split))
@@ -194,13 +194,13 @@ def test_a_stopped_preparation_leaves_nothing_broken(tmp_path, monkeypatch):
 
 
 def test_two_runs_may_prepare_at_once(tmp_path, monkeypatch):
-    prepare: Any = number_words.NumberWords.download_and_prepare
+    prepare: Any = embedded.Embedded.download_and_prepare
 
     def late(self, **arguments):
         prepare(self, **arguments)
         raise OSError("the folder is there")
 
-    monkeypatch.setattr(number_words.NumberWords, "download_and_prepare", late)
+    monkeypatch.setattr(embedded.Embedded, "download_and_prepare", late)
     assert len(pairs(sources.read(SMALL, "train", tmp_path))) == 300
 
 

@@ -1,4 +1,4 @@
-"""Scores against sacrebleu called directly and against values worked by hand."""
+"""Scores against libraries called directly and against values worked by hand."""
 
 import json
 import math
@@ -61,8 +61,137 @@ def test_hypotheses_and_references_are_not_swapped():
 
 @pytest.mark.parametrize("name", scores.SCORES)
 def test_perfect_is_best(name):
-    assert scores.score(name, REFERENCES, REFERENCES).value == pytest.approx(100)
+    lines = ["B-A I-A O B-B", "O O B-A I-A"]
+    references = [json.dumps(["other", line]) for line in lines] if name.startswith("squad") else lines
+    assert scores.score(name, lines, references).value == pytest.approx(100)
+    assert scores.score(name, ["B-C I-C B-C O", "B-D O O O"], references).value < 60
     assert scores.SCORES[name].higher_is_better
+
+
+# --- summaries ---------------------------------------------------------------------------------------------------------
+
+
+def overlap(hypothesis: list, reference: list) -> float:
+    """F of two bags."""
+    common = sum(min(hypothesis.count(x), reference.count(x)) for x in set(hypothesis))
+    return 2 * common / (len(hypothesis) + len(reference)) if hypothesis and reference else 0.0
+
+
+def subsequence(a: list, b: list) -> int:
+    """Length of the longest common one."""
+    if not a or not b:
+        return 0
+    return subsequence(a[1:], b[1:]) + 1 if a[0] == b[0] else max(subsequence(a[1:], b), subsequence(a, b[1:]))
+
+
+def test_rouge_by_hand():
+    pairs = [
+        ("The cat sat on the mat.", "the cat was on the mat"),
+        ("police killed the gunman", "police kill the gunman"),  # Lin 2004, 3: sentences S1 to S3
+        ("the gunman kill police", "police kill the gunman"),
+        ("", "nothing said"),
+        ("a b a b", "b a"),
+    ]
+    hypotheses, references = (list(side) for side in zip(*pairs, strict=True))
+    split = [tuple(side.lower().rstrip(".").split() for side in pair) for pair in pairs]
+    want = {
+        "rouge1": [overlap(h, r) for h, r in split],
+        "rouge2": [overlap(list(zip(h, h[1:], strict=False)), list(zip(r, r[1:], strict=False))) for h, r in split],
+        "rougeL": [2 * subsequence(h, r) / (len(h) + len(r)) for h, r in split],
+    }
+    for name, each in want.items():
+        found = scores.score(name, hypotheses, references)
+        assert found.value == pytest.approx(100 * sum(each) / len(each)), name
+        assert found.signature and found.signature.startswith("stemmer:no|") and "rouge-score:0." in found.signature
+    assert scores.score("rougeL", hypotheses[1:2], references[1:2]).value == pytest.approx(75)
+    assert scores.score("rougeL", hypotheses[2:3], references[2:3]).value == pytest.approx(50)
+
+
+# --- labels ------------------------------------------------------------------------------------------------------------
+
+
+def test_accuracy_and_macro_f1():
+    said, true = ["a", "a", "b", "c", "a", "d"], ["a", "b", "b", "b", "c", "a"]
+    assert scores.score("accuracy", said, true).value == pytest.approx(100 * 2 / 6)
+    # a: precision 1/3, recall 1/2; b: 1, 1/3; c and d: nothing right
+    assert scores.score("macro_f1", said, true).value == pytest.approx(100 * (2 / 5 + 2 / 4 + 0 + 0) / 4)
+
+
+def test_macro_f1_is_scikit_learns():
+    from sklearn.metrics import f1_score
+
+    draw = np.random.default_rng(0)
+    for labels in (2, 5, 30):
+        said, true = (list(map(str, draw.integers(0, labels, 40))) for _ in range(2))
+        want = 100 * float(f1_score(true, said, average="macro", zero_division=0))
+        assert scores.score("macro_f1", said, true).value == pytest.approx(want)
+
+
+def conlleval(tags: list[str]) -> set[tuple[str, int, int]]:
+    """Entities as the script of CoNLL-2000 finds them: B- begins one, and so does an I- after another type or none."""
+    found, start = set(), None
+    for i, tag in enumerate([*tags, "O"]):
+        before = tags[i - 1] if i else "O"
+        if start is not None and (tag == "O" or tag[0] == "B" or tag[2:] != before[2:]):
+            found.add((before[2:], start, i))
+            start = None
+        if tag != "O" and start is None:
+            start = i
+    return found
+
+
+@pytest.mark.filterwarnings("error")
+def test_entity_f1():
+    # The example of seqeval's documentation: PER is found, MISC begins a word too early.
+    true = ["O O O B-MISC I-MISC I-MISC O", "B-PER I-PER O"]
+    said = ["O O B-MISC I-MISC I-MISC I-MISC O", "B-PER I-PER O"]
+    assert scores.score("entity_f1", said, true).value == pytest.approx(50)
+    assert scores.score("entity_f1", ["I-PER I-PER O"], ["B-PER I-PER O"]).value == pytest.approx(100)  # its default
+    assert scores.score("entity_f1", ["B-PER B-PER O"], ["B-PER I-PER O"]).value == 0
+    assert scores.score("entity_f1", ["B-PER I-LOC O"], ["B-PER O O"]).value == pytest.approx(100 * 2 / 3)
+    assert scores.score("entity_f1", ["O O"], ["O O"]).value == 0  # as seqeval, where there is no entity at all
+    assert scores.score("entity_f1", ["", "B-A"], ["", "B-A"]).value == pytest.approx(100)
+
+
+def test_entity_f1_is_conlls():
+    draw = np.random.default_rng(1)
+    tags = np.array(["O", "B-X", "I-X", "B-Y", "I-Y"])
+    true, said = ([list(draw.choice(tags, n)) for n in draw.integers(1, 12, 60)] for _ in range(2))
+    said = [a if draw.random() < 0.4 else (b * 12)[: len(a)] for a, b in zip(true, said, strict=True)]
+    right = sum(len(conlleval(a) & conlleval(b)) for a, b in zip(true, said, strict=True))
+    want = 100 * 2 * right / sum(len(conlleval(sentence)) for sentence in true + said)
+    found = scores.score("entity_f1", [" ".join(s) for s in said], [" ".join(s) for s in true])
+    assert 20 < want < 90 and found.value == pytest.approx(want)
+    assert found.signature and "seqeval:1." in found.signature
+
+
+# --- answers -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "answers", "exact", "f1"),
+    [
+        ("The Eiffel-Tower!", ["eiffeltower"], 1, 1),  # punctuation goes, it does not part words
+        ("an  apple", ["Apple", "a pear"], 1, 1),
+        ("theatre", ["atre"], 0, 0),  # an article is a word
+        ("the the", ["a"], 1, 1),  # nothing left on either side
+        ("apples in May", ["May", "in may the"], 0, 2 * 2 / (3 + 2)),  # the best answer counts
+        ("red red blue", ["red blue blue"], 0, 2 * 2 / 6),
+        ("1,000", ["1000"], 1, 1),
+        ("", [""], 1, 1),  # no answer, and none expected
+        ("something", [""], 0, 0),
+        ("", ["something"], 0, 0),
+        ("b", ["a", "b"], 1, 1),  # "a" is no answer once articles are gone
+        ("", ["a", "b"], 0, 0),
+        ("caf\u00e9 \u201cX\u201d", ["caf\u00e9 X"], 0, 0.5),  # only ASCII punctuation goes
+    ],
+)
+def test_squad(said, answers, exact, f1):
+    reference = json.dumps(answers)
+    assert scores.score("squad_exact_match", [said], [reference]).value == pytest.approx(100 * exact)
+    assert scores.score("squad_f1", [said], [reference]).value == pytest.approx(100 * f1)
+    both = scores.score("squad_f1", [said, "x"], [reference, '["y"]'])
+    assert both.value == pytest.approx(50 * f1) and both.signature is None
 
 
 def test_bad_input():
@@ -72,6 +201,11 @@ def test_bad_input():
         scores.score("chrf", ["a", "b"], ["a"])
     with pytest.raises(UserError, match="no hypotheses and no references"):
         scores.score("exact_match", [], [])
+    for reference in ("yes", '"yes"', "[1]", '{"a": 1}', "null"):
+        with pytest.raises(UserError, match="reference 2 is not a JSON list of answers"):
+            scores.score("squad_f1", ["a", "a"], ['["a"]', reference])
+    with pytest.raises(UserError, match="entity_f1: sentence 2 has 2 tags, its reference 1"):
+        scores.score("entity_f1", ["O", "O O"], ["O", "O"])
     with pytest.raises(UserError, match="no tokenisation '13b'; did you mean '13a'"):
         scores.score("bleu", ["a"], ["a"], "13b")
 

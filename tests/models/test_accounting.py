@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 import typing
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,11 +13,12 @@ import optax
 import pytest
 
 from transformer import families
-from transformer.config import Activation, Config, Facts, Model, Positions, Train
+from transformer.config import Activation, Config, Data, Facts, Model, Objective, Positions, Recurrent, Train
 from transformer.data.vocabulary import Bytes
-from transformer.models import accounting, losses
+from transformer.models import accounting, accounts, losses
 from transformer.models.layers import ACTIVATIONS
 from transformer.models.transformer import EncoderDecoder
+from transformer.settings import from_file, replace
 from transformer.training import optimizer as optimizers
 from transformer.training import step as steps
 
@@ -64,19 +66,19 @@ TABLE_3: list[tuple[dict[str, Any], int]] = [
 
 @pytest.mark.parametrize(("changes", "millions"), TABLE_3, ids=lambda value: str(value))
 def test_table_3_of_the_paper(changes, millions):
-    account = accounting.encoder_decoder(Config(model=Model(**changes)), joint(41_000))
+    account = accounts.encoder_decoder(Config(model=Model(**changes)), joint(41_000))
     assert abs(account.size / 1e6 - millions) <= 1
 
 
 def test_the_big_model_of_the_paper():
     big = Model(d_model=1024, d_ff=4096, num_heads=16)
-    account = accounting.encoder_decoder(Config(model=big), joint(37_000))
+    account = accounts.encoder_decoder(Config(model=big), joint(37_000))
     assert abs(account.size / 1e6 - 213) <= 2
 
 
 def test_parameters_are_grouped_by_module_with_all_layers_together():
     model = Model(num_encoder_layers=3, num_decoder_layers=2, d_model=16, d_ff=24, num_heads=4, d_k=5, d_v=7, tying="none")
-    counts = accounting.encoder_decoder(Config(model=model), Facts(50, 60, 56, 64)).parameters
+    counts = accounts.encoder_decoder(Config(model=model), Facts(50, 60, 56, 64)).parameters
     assert counts["source_embedding"] == 56 * 16
     assert counts["target_embedding"] == counts["logits"] == 64 * 16
     assert counts["encoder/layers/self_attention/query"] == 3 * (16 + 1) * 4 * 5
@@ -86,7 +88,7 @@ def test_parameters_are_grouped_by_module_with_all_layers_together():
 
 
 def test_without_embeddings_leaves_out_the_tables_alone():
-    account = accounting.encoder_decoder(Config(model=Model(d_model=64, tying="two_way")), Facts(50, 60, 56, 64))
+    account = accounts.encoder_decoder(Config(model=Model(d_model=64, tying="two_way")), Facts(50, 60, 56, 64))
     assert account.size - account.size_without_embeddings == (56 + 64) * 64
 
 
@@ -118,15 +120,66 @@ def test_matrix_products_are_those_of_the_traced_model(changes):
     network = EncoderDecoder(model, facts)
     variables = jax.eval_shape(network.init, jax.random.key(0), batch)
     traced = jax.make_jaxpr(network.apply)(variables, batch)
-    work = accounting.encoder_decoder_work(model, facts, 7, 5)
+    work = accounts.encoder_decoder_work(model, facts, 7, 5)
     assert 2 * sum(part.matmul for part in work.values()) == products(traced.jaxpr)
+
+
+def make_config(kind: str, family: str, **changes) -> Config:
+    return Config(family=family, objective=Objective(kind=kind), model=Model(**SMALL, **changes), data=Data(row_length=7))
+
+
+RECURRENT = [("gru", "none"), ("lstm", "bahdanau"), ("gru", "luong_dot"), ("lstm", "luong_concat"), ("gru", "luong_general")]
+OTHERS = [
+    make_config("causal_lm", "decoder_only", positions="t5"),
+    make_config("masked_lm", "encoder_only", token_types=2),
+    replace(make_config("masked_lm", "encoder_only"), "objective.next_sentence", True),
+    make_config("classify", "encoder_only"),
+    make_config("tag", "encoder_only", positions="shaw"),
+    make_config("answer", "encoder_only"),
+    *(make_config("translate", "recurrent", recurrent=Recurrent(cell=c, attention=a)) for c, a in RECURRENT),
+]
+
+
+@pytest.mark.parametrize("config", OTHERS, ids=lambda c: f"{c.objective.kind} {c.model.recurrent.attention}")
+def test_matrix_products_of_other_families(config):
+    facts, family = Facts(50, 60, 56, 64, labels=("a", "b", "c")), families.FAMILIES[config.family]
+    network, batch = family.model(config, facts), make_batch(2, 7, 7)
+    batch |= {"token_types": batch["source"]}
+    traced = jax.make_jaxpr(network.apply)(jax.eval_shape(network.init, jax.random.key(0), batch), batch)
+    counted = sum(part.matmul for part in family.account(config, facts, ()).row.values())
+    assert 2 * counted == products(traced.jaxpr)
+
+
+PUBLISHED = {
+    "bert_base": 109.5e6,
+    "bert_large": 335e6,
+    "gpt2_small": 124e6,
+    "gpt2_medium": 355e6,
+    "gpt2_large": 774e6,
+    "gpt2_xl": 1.56e9,
+    "t5_small": 60.5e6,
+    "t5_base": 223e6,
+    "t5_large": 738e6,
+    "t5_3b": 2.85e9,
+    "t5_11b": 11.3e9,
+    "bart_base": 139e6,
+    "bart_large": 406e6,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_shapes_have_the_published_counts(name):
+    config = from_file(Path(__file__).parents[2] / "experiments" / "published" / f"{name}.py", Config)
+    account = families.FAMILIES[config.family].account(config, accounts.assumed_facts(config), ())
+    body = sum(n for module, n in account.parameters.items() if not module.startswith(("masked_lm", "classifier")))
+    assert body == pytest.approx(PUBLISHED[name], rel=0.01)
 
 
 def test_training_has_three_times_the_forward_products():
     config = Config(model=Model(**SMALL, dropout_rate=0.0))
     batch = make_batch(2, 7, 5)
     step, state, _ = make_step(config, joint(50), batch)
-    work = accounting.encoder_decoder_work(config.model, joint(50), 7, 5)
+    work = accounts.encoder_decoder_work(config.model, joint(50), 7, 5)
     assert 2 * 3 * sum(part.matmul for part in work.values()) == products(jax.make_jaxpr(step)(state, batch).jaxpr)
 
 
@@ -177,7 +230,7 @@ def test_flops_are_those_that_xla_counts(name):
     batch = make_batch(rows, source, target)
     step, state, params = make_step(config, facts, batch)
     network = EncoderDecoder(config.model, facts)
-    account = accounting.encoder_decoder(config, facts, source, target)
+    account = accounts.encoder_decoder(config, facts, (source, target))
     matmul = rows * sum(part.matmul for part in account.row.values())
 
     forward = xla_flops(network.apply, {"params": params}, batch)
@@ -236,13 +289,13 @@ def test_bytes_are_those_of_the_training_state(name):
     def size(tree):
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if leaf.size > 1)  # no counters
 
-    counted = accounting.encoder_decoder(config, joint(300)).bytes
+    counted = accounts.encoder_decoder(config, joint(300)).bytes
     assert list(counted.values()) == [size(params), size(params), size(state.optimizer_state), size(state.average)]
 
 
 def test_describe_makes_no_array_and_adds_up():
     model = Model(num_encoder_layers=100, num_decoder_layers=100, d_model=16384, d_ff=65536, num_heads=128)  # terabytes
-    text = accounting.describe(Config(model=model), joint(41_000))
+    text = accounts.table(accounts.encoder_decoder(Config(model=model), joint(41_000)))
     counts = re.findall(r"^  (encoder/\S+|decoder/\S+|memory|target_embedding|total) +([\d,]+)(?: .* M)?$", text, re.MULTILINE)
     *parts, total = [int(count.replace(",", "")) for _, count in counts]
     assert total == sum(parts) > 10**11
@@ -250,15 +303,15 @@ def test_describe_makes_no_array_and_adds_up():
 
 def test_total_training_flops_are_updates_times_tokens_times_flops_per_token():
     config = Config(model=Model(**SMALL), train=Train(steps=7, batch_tokens=1000))
-    account = accounting.encoder_decoder(config, joint(50), 10, 20)
+    account = accounts.encoder_decoder(config, joint(50), (10, 20))
     rows = 7 * 1000 / 20
     work = rows * (sum(part.training for part in account.row.values()) + account.loss) + 7 * account.update
     assert account.total_flops == pytest.approx(work)
-    assert f"{account.total_flops:.3g} FLOP" in accounting.table(account)
+    assert f"{account.total_flops:.3g} FLOP" in accounts.table(account)
 
 
 def test_assumed_facts_are_as_large_as_the_settings_allow():
     config = Config()
-    assert accounting.assumed_facts(config).target_rows == config.data.vocabulary_size
+    assert accounts.assumed_facts(config).target_rows == config.data.vocabulary_size
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, vocabulary="bytes"))
-    assert accounting.assumed_facts(config).source_size == Bytes().size
+    assert accounts.assumed_facts(config).source_size == Bytes().size

@@ -11,7 +11,8 @@ import pytest
 from transformer.config import Facts, Model, Positions
 from transformer.models import masks
 from transformer.models.masks import Mask, Side
-from transformer.models.transformer import EncoderDecoder, Memory, Stack
+from transformer.models.stack import Memory, Stack
+from transformer.models.transformer import EncoderDecoder
 
 FACTS = Facts(source_size=50, target_size=50, source_rows=56, target_rows=56)
 OTHER = {
@@ -72,7 +73,7 @@ def test_cached_steps_give_the_logits_of_the_plain_pass(build, positions, settin
     def stepped(variables, batch):
         apply = functools.partial(network.apply, variables)
         memory = apply(batch["source"], None, batch["source_segments"], method="encode")
-        cache = apply(memory, 8, 2, method="start")
+        cache = apply(memory, 8, 2 * memory.keys.shape[1], method="start")
         rows = jnp.repeat(batch["inputs"], 2, axis=0)  # two beams a sentence
         first, cache = apply(rows[:, :2], cache, memory, method="step")
 
@@ -97,7 +98,7 @@ def test_padding_on_the_left_of_a_prompt_is_not_seen(build, positions):
     def stepped(variables, batch, waste):
         apply = functools.partial(network.apply, variables)
         memory = apply(batch["source"], None, batch["source_segments"], method="encode")
-        cache = apply(memory, 8, method="start")
+        cache = apply(memory, 8, memory.keys.shape[1], method="start")
         first = jnp.concatenate([waste, batch["inputs"][:, :2]], axis=1)
         valid = jnp.broadcast_to(jnp.arange(4) > 1, (3, 4))
         logits, cache = apply(first, cache, memory, valid, method="step")

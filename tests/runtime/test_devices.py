@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 import warnings
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import small
 
 from transformer.config import Parallel
 from transformer.models.dropout import dropout
+from transformer.runtime import devices
 from transformer.runtime.devices import Runtime
 from transformer.training import step
 
@@ -175,3 +177,12 @@ if __name__ == "__main__":
     import conftest  # noqa: F401  (what holds for every test holds here)
 
     print(json.dumps(on_eight()))
+
+
+def test_the_peak_is_measured_on_a_cpu_and_looked_up_elsewhere():
+    own = jax.local_devices(backend="cpu")[:1]
+    peak = devices.peak_flops(own)
+    assert peak is not None and 1e8 < peak < 1e14
+    known = types.SimpleNamespace(platform="tpu", device_kind="TPU v4")
+    assert devices.peak_flops([known] * 4) == 4 * 275e12  # type: ignore[list-item]
+    assert devices.peak_flops([types.SimpleNamespace(platform="gpu", device_kind="another")]) is None  # type: ignore[list-item]

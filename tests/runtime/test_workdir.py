@@ -14,10 +14,11 @@ import jax
 import numpy as np
 import pytest
 
-from transformer.config import Config, Facts, replace
+from transformer.config import Config, Facts
 from transformer.errors import UserError
 from transformer.runtime import workdir as module
 from transformer.runtime.workdir import Workdir, create, open_existing, read_json, run_record, write_json
+from transformer.settings import replace
 
 OTHER = replace(replace(Config(), "model.d_k", 32), "data.number_train_range", (0, 1000))
 

@@ -11,9 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from transformer import config as settings
-from transformer import modes
-from transformer.config import Checkpoint, Config, Data, Model, Train
+from transformer.config import Checkpoint, Config, Data, Model, Train, validate
+from transformer.modes import training
 from transformer.training import loop
 from transformer.training.telemetry import TIMED, read_metrics
 
@@ -222,8 +221,8 @@ class Runs:
             lines = ["".join(draw.choices("abcd", k=draw.randint(1, 9))) for _ in range(count)]
             (folder / f"{name}.en").write_text("".join(line + "\n" for line in lines))
             (folder / f"{name}.de").write_text("".join(line[::-1] + "\n" for line in lines))
-        patch.setattr(modes, "_finish", lambda *arguments: None)
-        patch.setattr(modes.plots, "learning_curve", lambda *arguments, **keywords: None)
+        patch.setattr(training, "_finish", lambda *arguments: None)
+        patch.setattr(training.plots, "learning_curve", lambda *arguments, **keywords: None)
 
     def train(self, name, steps=STEPS, stop_at=None):
         """The last state, as it was in memory, and the number of updates done. A signal comes before update `stop_at`."""
@@ -239,7 +238,7 @@ class Runs:
             ),
             checkpoint=Checkpoint(every_steps=4, keep_last=2),
         )
-        ended, read, train = [], modes.pipeline.read, loop.train
+        ended, read, train = [], training.pipeline.read, loop.train
 
         def with_signal(batches, first, *rest):
             for number, batch in enumerate(read(batches, first, *rest), first + 1):
@@ -248,9 +247,9 @@ class Runs:
                 yield batch
 
         with self.patch.context() as patch:
-            patch.setattr(modes.pipeline, "read", with_signal)
-            patch.setattr(modes.loop, "train", lambda *a, **k: ended.append(train(*a, **k)) or ended[-1])
-            modes.train(settings.validate(config), self.folder / name)
+            patch.setattr(training.pipeline, "read", with_signal)
+            patch.setattr(training.loop, "train", lambda *a, **k: ended.append(train(*a, **k)) or ended[-1])
+            training.train(validate(config), self.folder / name)
         return ended[0]
 
     def metrics(self, name):

@@ -122,7 +122,7 @@ KEPT = {"bias", "key_bias", "value_bias", "scale", "position_table", "position_k
 def parameters(**settings):
     config = Config(model=Model(num_encoder_layers=2, num_decoder_layers=2, d_model=8, d_ff=8, num_heads=2, **settings))
     family = families.FAMILIES[config.family]
-    model, objective = family.model(config, small.FACTS), family.objective(config, small.FACTS)
+    model, objective = family.model(config, small.FACTS), families.make_objective(config, small.FACTS, {})
     return jax.eval_shape(lambda: families.init_params(model, objective, 0))
 
 

@@ -1,24 +1,18 @@
-"""The embedded task: numbers in words, from one language to another, as a TFDS data set that needs no download.
+"""The embedded task of translation: numbers in words, from one language to another.
 
-`num2words` writes the words, TFDS keeps them as array_record; TensorFlow is not needed. Imported only where it is read
-(`sources.py`), because TFDS takes a while to import.
+`num2words` writes the words. Which words translate each other is number_alignment.py.
 """
 
-import contextlib
 import copy
-import dataclasses
 import importlib.metadata
 import random
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import num2words
-import numpy as np
-import tensorflow_datasets as tfds
 
 from transformer.config import Data
+from transformer.data.drawing import Task
 from transformer.errors import UserError, nearest
 
 SHORT_SHARE = 8  # one training number in so many is drawn by length
@@ -87,44 +81,16 @@ def speller(language: str, setting: str, below: int) -> Callable[[int], str]:
     return spell
 
 
-@dataclasses.dataclass(eq=False)
-class NumberWordsConfig(tfds.core.BuilderConfig):
-    """The settings that a `NumberWords` is made from."""
-
-    data: Data = Data()
+def make(data: Data) -> Mapping[str, Iterator[Mapping[str, Any]]]:
+    """Examples {"number": int, "source": text, "target": text} of the numbers drawn, written as they are asked for."""
+    return {split: _spelled(data, numbers) for split, numbers in draw(data).items()}
 
 
-class NumberWords(tfds.core.GeneratorBasedBuilder):
-    """Examples {"number": int64, "source": text, "target": text} in the splits train, validation and test."""
-
-    VERSION = tfds.core.Version("1.0.0")  # raise it when `draw` draws differently
-    url_infos = None  # nothing is downloaded; to look for checksums TFDS 4.9 wants a package that it does not require
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Numbers in words, in two languages.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "number": tfds.features.Scalar(np.int64),
-                    "source": tfds.features.Text(),
-                    "target": tfds.features.Text(),
-                }
-            ),
-            supervised_keys=("source", "target"),
-            disable_shuffling=True,  # `draw` has shuffled
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        config = self.builder_config
-        assert isinstance(config, NumberWordsConfig)
-        return {split: self._generate_examples(config.data, numbers) for split, numbers in draw(config.data).items()}
-
-    def _generate_examples(self, data: Data, numbers: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-        spell_source = speller(data.source_language, "source_language", data.number_range[1])
-        spell_target = speller(data.target_language, "target_language", data.number_range[1])
-        for key, number in enumerate(numbers):
-            yield key, {"number": number, "source": spell_source(number), "target": spell_target(number)}
+def _spelled(data: Data, numbers: Sequence[int]) -> Iterator[Mapping[str, Any]]:
+    spell_source = speller(data.source_language, "source_language", data.number_range[1])
+    spell_target = speller(data.target_language, "target_language", data.number_range[1])
+    for number in numbers:
+        yield {"number": number, "source": spell_source(number), "target": spell_target(number)}
 
 
 def name(data: Data) -> str:
@@ -144,23 +110,14 @@ def name(data: Data) -> str:
     )
 
 
-def prepare(data: Data, folder: Path) -> tfds.core.DatasetBuilder:
-    """The data set of these settings, from `folder` if it is there, else written there; whole or not at all.
+def notice(data: Data) -> str:
+    """How much of the range is trained on."""
+    size, among, held = data.number_train_size, data.number_range[1] - data.number_range[0], data.number_test_size
+    return (
+        f"{size:,} of {among:,} numbers ({size / among:.1%}) to train on, {held:,} others to validate, {held:,} others to test"
+    )
 
-    UserError if the settings do not fit or the folder cannot be written.
-    """
 
-    def builder() -> NumberWords:
-        config = NumberWordsConfig(name=name(data), data=data)
-        return NumberWords(data_dir=folder, config=config, file_format="array_record")
-
-    try:
-        result = builder()
-        with tempfile.TemporaryDirectory() as downloads:  # TFDS makes the folder, though nothing is downloaded
-            result.download_and_prepare(download_dir=downloads)
-        return result
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            if (result := builder()).is_prepared():  # another run was first
-                return result
-        raise UserError(f"{folder}: cannot write the data set: {error.strerror or error}; set config.data.directory") from error
+TASK = Task(
+    "Numbers in words, in two languages.", "1.0.0", ("source", "target"), make, numbers=("number",), name=name, notice=notice
+)

@@ -7,17 +7,21 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from transformer.config import Data, Facts
 from transformer.data import corpus, sources, vocabulary
+from transformer.data.encode import find_labels
+from transformer.data.objectives import Corpus
 from transformer.data.sources import SplitName
 from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.files import new_folder
 
 NAMES: tuple[SplitName, ...] = get_args(SplitName)
+SENTINELS = 100  # as many as T5 has
 Notice = Callable[[str], None]
+Encode = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Vocabulary], Sequence[str]], dict[str, corpus.Ragged]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,40 +37,66 @@ class Folders:
 class Split:
     """A split's text and its token ids, by field."""
 
-    examples: Sequence[Mapping[str, str]]
-    tokens: Mapping[str, corpus.Ragged]
+    examples: Sequence[Mapping[str, Any]]
+    tokens: Corpus
     fingerprint: str
 
 
-def read_split(
-    data: Data, name: SplitName, folders: Folders, vocabularies: Mapping[str, Vocabulary], notice: Notice
+class Text:
+    """The splits' text, each read once."""
+
+    def __init__(self, data: Data, fields: Sequence[str], cache: Path, notice: Notice):
+        self.data, self.fields, self.cache, self.notice = data, fields, cache, notice
+        self._read: dict[str, sources.Split | None] = {}
+
+    def split(self, name: SplitName) -> sources.Split | None:
+        """The split, if the settings name one. UserError: it has not the fields that are wanted."""
+        if name not in self._read:
+            found = self._read[name] = sources.read(self.data, name, self.cache)
+            for text in found.notices if found else ():
+                self.notice(text)
+            if found and (lacking := [f for f in self.fields if f not in found.examples[0] and f != "pair"]):
+                raise UserError(
+                    f"config.data.source {self.data.source}: its examples have {', '.join(found.examples[0])}, and "
+                    f"config.objective.kind wants {', '.join(lacking)}; choose another source or another kind"
+                )
+        return self._read[name]
+
+    def training(self) -> sources.Split:
+        """UserError: there is none."""
+        split = self.split("train")
+        if split is None:
+            raise UserError("config.data.train is none: there is nothing to learn from; name a training split")
+        return split
+
+
+def encode_split(
+    text: Text, name: SplitName, folders: Folders, vocabularies: Mapping[str, Vocabulary], facts: Facts, encode: Encode
 ) -> Split | None:
-    """The split, if the settings name one; tokens come from their cache if they are in it."""
-    split = sources.read(data, name, folders.cache)
+    """The split with its tokens, from their cache if they are in it; None if the settings name none."""
+    split = text.split(name)
     if split is None:
         return None
-    for text in split.notices:
-        notice(text)
-    key = hashlib.sha256(split.fingerprint.encode())
+    key = hashlib.sha256((split.fingerprint + encode.__name__ + "\n".join(facts.labels)).encode())
     for path in sorted(folders.vocabulary.iterdir()):
         key.update(path.name.encode() + path.read_bytes())
     folder = folders.tokens / f"{name}-{key.hexdigest()[:16]}"
-    return Split(
-        split.examples,
-        corpus.cached(folder, lambda: corpus.tokenize(split.examples, vocabularies)),
-        split.fingerprint,
-    )
+    tokens = corpus.cached(folder, lambda: encode(split.examples, vocabularies, facts.labels))
+    return Split(split.examples, tokens, split.fingerprint)
 
 
-def make_vocabularies(data: Data, fields: Sequence[str], folders: Folders, notice: Notice) -> dict[str, Vocabulary]:
+def make_vocabularies(text: Text, fields: Sequence[str], folders: Folders) -> dict[str, Vocabulary]:
     """A vocabulary for every field, from the workdir, else learned from the training split and written there."""
+    data = text.data
     if folders.vocabulary.is_dir():
         return load_vocabularies(data, fields, folders.vocabulary)
-    split = sources.read(data, "train", folders.cache)
-    if split is None:
-        raise UserError("config.data.train is none: there is nothing to learn a vocabulary from; name a training split")
+    if data.vocabulary == "imported":
+        raise UserError(
+            "config.data.vocabulary imported: the workdir has none; it comes with --mode=import or config.train.init_from"
+        )
+    examples = text.training().examples
     made = {
-        name: vocabulary.train(data, [example[field] for field in of for example in split.examples], notice)
+        name: vocabulary.train(data, [e[field] for field in of if field in examples[0] for e in examples], text.notice)
         for name, of in _names(data, fields).items()
     }
     try:
@@ -83,12 +113,24 @@ def load_vocabularies(data: Data, fields: Sequence[str], folder: Path) -> dict[s
     return {f: each for name, of in _names(data, fields).items() for each in [vocabulary.load(folder, name)] for f in of}
 
 
-def make_facts(vocabularies: Mapping[str, Vocabulary]) -> Facts:
-    """What models need to know of the vocabularies."""
-    sizes = {side: vocabularies[side].size for side in ("source", "target")}
-    return Facts(sizes["source"], sizes["target"], sizes["source"], sizes["target"])
+def make_facts(vocabularies: Mapping[str, Vocabulary], extra: str | None, text: Text, base: Facts | None) -> Facts:
+    """What models need to know of the data. `extra`: "mask" or "sentinels", entries beyond the vocabularies' own.
+
+    `base`: facts of the run that this one starts from, whose vocabulary it has; labels alone are its own.
+    """
+    labels = find_labels(text.training().examples)
+    if base is not None:
+        return dataclasses.replace(base, labels=labels)
+    each = list(vocabularies.values())
+    more = {None: 0, "mask": 1, "sentinels": SENTINELS}[extra]
+    source, target = each[0].size + more, each[-1].size + more
+    facts = Facts(source, target, source, target, labels=labels)
+    if extra == "mask":
+        return dataclasses.replace(facts, mask=source - 1)
+    return dataclasses.replace(facts, sentinels=more)
 
 
 def _names(data: Data, fields: Sequence[str]) -> dict[str, Sequence[str]]:
     """Vocabularies by name, with the fields that they are for."""
-    return {"joint": fields} if data.joint_vocabulary else {field: (field,) for field in fields}
+    joint = data.joint_vocabulary or tuple(fields) != ("source", "target")
+    return {"joint": fields} if joint else {field: (field,) for field in fields}

@@ -1,6 +1,7 @@
 """Text to token ids and back: sentencepiece (BPE, unigram), bytes, characters. Trained once, kept in the workdir.
 
-Ids 0 to 3 are the special ones of `Facts` (padding, start, end, unknown), in every kind; `decode` leaves them out.
+Ids 0 to 3 are the special ones of `Facts` (padding, start, end, unknown), in every kind that is trained here. Those that
+come with a published model are in imported_vocabulary.py and have their own.
 """
 
 import abc
@@ -10,6 +11,8 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from transformer.config import Data
 from transformer.errors import UserError
 
@@ -17,11 +20,17 @@ SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 UNKNOWN = 3
 MOST_SENTENCES = 2_000_000  # sentencepiece learns from as many, evenly spaced; more changes little and needs much memory
 
+Span = tuple[int, int]  # characters of a text, from (included) to (excluded)
+
 
 class Vocabulary(abc.ABC):
-    """Entries with ids 0 .. size - 1."""
+    """Entries with ids 0 .. size - 1. A model may know more (a mask, sentinels): ids past the end stand for no text.
+
+    `special`: ids of entries that stand for no text either.
+    """
 
     size: int
+    special: frozenset[int] = frozenset(range(len(SPECIAL)))
 
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -32,16 +41,33 @@ class Vocabulary(abc.ABC):
         return [self.encode(text) for text in texts]
 
     @abc.abstractmethod
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids; special ones are left out."""
+    def spans(self, text: str) -> list[Span]:
+        """Where each token of `encode(text)` comes from, blanks before it left out. Empty: from part of a character."""
 
     @abc.abstractmethod
+    def starts_word(self) -> np.ndarray:
+        """Bool by id: does the entry begin a word. A blank does, since it stands before one; so do special entries."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids; special ones and those past the end are left out."""
+        return self._text([int(i) for i in ids if i < self.size and i not in self.special])
+
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """What each id stands for, to show it."""
+        return [self._piece(int(i)) if i < self.size else f"<{i}>" for i in ids]
 
     @abc.abstractmethod
     def save(self, folder: Path, name: str) -> None:
         """Writes one file, `folder/name.*`."""
+
+    @abc.abstractmethod
+    def _text(self, ids: list[int]) -> str: ...
+
+    @abc.abstractmethod
+    def _piece(self, token: int) -> str: ...
+
+    def _where(self, begins: Callable[[int], bool]) -> np.ndarray:
+        return np.array([i in self.special or begins(i) for i in range(self.size)], bool)
 
 
 class Bytes(Vocabulary):
@@ -52,14 +78,21 @@ class Bytes(Vocabulary):
     def encode(self, text: str) -> list[int]:
         return [byte + len(SPECIAL) for byte in text.encode("utf-8", "surrogateescape")]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return bytes(i - len(SPECIAL) for i in ids if i >= len(SPECIAL)).decode("utf-8", "replace")
+    def spans(self, text: str) -> list[Span]:
+        lengths = [len(character.encode("utf-8", "surrogateescape")) for character in text]
+        return [(n, n + 1) for n, length in enumerate(lengths) for _ in range(length)]
 
-    def pieces(self, ids: Sequence[int]) -> list[str]:
-        return [SPECIAL[i] if i < len(SPECIAL) else _visible(bytes([i - len(SPECIAL)]).decode("latin-1")) for i in ids]
+    def starts_word(self) -> np.ndarray:
+        return self._where(lambda i: bytes([i - len(SPECIAL)]).isspace())
 
     def save(self, folder: Path, name: str) -> None:
         (folder / f"{name}.bytes").touch()
+
+    def _text(self, ids: list[int]) -> str:
+        return bytes(i - len(SPECIAL) for i in ids).decode("utf-8", "replace")
+
+    def _piece(self, token: int) -> str:
+        return SPECIAL[token] if token < len(SPECIAL) else _visible(bytes([token - len(SPECIAL)]).decode("latin-1"))
 
 
 class Characters(Vocabulary):
@@ -73,14 +106,20 @@ class Characters(Vocabulary):
     def encode(self, text: str) -> list[int]:
         return [self.ids.get(character, UNKNOWN) for character in text]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return "".join(self.characters[i - len(SPECIAL)] for i in ids if i >= len(SPECIAL))
+    def spans(self, text: str) -> list[Span]:
+        return [(n, n + 1) for n in range(len(text))]
 
-    def pieces(self, ids: Sequence[int]) -> list[str]:
-        return [SPECIAL[i] if i < len(SPECIAL) else _visible(self.characters[i - len(SPECIAL)]) for i in ids]
+    def starts_word(self) -> np.ndarray:
+        return self._where(lambda i: self.characters[i - len(SPECIAL)].isspace())
 
     def save(self, folder: Path, name: str) -> None:
         (folder / f"{name}.characters.json").write_text(json.dumps(self.characters), encoding="utf-8")
+
+    def _text(self, ids: list[int]) -> str:
+        return "".join(self.characters[i - len(SPECIAL)] for i in ids)
+
+    def _piece(self, token: int) -> str:
+        return SPECIAL[token] if token < len(SPECIAL) else _visible(self.characters[token - len(SPECIAL)])
 
 
 class SentencePiece(Vocabulary):
@@ -93,6 +132,8 @@ class SentencePiece(Vocabulary):
         self.processor = sentencepiece.SentencePieceProcessor()
         self.processor.LoadFromSerializedProto(model)
         self.size = self.processor.GetPieceSize()
+        # A published model's are others than ours.
+        self.special = frozenset(i for i in range(self.size) if self.processor.IsControl(i) or self.processor.IsUnknown(i))
 
     def encode(self, text: str) -> list[int]:
         return self.processor.EncodeAsIds(text)
@@ -100,14 +141,27 @@ class SentencePiece(Vocabulary):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self.processor.Encode(list(texts), out_type=int) if texts else []
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return self.processor.DecodeIds([int(i) for i in ids if i >= len(SPECIAL)])
+    def spans(self, text: str) -> list[Span]:
+        return [trimmed(text, *span) for span in self.processor.EncodeAsOffsetMapping(text)["offsets"]]
 
-    def pieces(self, ids: Sequence[int]) -> list[str]:
-        return [self.processor.IdToPiece(int(i)) for i in ids]
+    def starts_word(self) -> np.ndarray:
+        return self._where(lambda i: self.processor.IdToPiece(i).startswith("\u2581"))
 
     def save(self, folder: Path, name: str) -> None:
         (folder / f"{name}.model").write_bytes(self.model)
+
+    def _text(self, ids: list[int]) -> str:
+        return self.processor.DecodeIds(ids)
+
+    def _piece(self, token: int) -> str:
+        return self.processor.IdToPiece(token)
+
+
+def trimmed(text: str, first: int, last: int) -> Span:
+    """A span without the blanks that it begins with; of blanks alone it keeps the last."""
+    while first < last - 1 and text[first].isspace():
+        first += 1
+    return first, last
 
 
 def train(data: Data, texts: Sequence[str], notice: Callable[[str], None]) -> Vocabulary:
@@ -175,7 +229,11 @@ def load(folder: Path, name: str) -> Vocabulary:
             return Characters(json.loads(path.read_text(encoding="utf-8")))
         if (folder / f"{name}.bytes").exists():
             return Bytes()
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        if (folder / f"{name}.tokenizer.json").exists() or (folder / f"{name}.marian.json").exists():
+            from transformer.data import imported_vocabulary  # its library is for few runs
+
+            return imported_vocabulary.load(folder, name)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{folder}: the vocabulary {name!r} cannot be read ({error}); train again in a new workdir") from error
     raise UserError(f"{folder}: there is no vocabulary {name!r}; the workdir is incomplete, train again in a new one")
 

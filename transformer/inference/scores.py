@@ -1,11 +1,18 @@
-"""How good output is: a table of scores of text over the field's libraries, and what sums over tokens give.
+"""How good output is: a table of scores of text and labels over the field's libraries, and what sums over tokens give.
 
 Nothing here generates text or runs a model. What cannot be computed is absent, never 0.
 """
 
+import collections
+import functools
+import importlib.metadata
+import json
 import math
+import re
+import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformer.errors import UserError, nearest
 
@@ -50,10 +57,81 @@ def _exact_match(hypotheses: Sequence[str], references: Sequence[str], tokenize:
     return Result(100.0 * equal / len(references))
 
 
+def _rouge(kind: str, hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -> Result:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer([kind])
+    found = [scorer.score(r, h)[kind].fmeasure for h, r in zip(hypotheses, references, strict=True)]
+    return Result(100.0 * sum(found) / len(found), _version("rouge-score", "stemmer:no|tok:a-z0-9|mean of F"))
+
+
+def _version(package: str, settings: str) -> str:
+    return f"{settings}|{package}:{importlib.metadata.version(package)}"
+
+
+def _macro_f1(hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -> Result:
+    right = collections.Counter(h for h, r in zip(hypotheses, references, strict=True) if h == r)
+    said = collections.Counter([*hypotheses, *references])
+    return Result(100.0 * sum(2 * right[label] / said[label] for label in said) / len(said))
+
+
+def _entity_f1(hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -> Result:
+    from seqeval.metrics import f1_score
+
+    said, true = [h.split() for h in hypotheses], [r.split() for r in references]
+    for number, (a, b) in enumerate(zip(said, true, strict=True), 1):
+        if len(a) != len(b):
+            raise UserError(f"entity_f1: sentence {number} has {len(a)} tags, its reference {len(b)}; give each word one tag")
+    value: Any = f1_score(true, said, zero_division=0)  # type: ignore[arg-type]  (its default, without the warning)
+    return Result(100.0 * float(value), _version("seqeval", "mode:default|average:micro"))
+
+
+def _answer_words(text: str) -> list[str]:
+    """As SQuAD's evaluation script normalises: without case, punctuation, articles and surplus white space."""
+    text = "".join(c for c in text.lower() if c not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", text).split()
+
+
+def _answer_equal(said: list[str], true: list[str]) -> float:
+    return float(said == true)
+
+
+def _answer_f1(said: list[str], true: list[str]) -> float:
+    """F1 of words as bags; where a side has none, as where there is no answer (v2), whether both have none."""
+    if not (said and true):
+        return float(said == true)
+    return 2 * (collections.Counter(said) & collections.Counter(true)).total() / (len(said) + len(true))
+
+
+def _squad(
+    measure: Callable[[list[str], list[str]], float], hypotheses: Sequence[str], references: Sequence[str], tokenize: str
+) -> Result:
+    """The mean of the best over the acceptable answers, which a reference is the JSON list of."""
+    best = []
+    for number, (said, reference) in enumerate(zip(hypotheses, references, strict=True), 1):
+        try:
+            answers = json.loads(reference)
+        except ValueError:
+            answers = None
+        if not (isinstance(answers, list) and all(isinstance(answer, str) for answer in answers)):
+            raise UserError(f"squad: reference {number} is not a JSON list of answers: {reference[:60]!r}")
+        answers = [words for words in map(_answer_words, answers) if words] or [[]]
+        best.append(max(measure(_answer_words(said), words) for words in answers))
+    return Result(100.0 * sum(best) / len(best))
+
+
 SCORES: dict[str, Score] = {
     "bleu": Score(_bleu),  # Papineni et al. 2002; Post 2018: 0 to 100
     "chrf": Score(_chrf),  # Popovic 2015, chrF2: 0 to 100
     "exact_match": Score(_exact_match),  # percent of hypotheses equal to their reference, character by character
+    "rouge1": Score(functools.partial(_rouge, "rouge1")),  # Lin 2004, F of words; of English: other letters part words
+    "rouge2": Score(functools.partial(_rouge, "rouge2")),  # of pairs of words
+    "rougeL": Score(functools.partial(_rouge, "rougeL")),  # of the longest common subsequence
+    "accuracy": Score(_exact_match),  # percent of labels that are right
+    "macro_f1": Score(_macro_f1),  # percent, the mean over the labels that occur
+    "entity_f1": Score(_entity_f1),  # percent, micro, of whole entities: lines of tags, as seqeval's default, CoNLL's
+    "squad_exact_match": Score(functools.partial(_squad, _answer_equal)),  # Rajpurkar et al. 2016; 2018: percent
+    "squad_f1": Score(functools.partial(_squad, _answer_f1)),
 }
 
 

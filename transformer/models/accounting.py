@@ -1,4 +1,4 @@
-"""Parameters, FLOPs and bytes of a model, counted from its configuration: nothing is run, no array is made.
+"""Parameters, FLOPs and bytes of parts of a model, counted from its configuration: nothing is run, no array is made.
 
 FLOPs are counted as XLA's cost analysis does: 2 m n k for a matrix product; one for each element of what an addition,
 multiplication, division, comparison, maximum or selection gives, and for each that a sum or a maximum takes in; none for
@@ -6,7 +6,7 @@ exp, log, tanh, rsqrt, sin (XLA lists them apart) and for moving or converting d
 computed, those that a mask hides included. Left out: dropout, what is computed once for all rows (sinusoids, biases by
 distance), and what remat and chunked attention compute again.
 
-A model's forward pass is a sum over components. Other models are other sums of the same parts (`stack`, `logits`, ..).
+Whole models, sums of these parts, are `accounts.py`.
 """
 
 import dataclasses
@@ -17,12 +17,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from flax import traverse_util
 
-from transformer.config import Config, Facts, Model, Train
+from transformer.config import Model, Train
 from transformer.models.layers import ACTIVATIONS
-from transformer.models.transformer import EncoderDecoder
 
 TYPICAL_ROW = 64  # tokens of a row where the configuration leaves it to the data
 
@@ -107,11 +105,15 @@ def relative(model: Model, tokens: int) -> Work:
     }.get(model.positions, Work())
 
 
+def activation(model: Model, elements: int) -> Work:
+    """The feed-forward layer's function, and its gate."""
+    return Work(0, ACTIVATION[model.activation], ERFC.get(model.activation, 0)) * elements
+
+
 def feed_forward(model: Model, tokens: int) -> Work:
     """Two projections, three where it is gated, and the activation."""
     inner = projection(tokens, model.d_model, model.d_ff, model.ff_bias) * (1 + ACTIVATIONS[model.activation][1])
-    activation = Work(0, ACTIVATION[model.activation], ERFC.get(model.activation, 0)) * (tokens * model.d_ff)
-    return inner + activation + projection(tokens, model.d_ff, model.d_model, model.ff_bias)
+    return inner + activation(model, tokens * model.d_ff) + projection(tokens, model.d_ff, model.d_model, model.ff_bias)
 
 
 def stack(model: Model, layers: int, tokens: int, memory: int | None = None) -> dict[str, Work]:
@@ -142,18 +144,6 @@ def logits(model: Model, tokens: int, rows: int, size: int) -> Work:
     """States times a table of `rows`; those above `size` are masked."""
     scale, masked = model.d_model * (model.logits_scale != "none"), rows * (rows != size)
     return projection(tokens, model.d_model, rows, model.logits_bias) + Work(0, tokens * (scale + masked))
-
-
-def encoder_decoder_work(model: Model, facts: Facts, source: int, target: int) -> dict[str, Work]:
-    """A forward pass of one row of `source` and `target` tokens, by component."""
-    decoder = stack(model, model.num_decoder_layers, target, memory=source)
-    return {
-        "embeddings, positions, final norms": ends(model, source) + ends(model, target),
-        **{f"encoder {name}": work for name, work in stack(model, model.num_encoder_layers, source).items()},
-        "cross-attention's keys and values": memory_projection(model, model.num_decoder_layers, source),
-        **{f"decoder {name}": work for name, work in decoder.items()},
-        "logits": logits(model, target, facts.target_rows, facts.target_size),
-    }
 
 
 def loss_flops(train: Train, tokens: int, rows: int) -> float:
@@ -194,105 +184,3 @@ def _factored(shape: tuple[int, ...]) -> int:
     """Entries that Adafactor keeps (Shazeer and Stern 2018, section 3)."""
     size, (smaller, largest) = math.prod(shape), sorted((1, 1, *shape))[-2:]
     return size // smaller + size // largest if smaller >= FACTORED_FROM else size
-
-
-# --- all of it for one configuration -----------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Account:
-    """What a configuration costs."""
-
-    given: str  # what was assumed: sizes of vocabularies, lengths
-    parameters: dict[str, int]  # by module
-    row: dict[str, Work]  # a forward pass of one row of a batch, by component
-    tokens: int  # target tokens of that row
-    loss: float  # FLOPs, of that row
-    update: float  # FLOPs, of one update
-    bytes: dict[str, int]
-    train: Train
-
-    @property
-    def size(self) -> int:
-        return sum(self.parameters.values())
-
-    @property
-    def size_without_embeddings(self) -> int:
-        """Without the tables of vocabularies, a tied output among them."""
-        return sum(count for name, count in self.parameters.items() if not name.endswith("embedding"))
-
-    @property
-    def forward_flops(self) -> float:
-        """Per target token."""
-        return sum(work.forward for work in self.row.values()) / self.tokens
-
-    @property
-    def training_flops(self) -> float:
-        """Per target token: forward, backward, loss, and its share of an update."""
-        row = sum(work.training for work in self.row.values()) + self.loss
-        return row / self.tokens + self.update / self.train.batch_tokens
-
-    @property
-    def total_flops(self) -> float:
-        """Of the whole training."""
-        return self.training_flops * self.train.batch_tokens * self.train.steps
-
-
-def encoder_decoder(config: Config, facts: Facts, source: int | None = None, target: int | None = None) -> Account:
-    """The account of an encoder-decoder on rows of `source` and `target` tokens; none: `config.data.row_length`, else 64."""
-    typical = config.data.row_length or TYPICAL_ROW
-    source, target = source or typical, target or typical
-    tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-    leaves = shapes(EncoderDecoder(config.model, facts), {"source": tokens, "inputs": tokens})
-    return Account(
-        given=f"vocabulary of {facts.source_size:,} source and {facts.target_size:,} target entries; "
-        f"rows of {source:,} source and {target:,} target tokens",
-        parameters=parameters(leaves),
-        row=encoder_decoder_work(config.model, facts, source, target),
-        tokens=target,
-        loss=loss_flops(config.train, target, facts.target_rows),
-        update=update_flops(config.train, sum(leaf.size for leaf in leaves.values())),
-        bytes=state_bytes(config.train, leaves),
-        train=config.train,
-    )
-
-
-def assumed_facts(config: Config) -> Facts:
-    """Facts before any data is read: vocabularies as large as the settings allow."""
-    size = 260 if config.data.vocabulary == "bytes" else config.data.vocabulary_size  # 256, and four special entries
-    return Facts(size, size, size, size)
-
-
-def describe(config: Config, facts: Facts) -> str:
-    """Parameters by module, FLOPs and bytes of a configuration, as a table."""
-    return table(encoder_decoder(config, facts))
-
-
-def table(account: Account) -> str:
-    """An account as plain text."""
-    wide = max(map(len, [*account.parameters, *account.row])) + 4
-
-    def line(name: str, *values: str) -> str:
-        return f"{name:<{wide}}" + "".join(f"{value:>18}" for value in values)
-
-    def flops(name: str, *values: float) -> str:
-        return line(f"  {name}", *(f"{value / 1e6:,.3f}" for value in values))
-
-    sizes = {"total": account.size, "without embeddings": account.size_without_embeddings}
-    tokens, train = account.tokens, account.train
-    lines = [
-        account.given,
-        "\nparameters (all layers of a stack together)",
-        *(line(f"  {name}", f"{value:,}") for name, value in account.parameters.items()),
-        *(line(f"  {name}", f"{value:,}", f"{value / 1e6:,.1f} M") for name, value in sizes.items()),
-        "\n" + line("per target token", "forward MFLOP", "training MFLOP"),
-        *(flops(name, work.forward / tokens, work.training / tokens) for name, work in account.row.items()),
-        flops("loss", 0, account.loss / tokens),
-        flops("update", 0, account.update / train.batch_tokens),
-        flops("total", account.forward_flops, account.training_flops),
-        f"\ntraining: {train.steps:,} updates of {train.batch_tokens:,} target tokens, {account.total_flops:.3g} FLOP",
-        "\n" + line("memory", "MB"),
-        *(line(f"  {name}", f"{value / 1e6:,.1f}") for name, value in account.bytes.items()),
-        line("  total", f"{sum(account.bytes.values()) / 1e6:,.1f}"),
-    ]
-    return "\n".join(lines)

@@ -1,162 +1,28 @@
-"""Stacks of layers, and the models made of them. All are pure: state goes in and comes out.
+"""The three Transformers. All are pure: state goes in and comes out.
 
-    encode(source) -> memory;  start(memory, max_length, beams) -> cache;  step(tokens, cache, memory) -> logits, cache
+    encode(source) -> memory;  start(memory, max_length, rows) -> cache;  step(tokens, cache, memory) -> logits, cache
 
-Letters: B rows (sentences), S source tokens, T target tokens, C slots of a cache, L layers, D d_model, H heads, K, V head
-widths, N entries of the target table.
+A decoder alone has the memory None. What an encoder alone has on top is heads.py.
+
+Letters: B rows (sentences), S source tokens, T target tokens, D d_model, N entries of a table, C outputs of a classifier.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from transformer.config import Facts, Model
-from transformer.models import positions as positions_lib
-from transformer.models.attention import MASKED, MemoryProjection
-from transformer.models.dropout import Dropout
-from transformer.models.layers import REMAT, Embedding, Layer, kernel_initializer, make_norm
+from transformer.models.attention import MemoryProjection
+from transformer.models.heads import Classifier, MaskedLM, Pooler
+from transformer.models.layers import Embedding, kernel_initializer
 from transformer.models.masks import Mask, Side
+from transformer.models.stack import Cache, Logits, Memory, Stack, advance_cache, finish_step, start_cache
 
 Array = jax.Array
-Cache = dict[str, Any]
-
-
-@struct.dataclass
-class Memory:
-    """What a decoder sees of a source: each layer's keys LxBxSxHxK and values LxBxSxHxV, and whose they are."""
-
-    keys: Array
-    values: Array
-    side: Side
-
-
-class Stack(nn.Module):
-    """Positions, dropout and `num_layers` layers, scanned: one parameter layout whatever the depth, layers first."""
-
-    config: Model
-    num_layers: int
-    cross: bool
-    bidirectional: bool
-
-    @nn.compact
-    def __call__(
-        self,
-        x_BxTxD: Array,
-        mask: Mask,
-        *,
-        memory: Memory | None = None,
-        cache: Cache | None = None,
-        gates: Mapping[str, Array] | None = None,
-        deterministic: bool = True,
-    ) -> tuple[Array, Cache | None]:
-        """States BxTxD and the cache. `gates`: {"self": LxH, "cross": LxH}, factors on heads."""
-        config = self.config
-        positions = positions_lib.make(config, self.bidirectional)
-        parameters = {}
-        if positions.owner == "stack":
-            parameters = {n: self.param(f"position_{n}", *spec) for n, spec in positions.parameters().items()}
-        x_BxTxD = positions.embed(parameters, x_BxTxD, mask.query.positions)
-        if config.embedding_norm:
-            x_BxTxD = make_norm(config, "embedding_norm")(x_BxTxD)
-        dropout = Dropout(config.dropout_rate, config.dropout_generator, deterministic, name="embedding_dropout")
-        x_BxTxD = dropout(x_BxTxD)
-
-        shared: dict[str, Any] = {"mask": mask, "position_parameters": parameters}
-        own: dict[str, Any] = {"gates": dict(gates or {})}
-        if memory is not None:
-            shared["cross_mask"] = Mask(Side(mask.query.positions, None if cache else mask.query.segments), memory.side)
-            own["memory"] = (memory.keys, memory.values)
-        if cache is not None:
-            x_BxTxD, cache = self._with_cache(
-                x_BxTxD, own, shared, cache, Layer(config, positions, self.cross, True, parent=None)
-            )
-        else:
-            layer = Layer
-            if config.remat != "none":
-                layer = nn.remat(Layer, policy=REMAT[config.remat], prevent_cse=False)
-            layers = nn.scan(
-                layer,
-                variable_axes={"params": 0, "intermediates": 0},
-                split_rngs={"params": True, "dropout": True},
-                in_axes=(0, nn.broadcast),  # type: ignore[arg-type]  (a tuple, as its docstring says)
-                length=self.num_layers,
-                unroll=min(config.unroll, self.num_layers),
-            )
-            x_BxTxD, _ = layers(config, positions, self.cross, deterministic, name="layers")(x_BxTxD, own, shared)
-        if config.has_final_norm:
-            x_BxTxD = make_norm(config, "final_norm")(x_BxTxD)
-        return x_BxTxD, cache
-
-    def _with_cache(self, x: Array, own: Any, shared: Any, cache: Cache, layer: Layer) -> tuple[Array, Cache]:
-        """Layer by layer, so that each layer's keys and values stay apart and are updated in place."""
-        stacked = self.variables["params"]["layers"]
-        shared = shared | {"slot": cache["slot"][0]}
-        written = []
-        for index, layer_cache in enumerate(cache["layers"]):
-            parameters, mine = jax.tree.map(lambda leaf, i=index: leaf[i], (stacked, own))
-            x, layer_cache = layer.apply({"params": parameters}, x, mine | {"cache": layer_cache}, shared)
-            written.append(layer_cache)
-        return x, cache | {"layers": written}
-
-
-def start_cache(config: Model, rows: int, max_length: int) -> Cache:
-    """An empty cache of `max_length` slots for a decoder. Batch axis first in every leaf; a free slot has segment 0."""
-    dtype = jnp.dtype(config.dtype)
-
-    def empty(width: int) -> Array:
-        return jnp.zeros((rows, max_length, config.num_heads, width), dtype)
-
-    layers = [{"key": empty(config.key_width), "value": empty(config.value_width)} for _ in range(config.num_decoder_layers)]
-    slots = jnp.zeros((rows, max_length), jnp.int32)
-    zeros = jnp.zeros((rows,), jnp.int32)
-    # All rows write the same slot; `next` is the position a row's next token has, which left-padding makes differ.
-    return {"layers": layers, "positions": slots, "segments": slots, "slot": zeros, "next": zeros}
-
-
-def advance_cache(cache: Cache, valid_BxT: Array) -> tuple[Cache, Mask]:
-    """Positions and segments of T new tokens written into the cache (keys and values are not), and the mask they see."""
-    valid = valid_BxT.astype(jnp.int32)
-    positions_BxT = jnp.maximum(cache["next"][:, None] + jnp.cumsum(valid, axis=1) - 1, 0)
-    slot = cache["slot"][0]
-    key_positions = jax.lax.dynamic_update_slice_in_dim(cache["positions"], positions_BxT, slot, axis=1)
-    key_segments = jax.lax.dynamic_update_slice_in_dim(cache["segments"], valid, slot, axis=1)
-    cache = cache | {"positions": key_positions, "segments": key_segments}
-    return cache, Mask(Side(positions_BxT), Side(key_positions, key_segments), "causal")
-
-
-def finish_step(cache: Cache, valid_BxT: Array) -> Cache:
-    """The cache with its counters moved past T tokens."""
-    added = jnp.sum(valid_BxT.astype(jnp.int32), axis=1)
-    return cache | {"slot": cache["slot"] + valid_BxT.shape[1], "next": cache["next"] + added}
-
-
-class Logits(nn.Module):
-    """States to fp32 logits BxTxN, with a tied table or its own; entries that the vocabulary lacks are masked."""
-
-    config: Model
-    rows: int
-    size: int
-
-    @nn.compact
-    def __call__(self, states_BxTxD: Array, tied: Embedding | None) -> Array:
-        config = self.config
-        if config.logits_scale == "1/sqrt(d_model)":
-            states_BxTxD = states_BxTxD * config.d_model**-0.5
-        if tied is not None:
-            logits = tied.logits(states_BxTxD)
-        else:
-            initializer = kernel_initializer(config)
-            kernel_DxN = self.param("kernel", initializer, (config.d_model, self.rows)).astype(states_BxTxD.dtype)
-            logits = jnp.einsum("btd,dn->btn", states_BxTxD, kernel_DxN, preferred_element_type=jnp.float32)
-        if config.logits_bias:
-            logits = logits + self.param("bias", nn.initializers.zeros_init(), (self.rows,))[None, None]
-        if self.rows == self.size:
-            return logits
-        return jnp.where((jnp.arange(self.rows) < self.size)[None, None], logits, MASKED)
 
 
 class EncoderDecoder(nn.Module):
@@ -216,9 +82,9 @@ class EncoderDecoder(nn.Module):
         keys, values = self.memory_projection(states)
         return Memory(keys, values, side)
 
-    def start(self, memory: Memory, max_length: int, beams: int = 1) -> Cache:
-        """An empty cache for B x beams rows and `max_length` tokens."""
-        return start_cache(self.config, memory.keys.shape[1] * beams, max_length)
+    def start(self, memory: Memory, max_length: int, rows: int) -> Cache:
+        """An empty cache of `max_length` tokens for `rows`, a multiple of B: row b x beams + k is of sentence b."""
+        return start_cache(self.config, rows, max_length)
 
     def step(self, tokens_BxT: Array, cache: Cache, memory: Memory, valid_BxT: Array | None = None) -> tuple[Array, Cache]:
         """Logits BxTxN after each of T >= 1 tokens, which follow those in the cache. `valid_BxT`: False: a token is padding."""
@@ -227,6 +93,115 @@ class EncoderDecoder(nn.Module):
         states, new_cache = self.decoder(self.target_embedding(tokens_BxT), mask, memory=memory, cache=cache)
         assert new_cache is not None
         return self.logits(states), finish_step(new_cache, valid)
+
+
+class DecoderOnly(nn.Module):
+    """A causal language model (Radford et al. 2018); with a prefix that all see, a prefix LM (Raffel et al. 2020, 3.2.1)."""
+
+    config: Model
+    facts: Facts
+    logits_modules: ClassVar[tuple[str, ...]] = ("target_embedding", "logits")
+
+    def setup(self) -> None:
+        config, facts = self.config, self.facts
+        self.target_embedding = Embedding(facts.target_rows, config, name="target_embedding")
+        self.decoder = Stack(config, config.num_decoder_layers, cross=False, bidirectional=False, name="decoder")
+        self.logits_layer = Logits(config, facts.target_rows, facts.target_size, name="logits")
+
+    def __call__(self, batch: Mapping[str, Array], deterministic: bool = True, gates: Mapping[str, Any] | None = None) -> Array:
+        """Logits BxTxN of a batch: `inputs` BxT, and optionally `positions`, `segments`, and `prefix`, not 0 in a prefix."""
+        return self.logits(self.states(batch, deterministic, gates))
+
+    def states(self, batch: Mapping[str, Array], deterministic: bool = True, gates: Mapping[str, Any] | None = None) -> Array:
+        """The last states BxTxD; `logits` makes logits of them."""
+        inputs, prefix = batch["inputs"], batch.get("prefix")
+        side = Side(_positions(batch.get("positions"), inputs), batch.get("segments"), None if prefix is None else prefix > 0)
+        mask = Mask(side, side, "causal" if prefix is None else "prefix")
+        own = (gates or {}).get("decoder")
+        return self.decoder(self.target_embedding(inputs), mask, gates=own, deterministic=deterministic)[0]
+
+    def logits(self, states_BxTxD: Array) -> Array:
+        """States to logits BxTxN."""
+        return self.logits_layer(states_BxTxD, None if self.config.tying == "none" else self.target_embedding)
+
+    def start(self, memory: None, max_length: int, rows: int) -> Cache:
+        """An empty cache of `max_length` tokens for `rows`."""
+        return start_cache(self.config, rows, max_length)
+
+    def step(
+        self, tokens_BxT: Array, cache: Cache, memory: None = None, valid_BxT: Array | None = None, whole: bool = False
+    ) -> tuple[Array, Cache]:
+        """As EncoderDecoder's. `whole`: the tokens are a prefix, all of which each of them sees."""
+        valid = jnp.ones(tokens_BxT.shape, bool) if valid_BxT is None else valid_BxT
+        cache, mask = advance_cache(cache, valid, whole)
+        states, new_cache = self.decoder(self.target_embedding(tokens_BxT), mask, cache=cache)
+        assert new_cache is not None
+        return self.logits(states), finish_step(new_cache, valid)
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """What stands on an encoder: a masked language model, a pooler, a classifier of `outputs` scores (0: none).
+
+    The classifier reads each token (`per_token`), or the pooled sentence.
+    """
+
+    masked_lm: bool = False
+    pooler: bool = False
+    outputs: int = 0
+    per_token: bool = False
+
+
+class EncoderOnly(nn.Module):
+    """BERT (Devlin et al. 2019): a body, which all heads share, and the heads on top."""
+
+    config: Model
+    facts: Facts
+    heads: Heads
+    logits_modules: ClassVar[tuple[str, ...]] = ("source_embedding", "masked_lm")
+
+    def setup(self) -> None:
+        config, facts, heads = self.config, self.facts, self.heads
+        self.source_embedding = Embedding(facts.source_rows, config, name="source_embedding")
+        if config.token_types:
+            self.type_embedding = Embedding(config.token_types, config, name="type_embedding")
+        self.encoder = Stack(config, config.num_encoder_layers, cross=False, bidirectional=True, name="encoder")
+        if heads.masked_lm:
+            self.masked_lm = MaskedLM(config, facts.source_rows, facts.source_size, name="masked_lm")
+        if heads.pooler:
+            self.pooler = Pooler(config, name="pooler")
+        if heads.outputs:
+            self.classifier = Classifier(config, heads.outputs, name="classifier")
+
+    def __call__(self, batch: Mapping[str, Array], deterministic: bool = True, gates: Mapping[str, Any] | None = None) -> Any:
+        """Everything that the heads say, by name: `states`, and `logits` of the masked language model, `pooled`, `scores`."""
+        states = self.states(batch, deterministic, gates)
+        result = {"states": states}
+        if self.heads.masked_lm:
+            result["logits"] = self.logits(states)
+        if self.heads.outputs:
+            result["scores"] = self.scores(states, deterministic)
+        elif self.heads.pooler:
+            result["pooled"] = self.pooler(states)
+        return result
+
+    def states(self, batch: Mapping[str, Array], deterministic: bool = True, gates: Mapping[str, Any] | None = None) -> Array:
+        """The last states BxSxD of `source` BxS, and optionally `token_types`, `source_positions`, `source_segments`."""
+        source = batch["source"]
+        side = Side(_positions(batch.get("source_positions"), source), batch.get("source_segments"))
+        x_BxSxD = self.source_embedding(source)
+        if self.config.token_types:
+            x_BxSxD = x_BxSxD + self.type_embedding(batch.get("token_types", jnp.zeros_like(source)))
+        own = (gates or {}).get("encoder")
+        return self.encoder(x_BxSxD, Mask(side, side), gates=own, deterministic=deterministic)[0]
+
+    def logits(self, states_BxSxD: Array) -> Array:
+        """What the masked language model says: BxSxN."""
+        return self.masked_lm(states_BxSxD, None if self.config.tying == "none" else self.source_embedding)
+
+    def scores(self, states_BxSxD: Array, deterministic: bool = True) -> Array:
+        """What the classifier says: BxC of sentences, BxSxC of tokens."""
+        return self.classifier(states_BxSxD if self.heads.per_token else self.pooler(states_BxSxD), deterministic)
 
 
 def _positions(positions: Array | None, tokens_BxT: Array) -> Array:

@@ -6,7 +6,8 @@ state is one tree and a batch has one leading row axis, whatever the devices.
 
 import ctypes
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,39 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         for option, value in ((-4, 0), (-1, 2**31 - 1), (-8, 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX
             mallopt(option, value)
+
+
+# Published dense bf16 FLOP/s of a device, by what JAX calls its kind.
+PEAKS = {
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+}
+
+
+def peak_flops(devices: Sequence[Any]) -> float | None:
+    """FLOP/s that they could do: published, or of a CPU measured, the best of a few fp32 products; None: not known.
+
+    Several devices of a CPU are simulated: they share it.
+    """
+    device = devices[0]
+    if device.platform != "cpu":
+        each = PEAKS.get(device.device_kind)
+        return each and each * len(devices)
+    size = 1024
+    x = jax.device_put(np.ones((size, size), np.float32), device)
+    product = jax.jit(lambda x: x @ x)
+    times = []
+    for _ in range(6):  # the first compiles
+        begin = time.perf_counter()
+        product(x).block_until_ready()
+        times.append(time.perf_counter() - begin)
+    return 2 * size**3 / min(times)
 
 
 class Runtime:

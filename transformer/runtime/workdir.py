@@ -22,8 +22,8 @@ from typing import Any
 
 import jax
 
-from transformer import config as settings
-from transformer.config import Config, Facts
+from transformer import settings
+from transformer.config import Config, Facts, validate
 from transformer.errors import UserError, nearest
 from transformer.files import new_file
 
@@ -87,7 +87,7 @@ class Workdir:
         where = str(self.config_file)
         config = settings.from_dict(read_json(self.config_file), Config, where)
         try:
-            return settings.validate(config)
+            return validate(config)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
 

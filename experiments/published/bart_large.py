@@ -1,0 +1,11 @@
+"""BART-large: 406 M parameters.
+
+python launch.py --mode=describe --config=experiments/published/bart_large.py
+"""
+
+from experiments.published import shapes
+from transformer.config import Config
+
+
+def get_config() -> Config:
+    return shapes.bart(12, 1024, 16)

@@ -1,0 +1,11 @@
+"""BERT-base: 109.5 M parameters without the heads of pre-training.
+
+python launch.py --mode=describe --config=experiments/published/bert_base.py
+"""
+
+from experiments.published import shapes
+from transformer.config import Config
+
+
+def get_config() -> Config:
+    return shapes.bert(12, 768)

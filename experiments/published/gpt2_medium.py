@@ -1,0 +1,11 @@
+"""GPT-2 medium: 355 M parameters.
+
+python launch.py --mode=describe --config=experiments/published/gpt2_medium.py
+"""
+
+from experiments.published import shapes
+from transformer.config import Config
+
+
+def get_config() -> Config:
+    return shapes.gpt2(24, 1024, 16)

@@ -1,0 +1,11 @@
+"""GPT-2 XL: 1.56 B parameters.
+
+python launch.py --mode=describe --config=experiments/published/gpt2_xl.py
+"""
+
+from experiments.published import shapes
+from transformer.config import Config
+
+
+def get_config() -> Config:
+    return shapes.gpt2(48, 1600, 25)

@@ -1,0 +1,187 @@
+"""Published shapes of BERT, GPT-2, T5 and BART, which the files beside this name; `--mode=describe` counts them.
+
+As models to train they want one's own text (`--config.data.directory`); as published weights they come by `--mode=import`.
+"""
+
+from transformer.config import Config, Data, Model, Objective, Train
+
+
+def bert(layers: int, d_model: int) -> Config:
+    """Devlin et al. 2019, section 3: body, pooler, both pre-training heads; WordPiece of 30,522 entries with the mask's."""
+    return Config(
+        family="encoder_only",
+        objective=Objective(kind="masked_lm", next_sentence=True),
+        model=Model(
+            num_encoder_layers=layers,
+            d_model=d_model,
+            d_ff=4 * d_model,
+            num_heads=d_model // 64,
+            attention_dropout_rate=0.1,
+            positions="learned",
+            max_positions=512,
+            norm_epsilon=1e-12,
+            embedding_norm=True,
+            activation="gelu",
+            logits_bias=True,
+            embedding_scale="none",
+            initializer="normal",
+            embedding_init="normal",
+            token_types=2,
+        ),
+        data=Data(
+            source="documents",
+            train="train.txt",
+            validation="validation.txt",
+            test=None,
+            vocabulary_size=30_522,
+            max_source_length=512,
+            batching="bucketed",
+        ),
+        train=Train(
+            steps=1_000_000,
+            batch_tokens=131_072,
+            optimizer="adamw",
+            learning_rate=1e-4,
+            schedule="linear",
+            warmup_steps=10_000,
+            beta2=0.999,
+            epsilon=1e-6,
+            weight_decay=0.01,
+            clip_norm=1.0,
+            label_smoothing=0.0,
+        ),
+    )
+
+
+def gpt2(layers: int, d_model: int, heads: int) -> Config:
+    """Radford et al. 2019, table 2 (its counts are wrong, as its code's authors say: the smallest has 124 M)."""
+    return Config(
+        family="decoder_only",
+        objective=Objective(kind="causal_lm"),
+        model=Model(
+            num_decoder_layers=layers,
+            d_model=d_model,
+            d_ff=4 * d_model,
+            num_heads=heads,
+            attention_dropout_rate=0.1,
+            positions="learned",
+            max_positions=1024,
+            norm_order="pre",
+            norm_epsilon=1e-5,
+            activation="gelu_tanh",
+            embedding_scale="none",
+            initializer="normal",
+            embedding_init="normal",
+        ),
+        data=Data(
+            source="documents",
+            train="train.txt",
+            validation="validation.txt",
+            test=None,
+            vocabulary_size=50_257,
+            max_target_length=1024,
+        ),
+        train=Train(
+            steps=600_000,
+            batch_tokens=524_288,
+            optimizer="adamw",
+            learning_rate=6e-4,
+            schedule="cosine",
+            warmup_steps=2000,
+            beta2=0.95,
+            epsilon=1e-8,
+            weight_decay=0.1,
+            clip_norm=1.0,
+            label_smoothing=0.0,
+        ),
+    )
+
+
+def t5(layers: int, d_model: int, d_ff: int, heads: int, d_k: int = 64) -> Config:
+    """Raffel et al. 2020, section 3.1.1 and the sizes of 3.8; 32,128 rows for 32,000 entries and 100 sentinels."""
+    return Config(
+        objective=Objective(kind="span_corruption"),
+        model=Model(
+            num_encoder_layers=layers,
+            num_decoder_layers=layers,
+            d_model=d_model,
+            d_ff=d_ff,
+            num_heads=heads,
+            d_k=d_k,
+            d_v=d_k,
+            positions="t5",
+            attention_scale="none",
+            attention_bias=False,
+            norm_order="pre",
+            norm_kind="rms",
+            ff_bias=False,
+            embedding_scale="none",
+            embedding_init="unit",
+            logits_scale="1/sqrt(d_model)",
+            activation_dropout_rate=0.1,
+            attention_dropout_rate=0.1,
+        ),
+        data=Data(
+            source="documents",
+            train="train.txt",
+            validation="validation.txt",
+            test=None,
+            vocabulary="unigram",
+            vocabulary_size=32_000,
+            max_source_length=512,
+            max_target_length=114,
+        ),
+        train=Train(
+            steps=524_288,
+            batch_tokens=14_592,
+            optimizer="adafactor",
+            learning_rate=0.01,
+            warmup_steps=10_000,
+            label_smoothing=0.0,
+        ),
+    )
+
+
+def bart(layers: int, d_model: int, heads: int) -> Config:
+    """Lewis et al. 2020, section 2; the vocabulary is GPT-2's."""
+    return Config(
+        objective=Objective(kind="denoise", rate=0.3, permute_sentences=True),
+        model=Model(
+            num_encoder_layers=layers,
+            num_decoder_layers=layers,
+            d_model=d_model,
+            d_ff=4 * d_model,
+            num_heads=heads,
+            attention_dropout_rate=0.1,
+            positions="learned",
+            max_positions=1026,
+            position_offset=2,
+            embedding_norm=True,
+            norm_epsilon=1e-5,
+            activation="gelu",
+            logits_bias=True,
+            embedding_scale="none",
+            initializer="normal",
+            embedding_init="normal",
+        ),
+        data=Data(
+            source="documents",
+            train="train.txt",
+            validation="validation.txt",
+            test=None,
+            vocabulary_size=50_264,
+            max_source_length=1024,
+            max_target_length=1024,
+        ),
+        train=Train(
+            steps=500_000,
+            batch_tokens=2_048_000,
+            optimizer="adamw",
+            learning_rate=4e-4,
+            schedule="linear",
+            warmup_steps=10_000,
+            weight_decay=0.01,
+            clip_norm=0.1,
+            label_smoothing=0.0,
+        ),
+    )

@@ -1,0 +1,11 @@
+"""T5-11B: 11.3 B parameters.
+
+python launch.py --mode=describe --config=experiments/published/t5_11b.py
+"""
+
+from experiments.published import shapes
+from transformer.config import Config
+
+
+def get_config() -> Config:
+    return shapes.t5(24, 1024, 65536, 128, d_k=128)

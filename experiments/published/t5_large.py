@@ -1,0 +1,11 @@
+"""T5-large: 738 M parameters.
+
+python launch.py --mode=describe --config=experiments/published/t5_large.py
+"""
+
+from experiments.published import shapes
+from transformer.config import Config
+
+
+def get_config() -> Config:
+    return shapes.t5(24, 1024, 4096, 16)

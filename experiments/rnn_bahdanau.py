@@ -1,0 +1,33 @@
+"""Number words with the first attention: a GRU that reads both ways, and additive attention (Bahdanau et al. 2015).
+
+    python launch.py --config=experiments/rnn_bahdanau.py
+
+Not scored yet. Data as in number_words.py.
+"""
+
+from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Recurrent, Search, Train
+
+
+def get_config() -> Config:
+    return Config(
+        family="recurrent",
+        model=Model(
+            num_encoder_layers=1,
+            num_decoder_layers=1,
+            d_model=128,
+            recurrent=Recurrent(cell="gru", attention="bahdanau", bidirectional=True),
+        ),
+        data=Data(vocabulary_size=128, batching="bucketed", buckets=4),
+        train=Train(
+            steps=500,
+            batch_tokens=2048,
+            schedule="linear",
+            learning_rate=3e-3,
+            warmup_steps=50,
+            clip_norm=1.0,
+            evaluate_every=100,
+        ),
+        evaluate=Evaluate(scores=("exact_match", "chrf")),
+        search=Search(beam_size=1, batch_size=256),
+        checkpoint=Checkpoint(every_steps=250),
+    )

@@ -1,0 +1,35 @@
+"""Number words with Luong's global attention, "general", and input feeding; two layers of LSTM (Luong et al. 2015).
+
+    python launch.py --config=experiments/rnn_luong.py
+
+Not scored yet. Data as in number_words.py. Other scores: --config.model.recurrent.attention=luong_dot or luong_concat.
+"""
+
+from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Recurrent, Search, Train
+
+
+def get_config() -> Config:
+    return Config(
+        family="recurrent",
+        model=Model(
+            num_encoder_layers=2,
+            num_decoder_layers=2,
+            d_model=128,
+            recurrent=Recurrent(
+                cell="lstm", attention="luong_general", bidirectional=False, reverse_source=True, input_feeding=True
+            ),
+        ),
+        data=Data(vocabulary_size=128, batching="bucketed", buckets=4),
+        train=Train(
+            steps=500,
+            batch_tokens=2048,
+            schedule="linear",
+            learning_rate=3e-3,
+            warmup_steps=50,
+            clip_norm=1.0,
+            evaluate_every=100,
+        ),
+        evaluate=Evaluate(scores=("exact_match", "chrf")),
+        search=Search(beam_size=1, batch_size=256),
+        checkpoint=Checkpoint(every_steps=250),
+    )

@@ -1,0 +1,57 @@
+"""Characters of Shakespeare's plays, by a small GPT of the shape that nanoGPT trains on a CPU.
+
+    python launch.py --config=experiments/shakespeare.py --config.data.directory=DIR
+
+DIR holds input.txt (karpathy/char-rnn's tinyshakespeare); its first 90 % are trained on, the last 10 % validated on. As many
+tokens are seen as in nanoGPT's run: 2,000 updates of 12 rows of 64. Not scored yet.
+"""
+
+from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Objective, Search, Train
+
+
+def get_config() -> Config:
+    return Config(
+        family="decoder_only",
+        objective=Objective(kind="causal_lm"),
+        model=Model(
+            num_decoder_layers=4,
+            d_model=128,
+            d_ff=512,
+            num_heads=4,
+            dropout_rate=0.0,
+            positions="rotary",
+            norm_order="pre",
+            activation="gelu_tanh",
+            embedding_scale="none",
+            embedding_init="normal",
+            tying="two_way",
+            unroll=4,
+        ),
+        data=Data(
+            source="documents",
+            document="file",
+            train="input.txt[:90%]",
+            validation="input.txt[90%:]",
+            test=None,
+            vocabulary="characters",
+            max_target_length=64,
+            row_length=64,
+        ),
+        train=Train(
+            steps=2000,
+            batch_tokens=12 * 64,
+            optimizer="adamw",
+            learning_rate=3e-3,
+            schedule="cosine",
+            warmup_steps=100,
+            beta2=0.99,
+            epsilon=1e-8,
+            weight_decay=0.1,
+            clip_norm=1.0,
+            label_smoothing=0.0,
+            evaluate_every=500,
+        ),
+        evaluate=Evaluate(samples=2, stride=16),
+        search=Search(temperature=0.8, top_k=200, max_new_tokens=500),
+        checkpoint=Checkpoint(every_steps=1000),
+    )

@@ -1,0 +1,35 @@
+"""Models whose parameters are drawn, not trained, ready to be asked: large enough that what they say differs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer import families
+from transformer.config import Config, Facts
+from transformer.data.vocabulary import Vocabulary
+from transformer.inference.loading import Loaded
+from transformer.settings import replace
+
+
+def changed(config: Config, **settings: Any) -> Config:
+    """`config` with other settings; two underscores stand for a dot."""
+    for name, value in settings.items():
+        config = replace(config, name.replace("__", "."), value)
+    return config
+
+
+def loaded(
+    config: Config, vocabularies: Mapping[str, Vocabulary], scale: float = 0.3, mask: bool = False, labels: tuple[str, ...] = ()
+) -> Loaded:
+    """Nothing is compiled. `scale`: standard deviation of the parameters."""
+    source, target = (list(vocabularies.values())[place].size + mask for place in (0, -1))
+    facts = Facts(source, target, source, target, mask=source - 1 if mask else None, labels=labels)
+    objective = families.make_objective(config, facts, vocabularies)
+    model = families.FAMILIES[config.family].model(config, facts)
+    draw = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: families.init_params(model, objective, 0))
+    params = jax.tree.map(lambda x: jnp.asarray(draw.normal(0, scale, x.shape), x.dtype), shapes)
+    return Loaded(config, facts, model, objective, params, vocabularies)

@@ -1,0 +1,45 @@
+"""What a target costs when words of its source are hidden, and where attention was while it was said."""
+
+import numpy as np
+import trained
+
+PAIRS = [("abcdef", "ABCDEF"), ("fa", "FAA")]
+
+
+def test_nothing_hidden_costs_what_the_logits_say():
+    used = trained.translator()
+    nats = used.target_nll(PAIRS)
+    for (_, target), found, logits in zip(PAIRS, nats, used.logits(*zip(*PAIRS, strict=True)), strict=True):
+        ids = used.target_vocabulary.encode(target)
+        wanted = np.log(np.exp(logits).sum(axis=-1)) - logits[np.arange(len(logits)), [*ids, used.facts.end]]
+        np.testing.assert_allclose(found, wanted[:-1], atol=1e-4)
+
+
+def test_what_is_hidden_from_all_is_as_if_it_had_not_stood_there():
+    used = trained.translator()
+    [found] = used.target_nll([("abcdef", "AB")], [[3, 4, 5]], encoder=True)
+    # Positions are the places left of it, so what is cut off at the end but for the end itself is not there at all.
+    source = np.array([[*used.source_vocabulary.encode("abc"), used.facts.end]])
+    batch = {"source": source, "source_positions": np.array([[0, 1, 2, 6]]), "inputs": np.array([used._inputs(["AB"])[0]])}
+    logits = np.asarray(used.model.apply({"params": used.params}, batch))[0]
+    ids = used.target_vocabulary.encode("AB")
+    wanted = np.log(np.exp(logits).sum(axis=-1))[:2] - logits[np.arange(2), ids]
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_what_is_hidden_from_attention_was_read_by_the_encoder():
+    used = trained.translator()
+    plain, attention, encoder = (
+        used.target_nll([("abcdef", "ABCDEF")], hidden, deep)[0]
+        for hidden, deep in ((None, False), ([[2]], False), ([[2]], True))
+    )
+    assert np.abs(plain - attention).max() > 1e-3 and np.abs(attention - encoder).max() > 1e-3
+
+
+def test_weights_are_those_that_attention_draws():
+    used = trained.translator()
+    weights = used.cross_attention(PAIRS)
+    for row, (source, target) in enumerate(PAIRS):
+        [alone] = [m for m in used.attention(source, target) if "cross" in m.name]
+        shape = alone.weights_LxHxTxS.shape
+        np.testing.assert_allclose(weights[:, row, :, : shape[2], : shape[3]], alone.weights_LxHxTxS, atol=1e-5)

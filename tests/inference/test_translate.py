@@ -1,0 +1,325 @@
+"""Text in, text out: a sentence gets the same in any company, from an encoder-decoder and from a prefix LM."""
+
+import functools
+import random
+
+import drawn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import trained
+from trained import translator
+
+from transformer.config import Recurrent
+from transformer.data.corpus import Ragged
+from transformer.data.vocabulary import Characters
+from transformer.errors import UserError
+from transformer.inference import predict
+from transformer.inference.loading import LENGTHS, pad
+from transformer.inference.search import Hypotheses
+from transformer.inference.translate import CHUNK, Output, Translator
+from transformer.runtime.workdir import Workdir
+
+SENTENCES = ["".join(random.Random(n).choices("abcdef", k=1 + 5 * n % 23)) for n in range(9)]
+
+
+# --- company -----------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def alone(beam: int) -> list[Output]:
+    return [next(translator(beam).translate([sentence]))[0] for sentence in SENTENCES]
+
+
+@pytest.mark.parametrize(("beam", "size", "order"), [(1, 4, 1), (2, 4, 2), (2, 4, 3), (2, 3, 4)])
+def test_company_changes_nothing(beam, size, order):
+    """Lengths 1 to 23 share batches and two compiled lengths; the batch is in any order and of any size."""
+    places = [n for n, sentence in enumerate(SENTENCES) if size == 4 or len(sentence) < 16]  # one more to compile, not two
+    random.Random(order).shuffle(places)
+    found = list(translator(beam, size).translate(SENTENCES[place] for place in places))
+    assert len({output.text for output in alone(beam)}) > 5, "the test says nothing of a model that says one thing"
+    for place, outputs in zip(places, found, strict=True):
+        want = alone(beam)[place]
+        assert outputs[0].score == pytest.approx(want.score, abs=1e-5)
+        if outputs[0].text != want.text:  # it must be a tie
+            assert score(translator(beam, size), SENTENCES[place], outputs[0].text) == pytest.approx(want.score, abs=1e-4)
+
+
+def score(used: Translator, source: str, target: str) -> float:
+    """log P / ((5 + n) / 6)^alpha of n tokens (Wu et al. 2016, equation 14), the end among them, by the whole model."""
+    logits = used.logits([source], [target])[0].astype(np.float64)
+    limit = len(source) + 1 + used.config.search.max_extra
+    labels = [*used.target_vocabulary.encode(target), used.facts.end][:limit]
+    log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    return log_probs[np.arange(len(labels)), labels].sum() / ((5 + len(labels)) / 6) ** used.config.search.length_penalty
+
+
+def naive(used: Translator, sources: list[str], limits: list[int]) -> list[str]:
+    """Greedy, by the whole model at each step: no cache, and no search."""
+    tokens, segments = pad([[*used.source_vocabulary.encode(s), used.facts.end] for s in sources], 20)
+    apply = jax.jit(used.model.apply)
+    said: list[list[int]] = [[] for _ in sources]
+    for n in range(max(limits)):
+        inputs, _ = pad([[used.facts.start, *ids][: max(limits)] for ids in said], max(limits))  # later inputs are not seen
+        logits = apply({"params": used.params}, {"source": tokens, "source_segments": segments, "inputs": inputs})
+        for ids, limit, row in zip(said, limits, logits, strict=True):
+            if len(ids) < limit and used.facts.end not in ids:
+                ids.append(int(row[n].argmax()))
+    return [used.target_vocabulary.decode([i for i in ids if i != used.facts.end]) for ids in said]
+
+
+def test_greedy_is_the_likeliest_token_at_each_step():
+    sources = SENTENCES[:4]
+    assert [output.text for output in alone(1)[:4]] == naive(translator(1), sources, [len(s) + 1 + 5 for s in sources])
+
+
+def test_no_sentence_no_output():
+    assert list(translator().translate([])) == []
+    assert [outputs[0].text for outputs in translator().translate(["", "  "])] == ["", ""]
+
+
+def test_n_best_are_the_best_first():
+    used = predict.load(trained.run().workdir, {"search.n_best": "2"})
+    for sentence, outputs in zip([*SENTENCES[:3], ""], used.translate([*SENTENCES[:3], ""]), strict=True):
+        assert len(outputs) == 2
+        if sentence:
+            first, second = outputs
+            assert first.text == next(translator().translate([sentence]))[0].text
+            assert first.score >= second.score and first.text != second.text
+        else:
+            assert [output.text for output in outputs] == ["", ""]
+
+
+@pytest.mark.parametrize("beam", [1, 2])
+def test_scores_are_log_probabilities_by_length(beam):
+    for sentence, output in list(zip(SENTENCES, alone(beam), strict=True))[1:4]:
+        assert output.score == pytest.approx(score(translator(beam), sentence, output.text), abs=1e-4)
+
+
+# --- shapes, limits ----------------------------------------------------------------------------------------------------
+
+
+def small(**settings) -> Translator:
+    """Not trained: drawn parameters, large enough that outputs differ."""
+    letters = Characters("abcdef")
+    config = drawn.changed(Workdir(trained.run().workdir).config(), **settings)
+    return Translator(drawn.loaded(config, {"source": letters, "target": letters}))
+
+
+def stub(used: Translator) -> list[tuple]:
+    """Replaces the compiled search by one that notes what it is called with, and finds nothing."""
+    calls = []
+
+    def search(params, tokens_BxS, segments_BxS, limit_B, max_length):
+        calls.append((tokens_BxS, segments_BxS, limit_B, max_length))
+        nothing = np.zeros((len(tokens_BxS), 1))
+        return Hypotheses(np.zeros((len(tokens_BxS), 1, 1), int), nothing.astype(int), nothing, nothing)
+
+    used._search = search
+    return calls
+
+
+def test_few_shapes_whatever_the_lengths():
+    used = small(data__max_source_length=1000, search__batch_size=8)
+    calls = stub(used)
+    texts = ["a" * length for length in range(1, 1200)]
+    random.Random(0).shuffle(texts)
+    assert len(list(used.translate(texts))) == len(texts)
+    shapes = {(*tokens.shape, max_length) for tokens, _, _, max_length in calls}
+    assert len(shapes) <= len(LENGTHS) + 3
+    for tokens, segments, limit, max_length in calls:
+        lengths = segments.sum(axis=1)
+        assert len(tokens) == 8 and tokens.shape[1] <= 1000 and max_length == tokens.shape[1] + 5
+        assert all(tokens[lengths > 0, lengths[lengths > 0] - 1] == used.facts.end)
+        assert np.array_equal(limit, np.where(lengths > 0, lengths + 5, 0))
+    assert sum(int((segments.sum(axis=1) > 0).sum()) for _, segments, _, _ in calls) == len(texts)
+
+
+def test_memory_does_not_grow_with_the_text():
+    """Lines are read as they are needed, a chunk ahead at most."""
+    used, asked = small(search__batch_size=2), []
+    stub(used)
+    outputs = used.translate(asked.append(n) or "ab" for n in range(10_000))
+    next(outputs)
+    assert len(asked) == 2 * CHUNK
+
+
+def test_a_positions_table_ends_where_sources_may():
+    """A length that is compiled for must not reach past it: what stands there is NaN."""
+    used = small(
+        model__positions="learned",
+        model__max_positions=20,
+        data__max_source_length=20,
+        data__max_target_length=20,
+        search__beam_size=1,
+        search__batch_size=2,
+    )
+    sources = ["abcdefabcdefabcdefa", "fed"]  # the first fills the table
+    outputs = [best[0] for best in used.translate(sources)]
+    assert all(np.isfinite(output.score) for output in outputs)
+    assert [output.text for output in outputs] == naive(used, sources, [20, 9])
+    assert len(used.logits(["a"], ["b" * 19])[0]) == 20
+    for call in (lambda: used.logits(["a"], ["b" * 20]), lambda: used.attention("a", "b" * 20)):
+        with pytest.raises(UserError, match="a target has 21 tokens, the start included, and config.model.max_positions is 20"):
+            call()
+
+
+def test_long_sources_are_cut_and_told():
+    used = small(data__max_source_length=10)
+    calls = stub(used)
+    list(used.translate(["a" * 9, "ab" * 5, "", "c" * 30]))
+    assert used.notices == ["2 sentences cut to 10 tokens (config.data.max_source_length), the first of them number 2"]
+    assert all(tokens.shape[1] == 10 for tokens, _, _, _ in calls)
+    list(used.translate(["a" * 9]))
+    assert used.notices == []
+    assert np.array_equal(used.logits(["abcdefabcdef"], ["a"])[0], used.logits(["abcdefabc"], ["a"])[0])
+
+
+def test_text_is_made_as_training_text_was():
+    used = small(data__lowercase=True)
+    calls = stub(used)
+    list(used.translate(["  AbC\t", "abc"]))
+    tokens = calls[0][0]
+    assert np.array_equal(tokens[0], tokens[1])
+    assert list(tokens[0, :4]) == [4, 5, 6, used.facts.end]
+    assert np.array_equal(used.logits([" AB"], ["Cd "])[0], used.logits(["ab"], ["cd"])[0])
+
+
+# --- logits, attention -------------------------------------------------------------------------------------------------
+
+
+def test_logits_are_the_models_own():
+    used = translator()
+    pairs = [("abc", "ABC"), ("fedcbafedcba", ""), ("", "A")]
+    found = used.logits(*zip(*pairs, strict=True))
+    for (source, target), logits in zip(pairs, found, strict=True):
+        batch = {
+            "source": jnp.asarray([[*used.source_vocabulary.encode(source), 2]]),
+            "inputs": jnp.asarray([[1, *used.target_vocabulary.encode(target)]]),
+        }
+        want = jax.jit(used.model.apply)({"params": used.params}, batch)[0]
+        assert logits.shape == (len(target) + 1, used.facts.target_size)
+        np.testing.assert_allclose(logits, want, atol=2e-5)
+    assert used.logits([], []) == []
+
+
+def test_attention_weights():
+    maps = {each.name: each for each in translator().attention("abc", "FE")}
+    read, fed, said = ["a", "b", "c", "</s>"], ["<s>", "F", "E"], ["F", "E", "</s>"]
+    across = {"encoder self attention": read, "decoder self attention": fed, "decoder cross attention": read}
+    down = {"encoder self attention": read, "decoder self attention": fed, "decoder cross attention": said}
+    assert {name: each.across for name, each in maps.items()} == across
+    assert {name: each.down for name, each in maps.items()} == down
+    for name, each in maps.items():
+        assert each.weights_LxHxTxS.shape == (1, 2, len(down[name]), len(across[name]))
+        np.testing.assert_allclose(each.weights_LxHxTxS.sum(axis=-1), 1, atol=1e-5)
+    assert not np.triu(maps["decoder self attention"].weights_LxHxTxS, 1).any()
+    assert np.triu(maps["encoder self attention"].weights_LxHxTxS, 1).any()
+
+
+def test_attention_while_it_says_what_it_says():
+    said = next(translator().translate(["abc"]))[0].text
+    for one, other in zip(translator().attention("abc"), translator().attention("abc", said), strict=True):
+        assert one.down == other.down and np.array_equal(one.weights_LxHxTxS, other.weights_LxHxTxS)
+
+
+# --- a prefix LM ---------------------------------------------------------------------------------------------------------
+
+
+def prefix_lm(**settings) -> Translator:
+    layers = {"model__num_decoder_layers": 2}  # in one layer nothing tells what a source sees
+    return small(family="decoder_only", objective__kind="prefix_lm", search__batch_size=3, **layers, **settings)
+
+
+def as_trained(used: Translator, source: str, said: list[int]) -> np.ndarray:
+    """Logits after start, said[0], ..., of the batch that training makes of the pair."""
+    corpus = {"source": Ragged.of([used.source_vocabulary.encode(source)]), "target": Ragged.of([said])}
+    features = used.loaded.objective.features(corpus, 0, 0)
+    batch = {name: jnp.asarray(features[name])[None] for name in ("inputs", "prefix")}
+    length = 40  # one to compile; what comes later is not seen
+    batch = {name: jnp.pad(array, ((0, 0), (0, length - array.shape[1]))) for name, array in batch.items()}
+    logits = apply_jitted(used.model)({"params": used.params}, batch)[0]
+    return np.asarray(logits, np.float64)[len(source) : len(source) + len(said) + 1]
+
+
+@functools.cache
+def apply_jitted(model):
+    return jax.jit(model.apply)
+
+
+def test_a_prefix_lm_reads_what_it_was_trained_on():
+    used = prefix_lm()
+    pairs = [("abc", "ABC".lower()), ("fedcbafedcba", ""), ("", "a")]
+    for (source, target), logits in zip(pairs, used.logits(*zip(*pairs, strict=True)), strict=True):
+        np.testing.assert_allclose(logits, as_trained(used, source, used.target_vocabulary.encode(target)), atol=2e-4)
+
+
+class Verbatim(Characters):
+    """Special ids are told too."""
+
+    def decode(self, ids):
+        return " ".join(map(str, ids))
+
+
+@pytest.mark.parametrize("beam", [1, 2])
+def test_a_prefix_lm_says_the_likeliest_in_any_company(beam):
+    """Sources of any length are fed at once, padded on the left."""
+    used, sources = prefix_lm(search__beam_size=beam), ["abcdef", "f", "cab", "edefedcba"]
+    used.target_vocabulary = Verbatim("abcdef")
+    found = [outputs[0] for outputs in used.translate(sources)]
+    assert len({output.text for output in found}) > 2
+    for source, output in zip(sources, found, strict=True):
+        limit = len(source) + used.config.search.max_extra
+        labels = [*map(int, output.text.split()), used.facts.end][:limit]
+        logits = as_trained(used, source, labels)[: len(labels)]
+        log_probs = (logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True)))[np.arange(len(labels)), labels]
+        penalty = ((5 + len(labels)) / 6) ** used.config.search.length_penalty
+        assert output.score == pytest.approx(log_probs.sum() / penalty, abs=1e-4)
+        if beam == 1:
+            assert labels == logits.argmax(axis=-1).tolist()
+
+
+def test_a_prefix_lms_positions_table_ends_behind_the_target():
+    used = prefix_lm(
+        model__positions="learned",
+        model__max_positions=20,
+        data__max_source_length=20,
+        data__max_target_length=20,
+        search__beam_size=1,
+    )
+    outputs = [best[0] for best in used.translate(["abcdefabcdefabcdefabcdef", "abcdefabcdefabcd", "fed"])]
+    assert all(np.isfinite(output.score) for output in outputs) and used.notices
+    assert len(outputs[0].text) <= 1 and len(outputs[1].text) <= 4 and outputs[2].text
+    assert len(used.logits(["a" * 9], ["b" * 10])[0]) == 11
+    for call in (lambda: used.logits(["a" * 9], ["b" * 11]), lambda: used.attention("a" * 9, "b" * 11)):
+        with pytest.raises(UserError, match="source and target have 21 tokens, the start included, .*max_positions is 20"):
+            call()
+
+
+def test_a_prefix_lms_attention_is_one_map_of_both():
+    [found] = prefix_lm().attention("abc", "fe")
+    assert found.name == "decoder self attention" and found.across == found.down == ["a", "b", "c", "<s>", "f", "e"]
+    weights = found.weights_LxHxTxS
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
+    assert (weights[..., :4, :4] > 0).all() and not np.triu(weights[..., 4:, 4:], 1).any() and not weights[..., :4, 4:].any()
+
+
+# --- what has no attention, tasks told by a prefix --------------------------------------------------------------------
+
+
+def test_one_fixed_vector_has_no_map():
+    used = small(family="recurrent", model__recurrent=Recurrent(attention="none"))
+    assert used.attention("abc", "fe") == []
+    [found] = small(family="recurrent").attention("abc", "fe")
+    assert found.name == "decoder cross attention" and found.weights_LxHxTxS.shape == (1, 1, 3, 4)
+
+
+def test_a_task_is_told_once():
+    used = small(data__prefix="Fa: ", data__lowercase=True)  # a prefix of training text was lowercased with it
+    calls = stub(used)
+    list(used.translate(["BC", "fa: bc", "Fa: bc", " "]))
+    tokens, segments = calls[0][:2]
+    assert segments.sum(axis=1).tolist() == [7, 7, 7, 0] and len(np.unique(tokens[:3], axis=0)) == 1
+    blank = used.logits([""], ["a"])[0]  # blank sources stay blank
+    assert np.array_equal(blank, small(data__lowercase=True).logits([""], ["a"])[0])

@@ -1,0 +1,224 @@
+"""config.json: every field is a setting, one value, silent, or refused by name; published files are understood."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import folders
+import pytest
+
+from transformer import settings
+from transformer.config import Config, Facts, Model
+from transformer.errors import UserError
+from transformer.interop import configs
+from transformer.interop.fields import COMMON_ONLY, FORMATS, SEARCH_ONLY, SILENT
+
+SMALL = {
+    "bert": folders.BERT_FIELDS,
+    "gpt2": folders.GPT2_FIELDS,
+    "bart": folders.BART_FIELDS,
+    "marian": folders.BART_FIELDS,
+    "t5": folders.T5_FIELDS | {"scale_decoder_outputs": True},
+}
+# Settings that change nothing of a trained model, or nothing where positions are those of these families.
+IDLE = {
+    "dropout_rate",
+    "attention_dropout_rate",
+    "activation_dropout_rate",
+    "head_dropout_rate",
+    "dropout_generator",
+    "attention_backend",
+    "attention_chunk",
+    "initializer",
+    "init_stddev",
+    "embedding_init",
+    "unroll",
+    "remat",
+    "dtype",
+    "rotary_base",
+    "shaw_clip",
+}
+# Those that one family's models have and another's cannot have: whose layers, positions or norms are other ones.
+ABSENT = {
+    "t5": {"max_positions", "position_offset", "sinusoid_layout", "norm_bias", "token_types"},
+    "bart": {"sinusoid_layout", "t5_buckets", "t5_max_distance", "token_types"},
+    "marian": {"position_offset", "t5_buckets", "t5_max_distance", "token_types"},
+    "bert": {"num_decoder_layers", "sinusoid_layout", "t5_buckets", "t5_max_distance"},
+    "gpt2": {"num_encoder_layers", "sinusoid_layout", "t5_buckets", "t5_max_distance", "token_types"},
+}
+
+# As published: facebook/bart-base less its rules of search, Helsinki-NLP/opus-mt-en-de, t5-small, bert-base-uncased, gpt2.
+PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text())
+
+
+def read(name, fields, generation=None):
+    return configs.to_settings(FORMATS[name], fields, generation, "config.json", "generation_config.json")
+
+
+def refused(name, fields, generation=None) -> str:
+    with pytest.raises(UserError) as error:
+        read(name, fields, generation)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def config_of(values) -> Config:
+    config = Config()
+    for name, value in values.items():
+        if not name.startswith("facts."):
+            config = settings.replace(config, name, value)
+    return config
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_setting_of_the_model_has_its_place(name):
+    """A new setting of ours must be said to be one of theirs, one value, or idle, in each family."""
+    form = FORMATS[name]
+    said = {ours for field in form.fields for ours in field.ours} | {*form.fixed, *form.training}
+    said |= {"model.d_k", "model.d_v"} if form.heads_end else set()
+    said |= {f"model.{each}" for each in IDLE | ABSENT[name]}
+    assert {f"model.{field.name}" for field in dataclasses.fields(Model)} - said == {"model.recurrent"}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_tables_name_settings_that_exist_and_values_that_they_may_have(name):
+    form, kinds = FORMATS[name], {n: kind for n, kind, _, _ in settings.fields(Config())}
+    for field in form.fields:
+        for ours in field.ours:
+            assert ours in kinds or ours.startswith("facts.")
+            for _, value in field.values or ():
+                assert settings.has_type(value, kinds[ours]) or value == "inputs"
+    for ours, value in (*form.fixed.items(), *form.training.items()):
+        assert settings.has_type(value, kinds[ours])
+    named = [each for field in form.fields for each in field.theirs.split()]
+    assert len(named) == len(set(named)) and not {*named} & {*SILENT, *form.silent, *form.only}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_published_files_are_understood_and_written_again(name):
+    published = PUBLISHED[name]
+    values = read(name, published)
+    config = config_of(values | {"family": FORMATS[name].family, "objective.kind": "masked_lm"})
+    config = settings.replace(config, "objective.kind", next(iter(FORMATS[name].architectures.values())))
+    known = {n.removeprefix("facts."): v for n, v in values.items() if n.startswith("facts.")}
+    sizes = {f"{side}_size": known[f"{side}_rows"] for side in ("source", "target")}
+    facts = Facts(**{"start": 0, "end": 0} | sizes | known)
+    assert configs.choose(config) == name
+    written = configs.to_fields(name, config, facts)
+    assert (
+        read(name, written | {k: published[k] for k in ("num_beams", "max_length", "bad_words_ids") if k in published})
+        == values
+    )
+    for field, value in published.items():
+        if field in written and field not in ("activation_function", "classifier_dropout"):  # swish is silu
+            assert written[field] == value, field
+
+
+def test_what_published_models_are():
+    bart, marian, t5, bert, gpt2 = (config_of(read(n, PUBLISHED[n])).model for n in PUBLISHED)
+    assert (bart.d_model, bart.num_heads, bart.position_offset, bart.embedding_norm, bart.norm_epsilon) == (
+        768,
+        12,
+        2,
+        True,
+        1e-5,
+    )
+    assert (marian.sinusoid_layout, marian.embedding_scale, marian.activation) == ("halves", "sqrt(d_model)", "silu")
+    assert (t5.d_k, t5.d_v, t5.norm_kind, t5.attention_scale, t5.logits_scale) == (64, 64, "rms", "none", "1/sqrt(d_model)")
+    assert (bert.norm_epsilon, bert.activation, bert.token_types, bert.norm_order) == (1e-12, "gelu", 2, "post")
+    assert (gpt2.activation, gpt2.norm_order, gpt2.d_ff, gpt2.has_final_norm) == ("gelu_tanh", "pre", 3072, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("bert", "position_embedding_type", "relative_key"),
+        ("bert", "hidden_act", "tanh"),
+        ("bert", "is_decoder", True),
+        ("bert", "add_cross_attention", True),
+        ("bert", "pruned_heads", {"0": [1]}),
+        ("bert", "problem_type", "multi_label_classification"),
+        ("bert", "hidden_size", "768"),
+        ("bert", "num_hidden_layers", 2.5),
+        ("bert", "quantization_config", {"bits": 8}),
+        ("gpt2", "scale_attn_weights", False),
+        ("gpt2", "scale_attn_by_inverse_layer_idx", True),
+        ("gpt2", "reorder_and_upcast_attn", True),
+        ("gpt2", "add_cross_attention", True),
+        ("gpt2", "n_ctx", 99),
+        ("gpt2", "embd_pdrop", 0.7),
+        ("gpt2", "eos_token_id", [1, 2]),
+        ("t5", "feed_forward_proj", "gated-relu"),
+        ("t5", "is_gated_action", True),
+        ("t5", "is_decoder", True),
+        ("bart", "decoder_attention_heads", 6),
+        ("bart", "encoder_ffn_dim", 99),
+        ("bart", "encoder_layerdrop", 0.1),
+        ("bart", "normalize_before", True),
+        ("bart", "normalize_embedding", False),
+        ("bart", "no_repeat_ngram_size", 3),
+        ("bart", "forced_bos_token_id", 0),
+        ("bart", "early_stopping", True),
+        ("bart", "forced_eos_token_id", 7),
+        ("bart", "scale_embedding", "yes"),
+        ("marian", "static_position_embeddings", False),
+        ("marian", "bad_words_ids", [[5]]),
+        ("marian", "num_beams", 0.5),
+    ],
+)
+def test_what_is_not_supported_is_named(name, field, value):
+    assert field in refused(name, SMALL[name] | {field: value}) and "config.json: " in refused(
+        name, SMALL[name] | {field: value}
+    )
+
+
+def test_fields_with_one_value_refuse_any_other():
+    for name, form in FORMATS.items():
+        for field, allowed in (COMMON_ONLY | form.only).items():
+            if not any(field == each.theirs for each in form.fields):
+                assert field in refused(name, SMALL[name] | {field: "another"})
+                for value in allowed:
+                    read(name, SMALL[name] | {field: value})
+    for field in SEARCH_ONLY:
+        assert field in refused("bart", SMALL["bart"], {field: "another"})
+
+
+def test_rules_of_search_that_we_have_not_are_named_all_at_once():
+    message = refused("bart", SMALL["bart"], {"no_repeat_ngram_size": 3, "min_length": 56, "early_stopping": True})
+    assert all(name in message for name in ("no_repeat_ngram_size", "min_length", "early_stopping", "generation_config.json"))
+    assert "no_such_rule" in refused("bart", SMALL["bart"], {"no_such_rule": 1})
+
+
+def test_how_to_search_is_taken_from_the_file_that_is_for_it():
+    values = read(
+        "bart", SMALL["bart"] | {"num_beams": 9}, {"num_beams": 3, "length_penalty": 2.0, "decoder_start_token_id": 7}
+    )
+    assert (values["search.beam_size"], values["search.length_penalty"], values["search.penalty_form"]) == (3, 2.0, "power")
+    assert values["facts.start"] == 7
+    assert read("bart", SMALL["bart"] | {"num_beams": 9})["search.beam_size"] == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "named"),
+    [
+        ("bart", {"model.qk_norm": True}, "config.model.qk_norm"),
+        ("bart", {"model.positions": "rotary"}, "config.model.positions rotary"),
+        ("bart", {"model.d_k": 5}, "config.model.d_k"),
+        ("bart", {"model.activation": "swiglu"}, "config.model.activation"),
+        ("bart", {"model.tying": "two_way"}, "config.model.tying"),
+        ("bart", {"family": "recurrent"}, "config.family recurrent"),
+        ("marian", {"model.sinusoid_layout": "interleaved"}, "config.model.sinusoid_layout"),
+        ("t5", {"model.d_v": 7}, "config.model.d_v"),
+        ("t5", {"model.attention_scale": "1/d_k"}, "config.model.attention_scale"),
+        ("gpt2", {"objective.kind": "prefix_lm"}, "config.objective.kind prefix_lm"),
+        ("bert", {"model.norm_order": "pre"}, "config.model.norm_order"),
+        ("bert", {"model.final_norm": True}, "config.model.final_norm"),
+    ],
+)
+def test_a_setting_that_they_have_not_is_named_when_writing(name, changes, named):
+    form = FORMATS[name]
+    kind = next(iter(form.architectures.values()))
+    config = config_of(read(name, SMALL[name]) | {"family": form.family, "objective.kind": kind} | changes)
+    with pytest.raises(UserError) as error:
+        configs.to_fields(configs.choose(config), config, Facts(9, 9, 9, 9))
+    assert named in str(error.value) and "\n" not in str(error.value)

@@ -1,0 +1,147 @@
+"""A tiny run of each kind of model, trained once a test process through the command line, on files written here."""
+
+import atexit
+import contextlib
+import dataclasses
+import functools
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import trained
+from trained import Result, command
+
+from transformer.inference import predict
+
+EXPERIMENT = """
+from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search, Train
+
+def get_config():
+    return Config(
+        model=Model(
+            num_encoder_layers=1, num_decoder_layers=1, d_model=16, d_ff=16, num_heads=2, dropout_rate=0.0, positions="rotary",
+            token_types=2,
+        ),
+        data=Data(
+            directory="data", train="train", validation="validation", test="test", vocabulary="characters",
+            vocabulary_size=40, max_source_length=48, max_target_length=48, batching="bucketed", buckets=1,
+        ),
+        train=Train(
+            steps=3, batch_tokens=512, learning_rate=0.01, schedule="constant", warmup_steps=1, log_every=1, evaluate_every=3,
+            label_smoothing=0.0,
+        ),
+        evaluate=Evaluate(samples=4),
+        search=Search(beam_size=1, batch_size=8, max_extra=3, max_new_tokens=12),
+        checkpoint=Checkpoint(every_steps=3),
+    )
+"""
+SIZES = {"train": 40, "validation": 6, "test": 7}
+PEOPLE, THINGS = ["ann", "ben", "cat"], ["egg", "fan", "hen"]
+
+
+def _lines(write: Callable[[random.Random], str], ending: str, between: str = "") -> Callable[[Path], None]:
+    def files(folder: Path) -> None:
+        draw = random.Random(0)
+        for name, count in SIZES.items():
+            (folder / f"{name}{ending}").write_text("".join(write(draw) + "\n" + between for _ in range(count)))
+
+    return files
+
+
+def _document(draw: random.Random) -> str:
+    return " ".join(f"{draw.choice(PEOPLE)} has {draw.choice(THINGS)}." for _ in range(draw.randint(1, 5)))
+
+
+def _labelled(draw: random.Random) -> str:
+    who = draw.choice(PEOPLE)
+    return f"{draw.choice(['yes', 'no'])}\t{who} has {draw.choice(THINGS)}"
+
+
+def _tagged(draw: random.Random) -> str:
+    return f"{draw.choice(PEOPLE)} B-PER\nhas O\n{draw.choice(THINGS)} O"
+
+
+def _questions(folder: Path) -> None:
+    draw = random.Random(0)
+    for name, count in SIZES.items():
+        paragraphs = []
+        for _ in range(count):
+            who, what = draw.choice(PEOPLE), draw.choice(THINGS)
+            answers = [{"text": what, "answer_start": len(who) + 5}]
+            context = f"{who} has {what} and more ."
+            paragraphs.append({"context": context, "qas": [{"id": "1", "question": f"what has {who} ?", "answers": answers}]})
+        (folder / f"{name}.json").write_text(json.dumps({"data": [{"title": "", "paragraphs": paragraphs}]}))
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """`settings` beside those of the experiment; `files` writes the data; `scores`: what the test split is scored by."""
+
+    settings: dict[str, str]
+    files: Callable[[Path], Any]
+    scores: tuple[str, ...]
+
+
+DOCUMENTS = _lines(_document, ".txt", between="\n")
+TOKENS = ("loss", "nll", "token_accuracy", "perplexity")
+TEXTS = (*TOKENS, "perplexity_per_word", "bleu", "chrf")
+
+KINDS: dict[str, Kind] = {
+    "recurrent": Kind({"family": "recurrent", "data.source": "text"}, trained.write_corpus, TEXTS),
+    "prefix_lm": Kind({"family": "decoder_only", "data.source": "text", "model.tying": "two_way"}, trained.write_corpus, TEXTS),
+    "span_corruption": Kind(
+        {"family": "encoder_decoder", "data.source": "documents", "data.vocabulary_size": "140"}, DOCUMENTS, TOKENS
+    ),
+    "causal_lm": Kind(
+        {"family": "decoder_only", "data.source": "documents", "data.batching": "packed", "evaluate.stride": "20"},
+        DOCUMENTS,
+        (*TOKENS, *(f"sliding_{name}" for name in ("nll", "perplexity", "bits_per_character", "bits_per_byte"))),
+    ),
+    "masked_lm": Kind({"family": "encoder_only", "data.source": "documents"}, DOCUMENTS, TOKENS),
+    "classify": Kind(
+        {"family": "encoder_only", "data.source": "tsv"}, _lines(_labelled, ".tsv"), (*TOKENS, "accuracy", "macro_f1")
+    ),
+    "tag": Kind(
+        {"family": "encoder_only", "data.source": "conll"}, _lines(_tagged, ".conll", between="\n"), (*TOKENS, "entity_f1")
+    ),
+    "answer": Kind({"family": "encoder_only", "data.source": "squad"}, _questions, (*TOKENS, "squad_exact_match", "squad_f1")),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A folder with `data`, `tiny.py` and the workdir `run`; what training said; and the predictor that it made at its end,
+    compiled for what it was asked."""
+
+    folder: Path
+    arguments: list[str]
+    result: Result
+    predictor: Any
+
+    @property
+    def workdir(self) -> Path:
+        return self.folder / "run"
+
+
+def arguments(kind: str, **more: str) -> list[str]:
+    objective = {"objective.kind": "translate" if kind == "recurrent" else kind}
+    return [f"--config.{name}={value}" for name, value in (objective | KINDS[kind].settings | more).items()]
+
+
+@functools.cache
+def run(kind: str) -> Run:
+    """Do not write into it."""
+    folder, made, load = Path(tempfile.mkdtemp()), [], predict.load
+    atexit.register(shutil.rmtree, folder)
+    (folder / "data").mkdir()
+    KINDS[kind].files(folder / "data")
+    (folder / "tiny.py").write_text(EXPERIMENT)
+    given = ["--config=tiny.py", *arguments(kind)]
+    with contextlib.chdir(folder), mock.patch.object(predict, "load", lambda *a: made.append(load(*a)) or made[-1]):
+        result = command(*given, "--workdir=run")
+    return Run(folder, given, result, made[-1] if made else None)

@@ -1,0 +1,53 @@
+"""Attention maps as pictures, through the command line."""
+
+import shutil
+from pathlib import Path
+
+import drawn
+import pytest
+import trained
+from trained import command, translator
+
+from transformer.config import Recurrent
+from transformer.data.vocabulary import Characters
+from transformer.inference import predict
+from transformer.inference.translate import Translator
+
+
+def is_png(path: Path) -> bool:
+    return path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+@pytest.mark.parametrize("target", [None, "ABCD", ""])
+def test_attention_maps(tmp_path, loaded, target):
+    more = [] if target is None else [f"--target={target}"]
+    workdir, folder = trained.run().workdir, tmp_path / "maps"
+    result = command("--mode=attend", f"--workdir={workdir}", "--source=abc", f"--output={folder}", *more)
+    assert result.status == 0
+    said = next(translator().translate(["abc"]))[0].text if target is None else target
+    assert result.err == f"attention maps of: abc → {said}\n"
+    assert {Path(line).name for line in result.lines} == {
+        "attention_encoder_self_attention.png",
+        "attention_decoder_self_attention.png",
+        "attention_decoder_cross_attention.png",
+        "cross_attention.png",
+    }
+    assert sorted(result.lines) == sorted(map(str, folder.iterdir())) and all(is_png(Path(line)) for line in result.lines)
+
+
+def test_attention_maps_lie_in_the_workdir_and_a_long_source_is_cut(tmp_path, loaded):
+    copy = trained.run().copy(tmp_path)
+    shutil.rmtree(copy / "pictures")
+    result = command("--mode=attend", f"--workdir={copy}", "--source=" + "ab" * 30, "--target=A")
+    assert result.status == 0 and "1 sentence cut to 40 tokens" in result.err
+    assert len(list((copy / "pictures").iterdir())) == 4
+
+
+def test_a_model_without_attention_says_so(tmp_path, monkeypatch):
+    letters = Characters("abc")
+    config = drawn.changed(translator().config, family="recurrent", model__recurrent=Recurrent(attention="none"))
+    used = Translator(drawn.loaded(config, {"source": letters, "target": letters}))
+    monkeypatch.setattr(predict, "load", lambda *arguments: used)
+    result = command("--mode=attend", f"--workdir={trained.run().workdir}", "--source=a", "--target=b", f"--output={tmp_path}")
+    assert (result.status, result.out, result.err.count("\n"), list(tmp_path.iterdir())) == (2, "", 1, [])
+    assert "this model has no attention to draw" in result.err

@@ -1,0 +1,125 @@
+"""Greedy and beam search on imported weights, token for token against Transformers' `generate` on 200 inputs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+import theirs  # noqa: E402  (it imports both)
+
+from transformer import families  # noqa: E402
+from transformer.inference import search  # noqa: E402
+from transformer.interop import huggingface  # noqa: E402
+
+INPUTS, NEW, LONGEST, BEAMS = 200, 16, 8, 4
+TIE = 1e-4
+# model -> how much likelier its weights make an end, so that some outputs end by themselves and some at the limit.
+MODELS = {"t5": 2.0, "t5 1.1": 2.0, "bart": 2.0, "marian": 2.0, "gpt2": 2.0}
+# `early_stopping="never"` is the search that stops when nothing better can come, as ours does. Their default guesses.
+WAYS = {
+    "greedy": {"num_beams": 1},
+    "beam": {"num_beams": BEAMS, "length_penalty": 0.0, "early_stopping": "never"},
+    "beam with a length penalty": {"num_beams": BEAMS, "length_penalty": 1.0, "early_stopping": "never"},
+}
+
+
+def make(name):
+    """A model that ends now and then: what the end's row says of a state is more than what others say."""
+    more = {"num_decoder_layers": 2} if name == "t5" else {"decoder_layers": 2} if name == "bart" else {}
+    more |= {"encoder_layers": 2} if name == "marian" else {}  # their cache is as deep as the encoder
+    model = theirs.make(name, **more)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[model.config.eos_token_id] *= MODELS[name]
+    model.generation_config.forced_eos_token_id = None  # it would replace the last token at the limit
+    if name == "marian":
+        model.generation_config.bad_words_ids = [[model.config.pad_token_id]]
+        model.generation_config.renormalize_logits = True
+    return model
+
+
+@functools.cache
+def prepared(name):
+    """Their model, ours, 200 inputs; on the left side of a decoder's prompt there is padding."""
+    import tempfile
+
+    model = make(name)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        found = huggingface.read_model(folder)
+    source, seen = theirs.batch(INPUTS, seed=3, longest=LONGEST)
+    if not model.config.is_encoder_decoder:
+        source, seen = source[:, ::-1].copy(), seen[:, ::-1].copy()
+    return model, found, source, seen, jax.jit(functools.partial(ours, found), static_argnames="beams")
+
+
+def ours(found, params, source, seen, alpha, beams):
+    model = families.FAMILIES[found.config.family].model(found.config, found.facts)
+    apply = functools.partial(model.apply, {"params": params})
+    rows, memory, start_B = INPUTS * beams, None, jnp.full(INPUTS, found.facts.start)
+    if found.config.family == "decoder_only":
+        prompt_R, seen_R = (jnp.repeat(each, beams, axis=0) for each in (source, seen))
+        cache = apply(None, LONGEST + NEW, rows, method="start")
+        cache, start_B = apply(prompt_R[:, :-1], cache, None, seen_R[:, :-1] > 0, method="step")[1], source[:, -1]
+    else:
+        memory = apply(source, None, seen, method="encode")
+        cache = apply(memory, NEW, rows, method="start")
+
+    def step(tokens, cache):
+        return apply(tokens, cache, memory, method="step")
+
+    arguments = (step, cache, start_B, jnp.full(INPUTS, NEW), NEW, found.facts.end)
+    if beams == 1:
+        return search.greedy(*arguments, alpha=alpha, form="power")
+    return search.beam(*arguments, beams, alpha, form="power")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", MODELS)
+def test_outputs_are_theirs_token_for_token(name, way):
+    model, found, source, seen, call = prepared(name)
+    asked = WAYS[way]
+    arrays = (jnp.asarray(source, jnp.int32), jnp.asarray(seen, jnp.int32))
+    mine = jax.device_get(call(found.params, *arrays, asked.get("length_penalty", 0.0), beams=asked["num_beams"]))
+    said = model.generate(
+        torch.tensor(np.where(seen > 0, source, found.facts.pad)),
+        attention_mask=torch.tensor(seen),
+        max_new_tokens=NEW,
+        do_sample=False,
+        pad_token_id=found.facts.pad,
+        output_logits=True,
+        return_dict_in_generate=True,
+        **asked,
+    )
+    first = 1 if model.config.is_encoder_decoder else LONGEST
+    wanted = [cut(row[first:], found.facts.end) for row in said.sequences.tolist()]
+    outputs = [row[0, :n].tolist() for row, [n] in zip(mine.tokens_BxNxL, mine.lengths_BxN, strict=True)]
+    ended = np.mean([row[-1] == found.facts.end for row in wanted])
+    assert ended >= 0.3 and len(set(map(tuple, wanted))) >= INPUTS / 4
+    print(f"{name}, {way}: {ended:.0%} end by themselves")
+    different = [row for row in range(INPUTS) if outputs[row] != wanted[row]]
+    for row in different:
+        gap = (
+            abs(mine.scores_BxN[row, 0] - float(said.sequences_scores[row]))
+            if "beam" in way
+            else first_gap(said, row, outputs[row], wanted[row])
+        )
+        print(f"input {row}: {outputs[row]} and {wanted[row]}, {gap} apart")
+        assert gap <= TIE
+    assert len(different) <= INPUTS / 100
+
+
+def cut(tokens, end):
+    """A row of `generate` up to its end, or the limit."""
+    return tokens[: tokens.index(end) + 1] if end in tokens else tokens[:NEW]
+
+
+def first_gap(said, row, output, wanted):
+    """How far apart the two likeliest tokens are where greedy outputs part."""
+    place = next(n for n, (a, b) in enumerate(zip(output, wanted, strict=False)) if a != b)
+    best = torch.log_softmax(said.logits[place][row].float(), dim=-1).topk(2).values
+    return float(best[0] - best[1])

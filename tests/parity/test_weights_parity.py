@@ -1,0 +1,106 @@
+"""Models of Transformers with random weights: ours say the same, and theirs say the same of what ours write."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+import theirs  # noqa: E402  (it imports both)
+
+from transformer import settings  # noqa: E402
+from transformer.interop import huggingface  # noqa: E402
+
+# ours -> theirs, of what both say.
+SAID = [
+    ("logits", "logits"),
+    ("logits", "prediction_logits"),
+    ("scores", "logits"),
+    ("scores", "seq_relationship_logits"),
+    ("states", "last_hidden_state"),
+    ("pooled", "pooler_output"),
+]
+
+
+def worst(name, ours, said, seen):
+    """The greatest difference of anything that both say, where there is no padding."""
+    ours = ours if isinstance(ours, dict) else {"logits": ours}
+    if "start_logits" in said:
+        said["logits"] = np.stack([said["start_logits"], said["end_logits"]], axis=-1)
+    if "seq_relationship_logits" in said:
+        said["seq_relationship_logits"] = said["seq_relationship_logits"][:, ::-1]  # 0 is theirs for what belongs together
+    found = []
+    for mine, other in SAID:
+        if mine in ours and other in said and ours[mine].shape == said[other].shape:
+            difference = np.abs(ours[mine].astype(np.float32) - said[other])
+            found.append(np.max(difference * seen[..., None] if difference.ndim == 3 else difference))
+    assert len(found) == {"bert pre-training": 2, "bert body": 2}.get(name, 1)
+    return max(found)
+
+
+@pytest.mark.parametrize("name", theirs.MODELS)
+def test_logits_are_theirs_in_both_directions(tmp_path, name):
+    model = theirs.make(name)
+    model.save_pretrained(tmp_path / "a")
+    found = huggingface.read_model(tmp_path / "a")
+    source, seen = theirs.batch()
+    fed, fed_seen = theirs.batch(seed=1, longest=7)
+    types = np.random.default_rng(2).integers(0, 2, source.shape)
+    arrays = (source, seen, fed, fed_seen, types)
+    said, mask = theirs.say(model, *arrays), fed_seen if model.config.is_encoder_decoder else seen
+    assert worst(name, theirs.ours(found)(*arrays), said, mask) < 1e-4
+
+    huggingface.write(tmp_path / "b", found.config, found.facts, found.params, {})
+    written = type(model).from_pretrained(tmp_path / "b").eval()
+    for other, value in theirs.say(written, *arrays).items():
+        np.testing.assert_array_equal(value, theirs.say(model, *arrays)[other])
+
+    again = huggingface.read_model(tmp_path / "b")
+    assert (again.config, again.facts) == (found.config, found.facts)
+    jax.tree.map(np.testing.assert_array_equal, again.params, found.params)
+
+
+@pytest.mark.parametrize("name", ["t5 1.1", "bart", "marian", "gpt2", "bert masked"])
+def test_computed_in_bfloat16_both_say_the_same_up_to_its_rounding(tmp_path, name):
+    """A step of bfloat16 is 2^-8 of a value. Ours may be 4 times as far from fp32 as theirs, which round elsewhere."""
+    model = theirs.make(name)
+    source, seen = theirs.batch()
+    fed, fed_seen = theirs.batch(seed=1, longest=7)
+    arrays = (source, seen, fed, fed_seen, np.zeros_like(source))
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "a")  # stored so, too
+    found = huggingface.read_model(tmp_path / "a")
+    coarse = theirs.say(model, *arrays)["logits"]
+    exact = theirs.say(type(model).from_pretrained(tmp_path / "a", dtype=torch.float32).eval(), *arrays)["logits"]
+    mask = fed_seen if model.config.is_encoder_decoder else seen
+    assert worst(name, theirs.ours(found)(*arrays), {"logits": exact}, mask) < 1e-4
+    config = settings.replace(found.config, "model.dtype", "bfloat16")
+    mine = theirs.ours(dataclasses.replace(found, config=config))(*arrays)
+    theirs_off = worst(name, coarse, {"logits": exact}, mask)
+    assert 0 < worst(name, mine, {"logits": exact}, mask) < max(4 * theirs_off, 2**-8 * np.abs(exact).max())
+
+
+def test_half_precision_files_in_shards_are_read(tmp_path):
+    model = theirs.make("bart").to(torch.float16)
+    model.save_pretrained(tmp_path, max_shard_size="5KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 3
+    found = huggingface.read_model(tmp_path)
+    table = model.model.shared.weight.detach().float().numpy()
+    np.testing.assert_array_equal(found.params["target_embedding"]["table"], table)
+
+
+def test_their_classes_read_our_shards(tmp_path, monkeypatch):
+    from transformer.interop import tensors
+
+    model = theirs.make("gpt2")
+    model.save_pretrained(tmp_path / "a")
+    found = huggingface.read_model(tmp_path / "a")
+    write = tensors.write
+    monkeypatch.setattr(tensors, "write", lambda folder, arrays: write(folder, arrays, shard_bytes=5000))
+    huggingface.write(tmp_path / "b", found.config, found.facts, found.params, {})
+    assert len(list((tmp_path / "b").glob("*.safetensors"))) > 2
+    written = type(model).from_pretrained(tmp_path / "b")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, written.state_dict()[name]), name

@@ -1,0 +1,124 @@
+"""Small models of Transformers with random weights, their folders, and what they and ours say of the same batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import transformers
+
+from transformer import families
+from transformer.interop import huggingface
+
+transformers.logging.set_verbosity_error()
+torch.set_num_threads(1)
+
+V, P = 48, 64
+BART = {
+    "vocab_size": V,
+    "d_model": 12,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 3,
+    "decoder_attention_heads": 3,
+    "encoder_ffn_dim": 20,
+    "decoder_ffn_dim": 20,
+    "max_position_embeddings": P,
+}
+# The pad is the last entry, as in published ones.
+MARIAN = BART | {
+    "pad_token_id": V - 1,
+    "decoder_start_token_id": V - 1,
+    "scale_embedding": True,
+    "activation_function": "swish",
+}
+T5 = {"vocab_size": V, "d_model": 14, "d_kv": 5, "d_ff": 20, "num_layers": 2, "num_heads": 3, "decoder_start_token_id": 0}
+T5 |= {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 12}
+T5_GATED = T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+GPT2 = {
+    "vocab_size": V,
+    "n_positions": P,
+    "n_embd": 15,
+    "n_layer": 3,
+    "n_head": 5,
+    "bos_token_id": V - 1,
+    "eos_token_id": V - 1,
+}
+BERT = {"vocab_size": V, "hidden_size": 15, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
+BERT |= {"max_position_embeddings": P}
+LABELS = {"id2label": dict(enumerate("abcd")), "label2id": {label: n for n, label in enumerate("abcd")}}
+
+# name -> (class, settings)
+MODELS = {
+    "t5": ("T5ForConditionalGeneration", T5 | {"num_decoder_layers": 3}),
+    "t5 tied and gated": ("T5ForConditionalGeneration", T5 | {"feed_forward_proj": "gated-silu"}),
+    "t5 1.1": ("T5ForConditionalGeneration", T5_GATED),
+    "bart": ("BartForConditionalGeneration", BART | {"decoder_layers": 3}),
+    "bart untied": ("BartForConditionalGeneration", BART | {"tie_word_embeddings": False, "activation_function": "relu"}),
+    "bart scaled": ("BartForConditionalGeneration", BART | {"scale_embedding": True, "activation_function": "gelu_new"}),
+    "marian": ("MarianMTModel", MARIAN | {"encoder_layers": 1}),
+    "marian two tables": ("MarianMTModel", MARIAN | {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": V}),
+    "gpt2": ("GPT2LMHeadModel", GPT2),
+    "gpt2 untied": ("GPT2LMHeadModel", GPT2 | {"tie_word_embeddings": False, "n_inner": 22, "activation_function": "gelu"}),
+    "bert body": ("BertModel", BERT),
+    "bert pre-training": ("BertForPreTraining", BERT),
+    "bert masked": ("BertForMaskedLM", BERT | {"type_vocab_size": 3}),
+    "bert masked untied": ("BertForMaskedLM", BERT | {"tie_word_embeddings": False, "hidden_act": "relu"}),
+    "bert sentences": ("BertForSequenceClassification", BERT | LABELS),
+    "bert tokens": ("BertForTokenClassification", BERT | LABELS),
+    "bert spans": ("BertForQuestionAnswering", BERT),
+}
+
+
+def make(name, spread=0.4, seed=0, **more):
+    """A model whose weights are all random, none of them as they are made: no bias is 0, no norm is 1."""
+    kind, settings = MODELS[name]
+    torch.manual_seed(seed)
+    settings = {**settings, **more}
+    model = getattr(transformers, kind)(getattr(transformers, _CONFIGS[name.split()[0]])(**settings)).eval()
+    if name == "t5 1.1":
+        model.lm_head.weight = torch.nn.Parameter(torch.zeros(V, settings["d_model"]))  # made tied in Transformers 5
+    biases = [(name, each) for name, each in model.named_buffers() if name == "final_logits_bias"]
+    with torch.no_grad():
+        for part, tensor in [*model.named_parameters(), *biases]:
+            if "embed_positions" not in part or kind != "MarianMTModel":  # which are sinusoids
+                tensor.normal_(0, spread)
+                if tensor.ndim == 1 and part.endswith("weight"):  # of a norm
+                    tensor += 1.0
+    return model
+
+
+_CONFIGS = {"t5": "T5Config", "bart": "BartConfig", "marian": "MarianConfig", "gpt2": "GPT2Config", "bert": "BertConfig"}
+
+
+def batch(rows=5, seed=0, longest=9):
+    """Tokens, and 1 where they are: rows end at different places."""
+    draw = np.random.default_rng(seed)
+    lengths = np.append(draw.integers(1, longest + 1, rows - 1), longest)
+    seen = (np.arange(longest)[None] < lengths[:, None]).astype(np.int64)
+    return draw.integers(3, V - 1, (rows, longest)) * seen, seen
+
+
+def say(model, source, seen, fed, fed_seen, types=None):
+    """All that a model of theirs says, by name."""
+    arguments = {"input_ids": torch.tensor(source), "attention_mask": torch.tensor(seen)}
+    if model.config.is_encoder_decoder:
+        arguments |= {"decoder_input_ids": torch.tensor(fed), "decoder_attention_mask": torch.tensor(fed_seen)}
+    if model.config.model_type == "bert":
+        arguments["token_type_ids"] = torch.tensor(types)
+    with torch.no_grad():
+        said = model(**arguments)
+    return {name: value.float().numpy() for name, value in said.items() if isinstance(value, torch.Tensor)}
+
+
+def ours(found: huggingface.Imported):
+    """A function of a batch: what the model of ours says."""
+    model = families.FAMILIES[found.config.family].model(found.config, found.facts)
+
+    @jax.jit
+    def call(params, source, seen, fed, fed_seen, types):
+        inputs = {"source": source, "source_segments": seen, "inputs": fed, "segments": fed_seen, "token_types": types}
+        if found.config.family == "decoder_only":
+            inputs |= {"inputs": source, "segments": seen}
+        return model.apply({"params": params}, inputs)
+
+    return lambda *arrays: jax.tree.map(np.asarray, call(found.params, *map(jnp.asarray, arrays)))

@@ -1,0 +1,87 @@
+"""What the table of alignment says, of weights and of a predictor whose answers are known."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import trained
+
+from transformer.data import number_alignment
+from transformer.data.vocabulary import Characters
+from transformer.modes import alignment as mode
+
+LETTERS = Characters("abcdefghijklmnopqrstuvwxyzüß ,-")
+PAIRS = [
+    ("twenty-one", "einundzwanzig"),
+    ("three hundred and five", "dreihundertfünf"),
+    ("forty-two thousand and six", "zweiundvierzigtausendsechs"),
+]
+NUMBERS = (21, 305, 42_006)
+SENTENCES = [
+    mode._Words(number_alignment.align(n), LETTERS.spans(source), LETTERS.spans(target))
+    for n, (source, target) in zip(NUMBERS, PAIRS, strict=True)
+]
+
+
+def perfect(sentence, length: int, width: int) -> np.ndarray:
+    """Weights of tokens, all on the word that is translated; on the end where there is none. Padding is anywhere."""
+    weights = np.zeros((length, width))
+    weights[:, len(sentence.source_tokens)] = 1
+    for source, target in sentence.known.links:
+        on = mode._touching(sentence.source_tokens, sentence.known.source[source])
+        for row in mode._touching(sentence.target_tokens, sentence.known.target[target]):
+            weights[row] = 0
+            weights[row, on] = 1 / len(on)
+    weights[len(sentence.target_tokens) + 1 :] = 7  # padding
+    return weights
+
+
+def test_heads_that_are_right_wrong_and_mixed():
+    length, width = 1 + max(len(t) for _, t in PAIRS), 1 + max(len(s) for s, _ in PAIRS)
+    right = np.stack([perfect(s, length, width) for s in SENTENCES])
+    wrong = np.zeros_like(right)
+    wrong[:, :, 0] = 1  # the first word, whatever is said
+    table = mode._agreement(np.stack([right, wrong], axis=1)[None], SENTENCES)
+    found = {row["name"]: (row["alignment_error_rate"], row["mass"]) for row in table}
+    assert list(found) == ["even weights", "layer 1, head 1", "layer 1, head 2", "layer 1, mean of heads"]
+    assert found["layer 1, head 1"] == pytest.approx((0, 1))
+    # The first English word is that of the first German one, twice of ten words in a row said in German.
+    links = sum(len(s.known.links) for s in SENTENCES)
+    first = sum(1 for s in SENTENCES for source, _ in s.known.links if source == 0)
+    assert found["layer 1, head 2"][1] == pytest.approx(first / links)
+    assert found["layer 1, mean of heads"][1] == pytest.approx((1 + first / links) / 2)
+    assert 0 < found["even weights"][1] < 0.5
+
+
+@dataclasses.dataclass
+class Stub:
+    """Says that a token costs 1, and 10 more for each token of the source that is hidden, 100 if from the encoder too."""
+
+    asked: list
+
+    def target_nll(self, pairs, hidden=None, encoder=False):
+        self.asked.append((pairs, hidden, encoder))
+        cost = [0] * len(pairs) if hidden is None else [(100 if encoder else 10) * len(places) for places in hidden]
+        return [np.full(len(target) + 1, 1.0 + c) for (_, target), c in zip(pairs, cost, strict=True)]
+
+
+def test_what_is_hidden_is_the_word_and_another():
+    stub = Stub([])
+    found = mode._hidden(stub, PAIRS, SENTENCES)
+    assert list(found) == ["all of the source", "hidden from attention", "hidden from the encoder too"]
+    assert found["all of the source"]["aligned"] == found["all of the source"]["other"]
+    for (_, aligned, _), (_, other, _) in zip(stub.asked[2::2], stub.asked[3::2], strict=True):
+        for sentence, one, two in zip(SENTENCES, aligned, other, strict=True):
+            words = [
+                [n for n, w in enumerate(sentence.known.source) if set(mode._touching(sentence.source_tokens, w)) & set(t)]
+                for t in (one, two)
+            ]
+            assert len(words[0]) == len(words[1]) == 1 and words[0] != words[1]
+            assert any(source == words[0][0] for source, _ in sentence.known.links)
+    # A word's nats are the sum of its tokens'.
+    assert found["all of the source"]["aligned"] >= 1
+
+
+def test_other_data_has_no_known_alignment():
+    said = trained.command("--mode=align", f"--workdir={trained.run().workdir}")
+    assert said.status == 2 and "config.data.source number_words alone, not text" in said.err

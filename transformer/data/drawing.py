@@ -1,0 +1,80 @@
+"""What an embedded task is, and how its examples are drawn so that no two splits share one.
+
+The tasks themselves are number_words.py, list_ops.py, entities.py and stories.py; `embedded.py` keeps them on disk.
+"""
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from transformer.config import Data
+from transformer.errors import UserError
+
+PATIENCE = 1000  # draws in a row that give nothing new: there is (almost) nothing new
+
+
+def words(text: str) -> list[str]:
+    """A list of words, written as a text."""
+    return text.split()
+
+
+def puzzle_name(data: Data) -> str:
+    return f"train_{data.puzzle_train_size}-test_{data.puzzle_test_size}"
+
+
+def puzzle_notice(data: Data) -> str:
+    held = data.puzzle_test_size
+    return f"{data.puzzle_train_size:,} examples to train on, {held:,} others to validate, {held:,} others to test"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """An embedded task. The same settings give the same examples; raise `version` when they come out differently.
+
+    `make(data)` gives the examples of train, validation and test in random order; `texts` and `numbers` are their fields;
+    `name` is a folder's name that says all that the examples depend on, the version aside; `notice` is said when they are
+    trained on.
+    """
+
+    description: str
+    version: str
+    texts: tuple[str, ...]
+    make: Callable[[Data], Mapping[str, Iterable[Mapping[str, Any]]]]
+    numbers: tuple[str, ...] = ()
+    name: Callable[[Data], str] = puzzle_name
+    notice: Callable[[Data], str] = puzzle_notice
+
+
+def distinct(
+    data: Data, draw: Callable[[random.Random, bool], Mapping[str, str]], field: str = "text"
+) -> dict[str, list[Mapping[str, str]]]:
+    """The splits of a puzzle; no two examples have the same `field`.
+
+    `draw(rng, held)` gives an example, `held` being true for validation and test; these are drawn before the training
+    examples, whose number does not change them. UserError if there are not as many different examples.
+    """
+    seen: set[str] = set()
+
+    def several(rng: random.Random, held: bool, count: int, setting: str) -> list[Mapping[str, str]]:
+        result, failed = [], 0
+        while len(result) < count:
+            example = draw(rng, held)
+            failed = failed + 1 if example[field] in seen else 0
+            if failed == PATIENCE:
+                raise UserError(
+                    f"config.data.{setting} {getattr(data, setting)}: {data.source} has no more examples than about "
+                    f"{len(seen)}, all splits together; lower it"
+                )
+            if not failed:
+                seen.add(example[field])
+                result.append(example)
+        return result
+
+    size = data.puzzle_test_size
+    held = several(random.Random(0), True, 2 * size, "puzzle_test_size")
+    train = several(random.Random(1), False, data.puzzle_train_size, "puzzle_train_size")
+    splits = {"train": train, "validation": held[:size], "test": held[size:]}
+    texts = [example[field] for examples in splits.values() for example in examples]
+    assert len(set(texts)) == len(texts), "an example is in two splits"
+    return splits

@@ -1,0 +1,84 @@
+"""A split's text to token ids and label ids, by field: what objectives are handed.
+
+Text alone is `corpus.tokenize`. Labels are ids in the order of `labels`, which the training split has said.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from transformer.data.corpus import Ragged, tokenize
+from transformer.data.vocabulary import Vocabulary
+from transformer.errors import UserError, nearest
+
+Examples = Sequence[Mapping[str, Any]]
+Vocabularies = Mapping[str, Vocabulary]
+
+
+def texts(examples: Examples, vocabularies: Vocabularies, labels: Sequence[str]) -> dict[str, Ragged]:
+    """The fields that have a vocabulary and that examples have."""
+    return tokenize(examples, {field: each for field, each in vocabularies.items() if field in examples[0]})
+
+
+def classified(examples: Examples, vocabularies: Vocabularies, labels: Sequence[str]) -> dict[str, Ragged]:
+    """The texts and `label`, one id a row."""
+    ids = [[identify(example["label"], labels, number)] for number, example in enumerate(examples, 1)]
+    return texts(examples, vocabularies, labels) | {"label": Ragged.of(ids)}
+
+
+def tagged(examples: Examples, vocabularies: Vocabularies, labels: Sequence[str]) -> dict[str, Ragged]:
+    """`text`, word by word, and `tags`: a word's first token has the word's tag, its others -1 (Devlin et al. 2019, 5.3).
+
+    Of an example without tags each word's is 0.
+    """
+    words = {word: None for example in examples for word in example["text"].split()}
+    known = dict(zip(words, vocabularies["text"].encode_batch(list(words)), strict=True))
+    tokens, tags = [], []
+    for number, example in enumerate(examples, 1):
+        pieces = [known[word] for word in example["text"].split()]
+        ids = [identify(tag, labels, number) for tag in example["tags"].split()] if "tags" in example else [0] * len(pieces)
+        tokens.append([token for piece in pieces for token in piece])
+        tags.append([t for piece, tag in zip(pieces, ids, strict=True) for t in ([tag] + [-1] * len(piece))[: len(piece)]])
+    return {"text": Ragged.of(tokens), "tags": Ragged.of(tags)}
+
+
+def answered(examples: Examples, vocabularies: Vocabularies, labels: Sequence[str]) -> dict[str, Ragged]:
+    """`question`, `text` and `span`: first and last token that touch the answer; empty where there is none."""
+    result, spans, kept = texts(examples, vocabularies, labels), [], (None, [])
+    for example in examples:
+        begin, end = int(example["start"]), int(example["start"]) + len(example["answer"])
+        if begin < 0:
+            spans.append([])
+            continue
+        if kept[0] != example["text"]:  # questions of one text stand together
+            kept = example["text"], vocabularies["text"].spans(example["text"])
+        touched = [n for n, (first, last) in enumerate(kept[1]) if first < end and last > begin]
+        spans.append([touched[0], touched[-1]] if touched else [])
+    return result | {"span": Ragged.of(spans)}
+
+
+def identify(label: str, labels: Sequence[str], number: int) -> int:
+    """A label's id. UserError if training has never seen it."""
+    try:
+        return labels.index(label)
+    except ValueError:
+        shown = ", ".join(labels[:20]) + (", .." if len(labels) > 20 else "")
+        raise UserError(
+            f"example {number} has the label {label!r}, which no training example has{nearest(label, labels)}; "
+            f"the labels are {shown}: correct it, or train on examples that have it"
+        ) from None
+
+
+def find_labels(examples: Examples) -> tuple[str, ...]:
+    """The labels, or tags, of a training split, in order; numbers by value."""
+    if "label" in examples[0]:
+        found = {example["label"] for example in examples}
+    else:
+        found = {tag for example in examples for tag in example.get("tags", "").split()}
+    return tuple(sorted(found, key=lambda label: (int(label) if label.isdigit() else np.inf, label)))
+
+
+def sentence_ends(vocabulary: Vocabulary, size: int) -> np.ndarray:
+    """Bool by token id below `size`: does the entry end a sentence."""
+    return np.array([piece[-1:] in ".!?" and piece != "" for piece in vocabulary.pieces(range(size))])

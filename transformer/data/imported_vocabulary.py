@@ -1,0 +1,145 @@
+"""Vocabularies that come with a published model, read from its files: `tokenizer.json`, or Marian's sentencepiece pairs.
+
+A plain sentencepiece file (T5's) is vocabulary.py's own kind. How a folder's files are found is interop/vocabularies.py.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transformer.data.vocabulary import Span, Vocabulary, trimmed
+
+BLANK = "\u2581"  # how sentencepiece writes a blank before a word
+
+
+class Tokenizer(Vocabulary):
+    """What a `tokenizer.json` says, computed by the tokenizers library. Text never makes a special id, as in every kind."""
+
+    def __init__(self, text: str):
+        import tokenizers
+
+        try:
+            self.tokenizer = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(str(error)) from error
+        self.text = text
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        self.tokenizer.encode_special_tokens = True
+        described = json.loads(text)
+        ids = self.tokenizer.get_vocab(with_added_tokens=True)
+        self.size = max(ids.values(), default=-1) + 1
+        self.tokens = {number: token for token, number in ids.items()}
+        self._begins = _word_starts(described)
+        model = described["model"]
+        named = model.get("unk_token")
+        # The id of what is not known; none where bytes make all text known.
+        self.unknown: int | None = model.get("unk_id") if named is None else self.tokenizer.token_to_id(named)
+        special = {entry["id"] for entry in described.get("added_tokens") or () if entry["special"]}
+        self.special = frozenset(special if self.unknown is None else special | {self.unknown})
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(_valid(text), add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [each.ids for each in self.tokenizer.encode_batch([_valid(t) for t in texts], add_special_tokens=False)]
+
+    def spans(self, text: str) -> list[Span]:
+        return [trimmed(text, *span) for span in self.tokenizer.encode(_valid(text), add_special_tokens=False).offsets]
+
+    def starts_word(self) -> np.ndarray:
+        return self._where(lambda i: self._begins(self.tokens.get(i, "")))
+
+    def save(self, folder: Path, name: str) -> None:
+        (folder / f"{name}.tokenizer.json").write_text(self.text, encoding="utf-8")
+
+    def _text(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=False)
+
+    def _piece(self, token: int) -> str:
+        return self.tokens.get(token, f"<{token}>")
+
+
+class Marian(Vocabulary):
+    """One side of a Marian model: a sentencepiece model splits, and the ids are those of a table that both sides share.
+
+    A language code such as >>fr<< before a text is one token.
+    """
+
+    def __init__(self, model: bytes, ids: Mapping[str, int]):
+        import sentencepiece
+
+        self.model, self.ids = model, dict(ids)
+        self.processor = sentencepiece.SentencePieceProcessor()
+        self.processor.LoadFromSerializedProto(model)
+        self.tokens = {number: piece for piece, number in self.ids.items()}
+        self.size = max(self.tokens) + 1
+        self.special = frozenset(self.ids[piece] for piece in ("</s>", "<unk>", "<pad>") if piece in self.ids)
+
+    def encode(self, text: str) -> list[int]:
+        code, rest = _language_code(text)
+        unknown = self.ids["<unk>"]
+        return [self.ids.get(piece, unknown) for piece in [*code, *self.processor.Encode(rest, out_type=str)]]
+
+    def spans(self, text: str) -> list[Span]:
+        code, rest = _language_code(text)
+        before = len(text) - len(rest)
+        offsets = self.processor.EncodeAsOffsetMapping(rest)["offsets"]
+        return [(0, before)] * len(code) + [trimmed(text, before + first, before + last) for first, last in offsets]
+
+    def starts_word(self) -> np.ndarray:
+        return self._where(lambda i: self.tokens.get(i, "").startswith((BLANK, ">>")))
+
+    def save(self, folder: Path, name: str) -> None:
+        value = {"model": base64.b64encode(self.model).decode(), "ids": self.ids}
+        (folder / f"{name}.marian.json").write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+
+    def _text(self, ids: list[int]) -> str:
+        joined = self.processor.DecodePieces([self._piece(i) for i in ids])
+        return joined.replace(BLANK, " ").strip()
+
+    def _piece(self, token: int) -> str:
+        return self.tokens.get(token, f"<{token}>")
+
+
+def load(folder: Path, name: str) -> Vocabulary:
+    """What `save(folder, name)` wrote. ValueError, KeyError, RuntimeError: damaged."""
+    if (path := folder / f"{name}.tokenizer.json").exists():
+        return Tokenizer(path.read_text(encoding="utf-8"))
+    value = json.loads((folder / f"{name}.marian.json").read_text(encoding="utf-8"))
+    return Marian(base64.b64decode(value["model"]), value["ids"])
+
+
+def _language_code(text: str) -> tuple[list[str], str]:
+    """>>xx<< at the start of a text, if there is one, and the rest."""
+    end = text.find("<<") + 2
+    return ([text[:end]], text[end:]) if text.startswith(">>") and end > 1 else ([], text)
+
+
+def _valid(text: str) -> str:
+    """Without halves of UTF-16 pairs, which the library refuses; as many characters."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _word_starts(described: Mapping[str, Any]) -> Callable[[str], bool]:
+    """How the tokens of a `tokenizer.json` show that they begin a word."""
+    model = described["model"]
+    if model["type"] == "WordPiece":
+        return lambda token: not token.startswith(model["continuing_subword_prefix"])
+    kinds = _kinds(described.get("pre_tokenizer"))
+    if "ByteLevel" in kinds:  # the alphabet of Radford et al. 2019: a blank is written as a letter past Latin-1
+        return lambda token: token[:1] in ("\u0120", "\u010a", "\u0109", "\u010d")
+    if "Metaspace" in kinds or model["type"] == "Unigram":
+        return lambda token: token.startswith(BLANK)
+    return lambda token: True
+
+
+def _kinds(described: Any) -> set[str]:
+    """The types of a pre-tokeniser and of those it is made of."""
+    if not described:
+        return set()
+    return {described["type"]}.union(*(_kinds(each) for each in described.get("pretokenizers", ())))

@@ -1,0 +1,128 @@
+"""Which words of a number translate each other: known by construction, for English and German, in either direction.
+
+    twenty-one thousand and five        links: twenty-zwanzig, one-ein, thousand-tausend, five-fünf
+    ein|und|zwanzig|tausend|fünf        possible besides: und-twenty, und-one
+
+A number is spelled in both languages by groups of three digits; what stands for the same digit, hundred or power of a
+thousand translates each other. How well attention agrees is `inference/alignment.py`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from transformer.data.drawing import words
+from transformer.data.number_words import MOST, speller
+from transformer.errors import UserError
+
+Span = tuple[int, int]  # first character and the one after the last
+Key = tuple[int, str]  # what a word says: a group of three digits, and which part of it
+Part = tuple[Sequence[str], Key]  # forms that a word may have, the longest first
+
+_ENGLISH = words("""zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+seventeen eighteen nineteen""")
+_ENGLISH_TENS = words("twenty thirty forty fifty sixty seventy eighty ninety")
+_ENGLISH_POWERS = words("thousand million billion trillion quadrillion")
+_GERMAN = words("""null eins zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn sechzehn
+siebzehn achtzehn neunzehn""")
+_GERMAN_TENS = words("zwanzig dreißig vierzig fünfzig sechzig siebzig achtzig neunzig")
+_GERMAN_POWERS = (("tausend",), *((f"{w}en", f"{w}n", w) for w in words("Million Milliarde Billion Billiarde")))
+
+
+@dataclasses.dataclass(frozen=True)
+class Alignment:
+    """The words of a number in two languages, and the pairs (source word, target word), by index, that translate each other.
+
+    `source` and `target` are the words' places in the text that `speller` writes: words are parted by spaces, commas,
+    hyphens and, in a German compound, nothing. `possible` has `links` and what may be aligned besides (Och and Ney 2003, 4.1).
+    """
+
+    source: tuple[Span, ...]
+    target: tuple[Span, ...]
+    links: frozenset[tuple[int, int]]
+    possible: frozenset[tuple[int, int]]
+
+
+def _groups(number: int) -> list[tuple[int, int, int]]:
+    """(power of a thousand, hundreds, rest) of every group of three digits that has words, the greatest first."""
+    groups = [(power, number // 1000**power % 1000) for power in range(5, -1, -1)]
+    return [(power, value // 100, value % 100) for power, value in groups if value or number == 0 == power]
+
+
+def _english(number: int) -> Iterator[Part]:
+    for power, hundreds, rest in _groups(number):
+        if hundreds:
+            yield (_ENGLISH[hundreds],), (power, "hundreds")
+            yield ("hundred",), (power, "hundred")
+        if rest and (hundreds or (power == 0 and number >= 1000)):
+            yield ("and",), (power, "and")
+        if rest >= 20:
+            yield (_ENGLISH_TENS[rest // 10 - 2],), (power, "tens")
+        if (low := rest % 10 if rest >= 20 else rest) or number == 0:
+            yield (_ENGLISH[low],), (power, "ones")
+        if power:
+            yield (_ENGLISH_POWERS[power - 1],), (power, "power")
+
+
+def _german(number: int) -> Iterator[Part]:
+    def digit(value: int) -> Sequence[str]:
+        return ("eins", "eine", "ein") if value == 1 else (_GERMAN[value],)
+
+    for power, hundreds, rest in _groups(number):
+        if hundreds:
+            yield digit(hundreds), (power, "hundreds")
+            yield ("hundert",), (power, "hundred")
+        if (low := rest % 10 if rest >= 20 else rest) or number == 0:
+            yield digit(low), (power, "ones")
+        if rest >= 20:
+            if low:
+                yield ("und",), (power, "and")
+            yield (_GERMAN_TENS[rest // 10 - 2],), (power, "tens")
+        if power:
+            yield _GERMAN_POWERS[power - 1], (power, "power")
+
+
+LANGUAGES: Mapping[str, Callable[[int], Iterator[Part]]] = {"en": _english, "de": _german}
+
+
+@functools.cache
+def _speller(language: str) -> Callable[[int], str]:
+    return speller(language, "source_language", MOST)
+
+
+def align(number: int, source_language: str = "en", target_language: str = "de") -> Alignment:
+    """The alignment of a number from 0 to 10^18 (excluded). UserError: a language other than those in `LANGUAGES`."""
+    if not 0 <= number < MOST:
+        raise ValueError(f"{number} is not from 0 to 10^18")
+    (source, source_keys), (target, target_keys) = (
+        _words(number, language, side) for language, side in ((source_language, "source"), (target_language, "target"))
+    )
+    pairs = [(s, t) for s in range(len(source)) for t in range(len(target))]
+    links = {(s, t) for s, t in pairs if source_keys[s] == target_keys[t] and source_keys[s][1] != "and"}
+    besides = {(s, t) for s, t in pairs if target_keys[t] in _joins(source_keys[s])}
+    return Alignment(source, target, frozenset(links), frozenset(links | besides))
+
+
+def _joins(key: Key) -> tuple[Key, ...]:
+    """What may join a source word to others in the target: an "and", which stands elsewhere there and translates no word."""
+    return ((key[0], "and"),) if key[1] in ("and", "tens", "ones") else ()
+
+
+def _words(number: int, language: str, side: str) -> tuple[tuple[Span, ...], list[Key]]:
+    if language not in LANGUAGES:
+        raise UserError(
+            f"config.data.{side}_language {language}: the words of numbers are aligned for {' and '.join(LANGUAGES)} alone"
+        )
+    text = _speller(language)(number)
+    spans, keys, place = [], [], 0
+    for forms, key in LANGUAGES[language](number):
+        place += len(text[place:]) - len(text[place:].lstrip(" ,-"))
+        form = next((form for form in forms if text.startswith(form, place)), "")
+        if not form:
+            raise AssertionError(f"{number} in {language} is {text!r}, where at {place} none of {forms} stands")
+        spans.append((place, place + len(form)))
+        keys.append(key)
+        place += len(form)
+    if place != len(text):
+        raise AssertionError(f"{number} in {language} is {text!r}, of which {text[place:]!r} is left over")
+    return tuple(spans), keys

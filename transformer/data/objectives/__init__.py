@@ -1,0 +1,31 @@
+"""Token ids of one example -> what a model reads and what it must say: a class for each thing that is learned."""
+
+from transformer.data.objectives.base import DECODER, ENCODER, PREFIXED, READER, TAGGER, Corpus, Objective, Side
+from transformer.data.objectives.denoising import Denoise, SpanCorruption
+from transformer.data.objectives.labels import LABEL, SPAN, Answer, Classify, Tag
+from transformer.data.objectives.language import CausalLM, PrefixLM
+from transformer.data.objectives.masked import RELATED, MaskedLM
+from transformer.data.objectives.translate import Translate
+
+__all__ = [
+    "DECODER",
+    "ENCODER",
+    "LABEL",
+    "PREFIXED",
+    "READER",
+    "RELATED",
+    "SPAN",
+    "TAGGER",
+    "Answer",
+    "CausalLM",
+    "Classify",
+    "Corpus",
+    "Denoise",
+    "MaskedLM",
+    "Objective",
+    "PrefixLM",
+    "Side",
+    "SpanCorruption",
+    "Tag",
+    "Translate",
+]

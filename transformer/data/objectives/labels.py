@@ -1,0 +1,149 @@
+"""Text with labels, read by an encoder alone: of the whole, of each token, of a span (Devlin et al. 2019, 4.1 to 4.3)."""
+
+import dataclasses
+
+import numpy as np
+
+from transformer.data.corpus import Ragged, spread
+from transformer.data.objectives.base import READER, TAGGER, Corpus, Objective, Side, check_limit, enclosed, share
+
+LABEL = Side("label", {"label": np.int32, "weights": np.float32}, "label_positions", "label_segments")
+SPAN = Side("span", {"first": np.int32, "last": np.int32, "weights": np.float32}, "span_positions", "span_segments")
+
+
+@dataclasses.dataclass(frozen=True)
+class Classify(Objective):
+    """Fields `text`, optionally `pair`, and `label`, one int a row: begin text end [pair end], and its label.
+
+    Without a label (the field is missing, the row is empty or -1) the weight is 0. Too long: the end of the longer one goes.
+    """
+
+    limit: int
+    begin: int
+    end: int
+    sides = (LABEL, READER)
+
+    def __post_init__(self) -> None:
+        check_limit("max_source_length", self.limit, 5)
+
+    @property
+    def limits(self) -> tuple[int, ...]:
+        return 1, self.limit
+
+    def lengths(self, corpus: Corpus) -> np.ndarray:
+        length_N = corpus["text"].lengths + 2
+        if "pair" in corpus:
+            length_N = length_N + corpus["pair"].lengths + 1
+        return np.stack([np.ones_like(length_N), length_N], axis=1)
+
+    def features(self, corpus: Corpus, index: int, epoch: int) -> dict[str, np.ndarray]:
+        parts = [corpus["text"][index][: self.limit - 2]]
+        if "pair" in corpus:
+            pair = corpus["pair"][index]
+            kept = share(len(corpus["text"][index]), len(pair), self.limit - 3)
+            parts = [parts[0][: kept[0]], pair[: kept[1]]]
+        label = max((int(n) for n in corpus["label"][index]), default=-1) if "label" in corpus else -1
+        return {
+            "label": np.array([max(label, 0)], np.int32),
+            "weights": np.array([label >= 0], np.float32),
+            **enclosed(self.begin, self.end, *parts),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Tag(Objective):
+    """Fields `text` and `tags`, a tag a token: begin text end. A tag of -1, and no tags at all, have weight 0.
+
+    Too long: the end goes.
+    """
+
+    limit: int
+    begin: int
+    end: int
+    sides = (TAGGER,)
+
+    def __post_init__(self) -> None:
+        check_limit("max_source_length", self.limit, 3)
+
+    @property
+    def limits(self) -> tuple[int, ...]:
+        return (self.limit,)
+
+    def lengths(self, corpus: Corpus) -> np.ndarray:
+        return (corpus["text"].lengths + 2)[:, None]
+
+    def features(self, corpus: Corpus, index: int, epoch: int) -> dict[str, np.ndarray]:
+        text = corpus["text"][index]
+        tags = corpus["tags"][index] if "tags" in corpus else np.full(len(text), -1)
+        if len(tags) != len(text):
+            raise ValueError(f"example {index} has {len(text)} tokens and {len(tags)} tags")
+        text, tags = text[: self.limit - 2], tags[: self.limit - 2]
+        tags = np.concatenate([[-1], tags, [-1]])
+        return {
+            **enclosed(self.begin, self.end, text),
+            "targets": np.maximum(tags, 0).astype(np.int32),
+            "weights": (tags >= 0).astype(np.float32),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer(Objective):
+    """Fields `question`, `text` (the context) and `span`, the answer's first and last token in it: begin question end text end.
+
+    `first` and `last` are places in the row. A context that does not fit is cut to windows, each `stride` tokens on from
+    the one before: `arrange` adds the field `window`, (example, first token of the context, number of tokens) a row. A
+    window without the whole answer, and a row whose span is empty (there is no answer), point at `begin`, place 0, with
+    weight 1 (BERT's code for SQuAD). Without the field `span` the weight is 0. A question keeps its first `max_question`
+    tokens, half of the room at most.
+    """
+
+    limit: int
+    begin: int
+    end: int
+    stride: int = 128
+    max_question: int = 64
+    sides = (SPAN, READER)
+
+    def __post_init__(self) -> None:
+        check_limit("max_source_length", self.limit, 5)
+
+    @property
+    def limits(self) -> tuple[int, ...]:
+        return 1, self.limit
+
+    def _question(self, length: np.ndarray) -> np.ndarray:
+        return np.minimum(length, min(self.max_question, (self.limit - 3) // 2))
+
+    def arrange(self, corpus: Corpus) -> Corpus:
+        context_E = corpus["text"].lengths
+        room_E = self.limit - 3 - self._question(corpus["question"].lengths)
+        step_E = np.minimum(self.stride, room_E)
+        count_E = 1 + -(-np.maximum(context_E - room_E, 0) // step_E)
+        example_N = np.repeat(np.arange(len(context_E)), count_E)
+        first_N = spread(np.zeros_like(count_E), count_E) * step_E[example_N]
+        length_N = np.minimum(room_E[example_N], context_E[example_N] - first_N)
+        windows = np.stack([example_N, first_N, length_N], axis=1).astype(np.int32)
+        return {**corpus, "window": Ragged(windows.ravel(), 3 * np.arange(len(windows) + 1))}
+
+    def lengths(self, corpus: Corpus) -> np.ndarray:
+        example_N, _, length_N = corpus["window"].values.reshape(-1, 3).T
+        total_N = 3 + self._question(corpus["question"].lengths[example_N]) + length_N
+        return np.stack([np.ones_like(total_N), total_N], axis=1)
+
+    def features(self, corpus: Corpus, index: int, epoch: int) -> dict[str, np.ndarray]:
+        example, start, length = (int(n) for n in corpus["window"][index])
+        question = corpus["question"][example]
+        question = question[: self._question(np.asarray(len(question)))]
+        context = corpus["text"][example][start : start + length]
+        span = corpus["span"][example] if "span" in corpus else []
+        places = (0, 0)
+        if len(span):
+            first, last = (int(n) - start for n in span)
+            if 0 <= first <= last < length:
+                places = (first + len(question) + 2, last + len(question) + 2)
+        return {
+            "first": np.array([places[0]], np.int32),
+            "last": np.array([places[1]], np.int32),
+            "weights": np.array(["span" in corpus], np.float32),
+            **enclosed(self.begin, self.end, question, context),
+        }

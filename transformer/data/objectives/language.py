@@ -1,0 +1,124 @@
+"""Text alone, said by a decoder: causal and prefix language models."""
+
+import dataclasses
+
+import numpy as np
+
+from transformer.data.corpus import Ragged, spread
+from transformer.data.objectives.base import (
+    DECODER,
+    PREFIXED,
+    SHIFT,
+    SPLIT,
+    Corpus,
+    Objective,
+    check_limit,
+    cut,
+    draw,
+    row_lengths,
+    share,
+    with_end,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class CausalLM(Objective):
+    """Field `text`, a document a row: each token from those before it; `start` stands before a document, `end` behind it.
+
+    Documents are cut to chunks of `block` tokens; a chunk's first token is said from the one before it. `cross_documents`:
+    all documents are one, parted by `end`. `shift` (training): chunks but a document's first and last start earlier by a
+    number in [0, block) drawn from (seed, epoch), so that windows differ by epoch at no cost in length: as many tokens are
+    said twice, behind the first chunk's start, as are left out, before the last chunk. Without `shift` (evaluation) each
+    token is said once.
+    """
+
+    block: int
+    start: int = 1
+    end: int = 2
+    seed: int = 0
+    cross_documents: bool = False
+    shift: bool = True
+    sides = (DECODER,)
+
+    def arrange(self, corpus: Corpus) -> Corpus:
+        documents = with_end(corpus["text"], self.end)
+        if self.cross_documents:
+            documents = Ragged(documents.values, documents.offsets[[0, -1]])
+        return cut(documents, self.block)
+
+    @property
+    def limits(self) -> tuple[int, ...]:
+        return (self.block,)
+
+    def lengths(self, corpus: Corpus) -> np.ndarray:
+        return corpus["text"].lengths[:, None]
+
+    def features(self, corpus: Corpus, index: int, epoch: int) -> dict[str, np.ndarray]:
+        return {name: rows[0] for name, rows in self.features_batch(corpus, np.array([index]), np.array([epoch])).items()}
+
+    def features_batch(self, corpus: Corpus, index_N: np.ndarray, epoch_N: np.ndarray) -> dict[str, Ragged]:
+        text, document = corpus["text"], corpus["document"].values
+        length_N = np.minimum(row_lengths(text, index_N), self.block)
+        first_N = (index_N == 0) | (document[index_N - 1] != document[index_N])
+        start_N = text.offsets[index_N]
+        if self.shift:
+            last_N = (index_N == len(text) - 1) | (document[np.minimum(index_N + 1, len(text) - 1)] != document[index_N])
+            epochs, which_N = np.unique(epoch_N, return_inverse=True)
+            shift = np.array([draw(self.seed, SHIFT, int(epoch)).integers(self.block) for epoch in epochs], np.int64)
+            start_N = start_N - np.where(first_N | last_N, 0, shift[which_N])
+        offsets = np.concatenate([[0], np.cumsum(length_N)])
+        place = spread(start_N, length_N)
+        inputs = text.values[place - 1]  # of the corpus' very first token its last, which `start` replaces
+        inputs[offsets[:-1][first_N]] = self.start
+        arrays = inputs, text.values[place], np.ones(len(place), np.float32)
+        return {name: Ragged(values, offsets) for name, values in zip(DECODER.features, arrays, strict=True)}
+
+
+@dataclasses.dataclass(frozen=True)
+class PrefixLM(Objective):
+    """A decoder alone that reads source, `start`, target, all of it seeing the source and `start`, and says the target.
+
+    That is the prefix LM of Raffel et al. 2020, 3.2.1; `prefix` is 1 along what all see (the rule "prefix" of masks.py).
+    Fields `source` and `target`: pairs, the target with `end`; where both are longer than `block` the longer one gives way.
+    Field `text`, a document a row: documents with `end` are cut to chunks of `block`, each split where (seed, epoch,
+    example) says, both parts having a token if the chunk has two.
+    """
+
+    block: int
+    start: int = 1
+    end: int = 2
+    seed: int = 0
+    sides = (PREFIXED,)
+
+    def __post_init__(self) -> None:
+        check_limit("max_target_length", self.block, 2)
+
+    def arrange(self, corpus: Corpus) -> Corpus:
+        return cut(with_end(corpus["text"], self.end), self.block) if "text" in corpus else corpus
+
+    @property
+    def limits(self) -> tuple[int, ...]:
+        return (self.block,)
+
+    def lengths(self, corpus: Corpus) -> np.ndarray:
+        if "text" in corpus:
+            return corpus["text"].lengths[:, None]
+        return (corpus["source"].lengths + corpus["target"].lengths + 1)[:, None]
+
+    def features(self, corpus: Corpus, index: int, epoch: int) -> dict[str, np.ndarray]:
+        if "text" in corpus:
+            tokens = corpus["text"][index][: self.block]
+            split = int(draw(self.seed, SPLIT, epoch, index).integers(1, len(tokens))) if len(tokens) > 1 else 0
+            source, target = tokens[:split], tokens[split:]
+        else:
+            source, target = corpus["source"][index], np.append(corpus["target"][index], self.end)
+            kept, left = share(len(source), len(target), self.block)
+            source, target = source[:kept], target[:left]
+        read = np.concatenate([source, [self.start], target]).astype(np.int32)
+        of_target = np.arange(len(read) - 1) >= len(source)
+        return {
+            "inputs": read[:-1],
+            "targets": read[1:],
+            "weights": of_target.astype(np.float32),
+            "prefix": (np.arange(len(read) - 1) <= len(source)).astype(np.int32),
+        }

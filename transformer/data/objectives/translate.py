@@ -1,0 +1,71 @@
+"""A source to a target, both given: translation, summarisation, any text to text."""
+
+import dataclasses
+
+import numpy as np
+
+from transformer.data.corpus import Ragged, spread
+from transformer.data.objectives.base import DECODER, ENCODER, Corpus, Objective, row_lengths
+
+
+@dataclasses.dataclass(frozen=True)
+class Translate(Objective):
+    """Fields `source` and `target`: the encoder reads source + end; the decoder reads start + target and says target + end.
+
+    `begin`: the source begins with it (BART). Too long: a source keeps its first tokens and the end; a target is its first
+    tokens, and does not claim to end there.
+    """
+
+    max_source_length: int
+    max_target_length: int
+    start: int = 1
+    end: int = 2
+    begin: int | None = None
+    sides = (ENCODER, DECODER)
+
+    @property
+    def _before(self) -> int:
+        return self.begin is not None
+
+    @property
+    def limits(self) -> tuple[int, ...]:
+        return self.max_source_length, self.max_target_length
+
+    def lengths(self, corpus: Corpus) -> np.ndarray:
+        return np.stack([corpus["source"].lengths + self._before, corpus["target"].lengths], axis=1) + 1
+
+    def features(self, corpus: Corpus, index: int, epoch: int) -> dict[str, np.ndarray]:
+        source, target = corpus["source"][index], corpus["target"][index]
+        before = [] if self.begin is None else [self.begin]
+        kept = source[: self.max_source_length - 1 - self._before]
+        targets = np.append(target, self.end)[: self.max_target_length].astype(np.int32)
+        return {
+            "source": np.concatenate([before, kept, [self.end]]).astype(np.int32),
+            "inputs": np.append(self.start, target)[: self.max_target_length].astype(np.int32),
+            "targets": targets,
+            "weights": np.ones(len(targets), np.float32),
+        }
+
+    def features_batch(self, corpus: Corpus, index_N: np.ndarray, epoch_N: np.ndarray) -> dict[str, Ragged]:
+        source, target = corpus["source"], corpus["target"]
+        source_N = np.minimum(row_lengths(source, index_N) + self._before + 1, self.max_source_length)
+        target_N = np.minimum(row_lengths(target, index_N) + 1, self.max_target_length)
+        said_N = np.minimum(row_lengths(target, index_N), target_N)
+        read = _place(source, index_N, source_N, self._before, source_N - 1 - self._before, self.end)
+        if self.begin is not None:
+            read.values[read.offsets[:-1]] = self.begin
+        targets = _place(target, index_N, target_N, 0, said_N, self.end)
+        return {
+            "source": read,
+            "inputs": _place(target, index_N, target_N, 1, target_N - 1, self.start),
+            "targets": targets,
+            "weights": Ragged(np.ones(len(targets.values), np.float32), targets.offsets),
+        }
+
+
+def _place(tokens: Ragged, index_N: np.ndarray, length_N: np.ndarray, shift: int, kept_N: np.ndarray, fill: int) -> Ragged:
+    """Rows of `length_N` filled with `fill`, the first `kept_N` tokens of each example laid over them from `shift` on."""
+    offsets = np.concatenate([[0], np.cumsum(length_N)])
+    values = np.full(offsets[-1], fill, np.int32)
+    values[spread(offsets[:-1] + shift, kept_N)] = tokens.values[spread(tokens.offsets[index_N], kept_N)]
+    return Ragged(values, offsets)

@@ -1,0 +1,57 @@
+"""Where text comes from: embedded tasks, text files, labelled files, data sets of the TFDS catalogue.
+
+An example is a mapping of names of fields to text: {"source", "target"} of a pair, {"text"} of a document, {"text", "pair"?,
+"label"}, {"text", "tags"}, {"question", "text", "answer", "start", "answers"}. Tokens are `vocabulary.py`, batches
+`pipeline.py`. TensorFlow is never imported.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from transformer.config import Data
+from transformer.data.sources.base import Example, Examples, Split, SplitName, fingerprint
+from transformer.data.sources.documents import read_documents
+from transformer.data.sources.labelled import read_conll, read_tsv
+from transformer.data.sources.pairs import prefixer, read_text
+from transformer.data.sources.records import read_catalogue, read_embedded
+from transformer.data.sources.squad import read_squad
+from transformer.errors import UserError
+
+__all__ = ["SOURCES", "Example", "Examples", "Split", "SplitName", "read"]
+
+SOURCES: Mapping[str, Callable[[Data, SplitName, Path], Split]] = {
+    "number_words": read_embedded,
+    "list_ops": read_embedded,
+    "entities": read_embedded,
+    "stories": read_embedded,
+    "text": read_text,
+    "documents": read_documents,
+    "tsv": read_tsv,
+    "conll": read_conll,
+    "squad": read_squad,
+    "tfds": read_catalogue,
+}
+PAIRS = ("number_words", "text", "tfds")  # whose examples have a source
+
+
+def read(data: Data, split: SplitName, cache: Path) -> Split | None:
+    """The split that `data.train`, `.validation` or `.test` names; None where that setting is none.
+
+    An embedded data set is prepared in `data.directory` or, where that is none, in the folder `cache`. UserError where the
+    data is missing, malformed or empty, or the settings do not fit it.
+    """
+    if getattr(data, split) is None:
+        return None
+    if data.mixture and data.source != "text":
+        raise UserError(f"config.data.mixture is of pairs of text files: set config.data.source=text, which is {data.source}")
+    if data.prefix and data.source not in PAIRS:
+        raise UserError(f"config.data.prefix stands before sources: config.data.source {data.source} has none")
+    result = SOURCES[data.source](data, split, cache)
+    if not data.prefix:
+        return result
+    return dataclasses.replace(
+        result,
+        examples=result.examples.map(prefixer(data.prefix, data.lowercase)),
+        fingerprint=fingerprint([result.fingerprint, repr(data.prefix)]),
+    )

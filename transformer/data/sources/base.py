@@ -1,0 +1,78 @@
+"""What every source gives: a split of examples, and its fingerprint. Where they come from is in the files beside this."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, overload
+
+SplitName = Literal["train", "validation", "test"]
+Example = Mapping[str, str]  # name of a field -> text
+VERBATIM = {"label", "tags", "start"}  # fields that lowercasing leaves as they are
+
+
+class Examples(Sequence[Example]):
+    """Examples fetched when they are asked for, by index or, several times as fast from TFDS, by slice or iteration."""
+
+    def __init__(self, length: int, fetch: Callable[[Sequence[int]], list[dict[str, str]]]):
+        self._length = length
+        self._fetch = fetch
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        where = range(self._length)[index]
+        return self._fetch(where) if isinstance(where, range) else self._fetch([where])[0]
+
+    def __iter__(self) -> Iterator[Example]:
+        for first in range(0, self._length, 4096):
+            yield from self[first : first + 4096]
+
+    def map(self, change: Callable[[dict[str, str]], dict[str, str]]) -> "Examples":
+        """The examples as `change` makes them, when they are fetched."""
+        return Examples(self._length, lambda indices: [change(example) for example in self._fetch(indices)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Examples to train on or to score.
+
+    `examples` are mappings of fields ("source" and "target", "text" and "label", ...) to text; `notices` are what the user
+    should be told; `fingerprint` is a hexadecimal hash of the content or, of a TFDS data set, of what determines it.
+    """
+
+    examples: Examples
+    notices: tuple[str, ...]
+    fingerprint: str
+
+
+def fingerprint(parts: Iterable[str]) -> str:
+    """The hash of texts without newlines."""
+    result = hashlib.sha256()
+    for part in parts:
+        result.update(part.encode() + b"\n")  # no part has a newline, so different parts differ
+    return result.hexdigest()
+
+
+def listed(examples: Sequence[dict[str, str]], notices: tuple[str, ...] = ()) -> Split:
+    """The split of examples that are in memory."""
+    lines = (json.dumps(example) for example in examples)
+    return Split(Examples(len(examples), lambda indices: [examples[i] for i in indices]), notices, fingerprint(lines))
+
+
+def lowered(example: dict[str, str]) -> dict[str, str]:
+    """The example in lower case, but for labels; an answer's "start" stays the start of the answer.
+
+    "answers", which is JSON, is lowercased as it is: the letters of its escapes are lower case already.
+    """
+    result = {field: value if field in VERBATIM else value.lower() for field, value in example.items()}
+    if "start" in example and (start := int(example["start"])) >= 0:
+        text, end = example["text"], start + len(example["answer"])
+        first, last = (len(text[:place].lower()) for place in (start, end))  # of some letters the lower case is longer
+        result |= {"start": str(first), "answer": result["text"][first:last]}
+    return result

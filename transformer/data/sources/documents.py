@@ -1,0 +1,40 @@
+"""A plain text file -> {"text"}: documents, exactly as they are in the file."""
+
+import itertools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from transformer.config import Data
+from transformer.data.sources.base import Split, SplitName, listed
+from transformer.data.sources.reading import find_one, read_lines
+from transformer.errors import UserError
+
+
+def _paragraphs(text: str) -> list[str]:
+    groups = itertools.groupby(text.split("\n"), key=lambda line: bool(line.strip()))
+    return ["\n".join(lines).removesuffix("\r") for filled, lines in groups if filled]
+
+
+def _lines(text: str) -> list[str]:
+    return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
+
+
+PARTED: Mapping[str, Callable[[str], list[str]]] = {
+    "file": lambda text: [text] if text.strip() else [],
+    "paragraph": _paragraphs,
+    "line": _lines,
+}
+
+
+def read_documents(data: Data, split: SplitName, cache: Path) -> Split:
+    """The file, or the slice of its characters, parted as `data.document` says; what is blank is no document.
+
+    Nothing inside a document changes, line ends included; the newline after a paragraph or a line does not belong to it.
+    """
+    path, cut = find_one(data, split, (".txt",))
+    text = "".join(read_lines(path))
+    text = text[cut(len(text))]
+    documents = PARTED[data.document](text.lower() if data.lowercase else text)
+    if not documents:
+        raise UserError(f"config.data.{split} {getattr(data, split)}: there is no text in it ({path})")
+    return listed([{"text": document} for document in documents])

@@ -1,0 +1,85 @@
+"""A user's labelled files: TSV -> {"text", "pair"?, "label"}, CoNLL -> {"text", "tags"}. SQuAD is squad.py."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformer.config import Data
+from transformer.data.sources.base import Split, SplitName, listed, lowered
+from transformer.data.sources.reading import find_one, read_lines
+from transformer.errors import UserError
+
+
+def read_tsv(data: Data, split: SplitName, cache: Path) -> Split:
+    """Lines `label TAB text` or, in all of the file, `label TAB text TAB pair`; each field is stripped. Slices are of lines."""
+    path, cut = find_one(data, split, (".tsv",))
+    lines = read_lines(path)
+    first = lines[0].count("\t") + 1
+    names = ("label", "text", "pair")[:first]
+    examples = []
+    for number, line in enumerate(lines, 1):
+        fields = [field.strip() for field in line.split("\t")]
+        if len(fields) not in (2, 3):
+            raise UserError(f"{path}: line {number} has {len(fields)} fields; wants label TAB text, or label TAB text TAB pair")
+        if len(fields) != first:
+            raise UserError(f"{path}: line {number} has {len(fields)} fields, line 1 has {first}; all must have as many")
+        example = dict(zip(names, fields, strict=True))
+        if empty := [name for name, field in example.items() if not field]:
+            raise UserError(f"{path}: line {number}: the {empty[0]} is empty; fill it or delete the line")
+        examples.append(example)
+    return _split(data, split, path, examples[cut(len(examples))])
+
+
+def read_conll(data: Data, split: SplitName, cache: Path) -> Split:
+    """Sentences of a token a line, the tag in the last column, as CoNLL-2003 (Tjong Kim Sang and De Meulder 2003).
+
+    Tags are BIO, or IOB1 as that corpus has it, where B- stands only between two entities of a type that touch. An I- that
+    continues no entity of its type becomes a B-: in IOB1 that is its meaning, and a notice says how many there were, as
+    in BIO they are mistakes. Lines of -DOCSTART- part sentences. Slices are of sentences.
+    """
+    path, cut = find_one(data, split, (".conll", ".txt"))
+    examples, changed = [], 0
+    for sentence in _sentences(path):
+        tags = [tag for _, _, tag in sentence]
+        begun = to_bio(tags)
+        changed += sum(a != b for a, b in zip(tags, begun, strict=True))
+        examples.append({"text": " ".join(token for _, token, _ in sentence), "tags": " ".join(begun)})
+    notice = f"{path}: {changed:,} tags I- that begin an entity were read as B- (IOB1, or mistakes if the file is BIO)"
+    return _split(data, split, path, examples[cut(len(examples))], (notice,) if changed else ())
+
+
+def to_bio(tags: list[str]) -> list[str]:
+    """IOB1 or BIO -> BIO, where every entity begins with B-."""
+    before = ["O", *tags]
+    return ["B" + t[1:] if t[0] == "I" and p[1:] != t[1:] else t for p, t in zip(before, tags, strict=False)]
+
+
+def _sentences(path: Path) -> Iterator[list[tuple[int, str, str]]]:
+    """(line, token, tag) of each sentence."""
+    width = 0
+
+    def parts(line: tuple[int, str]) -> bool:
+        return not line[1].strip() or line[1].startswith("-DOCSTART-")
+
+    for between, lines in itertools.groupby(enumerate(read_lines(path), 1), parts):
+        if between:
+            continue
+        sentence = []
+        for number, line in lines:
+            columns = line.split()
+            width = width or len(columns)
+            if len(columns) < 2:
+                raise UserError(f"{path}: line {number} has one column; wants a token and, in the last column, its tag")
+            if len(columns) != width:
+                raise UserError(f"{path}: line {number} has {len(columns)} columns, those before it have {width}")
+            tag = columns[-1]
+            if tag != "O" and not (tag[:2] in ("B-", "I-") and len(tag) > 2):
+                raise UserError(f"{path}: line {number}: the tag {tag} is neither O nor B- or I- with a type, as in B-PER")
+            sentence.append((number, columns[0], tag))
+        yield sentence
+
+
+def _split(data: Data, split: SplitName, path: Path, examples: list[dict[str, str]], notices: tuple[str, ...] = ()) -> Split:
+    if not examples:
+        raise UserError(f"config.data.{split} {getattr(data, split)}: there is no example in it ({path})")
+    return listed([lowered(example) for example in examples] if data.lowercase else examples, notices)

@@ -1,0 +1,107 @@
+"""TFDS data sets, read from their array_record files: the embedded tasks, and those of the TFDS catalogue.
+
+TFDS is imported only when it is needed: it takes a while, and plain files do without. TensorFlow is never imported.
+"""
+
+import contextlib
+import dataclasses
+import io
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformer.config import Data
+from transformer.data.sources.base import Examples, Split, SplitName, fingerprint, lowered
+from transformer.errors import UserError, nearest
+
+
+def read_embedded(data: Data, split: SplitName, cache: Path) -> Split:
+    """The task named `data.source`, prepared in `data.directory` or, where that is none, in `cache`."""
+    from transformer.data import embedded
+
+    folder = Path(data.directory).expanduser() if data.directory else cache
+    task = embedded.TASKS[data.source]
+    with _quiet():
+        builder = embedded.prepare(data, folder)
+        result = _records(builder, data, split, {field: field for field in task.texts})
+    return dataclasses.replace(result, notices=(task.notice(data),)) if split == "train" else result
+
+
+def read_catalogue(data: Data, split: SplitName, cache: Path) -> Split:
+    """The prepared data set `data.tfds_name`, whose texts are named as the languages are."""
+    from tensorflow_datasets.core import constants, read_only_builder
+
+    if data.tfds_name is None:
+        raise UserError("config.data.tfds_name is not set: config.data.source tfds needs it, as in wmt14_translate/de-en")
+    folder = Path(data.directory or constants.DATA_DIR).expanduser()
+    with _quiet():
+        try:  # from the files alone: the catalogue's own code may want TensorFlow
+            builder = read_only_builder.builder_from_files(data.tfds_name, data_dir=folder)
+        except (ValueError, OSError) as error:
+            prepared = {
+                str(p.parent.parent.relative_to(folder)) for n in (2, 3) for p in folder.glob("*/" * n + "features.json")
+            }
+            raise UserError(
+                f"config.data.tfds_name {data.tfds_name}: not prepared in {folder}{nearest(data.tfds_name, prepared)}; "
+                "to prepare it takes the network and TensorFlow: on a machine that has both, run `tfds build "
+                f"{data.tfds_name} --file_format=array_record --data_dir=DIR`, "
+                "then copy DIR here and set config.data.directory to it"
+            ) from error
+        fields = {"source": data.source_language, "target": data.target_language}
+        known = _texts(builder.info)
+        for side, field in fields.items():
+            if field not in known:
+                raise UserError(
+                    f"config.data.{side}_language {field}: "
+                    f"the texts of {builder.info.full_name} are {', '.join(known) or 'none'}"
+                )
+        return _records(builder, data, split, fields)
+
+
+def _texts(info: Any) -> list[str]:
+    import tensorflow_datasets as tfds
+
+    return [field for field, feature in info.features.items() if isinstance(feature, tfds.features.Text)]
+
+
+def _records(builder: Any, data: Data, split: SplitName, fields: Mapping[str, str]) -> Split:
+    """The split of a prepared TFDS data set; `fields`: which of its features an example's fields are."""
+    info, name = builder.info, getattr(data, split)
+    try:
+        records = builder.as_data_source(name)
+    except ValueError as error:
+        raise UserError(
+            f"config.data.{split} {name}: {info.full_name} has no such split, or nothing in it; "
+            f"its splits are {', '.join(info.splits)}{nearest(name, info.splits)}"
+        ) from error
+    except NotImplementedError as error:
+        raise UserError(
+            f"{builder.data_dir}: kept as {info.file_format.value}, which takes TensorFlow to read: "
+            "on a machine that has it, run `tfds convert_format --out_file_format=array_record "
+            f"--dataset_version_dir={builder.data_dir}`"
+        ) from error
+
+    def fetch(indices: Sequence[int]) -> list[dict[str, str]]:
+        rows = records.__getitems__(list(indices))  # several times as fast as one by one
+        return [{field: row[feature].decode().strip() for field, feature in fields.items()} for row in rows]
+
+    examples = Examples(len(records), fetch)
+    determined_by = [info.full_name, name, str(len(records)), *fields.values(), str(data.lowercase)]
+    return Split(examples.map(lowered) if data.lowercase else examples, (), fingerprint(determined_by))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """TFDS prints to stdout, logs and draws progress bars: not for our user."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

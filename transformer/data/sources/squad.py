@@ -1,0 +1,88 @@
+"""SQuAD's JSON -> {"question", "text", "answer", "start", "answers"} (Rajpurkar et al. 2016; 2018)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformer.config import Data
+from transformer.data.sources.base import Split, SplitName, listed, lowered
+from transformer.data.sources.reading import find_one, read_lines
+from transformer.errors import UserError
+
+_CALLED = {dict: "an object", list: "a list", str: "a string", int: "a whole number"}
+
+
+def read_squad(data: Data, split: SplitName, cache: Path) -> Split:
+    """An example a question: its context is "text", "answer" the first answer given and "start" its first character there.
+
+    "answers" is a JSON list of all answers. Without an answer (v2): "", -1 and [""]. Slices are of articles, so
+    that no paragraph is in two.
+    """
+    path, cut = find_one(data, split, (".json",))
+    try:
+        content = json.loads("".join(read_lines(path)))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: line {error.lineno}, column {error.colno}: no JSON ({error.msg})") from error
+    except (RecursionError, ValueError) as error:  # nested too deep; a number too long
+        raise UserError(f"{path}: no JSON of SQuAD's form ({error})") from error
+    articles = _get(path, "", content, "data", list)
+    examples = []
+    for a in range(len(articles))[cut(len(articles))]:
+        where = f"data[{a}]"
+        for p, paragraph in enumerate(_get(path, where, articles[a], "paragraphs", list)):
+            where = f"data[{a}].paragraphs[{p}]"
+            context = _get(path, where, paragraph, "context", str)
+            for q, question in enumerate(_get(path, where, paragraph, "qas", list)):
+                examples.append(_example(path, f"{where}.qas[{q}]", context, question))
+    if not examples:
+        raise UserError(f"config.data.{split} {getattr(data, split)}: there is no question in it ({path})")
+    return listed([lowered(example) for example in examples] if data.lowercase else examples)
+
+
+def _example(path: Path, where: str, context: str, question: Any) -> dict[str, str]:
+    asked = _get(path, where, question, "question", str).strip()
+    answers = _get(path, where, question, "answers", list)
+    unanswerable = question.get("is_impossible", False)
+    if not isinstance(unanswerable, bool):
+        raise UserError(f"{path}: {where}.is_impossible is neither true nor false")
+    if unanswerable == bool(answers):
+        has = "is_impossible and has answers" if unanswerable else "has no answers and does not say is_impossible: true"
+        raise UserError(f"{path}: {where} {has}; correct it")
+    texts, starts = [], []
+    for n, answer in enumerate(answers):
+        here = f"{where}.answers[{n}]"
+        text, start = _get(path, here, answer, "text", str), _get(path, here, answer, "answer_start", int)
+        if not text.strip():
+            raise UserError(f"{path}: {here}.text is blank")
+        if start < 0 or context[start : start + len(text)] != text:
+            name = question.get("id", where)
+            raise UserError(
+                f"{path}: {here} of the question with id {name}: {text[:40]!r} is not at character {start} of its context"
+            )
+        texts.append(text)
+        starts.append(start)
+    return {
+        "question": asked,
+        "text": context,
+        "answer": texts[0] if texts else "",
+        "start": str(starts[0] if starts else -1),
+        "answers": json.dumps(list(dict.fromkeys(texts)) or [""], ensure_ascii=False),
+    }
+
+
+def _get(path: Path, where: str, value: Any, key: str, kind: type) -> Any:
+    """`value[key]`, which must be of that kind; UserError with the path within the JSON."""
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: {where or 'the whole'} is not an object")
+    here = f"{where}.{key}".lstrip(".")
+    if key not in value:
+        raise UserError(f"{path}: {here} is missing")
+    found = value[key]
+    if not isinstance(found, kind) or isinstance(found, bool):
+        raise UserError(f"{path}: {here} is not {_CALLED[kind]}")
+    if kind is str and not found.isascii():
+        try:
+            found.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{path}: {here} has half of a surrogate pair ({found[error.start]!a})") from error
+    return found

@@ -1,0 +1,195 @@
+"""A text that goes on: samples of a causal language model, as they are drawn, and how likely it finds a text.
+
+Drawing itself is sampling.py, windows of long documents perplexity.py.
+Letters: B samples, P slots of a prompt, T tokens.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer.data.objectives import CausalLM
+from transformer.errors import UserError
+from transformer.inference import perplexity, sampling
+from transformer.inference.loading import Loaded, Map, most_positions, pad, round_length
+
+Array = jax.Array
+
+CHUNK = 16  # tokens drawn between two looks at the text
+
+
+class Generator:
+    """A causal language model of a workdir."""
+
+    def __init__(self, loaded: Loaded):
+        self.loaded, self.config, self.facts, self.model = loaded, loaded.config, loaded.facts, loaded.model
+        self.params, model = loaded.params, loaded.model
+        self.vocabulary = loaded.vocabularies["text"]
+        self.notices: list[str] = []  # what the user should be told of the last call
+        self._begin = jax.jit(self._begin_samples, static_argnames="length")
+        self._extend = jax.jit(self._extend_samples, static_argnames="count")
+        self._logits = jax.jit(lambda params, batch: model.apply({"params": params}, batch))
+        self._nll = jax.jit(self._token_nll)
+        self._observe = jax.jit(lambda params, batch: model.apply({"params": params}, batch, mutable=["intermediates"])[1])
+
+    @property
+    def window(self) -> int:
+        """Tokens that the model sees at once: as many as it has positions for, else as it was trained on."""
+        return most_positions(self.config) or self.config.data.max_target_length
+
+    def generate(self, prompt: str, num_samples: int = 1, seed: int = 0) -> list[str]:
+        """What follows the prompt, `num_samples` times, as `config.search` says."""
+        texts = [""] * num_samples
+        for number, piece in self.stream(prompt, num_samples, seed):
+            texts[number] += piece
+        return texts
+
+    def stream(self, prompt: str, num_samples: int = 1, seed: int = 0) -> Iterator[tuple[int, str]]:
+        """(sample, more of its text) as it is drawn. A sample is the same alone and among others.
+
+        Past the window the last half of it is read again as a prompt. UserError, at once: the prompt is longer than the
+        model's positions.
+        """
+        self.notices = []
+        given = self._ids(prompt, "the prompt")
+        if len(given) > self.window:
+            self.notices = [f"of the prompt's {len(given):,} tokens the last {self.window:,} are read, as many as in training"]
+        return self._stream(given, num_samples, seed)
+
+    def _ids(self, text: str, what: str) -> list[int]:
+        """The start and the text's tokens. UserError: more than the model's positions."""
+        ids = [self.facts.start, *self.vocabulary.encode(text.lower() if self.config.data.lowercase else text)]
+        if (most := most_positions(self.config)) is not None and len(ids) > most:
+            raise UserError(
+                f"{what} has {len(ids):,} tokens, the start included, and the model positions for {most:,} "
+                "(config.model.max_positions); shorten it"
+            )
+        return ids
+
+    def _stream(self, given: list[int], num_samples: int, seed: int) -> Iterator[tuple[int, str]]:
+        ids = [list(given) for _ in range(num_samples)]
+        writers = [_Writer(self.vocabulary, given, self.config.search.stop) for _ in range(num_samples)]
+        going, left, key = np.ones(num_samples, bool), self.config.search.max_new_tokens, jax.random.key(seed)
+        part = 0
+        while going.any() and left > 0:
+            read = [row[-self.window :] if part == 0 else row[-max(self.window // 2, 1) :] for row in ids]
+            count = min(left, max(self.window - max(map(len, read)) + 1, 1))
+            for tokens_BxN, alive in self._draw(read, going, count, jax.random.fold_in(key, part)):
+                for number, row in enumerate(tokens_BxN):
+                    ids[number].extend(row)
+                    if row and (text := writers[number].write(ids[number][len(given) :], last=not alive[number])):
+                        yield number, text
+                    alive[number] &= not writers[number].stopped
+                going = alive
+            left, part = left - count, part + 1
+        for number, writer in enumerate(writers):
+            if text := writer.write(ids[number][len(given) :], last=True):
+                yield number, text
+
+    def _draw(
+        self, read: list[list[int]], going: np.ndarray, count: int, key: Array
+    ) -> Iterator[tuple[list[list[int]], np.ndarray]]:
+        """Up to `count` tokens of each sample, a chunk at a time, and which samples go on; the caller may end some there."""
+        length = min(round_length(max(map(len, read))), max(self.window, max(map(len, read))))
+        tokens_BxP, valid_BxP = pad(read, length, left=True)
+        limit_B = np.where(going, count, 0).astype(np.int32)
+        state, new_BxN = self._begin(self.params, tokens_BxP, valid_BxP > 0, limit_B, key, length=length + count)
+        drawn = 1
+        while True:
+            lengths_B, active_B = np.asarray(state.lengths_B), np.asarray(state.active_B)
+            first = drawn - new_BxN.shape[1]
+            rows = [
+                [int(i) for i in new[: max(have - first, 0)] if i != self.facts.end]
+                for new, have in zip(np.asarray(new_BxN), lengths_B, strict=True)
+            ]
+            # A sample that reached this part's limit goes on in the next; one that ended does not.
+            ended_B = (lengths_B < np.minimum(drawn, limit_B)) | (np.asarray(state.last_B) == self.facts.end)
+            going = going & ~ended_B
+            yield rows, going
+            if not (active_B & going).any():
+                return
+            state = sampling.stop(state, jnp.asarray(~going))
+            state, new_BxN = self._extend(self.params, state, count=CHUNK)
+            drawn += CHUNK
+
+    def _step(self, params: Any) -> sampling.Step:
+        def step(tokens_BxT: Array, cache: Any, valid_BxT: Array | None = None) -> tuple[Array, Any]:
+            return self.model.apply({"params": params}, tokens_BxT, cache, None, valid_BxT, method="step")  # type: ignore[return-value]
+
+        return step
+
+    def _begin_samples(
+        self, params: Any, tokens_BxP: Array, valid_BxP: Array, limit_B: Array, key: Array, *, length: int
+    ) -> tuple[sampling.State, Array]:
+        asked = self.config.search
+        cache = self.model.apply({"params": params}, None, length, tokens_BxP.shape[0], method="start")
+        warp = sampling.Warp(asked.temperature, asked.top_k, asked.top_p, asked.repetition_penalty)
+        return sampling.begin(self._step(params), cache, tokens_BxP, valid_BxP, limit_B, self.facts.end, key, warp)
+
+    def _extend_samples(self, params: Any, state: sampling.State, *, count: int) -> tuple[sampling.State, Array]:
+        return sampling.extend(self._step(params), state, count)
+
+    # --- how likely a text is -------------------------------------------------------------------------------------------
+
+    def logits(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """For each text the logits TxN after start, token 1, ..., all of its tokens. UserError: as in `stream`."""
+        rows = [self._ids(text, "a text") for text in texts]
+        tokens, segments = pad(rows, max(map(len, rows), default=1))
+        logits = np.asarray(self._logits(self.params, {"inputs": tokens, "segments": segments}))
+        return [logits[row, : len(ids)] for row, ids in enumerate(rows)]
+
+    def perplexity(self, documents: Sequence[str]) -> dict[str, float]:
+        """Nats and perplexity per token, an end behind each document, and bits per character and byte.
+
+        The window is as long as a training row and moves on by `config.evaluate.stride` tokens.
+        """
+        window = self.config.data.max_target_length
+        stride, rows = min(self.config.evaluate.stride or window, window), self.config.search.batch_size
+        objective = self.loaded.objective
+        ids = [[*each, self.facts.end] for each in self.vocabulary.encode_batch(list(documents))]
+        if isinstance(objective, CausalLM) and objective.cross_documents:
+            ids = [[token for each in ids for token in each]]
+        score = partial(self._nll, self.params)
+        sums = perplexity.sums(perplexity.token_nll(score, ids, self.facts.start, window, stride, rows))
+        characters, size = sum(map(len, documents)), sum(len(d.encode("utf-8", "surrogateescape")) for d in documents)
+        return perplexity.measures(sums, characters, size)
+
+    def _token_nll(self, params: Any, inputs_BxT: Array, targets_BxT: Array, weights_BxT: Array) -> Array:
+        logits_BxTxN: Any = self.model.apply({"params": params}, {"inputs": inputs_BxT})
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits_BxTxN), targets_BxT[..., None], axis=-1)[..., 0]
+
+    def attention(self, source: str, target: str | None = None) -> list[Map]:
+        """Weights while the text is read, as much of it as the model sees at once."""
+        text = source + (target or "")
+        ids = [self.facts.start, *self.vocabulary.encode(text.lower() if self.config.data.lowercase else text)][: self.window]
+        pieces = ["<s>", *self.vocabulary.pieces(ids[1:])]
+        layers = self._observe(self.params, {"inputs": np.asarray([ids])})["intermediates"]["decoder"]["layers"]
+        weights = np.asarray(layers["self_attention"]["weights"][0])[:, 0]
+        return [Map("decoder self attention", weights, pieces, pieces)]
+
+
+class _Writer:
+    """The text of a sample so far: what is new of it, without half characters, and up to the stop string."""
+
+    def __init__(self, vocabulary: Any, given: list[int], stop: str | None):
+        self.vocabulary, self.given, self.stop = vocabulary, given, stop
+        self.before, self.written, self.stopped = vocabulary.decode(given), 0, False
+
+    def write(self, ids: list[int], last: bool) -> str:
+        """What can be written now. Unless `last`, what a stop string or a character may need is held back."""
+        if self.stopped:
+            return ""
+        text = self.vocabulary.decode([*self.given, *ids])[len(self.before) :]
+        if self.stop and self.stop in text[max(self.written - len(self.stop), 0) :]:
+            self.stopped, last = True, True
+            text = text[: text.index(self.stop, max(self.written - len(self.stop), 0))]
+        until = len(text)
+        if not last:
+            whole, stop = text.rstrip("\ufffd"), self.stop or ""
+            until = len(whole) - next((n for n in range(len(stop) - 1, 0, -1) if whole.endswith(stop[:n])), 0)
+        new, self.written = text[self.written : until], max(self.written, until)
+        return new

@@ -1,0 +1,167 @@
+"""Labels of texts, tags of words, answers in texts, and masked tokens filled in: what an encoder alone can say.
+
+An example is a mapping of fields, as sources.py gives them, without what is asked for.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from transformer import families
+from transformer.data.encode import tagged, texts
+from transformer.errors import UserError
+from transformer.inference.loading import Loaded, Map, clean, pad, round_length
+
+LONGEST_ANSWER = 30  # tokens (BERT's code for SQuAD)
+MASK = "<mask>"
+
+
+class Labeller:
+    """An encoder alone, with what stands on it."""
+
+    def __init__(self, loaded: Loaded):
+        self.loaded, self.config, self.facts, self.model = loaded, loaded.config, loaded.facts, loaded.model
+        self.params, self.objective, model = loaded.params, loaded.objective, loaded.model
+        self._cut: list[int] = []  # numbers, from 1, of the examples that the last call cut
+        self._scores = jax.jit(lambda params, batch: model.apply({"params": params}, batch))
+        self._observe = jax.jit(lambda params, batch: model.apply({"params": params}, batch, mutable=["intermediates"])[1])
+
+    def predict(self, examples: Sequence[Mapping[str, str]], first: int = 1) -> list[str]:
+        """A label, the tags parted by spaces, an answer (blank: none), or a text with its masks filled, of each example.
+
+        `first`: the number of the first one, as messages name it. UserError: some texts have a pair, others not.
+        """
+        if first == 1:
+            self._cut = []
+        ways = {"label": self._labels, "tags": self._tags, "span": self._answers, "filled": self._fill}
+        cleaned = [self._cleaned(example) for example in examples]
+        for number, example in enumerate(cleaned, first):
+            if example.keys() != cleaned[0].keys():
+                has = [f"line {n} has the fields {', '.join(e)}" for n, e in ((number, example), (first, cleaned[0]))]
+                raise UserError(f"{'; '.join(has)}: give all the same")
+        return ways[families.kind_of(self.config).output](cleaned, first) if examples else []
+
+    @property
+    def notices(self) -> list[str]:
+        """What the user should be told of the last call."""
+        if not self._cut:
+            return []
+        count, limit = f"{len(self._cut):,} text{'s' * (len(self._cut) > 1)}", self.config.data.max_source_length
+        return [f"{count} cut to {limit} tokens (config.data.max_source_length), the first of them number {self._cut[0]:,}"]
+
+    def parse(self, line: str, number: int = 1) -> dict[str, str]:
+        """A line as an example: its fields, parted by tabs. UserError: too few or many."""
+        fields = {"label": ("text", "pair"), "span": ("question", "text")}.get(families.kind_of(self.config).output, ("text",))
+        parts = line.split("\t")
+        least = 2 if fields[0] == "question" else 1
+        if not least <= len(parts) <= len(fields):
+            raise UserError(f"line {number} has {len(parts)} fields parted by tabs: wants {' TAB '.join(fields)}")
+        return dict(zip(fields, parts, strict=False))
+
+    def _cleaned(self, example: Mapping[str, str]) -> dict[str, str]:
+        """Offsets into a text must hold, so only case is changed where an answer is looked for."""
+        if "question" in example:
+            return {k: v.lower() if self.config.data.lowercase else v for k, v in example.items() if k in ("question", "text")}
+        return {k: clean(self.config, v) for k, v in example.items() if k in ("text", "pair")}
+
+    def _labels(self, examples: Sequence[Mapping[str, str]], first: int) -> list[str]:
+        corpus = self.objective.arrange(texts(examples, self.loaded.vocabularies, ()))
+        return [self.facts.labels[int(scores.argmax())] for scores in self._rows(corpus, first)]
+
+    def _tags(self, examples: Sequence[Mapping[str, str]], first: int) -> list[str]:
+        corpus = tagged(examples, self.loaded.vocabularies, ())
+        words = list(dict.fromkeys(word for example in examples for word in example["text"].split()))
+        ids = self.loaded.vocabularies["text"].encode_batch(words)
+        tokens = {word: len(each) for word, each in zip(words, ids, strict=True)}
+        result = []
+        for example, scores_SxC in zip(examples, self._rows(corpus, first), strict=True):
+            place, tags = 1, []  # behind the beginning
+            for word in example["text"].split():
+                # Nothing is known of a word that was cut, or that is no token.
+                known = tokens[word] and place < len(scores_SxC) - 1
+                tags.append(self.facts.labels[int(scores_SxC[place].argmax())] if known else "O")
+                place += tokens[word]
+            result.append(" ".join(tags))
+        return result
+
+    def _answers(self, examples: Sequence[Mapping[str, str]], first: int) -> list[str]:
+        corpus = self.objective.arrange(texts(examples, self.loaded.vocabularies, ()))
+        best = [(0.0, "")] * len(examples)
+        spans = [self.loaded.vocabularies["text"].spans(example["text"]) for example in examples]
+        for (example, place, length), scores_Sx2 in zip(
+            corpus["window"].values.reshape(-1, 3), self._rows(corpus, first), strict=True
+        ):
+            text_Sx2 = scores_Sx2[len(scores_Sx2) - 1 - length : len(scores_Sx2) - 1]  # before the end
+            pairs = text_Sx2[:, None, 0] + text_Sx2[None, :, 1] - scores_Sx2[0].sum()  # against the beginning: no answer
+            ahead = np.arange(length)[None, :] - np.arange(length)[:, None]
+            pairs = np.where((ahead >= 0) & (ahead < LONGEST_ANSWER), pairs, -np.inf)
+            if length and (score := pairs.max()) > best[example][0]:
+                begin, end = np.unravel_index(pairs.argmax(), pairs.shape)
+                where = spans[example][place + int(begin)][0], spans[example][place + int(end)][1]
+                best[example] = float(score), examples[example]["text"][slice(*where)].strip()
+        return [text for _, text in best]
+
+    def _fill(self, examples: Sequence[Mapping[str, str]], first: int) -> list[str]:
+        vocabulary, size, result = self.loaded.vocabularies["text"], self.config.search.batch_size, []
+        for start in range(0, len(examples), size):  # logits are large: a batch of them at a time
+            some = enumerate(examples[start : start + size], first + start)
+            rows = [self._with_masks(example["text"], number) for number, example in some]
+            ready = [{"source": np.asarray(ids), "token_types": np.zeros(len(ids), np.int64)} for ids, _ in rows]
+            for (ids, masks), logits_SxN in zip(rows, self._apply(ready, "logits"), strict=True):
+                for place in masks:
+                    ids[place] = int(logits_SxN[place, : vocabulary.size].argmax())
+                result.append(vocabulary.decode(ids[1:-1]))
+        return result
+
+    def _with_masks(self, text: str, number: int) -> tuple[list[int], list[int]]:
+        """The tokens of a text, each <mask> of it one, between begin and end, and where the masks are. Too long: cut."""
+        facts, vocabulary, limit = self.facts, self.loaded.vocabularies["text"], self.config.data.max_source_length
+        first, *others = vocabulary.encode_batch([text] if facts.mask is None else text.split(MASK))
+        ids = [facts.start if facts.begin is None else facts.begin, *first]
+        masks = []
+        for part in others:
+            masks.append(len(ids))
+            ids += [facts.mask, *part]
+        if len(ids) >= limit:
+            self._cut.append(number)
+        return [*ids[: limit - 1], facts.end], [place for place in masks if place < limit - 1]
+
+    def _rows(self, corpus: Any, first: int) -> Iterator[np.ndarray]:
+        """What the classifier says of each row, in order. `first`: the number of the first one."""
+        lengths, limit = self.objective.lengths(corpus)[:, -1], self.config.data.max_source_length
+        self._cut += (np.flatnonzero(lengths > limit) + first).tolist()
+        return self._apply([self.objective.features(corpus, n, 0) for n in range(len(lengths))], "scores")
+
+    def _apply(self, rows: list[dict[str, np.ndarray]], name: str) -> Iterator[np.ndarray]:
+        """By batches of like length. Of a row with fewer tokens only these come back."""
+        size, results = self.config.search.batch_size, [np.zeros(0)] * len(rows)
+        order = sorted(range(len(rows)), key=lambda n: len(rows[n]["source"]))
+        for first in range(0, len(order), size):
+            chosen = order[first : first + size]
+            length = min(round_length(len(rows[chosen[-1]]["source"])), self.config.data.max_source_length)
+            length = max(length, len(rows[chosen[-1]]["source"]))
+            fill: list[Any] = [[]] * (size - len(chosen))
+            tokens, segments = pad([rows[n]["source"] for n in chosen] + fill, length)
+            types, _ = pad([rows[n]["token_types"] for n in chosen] + fill, length)
+            batch = {"source": tokens, "source_segments": segments, "token_types": types}
+            found = np.asarray(self._scores(self.params, batch)[name])
+            for row, n in enumerate(chosen):
+                results[n] = found[row] if found.ndim == 2 else found[row, : len(rows[n]["source"])]
+        return iter(results)
+
+    def attention(self, source: str, target: str | None = None) -> list[Map]:
+        """Weights while the text is read; `target`: a second segment."""
+        self._cut, limit = [], self.config.data.max_source_length
+        vocabulary = self.loaded.vocabularies["text"]
+        ids, _ = self._with_masks(clean(self.config, source), 1)
+        types = [0] * len(ids)
+        if target:
+            more = [*vocabulary.encode(clean(self.config, target)), self.facts.end]
+            ids, types = ids + more, types + [1] * len(more)
+        self._cut = [1] if len(ids) > limit else self._cut
+        batch = {"source": np.asarray([ids[:limit]]), "token_types": np.asarray([types[:limit]])}
+        layers = self._observe(self.params, batch)["intermediates"]["encoder"]["layers"]
+        pieces = [MASK if i == self.facts.mask else vocabulary.pieces([i])[0] for i in ids[:limit]]
+        return [Map("encoder self attention", np.asarray(layers["self_attention"]["weights"][0])[:, 0], pieces, pieces)]

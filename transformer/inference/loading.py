@@ -1,0 +1,111 @@
+"""What a workdir holds of a trained model, and the small things that all ways to use it share.
+
+What a model can be asked is `translate.py`, `generate.py`, `label.py`; which of these it is, `predict.py`.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from transformer import families, settings
+from transformer.config import Config, Facts, validate
+from transformer.data import prepare
+from transformer.data.objectives import Objective
+from transformer.data.vocabulary import Vocabulary
+from transformer.errors import UserError
+from transformer.runtime import checkpoints as checkpoints_lib
+from transformer.runtime.checkpoints import Checkpoints
+from transformer.runtime.workdir import open_existing
+
+# Lengths that are compiled for; longer ones go by multiples of the last.
+LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A model with its parameters, and vocabularies by field of an example. `steps`: the checkpoints it is made of."""
+
+    config: Config
+    facts: Facts
+    model: nn.Module
+    objective: Objective
+    params: Any
+    vocabularies: Mapping[str, Vocabulary]
+    steps: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Map:
+    """Attention of a stack to draw: weights of every layer and head, what is looked at (across) and what looks (down)."""
+
+    name: str
+    weights_LxHxTxS: np.ndarray
+    across: Sequence[str]
+    down: Sequence[str]
+
+
+def read(path: str | Path, overrides: Mapping[str, str] | None = None, mode: str | None = None) -> Loaded:
+    """A workdir's model. `overrides` of settings, as on the command line, may touch those alone that change no parameter.
+
+    The checkpoints are those of `config.evaluate`: the last, the best, or the mean of the last few; the moving average if
+    one was kept. UserError: damaged or incomplete; what was trained has not `mode`.
+    """
+    workdir = open_existing(Path(path))
+    made = workdir.config()
+    config = validate(settings.override(made, overrides or {}))
+    if changed := settings.differences(made, config):
+        raise UserError(f"--config: {path} was trained with other settings, they cannot change now: {', '.join(changed)}")
+    if mode is not None:
+        families.check_mode(config, mode)
+    facts, kind = workdir.facts(), families.kind_of(config)
+    vocabularies = prepare.load_vocabularies(config.data, families.text_fields(kind), workdir.vocabulary)
+    model = families.FAMILIES[config.family].model(config, facts)
+    objective = families.make_objective(config, facts, vocabularies)
+    checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
+    evaluate, item = config.evaluate, "params" if config.train.ema_decay is None else "average"
+    like = jax.eval_shape(lambda: families.init_params(model, objective, config.train.seed))
+    steps = checkpoints.steps()[-evaluate.average :]
+    if evaluate.checkpoint == "best":
+        if (best := checkpoints.best()) is None and steps:
+            raise UserError(
+                f"config.evaluate.checkpoint best: no checkpoint of {path} has {config.checkpoint.best_metric}; "
+                "set --config.evaluate.checkpoint=last"
+            )
+        steps = [] if best is None else [best]
+    params = checkpoints_lib.average(checkpoints, steps, item, like)
+    checkpoints.close()
+    return Loaded(config, facts, model, objective, params, vocabularies, tuple(steps))
+
+
+def clean(config: Config, text: str) -> str:
+    """As the training text was: stripped, and lowercased where that was asked."""
+    return text.strip().lower() if config.data.lowercase else text.strip()
+
+
+def most_positions(config: Config) -> int | None:
+    """Tokens that positions can be told of; none: any number."""
+    return config.model.max_positions if config.model.positions == "learned" and config.family != "recurrent" else None
+
+
+def round_length(length: int) -> int:
+    """The compiled length that holds `length` tokens."""
+    for known in LENGTHS:
+        if length <= known:
+            return known
+    return -(-length // LENGTHS[-1]) * LENGTHS[-1]
+
+
+def pad(rows: Sequence[Sequence[int] | np.ndarray], length: int, left: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and segments (1 where there is a token), int32 BxS; the padding behind the tokens or, `left`, before them."""
+    tokens = np.zeros((len(rows), length), np.int32)
+    segments = np.zeros((len(rows), length), np.int32)
+    for number, row in enumerate(rows):
+        place = slice(length - len(row), None) if left else slice(0, len(row))
+        tokens[number, place] = row
+        segments[number, place] = 1
+    return tokens, segments

@@ -1,0 +1,223 @@
+"""Text in, text out: tokens, batches by length, search, text again.
+
+Search itself is search.py. Letters: B sentences, S source tokens, T target tokens.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer.errors import UserError
+from transformer.inference import search
+from transformer.inference.loading import Loaded, Map, clean, most_positions, pad, round_length
+
+Array = jax.Array
+
+CHUNK = 32  # batches sorted by length together; memory is constant however many lines come
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """One hypothesis: its text and its length-penalised log probability."""
+
+    text: str
+    score: float
+
+
+class Translator:
+    """Texts to texts, by search. Of a model with an encoder, or of a prefix LM, whose prefix is the source."""
+
+    def __init__(self, loaded: Loaded):
+        self.loaded, self.config, self.facts, self.model = loaded, loaded.config, loaded.facts, loaded.model
+        self.params, model = loaded.params, loaded.model
+        fields = list(loaded.vocabularies.values())
+        self.source_vocabulary, self.target_vocabulary = fields[0], fields[-1]
+        self._encodes = hasattr(model, "encode")
+        self._cut: list[int] = []  # numbers, from 1, of the texts that the last call cut
+        self._search = jax.jit(self._search_batch, static_argnames="max_length")
+        self._logits = jax.jit(lambda params, batch: model.apply({"params": params}, batch))
+        self._given = jax.jit(self._with_hidden)
+        self._observe = jax.jit(lambda params, batch: model.apply({"params": params}, batch, mutable=["intermediates"])[1])
+
+    def translate(self, texts: Iterable[str]) -> Iterator[list[Output]]:
+        """For each text, in order, its `search.n_best` hypotheses, best first. A blank text gives blank ones."""
+        texts, first = iter(texts), 1
+        while chunk := list(itertools.islice(texts, self.config.search.batch_size * CHUNK)):
+            yield from self._chunk(chunk, first)
+            first += len(chunk)
+
+    @property
+    def notices(self) -> list[str]:
+        """What the user should be told of the last call."""
+        if not self._cut:
+            return []
+        count, limit = f"{len(self._cut):,} sentence{'s' * (len(self._cut) > 1)}", self.config.data.max_source_length
+        return [f"{count} cut to {limit} tokens (config.data.max_source_length), the first of them number {self._cut[0]:,}"]
+
+    def logits(self, sources: Sequence[str], targets: Sequence[str]) -> list[np.ndarray]:
+        """For each pair the logits TxN after start, target token 1, ..., T - 1 target tokens."""
+        if not sources:
+            return []
+        inputs = self._inputs(targets)
+        batch, places = self._batch_of(self._sources(sources), inputs)
+        logits = np.asarray(self._logits(self.params, batch))
+        return [logits[row, place : place + len(ids)] for row, (ids, place) in enumerate(zip(inputs, places, strict=True))]
+
+    def attention(self, source: str, target: str | None = None) -> list[Map]:
+        """Weights of each stack, while `target` is said (none: what the model says)."""
+        if target is None:
+            target = next(self.translate([source]))[0].text
+        [source_ids], [input_ids] = self._sources([source]), self._inputs([target])
+        batch, _ = self._batch_of([source_ids], [input_ids])
+        columns = self.source_vocabulary.pieces(source_ids)
+        rows = ["<s>", *self.target_vocabulary.pieces(input_ids[1:])]
+        if not self._encodes:
+            columns = rows = [*columns, *rows]
+        maps = []
+        for stack, layers in self._observe(self.params, batch).get("intermediates", {}).items():  # none: no attention
+            for kind, sown in layers["layers"].items():
+                cross = "cross" in kind
+                across = columns if cross or stack == "encoder" else rows
+                # In cross-attention what is said looks at what it translates, not what was read.
+                down = [*rows[1:], "</s>"] if cross else across
+                maps.append(Map(f"{stack} {kind.replace('_', ' ')}", np.asarray(sown["weights"][0])[:, 0], across, down))
+        return maps
+
+    def cross_attention(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Weights LxBxHxTxS while each target is said, from the token after the start on. Rows have padding behind them."""
+        batch, _ = self._batch_of(self._sources([s for s, _ in pairs]), self._inputs([t for _, t in pairs]))
+        observed = self._observe(self.params, batch)["intermediates"]["decoder"]["layers"]
+        return np.asarray(observed["cross_attention"]["weights"][0])
+
+    def target_nll(
+        self, pairs: Sequence[tuple[str, str]], hidden: Sequence[Sequence[int]] | None = None, encoder: bool = False
+    ) -> list[np.ndarray]:
+        """Nats of each target's tokens. `hidden`: numbers of source tokens that attention does not see, nor, with
+        `encoder`, the encoder."""
+        sources, inputs = self._sources([s for s, _ in pairs]), self._inputs([t for _, t in pairs])
+        batch, _ = self._batch_of(sources, inputs)
+        mask_BxS = np.zeros(batch["source"].shape, bool)
+        for row, places in enumerate(hidden or [[]] * len(pairs)):
+            mask_BxS[row, list(places)] = True
+        if encoder:
+            batch["source_segments"] = np.where(mask_BxS, 0, batch["source_segments"])
+        log_probs = np.asarray(self._given(self.params, batch, mask_BxS))
+        return [-log_probs[row, np.arange(len(ids) - 1), ids[1:]] for row, ids in enumerate(inputs)]
+
+    def _with_hidden(self, params: Any, batch: Any, hidden_BxS: Array) -> Array:
+        apply = functools.partial(self.model.apply, {"params": params})
+        memory: Any = apply(batch["source"], None, batch["source_segments"], method="encode")
+        cache = apply(memory, batch["inputs"].shape[1], len(batch["inputs"]), method="start")
+        logits, _ = apply(batch["inputs"], cache, memory.without(hidden_BxS), batch["segments"] > 0, method="step")  # type: ignore[misc]
+        return jax.nn.log_softmax(logits)
+
+    def _batch_of(self, sources: list[list[int]], inputs: list[list[int]]) -> tuple[dict[str, np.ndarray], list[int]]:
+        """What the model is called with, and where in its rows each target begins. UserError: as in `_inputs`."""
+        if not self._encodes:
+            rows = [[*source, *ids] for source, ids in zip(sources, inputs, strict=True)]
+            longest, most = max(map(len, rows)), most_positions(self.config)
+            if most is not None and longest > most:
+                raise UserError(
+                    f"source and target have {longest} tokens, the start included, and config.model.max_positions is {most}; "
+                    "shorten them"
+                )
+            tokens, segments = pad(rows, longest)
+            prefix, _ = pad([[1] * (len(source) + 1) for source in sources], longest)  # all see the start, as in training
+            return {"inputs": tokens, "segments": segments, "prefix": prefix}, [len(source) for source in sources]
+        source, source_segments = pad(sources, max(map(len, sources)))
+        tokens, segments = pad(inputs, max(map(len, inputs)))
+        batch = {"source": source, "source_segments": source_segments, "inputs": tokens, "segments": segments}
+        return batch, [0] * len(sources)
+
+    def _asked(self, text: str) -> str:
+        """A source with the task's prefix before it, if it has not got it."""
+        text, prefix = clean(self.config, text), self.config.data.prefix
+        prefix = prefix.lower() if self.config.data.lowercase else prefix
+        return text if not text or text.startswith(prefix) else prefix + text
+
+    def _sources(self, texts: Sequence[str], first: int = 1) -> list[list[int]]:
+        """What the encoder reads of each text, the end included; `first`: the number of the first text."""
+        limit = self.config.data.max_source_length
+        if first == 1:
+            self._cut = []
+        ids = self.source_vocabulary.encode_batch([self._asked(text) for text in texts])
+        before = [] if self.facts.begin is None else [self.facts.begin]
+        after = [self.facts.end] if self._encodes else []
+        room = limit - len(before) - 1  # the end, or, behind a prefix, the start
+        self._cut += [number for number, tokens in enumerate(ids, first) if len(tokens) > room]
+        return [[*before, *tokens[:room], *after] for tokens in ids]
+
+    def _inputs(self, texts: Sequence[str]) -> list[list[int]]:
+        """What the decoder reads of each target, the start included. UserError: past the end of a positions table."""
+        inputs = [
+            [self.facts.start, *ids] for ids in self.target_vocabulary.encode_batch([clean(self.config, t) for t in texts])
+        ]
+        longest, most = max(map(len, inputs)), most_positions(self.config)
+        if most is not None and longest > most:
+            raise UserError(
+                f"a target has {longest} tokens, the start included, and config.model.max_positions is {most}; shorten it"
+            )
+        return inputs
+
+    def _chunk(self, texts: list[str], first: int) -> Iterator[list[Output]]:
+        sources, size = self._sources(texts, first), self.config.search.batch_size
+        blank = Output("", 0.0)
+        results = [[blank] * self.config.search.n_best for _ in texts]
+        order = sorted((n for n in range(len(texts)) if texts[n].strip()), key=lambda n: len(sources[n]))
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            for row, outputs in zip(rows, self._batch([sources[row] for row in rows]), strict=True):
+                results[row] = outputs
+        yield from results
+
+    def _batch(self, sources: list[list[int]]) -> list[list[Output]]:
+        size, extra = self.config.search.batch_size, self.config.search.max_extra
+        # No longer than any source may be: a table of positions may end there.
+        length = min(round_length(max(map(len, sources))), self.config.data.max_source_length)
+        most, longest = most_positions(self.config), length + extra
+        tokens, segments = pad(sources + [[]] * (size - len(sources)), length, left=not self._encodes)
+        limits = [len(s) + extra for s in sources]
+        if most is not None:  # a prefix takes positions of the same table
+            limits = [min(n, most - (0 if self._encodes else len(s))) for n, s in zip(limits, sources, strict=True)]
+            longest = min(longest, most)
+        limits = np.array(limits + [0] * (size - len(sources)), np.int32)
+        found = jax.device_get(self._search(self.params, tokens, segments, limits, max_length=longest))
+        outputs = []
+        for row in range(len(sources)):
+            ids = [found.tokens_BxNxL[row, n, : found.lengths_BxN[row, n]] for n in range(found.lengths_BxN.shape[1])]
+            kept = [[int(i) for i in best if i != self.facts.end] for best in ids]
+            texts = [self.target_vocabulary.decode(best) for best in kept]
+            outputs.append([Output(text, float(score)) for text, score in zip(texts, found.scores_BxN[row], strict=True)])
+        return outputs
+
+    def _search_batch(self, params: Any, source_BxS: Array, segments_BxS: Array, limit_B: Array, *, max_length: int) -> Any:
+        asked, beams = self.config.search, self.config.search.beam_size
+        apply = functools.partial(self.model.apply, {"params": params})
+        rows = beams * len(limit_B)
+        starts = jnp.full(limit_B.shape, self.facts.start, jnp.int32)
+        if self._encodes:
+            memory = apply(source_BxS, None, segments_BxS, method="encode")
+            cache = apply(memory, max_length, rows, method="start")
+        else:  # the source is a prefix in the cache, fed once and then shared out to the beams
+            memory, length = None, source_BxS.shape[1] + max_length
+            cache = apply(None, length, len(limit_B), method="start")
+            # The source sees the start, as in training. The search feeds it again, to the same slot.
+            seen = jnp.concatenate([source_BxS, starts[:, None]], axis=1)
+            valid = jnp.concatenate([segments_BxS > 0, jnp.ones_like(starts, bool)[:, None]], axis=1)
+            fed: Any = apply(seen, cache, None, valid, True, method="step")[1]
+            cache = fed | {"slot": fed["slot"] - 1, "next": fed["next"] - 1}
+            cache = jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), cache)
+        alpha, form = asked.length_penalty, asked.penalty_form
+
+        def step(tokens_BxT: Array, cache: Any) -> tuple[Array, Any]:
+            return apply(tokens_BxT, cache, memory, method="step")
+
+        if beams == 1:
+            return search.greedy(step, cache, starts, limit_B, max_length, self.facts.end, alpha=alpha, form=form)
+        return search.beam(step, cache, starts, limit_B, max_length, self.facts.end, beams, alpha, asked.n_best, form=form)

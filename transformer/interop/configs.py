@@ -1,0 +1,195 @@
+"""`config.json` and `generation_config.json` to settings of ours, and back, by the tables of fields.py."""
+
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from transformer import settings
+from transformer.config import Config, Facts
+from transformer.errors import UserError, nearest
+from transformer.interop.fields import (
+    COMMON_ONLY,
+    FORMATS,
+    REQUIRED,
+    SEARCH,
+    SEARCH_ONLY,
+    SEARCH_SILENT,
+    SILENT,
+    Field,
+    Format,
+)
+
+Values = dict[str, Any]  # settings of ours by dotted name, those of Facts after "facts."
+# Ids that a generation_config.json may say otherwise than config.json does; text is made by the former.
+IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+EXPORTED = "config.json"
+
+
+def to_settings(
+    form: Format, raw: Mapping[str, Any], generation: Mapping[str, Any] | None, where: str, search_where: str
+) -> Values:
+    """Settings by dotted name. UserError names a field that is unknown, unsupported or ill-typed."""
+    searching = [field.theirs for field in SEARCH] + [*SEARCH_ONLY, "forced_eos_token_id"]
+    only = {**COMMON_ONLY, **form.only}
+    named = [name for field in form.fields for name in field.theirs.split()]
+    only = {name: allowed for name, allowed in only.items() if name not in named}
+    known = {*named, *only, *SILENT, *form.silent, *searching, *IDS}
+    for name, value in raw.items():
+        if name not in known:
+            raise UserError(
+                f"{where}: {name} is {value!r}: there is no such field of this model here{nearest(name, known)}; a model that "
+                "needs it is not supported, from another file remove it"
+            )
+    _check_only(only, raw, where)
+    if generation is None:
+        generation = {name: value for name, value in raw.items() if name in searching}
+        search_where = where
+    else:
+        for name in generation:
+            if name not in {*searching, *IDS, *SEARCH_SILENT}:
+                raise UserError(f"{search_where}: {name} is {generation[name]!r}: search has no such setting; remove it there")
+        raw = {**raw, **{name: generation[name] for name in IDS if name in named and generation.get(name) is not None}}
+    values = dict(form.fixed) | dict(form.training) | _values(form.fields, raw, where)
+    values |= {"search.penalty_form": "power"} | _values(SEARCH, generation, search_where)
+    _check_search(generation, values, search_where)
+    return values
+
+
+def _check_only(only: Mapping[str, Any], raw: Mapping[str, Any], where: str) -> None:
+    for name, allowed in only.items():
+        if raw.get(name, allowed[0]) not in allowed:
+            raise UserError(f"{where}: {name} is {raw[name]!r}: only {allowed[0]!r} is supported")
+
+
+def _check_search(generation: Mapping[str, Any], values: Values, where: str) -> None:
+    """All at once: published files have several."""
+    wrong = [f"{n} {generation[n]!r}" for n, allowed in SEARCH_ONLY.items() if generation.get(n, allowed[0]) not in allowed]
+    pad = values["facts.pad"]
+    if generation.get("bad_words_ids") == [[pad]] and pad == values["facts.target_rows"] - 1:
+        wrong = [each for each in wrong if not each.startswith("bad_words_ids")]
+        values["facts.target_size"] = pad  # an entry past the vocabulary is never said
+    end = values.get("facts.end")
+    forced = generation.get("forced_eos_token_id")  # at its limit a hypothesis of ours is finished as it is
+    if forced not in (None, end, [end]):
+        wrong.append(f"forced_eos_token_id {forced!r}")
+    if wrong:
+        raise UserError(
+            f"{where}: {', '.join(wrong)}: search has no such rule; remove {'them' if len(wrong) > 1 else 'it'} from the file "
+            "to search without"
+        )
+
+
+def _values(fields: Any, raw: Mapping[str, Any], where: str) -> Values:
+    kinds, seen, result, said = _kinds(), {}, {}, {}
+    for field in fields:
+        names = field.theirs.split()
+        value = raw.get(field.theirs) if len(names) == 1 else _several(names, field, raw)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if value is None:
+            value = field.default(seen) if callable(field.default) else field.default
+        if value is REQUIRED:
+            raise UserError(f"{where}: it has no {field.theirs}")
+        seen[field.theirs] = value
+        if value is None:
+            continue  # ours has its own default
+        shown = f"{where}: {field.theirs} is {value!r}"
+        if field.values is not None:
+            value = next((ours for theirs, ours in field.values if theirs == value), REQUIRED)
+            if value is REQUIRED:
+                raise UserError(f"{shown}: wants one of {', '.join(str(theirs) for theirs, _ in field.values)}")
+        for name in field.ours:
+            if not settings.has_type(value, kinds[name]):
+                raise UserError(f"{shown}: wants {settings.type_name(kinds[name])}")
+            if result.get(name, value) != value:
+                raise UserError(f"{shown} and {said[name]}: here config.{name} is one setting; make them equal")
+            result[name], said[name] = value, shown.removeprefix(f"{where}: ")
+    return result
+
+
+def _several(names: list[str], field: Field, raw: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(raw.get(name, default) for name, default in zip(names, field.default, strict=True))
+
+
+def _kinds() -> dict[str, Any]:
+    kinds = {name: kind for name, kind, _, _ in settings.fields(Config())}
+    return kinds | {f"facts.{name}": kind for name, kind in typing.get_type_hints(Facts).items()}
+
+
+def choose(config: Config) -> str:
+    """The model type that a configuration is written as. UserError: there is none, and why."""
+    mine = {name: form for name, form in FORMATS.items() if form.family == config.family}
+    if not mine:
+        raise UserError(f"config.family {config.family}: Transformers has no such model; {_families()} can be written")
+    by_positions = {form.fixed["model.positions"]: name for name, form in mine.items()}
+    if config.model.positions not in by_positions:
+        raise UserError(
+            f"config.model.positions {config.model.positions}: of {config.family}, Transformers has models with "
+            f"{', '.join(by_positions)} ({', '.join(mine)}); others cannot be written"
+        )
+    return by_positions[config.model.positions]
+
+
+def _families() -> str:
+    return ", ".join(dict.fromkeys(form.family for form in FORMATS.values()))
+
+
+def to_fields(name: str, config: Config, facts: Facts) -> dict[str, Any]:
+    """The fields of a `config.json` of model type `name`. UserError: a setting that such a model has not."""
+    form, model = FORMATS[name], config.model
+    mine = {setting: value for setting, _, _, value in settings.fields(config)}
+    mine |= {"model.d_k": model.key_width, "model.d_v": model.value_width, "model.final_norm": model.has_final_norm}
+    mine |= {f"facts.{field}": value for field, value in settings.to_dict(facts).items()}
+    fixed = dict(form.fixed)
+    if form.heads_end:
+        fixed |= {"model.d_k": model.d_model / model.num_heads, "model.d_v": model.d_model / model.num_heads}
+    for setting, value in fixed.items():
+        if mine[setting] != value:
+            raise UserError(
+                f"config.{setting} is {mine[setting]}: a {name} model of Transformers has {value}; it cannot be written"
+            )
+    kinds = (*form.architectures.values(), *form.objectives)
+    if config.objective.kind not in kinds:
+        raise UserError(
+            f"config.objective.kind {config.objective.kind}: {name} models are for {', '.join(dict.fromkeys(kinds))}"
+        )
+    result: dict[str, Any] = {"model_type": name}
+    for field in form.fields:
+        if field.written:
+            names, value = field.theirs.split(), _inverse(name, field, mine)
+            result |= dict(zip(names, value if len(names) > 1 else [value], strict=True))
+    return result | {"is_encoder_decoder": config.family == "encoder_decoder", "torch_dtype": "float32"}
+
+
+def _inverse(name: str, field: Field, mine: Mapping[str, Any]) -> Any:
+    value = mine[field.ours[0]]
+    for other in field.ours[1:]:
+        if mine[other] != value and not other.endswith("dropout_rate"):
+            raise UserError(
+                f"config.{other} is {mine[other]} and config.{field.ours[0]} {value}: a {name} model has one for both"
+            )
+    if field.values is None:
+        return value
+    for theirs, ours in field.values:
+        if ours == value:
+            return theirs
+    known = ", ".join(dict.fromkeys(str(ours) for _, ours in field.values))
+    raise UserError(
+        f"config.{field.ours[0]} is {value}: a {name} model of Transformers has one of {known}; it cannot be written"
+    )
+
+
+def search_fields(config: Config, facts: Facts) -> dict[str, Any]:
+    """Fields of a `generation_config.json`. How to search is free, so what has no name there is left out."""
+    search = config.search
+    ids = {"pad_token_id": facts.pad, "eos_token_id": facts.end}
+    if config.family == "encoder_decoder":
+        ids |= {"decoder_start_token_id": facts.start} | ({} if facts.begin is None else {"bos_token_id": facts.begin})
+    else:
+        ids |= {"bos_token_id": facts.start}
+    sampling = {n: v for n in ("temperature", "top_k", "top_p", "repetition_penalty") if (v := getattr(search, n)) is not None}
+    if facts.target_size == facts.pad == facts.target_rows - 1:
+        ids |= {"bad_words_ids": [[facts.pad]], "renormalize_logits": True}
+    if search.penalty_form == "gnmt" and search.length_penalty:
+        return ids | sampling
+    return ids | sampling | {"num_beams": search.beam_size, "length_penalty": search.length_penalty}

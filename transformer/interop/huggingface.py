@@ -1,0 +1,184 @@
+"""Weights in and out: a folder of Hugging Face's Transformers to what a workdir holds, and back.
+
+BERT, GPT-2, T5 (1.0 and 1.1), BART, Marian. Names of parameters are names.py, settings fields.py: tables, one a family.
+Neither PyTorch nor Transformers is needed.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transformer import settings
+from transformer.config import Config, Facts, validate
+from transformer.data.vocabulary import Vocabulary
+from transformer.errors import UserError
+from transformer.files import new_folder
+from transformer.interop import configs, convert, tensors, vocabularies
+from transformer.interop.fields import FORMATS
+from transformer.interop.names import NAMES
+
+LONGEST = 512  # tokens of a sentence, where positions know no end
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """What a workdir is made of. Vocabularies by name: "joint", or "source" and "target"."""
+
+    config: Config
+    facts: Facts
+    params: Any
+    vocabularies: dict[str, Vocabulary]
+
+
+def read(folder: str | Path) -> Imported:
+    """The model and the tokenizer of a folder with `config.json` and safetensors.
+
+    UserError, one line: what is missing, damaged or unsupported; fields of `config.json` by name.
+    """
+    folder = Path(folder)
+    model_type, raw, generation = _read_fields(folder)
+    rows = raw.get("vocab_size") or next(f.default for f in FORMATS[model_type].fields if f.theirs == "vocab_size")
+    made, told = vocabularies.read(folder, model_type, rows)
+    return _read_model(folder, model_type, raw, generation, made, told)
+
+
+def read_model(folder: str | Path) -> Imported:
+    """`read` without the tokenizer: every entry of a table counts as one of the vocabulary."""
+    folder = Path(folder)
+    return _read_model(folder, *_read_fields(folder), {}, {})
+
+
+def write(folder: str | Path, config: Config, facts: Facts, params: Any, vocabs: Mapping[str, Vocabulary]) -> None:
+    """Makes the folder: `config.json`, `generation_config.json`, `model.safetensors`, tokenizer.
+
+    `vocabs`: of the source (the text) first, of the target last, or one. UserError: a setting or a vocabulary that
+    Transformers has not, or the folder has something in it.
+    """
+    folder = Path(folder)
+    name = configs.choose(config)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: it is there already and not empty; choose another folder")
+    fields = configs.to_fields(name, config, facts) | _head_fields(name, config, facts)
+    arrays = convert.to_tensors(NAMES[name], config, params)
+    with new_folder(folder) as new:
+        tensors.write(new, arrays)
+        _write_json(new / "config.json", fields)
+        if config.family != "encoder_only":
+            _write_json(new / "generation_config.json", configs.search_fields(config, facts))
+        if vocabs:
+            sides = list(vocabs.values())
+            vocabularies.write(new, name, sides[0], sides[-1], facts)
+
+
+def _read_fields(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any] | None]:
+    """The model type, `config.json`, and `generation_config.json` where there is one."""
+    if not (folder / "config.json").is_file():
+        what = "it has no config.json" if folder.is_dir() else "there is no such folder"
+        raise UserError(f"{folder}: {what}; wants a folder that Transformers' save_pretrained has written")
+    raw = tensors.read_json(folder / "config.json")
+    name = raw.get("model_type")
+    if name not in FORMATS:
+        raise UserError(f"{folder / 'config.json'}: model_type is {name!r}: only {', '.join(FORMATS)} are supported")
+    generation = folder / "generation_config.json"
+    return name, raw, tensors.read_json(generation) if generation.is_file() else None
+
+
+def _read_model(
+    folder: Path,
+    name: str,
+    raw: dict[str, Any],
+    generation: dict[str, Any] | None,
+    made: dict[str, Vocabulary],
+    told: Mapping[str, Any],
+) -> Imported:
+    form, names, where = FORMATS[name], NAMES[name], str(folder / "config.json")
+    architecture = (raw.get("architectures") or list(form.architectures)[:1])[0]
+    if architecture not in form.architectures:
+        raise UserError(f"{where}: architectures is {architecture}: only {', '.join(form.architectures)} are supported")
+    arrays = convert.normalise(names, tensors.read(folder))
+    values = configs.to_settings(form, _completed(name, raw, arrays), generation, where, str(folder / "generation_config.json"))
+    values |= {"family": form.family, "objective.kind": form.architectures[architecture]}
+    values["objective.next_sentence"] = (
+        values["objective.kind"] == "masked_lm"
+        and "cls.seq_relationship.weight" in arrays
+        and "bert.pooler.dense.weight" in arrays
+    )
+    facts = _make_facts(values, told, _labels(architecture, raw, where), folder)
+    config = _make_config(values, made)
+    return Imported(config, facts, convert.to_params(names, config, facts, arrays, str(folder)), made)
+
+
+def _completed(name: str, raw: dict[str, Any], arrays: convert.Tensors) -> dict[str, Any]:
+    """T5's fields as they are meant: of its two releases one scales its states and ties, the other does neither.
+
+    Older files say both by `tie_word_embeddings`; Transformers 5 says that it ties whatever the tensors are.
+    """
+    if name != "t5":
+        return raw
+    tied = raw.get("tie_word_embeddings") is not False
+    scaled = raw.get("scale_decoder_outputs", tied)
+    head, table = arrays.get("lm_head.weight"), arrays.get("shared.weight")
+    tied = head is None or (tied and table is not None and np.array_equal(head, table))
+    return raw | {"tie_word_embeddings": tied, "scale_decoder_outputs": scaled}
+
+
+def _make_config(values: Mapping[str, Any], made: Mapping[str, Vocabulary]) -> Config:
+    config = Config()
+    model_settings = {name: value for name, value in values.items() if not name.startswith("facts.")}
+    for name, value in model_settings.items():
+        config = settings.replace(config, name, value)
+    longest = config.model.max_positions if config.model.positions == "learned" else LONGEST
+    data = {"max_source_length": longest, "max_target_length": min(values.get("data.max_target_length", longest), longest)}
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, **data, vocabulary="imported"))
+    return validate(settings.replace(config, "data.joint_vocabulary", "source" not in made))
+
+
+def _make_facts(values: Mapping[str, Any], told: Mapping[str, Any], labels: tuple[str, ...], folder: Path) -> Facts:
+    said = {name.removeprefix("facts."): value for name, value in values.items() if name.startswith("facts.")}
+    sizes = {side: told.get(f"{side}_size", said[f"{side}_rows"]) for side in ("source", "target")}
+    for side, size in sizes.items():
+        if size > said[f"{side}_rows"]:
+            raise UserError(
+                f"{folder}: its tokenizer has {size} entries, and vocab_size in config.json is {said[f'{side}_rows']}"
+            )
+    sizes["target"] = min(sizes["target"], said.get("target_size", sizes["target"]))
+    known: dict[str, Any] = {"unknown": said.get("end", 0), "start": 0, "end": 0} | said | dict(told)
+    known |= {f"{side}_size": size for side, size in sizes.items()}
+    return Facts(**known, labels=labels)
+
+
+def _labels(architecture: str, raw: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The labels by id, of the architectures that have them."""
+    if architecture not in ("BertForSequenceClassification", "BertForTokenClassification"):
+        return ()
+    count = raw.get("num_labels", raw.get("_num_labels", 2))
+    named = raw.get("id2label") or {str(n): f"LABEL_{n}" for n in range(count)}
+    try:
+        labels = tuple(str(named[str(n)]) for n in range(len(named)))
+    except (KeyError, TypeError):
+        raise UserError(f"{where}: id2label is {named!r}: wants a label for each of 0, 1, ..") from None
+    if len(labels) < 2:
+        raise UserError(f"{where}: id2label has {len(labels)} entry: a classifier of numbers is not supported")
+    return labels
+
+
+def _head_fields(name: str, config: Config, facts: Facts) -> dict[str, Any]:
+    """`architectures`, and the labels."""
+    form, kind = FORMATS[name], config.objective.kind
+    suitable = [a for a, each in form.architectures.items() if each == kind] or list(form.architectures)
+    architecture = suitable[0]
+    if name == "bert" and kind == "masked_lm" and config.objective.next_sentence:
+        architecture = "BertForPreTraining"
+    elif name == "bert" and kind == "classify":
+        architecture = "BertForSequenceClassification" if facts.labels else "BertModel"
+    labels = dict(enumerate(facts.labels))
+    named = {"id2label": labels, "label2id": {label: number for number, label in labels.items()}} if labels else {}
+    return {"architectures": [architecture]} | named
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,85 @@
+"""Tensors of a folder by name, from `model.safetensors` or its shards, and into them. What the names mean is names.py."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from transformer.errors import UserError
+
+FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD_BYTES = 5_000_000_000  # of a file, where a model is larger
+FLOATS = ("float32", "float16", "bfloat16", "float64")
+# What else weights are published in. Pickles are programs: to read one is to run it.
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def read(folder: Path) -> dict[str, np.ndarray]:
+    """Every tensor of the folder, as it is stored. UserError: there are none, they are not safetensors, or damaged."""
+    if (folder / INDEX).is_file():
+        return _read_shards(folder)
+    if (folder / FILE).is_file():
+        return _read_file(folder / FILE)
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise UserError(
+            f"{folder}: its weights are in {pickles[0]}, a pickle file, which can run any program when it is read, so it is "
+            f"refused; save the model as {FILE} where you trust it"
+        )
+    raise UserError(f"{folder}: there is no {FILE} and no {INDEX}; weights are read from safetensors alone")
+
+
+def write(folder: Path, tensors: Mapping[str, np.ndarray], shard_bytes: int = SHARD_BYTES) -> None:
+    """Writes them into the folder, into several files with an index if they exceed `shard_bytes`."""
+    shards: list[dict[str, np.ndarray]] = [{}]
+    held = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and held + tensor.nbytes > shard_bytes:
+            shards.append({})
+            held = 0
+        shards[-1][name] = np.ascontiguousarray(tensor)
+        held += tensor.nbytes
+    names = [FILE] if len(shards) == 1 else [f"model-{n + 1:05d}-of-{len(shards):05d}.safetensors" for n in range(len(shards))]
+    for name, shard in zip(names, shards, strict=True):
+        safetensors.numpy.save_file(shard, folder / name, metadata={"format": "pt"})  # or Transformers refuses it
+    if len(shards) > 1:
+        places = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+        index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": places}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_file(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load_file(path)
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path}: damaged, or no safetensors file ({error}); fetch it again") from error
+
+
+def _read_shards(folder: Path) -> dict[str, np.ndarray]:
+    path = folder / INDEX
+    places: Any = read_json(path).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise UserError(f"{path}: it has no weight_map of names to files; fetch it again")
+    result: dict[str, np.ndarray] = {}
+    for name in sorted(set(places.values())):
+        if Path(name).name != name or not (folder / name).is_file():
+            raise UserError(f"{path}: it names the file {name}, which is not in the folder; fetch it")
+        result |= _read_file(folder / name)
+    if lacking := [tensor for tensor in places if tensor not in result]:
+        raise UserError(f"{path}: its files have no tensor {lacking[0]}; fetch them again")
+    return result
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """UserError: cannot be read, or is no JSON object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: it is no JSON object")
+    return value

@@ -1,0 +1,169 @@
+"""A stack of scanned layers, what it remembers while text is generated, and logits. Models made of them: transformer.py.
+
+Letters: B rows (sentences), S source tokens, T target tokens, C slots of a cache, L layers, D d_model, H heads, K, V head
+widths, N entries of the target table.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from transformer.config import Model
+from transformer.models import positions as positions_lib
+from transformer.models.attention import MASKED
+from transformer.models.dropout import Dropout
+from transformer.models.layers import REMAT, Embedding, Layer, kernel_initializer, make_norm
+from transformer.models.masks import Mask, Side
+
+Array = jax.Array
+Cache = dict[str, Any]
+
+
+@struct.dataclass
+class Memory:
+    """What a decoder sees of a source: each layer's keys LxBxSxHxK and values LxBxSxHxV, and whose they are."""
+
+    keys: Array
+    values: Array
+    side: Side
+
+    def without(self, hidden_BxS: Array) -> "Memory":
+        """The same source, of which attention does not see the tokens where `hidden_BxS` is true."""
+        segments = jnp.ones(hidden_BxS.shape, jnp.int32) if self.side.segments is None else self.side.segments
+        return self.replace(side=self.side.replace(segments=jnp.where(hidden_BxS, 0, segments)))  # type: ignore[attr-defined]
+
+
+class Stack(nn.Module):
+    """Positions, dropout and `num_layers` layers, scanned: one parameter layout whatever the depth, layers first."""
+
+    config: Model
+    num_layers: int
+    cross: bool
+    bidirectional: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BxTxD: Array,
+        mask: Mask,
+        *,
+        memory: Memory | None = None,
+        cache: Cache | None = None,
+        gates: Mapping[str, Array] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Array, Cache | None]:
+        """States BxTxD and the cache. `gates`: {"self": LxH, "cross": LxH}, factors on heads."""
+        config = self.config
+        positions = positions_lib.make(config, self.bidirectional)
+        parameters = {}
+        if positions.owner == "stack":
+            parameters = {n: self.param(f"position_{n}", *spec) for n, spec in positions.parameters().items()}
+        x_BxTxD = positions.embed(parameters, x_BxTxD, mask.query.positions)
+        if config.embedding_norm:
+            x_BxTxD = make_norm(config, "embedding_norm")(x_BxTxD)
+        dropout = Dropout(config.dropout_rate, config.dropout_generator, deterministic, name="embedding_dropout")
+        x_BxTxD = dropout(x_BxTxD)
+
+        shared: dict[str, Any] = {"mask": mask, "position_parameters": parameters}
+        own: dict[str, Any] = {"gates": dict(gates or {})}
+        if memory is not None:
+            shared["cross_mask"] = Mask(Side(mask.query.positions, None if cache else mask.query.segments), memory.side)
+            own["memory"] = (memory.keys, memory.values)
+        if cache is not None:
+            x_BxTxD, cache = self._with_cache(
+                x_BxTxD, own, shared, cache, Layer(config, positions, self.cross, True, parent=None)
+            )
+        else:
+            layer = Layer
+            if config.remat != "none":
+                layer = nn.remat(Layer, policy=REMAT[config.remat], prevent_cse=False)
+            layers = nn.scan(
+                layer,
+                variable_axes={"params": 0, "intermediates": 0},
+                split_rngs={"params": True, "dropout": True},
+                in_axes=(0, nn.broadcast),  # type: ignore[arg-type]  (a tuple, as its docstring says)
+                length=self.num_layers,
+                unroll=min(config.unroll, self.num_layers),
+            )
+            x_BxTxD, _ = layers(config, positions, self.cross, deterministic, name="layers")(x_BxTxD, own, shared)
+        if config.has_final_norm:
+            x_BxTxD = make_norm(config, "final_norm")(x_BxTxD)
+        return x_BxTxD, cache
+
+    def _with_cache(self, x: Array, own: Any, shared: Any, cache: Cache, layer: Layer) -> tuple[Array, Cache]:
+        """Layer by layer, so that each layer's keys and values stay apart and are updated in place."""
+        stacked = self.variables["params"]["layers"]
+        shared = shared | {"slot": cache["slot"][0]}
+        written = []
+        for index, layer_cache in enumerate(cache["layers"]):
+            parameters, mine = jax.tree.map(lambda leaf, i=index: leaf[i], (stacked, own))
+            x, layer_cache = layer.apply({"params": parameters}, x, mine | {"cache": layer_cache}, shared)
+            written.append(layer_cache)
+        return x, cache | {"layers": written}
+
+
+def start_cache(config: Model, rows: int, max_length: int) -> Cache:
+    """An empty cache of `max_length` slots for a decoder. Batch axis first in every leaf; a free slot has segment 0."""
+    dtype = jnp.dtype(config.dtype)
+
+    def empty(width: int) -> Array:
+        return jnp.zeros((rows, max_length, config.num_heads, width), dtype)
+
+    layers = [{"key": empty(config.key_width), "value": empty(config.value_width)} for _ in range(config.num_decoder_layers)]
+    slots = jnp.zeros((rows, max_length), jnp.int32)
+    zeros = jnp.zeros((rows,), jnp.int32)
+    # All rows write the same slot; `next` is the position a row's next token has, which left-padding makes differ.
+    return {"layers": layers, "positions": slots, "segments": slots, "slot": zeros, "next": zeros}
+
+
+def advance_cache(cache: Cache, valid_BxT: Array, whole: bool = False) -> tuple[Cache, Mask]:
+    """Positions and segments of T new tokens written into the cache (keys and values are not), and the mask they see.
+
+    `whole`: the T tokens are a prefix, all of which each of them sees (prefix LM).
+    """
+    valid = valid_BxT.astype(jnp.int32)
+    positions_BxT = jnp.maximum(cache["next"][:, None] + jnp.cumsum(valid, axis=1) - 1, 0)
+    slot = cache["slot"][0]
+    key_positions = jax.lax.dynamic_update_slice_in_dim(cache["positions"], positions_BxT, slot, axis=1)
+    key_segments = jax.lax.dynamic_update_slice_in_dim(cache["segments"], valid, slot, axis=1)
+    cache = cache | {"positions": key_positions, "segments": key_segments}
+    query = Side(positions_BxT)
+    if not whole:
+        return cache, Mask(query, Side(key_positions, key_segments), "causal")
+    prefix = jax.lax.dynamic_update_slice_in_dim(jnp.zeros_like(key_segments), valid, slot, axis=1)
+    return cache, Mask(query, Side(key_positions, key_segments, prefix > 0), "prefix")
+
+
+def finish_step(cache: Cache, valid_BxT: Array) -> Cache:
+    """The cache with its counters moved past T tokens."""
+    added = jnp.sum(valid_BxT.astype(jnp.int32), axis=1)
+    return cache | {"slot": cache["slot"] + valid_BxT.shape[1], "next": cache["next"] + added}
+
+
+class Logits(nn.Module):
+    """States to fp32 logits BxTxN, with a tied table or its own; entries that the vocabulary lacks are masked."""
+
+    config: Model
+    rows: int
+    size: int
+
+    @nn.compact
+    def __call__(self, states_BxTxD: Array, tied: Embedding | None) -> Array:
+        config = self.config
+        if config.logits_scale == "1/sqrt(d_model)":
+            states_BxTxD = states_BxTxD * config.d_model**-0.5
+        if tied is not None:
+            logits = tied.logits(states_BxTxD)
+        else:
+            initializer = kernel_initializer(config)
+            kernel_DxN = self.param("kernel", initializer, (config.d_model, self.rows)).astype(states_BxTxD.dtype)
+            logits = jnp.einsum("btd,dn->btn", states_BxTxD, kernel_DxN, preferred_element_type=jnp.float32)
+        if config.logits_bias:
+            logits = logits + self.param("bias", nn.initializers.zeros_init(), (self.rows,))[None, None]
+        if self.rows == self.size:
+            return logits
+        return jnp.where((jnp.arange(self.rows) < self.size)[None, None], logits, MASKED)

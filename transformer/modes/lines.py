@@ -1,0 +1,70 @@
+"""Lines in, lines out: translate, predict; and generate, which writes as it draws."""
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformer.inference import predict as predict_lib
+from transformer.modes.common import ONE_LINE, lines, reader, say, writer
+
+BATCH = 1024  # lines that are labelled together
+
+
+@contextlib.contextmanager
+def _opened(
+    path: Path, overrides: Mapping[str, str], source: str | None, target: str | None, mode: str
+) -> Iterator[tuple[Any, Iterator[str], Callable[[str], Any]]]:
+    """The predictor, the lines of `source` (none: stdin), and what writes to `target` (none: stdout)."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(reader(source))
+        write = stack.enter_context(writer(target))
+        predictor = predict_lib.load(path, overrides, mode)
+        if file.isatty():
+            say("reading lines from the terminal; Ctrl-D ends them")
+        yield predictor, lines(file, source or "stdin"), write
+        for notice in predictor.notices:
+            say(notice)
+
+
+def translate(path: Path, overrides: Mapping[str, str], source: str | None, target: str | None) -> None:
+    """Lines of the file `source` to lines of `target`, one for one, in order; none: stdin, stdout."""
+    with _opened(path, overrides, source, target, "translate") as (predictor, texts, write):
+        for outputs in predictor.translate(texts):
+            write("\t".join(output.text.translate(ONE_LINE) for output in outputs) + "\n")
+
+
+def predict(path: Path, overrides: Mapping[str, str], source: str | None, target: str | None) -> None:
+    """A label, tags, an answer or a text with its masks filled for each line, whose fields are parted by tabs."""
+    with _opened(path, overrides, source, target, "predict") as (predictor, texts, write):
+        numbered = enumerate(texts, 1)
+        while batch := list(itertools.islice(numbered, BATCH)):
+            examples = [predictor.parse(line, number) for number, line in batch]
+            for said in predictor.predict(examples, batch[0][0]):
+                write(said.translate(ONE_LINE) + "\n")
+
+
+def generate(
+    path: Path, overrides: Mapping[str, str], prompt: str | None, num_samples: int, seed: int, target: str | None
+) -> None:
+    """Text that goes on after `prompt` (none: all of stdin), written as it is drawn; several samples one after another."""
+    predictor = predict_lib.load(path, overrides, "generate")
+    if prompt is None:
+        if sys.stdin.isatty():
+            say("reading the prompt from the terminal; Ctrl-D ends it")
+        prompt = "\n".join(lines(sys.stdin.buffer, "stdin"))
+    with writer(target) as write:
+        if num_samples == 1:
+            pieces = predictor.stream(prompt, 1, seed)
+            write(prompt)
+            for _, piece in pieces:
+                write(piece)
+                sys.stdout.flush()
+            write("\n")
+        else:
+            for number, text in enumerate(predictor.generate(prompt, num_samples, seed), 1):
+                write(f"--- sample {number}\n{prompt}{text}\n")
+    for notice in predictor.notices:
+        say(notice)

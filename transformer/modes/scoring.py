@@ -1,0 +1,146 @@
+"""Scoring: a split's tokens, what the model says of its examples, and samples of that."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformer import families
+from transformer.config import Config
+from transformer.data import prepare
+from transformer.data.sources import SplitName
+from transformer.errors import UserError
+from transformer.files import new_file
+from transformer.inference import predict, scores
+from transformer.modes.common import folders, say, token_sums
+from transformer.runtime import workdir as workdirs
+from transformer.runtime.devices import Runtime
+from transformer.runtime.workdir import Workdir
+
+Examples = Sequence[Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """How an output is scored: what is said of examples, the field that says what is right, and scores by default."""
+
+    say: Callable[[Any, Examples], list[str]]
+    reference: str
+    scores: tuple[str, ...]
+    what: str
+
+
+def _translations(predictor: Any, examples: Examples) -> list[str]:
+    # A prefix of a task stands before a source already.
+    return [best[0].text for best in predictor.translate(example["source"] for example in examples)]
+
+
+def _predictions(predictor: Any, examples: Examples) -> list[str]:
+    return predictor.predict(examples)
+
+
+JUDGES: dict[families.Output, Judge] = {
+    "text": Judge(_translations, "target", ("bleu", "chrf"), "sentences"),
+    "label": Judge(_predictions, "label", ("accuracy", "macro_f1"), "texts"),
+    "tags": Judge(_predictions, "tags", ("entity_f1",), "sentences"),
+    "span": Judge(_predictions, "answers", ("squad_exact_match", "squad_f1"), "questions"),
+}
+
+
+def check_scores(config: Config) -> None:
+    """UserError: `config.evaluate.scores` names one that is none."""
+    for name in config.evaluate.scores:
+        try:
+            scores.find(name)
+        except UserError as error:
+            raise UserError(f"config.evaluate.scores: {error}") from error
+
+
+def evaluate(path: Path, overrides: Mapping[str, str], split: SplitName) -> None:
+    """Scores a split; a table to stdout, all of it to evaluation/<split>.json."""
+    workdir = workdirs.open_existing(path)
+    predictor = predict.load(path, overrides, "evaluate")
+    config, loaded = predictor.config, predictor.loaded
+    check_scores(config)
+    kind, where = families.kind_of(config), folders(workdir)
+    text = prepare.Text(config.data, kind.fields, where.cache, say)
+    found = prepare.encode_split(text, split, where, loaded.vocabularies, loaded.facts, kind.encode)
+    if found is None:
+        raise UserError(f"--split={split}: config.data.{split} is none; there is nothing to score")
+    score_split(workdir, predictor, split, found)
+
+
+def score_split(workdir: Workdir, predictor: Any, name: str, split: prepare.Split) -> None:
+    """A split's scores and samples, to stdout and into the workdir."""
+    config, loaded, runtime = predictor.config, predictor.loaded, Runtime(predictor.config.parallel)
+    kind = families.kind_of(config)
+    loss = kind.loss(loaded.model, config, loaded.facts)
+    sums = token_sums(runtime, loss, loaded.objective, split.tokens, config)(runtime.place_state(loaded.params))
+    judge = JUDGES.get(kind.output)
+    references = [example[judge.reference] for example in split.examples] if judge else []
+    words = scores.count_words(references) if kind.output == "text" else None
+    table: dict[str, Any] = dict(scores.token_scores(sums, words))
+    signatures, samples = {}, []
+    if judge:
+        say(f"decoding {len(references):,} {judge.what} of {name}")
+        outputs = judge.say(predictor, split.examples)
+        for notice in predictor.notices:
+            say(notice)
+        for score in config.evaluate.scores or judge.scores:
+            result = scores.score(score, outputs, references, config.evaluate.bleu_tokenize)
+            table[score] = result.value
+            if result.signature:
+                signatures[score] = result.signature
+        samples = _samples(split, kind.fields[0], judge.reference, outputs, config.evaluate.samples)
+    elif kind.output == "continuation":
+        say(f"scoring {name} by a window that slides over it")
+        found = predictor.perplexity([example["text"] for example in split.examples])
+        table |= {f"sliding_{measure}": value for measure, value in found.items()}
+        samples = _continued(predictor, split, config.evaluate.samples)
+    workdirs.write_json(
+        workdir.evaluation_file(name),
+        {
+            "examples": len(split.examples),
+            "checkpoints": list(loaded.steps),
+            "scores": {n: value if math.isfinite(value) else None for n, value in table.items()},  # JSON has no infinity
+            "signatures": signatures,
+            "search": dataclasses.asdict(config.search),
+            "samples": samples,
+        },
+    )
+    text = "".join(map(_shown, samples))
+    with new_file(workdir.samples_file) as file:
+        file.write_text(text, encoding="utf-8")
+    what = ("checkpoint " if len(loaded.steps) == 1 else "mean of checkpoints ") + ", ".join(map(str, loaded.steps))
+    print(f"{name}: {len(split.examples):,} examples, {what}")
+    for score, value in table.items():
+        shown = f"{value:,.4f}" if abs(value) < 1e4 else f"{value:,.0f}"
+        print(f"  {score:<20} {shown:>12}  {signatures.get(score, '')}".rstrip())
+    print(text, end="", flush=True)
+
+
+def _shown(sample: Mapping[str, Any]) -> str:
+    if "right" not in sample:
+        return f"sample:\n{sample['output']}\n"
+    want = "" if sample["right"] else f"    want {sample['target']}\n"
+    return f"{'right' if sample['right'] else 'wrong'}: {sample['source']}\n    said {sample['output']}\n{want}"
+
+
+def _samples(split: prepare.Split, field: str, reference: str, outputs: list[str], count: int) -> list[dict[str, Any]]:
+    """Right and wrong outputs, half of each where there are enough."""
+    rows = [
+        {"source": e[field], "output": o, "target": wanted, "right": o == wanted}
+        for e, o in zip(split.examples, outputs, strict=True)
+        for wanted in [e.get("answer", e[reference])]
+    ]
+    wrong, right = [r for r in rows if not r["right"]], [r for r in rows if r["right"]]
+    shown = wrong[: max(count // 2, count - len(right))]
+    return right[: count - len(shown)] + shown
+
+
+def _continued(predictor: Any, split: prepare.Split, count: int) -> list[dict[str, Any]]:
+    """Samples that the model draws from the start on."""
+    if not count:
+        return []
+    return [{"output": text} for text in predictor.generate("", min(count, 3))]

@@ -1,0 +1,260 @@
+"""Training: where settings, data, models, the loop and checkpoints meet."""
+
+import contextlib
+import os
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from transformer import families, plots
+from transformer.config import Config, Facts
+from transformer.data import pipeline, prepare
+from transformer.data.vocabulary import Vocabulary
+from transformer.errors import UserError
+from transformer.inference import loading, predict, scores
+from transformer.modes.common import folders, say, token_sums
+from transformer.modes.pictures import draw_attention
+from transformer.modes.scoring import check_scores, score_split
+from transformer.runtime import workdir as workdirs
+from transformer.runtime.checkpoints import Checkpoints
+from transformer.runtime.devices import Runtime, peak_flops
+from transformer.runtime.workdir import Workdir
+from transformer.settings import replace
+from transformer.training import initial, loop, optimizer
+from transformer.training import step as step_lib
+from transformer.training.telemetry import Telemetry, read_metrics
+
+
+def train(config: Config, path: Path) -> None:
+    """Trains, or goes on where a run in that workdir stopped; then scores the test split and draws pictures."""
+    config = _with_place(config)
+    check_scores(config)
+    family, kind, runtime = families.FAMILIES[config.family], families.kind_of(config), Runtime(config.parallel)
+    with _workdir(path, config) as workdir:
+        vocabularies, facts, splits = _read(config, kind, workdir)
+        model = family.model(config, facts)
+        objective = families.make_objective(config, facts, vocabularies, training=True)
+        rows = runtime.count * config.train.accumulate
+        settings = config.train
+        tokens = objective.arrange(splits["train"].tokens)
+        batches, notices = pipeline.plan(
+            tokens, objective, config.data, settings.batch_tokens, rows, settings.seed, training=True
+        )
+        for notice in notices:
+            say(notice)
+        say(f"{len(batches):,} updates an epoch, padding {batches.padding:.1%}")
+        params = _begin_with(config, workdir, jax.eval_shape(lambda: families.init_params(model, objective, settings.seed)))
+
+    update = optimizer.make_optimizer(config.train, config.model)
+    loss = kind.loss(model, config, facts)
+    train_step = step_lib.make_train_step(loss, update, optimizer.make_schedule(config.train, config.model), config.train)
+
+    def init() -> step_lib.State:
+        return step_lib.init_state(families.init_params(model, objective, config.train.seed), update, config.train)
+
+    checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
+    with contextlib.closing(checkpoints):
+        first = checkpoints.latest() or 0
+        if first:
+            state = step_lib.restore_state(checkpoints, first, jax.eval_shape(init))
+        else:
+            state = _adopt(init(), config, params)
+        size = sum(x.size for x in jax.tree.leaves(state.params))
+        say(f"{size:,} parameters; {runtime.mode} on {runtime.count} {jax.devices()[0].platform} device(s)")
+        if first == config.train.steps:
+            say(f"all {first:,} updates are done (a larger config.train.steps goes on); scoring again")
+        elif first:
+            say(f"goes on after step {first:,} of {config.train.steps:,}")
+        validate = None
+        if "validation" in splits:
+            deterministic = families.make_objective(config, facts, vocabularies)
+            validate = token_sums(runtime, loss, deterministic, splits["validation"].tokens, config)
+
+        def evaluate(placed: Any) -> dict[str, float]:
+            if validate is None:
+                return {}
+            params = placed.average if config.train.ema_decay is not None else placed.params
+            found = scores.token_scores(validate(params))
+            return {f"validation/{name}": value for name, value in found.items()}
+
+        def save(step: int, placed: Any, metrics: Mapping[str, float]) -> None:
+            step_lib.save_state(checkpoints, step, runtime.single(placed), metrics)
+
+        lengths = [max(round(mean), 1) for mean in objective.lengths(tokens).clip(max=objective.limits).mean(axis=0)]
+        cost, peak = family.account(config, facts, lengths).training_flops, peak_flops(runtime.devices)
+        telemetry = Telemetry(
+            workdir.metrics_file,
+            workdir.tensorboard,
+            first,
+            config.train.steps,
+            mfu_per_token=cost / peak if peak else None,
+        )
+        with telemetry, loop.Stop() as stop:
+            _, done = loop.train(
+                config,
+                runtime.place_state(state),
+                first,
+                pipeline.read(batches, first, config.train.steps, config.data.workers),
+                telemetry,
+                step=runtime.compile_train(train_step),
+                place=runtime.place_batch,
+                fetch=runtime.fetch,
+                count=lambda batch: pipeline.count(batch, objective),
+                evaluate=evaluate,
+                save=save,
+                stop=stop,
+            )
+    if done < config.train.steps:
+        say(f"stopped after step {done:,} of {config.train.steps:,}, saved; the same command goes on from there")
+        return
+    plots.learning_curve(read_metrics(workdir.metrics_file), workdir.pictures / "learning_curve.png", title=path.name)
+    _finish(workdir, config, splits)
+
+
+def _read(
+    config: Config, kind: families.Kind, workdir: Workdir
+) -> tuple[dict[str, Vocabulary], Facts, dict[str, prepare.Split]]:
+    """Vocabularies, facts and splits, from the workdir or written there."""
+    where = folders(workdir)
+    text = prepare.Text(config.data, kind.fields, where.cache, say)
+    base = _start_from(config, kind, workdir)
+    vocabularies = prepare.make_vocabularies(text, families.text_fields(kind), where)
+    if workdir.facts_file.exists():
+        facts = workdir.facts()
+    else:
+        facts = prepare.make_facts(vocabularies, kind.extra, text, base)
+        workdir.write_facts(facts)
+    splits = {
+        name: split
+        for name in prepare.NAMES
+        if (split := prepare.encode_split(text, name, where, vocabularies, facts, kind.encode)) is not None
+    }
+    _record(workdir, {name: split.fingerprint for name, split in splits.items()})
+    sizes = ", ".join(f"{name} {len(split.examples):,}" for name, split in splits.items())
+    say(f"examples: {sizes}; vocabulary: {', '.join(f'{v.size:,}' for v in dict.fromkeys(vocabularies.values()))}")
+    return vocabularies, facts, splits
+
+
+def _with_place(config: Config) -> Config:
+    """The settings with the data's folder spelt out, so that the workdir finds it from any other folder."""
+    folder = config.data.directory
+    if folder is None and config.data.source in ("text", "documents", "tsv", "conll", "squad"):
+        folder = "."  # where the files are looked for; other sources have homes of their own
+    return config if folder is None else replace(config, "data.directory", os.path.abspath(os.path.expanduser(folder)))
+
+
+@contextlib.contextmanager
+def _workdir(path: Path, config: Config) -> Iterator[Workdir]:
+    """The workdir to prepare. If that fails, a new one is gone and an old one has its settings back: the corrected command
+    meets no trace of the wrong one."""
+    workdir = Workdir(path)
+    found = set(path.iterdir()) if path.is_dir() else None
+    settings = workdir.config_file.read_bytes() if workdir.config_file.is_file() else None
+    done = 0 if settings is None else Checkpoints(workdir.checkpoints, config.checkpoint).latest() or 0
+    if done > config.train.steps:
+        raise UserError(
+            f"--workdir={path} has {done:,} updates already, config.train.steps is {config.train.steps:,}; "
+            "raise that, or choose another --workdir"
+        )
+    workdirs.create(path, config, say)
+    try:
+        yield workdir
+    except BaseException:
+        if settings is not None:  # a run that may be under way in another process: nothing of it is deleted
+            workdir.config_file.write_bytes(settings)
+        else:
+            for new in set(path.iterdir()) - (found or set()):
+                shutil.rmtree(new) if new.is_dir() else new.unlink()
+            if found is None:
+                path.rmdir()
+        raise
+
+
+def _record(workdir: Workdir, fingerprints: Mapping[str, str]) -> None:
+    before = workdirs.read_json(workdir.record_file) if workdir.record_file.exists() else []
+    changed = [n for n, value in fingerprints.items() if before and before[-1]["data"].get(n, value) != value]
+    if changed:
+        raise UserError(
+            f"{workdir.path}: the data ({', '.join(changed)}) is not what this run began with; "
+            "put it back, or use another --workdir"
+        )
+    workdir.append_record(workdirs.run_record(fingerprints))
+
+
+def _start_from(config: Config, kind: families.Kind, workdir: Workdir) -> Facts | None:
+    """With `train.init_from` a new run has the vocabulary and the facts of the other."""
+    if config.train.init_from is None or workdir.facts_file.exists():
+        return None
+    other = workdirs.open_existing(Path(config.train.init_from))
+    facts = other.facts()
+    if (kind.extra == "mask" and facts.mask is None) or (kind.extra == "sentinels" and not facts.sentinels):
+        raise UserError(
+            f"config.train.init_from {other.path}: its vocabulary has no {kind.extra}, which config.objective.kind "
+            f"{config.objective.kind} needs; start from a run that has, or from none"
+        )
+    if not workdir.vocabulary.is_dir():
+        try:
+            shutil.copytree(other.vocabulary, workdir.vocabulary)
+        except OSError as error:
+            raise UserError(f"config.train.init_from {other.path}: its vocabulary cannot be copied: {error}") from error
+    return facts
+
+
+def _begin_with(config: Config, workdir: Workdir, shapes: Any) -> Any:
+    """The parameters of `train.init_from` for a run that has none yet. UserError: they do not fit `shapes`."""
+    if config.train.init_from is None or Checkpoints(workdir.checkpoints, config.checkpoint).latest():
+        return None
+    params = loading.read(config.train.init_from).params
+    initial.adopt(shapes, params, config.train.init_from)
+    return params
+
+
+def _adopt(state: step_lib.State, config: Config, other: Any) -> step_lib.State:
+    """A first state with the parameters of `train.init_from`."""
+    if config.train.init_from is None:
+        return state
+    params, lines = initial.adopt(state.params, other, config.train.init_from)
+    for line in lines:
+        say(line)
+    average = None if state.average is None else jax.tree.map(jax.numpy.copy, params)
+    return state.replace(params=params, average=average)  # type: ignore[attr-defined]
+
+
+def _finish(workdir: Workdir, config: Config, splits: Mapping[str, prepare.Split]) -> None:
+    """What a finished run shows: scores of the test split, samples, pictures, and what to try next."""
+    predictor = predict.load(workdir.path)
+    name = "test" if "test" in splits else "validation"
+    if name in splits:
+        score_split(workdir, predictor, name, splits[name])
+    fields = families.kind_of(config).fields
+    some = splits[name if name in splits else "train"].examples[:50]
+    lines = [(line.strip(), e) for e in some for line in e[fields[0]][:5000].split("\n")]
+    source, example = max(lines, key=lambda each: _interest(each[0]))
+    target = example["text"] if fields[0] == "question" else None
+    draw_attention(predictor, source, target, workdir.pictures)
+    where, what = shlex.quote(str(workdir.path)), shlex.quote(source)
+    more = what if target is None else shlex.quote(f"{source}\t{target}")
+    each = {
+        "translate": f"echo {what} | python launch.py --mode=translate --workdir={where}",
+        "generate": f"python launch.py --mode=generate --workdir={where} --prompt={what}",
+        "predict": f"printf '%s\\n' {more} | python launch.py --mode=predict --workdir={where}",
+        "attend": f"python launch.py --mode=attend --workdir={where} --source={what}"
+        + ("" if target is None else f" --target={shlex.quote(target)}"),
+        "evaluate": f"python launch.py --mode=evaluate --workdir={where} "
+        f"--split={'validation' if 'validation' in splits else 'train'}",
+    }
+    shown = [command for mode, command in each.items() if mode in families.kind_of(config).modes]
+    say(
+        f"\nsamples: {workdir.samples_file}\n"
+        f"pictures in {workdir.pictures}: {', '.join(sorted(file.name for file in workdir.pictures.glob('*.png')))}\nnext:\n"
+        + "".join(f"  {command}\n" for command in [*shown, "python launch.py --help"]).rstrip("\n")
+    )
+
+
+def _interest(source: str) -> int:
+    """Which text makes a readable attention map: about ten words."""
+    return -abs(len(source.split()) - 10)

@@ -1,0 +1,195 @@
+"""Settings in general: typed fields with limits, names nested by dots, overrides of text, files in and out.
+
+Which settings there are is `config.py`. Nothing here knows one of them.
+"""
+
+import dataclasses
+import importlib.util
+import math
+import traceback
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from transformer.errors import UserError, nearest
+
+C = TypeVar("C")
+
+
+def setting(default: Any, meaning: str, **limits: Any) -> Any:
+    """A dataclass field. Limits: `at_least`, `above`, `at_most`, `below`; `free=True`: may change in an existing workdir."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning, **limits})
+
+
+def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any], Any]]:
+    """Every setting as (dotted name, type, field, value)."""
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from fields(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, hints[field.name], field, value
+
+
+def type_name(kind: Any) -> str:
+    """A setting's type in words: `int`, `one of a, b`, `int or none`, `int,int`, `comma-separated str`."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join("none" if a is type(None) else type_name(a) for a in arguments)
+    if origin is tuple:
+        several = arguments[-1] is Ellipsis
+        return "comma-separated " + type_name(arguments[0]) if several else ",".join(map(type_name, arguments))
+    return kind.__name__
+
+
+def parse(text: str, kind: Any) -> Any:
+    """`text` as a value of type `kind`; ValueError if it is none."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if text.lower() == "none":
+            return None
+        return parse(text, next(a for a in arguments if a is not type(None)))
+    if origin is Literal:
+        if text not in arguments:
+            raise ValueError(text)
+        return text
+    if origin is tuple:
+        parts = [parse(p.strip(), arguments[0]) for p in text.strip("()").split(",") if p.strip()]
+        if arguments[-1] is not Ellipsis and len(parts) != len(arguments):
+            raise ValueError(text)
+        return tuple(parts)
+    if kind is bool:
+        return {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}[text.lower()]
+    if kind is int:
+        return int(text.replace("_", ""))
+    return kind(text)
+
+
+def override(config: C, overrides: Mapping[str, str]) -> C:
+    """`config` with settings replaced, e.g. {"model.num_heads": "4"}. Unknown name, ill-typed value: UserError."""
+    known = {name: kind for name, kind, _, _ in fields(config)}
+    for name, text in overrides.items():
+        if name not in known:
+            sections = {s for n in known for s in [n.rsplit(".", 1)[0]] if "." in n}
+            hint = nearest(name, known)
+            if name in sections:
+                example = next(n for n in known if n.startswith(name + "."))
+                hint = f"; it is a section, set one of its settings, such as --config.{example}"
+            raise UserError(f"--config.{name}: there is no such setting{hint}")
+        try:
+            value = parse(text, known[name])
+        except (ValueError, KeyError):
+            choices = typing.get_args(known[name]) if typing.get_origin(known[name]) is Literal else ()
+            hint = nearest(text, map(str, choices))
+            raise UserError(f"--config.{name}={text}: wants {type_name(known[name])}{hint}") from None
+        config = replace(config, name, value)
+    return config
+
+
+def replace(config: Any, name: str, value: Any) -> Any:
+    """`config` with the setting of that dotted name replaced."""
+    head, _, rest = name.partition(".")
+    return dataclasses.replace(config, **{head: replace(getattr(config, head), rest, value) if rest else value})
+
+
+def from_file(path: str | Path, kind: type[C]) -> C:
+    """The `kind` that the experiment file's `get_config()` returns."""
+    path = Path(path)
+    if not path.is_file():
+        others = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        raise UserError(f"--config={path}: there is no such file{nearest(path.name, others)}")
+    spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f" in line {lines[-1]}" if lines else ""  # none: Python names the line of wrong syntax itself
+        raise UserError(
+            f"--config={path}: {type(error).__name__}{where}: {error}; get_config() must return a {kind.__name__}"
+        ) from error
+    if not isinstance(config, kind):
+        raise UserError(f"--config={path}: get_config() returned {type(config).__name__}, not a {kind.__name__}")
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain values, for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: Mapping[str, Any], kind: Any, where: str = "config.json", prefix: str = "") -> Any:
+    """The inverse of `to_dict`, every name and type checked. UserError names what is wrong."""
+    hints = typing.get_type_hints(kind)
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: {prefix or 'the file'} is no object of settings")
+    arguments = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise UserError(f"{where}: unknown setting {prefix}{name}{nearest(name, hints)}")
+        if dataclasses.is_dataclass(hints[name]):
+            arguments[name] = from_dict(value, hints[name], where, f"{prefix}{name}.")
+        else:
+            value = tuple(value) if isinstance(value, list) else value
+            if not has_type(value, hints[name]):
+                raise UserError(f"{where}: {prefix}{name} is {value!r}, wants {type_name(hints[name])}")
+            arguments[name] = value
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def has_type(value: Any, kind: Any) -> bool:
+    """Whether `value` is of a setting's type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return any(has_type(value, a) for a in arguments)
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin is tuple:
+        fixed = arguments[-1] is not Ellipsis
+        return (
+            isinstance(value, tuple)
+            and (not fixed or len(value) == len(arguments))
+            and all(has_type(v, arguments[0]) for v in value)
+        )
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def differences(old: Any, new: Any, free: bool = False) -> list[str]:
+    """Settings that differ, as "name: old -> new"; those marked free (they change no result) only if `free`."""
+    pairs = zip(fields(old), fields(new), strict=True)
+    return [f"{n}: {a} -> {b}" for (n, _, f, a), (_, _, _, b) in pairs if a != b and (free or not f.metadata.get("free"))]
+
+
+def check(config: Any) -> None:
+    """UserError if a setting is not of its type or outside its limits."""
+    for name, kind, field, value in fields(config):
+        if not has_type(value, kind):
+            raise UserError(f"config.{name} is {value!r}: wants {type_name(kind)}")
+        if value is not None:
+            _check_limits(name, field.metadata, value)
+
+
+def _check_limits(name: str, limits: Mapping[str, Any], value: Any) -> None:
+    tests = {
+        "at_least": lambda v, x: v >= x,
+        "above": lambda v, x: v > x,
+        "at_most": lambda v, x: v <= x,
+        "below": lambda v, x: v < x,
+    }
+    for word, test in tests.items():
+        if word in limits and not test(value, limits[word]):
+            raise UserError(f"config.{name} is {value}: must be {word.replace('_', ' ')} {limits[word]}")
