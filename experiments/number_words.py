@@ -2,8 +2,8 @@
 
     python launch.py
 
-40,000 of the 1,000,000 numbers below a million to train on, 2,000 others to score. Seeds 0-3: 99.95 to 100 % exact match after
-500 updates; 159 to 189 s on two lightly shared cores. A vocabulary of 128 has pieces of the size of number words, so
+40,000 of the 1,000,000 numbers below a million to train on, 2,000 others to score. Seeds 0-4: 99.95 to 100 % exact match after
+500 updates; 129 s on two cores (seed 4). A vocabulary of 128 has pieces of the size of number words, so
 that the cross-attention map shows which word is being translated.
 """
 

@@ -77,8 +77,8 @@ class Model:
     activation: Activation = setting("relu", "of the feed-forward layer; geglu and swiglu are gated")
     ff_bias: bool = setting(True, "biases in the feed-forward layers")
 
-    tying: Literal["three_way", "two_way", "none"] = setting(
-        "three_way", "embeddings shared: source, target and output; target and output; none"
+    tying: Literal["three_way", "two_way", "inputs", "none"] = setting(
+        "three_way", "embeddings shared: source, target and output; target and output; source and target; none"
     )
     embedding_scale: Literal["sqrt(d_model)", "none"] = setting("sqrt(d_model)", "factor on embeddings (paper, 3.4)")
     logits_scale: Literal["none", "1/sqrt(d_model)"] = setting("none", "factor on states before the logits (T5 1.0: tied)")
@@ -96,6 +96,16 @@ class Model:
     remat: Literal["none", "full", "dots"] = setting("none", "what the backward pass computes again", free=True)
     dtype: Literal["float32", "bfloat16"] = setting("float32", "type of computation; parameters are float32")
     recurrent: Recurrent = Recurrent()
+
+    @property
+    def ties_inputs(self) -> bool:
+        """Whether source and target have one embedding table."""
+        return self.tying in ("three_way", "inputs")
+
+    @property
+    def ties_output(self) -> bool:
+        """Whether the logits come from the embedding table."""
+        return self.tying in ("three_way", "two_way")
 
     @property
     def key_width(self) -> int:
@@ -340,9 +350,9 @@ def validate(config: Config) -> Config:
                 f"config.model.max_positions {model.max_positions} is shorter than the longest sequence, {longest} "
                 "(config.data.max_source_length, config.data.max_target_length); raise the first or lower the others"
             )
-    if model.tying == "three_way" and not data.joint_vocabulary:
+    if model.ties_inputs and not data.joint_vocabulary and data.vocabulary != "imported":  # Marian's two have one space of ids
         raise UserError(
-            "config.model.tying three_way shares one table: it needs config.data.joint_vocabulary=true, or set tying=two_way"
+            f"config.model.tying {model.tying} shares a table: it needs config.data.joint_vocabulary=true; or set tying=two_way"
         )
     side = "source" if config.family == "encoder_only" else "target"
     if data.row_length is not None and data.row_length < (longest := getattr(data, f"max_{side}_length")):
@@ -350,6 +360,10 @@ def validate(config: Config) -> Config:
             f"config.data.row_length {data.row_length} is shorter than config.data.max_{side}_length {longest}; "
             f"a packed row must hold the longest {side}"
         )
+    one_in_a_row = ("classify", "tag", "answer")
+    if data.batching == "packed" and (config.family == "recurrent" or config.objective.kind in one_in_a_row):
+        what = "config.family recurrent" if config.family == "recurrent" else f"config.objective.kind {config.objective.kind}"
+        raise UserError(f"{what} reads one example in a row: set config.data.batching=bucketed")
     for name in ("number_range", "number_train_range", "number_test_range"):
         low, high = getattr(data, name) or data.number_range
         if not data.number_range[0] <= low < high <= data.number_range[1] or low < 0:

@@ -326,7 +326,7 @@ for _ in range(2):
     assert len(list(examples)) == 50 and examples[0]["source"]
 assert "tensorflow_datasets" in sys.modules and "tensorflow" not in sys.modules
 """
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 

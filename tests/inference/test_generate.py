@@ -121,16 +121,20 @@ def test_a_prompt_longer_than_the_positions_is_told():
 # --- streams, stop strings -----------------------------------------------------------------------------------------------
 
 
-def script(used: Generator, chunks: list[list[list[int]]]) -> Generator:
-    """Replaces what is drawn: chunks of tokens of each sample."""
+def script(used: Generator, chunks: list[list[list[int]]]) -> list[list[list[int]]]:
+    """Replaces what is drawn: chunks of tokens of each sample, until none goes on. The chunks that were asked for."""
+    asked = []
 
     def draw(read, going, count, key):
         for number, rows in enumerate(chunks):
+            asked.append(rows)
             going = going & (number < len(chunks) - 1)
             yield rows, going
+            if not going.any():
+                return
 
     used._draw = draw
-    return used
+    return asked
 
 
 def in_chunks(ids: list[int], size: int) -> list[list[list[int]]]:
@@ -149,7 +153,8 @@ def test_pieces_are_the_whole():
 def test_characters_come_whole(size):
     """Of one to four bytes, wherever the chunks part them; half a character at the end is told as such."""
     text = "né €, 𝄞 und ü\ufffd!"
-    used = script(generator(Bytes()), in_chunks(Bytes().encode(text) + Bytes().encode("€")[:2], size))
+    used = generator(Bytes())
+    script(used, in_chunks(Bytes().encode(text) + Bytes().encode("€")[:2], size))
     pieces = [piece for _, piece in used.stream("né")]
     assert "".join(pieces) == text + "\ufffd" and (size == 100 or len(pieces) > 2)
     assert all("\ufffd" not in piece or piece.strip("\ufffd!") == "" or size == 100 for piece in pieces)
@@ -169,8 +174,11 @@ def test_characters_come_whole(size):
     ],
 )
 def test_nothing_of_a_stop_string_is_said(text, stop, before, size):
-    used = script(generator(Bytes(), search__stop=stop), in_chunks(Bytes().encode(text), size))
+    used = generator(Bytes(), search__stop=stop)
+    asked = script(used, in_chunks(Bytes().encode(text), size))
     assert "".join(piece for _, piece in used.stream("x" + stop[:1])) == before
+    until = len((before + stop).encode()) if stop in text else len(text.encode())
+    assert len(asked) == -(-until // size)  # and nothing is drawn behind it
 
 
 def test_a_stop_string_ends_its_sample_alone():
@@ -244,7 +252,9 @@ def test_attention_looks_back():
 
 
 def test_text_is_made_as_training_text_was():
-    used = generator(data__lowercase=True, search__temperature=0.0, search__repetition_penalty=1.5)
-    assert used.generate("Bad CAFE") == greedy().generate("bad cafe")
+    used, read = generator(data__lowercase=True), []
+    used._draw = lambda ids, *more: read.append(ids) or iter([([[]], np.zeros(1, bool))])
+    used.generate("Bad CAFE")
+    assert read == [[[START, *LETTERS.encode("bad cafe")]]]
     assert np.array_equal(used.logits(["BAD"])[0], used.logits(["bad"])[0])
     assert used.attention("BAD")[0].down == ["<s>", *"bad"]

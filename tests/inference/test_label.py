@@ -11,7 +11,8 @@ import pytest
 from transformer.config import Config, Data, Model, Search
 from transformer.data.vocabulary import Characters, Vocabulary
 from transformer.errors import UserError
-from transformer.inference.label import LONGEST_ANSWER, Labeller
+from transformer.inference import label
+from transformer.inference.label import Labeller
 
 CONFIG = Config(
     family="encoder_only",
@@ -160,7 +161,7 @@ def test_a_word_without_a_token_has_a_tag():
 
 
 def plain_answer(used: Labeller, question: str, text: str) -> str:
-    """The best span of at most LONGEST_ANSWER tokens of any window of the text, if it beats the window's first place.
+    """The best span of at most `LONGEST_ANSWER` tokens of any window of the text, if it beats the window's first place.
 
     BERT's code for SQuAD: windows of what is left behind the question, each moved on by as much (128 at most).
     """
@@ -171,7 +172,7 @@ def plain_answer(used: Labeller, question: str, text: str) -> str:
         window = ids[start : start + room]
         scores = said_of(used, asked, window)["scores"]
         for first in range(len(window)):
-            for last in range(first, min(first + LONGEST_ANSWER, len(window))):
+            for last in range(first, min(first + label.LONGEST_ANSWER, len(window))):
                 place = 2 + len(asked)
                 score = scores[place + first, 0] + scores[place + last, 1] - scores[0, 0] - scores[0, 1]
                 if score > best:
@@ -189,10 +190,13 @@ QUESTIONS = [
 ]
 
 
-def test_answers_are_those_of_each_question_alone():
+@pytest.mark.parametrize("longest", [30, 2])
+def test_answers_are_those_of_each_question_alone(longest, monkeypatch):
+    assert label.LONGEST_ANSWER == 30
+    monkeypatch.setattr(label, "LONGEST_ANSWER", longest)
     used = shared("answer")
     wanted = [plain_answer(used, *each) for each in QUESTIONS]
-    assert sum(map(bool, wanted)) > 2
+    assert sum(map(bool, wanted)) > 2 and (max(map(len, wanted)) > 2) == (longest > 2)
     examples = [{"question": question, "text": text} for question, text in QUESTIONS]
     assert used.predict(examples) == wanted and used.notices == []
     assert used.predict([example | {"answers": "[]", "start": "0"} for example in examples[::-1]]) == wanted[::-1]

@@ -68,9 +68,10 @@ def plain_beam(seed, start, limit, alpha, form, beam_size):
     for n in range(1, limit + 1):
         candidates = [(p + q, (*tokens, v)) for p, tokens in alive for v, q in enumerate(log_probs(seed, start, tokens))]
         candidates = sorted(candidates, reverse=True)[: 2 * beam_size]
-        over = [c for c in candidates if c[1][-1] == END or n == limit]
+        ended = [c for c in candidates if c[1][-1] == END or n == limit]
+        over = [c for c in candidates[:beam_size] if c in ended]
         finished = sorted(finished + [(p / penalty(n, alpha, form), p, t) for p, t in over], reverse=True)[:beam_size]
-        alive = [c for c in candidates if c not in over][:beam_size]
+        alive = [c for c in candidates if c not in ended][:beam_size]
     return finished
 
 

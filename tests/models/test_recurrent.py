@@ -159,7 +159,7 @@ def reference(params, settings, source, inputs):
         state = last[max(number + len(last) - above, 0)]
         parts = [affine(memory[f"initial_{number}_{n}"], part) for n, part in enumerate(state)]
         states.append((np.tanh(parts[0]), *parts[1:]))
-    keys = [affine(memory["key"], a) for a in annotations] if "key" in memory else annotations
+    keys = annotations if kind in ("none", "luong_dot") else [affine(memory["key"], a) for a in annotations]
 
     said, logits, weights = np.zeros(D), [], []
     for x in p["target_embedding"]["table"][inputs] * D**0.5:

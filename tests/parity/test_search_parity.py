@@ -18,8 +18,15 @@ from transformer.interop import huggingface  # noqa: E402
 
 INPUTS, NEW, LONGEST, BEAMS = 200, 16, 8, 4
 TIE = 1e-4
-# model -> how much likelier its weights make an end, so that some outputs end by themselves and some at the limit.
-MODELS = {"t5": 2.0, "t5 1.1": 2.0, "bart": 2.0, "marian": 2.0, "gpt2": 2.0}
+# model -> spread of its weights, seed, factor on the row of the end, added to its logit: so that some outputs end by
+# themselves, some do not, and they differ.
+MODELS = {
+    "t5": (0.8, 0, 10.0, 0.0),
+    "t5 1.1": (0.6, 1, 3.5, 0.0),
+    "bart scaled": (0.3, 3, 2.0, 4.2),
+    "marian": (0.4, 0, 2.0, 0.0),
+    "gpt2": (0.8, 0, 3.0, 0.0),
+}
 # `early_stopping="never"` is the search that stops when nothing better can come, as ours does. Their default guesses.
 WAYS = {
     "greedy": {"num_beams": 1},
@@ -30,11 +37,13 @@ WAYS = {
 
 def make(name):
     """A model that ends now and then: what the end's row says of a state is more than what others say."""
-    more = {"num_decoder_layers": 2} if name == "t5" else {"decoder_layers": 2} if name == "bart" else {}
-    more |= {"encoder_layers": 2} if name == "marian" else {}  # their cache is as deep as the encoder
-    model = theirs.make(name, **more)
+    more = {"t5": {"num_decoder_layers": 2}, "marian": {"encoder_layers": 2}}  # their cache is as deep as the encoder
+    spread, seed, factor, added = MODELS[name]
+    model = theirs.make(name, spread, seed, **more.get(name, {}))
     with torch.no_grad():
-        model.get_output_embeddings().weight[model.config.eos_token_id] *= MODELS[name]
+        model.get_output_embeddings().weight[model.config.eos_token_id] *= factor
+        if added:
+            model.final_logits_bias[0, model.config.eos_token_id] += added
     model.generation_config.forced_eos_token_id = None  # it would replace the last token at the limit
     if name == "marian":
         model.generation_config.bad_words_ids = [[model.config.pad_token_id]]
@@ -92,6 +101,7 @@ def test_outputs_are_theirs_token_for_token(name, way):
         do_sample=False,
         pad_token_id=found.facts.pad,
         output_logits=True,
+        output_scores=True,
         return_dict_in_generate=True,
         **asked,
     )
@@ -99,7 +109,7 @@ def test_outputs_are_theirs_token_for_token(name, way):
     wanted = [cut(row[first:], found.facts.end) for row in said.sequences.tolist()]
     outputs = [row[0, :n].tolist() for row, [n] in zip(mine.tokens_BxNxL, mine.lengths_BxN, strict=True)]
     ended = np.mean([row[-1] == found.facts.end for row in wanted])
-    assert ended >= 0.3 and len(set(map(tuple, wanted))) >= INPUTS / 4
+    assert 0.3 <= ended < 1 and len(set(map(tuple, wanted))) >= INPUTS / 8
     print(f"{name}, {way}: {ended:.0%} end by themselves")
     different = [row for row in range(INPUTS) if outputs[row] != wanted[row]]
     for row in different:

@@ -43,10 +43,17 @@ class Tokenizer(Vocabulary):
         self.special = frozenset(special if self.unknown is None else special | {self.unknown})
 
     def encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(_valid(text), add_special_tokens=False).ids
+        return self._plain(self.tokenizer.encode(_valid(text), add_special_tokens=False).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [each.ids for each in self.tokenizer.encode_batch([_valid(t) for t in texts], add_special_tokens=False)]
+        found = self.tokenizer.encode_batch([_valid(text) for text in texts], add_special_tokens=False)
+        return [self._plain(each.ids) for each in found]
+
+    def _plain(self, ids: list[int]) -> list[int]:
+        """A unigram model finds the names of special tokens in text, being pieces as any: here they are not known."""
+        if self.unknown is None or self.special.isdisjoint(ids):
+            return ids
+        return [self.unknown if i in self.special else i for i in ids]
 
     def spans(self, text: str) -> list[Span]:
         return [trimmed(text, *span) for span in self.tokenizer.encode(_valid(text), add_special_tokens=False).offsets]

@@ -121,11 +121,10 @@ def beam(
     """The `n_best` best of what a beam search finds, by log probability / PENALTIES[form](length, alpha).
 
     Each step takes the 2 `beam_size` likeliest continuations of a sentence's beams (the lower beam, then the lower id, of
-    equals). Those that end join the finished, of which the `beam_size` best are kept (the earlier of equals); the likeliest
-    `beam_size` of the others live on. At its limit every hypothesis is finished. A sentence is done when no beam alive can
-    still reach the worst finished one; `early_stop=False` searches on to the limit, with the same result.
-
-    `beam_size` 1 is greedy search: by the rule above a single beam would rank an early, less likely end beside the greedy path.
+    equals). Those of the likeliest `beam_size` that end join the finished, of which the `beam_size` best are kept (the
+    earlier of equals), as in fairseq and Transformers; the likeliest `beam_size` of those that do not end live on. At its
+    limit every hypothesis ends. A sentence is done when no beam alive can still reach the worst finished one;
+    `early_stop=False` searches on to the limit, with the same result. `beam_size` 1 is greedy search.
 
     `cache` has B x beam_size rows, row b x beam_size + k of sentence b, beam k. `start_B`, `limit_B` and `max_length` are
     as in `greedy`. n_best over beam_size: ValueError.
@@ -152,7 +151,8 @@ def beam(
 
         n = beams.n + 1
         ends_BxC = (tokens_BxC == end) | (n >= limit_B)[:, None]
-        scores_BxC = jnp.where(ends_BxC, log_probs_BxC / penalty_L[n], -jnp.inf)
+        likely_C = jnp.arange(ends_BxC.shape[1]) < beam_size
+        scores_BxC = jnp.where(ends_BxC & likely_C[None], log_probs_BxC / penalty_L[n], -jnp.inf)
         new = _Finished(scores_BxC, log_probs_BxC, jnp.full_like(tokens_BxC, n), parents_BxC, tokens_BxC)
         finished = _best(beams.finished, new, beam_size)
 

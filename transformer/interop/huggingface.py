@@ -22,6 +22,7 @@ from transformer.interop.fields import FORMATS
 from transformer.interop.names import NAMES
 
 LONGEST = 512  # tokens of a sentence, where positions know no end
+PACKED = ("translate", "causal_lm", "masked_lm")  # the other objectives take one example in a row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,8 +133,13 @@ def _make_config(values: Mapping[str, Any], made: Mapping[str, Vocabulary]) -> C
     for name, value in model_settings.items():
         config = settings.replace(config, name, value)
     longest = config.model.max_positions if config.model.positions == "learned" else LONGEST
-    data = {"max_source_length": longest, "max_target_length": min(values.get("data.max_target_length", longest), longest)}
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, **data, vocabulary="imported"))
+    data: dict[str, Any] = {
+        "max_source_length": longest,
+        "max_target_length": min(values.get("data.max_target_length", longest), longest),
+    }
+    config = dataclasses.replace(
+        config, data=dataclasses.replace(config.data, **data, vocabulary="imported", batching="bucketed")
+    )
     return validate(settings.replace(config, "data.joint_vocabulary", "source" not in made))
 
 

@@ -127,7 +127,7 @@ def recurrent(config: Config, facts: Facts, lengths: Sequence[int] = ()) -> Acco
     if (kind := model.recurrent.attention) != "none":  # weights times values, and queries times keys
         products = 1 if kind in ("bahdanau", "luong_concat") else 2
         row["attention"] = row["attention"] + Work(products * 2 * source * target * model.d_model)
-    if model.tying != "none":
+    if model.ties_output:
         row["logits"] = accounting.logits(model, target, facts.target_rows, facts.target_size)
     return _account(
         config,

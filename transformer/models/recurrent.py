@@ -389,7 +389,7 @@ class RecurrentEncoderDecoder(nn.Module):
     def setup(self) -> None:
         config, facts = self.config, self.facts
         self.target_embedding = Embedding(facts.target_rows, config, name="target_embedding")
-        if config.tying == "three_way":
+        if config.ties_inputs:
             self.source_embedding = self.target_embedding
         else:
             self.source_embedding = Embedding(facts.source_rows, config, name="source_embedding")
@@ -411,7 +411,7 @@ class RecurrentEncoderDecoder(nn.Module):
 
     def logits(self, states_BxTxD: Array) -> Array:
         """States to logits BxTxN."""
-        return self.logits_layer(states_BxTxD, None if self.config.tying == "none" else self.target_embedding)
+        return self.logits_layer(states_BxTxD, self.target_embedding if self.config.ties_output else None)
 
     def encode(
         self,

@@ -35,7 +35,7 @@ class EncoderDecoder(nn.Module):
     def setup(self) -> None:
         config, facts = self.config, self.facts
         self.target_embedding = Embedding(facts.target_rows, config, name="target_embedding")
-        if config.tying == "three_way":
+        if config.ties_inputs:
             self.source_embedding = self.target_embedding
         else:
             self.source_embedding = Embedding(facts.source_rows, config, name="source_embedding")
@@ -65,7 +65,7 @@ class EncoderDecoder(nn.Module):
 
     def logits(self, states_BxTxD: Array) -> Array:
         """States to logits BxTxN."""
-        return self.logits_layer(states_BxTxD, None if self.config.tying == "none" else self.target_embedding)
+        return self.logits_layer(states_BxTxD, self.target_embedding if self.config.ties_output else None)
 
     def encode(
         self,
@@ -122,7 +122,7 @@ class DecoderOnly(nn.Module):
 
     def logits(self, states_BxTxD: Array) -> Array:
         """States to logits BxTxN."""
-        return self.logits_layer(states_BxTxD, None if self.config.tying == "none" else self.target_embedding)
+        return self.logits_layer(states_BxTxD, self.target_embedding if self.config.ties_output else None)
 
     def start(self, memory: None, max_length: int, rows: int) -> Cache:
         """An empty cache of `max_length` tokens for `rows`."""
@@ -197,7 +197,7 @@ class EncoderOnly(nn.Module):
 
     def logits(self, states_BxSxD: Array) -> Array:
         """What the masked language model says: BxSxN."""
-        return self.masked_lm(states_BxSxD, None if self.config.tying == "none" else self.source_embedding)
+        return self.masked_lm(states_BxSxD, self.source_embedding if self.config.ties_output else None)
 
     def scores(self, states_BxSxD: Array, deterministic: bool = True) -> Array:
         """What the classifier says: BxC of sentences, BxSxC of tokens."""

@@ -4,7 +4,7 @@ import contextlib
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def train(config: Config, path: Path) -> None:
         for notice in notices:
             say(notice)
         say(f"{len(batches):,} updates an epoch, padding {batches.padding:.1%}")
-        params = _begin_with(config, workdir, jax.eval_shape(lambda: families.init_params(model, objective, settings.seed)))
+        params = _begin_with(config, workdir, lambda: families.init_params(model, objective, settings.seed))
 
     update = optimizer.make_optimizer(config.train, config.model)
     loss = kind.loss(model, config, facts)
@@ -59,10 +59,7 @@ def train(config: Config, path: Path) -> None:
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
     with contextlib.closing(checkpoints):
         first = checkpoints.latest() or 0
-        if first:
-            state = step_lib.restore_state(checkpoints, first, jax.eval_shape(init))
-        else:
-            state = _adopt(init(), config, params)
+        state = step_lib.restore_state(checkpoints, first, jax.eval_shape(init)) if first else _adopt(init(), config, params)
         size = sum(x.size for x in jax.tree.leaves(state.params))
         say(f"{size:,} parameters; {runtime.mode} on {runtime.count} {jax.devices()[0].platform} device(s)")
         if first == config.train.steps:
@@ -204,12 +201,12 @@ def _start_from(config: Config, kind: families.Kind, workdir: Workdir) -> Facts 
     return facts
 
 
-def _begin_with(config: Config, workdir: Workdir, shapes: Any) -> Any:
-    """The parameters of `train.init_from` for a run that has none yet. UserError: they do not fit `shapes`."""
+def _begin_with(config: Config, workdir: Workdir, init: Callable[[], Any]) -> Any:
+    """The parameters of `train.init_from` for a run that has none yet. UserError: they do not fit those that `init` makes."""
     if config.train.init_from is None or Checkpoints(workdir.checkpoints, config.checkpoint).latest():
         return None
     params = loading.read(config.train.init_from).params
-    initial.adopt(shapes, params, config.train.init_from)
+    initial.adopt(jax.eval_shape(init), params, config.train.init_from)
     return params
 
 

@@ -163,7 +163,7 @@ def unigram(sentinels=4):
     scores = [0.0, 0.0, 0.0, -2.0, *[-3.0] * 8, *[-4.0] * len(letters)]
     names = [f"<extra_id_{n}>" for n in reversed(range(sentinels))]
     made = Tokenizer(models.Unigram([*zip(pieces, scores, strict=True), *((n, 0.0) for n in names)], unk_id=2))
-    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
     made.decoder = decoders.Metaspace()
     made.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in [*pieces[:3], *names]])
     return made
