@@ -173,9 +173,15 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "family": (nothing, ["--config.family=encoder_onyl"], ["wants one of", "did you mean 'encoder_only'?"]),
     "kind": (
         nothing,
-        ["--config.objective.kind=classify"],
-        ["config.objective.kind classify is for config.family encoder_only, not encoder_decoder, which has translate"],
+        ["--config.objective.kind=causal_lm"],
+        ["config.objective.kind causal_lm is for config.family decoder_only, not encoder_decoder, which has translate"],
     ),
+    "packed labels": (
+        nothing,
+        [*CLASSIFY, "--config.data.batching=packed"],
+        ["kind classify", "batching=bucketed"],
+    ),
+    "packed states": (nothing, ["--config.family=recurrent"], ["family recurrent", "batching=bucketed"]),
     "kind to describe": (
         nothing,
         ["--mode=describe", "--config.family=decoder_only"],
@@ -183,7 +189,7 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     ),
     "source of another kind": (
         corpus(),
-        ["--config.family=encoder_only", "--config.objective.kind=classify", "--config.model.token_types=2"],
+        [*CLASSIFY, "--config.data.source=text"],
         ["config.data.source text: its examples have source, target, and config.objective.kind wants text, label"],
     ),
     "tsv": (labelled, [*CLASSIFY, "--config.data.train=broken"], ["broken.tsv: line 2 has 1 fields", "label TAB text"]),

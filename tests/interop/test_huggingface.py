@@ -351,6 +351,14 @@ def test_tensors_that_lack_are_too_many_or_do_not_fit_are_named(tmp_path, kind):
         assert "lm_head.weight differs from transformer.wte.weight" in refused(folder)
 
 
+@pytest.mark.parametrize("name", ["bart untied", "gpt2 untied", "bert MaskedLM untied"])
+def test_a_head_of_its_own_that_lacks_is_no_table(tmp_path, name):
+    folder, _ = case(tmp_path / "a", name)
+    head = {"bert MaskedLM untied": "cls.predictions.decoder.weight"}.get(name, "lm_head.weight")
+    rewrite(folder, lambda t: {n: v for n, v in t.items() if n != head})
+    assert f"no tensor {head}" in refused(folder)
+
+
 def test_folders_that_are_none_are_said(tmp_path):
     assert "no such folder" in refused(tmp_path / "none")
     assert "no config.json" in refused(tmp_path)
