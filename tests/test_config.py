@@ -144,6 +144,12 @@ def test_the_defaults_are_valid():
         ({"model.positions": "t5", "model.t5_max_distance": 16}, ["config.model.t5_max_distance 16", "t5_buckets 32"]),
         ({"model.positions": "learned", "data.max_target_length": 2000}, ["max_positions 1024", "2000"]),
         ({"data.joint_vocabulary": False}, ["config.model.tying three_way", "config.data.joint_vocabulary"]),
+        ({"family": "recurrent"}, ["config.family recurrent", "config.data.batching=bucketed"]),
+        ({"objective.kind": "tag"}, ["config.objective.kind tag", "config.data.batching=bucketed"]),
+        (
+            {"objective.kind": "masked_lm", "objective.next_sentence": True},
+            ["config.objective.next_sentence", "config.data.batching=bucketed"],
+        ),
         ({"data.row_length": 100}, ["config.data.row_length 100", "config.data.max_target_length 256"]),
         ({"data.number_range": (5, 5)}, ["config.data.number_range is 5,5"]),
         ({"data.number_range": (-5, 5)}, ["config.data.number_range is -5,5"]),

@@ -360,9 +360,13 @@ def validate(config: Config) -> Config:
             f"config.data.row_length {data.row_length} is shorter than config.data.max_{side}_length {longest}; "
             f"a packed row must hold the longest {side}"
         )
-    one_in_a_row = ("classify", "tag", "answer")
-    if data.batching == "packed" and (config.family == "recurrent" or config.objective.kind in one_in_a_row):
-        what = "config.family recurrent" if config.family == "recurrent" else f"config.objective.kind {config.objective.kind}"
+    one_in_a_row = {
+        "config.family recurrent": config.family == "recurrent",
+        f"config.objective.kind {config.objective.kind}": config.objective.kind in ("classify", "tag", "answer"),
+        "config.objective.next_sentence": config.objective.kind == "masked_lm" and config.objective.next_sentence,
+    }
+    if data.batching == "packed" and any(one_in_a_row.values()):
+        what = next(name for name, alone in one_in_a_row.items() if alone)
         raise UserError(f"{what} reads one example in a row: set config.data.batching=bucketed")
     for name in ("number_range", "number_train_range", "number_test_range"):
         low, high = getattr(data, name) or data.number_range

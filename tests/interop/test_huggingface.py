@@ -283,6 +283,21 @@ def test_a_forbidden_pad_is_past_the_vocabulary(tmp_path):
     assert huggingface.read(tmp_path / "b").facts == found.facts
 
 
+@pytest.mark.parametrize(("more", "said", "sentinels"), [(100, {}, 100), (7, {"extra_ids": 7}, 7), (3, {}, 0)])
+def test_t5_s_sentinels_come_after_its_pieces_where_the_table_has_room(tmp_path, more, said, sentinels):
+    (tmp_path / "a").mkdir()
+    size = folders.pieces(tmp_path / "a" / "spiece.model").GetPieceSize()
+    (tmp_path / "a" / "tokenizer_config.json").write_text(json.dumps(said))
+    fields = folders.T5_FIELDS | {"vocab_size": size + more}
+    folders.make(tmp_path / "a", fields, folders.draw(folders.t5(size + more)))
+    found = huggingface.read(tmp_path / "a")
+    facts = found.facts
+    assert (facts.sentinels, facts.target_size, facts.target_rows) == (sentinels, size + sentinels, size + more)
+    huggingface.write(tmp_path / "b", found.config, facts, found.params, found.vocabularies)
+    assert (tmp_path / "b" / "spiece.model").read_bytes() == (tmp_path / "a" / "spiece.model").read_bytes()
+    assert huggingface.read(tmp_path / "b").facts == facts
+
+
 # --- what is wrong -----------------------------------------------------------------------------------------------------
 
 
@@ -313,6 +328,13 @@ def test_a_damaged_file_is_said_in_a_line(tmp_path, damage):
     assert "model.safetensors: damaged" in refused(folder)
 
 
+def test_eight_bits_are_refused(tmp_path):
+    folder, _ = case(tmp_path / "a", "gpt2")
+    header = json.dumps({"x": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"ab")
+    assert "of a type that is not read here" in refused(folder)
+
+
 def test_shards_that_do_not_fit_their_index_are_said(tmp_path):
     folder, made = case(tmp_path / "a", "gpt2")
     (folder / "model.safetensors").unlink()
@@ -323,6 +345,7 @@ def test_shards_that_do_not_fit_their_index_are_said(tmp_path):
     places = json.loads(whole)["weight_map"]
     index.write_text(json.dumps({"weight_map": places | {"another": first.name}}))
     assert "no tensor another" in refused(folder)
+    safetensors.numpy.save_file({"another": np.ones(2)}, tmp_path / "secret.safetensors")  # is there, but not in the folder
     index.write_text(json.dumps({"weight_map": places | {"another": "../secret.safetensors"}}))
     assert "../secret.safetensors" in refused(folder)
     index.write_text("[]")

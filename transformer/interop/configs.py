@@ -22,7 +22,6 @@ from transformer.interop.fields import (
 Values = dict[str, Any]  # settings of ours by dotted name, those of Facts after "facts."
 # Ids that a generation_config.json may say otherwise than config.json does; text is made by the former.
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
-EXPORTED = "config.json"
 
 
 def to_settings(

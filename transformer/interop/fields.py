@@ -201,7 +201,7 @@ MARIAN = Format(
         Field("vocab_size", ["facts.source_rows"], 58101),
         Field("decoder_vocab_size", ["facts.target_rows"], _same("vocab_size")),
         *_BART_FIELDS,
-        # Both fields at once: files.py makes one of them.
+        # Both fields at once.
         Field(
             "tie_word_embeddings share_encoder_decoder_embeddings",
             ["model.tying"],

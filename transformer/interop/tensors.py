@@ -13,7 +13,6 @@ from transformer.errors import UserError
 
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000  # of a file, where a model is larger
-FLOATS = ("float32", "float16", "bfloat16", "float64")
 # What else weights are published in. Pickles are programs: to read one is to run it.
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -55,6 +54,10 @@ def write(folder: Path, tensors: Mapping[str, np.ndarray], shard_bytes: int = SH
 def _read_file(path: Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
+    except AttributeError as error:  # NumPy has no such type
+        raise UserError(
+            f"{path}: it has numbers of a type that is not read here ({error}); wants float32 or half of it"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise UserError(f"{path}: damaged, or no safetensors file ({error}); fetch it again") from error
 

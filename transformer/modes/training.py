@@ -58,7 +58,10 @@ def train(config: Config, path: Path) -> None:
 
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
     with contextlib.closing(checkpoints):
-        first = checkpoints.latest() or 0
+        first = checkpoints.latest()
+        if first == 0:  # what --mode=import leaves: no optimizer's state
+            raise UserError(f"--workdir={path} holds imported weights: start another run with config.train.init_from={path}")
+        first = first or 0
         state = step_lib.restore_state(checkpoints, first, jax.eval_shape(init)) if first else _adopt(init(), config, params)
         size = sum(x.size for x in jax.tree.leaves(state.params))
         say(f"{size:,} parameters; {runtime.mode} on {runtime.count} {jax.devices()[0].platform} device(s)")

@@ -1,0 +1,63 @@
+"""A published folder through the command line: in, used, out again."""
+
+import folders
+import numpy as np
+import pytest
+import safetensors.numpy
+from trained import command
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    tokenizer = folders.byte_bpe(["<|endoftext|>"])
+    size, end = tokenizer.get_vocab_size(), tokenizer.token_to_id("<|endoftext|>")
+    fields = folders.GPT2_FIELDS | {"vocab_size": size, "bos_token_id": end, "eos_token_id": end}
+    tensors = folders.draw(folders.gpt2(size))
+    (folder / "gpt2").mkdir()
+    folders.make(folder / "gpt2", fields, tensors, tokenizer)
+    said = command(
+        "--mode=import", f"--source={folder / 'gpt2'}", f"--workdir={folder / 'run'}", "--config.search.max_new_tokens=5"
+    )
+    assert said.status == 0, said.err
+    return folder
+
+
+def test_other_modes_work_on_what_was_imported(imported):
+    said = command("--mode=generate", f"--workdir={imported / 'run'}", "--prompt=a", "--num_samples=2")
+    assert said.status == 0 and said.out.count("--- sample") == 2
+
+
+def test_what_is_exported_is_what_was_imported(imported, tmp_path):
+    said = command("--mode=export", f"--workdir={imported / 'run'}", f"--output={tmp_path / 'out'}")
+    assert said.status == 0 and said.lines == [str(tmp_path / "out")]
+    before, after = (safetensors.numpy.load_file(f / "model.safetensors") for f in (imported / "gpt2", tmp_path / "out"))
+    shared = before.keys() & after.keys()
+    assert len(shared) > 10 and all(np.array_equal(before[name], after[name]) for name in shared)
+
+
+def test_imported_weights_are_not_trained_over(imported):
+    config = "--config=" + str(imported / "same.py")
+    file = str(imported / "run" / "config.json")
+    (imported / "same.py").write_text(
+        "import json\nfrom transformer import settings\nfrom transformer.config import Config\n\n"
+        f"def get_config():\n    return settings.from_dict(json.load(open({file!r})), Config)\n"
+    )
+    data = imported / "data"
+    data.mkdir()
+    for name in ("train", "validation"):
+        (data / f"{name}.txt").write_text("a b c\n")
+    (imported / "run" / "config.json").write_text(
+        (imported / "run" / "config.json")
+        .read_text()
+        .replace('"source": "number_words"', '"source": "documents"')
+        .replace('"test": "test"', '"test": null')
+    )
+    said = command(config, f"--workdir={imported / 'run'}", f"--config.data.directory={data}")
+    assert said.status == 2 and "holds imported weights: start another run with config.train.init_from" in said.err
+
+
+def test_what_is_missing_is_said(tmp_path):
+    assert "--mode=import needs --source=FOLDER" in command("--mode=import", f"--workdir={tmp_path / 'run'}").err
+    said = command("--mode=import", f"--source={tmp_path / 'none'}", f"--workdir={tmp_path / 'run'}")
+    assert said.status == 2 and "there is no such folder" in said.err and not (tmp_path / "run").exists()
