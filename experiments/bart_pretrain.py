@@ -5,7 +5,8 @@
 DIR holds train.txt and validation.txt, paragraphs parted by blank lines. Not scored yet.
 """
 
-from transformer.config import Checkpoint, Config, Data, Model, Objective, Train
+from experiments.shapes import small
+from transformer.config import Checkpoint, Config, Model, Objective
 
 
 def get_config() -> Config:
@@ -27,22 +28,10 @@ def get_config() -> Config:
             logits_bias=True,
             unroll=3,
         ),
-        data=Data(
-            source="documents",
-            train="train.txt",
-            validation="validation.txt",
-            test=None,
+        data=small.documents(
             max_source_length=128,
             max_target_length=128,
         ),
-        train=Train(
-            steps=2000,
-            batch_tokens=4096,
-            learning_rate=1e-3,
-            schedule="linear",
-            warmup_steps=100,
-            label_smoothing=0.0,
-            evaluate_every=250,
-        ),
+        train=small.train(steps=2000),
         checkpoint=Checkpoint(every_steps=500),
     )

@@ -12,7 +12,7 @@ from transformer.training.telemetry import read_metrics
 
 ROOT = Path(__file__).parents[1] / "experiments"
 FILES = sorted(path for path in ROOT.glob("*.py") if path.stem != "__init__")
-PUBLISHED = sorted(path for path in (ROOT / "published").glob("*.py") if path.stem not in ("__init__", "shapes"))
+PUBLISHED = sorted(path for path in (ROOT / "published").glob("*.py") if path.stem != "__init__")
 
 # What makes a run small without making it another: kinds of layers, optimiser, batches and so on stay.
 SMALL = {

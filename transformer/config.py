@@ -136,13 +136,13 @@ class Data:
     source_language: str = setting("en", "language read")
     target_language: str = setting("de", "language written")
     directory: str | None = setting(
-        None, "folder of the data; none: here (text), the workdir (number_words), TFDS's data_dir (tfds)", free=True
+        None, "folder of the data; none: here (files), the workdir (embedded tasks), TFDS's data_dir (tfds)", free=True
     )
     train: str | None = setting(
         "train", "prefix of <prefix>.<language>, file, or split, to train on; a slice as in input.txt[:90%]"
     )
-    validation: str | None = setting("validation", "prefix or split to choose on")
-    test: str | None = setting("test", "prefix or split to score at the end")
+    validation: str | None = setting("validation", "the same, to choose on")
+    test: str | None = setting("test", "the same, to score at the end")
     tfds_name: str | None = setting(None, "name of a TFDS catalogue data set, with its config")
     mixture: tuple[str, ...] = setting(
         (), "text: folders NAME:RATE of data.directory, one a task; a source is read with its name before it"

@@ -33,10 +33,14 @@ Output = Literal["text", "continuation", "label", "tags", "span", "filled", "non
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What differs between architectures. `account` is of rows of so many tokens by side; none: typical ones."""
+    """What differs between architectures. `account` is of rows of so many tokens by side; none: typical ones.
+
+    `positions`: whether it is told positions, so that a table of them may end.
+    """
 
     model: Callable[[Config, Facts], nn.Module]
     account: Callable[[Config, Facts, Sequence[int]], accounts.Account]
+    positions: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,11 +79,9 @@ def token_loss(model: Any, config: Config, facts: Facts) -> Loss:
 
 
 def _said(model: Any, config: Config, facts: Facts, params: Any, states: Array, batch: Any) -> Sums:
-    size = facts.source_size if isinstance(model, EncoderOnly) else facts.target_size
-
     def sums(params: Any, states_BxTxD: Array, labels: tuple[Array, Array]) -> Sums:
         logits_BxTxN: Any = model.apply({"params": params}, states_BxTxD, method="logits")
-        return losses.cross_entropy(logits_BxTxN, *labels, config.train.label_smoothing, size)
+        return losses.cross_entropy(logits_BxTxN, *labels, config.train.label_smoothing, facts.target_size)
 
     used = {name: params[name] for name in model.logits_modules if name in params}
     return losses.in_chunks(sums, used, states, (batch["targets"], batch["weights"]), config.train.loss_chunk)
@@ -146,7 +148,9 @@ def _heads(config: Config, facts: Facts) -> Heads:
 
 FAMILIES: dict[str, Family] = {
     "encoder_decoder": Family(lambda config, facts: EncoderDecoder(config.model, facts), accounts.encoder_decoder),
-    "recurrent": Family(lambda config, facts: RecurrentEncoderDecoder(config.model, facts), accounts.recurrent),
+    "recurrent": Family(
+        lambda config, facts: RecurrentEncoderDecoder(config.model, facts), accounts.recurrent, positions=False
+    ),
     "encoder_only": Family(
         lambda config, facts: EncoderOnly(config.model, facts, _heads(config, facts)),
         lambda config, facts, lengths: accounts.encoder_only(config, facts, _heads(config, facts), lengths),

@@ -3,9 +3,9 @@
 python launch.py --mode=describe --config=experiments/published/bart_base.py
 """
 
-from experiments.published import shapes
+from experiments.shapes import published
 from transformer.config import Config
 
 
 def get_config() -> Config:
-    return shapes.bart(6, 768, 12)
+    return published.bart(6, 768, 12)

@@ -3,9 +3,9 @@
 python launch.py --mode=describe --config=experiments/published/bart_large.py
 """
 
-from experiments.published import shapes
+from experiments.shapes import published
 from transformer.config import Config
 
 
 def get_config() -> Config:
-    return shapes.bart(12, 1024, 16)
+    return published.bart(12, 1024, 16)

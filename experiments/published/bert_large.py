@@ -3,9 +3,9 @@
 python launch.py --mode=describe --config=experiments/published/bert_large.py
 """
 
-from experiments.published import shapes
+from experiments.shapes import published
 from transformer.config import Config
 
 
 def get_config() -> Config:
-    return shapes.bert(24, 1024)
+    return published.bert(24, 1024)

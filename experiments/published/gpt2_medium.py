@@ -3,9 +3,9 @@
 python launch.py --mode=describe --config=experiments/published/gpt2_medium.py
 """
 
-from experiments.published import shapes
+from experiments.shapes import published
 from transformer.config import Config
 
 
 def get_config() -> Config:
-    return shapes.gpt2(24, 1024, 16)
+    return published.gpt2(24, 1024, 16)

@@ -3,9 +3,9 @@
 python launch.py --mode=describe --config=experiments/published/t5_11b.py
 """
 
-from experiments.published import shapes
+from experiments.shapes import published
 from transformer.config import Config
 
 
 def get_config() -> Config:
-    return shapes.t5(24, 1024, 65536, 128, d_k=128)
+    return published.t5(24, 1024, 65536, 128, d_k=128)

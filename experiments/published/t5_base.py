@@ -3,9 +3,9 @@
 python launch.py --mode=describe --config=experiments/published/t5_base.py
 """
 
-from experiments.published import shapes
+from experiments.shapes import published
 from transformer.config import Config
 
 
 def get_config() -> Config:
-    return shapes.t5(12, 768, 3072, 12)
+    return published.t5(12, 768, 3072, 12)

@@ -3,9 +3,9 @@
 python launch.py --mode=describe --config=experiments/published/t5_small.py
 """
 
-from experiments.published import shapes
+from experiments.shapes import published
 from transformer.config import Config
 
 
 def get_config() -> Config:
-    return shapes.t5(6, 512, 2048, 8)
+    return published.t5(6, 512, 2048, 8)

@@ -6,7 +6,7 @@ import pytest
 from transformer.data.number_alignment import align
 from transformer.data.number_words import speller
 from transformer.data.vocabulary import Bytes, Characters
-from transformer.inference.alignment import alignment_error_rate, by_word, link_matrix, mass_on_gold, piece_spans
+from transformer.inference.alignment import alignment_error_rate, by_word, link_matrix, mass_on_gold
 
 WEIGHTS = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.3, 0.4, 0.3], [0.9, 0.1, 0.0]])
 SURE = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0]], bool)
@@ -65,19 +65,10 @@ def test_words_that_are_tokens_stay():
     np.testing.assert_allclose(by_word(WEIGHTS[:3], spans, spans, spans, spans), WEIGHTS[:3])
 
 
-def test_places_of_pieces():
-    assert piece_spans(["<s>", "\u2581twen", "ty", "\u2581", "one", "</s>"]) == [
-        (0, 0),
-        (0, 4),
-        (4, 6),
-        (6, 7),
-        (7, 10),
-        (10, 10),
-    ]
+def test_places_of_tokens():
     text = "one five"
     for vocabulary in (Bytes(), Characters(sorted(set(text)))):
-        spans = piece_spans([*vocabulary.pieces(vocabulary.encode(text)), "</s>"])
-        assert spans == [*((i, i + 1) for i in range(len(text))), (len(text), len(text))]
+        assert vocabulary.spans(text) == [(i, i + 1) for i in range(len(text))]
 
 
 def test_numbers_from_weights_to_rate():

@@ -100,7 +100,7 @@ def test_a_long_text_is_cut_and_told():
 def test_text_is_made_as_training_text_was():
     used = labeller("classify", data__lowercase=True)
     scores = [said_of(used, LETTERS.encode(text))["scores"] for text in ("bad", "BAD")]
-    used._scores = lambda params, batch: (batches.append(batch["source"]), used.model.apply({"params": params}, batch))[1]
+    used._said = lambda params, batch: (batches.append(batch["source"]), used.model.apply({"params": params}, batch))[1]
     batches: list[np.ndarray] = []
     used.predict([{"text": "  BaD\t"}, {"text": "bad"}])
     assert np.array_equal(batches[0][0], batches[0][1]) and not np.allclose(*scores)
@@ -204,7 +204,7 @@ def test_answers_are_those_of_each_question_alone(longest, monkeypatch):
 
 def test_an_answer_that_does_not_beat_none_is_blank():
     used = labeller("answer")
-    used._scores = lambda params, batch: {"scores": np.zeros((*batch["source"].shape, 2))}
+    used._said = lambda params, batch: {"scores": np.zeros((*batch["source"].shape, 2))}
     assert used.predict([{"question": q, "text": t} for q, t in QUESTIONS]) == [""] * len(QUESTIONS)
 
 

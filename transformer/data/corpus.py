@@ -1,6 +1,6 @@
 """A split as token ids: ragged arrays, how text becomes them, and their cache on disk.
 
-What an example means to a model is `objectives.py`; which examples share a batch is `pipeline.py`.
+What an example means to a model is `objectives/`; which examples share a batch is `pipeline.py`.
 """
 
 import array

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from transformer.data.corpus import Ragged, tokenize
-from transformer.data.vocabulary import Vocabulary
+from transformer.data.vocabulary import Span, Vocabulary
 from transformer.errors import UserError, nearest
 
 Examples = Sequence[Mapping[str, Any]]
@@ -53,9 +53,14 @@ def answered(examples: Examples, vocabularies: Vocabularies, labels: Sequence[st
             continue
         if kept[0] != example["text"]:  # questions of one text stand together
             kept = example["text"], vocabularies["text"].spans(example["text"])
-        touched = [n for n, (first, last) in enumerate(kept[1]) if first < end and last > begin]
+        touched = touching(kept[1], (begin, end))
         spans.append([touched[0], touched[-1]] if touched else [])
     return result | {"span": Ragged.of(spans)}
+
+
+def touching(tokens: Sequence[Span], part: Span) -> list[int]:
+    """Numbers of the tokens that share a character with a part of their text."""
+    return [number for number, (first, last) in enumerate(tokens) if first < part[1] and last > part[0]]
 
 
 def identify(label: str, labels: Sequence[str], number: int) -> int:
@@ -71,11 +76,13 @@ def identify(label: str, labels: Sequence[str], number: int) -> int:
 
 
 def find_labels(examples: Examples) -> tuple[str, ...]:
-    """The labels, or tags, of a training split, in order; numbers by value."""
+    """The labels, or tags, of a training split, in order, numbers by value; none where its examples have none."""
     if "label" in examples[0]:
         found = {example["label"] for example in examples}
+    elif "tags" in examples[0]:
+        found = {tag for example in examples for tag in example["tags"].split()}
     else:
-        found = {tag for example in examples for tag in example.get("tags", "").split()}
+        return ()
     return tuple(sorted(found, key=lambda label: (int(label) if label.isdigit() else np.inf, label)))
 
 

@@ -77,17 +77,3 @@ def _overlap(tokens: Sequence[Span], words: Sequence[Span]) -> np.ndarray:
     token_Nx2, word_Nx2 = (np.asarray(spans, int).reshape(-1, 2) for spans in (tokens, words))
     last = np.minimum(token_Nx2[:, None, 1], word_Nx2[None, :, 1])
     return np.maximum(last - np.maximum(token_Nx2[:, None, 0], word_Nx2[None, :, 0]), 0)
-
-
-def piece_spans(pieces: Sequence[str], special: Sequence[str] = ("<s>", "</s>")) -> list[Span]:
-    """Places in their text of pieces as `Vocabulary.pieces` gives them, of sentencepiece, characters or ASCII bytes.
-
-    A mark for a space is a character of the text, but not at its start, where sentencepiece puts one. `special` pieces have
-    no place in it.
-    """
-    spans, place = [], 0
-    for piece in pieces:
-        length = 0 if piece in special else len(piece) - (place == 0 and piece.startswith("\N{LOWER ONE EIGHTH BLOCK}"))
-        spans.append((place, place + length))
-        place += length
-    return spans

@@ -15,26 +15,27 @@ import numpy as np
 from transformer.data.objectives import CausalLM
 from transformer.errors import UserError
 from transformer.inference import perplexity, sampling
-from transformer.inference.loading import Loaded, Map, most_positions, pad, round_length
+from transformer.inference.loading import Loaded, Map, Predictor, most_positions, pad, round_length
 
 Array = jax.Array
 
 CHUNK = 16  # tokens drawn between two looks at the text
 
 
-class Generator:
+class Generator(Predictor):
     """A causal language model of a workdir."""
 
     def __init__(self, loaded: Loaded):
-        self.loaded, self.config, self.facts, self.model = loaded, loaded.config, loaded.facts, loaded.model
-        self.params, model = loaded.params, loaded.model
+        super().__init__(loaded)
         self.vocabulary = loaded.vocabularies["text"]
-        self.notices: list[str] = []  # what the user should be told of the last call
+        self._told: list[str] = []  # of the last call
         self._begin = jax.jit(self._begin_samples, static_argnames="length")
         self._extend = jax.jit(self._extend_samples, static_argnames="count")
-        self._logits = jax.jit(lambda params, batch: model.apply({"params": params}, batch))
         self._nll = jax.jit(self._token_nll)
-        self._observe = jax.jit(lambda params, batch: model.apply({"params": params}, batch, mutable=["intermediates"])[1])
+
+    @property
+    def notices(self) -> list[str]:
+        return self._told
 
     @property
     def window(self) -> int:
@@ -54,10 +55,10 @@ class Generator:
         Past the window the last half of it is read again as a prompt. UserError, at once: the prompt is longer than the
         model's positions.
         """
-        self.notices = []
+        self._told = []
         given = self._ids(prompt, "the prompt")
         if len(given) > self.window:
-            self.notices = [f"of the prompt's {len(given):,} tokens the last {self.window:,} are read, as many as in training"]
+            self._told = [f"of the prompt's {len(given):,} tokens the last {self.window:,} are read, as many as in training"]
         return self._stream(given, num_samples, seed)
 
     def _ids(self, text: str, what: str) -> list[int]:
@@ -139,7 +140,7 @@ class Generator:
         """For each text the logits TxN after start, token 1, ..., all of its tokens. UserError: as in `stream`."""
         rows = [self._ids(text, "a text") for text in texts]
         tokens, segments = pad(rows, max(map(len, rows), default=1))
-        logits = np.asarray(self._logits(self.params, {"inputs": tokens, "segments": segments}))
+        logits = np.asarray(self._said(self.params, {"inputs": tokens, "segments": segments}))
         return [logits[row, : len(ids)] for row, ids in enumerate(rows)]
 
     def perplexity(self, documents: Sequence[str]) -> dict[str, float]:

@@ -1,32 +1,28 @@
 """Labels of texts, tags of words, answers in texts, and masked tokens filled in: what an encoder alone can say.
 
-An example is a mapping of fields, as sources.py gives them, without what is asked for.
+An example is a mapping of fields, as `data/sources` gives them, without what is asked for.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from transformer import families
 from transformer.data.encode import tagged, texts
 from transformer.errors import UserError
-from transformer.inference.loading import Loaded, Map, clean, pad, round_length
+from transformer.inference.loading import Loaded, Map, Predictor, clean, pad, round_length
 
 LONGEST_ANSWER = 30  # tokens (BERT's code for SQuAD)
 MASK = "<mask>"
 
 
-class Labeller:
+class Labeller(Predictor):
     """An encoder alone, with what stands on it."""
 
     def __init__(self, loaded: Loaded):
-        self.loaded, self.config, self.facts, self.model = loaded, loaded.config, loaded.facts, loaded.model
-        self.params, self.objective, model = loaded.params, loaded.objective, loaded.model
-        self._cut: list[int] = []  # numbers, from 1, of the examples that the last call cut
-        self._scores = jax.jit(lambda params, batch: model.apply({"params": params}, batch))
-        self._observe = jax.jit(lambda params, batch: model.apply({"params": params}, batch, mutable=["intermediates"])[1])
+        super().__init__(loaded)
+        self.objective = loaded.objective
 
     def predict(self, examples: Sequence[Mapping[str, str]], first: int = 1) -> list[str]:
         """A label, the tags parted by spaces, an answer (blank: none), or a text with its masks filled, of each example.
@@ -42,14 +38,6 @@ class Labeller:
                 has = [f"line {n} has the fields {', '.join(e)}" for n, e in ((number, example), (first, cleaned[0]))]
                 raise UserError(f"{'; '.join(has)}: give all the same")
         return ways[families.kind_of(self.config).output](cleaned, first) if examples else []
-
-    @property
-    def notices(self) -> list[str]:
-        """What the user should be told of the last call."""
-        if not self._cut:
-            return []
-        count, limit = f"{len(self._cut):,} text{'s' * (len(self._cut) > 1)}", self.config.data.max_source_length
-        return [f"{count} cut to {limit} tokens (config.data.max_source_length), the first of them number {self._cut[0]:,}"]
 
     def parse(self, line: str, number: int = 1) -> dict[str, str]:
         """A line as an example: its fields, parted by tabs. UserError: too few or many."""
@@ -146,7 +134,7 @@ class Labeller:
             tokens, segments = pad([rows[n]["source"] for n in chosen] + fill, length)
             types, _ = pad([rows[n]["token_types"] for n in chosen] + fill, length)
             batch = {"source": tokens, "source_segments": segments, "token_types": types}
-            found = np.asarray(self._scores(self.params, batch)[name])
+            found = np.asarray(self._said(self.params, batch)[name])
             for row, n in enumerate(chosen):
                 results[n] = found[row] if found.ndim == 2 else found[row, : len(rows[n]["source"])]
         return iter(results)

@@ -39,6 +39,27 @@ class Loaded:
     steps: tuple[int, ...] = ()
 
 
+class Predictor:
+    """What all ways to use a model share: the model's parts, and its application to a batch."""
+
+    noun = "text"  # what is cut where it is too long
+
+    def __init__(self, loaded: Loaded):
+        self.loaded, self.config, self.facts, self.model = loaded, loaded.config, loaded.facts, loaded.model
+        self.params, model = loaded.params, loaded.model
+        self._cut: list[int] = []  # numbers, from 1, of what the last call cut
+        self._said = jax.jit(lambda params, batch: model.apply({"params": params}, batch))
+        self._observe = jax.jit(lambda params, batch: model.apply({"params": params}, batch, mutable=["intermediates"])[1])
+
+    @property
+    def notices(self) -> list[str]:
+        """What the user should be told of the last call."""
+        if not self._cut:
+            return []
+        count, limit = f"{len(self._cut):,} {self.noun}{'s' * (len(self._cut) > 1)}", self.config.data.max_source_length
+        return [f"{count} cut to {limit} tokens (config.data.max_source_length), the first of them number {self._cut[0]:,}"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Map:
     """Attention of a stack to draw: weights of every layer and head, what is looked at (across) and what looks (down)."""
@@ -89,7 +110,11 @@ def clean(config: Config, text: str) -> str:
 
 def most_positions(config: Config) -> int | None:
     """Tokens that positions can be told of; none: any number."""
-    return config.model.max_positions if config.model.positions == "learned" and config.family != "recurrent" else None
+    return (
+        config.model.max_positions
+        if families.FAMILIES[config.family].positions and config.model.positions == "learned"
+        else None
+    )
 
 
 def round_length(length: int) -> int:

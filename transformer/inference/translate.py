@@ -15,7 +15,7 @@ import numpy as np
 
 from transformer.errors import UserError
 from transformer.inference import search
-from transformer.inference.loading import Loaded, Map, clean, most_positions, pad, round_length
+from transformer.inference.loading import Loaded, Map, Predictor, clean, most_positions, pad, round_length
 
 Array = jax.Array
 
@@ -30,20 +30,18 @@ class Output:
     score: float
 
 
-class Translator:
+class Translator(Predictor):
     """Texts to texts, by search. Of a model with an encoder, or of a prefix LM, whose prefix is the source."""
 
+    noun = "sentence"
+
     def __init__(self, loaded: Loaded):
-        self.loaded, self.config, self.facts, self.model = loaded, loaded.config, loaded.facts, loaded.model
-        self.params, model = loaded.params, loaded.model
+        super().__init__(loaded)
         fields = list(loaded.vocabularies.values())
         self.source_vocabulary, self.target_vocabulary = fields[0], fields[-1]
-        self._encodes = hasattr(model, "encode")
-        self._cut: list[int] = []  # numbers, from 1, of the texts that the last call cut
+        self._encodes = hasattr(loaded.model, "encode")
         self._search = jax.jit(self._search_batch, static_argnames="max_length")
-        self._logits = jax.jit(lambda params, batch: model.apply({"params": params}, batch))
         self._given = jax.jit(self._with_hidden)
-        self._observe = jax.jit(lambda params, batch: model.apply({"params": params}, batch, mutable=["intermediates"])[1])
 
     def translate(self, texts: Iterable[str]) -> Iterator[list[Output]]:
         """For each text, in order, its `search.n_best` hypotheses, best first. A blank text gives blank ones."""
@@ -52,21 +50,13 @@ class Translator:
             yield from self._chunk(chunk, first)
             first += len(chunk)
 
-    @property
-    def notices(self) -> list[str]:
-        """What the user should be told of the last call."""
-        if not self._cut:
-            return []
-        count, limit = f"{len(self._cut):,} sentence{'s' * (len(self._cut) > 1)}", self.config.data.max_source_length
-        return [f"{count} cut to {limit} tokens (config.data.max_source_length), the first of them number {self._cut[0]:,}"]
-
     def logits(self, sources: Sequence[str], targets: Sequence[str]) -> list[np.ndarray]:
         """For each pair the logits TxN after start, target token 1, ..., T - 1 target tokens."""
         if not sources:
             return []
         inputs = self._inputs(targets)
         batch, places = self._batch_of(self._sources(sources), inputs)
-        logits = np.asarray(self._logits(self.params, batch))
+        logits = np.asarray(self._said(self.params, batch))
         return [logits[row, place : place + len(ids)] for row, (ids, place) in enumerate(zip(inputs, places, strict=True))]
 
     def attention(self, source: str, target: str | None = None) -> list[Map]:

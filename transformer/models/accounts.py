@@ -4,10 +4,9 @@ The parts are `accounting.py`.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -59,11 +58,8 @@ class Account:
         return self.training_flops * self.train.batch_tokens * self.train.steps
 
 
-def _account(
-    config: Config, given: str, model: nn.Module, batch: Any, row: dict[str, Work], tokens: int, entries: int
-) -> Account:
+def _account(config: Config, given: str, leaves: Mapping[str, Any], row: dict[str, Work], tokens: int, entries: int) -> Account:
     """`tokens`: of a row, that `batch_tokens` counts; `entries`: scores that the loss reads of each."""
-    leaves = accounting.shapes(model, batch)
     return Account(
         given=given,
         parameters=accounting.parameters(leaves),
@@ -95,10 +91,8 @@ def encoder_decoder(config: Config, facts: Facts, lengths: Sequence[int] = ()) -
     """On rows of so many source and target tokens; none: `config.data.row_length`, else 64."""
     source, target = lengths or [config.data.row_length or TYPICAL_ROW] * 2
     row = encoder_decoder_work(config.model, facts, source, target)
-    model = EncoderDecoder(config.model, facts)
-    return _account(
-        config, _pairs(facts, source, target), model, {"source": _TOKENS, "inputs": _TOKENS}, row, target, facts.target_rows
-    )
+    leaves = accounting.shapes(EncoderDecoder(config.model, facts), {"source": _TOKENS, "inputs": _TOKENS})
+    return _account(config, _pairs(facts, source, target), leaves, row, target, facts.target_rows)
 
 
 def _pairs(facts: Facts, source: int, target: int) -> str:
@@ -129,15 +123,8 @@ def recurrent(config: Config, facts: Facts, lengths: Sequence[int] = ()) -> Acco
         row["attention"] = row["attention"] + Work(products * 2 * source * target * model.d_model)
     if model.ties_output:
         row["logits"] = accounting.logits(model, target, facts.target_rows, facts.target_size)
-    return _account(
-        config,
-        _pairs(facts, source, target) + "; products alone are counted",
-        RecurrentEncoderDecoder(model, facts),
-        {"source": _TOKENS, "inputs": _TOKENS},
-        row,
-        target,
-        facts.target_rows,
-    )
+    given = _pairs(facts, source, target) + "; products alone are counted"
+    return _account(config, given, leaves, row, target, facts.target_rows)
 
 
 def decoder_only(config: Config, facts: Facts, lengths: Sequence[int] = ()) -> Account:
@@ -148,8 +135,9 @@ def decoder_only(config: Config, facts: Facts, lengths: Sequence[int] = ()) -> A
         **{f"decoder {name}": work for name, work in accounting.stack(model, model.num_decoder_layers, tokens).items()},
         "logits": accounting.logits(model, tokens, facts.target_rows, facts.target_size),
     }
+    leaves = accounting.shapes(DecoderOnly(model, facts), {"inputs": _TOKENS})
     given = f"vocabulary of {facts.target_size:,} entries; rows of {tokens:,} tokens"
-    return _account(config, given, DecoderOnly(model, facts), {"inputs": _TOKENS}, row, tokens, facts.target_rows)
+    return _account(config, given, leaves, row, tokens, facts.target_rows)
 
 
 def encoder_only(config: Config, facts: Facts, heads: Heads, lengths: Sequence[int] = ()) -> Account:
@@ -168,9 +156,10 @@ def encoder_only(config: Config, facts: Facts, heads: Heads, lengths: Sequence[i
         row["pooler"] = projection(1, width, width, True)
     if heads.outputs:
         row["classifier"] = projection(tokens if heads.per_token else 1, width, heads.outputs, True)
+    leaves = accounting.shapes(EncoderOnly(model, facts, heads), {"source": _TOKENS})
     given = f"vocabulary of {facts.source_size:,} entries; rows of {tokens:,} tokens"
     entries = facts.source_rows if heads.masked_lm else heads.outputs
-    return _account(config, given, EncoderOnly(model, facts, heads), {"source": _TOKENS}, row, tokens, entries)
+    return _account(config, given, leaves, row, tokens, entries)
 
 
 def assumed_facts(config: Config) -> Facts:

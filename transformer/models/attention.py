@@ -90,14 +90,18 @@ def attention_weights(query_BxTxHxK: Array, key_BxSxHxK: Array, mask: Mask, bias
     if added is not None:
         logits = logits + added.astype(jnp.float32)
     seen = mask.booleans()
-    if seen is None:
-        return jax.nn.softmax(logits, axis=-1).astype(query_BxTxHxK.dtype)
-    logits = jnp.where(seen, logits, MASKED)
+    weights = jax.nn.softmax(logits, axis=-1) if seen is None else masked_softmax(logits, seen)
+    return weights.astype(query_BxTxHxK.dtype)
+
+
+def masked_softmax(logits: Array, seen: Array) -> Array:
+    """Of the last axis, in fp32; zeros, and zero gradients, where nothing is seen. `seen` broadcasts to `logits`."""
+    logits = jnp.where(seen, logits.astype(jnp.float32), MASKED)
     highest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     powers = jnp.where(seen, jnp.exp(logits - highest), 0)
     total = jnp.sum(powers, axis=-1, keepdims=True)
     # Not a maximum with something tiny: its gradient would pass through infinities, masked only at the end.
-    return (powers / jnp.where(total > 0, total, 1)).astype(query_BxTxHxK.dtype)
+    return powers / jnp.where(total > 0, total, 1)
 
 
 def weighted_values(weights_BxHxTxS: Array, value_BxSxHxV: Array, mask: Mask, extra_values: Extra | None) -> Array:

@@ -22,7 +22,7 @@ from flax import struct
 
 from transformer.config import Facts, Model
 from transformer.errors import UserError
-from transformer.models.attention import MASKED
+from transformer.models.attention import masked_softmax
 from transformer.models.dropout import Dropout
 from transformer.models.layers import REMAT, Embedding, kernel_initializer
 from transformer.models.stack import Logits
@@ -274,15 +274,6 @@ class MemoryProjection(nn.Module):
 
 
 # --- decoder ---------------------------------------------------------------------------------------------------------
-
-
-def masked_softmax(scores: Array, valid: Array) -> Array:
-    """Of the last axis, in fp32; zeros, and zero gradients, where nothing is valid."""
-    scores = jnp.where(valid, scores.astype(jnp.float32), MASKED)
-    highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-    powers = jnp.where(valid, jnp.exp(scores - highest), 0)
-    total = jnp.sum(powers, axis=-1, keepdims=True)
-    return powers / jnp.where(total > 0, total, 1)
 
 
 class CrossAttention(nn.Module):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from transformer.data.encode import touching
 from transformer.errors import UserError
 from transformer.inference import alignment, predict
 from transformer.modes.common import say
@@ -80,15 +81,14 @@ def _shifted(known: Any, by: int) -> Any:
 def _agreement(weights_LxBxHxTxS: np.ndarray, sentences: Sequence[_Words]) -> list[dict[str, Any]]:
     """Each head, each layer's mean of heads, and even weights, to compare with."""
     gold, possible = (_stacked([s.matrix(getattr(s.known, name)) for s in sentences]) for name in ("links", "possible"))
-    even = np.ones(weights_LxBxHxTxS.shape[1:2] + weights_LxBxHxTxS.shape[3:])
-    rows = [("even weights", even)]
+    counts = np.array([len(sentence.source_tokens) for sentence in sentences])
+    even_BxTxS = np.ones_like(weights_LxBxHxTxS[0, :, 0]) / counts[:, None, None]
+    rows = [("even weights", even_BxTxS)]
     for layer, weights_BxHxTxS in enumerate(weights_LxBxHxTxS, 1):
         heads = [(f"layer {layer}, head {n}", weights_BxHxTxS[:, n - 1]) for n in range(1, weights_BxHxTxS.shape[1] + 1)]
         rows += heads + ([(f"layer {layer}, mean of heads", weights_BxHxTxS.mean(axis=1))] if len(heads) > 1 else [])
     table = []
     for name, weights_BxTxS in rows:
-        if name == "even weights":
-            weights_BxTxS = np.stack([w / len(s.source_tokens) for w, s in zip(weights_BxTxS, sentences, strict=True)])
         words = _stacked([s.by_word(w) for s, w in zip(sentences, weights_BxTxS, strict=True)])
         rate, mass = alignment.alignment_error_rate(words, gold, possible), alignment.mass_on_gold(words, gold)
         table.append({"name": name, "alignment_error_rate": rate, "mass": mass})
@@ -105,25 +105,24 @@ def _hidden(predictor: Any, pairs: Sequence[tuple[str, str]], sentences: Sequenc
     alone (the encoder has read it), and from the encoder too."""
     draw, some, places = np.random.default_rng(0), [], []
     for pair, sentence in zip(pairs, sentences, strict=True):
-        links, words = sorted(sentence.known.links), range(len(sentence.known.source))
-        if links and len(words) > 1:
+        known, links = sentence.known, sorted(sentence.known.links)
+        if links and len(known.source) > 1:
             source, target = links[draw.integers(len(links))]
-            other = draw.choice([word for word in words if word != source])
+            other = draw.choice([word for word in range(len(known.source)) if word != source])
             some.append(pair)
-            places.append(
-                (sentence, sentence.known.target[target], sentence.known.source[source], sentence.known.source[other])
-            )
-    said = [_touching(sentence.target_tokens, target) for sentence, target, _, _ in places]
-    result = {}
-    for name, encoder in (("all of the source", None), ("hidden from attention", False), ("hidden from the encoder too", True)):
-        result[name] = {}
-        for which, word in (("aligned", 2), ("other", 3)):
-            hidden = None if encoder is None else [_touching(each[0].source_tokens, each[word]) for each in places]
-            nats = predictor.target_nll(some, hidden, bool(encoder))
-            result[name][which] = float(np.mean([nll[tokens].sum() for nll, tokens in zip(nats, said, strict=True)]))
-    return result
+            places.append((sentence, known.target[target], known.source[source], known.source[other]))
+    said = [touching(sentence.target_tokens, target) for sentence, target, _, _ in places]
 
+    def cost(hidden: list[list[int]] | None = None, encoder: bool = False) -> float:
+        nats = predictor.target_nll(some, hidden, encoder)
+        return float(np.mean([nll[tokens].sum() for nll, tokens in zip(nats, said, strict=True)]))
 
-def _touching(tokens: Sequence[tuple[int, int]], word: tuple[int, int]) -> list[int]:
-    """Numbers of the tokens that share a character with a word."""
-    return [n for n, (first, last) in enumerate(tokens) if first < word[1] and last > word[0]]
+    words = {
+        "aligned": [touching(sentence.source_tokens, word) for sentence, _, word, _ in places],
+        "other": [touching(sentence.source_tokens, word) for sentence, _, _, word in places],
+    }
+    return {
+        "all of the source": dict.fromkeys(words, cost()),
+        "hidden from attention": {name: cost(tokens) for name, tokens in words.items()},
+        "hidden from the encoder too": {name: cost(tokens, encoder=True) for name, tokens in words.items()},
+    }

@@ -16,8 +16,6 @@ from transformer.runtime.devices import Runtime
 from transformer.runtime.workdir import Workdir
 from transformer.training import step as step_lib
 
-Notice = Callable[[str], None]
-
 
 def say(text: str) -> None:
     """A line to the user; results alone go to stdout."""

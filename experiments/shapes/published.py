@@ -1,9 +1,10 @@
-"""Published shapes of BERT, GPT-2, T5 and BART, which the files beside this name; `--mode=describe` counts them.
+"""Published shapes of BERT, GPT-2, T5 and BART, which `experiments/published/` names; `--mode=describe` counts them.
 
 As models to train they want one's own text (`--config.data.directory`); as published weights they come by `--mode=import`.
 """
 
-from transformer.config import Config, Data, Model, Objective, Train
+from experiments.shapes import small
+from transformer.config import Config, Model, Objective, Train
 
 
 def bert(layers: int, d_model: int) -> Config:
@@ -28,11 +29,7 @@ def bert(layers: int, d_model: int) -> Config:
             embedding_init="normal",
             token_types=2,
         ),
-        data=Data(
-            source="documents",
-            train="train.txt",
-            validation="validation.txt",
-            test=None,
+        data=small.documents(
             vocabulary_size=30_522,
             max_source_length=512,
             batching="bucketed",
@@ -73,11 +70,7 @@ def gpt2(layers: int, d_model: int, heads: int) -> Config:
             initializer="normal",
             embedding_init="normal",
         ),
-        data=Data(
-            source="documents",
-            train="train.txt",
-            validation="validation.txt",
-            test=None,
+        data=small.documents(
             vocabulary_size=50_257,
             max_target_length=1024,
         ),
@@ -121,11 +114,7 @@ def t5(layers: int, d_model: int, d_ff: int, heads: int, d_k: int = 64) -> Confi
             activation_dropout_rate=0.1,
             attention_dropout_rate=0.1,
         ),
-        data=Data(
-            source="documents",
-            train="train.txt",
-            validation="validation.txt",
-            test=None,
+        data=small.documents(
             vocabulary="unigram",
             vocabulary_size=32_000,
             max_source_length=512,
@@ -164,11 +153,7 @@ def bart(layers: int, d_model: int, heads: int) -> Config:
             initializer="normal",
             embedding_init="normal",
         ),
-        data=Data(
-            source="documents",
-            train="train.txt",
-            validation="validation.txt",
-            test=None,
+        data=small.documents(
             vocabulary_size=50_264,
             max_source_length=1024,
             max_target_length=1024,

@@ -7,6 +7,7 @@ import pytest
 import trained
 
 from transformer.data import number_alignment
+from transformer.data.encode import touching
 from transformer.data.vocabulary import Characters
 from transformer.modes import alignment as mode
 
@@ -28,8 +29,8 @@ def perfect(sentence, length: int, width: int) -> np.ndarray:
     weights = np.zeros((length, width))
     weights[:, len(sentence.source_tokens)] = 1
     for source, target in sentence.known.links:
-        on = mode._touching(sentence.source_tokens, sentence.known.source[source])
-        for row in mode._touching(sentence.target_tokens, sentence.known.target[target]):
+        on = touching(sentence.source_tokens, sentence.known.source[source])
+        for row in touching(sentence.target_tokens, sentence.known.target[target]):
             weights[row] = 0
             weights[row, on] = 1 / len(on)
     weights[len(sentence.target_tokens) + 1 :] = 7  # padding
@@ -70,10 +71,10 @@ def test_what_is_hidden_is_the_word_and_another():
     found = mode._hidden(stub, PAIRS, SENTENCES)
     assert list(found) == ["all of the source", "hidden from attention", "hidden from the encoder too"]
     assert found["all of the source"]["aligned"] == found["all of the source"]["other"]
-    for (_, aligned, _), (_, other, _) in zip(stub.asked[2::2], stub.asked[3::2], strict=True):
+    for (_, aligned, _), (_, other, _) in zip(stub.asked[1::2], stub.asked[2::2], strict=True):
         for sentence, one, two in zip(SENTENCES, aligned, other, strict=True):
             words = [
-                [n for n, w in enumerate(sentence.known.source) if set(mode._touching(sentence.source_tokens, w)) & set(t)]
+                [n for n, w in enumerate(sentence.known.source) if set(touching(sentence.source_tokens, w)) & set(t)]
                 for t in (one, two)
             ]
             assert len(words[0]) == len(words[1]) == 1 and words[0] != words[1]

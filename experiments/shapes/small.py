@@ -1,0 +1,65 @@
+"""What small experiments share: shapes that train in minutes on two cores, and how they are trained.
+
+Runs that start from one another (`config.train.init_from`) must have one shape, so each is written once.
+"""
+
+from typing import Any
+
+from transformer.config import Data, Model, Train
+
+
+def bert(layers: int) -> Model:
+    """An encoder of 128 wide, with rotary positions and the norm before each sub-layer."""
+    return Model(
+        num_encoder_layers=layers,
+        d_model=128,
+        d_ff=512,
+        num_heads=4,
+        norm_order="pre",
+        positions="rotary",
+        activation="gelu",
+        embedding_scale="none",
+        embedding_init="normal",
+        token_types=2,
+        unroll=layers,
+    )
+
+
+def t5() -> Model:
+    """T5 1.1's way (gated, no biases, unscaled attention, relative buckets), its embeddings tied as in 1.0."""
+    return Model(
+        num_encoder_layers=3,
+        num_decoder_layers=3,
+        d_model=128,
+        d_ff=320,
+        num_heads=4,
+        norm_order="pre",
+        norm_kind="rms",
+        positions="t5",
+        activation="geglu_tanh",
+        attention_scale="none",
+        attention_bias=False,
+        ff_bias=False,
+        embedding_scale="none",
+        tying="three_way",
+        logits_scale="1/sqrt(d_model)",
+        unroll=3,
+    )
+
+
+def documents(**settings: Any) -> Data:
+    """One's own text: train.txt and validation.txt in `config.data.directory`."""
+    return Data(source="documents", train="train.txt", validation="validation.txt", test=None, **settings)
+
+
+def train(steps: int) -> Train:
+    """Of batches of 4,096 slots."""
+    return Train(
+        steps=steps,
+        batch_tokens=4096,
+        learning_rate=1e-3,
+        schedule="linear",
+        warmup_steps=100,
+        label_smoothing=0.0,
+        evaluate_every=250,
+    )
