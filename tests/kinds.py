@@ -16,6 +16,7 @@ from unittest import mock
 import trained
 from trained import Result, command
 
+from transformer import families
 from transformer.inference import predict
 
 EXPERIMENT = """
@@ -91,9 +92,12 @@ DOCUMENTS = _lines(_document, ".txt", between="\n")
 TOKENS = ("loss", "nll", "token_accuracy", "perplexity")
 TEXTS = (*TOKENS, "perplexity_per_word", "bleu", "chrf")
 
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, Kind] = {  # by objective; of translating, which has a run of its own, by family
     "recurrent": Kind({"family": "recurrent", "data.source": "text"}, trained.write_corpus, TEXTS),
-    "prefix_lm": Kind({"family": "decoder_only", "data.source": "text", "model.tying": "two_way"}, trained.write_corpus, TEXTS),
+    "decoder_only": Kind(
+        {"family": "decoder_only", "data.source": "text", "model.tying": "two_way"}, trained.write_corpus, TEXTS
+    ),
+    "prefix_lm": Kind({"family": "encoder_decoder", "data.source": "documents"}, DOCUMENTS, TOKENS),
     "span_corruption": Kind(
         {"family": "encoder_decoder", "data.source": "documents", "data.vocabulary_size": "140"}, DOCUMENTS, TOKENS
     ),
@@ -129,7 +133,7 @@ class Run:
 
 
 def arguments(kind: str, **more: str) -> list[str]:
-    objective = {"objective.kind": "translate" if kind == "recurrent" else kind}
+    objective = {"objective.kind": "translate" if kind in families.FAMILIES else kind}
     return [f"--config.{name}={value}" for name, value in (objective | KINDS[kind].settings | more).items()]
 
 

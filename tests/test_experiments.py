@@ -33,7 +33,7 @@ SMALL = {
 }
 
 
-EMBEDDED = {"number_words", "list_ops", "entities", "stories"}
+EMBEDDED = {"number_words", "list_ops", "entities", "stories", "summaries"}
 
 
 def pairs(folder: Path, config: Config) -> None:

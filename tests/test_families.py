@@ -42,7 +42,7 @@ LENGTHS = {"label": 1, "span": 1, "related": 1}  # of sides that have something 
 
 
 @pytest.mark.parametrize(
-    ("family", "kind"), [("decoder_only", "translate"), ("recurrent", "denoise"), ("encoder_only", "causal_lm")]
+    ("family", "kind"), [("decoder_only", "denoise"), ("recurrent", "denoise"), ("encoder_only", "causal_lm")]
 )
 def test_what_does_not_fit_says_what_does(family, kind):
     with pytest.raises(UserError, match=f"config.objective.kind {kind} is for .*, not {family}, which has"):

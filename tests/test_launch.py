@@ -184,8 +184,8 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "packed states": (nothing, ["--config.family=recurrent"], ["family recurrent", "batching=bucketed"]),
     "kind to describe": (
         nothing,
-        ["--mode=describe", "--config.family=decoder_only"],
-        ["config.objective.kind translate is for", "not decoder_only, which has causal_lm, prefix_lm"],
+        ["--mode=describe", "--config.family=encoder_only"],
+        ["config.objective.kind translate is for", "not encoder_only, which has masked_lm, classify, tag, answer"],
     ),
     "source of another kind": (
         corpus(),

@@ -126,12 +126,12 @@ class Model:
 class Data:
     """What is read and how it becomes batches."""
 
-    source: Literal["number_words", "list_ops", "entities", "stories", "text", "documents", "tsv", "conll", "squad", "tfds"] = (
-        setting(
-            "number_words",
-            "embedded (number_words: pairs; list_ops: labels; entities: tags; stories: questions), two text files, documents, "
-            "labelled files, or TFDS catalogue",
-        )
+    source: Literal[
+        "number_words", "list_ops", "entities", "stories", "summaries", "text", "documents", "tsv", "conll", "squad", "tfds"
+    ] = setting(
+        "number_words",
+        "embedded (number_words, summaries: pairs; list_ops: labels; entities: tags; stories: questions), two text files, "
+        "documents, labelled files, or TFDS catalogue",
     )
     source_language: str = setting("en", "language read")
     target_language: str = setting("de", "language written")
@@ -156,8 +156,8 @@ class Data:
     number_test_range: tuple[int, int] | None = setting(None, "number_words: range of validation and test; none: the whole")
     number_train_size: int = setting(40_000, "number_words: training pairs", at_least=1)
     number_test_size: int = setting(2_000, "number_words: validation pairs, and as many test pairs", at_least=1)
-    puzzle_train_size: int = setting(20_000, "list_ops, entities, stories: training examples", at_least=1)
-    puzzle_test_size: int = setting(2_000, "list_ops, entities, stories: validation examples, and as many to test", at_least=1)
+    puzzle_train_size: int = setting(20_000, "the other embedded tasks: training examples", at_least=1)
+    puzzle_test_size: int = setting(2_000, "the other embedded tasks: validation examples, and as many to test", at_least=1)
 
     vocabulary: Literal["bpe", "unigram", "bytes", "characters", "imported"] = setting("bpe", "kind of vocabulary")
     vocabulary_size: int = setting(8000, "entries at most, special ones included (bpe, unigram, characters)", at_least=8)

@@ -175,8 +175,19 @@ def _causal(config: Config, facts: Facts, vocabularies: Vocabularies, training: 
     )
 
 
+def _translate_alone(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
+    return objectives.TranslateAlone(config.data.max_target_length, facts.start, facts.end, config.train.seed)
+
+
 def _prefix(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
     return objectives.PrefixLM(config.data.max_target_length, facts.start, facts.end, config.train.seed)
+
+
+def _encoded_prefix(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
+    data = config.data
+    return objectives.EncodedPrefixLM(
+        data.max_source_length, data.max_target_length, facts.start, facts.end, facts.begin, config.train.seed
+    )
 
 
 def _masked(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
@@ -245,7 +256,7 @@ LABELLING = ("train", "evaluate", "predict", "attend", "export", "describe")
 KINDS: dict[str, Kind] = {
     "translate": Kind(
         ("source", "target"),
-        {"encoder_decoder": _translate, "recurrent": _translate},
+        {"encoder_decoder": _translate, "recurrent": _translate, "decoder_only": _translate_alone},
         encode.texts,
         token_loss,
         "text",
@@ -259,7 +270,14 @@ KINDS: dict[str, Kind] = {
         "continuation",
         ("train", "evaluate", "generate", "attend", "export", "describe"),
     ),
-    "prefix_lm": Kind(("source", "target"), {"decoder_only": _prefix}, encode.texts, token_loss, "text", TRANSLATING),
+    "prefix_lm": Kind(
+        ("text",),
+        {"encoder_decoder": _encoded_prefix, "decoder_only": _prefix},
+        encode.texts,
+        token_loss,
+        "none",
+        TRANSLATING,
+    ),
     "masked_lm": Kind(
         ("text",),
         {"encoder_only": _masked},

@@ -25,6 +25,23 @@ def bert(layers: int) -> Model:
     )
 
 
+def gpt(layers: int) -> Model:
+    """A decoder alone, as wide, with rotary positions and the norm before each sub-layer."""
+    return Model(
+        num_decoder_layers=layers,
+        d_model=128,
+        d_ff=512,
+        num_heads=4,
+        norm_order="pre",
+        positions="rotary",
+        activation="gelu_tanh",
+        embedding_scale="none",
+        embedding_init="normal",
+        tying="two_way",
+        unroll=layers,
+    )
+
+
 def t5() -> Model:
     """T5 1.1's way (gated, no biases, unscaled attention, relative buckets), its embeddings tied as in 1.0."""
     return Model(
@@ -43,6 +60,25 @@ def t5() -> Model:
         embedding_scale="none",
         tying="three_way",
         logits_scale="1/sqrt(d_model)",
+        unroll=3,
+    )
+
+
+def bart() -> Model:
+    """BART's way: learned positions, the norm behind each sub-layer and one on the embeddings, all embeddings tied."""
+    return Model(
+        num_encoder_layers=3,
+        num_decoder_layers=3,
+        d_model=128,
+        d_ff=320,
+        num_heads=4,
+        positions="learned",
+        norm_order="post",
+        embedding_norm=True,
+        activation="gelu",
+        embedding_scale="none",
+        tying="three_way",
+        logits_bias=True,
         unroll=3,
     )
 

@@ -18,7 +18,8 @@ from transformer.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 SPLITS: tuple[sources.SplitName, ...] = ("train", "validation", "test")
-PUZZLES = ("list_ops", "entities", "stories")
+TEXTS = {"list_ops": "text", "entities": "text", "stories": "text", "summaries": "source"}  # what an example is known by
+PUZZLES = tuple(TEXTS)
 SMALL = Data(puzzle_train_size=1500, puzzle_test_size=200)
 
 
@@ -47,14 +48,20 @@ def test_on_disk_as_drawn(puzzles, tmp_path, name):
 
 @pytest.mark.parametrize("name", PUZZLES)
 def test_splits_share_nothing_and_do_not_depend_on_each_other(puzzles, name):
-    texts = [example["text"] for example in every(puzzles[name])]
+    texts = [example[TEXTS[name]] for example in every(puzzles[name])]
     assert len(set(texts)) == len(texts) == 1900
     fewer = embedded.TASKS[name].make(dataclasses.replace(SMALL, source=name, puzzle_train_size=50))
     assert list(fewer["test"]) == puzzles[name]["test"] and list(fewer["train"]) == puzzles[name]["train"][:50]
 
 
 @pytest.mark.parametrize(
-    ("name", "drawn"), [("list_ops", "b1dced93c78ffcd5"), ("entities", "5e8645f191bc1741"), ("stories", "5984e38cdc25a0c5")]
+    ("name", "drawn"),
+    [
+        ("list_ops", "b1dced93c78ffcd5"),
+        ("entities", "5e8645f191bc1741"),
+        ("stories", "5984e38cdc25a0c5"),
+        ("summaries", "f728593f0b7d3e6d"),
+    ],
 )
 def test_draws_are_what_they_were(puzzles, name, drawn):
     # Runs are compared over years: who draws otherwise must raise the task's version.
@@ -268,6 +275,25 @@ def test_things_change_hands(puzzles):
     states = [(simulate(e["text"])[e["question"].split()[3]], e["question"].split()[1]) for e in asked]
     moved = [verb for state, verb in states if state["owner"] != state["first"]]
     assert len(moved) > 0.3 * len(asked) and min(moved.count("has"), moved.count("had")) > 0.3 * len(moved)
+
+
+# --- summaries ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_summary_says_who_has_what_in_the_end(puzzles):
+    for example in every(puzzles["summaries"]):
+        state = simulate(example["source"])
+        owners = sorted({things["owner"] for things in state.values()})
+        each = [" and ".join(f"{t['number']} {kind}" for kind, t in state.items() if t["owner"] == owner) for owner in owners]
+        assert example["target"] == " ".join(f"{o} has {things} ." for o, things in zip(owners, each, strict=True))
+
+
+def test_a_summary_is_no_copy(puzzles):
+    """The first sentences, as many as a summary has, are almost never it."""
+    examples = every(puzzles["summaries"])
+    lead = [" .".join(e["source"].split(" .")[: e["target"].count(" .")]) + " ." for e in examples]
+    assert sum(first == e["target"] for first, e in zip(lead, examples, strict=True)) < 0.05 * len(examples)
+    assert all(len(e["target"]) < len(e["source"]) for e in examples)
 
 
 # --- the library -------------------------------------------------------------------------------------------------------

@@ -28,7 +28,8 @@ OBJECTIVES = {
     "causal_lm_cross": (lambda s, t: objectives.CausalLM(t, cross_documents=True), TEXT, True),
     "causal_lm_evaluated": (lambda s, t: objectives.CausalLM(t, shift=False), TEXT, False),
     "prefix_lm": (lambda s, t: objectives.PrefixLM(t), TEXT, True),
-    "prefix_lm_pairs": (lambda s, t: objectives.PrefixLM(t), PAIRS, False),
+    "encoded_prefix_lm": (lambda s, t: objectives.EncodedPrefixLM(s, t), TEXT, False),
+    "translate_alone": (lambda s, t: objectives.TranslateAlone(t), PAIRS, False),
     "masked_lm": (lambda s, t: objectives.MaskedLM(s, 1, 2, 3, 4, 100), TEXT, True),
     "masked_lm_words": (lambda s, t: objectives.MaskedLM(s, 1, 2, 3, 4, 100, starts_word=STARTS), TEXT, True),
     "masked_lm_next": (lambda s, t: objectives.MaskedLM(s, 1, 2, 3, 4, 100, next_sentence=True), TEXT, True),
@@ -73,7 +74,7 @@ def test_features_have_the_declared_kinds_and_no_more_than_the_declared_lengths(
     corpus = objective.arrange(corpus_of(fields, data.draw))
     lengths_NxA, limits = objective.lengths(corpus), objective.limits
     assert lengths_NxA.dtype == np.int64 and lengths_NxA.shape[1] == len(objective.sides) == len(limits)
-    if "lm" in name and "pairs" not in name or "span" in name or "denoise" in name:
+    if "lm" in name or "span" in name or "denoise" in name:
         assert (lengths_NxA <= limits).all()  # documents are cut, so that nothing is dropped
     for index in range(len(lengths_NxA)):
         for epoch in (0, 3):
@@ -167,6 +168,7 @@ def test_streams_are_apart_from_each_other_and_from_the_pipelines():
         (lambda: objectives.Tag(2, 1, 2), "config.data.max_source_length is 2"),
         (lambda: objectives.Answer(4, 1, 2), "config.data.max_source_length is 4"),
         (lambda: objectives.PrefixLM(1), "config.data.max_target_length is 1"),
+        (lambda: objectives.EncodedPrefixLM(2, 1), "config.data.max_target_length is 1"),
     ],
 )
 def test_a_limit_without_room_for_text_is_a_line(make, setting):

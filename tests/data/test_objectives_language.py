@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transformer.data.corpus import Ragged
-from transformer.data.objectives import CausalLM, PrefixLM
+from transformer.data.objectives import CausalLM, EncodedPrefixLM, PrefixLM, TranslateAlone
 
 START, END = 1, 2
 SOME = settings(max_examples=50, derandomize=True, deadline=None, database=None)
@@ -89,7 +89,7 @@ def test_shifts_of_a_seed_are_its_own():
 @SOME
 @given(st.lists(st.integers(4, 99), max_size=12), st.lists(st.integers(4, 99), max_size=12))
 def test_a_pair_is_read_as_source_start_target_and_said_as_target_end(source, target):
-    objective = PrefixLM(40, START, END)
+    objective = TranslateAlone(40, START, END)
     corpus = objective.arrange({"source": Ragged.of([source]), "target": Ragged.of([target])})
     assert objective.lengths(corpus).tolist() == [[len(source) + len(target) + 1]]
     (found,) = rows(objective, corpus)
@@ -109,7 +109,7 @@ def test_a_pair_is_read_as_source_start_target_and_said_as_target_end(source, ta
 )
 def test_of_a_pair_that_is_too_long_the_longer_gives_way(source, target, inputs, said):
     corpus = {"source": Ragged.of([range(10, 10 + source)]), "target": Ragged.of([range(30, 30 + target)])}
-    (found,) = rows(PrefixLM(6, START, END), corpus)
+    (found,) = rows(TranslateAlone(6, START, END), corpus)
     assert found["inputs"] == inputs
     assert [t for t, w in zip(found["targets"], found["weights"], strict=True) if w] == said
 
@@ -135,3 +135,23 @@ def test_splits_are_all_there_are():
     corpus = objective.arrange({"text": Ragged.of([[9] * 5])})
     found = {sum(objective.features(corpus, 0, epoch)["prefix"]) - 1 for epoch in range(80)}
     assert found == {1, 2, 3, 4, 5}
+
+
+@SOME
+@given(DOCUMENTS, st.integers(2, 9), st.integers(2, 9), st.sampled_from([None, 3]))
+def test_with_an_encoder_the_first_part_is_read_and_the_rest_said(documents, longest_source, longest_target, begin):
+    objective = EncodedPrefixLM(longest_source + (begin is not None), longest_target, START, END, begin)
+    corpus = objective.arrange({"text": Ragged.of(documents)})
+    restored = []
+    for row in rows(objective, corpus):
+        assert row["source"][:-1][:1] == [begin] if begin else START not in row["source"]
+        assert (row["source"][-1], row["targets"][-1], row["inputs"]) == (END, END, [START, *row["targets"][:-1]])
+        assert len(row["targets"]) > 1 and (len(row["targets"]) == 2 or len(row["source"]) > 1 + (begin is not None))
+        restored += row["source"][begin is not None : -1] + row["targets"][:-1]
+    assert restored == sum(documents, [])
+
+
+def test_splits_of_an_encoders_text_are_spread_evenly():
+    corpus = EncodedPrefixLM(20, 20).arrange({"text": Ragged.of([[9] * 5] * 4000)})
+    counts = np.bincount(corpus["source"].lengths, minlength=5)
+    assert counts[0] == 0 and (abs(counts[1:] - 1000) < 120).all()  # 4 standard deviations

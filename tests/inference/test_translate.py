@@ -224,12 +224,12 @@ def test_attention_while_it_says_what_it_says():
         assert one.down == other.down and np.array_equal(one.weights_LxHxTxS, other.weights_LxHxTxS)
 
 
-# --- a prefix LM ---------------------------------------------------------------------------------------------------------
+# --- a decoder alone -----------------------------------------------------------------------------------------------------
 
 
-def prefix_lm(**settings) -> Translator:
+def decoder_only(**settings) -> Translator:
     layers = {"model__num_decoder_layers": 2}  # in one layer nothing tells what a source sees
-    return small(family="decoder_only", objective__kind="prefix_lm", search__batch_size=3, **layers, **settings)
+    return small(family="decoder_only", search__batch_size=3, **layers, **settings)
 
 
 def as_trained(used: Translator, source: str, said: list[int]) -> np.ndarray:
@@ -248,8 +248,8 @@ def apply_jitted(model):
     return jax.jit(model.apply)
 
 
-def test_a_prefix_lm_reads_what_it_was_trained_on():
-    used = prefix_lm()
+def test_a_decoder_alone_reads_what_it_was_trained_on():
+    used = decoder_only()
     pairs = [("abc", "ABC".lower()), ("fedcbafedcba", ""), ("", "a")]
     for (source, target), logits in zip(pairs, used.logits(*zip(*pairs, strict=True)), strict=True):
         np.testing.assert_allclose(logits, as_trained(used, source, used.target_vocabulary.encode(target)), atol=2e-4)
@@ -263,9 +263,9 @@ class Verbatim(Characters):
 
 
 @pytest.mark.parametrize("beam", [1, 2])
-def test_a_prefix_lm_says_the_likeliest_in_any_company(beam):
+def test_a_decoder_alone_says_the_likeliest_in_any_company(beam):
     """Sources of any length are fed at once, padded on the left."""
-    used, sources = prefix_lm(search__beam_size=beam), ["abcdef", "f", "cab", "edefedcba"]
+    used, sources = decoder_only(search__beam_size=beam), ["abcdef", "f", "cab", "edefedcba"]
     used.target_vocabulary = Verbatim("abcdef")
     found = [outputs[0] for outputs in used.translate(sources)]
     assert len({output.text for output in found}) > 2
@@ -280,8 +280,8 @@ def test_a_prefix_lm_says_the_likeliest_in_any_company(beam):
             assert labels == logits.argmax(axis=-1).tolist()
 
 
-def test_a_prefix_lms_positions_table_ends_behind_the_target():
-    used = prefix_lm(
+def test_a_decoder_alone_positions_table_ends_behind_the_target():
+    used = decoder_only(
         model__positions="learned",
         model__max_positions=20,
         data__max_source_length=20,
@@ -297,8 +297,8 @@ def test_a_prefix_lms_positions_table_ends_behind_the_target():
             call()
 
 
-def test_a_prefix_lms_attention_is_one_map_of_both():
-    [found] = prefix_lm().attention("abc", "fe")
+def test_a_decoder_alone_attention_is_one_map_of_both():
+    [found] = decoder_only().attention("abc", "fe")
     assert found.name == "decoder self attention" and found.across == found.down == ["a", "b", "c", "<s>", "f", "e"]
     weights = found.weights_LxHxTxS
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)

@@ -54,6 +54,15 @@ class Ragged:
         """int64, one a row."""
         return np.diff(self.offsets)
 
+    def parted(self, first_N: np.ndarray) -> tuple["Ragged", "Ragged"]:
+        """Each row's first `first_N` values, and the rest of it; copies."""
+
+        def taken(starts_N: np.ndarray, lengths_N: np.ndarray) -> Ragged:
+            return Ragged(self.values[spread(starts_N, lengths_N)], np.append(0, np.cumsum(lengths_N)))
+
+        starts_N = self.offsets[:-1]
+        return taken(starts_N, first_N), taken(starts_N + first_N, self.lengths - first_N)
+
     @classmethod
     def of(cls, rows: Sequence[Any], dtype: Any = np.int32) -> "Ragged":
         """From a list of sequences."""

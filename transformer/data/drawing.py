@@ -1,6 +1,6 @@
 """What an embedded task is, and how its examples are drawn so that no two splits share one.
 
-The tasks themselves are number_words.py, list_ops.py, entities.py and stories.py; `embedded.py` keeps them on disk.
+Each task has a file of its own; `embedded.py` has the table of them and keeps them on disk.
 """
 
 import dataclasses

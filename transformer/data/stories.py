@@ -25,7 +25,7 @@ MOVES = (1, 2)
 
 
 @dataclasses.dataclass
-class _Set:
+class Things:
     """Things that stay together: how many of what, whose they were and are, and where the story says so (first characters)."""
 
     number: str
@@ -40,15 +40,15 @@ class _Set:
 Question = tuple[str, str, int]  # text, answer, the answer's first character in the story
 
 
-def _tell(rng: random.Random) -> tuple[str, list[_Set]]:
-    """A story and how it ends."""
+def tell(rng: random.Random, moves: tuple[int, int] = MOVES) -> tuple[str, list[Things]]:
+    """A story in which things move so many times (from, to), and how it ends."""
     people = rng.sample(PERSONS, rng.randint(*PEOPLE))
     text, sets = "", []
     for number, kind in zip(rng.sample(NUMBERS, SETS), rng.sample(KINDS, SETS), strict=True):
         owner = rng.choice(people)
-        sets.append(_Set(number, kind, owner, len(text), len(f"{text}{owner} has "), owner, len(text)))
+        sets.append(Things(number, kind, owner, len(text), len(f"{text}{owner} has "), owner, len(text)))
         text += f"{owner} has {number} {kind} . "
-    for _ in range(rng.randint(*MOVES)):
+    for _ in range(rng.randint(*moves)):
         moved = rng.choice(sets)
         giver, receiver = moved.owner, rng.choice([person for person in people if person != moved.owner])
         before = rng.choice((f"{giver} gives the {moved.kind} to ", f"the {moved.kind} go from {giver} to "))
@@ -57,7 +57,7 @@ def _tell(rng: random.Random) -> tuple[str, list[_Set]]:
     return text.strip(), sets
 
 
-def _questions(sets: list[_Set]) -> list[list[Question]]:
+def _questions(sets: list[Things]) -> list[list[Question]]:
     """What may be asked, by kind of question."""
     alone = [s for s in sets if sum(s.owner == other.owner for other in sets) == 1]
     return [
@@ -69,7 +69,7 @@ def _questions(sets: list[_Set]) -> list[list[Question]]:
 
 
 def _draw(rng: random.Random, held: bool) -> Mapping[str, str]:
-    text, sets = _tell(rng)
+    text, sets = tell(rng)
     question, answer, start = rng.choice(rng.choice([asked for asked in _questions(sets) if asked]))
     answers = [answer, answer.split()[0]] if question.startswith("how many") else [answer]
     return {"question": question, "text": text, "answer": answer, "start": str(start), "answers": json.dumps(answers)}

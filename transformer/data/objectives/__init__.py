@@ -3,9 +3,9 @@
 from transformer.data.objectives.base import DECODER, ENCODER, PREFIXED, READER, TAGGER, Corpus, Objective, Side
 from transformer.data.objectives.denoising import Denoise, SpanCorruption
 from transformer.data.objectives.labels import LABEL, SPAN, Answer, Classify, Tag
-from transformer.data.objectives.language import CausalLM, PrefixLM
+from transformer.data.objectives.language import CausalLM, EncodedPrefixLM, PrefixLM
 from transformer.data.objectives.masked import RELATED, MaskedLM
-from transformer.data.objectives.translate import Translate
+from transformer.data.objectives.translate import Translate, TranslateAlone
 
 __all__ = [
     "DECODER",
@@ -21,6 +21,7 @@ __all__ = [
     "Classify",
     "Corpus",
     "Denoise",
+    "EncodedPrefixLM",
     "MaskedLM",
     "Objective",
     "PrefixLM",
@@ -28,4 +29,5 @@ __all__ = [
     "SpanCorruption",
     "Tag",
     "Translate",
+    "TranslateAlone",
 ]

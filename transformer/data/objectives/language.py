@@ -1,4 +1,4 @@
-"""Text alone, said by a decoder: causal and prefix language models."""
+"""Text alone: causal and prefix language models."""
 
 import dataclasses
 
@@ -7,7 +7,6 @@ import numpy as np
 from transformer.data.corpus import Ragged, spread
 from transformer.data.objectives.base import (
     DECODER,
-    PREFIXED,
     SHIFT,
     SPLIT,
     Corpus,
@@ -16,9 +15,9 @@ from transformer.data.objectives.base import (
     cut,
     draw,
     row_lengths,
-    share,
     with_end,
 )
+from transformer.data.objectives.translate import Translate, TranslateAlone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,50 +74,43 @@ class CausalLM(Objective):
 
 
 @dataclasses.dataclass(frozen=True)
-class PrefixLM(Objective):
-    """A decoder alone that reads source, `start`, target, all of it seeing the source and `start`, and says the target.
+class PrefixLM(TranslateAlone):
+    """The prefix LM of Raffel et al. 2020, 3.2.1, by a decoder alone. Field `text`, a document a row.
 
-    That is the prefix LM of Raffel et al. 2020, 3.2.1; `prefix` is 1 along what all see (the rule "prefix" of masks.py).
-    Fields `source` and `target`: pairs, the target with `end`; where both are longer than `block` the longer one gives way.
-    Field `text`, a document a row: documents with `end` are cut to chunks of `block`, each split where (seed, epoch,
-    example) says, both parts having a token if the chunk has two.
+    Documents with `end` are cut to chunks of `block` tokens, each split where (seed, epoch, example) says, both parts having
+    a token if the chunk has two; the first part is the source, the second the target.
     """
 
-    block: int
-    start: int = 1
-    end: int = 2
-    seed: int = 0
-    sides = (PREFIXED,)
-
-    def __post_init__(self) -> None:
-        check_limit("max_target_length", self.block, 2)
-
     def arrange(self, corpus: Corpus) -> Corpus:
-        return cut(with_end(corpus["text"], self.end), self.block) if "text" in corpus else corpus
-
-    @property
-    def limits(self) -> tuple[int, ...]:
-        return (self.block,)
+        return cut(with_end(corpus["text"], self.end), self.block)
 
     def lengths(self, corpus: Corpus) -> np.ndarray:
-        if "text" in corpus:
-            return corpus["text"].lengths[:, None]
-        return (corpus["source"].lengths + corpus["target"].lengths + 1)[:, None]
+        return corpus["text"].lengths[:, None]
 
     def features(self, corpus: Corpus, index: int, epoch: int) -> dict[str, np.ndarray]:
-        if "text" in corpus:
-            tokens = corpus["text"][index][: self.block]
-            split = int(draw(self.seed, SPLIT, epoch, index).integers(1, len(tokens))) if len(tokens) > 1 else 0
-            source, target = tokens[:split], tokens[split:]
-        else:
-            source, target = corpus["source"][index], np.append(corpus["target"][index], self.end)
-            kept, left = share(len(source), len(target), self.block)
-            source, target = source[:kept], target[:left]
-        read = np.concatenate([source, [self.start], target]).astype(np.int32)
-        of_target = np.arange(len(read) - 1) >= len(source)
-        return {
-            "inputs": read[:-1],
-            "targets": read[1:],
-            "weights": of_target.astype(np.float32),
-            "prefix": (np.arange(len(read) - 1) <= len(source)).astype(np.int32),
-        }
+        tokens = corpus["text"][index][: self.block]
+        split = int(draw(self.seed, SPLIT, epoch, index).integers(1, len(tokens))) if len(tokens) > 1 else 0
+        return self.said(tokens[:split], tokens[split:])
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedPrefixLM(Translate):
+    """The same by an encoder, which reads a chunk's first part, and a decoder, which says the rest. Field `text`.
+
+    As in T5 every part has its end. Rows are planned once, by their lengths, so (seed, example) says where a chunk is
+    split, for all epochs; with a split drawn in each epoch, half of all slots would be padding.
+    """
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_limit("max_source_length", self.max_source_length, 2 + self._before)
+        check_limit("max_target_length", self.max_target_length, 2)
+
+    def arrange(self, corpus: Corpus) -> Corpus:
+        window = min(self.max_source_length - self._before, self.max_target_length)
+        chunks = cut(corpus["text"], window)["text"]
+        share_N = draw(self.seed, SPLIT, 0).random(len(chunks))
+        first_N = np.where(chunks.lengths > 1, 1 + (share_N * (chunks.lengths - 1)).astype(np.int64), 0)
+        source, target = chunks.parted(first_N)
+        return {"source": source, "target": target}

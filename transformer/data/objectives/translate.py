@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from transformer.data.corpus import Ragged, spread
-from transformer.data.objectives.base import DECODER, ENCODER, Corpus, Objective, row_lengths
+from transformer.data.objectives.base import DECODER, ENCODER, PREFIXED, Corpus, Objective, check_limit, row_lengths, share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +60,47 @@ class Translate(Objective):
             "inputs": _place(target, index_N, target_N, 1, target_N - 1, self.start),
             "targets": targets,
             "weights": Ragged(np.ones(len(targets.values), np.float32), targets.offsets),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class TranslateAlone(Objective):
+    """Fields `source` and `target`, to a decoder alone: it reads source, start, target, all of it seeing the source and start.
+
+    `prefix` is 1 along what all see (the rule "prefix" of masks.py); weights are 1 where the target and `end` are said. Where
+    both are longer than `block` the longer one gives way.
+    """
+
+    block: int
+    start: int = 1
+    end: int = 2
+    seed: int = 0
+    sides = (PREFIXED,)
+
+    def __post_init__(self) -> None:
+        check_limit("max_target_length", self.block, 2)
+
+    @property
+    def limits(self) -> tuple[int, ...]:
+        return (self.block,)
+
+    def lengths(self, corpus: Corpus) -> np.ndarray:
+        return (corpus["source"].lengths + corpus["target"].lengths + 1)[:, None]
+
+    def features(self, corpus: Corpus, index: int, epoch: int) -> dict[str, np.ndarray]:
+        source, target = corpus["source"][index], np.append(corpus["target"][index], self.end)
+        kept, left = share(len(source), len(target), self.block)
+        return self.said(source[:kept], target[:left])
+
+    def said(self, source: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
+        """Features of a row: `target`, its end included, said behind `source`."""
+        read = np.concatenate([source, [self.start], target]).astype(np.int32)
+        place = np.arange(len(read) - 1)
+        return {
+            "inputs": read[:-1],
+            "targets": read[1:],
+            "weights": (place >= len(source)).astype(np.float32),
+            "prefix": (place <= len(source)).astype(np.int32),
         }
 
 

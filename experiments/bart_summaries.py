@@ -1,0 +1,22 @@
+"""Summarisation: who has what at the end of a story, by a small BART. Made on the spot.
+
+    python launch.py --config=experiments/bart_summaries.py
+
+Not scored yet.
+"""
+
+from experiments.shapes import small
+from transformer.config import Checkpoint, Config, Data, Evaluate, Objective, Search
+
+
+def get_config() -> Config:
+    return Config(
+        family="encoder_decoder",
+        objective=Objective(kind="translate"),
+        model=small.bart(),
+        data=Data(source="summaries", vocabulary_size=200, max_source_length=128, batching="bucketed", buckets=3),
+        train=small.train(steps=1000),
+        evaluate=Evaluate(scores=("rouge1", "rouge2", "rougeL", "exact_match")),
+        search=Search(beam_size=1, batch_size=256),
+        checkpoint=Checkpoint(every_steps=500),
+    )

@@ -1,0 +1,20 @@
+"""Span corruption of stories of which there are no summaries: what `t5_summaries.py` starts from. Made on the spot.
+
+    python launch.py --config=experiments/t5_stories_pretrain.py
+
+Not scored yet.
+"""
+
+from experiments.shapes import small
+from transformer.config import Checkpoint, Config, Data, Objective
+
+
+def get_config() -> Config:
+    return Config(
+        family="encoder_decoder",
+        objective=Objective(kind="span_corruption"),
+        model=small.t5(),
+        data=Data(source="stories", vocabulary_size=300, test=None, batching="bucketed", buckets=2),
+        train=small.train(steps=1500),
+        checkpoint=Checkpoint(every_steps=500),
+    )
