@@ -216,6 +216,13 @@ class Train:
     ema_decay: float | None = setting(
         None, "decay of an exponential moving average of parameters; none: no average", above=0, below=1
     )
+    max_skipped: int = setting(
+        10, "updates in a row that may be skipped as loss or gradient is not finite; one more ends the run", at_least=0, free=True
+    )
+    debug_nans: bool = setting(False, "each operation is checked for NaN, and the first is named; slow", free=True)
+    max_minutes: float | None = setting(
+        None, "minutes after which the run saves and stops, to be gone on with; none: no limit", above=0, free=True
+    )
     log_every: int = setting(50, "updates between two reports", at_least=1)
     evaluate_every: int = setting(1000, "updates between two validation losses", at_least=1)
 
@@ -283,7 +290,11 @@ class Checkpoint:
 class Parallel:
     """How devices share the work."""
 
-    mode: Literal["auto", "jit", "pmap"] = setting("auto", "auto: pmap where there are several devices, else jit", free=True)
+    mode: Literal["auto", "jit", "pmap", "mesh"] = setting(
+        "auto", "jit: one device; pmap: a copy on each; mesh: parameters cut too; auto: pmap where there are several", free=True
+    )
+    fsdp: int = setting(1, "mesh: devices that share the parameters of one copy, and rows", at_least=1, free=True)
+    tensor: int = setting(1, "mesh: devices that share heads, hidden units and the vocabulary", at_least=1, free=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from transformer.models.attention import MultiHeadAttention
 from transformer.models.dropout import Dropout
 from transformer.models.masks import Mask
 from transformer.models.positions import NoPositions
+from transformer.sharding import by_rows
 
 Array = jax.Array
 
@@ -95,7 +96,7 @@ class Embedding(nn.Module):
         x_BxTxD = jnp.take(self.table_NxD, tokens_BxT, axis=0).astype(self.config.dtype)
         if self.config.embedding_scale == "sqrt(d_model)":
             x_BxTxD = x_BxTxD * math.sqrt(self.config.d_model)
-        return x_BxTxD
+        return by_rows(x_BxTxD)
 
     def logits(self, states_BxTxD: Array) -> Array:
         """States times the table: BxTxN in fp32."""

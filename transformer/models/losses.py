@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from transformer.sharding import by_rows
+
 Array = jax.Array
 Params = Any
 
@@ -55,7 +57,7 @@ def in_chunks(
 
     def cut(x: Array) -> Array:  # BxTx.. -> number of slices x B x width x ..
         x = jnp.pad(x, [(0, 0), (0, -length % width)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(batch, -1, width, *x.shape[2:]), 1, 0)
+        return by_rows(jnp.moveaxis(x.reshape(batch, -1, width, *x.shape[2:]), 1, 0), axis=1)
 
     def add(total: Any, part: Any) -> Any:
         return jax.tree.map(jnp.add, total, part)
@@ -80,7 +82,7 @@ def in_chunks(
 
         def one(carry: Any, part: Any) -> tuple[Any, Array]:
             (params_gradient, states_gradient), sums = gradient(params, *part)
-            return add(carry, (params_gradient, sums)), states_gradient
+            return add(carry, (params_gradient, sums)), by_rows(states_gradient)
 
         (shapes, _), sums_shapes = jax.eval_shape(gradient, params, *jax.tree.map(lambda x: x[0], parts))
         (params_gradient, sums), slices = jax.lax.scan(one, zeros((shapes, sums_shapes)), parts)

@@ -13,8 +13,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from transformer.config import Parallel
+from transformer.errors import UserError
+from transformer import sharding
 
 Batch = Mapping[str, np.ndarray]
 AXIS = "devices"
@@ -68,48 +71,94 @@ def peak_flops(devices: Sequence[Any]) -> float | None:
 
 
 class Runtime:
-    """How steps run: "jit" on the first device, or "pmap" over all local ones. `count`: devices that share a batch."""
+    """How steps run: "jit" on the first device, "pmap" over all local ones, or jit over a "mesh" of them.
+
+    `count`: devices (of a mesh: groups of them) that share a batch's rows. UserError: the mesh does not fit the devices.
+    """
 
     def __init__(self, parallel: Parallel):
         keep_freed_memory()
         several = jax.local_device_count() > 1
         self.mode = ("pmap" if several else "jit") if parallel.mode == "auto" else parallel.mode
-        self.devices = jax.local_devices() if self.mode == "pmap" else jax.local_devices()[:1]
-        self.count = len(self.devices)
+        self.devices = jax.local_devices()[:1] if self.mode == "jit" else jax.local_devices()
+        self.count, self.mesh = len(self.devices), None
+        if self.mode == "mesh":
+            data, left = divmod(len(self.devices), parallel.fsdp * parallel.tensor)
+            if left or not data:
+                raise UserError(
+                    f"config.parallel.fsdp {parallel.fsdp} x tensor {parallel.tensor}: there are {len(self.devices)} devices, "
+                    "which must be a multiple of it"
+                )
+            shape, kinds = (data, parallel.fsdp, parallel.tensor), (AxisType.Auto,) * len(sharding.MESH)
+            self.mesh = jax.make_mesh(shape, sharding.MESH, kinds, devices=self.devices)
+            self.count = data * parallel.fsdp
+
+    def create(self, init: Callable[[], Any]) -> Any:
+        """What `init` makes, where steps want it; on a mesh no device ever holds it whole."""
+        if self.mesh is None:
+            return self.place_state(init())
+        return jax.jit(init, out_shardings=self._shardings(jax.eval_shape(init)))()
 
     def place_state(self, state: Any) -> Any:
         """A state on the host or one device -> where steps want it."""
+        if self.mesh is not None:
+            return jax.tree.map(jax.device_put, state, self._shardings(state))
         if self.mode == "jit":
             return jax.device_put(state, self.devices[0])
-        mesh = jax.sharding.Mesh(np.asarray(self.devices), (AXIS,))
-        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
-        return jax.tree.map(
-            lambda x: jax.device_put(np.broadcast_to(np.asarray(x), (self.count, *np.shape(x))), sharding), state
-        )
+        each = NamedSharding(jax.sharding.Mesh(np.asarray(self.devices), (AXIS,)), PartitionSpec(AXIS))
+        return jax.tree.map(lambda x: jax.device_put(np.broadcast_to(np.asarray(x), (self.count, *np.shape(x))), each), state)
 
     def single(self, placed: Any) -> Any:
-        """The inverse of `place_state`: one copy, still on a device."""
+        """The inverse of `place_state`: one copy, still on a device, or on those that share it."""
         return jax.tree.map(lambda x: x.addressable_data(0)[0], placed) if self.mode == "pmap" else placed
 
     def place_batch(self, batch: Batch) -> Any:
         """Rows cut over the devices; their number must be a multiple of `count`."""
-        if self.mode == "jit":
-            return {name: jax.device_put(rows, self.devices[0]) for name, rows in batch.items()}
-        return {name: rows.reshape(self.count, -1, *rows.shape[1:]) for name, rows in batch.items()}
+        if self.mode == "pmap":
+            return {name: rows.reshape(self.count, -1, *rows.shape[1:]) for name, rows in batch.items()}
+        where = self.devices[0] if self.mesh is None else NamedSharding(self.mesh, PartitionSpec(sharding.ROWS))
+        return {name: jax.device_put(rows, where) for name, rows in batch.items()}
 
     def compile_train(self, train_step: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
         """`step(placed state, placed batch) -> placed state, metrics`; the old state's buffers are used again."""
-        if self.mode == "jit":
+        if self.mode == "pmap":
+            return jax.pmap(partial(train_step, axis_name=AXIS), axis_name=AXIS, donate_argnums=0, devices=self.devices)
+        if self.mesh is None:
             return jax.jit(train_step, donate_argnums=0)
-        return jax.pmap(partial(train_step, axis_name=AXIS), axis_name=AXIS, donate_argnums=0, devices=self.devices)
+        whole = NamedSharding(self.mesh, PartitionSpec())
+
+        def step(state: Any, batch: Any) -> tuple[Any, Any]:
+            state, metrics = train_step(state, batch)
+            return jax.lax.with_sharding_constraint(
+                (state, metrics), (self._shardings(state), jax.tree.map(lambda _: whole, metrics))
+            )
+
+        return self._on_mesh(jax.jit(step, donate_argnums=0))
 
     def compile_eval(self, eval_step: Callable[..., Any]) -> Callable[..., Any]:
         """`step(placed params, placed batch) -> sums`."""
-        if self.mode == "jit":
-            return jax.jit(eval_step)
-        return jax.pmap(partial(eval_step, axis_name=AXIS), axis_name=AXIS, devices=self.devices)
+        if self.mode == "pmap":
+            return jax.pmap(partial(eval_step, axis_name=AXIS), axis_name=AXIS, devices=self.devices)
+        return self._on_mesh(jax.jit(eval_step))
 
     def fetch(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """Metrics to the host; waits for them."""
         values = jax.device_get(metrics)
         return {name: float(np.ravel(value)[0]) for name, value in values.items()}
+
+    def _on_mesh(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, which then knows of the mesh (`sharding.by_rows`)."""
+        if self.mesh is None:
+            return function
+        mesh = self.mesh
+
+        def call(*arguments: Any) -> Any:
+            with jax.set_mesh(mesh):
+                return function(*arguments)
+
+        return call
+
+    def _shardings(self, state: Any) -> Any:
+        assert self.mesh is not None
+        specs = sharding.specs(state, dict(self.mesh.shape))
+        return jax.tree.map(partial(NamedSharding, self.mesh), specs, is_leaf=lambda x: isinstance(x, PartitionSpec))

@@ -1,0 +1,189 @@
+"""A mesh of eight devices, however it is laid out: the numbers of one device. Simulated in a process of its own, which
+this file is the program of."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+from jax.sharding import PartitionSpec
+
+from transformer.config import Parallel
+from transformer.errors import UserError
+from transformer import sharding
+from transformer.runtime.devices import Runtime
+from transformer.training import step
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS, ROWS = 20, 16
+LAYOUTS = {
+    "data 8": Parallel("mesh"),
+    "fsdp 8": Parallel("mesh", fsdp=8),
+    "2 x 2 x 2": Parallel("mesh", fsdp=2, tensor=2),
+}
+DROPPING = {"model__dropout_rate": 0.2, "model__attention_dropout_rate": 0.2, "model__activation_dropout_rate": 0.2}
+DEEP = {  # loops within loops
+    "model__num_encoder_layers": 2,
+    "model__num_decoder_layers": 3,
+    "model__remat": "full",
+    "model__attention_backend": "chunked",
+    "model__attention_chunk": 4,
+    "model__norm_order": "pre",
+    "model__positions": "t5",
+    "model__activation": "swiglu",
+}
+RUNS = {  # settings, layouts
+    "encoder_decoder": ({}, LAYOUTS),
+    "encoder_decoder accumulate": ({"train__accumulate": 2}, ["2 x 2 x 2"]),
+    "encoder_decoder deep": (DEEP, ["2 x 2 x 2"]),
+    "encoder_decoder dropout": (DROPPING | {"train__ema_decay": 0.9}, ["2 x 2 x 2"]),
+    "decoder_only": ({"family": "decoder_only", "objective__kind": "causal_lm", "model__tying": "none"}, ["2 x 2 x 2"]),
+    "encoder_only": ({"family": "encoder_only", "objective__kind": "tag"}, ["2 x 2 x 2"]),
+    "recurrent": ({"family": "recurrent"}, ["2 x 2 x 2"]),
+}
+
+
+def batch(family: str, number: int) -> dict[str, np.ndarray]:
+    """Uneven rows, many of them empty, with what the family reads."""
+    made = small.batch(number, ROWS)
+    if family == "encoder_only":
+        source, segments = made["source"], made["source_segments"]
+        labels = {"targets": source % 2, "weights": (segments > 0).astype(np.float32)}
+        return {"source": source, "source_segments": segments, "source_positions": made["source_positions"], **labels}
+    if family == "recurrent":  # one sentence a row
+        return {name: np.minimum(rows, 1) if "segments" in name else rows for name, rows in made.items()}
+    return made
+
+
+def train(settings: dict, parallel: Parallel) -> dict:
+    """Losses of 20 steps, the sums of an evaluation, and how much of the state a device has."""
+    config = small.config(**settings)
+    small.FACTS = dataclasses.replace(small.FACTS, labels=("even", "odd"))
+    first, train_step, loss = small.trainer(config)
+    runtime = Runtime(parallel)
+    state, losses = runtime.place_state(first), []
+    update = runtime.compile_train(train_step)
+    for number in range(STEPS):
+        before = state
+        state, metrics = update(state, runtime.place_batch(batch(config.family, number)))
+        found = runtime.fetch(metrics)
+        losses.append(found["loss_sum"] / max(found["weight_sum"], 1))
+    evaluated = runtime.compile_eval(step.make_eval_step(loss))(state.params, runtime.place_batch(batch(config.family, 99)))
+    leaves = jax.tree.leaves(state)
+    same = [a.sharding.is_equivalent_to(b.sharding, a.ndim) for a, b in zip(leaves, jax.tree.leaves(before), strict=True)]
+    return {
+        "losses": losses,
+        "evaluated": runtime.fetch(evaluated)["loss_sum"],
+        "share": sum(x.addressable_data(0).size for x in leaves) / sum(x.size for x in leaves),
+        "placed_alike": all(same),
+        "old_state_given_up": all(x.is_deleted() for x in jax.tree.leaves(before.params)),
+    }
+
+
+def born() -> dict:
+    """Of a state made on the mesh: whether it is the one made on one device, and whether it lies where it belongs."""
+    first, *_ = small.trainer(small.config())
+
+    def init():
+        return {"key": jax.random.normal(jax.random.key(0), (8, 16)), "step": jnp.zeros((), jnp.int32)}
+
+    runtime = Runtime(LAYOUTS["2 x 2 x 2"])
+    made = runtime.create(lambda: {"inner": {"kernel": init()["key"]}})["inner"]["kernel"]
+    return {
+        "equal": bool(np.array_equal(made, jax.jit(init)()["key"])),
+        "spec": str(made.sharding.spec),
+        "back": all(
+            np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (first, runtime.place_state(first))), strict=True)
+        ),
+        "counts": [Runtime(parallel).count for parallel in LAYOUTS.values()],
+    }
+
+
+def on_eight() -> dict:
+    """All that needs eight devices."""
+    runs = {
+        name: {layout: train(settings, LAYOUTS[layout]) for layout in layouts} | {"one": train(settings, Parallel("jit"))}
+        for name, (settings, layouts) in RUNS.items()
+    }
+    refused = []
+    for parallel in (Parallel("mesh", fsdp=3), Parallel("mesh", fsdp=8, tensor=2)):
+        try:
+            Runtime(parallel)
+        except UserError as error:
+            refused.append(str(error))
+    return {"runs": runs, "born": born(), "refused": refused}
+
+
+@pytest.fixture(scope="module")
+def eight():
+    settings = {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+    }
+    done = subprocess.run([sys.executable, __file__], env=os.environ | settings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(("run", "layout"), [(run, layout) for run, (_, layouts) in RUNS.items() for layout in layouts])
+def test_losses_are_those_of_one_device(eight, run, layout):
+    found, one = eight["runs"][run][layout], eight["runs"][run]["one"]
+    for loss, wanted in zip(found["losses"], one["losses"], strict=True):
+        assert abs(loss - wanted) <= 1e-5 * max(1, wanted)
+    assert found["evaluated"] == pytest.approx(one["evaluated"], rel=1e-5)
+    assert one["losses"][-1] < one["losses"][0] - 0.1  # something was learned
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_states_stay_where_they_were_put_and_buffers_are_used_again(eight, run):
+    assert all(found["placed_alike"] and found["old_state_given_up"] for found in eight["runs"][run].values())
+
+
+def test_a_device_has_its_share(eight):
+    shares = {layout: found["share"] for layout, found in eight["runs"]["encoder_decoder"].items()}
+    assert shares["one"] == shares["data 8"] == 1
+    assert 1 / 8 < shares["fsdp 8"] < 0.3 and 1 / 4 < shares["2 x 2 x 2"] < 0.4
+
+
+def test_a_state_is_born_where_it_belongs(eight):
+    assert eight["born"] == {"equal": True, "spec": "P('fsdp', 'tensor')", "back": True, "counts": [8, 8, 4]}
+
+
+def test_a_mesh_that_does_not_fit_is_a_line(eight):
+    first, second = eight["refused"]
+    assert first.startswith("config.parallel.fsdp 3 x tensor 1: there are 8 devices") and "fsdp 8 x tensor 2" in second
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "wanted"),
+    [
+        ("params/decoder/layers/cross_attention/query/kernel", (6, 512, 8, 64), (None, "fsdp", "tensor", None)),
+        ("0/mu/decoder/layers/self_attention/output/kernel", (6, 8, 64, 512), (None, "tensor", None, "fsdp")),
+        ("memory/key_kernel", (6, 512, 8, 64), (None, "fsdp", "tensor", None)),
+        ("memory/value_bias", (6, 8, 64), (None, "tensor", None)),
+        ("decoder/layers/feed_forward/outer/kernel", (6, 2048, 512), (None, "tensor", "fsdp")),
+        ("decoder/layers/feed_forward/gate/bias", (6, 2048), (None, "tensor")),
+        ("target_embedding/table", (37000, 512), ("tensor", "fsdp")),
+        ("target_embedding/table", (37001, 512), (None, "fsdp")),  # whole where it cannot be cut evenly
+        ("logits/kernel", (512, 37000), ("fsdp", "tensor")),
+        ("decoder/layers/cross_attention/query/kernel", (128, 128), (None, None)),  # of a recurrent model
+        ("encoder/layers/self_attention_norm/scale", (6, 512), (None, None)),
+        ("step", (), ()),
+    ],
+)
+def test_axes_are_cut_by_their_names(path, shape, wanted):
+    assert sharding.spec(path, shape, {"data": 1, "fsdp": 2, "tensor": 2}) == PartitionSpec(*wanted)
+
+
+if __name__ == "__main__":
+    import conftest  # noqa: F401  (what holds for every test holds here)
+
+    print(json.dumps(on_eight()))
