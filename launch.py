@@ -1,5 +1,6 @@
 """Command line: flags in, one call out. `python launch.py --help` lists every flag and every setting."""
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from absl import app, flags, logging
 from transformer import settings
 from transformer.config import Config, validate
 from transformer.errors import UserError, nearest
+from transformer.studies import study
 
 MODES = {
     "train": "trains, or goes on where the run stopped; then scores the test split and draws pictures",
@@ -21,10 +23,13 @@ MODES = {
     "import": "makes a workdir of a folder --source of Hugging Face Transformers",
     "export": "makes such a folder, --output, of a workdir",
     "describe": "parameters, FLOPs and bytes of a configuration; runs nothing",
+    "ablate": "trains the arms of a study with several seeds, or goes on with them; results.csv",
 }
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("mode", "train", list(MODES), "what to do")
-flags.DEFINE_string("config", None, "train, describe: experiment file; default experiments/number_words.py")
+flags.DEFINE_string(
+    "config", None, "train, describe: experiment file; default experiments/number_words.py. ablate: file of a study"
+)
 flags.DEFINE_string("workdir", None, "folder of the run; default runs/<name of the experiment file>")
 flags.DEFINE_enum("split", "test", ("train", "validation", "test"), "evaluate: which split")
 flags.DEFINE_string("input", None, "translate, predict: file to read; default stdin")
@@ -34,6 +39,8 @@ flags.DEFINE_integer("num_samples", 1, "generate: how many continuations", lower
 flags.DEFINE_integer("seed", 0, "generate: of what is drawn; that of training is --config.train.seed")
 flags.DEFINE_string("source", None, "attend: the sentence. import: the folder")
 flags.DEFINE_string("target", None, "attend: its translation; default what the model says")
+flags.DEFINE_boolean("dry_run", False, "ablate: only says what would be trained, what it costs, and how long it takes")
+flags.DEFINE_integer("workers", 1, "ablate: how many runs at a time", lower_bound=1)
 flags.DEFINE_enum("log_level", "warning", ("debug", "info", "warning", "error"), "least of what libraries log to stderr")
 
 
@@ -42,7 +49,9 @@ def main(overrides: dict[str, str]) -> None:
     file = Path(FLAGS.config or Path(__file__).parent / "experiments" / "number_words.py")
     workdir = Path(FLAGS.workdir or Path("runs") / file.stem)
     config = Config()
-    if FLAGS.mode in ("train", "describe"):
+    if FLAGS.mode == "ablate":
+        config = study.read(file, overrides)
+    elif FLAGS.mode in ("train", "describe"):
         config = validate(settings.override(settings.from_file(file, Config), overrides))
     from transformer import modes  # here, so that --help and a mistyped name need not wait for JAX
 
@@ -73,6 +82,8 @@ def usage() -> str:
     lines = ["python launch.py [--mode=M] [--config=FILE] [--workdir=DIR] [--config.NAME=VALUE ...]"]
     lines += ["\nmodes", *(f"  {mode:<10} {meaning}" for mode, meaning in MODES.items())]
     lines += ["\nflags", *(f"  --{f.name}={'' if f.default is None else f.default}  {f.help}" for f in own)]
+    lines += ["\nsettings of a study (ablate), --config.NAME=VALUE; those of its runs are --config.base.NAME=VALUE"]
+    lines += [f"  {field.name}  {field.metadata['meaning']}" for field in dataclasses.fields(study.Study) if field.metadata]
     lines += ["\nsettings, --config.NAME=VALUE, with their defaults, which an experiment file may change"]
     for name, kind, field, value in settings.fields(Config()):
         shown = "none" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else value

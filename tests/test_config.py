@@ -255,6 +255,9 @@ def test_no_free_setting_changes_parameters_or_data():
         "data.workers",
         "train.steps",
         "train.loss_chunk",
+        "train.max_skipped",
+        "train.debug_nans",
+        "train.max_minutes",
     }
     assert sections <= {name.split(".")[0] for name in free}
 

@@ -217,7 +217,10 @@ class Train:
         None, "decay of an exponential moving average of parameters; none: no average", above=0, below=1
     )
     max_skipped: int = setting(
-        10, "updates in a row that may be skipped as loss or gradient is not finite; one more ends the run", at_least=0, free=True
+        10,
+        "updates in a row that may be skipped as loss or gradient is not finite; one more ends the run",
+        at_least=0,
+        free=True,
     )
     debug_nans: bool = setting(False, "each operation is checked for NaN, and the first is named; slow", free=True)
     max_minutes: float | None = setting(

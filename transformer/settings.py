@@ -24,13 +24,13 @@ def setting(default: Any, meaning: str, **limits: Any) -> Any:
 
 
 def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any], Any]]:
-    """Every setting as (dotted name, type, field, value)."""
+    """Every setting as (dotted name, type, field, value); fields that are not made by `setting` are none."""
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             yield from fields(value, f"{prefix}{field.name}.")
-        else:
+        elif "meaning" in field.metadata:
             yield prefix + field.name, hints[field.name], field, value
 
 
@@ -97,28 +97,28 @@ def replace(config: Any, name: str, value: Any) -> Any:
     return dataclasses.replace(config, **{head: replace(getattr(config, head), rest, value) if rest else value})
 
 
-def from_file(path: str | Path, kind: type[C]) -> C:
-    """The `kind` that the experiment file's `get_config()` returns."""
+def from_file(path: str | Path, kind: type[C], function: str = "get_config", flag: str = "--config") -> C:
+    """The `kind` that the experiment file's `function` returns. `flag` named the file."""
     path = Path(path)
     if not path.is_file():
         others = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise UserError(f"--config={path}: there is no such file{nearest(path.name, others)}")
+        raise UserError(f"{flag}={path}: there is no such file{nearest(path.name, others)}")
     spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        config = module.get_config()
+        config = getattr(module, function)()
     except UserError:
         raise
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f" in line {lines[-1]}" if lines else ""  # none: Python names the line of wrong syntax itself
         raise UserError(
-            f"--config={path}: {type(error).__name__}{where}: {error}; get_config() must return a {kind.__name__}"
+            f"{flag}={path}: {type(error).__name__}{where}: {error}; {function}() must return a {kind.__name__}"
         ) from error
     if not isinstance(config, kind):
-        raise UserError(f"--config={path}: get_config() returned {type(config).__name__}, not a {kind.__name__}")
+        raise UserError(f"{flag}={path}: {function}() returned {type(config).__name__}, not a {kind.__name__}")
     return config
 
 

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+import multiprocessing
 import pickle
 
 import numpy as np
@@ -238,6 +239,17 @@ def test_worker_processes_give_the_same_batches():
     found, wanted = (list(read(batches, 2, 9, workers)) for workers in (2, 0))
     assert len(found) == len(wanted) == 7
     assert all(same(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def test_a_killed_worker_process_is_said_in_a_line():
+    objective = Translate(LIMIT, LIMIT)
+    batches = read(plan(CORPUS, objective, data_of("packed"), 400, 1, 0, True)[0], 0, 100_000, 1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(UserError, match=r"a process that reads data ended \(exit code -9; .*config.data.workers=0"):
+        for _ in batches:
+            pass
 
 
 # --- sizes -------------------------------------------------------------------------------------------------------------

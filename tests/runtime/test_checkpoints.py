@@ -1,9 +1,11 @@
 """Checkpoints: what comes back is what went in, to the bit; what is kept; what a failure leaves and says."""
 
 import contextlib
+import json
 import logging
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -281,6 +283,146 @@ def test_a_damaged_checkpoint_is_said_in_a_line(make, damage):
             file.write_bytes(b"" if damage == "emptied" else file.read_bytes()[: file.stat().st_size // 2])
     text = message(make().restore, 10, "params", like)
     assert f"checkpoint {checkpoints.folder / '10'} cannot be read" in text and "move that folder away" in text
+
+
+# --- compared with the manifest ----------------------------------------------------------------------------------------
+
+
+def flip(file: Path, place: int = -1) -> None:
+    """One bit; of the middle, if not said otherwise."""
+    content = bytearray(file.read_bytes())
+    content[place if place >= 0 else len(content) // 2] ^= 4
+    file.write_bytes(bytes(content))
+
+
+DAMAGES = {
+    "flipped": flip,
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:-1]),
+    "gone": lambda file: file.unlink(),
+}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A folder with the checkpoints 10 and 20 of `trained()`. Do not write into it."""
+    folder, (params, state) = tmp_path_factory.mktemp("two") / "checkpoints", trained()
+    with contextlib.closing(Checkpoints(folder, Checkpoint())) as checkpoints:
+        for step in (10, 20):
+            checkpoints.save(step, {"params": params, "optimizer": state}, {"validation/loss": 1 / step})
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
+def test_the_manifest_has_every_file(two):
+    """And what it says of them is what the system's own program says."""
+    found = json.loads((two / "20" / "manifest.json").read_text())["files"]
+    assert sorted([*found, "manifest.json"]) == names(two / "20") and len(found) > 5
+    lines = "".join(f"{value}  {name}\n" for name, value in found.items())
+    subprocess.run(["sha256sum", "--check", "--quiet", "--strict"], cwd=two / "20", input=lines, text=True, check=True)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_any_damage_of_any_file_makes_it_fall_back(two, tmp_path, make, damage):
+    """Also: it goes on from there with the damaged one put aside, whole; whatever was kept is kept."""
+    for number, name in enumerate(names(two / "20")):
+        folder, told, aside = Path(shutil.copytree(two, tmp_path / str(number))), [], []
+        DAMAGES[damage](folder / "20" / name)
+        left = {file: (folder / "20" / file).read_bytes() for file in names(folder / "20")}
+        checkpoints = make(folder, keep_last=2)
+        assert checkpoints.sound(notice=told.append) == [10], name
+        assert len(told) == 1 and told[0].startswith(f"checkpoint {folder / '20'} is passed over: ") and name in told[0]
+        checkpoints.set_aside(aside.append)
+        assert aside == [told[0].replace(" passed over:", " not used, and is now damaged-20:")]
+        assert checkpoints.steps() == [10] and checkpoints.best() == 10
+        assert {file: (folder / "damaged-20" / file).read_bytes() for file in names(folder / "damaged-20")} == left
+        if name.startswith("params/d/"):  # the rest is the same whatever was damaged, and takes its time
+            params, state = trained()
+            assert same(checkpoints.restore(10, "optimizer", state), state)
+            for step in (20, 30):
+                checkpoints.save(step, {"params": params, "optimizer": state})
+            assert checkpoints.steps() == [10, 20, 30] and not checkpoints.problem(20)  # 10 is the best
+            assert sorted(os.listdir(folder)) == ["10", "20", "30", "damaged-20"]
+
+
+def test_the_damaged_one_is_not_read_and_does_not_touch_what_is_not_asked_for(two, tmp_path, make):
+    folder = Path(shutil.copytree(two, tmp_path / "copy"))
+    values = [name for name in names(folder / "20") if name.startswith("optimizer/d/")]
+    assert values
+    for name in values:
+        flip(folder / "20" / name)
+    params, state = trained()
+    checkpoints = make(folder)
+    assert f"checkpoint {folder / '20'} cannot be read (optimizer: optimizer/d/" in message(
+        checkpoints.restore, 20, "optimizer", state
+    )
+    assert checkpoints.sound(1, "params", pytest.fail) == [20] and same(checkpoints.restore(20, "params", params), params)
+    assert checkpoints.sound(1, "optimizer", [].append) == [10] and checkpoints.best() == 20
+
+
+def test_only_as_many_as_are_wanted_are_looked_at(two, tmp_path, make):
+    folder = Path(shutil.copytree(two, tmp_path / "copy"))
+    flip(folder / "10" / "params" / "_METADATA")
+    assert make(folder).sound(1, notice=pytest.fail) == [20]
+    assert make(folder).sound(2, notice=(told := []).append) == [20] and "10 is passed over: params/_METADATA" in told[0]
+
+
+def test_where_nothing_can_be_trusted(two, tmp_path, make, capsys):
+    """Without a manifest they are used, where there is none with one; nothing is moved. All damaged: said, and left alone."""
+    folder = Path(shutil.copytree(two, tmp_path / "copy"))
+    for step in (10, 20):
+        (folder / str(step) / "manifest.json").unlink()
+    params, _ = trained()
+    checkpoints = make(folder)
+    assert checkpoints.sound(1) == [20] and "no checkpoint has a manifest.json" in capsys.readouterr().err
+    checkpoints.set_aside(pytest.fail)
+    assert checkpoints.sound() == [10, 20] and same(checkpoints.restore(20, "params", params), params)
+
+    folder = Path(shutil.copytree(two, tmp_path / "other"))
+    for step in (10, 20):
+        flip(folder / str(step) / "params" / "_METADATA")
+    for call in (make(folder).sound, make(folder).set_aside):
+        text = message(call)
+        assert f"{folder}: no checkpoint is whole (checkpoint {folder / '20'} is passed over: params/_METADATA" in text
+    assert sorted(os.listdir(folder)) == ["10", "20"]
+
+
+def test_put_aside_again_takes_nothing_away(two, tmp_path, make):
+    folder = tmp_path / "copy"
+    for number in range(3):
+        shutil.copytree(two / "20", folder / "20")
+        shutil.copytree(two / "10", folder / "10", dirs_exist_ok=True)
+        (folder / "20" / "params" / "_METADATA").write_text(str(number))
+        make(folder).set_aside([].append)
+    assert sorted(os.listdir(folder)) == ["10", "damaged-20", "damaged-20.1", "damaged-20.2"]
+    assert [(folder / f"damaged-20{n}" / "params" / "_METADATA").read_text() for n in ("", ".1", ".2")] == ["0", "1", "2"]
+
+
+def test_killed_before_the_manifest_and_while_deleting(two, tmp_path, make):
+    folder, params = Path(shutil.copytree(two, tmp_path / "copy")), trained()[0]
+    (folder / "20" / "manifest.json").unlink()
+    shutil.copytree(two / "10" / "params", folder / "5.deleted" / "params")
+    told = []
+    resumed = make(folder, keep_last=1, keep_best=0)
+    resumed.set_aside(told.append)
+    assert resumed.steps() == [10] and "20 is not used, and is now damaged-20: it has no manifest.json" in told[0]
+    resumed.save(5, {"params": params})  # its name is taken
+    resumed.save(20, {"params": params})
+    assert resumed.steps() == [20] and sorted(os.listdir(folder)) == ["20", "damaged-20"]
+
+
+def test_a_manifest_that_cannot_be_written_is_a_failed_save(make, monkeypatch):
+    checkpoints = make()
+    checkpoints.save(10, {"params": table([1])})
+    checkpoints.wait()
+    monkeypatch.setattr("transformer.runtime.checkpoints._hash", lambda file: os.open(file / "no", 0))
+    checkpoints.save(20, {"params": table([2])})
+    text = message(checkpoints.wait)
+    assert "checkpoint 20 cannot be written (Not a directory)" in text and "goes on from step 10" in text
+    monkeypatch.undo()
+    assert make().sound(notice=[].append) == [10]
 
 
 BIG = {"w": np.random.default_rng(0).normal(size=50_000)}

@@ -15,9 +15,9 @@ import pytest
 import small
 from jax.sharding import PartitionSpec
 
+from transformer import sharding
 from transformer.config import Parallel
 from transformer.errors import UserError
-from transformer import sharding
 from transformer.runtime.devices import Runtime
 from transformer.training import step
 

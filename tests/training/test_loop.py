@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from transformer.config import Checkpoint, Config, Data, Model, Train, validate
+from transformer.errors import UserError
 from transformer.modes import training
 from transformer.training import loop
 from transformer.training.telemetry import TIMED, read_metrics
@@ -37,6 +38,9 @@ class Told:
     def score(self, step, metrics):
         self.events.append(f"score {step} {metrics}")
 
+    def skipped(self, step):
+        self.events.append(f"skipped {step}")
+
     @contextlib.contextmanager
     def paused(self):
         self.events.append("pause")
@@ -44,15 +48,16 @@ class Told:
         self.events.append("on")
 
 
-def run(first=0, steps=6, every=(2, 100, 100), stop_at=None, stop_in="step", scores=None):
+def run(first=0, steps=6, every=(2, 100, 100), stop_at=None, stop_in="step", scores=None, skipped=(), most=10, events=None):
     """Runs the loop; returns its events, its telemetry and what it returned. `every`: to report, to evaluate, to save.
 
     Update n has loss sum 6 n and weight 3, so a loss of 2 n. `stop_in`: during which event of update `stop_at` a signal comes.
     """
-    told = Told(events := [])
+    told = Told(events := [] if events is None else events)
     log, evaluate, save = every
     config = Config(
-        train=Train(steps=steps, log_every=log, evaluate_every=evaluate), checkpoint=Checkpoint(every_steps=save, keep_last=1)
+        train=Train(steps=steps, log_every=log, evaluate_every=evaluate, max_skipped=most),
+        checkpoint=Checkpoint(every_steps=save, keep_last=1),
     )
     stop = loop.Stop()
 
@@ -64,9 +69,11 @@ def run(first=0, steps=6, every=(2, 100, 100), stop_at=None, stop_in="step", sco
         assert placed == ("placed", state)  # batch n is that of the state after n updates
         happens("step", state + 1)
         sums = {"loss_sum": 6.0 * (state + 1), "nll_sum": 3.0, "correct_sum": 1.5, "weight_sum": 3.0}
-        return state + 1, sums | {"learning_rate": 0.1, "number": state + 1}
+        return state + 1, sums | {"learning_rate": 0.1, "number": state + 1, "skipped": float(state + 1 in skipped)}
 
     def fetch(metrics):
+        if metrics.keys() == {"skipped"}:
+            return metrics
         happens("fetch", metrics["number"])
         return {name: value for name, value in metrics.items() if name != "number"}
 
@@ -91,6 +98,7 @@ def run(first=0, steps=6, every=(2, 100, 100), stop_at=None, stop_in="step", sco
         count=lambda batch: {"examples": 2, "tokens": 10 + batch["number"], "filled": 30, "slots": 40},
         evaluate=evaluation,
         save=saved,
+        keep=lambda number, batch: events.append(f"keep {number} {batch['number']}") or "FILE",
         stop=stop,
     )
     return events, told, result
@@ -179,6 +187,35 @@ def test_a_stop_at_any_moment_loses_nothing(stop_in, every):
     assert saved[-1] == f"save {result[1]}" and len(saved) == len(set(saved))
 
 
+# --- not finite --------------------------------------------------------------------------------------------------------
+
+
+def test_a_skipped_update_is_told_after_the_next_is_dispatched_and_before_it_is_saved():
+    events, _, result = run(steps=8, every=(100, 100, 4), skipped=(1, 2, 4, 6, 8), most=2)
+    assert result == (8, 8)
+    assert of(events, "step", "skipped", "save") == [
+        *("step 1", "step 2", "skipped 1", "step 3", "skipped 2", "step 4", "skipped 4", "save 4"),
+        *("step 5", "step 6", "step 7", "skipped 6", "step 8", "skipped 8", "save 8"),
+    ]
+    assert not of(events, "keep")
+
+
+@pytest.mark.parametrize(("most", "skipped", "last"), [(0, (5,), 5), (2, (1, 2, 4, 5, 6), 6), (1, (3, 4), 4)])
+@pytest.mark.parametrize("save", [100, 2])
+def test_too_many_in_a_row_end_the_run_unsaved(most, skipped, last, save):
+    """Also where the last of them is found because a save is due: its own is not made."""
+    events = []
+    with pytest.raises(UserError, match=rf"in {most + 1} updates in a row, the last {last} .* its batch is FILE;"):
+        run(steps=9, every=(100, 100, save), skipped=skipped, most=most, events=events)
+    assert of(events, "keep") == [f"keep {last} {last - 1}"]
+    assert of(events, "save") == [f"save {n}" for n in range(2, last, 2) if save == 2]
+
+
+def test_the_last_update_may_be_one_too_many():
+    with pytest.raises(UserError, match="the last 6"):
+        run(steps=6, skipped=(6,), most=0)
+
+
 # --- signals -----------------------------------------------------------------------------------------------------------
 
 
@@ -204,6 +241,15 @@ def test_the_second_signal_ends_at_once(first, second):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("True\n", -signal.Signals[second]) and not done.stderr
+
+
+def test_time_is_up_after_minutes():
+    now = [100.0]
+    stop = loop.Stop(1.5, lambda: now[0])
+    for seconds, late in ((0, False), (89.9, False), (90, True), (1000, True)):
+        now[0] = 100 + seconds
+        assert (bool(stop), stop.late, stop.asked) == (late, late, False)
+    assert not loop.Stop(None, lambda: 1e12)
 
 
 # --- stopped and resumed, with nothing faked ---------------------------------------------------------------------------

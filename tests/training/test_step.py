@@ -101,6 +101,33 @@ def test_randomness_is_addressed(accumulate):
     assert len({round(noise(n), 6) for n in range(5)}) == 5
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda batch: batch["y"].__setitem__(0, np.nan),
+        lambda batch: batch["y"].__setitem__(0, np.inf),
+        lambda batch: batch["x"].__setitem__((5, 1), 3e38),  # the loss and the gradient overflow
+        lambda batch: batch["x"].__setitem__((0, 0), 1e18),  # the gradient's norm alone does
+    ],
+)
+def test_an_update_that_is_not_finite_changes_the_step_alone(accumulate, spoil):
+    """And the updates after it are those of a state that never saw it, but for the step."""
+    train = Train(accumulate=accumulate, ema_decay=0.75)
+    state, update = make(train, optimizer=optax.adam(0.1))
+    state, metrics = update(state, points(seed=1))
+    assert metrics["skipped"] == 0
+    spoil(batch := points(seed=2))
+    new, metrics = update(state, batch)
+    assert metrics["skipped"] == 1 and int(new.step) == 2
+    jax.tree.map(np.testing.assert_array_equal, new.replace(step=state.step), state)
+    after, metrics = update(new, points(seed=3))
+    wanted, _ = update(state, points(seed=3))
+    assert metrics["skipped"] == 0 and int(after.step) == 3
+    jax.tree.map(np.testing.assert_array_equal, after.replace(step=wanted.step), wanted)
+    assert np.any(after.params["slope"] != state.params["slope"])
+
+
 def test_moving_average_by_hand():
     state, update = make(Train(ema_decay=0.75), optimizer=optax.sgd(0.1))
     wanted = {name: np.asarray(value, np.float64) for name, value in PARAMS.items()}

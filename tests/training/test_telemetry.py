@@ -1,7 +1,9 @@
 """Telemetry with a clock that the test turns, and event files parsed record by record."""
 
+import errno
 import io
 import json
+import os
 import re
 import struct
 import subprocess
@@ -273,6 +275,13 @@ def test_not_finite_is_null_and_said_once(tmp_path):
     assert not scalars(tmp_path)
 
 
+def test_a_skipped_update_has_a_line(tmp_path):
+    with telemetry(tmp_path, stream=(stream := io.StringIO())) as told:
+        told.skipped(7)
+    assert untimed(tmp_path) == [{"step": 7, "train/skipped": 1.0}] and scalars(tmp_path) == [(7, "train/skipped", 1.0)]
+    assert stream.getvalue() == "step 7/100  skipped: its loss or gradient is not finite\n"
+
+
 def test_tensorboard_has_what_the_lines_have(tmp_path):
     run(tmp_path, 0, 20, Clock())
     found = {(step, tag): value for step, tag, value in scalars(tmp_path)}
@@ -286,6 +295,24 @@ def test_unwritable_folder_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file"), telemetry(tmp_path / "file"):
         pass
+
+
+@pytest.mark.parametrize("full", ["metrics.jsonl", "tensorboard"])
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch, full):
+    """No hang and no traceback, of neither file."""
+
+    def no_room(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with (
+        pytest.raises(UserError, match="metrics cannot be written \\(No space left on device\\); "),
+        telemetry(tmp_path) as told,
+    ):
+        told.score(1, {"x": 1.0})
+        part = told._file if full == "metrics.jsonl" else told._events
+        monkeypatch.setattr(part, "write" if full == "metrics.jsonl" else "flush", no_room)
+        told.score(2, {"x": 1.0})
+    assert [row["step"] for row in untimed(tmp_path)][0] == 1
 
 
 def test_tensorflow_stays_out(tmp_path):

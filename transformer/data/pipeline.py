@@ -6,6 +6,7 @@ segment 0 and weight 0. Grain reads ahead; each host's slice is cut by the runti
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -220,8 +221,21 @@ def read(batches: Batches, first: int, last: int, workers: int) -> Iterator[Batc
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain's worker processes ask for flags, which outside of a launcher nobody parses
             flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        return _watched(iter(dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))))
     return iter(dataset)
+
+
+def _watched(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """UserError: a process that reads them was killed. What it raises itself comes through as it is."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if code := re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error)):
+            raise UserError(
+                f"a process that reads data ended (exit code {code[1]}; -9: killed, perhaps for lack of memory); the same "
+                "command goes on from the last checkpoint, with config.data.workers=0 without such processes"
+            ) from error
+        raise
 
 
 def count(batch: Mapping[str, np.ndarray], objective: Objective) -> dict[str, int]:

@@ -74,7 +74,8 @@ def read(path: str | Path, overrides: Mapping[str, str] | None = None, mode: str
     """A workdir's model. `overrides` of settings, as on the command line, may touch those alone that change no parameter.
 
     The checkpoints are those of `config.evaluate`: the last, the best, or the mean of the last few; the moving average if
-    one was kept. UserError: damaged or incomplete; what was trained has not `mode`.
+    one was kept. A damaged one among the last is passed over, which is told. UserError: damaged or incomplete; what was trained
+    has not `mode`.
     """
     workdir = open_existing(Path(path))
     made = workdir.config()
@@ -90,9 +91,10 @@ def read(path: str | Path, overrides: Mapping[str, str] | None = None, mode: str
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
     evaluate, item = config.evaluate, "params" if config.train.ema_decay is None else "average"
     like = jax.eval_shape(lambda: families.init_params(model, objective, config.train.seed))
-    steps = checkpoints.steps()[-evaluate.average :]
-    if evaluate.checkpoint == "best":
-        if (best := checkpoints.best()) is None and steps:
+    if evaluate.checkpoint == "last":
+        steps = checkpoints.sound(evaluate.average, item)
+    else:
+        if (best := checkpoints.best()) is None and checkpoints.steps():
             raise UserError(
                 f"config.evaluate.checkpoint best: no checkpoint of {path} has {config.checkpoint.best_metric}; "
                 "set --config.evaluate.checkpoint=last"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformer.config import Config
+from transformer.modes.ablate import ablate
 from transformer.modes.alignment import align
 from transformer.modes.costs import describe
 from transformer.modes.lines import generate, predict, translate
@@ -14,6 +14,7 @@ from transformer.modes.training import train
 from transformer.modes.weights import export_weights, import_weights
 
 __all__ = [
+    "ablate",
     "align",
     "attend",
     "describe",
@@ -27,11 +28,13 @@ __all__ = [
 ]
 
 
-def run(mode: str, config: Config, workdir: Path, overrides: Mapping[str, str], flags: Any) -> None:
-    """The mode, with the flags that it has. `config` is read by train and describe; the others have the workdir's own."""
+def run(mode: str, config: Any, workdir: Path, overrides: Mapping[str, str], flags: Any) -> None:
+    """The mode, with the flags that it has. `config`: what train and describe read, a study for ablate; the others have the
+    workdir's own."""
     actions = {
         "train": lambda: train(config, workdir),
         "describe": lambda: describe(config),
+        "ablate": lambda: ablate(config, workdir, flags.dry_run, flags.workers),
         "evaluate": lambda: evaluate(workdir, overrides, flags.split),
         "translate": lambda: translate(workdir, overrides, flags.input, flags.output),
         "predict": lambda: predict(workdir, overrides, flags.input, flags.output),

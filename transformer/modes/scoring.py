@@ -12,7 +12,7 @@ from transformer.data import prepare
 from transformer.data.sources import SplitName
 from transformer.errors import UserError
 from transformer.files import new_file
-from transformer.inference import predict, scores
+from transformer.inference import perplexity, predict, scores
 from transformer.modes.common import folders, say, token_sums
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.devices import Runtime
@@ -55,6 +55,19 @@ def check_scores(config: Config) -> None:
             scores.find(name)
         except UserError as error:
             raise UserError(f"config.evaluate.scores: {error}") from error
+
+
+def reported(config: Config) -> list[str]:
+    """What a finished run reports, as "validation/nll": of validation as it trains, and of the split scored at its end."""
+    output, data = families.kind_of(config).output, config.data
+    ones: dict[str, float] = dict.fromkeys(("loss_sum", "nll_sum", "correct_sum", "weight_sum"), 1.0)
+    last = [*scores.token_scores(ones, words=1 if output == "text" else None)]
+    if output == "continuation":
+        last += [f"sliding_{name}" for name in perplexity.measures({"nll_sum": 1.0, "weight_sum": 1.0}, 1, 1)]
+    if output in JUDGES:
+        last += config.evaluate.scores or JUDGES[output].scores
+    by_split = {"validation": scores.token_scores(ones)} | {"test" if data.test is not None else "validation": last}
+    return [f"{split}/{name}" for split, names in by_split.items() if getattr(data, split) is not None for name in names]
 
 
 def evaluate(path: Path, overrides: Mapping[str, str], split: SplitName) -> None:

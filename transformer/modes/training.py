@@ -4,17 +4,20 @@ import contextlib
 import os
 import shlex
 import shutil
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from transformer import families, plots
 from transformer.config import Config, Facts
 from transformer.data import pipeline, prepare
 from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
+from transformer.files import new_file
 from transformer.inference import loading, predict, scores
 from transformer.modes.common import folders, say, token_sums
 from transformer.modes.pictures import draw_attention
@@ -22,6 +25,7 @@ from transformer.modes.scoring import check_scores, score_split
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.checkpoints import Checkpoints
 from transformer.runtime.devices import Runtime, peak_flops
+from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
 from transformer.settings import replace
 from transformer.training import initial, loop, optimizer
@@ -33,6 +37,12 @@ def train(config: Config, path: Path) -> None:
     """Trains, or goes on where a run in that workdir stopped; then scores the test split and draws pictures."""
     config = _with_place(config)
     check_scores(config)
+    stop = loop.Stop(config.train.max_minutes)
+    with only_run(path), _nan_checks(config.train.debug_nans):
+        _train(config, path, stop)
+
+
+def _train(config: Config, path: Path, stop: loop.Stop) -> None:
     family, kind, runtime = families.FAMILIES[config.family], families.kind_of(config), Runtime(config.parallel)
     with _workdir(path, config) as workdir:
         vocabularies, facts, splits = _read(config, kind, workdir)
@@ -62,8 +72,14 @@ def train(config: Config, path: Path) -> None:
         if first == 0:  # what --mode=import leaves: no optimizer's state
             raise UserError(f"--workdir={path} holds imported weights: start another run with config.train.init_from={path}")
         first = first or 0
-        state = step_lib.restore_state(checkpoints, first, jax.eval_shape(init)) if first else _adopt(init(), config, params)
-        size = sum(x.size for x in jax.tree.leaves(state.params))
+        shapes = jax.eval_shape(init)
+        if first:
+            state = runtime.place_state(step_lib.restore_state(checkpoints, first, shapes))
+        elif config.train.init_from is not None:
+            state = runtime.place_state(_adopt(init(), params, config.train.init_from))
+        else:
+            state = runtime.create(init)
+        size = sum(x.size for x in jax.tree.leaves(shapes.params))
         say(f"{size:,} parameters; {runtime.mode} on {runtime.count} {jax.devices()[0].platform} device(s)")
         if first == config.train.steps:
             say(f"all {first:,} updates are done (a larger config.train.steps goes on); scoring again")
@@ -93,10 +109,10 @@ def train(config: Config, path: Path) -> None:
             config.train.steps,
             mfu_per_token=cost / peak if peak else None,
         )
-        with telemetry, loop.Stop() as stop:
+        with telemetry, stop:
             _, done = loop.train(
                 config,
-                runtime.place_state(state),
+                state,
                 first,
                 pipeline.read(batches, first, config.train.steps, config.data.workers),
                 telemetry,
@@ -106,10 +122,12 @@ def train(config: Config, path: Path) -> None:
                 count=lambda batch: pipeline.count(batch, objective),
                 evaluate=evaluate,
                 save=save,
+                keep=lambda step, batch: _keep_batch(workdir, step, batch),
                 stop=stop,
             )
     if done < config.train.steps:
-        say(f"stopped after step {done:,} of {config.train.steps:,}, saved; the same command goes on from there")
+        why = f"{config.train.max_minutes:g} minutes (config.train.max_minutes) are over: " if stop.late else ""
+        say(f"{why}stopped after step {done:,} of {config.train.steps:,}, saved; the same command goes on from there")
         return
     plots.learning_curve(read_metrics(workdir.metrics_file), workdir.pictures / "learning_curve.png", title=path.name)
     _finish(workdir, config, splits)
@@ -148,11 +166,35 @@ def _with_place(config: Config) -> Config:
 
 
 @contextlib.contextmanager
+def _nan_checks(on: bool) -> Iterator[None]:
+    """With `on`, each operation is checked; UserError names the first whose result has a NaN, and its place in our code."""
+    if not on:
+        yield
+        return
+    try:
+        with jax.debug_nans(True):
+            yield
+    except FloatingPointError as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        place = next((frame for frame in reversed(frames) if "transformer" in Path(frame.filename).parts), frames[-1])
+        raise UserError(
+            f"config.train.debug_nans: {error}, {place.filename}, line {place.lineno}, in {place.name}: {place.line}"
+        ) from error
+
+
+def _keep_batch(workdir: Workdir, step: int, batch: Mapping[str, np.ndarray]) -> str:
+    """Writes the batch of an update; returns the file's name."""
+    path = workdir.batch_file(step)
+    with new_file(path) as new, new.open("wb") as file:
+        np.savez(file, **batch)  # pyright: ignore[reportArgumentType]
+    return str(path)
+
+
+@contextlib.contextmanager
 def _workdir(path: Path, config: Config) -> Iterator[Workdir]:
-    """The workdir to prepare. If that fails, a new one is gone and an old one has its settings back: the corrected command
-    meets no trace of the wrong one."""
-    workdir = Workdir(path)
-    found = set(path.iterdir()) if path.is_dir() else None
+    """The workdir to prepare, which is locked. If that fails, what is new in it is gone (who locked it takes an empty folder
+    away) and an old one has its settings back: the corrected command meets no trace of the wrong one."""
+    workdir, found = Workdir(path), set(path.iterdir())
     settings = workdir.config_file.read_bytes() if workdir.config_file.is_file() else None
     done = 0 if settings is None else Checkpoints(workdir.checkpoints, config.checkpoint).latest() or 0
     if done > config.train.steps:
@@ -162,15 +204,14 @@ def _workdir(path: Path, config: Config) -> Iterator[Workdir]:
         )
     workdirs.create(path, config, say)
     try:
+        Checkpoints(workdir.checkpoints, config.checkpoint).set_aside(say)
         yield workdir
     except BaseException:
-        if settings is not None:  # a run that may be under way in another process: nothing of it is deleted
+        if settings is not None:
             workdir.config_file.write_bytes(settings)
         else:
-            for new in set(path.iterdir()) - (found or set()):
+            for new in set(path.iterdir()) - found:
                 shutil.rmtree(new) if new.is_dir() else new.unlink()
-            if found is None:
-                path.rmdir()
         raise
 
 
@@ -213,11 +254,9 @@ def _begin_with(config: Config, workdir: Workdir, init: Callable[[], Any]) -> An
     return params
 
 
-def _adopt(state: step_lib.State, config: Config, other: Any) -> step_lib.State:
-    """A first state with the parameters of `train.init_from`."""
-    if config.train.init_from is None:
-        return state
-    params, lines = initial.adopt(state.params, other, config.train.init_from)
+def _adopt(state: step_lib.State, other: Any, where: str) -> step_lib.State:
+    """A first state with the parameters of `train.init_from`, which is `where`."""
+    params, lines = initial.adopt(state.params, other, where)
     for line in lines:
         say(line)
     average = None if state.average is None else jax.tree.map(jax.numpy.copy, params)

@@ -10,6 +10,7 @@ from transformer.files import new_folder
 from transformer.inference import loading
 from transformer.interop import huggingface
 from transformer.modes.common import say
+from transformer.runtime import lock
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.checkpoints import Checkpoints
 
@@ -18,20 +19,21 @@ def import_weights(path: Path, overrides: Mapping[str, str], source: str | None)
     """Makes a workdir of the folder `source`; then other modes work on it. `overrides` may name data to score on."""
     if not source:
         raise UserError("--mode=import needs --source=FOLDER, with config.json and model.safetensors")
-    if path.is_dir() and any(path.iterdir()):
-        raise UserError(f"--workdir={path}: it is there already and not empty; choose another")
-    found = huggingface.read(source)
-    config = validate(settings.override(found.config, overrides))
-    workdir = workdirs.create(path, config, say)
-    with new_folder(workdir.vocabulary) as folder:
-        for name, vocabulary in found.vocabularies.items():
-            vocabulary.save(folder, name)
-    workdir.write_facts(found.facts)
-    checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
-    checkpoints.save(0, {"params": found.params})
-    checkpoints.close()
-    workdir.append_record(workdirs.run_record({"imported": str(source)}))
-    say(f"{source}: a {config.family} model for {config.objective.kind}, in {path}")
+    with lock.only_run(path):
+        if any(file.name != lock.NAME for file in path.iterdir()):
+            raise UserError(f"--workdir={path}: it is there already and not empty; choose another")
+        found = huggingface.read(source)
+        config = validate(settings.override(found.config, overrides))
+        workdir = workdirs.create(path, config, say)
+        with new_folder(workdir.vocabulary) as folder:
+            for name, vocabulary in found.vocabularies.items():
+                vocabulary.save(folder, name)
+        workdir.write_facts(found.facts)
+        checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
+        checkpoints.save(0, {"params": found.params})
+        checkpoints.close()
+        workdir.append_record(workdirs.run_record({"imported": str(source)}))
+        say(f"{source}: a {config.family} model for {config.objective.kind}, in {path}")
 
 
 def export_weights(path: Path, overrides: Mapping[str, str], output: str | None) -> None:

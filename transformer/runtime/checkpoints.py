@@ -3,15 +3,23 @@
 A checkpoint is the folder `<step>`. Its items (parameters, optimizer state, ...) can be read one at a time; each is a
 flat table from a leaf's path to its values on the host, so neither devices nor classes are stored. Orbax is imported
 when first needed. What a checkpoint means to a run is decided elsewhere.
+
+Once orbax has given the folder its name, a manifest is written: the hash of every file. Orbax reads flipped bits without a
+word, so what is read is compared with the manifest before. A checkpoint is sound if all of it is as the manifest says. One
+without a manifest (its writer was killed in between) counts only where no checkpoint is sound: then there is none better.
 """
 
 import functools
+import hashlib
+import json
 import logging
 import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +28,17 @@ import numpy as np
 
 from transformer.config import Checkpoint
 from transformer.errors import UserError
+from transformer.files import new_file
 
-COMPLETE = "_CHECKPOINT_METADATA"  # a file that orbax writes last, before it gives the folder its name; deleted first
+COMPLETE = "_CHECKPOINT_METADATA"  # a file that orbax writes last, before it gives the folder its name
+MANIFEST = "manifest.json"  # hashes by file, and the hash of those
 METRICS = "metrics"  # the item that holds the metrics
+DELETED = ".deleted"  # what a folder is called while it is being deleted
+
+
+def tell(text: str) -> None:
+    """A line to the user."""
+    print(text, file=sys.stderr, flush=True)
 
 
 class Checkpoints:
@@ -33,7 +49,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, settings: Checkpoint):
         self.folder, self.settings = Path(folder).absolute(), settings  # orbax wants absolute paths
-        self._saving: int | None = None  # the step that is being saved
+        self._saving: tuple[int, Future[None]] | None = None  # the step that is being saved, until its manifest is written
+        self._compared: set[tuple[int, str | None]] = set()  # what is as its manifest says
 
     def save(self, step: int, items: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> None:
         """Starts to save trees by name. Returns once they are copied: their buffers may be donated at once.
@@ -54,12 +71,75 @@ class Checkpoints:
             self._orbax.save(self.folder / str(step), args=ocp.args.Composite(**arguments, **{METRICS: numbers}))
         except OSError as error:
             raise self._unwritable(step, error) from error
-        self._saving = step
+        self._saving = step, self._thread.submit(self._commit, step)
 
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, ascending; the save that is running is waited for."""
+        """Steps of the checkpoints, ascending, sound or not; the save that is running is waited for."""
         self.wait()
         return self._steps()
+
+    def sound(self, count: int | None = None, item: str | None = None, notice: Callable[[str], None] = tell) -> list[int]:
+        """The last `count` steps (none: all) whose checkpoints, or this item of them, are sound, ascending.
+
+        What is passed over is told. Where none is sound, those without a manifest. UserError: there are checkpoints, and
+        all are damaged.
+        """
+        found, unproven, problems = [], [], []
+        for step in reversed(self.steps()):
+            if len(found) == count:
+                break
+            problem = self.problem(step, item)
+            if problem is None:
+                found.append(step)
+                continue
+            problems.append(f"checkpoint {self.folder / str(step)} is passed over: {problem}")
+            if not self._manifest(step).exists():
+                unproven.append(step)
+        if problems and not found:
+            if not unproven:
+                raise UserError(f"{self.folder}: no checkpoint is whole ({problems[0]}); restore it, or use another --workdir")
+            notice(f"{self.folder}: no checkpoint has a {MANIFEST} to compare it with; they are used as they are")
+            return sorted(unproven[:count])
+        for problem in problems:
+            notice(problem)
+        return sorted(found)
+
+    def set_aside(self, notice: Callable[[str], None] = tell) -> None:
+        """Renames what is not sound, so that it takes no place among what is kept: for who goes on writing."""
+        sound = self.sound(notice=lambda text: None)
+        for step in set(self._steps()) - set(sound):
+            number, problem = 0, self.problem(step)
+            while (away := self.folder / f"damaged-{step}{f'.{number}' if number else ''}").exists():
+                number += 1
+            try:
+                (self.folder / str(step)).rename(away)
+            except OSError as error:
+                raise UserError(f"{self.folder / str(step)} cannot be renamed ({_reason(error)}); move it away") from error
+            notice(f"checkpoint {self.folder / str(step)} is not used, and is now {away.name}: {problem}")
+
+    def problem(self, step: int, item: str | None = None) -> str | None:
+        """What of a checkpoint, or of this item of it, is not as its manifest says; none: nothing."""
+        if (step, item) in self._compared:
+            return None
+        folder = self.folder / str(step)
+        if not self._manifest(step).is_file():
+            return f"it has no {MANIFEST} (its save was not finished, or the file is lost)"
+        try:
+            manifest = json.loads(self._manifest(step).read_bytes())
+            hashes = dict(manifest["files"])
+            if manifest["hash"] != _hash_of_table(hashes):
+                return f"{MANIFEST} is damaged"
+        except (OSError, ValueError, KeyError, TypeError):
+            return f"{MANIFEST} is damaged"
+        for name, expected in hashes.items():
+            if item is None or "/" not in name or name.startswith(f"{item}/"):
+                try:
+                    if _hash(folder / name) != expected:
+                        return f"{name} is damaged, its hash is not that of {MANIFEST}"
+                except OSError as error:
+                    return f"{name} cannot be read ({_reason(error)})"
+        self._compared.add((step, item))
+        return None
 
     def latest(self) -> int | None:
         """The last step; none: there is no checkpoint."""
@@ -102,11 +182,11 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until the running save is complete and what is not to be kept is deleted. UserError: it failed."""
-        step, self._saving = self._saving, None
-        if step is None:
+        if self._saving is None:
             return
+        (step, saved), self._saving = self._saving, None
         try:
-            self._orbax.wait_until_finished()
+            saved.result()
             self._prune()
         except UserError:
             raise
@@ -114,10 +194,13 @@ class Checkpoints:
             raise self._unwritable(step, error) from error
 
     def close(self) -> None:
-        """Waits, and ends orbax's threads. UserError: the save failed."""
+        """Waits, and ends all threads. UserError: the save failed."""
         try:
             self.wait()
         finally:
+            if "_thread" in self.__dict__:
+                self._thread.shutdown()
+                del self._thread
             if "_orbax" in self.__dict__:
                 self._orbax.close()
                 del self._orbax
@@ -129,6 +212,21 @@ class Checkpoints:
         logging.getLogger("absl").addFilter(_quiet)
         return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
 
+    @functools.cached_property
+    def _thread(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(max_workers=1)
+
+    def _manifest(self, step: int) -> Path:
+        return self.folder / str(step) / MANIFEST
+
+    def _commit(self, step: int) -> None:
+        """Waits until orbax is done, then writes the manifest; training goes on meanwhile."""
+        self._orbax.wait_until_finished()  # orbax's own callback comes before it writes its last files
+        folder = self.folder / str(step)
+        hashes = {file.relative_to(folder).as_posix(): _hash(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+        with new_file(folder / MANIFEST) as new:
+            new.write_text(json.dumps({"files": hashes, "hash": _hash_of_table(hashes)}, indent=1))
+
     def _folders(self) -> list[Path]:
         """Folders of checkpoints, complete or not."""
         try:
@@ -139,7 +237,9 @@ class Checkpoints:
             raise UserError(f"{self.folder} cannot be read ({_reason(error)}); choose another --workdir") from error
 
     def _steps(self) -> list[int]:
-        return sorted(int(path.name) for path in self._folders() if path.name.isdecimal() and (path / COMPLETE).is_file())
+        marks = COMPLETE, MANIFEST  # one of them may be what is lost
+        folders = [path for path in self._folders() if path.name.isdecimal()]
+        return sorted(int(path.name) for path in folders if any((path / mark).is_file() for mark in marks))
 
     def _ranking(self) -> list[int]:
         """Steps that have the metric, best first."""
@@ -149,9 +249,10 @@ class Checkpoints:
     def _prune(self) -> None:
         """Deletes what is not to be kept, and what a killed save or deletion left."""
         kept = {*self._steps()[-self.settings.keep_last :], *self._ranking()[: self.settings.keep_best]}
-        for path in self._folders():
+        for path in sorted(self._folders(), key=lambda path: path.name.isdecimal()):  # leftovers first: they have taken names
             if path.name not in map(str, kept):
-                (path / COMPLETE).unlink(missing_ok=True)
+                if path.name.isdecimal():  # at once no checkpoint any more, however far the rest comes
+                    path = path.rename(path.with_suffix(DELETED))
                 shutil.rmtree(path)
 
     def _read(self, step: int | None, item: str) -> dict[str, Any]:
@@ -164,18 +265,24 @@ class Checkpoints:
         if not (folder / item).is_dir():
             items = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir()))
             raise UserError(f"checkpoint {folder} has no {item}, only {items}; was the setting off that makes one?")
+        if self._manifest(step).exists() and (problem := self.problem(step, item)):
+            raise self._unreadable(step, item, problem)
         import orbax.checkpoint as ocp
 
         how = ocp.args.JsonRestore() if item == METRICS else ocp.args.StandardRestore()
         try:
             return self._orbax.restore(folder, args=ocp.args.Composite(**{item: how}))[item]
         except Exception as error:  # whatever orbax and its storage raise
-            raise UserError(
-                f"checkpoint {folder} cannot be read ({item}: {_reason(error)}); move that folder away to use the one before it"
-            ) from error
+            raise self._unreadable(step, item, _reason(error)) from error
+
+    def _unreadable(self, step: int, item: str, why: str) -> UserError:
+        return UserError(
+            f"checkpoint {self.folder / str(step)} cannot be read ({item}: {why}); "
+            "move that folder away to use the one before it"
+        )
 
     def _unwritable(self, step: int, error: Exception) -> UserError:
-        last = max(self._steps(), default=None)
+        last = max((step for step in self._steps() if self._manifest(step).exists()), default=None)
         return UserError(
             f"{self.folder}: checkpoint {step} cannot be written ({_reason(error)}); make room or make the folder writable, "
             f"then run the same again: it goes on from {'the start' if last is None else f'step {last}'}"
@@ -191,6 +298,15 @@ def average(checkpoints: Checkpoints, steps: Iterable[int], item: str, like: Any
     if total is None:
         return checkpoints.restore(None, item, like)
     return jax.tree.map(lambda leaf, summed: _place((summed / count).astype(leaf.dtype), leaf), like, total)
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _hash_of_table(hashes: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 def _table(tree: Any) -> dict[str, Any]:

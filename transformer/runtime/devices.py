@@ -15,9 +15,9 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from transformer import sharding
 from transformer.config import Parallel
 from transformer.errors import UserError
-from transformer import sharding
 
 Batch = Mapping[str, np.ndarray]
 AXIS = "devices"

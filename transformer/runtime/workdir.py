@@ -80,6 +80,10 @@ class Workdir:
     def evaluation_file(self, split: str) -> Path:
         return self.path / "evaluation" / f"{split}.json"
 
+    def batch_file(self, step: int) -> Path:
+        """Of the batch of an update that was not finite."""
+        return self.path / f"not_finite_{step}.npz"
+
     def config(self) -> Config:
         """The settings it was made with. UserError: damaged, or no settings of ours."""
         if not self.config_file.is_file():

@@ -3,7 +3,9 @@
 Metrics of step n are fetched after step n + 1 is dispatched, so the device never waits for the host.
 """
 
+import math
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
@@ -12,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from transformer.config import Config
+from transformer.errors import UserError
 from transformer.training.telemetry import Telemetry
 
 Metrics = dict[str, float]
@@ -26,13 +29,20 @@ def means(sums: Mapping[str, float]) -> Metrics:
 
 
 class Stop:
-    """True once the process was asked to stop (SIGTERM, Ctrl-C). A second time it ends at once. A context manager."""
+    """True once the process was asked to stop (SIGTERM, Ctrl-C), or `minutes` after it was made. Asked a second time, it ends
+    at once. A context manager."""
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, minutes: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.asked, self._clock = False, clock
+        self._end = math.inf if minutes is None else clock() + 60 * minutes
+
+    @property
+    def late(self) -> bool:
+        """Whether the time is up."""
+        return self._clock() >= self._end
 
     def __bool__(self) -> bool:
-        return self.asked
+        return self.asked or self.late
 
     def __enter__(self) -> Self:
         self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -62,15 +72,37 @@ def train(
     count: Callable[[Batch], Mapping[str, int]],
     evaluate: Callable[[Any], Metrics],
     save: Callable[[int, Any, Metrics], None],
+    keep: Callable[[int, Batch], str],
     stop: Stop,
 ) -> tuple[Any, int]:
     """Updates `first_step` to `config.train.steps`; returns the state and the number of updates done.
 
     `stop` is looked at after each update; once it is true the state is saved and the loop ends early. `evaluate` gives
-    metrics by their full names; `count` what a batch holds: `examples`, `tokens`, `filled`, `slots`.
+    metrics by their full names; `count` what a batch holds: `examples`, `tokens`, `filled`, `slots`. UserError: more updates
+    than `config.train.max_skipped` in a row were skipped; `keep` writes the last one's batch and says where.
     """
     settings, waiting, done = config.train, None, first_step
     counts: Counter[str] = Counter()
+    looked_at: tuple[int, Batch, Any] | None = None  # the last update, of which is not known yet whether it was skipped
+    in_a_row = 0
+
+    def look() -> None:
+        """At whether the last update was skipped."""
+        nonlocal in_a_row, looked_at
+        if looked_at is None:
+            return
+        (number, batch, flag), looked_at = looked_at, None
+        if not fetch({"skipped": flag})["skipped"]:
+            in_a_row = 0
+            return
+        in_a_row += 1
+        telemetry.skipped(number)
+        if in_a_row > settings.max_skipped:
+            raise UserError(
+                f"loss or gradient was not finite in {in_a_row} updates in a row, the last {number} "
+                f"(config.train.max_skipped {settings.max_skipped}); its batch is {keep(number, batch)}; the last checkpoint "
+                "is good: --config.train.debug_nans=true names the operation, a lower learning rate may avoid it"
+            )
 
     def report() -> None:
         if waiting is not None:
@@ -82,6 +114,8 @@ def train(
         done = number + 1
         telemetry.advance(done)
         report()
+        look()
+        looked_at = done, batch, metrics.pop("skipped")
         waiting, held = None, count(batch)
         counts.update(examples=held["examples"], tokens=held["tokens"])
         last, stopping = done == settings.steps, bool(stop)  # asked once: a signal may come between saving and leaving
@@ -92,6 +126,7 @@ def train(
         saving = done % config.checkpoint.every_steps == 0 or last or stopping
         if scoring or saving:
             report()
+            look()
             waiting = None
             with telemetry.paused():
                 scores = evaluate(state) if scoring else {}
@@ -102,4 +137,5 @@ def train(
         if stopping or last:
             break
     report()
+    look()
     return state, done

@@ -60,7 +60,8 @@ def make_train_step(
     """`train_step(state, batch, axis_name=None) -> state, metrics`.
 
     The batch's rows are cut into `accumulate` micro-batches, one after the other in memory. Metrics are the loss's sums
-    over the whole batch, and `gradient_norm` (before clipping) and `learning_rate`.
+    over the whole batch, `gradient_norm` (before clipping), `learning_rate`, and `skipped`: 1 where the loss or the norm is
+    not finite; then nothing but the step is changed.
     """
 
     def train_step(state: State, batch: Batch, axis_name: str | None = None) -> tuple[State, dict[str, Array]]:
@@ -90,13 +91,17 @@ def make_train_step(
             gradients, sums = jax.lax.psum((gradients, sums), axis_name)
 
         gradients = jax.tree.map(lambda g: g / jnp.maximum(sums["weight_sum"], 1.0), gradients)
+        norm = optax.tree.norm(gradients)
+        finite = jnp.isfinite(sums["loss_sum"]) & jnp.isfinite(norm)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = state.average
         if average is not None and train.ema_decay is not None:
             average = optax.incremental_update(params, average, 1 - train.ema_decay)
-        metrics = sums | {"gradient_norm": optax.tree.norm(gradients), "learning_rate": schedule(state.step)}
-        return State(state.step + 1, params, optimizer_state, average), metrics
+        new = State(state.step + 1, params, optimizer_state, average)
+        kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, State(new.step, state.params, state.optimizer_state, state.average))
+        metrics = sums | {"gradient_norm": norm, "learning_rate": schedule(state.step), "skipped": 1.0 - finite}
+        return kept, metrics
 
     return train_step
 

@@ -106,26 +106,14 @@ class Telemetry:
         self._bar: Any = None
 
     def __enter__(self) -> Self:
-        from tensorboardX import SummaryWriter
-
         with contextlib.ExitStack() as stack:
             try:
                 self._metrics_path.parent.mkdir(parents=True, exist_ok=True)
                 _drop_after(self._metrics_path, self._first_step)
                 self._file = stack.enter_context(self._metrics_path.open("a", encoding="utf-8", newline="\n", buffering=1))
-                # Purged is what has this step or a later one. The suffix keeps a run that is resumed within a second
-                # from writing over the file of the one before.
-                self._writer = SummaryWriter(
-                    str(self._tensorboard_folder),
-                    purge_step=self._first_step + 1 if self._first_step else 0,
-                    flush_secs=30,
-                    filename_suffix=f".{self._first_step}.{os.getpid()}",
-                )
+                self._events = stack.enter_context(contextlib.closing(_events(self._tensorboard_folder, self._first_step)))
             except OSError as error:
-                raise UserError(
-                    f"{error.filename or self._metrics_path}: {error.strerror}; choose another workdir or free this one"
-                ) from error
-            stack.callback(self._writer.close)
+                raise self._unwritable(error) from error
             if self._stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
                 self._bar = stack.enter_context(self._make_bar())
                 self._task = self._bar.add_task("compiling", total=self._steps, completed=self._first_step, eta="")
@@ -133,7 +121,17 @@ class Telemetry:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stack.close()
+        try:
+            self._stack.close()
+        except OSError as full:  # what could not be written before is tried once more
+            if error[0] is None:
+                raise self._unwritable(full) from full
+
+    def _unwritable(self, error: OSError) -> UserError:
+        where = error.filename or self._metrics_path.parent
+        return UserError(
+            f"{where}: metrics cannot be written ({error.strerror}); choose another --workdir or make room in this one"
+        )
 
     def _make_bar(self) -> Any:
         from rich.console import Console
@@ -204,6 +202,11 @@ class Telemetry:
         self._write(step, row)
         self.note("  ".join([f"step {step}/{self._steps}", *(f"{name} {_number(value)}" for name, value in row.items())]))
 
+    def skipped(self, step: int) -> None:
+        """Update `step` changed nothing, as its loss or gradient was not finite: a line of its own."""
+        self._write(step, {"train/skipped": 1.0})
+        self.note(f"step {step}/{self._steps}  skipped: its loss or gradient is not finite")
+
     def note(self, text: str) -> None:
         """A line to the user, above the bar."""
         if self._bar:
@@ -219,11 +222,39 @@ class Telemetry:
 
     def _write(self, step: int, row: Mapping[str, float]) -> None:
         for name, value in row.items():
-            if math.isfinite(value):
-                self._writer.add_scalar(name, value, step)
-            elif name not in self._not_finite:
+            if not math.isfinite(value) and name not in self._not_finite:
                 self._not_finite.add(name)
                 self.note(f"{name} is {value} at step {step}; metrics.jsonl says null where a number is not finite")
         finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
         line = {"step": step} | finite | {"time": self._clock() - self._started}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        try:
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._events.write_event(_event(step, {name: value for name, value in finite.items() if value is not None}))
+            self._events.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+
+def _events(folder: Path, first_step: int) -> Any:
+    """A file for TensorBoard's events, which makes it forget those of later steps, all before a first step.
+
+    Not the library's writer above it: that one's thread dies of a full disk, and whoever writes then waits for ever.
+    """
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # The suffix keeps a run that is resumed within a second from writing over the file of the one before.
+    events = EventsWriter(str(folder / "events"), f".{first_step}.{os.getpid()}")
+    start = SessionLog(status=SessionLog.START)
+    events.write_event(Event(wall_time=time.time(), step=first_step + 1 if first_step else 0, session_log=start))
+    events.flush()
+    return events
+
+
+def _event(step: int, values: Mapping[str, float]) -> Any:
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+
+    summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+    return Event(wall_time=time.time(), step=step, summary=summary)

@@ -1,0 +1,159 @@
+"""Studies through the command line: real runs, a real kill, the dry run, and what is said of wrong input."""
+
+import csv
+import functools
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import kinds
+import pytest
+from trained import ROOT, command
+
+from transformer.studies import runs
+from transformer.studies.plan import Pace
+
+STUDY = """
+import pathlib
+from transformer import settings
+from transformer.config import Config
+from transformer.studies.study import Claim, Metric, Study
+
+def get_study():
+    base = settings.override(settings.from_file("tiny.py", Config), {
+        "family": "encoder_only", "objective.kind": "classify", "data.source": "tsv", "train.steps": "6",
+        "train.evaluate_every": "2", "checkpoint.every_steps": "2",
+    })
+    return Study(
+        question="Does the norm's place matter?",
+        claims=(Claim("it does", "here", "better", ("pre",)),),
+        base=base,
+        arms={"post": {}, "pre": {"model.norm_order": "pre", "model.final_norm": "false"}},
+        metrics=(Metric("validation/nll", "lower"), Metric("test/accuracy", "higher"), Metric("test/nll", "lower")),
+        compare_with="post",
+        seeds=1,
+        fair=("steps", "flops", "parameters"),
+    )
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    (tmp_path / "data").mkdir()
+    kinds.KINDS["classify"].files(tmp_path / "data")
+    (tmp_path / "tiny.py").write_text(kinds.EXPERIMENT)
+    (tmp_path / "study.py").write_text(STUDY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    return tmp_path
+
+
+ablate = functools.partial(command, "--mode=ablate", "--config=study.py")
+
+
+def table(workdir: str) -> list[dict[str, str]]:
+    with Path(workdir, "results.csv").open(newline="") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_a_killed_study_ends_as_one_that_was_not(folder):
+    whole = ablate("--workdir=whole", "--workers=2")
+    assert whole.status == 0 and whole.out == "", whole.err
+    assert whole.err.splitlines()[-1] == "results: whole/results.csv"
+    rows = table("whole")
+    assert [(row["arm"], row["status"]) for row in rows] == [("post", "finished"), ("pre", "finished")]
+    for row in rows:
+        [scores] = [
+            json.loads(file.read_text())["scores"] for file in Path("whole/runs", row["arm"]).glob("*/evaluation/test.json")
+        ]
+        assert float(row["test/nll"]) == scores["nll"] and float(row["test/accuracy"]) == scores["accuracy"]
+        [metrics] = [file.read_text().splitlines() for file in Path("whole/runs", row["arm"]).glob("*/metrics.jsonl")]
+        last = json.loads(metrics[-1])
+        assert last["step"] == 6 and float(row["validation/nll"]) == last["validation/nll"]
+        assert int(row["parameters"]) > 1000 and float(row["flops"]) > 0 and "jax=" in row["versions"]
+    assert rows[0]["validation/nll"] != rows[1]["validation/nll"] and rows[0]["parameters"] == rows[1]["parameters"]
+
+    shutil.copytree("whole", "killed", ignore=shutil.ignore_patterns("pre", "results.csv"))  # as after the first run
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "launch.py", "--mode=ablate", "--config=study.py", "--workdir=killed"],
+        stderr=subprocess.DEVNULL,
+    )
+    second = Path("killed/runs/pre")
+    while not any(file.read_text().count("\n") > 1 for file in second.glob("*/metrics.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -9
+    assert [row["arm"] for row in table("killed")] == ["post"] and not list(second.glob("*/evaluation"))
+    again = ablate("--workdir=killed")
+    assert again.status == 0 and again.err.startswith("1 of 2 runs are done already\n2/2 runs  pre, seed 0: validation/nll ")
+    assert table("killed") == rows
+
+
+def test_a_dry_run_trains_nothing(folder, monkeypatch):
+    measured = []
+    monkeypatch.setattr(runs, "measure", lambda config, train: measured.append(config) or Pace(1.0, 2.0, 3.0))
+    result = ablate("--workdir=run", "--dry_run", "--config.base.train.steps=100", "--config.seeds=3")
+    assert result.status == 0 and not Path("run").exists()
+    assert [config.model.norm_order for config in measured] == ["post", "pre"]
+    assert [config.train.steps for config in measured] == [100, 100]
+    # A second to start, 100 updates of 2, 50 validations of 3.
+    assert [line.split()[-1] for line in result.lines if line.startswith(("post", "pre"))] == ["0:05:51"] * 2
+    assert "2 arms x (3 seeds) = 6 runs; expected 0:35:06 with 1 at a time" in result.out
+
+
+def test_a_failed_arm_is_status_1(folder, monkeypatch):
+    def run_all(plan, root, train, workers):
+        first, second = plan.runs({})
+        return runs.Results({first: runs.Outcome("finished"), second: runs.Outcome("failed", error="x")}, False)
+
+    monkeypatch.setattr(runs, "run_all", run_all)
+    result = ablate("--workdir=run")
+    assert result.status == 1 and result.err.splitlines()[-1] == "failed: 1 runs, of pre; the same command tries them again"
+
+
+def study(old: str, new: str) -> str:
+    assert old in STUDY
+    return STUDY.replace(old, new)
+
+
+# The study's text, more arguments, and a part of the line.
+WRONG: dict[str, tuple[str, list[str], str]] = {
+    "no study": ("x = 1", [], "--config=study.py: AttributeError"),
+    "config": (kinds.EXPERIMENT, [], "get_study() must return a Study"),
+    "setting": (STUDY, ["--config.base.model.num_head=3"], "did you mean 'base.model.num_heads'?"),
+    "not the base's": (STUDY, ["--config.train.steps=3"], "did you mean 'base.train.steps'?"),
+    "base": (STUDY, ["--config.base=tinny.py"], "--config.base=tinny.py: there is no such file; did you mean 'tiny.py'?"),
+    "seeds": (STUDY, ["--config.seeds=0"], "config.seeds is 0"),
+    "workers": (STUDY, ["--workers=0"], "workers"),
+    "arm": (study("norm_order", "norm_ordre"), [], "arm 'pre': --config.model.norm_ordre: there is no such setting"),
+    "equal arms": (study('"pre", "model.final_norm": "false"', '"post"'), [], "'post' and 'pre' have the same settings"),
+    "unfair": (study('"false"', '"false", "model.d_ff": "64"'), [], "arms are to have equal flops, but 'pre' has"),
+    "metric": (study("test/accuracy", "test/bleu"), [], "metric 'test/bleu': arm 'post' does not report it"),
+    "score": (STUDY, ["--config.base.evaluate.scores=accuracy,blue"], "there is no score 'blue'"),
+    "compare_with": (study('compare_with="post"', 'compare_with="prost"'), [], "did you mean 'post'?"),
+    "claim": (study('("pre",)', '("per",)'), [], "claim 1 names the arm 'per', and there is none; did you mean 'pre'?"),
+    "workdir": (STUDY, ["--workdir=tiny.py/run"], "--workdir=tiny.py/run cannot be made or written"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_is_found_before_anything_is_trained(name, folder, monkeypatch):
+    text, arguments, message = WRONG[name]
+    monkeypatch.setattr(runs, "_start", lambda *arguments: pytest.fail("a run was started"))
+    (folder / "study.py").write_text(text)
+    result = ablate("--workdir=run", *arguments)
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith("launch.py: ") and result.err.count("\n") == 1 and len(result.err) < 600
+    assert message in result.err
+    assert not Path("run").exists()
+
+
+def test_help_says_what_a_study_has():
+    lines = command("--help").lines
+    for name in ("compare_with", "seeds", "fair", "learning_rates"):
+        assert [line for line in lines if line.startswith(f"  {name}  ")], name
+    assert {"  --dry_run", "  --workers"} <= {line.split("=")[0] for line in lines}

@@ -1,0 +1,192 @@
+"""What a run does when something goes wrong: another run, damage, numbers that are not finite, no time, no room."""
+
+import contextlib
+import random
+import resource
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from transformer.config import Checkpoint, Config, Data, Model, Train, validate
+from transformer.errors import UserError
+from transformer.modes import training
+from transformer.runtime.checkpoints import Checkpoints
+from transformer.runtime.lock import only_run
+from transformer.training import loop
+from transformer.training.telemetry import TIMED, read_metrics
+
+STEPS = 6
+
+
+def config(data: Path, **train) -> Config:
+    return validate(
+        Config(
+            model=Model(num_encoder_layers=1, num_decoder_layers=1, d_model=8, d_ff=8, num_heads=2),
+            data=Data(
+                **{"source": "text", "directory": str(data), "test": None, "validation": None, "vocabulary": "characters"},
+                **{"max_source_length": 16, "max_target_length": 16, "row_length": 32},
+            ),
+            train=Train(**{"steps": STEPS, "batch_tokens": 128, "warmup_steps": 3, "log_every": 1} | train),
+            checkpoint=Checkpoint(every_steps=2),
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A folder with `data` and the finished workdir `run`. Do not write into it."""
+    folder, draw = tmp_path_factory.mktemp("interrupted"), random.Random(0)
+    (folder / "data").mkdir()
+    lines = ["".join(draw.choices("abcd", k=draw.randint(1, 9))) for _ in range(60)]
+    for language, step in (("en", 1), ("de", -1)):
+        (folder / "data" / f"train.{language}").write_text("".join(line[::step] + "\n" for line in lines))
+    with pytest.MonkeyPatch.context() as patch:
+        alone(patch)
+        training.train(config(folder / "data"), folder / "run")
+    return folder
+
+
+def alone(patch) -> None:
+    """Training without what follows it."""
+    patch.setattr(training, "_finish", lambda *arguments: None)
+    patch.setattr(training.plots, "learning_curve", lambda *arguments, **keywords: None)
+    patch.setattr(training, "peak_flops", lambda devices: 1e11)
+
+
+@pytest.fixture
+def again(finished, tmp_path, monkeypatch):
+    """The copy `tmp_path / "run"` of the finished run, and a function that trains there."""
+    alone(monkeypatch)
+    shutil.copytree(finished / "run", tmp_path / "run")
+    return lambda **settings: training.train(config(finished / "data", **settings), tmp_path / "run")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def untimed(workdir: Path) -> list[dict]:
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in read_metrics(workdir / "metrics.jsonl")]
+
+
+def sound(workdir: Path) -> list[int]:
+    with contextlib.closing(Checkpoints(workdir / "checkpoints", Checkpoint())) as checkpoints:
+        return checkpoints.sound(notice=pytest.fail)
+
+
+def spoil(monkeypatch, first: int) -> dict[int, dict[str, np.ndarray]]:
+    """Weights of all updates from `first` on are NaN; the batches, by update."""
+    read, seen = training.pipeline.read, {}
+
+    def spoilt(batches, begin, *rest):
+        for number, batch in enumerate(read(batches, begin, *rest), begin + 1):
+            if number >= first:
+                batch = batch | {"weights": batch["weights"] * np.float32(np.nan)}
+            yield seen.setdefault(number, batch)
+
+    monkeypatch.setattr(training.pipeline, "read", spoilt)
+    return seen
+
+
+def test_a_second_run_is_refused_and_touches_nothing(again, tmp_path):
+    with only_run(tmp_path / "run"):
+        before = contents(tmp_path)
+        with pytest.raises(UserError, match=f"--workdir={tmp_path / 'run'}: a run is going on there \\(process \\d+\\)"):
+            again(steps=9, seed=3)
+        assert contents(tmp_path) == before
+
+
+def test_it_holds_the_lock_from_before_it_writes_until_its_cleaning_up_is_done(finished, tmp_path, monkeypatch):
+    """Refused at every moment that is looked at; then nothing is left of a new run that could not be prepared."""
+    refused = []
+
+    def look(name, fails):
+        real = getattr(training, name)
+
+        def looking(*arguments):
+            with pytest.raises(UserError, match="a run is going on there"), only_run(tmp_path / "new"):
+                pass
+            refused.append(name)
+            if fails:
+                raise UserError("no data")
+            return real(*arguments)
+
+        monkeypatch.setattr(training, name, looking)
+
+    look("_read", True)
+    real = shutil.rmtree
+    monkeypatch.setattr(training.workdirs, "create", lambda path, *rest: (path / "vocabulary").mkdir())
+    monkeypatch.setattr(training.shutil, "rmtree", lambda path: (pytest.raises(UserError, take, path), real(path)))
+
+    def take(path):
+        with only_run(path.parent):
+            pass
+
+    with pytest.raises(UserError, match="no data"):
+        training.train(config(finished / "data"), tmp_path / "new")
+    assert refused == ["_read"] and not (tmp_path / "new").exists()
+
+
+def test_a_damaged_last_checkpoint_costs_what_came_after_the_one_before(finished, again, tmp_path, capsys):
+    """Its metrics are cut, training goes on over the same batches, and ends as it ended before."""
+    file = next(file for file in (tmp_path / "run" / "checkpoints" / "6" / "optimizer" / "d").iterdir())
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+    again()
+    told = capsys.readouterr().err
+    assert f"checkpoints/6 is not used, and is now damaged-6: optimizer/d/{file.name} is damaged" in told
+    assert "goes on after step 4 of 6" in told
+    assert sound(tmp_path / "run") == [2, 4, 6] and (tmp_path / "run" / "checkpoints" / "damaged-6").is_dir()
+    assert untimed(tmp_path / "run") == untimed(finished / "run") and len(untimed(tmp_path / "run")) == STEPS
+
+
+def test_updates_that_are_not_finite_end_the_run(again, tmp_path, monkeypatch):
+    """Updates 9 to 11 are bad, two may be. What was saved last is of before the last of them, and the batch can be read."""
+    batches = spoil(monkeypatch, 9)
+    with pytest.raises(UserError, match=r"not finite in 3 updates in a row, the last 11 .*not_finite_11\.npz; "):
+        again(steps=20, max_skipped=2)
+    with np.load(tmp_path / "run" / "not_finite_11.npz", allow_pickle=False) as kept:
+        assert set(kept) == set(batches[11])
+        assert all(np.array_equal(kept[name], batches[11][name], equal_nan=True) for name in kept)
+    assert sound(tmp_path / "run")[-1] == 10
+    rows = untimed(tmp_path / "run")
+    assert [row["step"] for row in rows if "train/skipped" in row] == [9, 10, 11]
+    monkeypatch.undo()
+    alone(monkeypatch)
+    again(steps=12)  # the last checkpoint is good: with good batches it goes on
+    assert np.isfinite([row["train/loss"] for row in untimed(tmp_path / "run") if row["step"] in (11, 12)]).all()
+
+
+def test_nan_checks_name_the_operation(again, monkeypatch):
+    spoil(monkeypatch, 7)
+    with pytest.raises(UserError, match=r"config.train.debug_nans: invalid value \(nan\) encountered in \w+, .*transformer/"):
+        again(steps=8, debug_nans=True)
+
+
+def test_when_time_is_up_it_saves_and_says_how_to_go_on(again, tmp_path, monkeypatch, capsys):
+    """The clock moves on a minute whenever it is looked at: once when it begins, then after each update."""
+    minutes, stop = iter(range(100)), loop.Stop
+    monkeypatch.setattr(training.loop, "Stop", lambda limit: stop(limit, lambda: 60.0 * next(minutes)))
+    again(steps=20, max_minutes=3)
+    told = capsys.readouterr().err
+    assert "3 minutes (config.train.max_minutes) are over: stopped after step 9 of 20, saved; the same command goes on" in told
+    assert sound(tmp_path / "run")[-1] == 9
+
+
+def test_a_full_disk_costs_no_checkpoint(again, tmp_path, monkeypatch):
+    read, limits = training.pipeline.read, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def full(*arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, limits[1]))  # bytes of a file
+        yield from read(*arguments)
+
+    monkeypatch.setattr(training.pipeline, "read", full)
+    try:
+        with pytest.raises(UserError, match=r"checkpoint 8 cannot be written \(File too large\).* goes on from step 6"):
+            again(steps=9)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sound(tmp_path / "run") == [2, 4, 6]

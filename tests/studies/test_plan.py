@@ -1,0 +1,142 @@
+"""Plans: runs and their identities, fairness, what is reported, and the dry run's table."""
+
+import dataclasses
+from pathlib import Path
+
+import kinds
+import pytest
+import small
+from test_study import STUDY
+
+from transformer import settings
+from transformer.config import Config
+from transformer.errors import UserError
+from transformer.modes.scoring import reported
+from transformer.studies import plan as plans
+from transformer.studies import study as studies
+from transformer.studies.plan import Pace
+
+ROOT = Path(__file__).parents[2] / "experiments"
+NAMES = ["validation/nll", "test/bleu"]
+
+
+def plan(**changes) -> plans.Plan:
+    return plans.make(studies.validate(dataclasses.replace(STUDY, **{"seeds": 2, **changes})), lambda config: NAMES)
+
+
+def test_runs_are_arms_times_seeds():
+    runs = plan().runs({})
+    assert [(run.arm, run.seed) for run in runs] == [(arm, seed) for seed in (0, 1) for arm in ("8", "16", "24")]
+    assert [run.config.train.seed for run in runs] == [0, 0, 0, 1, 1, 1]
+    assert [run.config.model.d_model for run in runs] == [8, 16, 24] * 2
+    assert plan().search() == []
+
+
+def test_a_run_is_its_settings():
+    folders = [run.folder(Path("x")) for run in plan().runs({})]
+    assert len(set(folders)) == 6 and folders == [run.folder(Path("x")) for run in plan(question="?").runs({})]
+    more = plan(seeds=3, arms=dict(STUDY.arms) | {"16": {"model.d_model": "16", "model.qk_norm": "true"}}).runs({})
+    assert set(folders) - {run.folder(Path("x")) for run in more} == {folders[1], folders[4]}  # those of the changed arm
+    steps = plan(base=small.config(train__steps=41)).runs({})
+    assert not set(folders) & {run.folder(Path("x")) for run in steps}
+
+
+def test_names_of_arms_make_folders():
+    runs = plan(
+        arms={"a/b": {}, "../..": {"model.d_ff": "9"}, "a b": {"model.d_ff": "10"}}, compare_with="a b", claims=()
+    ).runs({})
+    folders = [run.folder(Path("/x")) for run in runs]
+    assert len(set(folders)) == 6
+    assert {folder.resolve().parent.parent for folder in folders} == {Path("/x/runs")}
+
+
+def test_rates_are_chosen_outside_the_study():
+    searching = plan(learning_rates=(0.1, 0.2))
+    search, runs = searching.search(), searching.runs({"8": 0.2, "24": 0.1})
+    assert [(run.arm, run.config.train.learning_rate) for run in search] == [(a, r) for a in STUDY.arms for r in (0.1, 0.2)]
+    assert not {run.seed for run in search} & {run.seed for run in runs}
+    assert {run.config.data.test for run in search} == {None} and {run.config.data.test for run in runs} == {"test"}
+    assert [(run.arm, run.config.train.learning_rate) for run in runs] == [("8", 0.2), ("24", 0.1)] * 2
+
+
+@pytest.mark.parametrize(
+    ("fair", "arms", "parts"),
+    [
+        ("steps", {"a": {}, "b": {"train.steps": "41"}}, ["equal steps", "'b' has 41 and 'a' 40"]),
+        ("tokens", {"a": {}, "b": {"train.batch_tokens": "25025"}}, ["equal tokens", "'b' has 1,001,000 and 'a' 1,000,000"]),
+        ("parameters", {"a": {}, "b": {"data.vocabulary_size": "9000"}}, ["'b'", "'a'", "% more, and 5% is allowed"]),
+        ("flops", {"a": {}, "b": {"train.steps": "43"}}, ["equal flops", "7.5% more"]),
+    ],
+)
+def test_an_unfair_comparison_is_an_error(fair, arms, parts):
+    with pytest.raises(UserError) as error:
+        plan(arms=arms, fair=(fair,), claims=(), compare_with="a")
+    assert all(part in str(error.value) for part in parts)
+    others = tuple({"steps", "tokens"} - {fair}) if fair in ("steps", "tokens") else ()
+    plan(arms={"a": {}, "b": {"model.qk_norm": "true"}}, fair=(fair, *others), claims=(), compare_with="a")
+
+
+def test_what_is_equal_is_counted_as_describe_does():
+    """By hand: two tables less than 5 % apart, and just more."""
+    table, rest = 8 * 8000, plans.amounts(plan(fair=()), "parameters")["8"] - 8 * 8000
+    assert 0 < rest < 2000
+    allowed = int(8000 + (table + rest) * 0.05 / 8)
+    for size, wrong in ((allowed, False), (allowed + 1, True)):
+        arms = {"a": {}, "b": {"data.vocabulary_size": str(size)}}
+        if wrong:
+            with pytest.raises(UserError, match="equal parameters"):
+                plan(arms=arms, fair=("parameters",), claims=(), compare_with="a")
+        else:
+            plan(arms=arms, fair=("parameters",), claims=(), compare_with="a")
+
+
+def test_a_metric_must_be_reported():
+    with pytest.raises(UserError, match="metric 'test/bleu': arm '8' does not report it; did you mean 'test/blue'"):
+        plans.make(STUDY, lambda config: ["validation/nll", "test/blue"])
+
+
+def test_families_must_have_the_objective():
+    with pytest.raises(UserError, match="arm 'b': config.objective.kind translate is for"):
+        plan(arms={"a": {}, "b": {"family": "encoder_only"}}, claims=(), compare_with="a")
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_what_is_reported(kind):
+    """The table of kinds, which other tests hold against real runs, says what the test split is scored by."""
+    changes = dict(argument.removeprefix("--config.").split("=", 1) for argument in kinds.arguments(kind))
+    config = settings.override(small.config(data__batching="bucketed"), changes)
+    test = {f"test/{name}" for name in kinds.KINDS[kind].scores}
+    assert set(reported(config)) == test | {f"validation/{name}" for name in kinds.TOKENS}
+    alone = settings.override(config, {"data.test": "none"})
+    assert set(reported(alone)) == {name.replace("test/", "validation/") for name in test}
+    assert set(reported(settings.override(config, {"data.validation": "none"}))) == test
+    assert reported(settings.override(alone, {"data.validation": "none"})) == []
+
+
+def test_the_table_of_a_dry_run():
+    pace = Pace(start=100.0, update=1.0, validation=10.0)
+    # 40 updates, a validation each 1,000: 100 + 40 + 10 seconds; two arms with 2 seeds and a rate, two runs at a time.
+    text = plans.table(plan(learning_rates=(0.1,)), {"8": pace, "16": "it failed", "24": pace}, 2)
+    rows = {line.split()[0]: line for line in text.splitlines() if line[:1].isdigit()}
+    assert f"{plan().costs['8'].size:,}" in rows["8"] and rows["8"].endswith("0:02:30")
+    assert f"{plan().costs['24'].total_flops:.3g}" in rows["24"]
+    assert rows["16"].endswith("failed: it failed")
+    assert "3 arms x (2 seeds and 1 learning rates) = 9 runs; expected 0:07:30 with 2 at a time" in text
+    assert (
+        STUDY.question in text
+        and '"wide is better" (here)' in text
+        and "compared with '8' by validation/nll, test/bleu" in text
+    )
+
+
+def test_expected_time_counts_validations():
+    config = small.config(train__steps=10, train__evaluate_every=4)  # after 4, 8 and the last
+    assert Pace(5.0, 2.0, 1.0).expected(config) == 5 + 20 + 3
+    assert Pace(5.0, 2.0, None).expected(config) == 25
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "ablations").glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_shipped_studies_are_valid(path):
+    assert f"--mode=ablate --config=experiments/{path.relative_to(ROOT)}" in path.read_text()
+    made = plans.make(studies.read(path, {}), reported)
+    assert made.study.claims and isinstance(made.configs[made.study.compare_with], Config)

@@ -1,0 +1,292 @@
+"""Runs of a study: what is repeated and what is not, what came of each, results.csv; in processes that are killed for real."""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fakes
+import pytest
+import small
+from test_study import STUDY
+
+from transformer.errors import UserError
+from transformer.runtime.lock import only_run
+from transformer.runtime.workdir import Workdir
+from transformer.studies import plan as plans
+from transformer.studies import runs, study
+from transformer.studies.plan import Pace
+from transformer.studies.study import Metric
+
+TINY = small.config(train__steps=4)
+NAMES = ["validation/nll", "validation/bleu", "test/nll", "test/bleu", "test/perplexity"]
+TIMED = ("seconds",)
+
+
+def plan(arms, **changes) -> plans.Plan:
+    changes = {"base": TINY, "seeds": 2, "claims": (), "compare_with": next(iter(arms)), "fair": (), **changes}
+    return plans.make(study.validate(dataclasses.replace(STUDY, arms=arms, **changes)), lambda config: NAMES)
+
+
+def table(root: Path) -> list[dict[str, str]]:
+    with (root / "results.csv").open(newline="") as file:
+        return [{name: value for name, value in row.items() if name not in TIMED} for row in csv.DictReader(file)]
+
+
+def run_all(made: plans.Plan, root: Path, workers: int = 1) -> tuple[runs.Results, str]:
+    told = io.StringIO()
+    return runs.run_all(made, root, fakes.train, workers, told), told.getvalue()
+
+
+def does(what: str, **more: str) -> dict[str, str]:
+    return {"data.source_language": what} | more
+
+
+class Done:
+    """A process that is over."""
+
+    def __init__(self, exitcode: int):
+        self.exitcode = exitcode
+        self.sentinel, writing = os.pipe()
+        os.close(writing)
+
+    def is_alive(self) -> bool:
+        return False
+
+    def join(self) -> None:
+        os.close(self.sentinel)
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Runs in this process, one after the other; what they raise goes where a process's last words go."""
+
+    def start(train, config, folder: Path) -> Done:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            train(config, folder)
+        except Exception as error:
+            folder.with_name(folder.name + ".log").write_text(f"Traceback\n{type(error).__name__}: {error}\n\n")
+            return Done(1)
+        return Done(0)
+
+    monkeypatch.setattr(runs, "_start", start)
+
+
+def test_a_row_for_every_run(tmp_path, in_process):
+    made = plan({"b": {}, "a": {"model.d_model": "16"}})
+    results, told = run_all(made, tmp_path)
+    rows = table(tmp_path)
+    assert not results.stopped and len(results.outcomes) == 4
+    assert [(row["part"], row["arm"], row["seed"], row["status"]) for row in rows] == [
+        ("study", arm, seed, "finished") for arm in ("b", "a") for seed in ("0", "1")
+    ]
+    by_hand = {"b": 1 / 8 + 1 / 9 + 1 / 10 + 1 / 11 + 0.28, "a": 1 / 16 + 1 / 17 + 1 / 18 + 1 / 19 + 0.28}
+    for row in rows:
+        end = by_hand[row["arm"]] + int(row["seed"])
+        assert float(row["validation/nll"]) == pytest.approx(end) and float(row["test/bleu"]) == pytest.approx(100 - end)
+    assert [row["hash"] for row in rows] == [
+        run.hash for run in sorted(made.runs({}), key=lambda run: (run.arm != "b", run.seed))
+    ]
+    assert [line.split("  ")[0] for line in told.splitlines()] == [f"{n}/4 runs" for n in (1, 2, 3, 4)]
+    assert "b, seed 0: validation/nll 0.7" in told.splitlines()[0] and "ETA" in told.splitlines()[0]
+
+
+def test_only_what_is_missing_is_run(tmp_path, in_process):
+    arms = {"a": {}, "b": {"model.d_model": "16"}}
+    first, _ = run_all(plan(arms), tmp_path)
+    before = (tmp_path / "results.csv").read_bytes()
+    again, told = run_all(plan(arms), tmp_path)
+    assert again == first and (tmp_path / "results.csv").read_bytes() == before
+    assert told == "4 of 4 runs are done already\n"
+
+    changed = plan(arms | {"b": {"model.d_model": "24"}}, seeds=3)
+    results, told = run_all(changed, tmp_path)
+    assert told.startswith("2 of 6 runs are done already\n")
+    assert all(
+        len(fakes.starts(run.folder(tmp_path))) == 1 for run in [*first.outcomes, *results.outcomes]
+    )  # the old ones stay
+    assert [(row["arm"], row["seed"]) for row in table(tmp_path)] == [(arm, str(seed)) for arm in "ab" for seed in range(3)]
+
+
+def test_a_stopped_run_goes_on(tmp_path, in_process):
+    made = plan({"a": {}, "b": {"model.d_model": "16"}}, seeds=1)
+    folder = made.runs({})[0].folder(tmp_path / "two")
+    run_all(made, tmp_path / "one")
+    folder.mkdir(parents=True)
+    rows = Workdir(made.runs({})[0].folder(tmp_path / "one")).metrics_file.read_text().splitlines()
+    Workdir(folder).metrics_file.write_text("\n".join(rows[:2]) + "\n")
+    run_all(made, tmp_path / "two")
+    assert Workdir(folder).metrics_file.read_text().splitlines() == rows
+    assert table(tmp_path / "one") == table(tmp_path / "two")
+
+
+def test_failures_and_divergence_are_outcomes(tmp_path, in_process):
+    made = plan({"a": {}, "f": does("fail"), "d": does("diverge")}, seeds=1)
+    results, told = run_all(made, tmp_path)
+    assert [(row["arm"], row["status"], row["error"]) for row in table(tmp_path)] == [
+        ("a", "finished", ""),
+        ("f", "failed", "divide by"),
+        ("d", "diverged", ""),
+    ]
+    assert [row["validation/nll"] == "" for row in table(tmp_path)] == [False, True, True]  # absent, not 0
+    assert "f, seed 0: failed divide by" in told and "d, seed 0: diverged" in told
+    run_all(made, tmp_path)
+    assert [len(fakes.starts(run.folder(tmp_path))) for run in made.runs({})] == [1, 2, 1]  # a failed one is tried again
+
+
+def test_a_run_that_diverged_and_then_failed_has_diverged(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder.with_name("run.log")).write_text("no room left\n")
+    well, lost, skipped = (
+        '{"step": 1, "train/loss": 2}\n',
+        '{"step": 1, "train/loss": null}\n',
+        '{"step": 2, "train/skipped": 1.0}\n',
+    )
+    for rows, status in ((lost, "diverged"), (well + skipped, "diverged"), (well, "failed"), (lost + skipped + well, "failed")):
+        (folder / "metrics.jsonl").write_text(rows)
+        assert runs._failed(folder, 1).status == status
+
+
+def test_numbers_come_from_the_workdir(tmp_path):
+    workdir = Workdir(tmp_path)
+    assert runs.outcome(tmp_path, ()) is None
+    (tmp_path / "evaluation").mkdir()
+    workdir.evaluation_file("test").write_text('{"scores": {"nll": 9.0, "bleu": 30.0, "perplexity": null}}')
+    values = [0.5, 0.25, 0.75]
+    workdir.metrics_file.write_text("".join(f'{{"step": {n}, "validation/nll": {v}}}\n' for n, v in enumerate(values, 1)))
+    metrics = [Metric("validation/nll", "lower"), Metric("validation/nll", "lower", "best")]
+    metrics += [Metric("validation/nll", "higher", "best"), Metric("test/bleu", "higher"), Metric("test/perplexity", "lower")]
+    found = [runs.outcome(tmp_path, [metric]) for metric in metrics]
+    assert [list(each.metrics.values()) for each in found if each] == [[0.75], [0.25], [0.75], [30.0], []]
+    assert [metric.label for metric in metrics[:2]] == ["validation/nll", "validation/nll (best)"]
+
+
+def test_learning_rates_are_chosen_on_validation(tmp_path, in_process):
+    """The fake's best is 0.3, or 0.5 where 0.3 fails; what diverges throughout has the smallest, what fails none."""
+    arms = {"a": {}, "b": {"model.d_model": "16"}, "d": does("diverge"), "f": does("fail")}
+    metrics = (Metric("test/nll", "lower"),)
+    made = plan(arms, seeds=1, learning_rates=(0.7, 0.3, 0.1), metrics=metrics)
+    results, _ = run_all(made, tmp_path)
+    rows = table(tmp_path)
+    search = [row for row in rows if row["part"] == "search"]
+    assert [(row["arm"], row["learning_rate"]) for row in search] == [
+        (arm, rate) for arm in arms for rate in ("0.1", "0.3", "0.7")
+    ]
+    assert {row["test/nll"] for row in search} == {""} and {row["seed"] for row in search} == {str(study.SEARCH_SEED)}
+    assert [(row["arm"], row["learning_rate"], row["status"]) for row in rows if row["part"] == "study"] == [
+        ("a", "0.3", "finished"),
+        ("b", "0.3", "finished"),
+        ("d", "0.1", "diverged"),
+    ]
+    assert runs.chooser(made).name == "validation/nll"
+    higher = plan({"a": {}, "b": {"model.d_ff": "9"}}, learning_rates=(0.7, 0.1), metrics=(Metric("test/bleu", "higher"),))
+    found = {run: runs.Outcome("finished", {"validation/bleu": run.config.train.learning_rate or 0}) for run in higher.search()}
+    assert runs.choose(higher, found) == {"a": 0.7, "b": 0.7}
+
+
+def test_embedded_data_is_made_once(tmp_path):
+    embedded = small.config(data__source="number_words")
+    assert runs._placed(embedded, tmp_path).data.directory == str(tmp_path / "data")
+    for config in (small.config(data__source="text"), small.config(data__source="number_words", data__directory="x")):
+        assert runs._placed(config, tmp_path) == config
+
+
+def test_two_processes_are_not_at_one_study(tmp_path):
+    with only_run(tmp_path), pytest.raises(UserError, match="a run is going on there"):
+        run_all(plan({"a": {}, "b": {"model.d_ff": "9"}}), tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be made or written"):
+        run_all(plan({"a": {}, "b": {"model.d_ff": "9"}}), tmp_path / "file")
+
+
+# --- processes of their own --------------------------------------------------------------------------------------------
+
+
+def test_what_ends_a_process_ends_one_run(tmp_path):
+    """Two at a time: one that the system kills, one that fails, one that is well."""
+    made = plan({"a": {}, "k": does("killed"), "f": does("fail")}, seeds=1)
+    results, _ = run_all(made, tmp_path, workers=2)
+    assert [(row["arm"], row["status"], row["error"]) for row in table(tmp_path)] == [
+        ("a", "finished", ""),
+        ("k", "failed", "ended by signal SIGKILL; was there too little memory?"),
+        ("f", "failed", "divide by"),
+    ]
+    assert {len({*fakes.starts(run.folder(tmp_path)), os.getpid()}) for run in made.runs({})} == {2}
+    logs = [run.folder(tmp_path).with_name(run.folder(tmp_path).name + ".log") for run in made.runs({})]
+    assert "ZeroDivisionError" in logs[2].read_text() and "Traceback" in logs[2].read_text()
+
+
+STOPPED = """
+import sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+import fakes
+if __name__ == "__main__":
+    import test_runs
+    from transformer.studies import runs
+    print(runs.run_all(test_runs.slow(), Path(sys.argv[1]), fakes.train, 1).stopped, flush=True)
+"""
+
+
+def slow() -> plans.Plan:
+    return plan({"a": {}, "s": does("slow")}, seeds=1, base=small.config(train__steps=200))
+
+
+def alive(process: int) -> bool:
+    """Whether it runs; a zombie does not."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
+def test_a_study_that_is_stopped_goes_on(tmp_path, in_process, number):
+    made, root = slow(), tmp_path / "two"
+    run_all(made, tmp_path / "one")
+    script = tmp_path / "script.py"
+    script.write_text(STOPPED.format(paths=[str(Path(__file__).parent), str(Path(__file__).parents[1]), os.getcwd()]))
+    slowly = os.environ | {"PAUSE": "0.05"}
+    process = subprocess.Popen([sys.executable, script, root], stdout=subprocess.PIPE, text=True, env=slowly)
+    rows = Workdir(made.runs({})[1].folder(root)).metrics_file
+    while not (rows.exists() and rows.read_text().count("\n") > 1):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, _ = process.communicate()
+    assert (process.returncode, out) == ((-9, "") if number == signal.SIGKILL else (0, "True\n"))
+    [child] = fakes.starts(rows.parent)
+    while alive(child):  # for ever, if it does not end with the study
+        time.sleep(0.02)
+    assert [row["arm"] for row in table(root)] == ["a"] and 1 < rows.read_text().count("\n") < 200
+    run_all(made, root)
+    assert table(root) == table(tmp_path / "one")
+    assert [len(fakes.starts(run.folder(root))) for run in made.runs({})] == [1, 2]
+
+
+# --- what a dry run measures -------------------------------------------------------------------------------------------
+
+
+def test_pace_leaves_out_what_comes_once():
+    """12 updates of 2 seconds, two validations of 3, the first update and the first validation 50 and 20 seconds longer."""
+    trained = {step: 52 + 2 * (step - 1) + (23 if step > 6 else 0) for step in range(1, 13)}
+    validated = {6: trained[6] + 23, 12: trained[12] + 3}
+    pace = runs._pace(trained, validated, seconds=10 + validated[12])
+    assert pace == Pace(start=10 + 50 + 20, update=2, validation=3)
+    assert runs._pace({1: 9.0}, {}, seconds=12.0) == Pace(12.0, 0.0, None)
+
+
+def test_what_is_measured_is_gone_and_so_is_its_process(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("PAUSE", "0.001")
+    assert runs.measure(small.config(data__source_language="fail"), fakes.train) == "divide by"
+    measured = runs.measure(small.config(data__validation=None, data__source_language="slow", train__steps=10**6), fakes.train)
+    assert isinstance(measured, Pace) and measured.update == 1.0 and measured.validation is None  # by the fake's own clock
+    assert list(tmp_path.iterdir()) == []

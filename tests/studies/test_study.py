@@ -1,0 +1,130 @@
+"""Studies as data: what a file may say, and what is said of a wrong one."""
+
+import dataclasses
+
+import pytest
+import small
+
+from transformer.errors import UserError
+from transformer.studies import study as studies
+from transformer.studies.study import Claim, Metric, Study
+
+STUDY = Study(
+    question="Does the width matter?",
+    base=small.SMALL,
+    arms={"8": {}, "16": {"model.d_model": "16"}, "24": {"model.d_model": "24", "model.d_ff": "16"}},
+    metrics=(Metric("validation/nll", "lower"), Metric("test/bleu", "higher")),
+    claims=(Claim("wide is better", "here", "better", ("16", "24"), 0.5),),
+    compare_with="8",
+)
+
+
+def claim(**changes) -> dict:
+    return {"claims": (dataclasses.replace(STUDY.claims[0], **changes),)}
+
+
+def test_arms_are_the_base_with_changes():
+    assert studies.validate(STUDY) is STUDY
+    configs = studies.arm_configs(STUDY)
+    assert list(configs) == ["8", "16", "24"] and configs["8"] == small.SMALL
+    assert [(config.model.d_model, config.model.d_ff) for config in configs.values()] == [(8, 8), (16, 8), (24, 16)]
+
+
+WRONG = {
+    "one arm": ({"arms": {"8": {}}}, "1 arms"),
+    "arms": ({"arms": ["8", "16"]}, "no mapping"),
+    "setting": (
+        {"arms": {"8": {}, "b": {"model.num_head": "4"}}},
+        "arm 'b': --config.model.num_head: there is no such setting",
+    ),
+    "value": ({"arms": {"8": {}, "b": {"model.num_heads": "x"}}}, "arm 'b': --config.model.num_heads=x: wants int"),
+    "no text": ({"arms": {"8": {}, "b": {"model.num_heads": 4}}}, "arm 'b': model.num_heads is 4: wants text"),
+    "settings that do not fit": ({"arms": {"8": {}, "b": {"model.num_heads": "3"}}}, "arm 'b': config.model.d_model 8 is not"),
+    "seed": (
+        {"arms": {"8": {}, "b": {"train.seed": "3"}}},
+        "arm 'b': it sets train.seed, which the study sets by config.seeds",
+    ),
+    "learning rate": (
+        {"arms": {"8": {}, "b": {"train.learning_rate": "1"}}, "learning_rates": (0.1,)},
+        "arm 'b': it sets train.learning_rate, which the study sets by config.learning_rates",
+    ),
+    "equal arms": ({"arms": {"8": {}, "a": {"model.d_ff": "9"}, "b": {"model.d_ff": "9"}}}, "arms 'a' and 'b' have the same"),
+    "as the base": ({"arms": {"8": {}, "a": {"model.d_model": "8"}}}, "arms '8' and 'a' have the same"),
+    "compare_with": ({"compare_with": "61"}, "compare_with names the arm '61', and there is none; did you mean '16'?"),
+    "no metric": ({"metrics": ()}, "no metrics"),
+    "metric twice": ({"metrics": (STUDY.metrics[0],) * 2}, "a metric twice"),
+    "metric": ({"metrics": ("validation/nll",)}, "metrics: 'validation/nll' is no Metric"),
+    "better": ({"metrics": (Metric("test/bleu", "up"),)}, "metrics: better is 'up', wants one of lower, higher"),  # type: ignore
+    "claim's arm": (claim(arms=("61",)), "claim 1 names the arm '61', and there is none"),
+    "claim's kind": (claim(kind="same"), "claim 1: kind is 'same', wants one of better"),
+    "claim of no arm": (claim(arms=()), "claim 1: of kind better it names 0 arms"),
+    "claim of itself": (claim(arms=("8",)), "claim 1: of kind better it compares '8'"),
+    "order of one": (claim(kind="order", arms=("8",)), "of kind order it names 1 arms; name 2 at least"),
+    "exponent of two": (claim(kind="exponent", arms=("8", "16")), "name 3 at least"),
+    "equal within nothing": (claim(kind="equal", margin=0.0), "its margin is 0.0; wants a number above 0"),
+    "margin": (claim(margin=-1.0), "its margin is -1.0; wants 0 at least"),
+    "margin of text": (claim(margin="1"), "claim 1: margin is '1', wants float"),
+    "seeds": ({"seeds": 0}, "config.seeds is 0"),
+    "seeds of the search": ({"seeds": studies.SEARCH_SEED}, "config.seeds is 1000000: must be below"),
+    "fair": ({"fair": ("flop",)}, "config.fair is ('flop',)"),
+    "rates": ({"learning_rates": (0.1, -0.1)}, "all must be above 0"),
+    "rate twice": ({"learning_rates": (0.1, 0.1)}, "name each rate once"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_study_is_an_error(name):
+    changes, message = WRONG[name]
+    changes = ({"claims": ()} if "arms" in changes else {}) | changes
+    with pytest.raises(UserError) as error:
+        studies.validate(dataclasses.replace(STUDY, **changes))
+    assert message in str(error.value)
+
+
+def test_rates_need_something_to_be_chosen_on():
+    with pytest.raises(UserError, match="config.base.data.validation is none"):
+        studies.validate(
+            dataclasses.replace(
+                STUDY, base=small.config(data__validation=None), learning_rates=(0.1,), metrics=STUDY.metrics[1:]
+            )
+        )
+
+
+FILE = """
+import small
+from transformer.studies.study import Metric, Study
+
+def get_study():
+    arms = {"a": {}, "b": {"model.d_ff": "16"}}
+    return Study("?", arms, (Metric("test/bleu", "higher"),), base=small.SMALL, compare_with="a")
+"""
+
+
+def test_overrides_reach_every_arm(tmp_path):
+    (tmp_path / "mine.py").write_text(FILE)
+    (tmp_path / "other.py").write_text("import small\ndef get_config():\n    return small.config(model__num_heads=4)\n")
+    plain = studies.read(tmp_path / "mine.py", {})
+    assert (plain.seeds, plain.base) == (5, small.SMALL)
+    changes = {"seeds": "3", "base.train.steps": "7", "learning_rates": "0.1,0.2", "fair": "steps,tokens"}
+    changed = studies.read(tmp_path / "mine.py", changes | {"base": str(tmp_path / "other.py")})
+    assert (changed.seeds, changed.learning_rates, changed.fair) == (3, (0.1, 0.2), ("steps", "tokens"))
+    configs = studies.arm_configs(changed)
+    assert [(c.train.steps, c.model.num_heads, c.model.d_ff) for c in configs.values()] == [(7, 4, 8), (7, 4, 16)]
+
+
+def test_wrong_overrides_name_what_is_right(tmp_path):
+    (tmp_path / "mine.py").write_text(FILE)
+    wrong = {
+        "train.steps": "did you mean 'base.train.steps'",
+        "seed": "did you mean 'seeds'",
+        "question": "no such setting",
+        "base.model": "it is a section, set one of its settings, such as --config.base.model.",
+    }
+    for name, hint in wrong.items():
+        with pytest.raises(UserError, match=f"--config.{name}: .*{hint}"):
+            studies.read(tmp_path / "mine.py", {name: "1"})
+    with pytest.raises(UserError, match="--config.base=1: there is no such file"):
+        studies.read(tmp_path / "mine.py", {"base": "1"})
+    with pytest.raises(UserError, match=r"no attribute 'get_study'; get_study\(\) must return a Study"):
+        (tmp_path / "mine.py").write_text("def get_config():\n    return 1\n")
+        studies.read(tmp_path / "mine.py", {})

@@ -1,0 +1,41 @@
+"""Studies: what is missing is trained, then compared."""
+
+import os
+import sys
+from pathlib import Path
+
+import jax
+
+from transformer.modes.common import say
+from transformer.modes.scoring import check_scores, reported
+from transformer.modes.training import train
+from transformer.studies import plan as plans
+from transformer.studies import runs
+from transformer.studies.study import Study
+
+
+def ablate(study: Study, workdir: Path, dry_run: bool = False, workers: int = 1) -> None:
+    """Trains the runs of a study that `workdir` has not, `workers` at a time, and writes results.csv; exit status 1 if some
+    failed. A dry run prints what would be trained, what it costs, and how long it takes."""
+    jax.config.update("jax_platforms", "cpu")  # devices are for the runs; this process only counts
+    if workers > 1:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else the first run takes an accelerator's memory
+    plan = plans.make(study, reported)
+    for config in plan.configs.values():
+        check_scores(config)
+    if dry_run:
+        paces = {}
+        for arm, config in plan.configs.items():
+            say(f"measuring {arm}")
+            paces[arm] = runs.measure(config, train)
+        print(plans.table(plan, paces, workers))
+        return
+    results = runs.run_all(plan, workdir, train, workers)
+    if results.stopped:
+        say(f"stopped, {len(results.outcomes)} runs done; the same command goes on from there")
+        return
+    # The report, from results.csv, is called here.
+    say(f"results: {workdir / 'results.csv'}")
+    if failed := [run.arm for run, found in results.outcomes.items() if found.status == "failed"]:
+        say(f"failed: {len(failed)} runs, of {', '.join(dict.fromkeys(failed))}; the same command tries them again")
+        sys.exit(1)

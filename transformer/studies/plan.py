@@ -1,0 +1,177 @@
+"""A study -> runs: what each arm costs and reports, whether the comparison is fair, and the table of a dry run.
+
+Nothing is trained here, and no file is read or written.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from transformer import families, settings
+from transformer.config import Config
+from transformer.errors import UserError, nearest
+from transformer.models import accounts
+from transformer.studies.study import SEARCH_SEED, Fair, Study, arm_configs
+
+TOLERANCE: Mapping[Fair, float] = {"steps": 0.0, "tokens": 0.0, "flops": 0.05, "parameters": 0.05}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A training of an arm. `part`: of the study itself, or of the search for the arm's learning rate."""
+
+    arm: str
+    seed: int
+    config: Config
+    part: Literal["study", "search"] = "study"
+
+    @property
+    def hash(self) -> str:
+        """Of the complete settings: a run with other settings is another run."""
+        text = json.dumps(settings.to_dict(self.config), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def folder(self, root: Path) -> Path:
+        """Its workdir. Where settings change, the folder is another one, so nothing is ever written over."""
+        return root / "runs" / (re.sub(r"[^\w.()-]+", "-", self.arm) or "-") / f"{self.seed}-{self.hash}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A study that can be run, with each arm's settings and costs."""
+
+    study: Study
+    configs: Mapping[str, Config]
+    costs: Mapping[str, accounts.Account]
+
+    def search(self) -> list[Run]:
+        """Runs that choose the arms' learning rates. They have no test split: it is for what was chosen."""
+        changes = {"train.seed": SEARCH_SEED, "data.test": None}
+        return [
+            Run(arm, SEARCH_SEED, _replaced(config, changes | {"train.learning_rate": rate}), "search")
+            for arm, config in self.configs.items()
+            for rate in self.study.learning_rates
+        ]
+
+    def runs(self, rates: Mapping[str, float]) -> list[Run]:
+        """The runs of the arms, in the order of seeds, so that a study that is stopped has some of each arm.
+
+        `rates`: the learning rates that were chosen; where the study chooses, an arm without one has no runs.
+        """
+        chosen = {arm: {"train.learning_rate": rate} for arm, rate in rates.items()}
+        if not self.study.learning_rates:
+            chosen = dict.fromkeys(self.configs, {})
+        return [
+            Run(arm, seed, _replaced(config, chosen[arm] | {"train.seed": seed}))
+            for seed in range(self.study.seeds)
+            for arm, config in self.configs.items()
+            if arm in chosen
+        ]
+
+
+def _replaced(config: Config, changes: Mapping[str, object]) -> Config:
+    for name, value in changes.items():
+        config = settings.replace(config, name, value)
+    return config
+
+
+def make(study: Study, reported: Callable[[Config], Sequence[str]]) -> Plan:
+    """The plan of a valid study. `reported`: what a run with these settings reports.
+
+    UserError: an arm's family cannot have its objective, an arm does not report a metric, or the comparison is unfair.
+    """
+    configs, costs = arm_configs(study), {}
+    for arm, config in configs.items():
+        try:
+            families.kind_of(config)
+        except UserError as error:
+            raise UserError(f"arm {arm!r}: {error}") from error
+        names = reported(config)
+        for metric in study.metrics:
+            if metric.name not in names:
+                raise UserError(
+                    f"metric {metric.name!r}: arm {arm!r} does not report it{nearest(metric.name, names)}; "
+                    f"it reports {', '.join(names)}"
+                )
+        costs[arm] = families.FAMILIES[config.family].account(config, accounts.assumed_facts(config), ())
+    plan = Plan(study, configs, costs)
+    for fair in study.fair:
+        _check_fair(plan, fair)
+    return plan
+
+
+def amounts(plan: Plan, fair: Fair) -> dict[str, float]:
+    """How much of it each arm has, as `--mode=describe` counts."""
+    count: Mapping[Fair, Callable[[accounts.Account], float]] = {
+        "steps": lambda cost: cost.train.steps,
+        "tokens": lambda cost: cost.train.steps * cost.train.batch_tokens,
+        "flops": lambda cost: cost.total_flops,
+        "parameters": lambda cost: cost.size,
+    }
+    return {arm: count[fair](cost) for arm, cost in plan.costs.items()}
+
+
+def _check_fair(plan: Plan, fair: Fair) -> None:
+    found = amounts(plan, fair)
+    least, most = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
+    if (share := found[most] / found[least] - 1) > TOLERANCE[fair]:
+        raise UserError(
+            f"arms are to have equal {fair}, but {most!r} has {_amount(found[most])} and {least!r} {_amount(found[least])}, "
+            f"{share:.1%} more, and {TOLERANCE[fair]:.0%} is allowed; change an arm, or config.fair"
+        )
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value < 1e12 else f"{value:.3g}"
+
+
+# --- the table of a dry run --------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """What was measured of an arm, in seconds: until its first update is done, an update, and a validation if it has one."""
+
+    start: float
+    update: float
+    validation: float | None
+
+    def expected(self, config: Config) -> float:
+        """Seconds of a whole run, without its last scores."""
+        validations = math.ceil(config.train.steps / config.train.evaluate_every) if self.validation is not None else 0
+        return self.start + config.train.steps * self.update + validations * (self.validation or 0.0)
+
+
+def table(plan: Plan, paces: Mapping[str, Pace | str], workers: int) -> str:
+    """What would be run, as text. `paces`: of each arm, or the error that measuring it ended in."""
+    study, width = plan.study, max(map(len, plan.configs)) + 2
+    lines = [study.question, *(f'  "{claim.text}" ({claim.source})' for claim in study.claims), ""]
+    lines += [f"{'arm':<{width}}{'parameters':>14}{'no embeddings':>15}{'FLOP':>11}{'s an update':>13}{'time of a run':>15}"]
+    each = study.seeds + len(study.learning_rates)
+    total = 0.0
+    for arm, config in plan.configs.items():
+        cost, pace = plan.costs[arm], paces[arm]
+        line = f"{arm:<{width}}{cost.size:>14,}{cost.size_without_embeddings:>15,}{cost.total_flops:>11.3g}"
+        if isinstance(pace, Pace):
+            total += each * pace.expected(config)
+            line += f"{pace.update:>13.3g}{duration(pace.expected(config)):>15}"
+        lines.append(line if isinstance(pace, Pace) else f"{line}  failed: {pace}")
+    search = f" and {len(study.learning_rates)} learning rates" if study.learning_rates else ""
+    lines += [
+        "",
+        f"compared with {study.compare_with!r} by {', '.join(metric.name for metric in study.metrics)}; "
+        f"equal: {', '.join(study.fair) or 'nothing'}",
+        f"{len(plan.configs)} arms x ({study.seeds} seeds{search}) = {len(plan.configs) * each} runs; expected "
+        f"{duration(total / workers)} with {workers} at a time, last scores not counted",
+    ]
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))

@@ -1,0 +1,163 @@
+"""A study: one question as data, which a file in experiments/ablations/ returns from `get_study()`.
+
+Arms are settings that differ from a base; each is trained with several seeds. How that becomes runs is plan.py.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from transformer import config as configs
+from transformer import settings
+from transformer.config import Config
+from transformer.errors import UserError, nearest
+from transformer.settings import setting
+
+Fair = Literal["steps", "tokens", "flops", "parameters"]
+Kind = Literal["better", "worse", "equal", "order", "exponent"]
+
+SEARCH_SEED = 1_000_000  # learning rates are chosen on it; a study's own seeds are 0, 1, 2, ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A number that a run reports, by the name it has there: "validation/nll", "test/bleu".
+
+    `take`: of a number that is reported as training goes on, the last or the best one.
+    """
+
+    name: str
+    better: Literal["lower", "higher"]
+    take: Literal["last", "best"] = "last"
+
+    @property
+    def label(self) -> str:
+        """Its name in tables."""
+        return self.name if self.take == "last" else f"{self.name} ({self.take})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """What was published, on the study's first metric.
+
+    Kinds: each of `arms` is `better` or `worse` than the study's `compare_with` by more than `margin`, or `equal` to it
+    within `margin`; `arms` stand in `order`, best first; the metric over `arms` falls as a power law with an `exponent`.
+    `margin` is in the metric's own units.
+    """
+
+    text: str
+    source: str
+    kind: Kind
+    arms: tuple[str, ...]
+    margin: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """One question. What is a `setting` here can be changed on the command line, and so can every setting of the base.
+
+    `arms`: by name, the settings that differ from the base, name -> text, as on the command line.
+    `metrics`: the first decides, the others are shown.
+    """
+
+    question: str
+    arms: Mapping[str, Mapping[str, str]]
+    metrics: tuple[Metric, ...]
+    claims: tuple[Claim, ...] = ()
+    base: Config = Config()
+    compare_with: str = setting("", "the arm that the others are compared with")
+    seeds: int = setting(5, "runs of each arm, with the seeds 0, 1, 2, ...", at_least=1, below=SEARCH_SEED)
+    fair: tuple[Fair, ...] = setting(("steps",), "what all arms have equal")
+    learning_rates: tuple[float, ...] = setting(
+        (), "for each arm the best of these is chosen, on validation, with a seed outside the study; none: as set"
+    )
+
+
+def read(path: str | Path, overrides: Mapping[str, str]) -> Study:
+    """The study of a file, with `overrides` of its own settings, of `base.*`, and of `base`: another experiment's file."""
+    study, changes = settings.from_file(path, Study, "get_study"), dict(overrides)
+    if base := changes.pop("base", None):
+        study = dataclasses.replace(study, base=settings.from_file(base, Config, flag="--config.base"))
+    return validate(settings.override(study, changes))
+
+
+def validate(study: Study) -> Study:
+    """`study` itself, if its parts fit together; else UserError. What arms cost and report is checked by plan.py."""
+    settings.check(study)
+    if not study.metrics:
+        raise UserError("the study has no metrics: name one at least, such as Metric('validation/nll', 'lower')")
+    if not isinstance(study.arms, Mapping) or not all(isinstance(changes, Mapping) for changes in study.arms.values()):
+        raise UserError("the study's arms are no mapping of names to settings, such as {'8 heads': {'model.num_heads': '8'}}")
+    for metric in study.metrics:
+        _check_types(metric, Metric, "metrics")
+    if len({metric.label for metric in study.metrics}) < len(study.metrics):
+        raise UserError("the study names a metric twice; name each once")
+    if len(study.arms) < 2:
+        raise UserError(f"the study has {len(study.arms)} arms: there is nothing to compare; name two at least")
+    if study.compare_with not in study.arms:
+        raise UserError(f"compare_with {_no_arm(study, study.compare_with)}")
+    for number, claim in enumerate(study.claims, 1):
+        _check_claim(study, claim, f"claim {number}")
+    if any(rate <= 0 for rate in study.learning_rates):
+        raise UserError(f"config.learning_rates is {study.learning_rates}: all must be above 0")
+    if len(set(study.learning_rates)) != len(study.learning_rates):
+        raise UserError(f"config.learning_rates is {study.learning_rates}: name each rate once")
+    if study.learning_rates and study.base.data.validation is None:
+        raise UserError("config.learning_rates: config.base.data.validation is none, so there is nothing to choose on")
+    known: dict[Config, str] = {}
+    for name, config in arm_configs(study).items():
+        if config in known:
+            raise UserError(f"the arms {known[config]!r} and {name!r} have the same settings; remove one or change one")
+        known[config] = name
+    return study
+
+
+def arm_configs(study: Study) -> dict[str, Config]:
+    """Each arm's settings: the base's, changed. UserError: a setting that there is not, or one that is the study's own."""
+    result = {}
+    for name, changes in study.arms.items():
+        own = {"train.seed": "config.seeds"} | (
+            {"train.learning_rate": "config.learning_rates"} if study.learning_rates else {}
+        )
+        if taken := next((setting for setting in own if setting in changes), None):
+            raise UserError(f"arm {name!r}: it sets {taken}, which the study sets by {own[taken]}; remove one of them")
+        if wrong := next((setting for setting, text in changes.items() if not isinstance(text, str)), None):
+            raise UserError(f"arm {name!r}: {wrong} is {changes[wrong]!r}: wants text, as on the command line")
+        try:
+            result[name] = configs.validate(settings.override(study.base, changes))
+        except UserError as error:
+            raise UserError(f"arm {name!r}: {error}") from error
+    return result
+
+
+def _check_claim(study: Study, claim: Claim, where: str) -> None:
+    _check_types(claim, Claim, where)
+    for arm in claim.arms:
+        if arm not in study.arms:
+            raise UserError(f"{where} {_no_arm(study, arm)}")
+    against = claim.kind in ("better", "worse", "equal")
+    least = {"order": 2, "exponent": 3}.get(claim.kind, 1)
+    if len(claim.arms) < least:
+        raise UserError(f"{where}: of kind {claim.kind} it names {len(claim.arms)} arms; name {least} at least")
+    if against and study.compare_with in claim.arms:
+        raise UserError(
+            f"{where}: of kind {claim.kind} it compares {study.compare_with!r}, compare_with, with itself; remove it"
+        )
+    if claim.margin < 0 or (claim.kind == "equal" and claim.margin == 0):
+        raise UserError(
+            f"{where}: its margin is {claim.margin}; wants {'a number above 0' if claim.kind == 'equal' else '0 at least'}"
+        )
+
+
+def _no_arm(study: Study, name: str) -> str:
+    return f"names the arm {name!r}, and there is none{nearest(name, study.arms)}; there are {', '.join(map(repr, study.arms))}"
+
+
+def _check_types(value: Any, kind: type, where: str) -> None:
+    if not isinstance(value, kind):
+        raise UserError(f"{where}: {value!r} is no {kind.__name__}")
+    for name, wanted in typing.get_type_hints(kind).items():
+        if not settings.has_type(given := getattr(value, name), wanted):
+            raise UserError(f"{where}: {name} is {given!r}, wants {settings.type_name(wanted)}")
