@@ -99,7 +99,8 @@ def make_train_step(
         if average is not None and train.ema_decay is not None:
             average = optax.incremental_update(params, average, 1 - train.ema_decay)
         new = State(state.step + 1, params, optimizer_state, average)
-        kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, State(new.step, state.params, state.optimizer_state, state.average))
+        old = State(new.step, state.params, state.optimizer_state, state.average)
+        kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, old)
         metrics = sums | {"gradient_norm": norm, "learning_rate": schedule(state.step), "skipped": 1.0 - finite}
         return kept, metrics
 
