@@ -122,7 +122,10 @@ def test_missing_file_names_the_nearest(tmp_path):
     assert "did you mean 'train.en'" in message(data, "validation", tmp_path)
 
 
-@pytest.mark.parametrize("damage", [b"no gzip", gzip.compress(b"a\n" * 999)[:-9], gzip.compress(b"a\n")[:12] + b"\xff" * 20])
+DAMAGED = [b"no gzip", gzip.compress(b"a\n" * 999)[:-9], gzip.compress(b"a\n")[:12] + b"\xff" * 20]
+
+
+@pytest.mark.parametrize("damage", DAMAGED, ids=["no gzip", "cut", "wrong"])
 def test_damaged_gzip(tmp_path, damage):
     data = text_data(tmp_path, None, b"a\n")
     (tmp_path / "train.en.gz").write_bytes(damage)
