@@ -142,6 +142,8 @@ def test_the_defaults_are_valid():
         ({"model.positions": "rotary", "model.d_k": 33}, ["config.model.d_k is 33", "even"]),
         ({"model.d_model": 33, "model.num_heads": 3}, ["config.model.d_model is 33", "sinusoidal", "even"]),
         ({"model.positions": "t5", "model.t5_max_distance": 16}, ["config.model.t5_max_distance 16", "t5_buckets 32"]),
+        ({"data.segmentations": 2, "data.vocabulary": "bytes"}, ["config.data.segmentations 2: bytes has one way", "bpe"]),
+        ({"data.segmentations": 2, "objective.kind": "answer"}, ["config.data.segmentations 2: labels of answer"]),
         ({"model.positions": "learned", "data.max_target_length": 2000}, ["max_positions 1024", "2000"]),
         ({"data.joint_vocabulary": False}, ["config.model.tying three_way", "config.data.joint_vocabulary"]),
         ({"family": "recurrent"}, ["config.family recurrent", "config.data.batching=bucketed"]),

@@ -162,6 +162,12 @@ class Data:
     vocabulary: Literal["bpe", "unigram", "bytes", "characters", "imported"] = setting("bpe", "kind of vocabulary")
     vocabulary_size: int = setting(8000, "entries at most, special ones included (bpe, unigram, characters)", at_least=8)
     joint_vocabulary: bool = setting(True, "one vocabulary for both sides")
+    segmentations: int = setting(
+        1, "bpe, unigram: copies of the training texts, all but the first cut into pieces at random", at_least=1
+    )
+    segmentation_rate: float = setting(
+        0.1, "of these, bpe: the share of merges left out (BPE-dropout); unigram: how sharp (alpha)", above=0, below=1
+    )
     lowercase: bool = setting(False, "lowercase all text before anything else")
     normalization: Literal["nmt_nfkc", "nfkc", "identity"] = setting("nmt_nfkc", "sentencepiece's Unicode normalisation")
 
@@ -364,6 +370,15 @@ def validate(config: Config) -> Config:
                 f"config.model.max_positions {model.max_positions} is shorter than the longest sequence, {longest} "
                 "(config.data.max_source_length, config.data.max_target_length); raise the first or lower the others"
             )
+    if data.segmentations > 1 and data.vocabulary not in ("bpe", "unigram"):
+        raise UserError(
+            f"config.data.segmentations {data.segmentations}: {data.vocabulary} has one way to cut a text; "
+            "set it to 1, or config.data.vocabulary to bpe or unigram"
+        )
+    if data.segmentations > 1 and config.objective.kind in ("tag", "answer"):
+        raise UserError(
+            f"config.data.segmentations {data.segmentations}: labels of {config.objective.kind} belong to tokens; set it to 1"
+        )
     if model.ties_inputs and not data.joint_vocabulary and data.vocabulary != "imported":  # Marian's two have one space of ids
         raise UserError(
             f"config.model.tying {model.tying} shares a table: it needs config.data.joint_vocabulary=true; or set tying=two_way"

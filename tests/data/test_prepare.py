@@ -234,6 +234,37 @@ def test_a_split_is_read_once(data, folders, monkeypatch):
     assert asked == ["train"]
 
 
+@pytest.fixture
+def wordy(tmp_path) -> Data:
+    words = ["walking", "walked", "talking", "talked", "talks"]
+    lines = [" ".join(words[(i + j) % 5] for j in range(6)) + f" {i}" for i in range(40)]
+    for name in ("train.en", "train.de", "val.en", "val.de"):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    return Data(source="text", directory=str(tmp_path), validation="val", test=None, vocabulary_size=60, segmentations=4)
+
+
+def test_training_texts_are_there_in_several_segmentations(wordy, folders):
+    text = text_of(wordy, folders)
+    made = make_vocabularies(text, FIELDS, folders)
+    plain = encode_split(text, "train", folders, made, FACTS, encode.texts)
+    split = encode_split(text, "train", folders, made, FACTS, encode.texts, training=True)
+    assert plain and split
+    for field in FIELDS:
+        rows, once = tokens(split)[field], tokens(plain)[field]
+        assert len(rows) == 4 * 40 and rows[:40] == once
+        assert [made[field].decode(row) for row in rows] == [e[field] for e in plain.examples] * 4
+        copies = [str(rows[first : first + 40]) for first in range(0, 160, 40)]
+        assert len(set(copies)) == 4 and len(str(rows)) > 4.2 * len(str(once))
+    assert tokens(split)["source"] != tokens(split)["target"]  # the two are drawn apart, even where their texts are one
+    # Drawn again, in another folder, they are the same; another rate draws others.
+    others = dataclasses.replace(folders, tokens=folders.tokens.with_name("other"))
+    again = encode_split(text, "train", others, made, FACTS, encode.texts, training=True)
+    assert again and tokens(again) == tokens(split)
+    text.data = dataclasses.replace(wordy, segmentation_rate=0.3)
+    shorter = encode_split(text, "train", folders, made, FACTS, encode.texts, training=True)
+    assert shorter and len(str(tokens(shorter))) > 1.1 * len(str(tokens(split)))
+
+
 def test_a_source_without_the_fields_wanted_says_what_it_has(data, folders):
     with pytest.raises(UserError, match="config.data.source text: its examples have source, target, and .* wants text, label"):
         Text(data, ("text", "pair", "label"), folders.cache, ignore).split("train")

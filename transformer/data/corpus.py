@@ -64,6 +64,12 @@ class Ragged:
         return taken(starts_N, first_N), taken(starts_N + first_N, self.lengths - first_N)
 
     @classmethod
+    def joined(cls, parts: Sequence["Ragged"]) -> "Ragged":
+        """The rows of the first, then those of the second, and so on."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        return cls(np.concatenate([part.values for part in parts]), np.append(0, np.cumsum(lengths)))
+
+    @classmethod
     def of(cls, rows: Sequence[Any], dtype: Any = np.int32) -> "Ragged":
         """From a list of sequences."""
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])

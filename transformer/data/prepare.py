@@ -5,6 +5,7 @@ All of it is kept in the workdir and read from there the next time.
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -21,7 +22,8 @@ from transformer.files import new_folder
 NAMES: tuple[SplitName, ...] = get_args(SplitName)
 SENTINELS = 100  # as many as T5 has
 Notice = Callable[[str], None]
-Encode = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Vocabulary], Sequence[str]], dict[str, corpus.Ragged]]
+# (examples, what encodes each field, labels) -> tokens. A `Sampled` encodes texts alone; `validate` sees to that.
+Encode = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any], Sequence[str]], dict[str, corpus.Ragged]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,17 +73,38 @@ class Text:
 
 
 def encode_split(
-    text: Text, name: SplitName, folders: Folders, vocabularies: Mapping[str, Vocabulary], facts: Facts, encode: Encode
+    text: Text,
+    name: SplitName,
+    folders: Folders,
+    vocabularies: Mapping[str, Vocabulary],
+    facts: Facts,
+    encode: Encode,
+    training: bool = False,
 ) -> Split | None:
-    """The split with its tokens, from their cache if they are in it; None if the settings name none."""
+    """The split with its tokens, from their cache if they are in it; None if the settings name none.
+
+    `training`: the tokens are those of `data.segmentations` copies of the examples, one copy after the other.
+    """
     split = text.split(name)
     if split is None:
         return None
     key = hashlib.sha256((split.fingerprint + encode.__name__ + "\n".join(facts.labels)).encode())
     for path in sorted(folders.vocabulary.iterdir()):
         key.update(path.name.encode() + path.read_bytes())
+    copies, rate = (text.data.segmentations, text.data.segmentation_rate) if training else (1, 0.0)
+    if copies > 1:
+        key.update(f"{copies} segmentations {rate}".encode())
     folder = folders.tokens / f"{name}-{key.hexdigest()[:16]}"
-    tokens = corpus.cached(folder, lambda: encode(split.examples, vocabularies, facts.labels))
+
+    def build() -> dict[str, corpus.Ragged]:
+        every = [encode(split.examples, vocabularies, facts.labels)]
+        for copy in range(1, copies):
+            seeds = itertools.count(copy * len(vocabularies))  # fields are drawn apart
+            drawn = {field: each.sampled(rate, next(seeds)) for field, each in vocabularies.items()}
+            every.append(encode(split.examples, drawn, facts.labels))
+        return {field: corpus.Ragged.joined([tokens[field] for tokens in every]) for field in every[0]}
+
+    tokens = corpus.cached(folder, build)
     return Split(split.examples, tokens, split.fingerprint)
 
 

@@ -8,8 +8,10 @@ import abc
 import collections
 import itertools
 import json
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +41,10 @@ class Vocabulary(abc.ABC):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each."""
         return [self.encode(text) for text in texts]
+
+    def sampled(self, rate: float, seed: int) -> "Sampled":
+        """What cuts texts at random. UserError: there is one way alone."""
+        raise UserError("config.data.segmentations: the vocabulary has one way to cut a text; set it to 1")
 
     @abc.abstractmethod
     def spans(self, text: str) -> list[Span]:
@@ -141,6 +147,10 @@ class SentencePiece(Vocabulary):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self.processor.Encode(list(texts), out_type=int) if texts else []
 
+    def sampled(self, rate: float, seed: int) -> "Sampled":
+        """Texts cut at random: BPE-dropout (Provilkov et al. 2020) or, of a unigram model, samples (Kudo 2018)."""
+        return Sampled(self.processor, rate, seed)
+
     def spans(self, text: str) -> list[Span]:
         return [trimmed(text, *span) for span in self.processor.EncodeAsOffsetMapping(text)["offsets"]]
 
@@ -155,6 +165,21 @@ class SentencePiece(Vocabulary):
 
     def _piece(self, token: int) -> str:
         return self.processor.IdToPiece(token)
+
+
+class Sampled:
+    """An `Encoder` (corpus.py) that draws how texts are cut. The same calls in the same order give the same."""
+
+    def __init__(self, processor: Any, rate: float, seed: int):
+        self.processor, self.rate, self.seed, self.calls = processor, rate, seed, 0
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        import sentencepiece
+
+        sentencepiece.set_random_generator_seed(zlib.crc32(f"{self.seed} {self.calls}".encode()))  # one generator for all
+        self.calls += 1
+        drawing = {"enable_sampling": True, "alpha": self.rate, "nbest_size": -1, "num_threads": 1}
+        return self.processor.Encode(list(texts), out_type=int, **drawing) if texts else []
 
 
 def trimmed(text: str, first: int, last: int) -> Span:

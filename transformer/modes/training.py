@@ -149,7 +149,7 @@ def _read(
     splits = {
         name: split
         for name in prepare.NAMES
-        if (split := prepare.encode_split(text, name, where, vocabularies, facts, kind.encode)) is not None
+        if (split := prepare.encode_split(text, name, where, vocabularies, facts, kind.encode, name == "train")) is not None
     }
     _record(workdir, {name: split.fingerprint for name, split in splits.items()})
     sizes = ", ".join(f"{name} {len(split.examples):,}" for name, split in splits.items())
