@@ -8,27 +8,15 @@ of 64 that do not overlap, seeds 0 to 2: 1.688, 1.679, 1.693 (nanoGPT's README: 
 that moves on by 16: 1.655, 1.644, 1.659. 139 s on two cores (seed 2).
 """
 
-from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Objective, Search, Train
+from experiments.shapes import small
+from transformer.config import Checkpoint, Config, Data, Evaluate, Objective, Search, Train
 
 
 def get_config() -> Config:
     return Config(
         family="decoder_only",
         objective=Objective(kind="causal_lm"),
-        model=Model(
-            num_decoder_layers=4,
-            d_model=128,
-            d_ff=512,
-            num_heads=4,
-            dropout_rate=0.0,
-            positions="rotary",
-            norm_order="pre",
-            activation="gelu_tanh",
-            embedding_scale="none",
-            embedding_init="normal",
-            tying="two_way",
-            unroll=4,
-        ),
+        model=small.gpt(4, dropout_rate=0.0),
         data=Data(
             source="documents",
             document="file",

@@ -359,7 +359,7 @@ def test_the_default_workdir_is_named_after_the_experiment(tmp_path, monkeypatch
 
 
 def test_an_interrupted_command_says_so(monkeypatch, tmp_path):
-    def interrupt(*arguments) -> None:
+    def interrupt(*arguments, **named) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(prepare, "encode_split", interrupt)

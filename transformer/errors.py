@@ -1,10 +1,12 @@
-"""What a user did wrong: one exception type, which `launch.py` turns into one line and exit status 2.
+"""What a user did wrong: one exception type, which `launch.py` turns into one line and exit status 2. And words to the user.
 
 A message names the thing, the place and the remedy, in one line. A bug of ours is any other exception.
 """
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -18,3 +20,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A hint "; did you mean 'x'?" with the known name closest to `name`, or the empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def say(text: str) -> None:
+    """A line to the user; results alone go to stdout."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def no_failure(what: str, verb: str) -> Iterator[None]:
+    """UserError where the system refuses: `what` cannot be `verb` (read, written, ..)."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{what} cannot be {verb} ({reason}); change its permissions or choose another --workdir") from error

@@ -176,7 +176,7 @@ def _causal(config: Config, facts: Facts, vocabularies: Vocabularies, training: 
 
 
 def _translate_alone(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
-    return objectives.TranslateAlone(config.data.max_target_length, facts.start, facts.end, config.train.seed)
+    return objectives.TranslateAlone(config.data.max_target_length, facts.start, facts.end)
 
 
 def _prefix(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool) -> objectives.Objective:

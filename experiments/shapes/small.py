@@ -8,38 +8,29 @@ from typing import Any
 from transformer.config import Data, Model, Train
 
 
+def _rotary(layers: int, **settings: Any) -> Model:
+    """128 wide, with rotary positions and the norm before each sub-layer."""
+    return Model(
+        d_model=128,
+        d_ff=512,
+        num_heads=4,
+        norm_order="pre",
+        positions="rotary",
+        embedding_scale="none",
+        embedding_init="normal",
+        unroll=layers,
+        **settings,
+    )
+
+
 def bert(layers: int) -> Model:
-    """An encoder of 128 wide, with rotary positions and the norm before each sub-layer."""
-    return Model(
-        num_encoder_layers=layers,
-        d_model=128,
-        d_ff=512,
-        num_heads=4,
-        norm_order="pre",
-        positions="rotary",
-        activation="gelu",
-        embedding_scale="none",
-        embedding_init="normal",
-        token_types=2,
-        unroll=layers,
-    )
+    """An encoder alone."""
+    return _rotary(layers, num_encoder_layers=layers, activation="gelu", token_types=2)
 
 
-def gpt(layers: int) -> Model:
-    """A decoder alone, as wide, with rotary positions and the norm before each sub-layer."""
-    return Model(
-        num_decoder_layers=layers,
-        d_model=128,
-        d_ff=512,
-        num_heads=4,
-        norm_order="pre",
-        positions="rotary",
-        activation="gelu_tanh",
-        embedding_scale="none",
-        embedding_init="normal",
-        tying="two_way",
-        unroll=layers,
-    )
+def gpt(layers: int, **settings: Any) -> Model:
+    """A decoder alone."""
+    return _rotary(layers, num_decoder_layers=layers, activation="gelu_tanh", tying="two_way", **settings)
 
 
 def t5() -> Model:

@@ -1,18 +1,15 @@
 """One device or eight: the same numbers. Eight are simulated in a process of its own, which this file is the program of."""
 
 import json
-import os
-import subprocess
-import sys
 import types
 import warnings
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import simulated
 import small
 
 from transformer.config import Parallel
@@ -21,7 +18,6 @@ from transformer.runtime import devices
 from transformer.runtime.devices import Runtime
 from transformer.training import step
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS, ROWS = 20, 16
 
 
@@ -108,14 +104,7 @@ def on_eight() -> dict:
 
 @pytest.fixture(scope="module")
 def eight():
-    settings = {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
-    }
-    done = subprocess.run([sys.executable, __file__], env=os.environ | settings, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    return simulated.eight(__file__)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

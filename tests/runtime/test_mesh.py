@@ -3,15 +3,12 @@ this file is the program of."""
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import simulated
 import small
 from jax.sharding import PartitionSpec
 
@@ -21,7 +18,6 @@ from transformer.errors import UserError
 from transformer.runtime.devices import Runtime
 from transformer.training import step
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS, ROWS = 20, 16
 LAYOUTS = {
     "data 8": Parallel("mesh"),
@@ -123,14 +119,7 @@ def on_eight() -> dict:
 
 @pytest.fixture(scope="module")
 def eight():
-    settings = {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
-    }
-    done = subprocess.run([sys.executable, __file__], env=os.environ | settings, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    return simulated.eight(__file__)
 
 
 @pytest.mark.parametrize(("run", "layout"), [(run, layout) for run, (_, layouts) in RUNS.items() for layout in layouts])

@@ -58,22 +58,28 @@ class Ragged:
         """Each row's first `first_N` values, and the rest of it; copies."""
 
         def taken(starts_N: np.ndarray, lengths_N: np.ndarray) -> Ragged:
-            return Ragged(self.values[spread(starts_N, lengths_N)], np.append(0, np.cumsum(lengths_N)))
+            return Ragged.of_lengths(self.values[spread(starts_N, lengths_N)], lengths_N)
 
         starts_N = self.offsets[:-1]
         return taken(starts_N, first_N), taken(starts_N + first_N, self.lengths - first_N)
 
     @classmethod
     def joined(cls, parts: Sequence["Ragged"]) -> "Ragged":
-        """The rows of the first, then those of the second, and so on."""
-        lengths = np.concatenate([part.lengths for part in parts])
-        return cls(np.concatenate([part.values for part in parts]), np.append(0, np.cumsum(lengths)))
+        """The rows of the first, then those of the second, and so on; of one alone, itself."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls.of_lengths(np.concatenate([p.values for p in parts]), np.concatenate([p.lengths for p in parts]))
+
+    @classmethod
+    def of_lengths(cls, values: np.ndarray, lengths_N: np.ndarray | Sequence[int]) -> "Ragged":
+        """From the rows one after another, and their lengths."""
+        return cls(values, np.concatenate([[0], np.cumsum(lengths_N, dtype=np.int64)]))
 
     @classmethod
     def of(cls, rows: Sequence[Any], dtype: Any = np.int32) -> "Ragged":
         """From a list of sequences."""
-        offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
-        return cls(np.concatenate([np.asarray(row, dtype) for row in rows] or [np.zeros(0, dtype)]), offsets)
+        values = np.concatenate([np.asarray(row, dtype) for row in rows] or [np.zeros(0, dtype)])
+        return cls.of_lengths(values, [len(row) for row in rows])
 
     @classmethod
     def open(cls, values: str, offsets: str) -> "Ragged":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from transformer.modes.common import say
+from transformer.errors import say
 from transformer.modes.scoring import check_scores, reported
 from transformer.modes.training import train
 from transformer.studies import plan as plans

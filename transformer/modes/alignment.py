@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from transformer.data.encode import touching
-from transformer.errors import UserError
+from transformer.errors import UserError, say
 from transformer.inference import alignment, predict
-from transformer.modes.common import say
 from transformer.runtime import workdir as workdirs
 
 SENTENCES = 256

@@ -1,4 +1,4 @@
-"""What modes share: words to the user, lines in and out, a split's sums."""
+"""What modes share: lines in and out, a split's sums."""
 
 import contextlib
 import sys
@@ -15,11 +15,6 @@ from transformer.files import new_file
 from transformer.runtime.devices import Runtime
 from transformer.runtime.workdir import Workdir
 from transformer.training import step as step_lib
-
-
-def say(text: str) -> None:
-    """A line to the user; results alone go to stdout."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def token_sums(

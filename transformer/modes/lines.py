@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from transformer.errors import say
 from transformer.inference import predict as predict_lib
-from transformer.modes.common import ONE_LINE, lines, reader, say, writer
+from transformer.modes.common import ONE_LINE, lines, reader, writer
 
 BATCH = 1024  # lines that are labelled together
 

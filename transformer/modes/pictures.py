@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from transformer import plots
-from transformer.errors import UserError
+from transformer.errors import UserError, say
 from transformer.inference import predict
-from transformer.modes.common import say
 from transformer.runtime import workdir as workdirs
 
 

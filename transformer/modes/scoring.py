@@ -10,10 +10,10 @@ from transformer import families
 from transformer.config import Config
 from transformer.data import prepare
 from transformer.data.sources import SplitName
-from transformer.errors import UserError
+from transformer.errors import UserError, say
 from transformer.files import new_file
 from transformer.inference import perplexity, predict, scores
-from transformer.modes.common import folders, say, token_sums
+from transformer.modes.common import folders, token_sums
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.devices import Runtime
 from transformer.runtime.workdir import Workdir

@@ -16,10 +16,10 @@ from transformer import families, plots
 from transformer.config import Config, Facts
 from transformer.data import pipeline, prepare
 from transformer.data.vocabulary import Vocabulary
-from transformer.errors import UserError
+from transformer.errors import UserError, say
 from transformer.files import new_file
 from transformer.inference import loading, predict, scores
-from transformer.modes.common import folders, say, token_sums
+from transformer.modes.common import folders, token_sums
 from transformer.modes.pictures import draw_attention
 from transformer.modes.scoring import check_scores, score_split
 from transformer.runtime import workdir as workdirs
@@ -44,7 +44,7 @@ def train(config: Config, path: Path) -> None:
 
 def _train(config: Config, path: Path, stop: loop.Stop) -> None:
     family, kind, runtime = families.FAMILIES[config.family], families.kind_of(config), Runtime(config.parallel)
-    with _workdir(path, config) as workdir:
+    with _workdir(path, config) as (workdir, checkpoints):
         vocabularies, facts, splits = _read(config, kind, workdir)
         model = family.model(config, facts)
         objective = families.make_objective(config, facts, vocabularies, training=True)
@@ -57,7 +57,7 @@ def _train(config: Config, path: Path, stop: loop.Stop) -> None:
         for notice in notices:
             say(notice)
         say(f"{len(batches):,} updates an epoch, padding {batches.padding:.1%}")
-        params = _begin_with(config, workdir, lambda: families.init_params(model, objective, settings.seed))
+        params = _begin_with(config, checkpoints, lambda: families.init_params(model, objective, settings.seed))
 
     update = optimizer.make_optimizer(config.train, config.model)
     loss = kind.loss(model, config, facts)
@@ -66,7 +66,6 @@ def _train(config: Config, path: Path, stop: loop.Stop) -> None:
     def init() -> step_lib.State:
         return step_lib.init_state(families.init_params(model, objective, config.train.seed), update, config.train)
 
-    checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
     with contextlib.closing(checkpoints):
         first = checkpoints.latest()
         if first == 0:  # what --mode=import leaves: no optimizer's state
@@ -146,11 +145,11 @@ def _read(
     else:
         facts = prepare.make_facts(vocabularies, kind.extra, text, base)
         workdir.write_facts(facts)
-    splits = {
-        name: split
+    found = {
+        name: prepare.encode_split(text, name, where, vocabularies, facts, kind.encode, training=name == "train")
         for name in prepare.NAMES
-        if (split := prepare.encode_split(text, name, where, vocabularies, facts, kind.encode, name == "train")) is not None
     }
+    splits = {name: split for name, split in found.items() if split is not None}
     _record(workdir, {name: split.fingerprint for name, split in splits.items()})
     sizes = ", ".join(f"{name} {len(split.examples):,}" for name, split in splits.items())
     say(f"examples: {sizes}; vocabulary: {', '.join(f'{v.size:,}' for v in dict.fromkeys(vocabularies.values()))}")
@@ -191,12 +190,13 @@ def _keep_batch(workdir: Workdir, step: int, batch: Mapping[str, np.ndarray]) ->
 
 
 @contextlib.contextmanager
-def _workdir(path: Path, config: Config) -> Iterator[Workdir]:
-    """The workdir to prepare, which is locked. If that fails, what is new in it is gone (who locked it takes an empty folder
-    away) and an old one has its settings back: the corrected command meets no trace of the wrong one."""
+def _workdir(path: Path, config: Config) -> Iterator[tuple[Workdir, Checkpoints]]:
+    """The workdir to prepare, which is locked, and its checkpoints. If that fails, what is new in it is gone (who locked it
+    takes an empty folder away) and an old one has its settings back: the corrected command meets no trace of the wrong one."""
     workdir, found = Workdir(path), set(path.iterdir())
+    checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
     settings = workdir.config_file.read_bytes() if workdir.config_file.is_file() else None
-    done = 0 if settings is None else Checkpoints(workdir.checkpoints, config.checkpoint).latest() or 0
+    done = 0 if settings is None else checkpoints.latest() or 0
     if done > config.train.steps:
         raise UserError(
             f"--workdir={path} has {done:,} updates already, config.train.steps is {config.train.steps:,}; "
@@ -204,8 +204,8 @@ def _workdir(path: Path, config: Config) -> Iterator[Workdir]:
         )
     workdirs.create(path, config, say)
     try:
-        Checkpoints(workdir.checkpoints, config.checkpoint).set_aside(say)
-        yield workdir
+        checkpoints.set_aside(say)
+        yield workdir, checkpoints
     except BaseException:
         if settings is not None:
             workdir.config_file.write_bytes(settings)
@@ -245,9 +245,9 @@ def _start_from(config: Config, kind: families.Kind, workdir: Workdir) -> Facts 
     return facts
 
 
-def _begin_with(config: Config, workdir: Workdir, init: Callable[[], Any]) -> Any:
+def _begin_with(config: Config, checkpoints: Checkpoints, init: Callable[[], Any]) -> Any:
     """The parameters of `train.init_from` for a run that has none yet. UserError: they do not fit those that `init` makes."""
-    if config.train.init_from is None or Checkpoints(workdir.checkpoints, config.checkpoint).latest():
+    if config.train.init_from is None or checkpoints.latest():
         return None
     params = loading.read(config.train.init_from).params
     initial.adopt(jax.eval_shape(init), params, config.train.init_from)

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from transformer import settings
 from transformer.config import validate
-from transformer.errors import UserError
+from transformer.errors import UserError, say
 from transformer.files import new_folder
 from transformer.inference import loading
 from transformer.interop import huggingface
-from transformer.modes.common import say
 from transformer.runtime import lock
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.checkpoints import Checkpoints

@@ -17,7 +17,6 @@ import math
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,18 +26,13 @@ import jax
 import numpy as np
 
 from transformer.config import Checkpoint
-from transformer.errors import UserError
+from transformer.errors import UserError, say
 from transformer.files import new_file
 
 COMPLETE = "_CHECKPOINT_METADATA"  # a file that orbax writes last, before it gives the folder its name
 MANIFEST = "manifest.json"  # hashes by file, and the hash of those
 METRICS = "metrics"  # the item that holds the metrics
 DELETED = ".deleted"  # what a folder is called while it is being deleted
-
-
-def tell(text: str) -> None:
-    """A line to the user."""
-    print(text, file=sys.stderr, flush=True)
 
 
 class Checkpoints:
@@ -50,7 +44,7 @@ class Checkpoints:
     def __init__(self, folder: Path, settings: Checkpoint):
         self.folder, self.settings = Path(folder).absolute(), settings  # orbax wants absolute paths
         self._saving: tuple[int, Future[None]] | None = None  # the step that is being saved, until its manifest is written
-        self._compared: set[tuple[int, str | None]] = set()  # what is as its manifest says
+        self._compared: set[tuple[int, str | None]] = set()  # step and item, or all of it, that are as the manifest says
 
     def save(self, step: int, items: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> None:
         """Starts to save trees by name. Returns once they are copied: their buffers may be donated at once.
@@ -78,7 +72,7 @@ class Checkpoints:
         self.wait()
         return self._steps()
 
-    def sound(self, count: int | None = None, item: str | None = None, notice: Callable[[str], None] = tell) -> list[int]:
+    def sound(self, count: int | None = None, item: str | None = None, notice: Callable[[str], None] = say) -> list[int]:
         """The last `count` steps (none: all) whose checkpoints, or this item of them, are sound, ascending.
 
         What is passed over is told. Where none is sound, those without a manifest. UserError: there are checkpoints, and
@@ -104,7 +98,7 @@ class Checkpoints:
             notice(problem)
         return sorted(found)
 
-    def set_aside(self, notice: Callable[[str], None] = tell) -> None:
+    def set_aside(self, notice: Callable[[str], None] = say) -> None:
         """Renames what is not sound, so that it takes no place among what is kept: for who goes on writing."""
         sound = self.sound(notice=lambda text: None)
         for step in set(self._steps()) - set(sound):
@@ -119,7 +113,7 @@ class Checkpoints:
 
     def problem(self, step: int, item: str | None = None) -> str | None:
         """What of a checkpoint, or of this item of it, is not as its manifest says; none: nothing."""
-        if (step, item) in self._compared:
+        if {(step, None), (step, item)} & self._compared:
             return None
         folder = self.folder / str(step)
         if not self._manifest(step).is_file():

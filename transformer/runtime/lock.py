@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from transformer.errors import UserError
+from transformer.errors import UserError, no_failure
 
 NAME = ".lock"  # a file with the owner's process id; what a killed run leaves of it locks nothing
 
@@ -18,14 +18,9 @@ def only_run(folder: Path) -> Iterator[None]:
     Who only reads needs no lock. UserError: another run has it, or it cannot be made or written.
     """
     made = not folder.exists()
-    try:
+    with no_failure(f"--workdir={folder}", "made or written"):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = _lock(folder)
-    except OSError as error:
-        raise UserError(
-            f"--workdir={folder} cannot be made or written ({error.strerror}); "
-            "change its permissions or choose another --workdir"
-        ) from error
     try:
         yield
     finally:

@@ -24,7 +24,7 @@ import jax
 
 from transformer import settings
 from transformer.config import Config, Facts, validate
-from transformer.errors import UserError, nearest
+from transformer.errors import UserError, nearest, no_failure
 from transformer.files import new_file
 
 RECORDED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
@@ -119,7 +119,7 @@ def create(path: str | Path, config: Config, notice: Callable[[str], None]) -> W
     differences, a workdir without its settings, or a folder that cannot be made or written.
     """
     workdir = Workdir(Path(path))
-    with _no_failure(f"--workdir={path}", "made or written"):
+    with no_failure(f"--workdir={path}", "made or written"):
         workdir.path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir.path):  # the only sure way to know whether one may write
             pass
@@ -161,7 +161,7 @@ def write_json(path: Path, value: Any) -> None:
     if wrong := next(_not_finite(value), None):
         raise ValueError(f"{path}: {wrong}, which JSON has not")
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with _no_failure(str(path), "written"), new_file(path) as new:
+    with no_failure(str(path), "written"), new_file(path) as new:
         new.write_text(text, encoding="utf-8")
 
 
@@ -171,7 +171,7 @@ def read_json(path: Path) -> Any:
     def refuse(name: str) -> None:
         raise ValueError(f"{name} is no JSON")
 
-    with _no_failure(str(path), "read"):
+    with no_failure(str(path), "read"):
         data = path.read_bytes()
     try:
         return json.loads(data.decode(), parse_constant=refuse)
@@ -234,12 +234,3 @@ def _not_finite(value: Any, name: str = "") -> Iterator[str]:
             yield from _not_finite(part, f"{name}[{number}]")
     elif isinstance(value, float) and not math.isfinite(value):
         yield f"{name or 'the value'} is {value}"
-
-
-@contextlib.contextmanager
-def _no_failure(what: str, verb: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserError(f"{what} cannot be {verb} ({reason}); change its permissions or choose another --workdir") from error

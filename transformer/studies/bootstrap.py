@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from transformer.errors import UserError
-from transformer.studies.statistics import Interval
+from transformer.studies.statistics import Interval, around
 
 Score = Callable[[np.ndarray], np.ndarray]
 
@@ -63,12 +63,12 @@ def arms(score: Score, ours_RxSxK, theirs_RxSxK, level: float = 0.95, samples: i
     drawn_BxR = rng.integers(runs, size=(samples, runs - 1))
     variance = float(np.take_along_axis(resampled_BxR, drawn_BxR, axis=1).mean(axis=1).var(ddof=1))
     if variance == 0:
-        return Resampled(value, Interval(value, value), float(value == 0), "these two arms")
+        return Resampled(value, around(value, 0.0), float(value == 0), "these two arms")
     by_seed = float(difference_R.var(ddof=1)) / runs
     freedom = (runs - 1) * max(variance / by_seed, 1.0) ** 2 if by_seed else np.inf
     half = float(stats.t.isf((1 - level) / 2, freedom)) * variance**0.5
     p = 2 * float(stats.t.sf(abs(value) / variance**0.5, freedom))
-    return Resampled(value, Interval(value - half, value + half), p, "these two arms")
+    return Resampled(value, around(value, half), p, "these two arms")
 
 
 def _differences(score: Score, ours_RxSxK, theirs_RxSxK, samples: int, rng) -> tuple[np.ndarray, np.ndarray]:

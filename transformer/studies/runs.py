@@ -35,7 +35,7 @@ from transformer.settings import replace
 from transformer.studies.plan import Pace, Plan, Run, duration
 from transformer.studies.study import Metric
 from transformer.training.loop import Stop
-from transformer.training.telemetry import read_metrics
+from transformer.training.telemetry import has_bar, make_bar, read_metrics
 
 Train = Callable[[Config, Path], None]  # trains, or goes on, in a workdir, and scores; a function of a module
 MEASURED = 12  # updates of each arm in a dry run
@@ -329,18 +329,9 @@ class Progress:
         self._bar: Any = None
 
     def __enter__(self) -> "Progress":
-        if self._stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn
-
-            self._bar = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=None),
-                TextColumn("{task.completed:.0f}/{task.total:.0f} updates{task.fields[eta]}", markup=False),
-                console=Console(file=self._stream, force_terminal=True),
-                expand=True,
-                redirect_stdout=False,
-            )
+        if has_bar(self._stream):
+            counted = "{task.description}", "{task.completed:.0f}/{task.total:.0f} updates{task.fields[eta]}"
+            self._bar = make_bar(self._stream, *counted)
             self._task = self._bar.add_task("", total=self._updates, eta="")
             self._bar.start()
         return self

@@ -76,7 +76,7 @@ def interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Estim
     if len(finite) == 1:
         return Estimate(mean, None, 1)
     error = _spread(finite) / math.sqrt(len(finite))
-    return Estimate(mean, _around(mean, float(stats.t.isf((1 - level) / 2, len(finite) - 1)) * error), len(finite))
+    return Estimate(mean, around(mean, float(stats.t.isf((1 - level) / 2, len(finite) - 1)) * error), len(finite))
 
 
 def compare(table: Table, against: str, level: float = 0.95, blocked: bool = True) -> Comparison:
@@ -133,7 +133,7 @@ def contrasts(table: Table, pairs: Sequence[tuple[str, str]], level: float = 0.9
     for i, unit in zip(determined, unit_P.tolist(), strict=True):
         value, error = float(difference_P[i]), residual * unit
         p = simultaneous.tail(abs(value) / error, correlation, freedom) if error else float(value == 0)
-        result[pairs[i]] = Difference(*pairs[i], value, error, _around(value, critical * error), p)
+        result[pairs[i]] = Difference(*pairs[i], value, error, around(value, critical * error), p)
     return Comparison(result, freedom, residual, critical)
 
 
@@ -154,10 +154,10 @@ def _welch(arm: str, against: str, ours: np.ndarray, theirs: np.ndarray, level: 
     error = math.sqrt(sum(parts))
     if error == 0:
         value = value if abs(value) > ROUNDING * float(np.abs(theirs).max()) else 0.0
-        return Difference(arm, against, value, 0.0, _around(value, 0.0), float(value == 0))
+        return Difference(arm, against, value, 0.0, around(value, 0.0), float(value == 0))
     freedom = error**4 / (parts[0] ** 2 / (len(ours) - 1) + parts[1] ** 2 / (len(theirs) - 1))
     half = float(stats.t.isf((1 - level) / 2, freedom)) * error
-    return Difference(arm, against, value, error, _around(value, half), 2 * float(stats.t.sf(abs(value) / error, freedom)))
+    return Difference(arm, against, value, error, around(value, half), 2 * float(stats.t.sf(abs(value) / error, freedom)))
 
 
 def variances_differ(table: Table, level: float = 0.05) -> bool | None:
@@ -203,7 +203,8 @@ def _spread(values: np.ndarray) -> float:
     return float(values.std(ddof=1)) if np.ptp(values) > ROUNDING * np.abs(values).max() else 0.0
 
 
-def _around(value: float, half: float) -> Interval:
+def around(value: float, half: float) -> Interval:
+    """`value`, `half` to either side."""
     return Interval(value - half, value + half)
 
 

@@ -57,12 +57,13 @@ def equal(table: Table, arms: Sequence[str], against: str, margin: float) -> Ver
     words, numbers = [], {}
     for arm in arms:
         difference = comparison.differences[arm, against]
-        word, more, clear = within(difference.interval, -margin, margin), *_diverges(table, arm, against)
+        word = within(difference.interval, -margin, margin)
+        more, clear, lost = _diverged(table, arm, against)
         words.append(DISAGREES if clear else CANNOT_TELL if more and word == AGREES else word)
         tost = None
         if difference.value is not None and difference.error:
             tost = float(stats.t.sf((margin - abs(difference.value)) / difference.error, comparison.freedom))
-        found = _numbers(difference, 1.0) | {"margin": margin, "p_tost": tost} | _lost(table, arm, against)
+        found = _numbers(difference, 1.0) | {"margin": margin, "p_tost": tost} | lost
         numbers[f"{arm} against {against}"] = found
     rule = (
         f"agrees if the whole simultaneous 95 % interval of every difference lies within {margin:g} of 0, disagrees if one lies"
@@ -114,13 +115,14 @@ def _beats(table: Table, pairs: Sequence[Pair], family: Sequence[Pair], margin: 
     words, numbers = [], {}
     for ours, theirs in pairs:
         difference = comparison.differences[ours, theirs]
-        word, more, clear = beyond(_scaled(difference, sign), margin), *_diverges(table, ours, theirs)
+        word = beyond(_scaled(difference, sign), margin)
+        more, clear, lost = _diverged(table, ours, theirs)
         if clear:
             word = DISAGREES if more > 0 else AGREES
         elif (word == AGREES and more > 0) or (word == DISAGREES and more < 0):
             word = CANNOT_TELL
         words.append(word)
-        numbers[f"{ours} against {theirs}"] = _numbers(difference, sign) | {"margin": margin} | _lost(table, ours, theirs)
+        numbers[f"{ours} against {theirs}"] = _numbers(difference, sign) | {"margin": margin} | lost
     rule = (
         f"agrees if the whole simultaneous 95 % interval of every advantage lies above {margin:g}, disagrees if one lies below;"
         " an arm that diverges clearly more often (Fisher's exact p < 0.05) is worse by any margin, and one that only"
@@ -147,10 +149,12 @@ def _all(words: Sequence[str]) -> str:
     return DISAGREES if DISAGREES in words else CANNOT_TELL if CANNOT_TELL in words else AGREES
 
 
-def _diverges(table: Table, ours: str, theirs: str) -> tuple[int, bool]:
-    """By how many runs our arm diverges more often than theirs, and whether that is clear (Fisher's exact p < 0.05)."""
-    counts = statistics.diverged(table, theirs)
-    return counts[ours].count - counts[theirs].count, (counts[ours].p or 1.0) < 0.05
+def _diverged(table: Table, ours: str, theirs: str) -> tuple[int, bool, dict[str, float | None]]:
+    """By how many runs our arm diverges more often than theirs, whether that is clear (Fisher's exact p < 0.05), and the
+    numbers."""
+    counts = statistics.diverged({arm: table[arm] for arm in (ours, theirs)}, theirs)
+    count, against, p = counts[ours].count, counts[theirs].count, counts[ours].p
+    return count - against, (p or 1.0) < 0.05, {"diverged": count, "diverged_against": against, "p_diverged": p}
 
 
 def _scaled(difference: Difference, sign: float) -> Interval | None:
@@ -161,8 +165,3 @@ def _numbers(difference: Difference, sign: float) -> dict[str, float | None]:
     low, high = _scaled(difference, sign) or (None, None)
     value = None if difference.value is None else sign * difference.value
     return {"value": value, "error": difference.error, "low": low, "high": high, "p": difference.p}
-
-
-def _lost(table: Table, ours: str, theirs: str) -> dict[str, float | None]:
-    counts = statistics.diverged(table, theirs)
-    return {"diverged": counts[ours].count, "diverged_against": counts[theirs].count, "p_diverged": counts[ours].p}

@@ -114,8 +114,9 @@ class Telemetry:
                 self._events = stack.enter_context(contextlib.closing(_events(self._tensorboard_folder, self._first_step)))
             except OSError as error:
                 raise self._unwritable(error) from error
-            if self._stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
-                self._bar = stack.enter_context(self._make_bar())
+            if has_bar(self._stream):
+                counted = "step {task.completed:.0f}/{task.total:.0f}", "{task.description}{task.fields[eta]}"
+                self._bar = stack.enter_context(make_bar(self._stream, *counted))
                 self._task = self._bar.add_task("compiling", total=self._steps, completed=self._first_step, eta="")
             self._stack = stack.pop_all()
         return self
@@ -131,21 +132,6 @@ class Telemetry:
         where = error.filename or self._metrics_path.parent
         return UserError(
             f"{where}: metrics cannot be written ({error.strerror}); choose another --workdir or make room in this one"
-        )
-
-    def _make_bar(self) -> Any:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        return Progress(
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}", markup=False),
-            BarColumn(bar_width=None),
-            TextColumn("{task.description}{task.fields[eta]}", markup=False),
-            console=Console(file=self._stream, force_terminal=True),
-            expand=True,
-            # Results go to stdout, which may be a pipe: it stays as it is. What others log to stderr goes above the bar.
-            redirect_stdout=False,
-            redirect_stderr=self._stream is sys.stderr,
         )
 
     def advance(self, step: int) -> None:
@@ -233,6 +219,28 @@ class Telemetry:
             self._events.flush()
         except OSError as error:
             raise self._unwritable(error) from error
+
+
+def has_bar(stream: TextIO) -> bool:
+    """Whether a bar can be drawn there; else progress is lines."""
+    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def make_bar(stream: TextIO, before: str, behind: str) -> Any:
+    """A progress bar of rich, between two texts."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    return Progress(
+        TextColumn(before, markup=False),
+        BarColumn(bar_width=None),
+        TextColumn(behind, markup=False),
+        console=Console(file=stream, force_terminal=True),
+        expand=True,
+        # Results go to stdout, which may be a pipe: it stays as it is. What others log to stderr goes above the bar.
+        redirect_stdout=False,
+        redirect_stderr=stream is sys.stderr,
+    )
 
 
 def _events(folder: Path, first_step: int) -> Any:

@@ -81,6 +81,8 @@ class PrefixLM(TranslateAlone):
     a token if the chunk has two; the first part is the source, the second the target.
     """
 
+    seed: int = 0
+
     def arrange(self, corpus: Corpus) -> Corpus:
         return cut(with_end(corpus["text"], self.end), self.block)
 

@@ -74,7 +74,6 @@ class TranslateAlone(Objective):
     block: int
     start: int = 1
     end: int = 2
-    seed: int = 0
     sides = (PREFIXED,)
 
     def __post_init__(self) -> None:
