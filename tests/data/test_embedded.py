@@ -18,8 +18,10 @@ from transformer.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 SPLITS: tuple[sources.SplitName, ...] = ("train", "validation", "test")
-TEXTS = {"list_ops": "text", "entities": "text", "stories": "text", "summaries": "source"}  # what an example is known by
+# What an example is known by.
+TEXTS = {"list_ops": "text", "entities": "text", "stories": "text", "summaries": "source", "algorithms": "source"}
 PUZZLES = tuple(TEXTS)
+FOLDERS = {"algorithms": "copy-alphabet_26-train_1500_of_5_20-test_200_of_5_20"}
 SMALL = Data(puzzle_train_size=1500, puzzle_test_size=200)
 
 
@@ -43,7 +45,8 @@ def test_on_disk_as_drawn(puzzles, tmp_path, name):
             ("1,500 examples to train on, 200 others to validate, 200 others to test",) if split == "train" else ()
         )
     (folder,) = tmp_path.glob("*/*/*")
-    assert folder.relative_to(tmp_path).parts == (name, "train_1500-test_200", embedded.TASKS[name].version)
+    parts = folder.relative_to(tmp_path).parts
+    assert parts == (name, FOLDERS.get(name, "train_1500-test_200"), embedded.TASKS[name].version)
 
 
 @pytest.mark.parametrize("name", PUZZLES)

@@ -53,6 +53,14 @@ def test_exact_match_by_hand():
     assert scores.score("exact_match", ["a", "B "], ["A", "B"]).value == 0.0
 
 
+def test_word_accuracy_by_hand():
+    """Of 3, 2, 4 and 1 places 2, 0, 2 and 0 are right: a word too many or left out moves those behind it."""
+    said, true = ["a  b x", "b", "a c d", ""], ["a b c", "a b", "a c x d", "e"]
+    assert scores.score("word_accuracy", said, true).value == pytest.approx(100 * 4 / 10)
+    assert scores.score("word_accuracy", ["a b"], ["a"]).value == 50 == scores.score("word_accuracy", ["a"], ["a b"]).value
+    assert scores.score("word_accuracy", [""], [" "]).value == 100
+
+
 def test_hypotheses_and_references_are_not_swapped():
     """A hypothesis cut short is punished by brevity, a long one by precision."""
     short = scores.score("bleu", ["a b c d"], ["a b c d e f g h"], "none").value
@@ -192,6 +200,35 @@ def test_squad(said, answers, exact, f1):
     assert scores.score("squad_f1", [said], [reference]).value == pytest.approx(100 * f1)
     both = scores.score("squad_f1", [said, "x"], [reference, '["y"]'])
     assert both.value == pytest.approx(50 * f1) and both.signature is None
+
+
+# --- by length ---------------------------------------------------------------------------------------------------------
+
+
+def test_scores_by_length():
+    """Sources of 0 to 29 words, each length twice; what is said of 10 or more words is wrong in every second pair."""
+    sources = [" ".join(["x"] * n) for n in range(30) for _ in range(2)]
+    references = [f"{row} {row}" for row in range(60)]
+    said = [r if row < 20 or row % 2 else "no" for row, r in enumerate(references)]
+    found = scores.by_length("exact_match", sources, said, references, (0, 5, 10, 20, 25, 29, 40))
+    wanted = {"0-4": 100, "5-9": 100, "10-19": 50, "20-24": 50}  # 25-28 has 8 pairs, 29-39 two
+    assert found == {f"exact_match@{name}": value for name, value in wanted.items()}
+    both = scores.by_length("exact_match", sources, said, references, (9, 14))
+    assert both == {"exact_match@9-13": pytest.approx(100 * (2 + 4) / 10)}
+    assert set(found) | {"exact_match@25-28", "exact_match@29-39"} == {
+        f"exact_match@{name}" for name in scores.buckets((0, 5, 10, 20, 25, 29, 40))
+    }
+    assert scores.by_length("exact_match", sources, said, references, ()) == {}
+
+
+def test_scores_by_length_are_the_scores_of_these_pairs():
+    sources = ["one two three"] * 12 + ["one"] * 12
+    said = ["ein mann schläft auf der bank."] * 12 + ["zwei hunde rennen durch das gras."] * 12
+    true = ["ein mann schläft auf der langen bank ."] * 12 + ["zwei hunde laufen jetzt durch das gras."] * 12
+    found = scores.by_length("bleu", sources, said, true, (1, 2, 4), "none")
+    wanted = [sacrebleu.corpus_bleu(said[rows], [true[rows]], tokenize="none").score for rows in (slice(12, 24), slice(12))]
+    assert list(found) == ["bleu@1-1", "bleu@2-3"] and list(found.values()) == pytest.approx(wanted)
+    assert abs(wanted[0] - wanted[1]) > 1
 
 
 def test_bad_input():

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from transformer.config import Data
-from transformer.data import entities, list_ops, number_words, stories, summaries
+from transformer.data import algorithms, entities, list_ops, number_words, stories, summaries
 from transformer.data.drawing import Task
 from transformer.errors import UserError
 
@@ -25,6 +25,7 @@ TASKS: Mapping[str, Task] = {
     "entities": entities.TASK,
     "stories": stories.TASK,
     "summaries": summaries.TASK,
+    "algorithms": algorithms.TASK,
 }
 
 

@@ -6,6 +6,7 @@ Nothing here generates text or runs a model. What cannot be computed is absent, 
 import collections
 import functools
 import importlib.metadata
+import itertools
 import json
 import math
 import re
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from transformer.errors import UserError, nearest
+
+FEWEST = 10  # pairs that are scored apart
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,14 @@ def _chrf(hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -
 def _exact_match(hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -> Result:
     equal = sum(h == r for h, r in zip(hypotheses, references, strict=True))
     return Result(100.0 * equal / len(references))
+
+
+def _word_accuracy(hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -> Result:
+    right = slots = 0
+    for said, true in ((h.split(), r.split()) for h, r in zip(hypotheses, references, strict=True)):
+        right += sum(a == b for a, b in zip(said, true, strict=False))
+        slots += max(len(said), len(true))
+    return Result(100.0 * right / slots if slots else 100.0)
 
 
 def _rouge(kind: str, hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -> Result:
@@ -124,6 +135,7 @@ SCORES: dict[str, Score] = {
     "bleu": Score(_bleu),  # Papineni et al. 2002; Post 2018: 0 to 100
     "chrf": Score(_chrf),  # Popovic 2015, chrF2: 0 to 100
     "exact_match": Score(_exact_match),  # percent of hypotheses equal to their reference, character by character
+    "word_accuracy": Score(_word_accuracy),  # percent of words that stand in their place; words too many or missing are wrong
     "rouge1": Score(functools.partial(_rouge, "rouge1")),  # Lin 2004, F of words; of English: other letters part words
     "rouge2": Score(functools.partial(_rouge, "rouge2")),  # of pairs of words
     "rougeL": Score(functools.partial(_rouge, "rougeL")),  # of the longest common subsequence
@@ -155,6 +167,32 @@ def score(name: str, hypotheses: Sequence[str], references: Sequence[str], token
     if not references:
         raise UserError(f"{name}: no hypotheses and no references; give one of each at least")
     return found.function(hypotheses, references, tokenize)
+
+
+def buckets(edges: Sequence[int]) -> dict[str, range]:
+    """Ranges by name, "10-19": from each edge (included) to the next (excluded)."""
+    return {f"{low}-{high - 1}": range(low, high) for low, high in itertools.pairwise(edges)}
+
+
+def by_length(
+    name: str,
+    sources: Sequence[str],
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    edges: Sequence[int],
+    tokenize: str = "13a",
+) -> dict[str, float]:
+    """`score` by the words of the source, as "bleu@10-19", for each range of `buckets` (Bahdanau et al. 2015, figure 2).
+
+    Of fewer than `FEWEST` pairs a score says little: it is absent.
+    """
+    result = {}
+    for bucket, lengths in buckets(edges).items():
+        rows = [row for row, source in enumerate(sources) if len(source.split()) in lengths]
+        if len(rows) >= FEWEST:
+            said, true = ([side[row] for row in rows] for side in (hypotheses, references))
+            result[f"{name}@{bucket}"] = score(name, said, true, tokenize).value
+    return result
 
 
 def count_words(references: Sequence[str]) -> int:

@@ -26,6 +26,7 @@ SOURCES: Mapping[str, Callable[[Data, SplitName, Path], Split]] = {
     "entities": read_embedded,
     "stories": read_embedded,
     "summaries": read_embedded,
+    "algorithms": read_embedded,
     "text": read_text,
     "documents": read_documents,
     "tsv": read_tsv,
@@ -33,7 +34,7 @@ SOURCES: Mapping[str, Callable[[Data, SplitName, Path], Split]] = {
     "squad": read_squad,
     "tfds": read_catalogue,
 }
-PAIRS = ("number_words", "summaries", "text", "tfds")  # whose examples have a source
+PAIRS = ("number_words", "summaries", "algorithms", "text", "tfds")  # whose examples have a source
 
 
 def read(data: Data, split: SplitName, cache: Path) -> Split | None:
