@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from transformer import plots, settings
+from transformer import families, plots, settings
 from transformer.config import Config, validate
+from transformer.models import accounts
 from transformer.modes import training
+from transformer.studies import study as studies
 from transformer.training.telemetry import read_metrics
 
 ROOT = Path(__file__).parents[1] / "experiments"
@@ -33,7 +35,7 @@ SMALL = {
 }
 
 
-EMBEDDED = {"number_words", "list_ops", "entities", "stories", "summaries"}
+EMBEDDED = {"number_words", "list_ops", "entities", "stories", "summaries", "algorithms"}
 
 
 def pairs(folder: Path, config: Config) -> None:
@@ -96,3 +98,36 @@ def test_the_head_says_what_and_how(path):
         "python launch.py\n", "--config=experiments/number_words.py\n"
     )
     validate(settings.from_file(path, Config))
+
+
+# --- studies: that each is valid and fair is tests/studies/test_plan.py ------------------------------------------------
+
+
+def costs(name: str, arms: list[str]) -> dict[str, accounts.Account]:
+    study = studies.read(ROOT / "ablations" / f"{name}.py", {})
+    configs = {arm: settings.override(study.base, study.arms[arm]) for arm in arms}
+    return {arm: families.FAMILIES[c.family].account(c, accounts.assumed_facts(c), ()) for arm, c in configs.items()}
+
+
+def test_sizes_of_the_scaling_study_are_those_that_are_counted():
+    claim = studies.read(ROOT / "ablations" / "scaling.py", {}).claims[0]
+    counted = [cost.size_without_embeddings for cost in costs("scaling", list(claim.arms)).values()]
+    assert counted == list(claim.sizes) and len(counted) >= 6 and max(counted) / min(counted) >= 10**1.5
+
+
+def test_rows_of_table_3_differ_from_the_base_by_the_published_parameters():
+    """Its column "params" in millions, less the base model's 65; the paper's vocabulary was a little larger than 37,000."""
+    published = {"B: d_k 16": 58, "C: N 2": 36, "C: N 8": 80, "C: d_model 256": 28, "C: d_ff 4096": 90, "big": 213}
+    found = costs("vaswani_table3", ["base", *published])
+    for row, millions in published.items():
+        assert abs((found[row].size - found["base"].size) / 1e6 - (millions - 65)) < 3.3, row
+
+
+def test_claims_of_table_3_are_its_numbers():
+    """Kinds and effects, which are computed, by hand: ln(5.29 / 4.92), ln(5.47 / 4.92); and the small twin has each row."""
+    claims = {claim.arms[0]: claim for claim in studies.read(ROOT / "ablations" / "vaswani_table3.py", {}).claims}
+    kinds = {"A: h 1": "worse", "A: h 16": "equal", "C: d_ff 4096": "better", "D: smoothing 0": "better", "E: learned": "equal"}
+    assert {row: claims[row].kind for row in kinds} == kinds
+    assert claims["A: h 1"].effect == 0.073 and claims["D: smoothing 0.2"].effect == 0.106
+    small = studies.read(ROOT / "ablations" / "vaswani_table3_multi30k.py", {})
+    assert list(small.arms) == list(studies.read(ROOT / "ablations" / "vaswani_table3.py", {}).arms)

@@ -5,6 +5,7 @@ How settings are named, overridden, written and read is `settings.py`.
 """
 
 import dataclasses
+import itertools
 from typing import Literal
 
 from transformer import settings
@@ -62,8 +63,29 @@ class Model:
     t5_max_distance: int = setting(128, "distance from which T5's buckets are one", at_least=2)
     shaw_clip: int = setting(16, "distance at which Shaw's relative positions are clipped (k)", at_least=1)
 
-    attention_scale: Literal["1/sqrt(d_k)", "none", "1/d_k", "learned"] = setting("1/sqrt(d_k)", "factor on the logits")
+    attention_scale: Literal["1/sqrt(d_k)", "none", "1/d_k", "learned", "0"] = setting(
+        "1/sqrt(d_k)", "factor on the logits; 0: weights are even, but for what positions add"
+    )
     qk_norm: bool = setting(False, "normalise queries and keys of each head before their product")
+    attention_keys: Literal["projected", "queries"] = setting(
+        "projected", "keys of self-attention have a projection of their own, or are the queries"
+    )
+    attention_values: Literal["projected", "inputs"] = setting(
+        "projected", "values have a projection, or are the inputs, to each head a slice of d_model / num_heads"
+    )
+    attention_maximum: Literal["soft", "hard"] = setting(
+        "soft", "softmax, or all weight on the greatest logit; its gradient is the softmax's (straight-through)"
+    )
+    attention_heads: Literal["concatenated", "summed"] = setting(
+        "concatenated", "each head has rows of its own in the output projection, or all have the same"
+    )
+    causal_training: bool = setting(True, "while training, a decoder's tokens see none that follow them")
+    causal_evaluation: bool = setting(
+        True, "nor when the model is scored or used; false: all that is said is read again for each new token"
+    )
+    causal_prefix: bool = setting(
+        False, "a decoder alone: tokens of a prefix, such as a source, see none that follow them either (no prefix LM)"
+    )
     attention_bias: bool = setting(True, "biases in the attention projections")
     attention_backend: Literal["auto", "plain", "chunked", "library"] = setting("auto", "how attention is computed", free=True)
     attention_chunk: int = setting(512, "queries in a block of the chunked backend", at_least=1, free=True)
@@ -85,6 +107,9 @@ class Model:
     logits_bias: bool = setting(False, "a bias per vocabulary entry on the logits (BART, Marian)")
     initializer: Literal["xavier_uniform", "fan_in", "normal"] = setting("xavier_uniform", "of the kernels")
     init_stddev: float = setting(0.02, "standard deviation of the `normal` initializer", above=0)
+    query_init: Literal["initializer", "initializer/sqrt(d_k)"] = setting(
+        "initializer", "of the queries' kernels; the second is T5's, whose logits have no scale"
+    )
     embedding_init: Literal["1/sqrt(d_model)", "normal", "unit"] = setting(
         "1/sqrt(d_model)", "standard deviation of embeddings"
     )
@@ -127,11 +152,22 @@ class Data:
     """What is read and how it becomes batches."""
 
     source: Literal[
-        "number_words", "list_ops", "entities", "stories", "summaries", "text", "documents", "tsv", "conll", "squad", "tfds"
+        "number_words",
+        "algorithms",
+        "list_ops",
+        "entities",
+        "stories",
+        "summaries",
+        "text",
+        "documents",
+        "tsv",
+        "conll",
+        "squad",
+        "tfds",
     ] = setting(
         "number_words",
-        "embedded (number_words, summaries: pairs; list_ops: labels; entities: tags; stories: questions), two text files, "
-        "documents, labelled files, or TFDS catalogue",
+        "embedded (number_words, algorithms, summaries: pairs; list_ops: labels; entities: tags; stories: questions), two text "
+        "files, documents, labelled files, or TFDS catalogue",
     )
     source_language: str = setting("en", "language read")
     target_language: str = setting("de", "language written")
@@ -158,6 +194,15 @@ class Data:
     number_test_size: int = setting(2_000, "number_words: validation pairs, and as many test pairs", at_least=1)
     puzzle_train_size: int = setting(20_000, "the other embedded tasks: training examples", at_least=1)
     puzzle_test_size: int = setting(2_000, "the other embedded tasks: validation examples, and as many to test", at_least=1)
+
+    algorithm: Literal["copy", "reverse", "sort", "list", "recall", "addition"] = setting(
+        "copy", "algorithms: which; list: items translated one by one; recall: the value of a key"
+    )
+    algorithm_alphabet: int = setting(26, "algorithms: letters that items and keys are drawn from", at_least=2, at_most=52)
+    algorithm_train_lengths: tuple[int, int] = setting(
+        (5, 20), "algorithms: items (recall: pairs; addition: digits) in training and validation, from and to (both included)"
+    )
+    algorithm_test_lengths: tuple[int, int] | None = setting(None, "algorithms: the same, in test; none: as in training")
 
     vocabulary: Literal["bpe", "unigram", "bytes", "characters", "imported"] = setting("bpe", "kind of vocabulary")
     vocabulary_size: int = setting(8000, "entries at most, special ones included (bpe, unigram, characters)", at_least=8)
@@ -242,6 +287,11 @@ class Evaluate:
 
     scores: tuple[str, ...] = setting(
         (), "scores of what is said, beside losses; none named: those of the objective", free=True
+    )
+    lengths: tuple[int, ...] = setting(
+        (),
+        "pairs: scores of sources with so many words too, from each number (included) to the next (excluded); none named: no",
+        free=True,
     )
     bleu_tokenize: Literal["13a", "none", "intl", "char"] = setting("13a", "sacrebleu's tokenisation", free=True)
     average: int = setting(1, "how many of the last checkpoints are averaged", at_least=1, free=True)
@@ -344,6 +394,22 @@ class Facts:
     labels: tuple[str, ...] = ()  # of classify and tag, by id
 
 
+def check_facts(facts: Facts, where: str) -> Facts:
+    """`facts` itself, if its numbers fit together; else UserError that begins with `where`."""
+    for side in ("source", "target"):
+        size, rows = getattr(facts, f"{side}_size"), getattr(facts, f"{side}_rows")
+        if not 1 <= size <= rows <= settings.MOST:
+            raise UserError(f"{where}: a vocabulary of {size} entries does not fit a table of {rows} rows ({side}); restore it")
+    least = min(facts.source_rows, facts.target_rows)
+    for name in ("pad", "start", "end", "unknown", "begin", "mask"):
+        token = getattr(facts, name)
+        if token is not None and not 0 <= token < least:
+            raise UserError(f"{where}: the {name} token is {token}, and the tables have the rows 0 to {least - 1}; restore it")
+    if not 0 <= facts.sentinels < facts.target_size:
+        raise UserError(f"{where}: {facts.sentinels} sentinels are not of {facts.target_size} entries; restore it")
+    return facts
+
+
 def validate(config: Config) -> Config:
     """`config` itself, if its settings are of their types, within their limits, and fit together; else UserError."""
     settings.check(config)
@@ -358,6 +424,12 @@ def validate(config: Config) -> Config:
         raise UserError(f"config.model.d_k is {model.key_width}: rotary positions turn pairs, so it must be even")
     if model.positions == "sinusoidal" and model.d_model % 2:
         raise UserError(f"config.model.d_model is {model.d_model}: sinusoidal positions come in pairs, so it must be even")
+    if model.attention_values == "inputs" and model.value_width * model.num_heads != model.d_model:
+        raise UserError(
+            f"config.model.attention_values inputs: {model.num_heads} slices of d_v {model.value_width} are not d_model "
+            f"{model.d_model}; leave config.model.d_v none, with config.model.num_heads a divisor of d_model"
+        )
+    _check_variants(config)
     if model.positions == "t5" and model.t5_max_distance <= model.t5_buckets // 2:
         raise UserError(
             f"config.model.t5_max_distance {model.t5_max_distance}: must be above half of config.model.t5_buckets "
@@ -403,6 +475,19 @@ def validate(config: Config) -> Config:
             raise UserError(
                 f"config.data.{name} is {low},{high}: wants two numbers, the first smaller, inside config.data.number_range"
             )
+    for name in ("algorithm_train_lengths", "algorithm_test_lengths"):
+        low, high = getattr(data, name) or data.algorithm_train_lengths
+        if not 1 <= low <= high:
+            raise UserError(f"config.data.{name} is {low},{high}: wants two lengths from 1 on, the first not above the second")
+    if data.source == "algorithms" and data.lowercase and data.algorithm_alphabet > 26:
+        raise UserError(
+            f"config.data.lowercase true: config.data.algorithm_alphabet {data.algorithm_alphabet} has letters of both cases; "
+            "set the first to false or the second to 26"
+        )
+    if (edges := config.evaluate.lengths) and (len(edges) < 2 or any(a >= b for a, b in itertools.pairwise((-1, *edges)))):
+        raise UserError(
+            f"config.evaluate.lengths {','.join(map(str, edges))}: wants two numbers of words or more, each above the last"
+        )
     if train.warmup_steps == 0 and train.schedule == "rsqrt":
         raise UserError("config.train.warmup_steps is 0: the rsqrt schedule needs 1 at least (or set config.train.schedule)")
     if config.search.n_best > config.search.beam_size:
@@ -421,3 +506,32 @@ def validate(config: Config) -> Config:
         if config.checkpoint.keep_best == 0:
             raise UserError("config.evaluate.checkpoint best: config.checkpoint.keep_best is 0; set it to 1 at least")
     return config
+
+
+# Settings that change what a model computes, where it has what they change, and the families that have it.
+_ATTENTION = ("attention_scale", "attention_keys", "attention_values", "attention_maximum", "attention_heads", "query_init")
+_CAUSAL = ("causal_training", "causal_evaluation", "causal_prefix")
+
+
+def _check_variants(config: Config) -> None:
+    """UserError: a setting of a study would change nothing, so that two of its arms would be one."""
+    model, usual = config.model, Model()
+    changed = [name for name in (*_ATTENTION, *_CAUSAL) if getattr(model, name) != getattr(usual, name)]
+    for name in changed:
+        why = ""
+        if config.family == "recurrent":
+            why = "a recurrent model has no such attention"
+        elif config.family == "encoder_only" and name in _CAUSAL:
+            why = "an encoder has no causal mask"
+        elif name == "causal_prefix" and (config.family != "decoder_only" or config.objective.kind == "causal_lm"):
+            why = f"there is no prefix in config.family {config.family} with config.objective.kind {config.objective.kind}"
+        elif name == "causal_prefix" and not (model.causal_training or model.causal_evaluation):
+            why = "without a causal mask all tokens see all"
+        elif model.attention_scale == "0" and name in ("attention_keys", "attention_maximum", "query_init"):
+            why = "with config.model.attention_scale 0 queries and keys do nothing"
+        elif name == "query_init" and model.qk_norm:
+            why = "config.model.qk_norm takes the size of queries away"
+        elif name in ("causal_training", "causal_evaluation") and model.positions == "t5":
+            why = "the buckets of config.model.positions t5 in a decoder are for what went before; choose other positions"
+        if why:
+            raise UserError(f"config.model.{name} {getattr(model, name)}: {why}; leave {name} at {getattr(usual, name)}")

@@ -31,6 +31,7 @@ IDLE = {
     "attention_chunk",
     "initializer",
     "init_stddev",
+    "query_init",
     "embedding_init",
     "unroll",
     "remat",

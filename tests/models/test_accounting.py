@@ -112,6 +112,7 @@ SMALL: dict[str, Any] = {"num_encoder_layers": 2, "num_decoder_layers": 3, "d_mo
 VARIANTS: list[dict[str, Any]] = [{"positions": name} for name in typing.get_args(Positions)]
 VARIANTS += [{"activation": name} for name in typing.get_args(Activation)]
 VARIANTS += [{"d_k": 6, "d_v": 3, "tying": "none", "qk_norm": True, "norm_order": "pre"}]
+VARIANTS += [{"attention_keys": "queries", "d_k": 6}, {"attention_values": "inputs"}, {"attention_heads": "summed", "d_v": 3}]
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=lambda value: str(value))

@@ -60,6 +60,14 @@ CASES = {
         "d_k": 6,
         "d_v": 5,
     },
+    "variants": {
+        "positions": "rotary",
+        "qk_norm": True,
+        "attention_keys": "queries",
+        "attention_values": "inputs",
+        "attention_heads": "summed",
+    },
+    "hard": {"positions": "alibi", "attention_maximum": "hard"},
     "none": {"positions": "none", "attention_scale": "1/d_k", "qk_norm": True, "activation": "geglu_tanh", "d_v": 3},
 }
 
@@ -151,11 +159,13 @@ class Reference:
     def self_attention(self, x, layer, name, stack):
         parameters, kind, both = layer["self_attention"], self.config.positions, name == "encoder"
         query, key, value = (
-            np.einsum("td,dhk->thk", x, parameters[n]["kernel"]) + parameters[n].get("bias", 0)
+            np.einsum("td,dhk->thk", x, parameters[n]["kernel"]) + parameters[n].get("bias", 0) if n in parameters else None
             for n in ("query", "key", "value")
         )
         if self.config.qk_norm:
-            query, key = self.head_norm(query, parameters["query_norm"]), self.head_norm(key, parameters["key_norm"])
+            query = self.head_norm(query, parameters["query_norm"])
+            key = None if key is None else self.head_norm(key, parameters["key_norm"])
+        key, value = query if key is None else key, self.slices(x) if value is None else value
         if kind == "rotary":
             query, key = self.turned(query), self.turned(key)
 
@@ -177,11 +187,17 @@ class Reference:
         parameters = layer["cross_attention"]
         query = np.einsum("td,dhk->thk", x, parameters["query"]["kernel"]) + parameters["query"].get("bias", 0)
         key, value = (
-            np.einsum("td,dhk->thk", states, memory[f"{n}_kernel"]) + memory.get(f"{n}_bias", 0) for n in ("key", "value")
+            np.einsum("td,dhk->thk", states, memory[f"{n}_kernel"]) + memory.get(f"{n}_bias", 0)
+            if f"{n}_kernel" in memory
+            else self.slices(states)
+            for n in ("key", "value")
         )
         if self.config.qk_norm:
             query, key = self.head_norm(query, parameters["query_norm"]), self.head_norm(key, memory["key_norm"])
         return self.attention(query, key, value, parameters, lambda t, s: True, lambda *_: 0, lambda *_: 0)
+
+    def slices(self, x):
+        return np.stack([x[:, h * D // HEADS : (h + 1) * D // HEADS] for h in range(HEADS)], axis=1)
 
     def turned(self, x):
         half = x.shape[-1] // 2
@@ -193,12 +209,16 @@ class Reference:
         width = query.shape[-1]
         scale = {"1/sqrt(d_k)": width**-0.5, "none": 1, "1/d_k": 1 / width}.get(self.config.attention_scale)
         scale = parameters["scale"] if scale is None else np.full(HEADS, scale)
-        output = np.zeros((len(query), D)) + parameters["output"].get("bias", 0)
+        summed = self.config.attention_heads == "summed"
+        last = parameters["summed_output" if summed else "output"]
+        output = np.zeros((len(query), D)) + last.get("bias", 0)
         for t, h in np.ndindex(len(query), HEADS):
             q, seen = query[t, h] * scale[h], [s for s in range(len(key)) if sees(t, s)]
             powers = [math.exp(q @ key[s, h] + bias(h, q, t, s)) for s in seen]
+            if self.config.attention_maximum == "hard":
+                powers = [float(power == max(powers)) for power in powers]
             head = sum(power * (value[s, h] + moved(t, s)) for power, s in zip(powers, seen, strict=True)) / sum(powers)
-            output[t] += head @ parameters["output"]["kernel"][h]
+            output[t] += head @ (last["kernel"] if summed else last["kernel"][h])
         return output
 
 

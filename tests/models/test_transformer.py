@@ -25,6 +25,12 @@ OTHER = {
     "norm_kind": "rms",
     "attention_scale": "learned",
 }
+VARIANTS = {
+    "attention_keys": "queries",
+    "attention_values": "inputs",
+    "attention_maximum": "hard",
+    "attention_heads": "summed",
+}
 KINDS = typing.get_args(Positions)
 each_kind = pytest.mark.parametrize("positions", KINDS)
 
@@ -63,8 +69,8 @@ def build(draw):
 @pytest.mark.parametrize(
     ("positions", "settings"),
     # The other settings change what positions act on: heads' widths, norms and scales.
-    [*((kind, {}) for kind in KINDS), ("rotary", OTHER), ("shaw", OTHER)],
-    ids=[*KINDS, "rotary, other", "shaw, other"],
+    [*((kind, {}) for kind in KINDS), ("rotary", OTHER), ("shaw", OTHER), ("rotary", VARIANTS)],
+    ids=[*KINDS, "rotary, other", "shaw, other", "rotary, variants"],
 )
 def test_cached_steps_give_the_logits_of_the_plain_pass(build, positions, settings):
     network, variables, plain = build(positions=positions, **settings)

@@ -76,6 +76,16 @@ _ACTIVATIONS = [
 _TIED = [(True, "three_way"), (True, "two_way"), (False, "none")]  # where there is one side, two or three ways are one
 _ROWS = ("facts.source_rows", "facts.target_rows")
 _PREFIX = Field("prefix", ["data.prefix"], "")
+# Attention as published: all formats have it.
+_ATTENTION = {
+    "model.attention_keys": "projected",
+    "model.attention_values": "projected",
+    "model.attention_maximum": "soft",
+    "model.attention_heads": "concatenated",
+    "model.causal_training": True,
+    "model.causal_evaluation": True,
+    "model.causal_prefix": False,
+}
 
 
 def _same(name: str) -> Callable[[Fields], Any]:
@@ -111,7 +121,8 @@ T5 = Format(
         Field("decoder_start_token_id", ["facts.start"], _same("pad_token_id")),
         _PREFIX,
     ],
-    fixed={
+    fixed=_ATTENTION
+    | {
         "model.positions": "t5",
         "model.attention_scale": "none",
         "model.qk_norm": False,
@@ -150,7 +161,7 @@ _BART_FIELDS = [
     Field("scale_embedding", ["model.embedding_scale"], False, [(True, "sqrt(d_model)"), (False, "none")]),
     _PREFIX,
 ]
-_BART_FIXED = {
+_BART_FIXED = _ATTENTION | {
     "model.attention_scale": "1/sqrt(d_k)",
     "model.qk_norm": False,
     "model.attention_bias": True,
@@ -220,7 +231,7 @@ MARIAN = Format(
     heads_end=True,
 )
 
-_ALONE_FIXED = {
+_ALONE_FIXED = _ATTENTION | {
     "model.positions": "learned",
     "model.position_offset": 0,
     "model.attention_scale": "1/sqrt(d_k)",

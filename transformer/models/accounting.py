@@ -4,7 +4,7 @@ FLOPs are counted as XLA's cost analysis does: 2 m n k for a matrix product; one
 multiplication, division, comparison, maximum or selection gives, and for each that a sum or a maximum takes in; none for
 exp, log, tanh, rsqrt, sin (XLA lists them apart) and for moving or converting data. Attention counts all pairs, as it is
 computed, those that a mask hides included. Left out: dropout, what is computed once for all rows (sinusoids, biases by
-distance), and what remat and chunked attention compute again.
+distance), what a hard maximum adds to the softmax, and what remat and chunked attention compute again.
 
 Whole models, sums of these parts, are `accounts.py`.
 """
@@ -18,7 +18,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 from flax import traverse_util
+from jax.sharding import PartitionSpec
 
+from transformer import sharding
 from transformer.config import Model, Train
 from transformer.models.layers import ACTIVATIONS
 
@@ -84,12 +86,19 @@ def heads(model: Model, tokens: int, width: int, normed: bool = False) -> Work:
     return projection(tokens, model.d_model, total, model.attention_bias) + extra
 
 
+def values(model: Model, tokens: int) -> Work:
+    """The projection to values, if there is one."""
+    return Work() if model.attention_values == "inputs" else heads(model, tokens, model.value_width)
+
+
 def attention(model: Model, queries: int, keys: int, own: bool) -> Work:
     """Attention and its output projection; `own`: self-attention, to which relative positions add."""
     width, pairs = model.key_width + model.value_width, queries * keys
     head = Work(2 * pairs * width, SOFTMAX * pairs + queries * model.key_width) + relative(model, queries) * own
-    output = projection(queries, model.num_heads * model.value_width, model.d_model, model.attention_bias)
-    return head * model.num_heads + output
+    summed = model.attention_heads == "summed"
+    inputs = model.value_width * (1 if summed else model.num_heads)
+    output = projection(queries, inputs, model.d_model, model.attention_bias)
+    return head * model.num_heads + Work(0, summed * queries * model.num_heads * model.value_width) + output
 
 
 def relative(model: Model, tokens: int) -> Work:
@@ -120,7 +129,7 @@ def stack(model: Model, layers: int, tokens: int, memory: int | None = None) -> 
     """Layers by sub-layer, with norms and residuals; `memory`: tokens that cross-attention sees."""
     residual = norm(model, tokens * model.d_model) + Work(0, tokens * model.d_model)
     queries = heads(model, tokens, model.key_width, normed=True)
-    projected = queries * 2 + heads(model, tokens, model.value_width)
+    projected = queries * (1 if model.attention_keys == "queries" else 2) + values(model, tokens)
     parts = {"self-attention": projected + attention(model, tokens, tokens, own=True) + residual}
     if memory is not None:
         parts["cross-attention"] = queries + attention(model, tokens, memory, own=False) + residual
@@ -130,7 +139,7 @@ def stack(model: Model, layers: int, tokens: int, memory: int | None = None) -> 
 
 def memory_projection(model: Model, layers: int, tokens: int) -> Work:
     """Keys and values of all layers' cross-attention."""
-    return (heads(model, tokens, model.key_width, normed=True) + heads(model, tokens, model.value_width)) * layers
+    return (heads(model, tokens, model.key_width, normed=True) + values(model, tokens)) * layers
 
 
 def ends(model: Model, tokens: int) -> Work:
@@ -184,3 +193,10 @@ def _factored(shape: tuple[int, ...]) -> int:
     """Entries that Adafactor keeps (Shazeer and Stern 2018, section 3)."""
     size, (smaller, largest) = math.prod(shape), sorted((1, 1, *shape))[-2:]
     return size // smaller + size // largest if smaller >= FACTORED_FROM else size
+
+
+def device_bytes(tree: Any, sizes: Mapping[str, int]) -> int:
+    """Bytes that a device of a mesh of these sizes has of arrays (or shapes), which are cut as `sharding` says."""
+    cuts = jax.tree.leaves(sharding.specs(tree, sizes), is_leaf=lambda x: isinstance(x, PartitionSpec))
+    parts = (math.prod(sizes[axis] for axis in cut if axis) for cut in cuts)
+    return sum(leaf.size * leaf.dtype.itemsize // part for leaf, part in zip(jax.tree.leaves(tree), parts, strict=True))

@@ -5,6 +5,7 @@ Vaswani et al. 2017, equation 1 and section 3.2.2. Masks come from masks.py, wha
 Letters: B rows of a batch, T queries, S keys, H heads, K width of a head's queries and keys, V of its values, D d_model.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformer.config import Model
 from transformer.models.dropout import dropout
 from transformer.models.masks import Mask, Side
 from transformer.models.positions import NoPositions
+from transformer.models.variants import divided, hard_maximum, sliced
 
 Array = jax.Array
 # What positions add to logits or outputs: a function of (scaled queries or weights, query positions, key positions).
@@ -38,6 +40,7 @@ def attend(
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
     dropout_generator: str = "hash",
+    hard: bool = False,
     backend: str = "plain",
     chunk: int = 512,
 ) -> Array:
@@ -45,20 +48,20 @@ def attend(
 
     A row that sees nothing gives zeros, and zero gradients. The softmax is in fp32. `scale` is a number, or one per
     head. `bias` and `extra_values` are called with a block of scaled queries (of weights BxHxTxS) and both sides'
-    positions. `backend`: "plain", "chunked" (blocks of `chunk` queries, each computed again in the backward pass:
-    memory O(T)), or "library" (jax.nn.dot_product_attention, fused on some accelerators; no dropout, no
-    `extra_values`, no V other than K: these fall back to plain, and the log says so).
+    positions. `hard`: variants.hard_maximum for the softmax. `backend`: "plain", "chunked" (blocks of `chunk` queries,
+    each computed again in the backward pass: memory O(T)), or "library" (jax.nn.dot_product_attention, fused on some
+    accelerators; no dropout, no `extra_values`, no V other than K, not `hard`: these fall back to plain, and the log says so).
     """
     scale = jnp.asarray(scale, query_BxTxHxK.dtype)
     query_BxTxHxK = query_BxTxHxK * scale.reshape((1, 1, -1, 1))
     own_width = value_BxSxHxV.shape[-1] != query_BxTxHxK.shape[-1]
-    if backend == "library" and (extra_values is not None or dropout_key is not None or own_width):
-        message = "attention: the library's backend has no dropout, no values by position, no d_v but d_k; using plain"
+    if backend == "library" and (extra_values is not None or dropout_key is not None or own_width or hard):
+        message = "attention: the library's backend has no dropout, values by position, d_v but d_k, hard maximum; using plain"
         logging.log_first_n(logging.INFO, message, 1)
         backend = "plain"
 
     def block(query: Array, block_mask: Mask, key: Array | None) -> Array:
-        weights = attention_weights(query, key_BxSxHxK, block_mask, bias)
+        weights = attention_weights(query, key_BxSxHxK, block_mask, bias, hard)
         if key is not None and dropout_rate > 0:
             weights = dropout(weights, dropout_rate, key, dropout_generator)
         return weighted_values(weights, value_BxSxHxV, block_mask, extra_values)
@@ -83,15 +86,15 @@ def attend(
     return jnp.concatenate([*whole, blocks[-1][:, overlap:]], axis=1)
 
 
-def attention_weights(query_BxTxHxK: Array, key_BxSxHxK: Array, mask: Mask, bias: Extra | None) -> Array:
-    """The softmax of equation 1, queries already scaled: BxHxTxS in the type of the queries."""
+def attention_weights(query_BxTxHxK: Array, key_BxSxHxK: Array, mask: Mask, bias: Extra | None, hard: bool) -> Array:
+    """The softmax of equation 1, or its hard maximum, queries already scaled: BxHxTxS in the type of the queries."""
     logits = jnp.einsum("bthk,bshk->bhts", query_BxTxHxK, key_BxSxHxK, preferred_element_type=jnp.float32)
     added = bias(query_BxTxHxK, mask.query.positions, mask.key.positions) if bias else None
     if added is not None:
         logits = logits + added.astype(jnp.float32)
     seen = mask.booleans()
     weights = jax.nn.softmax(logits, axis=-1) if seen is None else masked_softmax(logits, seen)
-    return weights.astype(query_BxTxHxK.dtype)
+    return (hard_maximum(weights) if hard else weights).astype(query_BxTxHxK.dtype)
 
 
 def masked_softmax(logits: Array, seen: Array) -> Array:
@@ -133,6 +136,7 @@ SCALES: dict[str, Callable[[int], float]] = {
     "none": lambda d_k: 1.0,
     "1/d_k": lambda d_k: 1.0 / d_k,
     "learned": lambda d_k: d_k**-0.5,  # where it starts
+    "0": lambda d_k: 0.0,
 }
 
 
@@ -171,10 +175,16 @@ class MultiHeadAttention(nn.Module):
             key, value = memory
             positions = NoPositions()
         else:
-            key = self._project("key", config.key_width)(x_BxTxD)
-            value = self._project("value", config.value_width)(x_BxTxD)
-            if config.qk_norm:
-                key = HeadNorm(config.norm_epsilon, name="key_norm")(key)
+            if config.attention_keys == "queries":
+                key = query
+            else:
+                key = self._project("key", config.key_width)(x_BxTxD)
+                if config.qk_norm:
+                    key = HeadNorm(config.norm_epsilon, name="key_norm")(key)
+            if config.attention_values == "inputs":
+                value = sliced(x_BxTxD, config.num_heads)
+            else:
+                value = self._project("value", config.value_width)(x_BxTxD)
             positions = self.positions
             if positions.owner == "layer":
                 position_parameters = {n: self.param(f"position_{n}", *spec) for n, spec in positions.parameters().items()}
@@ -204,7 +214,7 @@ class MultiHeadAttention(nn.Module):
             query = query.reshape(key.shape[0], beams * length, *query.shape[2:])
             mask = Mask(Side(jnp.zeros((beams * length,), jnp.int32)), mask.key)  # beams see a source whole
         has_extra = type(positions).values is not NoPositions.values
-        dropping = config.attention_dropout_rate > 0 and not self.deterministic
+        dropping, hard = config.attention_dropout_rate > 0 and not self.deterministic, config.attention_maximum == "hard"
         heads_BxTxHxV = attend(
             query,
             key.astype(dtype),
@@ -216,31 +226,32 @@ class MultiHeadAttention(nn.Module):
             dropout_rate=config.attention_dropout_rate,
             dropout_key=self.make_rng("dropout") if dropping else None,
             dropout_generator=config.dropout_generator,
+            hard=hard,
             backend=choose_backend(config.attention_backend, query.shape[1]),
             chunk=config.attention_chunk,
         )
         if self.is_mutable_collection("intermediates") and not self.is_initializing():
             observed = query * jnp.asarray(scale, dtype).reshape((1, 1, -1, 1))
-            self.sow("intermediates", "weights", attention_weights(observed, key.astype(dtype), mask, bias))
+            self.sow("intermediates", "weights", attention_weights(observed, key.astype(dtype), mask, bias, hard))
         if beams > 1:
             heads_BxTxHxV = heads_BxTxHxV.reshape(rows, length, *heads_BxTxHxV.shape[2:])
         if gates_H is not None:
             heads_BxTxHxV = heads_BxTxHxV * gates_H.astype(dtype).reshape((1, 1, -1, 1))
-        output = nn.DenseGeneral(
-            config.d_model,
-            axis=(-2, -1),
-            use_bias=config.attention_bias,
-            kernel_init=self.kernel_init,
-            dtype=dtype,
-            name="output",
-        )
-        return output(heads_BxTxHxV), cache
+        if config.attention_heads == "summed":
+            return self._dense("summed_output", config.d_model, -1)(heads_BxTxHxV.sum(axis=2)), cache
+        return self._dense("output", config.d_model, (-2, -1))(heads_BxTxHxV), cache
 
     def _project(self, name: str, width: int) -> nn.DenseGeneral:
+        init, divisor = self.kernel_init, math.sqrt(width)
+        by_width = name == "query" and self.config.query_init == "initializer/sqrt(d_k)"
+        return self._dense(name, (self.config.num_heads, width), -1, divided(init, divisor) if by_width else init)
+
+    def _dense(self, name: str, outputs: Any, axis: Any, init: Any = None) -> nn.DenseGeneral:
         return nn.DenseGeneral(
-            (self.config.num_heads, width),
+            outputs,
+            axis,
             use_bias=self.config.attention_bias,
-            kernel_init=self.kernel_init,
+            kernel_init=init or self.kernel_init,
             dtype=jnp.dtype(self.config.dtype),
             name=name,
         )
@@ -278,6 +289,9 @@ class MemoryProjection(nn.Module):
         keys = self._project("key", self.config.key_width, states_BxSxD)
         if self.config.qk_norm:
             keys = HeadNorm(self.config.norm_epsilon, (self.num_layers,), name="key_norm")(keys)
+        if self.config.attention_values == "inputs":
+            value_BxSxHxV = sliced(states_BxSxD, self.config.num_heads)
+            return keys, jnp.broadcast_to(value_BxSxHxV[None], (self.num_layers, *value_BxSxHxV.shape))
         return keys, self._project("value", self.config.value_width, states_BxSxD)
 
     def _project(self, name: str, width: int, states_BxSxD: Array) -> Array:

@@ -107,17 +107,24 @@ class Stack(nn.Module):
 
 
 def start_cache(config: Model, rows: int, max_length: int) -> Cache:
-    """An empty cache of `max_length` slots for a decoder. Batch axis first in every leaf; a free slot has segment 0."""
+    """An empty cache of `max_length` slots for a decoder. Batch axis first in every leaf; a free slot has segment 0.
+
+    It holds keys and values. Without a causal mask they change with every token that follows: then it holds the tokens.
+    """
     dtype = jnp.dtype(config.dtype)
 
     def empty(width: int) -> Array:
         return jnp.zeros((rows, max_length, config.num_heads, width), dtype)
 
-    layers = [{"key": empty(config.key_width), "value": empty(config.value_width)} for _ in range(config.num_decoder_layers)]
     slots = jnp.zeros((rows, max_length), jnp.int32)
     zeros = jnp.zeros((rows,), jnp.int32)
+    if config.causal_evaluation:
+        width = {"key": config.key_width, "value": config.value_width}
+        kept: Cache = {"layers": [{n: empty(w) for n, w in width.items()} for _ in range(config.num_decoder_layers)]}
+    else:
+        kept = {"tokens": slots}
     # All rows write the same slot; `next` is the position a row's next token has, which left-padding makes differ.
-    return {"layers": layers, "positions": slots, "segments": slots, "slot": zeros, "next": zeros}
+    return kept | {"positions": slots, "segments": slots, "slot": zeros, "next": zeros}
 
 
 def advance_cache(cache: Cache, valid_BxT: Array, whole: bool = False) -> tuple[Cache, Mask]:
@@ -136,6 +143,24 @@ def advance_cache(cache: Cache, valid_BxT: Array, whole: bool = False) -> tuple[
         return cache, Mask(query, Side(key_positions, key_segments), "causal")
     prefix = jax.lax.dynamic_update_slice_in_dim(jnp.zeros_like(key_segments), valid, slot, axis=1)
     return cache, Mask(query, Side(key_positions, key_segments, prefix > 0), "prefix")
+
+
+def causal_rule(config: Model, deterministic: bool) -> str:
+    """The rule of a decoder's mask. All but training is deterministic."""
+    return "causal" if (config.causal_evaluation if deterministic else config.causal_training) else "all"
+
+
+def read_again(
+    decoder: Stack, embedding: Embedding, tokens_BxT: Array, cache: Cache, memory: Memory | None, valid_BxT: Array
+) -> tuple[Array, Cache]:
+    """States BxTxD of T new tokens, all tokens so far being read, each of which sees all; and the cache with the new ones."""
+    slot = cache["slot"][0]
+    cache, _ = advance_cache(cache, valid_BxT)
+    tokens_BxC = jax.lax.dynamic_update_slice_in_dim(cache["tokens"], tokens_BxT, slot, axis=1)
+    mask = Mask(Side(cache["positions"]), Side(cache["positions"], cache["segments"]))
+    states_BxCxD, _ = decoder(embedding(tokens_BxC), mask, memory=memory)
+    new_BxTxD = jax.lax.dynamic_slice_in_dim(states_BxCxD, slot, tokens_BxT.shape[1], axis=1)
+    return new_BxTxD, cache | {"tokens": tokens_BxC}
 
 
 def finish_step(cache: Cache, valid_BxT: Array) -> Cache:

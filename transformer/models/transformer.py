@@ -20,7 +20,17 @@ from transformer.models.attention import MemoryProjection
 from transformer.models.heads import Classifier, MaskedLM, Pooler
 from transformer.models.layers import Embedding, kernel_initializer
 from transformer.models.masks import Mask, Side
-from transformer.models.stack import Cache, Logits, Memory, Stack, advance_cache, finish_step, start_cache
+from transformer.models.stack import (
+    Cache,
+    Logits,
+    Memory,
+    Stack,
+    advance_cache,
+    causal_rule,
+    finish_step,
+    read_again,
+    start_cache,
+)
 
 Array = jax.Array
 
@@ -58,10 +68,8 @@ class EncoderDecoder(nn.Module):
         side = Side(_positions(batch.get("positions"), inputs), batch.get("segments"))
         x_BxTxD = self.target_embedding(inputs)
         decoder_gates = gates.get("decoder")
-        states, _ = self.decoder(
-            x_BxTxD, Mask(side, side, "causal"), memory=memory, gates=decoder_gates, deterministic=deterministic
-        )
-        return states
+        mask = Mask(side, side, causal_rule(self.config, deterministic))
+        return self.decoder(x_BxTxD, mask, memory=memory, gates=decoder_gates, deterministic=deterministic)[0]
 
     def logits(self, states_BxTxD: Array) -> Array:
         """States to logits BxTxN."""
@@ -89,6 +97,9 @@ class EncoderDecoder(nn.Module):
     def step(self, tokens_BxT: Array, cache: Cache, memory: Memory, valid_BxT: Array | None = None) -> tuple[Array, Cache]:
         """Logits BxTxN after each of T >= 1 tokens, which follow those in the cache. `valid_BxT`: False: a token is padding."""
         valid = jnp.ones(tokens_BxT.shape, bool) if valid_BxT is None else valid_BxT
+        if not self.config.causal_evaluation:
+            states, cache = read_again(self.decoder, self.target_embedding, tokens_BxT, cache, memory, valid)
+            return self.logits(states), finish_step(cache, valid)
         cache, mask = advance_cache(cache, valid)
         states, new_cache = self.decoder(self.target_embedding(tokens_BxT), mask, memory=memory, cache=cache)
         assert new_cache is not None
@@ -114,9 +125,10 @@ class DecoderOnly(nn.Module):
 
     def states(self, batch: Mapping[str, Array], deterministic: bool = True, gates: Mapping[str, Any] | None = None) -> Array:
         """The last states BxTxD; `logits` makes logits of them."""
-        inputs, prefix = batch["inputs"], batch.get("prefix")
+        inputs, prefix = batch["inputs"], None if self.config.causal_prefix else batch.get("prefix")
         side = Side(_positions(batch.get("positions"), inputs), batch.get("segments"), None if prefix is None else prefix > 0)
-        mask = Mask(side, side, "causal" if prefix is None else "prefix")
+        rule = causal_rule(self.config, deterministic)
+        mask = Mask(side, side, "prefix" if rule == "causal" and prefix is not None else rule)
         own = (gates or {}).get("decoder")
         return self.decoder(self.target_embedding(inputs), mask, gates=own, deterministic=deterministic)[0]
 
@@ -133,7 +145,10 @@ class DecoderOnly(nn.Module):
     ) -> tuple[Array, Cache]:
         """As EncoderDecoder's. `whole`: the tokens are a prefix, all of which each of them sees."""
         valid = jnp.ones(tokens_BxT.shape, bool) if valid_BxT is None else valid_BxT
-        cache, mask = advance_cache(cache, valid, whole)
+        if not self.config.causal_evaluation:
+            states, cache = read_again(self.decoder, self.target_embedding, tokens_BxT, cache, memory, valid)
+            return self.logits(states), finish_step(cache, valid)
+        cache, mask = advance_cache(cache, valid, whole and not self.config.causal_prefix)
         states, new_cache = self.decoder(self.target_embedding(tokens_BxT), mask, cache=cache)
         assert new_cache is not None
         return self.logits(states), finish_step(new_cache, valid)

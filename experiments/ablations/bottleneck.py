@@ -1,0 +1,94 @@
+"""Does one vector hold a long sentence? Lists that are translated item by item. Bahdanau et al. 2015, Sutskever et al. 2014.
+
+    python launch.py --mode=ablate --config=experiments/ablations/bottleneck.py --workdir=runs/bottleneck
+
+Not run yet. Lists of 5 to 60 items, each drawn on its own, so that what is said of k of them must have been kept of all k.
+Widths make parameters equal. Wider and narrower vectors: bottleneck_width.py.
+"""
+
+import dataclasses
+
+from experiments import algorithms, rnn_bahdanau
+from transformer.config import Checkpoint, Config
+from transformer.settings import override
+from transformer.studies.study import Claim, Metric, Study
+
+STEPS = 500
+LENGTHS = "5,15,30,45,61"
+WIDTHS = {"fixed": 102, "Luong": 94}  # d_model at which parameters are as many as Bahdanau's with 128
+METRICS = (
+    Metric("test/word_accuracy@45-60", "higher"),
+    Metric("test/word_accuracy@30-44", "higher"),
+    Metric("test/word_accuracy@15-29", "higher"),
+    Metric("test/word_accuracy@5-14", "higher"),
+    Metric("validation/nll", "lower"),
+)
+TRANSFORMER = {
+    "family": "encoder_decoder",
+    "model.num_encoder_layers": "2",
+    "model.num_decoder_layers": "2",
+    "model.d_model": "96",
+    "model.d_ff": "192",
+    "model.num_heads": "4",
+    "train.learning_rate": "0.002",
+}
+
+
+def base() -> Config:
+    """Bahdanau's model on lists."""
+    lists = {"data.algorithm": "list", "data.algorithm_train_lengths": "5,60", "data.algorithm_test_lengths": "none"}
+    task = override(algorithms.get_config(), lists | {"evaluate.lengths": LENGTHS, "evaluate.scores": "word_accuracy"})
+    whole = dataclasses.replace(
+        rnn_bahdanau.get_config(),
+        data=task.data,
+        evaluate=task.evaluate,
+        search=task.search,
+        checkpoint=Checkpoint(every_steps=STEPS, keep_last=1),
+    )
+    return override(whole, {"train.steps": str(STEPS), "train.label_smoothing": "0"})
+
+
+def fixed(width: int, reverse: bool = False) -> dict[str, str]:
+    """Sutskever's: two layers of LSTM, of which the last states are handed on."""
+    return {
+        "model.num_encoder_layers": "2",
+        "model.num_decoder_layers": "2",
+        "model.d_model": str(width),
+        "model.num_heads": "1",  # of no use here, but a divisor of any width
+        "model.recurrent.cell": "lstm",
+        "model.recurrent.attention": "none",
+        "model.recurrent.bidirectional": "false",
+        "model.recurrent.reverse_source": str(reverse).lower(),
+    }
+
+
+def get_study() -> Study:
+    luong = fixed(WIDTHS["Luong"]) | {"model.recurrent.attention": "luong_general"}
+    return Study(
+        question="Does one vector hold a long sentence?",
+        claims=(
+            Claim(
+                text="Without attention the score drops dramatically as sentences get longer; with it, it does not.",
+                source="Bahdanau et al. 2015, 5.1 and Figure 2",
+                kind="worse",
+                arms=("fixed", "fixed, reversed"),
+            ),
+            Claim(
+                text="A source that is read from its end is easier: perplexity 4.7 for 5.8, BLEU 30.6 for 25.9.",
+                source="Sutskever et al. 2014, 3.3",
+                kind="order",
+                arms=("fixed, reversed", "fixed"),
+            ),
+        ),
+        base=base(),
+        arms={
+            "Bahdanau": {},
+            "fixed": fixed(WIDTHS["fixed"]),
+            "fixed, reversed": fixed(WIDTHS["fixed"], reverse=True),
+            "Luong": luong,
+            "Transformer": TRANSFORMER,
+        },
+        metrics=METRICS,
+        compare_with="Bahdanau",
+        fair=("steps", "tokens", "parameters"),
+    )

@@ -1,0 +1,39 @@
+"""What is the causal mask for? With and without it, in training and in evaluation. Vaswani et al. 2017, 3.2.3.
+
+    python launch.py --mode=ablate --config=experiments/ablations/causal_mask.py --workdir=runs/causal_mask
+
+Not run yet. Trained and scored without a mask a model reads what it is to say: its loss goes to 0, and what it says is
+useless. Without a mask in evaluation, all that was said is read again for each new token, as a cache is causal by itself.
+"""
+
+from experiments.shapes import studies
+from transformer.studies.study import Claim, Metric, Study
+
+
+def get_study() -> Study:
+    off = {"training": {"model.causal_training": "false"}, "evaluation": {"model.causal_evaluation": "false"}}
+    return Study(
+        question="What is the causal mask for?",
+        claims=(
+            Claim(
+                text="The mask preserves the auto-regressive property: it keeps what follows from flowing back.",
+                source="Vaswani et al. 2017, 3.2.3",
+                kind="worse",
+                arms=("none in training", "none at all"),
+            ),
+        ),
+        base=studies.number_words(steps=300),
+        arms={
+            "both": {},
+            "none in training": off["training"],
+            "none in evaluation": off["evaluation"],
+            "none at all": off["training"] | off["evaluation"],
+        },
+        metrics=(
+            Metric("test/exact_match", "higher"),
+            Metric("validation/nll", "lower"),
+            Metric("test/nll", "lower"),
+        ),
+        compare_with="both",
+        fair=("steps", "tokens", "flops", "parameters"),
+    )

@@ -1,0 +1,34 @@
+"""Encoder-decoder or a decoder alone, at equal FLOPs? As families.py; a decoder alone has half the layers. Raffel et al. 2020.
+
+    python launch.py --mode=ablate --config=experiments/ablations/families_flops.py --workdir=runs/families_flops
+
+Not run yet. FLOPs are those of rows of 64 source and 64 target tokens, or of 128 of both.
+"""
+
+import dataclasses
+
+from experiments.ablations import families
+from transformer.studies.study import Claim, Study
+
+
+def get_study() -> Study:
+    study = families.get_study()
+    return dataclasses.replace(
+        study,
+        question="Encoder-decoder or a decoder alone, at equal FLOPs?",
+        claims=(
+            Claim(
+                text="At equal cost the encoder-decoder, with twice the parameters, is better: 26.98 BLEU against 26.43.",
+                source="Raffel et al. 2020, 3.2.4 and Table 2, EnDe",
+                kind="worse",
+                arms=("prefix LM",),
+            ),
+            study.claims[1],
+        ),
+        arms={
+            "encoder-decoder": {},
+            "prefix LM": families.decoder(2),
+            "language model": families.decoder(2, **{"model.causal_prefix": "true"}),
+        },
+        fair=("steps", "flops"),
+    )

@@ -1,0 +1,45 @@
+"""Does the number of heads matter at equal compute, d_k = d_v = d_model / h? Vaswani et al. 2017, Table 3 (A).
+
+    python launch.py --mode=ablate --config=experiments/ablations/heads.py --workdir=runs/heads
+
+Not run yet. "summed" replaces W^O by one block of d_v rows on the sum of the heads. Concatenation before W^O is a sum over
+heads too, sum_i head_i W^O_i; summed, the W^O_i are one, so heads cannot write to places of their own. It has fewer
+parameters, which a wider feed-forward layer gives back. The paper's own models: vaswani_table3.py.
+"""
+
+from experiments.shapes import studies
+from transformer.studies.study import Claim, Study
+
+
+def get_study() -> Study:
+    return Study(
+        question="Does the number of heads matter at equal compute?",
+        claims=(
+            Claim(
+                text="A single head is 0.9 BLEU worse than the best setting (perplexity 5.29 against 4.92: 0.073 nats).",
+                source="Vaswani et al. 2017, 6.2 and Table 3 (A)",
+                kind="worse",
+                arms=("1 head",),
+                effect=0.073,
+            ),
+            Claim(
+                text="Quality also drops off with too many heads (perplexity 5.01 against 4.92: 0.018 nats).",
+                source="Vaswani et al. 2017, 6.2 and Table 3 (A)",
+                kind="worse",
+                arms=("16 heads",),
+                effect=0.018,
+            ),
+        ),
+        base=studies.number_words(),
+        arms={
+            "4 heads": {},
+            "1 head": {"model.num_heads": "1"},
+            "2 heads": {"model.num_heads": "2"},
+            "8 heads": {"model.num_heads": "8"},
+            "16 heads": {"model.num_heads": "16"},
+            "4 heads, summed": {"model.attention_heads": "summed", "model.d_ff": "584"},
+        },
+        metrics=studies.NUMBER_WORDS,
+        compare_with="4 heads",
+        fair=("steps", "tokens", "flops", "parameters"),
+    )

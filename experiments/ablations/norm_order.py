@@ -1,0 +1,56 @@
+"""Pre- or post-norm, with and without warm-up, at two learning rates? Six layers a side. Xiong et al. 2020.
+
+    python launch.py --mode=ablate --config=experiments/ablations/norm_order.py --workdir=runs/norm_order
+
+Not run yet. Narrow, so that depth is cheap; norm_order_12.py and norm_order_18.py are deeper. Runs that diverge are outcomes.
+"""
+
+from experiments.shapes import studies
+from transformer.config import Config
+from transformer.settings import override
+from transformer.studies.study import Claim, Study
+
+RATES = ("0.001", "0.004")
+SOURCE = "Xiong et al. 2020, 3.2 and 4 (IWSLT14 German to English)"
+
+
+def base(depth: int) -> Config:
+    sizes = {"num_encoder_layers": depth, "num_decoder_layers": depth, "d_model": 32, "d_ff": 64, "num_heads": 2}
+    return override(studies.number_words(**sizes), {"train.batch_tokens": "1024"})
+
+
+def study(depth: int) -> Study:
+    arms = {}
+    for rate in RATES:
+        for order in ("post", "pre"):
+            for name, steps in (("warm-up", "50"), ("none", "0")):
+                changes = {"model.norm_order": order, "train.warmup_steps": steps, "train.learning_rate": rate}
+                arms[f"{order}, {name}, {rate}"] = changes
+    high = RATES[-1]
+    return Study(
+        question=f"Pre- or post-norm, with and without warm-up, {depth} layers a side?",
+        claims=(
+            Claim(
+                text="Post-norm needs the warm-up: without it 8.45 BLEU, with it about 34.",
+                source=SOURCE,
+                kind="worse",
+                arms=(f"post, none, {high}",),
+            ),
+            Claim(
+                text="Pre-norm does not: without warm-up it comes to about 34 too, as post-norm does only with it.",
+                source=SOURCE,
+                kind="order",
+                arms=(f"pre, none, {high}", f"post, none, {high}"),
+            ),
+        ),
+        base=base(depth),
+        arms=arms,
+        metrics=studies.NUMBER_WORDS,
+        compare_with=f"post, warm-up, {high}",
+        seeds=3,
+        fair=("steps", "tokens", "flops", "parameters"),
+    )
+
+
+def get_study() -> Study:
+    return study(6)

@@ -1,0 +1,53 @@
+"""What do queries, keys and values each do? One is taken away at a time, where values are recalled by their keys.
+
+    python launch.py --mode=ablate --config=experiments/ablations/qkv.py --workdir=runs/qkv
+
+Not run yet. A decoder alone reads pairs and a key, "a 3 b 7 c 1 ? b", and says the value. What a projection had is given to
+the feed-forward layers. "even weights" are attention with a factor of 0 on the logits: its queries and keys are there and do
+nothing. "hard maximum" puts all weight on one key, and learns by the gradient of the softmax. Positions are learned and
+added to what is read, so that every arm has them.
+"""
+
+from experiments.shapes import studies
+from transformer.studies.study import Claim, Metric, Study
+
+
+def get_study() -> Study:
+    return Study(
+        question="What do queries, keys and values each do?",
+        claims=(
+            Claim(
+                text="What is returned is a sum of the values, weighted by how well the query agrees with each key.",
+                source="Vaswani et al. 2017, 3.2: without a query there is no recall",
+                kind="worse",
+                arms=("even weights",),
+            ),
+            Claim(
+                text="Keys that are the queries do not affect the performance of a Transformer.",
+                source="Kitaev et al. 2020 (Reformer), section 2",
+                kind="equal",
+                arms=("Q = K",),
+                margin=0.05,
+            ),
+        ),
+        base=studies.gpt_algorithm("recall", (2, 8), (2, 8), steps=600, positions="learned"),
+        arms={
+            "Q, K, V": {},
+            "Q = K": {"model.attention_keys": "queries", "model.d_ff": "576"},
+            "V = inputs": {"model.attention_values": "inputs", "model.d_ff": "576"},
+            "Q = K, V = inputs": {
+                "model.attention_keys": "queries",
+                "model.attention_values": "inputs",
+                "model.d_ff": "640",
+            },
+            "even weights": {"model.attention_scale": "0"},
+            "hard maximum": {"model.attention_maximum": "hard"},
+        },
+        metrics=(
+            Metric("validation/nll", "lower"),
+            Metric("validation/nll", "lower", take="updates", target=0.5),
+            Metric("test/exact_match", "higher"),
+        ),
+        compare_with="Q, K, V",
+        fair=("steps", "tokens", "flops", "parameters"),
+    )

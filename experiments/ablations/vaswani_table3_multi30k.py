@@ -1,0 +1,61 @@
+"""A small twin of Table 3 of "Attention Is All You Need": its rows in the same proportions, on Multi30k.
+
+    python launch.py --mode=ablate --config=experiments/ablations/vaswani_table3_multi30k.py --workdir=runs/table3_multi30k \
+        --config.base.data.directory=DIR
+
+DIR is as for experiments/multi30k.py. Not run yet. The base model is the paper's, an eighth as wide and half as deep, with four
+heads; claims are the paper's of the row of the same name, on other text and after far less training.
+"""
+
+import dataclasses
+
+from experiments.ablations import vaswani_table3
+from experiments.shapes import studies
+from transformer.config import Config, Model
+from transformer.studies.study import Study
+
+# Row of the paper -> what it changes here.
+ROWS = {
+    "A: h 1": {"model.num_heads": "1"},
+    "A: h 4": {"model.num_heads": "2"},
+    "A: h 16": {"model.num_heads": "8"},
+    "A: h 32": {"model.num_heads": "16"},
+    "B: d_k 16": {"model.d_k": "4"},
+    "B: d_k 32": {"model.d_k": "8"},
+    "C: N 2": {"model.num_encoder_layers": "1", "model.num_decoder_layers": "1"},
+    "C: N 4": {"model.num_encoder_layers": "2", "model.num_decoder_layers": "2"},
+    "C: N 8": {"model.num_encoder_layers": "4", "model.num_decoder_layers": "4"},
+    "C: d_model 256": {"model.d_model": "32"},
+    "C: d_model 1024": {"model.d_model": "128"},
+    "C: d_ff 1024": {"model.d_ff": "128"},
+    "C: d_ff 4096": {"model.d_ff": "512"},
+    "D: dropout 0": {"model.dropout_rate": "0"},
+    "D: dropout 0.2": {"model.dropout_rate": "0.2"},
+    "D: smoothing 0": {"train.label_smoothing": "0"},
+    "D: smoothing 0.2": {"train.label_smoothing": "0.2"},
+    "E: learned": {"model.positions": "learned"},
+    "big": {
+        "model.d_model": "128",
+        "model.d_ff": "512",
+        "model.num_heads": "8",
+        "model.dropout_rate": "0.3",
+        "train.steps": "1200",
+    },
+}
+
+
+def base() -> Config:
+    model = Model(num_encoder_layers=3, num_decoder_layers=3, d_model=64, d_ff=256, num_heads=4, max_positions=64, unroll=3)
+    whole = studies.multi30k(400, model)
+    return dataclasses.replace(whole, data=dataclasses.replace(whole.data, test=None))
+
+
+def get_study() -> Study:
+    whole = vaswani_table3.get_study()
+    return dataclasses.replace(
+        whole,
+        question="What does each part of a small Transformer contribute, on Multi30k?",
+        base=base(),
+        arms={"base": {}} | ROWS,
+        seeds=3,
+    )

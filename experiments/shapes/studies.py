@@ -1,0 +1,82 @@
+"""Bases of studies: runs of a minute or two on two cores, on tasks and of lengths at which arms can still differ.
+
+Losses are without label smoothing, so that nothing but the arm holds them up.
+"""
+
+import dataclasses
+from typing import Any
+
+from experiments import gpt_algorithms
+from experiments import number_words as default_job
+from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search, Train
+from transformer.studies.study import Metric
+
+# Of number words: how far a run came, how soon it was half way, and what it is good for.
+NUMBER_WORDS = (
+    Metric("validation/nll", "lower"),
+    Metric("validation/nll", "lower", take="updates", target=0.5),
+    Metric("test/exact_match", "higher"),
+)
+
+
+def number_words(steps: int = 200, **model: Any) -> Config:
+    """The default job, which is learned whole in 500 updates, ended before that. Texts have 64 tokens at most."""
+    base = default_job.get_config()
+    return dataclasses.replace(
+        base,
+        model=dataclasses.replace(base.model, **model),
+        data=dataclasses.replace(base.data, max_source_length=64, max_target_length=64, number_test_size=1000),
+        train=dataclasses.replace(base.train, steps=steps, label_smoothing=0.0, evaluate_every=25),
+        evaluate=Evaluate(scores=("exact_match",)),
+        checkpoint=Checkpoint(every_steps=steps, keep_last=1),
+    )
+
+
+def multi30k(steps: int, model: Model, share: str = "") -> Config:
+    """Multi30k, English to German, in `config.base.data.directory`; `share`: a slice of the training pairs, "[:10%]"."""
+    return Config(
+        model=model,
+        data=Data(
+            source="text",
+            train=f"train{share}",
+            validation="val",
+            test="test_2016_flickr",
+            vocabulary_size=4000,
+            max_source_length=64,
+            max_target_length=64,
+            batching="bucketed",
+            buckets=4,
+        ),
+        train=Train(
+            steps=steps,
+            batch_tokens=2048,
+            learning_rate=2e-3,
+            warmup_steps=100,
+            schedule="linear",
+            evaluate_every=50,
+        ),
+        evaluate=Evaluate(scores=("bleu",), bleu_tokenize="none"),
+        search=Search(beam_size=1, batch_size=256),
+        checkpoint=Checkpoint(every_steps=steps, keep_last=1),
+    )
+
+
+def gpt_algorithm(algorithm: str, lengths: tuple[int, int], test: tuple[int, int], steps: int, **model: Any) -> Config:
+    """An embedded algorithm, by a decoder alone. Embeddings are as large as sinusoids, so that both are heard."""
+    base = gpt_algorithms.get_config()
+    model = {"embedding_scale": "sqrt(d_model)", "embedding_init": "1/sqrt(d_model)", "max_positions": 128} | model
+    return dataclasses.replace(
+        base,
+        model=dataclasses.replace(base.model, **model),
+        data=dataclasses.replace(
+            base.data,
+            algorithm=algorithm,
+            algorithm_train_lengths=lengths,
+            algorithm_test_lengths=test,
+            puzzle_train_size=50_000,
+            max_source_length=128,
+            max_target_length=128,
+        ),
+        train=dataclasses.replace(base.train, steps=steps, evaluate_every=steps // 10),
+        checkpoint=Checkpoint(every_steps=steps, keep_last=1),
+    )
