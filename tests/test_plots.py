@@ -11,6 +11,7 @@ import pytest
 
 from transformer import plots
 from transformer.errors import UserError
+from transformer.plots import style
 
 WORDS = ["▁Das", "▁Mädchen", "läuft", "▁über", "die", "▁Straße", ",", "▁und", "sieht", "▁Hunde"]
 ODD = [
@@ -271,7 +272,7 @@ def test_printable():
 
 
 def test_word_mark_without_a_glyph(monkeypatch):
-    monkeypatch.setattr(plots, "_fonts", lambda: [])
+    monkeypatch.setattr(style, "_fonts", lambda: [])
     assert plots.printable("▁x") == "_□"
 
 

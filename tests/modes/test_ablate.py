@@ -1,4 +1,4 @@
-"""Studies through the command line: real runs, a real kill, the dry run, and what is said of wrong input."""
+"""Studies through the command line: real runs, a real kill, their report, the dry run, and what is said of wrong input."""
 
 import csv
 import functools
@@ -13,7 +13,8 @@ import kinds
 import pytest
 from trained import ROOT, command
 
-from transformer.studies import runs
+from transformer.studies import results, runs
+from transformer.studies.outcomes import Outcome
 from transformer.studies.plan import Pace
 
 STUDY = """
@@ -60,37 +61,62 @@ def table(workdir: str) -> list[dict[str, str]]:
 
 
 def test_a_killed_study_ends_as_one_that_was_not(folder):
+    """And it finds what is known: an arm that cannot learn is worse."""
+    still = '"false", "train.learning_rate": "1e-9", "model.initializer": "normal"}'  # it says one half and one half
+    frozen = study('"false"}', still).replace("seeds=1", "seeds=2")
+    frozen = frozen.replace('Claim("it does", "here", "better"', 'Claim("what stands still is worse", "here", "worse"')
+    (folder / "study.py").write_text(
+        frozen.replace('"6"', '"60"').replace('every": "2"', 'every": "20"').replace('steps": "2"', 'steps": "20"')
+    )
+    for split in ("train", "validation", "test"):  # a label that is there to be learned
+        lines = [f"{'yes' if 'egg' in text else 'no'}\t{text}" for text in ("ann has egg", "ben has fan", "cat has hen", "egg")]
+        (folder / "data" / f"{split}.tsv").write_text("\n".join(lines * 10) + "\n")
+
     whole = ablate("--workdir=whole", "--workers=2")
     assert whole.status == 0 and whole.out == "", whole.err
-    assert whole.err.splitlines()[-1] == "results: whole/results.csv"
+    assert whole.err.splitlines()[-1] == "report: whole/report.md, report.html, figure.png, figure.svg; from results.csv"
     rows = table("whole")
-    assert [(row["arm"], row["status"]) for row in rows] == [("post", "finished"), ("pre", "finished")]
+    assert [(row["arm"], row["seed"], row["status"]) for row in rows] == [
+        (arm, seed, "finished") for arm in ("post", "pre") for seed in "01"
+    ]
     for row in rows:
-        [scores] = [
-            json.loads(file.read_text())["scores"] for file in Path("whole/runs", row["arm"]).glob("*/evaluation/test.json")
-        ]
+        [run] = Path("whole/runs", row["arm"]).glob(f"{row['seed']}-*/")
+        scores = json.loads((run / "evaluation" / "test.json").read_text())["scores"]
         assert float(row["test/nll"]) == scores["nll"] and float(row["test/accuracy"]) == scores["accuracy"]
-        [metrics] = [file.read_text().splitlines() for file in Path("whole/runs", row["arm"]).glob("*/metrics.jsonl")]
-        last = json.loads(metrics[-1])
-        assert last["step"] == 6 and float(row["validation/nll"]) == last["validation/nll"]
+        last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+        assert last["step"] == 60 and float(row["validation/nll"]) == last["validation/nll"]
+        assert row["curve of validation/nll"].split()[-1] == f"60:{last['validation/nll']:.5g}"
         assert int(row["parameters"]) > 1000 and float(row["flops"]) > 0 and "jax=" in row["versions"]
-    assert rows[0]["validation/nll"] != rows[1]["validation/nll"] and rows[0]["parameters"] == rows[1]["parameters"]
+    assert len({row["validation/nll"] for row in rows}) == 4 and len({row["parameters"] for row in rows}) == 1
+    report = Path("whole/report.md").read_text()
+    assert "**Verdict: agrees.** The runs agree with the claim: in `validation/nll`, `pre` is worse than `post` by " in report
+    assert "`model.final_norm=false` `model.initializer=normal` `model.norm_order=pre` `train.learning_rate=1e-09`" in report
+    assert "/" not in report[report.index("data.directory=") :].splitlines()[0]
 
-    shutil.copytree("whole", "killed", ignore=shutil.ignore_patterns("pre", "results.csv"))  # as after the first run
+    shutil.copytree("whole", "killed", ignore=shutil.ignore_patterns("1-*", "results.csv", "report.*", "figure.*"))
+    [first] = Path("whole/runs/post").glob("1-*/")
+    shutil.copytree(first, Path("killed/runs/post", first.name))  # as before the last run
     process = subprocess.Popen(
         [sys.executable, ROOT / "launch.py", "--mode=ablate", "--config=study.py", "--workdir=killed"],
         stderr=subprocess.DEVNULL,
     )
     second = Path("killed/runs/pre")
-    while not any(file.read_text().count("\n") > 1 for file in second.glob("*/metrics.jsonl")):
+    while not any(file.read_text().count("\n") > 1 for file in second.glob("1-*/metrics.jsonl")):
         assert process.poll() is None
         time.sleep(0.02)
     process.kill()
     assert process.wait() == -9
-    assert [row["arm"] for row in table("killed")] == ["post"] and not list(second.glob("*/evaluation"))
+    assert table("killed") == rows[:3] and not list(second.glob("1-*/evaluation"))
     again = ablate("--workdir=killed")
-    assert again.status == 0 and again.err.startswith("1 of 2 runs are done already\n2/2 runs  pre, seed 0: validation/nll ")
+    assert again.status == 0 and again.err.startswith("3 of 4 runs are done already\n4/4 runs  pre, seed 1: validation/nll ")
     assert table("killed") == rows
+
+    Path("kept").mkdir()
+    shutil.copy("whole/results.csv", "kept")
+    alone = command("--mode=report", "--config=study.py", "--workdir=kept")
+    assert alone.status == 0 and alone.err.startswith("report: kept/report.md"), alone.err
+    for name in ("report.md", "report.html", "figure.svg"):
+        assert Path("kept", name).read_bytes() == Path("whole", name).read_bytes()
 
 
 def test_a_dry_run_trains_nothing(folder, monkeypatch):
@@ -108,11 +134,19 @@ def test_a_dry_run_trains_nothing(folder, monkeypatch):
 def test_a_failed_arm_is_status_1(folder, monkeypatch):
     def run_all(plan, root, train, workers):
         first, second = plan.runs({})
-        return runs.Results({first: runs.Outcome("finished"), second: runs.Outcome("failed", error="x")}, False)
+        found = {first: Outcome("finished", {"validation/nll": 1.0}), second: Outcome("failed", error="x")}
+        results.write(plan, root, found)
+        return runs.Results(found, False)
 
     monkeypatch.setattr(runs, "run_all", run_all)
     result = ablate("--workdir=run")
     assert result.status == 1 and result.err.splitlines()[-1] == "failed: 1 runs, of pre; the same command tries them again"
+    assert "- `pre`, seed 0: failed, x" in Path("run/report.md").read_text()
+
+
+def test_a_report_needs_results_of_its_study(folder):
+    result = command("--mode=report", "--config=study.py", "--workdir=run")
+    assert (result.status, result.err) == (2, "launch.py: run/results.csv: there is no such file; --mode=ablate makes it\n")
 
 
 def study(old: str, new: str) -> str:

@@ -15,6 +15,7 @@ from transformer.modes.scoring import reported
 from transformer.studies import plan as plans
 from transformer.studies import study as studies
 from transformer.studies.plan import Pace
+from transformer.studies.study import Metric
 
 ROOT = Path(__file__).parents[2] / "experiments"
 NAMES = ["validation/nll", "test/bleu"]
@@ -93,6 +94,17 @@ def test_what_is_equal_is_counted_as_describe_does():
 def test_a_metric_must_be_reported():
     with pytest.raises(UserError, match="metric 'test/bleu': arm '8' does not report it; did you mean 'test/blue'"):
         plans.make(STUDY, lambda config: ["validation/nll", "test/blue"])
+
+
+def test_updates_are_counted_by_what_is_reported_as_training_goes_on():
+    alone = small.config(data__test=None)
+    at_end = {"base": alone, "metrics": (Metric("validation/bleu", "higher"),), "claims": ()}
+    study = studies.validate(dataclasses.replace(STUDY, **at_end))
+    plans.make(study, reported)
+    counting = dataclasses.replace(study, metrics=(Metric("validation/bleu", "higher", "updates", 30.0),))
+    with pytest.raises(UserError, match="metric 'validation/bleu': arm '8' does not report it"):
+        plans.make(counting, reported)
+    plans.make(dataclasses.replace(study, metrics=(Metric("validation/nll", "lower", "updates", 1.0),)), reported)
 
 
 def test_families_must_have_the_objective():

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import io
+import math
 import os
 import signal
 import subprocess
@@ -19,8 +20,8 @@ from test_study import STUDY
 from transformer.errors import UserError
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
+from transformer.studies import outcomes, runs, study
 from transformer.studies import plan as plans
-from transformer.studies import runs, study
 from transformer.studies.plan import Pace
 from transformer.studies.study import Metric
 
@@ -157,16 +158,32 @@ def test_a_run_that_diverged_and_then_failed_has_diverged(tmp_path):
 
 def test_numbers_come_from_the_workdir(tmp_path):
     workdir = Workdir(tmp_path)
-    assert runs.outcome(tmp_path, ()) is None
+    assert outcomes.read(tmp_path, ()) is None
     (tmp_path / "evaluation").mkdir()
     workdir.evaluation_file("test").write_text('{"scores": {"nll": 9.0, "bleu": 30.0, "perplexity": null}}')
     values = [0.5, 0.25, 0.75]
     workdir.metrics_file.write_text("".join(f'{{"step": {n}, "validation/nll": {v}}}\n' for n, v in enumerate(values, 1)))
     metrics = [Metric("validation/nll", "lower"), Metric("validation/nll", "lower", "best")]
     metrics += [Metric("validation/nll", "higher", "best"), Metric("test/bleu", "higher"), Metric("test/perplexity", "lower")]
-    found = [runs.outcome(tmp_path, [metric]) for metric in metrics]
-    assert [list(each.metrics.values()) for each in found if each] == [[0.75], [0.25], [0.75], [30.0], []]
+    metrics += [
+        Metric("validation/nll", better, "updates", x) for better, x in (("lower", 0.3), ("higher", 0.5), ("lower", 0.2))
+    ]
+    metrics += [Metric("validation/bleu", "higher", "updates", 1.0)]
+    found = [outcomes.read(tmp_path, [metric]) for metric in metrics]
+    assert [list(each.metrics.values()) for each in found if each] == [
+        [0.75],
+        [0.25],
+        [0.75],
+        [30.0],
+        [],
+        [2],
+        [1],
+        [math.inf],
+        [],
+    ]
     assert [metric.label for metric in metrics[:2]] == ["validation/nll", "validation/nll (best)"]
+    assert metrics[5].label == "updates until validation/nll <= 0.3" and metrics[6].label.endswith("nll >= 0.5")
+    assert not metrics[6].higher_is_better and metrics[3].higher_is_better
 
 
 def test_learning_rates_are_chosen_on_validation(tmp_path, in_process):
@@ -177,6 +194,7 @@ def test_learning_rates_are_chosen_on_validation(tmp_path, in_process):
     results, _ = run_all(made, tmp_path)
     rows = table(tmp_path)
     search = [row for row in rows if row["part"] == "search"]
+    assert [row["validation/nll"] != "" for row in search] == [True] * 6 + [False] * 6  # what they were chosen by
     assert [(row["arm"], row["learning_rate"]) for row in search] == [
         (arm, rate) for arm in arms for rate in ("0.1", "0.3", "0.7")
     ]
@@ -186,10 +204,12 @@ def test_learning_rates_are_chosen_on_validation(tmp_path, in_process):
         ("b", "0.3", "finished"),
         ("d", "0.1", "diverged"),
     ]
-    assert runs.chooser(made).name == "validation/nll"
+    assert outcomes.chooser(made.study).name == "validation/nll"
     higher = plan({"a": {}, "b": {"model.d_ff": "9"}}, learning_rates=(0.7, 0.1), metrics=(Metric("test/bleu", "higher"),))
-    found = {run: runs.Outcome("finished", {"validation/bleu": run.config.train.learning_rate or 0}) for run in higher.search()}
-    assert runs.choose(higher, found) == {"a": 0.7, "b": 0.7}
+    found = {
+        run: outcomes.Outcome("finished", {"validation/bleu": run.config.train.learning_rate or 0}) for run in higher.search()
+    }
+    assert outcomes.choose(higher.study, found) == {"a": 0.7, "b": 0.7}
 
 
 def test_embedded_data_is_made_once(tmp_path):

@@ -177,6 +177,14 @@ def test_divergence_is_fishers_exact_test():
     assert result["c"].p == pytest.approx(stats.fisher_exact([[2, 3], [0, 5]]).pvalue)
 
 
+def test_a_run_that_failed_is_no_outcome():
+    """None says nothing of its arm: not a value, and not a run that diverged."""
+    table = {"a": [1.0, 2.0, None, 3.0], "b": [None, NAN, None, None]}
+    assert statistics.diverged(table, "a") == {"a": (0, 3, None), "b": (1, 1, pytest.approx(0.25))}
+    assert statistics.interval(table["a"]) == statistics.interval([1.0, 2.0, 3.0])
+    assert statistics.compare(table, "a").differences["b", "a"].value is None
+
+
 def test_bad_tables_are_named():
     with pytest.raises(UserError, match="a: 2, b: 1"):
         statistics.compare({"a": [1.0, 2.0], "b": [1.0]}, "a")

@@ -23,6 +23,17 @@ def claim(**changes) -> dict:
     return {"claims": (dataclasses.replace(STUDY.claims[0], **changes),)}
 
 
+def exponent(**changes) -> dict:
+    return claim(
+        **{"kind": "exponent", "arms": ("8", "16", "24"), "sizes": (1.0, 2.0, 3.0), "exponent": 0.1, "margin": 0.1} | changes
+    )
+
+
+def test_claims_of_a_law_and_of_a_size():
+    studies.validate(dataclasses.replace(STUDY, **exponent()))
+    studies.validate(dataclasses.replace(STUDY, **claim(effect=0.2)))
+
+
 def test_arms_are_the_base_with_changes():
     assert studies.validate(STUDY) is STUDY
     configs = studies.arm_configs(STUDY)
@@ -61,6 +72,34 @@ WRONG = {
     "claim of itself": (claim(arms=("8",)), "claim 1: of kind better it compares '8'"),
     "order of one": (claim(kind="order", arms=("8",)), "of kind order it names 1 arms; name 2 at least"),
     "exponent of two": (claim(kind="exponent", arms=("8", "16")), "name 3 at least"),
+    "sizes": (exponent(sizes=(1.0, 2.0)), "claim 1: its sizes are (1.0, 2.0); name one above 0 for each of its 3 arms"),
+    "sizes that are equal": (exponent(sizes=(1.0, 2.0, 2.0)), "three that differ"),
+    "sizes of 0": (exponent(sizes=(0.0, 1.0, 2.0)), "name one above 0"),
+    "no exponent": (exponent(exponent=None), "claim 1: its exponent is None; wants the published one"),
+    "exponent within nothing": (exponent(margin=0.0), "its margin is 0.0; wants a number above 0"),
+    "exponent of a score": (
+        exponent() | {"metrics": STUDY.metrics[1:]},
+        "claim 1: of kind exponent it is on a loss, and the first metric is 'test/bleu'",
+    ),
+    "sizes of no exponent": (
+        claim(sizes=(1.0, 2.0)),
+        "claim 1: sizes and exponent are for kind exponent, it is of kind better",
+    ),
+    "effect": (claim(effect=-1.0), "claim 1: its effect is -1.0; wants a number above 0"),
+    "effect of equality": (claim(kind="equal", effect=1.0), "its effect is 1.0; wants a number above 0, of a difference"),
+    "target of no updates": (
+        {"metrics": (Metric("validation/nll", "lower", "best", 1.0),)},
+        "metric 'validation/nll': a target is for take='updates'",
+    ),
+    "updates without a target": ({"metrics": (Metric("validation/nll", "lower", "updates"),)}, "which needs one"),
+    "updates until a test": (
+        {"metrics": (Metric("test/bleu", "higher", "updates", 30.0),)},
+        "metric 'test/bleu': updates are counted on validation",
+    ),
+    "different updates": (
+        {"metrics": (Metric("validation/nll", "lower", "updates", 1.0),), "arms": {"8": {}, "b": {"train.steps": "9"}}},
+        "metric 'updates until validation/nll <= 1': arms have 9 and 40 updates; give all the same",
+    ),
     "equal within nothing": (claim(kind="equal", margin=0.0), "its margin is 0.0; wants a number above 0"),
     "margin": (claim(margin=-1.0), "its margin is -1.0; wants 0 at least"),
     "margin of text": (claim(margin="1"), "claim 1: margin is '1', wants float"),

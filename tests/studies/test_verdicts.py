@@ -97,7 +97,7 @@ def test_exponent():
     sizes = {"tiny": 1e4, "small": 5e4, "medium": 2e5, "large": 1e6}
     rng = np.random.default_rng(0)
     table = {arm: (1.5 + 30 * size**-0.3 + 0.005 * rng.normal(size=5)).tolist() for arm, size in sizes.items()}
-    table["tiny"][1] = NAN
+    table["tiny"][1], table["tiny"][2] = NAN, None  # one diverged, one failed
     verdict = verdicts.exponent(table, sizes, 0.3, 0.05)
     assert verdict.word == "agrees"
     assert verdict.numbers["exponent"]["value"] == pytest.approx(0.3, abs=0.02)

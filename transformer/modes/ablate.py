@@ -1,4 +1,4 @@
-"""Studies: what is missing is trained, then compared."""
+"""Studies: what is missing is trained, then compared; and the report alone, of results that are there."""
 
 import os
 import sys
@@ -10,13 +10,14 @@ from transformer.errors import say
 from transformer.modes.scoring import check_scores, reported
 from transformer.modes.training import train
 from transformer.studies import plan as plans
+from transformer.studies import report as reports
 from transformer.studies import runs
 from transformer.studies.study import Study
 
 
 def ablate(study: Study, workdir: Path, dry_run: bool = False, workers: int = 1) -> None:
-    """Trains the runs of a study that `workdir` has not, `workers` at a time, and writes results.csv; exit status 1 if some
-    failed. A dry run prints what would be trained, what it costs, and how long it takes."""
+    """Trains the runs of a study that `workdir` has not, `workers` at a time, and writes results.csv and the report; exit
+    status 1 if some failed. A dry run prints what would be trained, what it costs, and how long it takes."""
     jax.config.update("jax_platforms", "cpu")  # devices are for the runs; this process only counts
     if workers > 1:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else the first run takes an accelerator's memory
@@ -34,8 +35,13 @@ def ablate(study: Study, workdir: Path, dry_run: bool = False, workers: int = 1)
     if results.stopped:
         say(f"stopped, {len(results.outcomes)} runs done; the same command goes on from there")
         return
-    # The report, from results.csv, is called here.
-    say(f"results: {workdir / 'results.csv'}")
+    report(study, workdir)
     if failed := [run.arm for run, found in results.outcomes.items() if found.status == "failed"]:
         say(f"failed: {len(failed)} runs, of {', '.join(dict.fromkeys(failed))}; the same command tries them again")
         sys.exit(1)
+
+
+def report(study: Study, workdir: Path) -> None:
+    """Writes the report of the results.csv in a folder, beside it. UserError: there is none, or it is another study's."""
+    reports.write(study, workdir)
+    say(f"report: {workdir / 'report.md'}, report.html, figure.png, figure.svg; from results.csv")

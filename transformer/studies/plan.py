@@ -92,8 +92,10 @@ def make(study: Study, reported: Callable[[Config], Sequence[str]]) -> Plan:
             families.kind_of(config)
         except UserError as error:
             raise UserError(f"arm {arm!r}: {error}") from error
-        names = reported(config)
+        at_the_end = reported(config)
+        as_it_trains = reported(settings.replace(config, "data.test", "test"))  # then validation is not scored at the end
         for metric in study.metrics:
+            names = as_it_trains if metric.take == "updates" else at_the_end
             if metric.name not in names:
                 raise UserError(
                     f"metric {metric.name!r}: arm {arm!r} does not report it{nearest(metric.name, names)}; "

@@ -1,7 +1,8 @@
 """Means, differences and counts of a table of runs: intervals over seeds, arms against a comparison arm, divergence.
 
-A table maps each arm to one score per seed, the same seeds in all arms; nan is a run that diverged or failed. Such a run has
-no score to average, but it is an outcome: `diverged` counts it. Pure functions, nothing is read or printed.
+A table maps each arm to one score per seed, the same seeds in all arms. nan is a run that diverged: it has no score to
+average, but it is an outcome, and `diverged` counts it. None is no outcome: a run that failed, or is not there.
+Pure functions, nothing is read or printed.
 Not here: what they say to a claim (`verdicts.py`), sentences of a test set (`bootstrap.py`), power (`simultaneous.py`).
 """
 
@@ -16,7 +17,8 @@ from scipy import stats
 from transformer.errors import UserError, nearest
 from transformer.studies import simultaneous
 
-Table = Mapping[str, Sequence[float]]
+Scores = Sequence[float | None]
+Table = Mapping[str, Scores]
 ROUNDING = 1e-12  # of the largest score: a spread or a difference below it is 0
 
 
@@ -67,7 +69,7 @@ class Divergence(NamedTuple):
     p: float | None
 
 
-def interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Estimate:
+def interval(values: Scores | np.ndarray, level: float = 0.95) -> Estimate:
     """Mean over seeds and its t interval, of the runs that did not diverge."""
     finite = _finite(values)
     if len(finite) == 0:
@@ -179,13 +181,14 @@ def variances_differ(table: Table, level: float = 0.05) -> bool | None:
 def diverged(table: Table, against: str) -> dict[str, Divergence]:
     """For each arm the runs that diverged (nan, inf), with Fisher's exact test against the comparison arm."""
     known(table, against)
-    lost = {arm: int((~np.isfinite(row)).sum()) for arm, row in zip(table, _rectangle(table), strict=True)}
-    runs = len(table[against])
+    _rectangle(table)
+    runs = {arm: [math.isfinite(score) for score in scores if score is not None] for arm, scores in table.items()}
+    lost = {arm: finite.count(False) for arm, finite in runs.items()}
 
     def exact(arm: str) -> float:
-        return _p(stats.fisher_exact([[lost[name], runs - lost[name]] for name in (arm, against)]))
+        return _p(stats.fisher_exact([[lost[name], len(runs[name]) - lost[name]] for name in (arm, against)]))
 
-    return {arm: Divergence(lost[arm], runs, None if arm == against else exact(arm)) for arm in table}
+    return {arm: Divergence(lost[arm], len(runs[arm]), None if arm == against else exact(arm)) for arm in table}
 
 
 def _p(test: Any) -> float:
@@ -193,7 +196,7 @@ def _p(test: Any) -> float:
     return float(test.pvalue)
 
 
-def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
+def _finite(values: Scores | np.ndarray) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     return values[np.isfinite(values)]
 
@@ -212,7 +215,7 @@ def _rectangle(table: Table) -> np.ndarray:
     """The scores, arms x seeds."""
     if len({len(values) for values in table.values()}) != 1:
         counts = ", ".join(f"{arm}: {len(values)}" for arm, values in table.items())
-        raise UserError(f"arms have different numbers of seeds ({counts}); give nan for a run that has no score")
+        raise UserError(f"arms have different numbers of seeds ({counts}); give None for a run that is not there")
     return np.array([list(values) for values in table.values()], dtype=np.float64)
 
 

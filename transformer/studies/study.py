@@ -25,17 +25,32 @@ SEARCH_SEED = 1_000_000  # learning rates are chosen on it; a study's own seeds 
 class Metric:
     """A number that a run reports, by the name it has there: "validation/nll", "test/bleu".
 
-    `take`: of a number that is reported as training goes on, the last or the best one.
+    `take`: of a number that is reported as training goes on, the last or the best one, or instead of it the `updates` until
+    it was first reported to be as good as `target`. A run that never was counts as all of its updates: the mean is one
+    restricted to them (Royston & Parmar 2013), so arms must have equally many.
     """
 
     name: str
     better: Literal["lower", "higher"]
-    take: Literal["last", "best"] = "last"
+    take: Literal["last", "best", "updates"] = "last"
+    target: float | None = None
 
     @property
     def label(self) -> str:
         """Its name in tables."""
+        if self.take == "updates":
+            return f"updates until {self.name} {'<=' if self.better == 'lower' else '>='} {self.target:g}"
         return self.name if self.take == "last" else f"{self.name} ({self.take})"
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.better == "higher" and self.take != "updates"
+
+    def reached(self, value: float | None) -> bool:
+        """Whether a reported value is as good as `target`."""
+        if value is None or self.target is None:
+            return False
+        return value <= self.target if self.better == "lower" else value >= self.target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +58,9 @@ class Claim:
     """What was published, on the study's first metric.
 
     Kinds: each of `arms` is `better` or `worse` than the study's `compare_with` by more than `margin`, or `equal` to it
-    within `margin`; `arms` stand in `order`, best first; the metric over `arms` falls as a power law with an `exponent`.
-    `margin` is in the metric's own units.
+    within `margin`; `arms` stand in `order`, best first; the metric over `arms`, which have these `sizes`, falls as a power
+    law whose exponent is `exponent` within `margin`. `effect`: the difference that was published, if one was; both it and
+    `margin` are in the metric's own units.
     """
 
     text: str
@@ -52,6 +68,9 @@ class Claim:
     kind: Kind
     arms: tuple[str, ...]
     margin: float = 0.0
+    effect: float | None = None
+    sizes: tuple[float, ...] = ()
+    exponent: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +110,7 @@ def validate(study: Study) -> Study:
     if not isinstance(study.arms, Mapping) or not all(isinstance(changes, Mapping) for changes in study.arms.values()):
         raise UserError("the study's arms are no mapping of names to settings, such as {'8 heads': {'model.num_heads': '8'}}")
     for metric in study.metrics:
-        _check_types(metric, Metric, "metrics")
+        _check_metric(metric)
     if len({metric.label for metric in study.metrics}) < len(study.metrics):
         raise UserError("the study names a metric twice; name each once")
     if len(study.arms) < 2:
@@ -111,6 +130,11 @@ def validate(study: Study) -> Study:
         if config in known:
             raise UserError(f"the arms {known[config]!r} and {name!r} have the same settings; remove one or change one")
         known[config] = name
+    counting = [metric.label for metric in study.metrics if metric.take == "updates"]
+    if counting and len(updates := {config.train.steps for config in known}) > 1:
+        raise UserError(
+            f"metric {counting[0]!r}: arms have {' and '.join(map(str, sorted(updates)))} updates; give all the same"
+        )
     return study
 
 
@@ -132,6 +156,15 @@ def arm_configs(study: Study) -> dict[str, Config]:
     return result
 
 
+def _check_metric(metric: Metric) -> None:
+    _check_types(metric, Metric, "metrics")
+    counts = metric.take == "updates"
+    if counts != (metric.target is not None):
+        raise UserError(f"metric {metric.name!r}: a target is for take='updates', which needs one; change one of them")
+    if counts and not metric.name.startswith("validation/"):
+        raise UserError(f"metric {metric.name!r}: updates are counted on validation; name one such as 'validation/nll'")
+
+
 def _check_claim(study: Study, claim: Claim, where: str) -> None:
     _check_types(claim, Claim, where)
     for arm in claim.arms:
@@ -145,9 +178,27 @@ def _check_claim(study: Study, claim: Claim, where: str) -> None:
         raise UserError(
             f"{where}: of kind {claim.kind} it compares {study.compare_with!r}, compare_with, with itself; remove it"
         )
-    if claim.margin < 0 or (claim.kind == "equal" and claim.margin == 0):
+    within = claim.kind in ("equal", "exponent")
+    if claim.margin < 0 or (within and claim.margin == 0):
+        raise UserError(f"{where}: its margin is {claim.margin}; wants {'a number above 0' if within else '0 at least'}")
+    if claim.effect is not None and (claim.effect <= 0 or within):
+        raise UserError(f"{where}: its effect is {claim.effect}; wants a number above 0, of a difference; or leave it out")
+    if claim.kind == "exponent":
+        _check_exponent(study, claim, where)
+    elif claim.sizes or claim.exponent is not None:
+        raise UserError(f"{where}: sizes and exponent are for kind exponent, it is of kind {claim.kind}; remove them")
+
+
+def _check_exponent(study: Study, claim: Claim, where: str) -> None:
+    if len(claim.sizes) != len(claim.arms) or min(claim.sizes) <= 0 or len(set(claim.sizes)) < 3:
         raise UserError(
-            f"{where}: its margin is {claim.margin}; wants {'a number above 0' if claim.kind == 'equal' else '0 at least'}"
+            f"{where}: its sizes are {claim.sizes}; name one above 0 for each of its {len(claim.arms)} arms, three that differ"
+        )
+    if claim.exponent is None or claim.exponent <= 0:
+        raise UserError(f"{where}: its exponent is {claim.exponent}; wants the published one, above 0, of E + A / N^exponent")
+    if (first := study.metrics[0]).better != "lower" or first.take == "updates":
+        raise UserError(
+            f"{where}: of kind exponent it is on a loss, and the first metric is {first.label!r}; name a loss first"
         )
 
 

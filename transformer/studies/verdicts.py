@@ -4,6 +4,7 @@ Advantages count from the side of the better score: a lower loss is an advantage
 95 %, and simultaneous. UserError everywhere if an arm is not in the table.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -80,11 +81,12 @@ def exponent(table: Table, sizes: Mapping[str, float], value: float, margin: flo
     """
     for arm in sizes:
         statistics.known(table, arm)
-    runs = [(size, score) for arm, size in sizes.items() for score in table[arm]]
-    law = power_law.fit(*np.array(runs).T)
+    runs = [(size, score) for arm, size in sizes.items() for score in table[arm] if score is not None]
+    size_N, score_N = np.array(runs).reshape(-1, 2).T
+    law = power_law.fit(size_N, score_N)
     low, high = law.interval or (None, None)
     numbers = {"value": law.exponent, "low": low, "high": high, "floor": law.floor, "scale": law.scale}
-    numbers |= {"claimed": value, "margin": margin, "diverged": sum(not np.isfinite(score) for _, score in runs)}
+    numbers |= {"claimed": value, "margin": margin, "diverged": sum(not math.isfinite(score) for _, score in runs)}
     rule = (
         f"agrees if the whole 95 % interval of the exponent lies within {margin:g} of {value:g}, disagrees if it lies outside;"
         " runs that diverged are no part of the fit"

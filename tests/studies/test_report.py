@@ -1,0 +1,413 @@
+"""Reports: what they say against what is known or computed otherwise, and that results.csv is all that they need."""
+
+import dataclasses
+import html.parser
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small
+import test_runs
+import written
+from scipy import stats
+from test_runs import in_process  # noqa: F401  (a fixture)
+from test_study import STUDY
+
+from transformer.errors import UserError
+from transformer.studies import findings, report, results
+from transformer.studies import study as studies
+from transformer.studies.study import Claim, Metric, Study
+
+ROOT = Path(__file__).parents[2] / "experiments"
+NLL, BLEU = Metric("validation/nll", "lower"), Metric("test/bleu", "higher")
+FAST = Metric("validation/nll", "lower", "updates", 0.5)
+WORSE = Claim("wide is worse", "here", "worse", ("16",))
+NOISE = np.random.default_rng(0).normal(size=(3, 5))
+
+
+def make(**changes: Any) -> Study:
+    return studies.validate(dataclasses.replace(STUDY, **{"metrics": (NLL,), "claims": (WORSE,), "seeds": 5} | changes))
+
+
+def loss(study: Study, **offsets: float) -> list[dict[str, Any]]:
+    """Losses around 2, with noise of 0.01 that differs by arm, an effect of the seed of 0.5, and an arm's `offsets`."""
+
+    def score(arm: str, seed: int) -> dict[str, float]:
+        arms = list(study.arms)
+        return {"validation/nll": 2 + offsets.get(f"a{arm}", 0) + seed / 8 + 0.01 * NOISE[arms.index(arm), seed]}
+
+    return written.all_of(study, score)
+
+
+def said(folder: Path, study: Study, rows: Iterable[Mapping[str, Any]]) -> str:
+    path = written.write(folder, study, rows) / "results.csv"
+    return report.markdown(findings.find(study, results.read(path, study)))
+
+
+def table(text: str, under: str) -> dict[str, dict[str, str]]:
+    """The first table after a heading: cells by arm and column."""
+    lines = text[text.index(under) :].splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip().replace("`", "") for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+    assert len({len(line) for line in lines[start : start + len(rows)]}) == 1  # the columns stand under each other
+    return {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[2:]}
+
+
+def numbers(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"-?\d+\.\d+", text)]
+
+
+def verdict(text: str) -> str:
+    [line] = [line for line in text.splitlines() if line.startswith("**Verdict")]
+    return line
+
+
+# --- what is said ------------------------------------------------------------------------------------------------------
+
+
+def test_two_arms_are_a_paired_t_test(tmp_path):
+    study = make(arms={"8": {}, "16": {"model.d_model": "16"}})
+    rows = loss(study, a16=0.05)
+    ours, theirs = ([row["validation/nll"] for row in rows if row["arm"] == arm] for arm in ("16", "8"))
+    test: Any = stats.ttest_rel(ours, theirs)
+    text = said(tmp_path, study, rows)
+    row, other = (table(text, "## `validation/nll` (lower is better)")[arm] for arm in ("16", "8"))
+    assert numbers(row["mean"]) == pytest.approx([np.mean(ours)], abs=6e-4)
+    spread = stats.t.interval(0.95, 4, np.mean(ours), stats.sem(ours))
+    assert numbers(row["95 % interval"]) == pytest.approx(spread, abs=6e-4)
+    assert numbers(row["minus 8"]) == pytest.approx([np.mean(ours) - np.mean(theirs)], abs=6e-4)
+    ends = list(test.confidence_interval(0.95))
+    assert numbers(row["simultaneous 95 % interval"]) == pytest.approx(ends, abs=6e-4)
+    assert row["p"] == (f"{test.pvalue:.3f}" if test.pvalue > 0.001 else "< 0.001")
+    assert [row["runs"], row["diverged"], row["failed"], other["p"], other["minus 8"]] == ["5", "0", "0", "–", "–"]
+    line = verdict(text)
+    assert line.startswith(
+        "**Verdict: agrees.** The runs agree with the claim: in `validation/nll`, `16` is worse than `8` by "
+    )
+    assert numbers(line) == pytest.approx([np.mean(ours) - np.mean(theirs), *ends], abs=6e-4)
+    assert "“wide is worse”\n>\n> here" in text and "Taken as: in `validation/nll`, `16` is worse than `8`." in text
+
+
+SAID = {
+    "worse": ("worse", ("16",), 0.0, {}, "agrees", "`16` is worse than `8` by 0.2"),
+    "not so much worse": ("worse", ("16",), 0.5, {}, "disagrees", "`16` is worse than `8` by 0.2"),
+    "better": ("better", ("16",), 0.0, {}, "disagrees", "`16` is worse than `8` by 0.2"),
+    "better, each": ("better", ("16", "24"), 0.0, {"a16": -0.1, "a24": -0.4}, "agrees", "`24` is better than `8` by 0.4"),
+    "order": ("order", ("24", "8", "16"), 0.0, {"a24": -0.4}, "agrees", "by 0.4.* and `8` is better than `16` by 0.2"),
+    "equal": ("equal", ("24",), 0.1, {}, "agrees", r"`24` differs from `8` by -?0.0"),
+    "unequal": ("equal", ("16",), 0.1, {}, "disagrees", "`16` differs from `8` by 0.2"),
+    "cannot tell": ("worse", ("24",), 0.0, {}, "cannot tell", "cannot tell whether the claim holds: .*`24` is (better|worse)"),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_a_sentence_for_each_kind(name, tmp_path):
+    kind, arms, margin, offsets, word, pattern = SAID[name]
+    study = make(claims=(Claim("so it is", "here", kind, arms, margin),))
+    line = verdict(said(tmp_path, study, loss(study, **{"a16": 0.2, **offsets})))
+    assert line.startswith(f"**Verdict: {word}") and re.search(pattern, line), line
+
+
+def test_what_diverged_counts_and_what_failed_does_not(tmp_path):
+    """All of an arm's runs lost: if they diverged the claim agrees (Fisher: 2 of 252), if they failed nobody knows."""
+    study, lines = make(), {}
+    for status in ("diverged", "failed"):
+        rows = [
+            row | ({"status": status, "validation/nll": "", "error": "no room"} if row["arm"] == "16" else {})
+            for row in loss(study)
+        ]
+        text = said(tmp_path, study, rows)
+        row = table(text, "## `validation/nll`")["16"]
+        assert [row["mean"], row["95 % interval"], row["runs"], row["minus 8"], row["p"]] == ["–", "–", "0", "–", "–"]
+        assert [row["diverged"], row["failed"]] == (["5", "0"] if status == "diverged" else ["0", "5"])
+        assert f"- `16`, seed 3: {status}, no room" in text
+        lines[status] = verdict(text)
+    assert "agrees.**" in lines["diverged"] and "of its runs 5 diverged, of the other's 0" in lines["diverged"]
+    assert "cannot tell.**" in lines["failed"] and "no runs to be compared" in lines["failed"]
+
+
+def test_what_is_missing_is_said(tmp_path):
+    study = make(metrics=(NLL, BLEU))
+    rows = [row | {"test/bleu": 30.0} for row in loss(study) if (row["arm"], row["seed"]) != ("24", 4)]
+    rows[0] |= {"test/bleu": "", "seconds": "", "commit": ""}
+    text = said(tmp_path, study, rows)
+    assert "- `24`, seed 4: not run" in text
+    assert table(text, "## `validation/nll`")["24"]["runs"] == "4"
+    bleu = table(text, "## `test/bleu` (higher is better)")["8"]
+    assert bleu["runs"] == "4" and numbers(bleu["mean"]) == [30.0] and "1 finished run did not report it" in text
+    assert table(text, "# Cost")["8"]["time of a run"] == "0:01:04"  # of seeds 1 to 4: 62 to 65
+    assert "- commit: not recorded (1 run); 0123abc (13 runs)" in text
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    study = make(seeds=1)
+    text = said(tmp_path, study, loss(study, a16=0.2))
+    row = table(text, "## `validation/nll`")["16"]
+    assert row["95 % interval"] == row["simultaneous 95 % interval"] == row["p"] == "–" and numbers(row["minus 8"])
+    assert "One seed: there is no interval" in text and "Intervals of a mean" not in text
+    assert verdict(text).startswith("**Verdict: cannot tell, exploratory.**") and "no interval" in verdict(text)
+
+
+def test_a_ceiling_is_flagged(tmp_path):
+    study = make(metrics=(NLL, BLEU))
+    for values, flag in (((100.0, 99.5, 99.9), "**Ceiling**"), ((0.0, 0.1, 0.0), "**Floor**"), ((100.0, 97.0, 100.0), "")):
+        rows = [row | {"test/bleu": values[list(study.arms).index(row["arm"])]} for row in loss(study)]
+        text = said(tmp_path, study, rows)
+        assert flag in text if flag else "**Ceiling" not in text and "**Floor" not in text
+
+
+def test_a_target_that_is_not_reached_counts_as_all_updates(tmp_path):
+    """By hand: 10, 20 and twice more than 40 make a mean of 27.5, shown as 28; 10, 10, 20 and 20 make 15."""
+    study = make(metrics=(FAST,), seeds=4, arms={"8": {}, "16": {"model.d_model": "16"}})
+    updates = {"16": ["10", ">40", "20", ">40"], "8": ["10", "10", "20", "20"]}
+    rows = written.all_of(study, lambda arm, seed: {FAST.label: updates[arm][seed]})
+    text = said(tmp_path, study, rows)
+    found = table(text, f"## `{FAST.label}` (lower is better)")
+    assert (found["16"]["mean"], found["8"]["mean"]) == ("28", "15")
+    assert [found[arm]["not reached"] for arm in ("16", "8")] == ["2", "0"]
+    assert "counts as all of its updates" in text and "Ceiling" not in text
+    never = said(tmp_path, study, written.all_of(study, lambda arm, seed: {FAST.label: ">40"}))
+    assert "**Ceiling**: no run reached it" in never and table(never, "## `updates")["16"]["95 % interval"] == "–"
+
+
+def test_a_power_law_is_found_again(tmp_path):
+    claim = Claim("it falls", "there", "exponent", ("8", "16", "24"), 0.05, sizes=(1e3, 1e4, 1e5), exponent=0.3)
+    study = make(claims=(claim,))
+    sizes = dict(zip(claim.arms, claim.sizes, strict=True))
+
+    def score(arm: str, seed: int) -> dict[str, float]:
+        return {"validation/nll": 1.5 + 30 * sizes[arm] ** -0.3 + 0.001 * NOISE[list(sizes).index(arm), seed]}
+
+    rows = written.all_of(study, score)
+    line = verdict(said(tmp_path, study, rows))
+    assert line.startswith("**Verdict: agrees.**") and "the published one 0.3" in line
+    assert numbers(line)[0] == pytest.approx(0.3, abs=0.01)
+    lost = said(tmp_path, study, [row | ({"status": "diverged"} if row["arm"] == "8" else {}) for row in rows])
+    assert verdict(lost).startswith("**Verdict: cannot tell.**") and "at least three sizes" in verdict(lost)
+
+
+def test_a_claim_too_small_for_the_study_is_exploratory(tmp_path):
+    """Noise of 0.01 and 5 seeds: about 0.02 can be found; 0.001 cannot, whatever the runs say."""
+    for effect, word in ((0.1, ""), (0.001, ", exploratory"), (None, "")):
+        study = make(claims=(dataclasses.replace(WORSE, effect=effect),))
+        text = said(tmp_path, study, loss(study, a16=0.2))
+        assert verdict(text).startswith(f"**Verdict: agrees{word}.**")
+        [able] = [line for line in text.splitlines() if "probability of 80 %" in line]
+        assert 0.01 < numbers(able)[0] < 0.03
+        assert ("**Exploratory.**" in able) == bool(word) and ("states no size" in able) == (effect is None)
+
+
+def test_variances_that_differ_bring_welch(tmp_path):
+    study = make()
+    rows = loss(study)
+    for row in rows:
+        row["validation/nll"] -= row["seed"] / 8
+        if row["arm"] == "24":
+            row["validation/nll"] = (2.0, 3.2, 1.0, 2.6, 1.2)[row["seed"]]
+    ours, theirs = ([row["validation/nll"] for row in rows if row["arm"] == arm] for arm in ("24", "8"))
+    test: Any = stats.ttest_ind(ours, theirs, equal_var=False)
+    found = table(said(tmp_path, study, rows), "## `validation/nll`")["24"]["Welch's 95 % interval"]
+    assert numbers(found) == pytest.approx(list(test.confidence_interval(0.95)), abs=0.02)
+    assert "Welch" not in said(tmp_path, study, loss(study))
+
+
+def test_settings_are_those_that_ran(tmp_path):
+    base = small.config(data__directory="/home/someone/corpus", train__learning_rate=None)
+    study = make(
+        base=base, learning_rates=(0.1, 0.2), arms={"8": {}, "pre": {"model.norm_order": "pre"}}, claims=(), compare_with="8"
+    )
+    rows = loss(study)
+    for row in rows:
+        row["learning_rate"] = {"8": 0.2, "pre": 0.1}[row["arm"]]
+        row["settings"] += f" train.learning_rate={row['learning_rate']}"
+    search = [
+        written.row(study, arm, studies.SEARCH_SEED, part="search", learning_rate=rate, **{"validation/nll": rate})
+        for arm in study.arms
+        for rate in study.learning_rates
+    ]
+    search[0] |= {"status": "diverged", "validation/nll": ""}
+    text = said(tmp_path, study, [*search, *rows])
+    shown = text[text.index("```\n") : text.rindex("\n```")].splitlines()
+    assert {"data.directory=corpus", "model.d_model=8", "train.learning_rate=0.2", "train.steps=40"} <= set(shown)
+    assert "/home" not in text and not [line for line in shown if line.startswith("train.seed")]
+    assert "`model.norm_order=pre` `train.learning_rate=0.1`" in text
+    assert "would be found with a probability of 80 %." in text  # said though there is no claim
+    rates = table(text, "# Learning rates")
+    assert rates["8"] == {"arm": "8", "0.1": "diverged", "0.2": "0.2", "chosen": "0.2"} and rates["pre"]["chosen"] == "0.1"
+
+
+def test_words_of_others_are_no_markup(tmp_path):
+    arms = {"a|b": {}, "`c` <script>": {"model.d_model": "16"}}
+    claim = Claim("*x* <b> | $y$ _z_ d_k\n# no heading", "[here](http://x)", "worse", ("`c` <script>",))
+    study = make(question="Is <i>it</i> *so*?", arms=arms, compare_with="a|b", claims=(claim,))
+    written.write(tmp_path, study, loss(study))
+    report.write(study, tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.tags & {"script", "em", "i", "b", "a"} == set() and page.count("h1") == 1 and page.count("h2") == 5
+    assert "“*x* <b> | $y$ _z_ d_k # no heading”" in page.text and "Is <i>it</i> *so*?" in page.text
+    assert [cells[0] for cells in page.rows[1:3]] == ["a|b", "`c` <script>"]
+
+
+def test_a_damaged_table_is_one_line(tmp_path):
+    study = make()
+    good = loss(study)
+    wrong = {
+        "validation/nll is 'x', no number": [good[0] | {"validation/nll": "x"}],
+        "validation/nll is 'nan', no number": [good[0] | {"validation/nll": "nan"}],
+        "line 3: the study has no arm '61'; did you mean '16'": [good[0], good[1] | {"arm": "61"}],
+        "line 2: status is 'done', wants one of finished, diverged, failed": [good[0] | {"status": "done"}],
+        "line 2: it has no seed": [good[0] | {"seed": ""}],
+        "two rows of the arm '8', seed 0": [good[0], good[0]],
+        "curve is 'a', no number": [good[0] | {"curve of validation/nll": "a:1"}],
+        "settings are no words": [good[0] | {"settings": "a='b"}],
+        "it has no 'settings'; --mode=ablate makes the file again": [
+            {name: value for name, value in good[0].items() if name != "settings"}
+        ],
+        "no run of the study yet": [good[0] | {"part": "search"}],
+    }
+    for message, rows in wrong.items():
+        with pytest.raises(UserError, match=re.escape(message)):
+            said(tmp_path, study, rows)
+    (tmp_path / "results.csv").write_bytes(b"part,arm\n\xff,8\n")
+    with pytest.raises(UserError, match="results.csv: damaged, "):
+        results.read(tmp_path / "results.csv", study)
+    with pytest.raises(UserError, match="there is no such file; --mode=ablate makes it"):
+        report.write(study, tmp_path / "elsewhere")
+
+
+# --- files -------------------------------------------------------------------------------------------------------------
+
+
+class Page(html.parser.HTMLParser):
+    """What a page has; every tag that opens must close."""
+
+    EMPTY = {"meta", "br", "hr", "path", "use"}
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.all: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.all.append((tag, dict(attrs)))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.all.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+    @property
+    def tags(self) -> set[str]:
+        return {tag for tag, _ in self.all}
+
+    def count(self, tag: str) -> int:
+        return sum(found == tag for found, _ in self.all)
+
+
+def drawn(svg: str) -> list[tuple[str, str, list[float]]]:
+    """Each element's name, text and numbers (but those of names, which are hashes)."""
+    result = []
+    for element in ElementTree.fromstring(svg).iter():
+        values = " ".join(value for name, value in element.items() if name in ("d", "x", "y", "transform", "width", "height"))
+        result.append(
+            (element.tag.rpartition("}")[2], (element.text or "").strip(), [*map(float, re.findall(r"-?\d+\.?\d*", values))])
+        )
+    return result
+
+
+def rebuilt(study: Study, kept: Path, folder: Path) -> None:
+    """Makes a report again from its results.csv alone, and compares it with the one that is kept: text to the byte, what is
+    drawn to a point, since versions of matplotlib differ by less."""
+    folder.mkdir()
+    shutil.copy(kept / "results.csv", folder)
+    report.write(study, folder)
+    assert (folder / "report.md").read_text() == (kept / "report.md").read_text()
+    old, new = (drawn((where / "figure.svg").read_text()) for where in (kept, folder))
+    assert [element[:2] for element in old] == [element[:2] for element in new]
+    for (*_, before), (*_, after) in zip(old, new, strict=True):
+        assert before == pytest.approx(after, abs=1.0)
+    for name in ("report.md", "figure.svg"):
+        assert (kept / name).stat().st_size < 100_000
+
+
+@pytest.mark.parametrize("kept", sorted(ROOT.glob("reports/*/results.csv")), ids=lambda path: path.parent.name)
+def test_a_report_that_is_kept_can_be_made_again(kept, tmp_path):
+    rebuilt(studies.read(ROOT / "ablations" / f"{kept.parent.name}.py", {}), kept.parent, tmp_path / "again")
+
+
+def test_the_runs_are_not_needed_again(tmp_path, in_process):  # noqa: F811
+    """Of runs that are trained, if only by a fake: the same files without their workdirs, and with other paths."""
+    made = test_runs.plan(
+        {"a": {}, "b": {"model.d_model": "16"}, "d": test_runs.does("diverge"), "f": test_runs.does("fail")},
+        metrics=(NLL, BLEU, dataclasses.replace(FAST, target=-0.1)),
+        claims=(Claim("it is worse", "here", "worse", ("b",)),),
+    )
+    test_runs.run_all(made, tmp_path / "first")
+    report.write(made.study, tmp_path / "first")
+    rebuilt(made.study, tmp_path / "first", tmp_path / "second")
+    for name in ("report.html", "figure.svg", "figure.png"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    text, page = (tmp_path / "first" / "report.md").read_text(), (tmp_path / "first" / "report.html").read_text()
+    assert str(tmp_path) not in text + page
+    # The fake's loss ends at its sum of 1 / (step + width), plus the seed: `a`, the narrower, is worse by the difference.
+    ours, theirs = (sum(1 / (step + width) for step in range(4)) for width in (16, 8))
+    assert f"`b` is better than `a` by {theirs - ours:.4f}"[:-2] in verdict(text) and "disagrees" in verdict(text)
+    found = table(text, "## `validation/nll`")
+    assert (found["d"]["diverged"], found["f"]["failed"]) == ("2", "2") and "- `f`, seed 1: failed, divide by" in text
+    assert [table(text, "## `updates")[arm]["not reached"] for arm in "ab"] == ["1", "1"]  # seed 1 ends above 0
+
+    seen = Page(page)
+    assert seen.count("svg") == 1 and {"script", "link", "img", "iframe"} & seen.tags == set()
+    for _, attributes in seen.all:
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith("#")
+    assert "url(http" not in page and "@import" not in page and 'name="viewport"' in page
+    cells = [cell.strip() for line in text.splitlines() if line.startswith("| ") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+    shown = [cell for row in seen.rows for cell in row]
+    assert shown == [cell.replace("`", "") for cell in cells if not re.fullmatch("-+:?", cell)]
+
+
+def test_the_figure_shows_where_runs_are(tmp_path):
+    """Read back from the SVG: dots stand where the values are, on one scale, and every arm is named."""
+    study = make(claims=())
+    rows = loss(study, a16=0.3)
+    rows[0]["curve of validation/nll"] = "10:3 20:2.5 30:nan 40:2"
+    written.write(tmp_path, study, rows)
+    report.write(study, tmp_path)
+    svg = (tmp_path / "figure.svg").read_text()
+    assert (
+        not re.search(r"\d\.\d{3}", re.sub(r">[^<]*<", "><", svg)) and "Date" not in svg and "matplotlib v" not in svg.lower()
+    )
+    dots = [e for e in ElementTree.fromstring(svg).iter() if e.tag.endswith("use") and "opacity" in (e.get("style") or "")]
+    where = np.array([float(dot.get("x") or "nan") for dot in dots])
+    values = np.array([row["validation/nll"] for arm in study.arms for row in rows if row["arm"] == arm])
+    slope, start = np.polyfit(values, where, 1)
+    assert slope > 0 and np.abs(slope * values + start - where).max() < 0.02
+    words = [text for tag, text, _ in drawn(svg) if tag == "text"]
+    assert {"8", "16", "24", "validation/nll (lower is better)", "updates", "8 2"} <= set(words)

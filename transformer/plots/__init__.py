@@ -1,0 +1,24 @@
+"""Every picture: learning curves, attention maps, the figure of a study. Nothing is computed here but where ink goes.
+
+Figures are built through matplotlib's object API, without pyplot's global state; the same input gives the same bytes.
+"""
+
+from transformer.plots.curves import learning_curve
+from transformer.plots.maps import attention, attention_map
+from transformer.plots.study import Dots, Law, Lines, Panel, study_figure
+from transformer.plots.style import BLUE, GREEN, ORANGE, printable
+
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "ORANGE",
+    "Dots",
+    "Law",
+    "Lines",
+    "Panel",
+    "attention",
+    "attention_map",
+    "learning_curve",
+    "printable",
+    "study_figure",
+]

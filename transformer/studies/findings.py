@@ -1,0 +1,153 @@
+"""Rows of results.csv -> what a report says, as numbers: each metric's tables, each claim's verdict. No text is made here."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from transformer.errors import UserError
+from transformer.inference.scores import SCORES
+from transformer.studies import simultaneous, statistics, verdicts
+from transformer.studies.results import Row
+from transformer.studies.statistics import Comparison, Difference, Estimate, Table
+from transformer.studies.study import Claim, Metric, Study
+from transformer.studies.verdicts import Verdict
+
+PERCENT = {*SCORES, "token_accuracy"}  # metrics of 0 to 100
+NEAR = 1.0  # so near to an end of it, in all arms, they cannot be told apart
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric over the arms. `welch`: where the arms' variances differ clearly, else None. `unreached`: by arm, runs that
+    never reached a target. `without`: finished runs that have no value. `limit`: the end of its range that all arms are at."""
+
+    metric: Metric
+    table: Table
+    estimates: Mapping[str, Estimate]
+    comparison: Comparison
+    welch: Mapping[str, Difference] | None
+    unreached: Mapping[str, int]
+    without: int
+    limit: float | None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim and the verdict. `pairs`: which arms each of the verdict's numbers is about, in their order; of an exponent
+    none. `claimed`: the effect or margin that the claim states, None if none. `least`: what the study can show of that kind;
+    None if it can show nothing. `problem`: why there are no numbers."""
+
+    claim: Claim
+    verdict: Verdict
+    pairs: Sequence[tuple[str, str]] = ()
+    claimed: float | None = None
+    least: float | None = None
+    problem: str = ""
+
+    @property
+    def exploratory(self) -> bool:
+        """Too small for this study to settle: with one seed every difference is."""
+        if self.claim.kind == "exponent":
+            return False
+        return self.least is None or (self.claimed is not None and simultaneous.exploratory(self.claimed, self.least))
+
+    @property
+    def law(self) -> tuple[float, float, float] | None:
+        """Floor, scale and exponent of the curve that was fitted."""
+        found = self.verdict.numbers.get("exponent", {})
+        floor, scale, exponent = (found.get(name) for name in ("floor", "scale", "value"))
+        return None if floor is None or scale is None or exponent is None else (floor, scale, exponent)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """`missing`: (arm, seed) without a row. `detectable`: the smallest difference from `compare_with` in the first metric
+    that is found with 80 %; None if none can be."""
+
+    study: Study
+    rows: Sequence[Row]
+    search: Sequence[Row]
+    seeds: Sequence[int]
+    missing: Sequence[tuple[str, int]]
+    measured: Sequence[Measured]
+    judged: Sequence[Judged]
+    detectable: float | None
+
+    def runs(self, arm: str, status: str | None = None) -> list[Row]:
+        """The rows of an arm, in the order of seeds."""
+        return [row for row in self.rows if row.arm == arm and status in (None, row.status)]
+
+
+def find(study: Study, rows: Sequence[Row]) -> Findings:
+    """UserError: no run of the study has a row."""
+    ours = sorted((row for row in rows if row.part == "study"), key=lambda row: row.seed)
+    if not ours:
+        raise UserError("results.csv has no run of the study yet; let --mode=ablate train one")
+    seeds = sorted({row.seed for row in ours} | set(range(study.seeds)))
+    known = {(row.arm, row.seed): row for row in ours}
+    missing = [(arm, seed) for arm in study.arms for seed in seeds if (arm, seed) not in known]
+    measured = [_measure(metric, study, seeds, known) for metric in study.metrics]
+    counts = {arm: estimate.count for arm, estimate in measured[0].estimates.items() if estimate.count}
+    residual, size = measured[0].comparison.residual, (counts.get(study.compare_with, 0), len(counts))
+    detectable = None if residual is None else simultaneous.detectable(residual, *size)
+    provable = None if residual is None else simultaneous.provable_margin(residual, *size)
+    judged = [_judge(claim, study, measured[0].table, detectable, provable) for claim in study.claims]
+    search = [row for row in rows if row.part == "search"]
+    return Findings(study, ours, search, seeds, missing, measured, judged, detectable)
+
+
+def _measure(metric: Metric, study: Study, seeds: Sequence[int], known: Mapping[tuple[str, int], Row]) -> Measured:
+    label, against = metric.label, study.compare_with
+
+    def score(row: Row | None) -> float | None:
+        return None if row is None else math.nan if row.status == "diverged" else row.values.get(label)
+
+    table = {arm: [score(known.get((arm, seed))) for seed in seeds] for arm in study.arms}
+    return Measured(
+        metric,
+        table,
+        {arm: statistics.interval(scores) for arm, scores in table.items()},
+        statistics.compare(table, against),
+        statistics.welch(table, against) if statistics.variances_differ(table) else None,
+        {arm: sum(label in row.censored for row in known.values() if row.arm == arm) for arm in table},
+        sum(row.status == "finished" and label not in row.values for row in known.values()),
+        _limit(metric, list(known.values())),
+    )
+
+
+def _limit(metric: Metric, rows: Sequence[Row]) -> float | None:
+    """An end of the metric's range that every arm's mean is at: a ceiling or a floor, under which nothing is compared."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        if metric.label in row.values:
+            values.setdefault(row.arm, []).append(row.values[metric.label])
+    means = [sum(each) / len(each) for each in values.values()]
+    score = metric.name.partition("/")[2].partition("@")[0]  # "bleu@10-19" is one of sources of such a length
+    if metric.take != "updates" and score in PERCENT and means:
+        return next((end for end in (0.0, 100.0) if all(abs(mean - end) <= NEAR for mean in means)), None)
+    if metric.take == "updates" and rows and all(metric.label in row.censored for row in rows if row.status == "finished"):
+        return max(means, default=None)
+    return None
+
+
+def _judge(claim: Claim, study: Study, table: Table, detectable: float | None, provable: float | None) -> Judged:
+    higher, against = study.metrics[0].higher_is_better, study.compare_with
+    claimed = claim.effect or claim.margin or None
+    if claim.kind == "exponent":
+        assert claim.exponent is not None  # a valid study's has one
+        try:
+            sizes = dict(zip(claim.arms, claim.sizes, strict=True))
+            return Judged(claim, verdicts.exponent(table, sizes, claim.exponent, claim.margin))
+        except UserError as error:
+            return Judged(claim, Verdict(verdicts.CANNOT_TELL, "", {}), problem=str(error))
+    if claim.kind == "equal":
+        verdict = verdicts.equal(table, claim.arms, against, claim.margin)
+        return Judged(claim, verdict, [(arm, against) for arm in claim.arms], claimed, provable)
+    if claim.kind == "order":
+        verdict = verdicts.order(table, claim.arms, claim.margin, higher)
+        return Judged(claim, verdict, list(zip(claim.arms, claim.arms[1:], strict=False)), claimed, detectable)
+    if claim.kind == "better":
+        verdict = verdicts.better(table, claim.arms, against, claim.margin, higher)
+        return Judged(claim, verdict, [(arm, against) for arm in claim.arms], claimed, detectable)
+    verdict = verdicts.worse(table, claim.arms, against, claim.margin, higher)
+    return Judged(claim, verdict, [(against, arm) for arm in claim.arms], claimed, detectable)

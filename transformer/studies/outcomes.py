@@ -1,0 +1,75 @@
+"""What came of a run, read from its workdir, and the learning rates that are chosen by it."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from transformer.runtime.workdir import Workdir, read_json
+from transformer.studies.plan import Run
+from transformer.studies.study import Metric, Study
+from transformer.training.telemetry import read_metrics
+
+LOSSES = ("train/loss", "validation/loss")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of a run. `metrics`: by their labels; what a run does not tell is absent, a target never reached is inf."""
+
+    status: Literal["finished", "diverged", "failed"]
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    error: str = ""
+
+
+def read(folder: Path, metrics: Sequence[Metric]) -> Outcome | None:
+    """What came of the run in a workdir; None: it is not at its end."""
+    workdir = Workdir(folder)
+    if not any(workdir.evaluation_file(split).exists() for split in ("test", "validation")):
+        return None
+    rows = read_metrics(workdir.metrics_file)
+    if diverged(rows):
+        return Outcome("diverged")
+    found = {metric.label: _value(metric, rows, workdir) for metric in metrics}
+    return Outcome("finished", {label: value for label, value in found.items() if value is not None})
+
+
+def diverged(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a loss was not finite in the end, which is null in a metrics.jsonl, or the last update was skipped for that."""
+    last = [values[-1] for name in LOSSES if (values := [row[name] for row in rows if name in row])]
+    return None in last or bool(rows and rows[-1].get("train/skipped"))
+
+
+def _value(metric: Metric, rows: Sequence[Mapping[str, Any]], workdir: Workdir) -> float | None:
+    """Of the rows of training, if they have it, else of the scores at the end."""
+    values = [row[metric.name] for row in rows if metric.name in row]
+    if not values:
+        split, _, name = metric.name.partition("/")
+        file = workdir.evaluation_file(split)
+        return read_json(file)["scores"].get(name) if file.exists() else None
+    if metric.take == "last":
+        return values[-1]
+    if metric.take == "updates":
+        return next((row["step"] for row in rows if metric.reached(row.get(metric.name))), math.inf)
+    best = min if metric.better == "lower" else max
+    return best((value for value in values if value is not None), default=None)
+
+
+def chooser(study: Study) -> Metric:
+    """What learning rates are chosen by: the study's first metric, on validation."""
+    first = study.metrics[0]
+    return dataclasses.replace(first, name=f"validation/{first.name.partition('/')[2]}")
+
+
+def choose(study: Study, outcomes: Mapping[Run, Outcome]) -> dict[str, float]:
+    """The best learning rate of each arm; where all diverged, the smallest. An arm whose search failed throughout has none."""
+    metric, result = chooser(study), {}
+    sign = -1 if metric.higher_is_better else 1
+    for run, found in sorted(outcomes.items(), key=lambda item: item[0].config.train.learning_rate or 0.0):
+        if run.part == "search" and found.status != "failed":
+            value = found.metrics.get(metric.label)
+            score = float("inf") if value is None else sign * value
+            if run.arm not in result or score < result[run.arm][0]:
+                result[run.arm] = (score, run.config.train.learning_rate)
+    return {arm: rate for arm, (_, rate) in result.items()}

@@ -1,0 +1,291 @@
+"""results.csv -> report.md, report.html and the figure beside it. The same rows and study give the same files, to the byte.
+
+What is said of which number is here and in sentences.py; the numbers are findings.py's.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from transformer import plots
+from transformer.errors import no_failure
+from transformer.files import new_file
+from transformer.studies import findings as found
+from transformer.studies import results
+from transformer.studies.findings import Findings, Judged, Measured
+from transformer.studies.page import page
+from transformer.studies.plan import TOLERANCE, duration
+from transformer.studies.results import Row
+from transformer.studies.sentences import claimed, power, sentence
+from transformer.studies.study import Study
+from transformer.studies.words import ABSENT, Digits, amount, code, counted, listed, p_value, plain, table
+
+FIGURE = "figure"
+
+
+def write(study: Study, folder: Path) -> None:
+    """The report of the results.csv in `folder`, beside it. UserError: there is none, or it cannot be read or written."""
+    findings = found.find(study, results.read(folder / results.NAME, study))
+    with no_failure(str(folder), "written"):
+        plots.study_figure(panels(findings), *(folder / f"{FIGURE}{ending}" for ending in (".png", ".svg")))
+        text = markdown(findings)
+        figure = (folder / f"{FIGURE}.svg").read_text(encoding="utf-8")
+        html = page(study.question, text, {f"{FIGURE}.svg": figure})
+        for name, content in (("report.md", text), ("report.html", html)):
+            with new_file(folder / name) as new:
+                new.write_text(content, encoding="utf-8", newline="\n")
+
+
+def markdown(findings: Findings) -> str:
+    """The report as Markdown; it names figure.svg."""
+    study = findings.study
+    size = f"{len(study.arms)} arms, {counted(len(findings.seeds), 'seed')} each"
+    metrics = listed([code(metric.label) for metric in study.metrics])
+    parts = [
+        f"# {plain(study.question)}",
+        f"A study of {size}, compared with {code(study.compare_with)} by {metrics}; the first decides.",
+        *(["## The claim" if len(study.claims) == 1 else "## The claims"] if study.claims else []),
+        *(part for number in range(len(study.claims)) for part in _claim(findings, number)),
+        "## What came out",
+        f"![each arm's runs, their mean and 95 % interval; learning curves]({FIGURE}.svg)",
+        *(part for measured in findings.measured for part in _metric(findings, measured)),
+        *_how_computed(findings),
+        *_unfinished(findings),
+        *_search(findings),
+        *_costs(findings),
+        *_settings(findings),
+        *_origin(findings),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _claim(findings: Findings, number: int) -> list[str]:
+    judged, first = findings.judged[number], findings.measured[0]
+    claim, unit = judged.claim, code(first.metric.label)
+    rule = [f"Rule: {judged.verdict.rule}."] if judged.verdict.rule else []
+    label = ", exploratory" if judged.exploratory else ""
+    able = power(judged, digits(first))
+    return [
+        f"> “{plain(claim.text)}”\n>\n> {plain(claim.source)}",
+        claimed(claim, findings.study.compare_with, unit),
+        f"**Verdict: {judged.verdict.word}{label}.** {sentence(judged, unit, digits(first))}",
+        *([able] if able else []),
+        *rule,
+    ]
+
+
+def digits(measured: Measured) -> Digits:
+    """How the metric's numbers are written."""
+    values = [mean for mean, *_ in measured.estimates.values() if mean is not None]
+    return Digits(measured.comparison.residual, values)
+
+
+def _metric(findings: Findings, measured: Measured) -> list[str]:
+    """A metric's table: a row an arm."""
+    against, number, welch = findings.study.compare_with, digits(measured), measured.welch
+    counting = measured.metric.take == "updates"
+    head = ["arm", "mean", "95 % interval", "runs", f"minus {code(against)}", "simultaneous 95 % interval", "p"]
+    head += ["Welch's 95 % interval"] if welch else []
+    head += ["not reached"] if counting else []
+    rows = []
+    for arm, estimate in measured.estimates.items():
+        spread = None if measured.unreached[arm] == estimate.count else estimate.interval  # all updates do not vary
+        row = [code(arm), number(estimate.value), number.interval(spread), str(estimate.count)]
+        if difference := measured.comparison.differences.get((arm, against)):
+            row += [number(difference.value), number.interval(difference.interval), p_value(difference.p)]
+            row += [number.interval(welch[arm].interval)] if welch else []
+        row += [ABSENT] * (len(head) - counting - len(row))
+        row += [str(measured.unreached[arm])] if counting else []
+        rows.append(row + [str(len(findings.runs(arm, status))) for status in ("diverged", "failed")])
+    better = "higher" if measured.metric.higher_is_better else "lower"
+    return [
+        f"### {code(measured.metric.label)} ({better} is better)",
+        table([*head, "diverged", "failed"], rows),
+        *_notes(findings, measured),
+    ]
+
+
+def _notes(findings: Findings, measured: Measured) -> list[str]:
+    """What must be known to read the table of a metric."""
+    notes, metric = [], measured.metric
+    if len(findings.seeds) == 1:
+        notes.append("One seed: there is no interval and no p, and a difference of two runs may be noise.")
+    if measured.limit is not None and metric.take == "updates":
+        notes.append("**Ceiling**: no run reached it, so it does not part the arms.")
+    elif measured.limit is not None:
+        what = "Ceiling" if measured.limit else "Floor"
+        notes.append(
+            f"**{what}**: every arm's mean is within {found.NEAR:g} of {measured.limit:g}, an end of the scale; what differs "
+            "there cannot be seen by it."
+        )
+    if metric.take == "updates":
+        notes.append(
+            "Validation is looked at now and then, so a number of updates is that of the first look at which the target was "
+            "reached. A run that never reached it counts as all of its updates, and is neither left out nor 0: the mean is one "
+            "restricted to them (Royston & Parmar 2013), below the true one."
+        )
+    if measured.welch:
+        notes.append(
+            "The arms' variances differ clearly (Brown & Forsythe 1974, p < 0.05), and the simultaneous intervals take them as "
+            "equal: read Welch's beside them, which do not, and are not corrected for several arms."
+        )
+    if measured.without:
+        notes.append(f"{counted(measured.without, 'finished run')} did not report it, or it was not finite: left out.")
+    return [" ".join(notes)] if notes else []
+
+
+def _how_computed(findings: Findings) -> list[str]:
+    if len(findings.seeds) == 1:
+        return []
+    able = []
+    if not findings.judged and findings.detectable is not None:  # a claim says it itself
+        able = [
+            f"A difference of {digits(findings.measured[0])(findings.detectable)} would be found with a probability of 80 %."
+        ]
+    return [
+        *able,
+        "Intervals of a mean are Student's, over the runs that finished. Differences come from the model score = arm + seed + "
+        "noise, by least squares, the noise pooled over arms; their intervals hold together, and p is adjusted for all of them "
+        "(Dunnett 1955). All are about other seeds on the same data, not about other test sets.",
+    ]
+
+
+def _unfinished(findings: Findings) -> list[str]:
+    """Runs without a score, each by its name."""
+    lost = [row for row in findings.rows if row.status != "finished"]
+    lines = [f"- {code(row.arm)}, seed {row.seed}: {row.status}{f', {plain(row.error)}' if row.error else ''}" for row in lost]
+    lines += [f"- {code(arm)}, seed {seed}: not run" for arm, seed in findings.missing]
+    note = (
+        "A run that diverged is an outcome of its arm: it has no score to average, but it counts in the verdict. A run that "
+        "failed or is missing says nothing about its arm."
+    )
+    return ["## Runs without a score", note, "\n".join(lines)] if lines else []
+
+
+def _search(findings: Findings) -> list[str]:
+    """What the learning rates were chosen by."""
+    study, chooser = findings.study, results.chooser(findings.study)
+    if not findings.search:
+        return []
+    rates = sorted({row.learning_rate for row in findings.search if row.learning_rate is not None})
+    cells = {(row.arm, row.learning_rate): _searched(row, chooser.label) for row in findings.search}
+    chosen = {row.arm: row.learning_rate for row in findings.rows}
+    rows = [
+        [code(arm), *(cells.get((arm, rate), ABSENT) for rate in rates), f"{chosen[arm]:g}" if chosen.get(arm) else ABSENT]
+        for arm in study.arms
+    ]
+    note = (
+        f"{code(chooser.label)} of one run at each learning rate, with a seed that is none of the study's; the best one was "
+        "taken, or the smallest where all diverged."
+    )
+    return ["## Learning rates", note, table(["arm", *(f"{rate:g}" for rate in rates), "chosen"], rows)]
+
+
+def _searched(row: Row, label: str) -> str:
+    value = row.values.get(label)
+    return row.status if row.status != "finished" else ABSENT if value is None else f"{value:.4g}"
+
+
+def _costs(findings: Findings) -> list[str]:
+    """Time, FLOPs, parameters, and what was held equal."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    rows = []
+    for arm in findings.study.arms:
+        runs = findings.runs(arm)
+        seconds = mean([row.seconds for row in runs if row.status == "finished"])
+        parameters, flops = (mean(values) for values in ([row.parameters for row in runs], [row.flops for row in runs]))
+        rows.append([code(arm), amount(parameters), amount(flops), ABSENT if seconds is None else duration(seconds)])
+    equal = [fair + (f" (within {100 * TOLERANCE[fair]:g} %)" if TOLERANCE[fair] else "") for fair in findings.study.fair]
+    fair = (
+        f"Checked to be equal in all arms before anything was trained: {listed(equal)}." if equal else "Nothing was held equal."
+    )
+    head = ["arm", "parameters", "training FLOP", "time of a run"]
+    return ["## Cost", table(head, rows), f"{fair} Time is the mean over finished runs, with start, compilation and scores."]
+
+
+def _settings(findings: Findings) -> list[str]:
+    """All settings of the comparison arm that are no defaults, and what each other arm has instead."""
+    study, default = findings.study, results.defaults()
+    first = {arm: runs[0].settings for arm in study.arms if (runs := findings.runs(arm))}
+    base = first.get(study.compare_with, next(iter(first.values())))
+    shown = study.compare_with if study.compare_with in first else next(iter(first))
+
+    def changes(arm: str) -> str:
+        if arm not in first:
+            return ABSENT
+        names = [name for name in sorted({*base, *first[arm]}) if base.get(name) != first[arm].get(name)]
+        return " ".join(code(f"{name}={first[arm].get(name, default.get(name, 'default'))}") for name in names) or ABSENT
+
+    lines = "\n".join(f"{name}={text}" for name, text in base.items())
+    return [
+        "## Settings",
+        f"Of {code(shown)}, as far as they are no defaults of the commit below (as `--config.base.NAME=VALUE`):",
+        f"```\n{lines}\n```",
+        "The other arms differ from it in:",
+        table(["arm", "settings"], [[code(arm), changes(arm)] for arm in study.arms if arm != shown], texts=2),
+    ]
+
+
+def _origin(findings: Findings) -> list[str]:
+    """Where the numbers come from."""
+
+    def told(name: str, value: Callable[[Row], str]) -> str:
+        counts = Counter(value(row) or "not recorded" for row in findings.rows)
+        texts = [plain(text) + (f" ({counted(count, 'run')})" if len(counts) > 1 else "") for text, count in counts.items()]
+        return f"- {name}: {'; '.join(texts)}"
+
+    return [
+        "## Where it was run",
+        "\n".join(
+            [
+                f"- seeds: {', '.join(map(str, findings.seeds))}",
+                told("commit", lambda row: row.commit),
+                told("machine", lambda row: row.machine),
+                told("versions", lambda row: row.versions),
+            ]
+        ),
+        f"Everything here is made from {code(results.NAME)}, a row a run.",
+    ]
+
+
+# --- the figure --------------------------------------------------------------------------------------------------------
+
+
+def panels(findings: Findings) -> list[plots.Panel]:
+    """A panel for each metric, for each claim of an exponent, and for the learning curves, where there are any."""
+    against = findings.study.compare_with
+    result: list[plots.Panel] = []
+    for measured in findings.measured:
+        values = {arm: [x for x in scores if x is not None and math.isfinite(x)] for arm, scores in measured.table.items()}
+        means = {arm: estimate.value for arm, estimate in measured.estimates.items()}
+        intervals = {arm: estimate.interval for arm, estimate in measured.estimates.items()}
+        better = "higher" if measured.metric.higher_is_better else "lower"
+        label = f"{measured.metric.label} ({better} is better)"
+        result.append(plots.Dots(label, values, means, intervals, _lost(findings), against))
+    first = findings.measured[0]
+    result += [_law(judged, first) for judged in findings.judged if judged.claim.kind == "exponent"]
+    curves = {
+        arm: [(row.curve, row.status == "finished") for row in findings.runs(arm) if row.curve] for arm in findings.study.arms
+    }
+    if any(curves.values()):
+        result.append(plots.Lines(results.curve_of(findings.study), curves, against))
+    return result
+
+
+def _law(judged: Judged, first: Measured) -> plots.Law:
+    sizes = zip(judged.claim.arms, judged.claim.sizes, strict=True)
+    runs = [(size, score) for arm, size in sizes for score in first.table[arm] if score is not None and math.isfinite(score)]
+    curve = judged.law
+    text = "{:.3g} + {:.3g} / N^{:.3g}".format(*curve) if curve else "no law fitted"
+    return plots.Law(first.metric.label, [size for size, _ in runs], [score for _, score in runs], curve, text)
+
+
+def _lost(findings: Findings) -> dict[str, str]:
+    """Of each arm, how many runs have no score and why."""
+    counts = {arm: Counter(row.status for row in findings.runs(arm) if row.status != "finished") for arm in findings.study.arms}
+    return {arm: ", ".join(f"{count} {status}" for status, count in lost.items()) for arm, lost in counts.items() if lost}

@@ -1,0 +1,218 @@
+"""results.csv: a row a run, with all that a report needs; written from workdirs, read without them.
+
+Beside its metrics a row has the run's settings, as far as they differ from the defaults (`name=value`, as on the command
+line), and a curve (`update:value`, at most 50 of them), so that a report can be made again where the workdirs are gone.
+"""
+
+import csv
+import dataclasses
+import functools
+import io
+import math
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformer import families, settings
+from transformer.config import Config, Facts
+from transformer.errors import UserError, nearest, no_failure
+from transformer.files import new_file
+from transformer.runtime.workdir import Workdir, read_json
+from transformer.studies.outcomes import Outcome, chooser
+from transformer.studies.plan import Plan, Run
+from transformer.studies.study import Metric, Study
+from transformer.training.telemetry import read_metrics
+
+NAME = "results.csv"
+POINTS = 50  # of a curve, at most
+PLACES = ("data.directory", "data.train", "data.validation", "data.test", "train.init_from")  # they may be paths
+
+Curve = Sequence[tuple[int, float]]
+
+
+def columns(study: Study) -> list[Metric]:
+    """The metrics that have a column: the study's, and what learning rates are chosen by."""
+    searched = [chooser(study)] if study.learning_rates else []
+    return list({metric.label: metric for metric in (*study.metrics, *searched)}.values())
+
+
+def curve_of(study: Study) -> str:
+    """What the learning curves show: the first metric that is one of validation."""
+    if study.base.data.validation is None:
+        return "train/loss"
+    return next((metric.name for metric in study.metrics if metric.name.startswith("validation/")), "validation/nll")
+
+
+# --- from workdirs -----------------------------------------------------------------------------------------------------
+
+
+def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome]) -> None:
+    """A row for every run with an outcome, in the order of the study's arms and seeds; the whole file at once."""
+    arms, study = list(plan.configs), plan.study
+    ordered = sorted(outcomes, key=lambda run: (run.part, arms.index(run.arm), run.seed, run.config.train.learning_rate or 0))
+    head = ["part", "arm", "seed", "status", *(metric.label for metric in columns(study)), "learning_rate", "parameters"]
+    head += ["flops", "seconds", "commit", "versions", "machine", "hash", "error", "settings", f"curve of {curve_of(study)}"]
+    with new_file(root / NAME) as new, new.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, head, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(_row(run, outcomes[run], run.folder(root), curve_of(study)) for run in ordered)
+
+
+def _row(run: Run, found: Outcome, folder: Path, curve: str) -> dict[str, Any]:
+    workdir, row = Workdir(folder), {"part": run.part, "arm": run.arm, "seed": run.seed, "status": found.status}
+    row |= {name: f">{run.config.train.steps}" if value == math.inf else value for name, value in found.metrics.items()}
+    row |= {"learning_rate": run.config.train.learning_rate, "hash": run.hash, "error": found.error}
+    row |= {"settings": shlex.join(f"{name}={value}" for name, value in changed(run.config).items())}
+    points = [(line["step"], line[curve]) for line in read_metrics(workdir.metrics_file) if curve in line]
+    row[f"curve of {curve}"] = " ".join(f"{step}:{math.nan if value is None else value:.5g}" for step, value in _few(points))
+    if workdir.facts_file.exists():
+        parameters, flops = _cost(settings.replace(run.config, "train.seed", 0), workdir.facts())
+        row |= {"parameters": parameters, "flops": flops}
+    if (times := beside(folder, ".seconds")).exists():
+        row["seconds"] = round(sum(map(float, times.read_text().split())), 1)
+    if workdir.record_file.exists():
+        record = read_json(workdir.record_file)[-1]
+        versions = " ".join(f"{name}={version}" for name, version in record["versions"].items())
+        devices = " ".join(f"{count}x {name}" for name, count in record["devices"].items())
+        and_changes = " and changes" if record.get("dirty") else ""
+        row |= {"versions": versions, "machine": f"{record['platform']}; {record['cpus']} cores; {devices}"}
+        row |= {"commit": record["commit"] + and_changes} if "commit" in record else {}
+    return row
+
+
+def changed(config: Config) -> dict[str, str]:
+    """The settings that differ from their defaults, by name, but for the seed. Of a path its last part."""
+    pairs = zip(settings.fields(config), settings.fields(Config()), strict=True)
+    differ = {name: value for (name, *_, value), (*_, default) in pairs if value != default and name != "train.seed"}
+    return {name: _text(Path(value).name if name in PLACES and value else value) for name, value in differ.items()}
+
+
+def defaults() -> dict[str, str]:
+    """Every setting's default, as `changed` writes it."""
+    return {name: _text(value) for name, *_, value in settings.fields(Config())}
+
+
+def _text(value: Any) -> str:
+    """A setting as on the command line."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def _few(points: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
+    """At most `POINTS` of them, evenly spread, the last one included."""
+    every = math.ceil(len(points) / POINTS) or 1
+    return list(points[::-every][::-1])
+
+
+@functools.cache
+def _cost(config: Config, facts: Facts) -> tuple[int, float]:
+    """Parameters, and FLOPs of the whole training, with vocabularies as they came out."""
+    account = families.FAMILIES[config.family].account(config, facts, ())
+    return account.size, account.total_flops
+
+
+def beside(folder: Path, ending: str) -> Path:
+    """A file of a run that lies beside its workdir."""
+    return folder.with_name(folder.name + ending)
+
+
+# --- to a report -------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A run as results.csv has it. What is absent there is None, or not in a mapping.
+
+    `values`: by the metrics' labels. `censored`: labels of targets that were not reached, whose value is all updates.
+    """
+
+    part: str
+    arm: str
+    seed: int
+    status: str
+    values: Mapping[str, float]
+    censored: frozenset[str]
+    learning_rate: float | None
+    parameters: int | None
+    flops: float | None
+    seconds: float | None
+    commit: str
+    versions: str
+    machine: str
+    error: str
+    settings: Mapping[str, str]
+    curve: Curve
+
+
+def read(path: Path, study: Study) -> list[Row]:
+    """The rows of a study's results.csv. UserError: there is none, it is damaged, or it is another study's."""
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; --mode=ablate makes it")
+    with no_failure(str(path), "read"):
+        data = path.read_bytes()
+    try:
+        lines = csv.DictReader(io.StringIO(data.decode(), newline=""), strict=True)
+        rows = [_read_row(path, lines.line_num, line, study) for line in lines]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: damaged, {error}; --mode=ablate makes it again from the runs") from error
+    known = set()
+    for row in rows:
+        if (key := (row.part, row.arm, row.seed, row.part == "search" and row.learning_rate)) in known:
+            raise UserError(f"{path}: it has two rows of the arm {row.arm!r}, seed {row.seed}; remove one")
+        known.add(key)
+    return rows
+
+
+def _read_row(path: Path, number: int, line: Mapping[str, str | None], study: Study) -> Row:
+    def cell(name: str) -> str:
+        if line.get(name) is None:
+            raise UserError(f"{path}, line {number}: it has no {name!r}; --mode=ablate makes the file again from the runs")
+        return line[name] or ""
+
+    def value(name: str, kind: Callable[[str], Any], text: str | None = None) -> Any:
+        text = cell(name) if text is None else text
+        if not text:
+            return None
+        try:
+            if math.isfinite(result := kind(text)):
+                return result
+        except ValueError:
+            pass
+        raise UserError(f"{path}, line {number}: {name} is {text!r}, no number; correct it")
+
+    if (arm := cell("arm")) not in study.arms:
+        raise UserError(
+            f"{path}, line {number}: the study has no arm {arm!r}{nearest(arm, study.arms)}; is --config the study's file?"
+        )
+    for name, words in (("part", ("study", "search")), ("status", ("finished", "diverged", "failed"))):
+        if cell(name) not in words:
+            raise UserError(f"{path}, line {number}: {name} is {cell(name)!r}, wants one of {', '.join(words)}; correct it")
+    if value("seed", int) is None:
+        raise UserError(f"{path}, line {number}: it has no seed; correct it")
+    texts = {metric.label: cell(metric.label) for metric in columns(study)}
+    values = {label: value(label, float, text.removeprefix(">")) for label, text in texts.items() if text}
+    points = [point.partition(":") for point in cell(f"curve of {curve_of(study)}").split()]
+    try:
+        pairs = [item.partition("=") for item in shlex.split(cell("settings"))]
+    except ValueError as error:
+        raise UserError(f"{path}, line {number}: settings are no words ({error}); correct them") from error
+    return Row(
+        part=cell("part"),
+        arm=arm,
+        seed=value("seed", int),
+        status=cell("status"),
+        values=values,
+        censored=frozenset(label for label, text in texts.items() if text.startswith(">")),
+        learning_rate=value("learning_rate", float),
+        parameters=value("parameters", int),
+        flops=value("flops", float),
+        seconds=value("seconds", float),
+        commit=cell("commit"),
+        versions=cell("versions"),
+        machine=cell("machine"),
+        error=cell("error"),
+        settings={name: text for name, _, text in pairs},
+        curve=[(value("curve", int, step), math.nan if at == "nan" else value("curve", float, at)) for step, _, at in points],
+    )
