@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer.config import Config, Facts
 from transformer.errors import UserError
 from transformer.inference import search
 from transformer.inference.loading import Loaded, Map, Predictor, clean, most_positions, pad, round_length
@@ -40,12 +41,13 @@ class Translator(Predictor):
         fields = list(loaded.vocabularies.values())
         self.source_vocabulary, self.target_vocabulary = fields[0], fields[-1]
         self._encodes = hasattr(loaded.model, "encode")
-        self._search = jax.jit(self._search_batch, static_argnames="max_length")
+        found = functools.partial(search_batch, self.model, self.config, self.facts)
+        self._search = jax.jit(found, static_argnames="max_length")
         self._given = jax.jit(self._with_hidden)
 
     def translate(self, texts: Iterable[str]) -> Iterator[list[Output]]:
         """For each text, in order, its `search.n_best` hypotheses, best first. A blank text gives blank ones."""
-        texts, first = iter(texts), 1
+        texts, first, self._cut = iter(texts), 1, []
         while chunk := list(itertools.islice(texts, self.config.search.batch_size * CHUNK)):
             yield from self._chunk(chunk, first)
             first += len(chunk)
@@ -186,28 +188,43 @@ class Translator(Predictor):
             outputs.append([Output(text, float(score)) for text, score in zip(texts, found.scores_BxN[row], strict=True)])
         return outputs
 
-    def _search_batch(self, params: Any, source_BxS: Array, segments_BxS: Array, limit_B: Array, *, max_length: int) -> Any:
-        asked, beams = self.config.search, self.config.search.beam_size
-        apply = functools.partial(self.model.apply, {"params": params})
-        rows = beams * len(limit_B)
-        starts = jnp.full(limit_B.shape, self.facts.start, jnp.int32)
-        if self._encodes:
-            memory = apply(source_BxS, None, segments_BxS, method="encode")
-            cache = apply(memory, max_length, rows, method="start")
-        else:  # the source is a prefix in the cache, fed once and then shared out to the beams
-            memory, length = None, source_BxS.shape[1] + max_length
-            cache = apply(None, length, len(limit_B), method="start")
-            # The source sees the start, as in training. The search feeds it again, to the same slot.
-            seen = jnp.concatenate([source_BxS, starts[:, None]], axis=1)
-            valid = jnp.concatenate([segments_BxS > 0, jnp.ones_like(starts, bool)[:, None]], axis=1)
-            fed: Any = apply(seen, cache, None, valid, True, method="step")[1]
-            cache = fed | {"slot": fed["slot"] - 1, "next": fed["next"] - 1}
-            cache = jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), cache)
-        alpha, form = asked.length_penalty, asked.penalty_form
 
-        def step(tokens_BxT: Array, cache: Any) -> tuple[Array, Any]:
-            return apply(tokens_BxT, cache, memory, method="step")
+def search_batch(
+    model: Any,
+    config: Config,
+    facts: Facts,
+    params: Any,
+    source_BxS: Array,
+    segments_BxS: Array,
+    limit_B: Array,
+    *,
+    max_length: int,
+) -> search.Hypotheses:
+    """What `config.search` finds for each source, of `limit_B` output tokens at most, and never more than `max_length`.
 
-        if beams == 1:
-            return search.greedy(step, cache, starts, limit_B, max_length, self.facts.end, alpha=alpha, form=form)
-        return search.beam(step, cache, starts, limit_B, max_length, self.facts.end, beams, alpha, asked.n_best, form=form)
+    A row of limit 0 fills the batch. Of a prefix LM the sources end at the right. Meant to be called under jit.
+    """
+    asked, beams = config.search, config.search.beam_size
+    apply = functools.partial(model.apply, {"params": params})
+    rows = beams * len(limit_B)
+    starts = jnp.full(limit_B.shape, facts.start, jnp.int32)
+    if hasattr(model, "encode"):
+        memory = apply(source_BxS, None, segments_BxS, method="encode")
+        cache = apply(memory, max_length, rows, method="start")
+    else:  # the source is a prefix in the cache, fed once and then shared out to the beams
+        memory, length = None, source_BxS.shape[1] + max_length
+        cache = apply(None, length, len(limit_B), method="start")
+        # The source sees the start, as in training. The search feeds it again, to the same slot.
+        seen = jnp.concatenate([source_BxS, starts[:, None]], axis=1)
+        valid = jnp.concatenate([segments_BxS > 0, jnp.ones_like(starts, bool)[:, None]], axis=1)
+        fed: Any = apply(seen, cache, None, valid, True, method="step")[1]
+        cache = fed | {"slot": fed["slot"] - 1, "next": fed["next"] - 1}
+        cache = jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), cache)
+    alpha, form = asked.length_penalty, asked.penalty_form
+
+    def step(tokens_BxT: Array, cache: Any) -> tuple[Array, Any]:
+        return apply(tokens_BxT, cache, memory, method="step")
+
+    if beams == 1:
+        return search.greedy(step, cache, starts, limit_B, max_length, facts.end, alpha=alpha, form=form)
+    return search.beam(step, cache, starts, limit_B, max_length, facts.end, beams, alpha, asked.n_best, form=form)

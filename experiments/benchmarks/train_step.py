@@ -1,0 +1,136 @@
+"""One update of the paper's model, against `torch.nn.Transformer`, eager and compiled.
+
+    python -m experiments.benchmarks.train_step
+
+Batch 64, source 32, target 32, d_model 256, 4 heads, 3+3 layers, d_ff 1024, vocabulary 8,000, dropout 0.1, smoothing 0.1, Adam,
+fp32, tied embeddings. Where dropout's bits come from: ours `dropout_generator` (the default, a hash), torch's its own
+(a Mersenne twister on a CPU).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from experiments.benchmarks import race
+from experiments.benchmarks.race import Contender
+from transformer.config import Config, Facts, Model, Train
+
+B, S, T, V = 64, 32, 32, 8000
+MODEL = Model(num_encoder_layers=3, num_decoder_layers=3, d_model=256, d_ff=1024, num_heads=4, unroll=3)
+CONFIG = Config(model=MODEL, train=Train(learning_rate=1e-4, schedule="constant", warmup_steps=0))
+
+
+def build(config: Config, rows: int = B, source: int = S, target: int = T, entries: int = V) -> tuple[Any, Any, Any]:
+    """The trainer's own step, not yet compiled; a function that makes its state; a batch of tokens without padding."""
+    import jax
+    import numpy as np
+
+    from transformer import families
+    from transformer.training import optimizer
+    from transformer.training import step as steps
+
+    facts = Facts(source_size=entries, target_size=entries, source_rows=entries, target_rows=entries)
+    model = families.FAMILIES[config.family].model(config, facts)
+    update = optimizer.make_optimizer(config.train, config.model)
+    schedule = optimizer.make_schedule(config.train, config.model)
+    step = steps.make_train_step(families.kind_of(config).loss(model, config, facts), update, schedule, config.train)
+    rng, sides = np.random.default_rng(0), {"source": source, "inputs": target, "targets": target}
+    batch = {name: rng.integers(3, entries, (rows, length), np.int32) for name, length in sides.items()}
+    batch |= {"source_segments": np.ones((rows, source), np.int32), "segments": np.ones((rows, target), np.int32)}
+    batch |= {"weights": np.ones((rows, target), np.float32)}
+
+    def init() -> steps.State:
+        return steps.init_state(model.init(jax.random.key(0), batch)["params"], update, config.train)
+
+    return step, init, batch
+
+
+def ours(config: Config = CONFIG) -> Callable[[], None]:
+    """Compiled as the trainer compiles it."""
+    import jax
+
+    from transformer.runtime.devices import Runtime
+
+    runtime = Runtime(config.parallel)
+    train_step, init, batch = build(config)
+    step, made = runtime.compile_train(train_step), [runtime.create(init)]
+
+    def turn() -> None:
+        made[0], metrics = step(made[0], runtime.place_batch(batch))
+        jax.block_until_ready(metrics)
+
+    return turn
+
+
+def torch(compiled: bool) -> Callable[[], None]:
+    """`torch.nn.Transformer` with the same sizes, embeddings tied three ways, sinusoids, the same loss."""
+    import os
+
+    import torch  # pyright: ignore[reportMissingImports]
+
+    torch.manual_seed(0)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    m = MODEL
+
+    class Translator(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = torch.nn.Transformer(
+                m.d_model, m.num_heads, m.num_encoder_layers, m.num_decoder_layers, m.d_ff, m.dropout_rate, batch_first=True
+            )
+            self.embed = torch.nn.Embedding(V, m.d_model)
+            torch.nn.init.normal_(self.embed.weight, std=m.d_model**-0.5)
+            angles = torch.arange(max(S, T))[:, None] / 10000 ** (torch.arange(0, m.d_model, 2) / m.d_model)
+            sinusoids = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
+            self.register_buffer("sinusoids", sinusoids)
+            self.dropout = torch.nn.Dropout(m.dropout_rate)
+
+        def read(self, ids_BxT: Any) -> Any:
+            return self.dropout(self.embed(ids_BxT) * m.d_model**0.5 + self.sinusoids[: ids_BxT.shape[1]])
+
+        def forward(self, source_BxS: Any, inputs_BxT: Any, causal: Any) -> Any:
+            states = self.body(self.read(source_BxS), self.read(inputs_BxT), tgt_mask=causal, tgt_is_causal=True)
+            return states @ self.embed.weight.T
+
+    model = Translator().train()
+    optimizer = torch.optim.Adam(model.parameters(), CONFIG.train.learning_rate, (CONFIG.train.beta1, CONFIG.train.beta2), 1e-9)
+    criterion = torch.nn.CrossEntropyLoss(label_smoothing=CONFIG.train.label_smoothing)
+    source, inputs, targets = (torch.randint(3, V, (B, length)) for length in (S, T, T))
+    causal = torch.nn.Transformer.generate_square_subsequent_mask(T)
+
+    def loss() -> Any:
+        return criterion(model(source, inputs, causal).flatten(0, 1), targets.flatten())
+
+    run = torch.compile(loss) if compiled else loss
+
+    def turn() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        run().backward()
+        optimizer.step()
+
+    return turn
+
+
+def main() -> None:
+    """Races them and prints the table."""
+    asked = race.arguments(__doc__).parse_args()
+    from transformer import families
+
+    facts = Facts(source_size=V, target_size=V, source_rows=V, target_rows=V)
+    train = dataclasses.replace(CONFIG.train, batch_tokens=B * T)
+    account = families.FAMILIES[CONFIG.family].account(dataclasses.replace(CONFIG, train=train), facts, [S, T])
+    work = {"target tokens/s": B * T, "FLOP/s": account.training_flops * B * T}
+    looped = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, unroll=1))
+    contenders = {
+        "ours, unroll=3": Contender(ours, (CONFIG,), work),
+        "ours, unroll=1": Contender(ours, (looped,), work),
+        "torch.nn.Transformer": Contender(torch, (False,), work),
+        "torch.nn.Transformer, compiled": Contender(torch, (True,), work),
+        race.PEAK: Contender(race.peak, (), {"FLOP/s": race.PEAK_FLOPS}),
+    }
+    times = race.take_turns(contenders, asked.rounds, 2, asked.threads)
+    race.report(f"One update, batch {B}, source {S}, target {T}", times, contenders, asked.threads, asked.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Decoding: greedy and beam 4, against Transformers' `generate` and CTranslate2, fp32 and int8, with the same random weights.
+
+    python -m experiments.benchmarks.translate
+
+64 sentences of 24 tokens, 32 output tokens each (the end is never likely), d_model 256, 4 heads, 3+3 layers, d_ff 1024, 58,101
+entries (opus-mt-en-de has as many). The weights are written by `transformer.interop` as a Marian folder, which both others
+read.
+From ids to ids: tokenisers are not timed. Whether all say the same tokens is printed.
+"""
+
+import os
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.benchmarks import race
+from experiments.benchmarks.race import Contender
+from transformer.config import Config, Data, Facts, Model, Search
+
+B, S, L, V = 64, 24, 32, 58_101
+FACTS = Facts(source_size=V, target_size=V - 1, source_rows=V, target_rows=V, pad=V - 1, start=V - 1, end=0, unknown=1)
+MODEL = Model(
+    num_encoder_layers=3,
+    num_decoder_layers=3,
+    d_model=256,
+    d_ff=1024,
+    num_heads=4,
+    unroll=3,
+    sinusoid_layout="halves",
+    norm_epsilon=1e-5,
+    tying="three_way",
+    logits_bias=True,
+)
+
+
+def config(beams: int) -> Config:
+    """The search's form of length penalty is the one that all three have."""
+    search = Search(beam_size=beams, length_penalty=1.0, penalty_form="power", batch_size=B)
+    return Config(model=MODEL, data=Data(batching="bucketed"), search=search)
+
+
+def sentences() -> list[list[int]]:
+    """Ids, the end included."""
+    import numpy as np
+
+    ids = np.random.default_rng(0).integers(2, V - 1, (B, S - 1))
+    return [[*map(int, row), FACTS.end] for row in ids]
+
+
+def write(folder: Path) -> None:
+    """A Marian folder of random weights: the ends' logits are far below the others."""
+    import jax
+    import sentencepiece
+
+    from transformer import families
+    from transformer.interop import huggingface
+
+    batch = {name: jax.numpy.zeros((1, 8), jax.numpy.int32) for name in ("source", "inputs")}
+    batch |= {name: jax.numpy.ones((1, 8), jax.numpy.int32) for name in ("source_segments", "segments")}
+    made = families.FAMILIES["encoder_decoder"].model(config(1), FACTS)
+    params: Any = jax.jit(made.init)(jax.random.key(0), batch)["params"]
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: x.at[FACTS.end].add(-1e4) if path[-1].key == "logits_bias" else x, params
+    )
+    huggingface.write(folder, config(1), FACTS, params, {})
+    # A tokenizer for converters that want one.
+    pieces = "\n".join(["a b c d e f g"] * 20)
+    for name in ("source", "target"):
+        with (folder / f"{name}.spm").open("wb") as file:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(pieces.split("\n")), model_writer=file, vocab_size=12, minloglevel=2
+            )
+    names = ["</s>", "<unk>", *(f"t{n}" for n in range(2, V - 1)), "<pad>"]
+    import json
+
+    (folder / "vocab.json").write_text(json.dumps({name: n for n, name in enumerate(names)}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "MarianTokenizer"}))
+
+
+def digest(rows: list[list[int]]) -> int:
+    """Of what was said: equal ids, equal number."""
+    return zlib.crc32(repr([[int(i) for i in row] for row in rows]).encode())
+
+
+def ours(folder: str, beams: int) -> Callable[[], int]:
+    """The search that `--mode=translate` uses."""
+    import jax
+    import numpy as np
+
+    from transformer import families
+    from transformer.inference.translate import search_batch
+    from transformer.interop import huggingface
+    from transformer.runtime.devices import keep_freed_memory
+
+    keep_freed_memory()
+    imported = huggingface.read_model(folder)
+    asked = config(beams)
+    model = families.FAMILIES["encoder_decoder"].model(asked, FACTS)
+    params = jax.device_put(imported.params)
+    tokens, segments = np.array(sentences(), np.int32), np.ones((B, S), np.int32)
+    limits = np.full(B, L, np.int32)
+    search: Any = jax.jit(lambda *arguments: search_batch(model, asked, FACTS, *arguments, max_length=L))
+
+    def turn() -> int:
+        found = jax.device_get(search(params, tokens, segments, limits))
+        return digest(list(found.tokens_BxNxL[:, 0]))
+
+    return turn
+
+
+def transformers(folder: str, beams: int) -> Callable[[], int]:
+    """`generate`, with its cache."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from transformers import MarianMTModel  # pyright: ignore[reportMissingImports]
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    model: Any = MarianMTModel.from_pretrained(folder).eval()
+    ids = torch.tensor(sentences())
+
+    def turn() -> int:
+        with torch.inference_mode():
+            found = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                num_beams=beams,
+                do_sample=False,
+                max_new_tokens=L,
+                forced_eos_token_id=None,
+            )
+        return digest(found[:, 1:].tolist())
+
+    return turn
+
+
+def ctranslate2(folder: str, beams: int, kind: str) -> Callable[[], int]:
+    """`translate_batch`, all sentences in one batch."""
+    import ctranslate2  # pyright: ignore[reportMissingImports]
+
+    with tempfile.TemporaryDirectory() as converted:
+        ctranslate2.converters.TransformersConverter(folder).convert(converted, force=True)
+        threads = int(os.environ["OMP_NUM_THREADS"])
+        translator = ctranslate2.Translator(converted, compute_type=kind, inter_threads=1, intra_threads=threads)
+    names = {0: "</s>", 1: "<unk>", V - 1: "<pad>"}
+    texts = [[names.get(i, f"t{i}") for i in row] for row in sentences()]
+    numbers = {name: n for n, name in names.items()}
+
+    def turn() -> int:
+        found = translator.translate_batch(
+            texts, beam_size=beams, length_penalty=1.0, max_decoding_length=L, max_batch_size=0, return_scores=False
+        )
+        return digest(
+            [[numbers.get(name, int(name[1:]) if name[0] == "t" else 0) for name in each.hypotheses[0]] for each in found]
+        )
+
+    return turn
+
+
+def main() -> None:
+    """Races them and prints a table for each width of the beam."""
+    asked = race.arguments(__doc__).parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        marian = Path(folder) / "marian"
+        write(marian)
+        for beams in (1, 4):
+            work = {"output tokens/s": B * L}
+            contenders = {
+                "ours": Contender(ours, (str(marian), beams), work),
+                "Transformers": Contender(transformers, (str(marian), beams), work),
+                "CTranslate2 fp32": Contender(ctranslate2, (str(marian), beams, "float32"), work),
+                "CTranslate2 int8": Contender(ctranslate2, (str(marian), beams, "int8"), work),
+                race.PEAK: Contender(race.peak, (), {"FLOP/s": race.PEAK_FLOPS}),
+            }
+            times = race.take_turns(contenders, asked.rounds, 2, asked.threads)
+            title = f"{B} sentences of {S} tokens, {L} output tokens, {'greedy' if beams == 1 else f'beam {beams}'}"
+            output = asked.output and f"{asked.output}.{'greedy' if beams == 1 else f'beam{beams}'}.json"
+            race.report(title, times, contenders, asked.threads, output)
+            same = [name for name in times if times[name].said is not None and times[name].said == times["ours"].said]
+            print(f"the same tokens as ours: {', '.join(same[1:]) or 'none'}\n")
+
+
+if __name__ == "__main__":
+    main()
