@@ -1,8 +1,10 @@
-"""What holds for every test: how JAX checks shapes, and how it compiles."""
+"""What holds for every test: how JAX checks shapes, how it compiles, and what may be skipped."""
 
 import os
+import re
 
 import jax
+import pytest
 
 # Silent broadcasting between ranks hides mistakes in shapes.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -15,3 +17,42 @@ if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     if jax.__version_info__ < (0, 11):  # XLA ends the process on a flag that it no longer has
         quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}"
+
+# --- skips -------------------------------------------------------------------------------------------------------------
+
+# What a machine may lack: shared data, a GPU, what tests/parity compares with. Any other skip is a test that is gone.
+EXPECTED = re.compile(r"TRANSFORMER_DATA|\bGPU\b|could not import '(torch|transformers)'")
+_skipped: dict[str, str] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--few-skips", action="store_true", help="fail where a test is skipped for want of anything but " + EXPECTED.pattern
+    )
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _note(report)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    _note(report)
+
+
+def _note(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+        if not EXPECTED.search(reason):
+            _skipped[report.nodeid] = reason
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _skipped and session.config.getoption("--few-skips") and not hasattr(session.config, "workerinput"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if _skipped and config.getoption("--few-skips"):
+        terminalreporter.section("skipped, and should not be")
+        for test, reason in _skipped.items():
+            terminalreporter.write_line(f"{test}: {reason}")

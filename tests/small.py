@@ -44,9 +44,14 @@ def batch(seed: int, rows: int) -> dict[str, np.ndarray]:
 
 
 def params(config: Config):
-    """Parameters, drawn and not initialised: nothing is compiled, no bias is zero."""
-    family, draw = families.FAMILIES[config.family], np.random.default_rng(1)
-    model, objective = family.model(config, FACTS), families.make_objective(config, FACTS, {})
+    """Parameters, drawn and not initialised."""
+    model = families.FAMILIES[config.family].model(config, FACTS)
+    return filled(model, families.make_objective(config, FACTS, {}))
+
+
+def filled(model, objective):
+    """A model's parameters, drawn and not initialised: nothing is compiled, no bias is zero."""
+    draw = np.random.default_rng(1)
     shapes = jax.eval_shape(lambda: families.init_params(model, objective, 0))
 
     def values(path, leaf):

@@ -56,7 +56,7 @@ class Result:
 
 def command(*arguments: Any, stdin: bytes = b"", stdout: Any = None) -> Result:
     """`python launch.py ARGUMENTS`, where neither stdout nor stderr is a terminal and the locale knows ASCII alone."""
-    out, err = stdout or io.TextIOWrapper(io.BytesIO(), "ascii"), io.TextIOWrapper(io.BytesIO(), "utf-8")
+    out, err = stdout or io.TextIOWrapper(io.BytesIO(), "ascii"), io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace")
     streams = {"stdin": io.TextIOWrapper(io.BytesIO(stdin), "ascii"), "stdout": out, "stderr": err}
     status: Any = 0
     for flag in launch.FLAGS.get_key_flags_for_module(launch):

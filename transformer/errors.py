@@ -1,12 +1,18 @@
 """What a user did wrong: one exception type, which `launch.py` turns into one line and exit status 2. And words to the user.
 
-A message names the thing, the place and the remedy, in one line. A bug of ours is any other exception.
+A message names the thing, the place and the remedy, in one line. Any other exception is a bug of ours, and keeps its traceback,
+below which stands `BUG`.
 """
 
 import contextlib
 import difflib
 import sys
 from collections.abc import Iterable, Iterator
+
+BUG = (
+    "This is a bug, not a mistake of yours. Please report it where you have this code from (for a repository: its issues), "
+    "with the command and all of the above; record.json of the workdir says on what it ran."
+)
 
 
 class UserError(Exception):

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 from transformer.errors import UserError, nearest
 
 C = TypeVar("C")
+MOST = 2**31 - 1  # of a whole number: what arrays, keys and counters hold
 
 
 def setting(default: Any, meaning: str, **limits: Any) -> Any:
@@ -104,7 +105,10 @@ def from_file(path: str | Path, kind: type[C], function: str = "get_config", fla
         others = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise UserError(f"{flag}={path}: there is no such file{nearest(path.name, others)}")
     spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
-    assert spec and spec.loader
+    if spec is None or spec.loader is None:
+        raise UserError(
+            f"{flag}={path}: it is no Python file, whose name ends in .py; {function}() in it returns a {kind.__name__}"
+        )
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -143,10 +147,11 @@ def from_dict(values: Mapping[str, Any], kind: Any, where: str = "config.json", 
             if not has_type(value, hints[name]):
                 raise UserError(f"{where}: {prefix}{name} is {value!r}, wants {type_name(hints[name])}")
             arguments[name] = value
-    try:
-        return kind(**arguments)
-    except TypeError as error:
-        raise UserError(f"{where}: {error}") from error
+    missing = dataclasses.MISSING
+    needed = [f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing]
+    if lacking := [prefix + name for name in needed if name not in arguments]:
+        raise UserError(f"{where}: it lacks {', '.join(lacking)}; restore the file")
+    return kind(**arguments)
 
 
 def has_type(value: Any, kind: Any) -> bool:
@@ -175,7 +180,8 @@ def differences(old: Any, new: Any, free: bool = False) -> list[str]:
 
 
 def check(config: Any) -> None:
-    """UserError if a setting is not of its type or outside its limits."""
+    """UserError if a section or a setting is not of its type, or a setting outside its limits."""
+    _check_sections(config, "")
     for name, kind, field, value in fields(config):
         if not has_type(value, kind):
             raise UserError(f"config.{name} is {value!r}: wants {type_name(kind)}")
@@ -183,7 +189,19 @@ def check(config: Any) -> None:
             _check_limits(name, field.metadata, value)
 
 
+def _check_sections(config: Any, prefix: str) -> None:
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        kind, value = hints[field.name], getattr(config, field.name)
+        if dataclasses.is_dataclass(kind):
+            if type(value) is not kind:
+                raise UserError(f"config.{prefix}{field.name} is {value!r}: wants a {kind.__name__}")  # type: ignore[union-attr]
+            _check_sections(value, f"{prefix}{field.name}.")
+
+
 def _check_limits(name: str, limits: Mapping[str, Any], value: Any) -> None:
+    if isinstance(value, int) and value > MOST:
+        raise UserError(f"config.{name} is {value}: must be at most {MOST}")
     tests = {
         "at_least": lambda v, x: v >= x,
         "above": lambda v, x: v > x,

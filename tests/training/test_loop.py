@@ -154,7 +154,7 @@ def test_what_a_report_says():
     _, told, _ = run(steps=5, every=(2, 100, 100))
     assert told.reports[2] == {
         **{"loss": 4.0, "nll": 1.0, "accuracy": 0.5, "learning_rate": 0.1, "padding_share": 0.25},
-        **{"examples": 4, "tokens": 21},
+        **{"examples": 4, "tokens": 21, "compilations": 0},
     }
     assert [(told.reports[n]["examples"], told.reports[n]["tokens"]) for n in (4, 5)] == [(4, 25), (2, 14)]
 

@@ -81,6 +81,9 @@ class Marian(Vocabulary):
         import sentencepiece
 
         self.model, self.ids = model, dict(ids)
+        numbers = list(self.ids.values())
+        if not all(type(n) is int and n >= 0 for n in numbers) or len(set(numbers)) < len(numbers) or "<unk>" not in self.ids:
+            raise ValueError("its ids are no whole numbers, each once, with one for <unk>")
         self.processor = sentencepiece.SentencePieceProcessor()
         self.processor.LoadFromSerializedProto(model)
         self.tokens = {number: piece for piece, number in self.ids.items()}

@@ -1,7 +1,7 @@
 """Batches by number: (seed, step) -> the global batch. What shares a row is planned by packing.py, once a run.
 
 A batch is a dict of arrays whose rows are its first axis; rows without an example fill it up to a fixed number and have
-segment 0 and weight 0. Grain reads ahead; each host's slice is cut by the runtime.
+segment 0 and weight 0. Grain reads ahead. A process that has some of the devices makes their rows alone.
 """
 
 import dataclasses
@@ -19,15 +19,33 @@ from transformer.data.objectives import Corpus, Objective
 from transformer.errors import UserError
 
 Batch = dict[str, np.ndarray]
+Share = tuple[tuple[int, ...], int]
 ORDER, COMPANY = 2, 3  # streams of randomness beside initialisation (0) and dropout (1)
 LEAST_ROW = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """How devices share a batch: empty rows fill it up to a multiple of `multiple`, so that examples are the same for any.
+
+    Of `count` parts of as many rows each, `parts`, ascending, are made.
+    """
+
+    multiple: int = 1
+    parts: tuple[int, ...] = (0,)
+    count: int = 1
+
+    def height(self, rows: int) -> int:
+        """Rows of the whole batch."""
+        return -(-rows // self.multiple) * self.multiple
 
 
 class Batches(Sequence[Batch]):
     """A split's batches. `shuffle`: number n is the batch of update n, for ever; else `len` batches hold each example once."""
 
-    def __init__(self, corpus: Corpus, objective: Objective, kept: np.ndarray, seed: int, shuffle: bool):
+    def __init__(self, corpus: Corpus, objective: Objective, kept: np.ndarray, seed: int, shuffle: bool, of: Rows):
         self.corpus, self.objective, self.kept, self.seed, self.shuffle = corpus, objective, kept, seed, shuffle
+        self.of = of
 
     @property
     def padding(self) -> float:
@@ -46,7 +64,11 @@ class Batches(Sequence[Batch]):
         return np.random.default_rng((self.seed, stream, *path))
 
     def _assemble(self, index_N: np.ndarray, epoch_N: np.ndarray, row_N: np.ndarray, rows: int, shape: Sequence[int]) -> Batch:
-        """A batch with example `index_N[i]` behind the others of row `row_N[i]`; `row_N` ascends."""
+        """A batch with example `index_N[i]` behind the others of row `row_N[i]`; `row_N` ascends. Our rows alone."""
+        parts, size = np.asarray(self.of.parts), self.of.height(rows) // self.of.count
+        mine = np.isin(row_N // size, parts)
+        index_N, epoch_N, row_N = index_N[mine], epoch_N[mine], row_N[mine]
+        row_N, rows = np.searchsorted(parts, row_N // size) * size + row_N % size, len(parts) * size
         features = self.objective.features_batch(self.corpus, self.kept[index_N], epoch_N)
         first_of_row = np.searchsorted(row_N, row_N)
         segment_N = np.arange(len(row_N)) - first_of_row + 1
@@ -153,9 +175,17 @@ class Bucketed(Batches):
 
 
 def plan(
-    corpus: Corpus, objective: Objective, data: Data, batch_tokens: int, multiple: int, seed: int, training: bool
+    corpus: Corpus,
+    objective: Objective,
+    data: Data,
+    batch_tokens: int,
+    multiple: int,
+    seed: int,
+    training: bool,
+    share: Share = ((0,), 1),
 ) -> tuple[Batches, list[str]]:
-    """A split's batches, and notices. Rows of a batch are a multiple of `multiple` (devices x micro-batches).
+    """A split's batches, and notices. Rows of a batch are a multiple of `multiple` (devices x micro-batches); of so many
+    equal parts of them, the second of `share`, this process makes those of the first.
 
     In training, examples above the objective's limits are dropped or cut as `data.too_long` says; elsewhere always cut:
     evaluation never drops an example. UserError: no example is left.
@@ -171,30 +201,40 @@ def plan(
             raise UserError(f"{notices[0]}, so that none is left; or raise config.data.max_source_length, .max_target_length")
     kept = np.flatnonzero(~long_N) if dropping else np.arange(len(long_N))
     lengths_NxA = np.minimum(lengths_NxA[kept], limits)
-    arguments = (corpus, objective, kept, seed, training)
+    arguments = (corpus, objective, kept, seed, training, Rows(multiple, *share))
     slots = int(lengths_NxA[:, -1].max())
     if data.batching == "packed":
         slots = data.row_length or max(LEAST_ROW, slots)
     if slots * multiple > batch_tokens:
         notices.append(
-            f"config.train.batch_tokens {batch_tokens:,} does not hold {multiple:,} rows of {slots:,}, one for each device and "
-            "micro-batch: batches are larger"
+            f"config.train.batch_tokens {batch_tokens:,} does not hold {multiple:,} rows of {slots:,}, one for each device "
+            "and micro-batch: some of these are empty"
         )
     if data.batching == "packed":
         packed = packing.pack(lengths_NxA, packing.choose_shape(lengths_NxA, slots))
-        return Packed(*arguments, plan=packed, rows=_rows(slots, batch_tokens, multiple)), notices
+        return Packed(*arguments, plan=packed, rows=_rows(slots, batch_tokens)), notices
     bounds, chosen = packing.buckets(lengths_NxA, data.buckets), []
     which = np.searchsorted(bounds, lengths_NxA.max(axis=1))
     for number in range(len(bounds)):
         members = np.flatnonzero(which == number)
         shape = tuple(int(x) for x in lengths_NxA[members].max(axis=0))
-        chosen.append(Bucket(members, shape, _rows(shape[-1], batch_tokens, multiple)))
+        chosen.append(Bucket(members, shape, _rows(shape[-1], batch_tokens)))
     return Bucketed(*arguments, buckets=chosen, tokens=int(lengths_NxA.sum())), notices
 
 
-def _rows(slots: int, batch_tokens: int, multiple: int) -> int:
-    """Rows of a batch: as many as `batch_tokens` allow, `multiple` at least."""
-    return max(batch_tokens // slots // multiple, 1) * multiple
+def _rows(slots: int, batch_tokens: int) -> int:
+    """Rows of a batch that may have examples: as many as `batch_tokens` allow, one at least."""
+    return max(batch_tokens // slots, 1)
+
+
+def blank(objective: Objective, data: Data, longest: int, batch_tokens: int, multiple: int) -> Batch:
+    """A batch as `plan` would make it of rows of `longest` slots, where unpacked ones may be as long; without memory."""
+    slots = [longest if data.batching == "packed" else min(longest, limit) for limit in objective.limits]
+    rows, batch = Rows(multiple).height(_rows(slots[-1], batch_tokens)), {}
+    for side, length in zip(objective.sides, slots, strict=True):
+        types = {**side.features, side.positions: np.int32, side.segments: np.int32}
+        batch |= {name: np.broadcast_to(np.zeros((), dtype), (rows, length)) for name, dtype in types.items()}
+    return batch
 
 
 class _From(Sequence[Batch]):

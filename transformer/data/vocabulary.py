@@ -231,7 +231,7 @@ def _train_sentencepiece(data: Data, texts: Sequence[str]) -> bytes:
             num_threads=4,  # fixed: sums of the unigram model depend on it
             minloglevel=2,
         )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         least = len(SPECIAL) + len({character for text in texts for character in text}) + 1
         raise UserError(
             f"config.data.vocabulary_size {data.vocabulary_size}: sentencepiece cannot make such a vocabulary of this text, "
@@ -251,7 +251,7 @@ def load(folder: Path, name: str) -> Vocabulary:
         if (path := folder / f"{name}.model").exists():
             return SentencePiece(path.read_bytes())
         if (path := folder / f"{name}.characters.json").exists():
-            return Characters(json.loads(path.read_text(encoding="utf-8")))
+            return Characters(_characters(json.loads(path.read_text(encoding="utf-8"))))
         if (folder / f"{name}.bytes").exists():
             return Bytes()
         if (folder / f"{name}.tokenizer.json").exists() or (folder / f"{name}.marian.json").exists():
@@ -261,6 +261,16 @@ def load(folder: Path, name: str) -> Vocabulary:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{folder}: the vocabulary {name!r} cannot be read ({error}); train again in a new workdir") from error
     raise UserError(f"{folder}: there is no vocabulary {name!r}; the workdir is incomplete, train again in a new one")
+
+
+def _characters(found: Any) -> list[str]:
+    """ValueError: they are no list of characters, each of them once."""
+    if not isinstance(found, list) or not all(isinstance(each, str) and len(each) == 1 for each in found):
+        raise ValueError("it is no list of characters")
+    if len(set(found)) < len(found):
+        raise ValueError("a character is there twice")
+    "".join(found).encode()  # halves of UTF-16 pairs are no characters
+    return found
 
 
 def _visible(character: str) -> str:

@@ -86,6 +86,7 @@ def read(path: str | Path, overrides: Mapping[str, str] | None = None, mode: str
         families.check_mode(config, mode)
     facts, kind = workdir.facts(), families.kind_of(config)
     vocabularies = prepare.load_vocabularies(config.data, families.text_fields(kind), workdir.vocabulary)
+    _check_sizes(workdir.vocabulary, facts, list(vocabularies.values()))
     model = families.FAMILIES[config.family].model(config, facts)
     objective = families.make_objective(config, facts, vocabularies)
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
@@ -103,6 +104,18 @@ def read(path: str | Path, overrides: Mapping[str, str] | None = None, mode: str
     params = checkpoints_lib.average(checkpoints, steps, item, like)
     checkpoints.close()
     return Loaded(config, facts, model, objective, params, vocabularies, tuple(steps))
+
+
+def _check_sizes(folder: Path, facts: Facts, vocabularies: Sequence[Vocabulary]) -> None:
+    """UserError: the vocabularies are not those that the facts were made of. Sentinels and a mask may be in them or not."""
+    more = facts.sentinels + (facts.mask is not None)
+    for side, each in (("source", vocabularies[0]), ("target", vocabularies[-1])):
+        size, rows = getattr(facts, f"{side}_size"), getattr(facts, f"{side}_rows")
+        if not size - more <= each.size <= rows:
+            raise UserError(
+                f"{folder}: the vocabulary has {each.size} entries, and the model was made for {size}; restore it, or train "
+                "again in a new workdir"
+            )
 
 
 def clean(config: Config, text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from transformer import settings
-from transformer.config import Config, Facts, validate
+from transformer.config import Config, Facts, check_facts, validate
 from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.files import new_folder
@@ -82,7 +82,7 @@ def _read_fields(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any] | No
         raise UserError(f"{folder}: {what}; wants a folder that Transformers' save_pretrained has written")
     raw = tensors.read_json(folder / "config.json")
     name = raw.get("model_type")
-    if name not in FORMATS:
+    if not isinstance(name, str) or name not in FORMATS:
         raise UserError(f"{folder / 'config.json'}: model_type is {name!r}: only {', '.join(FORMATS)} are supported")
     generation = folder / "generation_config.json"
     return name, raw, tensors.read_json(generation) if generation.is_file() else None
@@ -97,8 +97,9 @@ def _read_model(
     told: Mapping[str, Any],
 ) -> Imported:
     form, names, where = FORMATS[name], NAMES[name], str(folder / "config.json")
-    architecture = (raw.get("architectures") or list(form.architectures)[:1])[0]
-    if architecture not in form.architectures:
+    named = raw.get("architectures") or list(form.architectures)
+    architecture = named[0] if isinstance(named, list) else named
+    if not isinstance(architecture, str) or architecture not in form.architectures:
         raise UserError(f"{where}: architectures is {architecture}: only {', '.join(form.architectures)} are supported")
     arrays = convert.normalise(names, tensors.read(folder))
     values = configs.to_settings(form, _completed(name, raw, arrays), generation, where, str(folder / "generation_config.json"))
@@ -154,19 +155,21 @@ def _make_facts(values: Mapping[str, Any], told: Mapping[str, Any], labels: tupl
     sizes["target"] = min(sizes["target"], said.get("target_size", sizes["target"]))
     known: dict[str, Any] = {"unknown": said.get("end", 0), "start": 0, "end": 0} | said | dict(told)
     known |= {f"{side}_size": size for side, size in sizes.items()}
-    return Facts(**known, labels=labels)
+    return check_facts(Facts(**known, labels=labels), str(folder / "config.json"))
 
 
 def _labels(architecture: str, raw: Mapping[str, Any], where: str) -> tuple[str, ...]:
     """The labels by id, of the architectures that have them."""
     if architecture not in ("BertForSequenceClassification", "BertForTokenClassification"):
         return ()
-    count = raw.get("num_labels", raw.get("_num_labels", 2))
-    named = raw.get("id2label") or {str(n): f"LABEL_{n}" for n in range(count)}
     try:
+        count = raw.get("num_labels", raw.get("_num_labels", 2))
+        named = raw.get("id2label") or {str(n): f"LABEL_{n}" for n in range(count)}
         labels = tuple(str(named[str(n)]) for n in range(len(named)))
     except (KeyError, TypeError):
-        raise UserError(f"{where}: id2label is {named!r}: wants a label for each of 0, 1, ..") from None
+        raise UserError(
+            f"{where}: id2label is {raw.get('id2label')!r}, num_labels {count!r}: wants a label for each of 0, 1, .."
+        ) from None
     if len(labels) < 2:
         raise UserError(f"{where}: id2label has {len(labels)} entry: a classifier of numbers is not supported")
     return labels

@@ -68,8 +68,9 @@ def _read_shards(folder: Path) -> dict[str, np.ndarray]:
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise UserError(f"{path}: it has no weight_map of names to files; fetch it again")
     result: dict[str, np.ndarray] = {}
+    held = {path.name for path in folder.iterdir() if path.is_file()}  # so no name leads out of the folder
     for name in sorted(set(places.values())):
-        if Path(name).name != name or not (folder / name).is_file():
+        if name not in held:
             raise UserError(f"{path}: it names the file {name}, which is not in the folder; fetch it")
         result |= _read_file(folder / name)
     if lacking := [tensor for tensor in places if tensor not in result]:
@@ -81,8 +82,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """UserError: cannot be read, or is no JSON object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); fetch it again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: it is no JSON object")
     return value

@@ -15,8 +15,10 @@ import numpy as np
 
 from transformer.config import Config
 from transformer.errors import UserError
+from transformer.runtime import compilations
 from transformer.training.telemetry import Telemetry
 
+SPARE = 3  # updates that may compile beyond one for each shape of batches; the first states of a run differ in small ways
 Metrics = dict[str, float]
 Batch = Mapping[str, np.ndarray]
 
@@ -74,12 +76,15 @@ def train(
     save: Callable[[int, Any, Metrics], None],
     keep: Callable[[int, Batch], str],
     stop: Stop,
+    agree: Callable[[bool], bool] = bool,
+    total: Callable[[Mapping[str, int]], Mapping[str, int]] = dict,
 ) -> tuple[Any, int]:
     """Updates `first_step` to `config.train.steps`; returns the state and the number of updates done.
 
     `stop` is looked at after each update; once it is true the state is saved and the loop ends early. `evaluate` gives
-    metrics by their full names; `count` what a batch holds: `examples`, `tokens`, `filled`, `slots`. UserError: more updates
-    than `config.train.max_skipped` in a row were skipped; `keep` writes the last one's batch and says where.
+    metrics by their full names; `count` what a batch holds: `examples`, `tokens`, `filled`, `slots`. Of several processes
+    each runs this loop: `agree` makes one answer of theirs whether to stop, `total` one sum of their counts. UserError:
+    more updates than `config.train.max_skipped` in a row were skipped; `keep` writes the last one's batch and says where.
     """
     settings, waiting, done = config.train, None, first_step
     counts: Counter[str] = Counter()
@@ -107,21 +112,29 @@ def train(
     def report() -> None:
         if waiting is not None:
             number, metrics, held = waiting
-            telemetry.report(number, means(fetch(metrics)), **held)
+            held = total(held)
+            padding = {"padding_share": 1 - held["filled"] / held["slots"]}
+            telemetry.report(number, means(fetch(metrics) | padding), tokens=held["tokens"], examples=held["examples"])
 
+    # Updates that had to wait for the compiler, and how many are due: one for each shape of batches.
+    compiled, shapes = 0, config.data.buckets if config.data.batching == "bucketed" else 1
     for number, batch in enumerate(batches, first_step):
+        before = compilations.count()
         state, metrics = step(state, place(batch))
         done = number + 1
         telemetry.advance(done)
+        if compilations.count() > before:
+            compiled += 1
+            if compiled == shapes + SPARE:
+                telemetry.recompiled(done, compiled, shapes)
         report()
         look()
         looked_at = done, batch, metrics.pop("skipped")
         waiting, held = None, count(batch)
         counts.update(examples=held["examples"], tokens=held["tokens"])
-        last, stopping = done == settings.steps, bool(stop)  # asked once: a signal may come between saving and leaving
+        last, stopping = done == settings.steps, agree(bool(stop))  # asked once: a signal may come between saving and leaving
         if done % settings.log_every == 0 or last:
-            padding = {"padding_share": 1 - held["filled"] / held["slots"]}
-            waiting, counts = (done, metrics | padding, dict(counts)), Counter()
+            waiting, counts = (done, metrics | {"compilations": compiled}, {**held, **counts}), Counter()
         scoring = done % settings.evaluate_every == 0 or last
         saving = done % config.checkpoint.every_steps == 0 or last or stopping
         if scoring or saving:

@@ -17,8 +17,8 @@ from typing import Any, Self, TextIO
 from transformer.errors import UserError
 from transformer.files import new_file
 
-# Fields that depend on the clock, not on the training itself: leave them out of a comparison of two runs.
-TIMED = ("tokens_per_second", "examples_per_second", "mfu", "time")
+# Fields that depend on the clock or the process, not on the training itself: leave them out of a comparison of two runs.
+TIMED = ("tokens_per_second", "examples_per_second", "mfu", "time", "train/compilations")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -34,7 +34,7 @@ def _read(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         # A line cut inside a number or a word may still be JSON, but it is no report.
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
@@ -192,6 +192,13 @@ class Telemetry:
         """Update `step` changed nothing, as its loss or gradient was not finite: a line of its own."""
         self._write(step, {"train/skipped": 1.0})
         self.note(f"step {step}/{self._steps}  skipped: its loss or gradient is not finite")
+
+    def recompiled(self, step: int, times: int, shapes: int) -> None:
+        """Update `step` compiled, as `times` - 1 others did, and batches have `shapes` shapes at most: a line of its own."""
+        self.note(
+            f"step {step}/{self._steps}  compiled again, for the {times}th time, though batches have at most {shapes} shapes: "
+            "each costs seconds to minutes; what is new in the step must not change with the data (train/compilations counts)"
+        )
 
     def note(self, text: str) -> None:
         """A line to the user, above the bar."""

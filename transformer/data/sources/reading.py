@@ -1,15 +1,19 @@
 """Files of a user: found by the name in a setting, cut by the slice in that name, read with errors that say where."""
 
 import gzip
+import io
 import re
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from transformer.config import Data
 from transformer.data.sources.base import SplitName
 from transformer.errors import UserError, nearest
 
+# A .gz above so many bytes that is above so many times its size is no text, but made to fill a memory.
+GROWN, TIMES = 2**30, 100
 _SLICE = re.compile(r"(.+)\[(?:(\d{1,3})%)?:(?:(\d{1,3})%)?\]")
 
 
@@ -40,9 +44,12 @@ def folder(data: Data) -> Path:
 def find(where: Path, names: Sequence[str], remedy: str) -> Path:
     """The first file there is of those names in the folder `where`, each plain or with .gz. UserError, with `remedy`."""
     candidates = [name + end for name in names for end in ("", ".gz")]
-    for name in candidates:
-        if (where / name).is_file():
-            return where / name
+    try:
+        for name in candidates:
+            if (where / name).is_file():
+                return where / name
+    except OSError as error:  # a name that is too long; a folder that may not be entered
+        raise UserError(f"{where / names[0]}: cannot be read ({error.strerror}); set {remedy}") from error
     others = sorted(p.name for p in where.iterdir()) if where.is_dir() else []
     raise UserError(
         f"{where / names[0]}: there is no such file, nor {', '.join(candidates[1:])} beside it{nearest(names[0], others)}; "
@@ -56,6 +63,31 @@ def find_one(data: Data, split: SplitName, endings: Sequence[str]) -> tuple[Path
     return find(folder(data), [name + end for end in ("", *endings)], f"config.data.directory or config.data.{split}"), cut
 
 
+class _Expanded(io.RawIOBase):
+    """What is in a .gz. UserError: it grows as no text does."""
+
+    def __init__(self, path: Path):
+        self.path, self.size, self.grown = path, path.stat().st_size, 0
+        self.file = gzip.open(path)  # noqa: SIM115  (closed by `close`)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.file.read(len(buffer))
+        self.grown += len(data)
+        if self.grown > GROWN and self.grown > TIMES * self.size:
+            raise UserError(
+                f"{self.path}: more than {TIMES} times as large as the .gz, as no text is; decompress it yourself if it is"
+            )
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
 def read_lines(path: Path) -> list[str]:
     """The lines of a file with what ends them; their concatenation is the file.
 
@@ -63,7 +95,7 @@ def read_lines(path: Path) -> list[str]:
     """
     lines = []
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with io.BufferedReader(_Expanded(path), 2**20) if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 # utf-8-sig drops the byte order mark that some editors put at a file's start
                 lines.append(line.decode("utf-8" if number > 1 else "utf-8-sig"))

@@ -1,0 +1,112 @@
+"""Wrong input: one line that names the thing, the place and the remedy; exit status 2; nothing run, written or lost."""
+
+import os
+import shlex
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import pytest
+from bad import BAD
+from places import copy, powerless
+from trained import ROOT, command
+
+import launch
+from transformer import modes
+from transformer.errors import BUG
+from transformer.inference.generate import Generator
+from transformer.inference.label import Labeller
+from transformer.inference.translate import Translator
+from transformer.training import loop
+
+
+def nothing_runs(monkeypatch):
+    """From here on."""
+
+    def fail(*arguments, **more):
+        raise AssertionError("wrong input must be found before anything is run")
+
+    for where, name in ((loop, "train"), (Translator, "_batch"), (Generator, "_draw"), (Labeller, "_apply")):
+        monkeypatch.setattr(where, name, fail)
+
+
+def held(folder):
+    """All files with what is in them."""
+    found = (path for path in folder.rglob("*") if "__pycache__" not in path.parts and not path.is_dir())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_wrong_input(name, tmp_path, monkeypatch):
+    bad = BAD[name]
+    copy(bad.place, tmp_path)
+    bad.spoil(tmp_path)
+    nothing_runs(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    before = held(tmp_path)
+    with powerless():
+        said = command("--config=tiny.py", "--workdir=run", *shlex.split(bad.command), stdin=bad.stdin)
+    told = said.err.splitlines()
+    assert said.status == 2 and said.out == "", said
+    assert said.err.endswith("\n") and told[-1].startswith("launch.py: "), said.err
+    assert bad.told or len(told) == 1, said.err
+    for part in bad.says:
+        assert part in told[-1]
+    assert "Traceback" not in said.err and "Errno" not in told[-1] and len(told[-1]) < 900
+    after = held(tmp_path)
+    assert {
+        file: content for file, content in after.items() if before.get(file) != content
+    } == {} and after.keys() == before.keys()
+
+
+def test_enough_is_wrong():
+    assert len(BAD) >= 60
+    used = " ".join(bad.command for bad in BAD.values())
+    for mode in launch.MODES.keys() - {"train", "report"}:  # train needs no flag
+        assert f"--mode={mode}" in used, mode
+
+
+def test_too_little_memory_is_said_in_a_line(monkeypatch, tmp_path):
+    copy("translator", tmp_path)
+    monkeypatch.setattr(Translator, "_batch", lambda self, sources: jnp.zeros(2**46).sum())
+    said = command(f"--workdir={tmp_path / 'run'}", "--mode=translate", stdin=b"ab\n")
+    assert said.status == 2 and said.err.count("\n") == 1
+    assert said.err.startswith("launch.py: --mode=translate: there is not enough memory; lower ")
+
+
+def test_a_bug_says_where_to_report_it(monkeypatch):
+    def crash(*arguments) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(modes, "describe", crash)
+    with pytest.raises(ZeroDivisionError) as found:
+        command("--mode=describe")
+    assert found.value.__notes__ == [BUG]
+
+
+def test_processes_of_their_own(tmp_path):
+    """What a shell sees: no traceback, the right status; in one process, as each imports for seconds."""
+    copy("translator", tmp_path)
+    code = """
+import sys, launch
+for line in sys.stdin.read().splitlines():
+    sys.argv = ["launch.py", "--config=tiny.py", "--workdir=run", *line.split()]
+    try:
+        launch.run()
+    except SystemExit as end:
+        print(end.code)
+"""
+    names = ["no beam", "a name too long", "an export without a place", "attention of nothing"]  # in which nothing is spoilt
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        input="\n".join(BAD[name].command for name in names),
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stdout.split()) == (0, ["2"] * len(names))
+    told = ended.stderr.splitlines()
+    assert len(told) == len(names) and all(line.startswith("launch.py: ") for line in told), ended.stderr
+    for name, line in zip(names, told, strict=True):
+        assert all(part in line for part in BAD[name].says), (name, line)

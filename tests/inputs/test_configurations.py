@@ -1,0 +1,226 @@
+"""Configurations at random, always the same ones: a valid one trains, is saved, restored and used; an invalid one is said
+in a line at once.
+
+What is valid is not said here again: `validate` and the tables of families do. What they let pass must work.
+"""
+
+import random
+import string
+from types import SimpleNamespace
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+import small
+from hypothesis import assume, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from trained import command
+
+from transformer import families, settings
+from transformer.config import Config, validate
+from transformer.data import pipeline, prepare
+from transformer.data.sources.base import listed
+from transformer.data.vocabulary import Bytes, Characters
+from transformer.errors import UserError
+from transformer.inference.loading import Loaded
+from transformer.inference.predict import PREDICTORS
+from transformer.runtime.checkpoints import Checkpoints
+from transformer.runtime.devices import Runtime
+from transformer.training import loop, optimizer, step
+
+# --- valid ones --------------------------------------------------------------------------------------------------------
+
+SMALL = {
+    "model.num_encoder_layers": "1",
+    "model.num_decoder_layers": "1",
+    "model.d_model": "8",
+    "model.d_ff": "8",
+    "model.num_heads": "2",
+    "model.max_positions": "16",
+    "model.t5_buckets": "4",
+    "data.max_source_length": "12",
+    "data.max_target_length": "12",
+    "train.batch_tokens": "64",
+    "train.warmup_steps": "1",
+    "search.batch_size": "2",
+    "search.max_extra": "2",
+    "search.max_new_tokens": "2",
+}
+# All values of these are drawn where they are choices or yes and no, else these.
+DRAWN = {
+    "model.d_k": ("none", "6"),
+    "model.d_v": ("none", "3"),
+    "model.dropout_rate": ("0", "0.2"),
+    "model.final_norm": ("none", "true", "false"),
+    "model.token_types": ("0", "2"),
+    "train.accumulate": ("1", "2"),
+    "train.ema_decay": ("none", "0.9"),
+    "train.clip_norm": ("none", "1"),
+    "search.beam_size": ("1", "2"),
+    "objective.next_sentence": ("false",),  # wants several documents
+    "parallel.mode": ("jit", "pmap", "mesh"),
+    "data.vocabulary": ("characters", "bytes"),
+    "data.joint_vocabulary": ("true", "false"),
+    "data.batching": ("packed", "bucketed"),
+}
+MODEL = """
+positions norm_order norm_kind tying activation attention_scale qk_norm attention_bias attention_backend ff_bias norm_bias
+embedding_norm embedding_scale logits_scale logits_bias initializer embedding_init remat dtype sinusoid_layout
+attention_keys attention_values attention_maximum attention_heads causal_training causal_evaluation causal_prefix
+query_init recurrent.cell recurrent.attention recurrent.context recurrent.bidirectional recurrent.input_feeding
+recurrent.reverse_source dropout_generator
+"""
+CHOSEN = MODEL.split()
+# Variants that studies compare: each is refused where it would change nothing, so one is drawn at a time.
+VARIANTS = {name for name in CHOSEN if name.startswith(("attention_", "causal_", "query_")) and name != "attention_bias"}
+PAIRS = [(family, kind) for kind, row in families.KINDS.items() for family in row.objectives]
+TEXTS = ["ab cde", "b", "ca ab", "dd e", "abcde", "ab"]
+
+
+def choices(name: str) -> tuple[str, ...]:
+    kind = next(kind for known, kind, _, _ in settings.fields(Config()) if known == name)
+    return ("true", "false") if kind is bool else kind.__args__
+
+
+def drawn(number: int) -> Config:
+    """The configuration `number`, whose family and objective go by turns; the first valid one of those that are drawn."""
+    draw, (family, kind) = random.Random(number), PAIRS[number % len(PAIRS)]
+    for _ in range(100):
+        chosen = SMALL | {"family": family, "objective.kind": kind}
+        chosen |= {name: draw.choice(values) for name, values in DRAWN.items()}
+        changed = [*draw.sample(sorted({*CHOSEN} - VARIANTS), 12), draw.choice(sorted(VARIANTS))]
+        chosen |= {f"model.{name}": draw.choice(choices(f"model.{name}")) for name in changed}
+        try:
+            config = validate(settings.override(Config(), chosen))
+            families.kind_of(config)
+            return config
+        except UserError as error:
+            assert len(str(error).splitlines()) == 1
+    raise AssertionError(f"nothing valid for {family}, {kind}")
+
+
+def examples(fields: tuple[str, ...]) -> list[dict[str, str]]:
+    every = {
+        "label": ["x", "y"],
+        "question": ["b ?"],
+        "answer": ["b"],
+        "answers": ['["b"]'],
+        "start": ["1"],
+        "target": TEXTS[::-1],
+    }
+    if fields == ("question", "text"):
+        return [{"question": "b ?", "text": "ab cde", "answer": "b", "start": "1", "answers": '["b"]'} for _ in TEXTS]
+    rows = []
+    for number, text in enumerate(TEXTS):
+        tags = " ".join("B-X" if n % 2 else "O" for n, _ in enumerate(text.split(), number))
+        rows.append(
+            {f: {"tags": tags}.get(f) or every.get(f, TEXTS)[number % len(every.get(f, TEXTS))] for f in fields if f != "pair"}
+        )
+    return rows
+
+
+def works(config: Config, folder) -> None:
+    """One update, saved and restored to the bit, and something said."""
+    family, kind, runtime = families.FAMILIES[config.family], families.kind_of(config), Runtime(config.parallel)
+    rows = examples(kind.fields)
+    made = Bytes() if config.data.vocabulary == "bytes" else Characters(sorted(set("".join(TEXTS) + "?")))
+    vocabularies = {field: made for field in families.text_fields(kind) if field != "pair"}
+    facts = prepare.make_facts(vocabularies, kind.extra, SimpleNamespace(training=lambda: listed(rows)), None)
+    model = family.model(config, facts)
+    objective = families.make_objective(config, facts, vocabularies, training=True)
+    tokens = objective.arrange(kind.encode(rows, vocabularies, facts.labels))
+    batches, _ = pipeline.plan(
+        tokens, objective, config.data, config.train.batch_tokens, config.train.accumulate * runtime.count, 0, training=True
+    )
+    update = optimizer.make_optimizer(config.train, config.model)
+    schedule = optimizer.make_schedule(config.train, config.model)
+    train_step = step.make_train_step(kind.loss(model, config, facts), update, schedule, config.train)
+
+    def init():
+        return step.init_state(small.filled(model, objective), update, config.train)
+
+    state, metrics = runtime.compile_train(train_step)(runtime.place_state(init()), runtime.place_batch(batches[0]))
+    found = loop.means(runtime.fetch(metrics))
+    assert np.isfinite(found["loss"]) and found["skipped"] == 0
+    after = jax.device_get(runtime.single(state))
+    checkpoints = Checkpoints(folder, config.checkpoint)
+    step.save_state(checkpoints, 1, after, {})
+    again = step.restore_state(checkpoints, 1, jax.eval_shape(init))
+    checkpoints.close()
+    assert jax.tree.all(jax.tree.map(lambda a, b: a.dtype == b.dtype and np.array_equal(a, b), after, again))
+    predictor = PREDICTORS[kind.output](Loaded(config, facts, model, objective, again.params, vocabularies))
+    if hasattr(predictor, "translate"):
+        assert len(list(predictor.translate(["ab", "", "ca"]))) == 3
+    elif hasattr(predictor, "generate"):
+        assert len(predictor.generate("ab", 2)) == 2
+    else:
+        assert len(predictor.predict(rows[:3])) == 3
+
+
+@pytest.mark.parametrize("number", range(len(PAIRS)))
+def test_a_valid_configuration_works(number, tmp_path):
+    works(drawn(number), tmp_path)
+
+
+# --- invalid ones ------------------------------------------------------------------------------------------------------
+
+FIELDS = {name: kind for name, kind, _, _ in settings.fields(Config())}
+NUMBERS = st.integers(-3, 3) | st.integers() | st.floats() | st.just(2**31)
+STRANGE = (
+    st.text(string.printable, max_size=8)
+    | st.text(max_size=4)
+    | NUMBERS.map(str)
+    | st.tuples(NUMBERS, NUMBERS).map(lambda pair: f"{pair[0]},{pair[1]}")
+)
+NAMES = st.sampled_from(sorted(FIELDS)) | st.text("abcdmodelrt._", min_size=1, max_size=12)
+
+
+def refusal(given_settings: dict[str, str]) -> str | None:
+    try:
+        validate(settings.override(Config(), given_settings))
+    except UserError as error:
+        return str(error)
+    return None
+
+
+@hypothesis_settings(max_examples=400, derandomize=True, deadline=None)
+@given(st.dictionaries(NAMES, STRANGE, min_size=1, max_size=3))
+def test_any_settings_are_valid_or_refused_in_a_line(given_settings):
+    said = refusal(given_settings)
+    assert said is None or ("config" in said and said and len(said.splitlines()) == 1)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["model", "d_model", "data", "train", "x"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@hypothesis_settings(max_examples=300, derandomize=True, deadline=None)
+@given(JSON | st.tuples(st.sampled_from(sorted(FIELDS)), JSON))
+def test_any_json_is_settings_or_refused_in_a_line(value):
+    if isinstance(value, tuple):  # one setting, where it belongs
+        name, value = value
+        for part in reversed(name.split(".")):
+            value = {part: value}
+    try:
+        validate(settings.from_dict(value, Config, "config.json"))
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1 and "config" in str(error)
+
+
+@hypothesis_settings(max_examples=40, derandomize=True, deadline=None)
+@given(name=NAMES, text=STRANGE)
+def test_an_invalid_setting_ends_a_command_before_anything_is_there(name, text, tmp_path_factory):
+    assume(refusal({name: text}) is not None and max(text, default="") < "\ud800")
+    workdir = tmp_path_factory.getbasetemp() / "never"
+    with mock.patch.object(loop, "train", side_effect=AssertionError):
+        said = command(f"--workdir={workdir}", f"--config.{name}={text}")
+    assert (said.status, said.out) == (2, "") and said.err.startswith("launch.py: ") and said.err.count("\n") == 1
+    assert not workdir.exists()

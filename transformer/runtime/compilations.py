@@ -1,0 +1,22 @@
+"""How many programs JAX has compiled, as it says itself. A step that compiles again and again is slow, and nobody sees why."""
+
+import threading
+
+import jax
+
+EVENT = "/jax/core/compile/backend_compile_duration"
+
+_of_thread = threading.local()  # what other threads compile meanwhile is not a step's
+
+
+def count() -> int:
+    """Programs that this thread has compiled since this file was imported."""
+    return getattr(_of_thread, "count", 0)
+
+
+def _add(event: str, duration_secs: float, **more: str | int) -> None:
+    if event == EVENT:
+        _of_thread.count = count() + 1
+
+
+jax.monitoring.register_event_duration_secs_listener(_add)
