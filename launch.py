@@ -9,7 +9,7 @@ from absl import app, flags, logging
 
 from transformer import settings
 from transformer.config import Config, validate
-from transformer.errors import UserError, nearest
+from transformer.errors import BUG, UserError, nearest
 from transformer.studies import study
 
 MODES = {
@@ -23,24 +23,30 @@ MODES = {
     "import": "makes a workdir of a folder --source of Hugging Face Transformers",
     "export": "makes such a folder, --output, of a workdir",
     "describe": "parameters, FLOPs and bytes of a configuration; runs nothing",
-    "ablate": "trains the arms of a study with several seeds, or goes on with them; results.csv",
+    "ablate": "trains the arms of a study with several seeds, or goes on with them; results.csv and a report",
+    "report": "writes the report of a study again, from WORKDIR/results.csv alone",
 }
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("mode", "train", list(MODES), "what to do")
-flags.DEFINE_string(
-    "config", None, "train, describe: experiment file; default experiments/number_words.py. ablate: file of a study"
-)
+flags.DEFINE_string("config", None, "experiment file; default experiments/number_words.py. ablate, report: file of a study")
 flags.DEFINE_string("workdir", None, "folder of the run; default runs/<name of the experiment file>")
 flags.DEFINE_enum("split", "test", ("train", "validation", "test"), "evaluate: which split")
 flags.DEFINE_string("input", None, "translate, predict: file to read; default stdin")
 flags.DEFINE_string("output", None, "file to write; default stdout. attend, export: folder; default WORKDIR/pictures")
 flags.DEFINE_string("prompt", None, "generate: the beginning; default all of stdin")
 flags.DEFINE_integer("num_samples", 1, "generate: how many continuations", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "generate: of what is drawn; that of training is --config.train.seed")
+flags.DEFINE_integer(
+    "seed", 0, "generate: of what is drawn; that of training is --config.train.seed", lower_bound=0, upper_bound=settings.MOST
+)
 flags.DEFINE_string("source", None, "attend: the sentence. import: the folder")
 flags.DEFINE_string("target", None, "attend: its translation; default what the model says")
 flags.DEFINE_boolean("dry_run", False, "ablate: only says what would be trained, what it costs, and how long it takes")
 flags.DEFINE_integer("workers", 1, "ablate: how many runs at a time", lower_bound=1)
+flags.DEFINE_integer("devices", None, "describe: bytes of each of so many devices, cut as config.parallel says", lower_bound=1)
+flags.DEFINE_float("memory_gib", None, "describe: GiB of a device, with --devices: does it fit?", lower_bound=0)
+flags.DEFINE_string("coordinator", None, "train, evaluate by several processes: HOST:PORT of the first; a cluster may know")
+flags.DEFINE_integer("num_processes", None, "how many processes; with --coordinator", lower_bound=1)
+flags.DEFINE_integer("process_id", None, "which of them this one is, from 0; with --coordinator", lower_bound=0)
 flags.DEFINE_enum("log_level", "warning", ("debug", "info", "warning", "error"), "least of what libraries log to stderr")
 
 
@@ -48,11 +54,10 @@ def main(overrides: dict[str, str]) -> None:
     logging.set_verbosity(FLAGS.log_level)
     file = Path(FLAGS.config or Path(__file__).parent / "experiments" / "number_words.py")
     workdir = Path(FLAGS.workdir or Path("runs") / file.stem)
-    config = Config()
-    if FLAGS.mode == "ablate":
+    reads = FLAGS.mode in ("train", "describe")
+    config = validate(settings.override(settings.from_file(file, Config), overrides)) if reads else Config()
+    if FLAGS.mode in ("ablate", "report"):
         config = study.read(file, overrides)
-    elif FLAGS.mode in ("train", "describe"):
-        config = validate(settings.override(settings.from_file(file, Config), overrides))
     from transformer import modes  # here, so that --help and a mistyped name need not wait for JAX
 
     modes.run(FLAGS.mode, config, workdir, overrides, FLAGS)
@@ -62,6 +67,10 @@ def main(overrides: dict[str, str]) -> None:
 def parse(arguments: list[str]) -> dict[str, str]:
     """Settings, `--config.a.b=value`, by name; the other arguments are parsed into FLAGS."""
     given = [a for a in arguments[1:] if a.startswith(("--config.", "-config."))]
+    if strange := [a for a in arguments if not a.isascii() and a.encode(errors="replace").decode() != a]:
+        raise UserError(
+            f"{strange[0]!a}: the argument is not UTF-8; set the terminal's encoding to it, or put the text into a file"
+        )
     if bare := [a for a in given if "=" not in a]:
         raise UserError(f"{bare[0]}: a setting needs a value, {bare[0]}=VALUE")
     try:
@@ -106,6 +115,9 @@ def run() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit("launch.py: interrupted")
+    except Exception as error:
+        error.add_note(BUG)
+        raise
 
 
 if __name__ == "__main__":

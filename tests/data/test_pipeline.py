@@ -263,7 +263,27 @@ def test_rows_are_a_multiple_of_devices_and_fill_batch_tokens(batching, training
     for number in range(len(batches)):
         rows, slots = batches[number]["inputs"].shape
         assert rows % multiple == 0
-        assert rows * slots <= 800 < (rows + multiple) * slots
+        assert (rows - multiple) * slots < 800 < (rows + 1) * slots
+
+
+@both_kinds
+def test_examples_of_a_batch_are_the_same_for_any_number_of_devices_and_processes(batching):
+    """Behind them are empty rows; parts, joined, are the batch."""
+    alone = make(batching, True, tokens=800)
+    for multiple in (2, 4, 8):
+        batches = make(batching, True, tokens=800, multiple=multiple)
+        parts = [
+            plan(CORPUS, OBJECTIVE, data_of(batching), 800, multiple, 0, True, share=share)[0]
+            for share in ((tuple(range(multiple // 2)), multiple), (tuple(range(multiple // 2, multiple)), multiple))
+        ]
+        for number in range(2 * len(alone)):
+            wanted, found, halves = alone[number], batches[number], [part[number] for part in parts]
+            rows = len(wanted["inputs"])
+            assert rows <= len(found["inputs"]) < rows + multiple
+            for name, values in wanted.items():
+                assert np.array_equal(found[name][:rows], values) and not found[name][rows:].any()
+                assert len(halves[0][name]) == len(halves[1][name])
+                assert np.array_equal(np.concatenate([half[name] for half in halves]), found[name])
 
 
 @both_kinds

@@ -1,10 +1,14 @@
 """One function a mode: where all the rest meets."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformer.modes.ablate import ablate
+import jax
+
+from transformer.errors import UserError
+from transformer.modes.ablate import ablate, report
 from transformer.modes.alignment import align
 from transformer.modes.costs import describe
 from transformer.modes.lines import generate, predict, translate
@@ -12,6 +16,7 @@ from transformer.modes.pictures import attend
 from transformer.modes.scoring import evaluate
 from transformer.modes.training import train
 from transformer.modes.weights import export_weights, import_weights
+from transformer.runtime import hosts
 
 __all__ = [
     "ablate",
@@ -23,18 +28,23 @@ __all__ = [
     "generate",
     "import_weights",
     "predict",
+    "report",
     "train",
     "translate",
 ]
 
 
+TOGETHER = ("train", "evaluate")  # what several processes can do as one
+
+
 def run(mode: str, config: Any, workdir: Path, overrides: Mapping[str, str], flags: Any) -> None:
-    """The mode, with the flags that it has. `config`: what train and describe read, a study for ablate; the others have the
-    workdir's own."""
+    """The mode, with the flags that it has. `config`: what train and describe read, for ablate and report a study; the others
+    have the workdir's own."""
     actions = {
         "train": lambda: train(config, workdir),
-        "describe": lambda: describe(config),
+        "describe": lambda: describe(config, flags.devices, flags.memory_gib),
         "ablate": lambda: ablate(config, workdir, flags.dry_run, flags.workers),
+        "report": lambda: report(config, workdir),
         "evaluate": lambda: evaluate(workdir, overrides, flags.split),
         "translate": lambda: translate(workdir, overrides, flags.input, flags.output),
         "predict": lambda: predict(workdir, overrides, flags.input, flags.output),
@@ -44,4 +54,17 @@ def run(mode: str, config: Any, workdir: Path, overrides: Mapping[str, str], fla
         "export": lambda: export_weights(workdir, overrides, flags.output),
         "attend": lambda: attend(workdir, overrides, flags.source, flags.target, flags.output),
     }
-    actions[mode]()
+    several = {name: flags[name].value for name in ("coordinator", "num_processes", "process_id")}
+    given = [f"--{name}={value}" for name, value in several.items() if value is not None]
+    if given and mode not in TOGETHER:
+        raise UserError(f"--mode={mode} is for one process: leave {' '.join(given)} away")
+    try:
+        with hosts.joined(*several.values()) if mode in TOGETHER else contextlib.nullcontext():
+            actions[mode]()
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise UserError(
+                f"--mode={mode}: there is not enough memory; lower config.train.batch_tokens or .loss_chunk to train, "
+                "config.search.batch_size to translate, or choose a smaller model"
+            ) from error
+        raise

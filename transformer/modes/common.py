@@ -1,6 +1,7 @@
 """What modes share: lines in and out, a split's sums."""
 
 import contextlib
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,8 @@ def token_sums(
     """A function from placed parameters to the loss's sums over a split, every example counted once."""
     micro = config.train.batch_tokens // config.train.accumulate
     tokens = objective.arrange(tokens)
-    batches, _ = pipeline.plan(tokens, objective, config.data, micro, runtime.count, config.train.seed, training=False)
+    seed, rows = config.train.seed, runtime.count
+    batches, _ = pipeline.plan(tokens, objective, config.data, micro, rows, seed, training=False, share=runtime.share)
     step = runtime.compile_eval(step_lib.make_eval_step(loss))
 
     def sums(params: Any) -> dict[str, float]:
@@ -46,11 +48,15 @@ ONE_LINE = str.maketrans("\n\r\t", "   ")  # what a vocabulary of bytes may say,
 
 def lines(file: BinaryIO, name: str) -> Iterator[str]:
     """Lines of UTF-8, without their ends; only a newline ends a line."""
-    for number, line in enumerate(file, 1):
+    for number in itertools.count(1):
         try:
+            if not (line := file.readline()):
+                return
             yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise UserError(f"{name}: line {number} is not UTF-8; convert it, for example with iconv") from error
+        except OSError as error:
+            raise UserError(f"{name}: line {number} cannot be read: {error.strerror}; name a file that can be read") from error
 
 
 @contextlib.contextmanager

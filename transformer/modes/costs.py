@@ -1,11 +1,93 @@
-"""What a configuration costs; runs nothing."""
+"""What a configuration costs; trains nothing."""
+
+import dataclasses
+from typing import Any
+
+import jax
 
 from transformer import families
-from transformer.config import Config
-from transformer.models import accounts
+from transformer.config import Config, Facts
+from transformer.data import pipeline, prepare
+from transformer.data.vocabulary import Bytes
+from transformer.errors import UserError
+from transformer.models import accounting, accounts
+from transformer.runtime import devices
+from transformer.settings import replace
+from transformer.training import optimizer
+from transformer.training import step as step_lib
+
+GIB = 2**30
 
 
-def describe(config: Config) -> None:
-    """Parameters, FLOPs and bytes."""
-    families.kind_of(config)
-    print(accounts.table(families.FAMILIES[config.family].account(config, accounts.assumed_facts(config), ())))
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one device of a mesh while it trains. `held`: counted, by what they are for; the rest is of the compiler."""
+
+    mesh: str
+    batch: str
+    held: dict[str, int]
+    temporary: int  # what a step makes and gives up again, less gradients
+    arguments: int  # state and batch, as the compiler counts them
+
+
+def describe(config: Config, count: int | None = None, gib: float | None = None) -> None:
+    """Parameters, FLOPs and bytes; with `count` those of each of so many devices, and whether they fit in `gib` GiB."""
+    kind, facts = families.kind_of(config), accounts.assumed_facts(config)
+    if gib is not None and count is None:
+        raise UserError(f"--memory_gib={gib:g} is of one of --devices=N; say how many there are, 1 at least")
+    if count is not None:
+        devices.simulate(count)
+    account = families.FAMILIES[config.family].account(config, facts, ())
+    print(accounts.table(account))
+    if count is not None:
+        print(f"\n{table(memory(config, _completed(facts, kind.extra), account.tokens), gib)}")
+
+
+def memory(config: Config, facts: Facts, longest: int) -> Memory:
+    """Of a mesh of all devices of this process, with rows of `longest` tokens; a step is compiled and not run."""
+    runtime = devices.Runtime(replace(config.parallel, "mode", "mesh"))
+    model = families.FAMILIES[config.family].model(config, facts)
+    objective = families.make_objective(config, facts, dict.fromkeys(families.text_fields(families.kind_of(config)), Bytes()))
+    update = optimizer.make_optimizer(config.train, config.model)
+    loss = families.kind_of(config).loss(model, config, facts)
+    step = step_lib.make_train_step(loss, update, optimizer.make_schedule(config.train, config.model), config.train)
+    state = jax.eval_shape(
+        lambda: step_lib.init_state(families.init_params(model, objective, config.train.seed), update, config.train)
+    )
+    batch = pipeline.blank(objective, config.data, longest, config.train.batch_tokens, runtime.count * config.train.accumulate)
+    rows, slots = batch[objective.sides[-1].segments].shape
+    assert runtime.mesh is not None
+    sizes: Any = dict(runtime.mesh.shape)
+    params, moments, average = (
+        accounting.device_bytes(part, sizes) for part in (state.params, state.optimizer_state, state.average)
+    )
+    held = {"parameters": params, "gradients": params, f"optimizer ({config.train.optimizer})": moments}
+    if average:
+        held["moving average"] = average
+    compiled = runtime.train_memory(step, state, batch)
+    return Memory(
+        " x ".join(f"{name} {size}" for name, size in sizes.items()),
+        f"{rows:,} rows of {slots:,}",
+        held,
+        max(compiled.temp_size_in_bytes - params, 0),
+        compiled.argument_size_in_bytes,
+    )
+
+
+def table(found: Memory, gib: float | None) -> str:
+    """As plain text, with an answer whether `gib` GiB are enough."""
+    total = sum(found.held.values()) + found.temporary
+    values = found.held | {"activations and the like, compiled for CPUs": found.temporary, "total": total}
+    lines = [f"a device of the mesh {found.mesh}, batches of {found.batch}: MB"]
+    lines += [f"  {name:<48}{value / 1e6:>14,.1f}" for name, value in values.items()]
+    if gib is not None:
+        verdict = "fits" if total <= gib * GIB else "does not fit"
+        lines.append(f"{verdict} in {gib:g} GiB: {total / GIB:,.2f} GiB, {total / GIB / max(gib, 1e-9):.0%}")
+    return "\n".join(lines)
+
+
+def _completed(facts: Facts, extra: str | None) -> Facts:
+    """With what some objectives add to a vocabulary, as entries that it has."""
+    if extra == "mask":
+        return dataclasses.replace(facts, mask=facts.source_size - 1)
+    return dataclasses.replace(facts, sentinels=prepare.SENTINELS) if extra == "sentinels" else facts

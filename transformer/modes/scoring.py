@@ -1,6 +1,8 @@
 """Scoring: a split's tokens, what the model says of its examples, and samples of that."""
 
 import dataclasses
+import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from transformer.errors import UserError, say
 from transformer.files import new_file
 from transformer.inference import perplexity, predict, scores
 from transformer.modes.common import folders, token_sums
+from transformer.runtime import hosts
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.devices import Runtime
 from transformer.runtime.workdir import Workdir
@@ -66,6 +69,9 @@ def reported(config: Config) -> list[str]:
         last += [f"sliding_{name}" for name in perplexity.measures({"nll_sum": 1.0, "weight_sum": 1.0}, 1, 1)]
     if output in JUDGES:
         last += config.evaluate.scores or JUDGES[output].scores
+    if output == "text":
+        by_length = itertools.product(config.evaluate.scores or JUDGES[output].scores, scores.buckets(config.evaluate.lengths))
+        last += [f"{name}@{bucket}" for name, bucket in by_length]
     by_split = {"validation": scores.token_scores(ones)} | {"test" if data.test is not None else "validation": last}
     return [f"{split}/{name}" for split, names in by_split.items() if getattr(data, split) is not None for name in names]
 
@@ -76,9 +82,10 @@ def evaluate(path: Path, overrides: Mapping[str, str], split: SplitName) -> None
     predictor = predict.load(path, overrides, "evaluate")
     config, loaded = predictor.config, predictor.loaded
     check_scores(config)
+    hosts.check_same({"--workdir": str(path), "--split": split, "checkpoints": list(loaded.steps), **overrides})
     kind, where = families.kind_of(config), folders(workdir)
     text = prepare.Text(config.data, kind.fields, where.cache, say)
-    found = prepare.encode_split(text, split, where, loaded.vocabularies, loaded.facts, kind.encode)
+    found = hosts.in_turn(lambda: prepare.encode_split(text, split, where, loaded.vocabularies, loaded.facts, kind.encode))
     if found is None:
         raise UserError(f"--split={split}: config.data.{split} is none; there is nothing to score")
     score_split(workdir, predictor, split, found)
@@ -97,20 +104,24 @@ def score_split(workdir: Workdir, predictor: Any, name: str, split: prepare.Spli
     signatures, samples = {}, []
     if judge:
         say(f"decoding {len(references):,} {judge.what} of {name}")
-        outputs = judge.say(predictor, split.examples)
+        outputs = hosts.spread(functools.partial(judge.say, predictor), split.examples)
         for notice in predictor.notices:
             say(notice)
-        for score in config.evaluate.scores or judge.scores:
-            result = scores.score(score, outputs, references, config.evaluate.bleu_tokenize)
+        sources, asked = [example.get("source", "") for example in split.examples], config.evaluate
+        for score in asked.scores or judge.scores:
+            result = scores.score(score, outputs, references, asked.bleu_tokenize)
             table[score] = result.value
             if result.signature:
                 signatures[score] = result.signature
+            table |= scores.by_length(score, sources, outputs, references, asked.lengths, asked.bleu_tokenize)
         samples = _samples(split, kind.fields[0], judge.reference, outputs, config.evaluate.samples)
     elif kind.output == "continuation":
         say(f"scoring {name} by a window that slides over it")
         found = predictor.perplexity([example["text"] for example in split.examples])
         table |= {f"sliding_{measure}": value for measure, value in found.items()}
         samples = _continued(predictor, split, config.evaluate.samples)
+    if not hosts.is_first():
+        return
     workdirs.write_json(
         workdir.evaluation_file(name),
         {

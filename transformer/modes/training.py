@@ -4,6 +4,7 @@ import contextlib
 import os
 import shlex
 import shutil
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,12 +23,13 @@ from transformer.inference import loading, predict, scores
 from transformer.modes.common import folders, token_sums
 from transformer.modes.pictures import draw_attention
 from transformer.modes.scoring import check_scores, score_split
+from transformer.runtime import hosts
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.checkpoints import Checkpoints
 from transformer.runtime.devices import Runtime, peak_flops
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
-from transformer.settings import replace
+from transformer.settings import fields, replace
 from transformer.training import initial, loop, optimizer
 from transformer.training import step as step_lib
 from transformer.training.telemetry import Telemetry, read_metrics
@@ -38,21 +40,23 @@ def train(config: Config, path: Path) -> None:
     config = _with_place(config)
     check_scores(config)
     stop = loop.Stop(config.train.max_minutes)
-    with only_run(path), _nan_checks(config.train.debug_nans):
+    hosts.check_same({"--workdir": str(path)} | {f"config.{name}": value for name, _, _, value in fields(config)})
+    with contextlib.ExitStack() as locked, _nan_checks(config.train.debug_nans):
+        hosts.by_first(lambda: locked.enter_context(only_run(path)))
         _train(config, path, stop)
 
 
 def _train(config: Config, path: Path, stop: loop.Stop) -> None:
     family, kind, runtime = families.FAMILIES[config.family], families.kind_of(config), Runtime(config.parallel)
     with _workdir(path, config) as (workdir, checkpoints):
-        vocabularies, facts, splits = _read(config, kind, workdir)
+        vocabularies, facts, splits = hosts.in_turn(lambda: _read(config, kind, workdir))
         model = family.model(config, facts)
         objective = families.make_objective(config, facts, vocabularies, training=True)
         rows = runtime.count * config.train.accumulate
         settings = config.train
         tokens = objective.arrange(splits["train"].tokens)
         batches, notices = pipeline.plan(
-            tokens, objective, config.data, settings.batch_tokens, rows, settings.seed, training=True
+            tokens, objective, config.data, settings.batch_tokens, rows, settings.seed, True, runtime.share
         )
         for notice in notices:
             say(notice)
@@ -66,20 +70,22 @@ def _train(config: Config, path: Path, stop: loop.Stop) -> None:
     def init() -> step_lib.State:
         return step_lib.init_state(families.init_params(model, objective, config.train.seed), update, config.train)
 
-    with contextlib.closing(checkpoints):
+    with contextlib.closing(checkpoints), tempfile.TemporaryDirectory() as nowhere:
         first = checkpoints.latest()
         if first == 0:  # what --mode=import leaves: no optimizer's state
             raise UserError(f"--workdir={path} holds imported weights: start another run with config.train.init_from={path}")
         first = first or 0
+        hosts.check_same({"as its last checkpoint": first})
         shapes = jax.eval_shape(init)
         if first:
-            state = runtime.place_state(step_lib.restore_state(checkpoints, first, shapes))
+            on_host = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
+            state = runtime.place_state(step_lib.restore_state(checkpoints, first, on_host))
         elif config.train.init_from is not None:
             state = runtime.place_state(_adopt(init(), params, config.train.init_from))
         else:
             state = runtime.create(init)
         size = sum(x.size for x in jax.tree.leaves(shapes.params))
-        say(f"{size:,} parameters; {runtime.mode} on {runtime.count} {jax.devices()[0].platform} device(s)")
+        say(f"{size:,} parameters; {runtime}")
         if first == config.train.steps:
             say(f"all {first:,} updates are done (a larger config.train.steps goes on); scoring again")
         elif first:
@@ -101,9 +107,10 @@ def _train(config: Config, path: Path, stop: loop.Stop) -> None:
 
         lengths = [max(round(mean), 1) for mean in objective.lengths(tokens).clip(max=objective.limits).mean(axis=0)]
         cost, peak = family.account(config, facts, lengths).training_flops, peak_flops(runtime.devices)
+        told = workdir if hosts.is_first() else Workdir(Path(nowhere))
         telemetry = Telemetry(
-            workdir.metrics_file,
-            workdir.tensorboard,
+            told.metrics_file,
+            told.tensorboard,
             first,
             config.train.steps,
             mfu_per_token=cost / peak if peak else None,
@@ -123,12 +130,13 @@ def _train(config: Config, path: Path, stop: loop.Stop) -> None:
                 save=save,
                 keep=lambda step, batch: _keep_batch(workdir, step, batch),
                 stop=stop,
+                agree=runtime.asked,
+                total=hosts.total,
             )
     if done < config.train.steps:
         why = f"{config.train.max_minutes:g} minutes (config.train.max_minutes) are over: " if stop.late else ""
         say(f"{why}stopped after step {done:,} of {config.train.steps:,}, saved; the same command goes on from there")
         return
-    plots.learning_curve(read_metrics(workdir.metrics_file), workdir.pictures / "learning_curve.png", title=path.name)
     _finish(workdir, config, splits)
 
 
@@ -182,8 +190,10 @@ def _nan_checks(on: bool) -> Iterator[None]:
 
 
 def _keep_batch(workdir: Workdir, step: int, batch: Mapping[str, np.ndarray]) -> str:
-    """Writes the batch of an update; returns the file's name."""
+    """Writes the batch of an update, or this process's rows of it; returns the file's name."""
     path = workdir.batch_file(step)
+    if not hosts.is_first():
+        path = path.with_suffix(f".process_{jax.process_index()}.npz")
     with new_file(path) as new, new.open("wb") as file:
         np.savez(file, **batch)  # pyright: ignore[reportArgumentType]
     return str(path)
@@ -193,7 +203,7 @@ def _keep_batch(workdir: Workdir, step: int, batch: Mapping[str, np.ndarray]) ->
 def _workdir(path: Path, config: Config) -> Iterator[tuple[Workdir, Checkpoints]]:
     """The workdir to prepare, which is locked, and its checkpoints. If that fails, what is new in it is gone (who locked it
     takes an empty folder away) and an old one has its settings back: the corrected command meets no trace of the wrong one."""
-    workdir, found = Workdir(path), set(path.iterdir())
+    workdir, found = Workdir(path), set(path.glob("*"))
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
     settings = workdir.config_file.read_bytes() if workdir.config_file.is_file() else None
     done = 0 if settings is None else checkpoints.latest() or 0
@@ -202,11 +212,15 @@ def _workdir(path: Path, config: Config) -> Iterator[tuple[Workdir, Checkpoints]
             f"--workdir={path} has {done:,} updates already, config.train.steps is {config.train.steps:,}; "
             "raise that, or choose another --workdir"
         )
-    workdirs.create(path, config, say)
+    hosts.by_first(lambda: workdirs.create(path, config, say))
+    if not (hosts.is_first() or workdir.config_file.is_file()):
+        raise UserError(f"--workdir={path}: process {jax.process_index()} does not see what process 0 wrote; all must share it")
     try:
-        checkpoints.set_aside(say)
+        hosts.by_first(lambda: checkpoints.set_aside(say))
         yield workdir, checkpoints
     except BaseException:
+        if not hosts.is_first():
+            raise
         if settings is not None:
             workdir.config_file.write_bytes(settings)
         else:
@@ -216,14 +230,15 @@ def _workdir(path: Path, config: Config) -> Iterator[tuple[Workdir, Checkpoints]
 
 
 def _record(workdir: Workdir, fingerprints: Mapping[str, str]) -> None:
-    before = workdirs.read_json(workdir.record_file) if workdir.record_file.exists() else []
+    before = workdir.records()
     changed = [n for n, value in fingerprints.items() if before and before[-1]["data"].get(n, value) != value]
     if changed:
         raise UserError(
             f"{workdir.path}: the data ({', '.join(changed)}) is not what this run began with; "
             "put it back, or use another --workdir"
         )
-    workdir.append_record(workdirs.run_record(fingerprints))
+    if hosts.is_first():
+        workdir.append_record(workdirs.run_record(fingerprints))
 
 
 def _start_from(config: Config, kind: families.Kind, workdir: Workdir) -> Facts | None:
@@ -265,12 +280,19 @@ def _adopt(state: step_lib.State, other: Any, where: str) -> step_lib.State:
 
 def _finish(workdir: Workdir, config: Config, splits: Mapping[str, prepare.Split]) -> None:
     """What a finished run shows: scores of the test split, samples, pictures, and what to try next."""
+    hosts.by_first(lambda: None)  # the last checkpoint is whole
     predictor = predict.load(workdir.path)
     name = "test" if "test" in splits else "validation"
     if name in splits:
         score_split(workdir, predictor, name, splits[name])
+    hosts.by_first(lambda: _show(workdir, config, splits, predictor))
+
+
+def _show(workdir: Workdir, config: Config, splits: Mapping[str, prepare.Split], predictor: Any) -> None:
+    """Pictures, and what to try next."""
+    plots.learning_curve(read_metrics(workdir.metrics_file), workdir.pictures / "learning_curve.png", title=workdir.path.name)
     fields = families.kind_of(config).fields
-    some = splits[name if name in splits else "train"].examples[:50]
+    some = next(splits[name] for name in ("test", "validation", "train") if name in splits).examples[:50]
     lines = [(line.strip(), e) for e in some for line in e[fields[0]][:5000].split("\n")]
     source, example = max(lines, key=lambda each: _interest(each[0]))
     target = example["text"] if fields[0] == "question" else None

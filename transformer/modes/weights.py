@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from transformer import settings
-from transformer.config import validate
+from transformer.config import Config, validate
 from transformer.errors import UserError, say
 from transformer.files import new_folder
 from transformer.inference import loading
@@ -23,6 +23,7 @@ def import_weights(path: Path, overrides: Mapping[str, str], source: str | None)
             raise UserError(f"--workdir={path}: it is there already and not empty; choose another")
         found = huggingface.read(source)
         config = validate(settings.override(found.config, overrides))
+        _check_kept(found.config, config)
         workdir = workdirs.create(path, config, say)
         with new_folder(workdir.vocabulary) as folder:
             for name, vocabulary in found.vocabularies.items():
@@ -35,10 +36,20 @@ def import_weights(path: Path, overrides: Mapping[str, str], source: str | None)
         say(f"{source}: a {config.family} model for {config.objective.kind}, in {path}")
 
 
+def _check_kept(found: Config, config: Config) -> None:
+    """UserError: a setting that comes with the weights was changed."""
+    own = ("family", "model.", "objective.", "data.vocabulary:", "data.joint_vocabulary:")
+    if changed := [each for each in settings.differences(found, config) if each.startswith(own)]:
+        raise UserError(f"--config: {', '.join(changed)}: these settings come with the weights; leave them as they are")
+
+
 def export_weights(path: Path, overrides: Mapping[str, str], output: str | None) -> None:
     """Makes the folder `output` of a workdir's model; its name goes to stdout."""
     if not output:
         raise UserError("--mode=export needs --output=FOLDER")
     loaded = loading.read(path, overrides, "export")
-    huggingface.write(output, loaded.config, loaded.facts, loaded.params, loaded.vocabularies)
+    try:
+        huggingface.write(output, loaded.config, loaded.facts, loaded.params, loaded.vocabularies)
+    except OSError as error:
+        raise UserError(f"--output={output}: {error.strerror}; name a folder that can be written") from error
     print(output, flush=True)

@@ -1,8 +1,9 @@
 """The only file that knows orbax: trees of arrays to disk and back, to the bit, and which checkpoints are kept.
 
 A checkpoint is the folder `<step>`. Its items (parameters, optimizer state, ...) can be read one at a time; each is a
-flat table from a leaf's path to its values on the host, so neither devices nor classes are stored. Orbax is imported
-when first needed. What a checkpoint means to a run is decided elsewhere.
+flat table from a leaf's path to its values, so neither devices nor classes are stored, and it is read on any number of
+devices and processes. Of several processes all save, each what its devices have; the first one manages the folder. Each
+reads alone. Orbax is imported when first needed. What a checkpoint means to a run is decided elsewhere.
 
 Once orbax has given the folder its name, a manifest is written: the hash of every file. Orbax reads flipped bits without a
 word, so what is read is compared with the manifest before. A checkpoint is sound if all of it is as the manifest says. One
@@ -28,6 +29,7 @@ import numpy as np
 from transformer.config import Checkpoint
 from transformer.errors import UserError, say
 from transformer.files import new_file
+from transformer.runtime import hosts
 
 COMPLETE = "_CHECKPOINT_METADATA"  # a file that orbax writes last, before it gives the folder its name
 MANIFEST = "manifest.json"  # hashes by file, and the hash of those
@@ -38,7 +40,7 @@ DELETED = ".deleted"  # what a folder is called while it is being deleted
 class Checkpoints:
     """The checkpoints of a folder. `close` before the process ends: the last save may still be running.
 
-    One process saves; others may read meanwhile. Leaves are arrays with at least one element.
+    One run saves; others may read meanwhile. Leaves are arrays with at least one element.
     """
 
     def __init__(self, folder: Path, settings: Checkpoint):
@@ -55,14 +57,14 @@ class Checkpoints:
             raise ValueError(f"{self.folder} has a checkpoint of step {step}")
         import orbax.checkpoint as ocp
 
-        # Orbax copies host arrays before it returns. What has no leaves, such as an average that is not kept, is left out.
-        tables = {item: {name: np.asarray(leaf) for name, leaf in _table(tree).items()} for item, tree in items.items()}
+        # Orbax copies arrays before it returns. What has no leaves, such as an average that is not kept, is left out.
+        tables = {item: {name: _whole(leaf) for name, leaf in _table(tree).items()} for item, tree in items.items()}
         arguments = {item: ocp.args.StandardSave(table) for item, table in tables.items() if table}
         numbers = ocp.args.JsonSave({name: float(value) for name, value in (metrics or {}).items()})
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._prune()
-            self._orbax.save(self.folder / str(step), args=ocp.args.Composite(**arguments, **{METRICS: numbers}))
+            self._writer.save(self.folder / str(step), args=ocp.args.Composite(**arguments, **{METRICS: numbers}))
         except OSError as error:
             raise self._unwritable(step, error) from error
         self._saving = step, self._thread.submit(self._commit, step)
@@ -123,7 +125,7 @@ class Checkpoints:
             hashes = dict(manifest["files"])
             if manifest["hash"] != _hash_of_table(hashes):
                 return f"{MANIFEST} is damaged"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return f"{MANIFEST} is damaged"
         for name, expected in hashes.items():
             if item is None or "/" not in name or name.startswith(f"{item}/"):
@@ -195,16 +197,33 @@ class Checkpoints:
             if "_thread" in self.__dict__:
                 self._thread.shutdown()
                 del self._thread
-            if "_orbax" in self.__dict__:
-                self._orbax.close()
-                del self._orbax
+            for each in ("_reader", "_json", "_writer"):
+                if each in self.__dict__:
+                    getattr(self, each).close()
+                    delattr(self, each)
 
     @functools.cached_property
-    def _orbax(self) -> Any:
+    def _writer(self) -> Any:
         import orbax.checkpoint as ocp
 
         logging.getLogger("absl").addFilter(_quiet)
         return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+
+    @functools.cached_property
+    def _reader(self) -> Any:
+        import orbax.checkpoint as ocp
+
+        logging.getLogger("absl").addFilter(_quiet)
+        this = jax.process_index()
+        return ocp.StandardCheckpointHandler(
+            multiprocessing_options=ocp.options.MultiprocessingOptions(this, {this}, f"process {this}")
+        )
+
+    @functools.cached_property
+    def _json(self) -> Any:
+        import orbax.checkpoint as ocp
+
+        return ocp.JsonCheckpointHandler()
 
     @functools.cached_property
     def _thread(self) -> ThreadPoolExecutor:
@@ -215,7 +234,9 @@ class Checkpoints:
 
     def _commit(self, step: int) -> None:
         """Waits until orbax is done, then writes the manifest; training goes on meanwhile."""
-        self._orbax.wait_until_finished()  # orbax's own callback comes before it writes its last files
+        self._writer.wait_until_finished()  # orbax's own callback comes before it writes its last files
+        if not hosts.is_first():
+            return
         folder = self.folder / str(step)
         hashes = {file.relative_to(folder).as_posix(): _hash(file) for file in sorted(folder.rglob("*")) if file.is_file()}
         with new_file(folder / MANIFEST) as new:
@@ -242,6 +263,8 @@ class Checkpoints:
 
     def _prune(self) -> None:
         """Deletes what is not to be kept, and what a killed save or deletion left."""
+        if not hosts.is_first():
+            return
         kept = {*self._steps()[-self.settings.keep_last :], *self._ranking()[: self.settings.keep_best]}
         for path in sorted(self._folders(), key=lambda path: path.name.isdecimal()):  # leftovers first: they have taken names
             if path.name not in map(str, kept):
@@ -263,9 +286,11 @@ class Checkpoints:
             raise self._unreadable(step, item, problem)
         import orbax.checkpoint as ocp
 
-        how = ocp.args.JsonRestore() if item == METRICS else ocp.args.StandardRestore()
         try:
-            return self._orbax.restore(folder, args=ocp.args.Composite(**{item: how}))[item]
+            if item == METRICS:
+                return dict(self._json.restore(folder / METRICS))
+            like = jax.tree.map(_nothing, dict(self._reader.metadata(folder / item).tree))
+            return self._reader.restore(folder / item, args=ocp.args.StandardRestore(like))
         except Exception as error:  # whatever orbax and its storage raise
             raise self._unreadable(step, item, _reason(error)) from error
 
@@ -309,6 +334,16 @@ def _table(tree: Any) -> dict[str, Any]:
     table = {jax.tree_util.keystr(path, simple=True, separator="/") or "value": leaf for path, leaf in leaves}
     assert len(table) == len(leaves), "two leaves have one path"
     return table
+
+
+def _nothing(leaf: Any) -> np.ndarray:
+    """Of the leaf's shape and type, without memory: says that an array of the host is wanted."""
+    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+
+
+def _whole(leaf: Any) -> Any:
+    """On the host, unless its parts are with several processes."""
+    return leaf if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable else np.asarray(leaf)
 
 
 def _place(array: np.ndarray, like: Any) -> Any:

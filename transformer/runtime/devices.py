@@ -1,7 +1,8 @@
-"""The only file that knows pmap, meshes, hosts and replicas.
+"""The only file that knows pmap, meshes and replicas; several processes are hosts.py's.
 
 A `Runtime` compiles the pure steps for the devices at hand and moves state and batches to them and back. Above it, a
-state is one tree and a batch has one leading row axis, whatever the devices.
+state is one tree and a batch has one leading row axis, whatever the devices. Of several processes each has the rows of its
+own devices, which are its `share` of a batch.
 """
 
 import ctypes
@@ -18,6 +19,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from transformer import sharding
 from transformer.config import Parallel
 from transformer.errors import UserError
+from transformer.runtime import hosts
 
 Batch = Mapping[str, np.ndarray]
 AXIS = "devices"
@@ -53,12 +55,13 @@ PEAKS = {
 def peak_flops(devices: Sequence[Any]) -> float | None:
     """FLOP/s that they could do: published, or of a CPU measured, the best of a few fp32 products; None: not known.
 
-    Several devices of a CPU are simulated: they share it.
+    Several devices of a CPU are simulated: they share it; each process has one like this one's.
     """
     device = devices[0]
     if device.platform != "cpu":
         each = PEAKS.get(device.device_kind)
         return each and each * len(devices)
+    device = next(each for each in devices if each.process_index == jax.process_index())
     size = 1024
     x = jax.device_put(np.ones((size, size), np.float32), device)
     product = jax.jit(lambda x: x @ x)
@@ -67,21 +70,41 @@ def peak_flops(devices: Sequence[Any]) -> float | None:
         begin = time.perf_counter()
         product(x).block_until_ready()
         times.append(time.perf_counter() - begin)
-    return 2 * size**3 / min(times)
+    return 2 * size**3 / min(times) * len({each.process_index for each in devices})
+
+
+_any = jax.jit(jax.numpy.any)
+
+
+def simulate(count: int) -> None:
+    """Makes this process one of `count` devices of a CPU, to compile for. To be called before anything uses JAX's devices."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
 
 
 class Runtime:
-    """How steps run: "jit" on the first device, "pmap" over all local ones, or jit over a "mesh" of them.
+    """How steps run: "jit" on the first device, "pmap" over all, or jit over a "mesh" of them, which several processes need.
 
-    `count`: devices (of a mesh: groups of them) that share a batch's rows. UserError: the mesh does not fit the devices.
+    `devices`: if not all. `count`: devices (of a mesh: groups of them) that share a batch's rows. `share`: which of so many
+    equal parts of a batch this process has, and how many there are. UserError: the mesh does not fit the devices, or the
+    mode the processes.
     """
 
-    def __init__(self, parallel: Parallel):
+    def __init__(self, parallel: Parallel, devices: Sequence[Any] | None = None):
         keep_freed_memory()
-        several = jax.local_device_count() > 1
-        self.mode = ("pmap" if several else "jit") if parallel.mode == "auto" else parallel.mode
-        self.devices = jax.local_devices()[:1] if self.mode == "jit" else jax.local_devices()
+        together = jax.process_count() > 1
+        if together and parallel.mode in ("jit", "pmap"):
+            raise UserError(
+                f"config.parallel.mode {parallel.mode} is for one process, and there are {jax.process_count()}; set it to mesh"
+            )
+        devices = devices or jax.devices()
+        several = len(devices) > 1
+        alone = "pmap" if several else "jit"
+        self.mode = ("mesh" if together else alone) if parallel.mode == "auto" else parallel.mode
+        self.devices = devices[:1] if self.mode == "jit" else devices
         self.count, self.mesh = len(self.devices), None
+        self.share = tuple(range(self.count)), self.count
+        self._asked: Any = None
         if self.mode == "mesh":
             data, left = divmod(len(self.devices), parallel.fsdp * parallel.tensor)
             if left or not data:
@@ -92,6 +115,12 @@ class Runtime:
             shape, kinds = (data, parallel.fsdp, parallel.tensor), (AxisType.Auto,) * len(sharding.MESH)
             self.mesh = jax.make_mesh(shape, sharding.MESH, kinds, devices=self.devices)
             self.count = data * parallel.fsdp
+            parts = NamedSharding(self.mesh, PartitionSpec(sharding.ROWS)).addressable_devices_indices_map((self.count,))
+            self.share = tuple(sorted({part[0].indices(self.count)[0] for part in parts.values() if part})), self.count
+
+    def __str__(self) -> str:
+        processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+        return f"{self.mode} on {self.count} {self.devices[0].platform} device(s){processes}"
 
     def create(self, init: Callable[[], Any]) -> Any:
         """What `init` makes, where steps want it; on a mesh no device ever holds it whole."""
@@ -102,7 +131,7 @@ class Runtime:
     def place_state(self, state: Any) -> Any:
         """A state on the host or one device -> where steps want it."""
         if self.mesh is not None:
-            return jax.tree.map(jax.device_put, state, self._shardings(state))
+            return jax.tree.map(self._cut, state, self._shardings(state))
         if self.mode == "jit":
             return jax.device_put(state, self.devices[0])
         each = NamedSharding(jax.sharding.Mesh(np.asarray(self.devices), (AXIS,)), PartitionSpec(AXIS))
@@ -113,11 +142,24 @@ class Runtime:
         return jax.tree.map(lambda x: x.addressable_data(0)[0], placed) if self.mode == "pmap" else placed
 
     def place_batch(self, batch: Batch) -> Any:
-        """Rows cut over the devices; their number must be a multiple of `count`."""
+        """Rows cut over the devices: those of this process's `share`. Of all, their number must be a multiple of `count`."""
         if self.mode == "pmap":
             return {name: rows.reshape(self.count, -1, *rows.shape[1:]) for name, rows in batch.items()}
-        where = self.devices[0] if self.mesh is None else NamedSharding(self.mesh, PartitionSpec(sharding.ROWS))
-        return {name: jax.device_put(rows, where) for name, rows in batch.items()}
+        if self.mesh is None:
+            return {name: jax.device_put(rows, self.devices[0]) for name, rows in batch.items()}
+        where, each = (
+            NamedSharding(self.mesh, PartitionSpec(sharding.ROWS)),
+            len(next(iter(batch.values()))) // len(self.share[0]),
+        )
+
+        def placed(rows: np.ndarray) -> Any:
+            def part(index: Any) -> np.ndarray:
+                begin = self.share[0].index((index[0].start or 0) // each) * each
+                return rows[begin : begin + each]
+
+            return jax.make_array_from_callback((each * self.count, *rows.shape[1:]), where, part)
+
+        return {name: placed(rows) for name, rows in batch.items()}
 
     def compile_train(self, train_step: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
         """`step(placed state, placed batch) -> placed state, metrics`; the old state's buffers are used again."""
@@ -125,6 +167,19 @@ class Runtime:
             return jax.pmap(partial(train_step, axis_name=AXIS), axis_name=AXIS, donate_argnums=0, devices=self.devices)
         if self.mesh is None:
             return jax.jit(train_step, donate_argnums=0)
+        return self._on_mesh(self._mesh_train(train_step))
+
+    def train_memory(self, train_step: Callable[..., tuple[Any, Any]], state: Any, batch: Batch) -> Any:
+        """What XLA says of the compiled step's bytes on a device of the mesh. Of `state` and `batch` shapes are enough."""
+        assert self.mesh is not None
+        rows = NamedSharding(self.mesh, PartitionSpec(sharding.ROWS))
+        state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, self._shardings(state))
+        shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in batch.items()}
+        with jax.set_mesh(self.mesh):
+            return self._mesh_train(train_step).lower(state, shapes).compile().memory_analysis()
+
+    def _mesh_train(self, train_step: Callable[..., tuple[Any, Any]]) -> Any:
+        assert self.mesh is not None
         whole = NamedSharding(self.mesh, PartitionSpec())
 
         def step(state: Any, batch: Any) -> tuple[Any, Any]:
@@ -133,7 +188,7 @@ class Runtime:
                 (state, metrics), (self._shardings(state), jax.tree.map(lambda _: whole, metrics))
             )
 
-        return self._on_mesh(jax.jit(step, donate_argnums=0))
+        return jax.jit(step, donate_argnums=0)
 
     def compile_eval(self, eval_step: Callable[..., Any]) -> Callable[..., Any]:
         """`step(placed params, placed batch) -> sums`."""
@@ -143,8 +198,31 @@ class Runtime:
 
     def fetch(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """Metrics to the host; waits for them."""
-        values = jax.device_get(metrics)
+        with hosts.exchange():
+            values = jax.device_get(metrics)
         return {name: float(np.ravel(value)[0]) for name, value in values.items()}
+
+    def asked(self, here: bool) -> bool:
+        """Whether any process was asked to stop: the same in all, and of several known one call late, so that no device waits.
+
+        To be called once an update by all.
+        """
+        if jax.process_count() == 1:
+            return here
+        before, self._asked = self._asked, self._any(here)
+        return before is not None and bool(self.fetch({"asked": before})["asked"])
+
+    def _any(self, here: bool) -> Any:
+        assert self.mesh is not None
+        every = NamedSharding(self.mesh, PartitionSpec(sharding.MESH))
+        flags = jax.make_array_from_callback((self.mesh.size,), every, lambda index: np.full(1, here))
+        return _any(flags)
+
+    def _cut(self, x: Any, where: NamedSharding) -> Any:
+        if where.is_fully_addressable:
+            return jax.device_put(x, where)
+        whole = np.asarray(x)
+        return jax.make_array_from_callback(whole.shape, where, lambda index: whole[index])
 
     def _on_mesh(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, which then knows of the mesh (`sharding.by_rows`)."""
@@ -153,7 +231,7 @@ class Runtime:
         mesh = self.mesh
 
         def call(*arguments: Any) -> Any:
-            with jax.set_mesh(mesh):
+            with jax.set_mesh(mesh), hosts.exchange():
                 return function(*arguments)
 
         return call

@@ -17,8 +17,8 @@ def only_run(folder: Path) -> Iterator[None]:
 
     Who only reads needs no lock. UserError: another run has it, or it cannot be made or written.
     """
-    made = not folder.exists()
     with no_failure(f"--workdir={folder}", "made or written"):
+        made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = _lock(folder)
     try:

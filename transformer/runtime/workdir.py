@@ -23,7 +23,7 @@ from typing import Any
 import jax
 
 from transformer import settings
-from transformer.config import Config, Facts, validate
+from transformer.config import Config, Facts, check_facts, validate
 from transformer.errors import UserError, nearest, no_failure
 from transformer.files import new_file
 
@@ -99,17 +99,22 @@ class Workdir:
         """What the data told. UserError: not there yet, or damaged."""
         if not self.facts_file.is_file():
             raise UserError(f"--workdir={self.path}: it has no {self.facts_file.name} yet; let --mode=train prepare its data")
-        return settings.from_dict(read_json(self.facts_file), Facts, str(self.facts_file))
+        where = str(self.facts_file)
+        return check_facts(settings.from_dict(read_json(self.facts_file), Facts, where), where)
 
     def write_facts(self, facts: Facts) -> None:
         write_json(self.facts_file, settings.to_dict(facts))
 
     def append_record(self, record: Mapping[str, Any]) -> None:
         """Adds a start of the run to the list that `record_file` holds."""
+        write_json(self.record_file, [*self.records(), dict(record)])
+
+    def records(self) -> list[dict[str, Any]]:
+        """What `append_record` was given. UserError: damaged."""
         records = read_json(self.record_file) if self.record_file.exists() else []
-        if not isinstance(records, list):
+        if not isinstance(records, list) or not all(isinstance(r, dict) and isinstance(r.get("data"), dict) for r in records):
             raise UserError(f"{self.record_file}: no list of records; move the file away")
-        write_json(self.record_file, [*records, dict(record)])
+        return records
 
 
 def create(path: str | Path, config: Config, notice: Callable[[str], None]) -> Workdir:
@@ -146,7 +151,9 @@ def create(path: str | Path, config: Config, notice: Callable[[str], None]) -> W
 def open_existing(path: str | Path) -> Workdir:
     """The workdir of a run that was started before. UserError: there is none."""
     workdir = Workdir(Path(path))
-    if not workdir.config_file.is_file():
+    with no_failure(f"--workdir={path}", "read"):
+        there = workdir.config_file.is_file()
+    if not there:
         siblings = [str(file.parent) for file in workdir.path.parent.glob(f"*/{workdir.config_file.name}")]
         what = f"it has no {workdir.config_file.name}" if workdir.path.exists() else "there is no such folder"
         raise UserError(
@@ -177,7 +184,7 @@ def read_json(path: Path) -> Any:
         return json.loads(data.decode(), parse_constant=refuse)
     except json.JSONDecodeError as error:
         problem = f"line {error.lineno}, column {error.colno}: {error.msg}"
-    except ValueError as error:  # not UTF-8, too
+    except (ValueError, RecursionError) as error:  # not UTF-8, too; nested too deep
         problem = str(error)
     raise UserError(f"{path}: damaged, {problem}; restore the file, or choose another --workdir")
 

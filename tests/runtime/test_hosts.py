@@ -1,0 +1,273 @@
+"""Two processes of one machine as one run: the numbers of one process; how they stop, fail and are refused together.
+
+This file is also the program of the processes: the command line, or the function of this file that they are asked for.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from trained import command, write_corpus
+
+from transformer.config import Checkpoint, Parallel
+from transformer.modes import training
+from transformer.runtime import hosts
+from transformer.runtime.checkpoints import Checkpoints
+from transformer.training.telemetry import TIMED, read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 600  # seconds: nothing may take as long, however busy the machine is
+EXPERIMENT = """
+from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search, Train
+
+def get_config():
+    return Config(
+        model=Model(
+            num_encoder_layers=1, num_decoder_layers=1, d_model=16, d_ff=16, num_heads=2, dropout_rate=0.2, positions="rotary"
+        ),
+        data=Data(
+            source="text", directory="data", vocabulary="characters", vocabulary_size=16, max_source_length=24,
+            max_target_length=24, row_length=48,
+        ),
+        train=Train(steps=1000, batch_tokens=336, learning_rate=0.01, warmup_steps=5, log_every=1, evaluate_every=3),
+        evaluate=Evaluate(scores=("exact_match", "chrf"), samples=100),
+        search=Search(beam_size=1, batch_size=4, max_extra=3),
+        checkpoint=Checkpoint(every_steps=100),
+    )
+"""
+
+
+def known() -> dict:
+    """A state whose parts are cut, or whole, with a path that the rules know."""
+    draw = np.random.default_rng(0)
+    return {
+        "inner": {"kernel": draw.normal(size=(8, 6)).astype(np.float32)},
+        "odd": np.array([1 / 3, np.nan, -0.0], np.float32),
+    }
+
+
+def moves(folder: str) -> None:
+    """Reads checkpoint 1, which one process wrote; writes it, cut over both, as 2. Then the first process is killed."""
+    from transformer.runtime.devices import Runtime
+
+    runtime = Runtime(Parallel(fsdp=2))
+    with contextlib.closing(Checkpoints(Path(folder), Checkpoint())) as checkpoints:
+        state = runtime.place_state(checkpoints.restore(1, "state", known()))
+        assert state["inner"]["kernel"].addressable_data(0).shape == (4, 6)
+        hosts.by_first(lambda: None)  # nobody reads any more
+        checkpoints.save(2, {"state": state}, {"loss": 1.0})
+    hosts.by_first(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def main() -> None:
+    if sys.argv[1] == "moves":
+        with hosts.joined(sys.argv[3], 2, int(sys.argv[4])):
+            return moves(sys.argv[2])
+    import conftest  # noqa: F401  (what holds for every test holds here)
+
+    import launch
+
+    training.peak_flops = lambda devices: 1e11
+    training._show = lambda *arguments: None  # pictures, which the first draws
+    sys.argv[0] = "launch.py"
+    launch.run()
+
+
+def free_port(among: Iterable[int] = (0,)) -> int:
+    """The first of these ports that nobody has; 0 stands for any."""
+    for port in among:
+        with socket.socket() as held, contextlib.suppress(OSError):
+            held.bind(("127.0.0.1", port))
+            return held.getsockname()[1]
+    raise OSError("no port is free")
+
+
+class Process(subprocess.Popen):
+    """This file as a program."""
+
+    def __init__(self, folder: Path, *arguments, **environment: str):
+        settings = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        words = [sys.executable, __file__, *map(str, arguments)]
+        super().__init__(words, cwd=folder, env=os.environ | settings | environment, **pipes)
+
+    def says(self, what: str) -> str:
+        """What stderr says up to a line with `what`."""
+        told = ""
+        assert self.stderr
+        for line in self.stderr:
+            told += line
+            if what in line:
+                return told
+        pytest.fail(f"no {what}: {told}")
+
+    def ends(self) -> tuple[int, str, str]:
+        """The status, and what it says from now on: to stdout and to stderr."""
+        try:
+            out, err = self.communicate(timeout=PATIENCE)
+        finally:
+            self.kill()
+        return self.returncode, out, err
+
+
+def pair(folder: Path, *arguments, second: tuple = ()) -> list[Process]:
+    """The two processes of a run, which flags bring together; `second`: arguments of process 1 alone."""
+    flags = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
+    more = ((), second)
+    return [Process(folder, *arguments, *more[n], *flags, f"--process_id={n}") for n in range(2)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("hosts")
+    write_corpus(folder / "data")
+    (folder / "tiny.py").write_text(EXPERIMENT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stopped(folder):
+    """A run that a signal to process 1 stopped; SLURM brought the processes together. What each said, and the step."""
+    jobs = 2**16 - 2**12  # JAX makes a port of a job's number, above this one
+    job = free_port(random.sample(range(jobs, 2**16), 100)) - jobs
+    slurm = {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    each = [
+        Process(folder, "--config=tiny.py", "--workdir=run", **slurm, SLURM_PROCID=str(n), SLURM_LOCALID=str(n)) for n in (0, 1)
+    ]
+    told = each[0].says("step 3/1000")
+    each[1].send_signal(signal.SIGTERM)
+    (first, out, err), second = (process.ends() for process in each)
+    told += err
+    assert (first, out, second) == (0, "", (0, "", "")), told
+    return told, int(told.split("stopped after step ")[1].split()[0])
+
+
+@pytest.fixture(scope="module")
+def finished(folder, stopped):
+    """That run, gone on with by two processes to four updates more; and what it printed."""
+    each = pair(folder, "--config=tiny.py", "--workdir=run", f"--config.train.steps={stopped[1] + 4}")
+    (first, out, err), second = (process.ends() for process in each)
+    assert (first, second) == (0, (0, "", "")), err
+    assert f"goes on after step {stopped[1]} of" in err
+    return out
+
+
+@pytest.fixture(scope="module")
+def alone(folder, stopped):
+    """The same by one process, never stopped; its batches have no empty rows."""
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_show", lambda *arguments: None)
+        result = command("--config=tiny.py", "--workdir=alone", f"--config.train.steps={stopped[1] + 4}")
+    assert result.status == 0, result.err
+    return result.out
+
+
+def test_two_processes_agree_when_to_stop_and_share_one_checkpoint(folder, stopped):
+    told, step = stopped
+    assert "mesh on 2 cpu device(s) of 2 processes" in told
+    assert step >= 4 and f"stopped after step {step} of 1,000, saved" in told
+    assert [path.name for path in (folder / "run" / "checkpoints").iterdir()][:1]
+    assert len(json.loads((folder / "run" / "record.json").read_text())) >= 1
+
+
+def test_losses_of_two_processes_are_those_of_one(folder, finished, alone):
+    """With dropout, stopped and gone on with: the same examples, none twice and none left out."""
+    two, one = ([{k: v for k, v in row.items() if k not in TIMED} for row in read_metrics(folder / name / "metrics.jsonl")]
+                for name in ("run", "alone"))  # fmt: skip
+    assert [row["step"] for row in two] == [row["step"] for row in one]
+    for a, b in zip(two, one, strict=True):
+        for name in ("train/loss", "train/gradient_norm", "validation/loss"):
+            if name in b:
+                assert a[name] == pytest.approx(b[name], rel=2e-5), (name, a["step"])
+    losses = [row["train/loss"] for row in one if "train/loss" in row]
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_what_they_say_of_a_split_is_put_together_in_order(folder, finished, alone):
+    found, wanted = (json.loads((folder / name / "evaluation" / "test.json").read_text()) for name in ("run", "alone"))
+    assert found["samples"] == wanted["samples"] and len(wanted["samples"]) == 12
+    assert found["scores"] == pytest.approx(wanted["scores"], rel=1e-4)
+    assert finished.splitlines()[0] == alone.splitlines()[0]
+
+
+def test_one_that_is_killed_ends_the_other_in_a_line(folder, finished):
+    first, second = pair(folder, "--config=tiny.py", "--workdir=run", "--config.train.steps=100000")
+    first.says("goes on after step")
+    first.says("step ")
+    second.kill()
+    status, out, err = first.ends()
+    second.ends()
+    assert status == 1 and out == ""
+    assert err.splitlines()[-1].startswith("launch.py: another process of this run ended") and "Traceback" not in err, err
+
+
+def test_different_settings_are_a_line_of_each(folder):
+    each = pair(folder, "--config=tiny.py", "--workdir=other", second=("--config.train.learning_rate=0.5",))
+    line = (
+        "launch.py: process 1 has config.train.learning_rate 0.5, process 0 has 0.01; start all processes by the same command, "
+        "with a --workdir that all share\n"
+    )
+    assert [process.ends() for process in each] == [(2, "", line)] * 2
+    assert not (folder / "other").exists()
+
+
+def test_a_checkpoint_of_one_process_is_read_and_written_by_two_to_the_bit(tmp_path):
+    """Then the first process is gone, which is the one through which they know of each other."""
+    with contextlib.closing(Checkpoints(tmp_path, Checkpoint())) as checkpoints:
+        checkpoints.save(1, {"state": known()})
+        checkpoints.wait()
+        port = free_port()
+        first, second = (Process(tmp_path, "moves", tmp_path, f"127.0.0.1:{port}", n) for n in range(2))
+        status, _, err = second.ends()
+        assert status == 1 and err.startswith("launch.py: another process of this run ended") and err.count("\n") == 1
+        assert first.ends()[0] == -signal.SIGKILL
+        assert checkpoints.sound(notice=pytest.fail) == [1, 2]
+        back = checkpoints.restore(2, "state", known())
+    assert back["inner"]["kernel"].tobytes() == known()["inner"]["kernel"].tobytes()
+    assert back["odd"].tobytes() == known()["odd"].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--num_processes=2"], "--num_processes=2 needs --coordinator and --process_id; SLURM, TPU pods and Kubernetes"),
+        (["--coordinator=a:1"], "--coordinator=a:1 needs --num_processes and --process_id"),
+        (["--coordinator=a:1", "--num_processes=2", "--process_id=2"], "--process_id=2: wants a number from 0 to 1"),
+        (["--coordinator=a", "--num_processes=2", "--process_id=0"], "--coordinator=a: wants HOST:PORT"),
+        (["--mode=translate", "--process_id=0"], "--mode=translate is for one process: leave --process_id=0 away"),
+    ],
+)
+def test_flags_that_do_not_fit_together_are_a_line(flags, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = command(*flags)
+    assert result.status == 2 and line in result.err and result.err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("environment", "wanted"),
+    [
+        ({}, False),
+        ({"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2"}, True),
+        ({"SLURM_STEP_NODELIST": "n1", "SLURM_NTASKS": "1"}, False),
+        ({"SLURM_NTASKS": "2"}, False),  # inside an allocation, but not started by srun
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}, True),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+    ],
+)
+def test_a_cluster_is_known_by_its_variables(environment, wanted):
+    assert hosts.in_cluster(environment) is wanted
+
+
+if __name__ == "__main__":
+    main()

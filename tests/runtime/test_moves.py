@@ -1,0 +1,133 @@
+"""Checkpoints move between layouts: what one wrote every other reads to the bit, and trains on; what a layout costs in memory.
+
+Eight devices are simulated in a process of its own, which this file is the program of.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import simulated
+import small
+
+from transformer.config import Checkpoint, Parallel
+from transformer.modes import costs
+from transformer.runtime.checkpoints import Checkpoints
+from transformer.runtime.devices import Runtime
+from transformer.training import step
+
+ROWS = 16
+LAYOUTS = {  # how, and on how many devices
+    "jit 1": (Parallel("jit"), 1),
+    "pmap 2": (Parallel("pmap"), 2),
+    "fsdp 4": (Parallel("mesh", fsdp=4), 4),
+    "2 x 2 x 2": (Parallel("mesh", fsdp=2, tensor=2), 8),
+}
+SETTINGS = {"train__ema_decay": 0.9}
+KINDS = ("adam", "adafactor, remat")
+
+
+def moved(folder: Path) -> dict:
+    """Each layout in turn reads what the one before wrote, makes an update and writes: twice around. All in one layout, too."""
+    first, train_step, _ = small.trainer(small.config(**SETTINGS))
+    runtimes = {name: Runtime(parallel, jax.devices()[:count]) for name, (parallel, count) in LAYOUTS.items()}
+    updates = {name: runtime.compile_train(train_step) for name, runtime in runtimes.items()}
+    like = jax.tree.map(np.asarray, first)
+
+    def run(names: list[str], folder: Path) -> tuple[list[float], list[bool], Checkpoints]:
+        losses, same = [], []
+        checkpoints = Checkpoints(folder, Checkpoint(keep_last=20))
+        step.save_state(checkpoints, 0, first, {})
+        for number, name in enumerate(names):
+            runtime = runtimes[name]
+            read = step.restore_state(checkpoints, number, like)
+            state = runtime.place_state(read)
+            back = runtime.single(state)
+            pairs = zip(jax.tree.leaves(read), jax.tree.leaves(back), strict=True)
+            same.append(all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs))
+            state, metrics = updates[name](state, runtime.place_batch(small.batch(number, ROWS)))
+            losses.append(runtime.fetch(metrics)["loss_sum"])
+            step.save_state(checkpoints, number + 1, runtime.single(state), {})
+            written = step.restore_state(checkpoints, number + 1, like)
+            pairs = zip(jax.tree.leaves(written), jax.tree.leaves(runtime.single(state)), strict=True)
+            same[-1] &= all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+        return losses, same, checkpoints
+
+    names = [*LAYOUTS, *reversed(LAYOUTS)]
+    with contextlib.ExitStack() as stack:
+        losses, same, moving = run(names, folder / "moving")
+        stack.enter_context(contextlib.closing(moving))
+        wanted, _, staying = run(["jit 1"] * len(names), folder / "staying")
+        stack.enter_context(contextlib.closing(staying))
+    return {"same": same, "losses": losses, "wanted": wanted}
+
+
+def counted() -> dict:
+    """Bytes of a device as they are counted, and as the compiler counts them; and what --mode=describe prints of the first.
+
+    To be called first: it says how many devices there are.
+    """
+    sizes = {"model__d_model": 128, "model__d_ff": 128, "model__num_encoder_layers": 4, "model__num_decoder_layers": 4}
+    sizes |= {"data__row_length": 64, "train__batch_tokens": 64 * 64, "parallel__fsdp": 2, "parallel__tensor": 2}
+    found, real = [], costs.memory
+    costs.memory = lambda *arguments: found.append(real(*arguments)) or found[-1]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        costs.describe(small.config(**sizes, train__ema_decay=0.9), 8, 0.1)
+    real_config = small.config(**sizes, train__optimizer="adafactor", model__remat="full")
+    found.append(real(real_config, small.FACTS, 64))
+    return {"described": out.getvalue(), "memory": dict(zip(KINDS, map(dataclasses.asdict, found), strict=True))}
+
+
+@pytest.fixture(scope="module")
+def eight():
+    return simulated.eight(__file__)
+
+
+def test_what_a_layout_wrote_every_other_reads_to_the_bit_and_trains_on(eight):
+    moved = eight["moved"]
+    assert moved["same"] == [True] * 2 * len(LAYOUTS)
+    assert moved["losses"] == pytest.approx(moved["wanted"], rel=1e-5)
+    assert moved["losses"][-1] != moved["losses"][0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_of_a_device_are_those_that_the_compiler_counts(eight, kind):
+    """All but the gradients are arguments of a step, and the batch: nine arrays of 64 rows of 64, a quarter of them."""
+    found = eight["counted"]["memory"][kind]
+    state = sum(found["held"].values()) - found["held"]["gradients"]
+    batch = 9 * 4 * 64 * 64 // 4
+    assert found["mesh"] == "data 2 x fsdp 2 x tensor 2"
+    assert state == pytest.approx(found["arguments"] - batch, rel=0.02)
+    assert ("moving average" in found["held"]) == (kind == "adam")
+
+
+def test_remat_takes_less_memory_on_a_mesh(eight):
+    memory = eight["counted"]["memory"]
+    assert memory["adafactor, remat"]["temporary"] < 0.8 * memory["adam"]["temporary"]
+
+
+def test_describe_says_whether_a_device_holds_it(eight):
+    *_, mesh, parameters, gradients, moments, average, activations, total, verdict = eight["counted"]["described"].splitlines()
+    assert mesh == "a device of the mesh data 2 x fsdp 2 x tensor 2, batches of 64 rows of 64: MB"
+    names = ["parameters", "gradients", "optimizer", "moving average", "activations and the like, compiled for CPUs", "total"]
+    lines = [parameters, gradients, moments, average, activations, total]
+    assert all(line.strip().startswith(name) for line, name in zip(lines, names, strict=True))
+    memory = eight["counted"]["memory"]["adam"]
+    whole = (sum(memory["held"].values()) + memory["temporary"]) / 2**30
+    assert verdict == f"fits in 0.1 GiB: {whole:.2f} GiB, {whole / 0.1:.0%}" and whole < 0.1
+    large = costs.Memory("", "", {"parameters": 2**30}, 2**29, 0)
+    assert costs.table(large, 1.5).splitlines()[-1] == "fits in 1.5 GiB: 1.50 GiB, 100%"
+    assert costs.table(large, 1.4).splitlines()[-1] == "does not fit in 1.4 GiB: 1.50 GiB, 107%"
+
+
+if __name__ == "__main__":
+    import conftest  # noqa: F401  (what holds for every test holds here)
+
+    with tempfile.TemporaryDirectory() as made:
+        print(json.dumps({"counted": counted(), "moved": moved(Path(made))}))

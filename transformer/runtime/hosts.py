@@ -1,0 +1,276 @@
+"""Several processes, often on as many hosts, as one run: how they find each other, wait, tell each other things, and leave.
+
+Process 0 speaks and writes files; the others do the same work in silence. A process alone is process 0 of one. All processes
+call what is here in the same order.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import faulthandler
+import importlib.util
+import io
+import itertools
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from transformer.errors import UserError
+
+T = TypeVar("T")
+SILENCE = 60  # seconds without a sign of life after which a process counts as gone; one that ends is noticed at once
+MEETING = 300  # seconds that a process waits until all are there
+PATIENCE = 7 * 24 * 3600 * 1000  # milliseconds: how long the others wait while process 0 prepares data
+GRACE = 10  # seconds that a process that failed has to clean up
+
+_turns = itertools.count()
+
+
+# --- what a run asks ---------------------------------------------------------------------------------------------------
+
+
+def is_first() -> bool:
+    """Whether this process is the one that speaks and writes."""
+    return jax.process_index() == 0
+
+
+def in_turn(action: Callable[[], T]) -> T:
+    """`action()` of process 0, then of the others, who find what it wrote. UserError: its own, and that of process 0."""
+    if jax.process_count() == 1:
+        return action()
+    turn = f"turn {next(_turns)}"
+    if not is_first():
+        with exchange():
+            refused = _client().blocking_key_value_get(turn, PATIENCE)[1:]
+        if refused:
+            raise UserError(refused)
+        return action()
+    try:
+        result = action()
+    except UserError as error:
+        _client().key_value_set(turn, f"-{error}")
+        raise
+    _client().key_value_set(turn, "+")
+    return result
+
+
+def by_first(action: Callable[[], Any]) -> None:
+    """`action()` of process 0, for which the others wait. UserError: that of process 0."""
+    in_turn(lambda: action() if is_first() else None)
+
+
+def spread(say: Callable[[Sequence[Any]], list[str]], items: Sequence[Any]) -> list[str]:
+    """`say(items)`, a text for each item, in order; every process says its part of them."""
+    count, number = jax.process_count(), jax.process_index()
+    if count == 1:
+        return say(items)
+    first, last = (len(items) * n // count for n in (number, number + 1))
+    return list(itertools.chain.from_iterable(_gather(say(items[first:last]) if first < last else [])))
+
+
+def total(counts: Mapping[str, int]) -> dict[str, int]:
+    """The sums of all processes' counts."""
+    if jax.process_count() == 1:
+        return dict(counts)
+    sums = sum(np.frombuffer(part, np.int64) for part in _exchange(np.array(list(counts.values()), np.int64).tobytes()))
+    return dict(zip(counts, np.asarray(sums).tolist(), strict=True))
+
+
+def check_same(values: Mapping[str, Any]) -> None:
+    """UserError, of all: not every process has these values, which JSON can hold."""
+    if jax.process_count() == 1:
+        return
+    every = _gather(dict(values))
+    for number, others in enumerate(every):
+        for name in [*every[0], *others]:
+            ours, theirs = (each.get(name, "nothing") for each in (every[0], others))
+            if ours != theirs:
+                raise UserError(
+                    f"process {number} has {name} {theirs}, process 0 has {ours}; "
+                    "start all processes by the same command, with a --workdir that all share"
+                )
+
+
+@contextlib.contextmanager
+def exchange() -> Iterator[None]:
+    """Around what needs all processes. If another one is gone, this one says so and ends, with status 1."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:  # which of the two depends on the backend
+        if jax.process_count() > 1 and re.search("gloo|nccl|connection|socket|peer|heartbeat|unavailable", str(error), re.I):
+            _lost()
+        raise
+
+
+# --- the beginning and the end -----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def joined(coordinator: str | None, count: int | None, number: int | None) -> Iterator[None]:
+    """This process as one of several, if flags or the cluster say so. To be entered before anything uses JAX's devices.
+
+    The flags `--coordinator`, `--num_processes` and `--process_id`, or none of them: then SLURM, a TPU pod or Kubernetes
+    tell, or the process is alone. UserError: flags that do not fit together, or no coordinator there.
+    """
+    _check(coordinator, count, number)
+    if coordinator is None and not (in_cluster(os.environ) or _on_tpu_vm()):
+        yield
+        return
+    _words.catch()
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from the loop, which asks all processes
+    try:
+        jax.distributed.initialize(
+            coordinator, count, number, initialization_timeout=MEETING, heartbeat_timeout_seconds=SILENCE
+        )
+    except (RuntimeError, ValueError) as error:
+        _leave_alone(2)
+        raise UserError(
+            f"--coordinator={coordinator or 'found by the cluster'}: no run with this process came about "
+            f"({str(error).splitlines()[0]}); start every process, process 0 at that address, at a port that is free"
+        ) from error
+    _words.met = True
+    try:
+        with contextlib.ExitStack() as stack:
+            if not is_first():
+                nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
+                stack.enter_context(contextlib.redirect_stderr(nowhere))
+            with exchange():
+                yield
+    except BaseException as error:
+        _leave_alone(2 if isinstance(error, UserError) else 1)
+        raise
+
+
+def in_cluster(environment: Mapping[str, str]) -> bool:
+    """Whether a cluster that JAX knows started several processes, of which this is one."""
+    slurm = "SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1
+    kubernetes = "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment
+    workers = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES") or ""
+    return slurm or kubernetes or "," in workers or "MEGASCALE_COORDINATOR_ADDRESS" in environment
+
+
+def _on_tpu_vm() -> bool:
+    """Whether this may be a host of a slice of Cloud TPUs, whose metadata JAX then asks for the others."""
+    return importlib.util.find_spec("libtpu") is not None and any(Path("/dev").glob("accel*"))
+
+
+def _check(coordinator: str | None, count: int | None, number: int | None) -> None:
+    given = {"coordinator": coordinator, "num_processes": count, "process_id": number}
+    if missing := [f"--{name}" for name, value in given.items() if value is None]:
+        if len(missing) < len(given):
+            shown = next(f"--{name}={value}" for name, value in given.items() if value is not None)
+            raise UserError(f"{shown} needs {' and '.join(missing)}; SLURM, TPU pods and Kubernetes need none of the three")
+        return
+    assert coordinator is not None and count is not None and number is not None
+    if not re.fullmatch(r".+:\d+", coordinator):
+        raise UserError(f"--coordinator={coordinator}: wants HOST:PORT of process 0, as in 10.0.0.1:1234")
+    if not 0 <= number < count:
+        raise UserError(f"--process_id={number}: wants a number from 0 to {count - 1}, one below --num_processes={count}")
+
+
+class _Words:
+    """What libraries below Python write to stdout and stderr: kept, and shown only if they end the process for no known
+    reason. Python's own words go where they went."""
+
+    def __init__(self) -> None:
+        self.leaving = threading.Lock()
+        self.status: int | None = None  # with which this process leaves by itself
+        self.met = False  # whether all processes were there
+        self.stderr: Any = sys.stderr
+        self.kept: Any = io.BytesIO()
+
+    def catch(self) -> None:
+        self.kept = tempfile.TemporaryFile()  # noqa: SIM115  (as long as the process)
+        for name, number in (("stdout", 1), ("stderr", 2)):
+            getattr(sys, name).flush()
+            setattr(sys, name, open(os.dup(number), "w", encoding="utf-8", buffering=1))  # noqa: SIM115
+            os.dup2(self.kept.fileno(), number)
+        self.stderr = sys.stderr
+        faulthandler.enable(sys.stderr)
+        # The service through which processes know of each other aborts when one is gone. Python's handlers would not run.
+        ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
+
+    def read(self) -> str:
+        self.kept.seek(0)
+        return self.kept.read().decode(errors="replace")
+
+
+_words = _Words()
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _aborted(number: int) -> None:
+    if _words.status is not None:  # this process fails, too, and is about to say why
+        time.sleep(GRACE)
+        os._exit(_words.status)
+    said = _words.read()
+    if "distributed service" not in said:
+        print(said, file=_words.stderr, flush=True)
+        os._exit(1)
+    _lost()
+
+
+def _lost() -> NoReturn:
+    """Ends this process in a line. Whatever it waits for will not come, nor the others to a common end."""
+    if not _words.leaving.acquire(blocking=False):
+        time.sleep(GRACE)  # another thread is at it
+    gone = "another process of this run ended, and so this one ends; once all are started again by the same command, the run "
+    never = f"not all processes were there within {MEETING} seconds; start every one, --process_id=0 where --coordinator says"
+    print(f"launch.py: {gone}goes on from the last checkpoint" if _words.met else f"launch.py: {never}", file=_words.stderr)
+    _words.stderr.flush()
+    os._exit(1)
+
+
+def _leave_alone(status: int) -> None:
+    """Makes this process end without the others, for whom JAX would wait; when Python ends, or after a while."""
+    _words.status = status
+
+    def leave() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os._exit(status)
+
+    atexit.register(leave)  # before JAX's own, which was registered before
+    late = threading.Timer(GRACE, os._exit, [status])
+    late.daemon = True
+    late.start()
+
+
+# --- words between processes -------------------------------------------------------------------------------------------
+
+
+def _client() -> Any:
+    """The service through which processes know of each other: unlike devices it may be waited for as long as one likes."""
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+def _gather(value: Any) -> list[Any]:
+    """What JSON can hold of each process, in order."""
+    data = json.dumps(value).encode()
+    with exchange():
+        _client().wait_at_barrier(f"turn {next(_turns)}", PATIENCE)  # until the slowest is there
+    sizes = [int(np.frombuffer(size, np.int64)[0]) for size in _exchange(np.array([len(data)], np.int64).tobytes())]
+    parts = _exchange(data.ljust(max(sizes), b"\0"))
+    return [json.loads(part[:size]) for part, size in zip(parts, sizes, strict=True)]
+
+
+def _exchange(data: bytes) -> list[bytes]:
+    """Each process's bytes, as many of each, in order."""
+    with exchange():
+        rows = multihost_utils.process_allgather(np.frombuffer(data, np.uint8))
+    return [row.tobytes() for row in np.asarray(rows)]
