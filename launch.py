@@ -8,9 +8,10 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from transformer import settings
-from transformer.config import Config, validate
+from transformer.config import Config
 from transformer.errors import BUG, UserError, nearest
 from transformer.studies import study
+from transformer.validation import validate
 
 MODES = {
     "train": "trains, or goes on where the run stopped; then scores the test split and draws pictures",

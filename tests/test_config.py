@@ -7,9 +7,10 @@ import pytest
 
 from transformer import config as module
 from transformer import settings as settings_module
-from transformer.config import Config, validate
+from transformer.config import Config
 from transformer.errors import UserError, nearest
 from transformer.settings import differences, fields, from_dict, from_file, override, replace, to_dict
+from transformer.validation import validate
 
 
 def message(call, *arguments) -> str:

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from transformer import families, plots, settings
-from transformer.config import Config, validate
+from transformer.config import Config
 from transformer.models import accounts
 from transformer.modes import training
 from transformer.studies import study as studies
 from transformer.training.telemetry import read_metrics
+from transformer.validation import validate
 
 ROOT = Path(__file__).parents[1] / "experiments"
 FILES = sorted(path for path in ROOT.glob("*.py") if path.stem != "__init__")

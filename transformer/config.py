@@ -1,15 +1,12 @@
-"""Every setting, once: typed, frozen dataclasses, and what must hold between them.
+"""Every setting, once: typed, frozen dataclasses.
 
 An experiment file returns a `Config`. What only the data knows is in `Facts`, resolved once and stored in the workdir.
-How settings are named, overridden, written and read is `settings.py`.
+How settings are named, overridden, written and read is `settings.py`; what must hold between them, `validation.py`.
 """
 
 import dataclasses
-import itertools
 from typing import Literal
 
-from transformer import settings
-from transformer.errors import UserError
 from transformer.settings import setting
 
 Positions = Literal["sinusoidal", "learned", "rotary", "alibi", "t5", "shaw", "none"]
@@ -392,146 +389,3 @@ class Facts:
     mask: int | None = None  # stands for what masked_lm and denoise hide
     sentinels: int = 0  # that stand for spans (T5): number k is target_size - 1 - k
     labels: tuple[str, ...] = ()  # of classify and tag, by id
-
-
-def check_facts(facts: Facts, where: str) -> Facts:
-    """`facts` itself, if its numbers fit together; else UserError that begins with `where`."""
-    for side in ("source", "target"):
-        size, rows = getattr(facts, f"{side}_size"), getattr(facts, f"{side}_rows")
-        if not 1 <= size <= rows <= settings.MOST:
-            raise UserError(f"{where}: a vocabulary of {size} entries does not fit a table of {rows} rows ({side}); restore it")
-    least = min(facts.source_rows, facts.target_rows)
-    for name in ("pad", "start", "end", "unknown", "begin", "mask"):
-        token = getattr(facts, name)
-        if token is not None and not 0 <= token < least:
-            raise UserError(f"{where}: the {name} token is {token}, and the tables have the rows 0 to {least - 1}; restore it")
-    if not 0 <= facts.sentinels < facts.target_size:
-        raise UserError(f"{where}: {facts.sentinels} sentinels are not of {facts.target_size} entries; restore it")
-    return facts
-
-
-def validate(config: Config) -> Config:
-    """`config` itself, if its settings are of their types, within their limits, and fit together; else UserError."""
-    settings.check(config)
-    model, data, train = config.model, config.data, config.train
-    for width in ("d_k", "d_v"):
-        if getattr(model, width) is None and model.d_model % model.num_heads:
-            raise UserError(
-                f"config.model.d_model {model.d_model} is not divisible by config.model.num_heads {model.num_heads}; "
-                f"set config.model.{width} or change one"
-            )
-    if model.positions == "rotary" and model.key_width % 2:
-        raise UserError(f"config.model.d_k is {model.key_width}: rotary positions turn pairs, so it must be even")
-    if model.positions == "sinusoidal" and model.d_model % 2:
-        raise UserError(f"config.model.d_model is {model.d_model}: sinusoidal positions come in pairs, so it must be even")
-    if model.attention_values == "inputs" and model.value_width * model.num_heads != model.d_model:
-        raise UserError(
-            f"config.model.attention_values inputs: {model.num_heads} slices of d_v {model.value_width} are not d_model "
-            f"{model.d_model}; leave config.model.d_v none, with config.model.num_heads a divisor of d_model"
-        )
-    _check_variants(config)
-    if model.positions == "t5" and model.t5_max_distance <= model.t5_buckets // 2:
-        raise UserError(
-            f"config.model.t5_max_distance {model.t5_max_distance}: must be above half of config.model.t5_buckets "
-            f"{model.t5_buckets}, as near distances have a bucket each"
-        )
-    if model.positions == "learned":
-        longest = max(data.max_source_length, data.max_target_length)
-        if longest > model.max_positions:
-            raise UserError(
-                f"config.model.max_positions {model.max_positions} is shorter than the longest sequence, {longest} "
-                "(config.data.max_source_length, config.data.max_target_length); raise the first or lower the others"
-            )
-    if data.segmentations > 1 and data.vocabulary not in ("bpe", "unigram"):
-        raise UserError(
-            f"config.data.segmentations {data.segmentations}: {data.vocabulary} has one way to cut a text; "
-            "set it to 1, or config.data.vocabulary to bpe or unigram"
-        )
-    if data.segmentations > 1 and config.objective.kind in ("tag", "answer"):
-        raise UserError(
-            f"config.data.segmentations {data.segmentations}: labels of {config.objective.kind} belong to tokens; set it to 1"
-        )
-    if model.ties_inputs and not data.joint_vocabulary and data.vocabulary != "imported":  # Marian's two have one space of ids
-        raise UserError(
-            f"config.model.tying {model.tying} shares a table: it needs config.data.joint_vocabulary=true; or set tying=two_way"
-        )
-    side = "source" if config.family == "encoder_only" else "target"
-    if data.row_length is not None and data.row_length < (longest := getattr(data, f"max_{side}_length")):
-        raise UserError(
-            f"config.data.row_length {data.row_length} is shorter than config.data.max_{side}_length {longest}; "
-            f"a packed row must hold the longest {side}"
-        )
-    one_in_a_row = {
-        "config.family recurrent": config.family == "recurrent",
-        f"config.objective.kind {config.objective.kind}": config.objective.kind in ("classify", "tag", "answer"),
-        "config.objective.next_sentence": config.objective.kind == "masked_lm" and config.objective.next_sentence,
-    }
-    if data.batching == "packed" and any(one_in_a_row.values()):
-        what = next(name for name, alone in one_in_a_row.items() if alone)
-        raise UserError(f"{what} reads one example in a row: set config.data.batching=bucketed")
-    for name in ("number_range", "number_train_range", "number_test_range"):
-        low, high = getattr(data, name) or data.number_range
-        if not data.number_range[0] <= low < high <= data.number_range[1] or low < 0:
-            raise UserError(
-                f"config.data.{name} is {low},{high}: wants two numbers, the first smaller, inside config.data.number_range"
-            )
-    for name in ("algorithm_train_lengths", "algorithm_test_lengths"):
-        low, high = getattr(data, name) or data.algorithm_train_lengths
-        if not 1 <= low <= high:
-            raise UserError(f"config.data.{name} is {low},{high}: wants two lengths from 1 on, the first not above the second")
-    if data.source == "algorithms" and data.lowercase and data.algorithm_alphabet > 26:
-        raise UserError(
-            f"config.data.lowercase true: config.data.algorithm_alphabet {data.algorithm_alphabet} has letters of both cases; "
-            "set the first to false or the second to 26"
-        )
-    if (edges := config.evaluate.lengths) and (len(edges) < 2 or any(a >= b for a, b in itertools.pairwise((-1, *edges)))):
-        raise UserError(
-            f"config.evaluate.lengths {','.join(map(str, edges))}: wants two numbers of words or more, each above the last"
-        )
-    if train.warmup_steps == 0 and train.schedule == "rsqrt":
-        raise UserError("config.train.warmup_steps is 0: the rsqrt schedule needs 1 at least (or set config.train.schedule)")
-    if config.search.n_best > config.search.beam_size:
-        raise UserError(
-            f"config.search.n_best {config.search.n_best} is more than config.search.beam_size {config.search.beam_size}; "
-            "raise the second or lower the first"
-        )
-    if config.evaluate.average > config.checkpoint.keep_last:
-        raise UserError(
-            f"config.evaluate.average {config.evaluate.average} is more than config.checkpoint.keep_last "
-            f"{config.checkpoint.keep_last}: what is averaged must have been kept; raise the second or lower the first"
-        )
-    if config.evaluate.checkpoint == "best":
-        if data.validation is None:
-            raise UserError("config.evaluate.checkpoint best: config.data.validation is none, so no checkpoint is the best")
-        if config.checkpoint.keep_best == 0:
-            raise UserError("config.evaluate.checkpoint best: config.checkpoint.keep_best is 0; set it to 1 at least")
-    return config
-
-
-# Settings that change what a model computes, where it has what they change, and the families that have it.
-_ATTENTION = ("attention_scale", "attention_keys", "attention_values", "attention_maximum", "attention_heads", "query_init")
-_CAUSAL = ("causal_training", "causal_evaluation", "causal_prefix")
-
-
-def _check_variants(config: Config) -> None:
-    """UserError: a setting of a study would change nothing, so that two of its arms would be one."""
-    model, usual = config.model, Model()
-    changed = [name for name in (*_ATTENTION, *_CAUSAL) if getattr(model, name) != getattr(usual, name)]
-    for name in changed:
-        why = ""
-        if config.family == "recurrent":
-            why = "a recurrent model has no such attention"
-        elif config.family == "encoder_only" and name in _CAUSAL:
-            why = "an encoder has no causal mask"
-        elif name == "causal_prefix" and (config.family != "decoder_only" or config.objective.kind == "causal_lm"):
-            why = f"there is no prefix in config.family {config.family} with config.objective.kind {config.objective.kind}"
-        elif name == "causal_prefix" and not (model.causal_training or model.causal_evaluation):
-            why = "without a causal mask all tokens see all"
-        elif model.attention_scale == "0" and name in ("attention_keys", "attention_maximum", "query_init"):
-            why = "with config.model.attention_scale 0 queries and keys do nothing"
-        elif name == "query_init" and model.qk_norm:
-            why = "config.model.qk_norm takes the size of queries away"
-        elif name in ("causal_training", "causal_evaluation") and model.positions == "t5":
-            why = "the buckets of config.model.positions t5 in a decoder are for what went before; choose other positions"
-        if why:
-            raise UserError(f"config.model.{name} {getattr(model, name)}: {why}; leave {name} at {getattr(usual, name)}")

@@ -9,9 +9,10 @@ import string
 import pytest
 
 from transformer import settings
-from transformer.config import Config, Data, Evaluate, validate
+from transformer.config import Config, Data, Evaluate
 from transformer.data import algorithms, sources, vocabulary
 from transformer.errors import UserError
+from transformer.validation import validate
 
 NAMES = ("copy", "reverse", "sort", "list", "recall", "addition")
 SMALL = Data(

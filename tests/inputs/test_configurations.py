@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from trained import command
 
 from transformer import families, settings
-from transformer.config import Config, validate
+from transformer.config import Config
 from transformer.data import pipeline, prepare
 from transformer.data.sources.base import listed
 from transformer.data.vocabulary import Bytes, Characters
@@ -29,6 +29,7 @@ from transformer.inference.predict import PREDICTORS
 from transformer.runtime.checkpoints import Checkpoints
 from transformer.runtime.devices import Runtime
 from transformer.training import loop, optimizer, step
+from transformer.validation import validate
 
 # --- valid ones --------------------------------------------------------------------------------------------------------
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transformer.config import Checkpoint, Config, Data, Model, Train, validate
+from transformer.config import Checkpoint, Config, Data, Model, Train
 from transformer.errors import UserError
 from transformer.modes import training
 from transformer.runtime.checkpoints import Checkpoints
 from transformer.runtime.lock import only_run
 from transformer.training import loop
 from transformer.training.telemetry import TIMED, read_metrics
+from transformer.validation import validate
 
 STEPS = 6
 

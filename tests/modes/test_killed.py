@@ -29,7 +29,8 @@ TOUCHES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.scandir
 
 def config(data: str):
     """Dropout, two micro-batches, an average; about a dozen checkpoints, of which most are deleted again."""
-    from transformer.config import Checkpoint, Config, Data, Model, Train, validate
+    from transformer.config import Checkpoint, Config, Data, Model, Train
+    from transformer.validation import validate
 
     return validate(
         Config(

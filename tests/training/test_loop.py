@@ -11,11 +11,12 @@ import jax
 import numpy as np
 import pytest
 
-from transformer.config import Checkpoint, Config, Data, Model, Train, validate
+from transformer.config import Checkpoint, Config, Data, Model, Train
 from transformer.errors import UserError
 from transformer.modes import training
 from transformer.training import loop
 from transformer.training.telemetry import TIMED, read_metrics
+from transformer.validation import validate
 
 ROOT = Path(__file__).resolve().parents[2]
 

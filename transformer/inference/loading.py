@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from transformer import families, settings
-from transformer.config import Config, Facts, validate
+from transformer.config import Config, Facts
 from transformer.data import prepare
 from transformer.data.objectives import Objective
 from transformer.data.vocabulary import Vocabulary
@@ -21,6 +21,7 @@ from transformer.errors import UserError
 from transformer.runtime import checkpoints as checkpoints_lib
 from transformer.runtime.checkpoints import Checkpoints
 from transformer.runtime.workdir import open_existing
+from transformer.validation import validate
 
 # Lengths that are compiled for; longer ones go by multiples of the last.
 LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256)

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from transformer import settings
-from transformer.config import Config, Facts, check_facts, validate
+from transformer.config import Config, Facts
 from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.files import new_folder
 from transformer.interop import configs, convert, tensors, vocabularies
 from transformer.interop.fields import FORMATS
 from transformer.interop.names import NAMES
+from transformer.validation import check_facts, validate
 
 LONGEST = 512  # tokens of a sentence, where positions know no end
 PACKED = ("translate", "causal_lm", "masked_lm")  # the other objectives take one example in a row

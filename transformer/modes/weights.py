@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from transformer import settings
-from transformer.config import Config, validate
+from transformer.config import Config
 from transformer.errors import UserError, say
 from transformer.files import new_folder
 from transformer.inference import loading
@@ -12,6 +12,7 @@ from transformer.interop import huggingface
 from transformer.runtime import lock
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.checkpoints import Checkpoints
+from transformer.validation import validate
 
 
 def import_weights(path: Path, overrides: Mapping[str, str], source: str | None) -> None:

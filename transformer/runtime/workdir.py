@@ -23,9 +23,10 @@ from typing import Any
 import jax
 
 from transformer import settings
-from transformer.config import Config, Facts, check_facts, validate
+from transformer.config import Config, Facts
 from transformer.errors import UserError, nearest, no_failure
 from transformer.files import new_file
+from transformer.validation import check_facts, validate
 
 RECORDED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
 SHOWN = 6  # settings named in a message

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from transformer import config as configs
 from transformer import settings
 from transformer.config import Config
 from transformer.errors import UserError, nearest
 from transformer.settings import setting
+from transformer.validation import validate as validate_config
 
 Fair = Literal["steps", "tokens", "flops", "parameters"]
 Kind = Literal["better", "worse", "equal", "order", "exponent"]
@@ -150,7 +150,7 @@ def arm_configs(study: Study) -> dict[str, Config]:
         if wrong := next((setting for setting, text in changes.items() if not isinstance(text, str)), None):
             raise UserError(f"arm {name!r}: {wrong} is {changes[wrong]!r}: wants text, as on the command line")
         try:
-            result[name] = configs.validate(settings.override(study.base, changes))
+            result[name] = validate_config(settings.override(study.base, changes))
         except UserError as error:
             raise UserError(f"arm {name!r}: {error}") from error
     return result
