@@ -34,7 +34,11 @@ def gpt(layers: int, **settings: Any) -> Model:
 
 
 def t5() -> Model:
-    """T5 1.1's way (gated, no biases, unscaled attention, relative buckets), its embeddings tied as in 1.0."""
+    """T5 1.1's way (gated, no biases, unscaled attention, relative buckets), its embeddings tied as in 1.0.
+
+    It learns with T5's initialisers alone: queries that make up for the missing scale, and embeddings of unit variance for the
+    states that are divided by sqrt(d_model).
+    """
     return Model(
         num_encoder_layers=3,
         num_decoder_layers=3,
@@ -48,7 +52,10 @@ def t5() -> Model:
         attention_scale="none",
         attention_bias=False,
         ff_bias=False,
+        initializer="fan_in",
+        query_init="initializer/sqrt(d_k)",
         embedding_scale="none",
+        embedding_init="unit",
         tying="three_way",
         logits_scale="1/sqrt(d_model)",
         unroll=3,
