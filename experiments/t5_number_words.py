@@ -2,11 +2,11 @@
 
     python launch.py --config=experiments/t5_number_words.py
 
-Not scored yet.
+Seed 0: 91.1 % of 2,000 unseen numbers right, the loss still falling; 435 s of training on two cores that did other work too.
 """
 
 from experiments.shapes import small
-from transformer.config import Checkpoint, Config, Data, Objective
+from transformer.config import Checkpoint, Config, Data, Evaluate, Objective, Search
 
 
 def get_config() -> Config:
@@ -16,5 +16,7 @@ def get_config() -> Config:
         model=small.t5(),
         data=Data(vocabulary_size=128, batching="bucketed", buckets=4, prefix="translate English to German: "),
         train=small.train(steps=600),
+        evaluate=Evaluate(scores=("exact_match", "chrf")),
+        search=Search(beam_size=1, batch_size=256),
         checkpoint=Checkpoint(every_steps=500),
     )
