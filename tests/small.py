@@ -7,7 +7,7 @@ import numpy as np
 from transformer import families
 from transformer.config import Checkpoint, Config, Data, Facts, Model, Train
 from transformer.settings import replace
-from transformer.training import optimizer, step
+from transformer.training import trainer as trainers
 
 FACTS = Facts(source_size=17, target_size=17, source_rows=20, target_rows=20)
 SMALL = Config(
@@ -62,9 +62,6 @@ def filled(model, objective):
 
 
 def trainer(config: Config):
-    """A first state, the train step and the loss, put together as `modes.train` does."""
-    family, kind = families.FAMILIES[config.family], families.kind_of(config)
-    update = optimizer.make_optimizer(config.train, config.model)
-    loss = kind.loss(family.model(config, FACTS), config, FACTS)
-    train_step = step.make_train_step(loss, update, optimizer.make_schedule(config.train, config.model), config.train)
-    return step.init_state(params(config), update, config.train), train_step, loss
+    """A first state, the train step and the loss."""
+    loss, train_step, begin = trainers.make(config, FACTS, families.FAMILIES[config.family].model(config, FACTS))
+    return begin(params(config)), train_step, loss

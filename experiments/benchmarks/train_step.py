@@ -17,32 +17,25 @@ from transformer.config import Config, Facts, Model, Train
 
 B, S, T, V = 64, 32, 32, 8000
 MODEL = Model(num_encoder_layers=3, num_decoder_layers=3, d_model=256, d_ff=1024, num_heads=4, unroll=3)
-CONFIG = Config(model=MODEL, train=Train(learning_rate=1e-4, schedule="constant", warmup_steps=0))
+TRAIN = Train(batch_tokens=B * T, learning_rate=1e-4, schedule="constant", warmup_steps=0)
+CONFIG, FACTS = Config(model=MODEL, train=TRAIN), Facts(source_size=V, target_size=V, source_rows=V, target_rows=V)
 
 
-def build(config: Config, rows: int = B, source: int = S, target: int = T, entries: int = V) -> tuple[Any, Any, Any]:
+def build(config: Config) -> tuple[Any, Any, Any]:
     """The trainer's own step, not yet compiled; a function that makes its state; a batch of tokens without padding."""
-    import jax
     import numpy as np
 
     from transformer import families
-    from transformer.training import optimizer
-    from transformer.training import step as steps
+    from transformer.data.objectives import Translate
+    from transformer.training import trainer
 
-    facts = Facts(source_size=entries, target_size=entries, source_rows=entries, target_rows=entries)
-    model = families.FAMILIES[config.family].model(config, facts)
-    update = optimizer.make_optimizer(config.train, config.model)
-    schedule = optimizer.make_schedule(config.train, config.model)
-    step = steps.make_train_step(families.kind_of(config).loss(model, config, facts), update, schedule, config.train)
-    rng, sides = np.random.default_rng(0), {"source": source, "inputs": target, "targets": target}
-    batch = {name: rng.integers(3, entries, (rows, length), np.int32) for name, length in sides.items()}
-    batch |= {"source_segments": np.ones((rows, source), np.int32), "segments": np.ones((rows, target), np.int32)}
-    batch |= {"weights": np.ones((rows, target), np.float32)}
-
-    def init() -> steps.State:
-        return steps.init_state(model.init(jax.random.key(0), batch)["params"], update, config.train)
-
-    return step, init, batch
+    model = families.FAMILIES[config.family].model(config, FACTS)
+    _, step, begin = trainer.make(config, FACTS, model)
+    rng, sides = np.random.default_rng(0), {"source": S, "inputs": T, "targets": T}
+    batch = {name: rng.integers(3, V, (B, length), np.int32) for name, length in sides.items()}
+    batch |= {"source_segments": np.ones((B, S), np.int32), "segments": np.ones((B, T), np.int32)}
+    batch |= {"weights": np.ones((B, T), np.float32)}
+    return step, lambda: begin(families.init_params(model, Translate(S, T), seed=0)), batch
 
 
 def ours(config: Config = CONFIG) -> Callable[[], None]:
@@ -116,9 +109,7 @@ def main() -> None:
     asked = race.arguments(__doc__).parse_args()
     from transformer import families
 
-    facts = Facts(source_size=V, target_size=V, source_rows=V, target_rows=V)
-    train = dataclasses.replace(CONFIG.train, batch_tokens=B * T)
-    account = families.FAMILIES[CONFIG.family].account(dataclasses.replace(CONFIG, train=train), facts, [S, T])
+    account = families.FAMILIES[CONFIG.family].account(CONFIG, FACTS, [S, T])
     work = {"target tokens/s": B * T, "FLOP/s": account.training_flops * B * T}
     looped = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, unroll=1))
     contenders = {

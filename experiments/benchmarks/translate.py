@@ -4,10 +4,10 @@
 
 64 sentences of 24 tokens, 32 output tokens each (the end is never likely), d_model 256, 4 heads, 3+3 layers, d_ff 1024, 58,101
 entries (opus-mt-en-de has as many). The weights are written by `transformer.interop` as a Marian folder, which both others
-read.
-From ids to ids: tokenisers are not timed. Whether all say the same tokens is printed.
+read. From ids to ids: tokenisers are not timed. Whether all say the same tokens is printed.
 """
 
+import json
 import os
 import tempfile
 import zlib
@@ -20,6 +20,7 @@ from experiments.benchmarks.race import Contender
 from transformer.config import Config, Data, Facts, Model, Search
 
 B, S, L, V = 64, 24, 32, 58_101
+NAMES = ["</s>", "<unk>", *(f"t{n}" for n in range(2, V - 1)), "<pad>"]  # of entries, by id
 FACTS = Facts(source_size=V, target_size=V - 1, source_rows=V, target_rows=V, pad=V - 1, start=V - 1, end=0, unknown=1)
 MODEL = Model(
     num_encoder_layers=3,
@@ -55,27 +56,22 @@ def write(folder: Path) -> None:
     import sentencepiece
 
     from transformer import families
+    from transformer.data.objectives import Translate
     from transformer.interop import huggingface
 
-    batch = {name: jax.numpy.zeros((1, 8), jax.numpy.int32) for name in ("source", "inputs")}
-    batch |= {name: jax.numpy.ones((1, 8), jax.numpy.int32) for name in ("source_segments", "segments")}
     made = families.FAMILIES["encoder_decoder"].model(config(1), FACTS)
-    params: Any = jax.jit(made.init)(jax.random.key(0), batch)["params"]
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, x: x.at[FACTS.end].add(-1e4) if path[-1].key == "logits_bias" else x, params
+    params = jax.tree.map_with_path(
+        lambda path, x: x.at[FACTS.end].add(-1e4) if path[-1].key == "logits_bias" else x,
+        families.init_params(made, Translate(S, L), seed=0),
     )
     huggingface.write(folder, config(1), FACTS, params, {})
     # A tokenizer for converters that want one.
-    pieces = "\n".join(["a b c d e f g"] * 20)
     for name in ("source", "target"):
         with (folder / f"{name}.spm").open("wb") as file:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(pieces.split("\n")), model_writer=file, vocab_size=12, minloglevel=2
+                sentence_iterator=iter(["a b c d e f g"] * 20), model_writer=file, vocab_size=12, minloglevel=2
             )
-    names = ["</s>", "<unk>", *(f"t{n}" for n in range(2, V - 1)), "<pad>"]
-    import json
-
-    (folder / "vocab.json").write_text(json.dumps({name: n for n, name in enumerate(names)}))
+    (folder / "vocab.json").write_text(json.dumps({name: n for n, name in enumerate(NAMES)}))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "MarianTokenizer"}))
 
 
@@ -142,17 +138,14 @@ def ctranslate2(folder: str, beams: int, kind: str) -> Callable[[], int]:
         ctranslate2.converters.TransformersConverter(folder).convert(converted, force=True)
         threads = int(os.environ["OMP_NUM_THREADS"])
         translator = ctranslate2.Translator(converted, compute_type=kind, inter_threads=1, intra_threads=threads)
-    names = {0: "</s>", 1: "<unk>", V - 1: "<pad>"}
-    texts = [[names.get(i, f"t{i}") for i in row] for row in sentences()]
-    numbers = {name: n for n, name in names.items()}
+    texts = [[NAMES[i] for i in row] for row in sentences()]
+    ids = {name: n for n, name in enumerate(NAMES)}
 
     def turn() -> int:
         found = translator.translate_batch(
             texts, beam_size=beams, length_penalty=1.0, max_decoding_length=L, max_batch_size=0, return_scores=False
         )
-        return digest(
-            [[numbers.get(name, int(name[1:]) if name[0] == "t" else 0) for name in each.hypotheses[0]] for each in found]
-        )
+        return digest([[ids[name] for name in each.hypotheses[0]] for each in found])
 
     return turn
 

@@ -28,7 +28,7 @@ from transformer.inference.loading import Loaded
 from transformer.inference.predict import PREDICTORS
 from transformer.runtime.checkpoints import Checkpoints
 from transformer.runtime.devices import Runtime
-from transformer.training import loop, optimizer, step
+from transformer.training import loop, step, trainer
 from transformer.validation import validate
 
 # --- valid ones --------------------------------------------------------------------------------------------------------
@@ -135,12 +135,10 @@ def works(config: Config, folder) -> None:
     batches, _ = pipeline.plan(
         tokens, objective, config.data, config.train.batch_tokens, config.train.accumulate * runtime.count, 0, training=True
     )
-    update = optimizer.make_optimizer(config.train, config.model)
-    schedule = optimizer.make_schedule(config.train, config.model)
-    train_step = step.make_train_step(kind.loss(model, config, facts), update, schedule, config.train)
+    _, train_step, begin = trainer.make(config, facts, model)
 
     def init():
-        return step.init_state(small.filled(model, objective), update, config.train)
+        return begin(small.filled(model, objective))
 
     state, metrics = runtime.compile_train(train_step)(runtime.place_state(init()), runtime.place_batch(batches[0]))
     found = loop.means(runtime.fetch(metrics))

@@ -13,8 +13,7 @@ from transformer.errors import UserError
 from transformer.models import accounting, accounts
 from transformer.runtime import devices
 from transformer.settings import replace
-from transformer.training import optimizer
-from transformer.training import step as step_lib
+from transformer.training import trainer
 
 GIB = 2**30
 
@@ -48,12 +47,8 @@ def memory(config: Config, facts: Facts, longest: int) -> Memory:
     runtime = devices.Runtime(replace(config.parallel, "mode", "mesh"))
     model = families.FAMILIES[config.family].model(config, facts)
     objective = families.make_objective(config, facts, dict.fromkeys(families.text_fields(families.kind_of(config)), Bytes()))
-    update = optimizer.make_optimizer(config.train, config.model)
-    loss = families.kind_of(config).loss(model, config, facts)
-    step = step_lib.make_train_step(loss, update, optimizer.make_schedule(config.train, config.model), config.train)
-    state = jax.eval_shape(
-        lambda: step_lib.init_state(families.init_params(model, objective, config.train.seed), update, config.train)
-    )
+    _, step, begin = trainer.make(config, facts, model)
+    state = jax.eval_shape(lambda: begin(families.init_params(model, objective, config.train.seed)))
     batch = pipeline.blank(objective, config.data, longest, config.train.batch_tokens, runtime.count * config.train.accumulate)
     rows, slots = batch[objective.sides[-1].segments].shape
     assert runtime.mesh is not None

@@ -25,12 +25,12 @@ from transformer.modes.pictures import draw_attention
 from transformer.modes.scoring import check_scores, score_split
 from transformer.runtime import hosts
 from transformer.runtime import workdir as workdirs
-from transformer.runtime.checkpoints import Checkpoints
+from transformer.runtime.checkpoints import Checkpoints, on_host
 from transformer.runtime.devices import Runtime, peak_flops
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
 from transformer.settings import fields, replace
-from transformer.training import initial, loop, optimizer
+from transformer.training import initial, loop, trainer
 from transformer.training import step as step_lib
 from transformer.training.telemetry import Telemetry, read_metrics
 
@@ -63,12 +63,10 @@ def _train(config: Config, path: Path, stop: loop.Stop) -> None:
         say(f"{len(batches):,} updates an epoch, padding {batches.padding:.1%}")
         params = _begin_with(config, checkpoints, lambda: families.init_params(model, objective, settings.seed))
 
-    update = optimizer.make_optimizer(config.train, config.model)
-    loss = kind.loss(model, config, facts)
-    train_step = step_lib.make_train_step(loss, update, optimizer.make_schedule(config.train, config.model), config.train)
+    loss, train_step, begin = trainer.make(config, facts, model)
 
     def init() -> step_lib.State:
-        return step_lib.init_state(families.init_params(model, objective, config.train.seed), update, config.train)
+        return begin(families.init_params(model, objective, config.train.seed))
 
     with contextlib.closing(checkpoints), tempfile.TemporaryDirectory() as nowhere:
         first = checkpoints.latest()
@@ -78,8 +76,7 @@ def _train(config: Config, path: Path, stop: loop.Stop) -> None:
         hosts.check_same({"as its last checkpoint": first})
         shapes = jax.eval_shape(init)
         if first:
-            on_host = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
-            state = runtime.place_state(step_lib.restore_state(checkpoints, first, on_host))
+            state = runtime.place_state(step_lib.restore_state(checkpoints, first, jax.tree.map(on_host, shapes)))
         elif config.train.init_from is not None:
             state = runtime.place_state(_adopt(init(), params, config.train.init_from))
         else:

@@ -289,7 +289,7 @@ class Checkpoints:
         try:
             if item == METRICS:
                 return dict(self._json.restore(folder / METRICS))
-            like = jax.tree.map(_nothing, dict(self._reader.metadata(folder / item).tree))
+            like = jax.tree.map(on_host, dict(self._reader.metadata(folder / item).tree))
             return self._reader.restore(folder / item, args=ocp.args.StandardRestore(like))
         except Exception as error:  # whatever orbax and its storage raise
             raise self._unreadable(step, item, _reason(error)) from error
@@ -336,8 +336,8 @@ def _table(tree: Any) -> dict[str, Any]:
     return table
 
 
-def _nothing(leaf: Any) -> np.ndarray:
-    """Of the leaf's shape and type, without memory: says that an array of the host is wanted."""
+def on_host(leaf: Any) -> np.ndarray:
+    """Of the leaf's shape and type, without memory: in the place of `like`, says that an array of the host is wanted."""
     return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
 
 
