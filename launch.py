@@ -10,6 +10,7 @@ from absl import app, flags, logging
 from transformer import settings
 from transformer.config import Config
 from transformer.errors import BUG, UserError, nearest
+from transformer.runtime.memory import keep_freed_memory
 from transformer.studies import study
 from transformer.validation import validate
 
@@ -102,6 +103,7 @@ def usage() -> str:
 
 
 def run() -> None:
+    keep_freed_memory()
     try:
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # whatever the locale
         if any(a in ("--help", "-h", "-help", "--helpfull", "--helpshort") for a in sys.argv[1:]):

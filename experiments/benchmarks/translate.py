@@ -18,6 +18,7 @@ from typing import Any
 from experiments.benchmarks import race
 from experiments.benchmarks.race import Contender
 from transformer.config import Config, Data, Facts, Model, Search
+from transformer.runtime.memory import keep_freed_memory
 
 B, S, L, V = 64, 24, 32, 58_101
 NAMES = ["</s>", "<unk>", *(f"t{n}" for n in range(2, V - 1)), "<pad>"]  # of entries, by id
@@ -82,15 +83,14 @@ def digest(rows: list[list[int]]) -> int:
 
 def ours(folder: str, beams: int) -> Callable[[], int]:
     """The search that `--mode=translate` uses."""
+    keep_freed_memory()
     import jax
     import numpy as np
 
     from transformer import families
     from transformer.inference.translate import search_batch
     from transformer.interop import huggingface
-    from transformer.runtime.devices import keep_freed_memory
 
-    keep_freed_memory()
     imported = huggingface.read_model(folder)
     asked = config(beams)
     model = families.FAMILIES["encoder_decoder"].model(asked, FACTS)

@@ -5,8 +5,6 @@ state is one tree and a batch has one leading row axis, whatever the devices. Of
 own devices, which are its `share` of a batch.
 """
 
-import ctypes
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,23 +18,10 @@ from transformer import sharding
 from transformer.config import Parallel
 from transformer.errors import UserError
 from transformer.runtime import hosts
+from transformer.runtime.memory import keep_freed_memory
 
 Batch = Mapping[str, np.ndarray]
 AXIS = "devices"
-
-
-def keep_freed_memory() -> None:
-    """Lets this process keep large buffers that it frees, for the next step. To be called before JAX starts its threads.
-
-    By default glibc gives each back to the system, which then clears every page again: a third of a step's time on a CPU.
-    Elsewhere than on glibc this does nothing.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for option, value in ((-4, 0), (-1, 2**31 - 1), (-8, 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX
-            mallopt(option, value)
 
 
 # Published dense bf16 FLOP/s of a device, by what JAX calls its kind.
