@@ -60,6 +60,7 @@ def table(workdir: str) -> list[dict[str, str]]:
         return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_a_killed_study_ends_as_one_that_was_not(folder):
     """And it finds what is known: an arm that cannot learn is worse."""
     still = '"false", "train.learning_rate": "1e-9", "model.initializer": "normal"}'  # it says one half and one half

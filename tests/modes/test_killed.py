@@ -151,6 +151,7 @@ def data(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_is_unbroken(tmp_path, start):
     touches, seconds = map(float, start(tmp_path / "unbroken")[1].split())
     wanted = what_is_left(tmp_path / "unbroken")

@@ -122,6 +122,7 @@ def eight():
     return simulated.eight(__file__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("run", "layout"), [(run, layout) for run, (_, layouts) in RUNS.items() for layout in layouts])
 def test_losses_are_those_of_one_device(eight, run, layout):
     found, one = eight["runs"][run][layout], eight["runs"][run]["one"]
@@ -131,21 +132,25 @@ def test_losses_are_those_of_one_device(eight, run, layout):
     assert one["losses"][-1] < one["losses"][0] - 0.1  # something was learned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS)
 def test_states_stay_where_they_were_put_and_buffers_are_used_again(eight, run):
     assert all(found["placed_alike"] and found["old_state_given_up"] for found in eight["runs"][run].values())
 
 
+@pytest.mark.slow
 def test_a_device_has_its_share(eight):
     shares = {layout: found["share"] for layout, found in eight["runs"]["encoder_decoder"].items()}
     assert shares["one"] == shares["data 8"] == 1
     assert 1 / 8 < shares["fsdp 8"] < 0.3 and 1 / 4 < shares["2 x 2 x 2"] < 0.4
 
 
+@pytest.mark.slow
 def test_a_state_is_born_where_it_belongs(eight):
     assert eight["born"] == {"equal": True, "spec": "P('fsdp', 'tensor')", "back": True, "counts": [8, 8, 4]}
 
 
+@pytest.mark.slow
 def test_a_mesh_that_does_not_fit_is_a_line(eight):
     first, second = eight["refused"]
     assert first.startswith("config.parallel.fsdp 3 x tensor 1: there are 8 devices") and "fsdp 8 x tensor 2" in second

@@ -89,6 +89,7 @@ def eight():
     return simulated.eight(__file__)
 
 
+@pytest.mark.slow
 def test_what_a_layout_wrote_every_other_reads_to_the_bit_and_trains_on(eight):
     moved = eight["moved"]
     assert moved["same"] == [True] * 2 * len(LAYOUTS)
@@ -96,6 +97,7 @@ def test_what_a_layout_wrote_every_other_reads_to_the_bit_and_trains_on(eight):
     assert moved["losses"][-1] != moved["losses"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_bytes_of_a_device_are_those_that_the_compiler_counts(eight, kind):
     """All but the gradients are arguments of a step, and the batch: nine arrays of 64 rows of 64, a quarter of them."""
@@ -107,11 +109,13 @@ def test_bytes_of_a_device_are_those_that_the_compiler_counts(eight, kind):
     assert ("moving average" in found["held"]) == (kind == "adam")
 
 
+@pytest.mark.slow
 def test_remat_takes_less_memory_on_a_mesh(eight):
     memory = eight["counted"]["memory"]
     assert memory["adafactor, remat"]["temporary"] < 0.8 * memory["adam"]["temporary"]
 
 
+@pytest.mark.slow
 def test_describe_says_whether_a_device_holds_it(eight):
     *_, mesh, parameters, gradients, moments, average, activations, total, verdict = eight["counted"]["described"].splitlines()
     assert mesh == "a device of the mesh data 2 x fsdp 2 x tensor 2, batches of 64 rows of 64: MB"
