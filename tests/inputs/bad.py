@@ -7,6 +7,7 @@ import dataclasses
 import gzip
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from places import Prepare, a_folder, as_it_is, cut, edited, file, locked, together, without
 
@@ -57,6 +58,8 @@ CHARACTERS, FACTS, INDEX = "run/vocabulary/joint.characters.json", "run/facts.js
 EXPERIMENT = "from transformer.config import *\n\ndef get_config():\n    return "
 NEW, AGAIN = "--workdir=new", "--config.train.steps=151"
 TRANSLATE, IMPORT = "--mode=translate", "--mode=import --source=theirs --workdir=new"
+STUDY = Path(__file__).parents[2] / "experiments" / "ablations" / "attention_scale.py"
+REPORT = f"--mode=report --config={STUDY}"
 ENCODER = "--config.family=encoder_only --config.data.batching=bucketed"
 LABELS = f"{NEW} {ENCODER} --config.objective.kind=classify --config.data.source=tsv"
 TAGS = f"{NEW} {ENCODER} --config.objective.kind=tag --config.data.source=conll"
@@ -437,13 +440,31 @@ BAD: dict[str, Bad] = {
     "an export of what they have not": Bad(
         "translator", as_it_is, "--mode=export --output=new", ["config.model.positions rotary", "cannot be written"]
     ),
-    # --- ablate, describe -----------------------------------------------------------------------------------------------------
+    # --- ablate, report, describe -----------------------------------------------------------------------------------------
     "an experiment as a study": Bad("data", as_it_is, "--mode=ablate", ["--config=tiny.py", "get_study() must return a Study"]),
     "a study that is none": Bad(
         "data",
         file("s.py", "def get_study():\n    pass\n"),
         "--mode=ablate --config=s.py",
         ["--config=s.py: get_study() returned NoneType"],
+    ),
+    "a report without results": Bad("data", as_it_is, REPORT, ["run/results.csv: there is no such file", "--mode=ablate"]),
+    "results that are a folder": Bad("data", a_folder("run/results.csv"), REPORT, ["run/results.csv: there is no such file"]),
+    "results of no run": Bad("data", file("run/results.csv"), REPORT, ["results.csv: no run of the study is there yet"]),
+    "results of another study": Bad(
+        "data",
+        file("run/results.csv", "part,arm,seed\nstudy,four heads,0\n"),
+        REPORT,
+        ["run/results.csv, line 2: the study has no arm 'four heads'", "is --config the study's file?"],
+    ),
+    "results with a column gone": Bad(
+        "data",
+        file("run/results.csv", "part,arm,seed,status\nstudy,1/sqrt(d_k),0,finished\n"),
+        REPORT,
+        ["run/results.csv, line 2: it has no 'validation/nll'", "--mode=ablate makes the file again"],
+    ),
+    "results that are no text": Bad(
+        "data", file("run/results.csv", b"\xff\xfe\n"), REPORT, ["run/results.csv: damaged", "--mode=ablate"]
     ),
     "no workers": Bad("data", as_it_is, "--mode=ablate --workers=0", ["--workers=0", "see --help"]),
     "the cost of a model that is none": Bad(

@@ -22,6 +22,7 @@ from transformer.config import Checkpoint, Parallel
 from transformer.modes import training
 from transformer.runtime import hosts
 from transformer.runtime.checkpoints import Checkpoints
+from transformer.runtime.lock import only_run
 from transformer.training.telemetry import TIMED, read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,6 +172,7 @@ def alone(folder, stopped):
     return result.out
 
 
+@pytest.mark.slow
 def test_two_processes_agree_when_to_stop_and_share_one_checkpoint(folder, stopped):
     told, step = stopped
     assert "mesh on 2 cpu device(s) of 2 processes" in told
@@ -178,6 +180,7 @@ def test_two_processes_agree_when_to_stop_and_share_one_checkpoint(folder, stopp
     assert (folder / "run" / "checkpoints" / str(step) / "manifest.json").is_file()
 
 
+@pytest.mark.slow
 def test_losses_of_two_processes_are_those_of_one(folder, finished, alone):
     """With dropout, stopped and gone on with: the same examples, none twice and none left out."""
     two, one = ([{k: v for k, v in row.items() if k not in TIMED} for row in read_metrics(folder / name / "metrics.jsonl")]
@@ -191,6 +194,7 @@ def test_losses_of_two_processes_are_those_of_one(folder, finished, alone):
     assert losses[-1] < losses[0] - 0.1
 
 
+@pytest.mark.slow
 def test_what_they_say_of_a_split_is_put_together_in_order(folder, finished, alone):
     found, wanted = (json.loads((folder / name / "evaluation" / "test.json").read_text()) for name in ("run", "alone"))
     assert found["samples"] == wanted["samples"] and len(wanted["samples"]) == 12
@@ -198,6 +202,7 @@ def test_what_they_say_of_a_split_is_put_together_in_order(folder, finished, alo
     assert finished.splitlines()[0] == alone.splitlines()[0]
 
 
+@pytest.mark.slow
 def test_one_that_is_killed_ends_the_other_in_a_line(folder, finished):
     first, second = pair(folder, "--config=tiny.py", "--workdir=run", "--config.train.steps=100000")
     first.says("goes on after step")
@@ -209,6 +214,7 @@ def test_one_that_is_killed_ends_the_other_in_a_line(folder, finished):
     assert err.splitlines()[-1].startswith("launch.py: another process of this run ended") and "Traceback" not in err, err
 
 
+@pytest.mark.slow
 def test_different_settings_are_a_line_of_each(folder):
     each = pair(folder, "--config=tiny.py", "--workdir=other", second=("--config.train.learning_rate=0.5",))
     line = (
@@ -219,6 +225,33 @@ def test_different_settings_are_a_line_of_each(folder):
     assert not (folder / "other").exists()
 
 
+@pytest.mark.slow
+def test_a_workdir_that_is_trained_is_refused_by_both(folder, finished):
+    before = sorted(folder.glob("run/**/*"))
+    with only_run(folder / "run"):
+        each = pair(folder, "--config=tiny.py", "--workdir=run", "--config.train.steps=100000")
+        line = (
+            f"launch.py: --workdir=run: a run is going on there (process {os.getpid()}); wait until it ends, or choose another"
+        )
+        for status, out, err in [process.ends() for process in each]:
+            assert (status, out, err.count("\n")) == (2, "", 1) and err.startswith(line)
+    assert sorted(folder.glob("run/**/*")) == before
+
+
+@pytest.mark.slow
+def test_updates_that_are_not_finite_are_skipped_and_end_the_run_on_both(folder):
+    """The first update's step is too large to live with: the next two are skipped, one more than may be."""
+    settings = {"learning_rate": 1e30, "warmup_steps": 0, "schedule": "constant", "max_skipped": 1}
+    each = pair(folder, "--config=tiny.py", "--workdir=far", *(f"--config.train.{k}={v}" for k, v in settings.items()))
+    for end, (status, out, err) in zip(("npz", "process_1.npz"), [process.ends() for process in each], strict=True):
+        assert (status, out) == (2, "")
+        assert "not finite in 2 updates in a row, the last 3" in err and f"its batch is far/not_finite_3.{end};" in err
+    first, second = (np.load(folder / "far" / f"not_finite_3.{end}")["targets"] for end in ("npz", "process_1.npz"))
+    assert first.shape == second.shape and not np.array_equal(first, second)  # the rows of each
+    assert [row["step"] for row in read_metrics(folder / "far" / "metrics.jsonl") if "train/skipped" in row] == [2, 3]
+
+
+@pytest.mark.slow
 def test_a_checkpoint_of_one_process_is_read_and_written_by_two_to_the_bit(tmp_path):
     """Then the first process is gone, which is the one through which they know of each other."""
     with contextlib.closing(Checkpoints(tmp_path, Checkpoint())) as checkpoints:

@@ -272,7 +272,7 @@ def test_a_damaged_table_is_one_line(tmp_path):
         "it has no 'settings'; --mode=ablate makes the file again": [
             {name: value for name, value in good[0].items() if name != "settings"}
         ],
-        "no run of the study yet": [good[0] | {"part": "search"}],
+        "no run of the study is there yet": [good[0] | {"part": "search"}],
     }
     for message, rows in wrong.items():
         with pytest.raises(UserError, match=re.escape(message)):

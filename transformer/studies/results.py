@@ -147,7 +147,7 @@ class Row:
 
 
 def read(path: Path, study: Study) -> list[Row]:
-    """The rows of a study's results.csv. UserError: there is none, it is damaged, or it is another study's."""
+    """The rows of a study's results.csv. UserError: there is none, it is damaged or empty, or it is another study's."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; --mode=ablate makes it")
     with no_failure(str(path), "read"):
@@ -157,6 +157,8 @@ def read(path: Path, study: Study) -> list[Row]:
         rows = [_read_row(path, lines.line_num, line, study) for line in lines]
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: damaged, {error}; --mode=ablate makes it again from the runs") from error
+    if all(row.part == "search" for row in rows):
+        raise UserError(f"{path}: no run of the study is there yet; let --mode=ablate train one")
     known = set()
     for row in rows:
         if (key := (row.part, row.arm, row.seed, row.part == "search" and row.learning_rate)) in known:
