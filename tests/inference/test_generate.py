@@ -248,7 +248,11 @@ def test_attention_looks_back():
     assert found.across == found.down == ["<s>", *"bad", "␣", *"cabbe"]
     np.testing.assert_allclose(found.weights_LxHxTxS.sum(axis=-1), 1, atol=1e-5)
     assert found.weights_LxHxTxS.shape == (2, 2, 10, 10) and not np.triu(found.weights_LxHxTxS, 1).any()
-    assert len(greedy().attention("a" * 99)[0].down) == 24  # a window
+    used = greedy()
+    assert len(used.attention("a" * 99)[0].down) == 24  # a window
+    assert used.notices == ["of the text's 100 tokens the first 24 are read, as many as in training"]
+    used.attention("a")
+    assert used.notices == []
 
 
 def test_text_is_made_as_training_text_was():

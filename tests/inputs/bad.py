@@ -313,6 +313,12 @@ BAD: dict[str, Bad] = {
     "tokens as a file": Bad(
         "translator", file("run/tokens"), "--mode=evaluate", ["run/tokens/test-", "cannot write the tokens"]
     ),
+    "attention past the positions": Bad(
+        "gpt2",
+        as_it_is,
+        f"--mode=attend --source={'ab' * 99}",
+        ["the text has", "the model positions for 20 (config.model.max_positions)", "shorten it"],
+    ),
     "attention of nothing": Bad("translator", as_it_is, "--mode=attend", ["--mode=attend needs --source='a sentence'"]),
     "words that nobody aligned": Bad("translator", as_it_is, "--mode=align", ["--mode=align", "number_words alone, not text"]),
     "a translator asked for labels": Bad(

@@ -164,9 +164,12 @@ class Generator(Predictor):
         return -jnp.take_along_axis(jax.nn.log_softmax(logits_BxTxN), targets_BxT[..., None], axis=-1)[..., 0]
 
     def attention(self, source: str, target: str | None = None) -> list[Map]:
-        """Weights while the text is read, as much of it as the model sees at once."""
-        text = source + (target or "")
-        ids = [self.facts.start, *self.vocabulary.encode(text.lower() if self.config.data.lowercase else text)][: self.window]
+        """Weights while the text is read, as much of it as the model sees at once. UserError: longer than its positions."""
+        ids = self._ids(source + (target or ""), "the text")
+        self._told = []
+        if len(ids) > self.window:
+            self._told = [f"of the text's {len(ids):,} tokens the first {self.window:,} are read, as many as in training"]
+        ids = ids[: self.window]
         pieces = ["<s>", *self.vocabulary.pieces(ids[1:])]
         layers = self._observe(self.params, {"inputs": np.asarray([ids])})["intermediates"]["decoder"]["layers"]
         weights = np.asarray(layers["self_attention"]["weights"][0])[:, 0]
