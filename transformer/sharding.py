@@ -62,3 +62,14 @@ def by_rows(x: jax.Array, axis: int = 0) -> jax.Array:
     if "data" not in get_abstract_mesh().axis_names:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, ROWS))
+
+
+def rows_whole(table_NxD: jax.Array) -> jax.Array:
+    """A table to look rows up in: each row is whole on the devices that have it; without a mesh nothing.
+
+    Else what is found is cut by columns, and XLA copies all of it to every device before it can cut it by rows.
+    """
+    sizes = get_abstract_mesh().shape
+    if "data" not in sizes:
+        return table_NxD
+    return jax.lax.with_sharding_constraint(table_NxD, PartitionSpec(spec("table", table_NxD.shape, sizes)[0], None))

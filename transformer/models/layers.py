@@ -16,7 +16,7 @@ from transformer.models.attention import MultiHeadAttention
 from transformer.models.dropout import Dropout
 from transformer.models.masks import Mask
 from transformer.models.positions import NoPositions
-from transformer.sharding import by_rows
+from transformer.sharding import by_rows, rows_whole
 
 Array = jax.Array
 
@@ -93,7 +93,7 @@ class Embedding(nn.Module):
 
     def __call__(self, tokens_BxT: Array) -> Array:
         """BxTxD, times sqrt(D) where the configuration says so (section 3.4)."""
-        x_BxTxD = jnp.take(self.table_NxD, tokens_BxT, axis=0).astype(self.config.dtype)
+        x_BxTxD = jnp.take(rows_whole(self.table_NxD), tokens_BxT, axis=0).astype(self.config.dtype)
         if self.config.embedding_scale == "sqrt(d_model)":
             x_BxTxD = x_BxTxD * math.sqrt(self.config.d_model)
         return by_rows(x_BxTxD)
