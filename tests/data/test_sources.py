@@ -381,6 +381,26 @@ def test_catalogue(catalogue):
     assert pairs(sources.read(tfds_data(catalogue, tfds_name="tiny_pairs/de_to_en:1.2.0"), "train", catalogue)) == want
 
 
+def test_a_record_that_cannot_be_read_is_named(catalogue, tmp_path):
+    """By its file and its number there; those before it can."""
+    shutil.copytree(catalogue, tmp_path / "data")
+    [file] = (tmp_path / "data").rglob("*-train.array_record*")
+    whole = file.read_bytes()
+    file.write_bytes(b"")
+    for split, first in (("train", 0), ("test", 3)):
+        with pytest.raises(UserError) as failure:
+            sources.read(tfds_data(tmp_path / "data"), split, tmp_path).examples[:2]
+        assert str(failure.value).startswith(f"{file}, record {first}, cannot be read (ArrayRecord file should be")
+        assert str(failure.value).endswith(f"delete {file.parent} and prepare the data set again")
+    damaged = bytearray(whole)
+    damaged[whole.index(b"Street 4")] ^= 1
+    file.write_bytes(damaged)
+    examples = sources.read(tfds_data(tmp_path / "data"), "train", tmp_path).examples
+    assert [example["target"] for example in examples[:4]] == [f"Street {number}" for number in range(4)]
+    with pytest.raises(UserError, match="record 4, cannot be read .*hash mismatch"):
+        list(examples)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -83,12 +83,29 @@ def _records(builder: Any, data: Data, split: SplitName, fields: Mapping[str, st
         ) from error
 
     def fetch(indices: Sequence[int]) -> list[dict[str, str]]:
-        rows = records.__getitems__(list(indices))  # several times as fast as one by one
-        return [{field: row[feature].decode().strip() for field, feature in fields.items()} for row in rows]
+        try:
+            rows = records.__getitems__(list(indices))  # several times as fast as one by one
+            return [{field: row[feature].decode().strip() for field, feature in fields.items()} for row in rows]
+        except Exception as error:  # of any kind: several libraries read
+            if len(indices) > 1:
+                return [example for index in indices for example in fetch([index])]
+            raise UserError(
+                f"{_place(info.splits[name], indices[0])} cannot be read ({str(error).splitlines()[0]}); "
+                f"delete {builder.data_dir} and prepare the data set again"
+            ) from error
 
     examples = Examples(len(records), fetch)
     determined_by = [info.full_name, name, str(len(records)), *fields.values(), str(data.lowercase)]
     return Split(examples.map(lowered) if data.lowercase else examples, (), fingerprint(determined_by))
+
+
+def _place(split: Any, index: int) -> str:
+    """Where example `index` of a split is: its file, and its number there."""
+    for part in split.file_instructions:
+        if index < part.take:
+            return f"{part.filename}, record {part.skip + index:,},"
+        index -= part.take
+    raise IndexError(index)
 
 
 @contextlib.contextmanager
