@@ -1,5 +1,7 @@
-"""A mesh of eight devices, however it is laid out: the numbers of one device. Simulated in a process of its own, which
-this file is the program of."""
+"""Eight devices, each with a copy or a mesh of them however it is laid out: the numbers of one device, for every family.
+
+Simulated in a process of its own, which this file is the program of.
+"""
 
 import dataclasses
 import json
@@ -20,6 +22,7 @@ from transformer.training import step
 
 STEPS, ROWS = 20, 16
 LAYOUTS = {
+    "pmap": Parallel("pmap"),
     "data 8": Parallel("mesh"),
     "fsdp 8": Parallel("mesh", fsdp=8),
     "2 x 2 x 2": Parallel("mesh", fsdp=2, tensor=2),
@@ -35,14 +38,16 @@ DEEP = {  # loops within loops
     "model__positions": "t5",
     "model__activation": "swiglu",
 }
-RUNS = {  # settings, layouts
+TAG = {"family": "encoder_only", "objective__kind": "tag"}
+RUNS = {  # settings, layouts; a copy on each of several devices draws dropout of its own, so pmap has none
     "encoder_decoder": ({}, LAYOUTS),
     "encoder_decoder accumulate": ({"train__accumulate": 2}, ["2 x 2 x 2"]),
     "encoder_decoder deep": (DEEP, ["2 x 2 x 2"]),
     "encoder_decoder dropout": (DROPPING | {"train__ema_decay": 0.9}, ["2 x 2 x 2"]),
-    "decoder_only": ({"family": "decoder_only", "objective__kind": "causal_lm", "model__tying": "none"}, ["2 x 2 x 2"]),
-    "encoder_only": ({"family": "encoder_only", "objective__kind": "tag"}, ["2 x 2 x 2"]),
-    "recurrent": ({"family": "recurrent"}, ["2 x 2 x 2"]),
+    "decoder_only": ({"family": "decoder_only", "objective__kind": "causal_lm", "model__tying": "none"}, LAYOUTS),
+    "encoder_only": (TAG | {"model__head_dropout_rate": 0.0}, LAYOUTS),
+    "encoder_only dropout": (TAG, ["2 x 2 x 2"]),
+    "recurrent": ({"family": "recurrent"}, LAYOUTS),
 }
 
 
@@ -141,13 +146,13 @@ def test_states_stay_where_they_were_put_and_buffers_are_used_again(eight, run):
 @pytest.mark.slow
 def test_a_device_has_its_share(eight):
     shares = {layout: found["share"] for layout, found in eight["runs"]["encoder_decoder"].items()}
-    assert shares["one"] == shares["data 8"] == 1
+    assert shares["one"] == shares["data 8"] == 1 and shares["pmap"] == 1 / 8  # of eight copies
     assert 1 / 8 < shares["fsdp 8"] < 0.3 and 1 / 4 < shares["2 x 2 x 2"] < 0.4
 
 
 @pytest.mark.slow
 def test_a_state_is_born_where_it_belongs(eight):
-    assert eight["born"] == {"equal": True, "spec": "P('fsdp', 'tensor')", "back": True, "counts": [8, 8, 4]}
+    assert eight["born"] == {"equal": True, "spec": "P('fsdp', 'tensor')", "back": True, "counts": [8, 8, 8, 4]}
 
 
 @pytest.mark.slow
