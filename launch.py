@@ -56,6 +56,10 @@ def main(overrides: dict[str, str]) -> None:
     logging.set_verbosity(FLAGS.log_level)
     file = Path(FLAGS.config or Path(__file__).parent / "experiments" / "number_words.py")
     workdir = Path(FLAGS.workdir or Path("runs") / file.stem)
+    if "://" in str(FLAGS.workdir):
+        raise UserError(
+            f"--workdir={FLAGS.workdir}: a workdir needs a file system, it is locked; mount the bucket, and name that"
+        )
     reads = FLAGS.mode in ("train", "describe")
     config = validate(settings.override(settings.from_file(file, Config), overrides)) if reads else Config()
     if FLAGS.mode in ("ablate", "report"):

@@ -55,6 +55,10 @@ def validate(config: Config) -> Config:
                 f"config.model.max_positions {model.max_positions} is shorter than the longest sequence, {longest} "
                 "(config.data.max_source_length, config.data.max_target_length); raise the first or lower the others"
             )
+    if "://" in (data.directory or ""):
+        raise UserError(
+            f"config.data.directory {data.directory}: records are read from files alone; mount the bucket, and name that"
+        )
     if data.segmentations > 1 and data.vocabulary not in ("bpe", "unigram"):
         raise UserError(
             f"config.data.segmentations {data.segmentations}: {data.vocabulary} has one way to cut a text; "

@@ -126,6 +126,10 @@ BAD: dict[str, Bad] = {
         f"{NEW} --config.data.directory={'a' * 300}",
         ["/train.en: cannot be read (File name too long)", "set"],
     ),
+    "data in a bucket": Bad(
+        "data", as_it_is, f"{NEW} --config.data.directory=gs://a/b", ["directory gs://a/b: ", "mount the bucket"]
+    ),
+    "a workdir in a bucket": Bad("data", as_it_is, "--workdir=gs://a/b", ["--workdir=gs://a/b: ", "mount the bucket"]),
     "a file as the data's folder": Bad(
         "data", as_it_is, f"{NEW} --config.data.directory=tiny.py", ["tiny.py/train.en", "config.data.directory"]
     ),
