@@ -1,0 +1,70 @@
+"""The longest chain of matrix products, against chains counted by hand."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from transformer.config import Facts, Model, Recurrent
+from transformer.models.depth import sequential_products
+from transformer.models.recurrent import RecurrentEncoderDecoder
+from transformer.models.transformer import EncoderDecoder
+
+X = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+
+
+def turns(count):
+    """A product for each of `count` rows, each of which needs the one before."""
+    return lambda x: jax.lax.scan(lambda carry, row: (carry @ x, carry @ row), x, jnp.ones((count, 4)))
+
+
+CHAINS = {
+    "no product": (0, lambda x: x + 1),
+    "side by side": (1, lambda x: x @ x + (2 * x) @ x),
+    "one after another": (3, lambda x: ((x @ x) @ x) @ x),
+    "the longer side": (3, lambda x: (x @ x @ x) @ (x @ x)),
+    "what nobody needs": (1, lambda x: (x @ x, (x @ x @ x).shape)[0]),
+    "called": (3, lambda x: jax.jit(lambda y: y @ y)(jax.checkpoint(lambda y: y @ y)(x)) @ x),
+    "a loop that hands on": (7, turns(7)),
+    "a loop that does not": (1, lambda x: jax.lax.map(lambda row: row @ x, x)),
+    "after a loop": (8, lambda x: turns(7)(x)[0] @ x),
+    "the longer branch": (2, lambda x: jax.lax.cond(x[0, 0] > 0, lambda y: y @ y @ y, lambda y: y @ y, x)),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_chains(name):
+    wanted, function = CHAINS[name]
+    assert sequential_products(function, X) == wanted
+
+
+def test_a_loop_of_unknown_length_is_refused():
+    with pytest.raises(ValueError, match="whose length the data decides"):
+        sequential_products(lambda x: jax.lax.while_loop(lambda y: y[0, 0] < 9, lambda y: y @ y, x), X)
+
+
+def of(model, source, target):
+    facts = Facts(source_size=50, target_size=50, source_rows=56, target_rows=56)
+    network = (RecurrentEncoderDecoder if model.recurrent.cell == "lstm" else EncoderDecoder)(model, facts)
+    batch = {
+        name: jax.ShapeDtypeStruct((2, length), jnp.int32)
+        for name, length in {"source": source, "source_segments": source, "inputs": target, "segments": target}.items()
+    }
+    variables = jax.eval_shape(network.init, jax.random.key(0), batch)
+    return sequential_products(network.apply, variables, batch)
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), [(1, 1), (2, 3)])
+def test_a_transformer_is_as_deep_as_it_has_layers_whatever_the_length(encoder, decoder):
+    """Self-attention has four in a chain (query, weights, values, output), the feed-forward layer two. The first
+    cross-attention waits for the encoder's keys, whose projection is one more; the last is the logits'."""
+    wanted = 6 * encoder + 1 + (3 + 2) + 10 * (decoder - 1) + 1
+    model = Model(num_encoder_layers=encoder, num_decoder_layers=decoder, d_model=16, d_ff=24, num_heads=4)
+    assert of(model, 5, 7) == of(model, 40, 60) == wanted
+
+
+def test_a_recurrent_model_is_as_deep_as_texts_are_long():
+    """Each token of the source and of the target is one more, and each layer one for the whole text."""
+    model = Model(num_encoder_layers=1, num_decoder_layers=1, d_model=16, recurrent=Recurrent("lstm", "none"))
+    first = of(model, 5, 7)
+    assert of(model, 25, 7) - first == 20 and of(model, 5, 47) - first == 40
+    assert 5 + 7 <= first <= 5 + 7 + 3
