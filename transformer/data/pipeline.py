@@ -7,7 +7,7 @@ segment 0 and weight 0. Grain reads ahead. A process that has some of the device
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from absl import flags
@@ -60,6 +60,10 @@ class Batches(Sequence[Batch]):
     def _batch(self, number: int) -> Batch:
         raise NotImplementedError
 
+    def __getstate__(self) -> dict:
+        """Without permutations, which a worker draws itself."""
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+
     def _generator(self, stream: int, *path: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, stream, *path))
 
@@ -94,11 +98,14 @@ class Packed(Batches):
     def __init__(self, *arguments, plan: packing.Plan, rows: int):
         super().__init__(*arguments)
         self.plan, self.rows = plan, rows
-        self._rows_of_epoch = functools.lru_cache(4)(self._permute)
 
     @property
     def padding(self) -> float:
         return self.plan.padding
+
+    @functools.cached_property
+    def _rows_of_epoch(self) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+        return functools.lru_cache(4)(self._permute)
 
     def _permute(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """An epoch's order of rows, and its members of types."""
@@ -125,13 +132,6 @@ class Packed(Batches):
         index_N, epoch_N, row_N = (np.concatenate(p) for p in zip(*parts, strict=True))
         return self._assemble(index_N, epoch_N, row_N, self.rows, self.plan.shape)
 
-    def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "_rows_of_epoch"}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._rows_of_epoch = functools.lru_cache(4)(self._permute)
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bucket:
@@ -154,6 +154,20 @@ class Bucketed(Batches):
         self.buckets, self.tokens = buckets, tokens
         self.numbers = [(b, n) for b, bucket in enumerate(buckets) for n in range(bucket.batches)]
 
+    @functools.cached_property
+    def _order(self) -> Callable[[int], np.ndarray]:
+        """An epoch's order of batches."""
+        return functools.lru_cache(2)(lambda epoch: self._generator(ORDER, epoch).permutation(len(self.numbers)))
+
+    @functools.cached_property
+    def _company(self) -> Callable[[int, int], np.ndarray]:
+        """A bucket's members in an epoch's order."""
+
+        def permute(epoch: int, which: int) -> np.ndarray:
+            return self._generator(COMPANY, epoch, which).permutation(self.buckets[which].members)
+
+        return functools.lru_cache(2 * len(self.buckets))(permute)
+
     @property
     def padding(self) -> float:
         return 1.0 - self.tokens / max(sum(b.batches * b.rows * sum(b.shape) for b in self.buckets), 1)
@@ -163,13 +177,9 @@ class Bucketed(Batches):
 
     def _batch(self, number: int) -> Batch:
         epoch, place = divmod(number, len(self.numbers))
-        if self.shuffle:
-            place = int(self._generator(ORDER, epoch).permutation(len(self.numbers))[place])
-        which, part = self.numbers[place]
+        which, part = self.numbers[self._order(epoch)[place] if self.shuffle else place]
         bucket = self.buckets[which]
-        members = bucket.members
-        if self.shuffle:
-            members = self._generator(COMPANY, epoch, which).permutation(members)
+        members = self._company(epoch, which) if self.shuffle else bucket.members
         index_N = members[part * bucket.rows : (part + 1) * bucket.rows]
         return self._assemble(index_N, np.full(len(index_N), epoch), np.arange(len(index_N)), bucket.rows, bucket.shape)
 
