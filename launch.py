@@ -42,6 +42,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_string("source", None, "attend: the sentence. import: the folder")
 flags.DEFINE_string("target", None, "attend: its translation; default what the model says")
+flags.DEFINE_string("profile", None, "train: a trace of updates FIRST:LAST, as 100:105, into WORKDIR/profile; slows those down")
 flags.DEFINE_boolean("dry_run", False, "ablate: only says what would be trained, what it costs, and how long it takes")
 flags.DEFINE_integer("workers", 1, "ablate: how many runs at a time", lower_bound=1)
 flags.DEFINE_integer("devices", None, "describe: bytes of each of so many devices, cut as config.parallel says", lower_bound=1)

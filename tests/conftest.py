@@ -3,8 +3,11 @@
 import os
 import re
 
-import jax
-import pytest
+# Tests compile what they test, and leave the user's folder of compiled programs alone; so do processes that they start.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 # Silent broadcasting between ranks hides mistakes in shapes.
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -83,6 +83,10 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "flag": (nothing, ["--inptu=x"], ["--inptu: there is no such flag (see --help); did you mean 'input'?"]),
     "setting as flag": (nothing, ["--beam_size=3"], ["--beam_size: there is no", "did you mean 'config.search.beam_size'?"]),
     "flag without value": (nothing, ["--input"], ["--input", "see --help"]),
+    "profile": (nothing, ["--profile=100"], ["--profile=100: wants FIRST:LAST, two updates from 1 on, as in 100:105"]),
+    "profile backwards": (nothing, ["--profile=9:8"], ["--profile=9:8: wants FIRST:LAST"]),
+    "profile from 0": (nothing, ["--profile=0:8"], ["--profile=0:8: wants FIRST:LAST"]),
+    "profile past the end": (nothing, ["--profile=149:151"], ["--profile=149:151: the run ends with update 150"]),
     "mode": (nothing, ["--mode=trian"], ["--mode=trian", f"<{'|'.join(launch.MODES)}>"]),
     "positional": (nothing, ["train"], ["train: arguments are flags, --name=value; see --help"]),
     "setting": (nothing, ["--config.model.num_head=4"], ["--config.model.num_head:", "did you mean 'model.num_heads'?"]),
@@ -391,7 +395,7 @@ def test_help_lists_everything(flag):
         shown = "none" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else value
         [line] = [line for line in lines if line.startswith(f"  {name}={shown}  ")]
         assert field.metadata["meaning"] in line
-    named = "mode config workdir split input output prompt num_samples seed source target log_level"
+    named = "mode config workdir split input output prompt num_samples seed source target profile log_level"
     for name in named.split():
         assert [line for line in lines if line.startswith(f"  --{name}=")], name
     for mode in launch.MODES:

@@ -89,6 +89,8 @@ def test_lines_of_metrics(tmp_path):
             "train/learning_rate": 1e-3,
             "tokens_per_second": 45.0,  # nine of the ten steps' tokens in 18 seconds
             "examples_per_second": 4.5,
+            "input_share": 0.0,
+            "pause_share": 0.0,
             "time": 18.0,
         },
         {"step": 10, "validation/loss": 2.25, "time": 18.0},
@@ -124,6 +126,29 @@ def test_speed_leaves_out_compilation_and_pauses(tmp_path):
     assert [row["time"] for row in rows] == [33, 137, 139]
 
 
+def test_shares_of_the_time_since_the_last_report(tmp_path):
+    def read(seconds):
+        for each in seconds:
+            clock.now += each
+            yield each
+
+    shown = io.StringIO()
+    with telemetry(tmp_path, stream=shown, clock=(clock := Clock())) as told:
+        for step, _ in enumerate(told.awaited(read([9, 1, 2, 0, 0, 0, 1])), 1):
+            clock.now += 2  # the update; that a batch was awaited before the first is left out, as the first is
+            told.advance(step)
+            if step in (3, 5, 7):
+                told.report(step, {}, tokens=10, examples=1)
+            if step == 3:
+                with told.paused():
+                    clock.now += 4
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["input_share"] for row in rows] == pytest.approx([3 / 7, 0, 1 / 5])
+    assert [row["pause_share"] for row in rows] == pytest.approx([0, 4 / 8, 0])
+    assert [re.search("  input (.*?)  ETA", line) is not None for line in shown.getvalue().splitlines()] == [True, False, True]
+    assert "  input 43%  ETA" in shown.getvalue()
+
+
 def test_no_speed_of_the_first_step(tmp_path):
     with telemetry(tmp_path, clock=(clock := Clock())) as told:
         clock.now += 1
@@ -132,7 +157,7 @@ def test_no_speed_of_the_first_step(tmp_path):
         clock.now += 1
         told.report(2, {"loss": 1.0}, 10, 1)
     first, second = read_metrics(tmp_path / "metrics.jsonl")
-    assert not {"tokens_per_second", "examples_per_second", "mfu"} & first.keys()
+    assert not {"tokens_per_second", "examples_per_second", "mfu", "input_share", "pause_share"} & first.keys()
     assert second["tokens_per_second"] == 10 and "mfu" not in second
 
 

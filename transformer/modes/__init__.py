@@ -1,6 +1,8 @@
-"""One function a mode: where all the rest meets."""
+"""One function a mode: where all the rest meets. Each is imported when first asked for, with what it alone needs."""
 
 import contextlib
+import importlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,51 +10,48 @@ from typing import Any
 import jax
 
 from transformer.errors import UserError
-from transformer.modes.ablate import ablate, report
-from transformer.modes.alignment import align
-from transformer.modes.costs import describe
-from transformer.modes.lines import generate, predict, translate
-from transformer.modes.pictures import attend
-from transformer.modes.scoring import evaluate
-from transformer.modes.training import train
-from transformer.modes.weights import export_weights, import_weights
-from transformer.runtime import hosts
+from transformer.runtime import compilations, hosts
 
-__all__ = [
-    "ablate",
-    "align",
-    "attend",
-    "describe",
-    "evaluate",
-    "export_weights",
-    "generate",
-    "import_weights",
-    "predict",
-    "report",
-    "train",
-    "translate",
-]
-
-
+HOMES = {  # function -> file
+    "ablate": "ablation",
+    "align": "alignment",
+    "attend": "pictures",
+    "describe": "costs",
+    "evaluate": "scoring",
+    "export_weights": "weights",
+    "generate": "lines",
+    "import_weights": "weights",
+    "predict": "lines",
+    "report": "ablation",
+    "train": "training",
+    "translate": "lines",
+}
 TOGETHER = ("train", "evaluate")  # what several processes can do as one
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{HOMES[name]}"), name)
 
 
 def run(mode: str, config: Any, workdir: Path, overrides: Mapping[str, str], flags: Any) -> None:
     """The mode, with the flags that it has. `config`: what train and describe read, for ablate and report a study; the others
     have the workdir's own."""
+    modes: Any = sys.modules[__name__]
     actions = {
-        "train": lambda: train(config, workdir),
-        "describe": lambda: describe(config, flags.devices, flags.memory_gib),
-        "ablate": lambda: ablate(config, workdir, flags.dry_run, flags.workers),
-        "report": lambda: report(config, workdir),
-        "evaluate": lambda: evaluate(workdir, overrides, flags.split),
-        "translate": lambda: translate(workdir, overrides, flags.input, flags.output),
-        "predict": lambda: predict(workdir, overrides, flags.input, flags.output),
-        "generate": lambda: generate(workdir, overrides, flags.prompt, flags.num_samples, flags.seed, flags.output),
-        "align": lambda: align(workdir, overrides),
-        "import": lambda: import_weights(workdir, overrides, flags.source),
-        "export": lambda: export_weights(workdir, overrides, flags.output),
-        "attend": lambda: attend(workdir, overrides, flags.source, flags.target, flags.output),
+        "train": lambda: modes.train(config, workdir, flags.profile),
+        "describe": lambda: modes.describe(config, flags.devices, flags.memory_gib),
+        "ablate": lambda: modes.ablate(config, workdir, flags.dry_run, flags.workers),
+        "report": lambda: modes.report(config, workdir),
+        "evaluate": lambda: modes.evaluate(workdir, overrides, flags.split),
+        "translate": lambda: modes.translate(workdir, overrides, flags.input, flags.output),
+        "predict": lambda: modes.predict(workdir, overrides, flags.input, flags.output),
+        "generate": lambda: modes.generate(workdir, overrides, flags.prompt, flags.num_samples, flags.seed, flags.output),
+        "align": lambda: modes.align(workdir, overrides),
+        "import": lambda: modes.import_weights(workdir, overrides, flags.source),
+        "export": lambda: modes.export_weights(workdir, overrides, flags.output),
+        "attend": lambda: modes.attend(workdir, overrides, flags.source, flags.target, flags.output),
     }
     several = {name: flags[name].value for name in ("coordinator", "num_processes", "process_id")}
     given = [f"--{name}={value}" for name, value in several.items() if value is not None]
@@ -60,6 +59,7 @@ def run(mode: str, config: Any, workdir: Path, overrides: Mapping[str, str], fla
         raise UserError(f"--mode={mode} is for one process: leave {' '.join(given)} away")
     try:
         with hosts.joined(*several.values()) if mode in TOGETHER else contextlib.nullcontext():
+            compilations.keep()
             actions[mode]()
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):

@@ -1,4 +1,4 @@
-"""What modes share: lines in and out, a split's sums."""
+"""What modes share: lines in and out, folders of data."""
 
 import contextlib
 import itertools
@@ -7,36 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from transformer import families
-from transformer.config import Config
-from transformer.data import pipeline, prepare
-from transformer.data.objectives import Corpus, Objective
+from transformer.data import prepare
 from transformer.errors import UserError
 from transformer.files import new_file
-from transformer.runtime.devices import Runtime
 from transformer.runtime.workdir import Workdir
-from transformer.training import step as step_lib
-
-
-def token_sums(
-    runtime: Runtime, loss: families.Loss, objective: Objective, tokens: Corpus, config: Config
-) -> Callable[[Any], dict[str, float]]:
-    """A function from placed parameters to the loss's sums over a split, every example counted once."""
-    micro = config.train.batch_tokens // config.train.accumulate
-    tokens = objective.arrange(tokens)
-    seed, rows = config.train.seed, runtime.count
-    batches, _ = pipeline.plan(tokens, objective, config.data, micro, rows, seed, training=False, share=runtime.share)
-    step = runtime.compile_eval(step_lib.make_eval_step(loss))
-
-    def sums(params: Any) -> dict[str, float]:
-        total: dict[str, float] = {}
-        parts = [step(params, runtime.place_batch(batch)) for batch in pipeline.read(batches, 0, len(batches), 0)]
-        for part in map(runtime.fetch, parts):
-            for name, value in part.items():
-                total[name] = total.get(name, 0.0) + value
-        return total
-
-    return sums
 
 
 def folders(workdir: Workdir) -> prepare.Folders:

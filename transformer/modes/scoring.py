@@ -10,16 +10,18 @@ from typing import Any
 
 from transformer import families
 from transformer.config import Config
-from transformer.data import prepare
+from transformer.data import pipeline, prepare
+from transformer.data.objectives import Corpus, Objective
 from transformer.data.sources import SplitName
 from transformer.errors import UserError, say
 from transformer.files import new_file
 from transformer.inference import perplexity, predict, scores
-from transformer.modes.common import folders, token_sums
+from transformer.modes.common import folders
 from transformer.runtime import hosts
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.devices import Runtime
 from transformer.runtime.workdir import Workdir
+from transformer.training import step as step_lib
 
 Examples = Sequence[Mapping[str, Any]]
 
@@ -168,3 +170,24 @@ def _continued(predictor: Any, split: prepare.Split, count: int) -> list[dict[st
     if not count:
         return []
     return [{"output": text} for text in predictor.generate("", min(count, 3))]
+
+
+def token_sums(
+    runtime: Runtime, loss: families.Loss, objective: Objective, tokens: Corpus, config: Config
+) -> Callable[[Any], dict[str, float]]:
+    """A function from placed parameters to the loss's sums over a split, every example counted once."""
+    micro = config.train.batch_tokens // config.train.accumulate
+    tokens = objective.arrange(tokens)
+    seed, rows = config.train.seed, runtime.count
+    batches, _ = pipeline.plan(tokens, objective, config.data, micro, rows, seed, training=False, share=runtime.share)
+    step = runtime.compile_eval(step_lib.make_eval_step(loss))
+
+    def sums(params: Any) -> dict[str, float]:
+        total: dict[str, float] = {}
+        parts = [step(params, runtime.place_batch(batch)) for batch in pipeline.read(batches, 0, len(batches), 0)]
+        for part in map(runtime.fetch, parts):
+            for name, value in part.items():
+                total[name] = total.get(name, 0.0) + value
+        return total
+
+    return sums

@@ -20,9 +20,9 @@ from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError, say
 from transformer.files import new_file
 from transformer.inference import loading, predict, scores
-from transformer.modes.common import folders, token_sums
+from transformer.modes.common import folders
 from transformer.modes.pictures import draw_attention
-from transformer.modes.scoring import check_scores, score_split
+from transformer.modes.scoring import check_scores, score_split, token_sums
 from transformer.runtime import hosts
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.checkpoints import Checkpoints, on_host
@@ -30,23 +30,25 @@ from transformer.runtime.devices import Runtime, peak_flops
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
 from transformer.settings import fields, replace
-from transformer.training import initial, loop, trainer
+from transformer.training import initial, loop, tracing, trainer
 from transformer.training import step as step_lib
 from transformer.training.telemetry import Telemetry, read_metrics
 
 
-def train(config: Config, path: Path) -> None:
-    """Trains, or goes on where a run in that workdir stopped; then scores the test split and draws pictures."""
+def train(config: Config, path: Path, profile: str | None = None) -> None:
+    """Trains, or goes on where a run in that workdir stopped; then scores the test split and draws pictures. `profile`:
+    FIRST:LAST, updates of which a trace is written."""
     config = _with_place(config)
+    wanted = None if profile is None else tracing.updates(profile, config.train.steps)
     check_scores(config)
     stop = loop.Stop(config.train.max_minutes)
     hosts.check_same({"--workdir": str(path)} | {f"config.{name}": value for name, _, _, value in fields(config)})
     with contextlib.ExitStack() as locked, _nan_checks(config.train.debug_nans):
         hosts.by_first(lambda: locked.enter_context(only_run(path)))
-        _train(config, path, stop)
+        _train(config, path, stop, wanted)
 
 
-def _train(config: Config, path: Path, stop: loop.Stop) -> None:
+def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None) -> None:
     family, kind, runtime = families.FAMILIES[config.family], families.kind_of(config), Runtime(config.parallel)
     with _workdir(path, config) as (workdir, checkpoints):
         vocabularies, facts, splits = hosts.in_turn(lambda: _read(config, kind, workdir))
@@ -112,14 +114,19 @@ def _train(config: Config, path: Path, stop: loop.Stop) -> None:
             config.train.steps,
             mfu_per_token=cost / peak if peak else None,
         )
-        with telemetry, stop:
+        step = runtime.compile_train(train_step)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(telemetry)
+            stack.enter_context(stop)
+            if wanted is not None and hosts.is_first():
+                step = stack.enter_context(tracing.traced(step, first, wanted, workdir.profile, telemetry))
             _, done = loop.train(
                 config,
                 state,
                 first,
                 pipeline.read(batches, first, config.train.steps, config.data.workers),
                 telemetry,
-                step=runtime.compile_train(train_step),
+                step=step,
                 place=runtime.place_batch,
                 fetch=runtime.fetch,
                 count=lambda batch: pipeline.count(batch, objective),

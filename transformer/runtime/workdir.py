@@ -71,6 +71,10 @@ class Workdir:
         return self.path / "tensorboard"
 
     @property
+    def profile(self) -> Path:
+        return self.path / "profile"
+
+    @property
     def samples_file(self) -> Path:
         return self.path / "samples.txt"
 

@@ -118,7 +118,7 @@ def train(
 
     # Updates that had to wait for the compiler, and how many are due: one for each shape of batches.
     compiled, shapes = 0, config.data.buckets if config.data.batching == "bucketed" else 1
-    for number, batch in enumerate(batches, first_step):
+    for number, batch in enumerate(telemetry.awaited(batches), first_step):
         before = compilations.count()
         state, metrics = step(state, place(batch))
         done = number + 1

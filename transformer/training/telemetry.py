@@ -10,15 +10,16 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Self, TextIO, TypeVar
 
 from transformer.errors import UserError
 from transformer.files import new_file
 
 # Fields that depend on the clock or the process, not on the training itself: leave them out of a comparison of two runs.
-TIMED = ("tokens_per_second", "examples_per_second", "mfu", "time", "train/compilations")
+TIMED = ("tokens_per_second", "examples_per_second", "mfu", "input_share", "pause_share", "time", "train/compilations")
+T = TypeVar("T")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -73,6 +74,11 @@ class Telemetry:
     Speed is measured from the end of the first `advance`, so that the first step, which compiles, is in neither the
     time nor the tokens of the first report. What runs under `paused()` is not counted either.
 
+    Two shares say where the time since the last report went. `pause_share`: under `paused()`, for validation and checkpoints.
+    `input_share`: the host waited for a batch out of `awaited()`. Batches are read ahead, so it waits only if reading is slower
+    than training; a device that still computes the update before hides some of that, so the device waits no longer than this.
+    The rest is training: the device's work, and the host's around it.
+
     Args:
         metrics_path: the metrics.jsonl; a folder that is missing is made.
         tensorboard_folder: where the events go.
@@ -101,7 +107,7 @@ class Telemetry:
         self._warm: tuple[int, float] | None = None  # first step that was dispatched, and when
         self._measured = first_step, self._started  # step and time from which the next report's speed counts
         self._reported = first_step
-        self._paused = 0.0  # seconds to leave out of the next report's speed
+        self._paused = self._awaited = 0.0  # seconds since the last report; those paused are left out of its speed
         self._not_finite: set[str] = set()
         self._bar: Any = None
 
@@ -138,11 +144,19 @@ class Telemetry:
         """Update `step` is dispatched: moves the bar. Cheap."""
         if self._warm is None:
             self._warm = self._measured = step, self._clock()
-            self._paused = 0.0
+            self._paused = self._awaited = 0.0
             if self._bar:
                 self._bar.update(self._task, description="")
         if self._bar:
             self._bar.update(self._task, completed=step, eta=self._eta(step))
+
+    def awaited(self, batches: Iterable[T]) -> Iterator[T]:
+        """The same batches; how long each is waited for is counted."""
+        begun = self._clock()
+        for batch in batches:
+            self._awaited += self._clock() - begun
+            yield batch
+            begun = self._clock()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -159,7 +173,7 @@ class Telemetry:
     def report(self, step: int, metrics: Mapping[str, float], tokens: int, examples: int) -> None:
         """`metrics` of update `step` get the prefix "train/"; `tokens` and `examples` are those since the last report.
 
-        `tokens_per_second` and `examples_per_second` are absent where no step but the first was made yet.
+        Speeds and shares are absent where no step but the first was made yet.
         """
         now = self._clock()
         row = {f"train/{name}": float(value) for name, value in metrics.items()}
@@ -171,11 +185,14 @@ class Telemetry:
             row["examples_per_second"] = share * examples / seconds
             if self._mfu_per_token is not None:
                 row["mfu"] = row["tokens_per_second"] * self._mfu_per_token
-        self._measured, self._reported, self._paused = (step, now), step, 0.0
+            row |= {"input_share": self._awaited / (now - since), "pause_share": self._paused / (now - since)}
+        self._measured, self._reported = (step, now), step
+        self._paused = self._awaited = 0.0
         self._write(step, row)
 
         parts = [f"loss {row['train/loss']:.3f}"] if "train/loss" in row else []
         parts += [f"{row['tokens_per_second']:,.0f} tokens/s"] if "tokens_per_second" in row else []
+        parts += [f"input {row['input_share']:.0%}"] if row.get("input_share", 0) >= 0.01 else []
         text = "  ".join(parts)
         if self._bar:
             self._bar.update(self._task, description=text, refresh=True)
