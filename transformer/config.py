@@ -10,6 +10,7 @@ from typing import Literal
 from transformer.settings import setting
 
 Positions = Literal["sinusoidal", "learned", "rotary", "alibi", "t5", "shaw", "none"]
+StartMetric = Literal["logit_variance", "attention_entropy", "jacobian_norm", "query_gradient", "gradient_norm"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "geglu", "geglu_tanh", "swiglu"]
 
 
@@ -276,6 +277,9 @@ class Train:
     )
     log_every: int = setting(50, "updates between two reports", at_least=1)
     evaluate_every: int = setting(1000, "updates between two validation losses", at_least=1)
+    start_metrics: tuple[StartMetric, ...] = setting(
+        (), "measured before the first update, on its batch: start/NAME, and by layer start/NAME@decoder/cross/1 or @decoder/1"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,12 +35,14 @@ Output = Literal["text", "continuation", "label", "tags", "span", "filled", "non
 class Family:
     """What differs between architectures. `account` is of rows of so many tokens by side; none: typical ones.
 
-    `positions`: whether it is told positions, so that a table of them may end.
+    `positions`: whether it is told positions, so that a table of them may end. `attention`: its kinds of attention, as
+    stack/kind; each layer of the stack has one.
     """
 
     model: Callable[[Config, Facts], nn.Module]
     account: Callable[[Config, Facts, Sequence[int]], accounts.Account]
     positions: bool = True
+    attention: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,15 +149,22 @@ def _heads(config: Config, facts: Facts) -> Heads:
 
 
 FAMILIES: dict[str, Family] = {
-    "encoder_decoder": Family(lambda config, facts: EncoderDecoder(config.model, facts), accounts.encoder_decoder),
+    "encoder_decoder": Family(
+        lambda config, facts: EncoderDecoder(config.model, facts),
+        accounts.encoder_decoder,
+        attention=("encoder/self", "decoder/self", "decoder/cross"),
+    ),
     "recurrent": Family(
         lambda config, facts: RecurrentEncoderDecoder(config.model, facts), accounts.recurrent, positions=False
     ),
     "encoder_only": Family(
         lambda config, facts: EncoderOnly(config.model, facts, _heads(config, facts)),
         lambda config, facts, lengths: accounts.encoder_only(config, facts, _heads(config, facts), lengths),
+        attention=("encoder/self",),
     ),
-    "decoder_only": Family(lambda config, facts: DecoderOnly(config.model, facts), accounts.decoder_only),
+    "decoder_only": Family(
+        lambda config, facts: DecoderOnly(config.model, facts), accounts.decoder_only, attention=("decoder/self",)
+    ),
 }
 
 

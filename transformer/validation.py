@@ -107,6 +107,11 @@ def validate(config: Config) -> Config:
         )
     if train.warmup_steps == 0 and train.schedule == "rsqrt":
         raise UserError("config.train.warmup_steps is 0: the rsqrt schedule needs 1 at least (or set config.train.schedule)")
+    if train.start_metrics and config.family == "recurrent":
+        raise UserError(
+            f"config.train.start_metrics {','.join(train.start_metrics)}: they are of a Transformer's layers, which "
+            "config.family recurrent has not; leave it empty"
+        )
     if config.search.n_best > config.search.beam_size:
         raise UserError(
             f"config.search.n_best {config.search.n_best} is more than config.search.beam_size {config.search.beam_size}; "

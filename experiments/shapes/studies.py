@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments import gpt_algorithms
 from experiments import number_words as default_job
-from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search, Train
+from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search, StartMetric, Train
 from transformer.studies.study import Metric
 
 # Of number words: how far a run came, how soon it was half way, and what it is good for.
@@ -29,6 +29,19 @@ def number_words(steps: int = 200, **model: Any) -> Config:
         train=dataclasses.replace(base.train, steps=steps, label_smoothing=0.0, evaluate_every=25),
         evaluate=Evaluate(scores=("exact_match",)),
         checkpoint=Checkpoint(every_steps=steps, keep_last=1),
+    )
+
+
+def at_start(base: Config, *metrics: StartMetric) -> Config:
+    """A base for what is measured before the first update: there is one, little is compiled, four test examples are scored."""
+    return dataclasses.replace(
+        base,
+        model=dataclasses.replace(base.model, unroll=1),
+        data=dataclasses.replace(base.data, number_train_size=4000, number_test_size=4, validation=None, buckets=1),
+        train=dataclasses.replace(base.train, steps=1, start_metrics=metrics),
+        evaluate=Evaluate(scores=("exact_match",), samples=0),
+        search=Search(beam_size=1, max_extra=1),
+        checkpoint=Checkpoint(every_steps=1, keep_last=1),
     )
 
 

@@ -12,11 +12,12 @@ import pytest
 import simulated
 import small
 
+from transformer import families
 from transformer.config import Parallel
 from transformer.models.dropout import dropout
 from transformer.runtime import devices
 from transformer.runtime.devices import Runtime
-from transformer.training import step
+from transformer.training import start, step
 
 STEPS, ROWS = 20, 16
 
@@ -88,6 +89,16 @@ def cut_masks():
     return found
 
 
+def starts(parallel):
+    """What is measured before the first update."""
+    config = small.config(train__start_metrics=("logit_variance", "jacobian_norm", "query_gradient", "gradient_norm"))
+    first, _, loss = small.trainer(config)
+    runtime = Runtime(parallel)
+    model = families.FAMILIES[config.family].model(config, small.FACTS)
+    measure = runtime.compile_eval(start.make_start_step(loss, model, config))
+    return runtime.fetch(measure(runtime.place_state(first).params, runtime.place_batch(small.batch(5, ROWS))))
+
+
 def on_eight() -> dict:
     """All that needs eight devices. A warning, such as of something deprecated, is an error."""
     with warnings.catch_warnings():
@@ -97,6 +108,7 @@ def on_eight() -> dict:
             "count": [Runtime(Parallel(mode)).count for mode in ("auto", "jit", "pmap")],
             "round_trip": round_trip(),
             "noise": noise(),
+            "starts": [starts(each) for each in (Parallel("jit"), Parallel("pmap"), Parallel("mesh", fsdp=2, tensor=2))],
             "cut_masks": cut_masks(),
             "runs": {f"{mode} {parts}": train(mode, parts) for mode, parts in (("jit", 1), ("auto", 1), ("auto", 2))},
         }
@@ -126,6 +138,11 @@ def test_evaluation_of_eight_devices_is_that_of_one(eight):
     assert several.keys() == one.keys() and one["weight_sum"] == small.batch(99, ROWS)["weights"].sum()
     for name, value in one.items():
         assert several[name] == pytest.approx(value, rel=1e-5)
+
+
+def test_a_start_on_eight_devices_is_that_on_one(eight):
+    one, *several = eight["starts"]
+    assert len(one) == 26 and all(found == pytest.approx(one, rel=1e-4) for found in several)
 
 
 def test_those_batches_were_uneven():

@@ -107,6 +107,10 @@ WRONG = {
     "seeds of the search": ({"seeds": studies.SEARCH_SEED}, "config.seeds is 1000000: must be below"),
     "fair": ({"fair": ("flop",)}, "config.fair is ('flop',)"),
     "rates": ({"learning_rates": (0.1, -0.1)}, "all must be above 0"),
+    "rates by the start": (
+        {"learning_rates": (0.1, 0.2), "metrics": (Metric("start/gradient_norm", "lower"),)},
+        "config.learning_rates: the first metric, 'start/gradient_norm', is of before any update",
+    ),
     "rate twice": ({"learning_rates": (0.1, 0.1)}, "name each rate once"),
 }
 

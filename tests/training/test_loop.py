@@ -52,7 +52,18 @@ class Told:
         self.events.append("on")
 
 
-def run(first=0, steps=6, every=(2, 100, 100), stop_at=None, stop_in="step", scores=None, skipped=(), most=10, events=None):
+def run(
+    first=0,
+    steps=6,
+    every=(2, 100, 100),
+    stop_at=None,
+    stop_in="step",
+    scores=None,
+    skipped=(),
+    most=10,
+    events=None,
+    begin=None,
+):
     """Runs the loop; returns its events, its telemetry and what it returned. `every`: to report, to evaluate, to save.
 
     Update n has loss sum 6 n and weight 3, so a loss of 2 n. `stop_in`: during which event of update `stop_at` a signal comes.
@@ -104,6 +115,7 @@ def run(first=0, steps=6, every=(2, 100, 100), stop_at=None, stop_in="step", sco
         save=saved,
         keep=lambda number, batch: events.append(f"keep {number} {batch['number']}") or "FILE",
         stop=stop,
+        begin=begin,
     )
     return events, told, result
 
@@ -161,6 +173,15 @@ def test_what_a_report_says():
         **{"examples": 4, "tokens": 21, "compilations": 0},
     }
     assert [(told.reports[n]["examples"], told.reports[n]["tokens"]) for n in (4, 5)] == [(4, 25), (2, 14)]
+
+
+@pytest.mark.parametrize(("first", "told"), [(0, [(0, ("placed", 0))]), (3, [])])
+def test_the_start_is_told_before_the_first_update_alone(first, told):
+    seen = []
+    events, _, _ = run(first, steps=5, begin=lambda *given: seen.append(given) or {"start/gradient_norm": 2.0})
+    assert seen == told
+    assert of(events, "score", "step")[: len(told)] == ["score 0 {'start/gradient_norm': 2.0}"] * len(told)
+    assert len([event for event in events if event.startswith("score 0")]) == len(told)
 
 
 def test_goes_on_from_where_it_was():
@@ -284,7 +305,7 @@ class Runs:
             ),
             train=Train(
                 **{"steps": steps, "batch_tokens": 128, "accumulate": 2, "ema_decay": 0.7, "clip_norm": 1.0, "seed": 5},
-                **{"warmup_steps": 3, "log_every": 3, "evaluate_every": 4},
+                **{"warmup_steps": 3, "log_every": 3, "evaluate_every": 4, "start_metrics": ("jacobian_norm", "gradient_norm")},
             ),
             checkpoint=Checkpoint(every_steps=4, keep_last=2),
         )
@@ -324,5 +345,6 @@ def test_stopped_and_resumed_is_unbroken(tmp_path, monkeypatch):
     assert int(state.step) == STEPS and len(jax.tree.leaves(state)) > 150  # parameters, two moments, the average
     found = runs.metrics("broken")
     assert found == runs.metrics("unbroken")
-    assert [row["step"] for row in found] == [3, 4, 6, 8, 9, 12, 12]
+    assert [row["step"] for row in found] == [0, 3, 4, 6, 8, 9, 12, 12]
+    assert [name for name in found[0] if "@" not in name] == ["step", "start/jacobian_norm", "start/gradient_norm"]
     assert len({row["train/loss"] for row in found if "train/loss" in row}) == 4

@@ -17,6 +17,7 @@ from absl import logging
 from transformer.config import Model
 from transformer.models.dropout import dropout
 from transformer.models.masks import Mask, Side
+from transformer.models.measures import of_softmax
 from transformer.models.positions import NoPositions
 from transformer.models.variants import divided, hard_maximum, sliced
 
@@ -88,13 +89,16 @@ def attend(
 
 def attention_weights(query_BxTxHxK: Array, key_BxSxHxK: Array, mask: Mask, bias: Extra | None, hard: bool) -> Array:
     """The softmax of equation 1, or its hard maximum, queries already scaled: BxHxTxS in the type of the queries."""
-    logits = jnp.einsum("bthk,bshk->bhts", query_BxTxHxK, key_BxSxHxK, preferred_element_type=jnp.float32)
-    added = bias(query_BxTxHxK, mask.query.positions, mask.key.positions) if bias else None
-    if added is not None:
-        logits = logits + added.astype(jnp.float32)
-    seen = mask.booleans()
+    logits, seen = attention_logits(query_BxTxHxK, key_BxSxHxK, mask, bias), mask.booleans()
     weights = jax.nn.softmax(logits, axis=-1) if seen is None else masked_softmax(logits, seen)
     return (hard_maximum(weights) if hard else weights).astype(query_BxTxHxK.dtype)
+
+
+def attention_logits(query_BxTxHxK: Array, key_BxSxHxK: Array, mask: Mask, bias: Extra | None) -> Array:
+    """What goes into the softmax, queries already scaled, masked keys too: BxHxTxS in fp32."""
+    logits = jnp.einsum("bthk,bshk->bhts", query_BxTxHxK, key_BxSxHxK, preferred_element_type=jnp.float32)
+    added = bias(query_BxTxHxK, mask.query.positions, mask.key.positions) if bias else None
+    return logits if added is None else logits + added.astype(jnp.float32)
 
 
 def masked_softmax(logits: Array, seen: Array) -> Array:
@@ -230,9 +234,8 @@ class MultiHeadAttention(nn.Module):
             backend=choose_backend(config.attention_backend, query.shape[1]),
             chunk=config.attention_chunk,
         )
-        if self.is_mutable_collection("intermediates") and not self.is_initializing():
-            observed = query * jnp.asarray(scale, dtype).reshape((1, 1, -1, 1))
-            self.sow("intermediates", "weights", attention_weights(observed, key.astype(dtype), mask, bias, hard))
+        if not self.is_initializing():
+            self._observe(query * jnp.asarray(scale, dtype).reshape((1, 1, -1, 1)), key.astype(dtype), mask, bias, hard)
         if beams > 1:
             heads_BxTxHxV = heads_BxTxHxV.reshape(rows, length, *heads_BxTxHxV.shape[2:])
         if gates_H is not None:
@@ -240,6 +243,15 @@ class MultiHeadAttention(nn.Module):
         if config.attention_heads == "summed":
             return self._dense("summed_output", config.d_model, -1)(heads_BxTxHxV.sum(axis=2)), cache
         return self._dense("output", config.d_model, (-2, -1))(heads_BxTxHxV), cache
+
+    def _observe(self, query: Array, key: Array, mask: Mask, bias: Extra, hard: bool) -> None:
+        """Sows what the caller asks for by making its collection mutable: `weights`, and measures of the softmax."""
+        if self.is_mutable_collection("intermediates"):
+            self.sow("intermediates", "weights", attention_weights(query, key, mask, bias, hard))
+        if self.is_mutable_collection("measures"):
+            logits, seen = attention_logits(query, key, mask, bias), mask.booleans()
+            seen = jnp.broadcast_to(jnp.ones((1,) * 4, bool) if seen is None else seen, logits.shape)
+            self.sow("measures", "softmax", of_softmax(logits, masked_softmax(logits, seen), seen))
 
     def _project(self, name: str, width: int) -> nn.DenseGeneral:
         init, divisor = self.kernel_init, math.sqrt(width)

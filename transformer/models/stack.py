@@ -83,7 +83,7 @@ class Stack(nn.Module):
                 layer = nn.remat(Layer, policy=REMAT[config.remat], prevent_cse=False)
             layers = nn.scan(
                 layer,
-                variable_axes={"params": 0, "intermediates": 0},
+                variable_axes={"params": 0, "intermediates": 0, "measures": 0},
                 split_rngs={"params": True, "dropout": True},
                 in_axes=(0, nn.broadcast),  # type: ignore[arg-type]  (a tuple, as its docstring says)
                 length=self.num_layers,

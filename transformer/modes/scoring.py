@@ -21,6 +21,7 @@ from transformer.runtime import hosts
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.devices import Runtime
 from transformer.runtime.workdir import Workdir
+from transformer.training import start
 from transformer.training import step as step_lib
 
 Examples = Sequence[Mapping[str, Any]]
@@ -63,7 +64,8 @@ def check_scores(config: Config) -> None:
 
 
 def reported(config: Config) -> list[str]:
-    """What a finished run reports, as "validation/nll": of validation as it trains, and of the split scored at its end."""
+    """What a finished run reports, as "validation/nll": of validation as it trains, of the split scored at its end, and of
+    the model at the start ("start/logit_variance")."""
     output, data = families.kind_of(config).output, config.data
     ones: dict[str, float] = dict.fromkeys(("loss_sum", "nll_sum", "correct_sum", "weight_sum"), 1.0)
     last = [*scores.token_scores(ones, words=1 if output == "text" else None)]
@@ -75,7 +77,8 @@ def reported(config: Config) -> list[str]:
         by_length = itertools.product(config.evaluate.scores or JUDGES[output].scores, scores.buckets(config.evaluate.lengths))
         last += [f"{name}@{bucket}" for name, bucket in by_length]
     by_split = {"validation": scores.token_scores(ones)} | {"test" if data.test is not None else "validation": last}
-    return [f"{split}/{name}" for split, names in by_split.items() if getattr(data, split) is not None for name in names]
+    scored = [f"{split}/{name}" for split, names in by_split.items() if getattr(data, split) is not None for name in names]
+    return scored + start.names(config)
 
 
 def evaluate(path: Path, overrides: Mapping[str, str], split: SplitName) -> None:

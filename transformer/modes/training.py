@@ -30,7 +30,7 @@ from transformer.runtime.devices import Runtime, peak_flops
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
 from transformer.settings import fields, replace
-from transformer.training import initial, loop, tracing, trainer
+from transformer.training import initial, loop, start, tracing, trainer
 from transformer.training import step as step_lib
 from transformer.training.telemetry import Telemetry, read_metrics
 
@@ -101,6 +101,13 @@ def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None) ->
             found = scores.token_scores(validate(params))
             return {f"validation/{name}": value for name, value in found.items()}
 
+        measure = runtime.compile_eval(start.make_start_step(loss, model, config)) if settings.start_metrics else None
+
+        def begin_with(placed: Any, batch: Any) -> dict[str, float]:
+            assert measure is not None
+            found = runtime.fetch(measure(placed.params, batch))
+            return {name: found[name] for name in start.names(config)}  # in that order
+
         def save(step: int, placed: Any, metrics: Mapping[str, float]) -> None:
             step_lib.save_state(checkpoints, step, runtime.single(placed), metrics)
 
@@ -136,6 +143,7 @@ def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None) ->
                 stop=stop,
                 agree=runtime.asked,
                 total=hosts.total,
+                begin=begin_with if measure else None,
             )
     if done < config.train.steps:
         why = f"{config.train.max_minutes:g} minutes (config.train.max_minutes) are over: " if stop.late else ""

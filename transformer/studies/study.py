@@ -23,7 +23,8 @@ SEARCH_SEED = 1_000_000  # learning rates are chosen on it; a study's own seeds 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A number that a run reports, by the name it has there: "validation/nll", "test/bleu".
+    """A number that a run reports, by the name it has there: "validation/nll", "test/bleu", and, of `train.start_metrics`,
+    "start/jacobian_norm" or "start/jacobian_norm@decoder/cross/last".
 
     `take`: of a number that is reported as training goes on, the last or the best one, or instead of it the `updates` until
     it was first reported to be as good as `target`. A run that never was counts as all of its updates: the mean is one
@@ -125,6 +126,11 @@ def validate(study: Study) -> Study:
         raise UserError(f"config.learning_rates is {study.learning_rates}: name each rate once")
     if study.learning_rates and study.base.data.validation is None:
         raise UserError("config.learning_rates: config.base.data.validation is none, so there is nothing to choose on")
+    if study.learning_rates and study.metrics[0].name.startswith("start/"):
+        raise UserError(
+            f"config.learning_rates: the first metric, {study.metrics[0].name!r}, is of before any update: no rate is better; "
+            "leave them out"
+        )
     known: dict[Config, str] = {}
     for name, config in arm_configs(study).items():
         if config in known:

@@ -78,13 +78,15 @@ def train(
     stop: Stop,
     agree: Callable[[bool], bool] = bool,
     total: Callable[[Mapping[str, int]], Mapping[str, int]] = dict,
+    begin: Callable[[Any, Any], Metrics] | None = None,
 ) -> tuple[Any, int]:
     """Updates `first_step` to `config.train.steps`; returns the state and the number of updates done.
 
     `stop` is looked at after each update; once it is true the state is saved and the loop ends early. `evaluate` gives
-    metrics by their full names; `count` what a batch holds: `examples`, `tokens`, `filled`, `slots`. Of several processes
-    each runs this loop: `agree` makes one answer of theirs whether to stop, `total` one sum of their counts. UserError:
-    more updates than `config.train.max_skipped` in a row were skipped; `keep` writes the last one's batch and says where.
+    metrics by their full names, and so does `begin`, of the state before update 1 and that update's placed batch; `count`
+    what a batch holds: `examples`, `tokens`, `filled`, `slots`. Of several processes each runs this loop: `agree` makes one
+    answer of theirs whether to stop, `total` one sum of their counts. UserError: more updates than
+    `config.train.max_skipped` in a row were skipped; `keep` writes the last one's batch and says where.
     """
     settings, waiting, done = config.train, None, first_step
     counts: Counter[str] = Counter()
@@ -119,8 +121,11 @@ def train(
     # Updates that had to wait for the compiler, and how many are due: one for each shape of batches.
     compiled, shapes = 0, config.data.buckets if config.data.batching == "bucketed" else 1
     for number, batch in enumerate(telemetry.awaited(batches), first_step):
+        placed = place(batch)
+        if begin is not None and number == 0:
+            telemetry.score(0, begin(state, placed))
         before = compilations.count()
-        state, metrics = step(state, place(batch))
+        state, metrics = step(state, placed)
         done = number + 1
         telemetry.advance(done)
         if compilations.count() > before:

@@ -78,15 +78,11 @@ def make_train_step(
         if train.accumulate == 1:
             gradients, sums = gradient(state.params, batch, key)
         else:
-            parts = jax.tree.map(lambda x: x.reshape(train.accumulate, -1, *x.shape[1:]), dict(batch))
 
-            def add(total: Any, numbered: tuple[Array, Batch]) -> tuple[Any, None]:
-                number, part = numbered
-                return jax.tree.map(jnp.add, total, gradient(state.params, part, jax.random.fold_in(key, number))), None
+            def of_part(part: Batch, number: Array) -> Any:
+                return gradient(state.params, part, jax.random.fold_in(key, number))
 
-            shapes = jax.eval_shape(gradient, state.params, jax.tree.map(lambda x: x[0], parts), key)
-            zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-            (gradients, sums), _ = jax.lax.scan(add, zeros, (jnp.arange(train.accumulate), parts))
+            gradients, sums = over_parts(of_part, batch, train.accumulate)
         if axis_name is not None:
             gradients, sums = jax.lax.psum((gradients, sums), axis_name)
 
@@ -105,6 +101,23 @@ def make_train_step(
         return kept, metrics
 
     return train_step
+
+
+def over_parts(function: Callable[[Batch, Array], Any], batch: Batch, count: int) -> Any:
+    """The sum of a function's trees over `count` equal parts of a batch's rows, which are in memory one after the other.
+
+    `function(part, number)`: of the rows and the number of a part, from 0 on.
+    """
+    parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), dict(batch))
+    numbers = jnp.arange(count)
+
+    def add(total: Any, numbered: tuple[Array, Batch]) -> tuple[Any, None]:
+        number, part = numbered
+        return jax.tree.map(jnp.add, total, function(part, number)), None
+
+    shapes = jax.eval_shape(function, *jax.tree.map(lambda x: x[0], (parts, numbers)))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(add, zeros, (numbers, parts))[0]
 
 
 def make_eval_step(loss: Loss) -> Callable[..., dict[str, Array]]:

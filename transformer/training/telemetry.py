@@ -200,10 +200,12 @@ class Telemetry:
             self.note(f"step {step}/{self._steps}  {text}{self._eta(step)}")
 
     def score(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Other numbers of that step, under their full names ("validation/loss"), and a line to the user."""
+        """Other numbers of that step, under their full names ("validation/loss"), and a line to the user, without those of
+        a part ("start/gradient_norm@encoder/1")."""
         row = {name: float(value) for name, value in metrics.items()}
         self._write(step, row)
-        self.note("  ".join([f"step {step}/{self._steps}", *(f"{name} {_number(value)}" for name, value in row.items())]))
+        told = [f"{name} {_number(value)}" for name, value in row.items() if "@" not in name]
+        self.note("  ".join([f"step {step}/{self._steps}", *told]))
 
     def skipped(self, step: int) -> None:
         """Update `step` changed nothing, as its loss or gradient was not finite: a line of its own."""

@@ -1,0 +1,53 @@
+"""How does the variance of attention's logits go with d_k before training? Vaswani et al. 2017, 3.2.1 and footnote 4.
+
+    python launch.py --mode=ablate --config=experiments/ablations/attention_scale_start.py --workdir=runs/attention_scale_start
+
+Not run yet. Without a factor, with independent queries and keys of unit variance, it is d_k; the arms with the factor
+1/sqrt(d_k) stand beside. attention_scale_start_scaled.py asks whether theirs is constant, attention_scale_start_softmax.py
+what both do to the softmax's gradient. All is measured before the one update of a run. The model is attention_scale.py's.
+"""
+
+from experiments.shapes import studies
+from transformer.studies.study import Claim, Metric, Study
+
+SOURCE = "Vaswani et al. 2017, 3.2.1 and footnote 4"
+WIDTHS = (8, 16, 32, 64, 128, 256, 512)
+SCALES = ("none", "1/sqrt(d_k)")
+METRICS = (
+    Metric("start/logit_variance", "lower"),
+    Metric("start/jacobian_norm", "higher"),
+    Metric("start/attention_entropy", "higher"),
+    Metric("start/query_gradient", "higher"),
+    Metric("start/gradient_norm", "lower"),
+)
+
+
+def name(scale: str, d_k: int) -> str:
+    return f"{scale}, d_k {d_k}"
+
+
+def study(question: str, claims: tuple[Claim, ...], scales: tuple[str, ...] = SCALES, first: int = 0) -> Study:
+    """`first`: which of the metrics the claims are about."""
+    base = studies.number_words(num_heads=2, d_v=64, initializer="fan_in")
+    return Study(
+        question=question,
+        claims=claims,
+        base=studies.at_start(base, "logit_variance", "jacobian_norm", "attention_entropy", "query_gradient", "gradient_norm"),
+        arms={name(scale, d_k): {"model.attention_scale": scale, "model.d_k": str(d_k)} for scale in scales for d_k in WIDTHS},
+        metrics=(METRICS[first], *METRICS[:first], *METRICS[first + 1 :]),
+        compare_with=name("1/sqrt(d_k)", 64),
+        fair=("steps", "tokens"),
+    )
+
+
+def get_study() -> Study:
+    claim = Claim(
+        text="Without a factor the variance of the dot products is d_k: it grows with the power 1 of d_k.",
+        source=SOURCE,
+        kind="exponent",
+        arms=tuple(name("none", d_k) for d_k in WIDTHS),
+        margin=0.15,
+        sizes=tuple(1 / d_k for d_k in WIDTHS),  # a metric that grows with d_k falls with 1 / d_k
+        exponent=1.0,
+    )
+    return study("How does the variance of attention's logits go with d_k before training?", (claim,))

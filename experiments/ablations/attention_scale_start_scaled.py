@@ -1,0 +1,22 @@
+"""Does the factor 1/sqrt(d_k) keep the variance of the logits constant? As attention_scale_start.py, with the factor alone.
+
+    python launch.py --mode=ablate --config=experiments/ablations/attention_scale_start_scaled.py --workdir=runs/scaled_start
+
+Not run yet. A study of its own, since the noise of all arms is pooled, and that of unscaled logits is a hundred times this.
+"""
+
+from experiments.ablations.attention_scale_start import SOURCE, WIDTHS, name, study
+from transformer.studies.study import Claim, Study
+
+SCALED = ("1/sqrt(d_k)",)
+
+
+def get_study() -> Study:
+    claim = Claim(
+        text="Scaled by 1/sqrt(d_k), dot products of queries and keys of unit variance have the variance 1, whatever d_k.",
+        source=SOURCE,
+        kind="equal",
+        arms=tuple(name(*SCALED, d_k) for d_k in WIDTHS if d_k != 64),
+        margin=0.2,
+    )
+    return study("Does the factor 1/sqrt(d_k) keep the variance of attention's logits constant?", (claim,), SCALED)

@@ -1,0 +1,64 @@
+"""How large are the gradients of the last layer before training, by depth, pre- and post-norm? Xiong et al. 2020, theorem 1.
+
+    python launch.py --mode=ablate --config=experiments/ablations/norm_order_start.py --workdir=runs/norm_order_start
+
+Not run yet. With L layers the theorem bounds the gradient's norm by O(d sqrt(ln d)) with post-norm, by O(d sqrt(ln d / L))
+with pre-norm. It is of one kernel; here it is of all parameters of a layer, the decoder's last. The first layers stand beside.
+All is measured before the one update of a run. The models are those of norm_order.py, of more depths.
+"""
+
+from experiments.ablations.norm_order import base
+from experiments.shapes import studies
+from transformer.studies.study import Claim, Metric, Study
+
+SOURCE = "Xiong et al. 2020, theorem 1 and 3.3"
+DEPTHS = (3, 6, 12, 18, 36)
+LAYERS = ("decoder/last", "decoder/1", "encoder/last", "encoder/1")
+
+
+def name(order: str, depth: int) -> str:
+    return f"{order}, {depth} layers"
+
+
+def get_study() -> Study:
+    pre = tuple(name("pre", depth) for depth in DEPTHS)  # "better" is smaller here, as in a loss
+    return Study(
+        question="How large are the gradients of the last layer before training, by depth, pre- and post-norm?",
+        claims=(
+            Claim(
+                text="With pre-norm the gradients of the last layer fall with depth as 1/sqrt(L).",
+                source=SOURCE,
+                kind="exponent",
+                arms=pre,
+                margin=0.2,
+                sizes=tuple(map(float, DEPTHS)),
+                exponent=0.5,
+            ),
+            Claim(
+                text="With post-norm they do not depend on the depth.",
+                source=SOURCE,
+                kind="equal",
+                arms=tuple(name("post", depth) for depth in DEPTHS if depth != 18),
+                margin=0.4,
+            ),
+            Claim(
+                text="With post-norm they are larger than with pre-norm.",
+                source=SOURCE,
+                kind="better",
+                arms=pre,
+            ),
+        ),
+        base=studies.at_start(base(6), "gradient_norm"),
+        arms={
+            name(order, depth): {
+                "model.norm_order": order,
+                "model.num_encoder_layers": str(depth),
+                "model.num_decoder_layers": str(depth),
+            }
+            for order in ("post", "pre")
+            for depth in DEPTHS
+        },
+        metrics=tuple(Metric(f"start/gradient_norm@{layer}", "lower") for layer in LAYERS),
+        compare_with=name("post", 18),
+        fair=("steps", "tokens"),
+    )

@@ -1,0 +1,164 @@
+"""What is measured at the start: of a model of one layer in NumPy, of deeper ones from weights and gradients by hand."""
+
+import functools
+import math
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from transformer import families, settings
+from transformer.config import Config
+from transformer.errors import UserError
+from transformer.training import start
+from transformer.validation import validate
+
+ALL = ("logit_variance", "attention_entropy", "jacobian_norm", "query_gradient", "gradient_norm")
+FAMILIES = {
+    "encoder_decoder": {},
+    "encoder_only": {"family": "encoder_only", "objective__kind": "masked_lm"},
+    "decoder_only": {"family": "decoder_only", "objective__kind": "causal_lm", "model__tying": "two_way"},
+}
+DEEP = {"model__num_encoder_layers": 2, "model__num_decoder_layers": 3, "train__start_metrics": ALL}
+
+
+def batch(family: str, rows: int = 8) -> dict[str, np.ndarray]:
+    made = small.batch(5, rows)
+    if family == "encoder_only":
+        targets = {"targets": made["source"], "weights": (made["source_segments"] > 0).astype(np.float32)}
+        return {name: value for name, value in made.items() if name.startswith("source")} | targets
+    return made
+
+
+def parts(config: Config):
+    """The model, its loss, and parameters that are drawn."""
+    facts = small.FACTS if config.objective.kind != "masked_lm" else settings.replace(small.FACTS, "mask", 3)
+    model = families.FAMILIES[config.family].model(config, facts)
+    sides = {"encoder_only": ("source",), "decoder_only": ("inputs",)}.get(config.family, ("source", "inputs"))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), {side: np.zeros((1, 8), np.int32) for side in sides})["params"]
+    draw = np.random.default_rng(1)
+
+    def values(path, leaf):
+        near = 1.0 if path[-1].key == "scale" else 0.0
+        return (near + draw.normal(scale=0.4, size=leaf.shape)).astype(np.float32)
+
+    params = jax.tree.map_with_path(values, shapes)
+    return model, families.kind_of(config).loss(model, config, facts), params
+
+
+def measured(config: Config, rows: int = 8) -> dict[str, float]:
+    model, loss, params = parts(config)
+    found = jax.jit(start.make_start_step(loss, model, config))(params, batch(config.family, rows))
+    return {name: float(value) for name, value in found.items()}
+
+
+@functools.cache
+def deep(family: str) -> dict[str, float]:
+    return measured(small.config(**FAMILIES[family], **DEEP))
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max())
+    return powers / powers.sum()
+
+
+@pytest.mark.parametrize("scale", ["none", "1/sqrt(d_k)"])
+def test_one_layer_is_what_numpy_says(scale):
+    """An encoder without positions: its queries and keys are products of embeddings, times sqrt(d_model)."""
+    changes = {"model__positions": "none", "model__attention_scale": scale, "model__d_k": 3, "train__start_metrics": ALL[:3]}
+    config = small.config(**FAMILIES["encoder_only"], **changes)
+    _, _, params = parts(config)
+    given, layer = batch("encoder_only"), params["encoder"]["layers"]["self_attention"]
+    x = params["source_embedding"]["table"].astype(np.float64)[given["source"]] * math.sqrt(8)
+    query, key = (np.einsum("bsd,dhk->bshk", x, layer[n]["kernel"][0]) + layer[n]["bias"][0] for n in ("query", "key"))
+    segments, found = given["source_segments"], []
+    for b, t, h in np.ndindex(*query.shape[:3]):
+        seen = [s for s in range(x.shape[1]) if segments[b, s] == segments[b, t] > 0]
+        if len(seen) < 2:
+            continue
+        logits = np.array([query[b, t, h] @ key[b, s, h] for s in seen]) * (1 if scale == "none" else 3**-0.5)
+        p = softmax(logits)
+        jacobian = np.linalg.norm(np.diag(p) - np.outer(p, p))
+        found.append((logits.var(), -np.sum(p * np.log(p)) / math.log(len(seen)), jacobian))
+    wanted = dict(zip(ALL, np.mean(found, axis=0), strict=False))
+    assert len(found) > 20
+    of_layer = {f"start/{name}{at}": v for name, v in wanted.items() for at in ("", "@encoder/self/1", "@encoder/self/last")}
+    assert measured(config) == pytest.approx(of_layer, rel=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_told_is_what_is_named(family):
+    config = small.config(**FAMILIES[family], **DEEP)
+    found = deep(family)
+    assert set(found) == set(start.names(config)) and np.isfinite(list(found.values())).all()
+    kinds = {name.partition("@")[2].rpartition("/")[0] for name in found} - {""}
+    attention = {"encoder_only": {"encoder/self"}, "decoder_only": {"decoder/self"}}
+    attention |= {"encoder_decoder": {"encoder/self", "decoder/self", "decoder/cross"}}
+    assert kinds == attention[family] | {place.split("/")[0] for place in attention[family]}
+    asked = settings.replace(config, "train.start_metrics", ("gradient_norm",))
+    assert set(measured(asked)) == set(start.names(asked)) == {name for name in found if "/gradient_norm" in name}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_attention_is_measured_by_its_own_weights(family):
+    """From the weights that inference observes: ln p differs from the logits by what is the same for all keys."""
+    model, _, params = parts(small.config(**FAMILIES[family], **DEEP))
+    _, seen = model.apply({"params": params}, batch(family), True, method="states", mutable=["intermediates"])
+    means = {}
+    for stack, layers in seen["intermediates"].items():
+        for name, sown in layers["layers"].items():
+            for number, weights in enumerate(np.asarray(sown["weights"][0], np.float64), 1):
+                rows = [row[row > 0] for row in weights.reshape(-1, weights.shape[-1]) if np.sum(row > 0) > 1]
+                found = [(np.log(p).var(), -np.sum(p * np.log(p)) / math.log(len(p))) for p in rows]
+                found = [(*two, np.linalg.norm(np.diag(p) - np.outer(p, p))) for two, p in zip(found, rows, strict=True)]
+                means[f"{stack}/{name.removesuffix('_attention')}/{number}"] = np.mean(found, axis=0)
+    for index, metric in enumerate(ALL[:3]):
+        wanted = {f"start/{metric}@{place}": values[index] for place, values in means.items()}
+        wanted[f"start/{metric}"] = np.mean([values[index] for values in means.values()])
+        found = {name: value for name, value in deep(family).items() if f"/{metric}" in name and "last" not in name}
+        assert found == pytest.approx(wanted, rel=2e-3), metric
+        assert len({f"{value:.4g}" for value in wanted.values()}) == len(wanted)  # no two are alike
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_are_those_of_the_mean_loss(family):
+    _, loss, params = parts(small.config(**FAMILIES[family], **DEEP))
+    given = batch(family)
+    gradients = jax.jit(jax.grad(lambda p: loss(p, given, None)["loss_sum"] / given["weights"].sum()))(params)
+
+    def norm(tree):
+        return math.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(tree)))
+
+    whole, queries, found = norm(gradients), [], deep(family)
+    wanted = {"start/gradient_norm": whole}
+    for stack in ("encoder", "decoder"):
+        for number in range({"encoder": 2, "decoder": 3}[stack] if stack in gradients else 0):
+            own = {"layer": gradients[stack]["layers"]}
+            if stack == "decoder" and "memory" in gradients:
+                own["memory"] = gradients["memory"]
+            own = jax.tree.map(lambda leaf, n=number: leaf[n], own)
+            wanted[f"start/gradient_norm@{stack}/{number + 1}"] = norm(own)
+            for kind in ("self", "cross"):
+                if (module := own["layer"].get(f"{kind}_attention")) is not None:
+                    queries.append(norm(module["query"]["kernel"]))
+                    wanted[f"start/query_gradient@{stack}/{kind}/{number + 1}"] = queries[-1] / whole
+    wanted["start/query_gradient"] = norm(queries) / whole
+    kept = {name: value for name, value in found.items() if "gradient" in name and "last" not in name}
+    assert kept == pytest.approx(wanted, rel=1e-4)
+    lasts = {name.rpartition("/")[0]: value for name, value in found.items() if name.endswith("last")}
+    depth = {"encoder": 2, "decoder": 3}
+    assert lasts == {place: found[f"{place}/{depth[place.partition('@')[2].split('/')[0]]}"] for place in lasts}
+
+
+def test_micro_batches_and_dropout_change_nothing():
+    changed = small.config(**DEEP, train__accumulate=2, model__dropout_rate=0.5, model__attention_dropout_rate=0.5)
+    assert measured(changed) == pytest.approx(deep("encoder_decoder"), rel=1e-4)
+
+
+def test_recurrent_models_have_no_such_start():
+    wrong = small.config(family="recurrent", data__batching="bucketed", train__start_metrics=ALL[:2])
+    with pytest.raises(UserError) as error:
+        validate(wrong)
+    assert "config.train.start_metrics logit_variance,attention_entropy:" in str(error.value) and "\n" not in str(error.value)
+    validate(settings.replace(wrong, "train.start_metrics", ()))
