@@ -4,7 +4,8 @@
 
 Not run yet. Without a factor, with independent queries and keys of unit variance, it is d_k; the arms with the factor
 1/sqrt(d_k) stand beside. attention_scale_start_scaled.py asks whether theirs is constant, attention_scale_start_softmax.py
-what both do to the softmax's gradient. All is measured before the one update of a run. The model is attention_scale.py's.
+what both do to the softmax's gradient. All is measured before the one update of a run, which takes half a
+minute of a core. The model is attention_scale.py's.
 """
 
 from experiments.shapes import studies
