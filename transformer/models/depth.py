@@ -37,23 +37,32 @@ def _equation(equation: Any, given: list[int]) -> list[int]:
     if name == "while":
         raise ValueError("the program has a loop whose length the data decides")
     if name == "scan":
-        return _scan(given, **parameters)
+        return _scan(equation, given)
     if name == "cond":
-        branches = [_depths(branch.jaxpr, given[1:]) for branch in parameters["branches"]]
+        branches = [_depths(_open(branch), given[1:]) for branch in parameters["branches"]]
         return [max(given[0], *each) for each in zip(*branches, strict=True)]
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):  # a function that is called: jit, remat, custom gradients
         if key in parameters:
-            return _depths(getattr(parameters[key], "jaxpr", parameters[key]), given)
+            return _depths(_open(parameters[key]), given)
     return [max(given, default=0) + (name in PRODUCTS)] * len(equation.outvars)
 
 
-def _scan(given: list[int], *, jaxpr: Any, length: int, num_consts: int, num_carry: int, **_: Any) -> list[int]:
-    fixed, carry, rows = given[:num_consts], given[num_consts : num_consts + num_carry], given[num_consts + num_carry :]
-    stacked: list[int] = []
-    for _turn in range(length):
-        found = _depths(jaxpr.jaxpr, [*fixed, *carry, *rows])
-        carry, stacked = (
-            found[:num_carry],
-            [max(pair) for pair in zip(found[num_carry:], stacked or found[num_carry:], strict=True)],
-        )
-    return [*carry, *(stacked or [0] * (len(jaxpr.jaxpr.outvars) - num_carry))]
+def _scan(equation: Any, given: list[int]) -> list[int]:
+    """Inputs: constants, what is handed on, rows. Outputs: what is handed on, rows. Rows have one more axis outside."""
+    body = _open(equation.params["jaxpr"])
+
+    def whole(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+        return sum(a.aval.ndim == b.aval.ndim for a, b in zip(outside, inside, strict=True))
+
+    handed_on, first_row = whole(equation.outvars, body.outvars), whole(equation.invars, body.invars)
+    constants = given[: first_row - handed_on]
+    carry, rows, stacked = given[len(constants) : first_row], given[first_row:], [0] * (len(body.outvars) - handed_on)
+    for _turn in range(equation.params["length"]):
+        found = _depths(body, [*constants, *carry, *rows])
+        carry, stacked = found[:handed_on], [max(pair) for pair in zip(found[handed_on:], stacked, strict=True)]
+    return [*carry, *stacked]
+
+
+def _open(jaxpr: Any) -> Any:
+    """A jaxpr without its constants, which some parameters come with, by JAX's version."""
+    return getattr(jaxpr, "jaxpr", jaxpr)
