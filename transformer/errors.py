@@ -28,6 +28,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def first_line(error: Exception) -> str:
+    """What a library's error says, without what stands below; its type, where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def say(text: str) -> None:
     """A line to the user; results alone go to stdout."""
     print(text, file=sys.stderr, flush=True)

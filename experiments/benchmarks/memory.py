@@ -9,6 +9,7 @@ state, gradients and all that exists at once.
 
 import argparse
 import dataclasses
+import functools
 import json
 
 from rich.console import Console
@@ -32,6 +33,7 @@ MODEL = Model(
 )
 
 
+@functools.cache
 def needed(length: int, entries: int, attention: str, slots: int) -> int:
     """Bytes of a step on one text; `slots`: tokens whose logits exist at once."""
     model = dataclasses.replace(MODEL, attention_backend=attention)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from transformer.errors import UserError
-from transformer.runtime import compilations, hosts
+from transformer.runtime import hosts, kept_programs
 
 HOMES = {  # function -> file
     "ablate": "ablation",
@@ -59,7 +59,7 @@ def run(mode: str, config: Any, workdir: Path, overrides: Mapping[str, str], fla
         raise UserError(f"--mode={mode} is for one process: leave {' '.join(given)} away")
     try:
         with hosts.joined(*several.values()) if mode in TOGETHER else contextlib.nullcontext():
-            compilations.keep()
+            kept_programs.keep()
             actions[mode]()
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from transformer.config import Checkpoint
-from transformer.errors import UserError, say
+from transformer.errors import UserError, first_line, say
 from transformer.files import new_file
 from transformer.runtime import hosts
 
@@ -357,7 +357,7 @@ def _reason(error: Exception) -> str:
         return os.strerror(int(code[1]))
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    first = first_line(error)
     return first if len(first) <= 120 else first[:117] + "..."
 
 

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from transformer.errors import UserError
+from transformer.errors import UserError, first_line
 
 T = TypeVar("T")
 SILENCE = 60  # seconds without a sign of life after which a process counts as gone; one that ends is noticed at once
@@ -138,7 +138,7 @@ def joined(coordinator: str | None, count: int | None, number: int | None) -> It
         _leave_alone(2)
         raise UserError(
             f"--coordinator={coordinator or 'found by the cluster'}: no run with this process came about "
-            f"({str(error).splitlines()[0]}); start every process, process 0 at that address, at a port that is free"
+            f"({first_line(error)}); start every process, process 0 at that address, at a port that is free"
         ) from error
     _words.met = True
     try:

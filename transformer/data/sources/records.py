@@ -13,7 +13,7 @@ from typing import Any
 
 from transformer.config import Data
 from transformer.data.sources.base import Examples, Split, SplitName, fingerprint, lowered
-from transformer.errors import UserError, nearest
+from transformer.errors import UserError, first_line, nearest
 
 
 def read_embedded(data: Data, split: SplitName, cache: Path) -> Split:
@@ -90,7 +90,7 @@ def _records(builder: Any, data: Data, split: SplitName, fields: Mapping[str, st
             if len(indices) > 1:
                 return [example for index in indices for example in fetch([index])]
             raise UserError(
-                f"{_place(info.splits[name], indices[0])} cannot be read ({str(error).splitlines()[0]}); "
+                f"{_place(info.splits[name], indices[0])} cannot be read ({first_line(error)}); "
                 f"delete {builder.data_dir} and prepare the data set again"
             ) from error
 
