@@ -10,7 +10,8 @@ from typing import Literal
 from transformer.settings import setting
 
 Positions = Literal["sinusoidal", "learned", "rotary", "alibi", "t5", "shaw", "none"]
-StartMetric = Literal["logit_variance", "attention_entropy", "jacobian_norm", "query_gradient", "gradient_norm"]
+LayerMetric = Literal["logit_variance", "attention_entropy", "jacobian_norm", "query_gradient", "gradient_norm"]
+StartMetric = Literal[LayerMetric, "gradient_reach", "sequential_products", "operations", "gradient_seconds"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "geglu", "geglu_tanh", "swiglu"]
 
 
@@ -153,6 +154,7 @@ class Data:
         "number_words",
         "algorithms",
         "list_ops",
+        "list_ops_pairs",
         "entities",
         "stories",
         "summaries",
@@ -164,8 +166,8 @@ class Data:
         "tfds",
     ] = setting(
         "number_words",
-        "embedded (number_words, algorithms, summaries: pairs; list_ops: labels; entities: tags; stories: questions), two text "
-        "files, documents, labelled files, or TFDS catalogue",
+        "embedded (number_words, algorithms, summaries, list_ops_pairs: pairs; list_ops: labels; entities: tags; stories: "
+        "questions), two text files, documents, labelled files, or TFDS catalogue",
     )
     source_language: str = setting("en", "language read")
     target_language: str = setting("de", "language written")
@@ -278,7 +280,9 @@ class Train:
     log_every: int = setting(50, "updates between two reports", at_least=1)
     evaluate_every: int = setting(1000, "updates between two validation losses", at_least=1)
     start_metrics: tuple[StartMetric, ...] = setting(
-        (), "measured before the first update, on its batch: start/NAME, and by layer start/NAME@decoder/cross/1 or @decoder/1"
+        (),
+        "measured before the first update, on its batch: start/NAME, by layer start/NAME@decoder/cross/1 or @decoder/1, "
+        "by distance start/gradient_reach@8",
     )
 
 
@@ -292,6 +296,11 @@ class Evaluate:
     lengths: tuple[int, ...] = setting(
         (),
         "pairs: scores of sources with so many words too, from each number (included) to the next (excluded); none named: no",
+        free=True,
+    )
+    places: tuple[int, ...] = setting(
+        (),
+        "pairs: the share of right words too, by their place in the target (the first is 1), in the same ranges",
         free=True,
     )
     bleu_tokenize: Literal["13a", "none", "intl", "char"] = setting("13a", "sacrebleu's tokenisation", free=True)

@@ -1,9 +1,10 @@
 """What must hold between settings, beside each one's own type and limits: checked before anything is read or built."""
 
 import itertools
+import typing
 
 from transformer import settings
-from transformer.config import Config, Facts, Model
+from transformer.config import Config, Facts, LayerMetric, Model
 from transformer.errors import UserError
 
 
@@ -101,16 +102,25 @@ def validate(config: Config) -> Config:
             f"config.data.lowercase true: config.data.algorithm_alphabet {data.algorithm_alphabet} has letters of both cases; "
             "set the first to false or the second to 26"
         )
-    if (edges := config.evaluate.lengths) and (len(edges) < 2 or any(a >= b for a, b in itertools.pairwise((-1, *edges)))):
-        raise UserError(
-            f"config.evaluate.lengths {','.join(map(str, edges))}: wants two numbers of words or more, each above the last"
-        )
+    for name, least in (("lengths", 0), ("places", 1)):
+        edges = getattr(config.evaluate, name)
+        if edges and (len(edges) < 2 or any(a >= b for a, b in itertools.pairwise((least - 1, *edges)))):
+            raise UserError(
+                f"config.evaluate.{name} {','.join(map(str, edges))}: wants two numbers or more, from {least} on, each above the "
+                "last"
+            )
     if train.warmup_steps == 0 and train.schedule == "rsqrt":
         raise UserError("config.train.warmup_steps is 0: the rsqrt schedule needs 1 at least (or set config.train.schedule)")
-    if train.start_metrics and config.family == "recurrent":
+    of_layers = [name for name in train.start_metrics if name in typing.get_args(LayerMetric)]
+    if of_layers and config.family == "recurrent":
         raise UserError(
-            f"config.train.start_metrics {','.join(train.start_metrics)}: they are of a Transformer's layers, which "
-            "config.family recurrent has not; leave it empty"
+            f"config.train.start_metrics {','.join(of_layers)}: of a Transformer's layers, which config.family recurrent has "
+            "not; leave out"
+        )
+    if "gradient_reach" in train.start_metrics and config.family == "encoder_only":
+        raise UserError(
+            "config.train.start_metrics gradient_reach: of what is said last, and config.family encoder_only says nothing "
+            "word by word; leave it out"
         )
     if config.search.n_best > config.search.beam_size:
         raise UserError(

@@ -37,7 +37,14 @@ def at_start(base: Config, *metrics: StartMetric) -> Config:
     return dataclasses.replace(
         base,
         model=dataclasses.replace(base.model, unroll=1),
-        data=dataclasses.replace(base.data, number_train_size=4000, number_test_size=4, validation=None, buckets=1),
+        data=dataclasses.replace(
+            base.data,
+            number_train_size=4000,
+            number_test_size=4,
+            puzzle_test_size=4,
+            validation=None,
+            buckets=1,
+        ),
         train=dataclasses.replace(base.train, steps=1, start_metrics=metrics),
         evaluate=Evaluate(scores=("exact_match",), samples=0),
         search=Search(beam_size=1, max_extra=1),

@@ -268,9 +268,10 @@ def test_nothing_is_unknown_at_any_length(made, kind):
         ({"data.algorithm_test_lengths": "9,8"}, "config.data.algorithm_test_lengths is 9,8"),
         ({"data.algorithm_alphabet": "53"}, "config.data.algorithm_alphabet is 53: must be at most 52"),
         ({"data.algorithm_alphabet": "27", "data.lowercase": "true"}, "letters of both cases; set the first to false or"),
-        ({"evaluate.lengths": "10"}, "config.evaluate.lengths 10: wants two numbers of words or more, each above the last"),
+        ({"evaluate.lengths": "10"}, "config.evaluate.lengths 10: wants two numbers or more, from 0 on, each above the last"),
         ({"evaluate.lengths": "1,5,5"}, "config.evaluate.lengths 1,5,5: wants"),
         ({"evaluate.lengths": "-1,5"}, "config.evaluate.lengths -1,5: wants"),
+        ({"evaluate.places": "0,5"}, "config.evaluate.places 0,5: wants two numbers or more, from 1 on"),
     ],
 )
 def test_settings_that_do_not_fit(changes, message):

@@ -139,6 +139,12 @@ def test_list_ops(puzzles):
     assert all(140 < labels[str(digit)] < 240 for digit in range(10)), labels  # 190 expected, standard deviation 13
 
 
+def test_list_ops_as_pairs(puzzles):
+    made = embedded.TASKS["list_ops_pairs"].make(dataclasses.replace(SMALL, source="list_ops_pairs"))
+    for split, examples in puzzles["list_ops"].items():
+        assert [(pair["source"], pair["target"]) for pair in made[split]] == [(e["text"], e["label"]) for e in examples]
+
+
 # --- entities ----------------------------------------------------------------------------------------------------------
 
 NUMBER = "(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|[a-z]+teen|[a-z]+ty(?:-[a-z]+)?|one)"

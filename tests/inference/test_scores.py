@@ -231,6 +231,21 @@ def test_scores_by_length_are_the_scores_of_these_pairs():
     assert abs(wanted[0] - wanted[1]) > 1
 
 
+def test_words_by_place():
+    """Of 20 references, ten are 2 words long and ten are 6; every second hypothesis says nothing, the others end in one too
+    many, and have the third word wrong."""
+    references = ["a b"] * 10 + ["a b c d e f"] * 10
+    said = ["" if row % 2 else r.replace("c", "x") + " z" for row, r in enumerate(references)]
+    found = scores.by_place(said, references, (1, 2, 4, 6, 7, 9))
+    assert found == {
+        "place_accuracy@1-1": 50.0,
+        "place_accuracy@2-3": pytest.approx(100 * 10 / 30),  # b of half of 20, c of none of 10
+        "place_accuracy@4-5": 50.0,
+        "place_accuracy@6-6": 50.0,
+    }
+    assert scores.by_place(said[:9], references[:9], (1, 2)) == {}  # too few
+
+
 def test_bad_input():
     with pytest.raises(UserError, match="no score 'blue'; did you mean 'bleu'"):
         scores.score("blue", ["a"], ["a"])

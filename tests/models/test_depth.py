@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from transformer.config import Facts, Model, Recurrent
-from transformer.models.depth import sequential_products
+from transformer.models.depth import operations, sequential_products
 from transformer.models.recurrent import RecurrentEncoderDecoder
 from transformer.models.transformer import EncoderDecoder
 
@@ -37,9 +37,28 @@ def test_chains(name):
     assert sequential_products(function, X) == wanted
 
 
-def test_a_loop_of_unknown_length_is_refused():
+COSTS = {
+    "no product": (0, lambda x: x + 1),
+    "m n k": (2 * 4 * 4 * 4 + 2 * 4 * 4, lambda x: (x @ x) @ x[0]),
+    "batches": (2 * 7 * 4 * 4 * 4, lambda x: jnp.einsum("bij,bjk->bik", *(jnp.broadcast_to(x, (7, 4, 4)),) * 2)),
+    "two axes": (2 * 4 * 16, lambda x: jnp.einsum("ij,ijk->k", x, jnp.ones((4, 4, 4)))),
+    "a loop": (7 * 2 * 2 * 4 * 4, lambda x: jax.lax.map(lambda row: row @ x @ x, jnp.ones((7, 4)))),
+    "called": (3 * 128, lambda x: jax.jit(lambda y: y @ y)(jax.checkpoint(lambda y: y @ y)(x)) @ x),
+    "the longer branch": (256, lambda x: jax.lax.cond(x[0, 0] > 0, lambda y: y @ y @ y, lambda y: y @ y, x)),
+    "a gradient": (3 * 128, jax.grad(lambda x: jnp.sum(jnp.sin(x @ jnp.sin(x))))),
+}
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_operations(name):
+    wanted, function = COSTS[name]
+    assert operations(function, X) == wanted
+
+
+@pytest.mark.parametrize("count", [operations, sequential_products])
+def test_a_loop_of_unknown_length_is_refused(count):
     with pytest.raises(ValueError, match="whose length the data decides"):
-        sequential_products(lambda x: jax.lax.while_loop(lambda y: y[0, 0] < 9, lambda y: y @ y, x), X)
+        count(lambda x: jax.lax.while_loop(lambda y: y[0, 0] < 9, lambda y: y @ y, x), X)
 
 
 def of(model, source, target):

@@ -39,13 +39,14 @@ def test_scores_by_length(tmp_path, monkeypatch, loaded):
     """Of one word, which all sources have, and of two. What a study may ask for is what is written, or absent."""
     run = trained.run().copy(tmp_path)
     used = trained.translator()
-    asked = {"evaluate.scores": "exact_match,chrf", "evaluate.lengths": "1,2,3"}
+    asked = {"evaluate.scores": "exact_match,chrf", "evaluate.lengths": "1,2,3", "evaluate.places": "1,2,30,31"}
     monkeypatch.setattr(used, "config", settings.override(used.config, asked))
     result = command("--mode=evaluate", f"--workdir={run}")
     found = json.loads((run / "evaluation" / "test.json").read_text())["scores"]
     assert found["exact_match@1-1"] == found["exact_match"] and found["chrf@1-1"] == found["chrf"] > 0
+    assert 0 <= found["place_accuracy@1-1"] <= 100
     assert [line.split()[0] for line in result.lines[6:10]] == ["exact_match", "exact_match@1-1", "chrf", "chrf@1-1"]
     named = {name.removeprefix("test/") for name in reported(used.config) if name.startswith("test/")}
-    assert named == set(found) | {"exact_match@2-2", "chrf@2-2"}
+    assert named == set(found) | {"exact_match@2-2", "chrf@2-2"} | {f"place_accuracy@{a}" for a in ("2-29", "30-30")}
     labels = settings.override(used.config, {"family": "encoder_only", "objective.kind": "classify", "evaluate.scores": ""})
     assert not any("@" in name for name in reported(labels))

@@ -156,9 +156,55 @@ def test_micro_batches_and_dropout_change_nothing():
     assert measured(changed) == pytest.approx(deep("encoder_decoder"), rel=1e-4)
 
 
-def test_recurrent_models_have_no_such_start():
-    wrong = small.config(family="recurrent", data__batching="bucketed", train__start_metrics=ALL[:2])
+@pytest.mark.parametrize(
+    ("changes", "metrics", "named"),
+    [
+        ({"family": "recurrent", "data__batching": "bucketed"}, (*ALL[:2], "operations"), "logit_variance,attention_entropy"),
+        (FAMILIES["encoder_only"], ("operations", "gradient_reach"), "gradient_reach"),
+    ],
+)
+def test_what_a_family_has_not_is_refused(changes, metrics, named):
+    wrong = small.config(**changes, train__start_metrics=metrics)
     with pytest.raises(UserError) as error:
         validate(wrong)
-    assert "config.train.start_metrics logit_variance,attention_entropy:" in str(error.value) and "\n" not in str(error.value)
-    validate(settings.replace(wrong, "train.start_metrics", ()))
+    assert f"config.train.start_metrics {named}: " in str(error.value) and "\n" not in str(error.value)
+    validate(settings.replace(wrong, "train.start_metrics", ("operations",)))
+
+
+FED = {
+    "encoder_decoder": {"data__batching": "packed"},
+    "recurrent": {"family": "recurrent", "data__batching": "bucketed"},
+    "decoder_only": {"family": "decoder_only", "objective__kind": "causal_lm"},
+}
+
+
+@pytest.mark.parametrize("family", FED)
+def test_a_gradient_reaches_as_far_as_the_table_of_embeddings_says(family):
+    """No token is twice in a row, so a row of the table is one place. Rows end at different places; one is packed of two texts."""
+    config = small.config(**FED[family], model__tying="none", train__start_metrics=("gradient_reach", "sequential_products"))
+    model, loss, params = parts(config)
+    side, length, ends = ("inputs" if family == "decoder_only" else "source"), 9, (9, 6, 7)
+    draw = np.random.default_rng(2)
+    tokens = np.stack([draw.permutation(np.arange(4, 4 + length)) for _ in ends]).astype(np.int32)
+    segments = np.stack([np.where(np.arange(length) < end, 1, 0) for end in ends]).astype(np.int32)
+    if family != "recurrent":
+        segments[0, 4:] = 2  # what is said last belongs to the second text, which begins at 4
+    given = {"source": tokens, "source_segments": segments, "inputs": tokens, "segments": segments, "targets": tokens}
+    given["weights"] = (segments > 0).astype(np.float32)
+    found = jax.jit(start.make_start_step(loss, model, config))(params, given)
+    squares: dict[int, list[float]] = {}
+    table = "target_embedding" if side == "inputs" else "source_embedding"
+    for row, end in enumerate(ends):
+        one = {name: value[row : row + 1] for name, value in given.items()}
+        weights = np.zeros((1, length), np.float32)
+        weights[0, end - 1] = 1
+        gradient = jax.grad(lambda p, b=one | {"weights": weights}: loss(p, b, None)["loss_sum"])(params)[table]["table"]
+        begins = 4 if row == 0 and family != "recurrent" else 0
+        for place in range(begins, end):
+            norm = np.sum(np.square(gradient[tokens[row, place]], dtype=np.float64))
+            squares.setdefault(end - 1 - place, []).append(norm)
+    means = {distance: math.sqrt(np.mean(values)) for distance, values in squares.items()}
+    for distance in (2, 4, 8):
+        wanted = means[distance] / means[1] if distance in means else math.nan
+        assert float(found[f"start/gradient_reach@{distance}"]) == pytest.approx(wanted, rel=1e-3, nan_ok=True), distance
+    assert set(found) == set(start.names(config))

@@ -22,6 +22,7 @@ from transformer.errors import UserError
 TASKS: Mapping[str, Task] = {
     "number_words": number_words.TASK,
     "list_ops": list_ops.TASK,
+    "list_ops_pairs": list_ops.PAIRS,
     "entities": entities.TASK,
     "stories": stories.TASK,
     "summaries": summaries.TASK,

@@ -56,4 +56,14 @@ def make(data: Data) -> dict[str, list[Mapping[str, str]]]:
     return distinct(data, _draw)
 
 
-TASK = Task("Nested operations on lists of digits, and their value.", "1.0.0", ("text", "label"), make)
+def make_pairs(data: Data) -> dict[str, list[Mapping[str, str]]]:
+    """The same examples as {"source", "target"}: the value is said (Raffel et al. 2020, 2.4)."""
+    return {
+        split: [{"source": example["text"], "target": example["label"]} for example in examples]
+        for split, examples in make(data).items()
+    }
+
+
+DESCRIPTION = "Nested operations on lists of digits, and their value"
+TASK = Task(f"{DESCRIPTION}.", "1.0.0", ("text", "label"), make)
+PAIRS = Task(f"{DESCRIPTION}, text to text.", "1.0.0", ("source", "target"), make_pairs)

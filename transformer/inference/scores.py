@@ -195,6 +195,22 @@ def by_length(
     return result
 
 
+def by_place(hypotheses: Sequence[str], references: Sequence[str], edges: Sequence[int]) -> dict[str, float]:
+    """Percent of the references' words that a hypothesis has in the same place, as "place_accuracy@10-19", of the places (the
+    first is 1) in each range of `buckets`. Where an item of a source is one word of its target, in order, a place is both
+    sides'. Absent where fewer than `FEWEST` references are so long.
+    """
+    result = {}
+    for bucket, places in buckets(edges).items():
+        right = []
+        for said, true in ((h.split(), r.split()) for h, r in zip(hypotheses, references, strict=True)):
+            own = range(places.start - 1, min(places.stop - 1, len(true)))
+            right.append([place < len(said) and said[place] == true[place] for place in own])
+        if sum(map(bool, right)) >= FEWEST:
+            result[f"place_accuracy@{bucket}"] = 100.0 * sum(map(sum, right)) / sum(map(len, right))
+    return result
+
+
 def count_words(references: Sequence[str]) -> int:
     """Words, parted by white space, for `token_scores`."""
     return sum(len(line.split()) for line in references)

@@ -76,6 +76,7 @@ def reported(config: Config) -> list[str]:
     if output == "text":
         by_length = itertools.product(config.evaluate.scores or JUDGES[output].scores, scores.buckets(config.evaluate.lengths))
         last += [f"{name}@{bucket}" for name, bucket in by_length]
+        last += [f"place_accuracy@{bucket}" for bucket in scores.buckets(config.evaluate.places)]
     by_split = {"validation": scores.token_scores(ones)} | {"test" if data.test is not None else "validation": last}
     scored = [f"{split}/{name}" for split, names in by_split.items() if getattr(data, split) is not None for name in names]
     return scored + start.names(config)
@@ -119,6 +120,8 @@ def score_split(workdir: Workdir, predictor: Any, name: str, split: prepare.Spli
             if result.signature:
                 signatures[score] = result.signature
             table |= scores.by_length(score, sources, outputs, references, asked.lengths, asked.bleu_tokenize)
+        if kind.output == "text":
+            table |= scores.by_place(outputs, references, asked.places)
         samples = _samples(split, kind.fields[0], judge.reference, outputs, config.evaluate.samples)
     elif kind.output == "continuation":
         say(f"scoring {name} by a window that slides over it")

@@ -106,6 +106,8 @@ def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None) ->
         def begin_with(placed: Any, batch: Any) -> dict[str, float]:
             assert measure is not None
             found = runtime.fetch(measure(placed.params, batch))
+            if "gradient_seconds" in settings.start_metrics:
+                found["start/gradient_seconds"] = start.seconds(runtime.compile_eval, loss, placed.params, batch)
             return {name: found[name] for name in start.names(config)}  # in that order
 
         def save(step: int, placed: Any, metrics: Mapping[str, float]) -> None:

@@ -10,9 +10,20 @@ query_gradient: ||dL / dW_q|| / ||dL / dtheta||, L the mean loss, theta all para
 gradient_norm: ||dL / dtheta_layer||. PLACE is a stack; a decoder's layer has its keys and values of the source too. Of the
     model: ||dL / dtheta||, as `train/gradient_norm` is, but for dropout.
 
+Others are of the whole model alone:
+
+sequential_products: matrix products one after another in dL / dtheta, forward and backward (models/depth.py).
+operations: 2 m n k of all products in it, over the target slots of the batch, padding included.
+gradient_reach: told as `start/gradient_reach@D`, D = 2, 4, 8, ..: the gradient of what is said last, D tokens before the end of
+    what was read, over that 1 token before (reach.py).
+gradient_seconds: of dL / dtheta on this machine, the median of `TIMED` calls; it says nothing of other machines.
+
 There is no dropout here, and a decoder is masked as it is where it is scored. Letters: L layers.
 """
 
+import statistics
+import time
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,13 +32,17 @@ import jax.numpy as jnp
 import optax
 
 from transformer import families
-from transformer.config import Config
+from transformer.config import Config, LayerMetric
+from transformer.models import depth
+from transformer.training import reach
 from transformer.training.step import Batch, Loss, Params, over_parts
 
 Array = jax.Array
 
 OF_SOFTMAX = ("logit_variance", "attention_entropy", "jacobian_norm")
+OF_LAYERS = typing.get_args(LayerMetric)
 LAST = "last"
+TIMED = 5
 
 
 def places(config: Config, metric: str) -> Sequence[str]:
@@ -41,35 +56,42 @@ def names(config: Config) -> list[str]:
     depths = {"encoder": config.model.num_encoder_layers, "decoder": config.model.num_decoder_layers}
     result = []
     for metric in dict.fromkeys(config.train.start_metrics):
+        if metric == "gradient_reach":
+            result += [f"start/{metric}@{distance}" for distance in reach.distances(config) if distance > 1]
+            continue
         result.append(f"start/{metric}")
-        for place in places(config, metric):
+        for place in places(config, metric) if metric in OF_LAYERS else ():
             layers = (*range(1, depths[place.split("/")[0]] + 1), LAST)
             result += [f"start/{metric}@{place}/{layer}" for layer in layers]
     return result
 
 
 def make_start_step(loss: Loss, model: Any, config: Config) -> Callable[..., dict[str, Array]]:
-    """`start_step(params, batch, axis_name=None) -> metrics`, the scalars that `names` names."""
+    """`start_step(params, batch, axis_name=None) -> metrics`, the scalars that `names` names, but for what is timed."""
     asked = list(dict.fromkeys(config.train.start_metrics))
+    of_layers = [metric for metric in asked if metric in OF_LAYERS]
 
     def start_step(params: Params, batch: Batch, axis_name: str | None = None) -> dict[str, Array]:
         def of_part(part: Batch, number: Array | None = None) -> Any:
             softmax, gradients, weight = {}, {}, {}
-            if set(asked) & set(OF_SOFTMAX):
+            if set(of_layers) & set(OF_SOFTMAX):
                 _, sown = model.apply({"params": params}, part, True, method="states", mutable=["measures"])
                 softmax = sown["measures"]
-            if set(asked) - set(OF_SOFTMAX):
+            if set(of_layers) - set(OF_SOFTMAX):
                 gradients, weight = jax.grad(_summed, argnums=1, has_aux=True)(loss, params, part)
-            return softmax, gradients, weight
+            far = reach.squares(loss, config, params, part) if "gradient_reach" in asked else {}
+            return softmax, gradients, weight, far
 
         parts = config.train.accumulate
         sums = of_part(batch) if parts == 1 else over_parts(of_part, batch, parts)
         if axis_name is not None:
             sums = jax.lax.psum(sums, axis_name)
-        softmax, gradients, weight = sums
+        softmax, gradients, weight, far = sums
         gradients = jax.tree.map(lambda g: g / jnp.maximum(weight["weight_sum"], 1.0), gradients)
-        result = {}
-        for metric in asked:
+        result = _of_program(loss, params, batch, asked)
+        if far:
+            result |= {f"start/gradient_reach@{distance}": value for distance, value in reach.relative(far).items()}
+        for metric in of_layers:
             if metric in OF_SOFTMAX:
                 by_place = {place: _mean(softmax, place, metric) for place in places(config, metric)}
                 whole = jnp.mean(jnp.concatenate(list(by_place.values())))
@@ -85,6 +107,33 @@ def make_start_step(loss: Loss, model: Any, config: Config) -> Callable[..., dic
         return result
 
     return start_step
+
+
+def seconds(compile: Callable[..., Any], loss: Loss, params: Params, batch: Batch) -> float:
+    """`gradient_seconds`, of placed parameters and batch. `compile`: as Runtime.compile_eval."""
+
+    def gradient_norm(params: Params, batch: Batch, axis_name: str | None = None) -> dict[str, Array]:
+        gradients, _ = jax.grad(_summed, argnums=1, has_aux=True)(loss, params, batch)
+        norm = optax.tree.norm(gradients)
+        return {"norm": norm if axis_name is None else jax.lax.psum(norm, axis_name)}
+
+    step, times = compile(gradient_norm), []
+    for _turn in range(TIMED + 1):  # the first is compiled
+        begun = time.perf_counter()
+        jax.block_until_ready(step(params, batch))
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times[1:])
+
+
+def _of_program(loss: Loss, params: Params, batch: Batch, asked: Sequence[str]) -> dict[str, Array]:
+    """What is counted of dL / dtheta, of shapes alone."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, dict(batch)))
+    gradient, result = jax.grad(lambda p, b: loss(p, b, None)["loss_sum"]), {}
+    if "sequential_products" in asked:
+        result["start/sequential_products"] = jnp.float32(depth.sequential_products(gradient, *shapes))
+    if "operations" in asked:
+        result["start/operations"] = jnp.float32(depth.operations(gradient, *shapes) / batch["weights"].size)
+    return result
 
 
 def _summed(loss: Loss, params: Params, batch: Batch) -> tuple[Array, dict[str, Array]]:

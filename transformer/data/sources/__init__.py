@@ -23,6 +23,7 @@ __all__ = ["SOURCES", "Example", "Examples", "Split", "SplitName", "read"]
 SOURCES: Mapping[str, Callable[[Data, SplitName, Path], Split]] = {
     "number_words": read_embedded,
     "list_ops": read_embedded,
+    "list_ops_pairs": read_embedded,
     "entities": read_embedded,
     "stories": read_embedded,
     "summaries": read_embedded,

@@ -1,0 +1,83 @@
+"""How much must be done one after another, by length? Recurrent and self-attention layers; Vaswani et al. 2017, Table 1.
+
+    python launch.py --mode=ablate --config=experiments/ablations/parallelism.py --workdir=runs/parallelism
+
+Not run yet. Counted, not timed: matrix products one after another in the gradient of a loss, forward and backward, for lists of
+so many items. parallelism_operations.py counts operations, parallelism_path.py asks how far gradients reach. The recurrent
+model hands on one fixed vector, so that it has no attention; both have one layer a side. The seconds beside the counts are of
+the machine that the report names: two cores do not have the devices that the paper's argument is about.
+"""
+
+import dataclasses
+
+from experiments import algorithms, rnn_fixed
+from experiments.shapes import studies
+from transformer.config import Config
+from transformer.settings import override
+from transformer.studies.study import Claim, Metric, Study
+
+SOURCE = "Vaswani et al. 2017, section 4 and Table 1"
+LENGTHS = (8, 16, 32, 64, 128)
+FAMILIES = ("recurrent", "Transformer")
+METRICS = (
+    Metric("start/sequential_products", "lower"),
+    Metric("start/operations", "lower"),
+    Metric("start/gradient_seconds", "lower"),
+)
+SIZES = {"model.num_encoder_layers": "1", "model.num_decoder_layers": "1", "model.d_model": "64", "model.unroll": "1"}
+
+
+def base() -> Config:
+    """A recurrent model of one layer a side, on lists that are copied."""
+    task = algorithms.get_config()
+    data = dataclasses.replace(task.data, max_source_length=160, max_target_length=160, puzzle_train_size=2048)
+    whole = dataclasses.replace(rnn_fixed.get_config(), data=data)
+    whole = override(whole, SIZES | {"train.batch_tokens": "4096", "model.recurrent.reverse_source": "false"})
+    return studies.at_start(whole, "sequential_products", "operations", "gradient_reach", "gradient_seconds")
+
+
+def name(family: str, length: int) -> str:
+    return f"{family}, {length} items"
+
+
+def arm(family: str, length: int) -> dict[str, str]:
+    lengths = {"data.algorithm_train_lengths": f"{length},{length}", "data.algorithm_test_lengths": "none"}
+    transformer = {"family": "encoder_decoder", "model.num_heads": "4", "model.d_ff": "256"}
+    return lengths | (transformer if family == "Transformer" else {})
+
+
+def exponent(text: str, family: str, margin: float = 0.1) -> Claim:
+    """The first metric grows with the power 1 of the length."""
+    arms, sizes = tuple(name(family, length) for length in LENGTHS), tuple(1 / length for length in LENGTHS)
+    return Claim(text, SOURCE, "exponent", arms, margin, sizes=sizes, exponent=1.0)
+
+
+def constant(text: str, family: str, margin: float) -> Claim:
+    """The first metric is the same for all lengths, within `margin`."""
+    others = tuple(name(family, length) for length in LENGTHS if length != 32)
+    return Claim(text, SOURCE, "equal", others, margin)
+
+
+def study(question: str, claims: tuple[Claim, ...], compare_with: str, first: int = 0) -> Study:
+    """`first`: which of the metrics the claims are about."""
+    return Study(
+        question=question,
+        claims=claims,
+        base=base(),
+        arms={name(family, length): arm(family, length) for family in FAMILIES for length in LENGTHS},
+        metrics=(METRICS[first], *METRICS[:first], *METRICS[first + 1 :]),
+        compare_with=name(compare_with, 32),
+        seeds=3,
+        fair=("steps", "tokens"),
+    )
+
+
+def get_study() -> Study:
+    return study(
+        "How much of a gradient must be computed one after another, by length?",
+        (
+            exponent("A recurrent layer needs O(n) sequential operations.", "recurrent"),
+            constant("A self-attention layer connects all positions with a constant number of them.", "Transformer", 0.5),
+        ),
+        "Transformer",
+    )

@@ -1,0 +1,41 @@
+"""How far does a gradient reach before training? By distance, recurrent and self-attention layers; Vaswani et al. 2017, Table 1.
+
+    python launch.py --mode=ablate --config=experiments/ablations/parallelism_path.py --workdir=runs/path
+
+Not run yet. The gradient of the loss of the last word of a target, by the tokens of its source of 100 items: 64 tokens before
+the source's end, over that 1 token before. Self-attention has paths of one step between any two positions, a recurrent layer
+as many as lie between them, unless attention looks at its states. The LSTM's forget gates begin open, with a bias of 1.
+"""
+
+import dataclasses
+
+from experiments.ablations.parallelism import SOURCE, arm, base
+from transformer.studies.study import Claim, Metric, Study
+
+ITEMS = 100
+
+
+def get_study() -> Study:
+    recurrent = arm("recurrent", ITEMS)
+    return Study(
+        question="How far does a gradient reach before training?",
+        claims=(
+            Claim(
+                text="The shorter paths between positions are, the easier long-range dependencies are learned: O(1) steps "
+                "by self-attention, O(n) by recurrent layers.",
+                source=SOURCE,
+                kind="worse",
+                arms=("LSTM", "GRU"),
+            ),
+        ),
+        base=dataclasses.replace(base(), train=dataclasses.replace(base().train, start_metrics=("gradient_reach",))),
+        arms={
+            "Transformer": arm("Transformer", ITEMS),
+            "LSTM": recurrent | {"model.recurrent.cell": "lstm"},
+            "GRU": recurrent | {"model.recurrent.cell": "gru"},
+            "GRU, Bahdanau": recurrent | {"model.recurrent.cell": "gru", "model.recurrent.attention": "bahdanau"},
+        },
+        metrics=tuple(Metric(f"start/gradient_reach@{distance}", "higher") for distance in (64, 32, 16, 8, 4, 2)),
+        compare_with="Transformer",
+        fair=("steps", "tokens"),
+    )
