@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from transformer.inference.likeliest import likeliest
+
 Array = jax.Array
 Cache = Any
 Step = Callable[[Array, Cache], tuple[Array, Cache]]
@@ -85,9 +87,7 @@ def greedy(
     def extend(state: tuple[Any, ...]) -> tuple[Any, ...]:
         n, cache, last_B, active_B, log_probs_B, lengths_B, tokens_BxL = state
         logits_Bx1xV, cache = step(last_B[:, None], cache)
-        log_probs_BxV = jax.nn.log_softmax(logits_Bx1xV[:, -1].astype(jnp.float32))
-        next_B = jnp.argmax(log_probs_BxV, axis=-1).astype(jnp.int32)
-        gained_B = jnp.take_along_axis(log_probs_BxV, next_B[:, None], axis=1)[:, 0]
+        gained_B, next_B = (best_Bx1[:, 0] for best_Bx1 in likeliest(logits_Bx1xV[:, -1], 1))
         next_B = jnp.where(active_B, next_B, 0)
         log_probs_B = jnp.where(active_B, log_probs_B + gained_B, log_probs_B)
         tokens_BxL = jax.lax.dynamic_update_slice(tokens_BxL, next_B[:, None], (0, n))
@@ -141,13 +141,13 @@ def beam(
 
     def extend(beams: _Beams) -> _Beams:
         logits_RxTxV, cache = step(beams.last_BxK.reshape(-1, 1), beams.cache)
-        size = logits_RxTxV.shape[-1]
-        log_probs_BxKxV = jax.nn.log_softmax(logits_RxTxV[:, -1].astype(jnp.float32)).reshape(*shape, size)
-        flat_BxKV = (beams.log_probs_BxK[:, :, None] + log_probs_BxKxV).reshape(batch, -1)
-        # At 64 x 4 x 10,000 on two CPU cores 3.7 ms; in two stages (each beam's best, then theirs) 4.2 ms.
-        log_probs_BxC, index_BxC = jax.lax.top_k(flat_BxKV, min(2 * beam_size, flat_BxKV.shape[1]))
+        # Each beam's best candidates, then the best of all beams'.
+        gained_RxC, tokens_RxC = likeliest(logits_RxTxV[:, -1], 2 * beam_size)
+        each = gained_RxC.shape[1]
+        flat_BxKC = (beams.log_probs_BxK[:, :, None] + gained_RxC.reshape(*shape, each)).reshape(batch, -1)
+        log_probs_BxC, index_BxC = jax.lax.top_k(flat_BxKC, min(2 * beam_size, flat_BxKC.shape[1]))
         log_probs_BxC = jnp.where(log_probs_BxC < IMPOSSIBLE, -jnp.inf, log_probs_BxC)
-        parents_BxC, tokens_BxC = index_BxC // size, index_BxC % size
+        parents_BxC, tokens_BxC = index_BxC // each, jnp.take_along_axis(tokens_RxC.reshape(batch, -1), index_BxC, axis=1)
 
         n = beams.n + 1
         ends_BxC = (tokens_BxC == end) | (n >= limit_B)[:, None]
