@@ -1,4 +1,4 @@
-"""How far does a gradient reach before training? By distance, recurrent and self-attention layers; Vaswani et al. 2017, Table 1.
+"""How far does a gradient reach before training? Recurrent and self-attention layers; Vaswani et al. 2017, Table 1.
 
     python launch.py --mode=ablate --config=experiments/ablations/parallelism_path.py --workdir=runs/path
 

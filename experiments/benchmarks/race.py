@@ -140,14 +140,25 @@ PEAK = "matrix product (XLA)"
 PEAK_FLOPS = 2.0 * PEAK_SIZE**3 * PEAK_TIMES
 
 
-def report(title: str, times: Mapping[str, Times], contenders: Mapping[str, Contender], threads: int, path: str | None) -> None:
-    """Prints a table (first contender = 1), the machine and the versions; writes all of it as JSON to `path`."""
+def report(
+    title: str,
+    times: Mapping[str, Times],
+    contenders: Mapping[str, Contender],
+    threads: int,
+    path: str | None,
+    peak_rate: float | None = None,
+) -> None:
+    """Prints a table (first contender = 1), the machine and the versions; writes all of it as JSON to `path`.
+
+    `peak_rate`: FLOP/s that could be; none: those of the contender `PEAK`, if there is one.
+    """
     first = next(iter(contenders))
     table = Table("", "median", "spread", f"times {first}", title=title, title_justify="left")
     units = list(dict.fromkeys(unit for contender in contenders.values() for unit in contender.work))
     for unit in units:
         table.add_column(unit, justify="right")
-    peak_rate = PEAK_FLOPS / times[PEAK].median if PEAK in times and times[PEAK].seconds else None
+    if PEAK in times and times[PEAK].seconds:
+        peak_rate = PEAK_FLOPS / times[PEAK].median
     rows = []
     for name, contender in contenders.items():
         found = times[name]
@@ -160,7 +171,7 @@ def report(title: str, times: Mapping[str, Times], contenders: Mapping[str, Cont
             if rate is None:
                 shown.append("")
             elif unit == "FLOP/s":
-                share = "" if peak_rate is None or name == PEAK else f", {rate / peak_rate:.0%} of the product's"
+                share = "" if peak_rate is None or name == PEAK else f", {rate / peak_rate:.0%} of the peak"
                 shown.append(f"{rate / 1e9:,.0f} G{share}")
             else:
                 shown.append(f"{rate:,.0f}")
