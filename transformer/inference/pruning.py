@@ -107,7 +107,7 @@ def by_importance(importance: Mapping[str, float]) -> list[str]:
 def at_random(heads: Sequence[str], seed: int) -> list[str]:
     """Heads in an order that the seed alone says."""
     key = jax.random.fold_in(jax.random.key(seed), ORDER)
-    return [heads[place] for place in np.asarray(jax.random.permutation(key, len(heads))).tolist()]
+    return [heads[int(place)] for place in np.asarray(jax.random.permutation(key, len(heads)))]
 
 
 def without(params: Any, removed: Iterable[str]) -> Any:
