@@ -114,6 +114,11 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "n best": (nothing, ["--config.search.n_best=3"], ["config.search.n_best 3", "config.search.beam_size 2"]),
     "average": (nothing, ["--config.evaluate.average=3"], ["config.evaluate.average 3", "config.checkpoint.keep_last 2"]),
     "no steps": (nothing, ["--config.train.steps=0"], ["config.train.steps is 0: must be at least 1"]),
+    "heads removed": (
+        nothing,
+        ["--config.evaluate.heads_removed=0.5", "--config.data.validation=none"],
+        ["config.evaluate.heads_removed 0.5", "config.data.validation is none"],
+    ),
     "score": (
         corpus(),
         ["--config.evaluate.scores=chrf,blue"],
@@ -319,6 +324,12 @@ TRAINED: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "setting": (as_it_is, ["--mode=translate", "--config.beam_size=3"], ["did you mean 'search.beam_size'?"]),
     "n best": (as_it_is, ["--mode=translate", "--config.search.n_best=3"], ["config.search.n_best 3"]),
     "no split": (without_validation, ["--mode=evaluate", "--split=validation"], ["config.data.validation is none"]),
+    "heads": (as_it_is, ["--mode=evaluate", "--config.evaluate.heads_removed=2"], ["config.evaluate.heads_removed is 2.0"]),
+    "too few heads": (
+        as_it_is,
+        ["--mode=evaluate", "--config.evaluate.heads_removed=0.01"],
+        ["config.evaluate.heads_removed 0.01", "of 6 heads that is none"],
+    ),
     "score": (as_it_is, ["--mode=evaluate", "--config.evaluate.scores=blue"], ["config.evaluate.scores:", "'bleu'"]),
     "mode of another kind": (
         as_it_is,

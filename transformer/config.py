@@ -10,6 +10,7 @@ from typing import Literal
 from transformer.settings import setting
 
 Positions = Literal["sinusoidal", "learned", "rotary", "alibi", "t5", "shaw", "none"]
+HeadPlace = Literal["all", "encoder/self", "decoder/self", "decoder/cross"]
 LayerMetric = Literal["logit_variance", "attention_entropy", "jacobian_norm", "query_gradient", "gradient_norm"]
 StartMetric = Literal[LayerMetric, "gradient_reach", "sequential_products", "operations", "gradient_seconds"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "geglu", "geglu_tanh", "swiglu"]
@@ -140,6 +141,10 @@ class Model:
     def value_width(self) -> int:
         """d_v as used."""
         return self.d_v or self.d_model // self.num_heads
+
+    def depth(self, stack: str) -> int:
+        """Layers of the stack `encoder` or `decoder`."""
+        return {"encoder": self.num_encoder_layers, "decoder": self.num_decoder_layers}[stack]
 
     @property
     def has_final_norm(self) -> bool:
@@ -309,6 +314,13 @@ class Evaluate:
         "last", "what is used: the mean of the last `average`, or the best one", free=True
     )
     samples: int = setting(8, "outputs shown", at_least=0, free=True)
+    heads_removed: float = setting(
+        0.0, "share of the heads of attention that are taken out before a split is scored", at_least=0, at_most=1, free=True
+    )
+    head_order: Literal["gradient", "random"] = setting(
+        "gradient", "which go first: by the gradients of their gates on validation, the least first; or any", free=True
+    )
+    head_place: HeadPlace = setting("all", "which are counted and taken out: those of one kind of attention, or all", free=True)
     stride: int | None = setting(
         None,
         "language models: tokens that the window moves on for perplexity; none: windows do not overlap",

@@ -5,7 +5,7 @@ There is no `if family` anywhere else.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import flax.linen as nn
 import jax
@@ -22,13 +22,18 @@ from transformer.models.transformer import DecoderOnly, EncoderDecoder, EncoderO
 
 Array = jax.Array
 Sums = dict[str, Array]
-# (params, batch, dropout key; None: deterministic) -> sums over what is said: tokens, labels, spans.
-Loss = Callable[[Any, Any, Array | None], Sums]
 Vocabularies = Mapping[str, Vocabulary]
 
 # What a model says: a text for a text, a text that goes on, a label, a label a word, a span, masks filled; "none": a text
 # for a text that is not scored.
 Output = Literal["text", "continuation", "label", "tags", "span", "filled", "none"]
+
+
+class Loss(Protocol):
+    """Sums over what is said: tokens, labels, spans. No dropout key: deterministic. `gates`: factors on heads, as models have
+    them; a recurrent model has none."""
+
+    def __call__(self, params: Any, batch: Any, dropout_key: Array | None, gates: Any = None) -> Sums: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +75,16 @@ def _apply(model: nn.Module, params: Any, argument: Any, dropout_key: Array | No
     return model.apply({"params": params}, argument, dropout_key is None, rngs=rngs, **arguments)
 
 
+def _states(model: nn.Module, params: Any, batch: Any, dropout_key: Array | None, gates: Any) -> Array:
+    given = {} if gates is None else {"gates": gates}
+    return _apply(model, params, batch, dropout_key, method="states", **given)
+
+
 def token_loss(model: Any, config: Config, facts: Facts) -> Loss:
     """Cross entropy of the targets of models that have `states` and `logits`, a slice of tokens' logits at a time."""
 
-    def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
-        states = _apply(model, params, batch, dropout_key, method="states")
+    def loss(params: Any, batch: Any, dropout_key: Array | None, gates: Any = None) -> Sums:
+        states = _states(model, params, batch, dropout_key, gates)
         return _said(model, config, facts, params, states, batch)
 
     return loss
@@ -94,8 +104,8 @@ def masked_loss(model: Any, config: Config, facts: Facts) -> Loss:
     if not config.objective.next_sentence:
         return token_loss(model, config, facts)
 
-    def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
-        states = _apply(model, params, batch, dropout_key, method="states")
+    def loss(params: Any, batch: Any, dropout_key: Array | None, gates: Any = None) -> Sums:
+        states = _states(model, params, batch, dropout_key, gates)
         said = _said(model, config, facts, params, states, batch)
         scores = _apply(model, params, states, dropout_key, method="scores")
         guessed = losses.cross_entropy(scores[:, None], batch["related"], batch["related_weights"], 0.0, 2)
@@ -110,8 +120,8 @@ def masked_loss(model: Any, config: Config, facts: Facts) -> Loss:
 def label_loss(model: Any, config: Config, facts: Facts) -> Loss:
     """Cross entropy of the labels of sentences (`label`) or tokens (`targets`)."""
 
-    def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
-        scores = _scores(model, params, batch, dropout_key)
+    def loss(params: Any, batch: Any, dropout_key: Array | None, gates: Any = None) -> Sums:
+        scores = _scores(model, params, batch, dropout_key, gates)
         labels, scores = (batch["targets"], scores) if "targets" in batch else (batch["label"], scores[:, None])
         return losses.cross_entropy(scores, labels, batch["weights"], config.train.label_smoothing, len(facts.labels))
 
@@ -121,8 +131,8 @@ def label_loss(model: Any, config: Config, facts: Facts) -> Loss:
 def span_loss(model: Any, config: Config, facts: Facts) -> Loss:
     """Mean of the cross entropies of a span's first and last token, over the tokens of its row."""
 
-    def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
-        scores_BxSx2 = _scores(model, params, batch, dropout_key)
+    def loss(params: Any, batch: Any, dropout_key: Array | None, gates: Any = None) -> Sums:
+        scores_BxSx2 = _scores(model, params, batch, dropout_key, gates)
         scores_BxSx2 = jnp.where(batch["source_segments"][..., None] > 0, scores_BxSx2, MASKED)
         places_Bx2 = jnp.concatenate([batch["first"], batch["last"]], axis=1)
         weights_Bx2 = jnp.broadcast_to(batch["weights"] / 2, places_Bx2.shape)
@@ -131,8 +141,8 @@ def span_loss(model: Any, config: Config, facts: Facts) -> Loss:
     return loss
 
 
-def _scores(model: Any, params: Any, batch: Any, dropout_key: Array | None) -> Array:
-    states = _apply(model, params, batch, dropout_key, method="states")
+def _scores(model: Any, params: Any, batch: Any, dropout_key: Array | None, gates: Any) -> Array:
+    states = _states(model, params, batch, dropout_key, gates)
     return _apply(model, params, states, dropout_key, method="scores")
 
 

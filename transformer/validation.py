@@ -106,8 +106,8 @@ def validate(config: Config) -> Config:
         edges = getattr(config.evaluate, name)
         if edges and (len(edges) < 2 or any(a >= b for a, b in itertools.pairwise((least - 1, *edges)))):
             raise UserError(
-                f"config.evaluate.{name} {','.join(map(str, edges))}: wants two numbers or more, from {least} on, each above the "
-                "last"
+                f"config.evaluate.{name} {','.join(map(str, edges))}: wants two numbers or more, from {least} on, each "
+                "above the last"
             )
     if train.warmup_steps == 0 and train.schedule == "rsqrt":
         raise UserError("config.train.warmup_steps is 0: the rsqrt schedule needs 1 at least (or set config.train.schedule)")

@@ -388,7 +388,7 @@ def test_module_is_its_formula(draw, cross, settings):
     gates = np.array([1.0, 0.0, 0.5], np.float32)
 
     def run(gates):
-        return module.apply(variables, x, mask, memory=memory, gates_H=gates, mutable=["intermediates"])
+        return module.apply(variables, x, mask, memory=memory, gates=gates, mutable=["intermediates"])
 
     (output, cache), state = jax.jit(run)(gates)
     expected, weights = module_loop(variables["params"], module.config, x, mask, memory, gates)
@@ -410,7 +410,7 @@ def test_a_gate_of_zero_is_a_head_removed(draw):
     module, variables, x, mask, _ = build(draw)
     parameters = variables["params"]
     without = parameters | {"output": parameters["output"] | {"kernel": parameters["output"]["kernel"].at[1].set(0)}}
-    gated, _ = module.apply(variables, x, mask, gates_H=jnp.array([1.0, 0.0, 1.0]))
+    gated, _ = module.apply(variables, x, mask, gates=jnp.array([1.0, 0.0, 1.0]))
     removed, _ = module.apply({"params": without}, x, mask)
     np.testing.assert_allclose(gated, removed, atol=1e-6)
 

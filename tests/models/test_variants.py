@@ -94,8 +94,8 @@ def test_heads_that_are_summed_are_heads_concatenated_before_equal_rows(draw):
     apart = {name: parameters[name] for name in ("query", "key", "value")}
     apart |= {"output": {"kernel": jnp.stack([shared] * H), "bias": parameters["summed_output"]["bias"]}}
     gates = jnp.array([1.0, 0.3])
-    summed, _ = layer.apply({"params": parameters}, x, mask(), gates_H=gates)
-    concatenated, _ = module().apply({"params": apart}, x, mask(), gates_H=gates)
+    summed, _ = layer.apply({"params": parameters}, x, mask(), gates=gates)
+    concatenated, _ = module().apply({"params": apart}, x, mask(), gates=gates)
     np.testing.assert_allclose(summed, concatenated, atol=1e-5)
 
 

@@ -2,12 +2,18 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import trained
 from trained import command
 
 from transformer import settings
-from transformer.inference import scores
+from transformer.inference import pruning, scores
+from transformer.inference.loading import pad
+from transformer.inference.translate import Output, Translator
+from transformer.modes import scoring
 from transformer.modes.scoring import reported
 
 
@@ -50,3 +56,73 @@ def test_scores_by_length(tmp_path, monkeypatch, loaded):
     assert named == set(found) | {"exact_match@2-2", "chrf@2-2"} | {f"place_accuracy@{a}" for a in ("2-29", "30-30")}
     labels = settings.override(used.config, {"family": "encoder_only", "objective.kind": "classify", "evaluate.scores": ""})
     assert not any("@" in name for name in reported(labels))
+
+
+PLACES = ("encoder/self", "decoder/self", "decoder/cross")  # each of one layer of two heads
+
+
+def read_with_gates(used, pairs, gates_3x2):
+    """Log probabilities BxTxN, and the tokens of targets with their ends and whether they are there, BxT."""
+    gates = {stack: {} for stack in ("encoder", "decoder")}
+    for place, gates_H in zip(PLACES, gates_3x2, strict=True):
+        stack, kind = place.split("/")
+        gates[stack][kind] = gates_H[None]
+    inputs = used._inputs([target for _, target in pairs])
+    batch, _ = used._batch_of(used._sources([source for source, _ in pairs]), inputs)
+    said = [[*ids[1:], used.facts.end] for ids in inputs]
+    tokens_BxT, there_BxT = pad(said, batch["inputs"].shape[1])
+    logits = used.model.apply({"params": used.params}, batch, gates=gates)
+    return jax.nn.log_softmax(logits)[..., : used.facts.target_size], tokens_BxT, there_BxT
+
+
+@pytest.mark.slow
+def test_scores_of_a_model_without_heads(tmp_path):
+    """Half of the heads, by how the loss of each pair of validation goes with them; then losses and outputs without them."""
+    run, data = trained.run().copy(tmp_path), trained.run().folder / "data"
+    file = run / "evaluation" / "test.json"
+    before = json.loads(file.read_text())
+    less = ("--config.evaluate.heads_removed=0.5", "--config.search.beam_size=1")
+    result = command("--mode=evaluate", f"--workdir={run}", *less)
+    assert result.lines[0] == "test: 12 examples, mean of checkpoints 100, 150, without 3 of 6 heads"
+    found, used = json.loads(file.read_text()), trained.translator()
+
+    def pairs(split):
+        return list(zip(*((data / f"{split}.{side}").read_text().split() for side in ("en", "de")), strict=True))
+
+    def losses(gates_3x2):  # as trained, with label smoothing
+        chances, tokens, there = read_with_gates(used, pairs("validation"), gates_3x2)
+        right = jnp.take_along_axis(chances, tokens[..., None], axis=-1)[..., 0]
+        return -jnp.sum((0.9 * right + 0.1 * chances.mean(axis=-1)) * there, axis=1)
+
+    importance_3x2 = np.abs(jax.jit(jax.jacfwd(losses))(jnp.ones((3, 2)))).sum(axis=0)
+    relative_3x2 = importance_3x2 / np.linalg.norm(importance_3x2, axis=1, keepdims=True)
+    order = np.argsort(relative_3x2.reshape(-1))
+    assert found["heads_removed"] == [f"{PLACES[head // 2]}/1/{head % 2 + 1}" for head in order[:3]]
+    assert before["heads_removed"] == [] and found["scores"].keys() == before["scores"].keys()
+
+    gates_3x2 = jnp.ones(6).at[order[:3]].set(0).reshape(3, 2)
+    chances, tokens, there = jax.jit(lambda gates: read_with_gates(used, pairs("test"), gates))(gates_3x2)
+    nll = -np.sum(np.take_along_axis(np.asarray(chances), tokens[..., None], axis=-1)[..., 0] * there) / there.sum()
+    assert found["scores"]["nll"] == pytest.approx(float(nll), rel=1e-4)
+    assert abs(nll - before["scores"]["nll"]) > 0.01
+    said = [(sample["source"], sample["output"]) for sample in found["samples"]]
+    chances, tokens, there = read_with_gates(used, said, gates_3x2)
+    before_the_end = np.roll(there, -1, axis=1) * there  # which an output may be cut before
+    assert len(said) == 12 and np.all((np.argmax(chances, axis=-1) == tokens)[before_the_end > 0])
+
+
+def test_heads_at_random_need_no_validation(tmp_path, monkeypatch):
+    """Those of the run's seed."""
+    run = trained.run().copy(tmp_path)
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["validation"] = None
+    (run / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(scoring, "token_sums", lambda *arguments: lambda params: {"loss_sum": 1.0, "weight_sum": 1.0})
+    monkeypatch.setattr(Translator, "translate", lambda used, sources: [[Output("A", 0.0)] for _ in sources])
+    asked = ("--config.evaluate.heads_removed=0.5", "--config.evaluate.head_order=random", "--config.evaluate.head_place=")
+    removed = {}
+    for place in ("all", "decoder/cross"):
+        assert command("--mode=evaluate", f"--workdir={run}", *asked[:2], asked[2] + place).status == 0
+        removed[place] = json.loads((run / "evaluation" / "test.json").read_text())["heads_removed"]
+    every = [f"{place}/1/{head}" for place in PLACES for head in (1, 2)]
+    assert removed == {"all": pruning.at_random(every, 0)[:3], "decoder/cross": pruning.at_random(every[4:], 0)[:1]}

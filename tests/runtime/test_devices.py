@@ -14,12 +14,14 @@ import small
 
 from transformer import families
 from transformer.config import Parallel
+from transformer.inference import pruning
 from transformer.models.dropout import dropout
 from transformer.runtime import devices
 from transformer.runtime.devices import Runtime
 from transformer.training import start, step
 
 STEPS, ROWS = 20, 16
+LAYOUTS = (Parallel("jit"), Parallel("pmap"), Parallel("mesh", fsdp=2, tensor=2))
 
 
 def train(mode, accumulate):
@@ -99,6 +101,15 @@ def starts(parallel):
     return runtime.fetch(measure(runtime.place_state(first).params, runtime.place_batch(small.batch(5, ROWS))))
 
 
+def importance(parallel):
+    """Of heads."""
+    config = small.config(model__num_decoder_layers=2)
+    first, _, loss = small.trainer(config)
+    runtime = Runtime(parallel)
+    measure = runtime.compile_eval(step.make_eval_step(pruning.make_importance(loss, config)))
+    return runtime.fetch(measure(runtime.place_state(first).params, runtime.place_batch(small.batch(5, ROWS))))
+
+
 def on_eight() -> dict:
     """All that needs eight devices. A warning, such as of something deprecated, is an error."""
     with warnings.catch_warnings():
@@ -108,7 +119,8 @@ def on_eight() -> dict:
             "count": [Runtime(Parallel(mode)).count for mode in ("auto", "jit", "pmap")],
             "round_trip": round_trip(),
             "noise": noise(),
-            "starts": [starts(each) for each in (Parallel("jit"), Parallel("pmap"), Parallel("mesh", fsdp=2, tensor=2))],
+            "starts": [starts(each) for each in LAYOUTS],
+            "importance": [importance(each) for each in LAYOUTS],
             "cut_masks": cut_masks(),
             "runs": {f"{mode} {parts}": train(mode, parts) for mode, parts in (("jit", 1), ("auto", 1), ("auto", 2))},
         }
@@ -143,6 +155,11 @@ def test_evaluation_of_eight_devices_is_that_of_one(eight):
 def test_a_start_on_eight_devices_is_that_on_one(eight):
     one, *several = eight["starts"]
     assert len(one) == 26 and all(found == pytest.approx(one, rel=1e-4) for found in several)
+
+
+def test_importance_of_heads_on_eight_devices_is_that_on_one(eight):
+    one, *several = eight["importance"]
+    assert len(one) == 10 and all(found == pytest.approx(one, rel=1e-4) for found in several)
 
 
 def test_those_batches_were_uneven():

@@ -180,7 +180,7 @@ FED = {
 
 @pytest.mark.parametrize("family", FED)
 def test_a_gradient_reaches_as_far_as_the_table_of_embeddings_says(family):
-    """No token is twice in a row, so a row of the table is one place. Rows end at different places; one is packed of two texts."""
+    """No token is twice in a row, so a row of the table is one place. Rows have different ends; one is packed of two texts."""
     config = small.config(**FED[family], model__tying="none", train__start_metrics=("gradient_reach", "sequential_products"))
     model, loss, params = parts(config)
     side, length, ends = ("inputs" if family == "decoder_only" else "source"), 9, (9, 6, 7)

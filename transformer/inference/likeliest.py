@@ -15,7 +15,7 @@ BLOCK = 128
 
 
 def likeliest(logits_RxV: Array, count: int) -> tuple[Array, Array]:
-    """Log probabilities RxC and ids RxC of the C = min(count, V) likeliest tokens, best first; of equals the lowest id first."""
+    """Log probabilities and ids, both RxC, of the C = min(count, V) likeliest tokens, best first; of equals the lowest id."""
     logits_RxV = logits_RxV.astype(jnp.float32)
     rows, size = logits_RxV.shape
     count = min(count, size)

@@ -25,5 +25,9 @@ PREDICTORS: dict[families.Output, Callable[[Loaded], Any]] = {
 
 def load(path: str | Path, overrides: Mapping[str, str] | None = None, mode: str | None = None) -> Any:
     """A `Translator`, `Generator` or `Labeller`, as the workdir's model is one; arguments as `loading.read` has them."""
-    loaded = loading.read(path, overrides, mode)
+    return make(loading.read(path, overrides, mode))
+
+
+def make(loaded: Loaded) -> Any:
+    """As `load`, of a model that was read."""
     return PREDICTORS[families.kind_of(loaded.config).output](loaded)

@@ -167,9 +167,12 @@ class MultiHeadAttention(nn.Module):
         cache: dict[str, Array] | None = None,
         slot: Array | None = None,
         position_parameters: Any = None,
-        gates_H: Array | None = None,
+        gates: Array | None = None,
     ) -> tuple[Array, dict[str, Array] | None]:
-        """Output BxTxD, and the cache with this call's keys and values written from `slot` on (None without a cache)."""
+        """Output BxTxD, and the cache with this call's keys and values written from `slot` on (None without a cache).
+
+        `gates`: factors on heads, H, or BxH, each row its own.
+        """
         config, dtype = self.config, x_BxTxD.dtype
         query = self._project("query", config.key_width)(x_BxTxD)
         if config.qk_norm:
@@ -238,8 +241,8 @@ class MultiHeadAttention(nn.Module):
             self._observe(query * jnp.asarray(scale, dtype).reshape((1, 1, -1, 1)), key.astype(dtype), mask, bias, hard)
         if beams > 1:
             heads_BxTxHxV = heads_BxTxHxV.reshape(rows, length, *heads_BxTxHxV.shape[2:])
-        if gates_H is not None:
-            heads_BxTxHxV = heads_BxTxHxV * gates_H.astype(dtype).reshape((1, 1, -1, 1))
+        if gates is not None:
+            heads_BxTxHxV = heads_BxTxHxV * gates.astype(dtype).reshape((-1, 1, gates.shape[-1], 1))
         if config.attention_heads == "summed":
             return self._dense("summed_output", config.d_model, -1)(heads_BxTxHxV.sum(axis=2)), cache
         return self._dense("output", config.d_model, (-2, -1))(heads_BxTxHxV), cache

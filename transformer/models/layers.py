@@ -130,7 +130,7 @@ class Layer(nn.Module):
 
             def call(x: Array) -> Array:
                 nonlocal cache
-                output, written = module(x, mask, gates_H=gates.get(name), **arguments)
+                output, written = module(x, mask, gates=gates.get(name), **arguments)
                 cache = written if written is not None else cache
                 return output
 

@@ -56,7 +56,7 @@ class Stack(nn.Module):
         gates: Mapping[str, Array] | None = None,
         deterministic: bool = True,
     ) -> tuple[Array, Cache | None]:
-        """States BxTxD and the cache. `gates`: {"self": LxH, "cross": LxH}, factors on heads."""
+        """States BxTxD and the cache. `gates`: {"self": LxH, "cross": LxH}, factors on heads, or LxBxH, each row its own."""
         config = self.config
         positions = positions_lib.make(config, self.bidirectional)
         parameters = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from transformer.errors import say
-from transformer.modes.scoring import check_scores, reported
+from transformer.modes.scoring import check_evaluate, reported
 from transformer.modes.training import train
 from transformer.studies import plan as plans
 from transformer.studies import report as reports
@@ -23,7 +23,7 @@ def ablate(study: Study, workdir: Path, dry_run: bool = False, workers: int = 1)
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else the first run takes an accelerator's memory
     plan = plans.make(study, reported)
     for config in plan.configs.values():
-        check_scores(config)
+        check_evaluate(config)
     if dry_run:
         paces = {}
         for arm, config in plan.configs.items():

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformer import families
+from transformer import families, settings
 from transformer.config import Config
 from transformer.data import pipeline, prepare
 from transformer.data.objectives import Corpus, Objective
 from transformer.data.sources import SplitName
 from transformer.errors import UserError, say
 from transformer.files import new_file
-from transformer.inference import perplexity, predict, scores
+from transformer.inference import loading, perplexity, predict, pruning, scores
 from transformer.modes.common import folders
 from transformer.runtime import hosts
 from transformer.runtime import workdir as workdirs
@@ -54,8 +54,9 @@ JUDGES: dict[families.Output, Judge] = {
 }
 
 
-def check_scores(config: Config) -> None:
-    """UserError: `config.evaluate.scores` names one that is none."""
+def check_evaluate(config: Config) -> None:
+    """UserError: `config.evaluate` names a score that is none, or wants heads taken out that there are not."""
+    pruning.check(config)
     for name in config.evaluate.scores:
         try:
             scores.find(name)
@@ -87,21 +88,33 @@ def evaluate(path: Path, overrides: Mapping[str, str], split: SplitName) -> None
     workdir = workdirs.open_existing(path)
     predictor = predict.load(path, overrides, "evaluate")
     config, loaded = predictor.config, predictor.loaded
-    check_scores(config)
+    check_evaluate(config)
     hosts.check_same({"--workdir": str(path), "--split": split, "checkpoints": list(loaded.steps), **overrides})
     kind, where = families.kind_of(config), folders(workdir)
     text = prepare.Text(config.data, kind.fields, where.cache, say)
-    found = hosts.in_turn(lambda: prepare.encode_split(text, split, where, loaded.vocabularies, loaded.facts, kind.encode))
+
+    def read(name: SplitName) -> prepare.Split | None:
+        return hosts.in_turn(lambda: prepare.encode_split(text, name, where, loaded.vocabularies, loaded.facts, kind.encode))
+
+    found = read(split)
     if found is None:
         raise UserError(f"--split={split}: config.data.{split} is none; there is nothing to score")
-    score_split(workdir, predictor, split, found)
+    score_split(workdir, predictor, split, found, read("validation") if config.evaluate.heads_removed else None)
 
 
-def score_split(workdir: Workdir, predictor: Any, name: str, split: prepare.Split) -> None:
-    """A split's scores and samples, to stdout and into the workdir."""
-    config, loaded, runtime = predictor.config, predictor.loaded, Runtime(predictor.config.parallel)
+def score_split(
+    workdir: Workdir, predictor: Any, name: str, split: prepare.Split, validation: prepare.Split | None = None
+) -> None:
+    """A split's scores and samples, to stdout and into the workdir; of the model without the heads that
+    `config.evaluate.heads_removed` takes out, by what `validation` tells of them."""
+    config, runtime = predictor.config, Runtime(predictor.config.parallel)
     kind = families.kind_of(config)
-    loss = kind.loss(loaded.model, config, loaded.facts)
+    loss = kind.loss(predictor.model, config, predictor.facts)
+    removed = heads_to_remove(runtime, loss, predictor.loaded, validation) if config.evaluate.heads_removed else []
+    if removed:
+        params = pruning.without(predictor.params, removed)
+        predictor = predict.make(dataclasses.replace(predictor.loaded, params=params))
+    loaded = predictor.loaded
     sums = token_sums(runtime, loss, loaded.objective, split.tokens, config)(runtime.place_state(loaded.params))
     judge = JUDGES.get(kind.output)
     references = [example[judge.reference] for example in split.examples] if judge else []
@@ -135,6 +148,7 @@ def score_split(workdir: Workdir, predictor: Any, name: str, split: prepare.Spli
         {
             "examples": len(split.examples),
             "checkpoints": list(loaded.steps),
+            "heads_removed": removed,
             "scores": {n: value if math.isfinite(value) else None for n, value in table.items()},  # JSON has no infinity
             "signatures": signatures,
             "search": dataclasses.asdict(config.search),
@@ -145,6 +159,8 @@ def score_split(workdir: Workdir, predictor: Any, name: str, split: prepare.Spli
     with new_file(workdir.samples_file) as file:
         file.write_text(text, encoding="utf-8")
     what = ("checkpoint " if len(loaded.steps) == 1 else "mean of checkpoints ") + ", ".join(map(str, loaded.steps))
+    if removed:
+        what += f", without {len(removed)} of {len(pruning.heads(config))} heads"
     print(f"{name}: {len(split.examples):,} examples, {what}")
     for score, value in table.items():
         shown = f"{value:,.4f}" if abs(value) < 1e4 else f"{value:,.0f}"
@@ -176,6 +192,22 @@ def _continued(predictor: Any, split: prepare.Split, count: int) -> list[dict[st
     if not count:
         return []
     return [{"output": text} for text in predictor.generate("", min(count, 3))]
+
+
+def heads_to_remove(
+    runtime: Runtime, loss: families.Loss, loaded: loading.Loaded, validation: prepare.Split | None
+) -> list[str]:
+    """As many heads as `config.evaluate` says, the first to go first."""
+    config = loaded.config
+    if config.evaluate.head_order == "random":
+        order = pruning.at_random(pruning.heads(config), config.train.seed)
+    else:
+        assert validation is not None
+        alone = settings.replace(config, "data.batching", "bucketed")  # a row is one example
+        importance = pruning.make_importance(loss, config)
+        sums = token_sums(runtime, importance, loaded.objective, validation.tokens, alone)
+        order = pruning.by_importance(sums(runtime.place_state(loaded.params)))
+    return order[: pruning.number(config)]
 
 
 def token_sums(

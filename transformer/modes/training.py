@@ -22,7 +22,7 @@ from transformer.files import new_file
 from transformer.inference import loading, predict, scores
 from transformer.modes.common import folders
 from transformer.modes.pictures import draw_attention
-from transformer.modes.scoring import check_scores, score_split, token_sums
+from transformer.modes.scoring import check_evaluate, score_split, token_sums
 from transformer.runtime import hosts
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.checkpoints import Checkpoints, on_host
@@ -40,7 +40,7 @@ def train(config: Config, path: Path, profile: str | None = None) -> None:
     FIRST:LAST, updates of which a trace is written."""
     config = _with_place(config)
     wanted = None if profile is None else tracing.updates(profile, config.train.steps)
-    check_scores(config)
+    check_evaluate(config)
     stop = loop.Stop(config.train.max_minutes)
     hosts.check_same({"--workdir": str(path)} | {f"config.{name}": value for name, _, _, value in fields(config)})
     with contextlib.ExitStack() as locked, _nan_checks(config.train.debug_nans):
@@ -298,7 +298,7 @@ def _finish(workdir: Workdir, config: Config, splits: Mapping[str, prepare.Split
     predictor = predict.load(workdir.path)
     name = "test" if "test" in splits else "validation"
     if name in splits:
-        score_split(workdir, predictor, name, splits[name])
+        score_split(workdir, predictor, name, splits[name], splits.get("validation"))
     hosts.by_first(lambda: _show(workdir, config, splits, predictor))
 
 

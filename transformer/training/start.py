@@ -53,7 +53,6 @@ def places(config: Config, metric: str) -> Sequence[str]:
 
 def names(config: Config) -> list[str]:
     """What a run with these settings tells of its start."""
-    depths = {"encoder": config.model.num_encoder_layers, "decoder": config.model.num_decoder_layers}
     result = []
     for metric in dict.fromkeys(config.train.start_metrics):
         if metric == "gradient_reach":
@@ -61,7 +60,7 @@ def names(config: Config) -> list[str]:
             continue
         result.append(f"start/{metric}")
         for place in places(config, metric) if metric in OF_LAYERS else ():
-            layers = (*range(1, depths[place.split("/")[0]] + 1), LAST)
+            layers = (*range(1, config.model.depth(place.split("/")[0]) + 1), LAST)
             result += [f"start/{metric}@{place}/{layer}" for layer in layers]
     return result
 

@@ -1,0 +1,186 @@
+"""Heads that are taken out: which go first, by differences of losses, and what is left, by rows of W^O that are 0."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from transformer import families, settings
+from transformer.config import Config
+from transformer.errors import UserError
+from transformer.inference import pruning
+
+ROWS = 4
+DEEP = {"model__num_decoder_layers": 2, "data__batching": "bucketed"}
+KINDS = {
+    "translate": {},
+    "causal_lm": {"family": "decoder_only", "model__tying": "two_way"},
+    "masked_lm": {"family": "encoder_only", "objective__next_sentence": True, "model__tying": "two_way"},
+    "tag": {"family": "encoder_only"},
+    "answer": {"family": "encoder_only"},
+}
+PLACES = {family: families.FAMILIES[family].attention for family in ("encoder_decoder", "decoder_only", "encoder_only")}
+
+
+def configured(kind: str, **more) -> Config:
+    return small.config(**DEEP | KINDS[kind] | {"objective__kind": kind} | more)
+
+
+def batch(kind: str, rows: int = ROWS) -> dict[str, np.ndarray]:
+    """Uneven rows, with what the objective reads."""
+    made = small.batch(7, rows)
+    if KINDS[kind].get("family") != "encoder_only":
+        return made
+    source, full = made["source"], made["source_segments"] > 0
+    seen = {name: made[name] for name in ("source", "source_segments", "source_positions")}
+    if kind == "answer":
+        places = np.arange(rows)[:, None] % 3
+        return seen | {"first": places, "last": places + 1, "weights": full[:, :1].astype(np.float32)}
+    seen |= {"targets": source % 2 if kind == "tag" else source, "weights": full.astype(np.float32)}
+    return seen | {"related": source[:, :1] % 2, "related_weights": full[:, :1].astype(np.float32)}
+
+
+@functools.cache
+def parts(kind: str):
+    """Settings, loss, and parameters that are drawn."""
+    config = configured(kind)
+    facts = settings.replace(settings.replace(small.FACTS, "mask", 3), "labels", ("even", "odd"))
+    model = families.FAMILIES[config.family].model(config, facts)
+    loss = families.kind_of(config).loss(model, config, facts)
+    sides = {"encoder_only": ("source",), "decoder_only": ("inputs",)}.get(config.family, ("source", "inputs"))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), {side: np.zeros((1, 8), np.int32) for side in sides})["params"]
+    draw = np.random.default_rng(1)
+
+    def values(path, leaf):
+        near = 1.0 if path[-1].key == "scale" else 0.0
+        return (near + draw.normal(scale=0.4, size=leaf.shape)).astype(np.float32)
+
+    return config, loss, jax.tree.map_with_path(values, shapes)
+
+
+def scaled(params, head: str, factor: float):
+    """Parameters with a head's rows of W^O times `factor`."""
+    stack, kind, layer, number = head.split("/")
+    wanted = [stack, "layers", f"{kind}_attention", "output", "kernel"]
+
+    def leaf(path, value):
+        if [entry.key for entry in path] != wanted:
+            return value
+        value = np.array(value)
+        value[int(layer) - 1, int(number) - 1] *= factor
+        return value
+
+    return jax.tree.map_with_path(leaf, params)
+
+
+def gates(config: Config, removed: list[str]):
+    result = {}
+    for place in PLACES[config.family]:
+        stack, kind = place.split("/")
+        layers = {"encoder": 1, "decoder": 2}[stack]
+        result.setdefault(stack, {})[kind] = np.array(
+            [[f"{place}/{layer + 1}/{head + 1}" not in removed for head in range(2)] for layer in range(layers)], np.float32
+        )
+    return result
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_importance_is_how_the_loss_of_each_row_goes_with_a_head(kind):
+    config, loss, params = parts(kind)
+    rows = 1 if kind == "masked_lm" else ROWS  # a pair is weighed by the tokens of its batch
+    given, step = batch(kind, rows), 0.003
+    found = jax.jit(pruning.make_importance(loss, config))(params, given, None)
+    assert set(found) == set(pruning.heads(config))
+
+    each = [{name: value[row : row + 1] for name, value in given.items()} for row in range(rows)]
+    of_row = jax.jit(lambda params, row: loss(params, row, None)["loss_sum"])
+
+    wanted, of_sum = {}, {}
+    for head in found:
+        nearby = (scaled(params, head, 1 + step), scaled(params, head, 1 - step))
+        more, less = (np.array([of_row(params, row) for row in each], np.float64) for params in nearby)
+        wanted[head] = np.abs(more - less).sum() / (2 * step)
+        of_sum[head] = np.abs((more - less).sum()) / (2 * step)
+    assert {head: float(value) for head, value in found.items()} == pytest.approx(wanted, rel=0.02, abs=0.01)
+    assert min(wanted.values()) > 0.01
+    assert rows == 1 or max(wanted[head] - of_sum[head] for head in wanted) > 0.1  # no sum over rows, whose signs differ
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_heads_is_with_gates_of_zero(kind):
+    """And gates of one are none, to the bit."""
+    config, loss, params = parts(kind)
+    compiled = jax.jit(loss)
+
+    def run(params, gates=None):
+        return {name: float(value) for name, value in compiled(params, batch(kind), None, gates).items()}
+
+    plain = run(params)
+    assert run(params, gates(config, [])) == plain
+    removed = [head for head in pruning.heads(config) if head[-1] == "2"][:3]
+    cut = pruning.without(params, removed)
+    assert run(cut) == pytest.approx(run(params, gates(config, removed)), rel=1e-5)
+    assert abs(run(cut)["loss_sum"] - plain["loss_sum"]) > 1e-2
+    wanted = functools.reduce(lambda params, head: scaled(params, head, 0.0), removed, params)
+    assert jax.tree.all(jax.tree.map(np.array_equal, cut, wanted))
+    assert jax.tree.all(jax.tree.map(np.array_equal, pruning.without(params, []), params))
+
+
+def test_layers_compare_by_shares_of_their_norms():
+    """Norms 5, 2 and 0. What is not important at all goes first, and as it was named."""
+    first, second, third = "encoder/self/1", "decoder/self/1", "decoder/self/2"
+    of_heads = {f"{first}/1": 4.0, f"{first}/2": 3.0, f"{second}/1": 2.0, f"{second}/2": 0.0}
+    of_heads |= {f"{third}/1": 0.0, f"{third}/2": 0.0}
+    wanted = [f"{second}/2", f"{third}/1", f"{third}/2", f"{first}/2", f"{first}/1", f"{second}/1"]
+    assert pruning.by_importance(of_heads) == wanted
+    assert pruning.by_importance({head: 7 * value for head, value in of_heads.items()}) == wanted
+
+
+def test_a_random_order_is_the_seeds():
+    every = pruning.heads(configured("translate"))
+    orders = [pruning.at_random(every, seed) for seed in (0, 0, 1, 2)]
+    assert all(sorted(order) == sorted(every) for order in orders)
+    assert orders[0] == orders[1] and len(set(map(tuple, [every, *orders]))) == 4
+
+
+def test_heads_are_those_of_a_place_and_of_all_layers():
+    every = [f"{place}/{n}" for place in ("encoder/self/1", "decoder/self/1", "decoder/self/2") for n in (1, 2)]
+    every += [f"decoder/cross/{layer}/{n}" for layer in (1, 2) for n in (1, 2)]
+    assert pruning.heads(configured("translate")) == every
+    assert pruning.heads(configured("translate", evaluate__head_place="decoder/cross")) == every[6:]
+    assert pruning.heads(configured("tag")) == every[:2]
+    cross = {"evaluate__head_place": "decoder/cross"}
+    for share, place, count in ((0.0, {}, 0), (0.04, {}, 0), (0.05, {}, 1), (0.34, {}, 3), (1.0, {}, 10), (0.5, cross, 2)):
+        assert pruning.number(configured("translate", evaluate__heads_removed=share, **place)) == count
+
+
+WRONG = {
+    "recurrent": ({"family": "recurrent"}, ["config.evaluate.heads_removed 0.5", "config.family recurrent", "leave it at 0"]),
+    "place": (
+        KINDS["tag"] | {"objective__kind": "tag", "evaluate__head_place": "decoder/cross"},
+        ["config.evaluate.head_place decoder/cross", "config.family encoder_only", "choose all or encoder/self"],
+    ),
+    "summed": ({"model__attention_heads": "summed"}, ["heads_removed 0.5", "attention_heads summed", "leave it at 0"]),
+    "none": ({"evaluate__heads_removed": 0.04}, ["heads_removed 0.04", "of 10 heads that is none", "raise it"]),
+    "no validation": ({"data__validation": None}, ["heads_removed 0.5", "config.data.validation is none", "to random"]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_taken_out(name):
+    changes, says = WRONG[name]
+    wrong = configured("translate", **{"evaluate__heads_removed": 0.5} | changes)
+    with pytest.raises(UserError) as error:
+        pruning.check(wrong)
+    assert all(part in str(error.value) for part in says) and "\n" not in str(error.value)
+    pruning.check(settings.replace(wrong, "evaluate.heads_removed", 0.0))
+
+
+def test_what_can_be_taken_out():
+    pruning.check(configured("translate", evaluate__heads_removed=1.0))
+    pruning.check(configured("translate", evaluate__heads_removed=0.5, evaluate__head_place="decoder/cross"))
+    pruning.check(configured("tag", evaluate__heads_removed=0.5, evaluate__head_place="encoder/self"))
+    unseen = {"data__validation": None, "evaluate__head_order": "random"}
+    pruning.check(configured("translate", evaluate__heads_removed=0.5, **unseen))

@@ -1,0 +1,120 @@
+"""Which heads a trained model needs least, and the model without them (Michel et al. 2019, section 4).
+
+A head has a name, PLACE/LAYER/HEAD: `decoder/cross/1/4` is of the decoder's attention to the source, layer 1, which is the one
+next to the inputs, head 4. To take it out is to multiply it by 0, which is to make its rows of W^O 0. What is left is not
+trained again.
+
+Letters: L layers, B rows, H heads.
+"""
+
+import collections
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from transformer import families
+from transformer.config import Config
+from transformer.errors import UserError
+from transformer.sharding import by_rows
+
+Array = jax.Array
+
+ORDER = 2  # a stream of randomness, as in training/step.py: keys are fold_in(seed, stream)
+
+
+def heads(config: Config) -> list[str]:
+    """The heads that `config.evaluate.head_place` speaks of, by place, layer and number."""
+    return [
+        f"{place}/{layer}/{head}"
+        for place in families.FAMILIES[config.family].attention
+        if config.evaluate.head_place in ("all", place)
+        for layer in range(1, config.model.depth(place.split("/")[0]) + 1)
+        for head in range(1, config.model.num_heads + 1)
+    ]
+
+
+def number(config: Config) -> int:
+    """How many of them are taken out: `config.evaluate.heads_removed` is their share, which is rounded."""
+    return math.floor(config.evaluate.heads_removed * len(heads(config)) + 0.5)
+
+
+def check(config: Config) -> None:
+    """UserError: `config.evaluate` wants heads taken out, and that cannot be."""
+    asked, places = config.evaluate, families.FAMILIES[config.family].attention
+    if not asked.heads_removed:
+        return
+    what = f"config.evaluate.heads_removed {asked.heads_removed:g}"
+    if not places:
+        raise UserError(f"{what}: config.family {config.family} has no heads; leave it at 0")
+    if asked.head_place not in ("all", *places):
+        raise UserError(
+            f"config.evaluate.head_place {asked.head_place}: config.family {config.family} has no such attention; "
+            f"choose all or {' or '.join(places)}"
+        )
+    if config.model.attention_heads == "summed":
+        raise UserError(f"{what}: with config.model.attention_heads summed no head has rows of W^O of its own; leave it at 0")
+    if not number(config):
+        raise UserError(f"{what}: of {len(heads(config))} heads that is none; raise it, or leave it at 0")
+    if asked.head_order == "gradient" and config.data.validation is None:
+        raise UserError(
+            f"{what}: config.data.validation is none, and config.evaluate.head_order gradient is found on it; name one, or "
+            "set the order to random"
+        )
+
+
+def make_importance(loss: families.Loss, config: Config) -> families.Loss:
+    """`importance(params, batch, None) -> sums`: by head, over the rows x of a batch, of |dL(x) / dxi_h| (equation 2).
+
+    xi_h is a factor on head h, 1 here, and L(x) the row's `loss_sum`. A row must be one example: rows that are packed are
+    several. No row changes another's loss, so with factors for each row one backward pass gives the gradients of all.
+    """
+    places: dict[str, list[str]] = collections.defaultdict(list)
+    for head in heads(config):
+        places[head.rsplit("/", 2)[0]].append(head)
+
+    def importance(params: Any, batch: Any, dropout_key: Array | None, gates: Any = None) -> dict[str, Array]:
+        rows = len(next(iter(batch.values())))
+        ones: dict[str, dict[str, Array]] = collections.defaultdict(dict)
+        for stack, kind in (place.split("/") for place in places):
+            shape = (config.model.depth(stack), rows, config.model.num_heads)
+            ones[stack][kind] = by_rows(jnp.ones(shape), axis=1)
+        gradients = jax.grad(lambda gates: loss(params, batch, dropout_key, gates)["loss_sum"])(dict(ones))
+        result = {}
+        for place, names in places.items():
+            stack, kind = place.split("/")
+            sums_LxH = jnp.sum(jnp.abs(gradients[stack][kind]), axis=1)
+            result |= dict(zip(names, sums_LxH.reshape(-1), strict=True))
+        return result
+
+    return importance
+
+
+def by_importance(importance: Mapping[str, float]) -> list[str]:
+    """Heads, the least important first. In each layer importances are divided by their l2 norm, as in 4.1, so that layers
+    compare, and so that sums order heads as means do; of equals the first named goes first."""
+    squares: dict[str, float] = collections.defaultdict(float)
+    for head, value in importance.items():
+        squares[head.rpartition("/")[0]] += value**2
+    relative = {head: value / (math.sqrt(squares[head.rpartition("/")[0]]) or 1.0) for head, value in importance.items()}
+    return sorted(relative, key=relative.__getitem__)
+
+
+def at_random(heads: Sequence[str], seed: int) -> list[str]:
+    """Heads in an order that the seed alone says."""
+    key = jax.random.fold_in(jax.random.key(seed), ORDER)
+    return [heads[int(place)] for place in np.asarray(jax.random.permutation(key, len(heads)))]
+
+
+def without(params: Any, removed: Iterable[str]) -> Any:
+    """Parameters of the model that lacks these heads. The bias of W^O, which is no head's, stays."""
+    leaves = dict(flatten_dict(params))
+    for name in removed:
+        stack, kind, layer, head = name.split("/")
+        path = (stack, "layers", f"{kind}_attention", "output", "kernel")
+        leaves[path] = jnp.asarray(leaves[path]).at[int(layer) - 1, int(head) - 1].set(0)
+    return unflatten_dict(leaves)
