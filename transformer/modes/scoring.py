@@ -211,7 +211,7 @@ def heads_to_remove(
 
 
 def token_sums(
-    runtime: Runtime, loss: families.Loss, objective: Objective, tokens: Corpus, config: Config
+    runtime: Runtime, loss: step_lib.Loss, objective: Objective, tokens: Corpus, config: Config
 ) -> Callable[[Any], dict[str, float]]:
     """A function from placed parameters to the loss's sums over a split, every example counted once."""
     micro = config.train.batch_tokens // config.train.accumulate
