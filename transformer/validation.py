@@ -119,7 +119,7 @@ def validate(config: Config) -> Config:
         )
     if "gradient_reach" in train.start_metrics and config.family == "encoder_only":
         raise UserError(
-            "config.train.start_metrics gradient_reach: of what is said last, and config.family encoder_only says nothing "
+            "config.train.start_metrics gradient_reach: of what is said, and config.family encoder_only says nothing "
             "word by word; leave it out"
         )
     if config.search.n_best > config.search.beam_size:

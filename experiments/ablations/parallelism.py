@@ -2,10 +2,11 @@
 
     python launch.py --mode=ablate --config=experiments/ablations/parallelism.py --workdir=runs/parallelism
 
-Not run yet. Counted, not timed: matrix products one after another in the gradient of a loss, forward and backward, for lists of
-so many items. parallelism_operations.py counts operations, parallelism_path.py asks how far gradients reach. The recurrent
-model hands on one fixed vector, so that it has no attention; both have one layer a side. The seconds beside the counts are of
-the machine that the report names: two cores do not have the devices that the paper's argument is about.
+Counted, not timed: matrix products one after another in the gradient of a loss, forward and backward, for lists of so many
+items. Seeds 0 to 2, 7 min on two shared cores (--workers=2): 8 + 4 n by a recurrent model, 26 by a Transformer, whatever the
+length; the paper's claims hold (reports/parallelism). parallelism_operations.py counts operations, parallelism_path.py asks how
+far gradients reach. The recurrent model hands on one fixed vector, so that it has no attention; both have one layer a side. The
+seconds beside the counts are of two shared cores, which do not have the devices that the paper's argument is about.
 """
 
 import dataclasses

@@ -2,8 +2,9 @@
 
     python launch.py --mode=ablate --config=experiments/ablations/parallelism_operations.py --workdir=runs/operations
 
-Not run yet. The table has O(n^2 d) for a layer of self-attention and O(n d^2) for a recurrent one: a token's share is O(n d)
-and O(d^2). Here all products of a model are counted, forward and backward, so what goes by n stands on what does not.
+The table has O(n^2 d) for a layer of self-attention and O(n d^2) for a recurrent one: a token's share is O(n d) and O(d^2).
+Here all products of a model are counted, forward and backward, so what goes by n stands on what does not. Both claims hold
+(reports/parallelism_operations): 2,304 n more by a Transformer of d_model 64. The runs are parallelism.py's.
 """
 
 from experiments.ablations.parallelism import constant, exponent, study

@@ -2,9 +2,9 @@
 
     python launch.py --mode=ablate --config=experiments/ablations/parallelism_path.py --workdir=runs/path
 
-Not run yet. The gradient of the loss of the last word of a target, by the tokens of its source of 100 items: 64 tokens before
-the source's end, over that 1 token before. Self-attention has paths of one step between any two positions, a recurrent layer
-as many as lie between them, unless attention looks at its states. The LSTM's forget gates begin open, with a bias of 1.
+The gradient of the loss of the first word of a target, by the tokens of its source of 100 items: 64 tokens before the source's
+end, over that 1 token before. Self-attention has paths of one step between any two positions, a recurrent layer as many as lie
+between them, unless attention looks at its states. The LSTM's forget gates begin open, with a bias of 1.
 """
 
 import dataclasses

@@ -187,23 +187,24 @@ def test_a_gradient_reaches_as_far_as_the_table_of_embeddings_says(family):
     draw = np.random.default_rng(2)
     tokens = np.stack([draw.permutation(np.arange(4, 4 + length)) for _ in ends]).astype(np.int32)
     segments = np.stack([np.where(np.arange(length) < end, 1, 0) for end in ends]).astype(np.int32)
-    if family != "recurrent":
-        segments[0, 4:] = 2  # what is said last belongs to the second text, which begins at 4
+    alone, packed = family == "decoder_only", family != "recurrent"
+    if packed:
+        segments[0, 4:] = 2  # of the two texts, what is said first belongs to one, what is said last to the other
     given = {"source": tokens, "source_segments": segments, "inputs": tokens, "segments": segments, "targets": tokens}
     given["weights"] = (segments > 0).astype(np.float32)
     found = jax.jit(start.make_start_step(loss, model, config))(params, given)
-    squares: dict[int, list[float]] = {}
+    norms: dict[int, list[float]] = {}
     table = "target_embedding" if side == "inputs" else "source_embedding"
     for row, end in enumerate(ends):
         one = {name: value[row : row + 1] for name, value in given.items()}
         weights = np.zeros((1, length), np.float32)
-        weights[0, end - 1] = 1
+        begins, end = ((4, end) if alone else (0, 4)) if row == 0 and packed else (0, end)
+        weights[0, end - 1 if alone else begins] = 1
         gradient = jax.grad(lambda p, b=one | {"weights": weights}: loss(p, b, None)["loss_sum"])(params)[table]["table"]
-        begins = 4 if row == 0 and family != "recurrent" else 0
         for place in range(begins, end):
-            norm = np.sum(np.square(gradient[tokens[row, place]], dtype=np.float64))
-            squares.setdefault(end - 1 - place, []).append(norm)
-    means = {distance: math.sqrt(np.mean(values)) for distance, values in squares.items()}
+            norm = math.sqrt(np.sum(np.square(gradient[tokens[row, place]], dtype=np.float64)))
+            norms.setdefault(end - 1 - place, []).append(norm)
+    means = {distance: np.mean(values) for distance, values in norms.items()}
     for distance in (2, 4, 8):
         wanted = means[distance] / means[1] if distance in means else math.nan
         assert float(found[f"start/gradient_reach@{distance}"]) == pytest.approx(wanted, rel=1e-3, nan_ok=True), distance

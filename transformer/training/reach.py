@@ -1,4 +1,4 @@
-"""How far a gradient reaches: from what is said last, back to what was read so many tokens before (Vaswani et al. 2017, 4)."""
+"""How far a gradient reaches: from what is said, back to what was read so many tokens before (Vaswani et al. 2017, 4)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from transformer.models.layers import Embedding
 from transformer.training.step import Batch, Loss, Params
 
 Array = jax.Array
-Sums = dict[int, tuple[Array, Array]]  # by distance: the sum of squared norms, and of how many rows
+Sums = dict[int, tuple[Array, Array]]  # by distance: the sum of norms, and of how many rows
 
 
 def distances(config: Config) -> Sequence[int]:
@@ -22,40 +22,46 @@ def distances(config: Config) -> Sequence[int]:
     return [2**power for power in range(longest.bit_length()) if 2**power < longest]
 
 
-def squares(loss: Loss, config: Config, params: Params, batch: Batch) -> Sums:
-    """Of a batch: ||dl / dx||^2 at each distance, added over the rows that reach so far.
+def norms(loss: Loss, config: Config, params: Params, batch: Batch) -> Sums:
+    """Of a batch: ||dl / dx|| at each distance, added over the rows that reach so far.
 
-    l is the loss of the last target of a row, x an embedded token of the source or, by a decoder alone, of the row itself; a
-    distance is counted from the last token of the text that l belongs to.
+    x is an embedded token of the source, and l the loss of the first target of a row, before which a decoder has no steps of
+    its own. Of a decoder alone x is an embedded token of the row, and l its last target's loss. A distance is counted from
+    the last token that is read of the text that l belongs to.
     """
-    side, segments = ("inputs", "segments") if config.family == "decoder_only" else ("source", "source_segments")
+    alone = config.family == "decoder_only"
+    side, segments = ("inputs", "segments") if alone else ("source", "source_segments")
     places_1xT = jnp.arange(batch["weights"].shape[1])[None]
-    last_B = jnp.max(jnp.where(batch["weights"] > 0, places_1xT, -1), axis=1)
-    only_last = dict(batch) | {"weights": batch["weights"] * (places_1xT == last_B[:, None])}
+    said_BxT = batch["weights"] > 0
+    chosen_B = jnp.max(jnp.where(said_BxT, places_1xT, -1), axis=1) if alone else jnp.argmax(said_BxT, axis=1)
+    only_one = dict(batch) | {"weights": batch["weights"] * (places_1xT == chosen_B[:, None])}
 
     def of_inputs(added_BxSxD: Array) -> Array:
         with nn.intercept_methods(_adding(added_BxSxD)):
-            return loss(params, only_last, None)["loss_sum"]
+            return loss(params, only_one, None)["loss_sum"]
 
     gradient_BxSxD = jax.grad(of_inputs)(jnp.zeros((*batch[side].shape, config.model.d_model)))
-    square_BxS = jnp.sum(jnp.square(gradient_BxSxD), axis=-1)
-    text_B = jnp.take_along_axis(batch["segments"], jnp.maximum(last_B, 0)[:, None], axis=1)
-    places_1xS = jnp.arange(square_BxS.shape[1])[None]
-    own_BxS = (batch[segments] == text_B) & (last_B >= 0)[:, None]
-    if config.family == "decoder_only":
-        own_BxS &= places_1xS <= last_B[:, None]
+    # A gradient that has gone far is so small that its square is 0.
+    greatest_BxSx1 = jnp.max(jnp.abs(gradient_BxSxD), axis=-1, keepdims=True)
+    unit_BxSxD = gradient_BxSxD / jnp.where(greatest_BxSx1 > 0, greatest_BxSx1, 1)
+    norm_BxS = greatest_BxSx1[..., 0] * jnp.linalg.norm(unit_BxSxD, axis=-1)
+    text_Bx1 = jnp.take_along_axis(batch["segments"], jnp.maximum(chosen_B, 0)[:, None], axis=1)
+    places_1xS = jnp.arange(norm_BxS.shape[1])[None]
+    own_BxS = (batch[segments] == text_Bx1) & jnp.any(said_BxT, axis=1, keepdims=True)
+    if alone:
+        own_BxS &= places_1xS <= chosen_B[:, None]
     end_B = jnp.max(jnp.where(own_BxS, places_1xS, -1), axis=1)
     result = {}
     for distance in distances(config):
         there_BxS = own_BxS & (places_1xS == end_B[:, None] - distance)
-        result[distance] = (jnp.sum(square_BxS, where=there_BxS), jnp.sum(there_BxS, dtype=jnp.float32))
+        result[distance] = (jnp.sum(norm_BxS, where=there_BxS), jnp.sum(there_BxS, dtype=jnp.float32))
     return result
 
 
 def relative(sums: Sums) -> dict[int, Array]:
-    """Root mean squares over rows, in units of that at a distance of 1. NaN: no row is so long."""
-    norms = {distance: jnp.sqrt(total / rows) for distance, (total, rows) in sums.items()}
-    return {distance: norm / norms[1] for distance, norm in norms.items() if distance > 1}
+    """Means over rows, in units of that at a distance of 1. NaN: no row is so long."""
+    means = {distance: total / rows for distance, (total, rows) in sums.items()}
+    return {distance: mean / means[1] for distance, mean in means.items() if distance > 1}
 
 
 def _adding(added: Array) -> Callable[..., Any]:

@@ -14,8 +14,8 @@ Others are of the whole model alone:
 
 sequential_products: matrix products one after another in dL / dtheta, forward and backward (models/depth.py).
 operations: 2 m n k of all products in it, over the target slots of the batch, padding included.
-gradient_reach: told as `start/gradient_reach@D`, D = 2, 4, 8, ..: the gradient of what is said last, D tokens before the end of
-    what was read, over that 1 token before (reach.py).
+gradient_reach: told as `start/gradient_reach@D`, D = 2, 4, 8, ..: the gradient of what is said first (a decoder alone: last) by
+    the token D before the end of what was read, over that by the token 1 before (reach.py).
 gradient_seconds: of dL / dtheta on this machine, the median of `TIMED` calls; it says nothing of other machines.
 
 There is no dropout here, and a decoder is masked as it is where it is scored. Letters: L layers.
@@ -78,7 +78,7 @@ def make_start_step(loss: Loss, model: Any, config: Config) -> Callable[..., dic
                 softmax = sown["measures"]
             if set(of_layers) - set(OF_SOFTMAX):
                 gradients, weight = jax.grad(_summed, argnums=1, has_aux=True)(loss, params, part)
-            far = reach.squares(loss, config, params, part) if "gradient_reach" in asked else {}
+            far = reach.norms(loss, config, params, part) if "gradient_reach" in asked else {}
             return softmax, gradients, weight, far
 
         parts = config.train.accumulate
