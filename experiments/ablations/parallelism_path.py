@@ -5,6 +5,9 @@
 The gradient of the loss of the first word of a target, by the tokens of its source of 100 items: 64 tokens before the source's
 end, over that 1 token before. Self-attention has paths of one step between any two positions, a recurrent layer as many as lie
 between them, unless attention looks at its states. The LSTM's forget gates begin open, with a bias of 1.
+
+Seeds 0 to 4, 3 min on two shared cores (--workers=2): 0.88 by self-attention, 4e-6 to 2e-5 by an LSTM, 2e-11 to 3e-11 by a GRU,
+0.078 by a GRU with Bahdanau's attention, as at 8 tokens (reports/parallelism_path).
 """
 
 import dataclasses
