@@ -44,7 +44,14 @@ flags.DEFINE_string("source", None, "attend: the sentence. import: the folder")
 flags.DEFINE_string("target", None, "attend: its translation; default what the model says")
 flags.DEFINE_string("profile", None, "train: a trace of updates FIRST:LAST, as 100:105, into WORKDIR/profile; slows those down")
 flags.DEFINE_boolean("dry_run", False, "ablate: only says what would be trained, what it costs, and how long it takes")
-flags.DEFINE_integer("workers", 1, "ablate: how many runs at a time", lower_bound=1)
+flags.DEFINE_integer(
+    "workers", None, "ablate: how many runs at a time; default 1, with --ray as many as there is room for", lower_bound=1
+)
+flags.DEFINE_string(
+    "ray",
+    None,
+    "ablate: on the Ray cluster at HOST:PORT, or auto; a GPU for each run if it has some, else a CPU; all nodes see --workdir",
+)
 flags.DEFINE_integer("devices", None, "describe: bytes of each of so many devices, cut as config.parallel says", lower_bound=1)
 flags.DEFINE_float("memory_gib", None, "describe: GiB of a device, with --devices: does it fit?", lower_bound=0)
 flags.DEFINE_string("coordinator", None, "train, evaluate by several processes: HOST:PORT of the first; a cluster may know")

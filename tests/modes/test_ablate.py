@@ -13,7 +13,7 @@ import kinds
 import pytest
 from trained import ROOT, command
 
-from transformer.studies import results, runs
+from transformer.studies import processes, results, runs
 from transformer.studies.outcomes import Outcome
 from transformer.studies.plan import Pace
 
@@ -133,7 +133,7 @@ def test_a_dry_run_trains_nothing(folder, monkeypatch):
 
 
 def test_a_failed_arm_is_status_1(folder, monkeypatch):
-    def run_all(plan, root, train, workers):
+    def run_all(plan, root, train, place):
         first, second = plan.runs({})
         found = {first: Outcome("finished", {"validation/nll": 1.0}), second: Outcome("failed", error="x")}
         results.write(plan, root, found)
@@ -178,7 +178,7 @@ WRONG: dict[str, tuple[str, list[str], str]] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_input_is_found_before_anything_is_trained(name, folder, monkeypatch):
     text, arguments, message = WRONG[name]
-    monkeypatch.setattr(runs, "_start", lambda *arguments: pytest.fail("a run was started"))
+    monkeypatch.setattr(processes, "start", lambda *arguments: pytest.fail("a run was started"))
     (folder / "study.py").write_text(text)
     result = ablate("--workdir=run", *arguments)
     assert (result.status, result.out) == (2, "")
@@ -187,8 +187,16 @@ def test_wrong_input_is_found_before_anything_is_trained(name, folder, monkeypat
     assert not Path("run").exists()
 
 
+def test_without_ray_the_remedy_is_said(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = ablate("--workdir=run", "--ray=10.0.0.1:6379")
+    assert (result.status, result.out) == (2, "") and not Path("run").exists()
+    assert result.err.startswith("launch.py: --ray=10.0.0.1:6379: Ray, an extra, cannot be imported (")
+    assert result.err.endswith('); pip install "ray>=2.60,<3"\n') and result.err.count("\n") == 1
+
+
 def test_help_says_what_a_study_has():
     lines = command("--help").lines
     for name in ("compare_with", "seeds", "fair", "learning_rates"):
         assert [line for line in lines if line.startswith(f"  {name}  ")], name
-    assert {"  --dry_run", "  --workers"} <= {line.split("=")[0] for line in lines}
+    assert {"  --dry_run", "  --ray", "  --workers"} <= {line.split("=")[0] for line in lines}

@@ -15,7 +15,6 @@ import small
 import test_runs
 import written
 from scipy import stats
-from test_runs import in_process  # noqa: F401  (a fixture)
 from test_study import STUDY
 
 from transformer.errors import UserError
@@ -361,7 +360,7 @@ def test_a_report_that_is_kept_can_be_made_again(kept, tmp_path):
     rebuilt(studies.read(ROOT / "ablations" / f"{kept.parent.name}.py", {}), kept.parent, tmp_path / "again")
 
 
-def test_the_runs_are_not_needed_again(tmp_path, in_process):  # noqa: F811
+def test_the_runs_are_not_needed_again(tmp_path):
     """Of runs that are trained, if only by a fake: the same files without their workdirs, and with other paths."""
     made = test_runs.plan(
         {"a": {}, "b": {"model.d_model": "16"}, "d": test_runs.does("diverge"), "f": test_runs.does("fail")},

@@ -23,6 +23,7 @@ from transformer.runtime.workdir import Workdir
 from transformer.studies import outcomes, runs, study
 from transformer.studies import plan as plans
 from transformer.studies.plan import Pace
+from transformer.studies.processes import Place, Processes
 from transformer.studies.study import Metric
 
 TINY = small.config(train__steps=4)
@@ -40,35 +41,26 @@ def table(root: Path) -> list[dict[str, str]]:
         return [{name: value for name, value in row.items() if name not in TIMED} for row in csv.DictReader(file)]
 
 
-def run_all(made: plans.Plan, root: Path, workers: int = 1) -> tuple[runs.Results, str]:
-    told = io.StringIO()
-    return runs.run_all(made, root, fakes.train, workers, told), told.getvalue()
-
-
-def does(what: str, **more: str) -> dict[str, str]:
-    return {"data.source_language": what} | more
-
-
+@dataclasses.dataclass(frozen=True)
 class Done:
-    """A process that is over."""
+    """A run that is over."""
 
-    def __init__(self, exitcode: int):
-        self.exitcode = exitcode
-        self.sentinel, writing = os.pipe()
-        os.close(writing)
+    exitcode: int
 
     def is_alive(self) -> bool:
         return False
 
-    def join(self) -> None:
-        os.close(self.sentinel)
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
 
 
-@pytest.fixture
-def in_process(monkeypatch):
+class InProcess:
     """Runs in this process, one after the other; what they raise goes where a process's last words go."""
 
-    def start(train, config, folder: Path) -> Done:
+    most = 1
+
+    def start(self, train, config, folder: Path) -> Done:
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             train(config, folder)
@@ -77,10 +69,19 @@ def in_process(monkeypatch):
             return Done(1)
         return Done(0)
 
-    monkeypatch.setattr(runs, "_start", start)
+    def wait(self, started, seconds: float) -> None: ...
 
 
-def test_a_row_for_every_run(tmp_path, in_process):
+def run_all(made: plans.Plan, root: Path, place: Place | None = None) -> tuple[runs.Results, str]:
+    told = io.StringIO()
+    return runs.run_all(made, root, fakes.train, place or InProcess(), told), told.getvalue()
+
+
+def does(what: str, **more: str) -> dict[str, str]:
+    return {"data.source_language": what} | more
+
+
+def test_a_row_for_every_run(tmp_path):
     made = plan({"b": {}, "a": {"model.d_model": "16"}})
     results, told = run_all(made, tmp_path)
     rows = table(tmp_path)
@@ -99,7 +100,7 @@ def test_a_row_for_every_run(tmp_path, in_process):
     assert "b, seed 0: validation/nll 0.7" in told.splitlines()[0] and "ETA" in told.splitlines()[0]
 
 
-def test_only_what_is_missing_is_run(tmp_path, in_process):
+def test_only_what_is_missing_is_run(tmp_path):
     arms = {"a": {}, "b": {"model.d_model": "16"}}
     first, _ = run_all(plan(arms), tmp_path)
     before = (tmp_path / "results.csv").read_bytes()
@@ -116,7 +117,7 @@ def test_only_what_is_missing_is_run(tmp_path, in_process):
     assert [(row["arm"], row["seed"]) for row in table(tmp_path)] == [(arm, str(seed)) for arm in "ab" for seed in range(3)]
 
 
-def test_a_stopped_run_goes_on(tmp_path, in_process):
+def test_a_stopped_run_goes_on(tmp_path):
     made = plan({"a": {}, "b": {"model.d_model": "16"}}, seeds=1)
     folder = made.runs({})[0].folder(tmp_path / "two")
     run_all(made, tmp_path / "one")
@@ -128,7 +129,7 @@ def test_a_stopped_run_goes_on(tmp_path, in_process):
     assert table(tmp_path / "one") == table(tmp_path / "two")
 
 
-def test_failures_and_divergence_are_outcomes(tmp_path, in_process):
+def test_failures_and_divergence_are_outcomes(tmp_path):
     made = plan({"a": {}, "f": does("fail"), "d": does("diverge")}, seeds=1)
     results, told = run_all(made, tmp_path)
     assert [(row["arm"], row["status"], row["error"]) for row in table(tmp_path)] == [
@@ -186,7 +187,7 @@ def test_numbers_come_from_the_workdir(tmp_path):
     assert not metrics[6].higher_is_better and metrics[3].higher_is_better
 
 
-def test_learning_rates_are_chosen_on_validation(tmp_path, in_process):
+def test_learning_rates_are_chosen_on_validation(tmp_path):
     """The fake's best is 0.3, or 0.5 where 0.3 fails; what diverges throughout has the smallest, what fails none."""
     arms = {"a": {}, "b": {"model.d_model": "16"}, "d": does("diverge"), "f": does("fail")}
     metrics = (Metric("test/nll", "lower"),)
@@ -233,7 +234,7 @@ def test_two_processes_are_not_at_one_study(tmp_path):
 def test_what_ends_a_process_ends_one_run(tmp_path):
     """Two at a time: one that the system kills, one that fails, one that is well."""
     made = plan({"a": {}, "k": does("killed"), "f": does("fail")}, seeds=1)
-    results, _ = run_all(made, tmp_path, workers=2)
+    results, _ = run_all(made, tmp_path, Processes(2))
     assert [(row["arm"], row["status"], row["error"]) for row in table(tmp_path)] == [
         ("a", "finished", ""),
         ("k", "failed", "ended by signal SIGKILL; was there too little memory?"),
@@ -251,8 +252,8 @@ sys.path[:0] = {paths!r}
 import fakes
 if __name__ == "__main__":
     import test_runs
-    from transformer.studies import runs
-    print(runs.run_all(test_runs.slow(), Path(sys.argv[1]), fakes.train, 1).stopped, flush=True)
+    from transformer.studies import processes, runs
+    print(runs.run_all(test_runs.slow(), Path(sys.argv[1]), fakes.train, processes.Processes(1)).stopped, flush=True)
 """
 
 
@@ -268,7 +269,7 @@ def alive(process: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
-def test_a_study_that_is_stopped_goes_on(tmp_path, in_process, number):
+def test_a_study_that_is_stopped_goes_on(tmp_path, number):
     made, root = slow(), tmp_path / "two"
     run_all(made, tmp_path / "one")
     script = tmp_path / "script.py"

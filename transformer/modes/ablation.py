@@ -1,5 +1,6 @@
 """Studies: what is missing is trained, then compared; and the report alone, of results that are there."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -9,17 +10,21 @@ import jax
 from transformer.errors import say
 from transformer.modes.scoring import check_evaluate, reported
 from transformer.modes.training import train
+from transformer.studies import cluster, runs
 from transformer.studies import plan as plans
 from transformer.studies import report as reports
-from transformer.studies import runs
+from transformer.studies.processes import Processes
 from transformer.studies.study import Study
 
 
-def ablate(study: Study, workdir: Path, dry_run: bool = False, workers: int = 1) -> None:
-    """Trains the runs of a study that `workdir` has not, `workers` at a time, and writes results.csv and the report; exit
-    status 1 if some failed. A dry run prints what would be trained, what it costs, and how long it takes."""
+def ablate(study: Study, workdir: Path, dry_run: bool = False, workers: int | None = None, ray: str | None = None) -> None:
+    """Trains the runs of a study that `workdir` has not, and writes results.csv and the report; exit status 1 if some failed.
+
+    `workers` at a time (default 1), or on the Ray cluster at an address (default: as many as it has room for). A dry run prints
+    what would be trained, what it costs, and how long it takes on this machine.
+    """
     jax.config.update("jax_platforms", "cpu")  # devices are for the runs; this process only counts
-    if workers > 1:
+    if workers and workers > 1 and ray is None:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else the first run takes an accelerator's memory
     plan = plans.make(study, reported)
     for config in plan.configs.values():
@@ -29,9 +34,10 @@ def ablate(study: Study, workdir: Path, dry_run: bool = False, workers: int = 1)
         for arm, config in plan.configs.items():
             say(f"measuring {arm}")
             paces[arm] = runs.measure(config, train)
-        print(plans.table(plan, paces, workers))
+        print(plans.table(plan, paces, workers or 1))
         return
-    results = runs.run_all(plan, workdir, train, workers)
+    with contextlib.nullcontext(Processes(workers or 1)) if ray is None else cluster.joined(ray, workers) as place:
+        results = runs.run_all(plan, workdir, train, place)
     if results.stopped:
         say(f"stopped, {len(results.outcomes)} runs done; the same command goes on from there")
         return

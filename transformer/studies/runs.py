@@ -1,43 +1,35 @@
-"""Runs of a plan: each in a process of its own, several at a time; results.csv is kept as they end.
+"""Runs of a plan, several at a time; results.csv is kept as they end.
 
 A run is an ordinary workdir, so it resumes by itself, and all that is known of it is read from there: nothing is lost with
-the process that runs the study. A process costs a second or two to start, compilation is paid by each run anyway, and a
-crash, or the system taking its memory back, ends one run alone.
+the process that runs the study. Where it is executed, here or on a cluster, is a `Place` (processes.py).
 """
 
 import dataclasses
-import fcntl
-import multiprocessing
-import os
 import signal
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing import connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TextIO
 
 from transformer.config import Config
 from transformer.data import sources
 from transformer.data.sources.records import read_embedded
-from transformer.errors import UserError
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
 from transformer.settings import replace
-from transformer.studies import outcomes, results
+from transformer.studies import outcomes, processes, results
 from transformer.studies.outcomes import Outcome
 from transformer.studies.plan import Pace, Plan, Run
+from transformer.studies.processes import Place, Started, Train
 from transformer.studies.progress import Progress
 from transformer.studies.results import beside
 from transformer.studies.study import Metric
 from transformer.training.loop import Stop
 from transformer.training.telemetry import read_metrics
 
-Train = Callable[[Config, Path], None]  # trains, or goes on, in a workdir, and scores; a function of a module
 MEASURED = 12  # updates of each arm in a dry run
 
 
@@ -49,7 +41,7 @@ class Results:
     stopped: bool
 
 
-def run_all(plan: Plan, root: Path, train: Train, workers: int, stream: TextIO | None = None) -> Results:
+def run_all(plan: Plan, root: Path, train: Train, place: Place, stream: TextIO | None = None) -> Results:
     """Trains what is missing, and keeps `root`/results.csv.
 
     Finished runs are not repeated, stopped ones go on, failed ones are tried again. UserError: `root` cannot be written, or
@@ -67,7 +59,7 @@ def run_all(plan: Plan, root: Path, train: Train, workers: int, stream: TextIO |
             found.update({run: result for run in runs if (result := outcomes.read(run.folder(root), metrics))})
             progress.begin(found)
             results.write(plan, root, found)
-            _execute([run for run in runs if run not in found], root, train, workers, metrics, stop, ended, progress.watch)
+            _execute([run for run in runs if run not in found], root, train, place, metrics, stop, ended, progress.watch)
 
         search = plan.search()
         all_of(search, [*plan.study.metrics, outcomes.chooser(plan.study)])
@@ -76,28 +68,26 @@ def run_all(plan: Plan, root: Path, train: Train, workers: int, stream: TextIO |
     return Results(found, bool(stop))
 
 
-# --- processes ---------------------------------------------------------------------------------------------------------
-
-
 def _execute(
     waiting: list[Run],
     root: Path,
     train: Train,
-    workers: int,
+    place: Place,
     metrics: Sequence[Metric],
     stop: Stop,
     ended: Callable[[Run, Outcome], None],
     watch: Callable[[Mapping[Run, Path]], None],
 ) -> None:
-    """Runs all of `waiting`, so many at a time; once `stop` is true, those under way are asked to save and end."""
-    active: dict[Run, BaseProcess] = {}
+    """Runs all of `waiting`, as many at a time as `place` has room for; once `stop` is true, those under way are asked to save
+    and end."""
+    active: dict[Run, Started] = {}
     asked = False
     try:
         while active or (waiting and not stop):
-            while waiting and len(active) < workers and not stop:
+            while waiting and len(active) < place.most and not stop:
                 run = waiting.pop(0)
-                active[run] = _start(train, _placed(run.config, root), run.folder(root))
-            connection.wait([process.sentinel for process in active.values()], timeout=0.5)
+                active[run] = place.start(train, _placed(run.config, root), run.folder(root))
+            place.wait(active.values(), 0.5)
             if stop and not asked:
                 asked = True
                 for process in active.values():
@@ -105,7 +95,6 @@ def _execute(
             for run, process in list(active.items()):
                 if process.is_alive():
                     continue
-                process.join()
                 del active[run]
                 found = outcomes.read(run.folder(root), metrics)
                 if found or not stop:
@@ -120,42 +109,6 @@ def _placed(config: Config, root: Path) -> Config:
     """With the data of an embedded task in one place for all runs, that none but the first makes it."""
     embedded = sources.SOURCES[config.data.source] is read_embedded and config.data.directory is None
     return replace(config, "data.directory", str((root / "data").resolve())) if embedded else config
-
-
-def _start(train: Train, config: Config, folder: Path) -> BaseProcess:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    process = multiprocessing.get_context("spawn").Process(target=_child, args=(train, config, folder))
-    process.start()
-    return process
-
-
-def _child(train: Train, config: Config, folder: Path) -> None:
-    """A run's process. What it says goes to a file beside its workdir, as do the seconds that it took."""
-    os.setpgid(0, 0)  # Ctrl-C is for the study, which asks runs to stop
-    threading.Thread(target=_end_with_the_study, daemon=True).start()
-    log = beside(folder, ".log").open("a", encoding="utf-8", buffering=1)  # noqa: SIM115  (a traceback comes after us)
-    # A study that was killed may have left a process behind, on its way out: this waits for it.
-    with beside(folder, ".log").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for stream in (1, 2):
-            os.dup2(log.fileno(), stream)
-        sys.stdout = sys.stderr = log
-        begun = time.monotonic()
-        try:
-            train(config, folder)
-        except UserError as error:
-            print(error)
-            sys.exit(2)
-        finally:
-            with beside(folder, ".seconds").open("a") as times:
-                times.write(f"{time.monotonic() - begun:.1f}\n")
-
-
-def _end_with_the_study() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _failed(folder: Path, status: int | None) -> Outcome:
@@ -180,7 +133,7 @@ def measure(config: Config, train: Train) -> Pace | str:
         config = replace(config, name, value)
     with tempfile.TemporaryDirectory() as place:
         folder, begun = Path(place) / "run", time.monotonic()
-        process = _start(train, _placed(config, Path(place)), folder)
+        process = processes.start(train, _placed(config, Path(place)), folder)
         try:
             while True:
                 over = process.exitcode is not None
