@@ -51,12 +51,24 @@ def params(config: Config):
 
 def filled(model, objective):
     """A model's parameters, drawn and not initialised: nothing is compiled, no bias is zero."""
-    draw = np.random.default_rng(1)
     shapes = jax.eval_shape(lambda: families.init_params(model, objective, 0))
+    return jax.tree.map(jnp.asarray, _drawn(shapes, 0.3))
+
+
+def untrained(config: Config, facts: Facts):
+    """A model of any family, and its parameters, drawn as NumPy arrays; they differ more than those of `filled`."""
+    model = families.FAMILIES[config.family].model(config, facts)
+    sides = {"encoder_only": ("source",), "decoder_only": ("inputs",)}.get(config.family, ("source", "inputs"))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), {side: np.zeros((1, 8), np.int32) for side in sides})["params"]
+    return model, _drawn(shapes, 0.4)
+
+
+def _drawn(shapes, scale: float):
+    draw = np.random.default_rng(1)
 
     def values(path, leaf):
         near = 1.0 if path[-1].key == "scale" else 0.0
-        return jnp.asarray(near + draw.normal(scale=0.3, size=leaf.shape), leaf.dtype)
+        return (near + draw.normal(scale=scale, size=leaf.shape)).astype(leaf.dtype)
 
     return jax.tree.map_with_path(values, shapes)
 

@@ -15,11 +15,13 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from experiments.benchmarks import race
+from experiments.benchmarks import race, train_step
 from experiments.benchmarks.race import Contender
-from transformer.config import Config, Data, Facts, Model, Objective, Train
+from transformer.config import Config, Data, Facts, Model, Objective, Parallel, Train
 
 SEEDS = 8
+ONE = Parallel(mode="jit")  # device
+TOY = (2, 64, 2, 64, 500)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +59,11 @@ def translator(small: bool) -> Job:
         sizes = {"d_model": 64, "d_ff": 256, "num_heads": 4, "num_encoder_layers": 2, "num_decoder_layers": 2}
     model = Model(**sizes, dtype="bfloat16")
     rows, slots, entries = (2, 64, 500) if small else (48, 512, 37_000)
-    return Job(Config(model=model, train=_train(rows * slots)), rows, slots, 32, entries)
+    return Job(Config(model=model, train=_train(rows * slots), parallel=ONE), rows, slots, 32, entries)
 
 
-def decoder(layers: int, width: int, rows: int, small: bool) -> Job:
+def decoder(layers: int, width: int, rows: int, slots: int, entries: int) -> Job:
     """A GPT."""
-    slots, entries = (64, 500) if small else (1024, 50_304)
-    if small:
-        layers, width, rows = 2, 64, 2
     model = Model(
         num_decoder_layers=layers,
         d_model=width,
@@ -78,7 +77,8 @@ def decoder(layers: int, width: int, rows: int, small: bool) -> Job:
         dtype="bfloat16",
     )
     data = Data(source="documents", max_target_length=slots, row_length=slots)
-    config = Config(family="decoder_only", objective=Objective("causal_lm"), model=model, data=data, train=_train(rows * slots))
+    train, objective = _train(rows * slots), Objective("causal_lm")
+    config = Config(family="decoder_only", objective=objective, model=model, data=data, train=train, parallel=ONE)
     return Job(config, rows, slots, slots, entries)
 
 
@@ -100,33 +100,17 @@ def _batch(job: Job) -> Mapping[str, Any]:
     return batch
 
 
-def _parts(job: Job) -> tuple[Any, Any]:
-    """The trainer's own step, and a function that makes its state from a seed."""
-    from transformer import families
+def _parts(job: Job) -> tuple[Any, Callable[[int], Any]]:
     from transformer.data.objectives import CausalLM, Translate
-    from transformer.training import trainer
 
-    model = families.FAMILIES[job.config.family].model(job.config, job.facts)
-    _, step, begin = trainer.make(job.config, job.facts, model)
     objective = CausalLM(job.slots) if job.config.family == "decoder_only" else Translate(job.slots, job.slots)
-    return step, lambda seed: begin(families.init_params(model, objective, seed))
+    return train_step.parts(job.config, job.facts, objective)
 
 
 def ours(job: Job) -> Callable[[], None]:
-    """An update as the trainer compiles it."""
-    import jax
-
-    from transformer.runtime.devices import Runtime
-
-    runtime, (train_step, init) = Runtime(job.config.parallel, jax.devices()[:1]), _parts(job)
-    step, made = runtime.compile_train(train_step), [runtime.create(lambda: init(0))]
-    batch = runtime.place_batch(_batch(job))
-
-    def turn() -> None:
-        made[0], metrics = step(made[0], batch)
-        jax.block_until_ready(metrics)
-
-    return turn
+    """An update as the trainer compiles it, on one device."""
+    step, init = _parts(job)
+    return train_step.updates(job.config, step, lambda: init(0), _batch(job))
 
 
 def seeds(job: Job, together: bool) -> Callable[[], None]:
@@ -210,8 +194,8 @@ def main() -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # contenders share the device's memory
     jobs = {
         "Transformer-big, packed rows of 512": translator(asked.small),
-        "decoder of 350 M, rows of 1,024": decoder(24, 1024, 16, asked.small),
-        "decoder of 1.3 B, rows of 1,024": decoder(24, 2048, 4, asked.small),
+        "decoder of 350 M, rows of 1,024": decoder(*(TOY if asked.small else (24, 1024, 16, 1024, 50_304))),
+        "decoder of 1.3 B, rows of 1,024": decoder(*(TOY if asked.small else (24, 2048, 4, 1024, 50_304))),
     }
     for number, (title, job) in enumerate(jobs.items()):
         work = {"tokens/s": job.tokens, "FLOP/s": job.flops}
@@ -225,7 +209,7 @@ def main() -> None:
                 contenders[f"ours, attention {backend}, remat {remat}"] = Contender(ours, (changed,), work)
         contenders["torch, compiled"] = Contender(torch, (job,), work)
         _race(title, contenders, asked, number)
-    small = dataclasses.replace(decoder(2, 128, 16, True), rows=8)
+    small = decoder(2, 64, 8, 64, 500)
     work = {"tokens/s": SEEDS * small.tokens}
     pair = {name: Contender(seeds, (small, together), work) for name, together in (("side by side", True), ("in turn", False))}
     _race(f"{SEEDS} seeds of a small decoder", pair, asked, len(jobs))

@@ -22,32 +22,43 @@ TRAIN = Train(batch_tokens=B * T, learning_rate=1e-4, schedule="constant", warmu
 CONFIG, FACTS = Config(model=MODEL, train=TRAIN), Facts(source_size=V, target_size=V, source_rows=V, target_rows=V)
 
 
-def build(config: Config) -> tuple[Any, Any, Any]:
-    """The trainer's own step, not yet compiled; a function that makes its state; a batch of tokens without padding."""
-    import numpy as np
-
+def parts(config: Config, facts: Facts, objective: Any) -> tuple[Any, Callable[[int], Any]]:
+    """The trainer's own step, not yet compiled, and a function that makes its state from a seed."""
     from transformer import families
-    from transformer.data.objectives import Translate
     from transformer.training import trainer
 
-    model = families.FAMILIES[config.family].model(config, FACTS)
-    _, step, begin = trainer.make(config, FACTS, model)
+    model = families.FAMILIES[config.family].model(config, facts)
+    _, step, begin = trainer.make(config, facts, model)
+    return step, lambda seed: begin(families.init_params(model, objective, seed))
+
+
+def build(config: Config) -> tuple[Any, Any, Any]:
+    """As `parts`, the state of seed 0; and a batch of tokens without padding."""
+    import numpy as np
+
+    from transformer.data.objectives import Translate
+
+    step, init = parts(config, FACTS, Translate(S, T))
     rng, sides = np.random.default_rng(0), {"source": S, "inputs": T, "targets": T}
     batch = {name: rng.integers(3, V, (B, length), np.int32) for name, length in sides.items()}
     batch |= {"source_segments": np.ones((B, S), np.int32), "segments": np.ones((B, T), np.int32)}
     batch |= {"weights": np.ones((B, T), np.float32)}
-    return step, lambda: begin(families.init_params(model, Translate(S, T), seed=0)), batch
+    return step, lambda: init(0), batch
 
 
 def ours(config: Config = CONFIG) -> Callable[[], None]:
-    """Compiled as the trainer compiles it."""
+    """Updates without padding."""
     keep_freed_memory()
+    return updates(config, *build(config))
+
+
+def updates(config: Config, train_step: Any, init: Callable[[], Any], batch: Any) -> Callable[[], None]:
+    """A turn is an update, compiled as the trainer compiles it."""
     import jax
 
     from transformer.runtime.devices import Runtime
 
     runtime = Runtime(config.parallel)
-    train_step, init, batch = build(config)
     step, made = runtime.compile_train(train_step), [runtime.create(init)]
 
     def turn() -> None:

@@ -47,17 +47,8 @@ def parts(kind: str):
     """Settings, loss, and parameters that are drawn."""
     config = configured(kind)
     facts = settings.replace(settings.replace(small.FACTS, "mask", 3), "labels", ("even", "odd"))
-    model = families.FAMILIES[config.family].model(config, facts)
-    loss = families.kind_of(config).loss(model, config, facts)
-    sides = {"encoder_only": ("source",), "decoder_only": ("inputs",)}.get(config.family, ("source", "inputs"))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), {side: np.zeros((1, 8), np.int32) for side in sides})["params"]
-    draw = np.random.default_rng(1)
-
-    def values(path, leaf):
-        near = 1.0 if path[-1].key == "scale" else 0.0
-        return (near + draw.normal(scale=0.4, size=leaf.shape)).astype(np.float32)
-
-    return config, loss, jax.tree.map_with_path(values, shapes)
+    model, params = small.untrained(config, facts)
+    return config, families.kind_of(config).loss(model, config, facts), params
 
 
 def scaled(params, head: str, factor: float):

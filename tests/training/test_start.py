@@ -34,16 +34,7 @@ def batch(family: str, rows: int = 8) -> dict[str, np.ndarray]:
 def parts(config: Config):
     """The model, its loss, and parameters that are drawn."""
     facts = small.FACTS if config.objective.kind != "masked_lm" else settings.replace(small.FACTS, "mask", 3)
-    model = families.FAMILIES[config.family].model(config, facts)
-    sides = {"encoder_only": ("source",), "decoder_only": ("inputs",)}.get(config.family, ("source", "inputs"))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), {side: np.zeros((1, 8), np.int32) for side in sides})["params"]
-    draw = np.random.default_rng(1)
-
-    def values(path, leaf):
-        near = 1.0 if path[-1].key == "scale" else 0.0
-        return (near + draw.normal(scale=0.4, size=leaf.shape)).astype(np.float32)
-
-    params = jax.tree.map_with_path(values, shapes)
+    model, params = small.untrained(config, facts)
     return model, families.kind_of(config).loss(model, config, facts), params
 
 
