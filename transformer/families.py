@@ -41,13 +41,14 @@ class Family:
     """What differs between architectures. `account` is of rows of so many tokens by side; none: typical ones.
 
     `positions`: whether it is told positions, so that a table of them may end. `attention`: its kinds of attention, as
-    stack/kind; each layer of the stack has one.
+    stack/kind; each layer of the stack has one. `encodes`: it reads a source apart from what it says.
     """
 
     model: Callable[[Config, Facts], nn.Module]
     account: Callable[[Config, Facts, Sequence[int]], accounts.Account]
     positions: bool = True
     attention: tuple[str, ...] = ()
+    encodes: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +174,10 @@ FAMILIES: dict[str, Family] = {
         attention=("encoder/self",),
     ),
     "decoder_only": Family(
-        lambda config, facts: DecoderOnly(config.model, facts), accounts.decoder_only, attention=("decoder/self",)
+        lambda config, facts: DecoderOnly(config.model, facts),
+        accounts.decoder_only,
+        attention=("decoder/self",),
+        encodes=False,
     ),
 }
 

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer import families
 from transformer.config import Config
 from transformer.models.layers import Embedding
 from transformer.training.step import Batch, Loss, Params
@@ -17,7 +18,7 @@ Sums = dict[int, tuple[Array, Array]]  # by distance: the sum of norms, and of h
 
 def distances(config: Config) -> Sequence[int]:
     """1, 2, 4, .. tokens, as far as a text can be long."""
-    side = "target" if config.family == "decoder_only" else "source"
+    side = "source" if families.FAMILIES[config.family].encodes else "target"
     longest = getattr(config.data, f"max_{side}_length")
     return [2**power for power in range(longest.bit_length()) if 2**power < longest]
 
@@ -29,7 +30,7 @@ def norms(loss: Loss, config: Config, params: Params, batch: Batch) -> Sums:
     its own. Of a decoder alone x is an embedded token of the row, and l its last target's loss. A distance is counted from
     the last token that is read of the text that l belongs to.
     """
-    alone = config.family == "decoder_only"
+    alone = not families.FAMILIES[config.family].encodes
     side, segments = ("inputs", "segments") if alone else ("source", "source_segments")
     places_1xT = jnp.arange(batch["weights"].shape[1])[None]
     said_BxT = batch["weights"] > 0
