@@ -21,10 +21,25 @@ def test_special_cases_of_the_tail():
     one, same = simultaneous.dunnett(2), simultaneous.as_key(np.ones((3, 3)))
     for bound in (0.3, 2.0, 40.0):
         assert simultaneous.tail(bound, one, 7) == pytest.approx(2 * stats.t.sf(bound, 7))
-        assert simultaneous.tail(bound, same, 7) == pytest.approx(2 * stats.t.sf(bound, 7))  # one statistic, three times
+        assert simultaneous.tail(bound, same, 7) == pytest.approx(2 * stats.t.sf(bound, 7), rel=1e-3)  # one, three times
     apart = simultaneous.as_key(np.eye(3))  # so much freedom that they are normal and independent
     assert simultaneous.tail(2.0, apart, 10**7) == pytest.approx(1 - (1 - 2 * stats.norm.sf(2.0)) ** 3, rel=1e-3)
     assert simultaneous.tail(0.0, apart, 5) == 1.0
+
+
+def test_which_axes_a_processor_finds_says_nothing(monkeypatch):
+    """Of a balanced design all variances but one are equal, so any axes at right angles to that one's will do."""
+    correlation, find = simultaneous.dunnett(6), np.linalg.eigh
+    before = simultaneous._directions.__wrapped__(correlation)[1]
+
+    def turned(matrix):
+        variances, axes_PxP = find(matrix)
+        turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))
+        return variances, np.concatenate([axes_PxP[:, :4] @ turn, axes_PxP[:, 4:]], axis=1)
+
+    assert find(np.array(correlation))[0][:4] == pytest.approx(0.5)
+    monkeypatch.setattr(np.linalg, "eigh", turned)
+    assert simultaneous._directions.__wrapped__(correlation)[1] == pytest.approx(before, rel=1e-12)
 
 
 def test_far_tails_are_between_one_test_and_bonferroni():

@@ -30,8 +30,8 @@ def tail(bound: float, correlation: Correlation, freedom: int) -> float:
     t is a radius times a point of the ellipsoid (Genz & Bretz 2009, 4.2): the radius squared over the dimension has an F
     distribution, known in closed form down to the smallest p; the points are evenly spread and always the same.
     """
-    rank, reach = _directions(correlation)
-    return float(special.fdtrc(rank, freedom, (bound / reach) ** 2 / rank).mean())
+    dimension, reach = _directions(correlation)
+    return float(special.fdtrc(dimension, freedom, (bound / reach) ** 2 / dimension).mean())
 
 
 @functools.cache
@@ -43,15 +43,18 @@ def critical(correlation: Correlation, freedom: int, level: float = 0.95) -> flo
 
 @functools.cache
 def _directions(correlation: Correlation) -> tuple[int, np.ndarray]:
-    """The rank, and for evenly spread directions the largest |t| at radius 1 (2**15 of them, sorted, as means of 256 bins)."""
-    variances, axes = np.linalg.eigh(np.array(correlation))
-    kept = variances > 1e-9
-    root_PxR = axes[:, kept] * np.sqrt(variances[kept])
-    rank = root_PxR.shape[1]
-    points_NxR = qmc.MultivariateNormalQMC(np.zeros(rank), rng=0).random(2**15)
-    points_NxR /= np.linalg.norm(points_NxR, axis=1, keepdims=True)
-    reach_N = np.abs(points_NxR @ root_PxR.T).max(axis=1)
-    return rank, np.sort(reach_N).reshape(256, -1).mean(axis=1)
+    """The dimension, and for evenly spread directions the largest |t| at radius 1 (2**15 of them, sorted, as means of 256
+    bins).
+
+    The matrix's root is the symmetric one, of which there is one. Axes alone would not do: where variances are equal, as in
+    a balanced design, which axes are found differs by processor, and so did the third digit of p.
+    """
+    variances, axes_PxP = np.linalg.eigh(np.array(correlation))
+    root_PxP = (axes_PxP * np.sqrt(np.maximum(variances, 0.0))) @ axes_PxP.T
+    points_NxP = qmc.MultivariateNormalQMC(np.zeros(len(correlation)), rng=0).random(2**15)
+    points_NxP /= np.linalg.norm(points_NxP, axis=1, keepdims=True)
+    reach_N = np.abs(points_NxP @ root_PxP).max(axis=1)
+    return len(correlation), np.sort(reach_N).reshape(256, -1).mean(axis=1)
 
 
 def detectable(residual: float, seeds: int, arms: int, power: float = 0.8, level: float = 0.95) -> float | None:
