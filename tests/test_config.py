@@ -147,6 +147,12 @@ def test_the_defaults_are_valid():
             {"model.attention_heads": "summed", "family": "recurrent"},
             ["config.model.attention_heads summed: a recurrent model", "leave attention_heads at concatenated"],
         ),
+        ({"model.head_gates": "all", "family": "recurrent"}, ["head_gates all: a recurrent model", "leave head_gates at none"]),
+        (
+            {"model.head_gates": "decoder/cross", "family": "decoder_only"},
+            ["config.model.head_gates decoder/cross: config.family decoder_only has decoder/self alone"],
+        ),
+        ({"train.head_penalty": 0.1}, ["config.train.head_penalty 0.1: config.model.head_gates is none", "or the first to 0"]),
         ({"model.causal_training": False, "family": "encoder_only"}, ["causal_training False: an encoder has no causal mask"]),
         ({"model.causal_training": False, "model.positions": "t5"}, ["causal_training False: the buckets", "positions t5"]),
         ({"model.causal_prefix": True}, ["causal_prefix True: there is no prefix in config.family encoder_decoder"]),

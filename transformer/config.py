@@ -79,6 +79,10 @@ class Model:
     attention_heads: Literal["concatenated", "summed"] = setting(
         "concatenated", "each head has rows of its own in the output projection, or all have the same"
     )
+    head_gates: Literal["none", HeadPlace] = setting(
+        "none",
+        "heads have gates, which train.head_penalty can close (Voita et al. 2019): those of one kind of attention, or all",
+    )
     causal_training: bool = setting(True, "while training, a decoder's tokens see none that follow them")
     causal_evaluation: bool = setting(
         True, "nor when the model is scored or used; false: all that is said is read again for each new token"
@@ -188,6 +192,7 @@ class Data:
     mixture: tuple[str, ...] = setting(
         (), "text: folders NAME:RATE of data.directory, one a task; a source is read with its name before it"
     )
+    join: int = setting(1, "text: lines joined to one example, 1, 2, .. so many in turn, for longer ones", at_least=1)
     prefix: str = setting("", "text put before every source (T5's name of the task)")
     document: Literal["file", "paragraph", "line"] = setting("paragraph", "documents: what one is; blank lines part paragraphs")
     cross_documents: bool = setting(False, "language models: attention crosses documents that share a row")
@@ -269,6 +274,9 @@ class Train:
     clip_norm: float | None = setting(None, "greatest global norm of a gradient; none: no clipping", above=0)
     loss_chunk: int = setting(4096, "target slots of a device whose logits exist at once", at_least=1, free=True)
     label_smoothing: float = setting(0.1, "probability spread evenly over the vocabulary", at_least=0, below=1)
+    head_penalty: float = setting(
+        0.0, "what an open gate of a head (model.head_gates) adds to the loss, in nats of every token", at_least=0
+    )
     ema_decay: float | None = setting(
         None, "decay of an exponential moving average of parameters; none: no average", above=0, below=1
     )
@@ -308,6 +316,9 @@ class Evaluate:
         "pairs: the share of right words too, by their place in the target (the first is 1), in the same ranges",
         free=True,
     )
+    true_lengths: bool = setting(
+        False, "pairs: scores of outputs of as many tokens as the target has too, as if the model knew when to end", free=True
+    )
     bleu_tokenize: Literal["13a", "none", "intl", "char"] = setting("13a", "sacrebleu's tokenisation", free=True)
     average: int = setting(1, "how many of the last checkpoints are averaged", at_least=1, free=True)
     checkpoint: Literal["last", "best"] = setting(
@@ -321,6 +332,9 @@ class Evaluate:
         "gradient", "which go first: by the gradients of their gates on validation, the least first; or any", free=True
     )
     head_place: HeadPlace = setting("all", "which are counted and taken out: those of one kind of attention, or all", free=True)
+    head_habits: bool = setting(
+        False, "Transformers that say a text: tell what heads have come to do too, as weight on a token's neighbours", free=True
+    )
     stride: int | None = setting(
         None,
         "language models: tokens that the window moves on for perplexity; none: windows do not overlap",

@@ -17,6 +17,7 @@ from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.models import accounts, losses
 from transformer.models.attention import MASKED
+from transformer.models.gates import has_gates, open_heads
 from transformer.models.recurrent import RecurrentEncoderDecoder
 from transformer.models.transformer import DecoderOnly, EncoderDecoder, EncoderOnly, Heads
 
@@ -145,6 +146,22 @@ def span_loss(model: Any, config: Config, facts: Facts) -> Loss:
 def _scores(model: Any, params: Any, batch: Any, dropout_key: Array | None, gates: Any) -> Array:
     states = _states(model, params, batch, dropout_key, gates)
     return _apply(model, params, states, dropout_key, method="scores")
+
+
+def make_loss(model: Any, config: Config, facts: Facts) -> Loss:
+    """The loss of the configuration's objective, and what open gates of heads cost."""
+    loss = kind_of(config).loss(model, config, facts)
+    if config.model.head_gates == "none":
+        return loss
+
+    def with_gates(params: Any, batch: Any, dropout_key: Array | None, gates: Any = None) -> Sums:
+        sums = loss(params, batch, dropout_key, gates)
+        opened, weight = open_heads(params, drawn=dropout_key is not None), sums["weight_sum"]
+        penalty = config.train.head_penalty * weight * sum(opened.values())
+        told = {f"open_heads@{place}_sum": weight * count for place, count in opened.items()}
+        return sums | {"loss_sum": sums["loss_sum"] + penalty} | told
+
+    return with_gates
 
 
 # --- the tables --------------------------------------------------------------------------------------------------------
@@ -337,6 +354,11 @@ def kind_of(config: Config) -> Kind:
 def make_objective(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool = False) -> objectives.Objective:
     """What the model is handed and must say."""
     return kind_of(config).objectives[config.family](config, facts, vocabularies, training)
+
+
+def gated(config: Config) -> list[str]:
+    """The kinds of attention whose heads have gates."""
+    return [place for place in FAMILIES[config.family].attention if has_gates(config.model, place)]
 
 
 def check_mode(config: Config, mode: str) -> None:

@@ -111,6 +111,11 @@ def validate(config: Config) -> Config:
             )
     if train.warmup_steps == 0 and train.schedule == "rsqrt":
         raise UserError("config.train.warmup_steps is 0: the rsqrt schedule needs 1 at least (or set config.train.schedule)")
+    if train.head_penalty and model.head_gates == "none":
+        raise UserError(
+            f"config.train.head_penalty {train.head_penalty:g}: config.model.head_gates is none, so that there is nothing to "
+            "close; set it to all, or the first to 0"
+        )
     of_layers = [name for name in train.start_metrics if name in typing.get_args(LayerMetric)]
     if of_layers and config.family == "recurrent":
         raise UserError(
@@ -141,7 +146,11 @@ def validate(config: Config) -> Config:
 
 
 # Settings that change what a model computes, where it has what they change, and the families that have it.
-_ATTENTION = ("attention_scale", "attention_keys", "attention_values", "attention_maximum", "attention_heads", "query_init")
+_ATTENTION = (
+    *("attention_scale", "attention_keys", "attention_values", "attention_maximum", "attention_heads", "query_init"),
+    "head_gates",
+)
+_ALONE = {"encoder_only": "encoder/self", "decoder_only": "decoder/self"}
 _CAUSAL = ("causal_training", "causal_evaluation", "causal_prefix")
 
 
@@ -153,6 +162,8 @@ def _check_variants(config: Config) -> None:
         why = ""
         if config.family == "recurrent":
             why = "a recurrent model has no such attention"
+        elif name == "head_gates" and model.head_gates not in ("all", _ALONE.get(config.family, model.head_gates)):
+            why = f"config.family {config.family} has {_ALONE[config.family]} alone"
         elif config.family == "encoder_only" and name in _CAUSAL:
             why = "an encoder has no causal mask"
         elif name == "causal_prefix" and (config.family != "decoder_only" or config.objective.kind == "causal_lm"):

@@ -15,12 +15,15 @@ from transformer.studies.study import Claim, Metric, Study
 
 STEPS = 500
 LENGTHS = "5,15,30,45,61"
+PLACES = "1,15,30,45,61"
 WIDTHS = {"fixed": 102, "Luong": 94}  # d_model at which parameters are as many as Bahdanau's with 128
 METRICS = (
     Metric("test/word_accuracy@45-60", "higher"),
     Metric("test/word_accuracy@30-44", "higher"),
     Metric("test/word_accuracy@15-29", "higher"),
     Metric("test/word_accuracy@5-14", "higher"),
+    Metric("test/place_accuracy@1-14", "higher"),
+    Metric("test/place_accuracy@45-60", "higher"),
     Metric("validation/nll", "lower"),
 )
 TRANSFORMER = {
@@ -37,7 +40,8 @@ TRANSFORMER = {
 def base() -> Config:
     """Bahdanau's model on lists."""
     lists = {"data.algorithm": "list", "data.algorithm_train_lengths": "5,60", "data.algorithm_test_lengths": "none"}
-    task = override(algorithms.get_config(), lists | {"evaluate.lengths": LENGTHS, "evaluate.scores": "word_accuracy"})
+    scored = {"evaluate.lengths": LENGTHS, "evaluate.places": PLACES, "evaluate.scores": "word_accuracy"}
+    task = override(algorithms.get_config(), lists | scored)
     whole = dataclasses.replace(
         rnn_bahdanau.get_config(),
         data=task.data,

@@ -4,14 +4,21 @@
 
 Not run yet. "summed" replaces W^O by one block of d_v rows on the sum of the heads. Concatenation before W^O is a sum over
 heads too, sum_i head_i W^O_i; summed, the W^O_i are one, so heads cannot write to places of their own. It has fewer
-parameters, which a wider feed-forward layer gives back. The paper's own models: vaswani_table3.py.
+parameters, which a wider feed-forward layer gives back. What heads come to do is told beside (transformer/modes/heads.py): the
+weight that one gives the token before or behind, how far apart heads are, and how well one finds the word that is translated.
+The paper's own models: vaswani_table3.py.
 """
 
+import dataclasses
+
 from experiments.shapes import studies
-from transformer.studies.study import Claim, Study
+from transformer.studies.study import Claim, Metric, Study
+
+HABITS = ("previous_token_head", "next_token_head", "head_distance", "alignment_head_mass")
 
 
 def get_study() -> Study:
+    base = studies.number_words()
     return Study(
         question="Does the number of heads matter at equal compute?",
         claims=(
@@ -30,7 +37,7 @@ def get_study() -> Study:
                 effect=0.018,
             ),
         ),
-        base=studies.number_words(),
+        base=dataclasses.replace(base, evaluate=dataclasses.replace(base.evaluate, head_habits=True)),
         arms={
             "4 heads": {},
             "1 head": {"model.num_heads": "1"},
@@ -39,7 +46,7 @@ def get_study() -> Study:
             "16 heads": {"model.num_heads": "16"},
             "4 heads, summed": {"model.attention_heads": "summed", "model.d_ff": "584"},
         },
-        metrics=studies.NUMBER_WORDS,
+        metrics=(*studies.NUMBER_WORDS, *(Metric(f"test/{habit}", "higher") for habit in HABITS)),
         compare_with="4 heads",
         fair=("steps", "tokens", "flops", "parameters"),
     )

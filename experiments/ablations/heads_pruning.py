@@ -6,7 +6,7 @@ Not run yet. 24 heads, of which those go first whose gates have the least gradie
 (their equation 2); nothing is trained after that, and all scores of test are without them. Arms differ in that alone: with
 the same seed they are the same model (validation/nll, of the whole one, shows it), trained once for each arm. What many heads
 or any heads cost is heads_pruning_random.py, where they are heads_pruning_places.py: studies of their own, since the noise of
-all arms is pooled, and theirs is many times this.
+all arms is pooled, and theirs is many times this. Gates that learn to close: heads_gates.py.
 """
 
 from experiments.shapes import studies

@@ -2,7 +2,7 @@
 
     python launch.py --mode=ablate --config=experiments/ablations/length_generalization.py --workdir=runs/length_generalization
 
-Not run yet. A decoder alone copies up to 20 letters in training and up to 40 in the test. All it reads is under a causal mask,
+Not run yet. A decoder alone copies 4 to 20 letters in training and up to 40 in the test. All it reads is under a causal mask,
 as in the paper: without positions a source that sees itself whole would be a bag of letters. Others:
 --config.base.data.algorithm=reverse, sort, addition. Learned positions past 20 are as they were drawn.
 """
@@ -26,7 +26,7 @@ def get_study() -> Study:
             ),
             Claim(text="They outperform T5's bias, which comes next.", source=source, kind="worse", arms=("t5",)),
         ),
-        base=studies.gpt_algorithm("copy", (1, 20), (1, 40), steps=500, causal_prefix=True),
+        base=studies.gpt_algorithm("copy", (4, 20), (4, 40), steps=500, causal_prefix=True),
         arms={"none": {"model.positions": "none"}} | {kind: {"model.positions": kind} for kind in OTHERS},
         metrics=(
             Metric("test/word_accuracy@21-40", "higher"),

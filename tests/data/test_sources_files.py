@@ -359,6 +359,16 @@ def test_shares(total, rates):
     assert all(abs(n - total * rate / sum(rates)) < 1 for n, rate in zip(found.values(), rates, strict=True))
 
 
+def test_lines_are_joined_one_two_three_in_turn(tmp_path):
+    given = mixture(tmp_path, {"a": 8}, "a:1")
+    plain = dataclasses.replace(given, mixture=(), directory=str(tmp_path / "a"))
+    before, found = (examples(dataclasses.replace(plain, join=join)) for join in (1, 3))
+    for side in ("source", "target"):
+        lines = [pair[side] for pair in before]
+        groups = [lines[:1], lines[1:3], lines[3:6], lines[6:7], lines[7:]]
+        assert [pair[side] for pair in found] == [" ".join(group) for group in groups]
+
+
 def test_mixture_rates_are_in_the_fingerprint(tmp_path):
     given = mixture(tmp_path, {"a": 4, "b": 4}, "a:1", "b:1")
     prints = set()

@@ -38,8 +38,10 @@ def test_what_is_hidden_from_attention_was_read_by_the_encoder():
 
 def test_weights_are_those_that_attention_draws():
     used = trained.translator()
-    weights = used.cross_attention(PAIRS)
+    found, lengths = used.weights(PAIRS)
+    assert list(lengths) == [7, 3]  # the end is read too
     for row, (source, target) in enumerate(PAIRS):
-        [alone] = [m for m in used.attention(source, target) if "cross" in m.name]
-        shape = alone.weights_LxHxTxS.shape
-        np.testing.assert_allclose(weights[:, row, :, : shape[2], : shape[3]], alone.weights_LxHxTxS, atol=1e-5)
+        maps = {m.name.removesuffix(" attention").replace(" ", "/"): m.weights_LxHxTxS for m in used.attention(source, target)}
+        assert maps.keys() == found.keys() == {"encoder/self", "decoder/self", "decoder/cross"}
+        for place, alone in maps.items():
+            np.testing.assert_allclose(found[place][:, row, :, : alone.shape[2], : alone.shape[3]], alone, atol=1e-5)

@@ -55,8 +55,8 @@ def score(used: Translator, source: str, target: str) -> float:
     return log_probs[np.arange(len(labels)), labels].sum() / ((5 + len(labels)) / 6) ** used.config.search.length_penalty
 
 
-def naive(used: Translator, sources: list[str], limits: list[int]) -> list[str]:
-    """Greedy, by the whole model at each step: no cache, and no search."""
+def naive(used: Translator, sources: list[str], limits: list[int], exact: bool = False) -> list[str]:
+    """Greedy, by the whole model at each step: no cache, and no search. `exact`: the end is never said."""
     tokens, segments = pad([[*used.source_vocabulary.encode(s), used.facts.end] for s in sources], 20)
     apply = jax.jit(used.model.apply)
     said: list[list[int]] = [[] for _ in sources]
@@ -65,13 +65,26 @@ def naive(used: Translator, sources: list[str], limits: list[int]) -> list[str]:
         logits = apply({"params": used.params}, {"source": tokens, "source_segments": segments, "inputs": inputs})
         for ids, limit, row in zip(said, limits, logits, strict=True):
             if len(ids) < limit and used.facts.end not in ids:
-                ids.append(int(row[n].argmax()))
+                ids.append(int((row[n].at[used.facts.end].set(-jnp.inf) if exact else row[n]).argmax()))
     return [used.target_vocabulary.decode([i for i in ids if i != used.facts.end]) for ids in said]
 
 
 def test_greedy_is_the_likeliest_token_at_each_step():
     sources = SENTENCES[:4]
     assert [output.text for output in alone(1)[:4]] == naive(translator(1), sources, [len(s) + 1 + 5 for s in sources])
+
+
+def test_outputs_of_a_given_length():
+    """Shorter and longer than what the model would say; the end is part of no output."""
+    used, sources = translator(1), SENTENCES[:4]
+    said = [len(output.text) for output in alone(1)[:4]]
+    lengths = [max(said[0] - 2, 1), said[1] + 3, said[2], 0]
+    pairs = [(source, "A" * length) for source, length in zip(sources, lengths, strict=True)]
+    assert lengths[0] != said[0] and max(lengths) < 20
+    found = [outputs[0].text for outputs in used.translate_to_length(pairs)]
+    assert found == naive(used, sources, lengths, exact=True) and list(map(len, found)) == lengths
+    better = translator(2).translate_to_length(pairs[:3])
+    assert [len(outputs[0].text) for outputs in better] == lengths[:3]
 
 
 def test_no_sentence_no_output():
@@ -111,7 +124,7 @@ def stub(used: Translator) -> list[tuple]:
     """Replaces the compiled search by one that notes what it is called with, and finds nothing."""
     calls = []
 
-    def search(params, tokens_BxS, segments_BxS, limit_B, max_length):
+    def search(params, tokens_BxS, segments_BxS, limit_B, max_length, exact):
         calls.append((tokens_BxS, segments_BxS, limit_B, max_length))
         nothing = np.zeros((len(tokens_BxS), 1))
         return Hypotheses(np.zeros((len(tokens_BxS), 1, 1), int), nothing.astype(int), nothing, nothing)

@@ -69,13 +69,15 @@ DRAWN = {
 MODEL = """
 positions norm_order norm_kind tying activation attention_scale qk_norm attention_bias attention_backend ff_bias norm_bias
 embedding_norm embedding_scale logits_scale logits_bias initializer embedding_init remat dtype sinusoid_layout
-attention_keys attention_values attention_maximum attention_heads causal_training causal_evaluation causal_prefix
+attention_keys attention_values attention_maximum attention_heads head_gates causal_training causal_evaluation causal_prefix
 query_init recurrent.cell recurrent.attention recurrent.context recurrent.bidirectional recurrent.input_feeding
 recurrent.reverse_source dropout_generator
 """
 CHOSEN = MODEL.split()
 # Variants that studies compare: each is refused where it would change nothing, so one is drawn at a time.
-VARIANTS = {name for name in CHOSEN if name.startswith(("attention_", "causal_", "query_")) and name != "attention_bias"}
+VARIANTS = {
+    name for name in CHOSEN if name.startswith(("attention_", "causal_", "query_", "head_")) and name != "attention_bias"
+}
 PAIRS = [(family, kind) for kind, row in families.KINDS.items() for family in row.objectives]
 TEXTS = ["ab cde", "b", "ca ab", "dd e", "abcde", "ab"]
 

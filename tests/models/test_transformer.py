@@ -30,6 +30,7 @@ VARIANTS = {
     "attention_values": "inputs",
     "attention_maximum": "hard",
     "attention_heads": "summed",
+    "head_gates": "all",
 }
 KINDS = typing.get_args(Positions)
 each_kind = pytest.mark.parametrize("positions", KINDS)

@@ -1,15 +1,19 @@
 """What the table of alignment says, of weights and of a predictor whose answers are known."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 import trained
 
+from transformer.config import Config
 from transformer.data import number_alignment
 from transformer.data.encode import touching
 from transformer.data.vocabulary import Characters
+from transformer.errors import UserError
 from transformer.modes import alignment as mode
+from transformer.modes import heads
 
 LETTERS = Characters("abcdefghijklmnopqrstuvwxyzüß ,-")
 PAIRS = [
@@ -19,7 +23,7 @@ PAIRS = [
 ]
 NUMBERS = (21, 305, 42_006)
 SENTENCES = [
-    mode._Words(number_alignment.align(n), LETTERS.spans(source), LETTERS.spans(target))
+    heads.Words(number_alignment.align(n), LETTERS.spans(source), LETTERS.spans(target))
     for n, (source, target) in zip(NUMBERS, PAIRS, strict=True)
 ]
 
@@ -86,3 +90,21 @@ def test_what_is_hidden_is_the_word_and_another():
 def test_other_data_has_no_known_alignment():
     said = trained.command("--mode=align", f"--workdir={trained.run().workdir}")
     assert said.status == 2 and "config.data.source number_words alone, not text" in said.err
+
+
+@dataclasses.dataclass
+class Reads(Stub):
+    """A decoder alone: what it says and what it read are one text."""
+
+    config: Any = Config(family="decoder_only")
+    source_vocabulary: Any = LETTERS
+    target_vocabulary: Any = LETTERS
+
+    def weights(self, pairs):
+        return {"decoder/self": np.ones((1, len(pairs), 1, 9, 9))}, np.full(len(pairs), 9)
+
+
+def test_a_decoder_alone_has_nothing_to_align(monkeypatch):
+    monkeypatch.setattr(mode.predict, "load", lambda *arguments: Reads([]))
+    with pytest.raises(UserError, match="run has no attention from what it says to what it read"):
+        mode.align(trained.run().workdir, {})

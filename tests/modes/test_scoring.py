@@ -41,6 +41,20 @@ def test_scores_that_are_not_finite_are_told(tmp_path, monkeypatch, loaded):
     assert found["perplexity"] is None and found["nll"] is None
 
 
+def test_scores_of_outputs_as_long_as_their_targets(tmp_path, monkeypatch, loaded):
+    run = trained.run().copy(tmp_path)
+    used = trained.translator()
+    asked = {"evaluate.scores": "exact_match,word_accuracy", "evaluate.true_lengths": "true"}
+    monkeypatch.setattr(used, "config", settings.override(used.config, asked))
+    assert command("--mode=evaluate", f"--workdir={run}").status == 0
+    found = json.loads((run / "evaluation" / "test.json").read_text())["scores"]
+    pairs = list(zip(*((trained.run().folder / "data" / f"test.{s}").read_text().split() for s in ("en", "de")), strict=True))
+    given = [best[0].text for best in used.translate_to_length(pairs)]
+    assert found["exact_match@true_length"] == 100 * sum(a == b for a, (_, b) in zip(given, pairs, strict=True)) / 12
+    named = {name.removeprefix("test/") for name in reported(used.config) if name.startswith("test/")}
+    assert named == set(found) and {"exact_match@true_length", "word_accuracy@true_length"} <= named
+
+
 def test_scores_by_length(tmp_path, monkeypatch, loaded):
     """Of one word, which all sources have, and of two. What a study may ask for is what is written, or absent."""
     run = trained.run().copy(tmp_path)
@@ -51,6 +65,10 @@ def test_scores_by_length(tmp_path, monkeypatch, loaded):
     found = json.loads((run / "evaluation" / "test.json").read_text())["scores"]
     assert found["exact_match@1-1"] == found["exact_match"] and found["chrf@1-1"] == found["chrf"] > 0
     assert 0 <= found["place_accuracy@1-1"] <= 100
+    said = [json.loads(line) for line in (run / "evaluation" / "test.jsonl").read_text().splitlines()]
+    assert [row["source"] for row in said] == (trained.run().folder / "data" / "test.en").read_text().split()
+    outputs, references = ([row[name] for row in said] for name in ("output", "reference"))
+    assert scores.score("chrf", outputs, references).value == found["chrf"]
     assert [line.split()[0] for line in result.lines[6:10]] == ["exact_match", "exact_match@1-1", "chrf", "chrf@1-1"]
     named = {name.removeprefix("test/") for name in reported(used.config) if name.startswith("test/")}
     assert named == set(found) | {"exact_match@2-2", "chrf@2-2"} | {f"place_accuracy@{a}" for a in ("2-29", "30-30")}

@@ -10,8 +10,9 @@ from test_study import STUDY
 
 from transformer import settings
 from transformer.config import Config
+from transformer.data import algorithms
 from transformer.errors import UserError
-from transformer.modes.scoring import reported
+from transformer.modes.scoring import check_evaluate, reported
 from transformer.studies import plan as plans
 from transformer.studies import study as studies
 from transformer.studies.plan import Pace
@@ -166,3 +167,7 @@ def test_shipped_studies_are_valid(path):
     assert f"--mode=ablate --config=experiments/{path.relative_to(ROOT)}" in path.read_text()
     made = plans.make(studies.read(path, {}), reported)
     assert made.study.claims and isinstance(made.configs[made.study.compare_with], Config)
+    for config in made.configs.values():
+        check_evaluate(config)
+        if config.data.source == "algorithms":
+            algorithms.check(config.data)

@@ -99,8 +99,9 @@ def _splits(data: Data) -> dict[str, tuple[Lengths, int]]:
     return {"test": (test, size), "validation": (train, size), "train": (train, data.puzzle_train_size)}
 
 
-def _check_sources(data: Data, letters: str) -> None:
+def check(data: Data) -> None:
     """UserError: there are not as many sources of a length as the splits want, no two alike."""
+    letters = LETTERS[: data.algorithm_alphabet]
     wanted: collections.Counter[int] = collections.Counter()
     for (low, high), size in _splits(data).values():
         wanted.update(dict.fromkeys(range(low, high + 1), math.ceil(size / (high - low + 1))))
@@ -123,8 +124,8 @@ def make(data: Data) -> dict[str, list[Mapping[str, str]]]:
     Test is drawn first, then validation, then train: how many examples these have changes none of the others.
     UserError if there are not as many sources.
     """
+    check(data)
     letters = LETTERS[: data.algorithm_alphabet]
-    _check_sources(data, letters)
     seen: set[str] = set()
     result: dict[str, list[Mapping[str, str]]] = {}
     for seed, (split, (lengths, size)) in enumerate(_splits(data).items()):

@@ -221,6 +221,7 @@ def token_scores(sums: Mapping[str, float], words: int | None = None) -> dict[st
 
     "loss" (smoothed, as trained) and "nll" are nats per token, the end of a sentence counted as one; "perplexity" is
     exp(nll), "perplexity_per_word" exp(nll_sum / words), which vocabularies of any size share; "token_accuracy" is percent.
+    "open_heads@encoder/self" and so on: how many heads are open, where they have gates.
     What a missing sum, no weight or no words leave open is absent.
     """
     weight = sums.get("weight_sum", 0.0)
@@ -232,6 +233,7 @@ def token_scores(sums: Mapping[str, float], words: int | None = None) -> dict[st
             result["token_accuracy"] *= 100.0
         if "nll" in result:
             result["perplexity"] = _exp(result["nll"])
+        result |= {key.removesuffix("_sum"): float(sums[key]) / float(weight) for key in sums if key.startswith("open_heads@")}
     if words and "nll_sum" in sums and weight > 0:
         result["perplexity_per_word"] = _exp(float(sums["nll_sum"]) / words)
     return result

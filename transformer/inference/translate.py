@@ -17,6 +17,7 @@ from transformer.config import Config, Facts
 from transformer.errors import UserError
 from transformer.inference import search
 from transformer.inference.loading import Loaded, Map, Predictor, clean, most_positions, pad, round_length
+from transformer.models.attention import MASKED
 
 Array = jax.Array
 
@@ -42,7 +43,7 @@ class Translator(Predictor):
         self.source_vocabulary, self.target_vocabulary = fields[0], fields[-1]
         self._encodes = hasattr(loaded.model, "encode")
         found = functools.partial(search_batch, self.model, self.config, self.facts)
-        self._search = jax.jit(found, static_argnames="max_length")
+        self._search = jax.jit(found, static_argnames=("max_length", "exact"))
         self._given = jax.jit(self._with_hidden)
 
     def translate(self, texts: Iterable[str]) -> Iterator[list[Output]]:
@@ -51,6 +52,11 @@ class Translator(Predictor):
         while chunk := list(itertools.islice(texts, self.config.search.batch_size * CHUNK)):
             yield from self._chunk(chunk, first)
             first += len(chunk)
+
+    def translate_to_length(self, pairs: Sequence[tuple[str, str]]) -> list[list[Output]]:
+        """The same of sources, all hypotheses having as many tokens as the target: when to end is not asked of the model."""
+        targets = self.target_vocabulary.encode_batch([clean(self.config, target) for _, target in pairs])
+        return list(self._chunk([source for source, _ in pairs], 1, [len(target) for target in targets]))
 
     def logits(self, sources: Sequence[str], targets: Sequence[str]) -> list[np.ndarray]:
         """For each pair the logits TxN after start, target token 1, ..., T - 1 target tokens."""
@@ -81,11 +87,18 @@ class Translator(Predictor):
                 maps.append(Map(f"{stack} {kind.replace('_', ' ')}", np.asarray(sown["weights"][0])[:, 0], across, down))
         return maps
 
-    def cross_attention(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-        """Weights LxBxHxTxS while each target is said, from the token after the start on. Rows have padding behind them."""
+    def weights(self, pairs: Sequence[tuple[str, str]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Weights LxBxHxTxS by place, as "decoder/cross", while each target is said, from the token after the start on; and
+        how many tokens each text has that is read: a source, or, of a decoder alone, a source and its target. Rows have padding
+        behind them."""
         batch, _ = self._batch_of(self._sources([s for s, _ in pairs]), self._inputs([t for _, t in pairs]))
-        observed = self._observe(self.params, batch)["intermediates"]["decoder"]["layers"]
-        return np.asarray(observed["cross_attention"]["weights"][0])
+        stacks = self._observe(self.params, batch).get("intermediates", {})
+        found = {
+            f"{stack}/{kind.removesuffix('_attention')}": np.asarray(sown["weights"][0])
+            for stack, layers in stacks.items()
+            for kind, sown in layers["layers"].items()
+        }
+        return found, batch["source_segments" if self._encodes else "segments"].sum(axis=1)
 
     def target_nll(
         self, pairs: Sequence[tuple[str, str]], hidden: Sequence[Sequence[int]] | None = None, encoder: bool = False
@@ -157,29 +170,31 @@ class Translator(Predictor):
             )
         return inputs
 
-    def _chunk(self, texts: list[str], first: int) -> Iterator[list[Output]]:
+    def _chunk(self, texts: list[str], first: int, lengths: Sequence[int] | None = None) -> Iterator[list[Output]]:
         sources, size = self._sources(texts, first), self.config.search.batch_size
         blank = Output("", 0.0)
         results = [[blank] * self.config.search.n_best for _ in texts]
         order = sorted((n for n in range(len(texts)) if texts[n].strip()), key=lambda n: len(sources[n]))
         for start in range(0, len(order), size):
             rows = order[start : start + size]
-            for row, outputs in zip(rows, self._batch([sources[row] for row in rows]), strict=True):
+            exact = None if lengths is None else [lengths[row] for row in rows]
+            for row, outputs in zip(rows, self._batch([sources[row] for row in rows], exact), strict=True):
                 results[row] = outputs
         yield from results
 
-    def _batch(self, sources: list[list[int]]) -> list[list[Output]]:
+    def _batch(self, sources: list[list[int]], exact: Sequence[int] | None) -> list[list[Output]]:
         size, extra = self.config.search.batch_size, self.config.search.max_extra
         # No longer than any source may be: a table of positions may end there.
         length = min(round_length(max(map(len, sources))), self.config.data.max_source_length)
-        most, longest = most_positions(self.config), length + extra
+        most, longest = most_positions(self.config), length + extra if exact is None else round_length(max(exact))
         tokens, segments = pad(sources + [[]] * (size - len(sources)), length, left=not self._encodes)
-        limits = [len(s) + extra for s in sources]
+        limits = [len(s) + extra for s in sources] if exact is None else list(exact)
         if most is not None:  # a prefix takes positions of the same table
             limits = [min(n, most - (0 if self._encodes else len(s))) for n, s in zip(limits, sources, strict=True)]
             longest = min(longest, most)
         limits = np.array(limits + [0] * (size - len(sources)), np.int32)
-        found = jax.device_get(self._search(self.params, tokens, segments, limits, max_length=longest))
+        found = self._search(self.params, tokens, segments, limits, max_length=longest, exact=exact is not None)
+        found = jax.device_get(found)
         outputs = []
         for row in range(len(sources)):
             ids = [found.tokens_BxNxL[row, n, : found.lengths_BxN[row, n]] for n in range(found.lengths_BxN.shape[1])]
@@ -199,10 +214,12 @@ def search_batch(
     limit_B: Array,
     *,
     max_length: int,
+    exact: bool = False,
 ) -> search.Hypotheses:
     """What `config.search` finds for each source, of `limit_B` output tokens at most, and never more than `max_length`.
 
-    A row of limit 0 fills the batch. Of a prefix LM the sources end at the right. Meant to be called under jit.
+    `exact`: of so many, none of which is the end. A row of limit 0 fills the batch. Of a prefix LM the sources end at the
+    right. Meant to be called under jit.
     """
     asked, beams = config.search, config.search.beam_size
     apply = functools.partial(model.apply, {"params": params})
@@ -223,7 +240,8 @@ def search_batch(
     alpha, form = asked.length_penalty, asked.penalty_form
 
     def step(tokens_BxT: Array, cache: Any) -> tuple[Array, Any]:
-        return apply(tokens_BxT, cache, memory, method="step")
+        logits_BxTxN, cache = apply(tokens_BxT, cache, memory, method="step")  # type: ignore[misc]
+        return logits_BxTxN.at[..., facts.end].set(MASKED) if exact else logits_BxTxN, cache
 
     if beams == 1:
         return search.greedy(step, cache, starts, limit_B, max_length, facts.end, alpha=alpha, form=form)

@@ -82,6 +82,7 @@ _ATTENTION = {
     "model.attention_values": "projected",
     "model.attention_maximum": "soft",
     "model.attention_heads": "concatenated",
+    "model.head_gates": "none",
     "model.causal_training": True,
     "model.causal_evaluation": True,
     "model.causal_prefix": False,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from transformer.config import Model
+from transformer.models import gates as head_gates
 from transformer.models import positions as positions_lib
 from transformer.models.attention import MASKED
 from transformer.models.dropout import Dropout
@@ -70,6 +71,14 @@ class Stack(nn.Module):
 
         shared: dict[str, Any] = {"mask": mask, "position_parameters": parameters}
         own: dict[str, Any] = {"gates": dict(gates or {})}
+        stack = "encoder" if self.bidirectional else "decoder"
+        kinds = [kind for kind in ("self", "cross")[: 1 + self.cross] if head_gates.has_gates(config, f"{stack}/{kind}")]
+        for kind in kinds:
+            of_heads = nn.initializers.constant(head_gates.OPEN)
+            log_alpha_LxH = self.param(f"{kind}_gates", of_heads, (self.num_layers, config.num_heads))
+            factor_LxH = head_gates.gate(log_alpha_LxH, None if deterministic else self.make_rng("dropout"))
+            given = own["gates"].get(kind, jnp.ones(()))
+            own["gates"][kind] = given * (factor_LxH if given.ndim < 3 else factor_LxH[:, None])
         if memory is not None:
             shared["cross_mask"] = Mask(Side(mask.query.positions, None if cache else mask.query.segments), memory.side)
             own["memory"] = (memory.keys, memory.values)

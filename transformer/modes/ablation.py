@@ -10,7 +10,7 @@ import jax
 from transformer.errors import say
 from transformer.modes.scoring import check_evaluate, reported
 from transformer.modes.training import train
-from transformer.studies import cluster, runs
+from transformer.studies import cluster, resampled, runs
 from transformer.studies import plan as plans
 from transformer.studies import report as reports
 from transformer.studies.processes import Processes
@@ -38,6 +38,7 @@ def ablate(study: Study, workdir: Path, dry_run: bool = False, workers: int | No
         return
     with contextlib.nullcontext(Processes(workers or 1)) if ray is None else cluster.joined(ray, workers) as place:
         results = runs.run_all(plan, workdir, train, place)
+    resampled.write(plan, workdir, results.outcomes)
     if results.stopped:
         say(f"stopped, {len(results.outcomes)} runs done; the same command goes on from there")
         return

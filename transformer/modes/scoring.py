@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,10 @@ from transformer.config import Config
 from transformer.data import pipeline, prepare
 from transformer.data.objectives import Corpus, Objective
 from transformer.data.sources import SplitName
-from transformer.errors import UserError, say
+from transformer.errors import UserError, no_failure, say
 from transformer.files import new_file
 from transformer.inference import loading, perplexity, predict, pruning, scores
+from transformer.modes import heads
 from transformer.modes.common import folders
 from transformer.runtime import hosts
 from transformer.runtime import workdir as workdirs
@@ -24,6 +26,7 @@ from transformer.runtime.workdir import Workdir
 from transformer.training import start
 from transformer.training import step as step_lib
 
+TRUE_LENGTH = "true_length"
 Examples = Sequence[Mapping[str, Any]]
 
 
@@ -42,6 +45,11 @@ def _translations(predictor: Any, examples: Examples) -> list[str]:
     return [best[0].text for best in predictor.translate(example["source"] for example in examples)]
 
 
+def _of_true_length(predictor: Any, examples: Examples) -> list[str]:
+    pairs = [(example["source"], example["target"]) for example in examples]
+    return [best[0].text for best in predictor.translate_to_length(pairs)]
+
+
 def _predictions(predictor: Any, examples: Examples) -> list[str]:
     return predictor.predict(examples)
 
@@ -55,8 +63,9 @@ JUDGES: dict[families.Output, Judge] = {
 
 
 def check_evaluate(config: Config) -> None:
-    """UserError: `config.evaluate` names a score that is none, or wants heads taken out that there are not."""
+    """UserError: `config.evaluate` names a score that is none, or asks something of heads that there are not."""
     pruning.check(config)
+    heads.check(config)
     for name in config.evaluate.scores:
         try:
             scores.find(name)
@@ -68,7 +77,8 @@ def reported(config: Config) -> list[str]:
     """What a finished run reports, as "validation/nll": of validation as it trains, of the split scored at its end, and of
     the model at the start ("start/logit_variance")."""
     output, data = families.kind_of(config).output, config.data
-    ones: dict[str, float] = dict.fromkeys(("loss_sum", "nll_sum", "correct_sum", "weight_sum"), 1.0)
+    gates = [f"open_heads@{place}_sum" for place in families.gated(config)]
+    ones: dict[str, float] = dict.fromkeys(("loss_sum", "nll_sum", "correct_sum", "weight_sum", *gates), 1.0)
     last = [*scores.token_scores(ones, words=1 if output == "text" else None)]
     if output == "continuation":
         last += [f"sliding_{name}" for name in perplexity.measures({"nll_sum": 1.0, "weight_sum": 1.0}, 1, 1)]
@@ -77,7 +87,11 @@ def reported(config: Config) -> list[str]:
     if output == "text":
         by_length = itertools.product(config.evaluate.scores or JUDGES[output].scores, scores.buckets(config.evaluate.lengths))
         last += [f"{name}@{bucket}" for name, bucket in by_length]
+        if config.evaluate.true_lengths:
+            last += [f"{name}@{TRUE_LENGTH}" for name in config.evaluate.scores or JUDGES[output].scores]
         last += [f"place_accuracy@{bucket}" for bucket in scores.buckets(config.evaluate.places)]
+    if config.evaluate.head_habits:
+        last += heads.names(config)
     by_split = {"validation": scores.token_scores(ones)} | {"test" if data.test is not None else "validation": last}
     scored = [f"{split}/{name}" for split, names in by_split.items() if getattr(data, split) is not None for name in names]
     return scored + start.names(config)
@@ -109,7 +123,7 @@ def score_split(
     `config.evaluate.heads_removed` takes out, by what `validation` tells of them."""
     config, runtime = predictor.config, Runtime(predictor.config.parallel)
     kind = families.kind_of(config)
-    loss = kind.loss(predictor.model, config, predictor.facts)
+    loss = families.make_loss(predictor.model, config, predictor.facts)
     removed = heads_to_remove(runtime, loss, predictor.loaded, validation) if config.evaluate.heads_removed else []
     if removed:
         params = pruning.without(predictor.params, removed)
@@ -120,7 +134,7 @@ def score_split(
     references = [example[judge.reference] for example in split.examples] if judge else []
     words = scores.count_words(references) if kind.output == "text" else None
     table: dict[str, Any] = dict(scores.token_scores(sums, words))
-    signatures, samples = {}, []
+    signatures, samples, said = {}, [], []
     if judge:
         say(f"decoding {len(references):,} {judge.what} of {name}")
         outputs = hosts.spread(functools.partial(judge.say, predictor), split.examples)
@@ -133,8 +147,17 @@ def score_split(
             if result.signature:
                 signatures[score] = result.signature
             table |= scores.by_length(score, sources, outputs, references, asked.lengths, asked.bleu_tokenize)
+        if kind.output == "text" and asked.true_lengths:
+            given = hosts.spread(functools.partial(_of_true_length, predictor), split.examples)
+            for score in asked.scores or judge.scores:
+                table[f"{score}@{TRUE_LENGTH}"] = scores.score(score, given, references, asked.bleu_tokenize).value
         if kind.output == "text":
             table |= scores.by_place(outputs, references, asked.places)
+        if asked.head_habits:
+            table |= heads.of_split(predictor, name, split.examples)
+        read = [example[kind.fields[0]] for example in split.examples]
+        rows = zip(read, outputs, references, strict=True)
+        said = [{"source": source, "output": output, "reference": reference} for source, output, reference in rows]
         samples = _samples(split, kind.fields[0], judge.reference, outputs, config.evaluate.samples)
     elif kind.output == "continuation":
         say(f"scoring {name} by a window that slides over it")
@@ -143,6 +166,9 @@ def score_split(
         samples = _continued(predictor, split, config.evaluate.samples)
     if not hosts.is_first():
         return
+    if said:
+        with no_failure(str(workdir.outputs_file(name)), "written"), new_file(workdir.outputs_file(name)) as file:
+            file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in said), encoding="utf-8")
     workdirs.write_json(
         workdir.evaluation_file(name),
         {

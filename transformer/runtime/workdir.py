@@ -85,6 +85,10 @@ class Workdir:
     def evaluation_file(self, split: str) -> Path:
         return self.path / "evaluation" / f"{split}.json"
 
+    def outputs_file(self, split: str) -> Path:
+        """A line of JSON for each example that was scored: what was read, what was said, what it was held against."""
+        return self.path / "evaluation" / f"{split}.jsonl"
+
     def batch_file(self, step: int) -> Path:
         """Of the batch of an update that was not finite."""
         return self.path / f"not_finite_{step}.npz"

@@ -13,6 +13,7 @@ from scipy import stats
 from transformer.errors import UserError
 from transformer.studies.statistics import Interval, around
 
+TWO = "these two checkpoints"
 Score = Callable[[np.ndarray], np.ndarray]
 
 
@@ -39,7 +40,7 @@ def checkpoints(score: Score, ours_SxK, theirs_SxK, level: float = 0.95, samples
     low, high = np.quantile(resampled_B, [(1 - level) / 2, (1 + level) / 2])
     stray = np.abs(resampled_B - resampled_B.mean()) >= abs(value)
     p = (int(stray.sum()) + 1) / (samples + 1)
-    return Resampled(value, Interval(float(low), float(high)), p, "these two checkpoints")
+    return Resampled(value, Interval(float(low), float(high)), p, TWO)
 
 
 def arms(score: Score, ours_RxSxK, theirs_RxSxK, level: float = 0.95, samples: int = 1000, seed: int = 0) -> Resampled:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from transformer.errors import UserError
 from transformer.inference.scores import SCORES
 from transformer.studies import simultaneous, statistics, verdicts
+from transformer.studies.resampled import Row as Sentences
 from transformer.studies.results import Row
 from transformer.studies.statistics import Comparison, Difference, Estimate, Table
 from transformer.studies.study import Claim, Metric, Study
@@ -72,14 +73,15 @@ class Findings:
     measured: Sequence[Measured]
     judged: Sequence[Judged]
     detectable: float | None
+    sentences: Sequence[Sentences]
 
     def runs(self, arm: str, status: str | None = None) -> list[Row]:
         """The rows of an arm, in the order of seeds."""
         return [row for row in self.rows if row.arm == arm and status in (None, row.status)]
 
 
-def find(study: Study, rows: Sequence[Row]) -> Findings:
-    """`rows`: of one run at least."""
+def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = ()) -> Findings:
+    """`rows`: of one run at least. `sentences`: as sentences.csv has them."""
     ours = sorted((row for row in rows if row.part == "study"), key=lambda row: row.seed)
     seeds = sorted({row.seed for row in ours} | set(range(study.seeds)))
     known = {(row.arm, row.seed): row for row in ours}
@@ -91,7 +93,7 @@ def find(study: Study, rows: Sequence[Row]) -> Findings:
     provable = None if residual is None else simultaneous.provable_margin(residual, *size)
     judged = [_judge(claim, study, measured[0].table, detectable, provable) for claim in study.claims]
     search = [row for row in rows if row.part == "search"]
-    return Findings(study, ours, search, seeds, missing, measured, judged, detectable)
+    return Findings(study, ours, search, seeds, missing, measured, judged, detectable, sentences)
 
 
 def _measure(metric: Metric, study: Study, seeds: Sequence[int], known: Mapping[tuple[str, int], Row]) -> Measured:

@@ -1,4 +1,4 @@
-"""results.csv -> report.md, report.html and the figure beside it. The same rows and study give the same files, to the byte.
+"""results.csv (and sentences.csv) -> report.md, report.html and the figure. The same rows and study give the same files.
 
 What is said of which number is here and in sentences.py; the numbers are findings.py's.
 """
@@ -11,13 +11,14 @@ from pathlib import Path
 from transformer import plots
 from transformer.errors import no_failure
 from transformer.files import new_file
+from transformer.studies import bootstrap, resampled, results
 from transformer.studies import findings as found
-from transformer.studies import results
 from transformer.studies.findings import Findings, Judged, Measured
 from transformer.studies.page import page
 from transformer.studies.plan import TOLERANCE, duration
 from transformer.studies.results import Row
 from transformer.studies.sentences import claimed, power, sentence
+from transformer.studies.statistics import Interval
 from transformer.studies.study import Study
 from transformer.studies.words import ABSENT, Digits, amount, code, counted, listed, p_value, plain, table
 
@@ -26,7 +27,7 @@ FIGURE = "figure"
 
 def write(study: Study, folder: Path) -> None:
     """The report of the results.csv in `folder`, beside it. UserError: there is none, or it cannot be read or written."""
-    findings = found.find(study, results.read(folder / results.NAME, study))
+    findings = found.find(study, results.read(folder / results.NAME, study), resampled.read(folder / resampled.NAME, study))
     with no_failure(str(folder), "written"):
         plots.study_figure(panels(findings), *(folder / f"{FIGURE}{ending}" for ending in (".png", ".svg")))
         text = markdown(findings)
@@ -103,7 +104,38 @@ def _metric(findings: Findings, measured: Measured) -> list[str]:
         f"### {code(measured.metric.label)} ({better} is better)",
         table([*head, "diverged", "failed"], rows),
         *_notes(findings, measured),
+        *_resampled(findings, measured),
     ]
+
+
+def _resampled(findings: Findings, measured: Measured) -> list[str]:
+    """A table of the differences on other sentences too, of a score that is made of sums over them."""
+    against, number = findings.study.compare_with, digits(measured)
+    rows = {(row.arm, row.about): row for row in findings.sentences if row.metric == measured.metric.label}
+    if not rows:
+        return []
+    head = ["arm", f"minus {code(against)}", "simultaneous 95 % interval", "p", bootstrap.TWO, "their 95 % interval", "their p"]
+    lines, seeds = [], set()
+    for arm in findings.study.arms:
+        mine = {about: row for (each, about), row in rows.items() if each == arm}
+        if mine:
+            two = mine.pop(bootstrap.TWO)
+            [both] = mine.values()
+            seeds |= {(both.seeds, two.seeds)}
+            lines.append([code(arm), *(cell for row in (both, two) for cell in _cells(row, number))])
+    [(count, first), *more] = sorted(seeds)
+    of = f"{counted(count, 'seed')}{' (fewer of some arms)' if more else ''}"
+    return [
+        f"On other sentences of this kind too: sentences and {of} resampled together, intervals adjusted for all arms "
+        f"(Bonferroni). Beside it the paired bootstrap (Koehn 2004) of two checkpoints, of seed {first}: it says nothing of "
+        "other seeds.",
+        table(head, lines),
+    ]
+
+
+def _cells(row: resampled.Row, number: Digits) -> list[str]:
+    interval = None if row.low is None or row.high is None else Interval(row.low, row.high)
+    return [number(row.difference), number.interval(interval), p_value(row.p)]
 
 
 def _notes(findings: Findings, measured: Measured) -> list[str]:
@@ -249,7 +281,8 @@ def _origin(findings: Findings) -> list[str]:
                 told("versions", lambda row: row.versions),
             ]
         ),
-        f"Everything here is made from {code(results.NAME)}, a row a run.",
+        f"Everything here is made from {code(results.NAME)}, a row a run"
+        + (f", and {code(resampled.NAME)}." if findings.sentences else "."),
     ]
 
 

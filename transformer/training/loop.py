@@ -27,6 +27,7 @@ def means(sums: Mapping[str, float]) -> Metrics:
     """What a report shows of a loss's sums: per unit of weight."""
     weight = max(sums["weight_sum"], 1e-9)
     shown = {"loss": sums["loss_sum"] / weight, "nll": sums["nll_sum"] / weight, "accuracy": sums["correct_sum"] / weight}
+    shown |= {name.removesuffix("_sum"): value / weight for name, value in sums.items() if name.startswith("open_heads@")}
     return shown | {name: value for name, value in sums.items() if not name.endswith("_sum")}
 
 

@@ -9,7 +9,10 @@ from transformer.config import Model, Train
 
 # Parameters by their last name: norms' factors, biases and small tables are not decayed. Rank would not tell them apart:
 # a scanned bias has rank 2.
-NOT_DECAYED = ("bias", "scale", "key_bias", "value_bias", "position_table", "position_keys", "position_values")
+NOT_DECAYED = (
+    *("bias", "scale", "key_bias", "value_bias", "position_table", "position_keys", "position_values"),
+    *("self_gates", "cross_gates"),
+)
 
 
 def peak_learning_rate(train: Train, model: Model) -> float:

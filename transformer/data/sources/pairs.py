@@ -1,6 +1,7 @@
 """Two aligned text files -> {"source", "target"}; several tasks of such files mixed at fixed rates."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,8 +45,22 @@ def _read_files(data: Data, split: SplitName) -> Split:
         if not where:
             raise UserError(f"{paths[0]} and {paths[1]} have no pair of lines of which neither is blank: nothing to train on")
     sources, targets = ([side[i].lower() if data.lowercase else side[i] for i in where] for side in (sources, targets))
+    if data.join > 1:
+        groups = runs(len(sources), data.join)
+        sources, targets = ([" ".join(side[i] for i in group) for group in groups] for side in (sources, targets))
     examples = Examples(len(sources), lambda indices: [{"source": sources[i], "target": targets[i]} for i in indices])
     return Split(examples, notices, fingerprint(line for side in (sources, targets) for line in side))
+
+
+def runs(length: int, most: int) -> list[range]:
+    """Neighbours to join: 1, 2, .. `most` of `length` in turn, the last group perhaps fewer."""
+    result, first = [], 0
+    for size in itertools.cycle(range(1, most + 1)):
+        if first >= length:
+            return result
+        result.append(range(first, min(first + size, length)))
+        first += size
+    return result
 
 
 def _find(data: Data, split: SplitName, name: str, side: str) -> Path:

@@ -1,0 +1,52 @@
+"""Which way to tell positions goes beyond the outputs that were trained on? SCAN by length, Lake and Baroni 2018.
+
+    awk 'NR % 20' SCAN/length_train.txt > DIR/train.txt
+    awk 'NR % 20 == 0' SCAN/length_train.txt > DIR/validation.txt
+    awk 'NR % 4 == 0' SCAN/length_test.txt > DIR/test.txt
+    for split in train validation test; do
+      sed 's/^IN: //; s/ OUT: .*//' DIR/$split.txt > DIR/$split.in
+      sed 's/.* OUT: //' DIR/$split.txt > DIR/$split.out
+    done
+    python launch.py --mode=ablate --config=experiments/ablations/length_generalization_scan.py \\
+        --workdir=runs/length_generalization_scan --config.base.data.directory=DIR
+
+Not run yet. SCAN holds that split (brendenlake/SCAN). Its lines are in order, so that every twentieth is kept for
+validation, and the test is every fourth of its own. Commands such as "jump twice and walk" are told in 1 to 22 actions in
+training, in 24 to 48 in the test, by a decoder alone, all under a causal mask, as in length_generalization.py. Scores
+"@true_length" are of outputs of as many tokens as there should be: where no output was ever so long, models end too soon
+(Newman et al. 2020).
+"""
+
+from experiments.shapes import studies
+from transformer.settings import override
+from transformer.studies.study import Claim, Metric, Study
+
+OTHERS = ("t5", "alibi", "rotary", "sinusoidal", "learned", "shaw")
+
+
+def get_study() -> Study:
+    shape = studies.gpt_algorithm("copy", (4, 20), (4, 40), steps=800, causal_prefix=True)
+    files = {"source": "text", "source_language": "in", "target_language": "out", "vocabulary_size": "48"}
+    scored = {"scores": "word_accuracy,exact_match", "true_lengths": "true", "lengths": ""}
+    changes = {"data": files, "evaluate": scored, "search": {"max_extra": "50"}}
+    return Study(
+        question="Which way to tell positions goes beyond the outputs that were trained on?",
+        claims=(
+            Claim(
+                text="No positions at all outperform ALiBi, rotary ones, sinusoids and T5's bias.",
+                source="Kazemnejad et al. 2023, abstract (SCAN is one of ten tasks)",
+                kind="worse",
+                arms=("t5", "alibi", "rotary", "sinusoidal"),
+            ),
+        ),
+        base=override(shape, {f"{part}.{name}": value for part, of in changes.items() for name, value in of.items()}),
+        arms={"none": {"model.positions": "none"}} | {kind: {"model.positions": kind} for kind in OTHERS},
+        metrics=(
+            Metric("test/word_accuracy@true_length", "higher"),
+            Metric("test/exact_match@true_length", "higher"),
+            Metric("test/exact_match", "higher"),
+            Metric("validation/nll", "lower"),
+        ),
+        compare_with="none",
+        fair=("steps", "tokens", "parameters"),
+    )

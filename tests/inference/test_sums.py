@@ -1,0 +1,37 @@
+"""Scores of sums over sentences are the scores of the whole, and may be resampled."""
+
+import numpy as np
+import pytest
+
+from transformer.inference import scores, sums
+
+WORDS = ["a", "b", "cat", "dog,", "it's", "Zwei", "x-y", "."]
+
+
+def lines(seed: int, count: int = 60) -> tuple[list[str], list[str]]:
+    """References, and outputs in which words are missing, other ones, or more; some are right, one is empty."""
+    draw = np.random.default_rng(seed)
+    references = [" ".join(draw.choice(WORDS, draw.integers(1, 15))) for _ in range(count)]
+    outputs = []
+    for line in references:
+        words = [w if draw.random() > 0.2 else draw.choice(WORDS) for w in line.split() if draw.random() > 0.05]
+        outputs.append(line if draw.random() < 0.2 else " ".join(words + ["b"] * draw.integers(0, 2)))
+    return ["", *outputs[1:]], references
+
+
+@pytest.mark.parametrize("name", sums.SUMS)
+@pytest.mark.parametrize("tokenize", ["13a", "none"])
+def test_of_the_whole_and_of_any_sentences(name, tokenize):
+    outputs, references = lines(0)
+    statistics_SxK = sums.of_sentences(name, outputs, references, tokenize)
+    of = sums.SUMS[name].score
+    assert of(statistics_SxK.sum(axis=0)) == pytest.approx(scores.score(name, outputs, references, tokenize).value)
+    drawn = np.random.default_rng(1).integers(len(outputs), size=(3, len(outputs)))
+    found = of(statistics_SxK[drawn].sum(axis=1))
+    for row, value in zip(drawn, found, strict=True):
+        some = ([lines[i] for i in row] for lines in (outputs, references))
+        assert value == pytest.approx(scores.score(name, *some, tokenize).value)
+
+
+def test_nothing_to_say_is_all_right():
+    assert sums.SUMS["word_accuracy"].score(sums.of_sentences("word_accuracy", [""], [""], "none").sum(axis=0)) == 100

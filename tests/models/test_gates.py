@@ -1,0 +1,134 @@
+"""Gates of heads: their distribution, what they do to a model, and what they cost."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+
+from transformer import families
+from transformer.models import gates
+from transformer.runtime.devices import Runtime
+from transformer.training import trainer as trainers
+
+LOG_ALPHA = jnp.linspace(-4.0, 4.0, 9)
+
+
+def test_draws_have_the_published_distribution():
+    """P(0) and P(1) of 20,000 draws against the distribution function of the binary concrete, by hand."""
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    drawn = np.asarray(jax.vmap(lambda key: gates.gate(LOG_ALPHA, key))(keys))
+
+    def below(x, log_alpha):  # P(s < x), equation 24 of the appendix
+        return 1 / (1 + np.exp(-((np.log(x) - np.log(1 - x)) * 2 / 3 - log_alpha)))
+
+    for place, log_alpha in enumerate(np.asarray(LOG_ALPHA)):
+        shut, whole = np.mean(drawn[:, place] == 0), np.mean(drawn[:, place] == 1)
+        assert shut == pytest.approx(below(0.1 / 1.2, log_alpha), abs=0.015)
+        assert whole == pytest.approx(1 - below(1.1 / 1.2, log_alpha), abs=0.015)
+        assert 1 - shut == pytest.approx(float(gates.chance_open(LOG_ALPHA)[place]), abs=0.015)
+    assert drawn.min() == 0 and drawn.max() == 1 and np.isfinite(drawn).all()
+
+
+def test_without_a_draw():
+    found = np.asarray(gates.gate(LOG_ALPHA))
+    np.testing.assert_allclose(found, np.clip(1.2 / (1 + np.exp(-np.asarray(LOG_ALPHA))) - 0.1, 0, 1), rtol=1e-5)
+    assert found[0] == 0 and found[-1] == 1 and gates.gate(jnp.asarray(gates.OPEN)) == 1
+
+
+FAMILIES = {
+    "encoder_decoder": ("translate", ["encoder/self", "decoder/self", "decoder/cross"]),
+    "decoder_only": ("causal_lm", ["decoder/self"]),
+    "encoder_only": ("masked_lm", ["encoder/self"]),
+}
+
+
+def model_of(family: str, head_gates: str = "all", **settings):
+    kind, places = FAMILIES[family]
+    config = small.config(family=family, objective__kind=kind, model__head_gates=head_gates, **settings)
+    facts = dataclasses.replace(small.FACTS, mask=16)
+    return config, facts, *small.untrained(config, facts), places
+
+
+def with_gates(params, log_alpha):
+    """`log_alpha` by place."""
+    result = dict(params)
+    for place, value in log_alpha.items():
+        stack, kind = place.split("/")
+        result[stack] = result[stack] | {f"{kind}_gates": jnp.asarray(value, jnp.float32)}
+    return result
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_shut_gate_is_a_head_taken_out(family):
+    """As the factor 0 on that head, given from outside, of a model without gates."""
+    config, facts, model, params, places = model_of(family)
+    assert families.gated(config) == places
+    open_, shut = 9.0, -9.0
+    log_alpha = {place: [[open_, shut if place == places[-1] else open_]] for place in places}
+    assert {f"{place.split('/')[1]}_gates" for place in places} <= {n for stack in params for n in params[stack]}
+    batch = small.batch(0, 3)
+    found = model.apply({"params": with_gates(params, log_alpha)}, batch, True, method="states")
+    _, _, plain, _, _ = model_of(family, "none")
+    stack, kind = places[-1].split("/")
+    own = {s: {n: leaf for n, leaf in params[s].items() if not n.endswith("_gates")} for s in params}
+    wanted = plain.apply({"params": own}, batch, True, {stack: {kind: jnp.array([[1.0, 0.0]])}}, method="states")
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert np.abs(found - plain.apply({"params": own}, batch, True, method="states")).max() > 1e-3
+
+
+def test_gates_of_one_kind_and_factors_for_rows():
+    config, _, model, params, _ = model_of("encoder_decoder", "encoder/self")
+    assert families.gated(config) == ["encoder/self"]
+    assert [n for s in params for n in params[s] if n.endswith("_gates")] == ["self_gates"]
+    batch, rows = small.batch(0, 3), jnp.array([[[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]])
+    both = with_gates(params, {"encoder/self": [[9.0, -9.0]]})
+    found = model.apply({"params": both}, batch, True, {"encoder": {"self": rows}}, method="states")
+    alone = with_gates(params, {"encoder/self": [[9.0, 9.0]]})
+    wanted = model.apply(
+        {"params": alone}, batch, True, {"encoder": {"self": rows * jnp.array([[[1.0, 0.0]]])}}, method="states"
+    )
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_what_open_gates_cost():
+    config, facts, model, params, places = model_of("encoder_decoder", train__head_penalty=0.1)
+    params = with_gates(params, {place: [[9.0, -9.0 if "cross" in place else 0.5]] for place in places})
+    batch = small.batch(0, 3)
+    plain = families.kind_of(config).loss(model, config, facts)
+    loss = families.make_loss(model, config, facts)
+    found, bare = loss(params, batch, None), plain(params, batch, None)
+    weight = float(bare["weight_sum"])
+    assert found["loss_sum"] == pytest.approx(float(bare["loss_sum"]) + 0.1 * 5 * weight, rel=1e-5)
+    assert found["nll_sum"] == bare["nll_sum"]
+    assert [found[f"open_heads@{place}_sum"] / weight for place in places] == [2, 2, 1]
+    drawn = loss(params, batch, jax.random.key(1))
+    chances = [float(gates.chance_open(jnp.asarray(x))) for x in (9.0, 0.5, -9.0)]
+    assert drawn["open_heads@decoder/self_sum"] / weight == pytest.approx(chances[0] + chances[1])
+    assert drawn["open_heads@decoder/cross_sum"] / weight == pytest.approx(chances[0] + chances[2])
+
+
+def test_training_shuts_what_costs_more_than_it_is_worth():
+    """A high price shuts all, none leaves them open; each update draws anew."""
+
+    def after(penalty: float):
+        config, facts, model, params, places = model_of(
+            "encoder_decoder",
+            train__head_penalty=penalty,
+            train__steps=60,
+            train__learning_rate=0.2,
+            train__schedule="constant",
+        )
+        params = with_gates(params, {place: [[gates.OPEN] * 2] for place in places})
+        _, train_step, begin = trainers.make(config, facts, model)
+        step, state, batch = Runtime(config.parallel).compile_train(train_step), begin(params), small.batch(0, 8)
+        losses = set()
+        for _update in range(60):
+            state, metrics = step(state, batch)
+            losses.add(float(metrics["loss_sum"]))
+        assert len(losses) > 50
+        return sum(map(float, gates.open_heads(state.params, drawn=False).values()))
+
+    assert after(0.0) >= 5 and after(50.0) == 0

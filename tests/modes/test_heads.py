@@ -1,0 +1,102 @@
+"""What is told of heads: of weights that are known, and of a run."""
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import trained
+
+from transformer import settings
+from transformer.config import Config
+from transformer.data import number_words
+from transformer.data.vocabulary import Characters
+from transformer.errors import UserError
+from transformer.modes import heads, scoring
+
+LETTERS = Characters("abcdefghijklmnopqrstuvwxyzüß ,-")
+
+
+@dataclasses.dataclass
+class Stub:
+    """Knows its weights. One token is a letter; source and target end with one more."""
+
+    config: Config
+    found: dict
+    lengths: Any = None
+    source_vocabulary: Any = LETTERS
+    target_vocabulary: Any = LETTERS
+
+    def weights(self, pairs):
+        self.pairs = pairs
+        return self.found, self.lengths
+
+
+def test_of_weights_that_are_known(monkeypatch):
+    """Four numbers. Of the encoder's three heads one looks at the token before, one at itself, one evenly; across, one head
+    finds the word that is translated, the other looks at the first token."""
+    monkeypatch.setattr(heads, "SENTENCES", 4)
+    config = settings.override(
+        Config(), {"data.number_range": "20,100", "data.number_test_size": "4", "data.number_train_size": "9"}
+    )
+    pairs, sentences = heads.numbers(Stub(config, {}), "validation")
+    spell = number_words.speller("de", "target_language", 100)
+    assert [target for _, target in pairs] == [spell(n) for n in number_words.draw(config.data)["validation"]]
+    lengths = np.array([len(source) + 1 for source, _ in pairs])
+    size, height = max(lengths), max(len(target) + 1 for _, target in pairs)
+    own = np.zeros((1, 4, 3, size, size))
+    cross = np.zeros((1, 4, 2, height, size))
+    for text, (length, sentence) in enumerate(zip(lengths, sentences, strict=True)):
+        own[0, text, 0, :length, :length] = np.eye(length, k=-1)
+        own[0, text, 0, 0, 0] = 1
+        own[0, text, 1, :length, :length] = np.eye(length)
+        own[0, text, 2, :length, :length] = 1 / length
+        cross[0, text, 1, :, 0] = 1
+        cross[0, text, 0, :, length - 1] = 1
+        for source, target in sentence.known.links:
+            first, last = sentence.known.target[target]
+            cross[0, text, 0, first:last] = np.eye(size)[sentence.known.source[source][0]]
+    stub = Stub(config, {"encoder/self": own, "decoder/self": own, "decoder/cross": cross}, lengths)
+    found = heads.of_split(stub, "validation", [])
+    assert stub.pairs == pairs and list(found) == heads.names(config)
+    assert found["previous_token_head"] == found["same_token_head"] == 1
+    even = sum((length - 1) / length for length in lengths) / sum(lengths - 1)
+    assert found["next_token_head"] == pytest.approx(even)
+    assert found["alignment_head_error_rate"] == 0 and found["alignment_head_mass"] == pytest.approx(1)
+    assert 0.5 < found["head_distance"] < 1
+
+
+def test_languages_whose_words_are_not_aligned():
+    config = settings.replace(Config(), "data.target_language", "fr")
+    assert heads.names(config) == ["previous_token_head", "same_token_head", "next_token_head", "head_distance"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"family": "recurrent"},
+        {"family": "encoder_only", "objective.kind": "tag"},
+        {"family": "decoder_only", "objective.kind": "causal_lm"},
+    ],
+)
+def test_models_without_such_heads(changes):
+    config = settings.override(Config(), changes)
+    heads.check(config)
+    with pytest.raises(UserError, match="config.evaluate.head_habits: .*leave it off"):
+        scoring.check_evaluate(settings.replace(config, "evaluate.head_habits", True))
+
+
+def test_beside_the_scores(tmp_path):
+    run = trained.run().copy(tmp_path)
+    asked = ("--config.evaluate.head_habits=true", "--config.evaluate.scores=exact_match", "--config.search.beam_size=1")
+    assert trained.command("--mode=evaluate", f"--workdir={run}", *asked).status == 0
+    found = json.loads((run / "evaluation" / "test.json").read_text())["scores"]
+    used = trained.translator()
+    assert set(heads.names(used.config)) <= found.keys()
+    sides = [(trained.run().folder / "data" / f"test.{side}").read_text().split() for side in ("en", "de")]
+    weights, lengths = used.weights(list(zip(*sides, strict=True)))
+    before = [weights["encoder/self"][0, text, :, range(1, n), range(n - 1)] for text, n in enumerate(lengths)]
+    assert found["previous_token_head"] == pytest.approx(np.concatenate(before).mean(axis=0).max(), rel=1e-4)
+    named = settings.override(used.config, {"evaluate.head_habits": "true", "evaluate.scores": "exact_match"})
+    assert {name.removeprefix("test/") for name in scoring.reported(named) if name.startswith("test/")} == set(found)
