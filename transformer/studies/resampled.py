@@ -75,8 +75,8 @@ def _statistics(run: Run, path: Path, name: str) -> np.ndarray | None:
     if not path.is_file():
         return None
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    sides = ([line[side] for line in lines] for side in ("output", "reference"))
-    return of_sentences(name, *sides, run.config.evaluate.bleu_tokenize)
+    outputs, references = ([line[side] for line in lines] for side in ("output", "reference"))
+    return of_sentences(name, outputs, references, run.config.evaluate.bleu_tokenize)
 
 
 def _compared(
