@@ -37,6 +37,7 @@ def study(question: str, claims: tuple[Claim, ...], scales: tuple[str, ...] = SC
         arms={name(scale, d_k): {"model.attention_scale": scale, "model.d_k": str(d_k)} for scale in scales for d_k in WIDTHS},
         metrics=(METRICS[first], *METRICS[:first], *METRICS[first + 1 :]),
         compare_with=name("1/sqrt(d_k)", 64),
+        seeds=3,
         fair=("steps", "tokens"),
     )
 

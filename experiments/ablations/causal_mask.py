@@ -35,5 +35,6 @@ def get_study() -> Study:
             Metric("test/nll", "lower"),
         ),
         compare_with="both",
+        seeds=3,
         fair=("steps", "tokens", "flops", "parameters"),
     )
