@@ -120,6 +120,10 @@ def test_settings_cannot_be_changed_in_place():
 # --- limits and cross-checks -------------------------------------------------------------------------------------------
 
 
+def test_a_model_without_heads_or_positions_may_have_any_width():
+    validate(override(Config(), {"family": "recurrent", "model.d_model": "33", "data.batching": "bucketed"}))
+
+
 def test_the_defaults_are_valid():
     assert validate(Config()) == Config()
 

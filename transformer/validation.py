@@ -28,21 +28,8 @@ def validate(config: Config) -> Config:
     """`config` itself, if its settings are of their types, within their limits, and fit together; else UserError."""
     settings.check(config)
     model, data, train = config.model, config.data, config.train
-    for width in ("d_k", "d_v"):
-        if getattr(model, width) is None and model.d_model % model.num_heads:
-            raise UserError(
-                f"config.model.d_model {model.d_model} is not divisible by config.model.num_heads {model.num_heads}; "
-                f"set config.model.{width} or change one"
-            )
-    if model.positions == "rotary" and model.key_width % 2:
-        raise UserError(f"config.model.d_k is {model.key_width}: rotary positions turn pairs, so it must be even")
-    if model.positions == "sinusoidal" and model.d_model % 2:
-        raise UserError(f"config.model.d_model is {model.d_model}: sinusoidal positions come in pairs, so it must be even")
-    if model.attention_values == "inputs" and model.value_width * model.num_heads != model.d_model:
-        raise UserError(
-            f"config.model.attention_values inputs: {model.num_heads} slices of d_v {model.value_width} are not d_model "
-            f"{model.d_model}; leave config.model.d_v none, with config.model.num_heads a divisor of d_model"
-        )
+    if config.family != "recurrent":
+        _check_widths(model)
     _check_variants(config)
     if model.positions == "t5" and model.t5_max_distance <= model.t5_buckets // 2:
         raise UserError(
@@ -143,6 +130,25 @@ def validate(config: Config) -> Config:
         if config.checkpoint.keep_best == 0:
             raise UserError("config.evaluate.checkpoint best: config.checkpoint.keep_best is 0; set it to 1 at least")
     return config
+
+
+def _check_widths(model: Model) -> None:
+    """UserError: heads or positions do not fit the width."""
+    for width in ("d_k", "d_v"):
+        if getattr(model, width) is None and model.d_model % model.num_heads:
+            raise UserError(
+                f"config.model.d_model {model.d_model} is not divisible by config.model.num_heads {model.num_heads}; "
+                f"set config.model.{width} or change one"
+            )
+    if model.positions == "rotary" and model.key_width % 2:
+        raise UserError(f"config.model.d_k is {model.key_width}: rotary positions turn pairs, so it must be even")
+    if model.positions == "sinusoidal" and model.d_model % 2:
+        raise UserError(f"config.model.d_model is {model.d_model}: sinusoidal positions come in pairs, so it must be even")
+    if model.attention_values == "inputs" and model.value_width * model.num_heads != model.d_model:
+        raise UserError(
+            f"config.model.attention_values inputs: {model.num_heads} slices of d_v {model.value_width} are not d_model "
+            f"{model.d_model}; leave config.model.d_v none, with config.model.num_heads a divisor of d_model"
+        )
 
 
 # Settings that change what a model computes, where it has what they change, and the families that have it.

@@ -58,7 +58,6 @@ def fixed(width: int, reverse: bool = False) -> dict[str, str]:
         "model.num_encoder_layers": "2",
         "model.num_decoder_layers": "2",
         "model.d_model": str(width),
-        "model.num_heads": "1",  # of no use here, but a divisor of any width
         "model.recurrent.cell": "lstm",
         "model.recurrent.attention": "none",
         "model.recurrent.bidirectional": "false",

@@ -108,20 +108,24 @@ def _shifted(known: Any, by: int) -> Any:
 
 def near(config: Config, weights: Mapping[str, np.ndarray], lengths_B: np.ndarray) -> list[dict[str, Any]]:
     """Of each head that reads the source, the weight on each token's neighbours; none of a recurrent model."""
-    own = families.FAMILIES[config.family].attention[:1]
-    found = {name: habits.near(weights[own[0]], lengths_B, offset) for name, offset in NEIGHBOURS.items() if own}
+    attention = families.FAMILIES[config.family].attention
+    if not attention:
+        return []
+    found = {name: habits.near(weights[attention[0]], lengths_B, offset) for name, offset in NEIGHBOURS.items()}
     return [
         {"name": f"layer {layer + 1}, head {head + 1}"} | {name: float(of_LxH[layer, head]) for name, of_LxH in found.items()}
-        for layer, head in (np.ndindex(found["same"].shape) if found else ())
+        for layer, head in np.ndindex(found["same"].shape)
     ]
 
 
 def by_head(layer: int, weights_BxHxTxS: np.ndarray) -> dict[str, np.ndarray]:
-    by_head = enumerate(np.moveaxis(weights_BxHxTxS, 1, 0), 1)
-    return {f"layer {layer}, head {head}": weights_BxTxS for head, weights_BxTxS in by_head}
+    """Weights BxTxS by the name of a head."""
+    of_heads = enumerate(np.moveaxis(weights_BxHxTxS, 1, 0), 1)
+    return {f"layer {layer}, head {head}": weights_BxTxS for head, weights_BxTxS in of_heads}
 
 
 def judged(name: str, weights_BxTxS: np.ndarray, sentences: Sequence[Words]) -> dict[str, Any]:
+    """How well weights of tokens agree with the alignment of words."""
     gold, possible = (_stacked([s.matrix(getattr(s.known, links)) for s in sentences]) for links in ("links", "possible"))
     words = _stacked([s.by_word(w) for s, w in zip(sentences, weights_BxTxS, strict=True)])
     rate, mass = alignment.alignment_error_rate(words, gold, possible), alignment.mass_on_gold(words, gold)
