@@ -89,6 +89,7 @@ def test_the_report_tells_them(plan, tmp_path):
 
 def test_without_outputs_there_is_no_file(plan, tmp_path):
     every = [(run.arm, run.seed) for run in plan.runs({})]
+    (tmp_path / "sentences.csv").write_text("of arms that were others\n")
     resampled.write(plan, tmp_path, kept(plan, tmp_path, without=every))
     assert not (tmp_path / "sentences.csv").exists() and resampled.read(tmp_path / "sentences.csv", plan.study) == []
     counts = Metric("validation/bleu", "higher", take="updates", target=3.0)

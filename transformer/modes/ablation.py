@@ -38,10 +38,10 @@ def ablate(study: Study, workdir: Path, dry_run: bool = False, workers: int | No
         return
     with contextlib.nullcontext(Processes(workers or 1)) if ray is None else cluster.joined(ray, workers) as place:
         results = runs.run_all(plan, workdir, train, place)
-    resampled.write(plan, workdir, results.outcomes)
     if results.stopped:
         say(f"stopped, {len(results.outcomes)} runs done; the same command goes on from there")
         return
+    resampled.write(plan, workdir, results.outcomes)
     report(study, workdir)
     if failed := [run.arm for run, found in results.outcomes.items() if found.status == "failed"]:
         say(f"failed: {len(failed)} runs, of {', '.join(dict.fromkeys(failed))}; the same command tries them again")

@@ -47,7 +47,7 @@ def summed(metric: Metric) -> str | None:
 
 
 def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome]) -> None:
-    """The file, if there are outputs of a metric's arms to compare; else none."""
+    """The file, if there are outputs of a metric's arms to compare; else none, nor an older one."""
     study, rows = plan.study, []
     finished = {
         (run.arm, run.seed): run for run, found in outcomes.items() if run.part == "study" and found.status == "finished"
@@ -64,6 +64,7 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome]) -> None:
             if seeds:
                 ours, theirs = (np.stack([known[each, seed] for seed in seeds]) for each in (arm, study.compare_with))
                 rows += _compared(metric, name, arm, seeds, ours, theirs, len(others))
+    (root / NAME).unlink(missing_ok=True)
     if rows:
         with new_file(root / NAME) as new, new.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
