@@ -2,9 +2,9 @@
 
     python launch.py
 
-40,000 of the 1,000,000 numbers below a million to train on, 2,000 others to score. Seeds 0-4: 99.95 to 100 % exact match after
-500 updates; 129 s on two cores (seed 4). A vocabulary of 128 has pieces of the size of number words, so
-that the cross-attention map shows which word is being translated.
+40,000 of the 1,000,000 numbers below a million to train on, 2,000 others to score. Seeds 0-4: 99.90 to 99.95 % exact match
+after 350 updates; 113 s on two cores (seed 0). A vocabulary of 128 has pieces of the size of number words, so that the
+cross-attention map shows which word is being translated.
 """
 
 from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search, Train
@@ -14,7 +14,7 @@ def get_config() -> Config:
     return Config(
         model=Model(num_encoder_layers=2, num_decoder_layers=2, d_model=128, d_ff=512, num_heads=4, unroll=2),
         data=Data(vocabulary_size=128, batching="bucketed", buckets=4),
-        train=Train(steps=500, batch_tokens=2048, schedule="linear", learning_rate=2e-3, warmup_steps=50, evaluate_every=100),
+        train=Train(steps=350, batch_tokens=2048, schedule="linear", learning_rate=2e-3, warmup_steps=50, evaluate_every=100),
         evaluate=Evaluate(scores=("exact_match", "chrf")),
         search=Search(beam_size=1, batch_size=256),
         checkpoint=Checkpoint(every_steps=250),

@@ -20,7 +20,7 @@ NUMBER_WORDS = (
 
 
 def number_words(steps: int = 200, **model: Any) -> Config:
-    """The default job, which is learned whole in 500 updates, ended before that. Texts have 64 tokens at most."""
+    """The default job, which is learned whole in 350 updates, ended before that. Texts have 64 tokens at most."""
     base = default_job.get_config()
     return dataclasses.replace(
         base,
