@@ -17,6 +17,7 @@ import written
 from scipy import stats
 from test_study import STUDY
 
+from transformer import plots
 from transformer.errors import UserError
 from transformer.studies import findings, report, results
 from transformer.studies import study as studies
@@ -390,6 +391,16 @@ def test_the_runs_are_not_needed_again(tmp_path):
     cells = [cell.strip() for line in text.splitlines() if line.startswith("| ") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
     shown = [cell for row in seen.rows for cell in row]
     assert shown == [cell.replace("`", "") for cell in cells if not re.fullmatch("-+:?", cell)]
+
+
+@pytest.mark.parametrize(("curve", "drawn"), [("1:2", False), ("1:2 2:1.5", True)])
+def test_one_point_is_no_curve(tmp_path, curve, drawn):
+    """As of studies of what is measured before the first update."""
+    study = make(claims=())
+    rows = [row | {"curve of validation/nll": curve} for row in loss(study)]
+    path = written.write(tmp_path, study, rows) / "results.csv"
+    found = report.panels(findings.find(study, results.read(path, study)))
+    assert any(isinstance(panel, plots.Lines) for panel in found) == drawn
 
 
 def test_the_figure_shows_where_runs_are(tmp_path):

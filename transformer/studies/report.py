@@ -305,7 +305,7 @@ def panels(findings: Findings) -> list[plots.Panel]:
     curves = {
         arm: [(row.curve, row.status == "finished") for row in findings.runs(arm) if row.curve] for arm in findings.study.arms
     }
-    if any(curves.values()):
+    if any(len(curve) > 1 for of_arm in curves.values() for curve, _ in of_arm):
         result.append(plots.Lines(results.curve_of(findings.study), curves, against))
     return result
 
