@@ -342,10 +342,12 @@ def drawn(svg: str) -> list[tuple[str, str, list[float]]]:
 
 
 def rebuilt(study: Study, kept: Path, folder: Path) -> None:
-    """Makes a report again from its results.csv alone, and compares it with the one that is kept: text to the byte, what is
+    """Makes a report again from its tables alone, and compares it with the one that is kept: text to the byte, what is
     drawn to a point, since versions of matplotlib differ by less."""
     folder.mkdir()
-    shutil.copy(kept / "results.csv", folder)
+    for name in ("results.csv", "sentences.csv"):
+        if (kept / name).exists():
+            shutil.copy(kept / name, folder)
     report.write(study, folder)
     assert (folder / "report.md").read_text() == (kept / "report.md").read_text()
     old, new = (drawn((where / "figure.svg").read_text()) for where in (kept, folder))
