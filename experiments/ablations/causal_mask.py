@@ -5,8 +5,9 @@
 Three seeds, 25 min with --workers=2 on two cores that did other work too. Trained and scored without a mask a model reads what
 it is to say: its loss on the test is 0.002, about as with the mask (0.001), and none of 1,000 numbers that it says is right.
 Trained without one and scored with it, the loss is 4.64. A model that was trained with the mask and is scored without has a
-loss of 3.43, the target given, and yet 93 % of what it says is right (84, 97, 98 by seed): what it says last sees the same tokens
-either way. Without a mask in evaluation, all that was said is read again for each new token, as a cache is causal by itself.
+loss of 3.43, the target given, and yet 93 % of what it says is right (84, 97, 98 by seed): what it says last sees the same
+tokens either way. Without a mask in evaluation, all that was said is read again for each new token, as a cache is causal by
+itself.
 """
 
 from experiments.shapes import studies
