@@ -110,6 +110,7 @@ def test_what_open_gates_cost():
     assert drawn["open_heads@decoder/cross_sum"] / weight == pytest.approx(chances[0] + chances[2])
 
 
+@pytest.mark.slow
 def test_training_shuts_what_costs_more_than_it_is_worth():
     """A high price shuts all, none leaves them open; each update draws anew."""
 

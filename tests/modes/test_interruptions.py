@@ -161,6 +161,7 @@ def test_updates_that_are_not_finite_end_the_run(again, tmp_path, monkeypatch):
     assert np.isfinite([row["train/loss"] for row in untimed(tmp_path / "run") if row["step"] in (11, 12)]).all()
 
 
+@pytest.mark.slow
 def test_nan_checks_name_the_operation(again, monkeypatch):
     spoil(monkeypatch, 7)
     with pytest.raises(UserError, match=r"config.train.debug_nans: invalid value \(nan\) encountered in \w+, .*transformer/"):

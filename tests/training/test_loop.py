@@ -334,6 +334,7 @@ def same_to_the_bit(one, other):
         assert a.dtype == b.dtype and np.asarray(a).tobytes() == np.asarray(b).tobytes(), jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_is_unbroken(tmp_path, monkeypatch):
     """Stopped after 5 updates, where nothing is due, and then wanting fewer steps in all: the schedule does not tell."""
     runs = Runs(tmp_path, monkeypatch)
