@@ -113,7 +113,8 @@ def test_a_killed_study_ends_as_one_that_was_not(folder):
     assert table("killed") == rows
 
     Path("kept").mkdir()
-    shutil.copy("whole/results.csv", "kept")
+    for name in ("results.csv", "sentences.csv"):
+        shutil.copy(f"whole/{name}", "kept")
     alone = command("--mode=report", "--config=study.py", "--workdir=kept")
     assert alone.status == 0 and alone.err.startswith("report: kept/report.md"), alone.err
     for name in ("report.md", "report.html", "figure.svg"):
