@@ -21,7 +21,7 @@ def test_special_cases_of_the_tail():
     one, same = simultaneous.dunnett(2), simultaneous.as_key(np.ones((3, 3)))
     for bound in (0.3, 2.0, 40.0):
         assert simultaneous.tail(bound, one, 7) == pytest.approx(2 * stats.t.sf(bound, 7))
-        assert simultaneous.tail(bound, same, 7) == pytest.approx(2 * stats.t.sf(bound, 7), rel=1e-3)  # one, three times
+        assert simultaneous.tail(bound, same, 7) == pytest.approx(2 * stats.t.sf(bound, 7))  # one statistic, three times
     apart = simultaneous.as_key(np.eye(3))  # so much freedom that they are normal and independent
     assert simultaneous.tail(2.0, apart, 10**7) == pytest.approx(1 - (1 - 2 * stats.norm.sf(2.0)) ** 3, rel=1e-3)
     assert simultaneous.tail(0.0, apart, 5) == 1.0
@@ -40,6 +40,14 @@ def test_which_axes_a_processor_finds_says_nothing(monkeypatch):
     assert find(np.array(correlation))[0][:4] == pytest.approx(0.5)
     monkeypatch.setattr(np.linalg, "eigh", turned)
     assert simultaneous._directions.__wrapped__(correlation)[1] == pytest.approx(before, rel=1e-12)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_the_root_is_one_of_the_matrix(rank):
+    loads_PxR = np.random.default_rng(rank).normal(size=(4, rank))
+    loads_PxR /= np.linalg.norm(loads_PxR, axis=1, keepdims=True)
+    root = simultaneous._root(loads_PxR @ loads_PxR.T)
+    assert root.shape == (4, rank) and root @ root.T == pytest.approx(loads_PxR @ loads_PxR.T, abs=1e-9)
 
 
 def test_far_tails_are_between_one_test_and_bonferroni():

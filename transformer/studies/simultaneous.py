@@ -30,8 +30,8 @@ def tail(bound: float, correlation: Correlation, freedom: int) -> float:
     t is a radius times a point of the ellipsoid (Genz & Bretz 2009, 4.2): the radius squared over the dimension has an F
     distribution, known in closed form down to the smallest p; the points are evenly spread and always the same.
     """
-    dimension, reach = _directions(correlation)
-    return float(special.fdtrc(dimension, freedom, (bound / reach) ** 2 / dimension).mean())
+    rank, reach = _directions(correlation)
+    return float(special.fdtrc(rank, freedom, (bound / reach) ** 2 / rank).mean())
 
 
 @functools.cache
@@ -43,18 +43,26 @@ def critical(correlation: Correlation, freedom: int, level: float = 0.95) -> flo
 
 @functools.cache
 def _directions(correlation: Correlation) -> tuple[int, np.ndarray]:
-    """The dimension, and for evenly spread directions the largest |t| at radius 1 (2**15 of them, sorted, as means of 256
-    bins).
+    """The rank, and for evenly spread directions the largest |t| at radius 1 (2**15 of them, sorted, as means of 256 bins)."""
+    root_PxR = _root(np.array(correlation))
+    rank = root_PxR.shape[1]
+    points_NxR = qmc.MultivariateNormalQMC(np.zeros(rank), rng=0).random(2**15)
+    points_NxR /= np.linalg.norm(points_NxR, axis=1, keepdims=True)
+    reach_N = np.abs(points_NxR @ root_PxR.T).max(axis=1)
+    return rank, np.sort(reach_N).reshape(256, -1).mean(axis=1)
 
-    The matrix's root is the symmetric one, of which there is one. Axes alone would not do: where variances are equal, as in
-    a balanced design, which axes are found differs by processor, and so did the third digit of p.
+
+def _root(matrix_PxP: np.ndarray) -> np.ndarray:
+    """A root PxR of a matrix of rank R: Cholesky's, the largest variance that is left first.
+
+    By hand, so that it is the same everywhere. Eigenvectors would not do: where variances are equal, as in a balanced design,
+    which axes are found differs by processor, and with them the third digit of p.
     """
-    variances, axes_PxP = np.linalg.eigh(np.array(correlation))
-    root_PxP = (axes_PxP * np.sqrt(np.maximum(variances, 0.0))) @ axes_PxP.T
-    points_NxP = qmc.MultivariateNormalQMC(np.zeros(len(correlation)), rng=0).random(2**15)
-    points_NxP /= np.linalg.norm(points_NxP, axis=1, keepdims=True)
-    reach_N = np.abs(points_NxP @ root_PxP).max(axis=1)
-    return len(correlation), np.sort(reach_N).reshape(256, -1).mean(axis=1)
+    left_PxP, columns = matrix_PxP.astype(float), []
+    while left_PxP[pivot := left_PxP.diagonal().argmax(), pivot] > 1e-9:
+        columns.append(left_PxP[pivot] / np.sqrt(left_PxP[pivot, pivot]))
+        left_PxP = left_PxP - np.multiply.outer(columns[-1], columns[-1])
+    return np.stack(columns, axis=1)
 
 
 def detectable(residual: float, seeds: int, arms: int, power: float = 0.8, level: float = 0.95) -> float | None:
