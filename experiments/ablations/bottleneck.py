@@ -7,6 +7,7 @@ Widths make parameters equal. Wider and narrower vectors: bottleneck_width.py.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 from experiments import algorithms, rnn_bahdanau
 from transformer.config import Checkpoint, Config
@@ -65,8 +66,18 @@ def fixed(width: int, reverse: bool = False) -> dict[str, str]:
     }
 
 
+def arms(widths: Mapping[str, int], transformer: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """All of them, of as many parameters as Bahdanau's."""
+    return {
+        "Bahdanau": {},
+        "fixed": fixed(widths["fixed"]),
+        "fixed, reversed": fixed(widths["fixed"], reverse=True),
+        "Luong": fixed(widths["Luong"]) | {"model.recurrent.attention": "luong_general"},
+        "Transformer": dict(transformer),
+    }
+
+
 def get_study() -> Study:
-    luong = fixed(WIDTHS["Luong"]) | {"model.recurrent.attention": "luong_general"}
     return Study(
         question="Does one vector hold a long sentence?",
         claims=(
@@ -84,13 +95,7 @@ def get_study() -> Study:
             ),
         ),
         base=base(),
-        arms={
-            "Bahdanau": {},
-            "fixed": fixed(WIDTHS["fixed"]),
-            "fixed, reversed": fixed(WIDTHS["fixed"], reverse=True),
-            "Luong": luong,
-            "Transformer": TRANSFORMER,
-        },
+        arms=arms(WIDTHS, TRANSFORMER),
         metrics=METRICS,
         compare_with="Bahdanau",
         fair=("steps", "tokens", "parameters"),

@@ -16,29 +16,35 @@ example is no harder than a short one but for what must be kept.
 import dataclasses
 
 from experiments.ablations import bottleneck
-from experiments.ablations.bottleneck import fixed
 from transformer.settings import override
 from transformer.studies.study import Metric, Study
 
-LENGTHS = "1,10,20,30,60"
 WIDTHS = {"fixed": 106, "Luong": 100}  # d_model at which parameters are as many as Bahdanau's with 128
+TRANSFORMER = bottleneck.TRANSFORMER | {"model.d_model": "104", "model.d_ff": "192"}
+TATOEBA = {
+    "data.source": "text",
+    "data.train": "train",
+    "data.validation": "valid[:50%]",
+    "data.test": "valid[50%:]",
+    "data.join": "6",
+    "data.vocabulary": "bpe",
+    "data.vocabulary_size": "2000",
+    "data.max_source_length": "128",
+    "data.max_target_length": "128",
+    "evaluate.scores": "bleu",
+    "evaluate.lengths": "1,10,20,30,60",
+    "evaluate.places": "",
+    "search.max_extra": "20",
+}
 
 
 def get_study() -> Study:
     study = bottleneck.get_study()
-    files = {"source": "text", "train": "train", "validation": "valid[:50%]", "test": "valid[50%:]", "join": "6"}
-    sizes = {"vocabulary": "bpe", "vocabulary_size": "2000", "max_source_length": "128", "max_target_length": "128"}
-    scored = {"scores": "bleu", "lengths": LENGTHS, "places": ""}
-    changes = {"data": files | sizes, "evaluate": scored, "search": {"max_extra": "20"}}
-    arms = {arm: dict(changes) for arm, changes in study.arms.items()}
-    luong = fixed(WIDTHS["Luong"]) | {"model.recurrent.attention": "luong_general"}
-    arms |= {"fixed": fixed(WIDTHS["fixed"]), "fixed, reversed": fixed(WIDTHS["fixed"], reverse=True), "Luong": luong}
-    arms["Transformer"] |= {"model.d_model": "104", "model.d_ff": "192"}
     return dataclasses.replace(
         study,
-        claims=(dataclasses.replace(study.claims[0], arms=("fixed", "fixed, reversed")),),
-        base=override(study.base, {f"{part}.{name}": value for part, of in changes.items() for name, value in of.items()}),
-        arms=arms,
+        claims=study.claims[:1],
+        base=override(study.base, TATOEBA),
+        arms=bottleneck.arms(WIDTHS, TRANSFORMER),
         metrics=(
             Metric("test/bleu@30-59", "higher"),
             Metric("test/bleu@20-29", "higher"),

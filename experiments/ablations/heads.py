@@ -9,16 +9,14 @@ weight that one gives the token before or behind, how far apart heads are, and h
 The paper's own models: vaswani_table3.py.
 """
 
-import dataclasses
-
 from experiments.shapes import studies
+from transformer.settings import override
 from transformer.studies.study import Claim, Metric, Study
 
 HABITS = ("previous_token_head", "next_token_head", "head_distance", "alignment_head_mass")
 
 
 def get_study() -> Study:
-    base = studies.number_words()
     return Study(
         question="Does the number of heads matter at equal compute?",
         claims=(
@@ -37,7 +35,7 @@ def get_study() -> Study:
                 effect=0.018,
             ),
         ),
-        base=dataclasses.replace(base, evaluate=dataclasses.replace(base.evaluate, head_habits=True)),
+        base=override(studies.number_words(), {"evaluate.head_habits": "true"}),
         arms={
             "4 heads": {},
             "1 head": {"model.num_heads": "1"},

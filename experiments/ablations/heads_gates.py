@@ -9,9 +9,8 @@ and how gates are drawn. All scores of test are with gates as they are then, wit
 does not learn any more: heads_pruning.py.
 """
 
-import dataclasses
-
 from experiments.shapes import studies
+from transformer.settings import override
 from transformer.studies.study import Claim, Metric, Study
 
 SOURCE = "Voita et al. 2019, 6.2"
@@ -20,8 +19,7 @@ PRICES = ("0.001", "0.003", "0.01", "0.03", "0.1")
 
 
 def get_study() -> Study:
-    base = studies.number_words(steps=400, head_gates="all")
-    train = dataclasses.replace(base.train, init_from="runs/number_words", learning_rate=1e-3)
+    begin = {"train.init_from": "runs/number_words", "train.learning_rate": "0.001"}
     return Study(
         question="How many heads does training let go, if each costs something?",
         claims=(
@@ -33,7 +31,7 @@ def get_study() -> Study:
                 margin=0.02,
             ),
         ),
-        base=dataclasses.replace(base, train=train),
+        base=override(studies.number_words(steps=400, head_gates="all"), begin),
         arms={"free": {}} | {f"price {price}": {"train.head_penalty": price} for price in PRICES},
         metrics=(
             Metric("test/nll", "lower"),

@@ -17,19 +17,31 @@ training, in 24 to 48 in the test, by a decoder alone, all under a causal mask, 
 (Newman et al. 2020).
 """
 
-from experiments.shapes import studies
+import dataclasses
+
+from experiments.ablations import length_generalization
 from transformer.settings import override
 from transformer.studies.study import Claim, Metric, Study
 
-OTHERS = ("t5", "alibi", "rotary", "sinusoidal", "learned", "shaw")
+SCAN = {
+    "data.source": "text",
+    "data.source_language": "in",
+    "data.target_language": "out",
+    "data.vocabulary_size": "48",
+    "train.steps": "800",
+    "train.evaluate_every": "80",
+    "evaluate.scores": "word_accuracy,exact_match",
+    "evaluate.true_lengths": "true",
+    "evaluate.lengths": "",
+    "search.max_extra": "50",
+    "checkpoint.every_steps": "800",
+}
 
 
 def get_study() -> Study:
-    shape = studies.gpt_algorithm("copy", (4, 20), (4, 40), steps=800, causal_prefix=True)
-    files = {"source": "text", "source_language": "in", "target_language": "out", "vocabulary_size": "48"}
-    scored = {"scores": "word_accuracy,exact_match", "true_lengths": "true", "lengths": ""}
-    changes = {"data": files, "evaluate": scored, "search": {"max_extra": "50"}}
-    return Study(
+    study = length_generalization.get_study()
+    return dataclasses.replace(
+        study,
         question="Which way to tell positions goes beyond the outputs that were trained on?",
         claims=(
             Claim(
@@ -39,14 +51,11 @@ def get_study() -> Study:
                 arms=("t5", "alibi", "rotary", "sinusoidal"),
             ),
         ),
-        base=override(shape, {f"{part}.{name}": value for part, of in changes.items() for name, value in of.items()}),
-        arms={"none": {"model.positions": "none"}} | {kind: {"model.positions": kind} for kind in OTHERS},
+        base=override(study.base, SCAN),
         metrics=(
             Metric("test/word_accuracy@true_length", "higher"),
             Metric("test/exact_match@true_length", "higher"),
             Metric("test/exact_match", "higher"),
             Metric("validation/nll", "lower"),
         ),
-        compare_with="none",
-        fair=("steps", "tokens", "parameters"),
     )
