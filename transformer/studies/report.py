@@ -1,6 +1,6 @@
 """results.csv (and sentences.csv) -> report.md, report.html and the figure. The same rows and study give the same files.
 
-What is said of which number is here and in sentences.py; the numbers are findings.py's.
+What is said of which number is here and in phrases.py; the numbers are findings.py's.
 """
 
 import math
@@ -15,9 +15,9 @@ from transformer.studies import bootstrap, resampled, results
 from transformer.studies import findings as found
 from transformer.studies.findings import Findings, Judged, Measured
 from transformer.studies.page import page
+from transformer.studies.phrases import claimed, power, sentence
 from transformer.studies.plan import TOLERANCE, duration
 from transformer.studies.results import Row
-from transformer.studies.sentences import claimed, power, sentence
 from transformer.studies.statistics import Interval
 from transformer.studies.study import Study
 from transformer.studies.words import ABSENT, Digits, amount, code, counted, listed, p_value, plain, table
