@@ -16,8 +16,8 @@ from transformer.data import encode, objectives, prepare
 from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.models import accounts, losses
+from transformer.models import gates as gates_lib
 from transformer.models.attention import MASKED
-from transformer.models.gates import has_gates, open_heads
 from transformer.models.recurrent import RecurrentEncoderDecoder
 from transformer.models.transformer import DecoderOnly, EncoderDecoder, EncoderOnly, Heads
 
@@ -150,16 +150,15 @@ def _scores(model: Any, params: Any, batch: Any, dropout_key: Array | None, gate
 
 def make_loss(model: Any, config: Config, facts: Facts) -> Loss:
     """The loss of the configuration's objective, and what open gates of heads cost."""
-    loss = kind_of(config).loss(model, config, facts)
-    if config.model.head_gates == "none":
+    loss, places = kind_of(config).loss(model, config, facts), gated(config)
+    if not places:
         return loss
 
     def with_gates(params: Any, batch: Any, dropout_key: Array | None, gates: Any = None) -> Sums:
         sums = loss(params, batch, dropout_key, gates)
-        opened, weight = open_heads(params, drawn=dropout_key is not None), sums["weight_sum"]
+        opened, weight = gates_lib.open_heads(params, places, drawn=dropout_key is not None), sums["weight_sum"]
         penalty = config.train.head_penalty * weight * sum(opened.values())
-        told = {f"open_heads@{place}_sum": weight * count for place, count in opened.items()}
-        return sums | {"loss_sum": sums["loss_sum"] + penalty} | told
+        return sums | {"loss_sum": sums["loss_sum"] + penalty} | gates_lib.told(opened, weight)
 
     return with_gates
 
@@ -358,7 +357,7 @@ def make_objective(config: Config, facts: Facts, vocabularies: Vocabularies, tra
 
 def gated(config: Config) -> list[str]:
     """The kinds of attention whose heads have gates."""
-    return [place for place in FAMILIES[config.family].attention if has_gates(config.model, place)]
+    return [place for place in FAMILIES[config.family].attention if gates_lib.has_gates(config.model, place)]
 
 
 def check_mode(config: Config, mode: str) -> None:

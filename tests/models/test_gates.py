@@ -130,6 +130,6 @@ def test_training_shuts_what_costs_more_than_it_is_worth():
             state, metrics = step(state, batch)
             losses.add(float(metrics["loss_sum"]))
         assert len(losses) > 50
-        return sum(map(float, gates.open_heads(state.params, drawn=False).values()))
+        return sum(map(float, gates.open_heads(state.params, places, drawn=False).values()))
 
     assert after(0.0) >= 5 and after(50.0) == 0

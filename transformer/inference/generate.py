@@ -171,9 +171,8 @@ class Generator(Predictor):
             self._told = [f"of the text's {len(ids):,} tokens the first {self.window:,} are read, as many as in training"]
         ids = ids[: self.window]
         pieces = ["<s>", *self.vocabulary.pieces(ids[1:])]
-        layers = self._observe(self.params, {"inputs": np.asarray([ids])})["intermediates"]["decoder"]["layers"]
-        weights = np.asarray(layers["self_attention"]["weights"][0])[:, 0]
-        return [Map("decoder self attention", weights, pieces, pieces)]
+        weights_LxBxHxTxS = self.weights_of({"inputs": np.asarray([ids])})["decoder/self"]
+        return [Map("decoder self attention", weights_LxBxHxTxS[:, 0], pieces, pieces)]
 
 
 class _Writer:

@@ -6,7 +6,6 @@ Letters: L layers, B texts, H heads, T queries, S keys, the same tokens (T = S);
 import itertools
 
 import numpy as np
-from scipy.special import xlogy
 
 
 def near(weights_LxBxHxTxS: np.ndarray, lengths_B: np.ndarray, offset: int) -> np.ndarray:
@@ -41,4 +40,4 @@ def distance(weights_LxBxHxTxS: np.ndarray, lengths_B: np.ndarray) -> float:
 
 def _entropy(weights: np.ndarray) -> np.ndarray:
     """Bits, of the last axis."""
-    return -xlogy(weights, weights).sum(-1) / np.log(2)
+    return -(weights * np.log2(np.where(weights > 0, weights, 1.0))).sum(-1)

@@ -150,6 +150,6 @@ class Labeller(Predictor):
             ids, types = ids + more, types + [1] * len(more)
         self._cut = [1] if len(ids) > limit else self._cut
         batch = {"source": np.asarray([ids[:limit]]), "token_types": np.asarray([types[:limit]])}
-        layers = self._observe(self.params, batch)["intermediates"]["encoder"]["layers"]
+        weights_LxBxHxTxS = self.weights_of(batch)["encoder/self"]
         pieces = [MASK if i == self.facts.mask else vocabulary.pieces([i])[0] for i in ids[:limit]]
-        return [Map("encoder self attention", np.asarray(layers["self_attention"]["weights"][0])[:, 0], pieces, pieces)]
+        return [Map("encoder self attention", weights_LxBxHxTxS[:, 0], pieces, pieces)]

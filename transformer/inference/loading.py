@@ -52,6 +52,15 @@ class Predictor:
         self._said = jax.jit(lambda params, batch: model.apply({"params": params}, batch))
         self._observe = jax.jit(lambda params, batch: model.apply({"params": params}, batch, mutable=["intermediates"])[1])
 
+    def weights_of(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Weights LxBxHxTxS of a batch by place, as "decoder/cross"; nothing of a model without attention."""
+        stacks = self._observe(self.params, batch).get("intermediates", {})
+        return {
+            f"{stack}/{kind.removesuffix('_attention')}": np.asarray(sown["weights"][0])
+            for stack, layers in stacks.items()
+            for kind, sown in layers["layers"].items()
+        }
+
     @property
     def notices(self) -> list[str]:
         """What the user should be told of the last call."""

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from transformer.errors import UserError, nearest
+from transformer.inference.sums import SUMS, of_sentences
+from transformer.models import gates
 
 FEWEST = 10  # pairs that are scored apart
 
@@ -55,17 +57,12 @@ def _chrf(hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -
     return Result(value, str(metric.get_signature()))
 
 
-def _exact_match(hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -> Result:
-    equal = sum(h == r for h, r in zip(hypotheses, references, strict=True))
-    return Result(100.0 * equal / len(references))
+def _summed(name: str) -> Score:
+    def function(hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -> Result:
+        statistics_SxK = of_sentences(name, hypotheses, references, tokenize)
+        return Result(float(SUMS[name].score(statistics_SxK.sum(axis=0))))
 
-
-def _word_accuracy(hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -> Result:
-    right = slots = 0
-    for said, true in ((h.split(), r.split()) for h, r in zip(hypotheses, references, strict=True)):
-        right += sum(a == b for a, b in zip(said, true, strict=False))
-        slots += max(len(said), len(true))
-    return Result(100.0 * right / slots if slots else 100.0)
+    return Score(function)
 
 
 def _rouge(kind: str, hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -> Result:
@@ -134,12 +131,12 @@ def _squad(
 SCORES: dict[str, Score] = {
     "bleu": Score(_bleu),  # Papineni et al. 2002; Post 2018: 0 to 100
     "chrf": Score(_chrf),  # Popovic 2015, chrF2: 0 to 100
-    "exact_match": Score(_exact_match),  # percent of hypotheses equal to their reference, character by character
-    "word_accuracy": Score(_word_accuracy),  # percent of words that stand in their place; words too many or missing are wrong
+    "exact_match": _summed("exact_match"),  # percent of hypotheses equal to their reference, character by character
+    "word_accuracy": _summed("word_accuracy"),  # percent of words that stand in their place; too many or missing are wrong
     "rouge1": Score(functools.partial(_rouge, "rouge1")),  # Lin 2004, F of words; of English: other letters part words
     "rouge2": Score(functools.partial(_rouge, "rouge2")),  # of pairs of words
     "rougeL": Score(functools.partial(_rouge, "rougeL")),  # of the longest common subsequence
-    "accuracy": Score(_exact_match),  # percent of labels that are right
+    "accuracy": _summed("accuracy"),  # percent of labels that are right
     "macro_f1": Score(_macro_f1),  # percent, the mean over the labels that occur
     "entity_f1": Score(_entity_f1),  # percent, micro, of whole entities: lines of tags, as seqeval's default, CoNLL's
     "squad_exact_match": Score(functools.partial(_squad, _answer_equal)),  # Rajpurkar et al. 2016; 2018: percent
@@ -233,7 +230,7 @@ def token_scores(sums: Mapping[str, float], words: int | None = None) -> dict[st
             result["token_accuracy"] *= 100.0
         if "nll" in result:
             result["perplexity"] = _exp(result["nll"])
-        result |= {key.removesuffix("_sum"): float(sums[key]) / float(weight) for key in sums if key.startswith("open_heads@")}
+        result |= gates.means(sums, float(weight))
     if words and "nll_sum" in sums and weight > 0:
         result["perplexity_per_word"] = _exp(float(sums["nll_sum"]) / words)
     return result

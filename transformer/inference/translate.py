@@ -78,27 +78,19 @@ class Translator(Predictor):
         if not self._encodes:
             columns = rows = [*columns, *rows]
         maps = []
-        for stack, layers in self._observe(self.params, batch).get("intermediates", {}).items():  # none: no attention
-            for kind, sown in layers["layers"].items():
-                cross = "cross" in kind
-                across = columns if cross or stack == "encoder" else rows
-                # In cross-attention what is said looks at what it translates, not what was read.
-                down = [*rows[1:], "</s>"] if cross else across
-                maps.append(Map(f"{stack} {kind.replace('_', ' ')}", np.asarray(sown["weights"][0])[:, 0], across, down))
+        for place, weights_LxBxHxTxS in self.weights_of(batch).items():
+            stack, kind = place.split("/")
+            across = columns if kind == "cross" or stack == "encoder" else rows
+            # In cross-attention what is said looks at what it translates, not what was read.
+            down = [*rows[1:], "</s>"] if kind == "cross" else across
+            maps.append(Map(f"{stack} {kind} attention", weights_LxBxHxTxS[:, 0], across, down))
         return maps
 
     def weights(self, pairs: Sequence[tuple[str, str]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Weights LxBxHxTxS by place, as "decoder/cross", while each target is said, from the token after the start on; and
-        how many tokens each text has that is read: a source, or, of a decoder alone, a source and its target. Rows have padding
-        behind them."""
+        """As `weights_of`, while each target is said, from the token after the start on; and how many tokens each text has
+        that is read: a source, or, of a decoder alone, a source and its target. Rows have padding behind them."""
         batch, _ = self._batch_of(self._sources([s for s, _ in pairs]), self._inputs([t for _, t in pairs]))
-        stacks = self._observe(self.params, batch).get("intermediates", {})
-        found = {
-            f"{stack}/{kind.removesuffix('_attention')}": np.asarray(sown["weights"][0])
-            for stack, layers in stacks.items()
-            for kind, sown in layers["layers"].items()
-        }
-        return found, batch["source_segments" if self._encodes else "segments"].sum(axis=1)
+        return self.weights_of(batch), batch["source_segments" if self._encodes else "segments"].sum(axis=1)
 
     def target_nll(
         self, pairs: Sequence[tuple[str, str]], hidden: Sequence[Sequence[int]] | None = None, encoder: bool = False
@@ -186,9 +178,12 @@ class Translator(Predictor):
         size, extra = self.config.search.batch_size, self.config.search.max_extra
         # No longer than any source may be: a table of positions may end there.
         length = min(round_length(max(map(len, sources))), self.config.data.max_source_length)
-        most, longest = most_positions(self.config), length + extra if exact is None else round_length(max(exact))
         tokens, segments = pad(sources + [[]] * (size - len(sources)), length, left=not self._encodes)
-        limits = [len(s) + extra for s in sources] if exact is None else list(exact)
+        if exact is None:
+            limits, longest = [len(s) + extra for s in sources], length + extra
+        else:
+            limits, longest = list(exact), round_length(max(exact))
+        most = most_positions(self.config)
         if most is not None:  # a prefix takes positions of the same table
             limits = [min(n, most - (0 if self._encodes else len(s))) for n, s in zip(limits, sources, strict=True)]
             longest = min(longest, most)

@@ -6,7 +6,7 @@ added to the loss. L layers, H heads.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ Array = jax.Array
 
 TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1  # beta, gamma, zeta (Louizos et al. 2018, section 4)
 OPEN = 2.5  # log alpha at first: without noise the gate is 1, with noise it is open 98 times of 100
+TOLD = "open_heads@"
 
 
 def gate(log_alpha: Array, key: Array | None = None) -> Array:
@@ -41,13 +42,22 @@ def has_gates(model: Model, place: str) -> bool:
     return model.head_gates in ("all", place)
 
 
-def open_heads(params: Any, drawn: bool) -> Mapping[str, Array]:
-    """By place, as "encoder/self", how many heads are open: the expected number, or, if gates are not `drawn`, those whose
-    factor is not 0."""
+def open_heads(params: Any, places: Iterable[str], drawn: bool) -> dict[str, Array]:
+    """By place, how many heads are open: the expected number, or, if gates are not `drawn`, those whose factor is not 0."""
     found = {}
-    for stack in ("encoder", "decoder"):
-        for kind in ("self", "cross"):
-            if (log_alpha_LxH := params.get(stack, {}).get(f"{kind}_gates")) is not None:
-                opened_LxH = chance_open(log_alpha_LxH) if drawn else gate(log_alpha_LxH) > 0
-                found[f"{stack}/{kind}"] = jnp.sum(opened_LxH, dtype=jnp.float32)
+    for place in places:
+        stack, kind = place.split("/")
+        log_alpha_LxH = params[stack][f"{kind}_gates"]
+        opened_LxH = chance_open(log_alpha_LxH) if drawn else gate(log_alpha_LxH) > 0
+        found[place] = jnp.sum(opened_LxH, dtype=jnp.float32)
     return found
+
+
+def told(opened: Mapping[str, Any], weight: Any) -> dict[str, Any]:
+    """`opened`, by place, among a loss's sums: times its weight, so that the mean over batches is `opened`."""
+    return {f"{TOLD}{place}_sum": weight * count for place, count in opened.items()}
+
+
+def means(sums: Mapping[str, Any], weight: float) -> dict[str, float]:
+    """What `told` told, as "open_heads@encoder/self", of a loss's sums and their weight."""
+    return {name.removesuffix("_sum"): float(value) / weight for name, value in sums.items() if name.startswith(TOLD)}

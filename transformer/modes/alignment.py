@@ -58,7 +58,7 @@ def _agreement(weights_LxBxHxTxS: np.ndarray, sentences: Sequence[heads.Words]) 
         rows |= heads.by_head(layer, weights_BxHxTxS)
         if weights_BxHxTxS.shape[1] > 1:
             rows[f"layer {layer}, mean of heads"] = weights_BxHxTxS.mean(axis=1)
-    return [heads.judged(name, weights_BxTxS, sentences) for name, weights_BxTxS in rows.items()]
+    return heads.agreement(rows, sentences)
 
 
 def _hidden(predictor: Any, pairs: Sequence[tuple[str, str]], sentences: Sequence[heads.Words]) -> dict[str, dict[str, float]]:

@@ -11,7 +11,6 @@ import numpy as np
 
 from transformer import families
 from transformer.config import Config
-from transformer.data import number_alignment, number_words
 from transformer.errors import UserError
 from transformer.inference import alignment, habits
 
@@ -41,7 +40,7 @@ def check(config: Config) -> None:
     """UserError: `config.evaluate.head_habits` is asked of a model that has none."""
     if config.evaluate.head_habits and not names(config):
         raise UserError(
-            f"config.evaluate.head_habits: they are told of heads of a Transformer that says a text, not of config.family "
+            "config.evaluate.head_habits: they are told of heads of a Transformer that says a text, not of config.family "
             f"{config.family} and config.objective.kind {config.objective.kind}; leave it off"
         )
 
@@ -52,8 +51,11 @@ def names(config: Config) -> list[str]:
     if not attention or families.kind_of(config).output != "text":
         return []
     own = [f"{name}_token_head" for name in NEIGHBOURS] + ["head_distance"]
-    languages = {config.data.source_language, config.data.target_language}
-    aligned = CROSS in attention and config.data.source == "number_words" and languages <= number_alignment.LANGUAGES.keys()
+    if CROSS not in attention or config.data.source != "number_words":
+        return own
+    from transformer.data.number_alignment import LANGUAGES  # it reads numbers in all languages, which takes time at a start
+
+    aligned = {config.data.source_language, config.data.target_language} <= LANGUAGES.keys()
     return own + (["alignment_head_error_rate", "alignment_head_mass"] if aligned else [])
 
 
@@ -75,8 +77,10 @@ def of_split(predictor: Any, split: str, examples: Sequence[Mapping[str, Any]]) 
     found = {f"{name}_token_head": max(row[name] for row in rows) for name in NEIGHBOURS}
     found["head_distance"] = habits.distance(own, lengths)
     if sentences:
-        cross = [by_head(layer, weights_BxHxTxS) for layer, weights_BxHxTxS in enumerate(weights[CROSS], 1)]
-        rows = [judged(*head, sentences) for layer in cross for head in layer.items()]
+        cross: dict[str, np.ndarray] = {}
+        for layer, weights_BxHxTxS in enumerate(weights[CROSS], 1):
+            cross |= by_head(layer, weights_BxHxTxS)
+        rows = agreement(cross, sentences)
         found["alignment_head_error_rate"] = min(row["alignment_error_rate"] for row in rows)
         found["alignment_head_mass"] = max(row["mass"] for row in rows)
     return found
@@ -84,6 +88,8 @@ def of_split(predictor: Any, split: str, examples: Sequence[Mapping[str, Any]]) 
 
 def numbers(predictor: Any, split: str) -> tuple[list[tuple[str, str]], list[Words]]:
     """The first numbers of a split, in words of both languages, and their alignment. UserError: not known of a language."""
+    from transformer.data import number_alignment, number_words
+
     data = predictor.config.data
     drawn = number_words.draw(data)[split][:SENTENCES]
     spell = [
@@ -124,12 +130,15 @@ def by_head(layer: int, weights_BxHxTxS: np.ndarray) -> dict[str, np.ndarray]:
     return {f"layer {layer}, head {head}": weights_BxTxS for head, weights_BxTxS in of_heads}
 
 
-def judged(name: str, weights_BxTxS: np.ndarray, sentences: Sequence[Words]) -> dict[str, Any]:
-    """How well weights of tokens agree with the alignment of words."""
+def agreement(weights: Mapping[str, np.ndarray], sentences: Sequence[Words]) -> list[dict[str, Any]]:
+    """How well weights BxTxS of tokens, by name, agree with the alignment of words."""
     gold, possible = (_stacked([s.matrix(getattr(s.known, links)) for s in sentences]) for links in ("links", "possible"))
-    words = _stacked([s.by_word(w) for s, w in zip(sentences, weights_BxTxS, strict=True)])
-    rate, mass = alignment.alignment_error_rate(words, gold, possible), alignment.mass_on_gold(words, gold)
-    return {"name": name, "alignment_error_rate": rate, "mass": mass}
+    table = []
+    for name, weights_BxTxS in weights.items():
+        words = _stacked([s.by_word(w) for s, w in zip(sentences, weights_BxTxS, strict=True)])
+        rate, mass = alignment.alignment_error_rate(words, gold, possible), alignment.mass_on_gold(words, gold)
+        table.append({"name": name, "alignment_error_rate": rate, "mass": mass})
+    return table
 
 
 def _stacked(rows: Sequence[np.ndarray]) -> np.ndarray:

@@ -17,6 +17,7 @@ from transformer.data.sources import SplitName
 from transformer.errors import UserError, no_failure, say
 from transformer.files import new_file
 from transformer.inference import loading, perplexity, predict, pruning, scores
+from transformer.models import gates
 from transformer.modes import heads
 from transformer.modes.common import folders
 from transformer.runtime import hosts
@@ -77,8 +78,8 @@ def reported(config: Config) -> list[str]:
     """What a finished run reports, as "validation/nll": of validation as it trains, of the split scored at its end, and of
     the model at the start ("start/logit_variance")."""
     output, data = families.kind_of(config).output, config.data
-    gates = [f"open_heads@{place}_sum" for place in families.gated(config)]
-    ones: dict[str, float] = dict.fromkeys(("loss_sum", "nll_sum", "correct_sum", "weight_sum", *gates), 1.0)
+    ones: dict[str, float] = dict.fromkeys(("loss_sum", "nll_sum", "correct_sum", "weight_sum"), 1.0)
+    ones |= gates.told(dict.fromkeys(families.gated(config), 1.0), 1.0)
     last = [*scores.token_scores(ones, words=1 if output == "text" else None)]
     if output == "continuation":
         last += [f"sliding_{name}" for name in perplexity.measures({"nll_sum": 1.0, "weight_sum": 1.0}, 1, 1)]
@@ -141,17 +142,17 @@ def score_split(
         for notice in predictor.notices:
             say(notice)
         sources, asked = [example.get("source", "") for example in split.examples], config.evaluate
-        for score in asked.scores or judge.scores:
+        names = asked.scores or judge.scores
+        for score in names:
             result = scores.score(score, outputs, references, asked.bleu_tokenize)
             table[score] = result.value
             if result.signature:
                 signatures[score] = result.signature
             table |= scores.by_length(score, sources, outputs, references, asked.lengths, asked.bleu_tokenize)
-        if kind.output == "text" and asked.true_lengths:
-            given = hosts.spread(functools.partial(_of_true_length, predictor), split.examples)
-            for score in asked.scores or judge.scores:
-                table[f"{score}@{TRUE_LENGTH}"] = scores.score(score, given, references, asked.bleu_tokenize).value
         if kind.output == "text":
+            if asked.true_lengths:
+                given = hosts.spread(functools.partial(_of_true_length, predictor), split.examples)
+                table |= {f"{n}@{TRUE_LENGTH}": scores.score(n, given, references, asked.bleu_tokenize).value for n in names}
             table |= scores.by_place(outputs, references, asked.places)
         if asked.head_habits:
             table |= heads.of_split(predictor, name, split.examples)

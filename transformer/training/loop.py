@@ -15,6 +15,7 @@ import numpy as np
 
 from transformer.config import Config
 from transformer.errors import UserError
+from transformer.models import gates
 from transformer.runtime import compilations
 from transformer.training.telemetry import Telemetry
 
@@ -27,8 +28,7 @@ def means(sums: Mapping[str, float]) -> Metrics:
     """What a report shows of a loss's sums: per unit of weight."""
     weight = max(sums["weight_sum"], 1e-9)
     shown = {"loss": sums["loss_sum"] / weight, "nll": sums["nll_sum"] / weight, "accuracy": sums["correct_sum"] / weight}
-    shown |= {name.removesuffix("_sum"): value / weight for name, value in sums.items() if name.startswith("open_heads@")}
-    return shown | {name: value for name, value in sums.items() if not name.endswith("_sum")}
+    return shown | gates.means(sums, weight) | {name: value for name, value in sums.items() if not name.endswith("_sum")}
 
 
 class Stop:
