@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -79,6 +80,8 @@ def main() -> None:
 
     training.peak_flops = lambda devices: 1e11
     training._show = lambda *arguments: None  # pictures, which the first draws
+    in_turn, late = hosts.in_turn, float(os.environ.get("LATE", 0))
+    hosts.in_turn = lambda action: time.sleep(late) or in_turn(action)
     sys.argv[0] = "launch.py"
     launch.run()
 
@@ -120,11 +123,12 @@ class Process(subprocess.Popen):
         return self.returncode, out, err
 
 
-def pair(folder: Path, *arguments, second: tuple = ()) -> list[Process]:
-    """The two processes of a run, which flags bring together; `second`: arguments of process 1 alone."""
+def pair(folder: Path, *arguments, second: tuple = (), late: float = 0) -> list[Process]:
+    """The two processes of a run, which flags bring together; `second`: arguments of process 1 alone, which asks `late`, in
+    seconds, what process 0 says."""
     flags = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
     more = ((), second)
-    return [Process(folder, *arguments, *more[n], *flags, f"--process_id={n}") for n in range(2)]
+    return [Process(folder, *arguments, *more[n], *flags, f"--process_id={n}", LATE=str(n * late)) for n in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +233,7 @@ def test_different_settings_are_a_line_of_each(folder):
 def test_a_workdir_that_is_trained_is_refused_by_both(folder, finished):
     before = sorted(folder.glob("run/**/*"))
     with only_run(folder / "run"):
-        each = pair(folder, "--config=tiny.py", "--workdir=run", "--config.train.steps=100000")
+        each = pair(folder, "--config=tiny.py", "--workdir=run", "--config.train.steps=100000", late=3)
         line = (
             f"launch.py: --workdir=run: a run is going on there (process {os.getpid()}); wait until it ends, or choose another"
         )

@@ -34,6 +34,7 @@ SILENCE = 60  # seconds without a sign of life after which a process counts as g
 MEETING = 300  # seconds that a process waits until all are there
 PATIENCE = 7 * 24 * 3600 * 1000  # milliseconds: how long the others wait while process 0 prepares data
 GRACE = 10  # seconds that a process that failed has to clean up
+TOGETHER = 30  # seconds that a process that is refused waits for the others, most of whom are refused, too
 
 _turns = itertools.count()
 
@@ -149,8 +150,14 @@ def joined(coordinator: str | None, count: int | None, number: int | None) -> It
                 stack.enter_context(contextlib.redirect_stderr(nowhere))
             with exchange():
                 yield
-    except BaseException as error:
-        _leave_alone(2 if isinstance(error, UserError) else 1)
+    except UserError:
+        _words.status = 2
+        with contextlib.suppress(RuntimeError, ValueError):  # some are gone, or go on
+            _client().wait_at_barrier("refused", TOGETHER * 1000)  # who left would be lost to those who have not come to it
+        _leave_alone(2)
+        raise
+    except BaseException:
+        _leave_alone(1)
         raise
 
 
