@@ -98,5 +98,6 @@ def get_study() -> Study:
         arms=arms(WIDTHS, TRANSFORMER),
         metrics=METRICS,
         compare_with="Bahdanau",
+        seeds=3,
         fair=("steps", "tokens", "parameters"),
     )

@@ -26,5 +26,6 @@ def get_study() -> Study:
         arms={f"width {width}": bottleneck.fixed(width) for width in WIDTHS},
         metrics=bottleneck.METRICS,
         compare_with="width 128",
+        seeds=3,
         fair=("steps", "tokens"),
     )

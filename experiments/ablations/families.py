@@ -44,5 +44,6 @@ def get_study() -> Study:
         },
         metrics=studies.NUMBER_WORDS,
         compare_with="encoder-decoder",
+        seeds=3,
         fair=("steps", "parameters"),
     )

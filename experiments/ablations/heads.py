@@ -46,5 +46,6 @@ def get_study() -> Study:
         },
         metrics=(*studies.NUMBER_WORDS, *(Metric(f"test/{habit}", "higher") for habit in HABITS)),
         compare_with="4 heads",
+        seeds=3,
         fair=("steps", "tokens", "flops", "parameters"),
     )

@@ -39,5 +39,6 @@ def get_study() -> Study:
             Metric("test/exact_match", "higher"),
         ),
         compare_with="free",
+        seeds=3,
         fair=("steps", "tokens", "flops", "parameters"),
     )

@@ -3,17 +3,17 @@
     python launch.py --mode=ablate --config=experiments/ablations/heads_pruning.py --workdir=runs/heads_pruning
 
 Not run yet. 24 heads, of which those go first whose gates have the least gradients on validation, layer by layer normalised
-(their equation 2); nothing is trained after that, and all scores of test are without them. Arms differ in that alone: with
-the same seed they are the same model (validation/nll, of the whole one, shows it), trained once for each arm. What many heads
-or any heads cost is heads_pruning_random.py, where they are heads_pruning_places.py: studies of their own, since the noise of
-all arms is pooled, and theirs is many times this. Gates that learn to close: heads_gates.py.
+(their equation 2); nothing is trained after that, and all scores of test are without them. Arms differ in that alone, so a
+seed is one model, trained once; in the same workdir for the other two studies as well. What many heads or any heads cost is
+heads_pruning_random.py, where they are heads_pruning_places.py: studies of their own, since the noise of all arms is pooled,
+and theirs is many times this. Gates that learn to close: heads_gates.py.
 """
 
 from experiments.shapes import studies
 from transformer.studies.study import Claim, Metric, Study
 
 SOURCE = "Michel et al. 2019, 4.2"
-METRICS = (Metric("test/nll", "lower"), Metric("test/exact_match", "higher"), Metric("validation/nll", "lower"))
+METRICS = (Metric("test/nll", "lower"), Metric("test/exact_match", "higher"))
 ALL = "all heads"
 
 
@@ -22,10 +22,11 @@ def study(question: str, claims: tuple[Claim, ...], arms: dict[str, dict[str, st
     return Study(
         question=question,
         claims=claims,
-        base=studies.number_words(steps=500),
+        base=studies.number_words(steps=350),
         arms={arm: {f"evaluate.{name}": value for name, value in changes.items()} for arm, changes in arms.items()},
         metrics=METRICS,
         compare_with=compare_with,
+        seeds=3,
         fair=("steps", "tokens", "flops", "parameters"),
     )
 

@@ -29,5 +29,6 @@ def get_study() -> Study:
         arms={f"d_k {d_k}": {"model.d_k": str(d_k)} for d_k in (HELD, 64, 16, 8, 4)},
         metrics=studies.NUMBER_WORDS,
         compare_with=f"d_k {HELD}",
+        seeds=3,
         fair=("steps", "tokens"),
     )

@@ -35,5 +35,6 @@ def get_study() -> Study:
             Metric("validation/nll", "lower"),
         ),
         compare_with="none",
+        seeds=3,
         fair=("steps", "tokens", "parameters"),
     )

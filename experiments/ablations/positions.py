@@ -33,5 +33,6 @@ def get_study() -> Study:
         arms={kind: {"model.positions": kind} for kind in kinds},
         metrics=studies.NUMBER_WORDS,
         compare_with="sinusoidal",
+        seeds=3,
         fair=("steps", "tokens", "parameters"),
     )

@@ -49,5 +49,6 @@ def get_study() -> Study:
             Metric("test/exact_match", "higher"),
         ),
         compare_with="Q, K, V",
+        seeds=3,
         fair=("steps", "tokens", "flops", "parameters"),
     )

@@ -42,5 +42,6 @@ def get_study() -> Study:
             Metric("test/bleu", "higher"),
         ),
         compare_with="0.1, 0.1",
+        seeds=3,
         fair=("steps", "tokens", "flops", "parameters"),
     )

@@ -5,6 +5,7 @@ import signal
 import time
 from pathlib import Path
 
+from transformer import settings
 from transformer.config import Config
 from transformer.runtime.workdir import Workdir, write_json
 from transformer.training.loop import Stop
@@ -21,6 +22,7 @@ def train(config: Config, path: Path) -> None:
     """What it does is said by a setting that nothing here reads: go on, fail, be killed, diverge, take its time."""
     workdir, does = Workdir(path), config.data.source_language
     path.mkdir(exist_ok=True)
+    write_json(workdir.config_file, settings.to_dict(config))
     with (path / "starts").open("a") as file:
         file.write(f"{os.getpid()}\n")
     if does == "fail":
@@ -38,12 +40,21 @@ def train(config: Config, path: Path) -> None:
             time.sleep(float(os.environ.get("PAUSE", 0)) if does == "slow" else 0)
             if stop:
                 return
-    end = nll(config)
+    (workdir.checkpoints / str(config.train.steps)).mkdir(parents=True, exist_ok=True)
+    new, end = max(config.train.steps - len(rows), 0), nll(config)
+    (path / "trained").write_text(str(new))
+    if new:
+        workdir.samples_file.write_text("said\n")
     with workdir.metrics_file.open("a") as file:
-        for value in (end - 1, end):
+        for value in (end - 1, end) if new else ():
             file.write(f'{{"step": {config.train.steps}, "validation/nll": {value}, "total": {total}, "time": 9.0}}\n')
     split = "validation" if config.data.test is None else "test"
     write_json(workdir.evaluation_file(split), {"scores": {"nll": end + 0.5, "bleu": 100 - end, "perplexity": None}})
+
+
+def trained(folder: Path) -> int:
+    """How many updates a run did when it was last started."""
+    return int((folder / "trained").read_text())
 
 
 def starts(folder: Path) -> list[int]:

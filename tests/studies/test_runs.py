@@ -24,6 +24,7 @@ from transformer.studies import outcomes, runs, study
 from transformer.studies import plan as plans
 from transformer.studies.plan import Pace
 from transformer.studies.processes import Place, Processes
+from transformer.studies.results import beside
 from transformer.studies.study import Metric
 
 TINY = small.config(train__steps=4)
@@ -115,6 +116,25 @@ def test_only_what_is_missing_is_run(tmp_path):
         len(fakes.starts(run.folder(tmp_path))) == 1 for run in [*first.outcomes, *results.outcomes]
     )  # the old ones stay
     assert [(row["arm"], row["seed"]) for row in table(tmp_path)] == [(arm, str(seed)) for arm in "ab" for seed in range(3)]
+
+
+def test_what_differs_in_scores_alone_is_trained_once(tmp_path):
+    """Two at a time, so the second of a seed waits for the first; a study of other scores in the same folder trains none."""
+    arms = {"a": {}, "b": {"evaluate.lengths": "0,3"}, "other": {"model.d_ff": "9"}}
+    made = plan(arms)
+    run_all(made, tmp_path, Processes(2))
+    trained = {(run.arm, run.seed): fakes.trained(run.folder(tmp_path)) for run in made.runs({})}
+    assert trained == {(arm, seed): 0 if arm == "b" else TINY.train.steps for arm in arms for seed in (0, 1)}
+    a, b = (run.folder(tmp_path) for run in made.runs({})[:2])
+    assert Workdir(a).metrics_file.read_bytes() == Workdir(b).metrics_file.read_bytes()
+    assert Workdir(b).config().evaluate.lengths == (0, 3) and Workdir(b).evaluation_file("test").exists()
+    assert not (b / "samples.txt").exists()  # what the other run said is not this one's
+    times = [[float(x) for x in beside(folder, ".seconds").read_text().split()] for folder in (a, b)]
+    assert times[1][:-1] == times[0] and len(times[0]) == 1  # its training's time is a part of its cost
+    search = plan({"c": {"search.beam_size": "3"}, "d": {"search.beam_size": "5"}}, base=made.configs["other"])
+    run_all(search, tmp_path)
+    assert {fakes.trained(run.folder(tmp_path)) for run in search.runs({})} == {0}
+    assert len({row["hash"] for row in table(tmp_path)}) == 4
 
 
 def test_a_stopped_run_goes_on(tmp_path):
@@ -216,8 +236,9 @@ def test_learning_rates_are_chosen_on_validation(tmp_path):
 def test_embedded_data_is_made_once(tmp_path):
     embedded = small.config(data__source="number_words")
     assert runs._placed(embedded, tmp_path).data.directory == str(tmp_path / "data")
-    for config in (small.config(data__source="text"), small.config(data__source="number_words", data__directory="x")):
-        assert runs._placed(config, tmp_path) == config
+    for given, wanted in (("text", None), os.getcwd()), (("number_words", "x"), os.path.abspath("x")), (("tfds", None), None):
+        config = small.config(data__source=given[0], data__directory=given[1])
+        assert runs._placed(config, tmp_path).data.directory == wanted
 
 
 def test_two_processes_are_not_at_one_study(tmp_path):

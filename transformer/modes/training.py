@@ -1,7 +1,7 @@
 """Training: where settings, data, models, the loop and checkpoints meet."""
 
 import contextlib
-import os
+import dataclasses
 import shlex
 import shutil
 import tempfile
@@ -15,7 +15,7 @@ import numpy as np
 
 from transformer import families, plots
 from transformer.config import Config, Facts
-from transformer.data import pipeline, prepare
+from transformer.data import pipeline, prepare, sources
 from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError, say
 from transformer.files import new_file
@@ -29,7 +29,7 @@ from transformer.runtime.checkpoints import Checkpoints, on_host
 from transformer.runtime.devices import Runtime, peak_flops
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
-from transformer.settings import fields, replace
+from transformer.settings import fields
 from transformer.training import initial, loop, start, tracing, trainer
 from transformer.training import step as step_lib
 from transformer.training.telemetry import Telemetry, read_metrics
@@ -38,7 +38,7 @@ from transformer.training.telemetry import Telemetry, read_metrics
 def train(config: Config, path: Path, profile: str | None = None) -> None:
     """Trains, or goes on where a run in that workdir stopped; then scores the test split and draws pictures. `profile`:
     FIRST:LAST, updates of which a trace is written."""
-    config = _with_place(config)
+    config = dataclasses.replace(config, data=sources.spelt_out(config.data))
     wanted = None if profile is None else tracing.updates(profile, config.train.steps)
     check_evaluate(config)
     stop = loop.Stop(config.train.max_minutes)
@@ -176,14 +176,6 @@ def _read(
     sizes = ", ".join(f"{name} {len(split.examples):,}" for name, split in splits.items())
     say(f"examples: {sizes}; vocabulary: {', '.join(f'{v.size:,}' for v in dict.fromkeys(vocabularies.values()))}")
     return vocabularies, facts, splits
-
-
-def _with_place(config: Config) -> Config:
-    """The settings with the data's folder spelt out, so that the workdir finds it from any other folder."""
-    folder = config.data.directory
-    if folder is None and config.data.source in ("text", "documents", "tsv", "conll", "squad"):
-        folder = "."  # where the files are looked for; other sources have homes of their own
-    return config if folder is None else replace(config, "data.directory", os.path.abspath(os.path.expanduser(folder)))
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from transformer.data.sources.records import read_embedded
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
 from transformer.settings import replace
-from transformer.studies import outcomes, processes, results
+from transformer.studies import outcomes, processes, results, reuse
 from transformer.studies.outcomes import Outcome
 from transformer.studies.plan import Pace, Plan, Run
 from transformer.studies.processes import Place, Started, Train
@@ -84,9 +84,10 @@ def _execute(
     asked = False
     try:
         while active or (waiting and not stop):
-            while waiting and len(active) < place.most and not stop:
-                run = waiting.pop(0)
-                active[run] = place.start(train, _placed(run.config, root), run.folder(root))
+            while len(active) < place.most and not stop and (run := reuse.next_of(waiting, active)):
+                waiting.remove(run)
+                reuse.take(config := _placed(run.config, root), run.folder(root))
+                active[run] = place.start(train, config, run.folder(root))
             place.wait(active.values(), 0.5)
             if stop and not asked:
                 asked = True
@@ -108,7 +109,8 @@ def _execute(
 def _placed(config: Config, root: Path) -> Config:
     """With the data of an embedded task in one place for all runs, that none but the first makes it."""
     embedded = sources.SOURCES[config.data.source] is read_embedded and config.data.directory is None
-    return replace(config, "data.directory", str((root / "data").resolve())) if embedded else config
+    data = dataclasses.replace(config.data, directory=str((root / "data").resolve())) if embedded else config.data
+    return dataclasses.replace(config, data=sources.spelt_out(data))
 
 
 def _failed(folder: Path, status: int | None) -> Outcome:

@@ -6,6 +6,7 @@ An example is a mapping of names of fields to text: {"source", "target"} of a pa
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from transformer.data.sources.records import read_catalogue, read_embedded
 from transformer.data.sources.squad import read_squad
 from transformer.errors import UserError
 
-__all__ = ["SOURCES", "Example", "Examples", "Split", "SplitName", "read"]
+__all__ = ["SOURCES", "Example", "Examples", "Split", "SplitName", "read", "spelt_out"]
 
 SOURCES: Mapping[str, Callable[[Data, SplitName, Path], Split]] = {
     "number_words": read_embedded,
@@ -36,6 +37,13 @@ SOURCES: Mapping[str, Callable[[Data, SplitName, Path], Split]] = {
     "tfds": read_catalogue,
 }
 PAIRS = ("number_words", "summaries", "algorithms", "text", "tfds")  # whose examples have a source
+
+
+def spelt_out(data: Data) -> Data:
+    """With the folder as an absolute path, so that the data is found from any other folder, too."""
+    own = SOURCES[data.source] not in (read_embedded, read_catalogue)  # files, looked for here; others have homes of their own
+    folder = "." if own and data.directory is None else data.directory
+    return data if folder is None else dataclasses.replace(data, directory=os.path.abspath(os.path.expanduser(folder)))
 
 
 def read(data: Data, split: SplitName, cache: Path) -> Split | None:

@@ -1,0 +1,41 @@
+"""Runs that differ in how a trained model is scored alone are trained once."""
+
+import dataclasses
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from transformer import settings
+from transformer.config import Config, Evaluate, Search
+from transformer.files import new_folder
+from transformer.runtime.workdir import Workdir, write_json
+from transformer.studies.plan import Run
+from transformer.studies.results import beside
+
+
+def next_of(waiting: Sequence[Run], active: Collection[Run]) -> Run | None:
+    """The first run that takes its training from none that is under way."""
+    return next((run for run in waiting if not any(_alike(run.config, other.config) for other in active)), None)
+
+
+def take(config: Config, folder: Path) -> None:
+    """If a run beside `folder`, the workdir of a run with these settings that has not begun, has its training, the workdir is
+    a copy of that, scores left out; the time it took is this one's, too."""
+    if folder.exists():
+        return
+    for file in sorted(folder.parents[1].glob(f"*/*/{Workdir(folder).config_file.name}")):
+        other = Workdir(file.parent)
+        if (other.checkpoints / str(config.train.steps)).is_dir() and _alike(config, other.config()):
+            scores = (other.evaluation_file("test").parent, other.samples_file, other.pictures)
+            with new_folder(folder) as new:
+                shutil.copytree(other.path, new, ignore=shutil.ignore_patterns(*(p.name for p in scores)), dirs_exist_ok=True)
+                write_json(Workdir(new).config_file, settings.to_dict(config))
+            if (seconds := beside(other.path, ".seconds")).exists():
+                shutil.copy(seconds, beside(folder, ".seconds"))
+            return
+
+
+def _alike(one: Config, other: Config) -> bool:
+    return dataclasses.replace(one, evaluate=Evaluate(), search=Search()) == dataclasses.replace(
+        other, evaluate=Evaluate(), search=Search()
+    )
