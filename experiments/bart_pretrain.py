@@ -18,6 +18,6 @@ def get_config() -> Config:
             max_source_length=128,
             max_target_length=128,
         ),
-        train=small.train(steps=2000),
+        train=small.train(steps=1000),
         checkpoint=Checkpoint(every_steps=500),
     )

@@ -16,6 +16,6 @@ def get_config() -> Config:
         objective=Objective(kind="masked_lm"),
         model=small.bert(4),
         data=small.documents(max_source_length=128, row_length=128),
-        train=small.train(steps=2000),
+        train=small.train(steps=1000),
         checkpoint=Checkpoint(every_steps=500),
     )
