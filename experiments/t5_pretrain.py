@@ -19,6 +19,6 @@ def get_config() -> Config:
             max_source_length=128,
             max_target_length=64,
         ),
-        train=small.train(steps=1000),
+        train=small.train(steps=1000, batch_tokens=1024),
         checkpoint=Checkpoint(every_steps=500),
     )

@@ -15,6 +15,6 @@ def get_config() -> Config:
         objective=Objective(kind="span_corruption"),
         model=small.t5(),
         data=Data(source="stories", vocabulary_size=300, test=None, batching="bucketed", buckets=2),
-        train=small.train(steps=1500),
+        train=small.train(steps=1500, batch_tokens=1024),
         checkpoint=Checkpoint(every_steps=500),
     )

@@ -20,5 +20,5 @@ def get_config() -> Config:
         config,
         model=small.t5(),
         data=dataclasses.replace(config.data, puzzle_train_size=1000, buckets=1, prefix="summarize: "),
-        train=dataclasses.replace(config.train, steps=400),
+        train=dataclasses.replace(config.train, steps=400, batch_tokens=1024),
     )

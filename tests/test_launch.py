@@ -462,6 +462,7 @@ def test_a_process_ends_with_status_2_and_with_0_on_a_closed_pipe(tmp_path):
     assert (closed.returncode, closed.stderr) == (0, b"")
 
 
+@pytest.mark.slow
 def test_tensorflow_is_never_imported(tmp_path):
     """Training on an embedded TFDS data set, and translating, where TensorFlow cannot be imported."""
     code = """

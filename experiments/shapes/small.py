@@ -86,11 +86,11 @@ def documents(**settings: Any) -> Data:
     return Data(source="documents", train="train.txt", validation="validation.txt", test=None, **settings)
 
 
-def train(steps: int) -> Train:
-    """Of batches of 4,096 slots."""
+def train(steps: int, batch_tokens: int = 4096) -> Train:
+    """Where targets are short, as those of span corruption, their slots are few for what is read."""
     return Train(
         steps=steps,
-        batch_tokens=4096,
+        batch_tokens=batch_tokens,
         learning_rate=1e-3,
         schedule="linear",
         warmup_steps=100,

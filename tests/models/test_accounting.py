@@ -223,6 +223,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_flops_are_those_that_xla_counts(name):
     model, train, facts, (rows, source, target) = SHAPES[name]

@@ -131,6 +131,7 @@ def eight():
     return simulated.eight(__file__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_losses_of_eight_devices_are_those_of_one(eight, accumulate):
     """Micro-batches of eight devices, too, are one batch of one device."""
@@ -145,6 +146,7 @@ def test_losses_of_eight_devices_are_those_of_one(eight, accumulate):
     assert losses[-1] < losses[0] - 0.2  # something was learned
 
 
+@pytest.mark.slow
 def test_evaluation_of_eight_devices_is_that_of_one(eight):
     several, one = (eight["runs"][name]["evaluated"] for name in ("auto 1", "jit 1"))
     assert several.keys() == one.keys() and one["weight_sum"] == small.batch(99, ROWS)["weights"].sum()
@@ -152,11 +154,13 @@ def test_evaluation_of_eight_devices_is_that_of_one(eight):
         assert several[name] == pytest.approx(value, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_start_on_eight_devices_is_that_on_one(eight):
     one, *several = eight["starts"]
     assert len(one) == 26 and all(found == pytest.approx(one, rel=1e-4) for found in several)
 
 
+@pytest.mark.slow
 def test_importance_of_heads_on_eight_devices_is_that_on_one(eight):
     one, *several = eight["importance"]
     assert len(one) == 10 and all(found == pytest.approx(one, rel=1e-4) for found in several)
@@ -170,6 +174,7 @@ def test_those_batches_were_uneven():
     assert len(set(tokens.sum(axis=1))) > STEPS / 2
 
 
+@pytest.mark.slow
 def test_modes_and_placement(eight):
     assert eight["auto"] == ["pmap", "jit", "pmap"] and eight["count"] == [8, 1, 8]
     assert eight["round_trip"]
@@ -177,11 +182,13 @@ def test_modes_and_placement(eight):
         assert run["devices_of_single"] == 1 and run["step"] == STEPS and run["old_state_given_up"]
 
 
+@pytest.mark.slow
 def test_devices_draw_apart(eight):
     found, wanted = eight["noise"]
     assert found == pytest.approx(wanted, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_masks_do_not_know_the_cut(eight):
     assert eight["cut_masks"] == [True] * 4
 

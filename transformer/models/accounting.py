@@ -24,8 +24,6 @@ from transformer import sharding
 from transformer.config import Model, Train
 from transformer.models.layers import ACTIVATIONS
 
-TYPICAL_ROW = 64  # tokens of a row where the configuration leaves it to the data
-
 # Operations per element, forward.
 NORM = {"layer": 6, "rms": 4}  # mean, mean of squares (2), centring, two factors; a bias is one more
 # Maximum, difference, sum, quotient; two selections by the mask; comparing positions and segments, which fused code does

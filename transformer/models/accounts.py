@@ -88,11 +88,16 @@ def encoder_decoder_work(model: Model, facts: Facts, source: int, target: int) -
 
 
 def encoder_decoder(config: Config, facts: Facts, lengths: Sequence[int] = ()) -> Account:
-    """On rows of so many source and target tokens; none: `config.data.row_length`, else 64."""
-    source, target = lengths or [config.data.row_length or TYPICAL_ROW] * 2
+    """On rows of so many source and target tokens; none: `config.data.row_length`, else 64, or the limit if that is less."""
+    source, target = lengths or _typical(config)
     row = encoder_decoder_work(config.model, facts, source, target)
     leaves = accounting.shapes(EncoderDecoder(config.model, facts), {"source": _TOKENS, "inputs": _TOKENS})
     return _account(config, _pairs(facts, source, target), leaves, row, target, facts.target_rows)
+
+
+def _typical(config: Config) -> list[int]:
+    data = config.data
+    return [data.row_length or min(TYPICAL_ROW, limit) for limit in (data.max_source_length, data.max_target_length)]
 
 
 def _pairs(facts: Facts, source: int, target: int) -> str:
@@ -105,7 +110,7 @@ def _pairs(facts: Facts, source: int, target: int) -> str:
 def recurrent(config: Config, facts: Facts, lengths: Sequence[int] = ()) -> Account:
     """Products alone, without what is done element by element; on rows as `encoder_decoder`."""
     model = config.model
-    source, target = lengths or [config.data.row_length or TYPICAL_ROW] * 2
+    source, target = lengths or _typical(config)
     leaves = accounting.shapes(RecurrentEncoderDecoder(model, facts), {"source": _TOKENS, "inputs": _TOKENS})
     row = {name: Work() for name in ("encoder", "memory", "decoder", "attention", "logits")}
     for path, leaf in leaves.items():

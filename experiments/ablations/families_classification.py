@@ -1,0 +1,67 @@
+"""Which family classifies best at equal parameters: an encoder, a decoder, or both? Raffel et al. 2020, 3.2.
+
+    python launch.py --mode=ablate --config=experiments/ablations/families_classification.py \\
+        --workdir=runs/families_classification
+
+Not run yet. The value of nested list operations (ListOps), one of ten labels: read from the first token by the encoder, said
+as a text by what has a decoder. All see 64 expressions an update, all of one length of rows; the encoder-decoder has so few
+slots because a target has two. At equal FLOPs: families_classification_flops.py.
+"""
+
+import dataclasses
+
+from experiments import bert_list_ops
+from transformer.config import Checkpoint, Config, Evaluate, Search
+from transformer.settings import override
+from transformer.studies.study import Claim, Metric, Study
+
+STEPS = 600
+SOURCE = "Raffel et al. 2020, Table 2"
+SAID = {"objective.kind": "translate", "data.source": "list_ops_pairs"}
+BOTH = SAID | {"family": "encoder_decoder", "data.max_target_length": "2", "train.batch_tokens": "128", "model.d_ff": "512"}
+DECODER = SAID | {"family": "decoder_only", "data.max_target_length": "64", "model.tying": "two_way"}
+
+
+def base() -> Config:
+    """The encoder: an update is 64 rows of the longest expression, 62 characters, and what is put around it."""
+    config = dataclasses.replace(
+        bert_list_ops.get_config(),
+        evaluate=Evaluate(scores=("exact_match",)),
+        search=Search(beam_size=1, batch_size=256, max_extra=2),
+        checkpoint=Checkpoint(every_steps=STEPS, keep_last=1),
+    )
+    rows = {"data.max_source_length": "64", "data.buckets": "1", "train.batch_tokens": "4096", "data.vocabulary_size": "40"}
+    sizes = {"model.d_ff": "640", "model.token_types": "0"}
+    return override(config, rows | sizes | {"train.steps": str(STEPS), "train.evaluate_every": "100"})
+
+
+def get_study() -> Study:
+    return Study(
+        question="Which family classifies best at equal parameters: an encoder, a decoder, or both?",
+        claims=(
+            Claim(
+                text="A decoder that sees the whole input whole does as well: GLUE 81.82 against 80.88 (6 + 6 layers).",
+                source=SOURCE,
+                kind="equal",
+                arms=("prefix LM",),
+                margin=5.0,
+            ),
+            Claim(
+                text="A source that sees itself whole is worth it: GLUE 81.82 against 74.70.",
+                source=SOURCE,
+                kind="order",
+                arms=("prefix LM", "language model"),
+            ),
+        ),
+        base=base(),
+        arms={
+            "encoder-decoder": BOTH | {"model.num_encoder_layers": "2", "model.num_decoder_layers": "2"},
+            "encoder": {},
+            "prefix LM": DECODER | {"model.num_decoder_layers": "4"},
+            "language model": DECODER | {"model.num_decoder_layers": "4", "model.causal_prefix": "true"},
+        },
+        metrics=(Metric("test/exact_match", "higher"), Metric("validation/token_accuracy", "higher")),
+        compare_with="encoder-decoder",
+        seeds=3,
+        fair=("steps", "parameters"),
+    )

@@ -1,0 +1,69 @@
+"""Encoder-decoder or a decoder alone for a text of one's own, at equal parameters? Raffel et al. 2020, 3.2.
+
+    python launch.py --mode=ablate --config=experiments/ablations/families_generation.py --workdir=runs/families_generation
+
+Not run yet. Who has what at the end of a story (experiments/bart_summaries.py): 48 tokens at most are read, 16 said, so that
+unlike in translation most of the work is reading. All see 64 stories an update. An encoder alone says nothing. At equal FLOPs:
+families_generation_flops.py.
+"""
+
+import dataclasses
+
+from experiments import bart_summaries
+from experiments import number_words as default_job
+from transformer.config import Checkpoint, Config, Evaluate
+from transformer.settings import override
+from transformer.studies.study import Claim, Metric, Study
+
+STEPS = 500
+SOURCE = "Raffel et al. 2020, Table 2, CNN/Daily Mail"
+
+
+def decoder(layers: int, **more: str) -> dict[str, str]:
+    """In rows of a source and a target, so that an update is as many of them."""
+    rows = {"data.max_target_length": "63", "train.batch_tokens": "4032"}
+    return {"family": "decoder_only", "model.num_decoder_layers": str(layers), "model.d_ff": "640"} | rows | more
+
+
+def base() -> Config:
+    whole, job = bart_summaries.get_config(), default_job.get_config()
+    config = dataclasses.replace(
+        whole,
+        model=job.model,
+        train=job.train,
+        evaluate=Evaluate(scores=("rouge2", "exact_match")),
+        checkpoint=Checkpoint(every_steps=STEPS, keep_last=1),
+    )
+    rows = {"data.max_source_length": "48", "data.max_target_length": "16", "data.buckets": "1", "train.batch_tokens": "1024"}
+    return override(config, rows | {"train.steps": str(STEPS), "train.label_smoothing": "0", "data.puzzle_test_size": "1000"})
+
+
+def get_study() -> Study:
+    return Study(
+        question="Encoder-decoder or a decoder alone for a text of one's own, at equal parameters?",
+        claims=(
+            Claim(
+                text="At as many parameters both summarise alike: ROUGE-2 18.97 (6 + 6 layers), 18.61 (prefix LM of 12).",
+                source=SOURCE,
+                kind="equal",
+                arms=("prefix LM",),
+                margin=0.05,
+            ),
+            Claim(
+                text="A source that sees itself whole is worth it: ROUGE-2 18.61 against 17.93.",
+                source=SOURCE,
+                kind="order",
+                arms=("prefix LM", "language model"),
+            ),
+        ),
+        base=base(),
+        arms={
+            "encoder-decoder": {},
+            "prefix LM": decoder(4),
+            "language model": decoder(4, **{"model.causal_prefix": "true"}),
+        },
+        metrics=(Metric("validation/nll", "lower"), Metric("test/rouge2", "higher"), Metric("test/exact_match", "higher")),
+        compare_with="encoder-decoder",
+        seeds=3,
+        fair=("steps", "parameters"),
+    )
