@@ -2,7 +2,8 @@
 
     python launch.py --config=experiments/bert_entities_pretrain.py
 
-Not scored yet.
+709 s on one of two cores beside other work. Perplexity of masked tokens 66.8 on the test, 3 in training: half of the test's
+names are in no training sentence. What it is worth: bert_entities_few.py.
 """
 
 import dataclasses

@@ -2,7 +2,9 @@
 
     python launch.py --config=experiments/bert_stories.py
 
-Not scored yet.
+Seed 0, with --config.data.puzzle_train_size=100000 --config.train.steps=2000: exact match 82.9, F1 84.3 on 2,000 test
+questions; 25 min on one of two cores beside other work. All are right but "what does Ben have?",
+of which 25 % are, a guess among a story's three things, from update 500 on.
 """
 
 from experiments.shapes import small
