@@ -1,5 +1,5 @@
-"""Encoder-decoder or a decoder alone for a text of one's own, at equal FLOPs? As families_generation.py, but a decoder alone has
-half the layers. Raffel et al. 2020, 3.2.
+"""Encoder-decoder or a decoder alone for a text of one's own, at equal FLOPs? As families_generation.py, but a decoder alone
+has half the layers. Raffel et al. 2020, 3.2.
 
     python launch.py --mode=ablate --config=experiments/ablations/families_generation_flops.py \\
         --workdir=runs/families_generation
