@@ -4,8 +4,8 @@
 
 Seed 0: 48.1 % of letters in place, 2.0 % of lists whole at trained lengths (5 to 20), 4.0 % of letters at 21 to 40; 380 s on
 one of two cores beside other work. Copying is not learned in so many updates, and was still being learned at the end (72.8 % of
-validation's tokens right, the target given; 55.8 % at update 500): rotary positions tell how far apart tokens are, and how far a
-letter is from its copy depends on the length of the list. An encoder-decoder, which counts both sides from their beginnings,
+validation's tokens right, the target given; 55.8 % at update 500): rotary positions tell how far apart tokens are, and how far
+a letter is from its copy depends on the length of the list. An encoder-decoder, which counts both sides from their beginnings,
 learns it in half as many (algorithms.py).
 """
 

@@ -4,7 +4,8 @@ encoder-decoder has four layers a side: of its decoder's work on two tokens ther
     python launch.py --mode=ablate --config=experiments/ablations/families_classification_flops.py \\
         --workdir=runs/families_classification
 
-Not run yet. In the workdir of families_classification.py the other arms are trained already.
+Not run yet. In the workdir of families_classification.py the other arms are trained already; its report is written over,
+so keep it first.
 """
 
 import dataclasses

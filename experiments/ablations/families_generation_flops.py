@@ -4,7 +4,8 @@ has half the layers. Raffel et al. 2020, 3.2.
     python launch.py --mode=ablate --config=experiments/ablations/families_generation_flops.py \\
         --workdir=runs/families_generation
 
-Not run yet. In the workdir of families_generation.py the encoder-decoder is trained already.
+Not run yet. In the workdir of families_generation.py the encoder-decoder is trained already; its report is written over, so
+keep it first.
 """
 
 import dataclasses

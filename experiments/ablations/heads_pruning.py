@@ -4,9 +4,9 @@
 
 Not run yet. 24 heads, of which those go first whose gates have the least gradients on validation, layer by layer normalised
 (their equation 2); nothing is trained after that, and all scores of test are without them. Arms differ in that alone, so a
-seed is one model, trained once; in the same workdir for the other two studies as well. What many heads or any heads cost is
-heads_pruning_random.py, where they are heads_pruning_places.py: studies of their own, since the noise of all arms is pooled,
-and theirs is many times this. Gates that learn to close: heads_gates.py.
+seed is one model, trained once; in the same workdir (keep its report) for the other two studies as well. What many heads or
+any heads cost is heads_pruning_random.py, where they are heads_pruning_places.py: studies of their own, since the noise of all
+arms is pooled, and theirs is many times this. Gates that learn to close: heads_gates.py.
 """
 
 from experiments.shapes import studies
