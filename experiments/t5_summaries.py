@@ -4,7 +4,10 @@
     python launch.py --config=experiments/t5_summaries.py --workdir=runs/t5_summaries_pretrained \\
         --config.train.init_from=runs/t5_stories_pretrain
 
-Not scored yet. For pairs of one's own: --config.data.source=text and a directory, as in parallel_text.py.
+Seeds 0, 1, 2, on 2,000 test stories: from scratch 0.616, 0.632, 0.625 nats a token, ROUGE-1, -2, -L 89.1, 48.2, 56.5 (means);
+pre-trained 0.474, 0.476, 0.463 nats, ROUGE 85.5, 47.2, 55.4. Pre-training is worth 0.15 nats and no ROUGE: at most 0.5 % of
+summaries are right either way, and a story's first three sentences have 83.7, 65.5, 62.2. 4 to 5 min each on one of two cores
+beside other work. For pairs of one's own: --config.data.source=text and a directory, as in parallel_text.py.
 """
 
 import dataclasses
