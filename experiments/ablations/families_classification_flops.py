@@ -29,6 +29,6 @@ def get_study() -> Study:
             ),
             study.claims[1],
         ),
-        arms=study.arms | {"encoder-decoder": deep},
+        arms={**study.arms, "encoder-decoder": deep},
         fair=("steps", "flops"),
     )
