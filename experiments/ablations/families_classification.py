@@ -11,6 +11,7 @@ slots because a target has two. At equal FLOPs: families_classification_flops.py
 import dataclasses
 
 from experiments import bert_list_ops
+from experiments.ablations.families import decoders, whole_source
 from transformer.config import Checkpoint, Config, Evaluate, Search
 from transformer.settings import override
 from transformer.studies.study import Claim, Metric, Study
@@ -19,7 +20,7 @@ STEPS = 600
 SOURCE = "Raffel et al. 2020, Table 2"
 SAID = {"objective.kind": "translate", "data.source": "list_ops_pairs"}
 BOTH = SAID | {"family": "encoder_decoder", "data.max_target_length": "2", "train.batch_tokens": "128", "model.d_ff": "512"}
-DECODER = SAID | {"family": "decoder_only", "data.max_target_length": "64", "model.tying": "two_way"}
+ALONE = SAID | {"model.tying": "two_way"}
 
 
 def base() -> Config:
@@ -46,19 +47,13 @@ def get_study() -> Study:
                 arms=("prefix LM",),
                 margin=5.0,
             ),
-            Claim(
-                text="A source that sees itself whole is worth it: GLUE 81.82 against 74.70.",
-                source=SOURCE,
-                kind="order",
-                arms=("prefix LM", "language model"),
-            ),
+            whole_source("GLUE 81.82 against 74.70", SOURCE),
         ),
         base=base(),
         arms={
             "encoder-decoder": BOTH | {"model.num_encoder_layers": "2", "model.num_decoder_layers": "2"},
             "encoder": {},
-            "prefix LM": DECODER | {"model.num_decoder_layers": "4"},
-            "language model": DECODER | {"model.num_decoder_layers": "4", "model.causal_prefix": "true"},
+            **{name: arm | ALONE for name, arm in decoders(4, slots=64, rows=64).items()},
         },
         metrics=(Metric("test/exact_match", "higher"), Metric("validation/token_accuracy", "higher")),
         compare_with="encoder-decoder",

@@ -25,10 +25,6 @@ def get_study() -> Study:
             ),
             study.claims[1],
         ),
-        arms={
-            "encoder-decoder": {},
-            "prefix LM": families.decoder(2),
-            "language model": families.decoder(2, **{"model.causal_prefix": "true"}),
-        },
+        arms={"encoder-decoder": {}} | families.decoders(2, slots=128, rows=32),
         fair=("steps", "flops"),
     )

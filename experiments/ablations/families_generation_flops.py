@@ -11,6 +11,7 @@ keep it first.
 import dataclasses
 
 from experiments.ablations import families_generation as equal_parameters
+from experiments.ablations.families import decoders
 from transformer.studies.study import Claim, Study
 
 
@@ -28,10 +29,6 @@ def get_study() -> Study:
             ),
             study.claims[1],
         ),
-        arms={
-            "encoder-decoder": {},
-            "prefix LM": equal_parameters.decoder(2),
-            "language model": equal_parameters.decoder(2, **{"model.causal_prefix": "true"}),
-        },
+        arms={"encoder-decoder": {}} | decoders(2, **equal_parameters.SHAPE),
         fair=("steps", "flops"),
     )

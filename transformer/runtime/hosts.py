@@ -34,7 +34,7 @@ SILENCE = 60  # seconds without a sign of life after which a process counts as g
 MEETING = 300  # seconds that a process waits until all are there
 PATIENCE = 7 * 24 * 3600 * 1000  # milliseconds: how long the others wait while process 0 prepares data
 GRACE = 10  # seconds that a process that failed has to clean up
-TOGETHER = 30  # seconds that a process that is refused waits for the others, most of whom are refused, too
+LEAVING = 30  # seconds that a process that is refused waits for the others, most of whom are refused, too
 
 _turns = itertools.count()
 
@@ -153,7 +153,7 @@ def joined(coordinator: str | None, count: int | None, number: int | None) -> It
     except UserError:
         _words.status = 2
         with contextlib.suppress(RuntimeError, ValueError):  # some are gone, or go on
-            _client().wait_at_barrier("refused", TOGETHER * 1000)  # who left would be lost to those who have not come to it
+            _client().wait_at_barrier("refused", LEAVING * 1000)  # who left would be lost to those who have not come to it
         _leave_alone(2)
         raise
     except BaseException:

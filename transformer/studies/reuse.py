@@ -15,7 +15,8 @@ from transformer.studies.results import beside
 
 def next_of(waiting: Sequence[Run], active: Collection[Run]) -> Run | None:
     """The first run that takes its training from none that is under way."""
-    return next((run for run in waiting if not any(_alike(run.config, other.config) for other in active)), None)
+    busy = [_training(other.config) for other in active]
+    return next((run for run in waiting if _training(run.config) not in busy), None)
 
 
 def take(config: Config, folder: Path) -> None:
@@ -25,7 +26,7 @@ def take(config: Config, folder: Path) -> None:
         return
     for file in sorted(folder.parents[1].glob(f"*/*/{Workdir(folder).config_file.name}")):
         other = Workdir(file.parent)
-        if (other.checkpoints / str(config.train.steps)).is_dir() and _alike(config, other.config()):
+        if (other.checkpoints / str(config.train.steps)).is_dir() and _training(other.config()) == _training(config):
             scores = (other.evaluation_file("test").parent, other.samples_file, other.pictures)
             with new_folder(folder) as new:
                 shutil.copytree(other.path, new, ignore=shutil.ignore_patterns(*(p.name for p in scores)), dirs_exist_ok=True)
@@ -35,7 +36,6 @@ def take(config: Config, folder: Path) -> None:
             return
 
 
-def _alike(one: Config, other: Config) -> bool:
-    return dataclasses.replace(one, evaluate=Evaluate(), search=Search()) == dataclasses.replace(
-        other, evaluate=Evaluate(), search=Search()
-    )
+def _training(config: Config) -> Config:
+    """What of a run's settings its training depends on; the rest as it is by default."""
+    return dataclasses.replace(config, evaluate=Evaluate(), search=Search())
