@@ -1,6 +1,5 @@
 """Packing: every example once, no row over its shape, little padding, and few patterns; buckets against brute force."""
 
-import dataclasses
 import itertools
 import os
 from pathlib import Path
@@ -11,13 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformer.config import Config
-from transformer.data import packing, pipeline, prepare
-from transformer.data.objectives import Translate
+from experiments.benchmarks import data as benchmark
+from transformer.data import packing, pipeline
 from transformer.data.packing import Plan, buckets, choose_shape, pack
-from transformer.settings import from_file
 
-ROOT = Path(__file__).parents[2]
 SOME = settings(max_examples=60, derandomize=True, deadline=None, database=None)
 
 
@@ -95,6 +91,7 @@ def test_what_no_row_can_hold_is_a_mistake():
         ([[8, 1]] * 3 + [[1, 8]] * 3, (9, 9), 3),
         ([[3], [5], [1], [7], [8]], (8,), 3),
         ([[5, 5]] * 4, (8, 8), 4),  # no two fit
+        ([[6]] * 3 + [[2]] * 6 + [[3]] * 3 + [[1]], (10,), 4),  # 6 + 2 + 2 leaves nothing, 6 + 3 does
     ],
 )
 def test_rows_of_small_cases(lengths, shape, rows):
@@ -122,25 +119,19 @@ def test_lengths_like_multi30k_are_packed_with_little_padding():
     assert 0.8 < np.corrcoef(lengths_NxA.T)[0, 1] < 0.9
     plan = pack(lengths_NxA, choose_shape(lengths_NxA, 64))
     check(plan, lengths_NxA, plan.shape, plan.members)
-    assert plan.padding <= 0.05
+    assert plan.padding <= 0.025
 
 
-def test_multi30k_is_packed_with_little_padding(tmp_path):
+def test_multi30k_is_packed_with_little_padding():
     folder = Path(os.environ.get("TRANSFORMER_DATA", "")) / "multi30k" / "tok"
     if "TRANSFORMER_DATA" not in os.environ or not folder.is_dir():
         pytest.skip("no Multi30k: the environment variable TRANSFORMER_DATA names no folder with multi30k/tok")
-    config = from_file(ROOT / "experiments" / "multi30k.py", Config)
-    data = dataclasses.replace(config.data, directory=str(folder), batching="packed")
-    folders = prepare.Folders(tmp_path / "vocabulary", tmp_path / "tokens", tmp_path / "data")
-    vocabularies = prepare.make_vocabularies(data, ("source", "target"), folders, lambda text: None)
-    split = prepare.read_split(data, "train", folders, vocabularies, lambda text: None)
-    assert split is not None and len(split.examples) == 29_000
-    objective = Translate(data.max_source_length, data.max_target_length)
-    batches, notices = pipeline.plan(split.tokens, objective, data, config.train.batch_tokens, 1, seed=0, training=True)
-    counts = [pipeline.count(batches[n], objective) for n in range(len(batches))]  # an epoch, and a little of the next
+    corpus = benchmark.read(folder)
+    assert len(corpus["source"]) == 29_000
+    batches = benchmark.planned(corpus, "packed")
+    counts = [pipeline.count(batches[n], benchmark.OBJECTIVE) for n in range(len(batches))]  # an epoch, a little of the next
     filled, slots = (sum(count[name] for count in counts) for name in ("filled", "slots"))
-    assert not notices
-    assert 1 - filled / slots <= 0.05
+    assert 1 - filled / slots <= 0.02
     assert batches.padding == pytest.approx(1 - filled / slots, abs=0.005)
 
 

@@ -60,7 +60,8 @@ def pack(lengths_NxA: np.ndarray, shape: tuple[int, ...]) -> Plan:
     """Rows of `shape` slots a side that hold every example once. Lengths of N examples on A = 1 or 2 sides, none above `shape`.
 
     Each row is begun with the example that is largest against the row, then filled with the type that has the greatest
-    product with the room left (vector packing by dot product; Panigrahy et al. 2011): what fits the shape of the room.
+    product with the room left (vector packing by dot product; Panigrahy et al. 2011): what fits the shape of the room. As
+    soon as two examples or one would fill what is left to the last slot of all sides, they do.
     """
     room = np.asarray(shape, np.int64)
     lengths_N = np.ravel_multi_index(tuple(lengths_NxA.T), tuple(room + 1))  # one number each: sorts ten times as fast
@@ -78,7 +79,7 @@ def pack(lengths_NxA: np.ndarray, shape: tuple[int, ...]) -> Plan:
         if first == len(by_size):
             break
         alive = by_size[first:][left[by_size[first:]] > 0]
-        pattern = _fill(types_KxA, left, alive, room)
+        pattern = _fill(types_KxA, lengths_K, left, alive, room)
         kinds, multiplicities = np.unique(pattern, return_counts=True)
         use = int(np.min(left[kinds] // multiplicities))
         left[kinds] -= use * multiplicities
@@ -87,26 +88,38 @@ def pack(lengths_NxA: np.ndarray, shape: tuple[int, ...]) -> Plan:
     return _plan(shape, types_KxA, type_N, counts_K, patterns, uses)
 
 
-def _fill(types_KxA: np.ndarray, left: np.ndarray, alive: np.ndarray, room: np.ndarray) -> list[int]:
-    """Types of one row, the largest first; `alive`: types that have examples left, largest first."""
-    begun = int(alive[0])
-    pattern, taken = [begun], {begun: 1}
-    free = room - types_KxA[begun]
-    sizes = types_KxA[alive] / room
+def _fill(types_KxA: np.ndarray, lengths_K: np.ndarray, left_K: np.ndarray, alive: np.ndarray, room: np.ndarray) -> list[int]:
+    """Types of one row, the largest first; `alive`: types that have examples left, largest first; `lengths_K`: as in `pack`."""
+    left_K = left_K.copy()
+    pattern, free, sizes = [], room, types_KxA[alive] / room
+    chosen = 0
     while True:
-        fits = np.all(types_KxA[alive] <= free, axis=1)
+        kind = int(alive[chosen])
+        pattern.append(kind)
+        free = free - types_KxA[kind]
+        left_K[kind] -= 1
+        fits = np.all(types_KxA[alive] <= free, axis=1) & (left_K[alive] > 0)
         if not fits.any():
             return pattern
         alive, sizes = alive[fits], sizes[fits]
-        gain = sizes @ (free / room)
-        chosen = int(np.argmax(gain))
-        kind = int(alive[chosen])
-        if taken.get(kind, 0) >= left[kind]:
-            alive, sizes = np.delete(alive, chosen), np.delete(sizes, chosen, axis=0)
-            continue
-        pattern.append(kind)
-        taken[kind] = taken.get(kind, 0) + 1
-        free = free - types_KxA[kind]
+        if (rest := _completion(types_KxA, lengths_K, left_K, alive, free, room)) is not None:
+            return pattern + rest
+        chosen = int(np.argmax(sizes @ (free / room)))
+
+
+def _completion(
+    types_KxA: np.ndarray, lengths_K: np.ndarray, left_K: np.ndarray, alive: np.ndarray, free: np.ndarray, room: np.ndarray
+) -> list[int] | None:
+    """One type that fills `free` to the last slot, or two, of those `alive`; None: there are none."""
+    missing_NxA = np.concatenate([free[None], free - types_KxA[alive]])  # after none, and after each of them
+    lengths_N = np.ravel_multi_index(tuple(missing_NxA.T), tuple(room + 1))
+    found_N = np.minimum(np.searchsorted(lengths_K, lengths_N), len(lengths_K) - 1)
+    firsts_N = np.concatenate([[-1], alive])
+    there_N = (lengths_K[found_N] == lengths_N) & (left_K[found_N] > (found_N == firsts_N))
+    if not there_N.any():
+        return None
+    place = int(np.argmax(there_N))
+    return [int(i) for i in (firsts_N[place], found_N[place]) if i >= 0]
 
 
 def _plan(
