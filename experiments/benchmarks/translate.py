@@ -52,8 +52,8 @@ def sentences() -> list[list[int]]:
 
 
 def write(folder: Path) -> None:
-    """A Marian folder of random weights: the ends' logits are far below the others."""
-    import jax
+    """A Marian folder of random weights: the ends' logits are far below the others; what outputs start with has zeros for its
+    embedding, as in every model of Marian's, which CTranslate2 counts on."""
     import sentencepiece
 
     from transformer import families
@@ -61,10 +61,10 @@ def write(folder: Path) -> None:
     from transformer.interop import huggingface
 
     made = families.FAMILIES["encoder_decoder"].model(config(1), FACTS)
-    params = jax.tree.map_with_path(
-        lambda path, x: x.at[FACTS.end].add(-1e4) if path[-1].key == "logits_bias" else x,
-        families.init_params(made, Translate(S, L), seed=0),
-    )
+    params = families.init_params(made, Translate(S, L), seed=0)
+    params["logits"]["bias"] = params["logits"]["bias"].at[FACTS.end].add(-1e4)
+    table = params["target_embedding"]["table"]
+    params["target_embedding"]["table"] = table.at[FACTS.start].set(0)
     huggingface.write(folder, config(1), FACTS, params, {})
     # A tokenizer for converters that want one.
     for name in ("source", "target"):

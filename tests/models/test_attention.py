@@ -353,7 +353,7 @@ def build(draw, cross=False, **settings):
     config = Model(d_model=WIDTH, num_heads=H, d_k=K, d_v=V, positions="none", **settings)
     module = MultiHeadAttention(config, NoPositions(), jax.nn.initializers.zeros, cross)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(B, T, WIDTH)), jnp.float32)
-    memory = inputs(keys=S)[1:] if cross else None
+    memory = tuple(jnp.swapaxes(x, 1, 2) for x in inputs(keys=S)[1:]) if cross else None
     mask = Mask(PACKED, PACKED_KEYS if cross else PACKED, "all" if cross else "causal")
     return module, draw(module, x, mask, memory=memory), x, mask, memory
 
@@ -362,7 +362,8 @@ def module_loop(parameters, config, x, mask, memory=None, gates=None):
     """The module's formula: projections, each head's attention, and the sum over heads of its part of W^O."""
     parameters = jax.tree.map(np.asarray, parameters)
     query = projected(np.asarray(x), parameters["query"])
-    key, value = memory or (projected(np.asarray(x), parameters[name]) for name in ("key", "value"))
+    own = (projected(np.asarray(x), parameters[name]) for name in ("key", "value"))
+    key, value = [np.swapaxes(m, 1, 2) for m in memory] if memory else own
     if config.qk_norm:
         query = head_norm(query, parameters["query_norm"])
         key = key if memory else head_norm(key, parameters["key_norm"])
@@ -437,10 +438,11 @@ def test_memory_is_each_layers_projection_of_the_states(draw, norm):
     states = jnp.asarray(np.random.default_rng(0).normal(size=(B, S, WIDTH)), jnp.float32)
     variables = draw(module, states)
     keys, values = jax.jit(module.apply)(variables, states)
-    assert keys.shape == (3, B, S, H, K) and values.shape == (3, B, S, H, V)
+    assert keys.shape == (3, B, H, S, K) and values.shape == (3, B, H, S, V)
     parameters = jax.tree.map(np.asarray, variables["params"])
     for layer in range(3):
         mine = jax.tree.map(lambda leaf, i=layer: leaf[i], parameters)
         key, value = (projected(states, {"kernel": mine[f"{n}_kernel"], "bias": mine[f"{n}_bias"]}) for n in ("key", "value"))
-        np.testing.assert_allclose(keys[layer], head_norm(key, mine["key_norm"]) if norm else key, atol=1e-5)
-        np.testing.assert_allclose(values[layer], value, atol=1e-5)
+        key = head_norm(key, mine["key_norm"]) if norm else key
+        np.testing.assert_allclose(keys[layer], np.swapaxes(key, 1, 2), atol=1e-5)
+        np.testing.assert_allclose(values[layer], np.swapaxes(value, 1, 2), atol=1e-5)

@@ -83,9 +83,10 @@ def test_cached_steps_give_the_logits_of_the_plain_pass(build, positions, settin
         cache = apply(memory, 8, 2 * memory.keys.shape[1], method="start")
         rows = jnp.repeat(batch["inputs"], 2, axis=0)  # two beams a sentence
         first, cache = apply(rows[:, :2], cache, memory, method="step")
+        params, memory = network.for_steps(variables["params"], memory)
 
         def step(cache, token):
-            logits, cache = apply(token[:, None], cache, memory, method="step")
+            logits, cache = network.apply({"params": params}, token[:, None], cache, memory, method="step")
             return cache, logits[:, 0]
 
         _, rest = jax.lax.scan(step, cache, rows[:, 2:].T)
@@ -158,7 +159,7 @@ def test_without_positions_the_order_of_a_source_means_nothing(build, positions)
     encode = jax.jit(lambda v, b: network.apply(v, b["source"], None, b["source_segments"], method="encode").keys)
     pairs = [
         (plain(variables, BATCH), plain(variables, permuted)),
-        (encode(variables, BATCH)[:, 0][:, order], encode(variables, permuted)[:, 0]),  # a row without padding
+        (encode(variables, BATCH)[:, 0][:, :, order], encode(variables, permuted)[:, 0]),  # a row without padding
     ]
     for straight, crossed in pairs:
         if positions == "none":
@@ -272,7 +273,7 @@ def decoder(**settings):
     small = {"d_model": 16, "d_ff": 32, "num_heads": 4, "positions": "shaw", "shaw_clip": 3}
     stack = Stack(Model(**small, **rates, **settings), 2, cross=True, bidirectional=False)
     draw = np.random.default_rng(0)
-    states, keys, values = (jnp.asarray(draw.normal(size=shape), jnp.float32) for shape in [(3, 5, 16), *[(2, 3, 7, 4, 4)] * 2])
+    states, keys, values = (jnp.asarray(draw.normal(size=shape), jnp.float32) for shape in [(3, 5, 16), *[(2, 3, 4, 7, 4)] * 2])
     sides = Side(jnp.arange(5)), Side(jnp.arange(7), BATCH["source_segments"])
     return stack, (states, Mask(sides[0], sides[0], "causal")), {"memory": Memory(keys, values, sides[1])}
 

@@ -233,9 +233,10 @@ def search_batch(
         cache = fed | {"slot": fed["slot"] - 1, "next": fed["next"] - 1}
         cache = jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), cache)
     alpha, form = asked.length_penalty, asked.penalty_form
+    params, memory = model.for_steps(params, memory)
 
     def step(tokens_BxT: Array, cache: Any) -> tuple[Array, Any]:
-        logits_BxTxN, cache = apply(tokens_BxT, cache, memory, method="step")  # type: ignore[misc]
+        logits_BxTxN, cache = model.apply({"params": params}, tokens_BxT, cache, memory, method="step")
         return logits_BxTxN.at[..., facts.end].set(MASKED) if exact else logits_BxTxN, cache
 
     if beams == 1:

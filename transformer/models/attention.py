@@ -147,8 +147,8 @@ SCALES: dict[str, Callable[[int], float]] = {
 class MultiHeadAttention(nn.Module):
     """Concat(head_1, .., head_h) W^O with head_i = attend(x W_i^Q, m W_i^K, m W_i^V) (section 3.2.2).
 
-    Self-attention projects keys and values itself; cross-attention is handed them (`memory`), computed once for a
-    source. `keys_of` a batch of B sentences serve queries of B x n rows, row b n + i being of sentence b (beams).
+    Self-attention projects keys and values itself; cross-attention is handed them (`memory`, BxHxSxK and V), computed once
+    for a source. `keys_of` a batch of B sentences serve queries of B x n rows, row b n + i being of sentence b (beams).
     """
 
     config: Model
@@ -179,7 +179,7 @@ class MultiHeadAttention(nn.Module):
             query = HeadNorm(config.norm_epsilon, name="query_norm")(query)
         if self.cross:
             assert memory is not None
-            key, value = memory
+            key, value = (jnp.swapaxes(x_BxHxSxK, 1, 2) for x_BxHxSxK in memory)
             positions = NoPositions()
         else:
             if config.attention_keys == "queries":
@@ -199,11 +199,12 @@ class MultiHeadAttention(nn.Module):
             key = positions.turn(key, mask.query.positions)
         if cache is not None:
             assert slot is not None
+            new = {"key": key, "value": value}
             cache = {
-                "key": jax.lax.dynamic_update_slice_in_dim(cache["key"], key.astype(cache["key"].dtype), slot, axis=1),
-                "value": jax.lax.dynamic_update_slice_in_dim(cache["value"], value.astype(cache["value"].dtype), slot, axis=1),
+                name: jax.lax.dynamic_update_slice_in_dim(held, jnp.swapaxes(new[name], 1, 2).astype(held.dtype), slot, axis=2)
+                for name, held in cache.items()
             }
-            key, value = cache["key"], cache["value"]
+            key, value = jnp.swapaxes(cache["key"], 1, 2), jnp.swapaxes(cache["value"], 1, 2)
 
         scale: Array | float = SCALES[config.attention_scale](config.key_width)
         if config.attention_scale == "learned":
@@ -300,13 +301,14 @@ class MemoryProjection(nn.Module):
 
     @nn.compact
     def __call__(self, states_BxSxD: Array) -> tuple[Array, Array]:
-        """(LxBxSxHxK, LxBxSxHxV), L the decoder's layers."""
+        """(LxBxHxSxK, LxBxHxSxV), L the decoder's layers."""
         keys = self._project("key", self.config.key_width, states_BxSxD)
         if self.config.qk_norm:
             keys = HeadNorm(self.config.norm_epsilon, (self.num_layers,), name="key_norm")(keys)
         if self.config.attention_values == "inputs":
             value_BxSxHxV = sliced(states_BxSxD, self.config.num_heads)
-            return keys, jnp.broadcast_to(value_BxSxHxV[None], (self.num_layers, *value_BxSxHxV.shape))
+            value_BxHxSxV = jnp.swapaxes(value_BxSxHxV, 1, 2)
+            return keys, jnp.broadcast_to(value_BxHxSxV[None], (self.num_layers, *value_BxHxSxV.shape))
         return keys, self._project("value", self.config.value_width, states_BxSxD)
 
     def _project(self, name: str, width: int, states_BxSxD: Array) -> Array:
@@ -317,8 +319,8 @@ class MemoryProjection(nn.Module):
             return flat(jax.random.split(key, shape[0])).reshape(shape)
 
         kernel_LxDxHxK = self.param(f"{name}_kernel", stacked, (self.num_layers, d_model, heads, width))
-        result = jnp.einsum("bsd,ldhk->lbshk", states_BxSxD, kernel_LxDxHxK.astype(states_BxSxD.dtype))
+        result = jnp.einsum("bsd,ldhk->lbhsk", states_BxSxD, kernel_LxDxHxK.astype(states_BxSxD.dtype))
         if self.config.attention_bias:
             bias_LxHxK = self.param(f"{name}_bias", nn.initializers.zeros_init(), (self.num_layers, heads, width))
-            result = result + bias_LxHxK[:, None, None].astype(result.dtype)
+            result = result + bias_LxHxK[:, None, :, None].astype(result.dtype)
         return result

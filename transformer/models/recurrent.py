@@ -417,6 +417,10 @@ class RecurrentEncoderDecoder(nn.Module):
         annotations_BxSxD, last = self.encoder(self.source_embedding(source_BxS), valid_BxS, deterministic)
         return self.memory_projection(annotations_BxSxD, last, valid_BxS)
 
+    def for_steps(self, params: Any, memory: Memory) -> tuple[Any, Memory]:
+        """Both as a loop of `step` wants them: as they are."""
+        return params, memory
+
     def start(self, memory: Memory, max_length: int, rows: int) -> Cache:
         """The states of `rows` before the first token; row b x beams + k is of sentence b. They have no length."""
         beams = rows // len(memory.initial[0][0])

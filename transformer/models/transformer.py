@@ -28,6 +28,7 @@ from transformer.models.stack import (
     advance_cache,
     causal_rule,
     finish_step,
+    for_steps,
     read_again,
     start_cache,
 )
@@ -90,6 +91,10 @@ class EncoderDecoder(nn.Module):
         keys, values = self.memory_projection(states)
         return Memory(keys, values, side)
 
+    def for_steps(self, params: Any, memory: Memory) -> tuple[Any, Memory]:
+        """Both as a loop of `step` wants them: stack.for_steps."""
+        return for_steps(self.config, params, memory)  # type: ignore[return-value]
+
     def start(self, memory: Memory, max_length: int, rows: int) -> Cache:
         """An empty cache of `max_length` tokens for `rows`, a multiple of B: row b x beams + k is of sentence b."""
         return start_cache(self.config, rows, max_length)
@@ -135,6 +140,10 @@ class DecoderOnly(nn.Module):
     def logits(self, states_BxTxD: Array) -> Array:
         """States to logits BxTxN."""
         return self.logits_layer(states_BxTxD, self.target_embedding if self.config.ties_output else None)
+
+    def for_steps(self, params: Any, memory: None) -> tuple[Any, None]:
+        """As EncoderDecoder's."""
+        return for_steps(self.config, params, memory)  # type: ignore[return-value]
 
     def start(self, memory: None, max_length: int, rows: int) -> Cache:
         """An empty cache of `max_length` tokens for `rows`."""
