@@ -110,6 +110,13 @@ def test_scores_are_log_probabilities_by_length(beam):
         assert output.score == pytest.approx(score(translator(beam), sentence, output.text), abs=1e-4)
 
 
+@pytest.mark.parametrize("beam", [1, 2])
+def test_without_scores_the_texts_are_the_same(beam):
+    told = [outputs[0] for outputs in translator(beam).translate(["", *SENTENCES], scored=False)]
+    assert [output.text for output in told] == ["", *(output.text for output in alone(beam))]
+    assert {output.score for output in told} == {None}
+
+
 # --- shapes, limits ----------------------------------------------------------------------------------------------------
 
 
@@ -124,7 +131,7 @@ def stub(used: Translator) -> list[tuple]:
     """Replaces the compiled search by one that notes what it is called with, and finds nothing."""
     calls = []
 
-    def search(params, tokens_BxS, segments_BxS, limit_B, max_length, exact):
+    def search(params, tokens_BxS, segments_BxS, limit_B, max_length, exact, scored):
         calls.append((tokens_BxS, segments_BxS, limit_B, max_length))
         nothing = np.zeros((len(tokens_BxS), 1))
         return Hypotheses(np.zeros((len(tokens_BxS), 1, 1), int), nothing.astype(int), nothing, nothing)

@@ -33,7 +33,7 @@ def _opened(
 def translate(path: Path, overrides: Mapping[str, str], source: str | None, target: str | None) -> None:
     """Lines of the file `source` to lines of `target`, one for one, in order; none: stdin, stdout."""
     with _opened(path, overrides, source, target, "translate") as (predictor, texts, write):
-        for outputs in predictor.translate(texts):
+        for outputs in predictor.translate(texts, scored=False):
             write("\t".join(output.text.translate(ONE_LINE) for output in outputs) + "\n")
 
 

@@ -43,7 +43,7 @@ class Judge:
 
 def _translations(predictor: Any, examples: Examples) -> list[str]:
     # A prefix of a task stands before a source already.
-    return [best[0].text for best in predictor.translate(example["source"] for example in examples)]
+    return [best[0].text for best in predictor.translate((example["source"] for example in examples), scored=False)]
 
 
 def _of_true_length(predictor: Any, examples: Examples) -> list[str]:
