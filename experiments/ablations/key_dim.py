@@ -25,7 +25,7 @@ def get_study() -> Study:
     return Study(
         question="Is a small d_k harmful, d_v being held?",
         claims=CLAIMS,
-        base=studies.number_words(d_v=HELD),
+        base=studies.number_words(120, d_v=HELD),
         arms={f"d_k {d_k}": {"model.d_k": str(d_k)} for d_k in (HELD, 64, 16, 8, 4)},
         metrics=studies.NUMBER_WORDS,
         compare_with=f"d_k {HELD}",

@@ -29,7 +29,7 @@ def get_study() -> Study:
                 arms=("none",),
             ),
         ),
-        base=studies.number_words(max_positions=64),
+        base=studies.number_words(120, max_positions=64),
         arms={kind: {"model.positions": kind} for kind in kinds},
         metrics=studies.NUMBER_WORDS,
         compare_with="sinusoidal",
