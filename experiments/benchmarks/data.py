@@ -44,10 +44,10 @@ def read(directory: Path) -> dict[str, Ragged]:
     return tokenize(split.examples, {"source": made, "target": made})
 
 
-def planned(corpus: dict[str, Ragged], batching: str) -> Batches:
+def planned(corpus: dict[str, Ragged], batching: str, batch_tokens: int = BATCH_TOKENS) -> Batches:
     """One run's batches."""
     data = Data(batching=batching, buckets=8)  # type: ignore[arg-type]
-    batches, _ = pipeline.plan(corpus, OBJECTIVE, data, BATCH_TOKENS, 1, seed=0, training=True)
+    batches, _ = pipeline.plan(corpus, OBJECTIVE, data, batch_tokens, 1, seed=0, training=True)
     return batches
 
 

@@ -69,43 +69,14 @@ def updates(config: Config, train_step: Any, init: Callable[[], Any], batch: Any
 
 
 def torch(compiled: bool) -> Callable[[], None]:
-    """`torch.nn.Transformer` with the same sizes, embeddings tied three ways, sinusoids, the same loss."""
-    import os
-
+    """Its updates without padding."""
+    model, optimizer, loss_of = torch_parts(CONFIG, V, max(S, T))
     import torch  # pyright: ignore[reportMissingImports]
 
-    torch.manual_seed(0)
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    m = MODEL
-
-    class Translator(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = torch.nn.Transformer(
-                m.d_model, m.num_heads, m.num_encoder_layers, m.num_decoder_layers, m.d_ff, m.dropout_rate, batch_first=True
-            )
-            self.embed = torch.nn.Embedding(V, m.d_model)
-            torch.nn.init.normal_(self.embed.weight, std=m.d_model**-0.5)
-            angles = torch.arange(max(S, T))[:, None] / 10000 ** (torch.arange(0, m.d_model, 2) / m.d_model)
-            sinusoids = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
-            self.register_buffer("sinusoids", sinusoids)
-            self.dropout = torch.nn.Dropout(m.dropout_rate)
-
-        def read(self, ids_BxT: Any) -> Any:
-            return self.dropout(self.embed(ids_BxT) * m.d_model**0.5 + self.sinusoids[: ids_BxT.shape[1]])
-
-        def forward(self, source_BxS: Any, inputs_BxT: Any, causal: Any) -> Any:
-            states = self.body(self.read(source_BxS), self.read(inputs_BxT), tgt_mask=causal, tgt_is_causal=True)
-            return states @ self.embed.weight.T
-
-    model = Translator().train()
-    optimizer = torch.optim.Adam(model.parameters(), CONFIG.train.learning_rate, (CONFIG.train.beta1, CONFIG.train.beta2), 1e-9)
-    criterion = torch.nn.CrossEntropyLoss(label_smoothing=CONFIG.train.label_smoothing)
     source, inputs, targets = (torch.randint(3, V, (B, length)) for length in (S, T, T))
-    causal = torch.nn.Transformer.generate_square_subsequent_mask(T)
 
     def loss() -> Any:
-        return criterion(model(source, inputs, causal).flatten(0, 1), targets.flatten())
+        return loss_of(model(source, inputs), targets)
 
     run = torch.compile(loss) if compiled else loss
 
@@ -115,6 +86,52 @@ def torch(compiled: bool) -> Callable[[], None]:
         optimizer.step()
 
     return turn
+
+
+def torch_parts(config: Config, entries: int, longest: int) -> tuple[Any, Any, Callable[[Any, Any], Any]]:
+    """`torch.nn.Transformer` with the same sizes, embeddings tied three ways and sinusoids: a model of (source, inputs, where
+    the source is padding or None); Adam; the same loss of (logits, targets), of which -100 is none."""
+    import os
+
+    import torch  # pyright: ignore[reportMissingImports]
+
+    torch.manual_seed(0)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    m, train = config.model, config.train
+
+    class Translator(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = torch.nn.Transformer(
+                m.d_model, m.num_heads, m.num_encoder_layers, m.num_decoder_layers, m.d_ff, m.dropout_rate, batch_first=True
+            )
+            self.embed = torch.nn.Embedding(entries, m.d_model)
+            torch.nn.init.normal_(self.embed.weight, std=m.d_model**-0.5)
+            angles = torch.arange(longest)[:, None] / 10000 ** (torch.arange(0, m.d_model, 2) / m.d_model)
+            sinusoids = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
+            self.register_buffer("sinusoids", sinusoids)
+            self.register_buffer("causal", torch.nn.Transformer.generate_square_subsequent_mask(longest))
+            self.dropout = torch.nn.Dropout(m.dropout_rate)
+
+        def read(self, ids_BxT: Any) -> Any:
+            return self.dropout(self.embed(ids_BxT) * m.d_model**0.5 + self.sinusoids[: ids_BxT.shape[1]])
+
+        def forward(self, source_BxS: Any, inputs_BxT: Any, padding_BxS: Any = None) -> Any:
+            causal = self.causal[: inputs_BxT.shape[1], : inputs_BxT.shape[1]]
+            states = self.body(
+                self.read(source_BxS),
+                self.read(inputs_BxT),
+                tgt_mask=causal,
+                tgt_is_causal=True,
+                src_key_padding_mask=padding_BxS,
+                memory_key_padding_mask=padding_BxS,
+            )
+            return states @ self.embed.weight.T
+
+    model = Translator().train()
+    optimizer = torch.optim.Adam(model.parameters(), train.learning_rate, (train.beta1, train.beta2), 1e-9)
+    criterion = torch.nn.CrossEntropyLoss(label_smoothing=train.label_smoothing)
+    return model, optimizer, lambda logits, targets: criterion(logits.flatten(0, 1), targets.flatten())
 
 
 def main() -> None:

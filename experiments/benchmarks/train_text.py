@@ -1,0 +1,98 @@
+"""Updates on real sentences, whose lengths differ: real tokens a second, packed and padded, against `torch.nn.Transformer`.
+
+    python -m experiments.benchmarks.train_text --directory=DIR
+
+DIR has train.en and train.de (Multi30k). A turn is the first 2,048 pairs once, in updates of at most 2,048 target slots,
+tokens in pieces of a vocabulary of 10,000; the model is that of train_step.py. Batches are made within the turn. Packed:
+several sentences a row, as few shapes as one. Padded: sentences of like length together, in 8 shapes; torch's are the same
+batches to the number. Counted are the targets' tokens without padding.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.benchmarks import data as text
+from experiments.benchmarks import race
+from experiments.benchmarks.race import Contender
+from experiments.benchmarks.train_step import CONFIG, parts, torch_parts
+from transformer.config import Facts
+from transformer.runtime.memory import keep_freed_memory
+
+PAIRS, BATCH_TOKENS = 2048, 2048
+FACTS = Facts(source_size=text.ENTRIES, target_size=text.ENTRIES, source_rows=text.ENTRIES, target_rows=text.ENTRIES)
+
+
+def batches(directory: str, batching: str) -> Any:
+    """Of the first pairs."""
+    from transformer.data.corpus import Ragged
+
+    corpus = text.read(Path(directory))
+    first = {side: Ragged(rows.values, rows.offsets[: PAIRS + 1]) for side, rows in corpus.items()}
+    return text.planned(first, batching, BATCH_TOKENS)
+
+
+def tokens(made: Any) -> int:
+    """Of the targets, in one turn."""
+    from transformer.data import pipeline
+
+    return sum(pipeline.count(made[number], text.OBJECTIVE)["tokens"] for number in range(len(made)))
+
+
+def ours(directory: str, batching: str) -> Callable[[], None]:
+    """The trainer's updates, batches read ahead by a thread."""
+    keep_freed_memory()
+    import jax
+
+    from transformer.data import pipeline
+    from transformer.runtime.devices import Runtime
+
+    runtime, made = Runtime(CONFIG.parallel), batches(directory, batching)
+    train_step, init = parts(CONFIG, FACTS, text.OBJECTIVE)
+    step, state = runtime.compile_train(train_step), [runtime.create(lambda: init(0))]
+
+    def turn() -> None:
+        metrics = None
+        for batch in pipeline.read(made, 0, len(made), workers=0):
+            state[0], metrics = step(state[0], runtime.place_batch(batch))
+        jax.block_until_ready(metrics)
+
+    return turn
+
+
+def torch(directory: str) -> Callable[[], None]:
+    """The same of padded batches."""
+    made = batches(directory, "bucketed")
+    model, optimizer, loss_of = torch_parts(CONFIG, text.ENTRIES, max(text.OBJECTIVE.limits))
+    import torch  # pyright: ignore[reportMissingImports]
+
+    def turn() -> None:
+        for number in range(len(made)):
+            batch = {name: torch.from_numpy(array) for name, array in made[number].items()}
+            targets = torch.where(batch["segments"] > 0, batch["targets"], -100).long()
+            optimizer.zero_grad(set_to_none=True)
+            loss_of(model(batch["source"].long(), batch["inputs"].long(), batch["source_segments"] == 0), targets).backward()
+            optimizer.step()
+
+    return turn
+
+
+def main() -> None:
+    """Races them and prints the table."""
+    parser = race.arguments(__doc__)
+    parser.add_argument("--directory", required=True, help="folder of train.en and train.de")
+    asked = parser.parse_args()
+    made = {batching: batches(asked.directory, batching) for batching in ("packed", "bucketed")}
+    work = {batching: {"target tokens/s": tokens(each)} for batching, each in made.items()}
+    contenders = {
+        "ours, packed": Contender(ours, (asked.directory, "packed"), work["packed"]),
+        "ours, padded": Contender(ours, (asked.directory, "bucketed"), work["bucketed"]),
+        "torch.nn.Transformer, padded": Contender(torch, (asked.directory,), work["bucketed"]),
+    }
+    times = race.take_turns(contenders, asked.rounds, 1, asked.threads)
+    shares = ", ".join(f"{name} {each.padding:.1%} padding" for name, each in made.items())
+    race.report(f"{PAIRS:,} pairs of Multi30k ({shares})", times, contenders, asked.threads, asked.output)
+
+
+if __name__ == "__main__":
+    main()
