@@ -2,7 +2,11 @@
 
     python launch.py --mode=ablate --config=experiments/ablations/heads_pruning.py --workdir=runs/heads_pruning
 
-Not run yet. 24 heads, of which those go first whose gates have the least gradients on validation, layer by layer normalised
+Three seeds, trained in 3 min each on one of two cores. A model that says every number right does so without 10 % of its heads,
+99 % of them without 20 %; without 30 % it is 93 %, without 40 % 80 % (0.068 nats more: 0.044 to 0.092). So 20 % can go here as
+on WMT, though three seeds are too few to find them within 0.02 nats of each other, and 40 % cannot.
+
+24 heads, of which those go first whose gates have the least gradients on validation, layer by layer normalised
 (their equation 2); nothing is trained after that, and all scores of test are without them. Arms differ in that alone, so a
 seed is one model, trained once; in the same workdir (keep its report) for the other two studies as well. What many heads or
 any heads cost is heads_pruning_random.py, where they are heads_pruning_places.py: studies of their own, since the noise of all

@@ -2,7 +2,11 @@
 
     python launch.py --mode=ablate --config=experiments/ablations/heads_pruning_places.py --workdir=runs/heads_pruning_places
 
-Not run yet. Of the 8 heads of a kind 6 are taken out, by gradients: past the 60 % from which the paper finds it catastrophic
+Three seeds, the models of heads_pruning.py. Without 6 of 8 heads of the encoder's self-attention 97 % of numbers are right, of
+the decoder's 47 %, of its attention to the source 34 %. What looks at the source is missed more than what the source looks at
+itself with (0.30 nats, 0.01 to 0.59); of the decoder's self-attention that cannot be said (26, 41, 74 % right by seed).
+
+Of the 8 heads of a kind 6 are taken out, by gradients: past the 60 % from which the paper finds it catastrophic
 for attention to the source, where a fifth of the heads of the others is enough.
 """
 

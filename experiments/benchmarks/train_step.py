@@ -32,17 +32,17 @@ def parts(config: Config, facts: Facts, objective: Any) -> tuple[Any, Callable[[
     return step, lambda seed: begin(families.init_params(model, objective, seed))
 
 
-def build(config: Config) -> tuple[Any, Any, Any]:
-    """As `parts`, the state of seed 0; and a batch of tokens without padding."""
+def build(config: Config, rows: int = B) -> tuple[Any, Any, Any]:
+    """As `parts`, the state of seed 0; and a batch of `rows` rows of tokens without padding."""
     import numpy as np
 
     from transformer.data.objectives import Translate
 
     step, init = parts(config, FACTS, Translate(S, T))
     rng, sides = np.random.default_rng(0), {"source": S, "inputs": T, "targets": T}
-    batch = {name: rng.integers(3, V, (B, length), np.int32) for name, length in sides.items()}
-    batch |= {"source_segments": np.ones((B, S), np.int32), "segments": np.ones((B, T), np.int32)}
-    batch |= {"weights": np.ones((B, T), np.float32)}
+    batch = {name: rng.integers(3, V, (rows, length), np.int32) for name, length in sides.items()}
+    batch |= {"source_segments": np.ones((rows, S), np.int32), "segments": np.ones((rows, T), np.int32)}
+    batch |= {"weights": np.ones((rows, T), np.float32)}
     return step, lambda: init(0), batch
 
 

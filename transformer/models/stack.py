@@ -26,7 +26,7 @@ Cache = dict[str, Any]
 
 @struct.dataclass
 class Memory:
-    """What a decoder sees of a source: each layer's keys LxBxHxSxK and values LxBxHxSxV, and whose they are."""
+    """What a decoder sees of a source: keys LxBxHxSxK and values LxBxHxSxV, or a tuple of each layer's; and whose they are."""
 
     keys: Any
     values: Any
@@ -85,12 +85,12 @@ class Stack(nn.Module):
             own["gates"][kind] = given * (factor_LxH if given.ndim < 3 else factor_LxH[:, None])
         if memory is not None:
             shared["cross_mask"] = Mask(Side(mask.query.positions, None if cache else mask.query.segments), memory.side)
-            own["memory"] = (memory.keys, memory.values)
         if cache is not None:
-            x_BxTxD, cache = self._with_cache(
-                x_BxTxD, own, shared, cache, Layer(config, positions, self.cross, True, parent=None)
-            )
+            layer = Layer(config, positions, self.cross, True, parent=None)
+            x_BxTxD, cache = self._with_cache(x_BxTxD, own, memory, shared, cache, layer)
         else:
+            if memory is not None:
+                own["memory"] = (memory.keys, memory.values)
             layer = Layer
             if config.remat != "none":
                 layer = nn.remat(Layer, policy=REMAT[config.remat], prevent_cse=False)
@@ -107,14 +107,17 @@ class Stack(nn.Module):
             x_BxTxD = make_norm(config, "final_norm")(x_BxTxD)
         return x_BxTxD, cache
 
-    def _with_cache(self, x: Array, own: Any, shared: Any, cache: Cache, layer: Layer) -> tuple[Array, Cache]:
+    def _with_cache(
+        self, x: Array, own: Any, memory: Memory | None, shared: Any, cache: Cache, layer: Layer
+    ) -> tuple[Array, Cache]:
         """Layer by layer, so that each layer's keys and values stay apart and are updated in place."""
         shared = shared | {"slot": cache["slot"][0]}
-        memory = [{"memory": pair} for pair in zip(*map(apart, own.pop("memory", ())), strict=True)]
-        parameters, gates = apart(self.variables["params"]["layers"]), apart(own, self.num_layers)
-        written = []
+        parameters, each, written = apart(self.variables["params"]["layers"]), list(apart(own, self.num_layers)), []
+        if memory is not None:
+            pairs = zip(apart(memory.keys), apart(memory.values), strict=True)
+            each = [mine | {"memory": pair} for mine, pair in zip(each, pairs, strict=True)]
         for index, layer_cache in enumerate(cache["layers"]):
-            mine = gates[index] | (memory[index] if memory else {}) | {"cache": layer_cache}
+            mine = each[index] | {"cache": layer_cache}
             x, layer_cache = layer.apply({"params": parameters[index]}, x, mine, shared)
             written.append(layer_cache)
         return x, cache | {"layers": written}
