@@ -3,9 +3,9 @@
     python launch.py --mode=ablate --config=experiments/ablations/heads_pruning_random.py --workdir=runs/heads_pruning_random
 
 Three seeds, the models of heads_pruning.py. In the order of the gradients 99, 81, 31, 4 % of numbers are right without 20, 40,
-60, 80 % of the heads, at random 96, 44, 6, 0 %. By the loss each step goes the same way and none can be told: seeds differ by as
-much (0.07 to 0.26 nats at 40 %), and few heads or many, all are pooled. Past 60 % the fall is sharp, as the paper says (0.42 to
-1.29 nats), before it is not told.
+60, 80 % of the heads, at random 96, 44, 6, 0 %. By the loss each step goes the same way and none can be told: seeds differ by
+as much (0.07 to 0.26 nats at 40 %), and few heads or many, all are pooled. Past 60 % the fall is sharp, as the paper says (0.42
+to 1.29 nats), before it is not told.
 
 A random order is the seed's, so that arms with the same seed take out the first of the same one.
 """
