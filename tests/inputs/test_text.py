@@ -28,7 +28,7 @@ class Echo(Translator):
         vocabulary = Bytes()
         super().__init__(dataclasses.replace(loaded, config=config, vocabularies={"source": vocabulary, "target": vocabulary}))
 
-    def _batch(self, sources, exact):
+    def _batch(self, sources, exact, scored):
         return [[Output(self.target_vocabulary.decode(ids[:-1]), 0.0)] for ids in sources]  # without the end
 
 
@@ -122,7 +122,7 @@ from transformer.inference.translate import Output
 
 class Echo:
     notices = []
-    def translate(self, texts):
+    def translate(self, texts, scored):
         for text in texts:
             yield [Output(text.upper(), 0.0)]
 

@@ -116,7 +116,7 @@ def test_embedding_gives_rows_and_takes_products_with_them(draw, scale, factor, 
 def test_sublayers_are_wired_in_their_order(draw, order, kind):
     config = Model(d_model=D, d_ff=F, num_heads=2, norm_order=order, norm_kind=kind)
     layer, mask = Layer(config, NoPositions(), True, True), Mask(Side(jnp.arange(T)), Side(jnp.arange(T)), "causal")
-    memory = tuple(states(seed).reshape(B, T, 2, D // 2) for seed in (1, 2))
+    memory = tuple(jnp.swapaxes(states(seed).reshape(B, T, 2, D // 2), 1, 2) for seed in (1, 2))
     shared = {"mask": mask, "cross_mask": Mask(mask.query, mask.key)}
     variables = draw(layer, states(), {"memory": memory}, shared)
     parameters = variables["params"]

@@ -95,7 +95,7 @@ def test_a_pipe_as_output_stays_a_pipe(tmp_path, loaded):
 
 def test_what_would_end_a_line_is_a_space(monkeypatch, loaded):
     said = [[Output("a\nb\rc\td", 0.0), Output("e", -1.0)]]
-    monkeypatch.setattr(translator(), "translate", lambda lines: (said[0] for _ in lines))
+    monkeypatch.setattr(translator(), "translate", lambda lines, scored: (said[0] for _ in lines))
     assert command("--mode=translate", f"--workdir={trained.run().workdir}", stdin=b"x\n").out == "a b c d\te\n"
 
 

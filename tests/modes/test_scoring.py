@@ -136,7 +136,7 @@ def test_heads_at_random_need_no_validation(tmp_path, monkeypatch):
     config["data"]["validation"] = None
     (run / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr(scoring, "token_sums", lambda *arguments: lambda params: {"loss_sum": 1.0, "weight_sum": 1.0})
-    monkeypatch.setattr(Translator, "translate", lambda used, sources: [[Output("A", 0.0)] for _ in sources])
+    monkeypatch.setattr(Translator, "translate", lambda used, sources, scored: [[Output("A", 0.0)] for _ in sources])
     asked = ("--config.evaluate.heads_removed=0.5", "--config.evaluate.head_order=random", "--config.evaluate.head_place=")
     removed = {}
     for place in ("all", "decoder/cross"):
