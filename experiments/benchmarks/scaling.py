@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.benchmarks import race
 from experiments.benchmarks.race import Contender
-from experiments.benchmarks.train_step import CONFIG, T, build
+from experiments.benchmarks.train_step import CONFIG, T, build, updates
 from transformer.config import Parallel
 from transformer.runtime.memory import keep_freed_memory
 
@@ -32,16 +32,7 @@ def runtime(count: int, mode: str, real: bool) -> Any:
 def update(count: int, mode: str, real: bool, rows: int) -> Callable[[], None]:
     """As the trainer's, the batch placed in the turn."""
     used = runtime(count, mode, real)
-    import jax
-
-    train_step, init, batch = build(CONFIG, rows)
-    step, state = used.compile_train(train_step), [used.create(init)]
-
-    def turn() -> None:
-        state[0], metrics = step(state[0], used.place_batch(batch))
-        jax.block_until_ready(metrics)
-
-    return turn
+    return updates(CONFIG, *build(CONFIG, rows), used)
 
 
 def exchange(count: int, mode: str, real: bool) -> Callable[[], None]:

@@ -52,13 +52,13 @@ def ours(config: Config = CONFIG) -> Callable[[], None]:
     return updates(config, *build(config))
 
 
-def updates(config: Config, train_step: Any, init: Callable[[], Any], batch: Any) -> Callable[[], None]:
-    """A turn is an update, compiled as the trainer compiles it."""
+def updates(config: Config, train_step: Any, init: Callable[[], Any], batch: Any, runtime: Any = None) -> Callable[[], None]:
+    """A turn is an update, compiled as the trainer compiles it, on the devices of `runtime` (none: on those of `config`)."""
     import jax
 
     from transformer.runtime.devices import Runtime
 
-    runtime = Runtime(config.parallel)
+    runtime = runtime or Runtime(config.parallel)
     step, made = runtime.compile_train(train_step), [runtime.create(init)]
 
     def turn() -> None:

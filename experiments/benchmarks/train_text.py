@@ -17,19 +17,17 @@ from experiments.benchmarks import race
 from experiments.benchmarks.race import Contender
 from experiments.benchmarks.train_step import CONFIG, parts, torch_parts
 from transformer.config import Facts
+from transformer.data.corpus import Ragged
 from transformer.runtime.memory import keep_freed_memory
 
 PAIRS, BATCH_TOKENS = 2048, 2048
 FACTS = Facts(source_size=text.ENTRIES, target_size=text.ENTRIES, source_rows=text.ENTRIES, target_rows=text.ENTRIES)
 
 
-def batches(directory: str, batching: str) -> Any:
-    """Of the first pairs."""
-    from transformer.data.corpus import Ragged
-
-    corpus = text.read(Path(directory))
-    first = {side: Ragged(rows.values, rows.offsets[: PAIRS + 1]) for side, rows in corpus.items()}
-    return text.planned(first, batching, BATCH_TOKENS)
+def read(directory: str) -> dict[str, Ragged]:
+    """The first pairs."""
+    whole = text.read(Path(directory))
+    return {side: Ragged(rows.values[: rows.offsets[PAIRS]], rows.offsets[: PAIRS + 1]) for side, rows in whole.items()}
 
 
 def tokens(made: Any) -> int:
@@ -39,15 +37,14 @@ def tokens(made: Any) -> int:
     return sum(pipeline.count(made[number], text.OBJECTIVE)["tokens"] for number in range(len(made)))
 
 
-def ours(directory: str, batching: str) -> Callable[[], None]:
+def ours(corpus: dict[str, Ragged], batching: str) -> Callable[[], None]:
     """The trainer's updates, batches read ahead by a thread."""
-    keep_freed_memory()
     import jax
 
     from transformer.data import pipeline
     from transformer.runtime.devices import Runtime
 
-    runtime, made = Runtime(CONFIG.parallel), batches(directory, batching)
+    runtime, made = Runtime(CONFIG.parallel), text.planned(corpus, batching, BATCH_TOKENS)
     train_step, init = parts(CONFIG, FACTS, text.OBJECTIVE)
     step, state = runtime.compile_train(train_step), [runtime.create(lambda: init(0))]
 
@@ -60,9 +57,9 @@ def ours(directory: str, batching: str) -> Callable[[], None]:
     return turn
 
 
-def torch(directory: str) -> Callable[[], None]:
+def torch(corpus: dict[str, Ragged]) -> Callable[[], None]:
     """The same of padded batches."""
-    made = batches(directory, "bucketed")
+    made = text.planned(corpus, "bucketed", BATCH_TOKENS)
     model, optimizer, loss_of = torch_parts(CONFIG, text.ENTRIES, max(text.OBJECTIVE.limits))
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -79,15 +76,17 @@ def torch(directory: str) -> Callable[[], None]:
 
 def main() -> None:
     """Races them and prints the table."""
+    keep_freed_memory()  # told to all that are started, before they import NumPy
     parser = race.arguments(__doc__)
     parser.add_argument("--directory", required=True, help="folder of train.en and train.de")
     asked = parser.parse_args()
-    made = {batching: batches(asked.directory, batching) for batching in ("packed", "bucketed")}
+    corpus = read(asked.directory)
+    made = {batching: text.planned(corpus, batching, BATCH_TOKENS) for batching in ("packed", "bucketed")}
     work = {batching: {"target tokens/s": tokens(each)} for batching, each in made.items()}
     contenders = {
-        "ours, packed": Contender(ours, (asked.directory, "packed"), work["packed"]),
-        "ours, padded": Contender(ours, (asked.directory, "bucketed"), work["bucketed"]),
-        "torch.nn.Transformer, padded": Contender(torch, (asked.directory,), work["bucketed"]),
+        "ours, packed": Contender(ours, (corpus, "packed"), work["packed"]),
+        "ours, padded": Contender(ours, (corpus, "bucketed"), work["bucketed"]),
+        "torch.nn.Transformer, padded": Contender(torch, (corpus,), work["bucketed"]),
     }
     times = race.take_turns(contenders, asked.rounds, 1, asked.threads)
     shares = ", ".join(f"{name} {each.padding:.1%} padding" for name, each in made.items())
