@@ -350,6 +350,12 @@ class Search:
     beam_size: int = setting(4, "hypotheses kept; 1: greedy", at_least=1, free=True)
     length_penalty: float = setting(0.6, "alpha of ((5 + n) / 6)^alpha (Wu et al. 2016)", at_least=0, free=True)
     penalty_form: Literal["gnmt", "power"] = setting("gnmt", "((5 + n) / 6)^alpha, or n^alpha", free=True)
+    stopping: Literal["likely", "filled", "bound"] = setting(
+        "likely",
+        "a sentence is done when beam_size hypotheses are finished and no beam alive, as long as it is, is better than their "
+        "worst; as soon as so many are finished; or when no beam can become better, however long",
+        free=True,
+    )
     max_extra: int = setting(50, "output tokens at most, above the source's", at_least=1, free=True)
     n_best: int = setting(1, "hypotheses written for a sentence", at_least=1, free=True)
     batch_size: int = setting(64, "sentences decoded together", at_least=1, free=True)

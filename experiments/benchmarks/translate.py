@@ -88,7 +88,7 @@ def ours(folder: str, beams: int) -> Callable[[], int]:
     import numpy as np
 
     from transformer import families
-    from transformer.inference.translate import search_batch
+    from transformer.inference.decoding import search_batch
     from transformer.interop import huggingface
 
     imported = huggingface.read_model(folder)

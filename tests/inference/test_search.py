@@ -62,8 +62,8 @@ def exhaustive(seed, start, limit, alpha, form):
     return sorted(found, reverse=True)
 
 
-def plain_beam(seed, start, limit, alpha, form, beam_size):
-    """The rule of `beam` with lists, in double precision, without early stop."""
+def plain_beam(seed, start, limit, alpha, form, beam_size, stopping="limit"):
+    """The rule of `beam` with lists, in double precision."""
     alive, finished = [(0.0, ())], []
     for n in range(1, limit + 1):
         candidates = [(p + q, (*tokens, v)) for p, tokens in alive for v, q in enumerate(log_probs(seed, start, tokens))]
@@ -72,21 +72,26 @@ def plain_beam(seed, start, limit, alpha, form, beam_size):
         over = [c for c in candidates[:beam_size] if c in ended]
         finished = sorted(finished + [(p / penalty(n, alpha, form), p, t) for p, t in over], reverse=True)[:beam_size]
         alive = [c for c in candidates if c not in ended][:beam_size]
+        filled = len(finished) == beam_size
+        if stopping == "filled" and filled:
+            break
+        if stopping == "likely" and filled and alive and alive[0][0] / penalty(n, alpha, form) <= finished[-1][0]:
+            break
     return finished
 
 
 SEEDS, STARTS, LIMITS = [3, 14, 15, 92, 65, 35], [1, 1, 0, 3, 1, 1], [5, 3, 5, 1, 4, 5]
 
 
-@functools.partial(jax.jit, static_argnames=("beam_size", "n_best", "form", "early_stop"))
-def _beam(seed_B, start_B, limit_B, alpha, beam_size, n_best, form, early_stop):
+@functools.partial(jax.jit, static_argnames=("beam_size", "n_best", "form", "stopping"))
+def _beam(seed_B, start_B, limit_B, alpha, beam_size, n_best, form, stopping):
     cache = start_cache(seed_B, beam_size)
-    return search.beam(step, cache, start_B, limit_B, L, END, beam_size, alpha, n_best, form=form, early_stop=early_stop)
+    return search.beam(step, cache, start_B, limit_B, L, END, beam_size, alpha, n_best, form=form, stopping=stopping)
 
 
-def run(beam_size, alpha=0.6, n_best=1, form="gnmt", early_stop=True, seeds=SEEDS, starts=STARTS, limits=LIMITS):
+def run(beam_size, alpha=0.6, n_best=1, form="gnmt", stopping="bound", seeds=SEEDS, starts=STARTS, limits=LIMITS):
     arrays = [jnp.asarray(x, jnp.int32) for x in (seeds, starts, limits)]
-    return jax.tree.map(np.asarray, _beam(*arrays, alpha, beam_size, n_best, form, early_stop))
+    return jax.tree.map(np.asarray, _beam(*arrays, alpha, beam_size, n_best, form, stopping))
 
 
 def texts(found, row):
@@ -126,15 +131,16 @@ def test_wide_beam_is_exhaustive_search(form):
             assert np.isneginf(found.scores_BxN[row, len(wanted) :]).all()
 
 
+@pytest.mark.parametrize("stopping", ["bound", "likely", "filled"])
 @pytest.mark.parametrize(("beam_size", "form"), [(2, "gnmt"), (3, "power"), (4, "gnmt")])
-def test_narrow_beam_is_the_plain_loop(beam_size, form):
+def test_narrow_beam_is_the_plain_loop(beam_size, form, stopping):
     seeds = list(range(24))
     starts, limits = [s % 2 for s in seeds], [2 + s % 4 for s in seeds]
     lengths = set()
     for alpha in (0.0, 0.6, 1.0, 2.5):
-        found = run(beam_size, alpha, beam_size, form, seeds=seeds, starts=starts, limits=limits)
+        found = run(beam_size, alpha, beam_size, form, stopping, seeds=seeds, starts=starts, limits=limits)
         for row, seed in enumerate(seeds):
-            assert_found(found, row, plain_beam(seed, starts[row], limits[row], alpha, form, beam_size))
+            assert_found(found, row, plain_beam(seed, starts[row], limits[row], alpha, form, beam_size, stopping))
             lengths |= {len(t) for t in texts(found, row)}
     assert lengths == {1, 2, 3, 4, 5}  # the toy model ends everywhere, else the test would show little
 
@@ -166,17 +172,31 @@ def test_by_hand():
     assert texts(found, 0) == [(a, a)]
 
 
-def test_early_stop_changes_nothing():
+def test_that_nothing_better_can_come_is_no_reason_for_another_result():
     seeds = list(range(40))
     run_all = functools.partial(run, seeds=seeds, starts=[1] * 40, limits=[1 + s % 5 for s in seeds])
     for alpha in (-0.5, 0.0, 0.6, 1.0, 3.0):
         for form in ("gnmt", "power"):
-            assert_same(run_all(3, alpha, 3, form), run_all(3, alpha, 3, form, early_stop=False))
+            assert_same(run_all(3, alpha, 3, form), run_all(3, alpha, 3, form, stopping="limit"))
 
 
-@pytest.mark.parametrize(("early_stop", "wanted"), [(True, 2), (False, 9)])
-def test_steps_run(early_stop, wanted):
-    """The end always has 0.9: after two steps 0.9 and 0.06 x 0.9 are finished, and what lives has 0.0036 (alpha 0)."""
+def test_sooner_is_not_the_same():
+    """The cases are not so easy that any rule passes."""
+    seeds = list(range(40))
+    every = [plain_beam(seed, 1, 5, 1.0, "power", 3, stopping) for seed in seeds for stopping in ("filled", "likely", "limit")]
+    filled, likely, limit = (every[k::3] for k in range(3))
+    assert filled != likely != limit != filled
+
+
+@pytest.mark.parametrize(
+    ("stopping", "alpha", "wanted", "zeros"),
+    [("bound", 0, 2, 1), ("limit", 0, 9, 1), ("filled", 2, 2, 1), ("likely", 2, 2, 1), ("bound", 2, 9, 8)],
+)
+def test_steps_run(stopping, alpha, wanted, zeros):
+    """The end always has 0.9: after two steps 0.9 and 0.06 x 0.9 are finished, and what lives has 0.0036.
+
+    With a penalty of n^2 the second scores -2.9 / 4, and what lives -5.6 / 4 as long as it is, but at the limit -22.6 / 81.
+    """
     calls = []
 
     def counted(tokens_RxT, cache):
@@ -185,10 +205,10 @@ def test_steps_run(early_stop, wanted):
         return jnp.broadcast_to(table, (*tokens_RxT.shape, V)), cache
 
     start, limit = jnp.asarray([1]), jnp.asarray([9])
-    found = search.beam(counted, {}, start, limit, 9, END, 2, 0.0, 2, early_stop=early_stop)
+    found = search.beam(counted, {}, start, limit, 9, END, 2, alpha, 2, form="power", stopping=stopping)
     jax.block_until_ready(found)
     jax.effects_barrier()
-    assert texts(found, 0) == [(END,), (0, END)]
+    assert texts(found, 0) == [(END,), (*[0] * zeros, END)]
     assert len(calls) == wanted
 
 

@@ -159,7 +159,7 @@ def test_what_published_models_are():
         ("bart", "normalize_embedding", False),
         ("bart", "no_repeat_ngram_size", 3),
         ("bart", "forced_bos_token_id", 0),
-        ("bart", "early_stopping", True),
+        ("bart", "early_stopping", "sometimes"),
         ("bart", "forced_eos_token_id", 7),
         ("bart", "scale_embedding", "yes"),
         ("marian", "static_position_embeddings", False),
@@ -185,8 +185,8 @@ def test_fields_with_one_value_refuse_any_other():
 
 
 def test_rules_of_search_that_we_have_not_are_named_all_at_once():
-    message = refused("bart", SMALL["bart"], {"no_repeat_ngram_size": 3, "min_length": 56, "early_stopping": True})
-    assert all(name in message for name in ("no_repeat_ngram_size", "min_length", "early_stopping", "generation_config.json"))
+    message = refused("bart", SMALL["bart"], {"no_repeat_ngram_size": 3, "min_length": 56, "min_p": 0.1})
+    assert all(name in message for name in ("no_repeat_ngram_size", "min_length", "min_p", "generation_config.json"))
     assert "no_such_rule" in refused("bart", SMALL["bart"], {"no_such_rule": 1})
 
 
@@ -197,6 +197,15 @@ def test_how_to_search_is_taken_from_the_file_that_is_for_it():
     assert (values["search.beam_size"], values["search.length_penalty"], values["search.penalty_form"]) == (3, 2.0, "power")
     assert values["facts.start"] == 7
     assert read("bart", SMALL["bart"] | {"num_beams": 9})["search.beam_size"] == 9
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [(False, "likely"), (True, "filled"), ("never", "bound")])
+def test_when_a_search_ends_goes_both_ways(theirs, ours):
+    values = read("bart", SMALL["bart"], {"early_stopping": theirs})
+    assert values["search.stopping"] == ours
+    form = FORMATS["bart"]
+    config = config_of(values | {"family": form.family, "objective.kind": next(iter(form.architectures.values()))})
+    assert configs.search_fields(config, Facts(9, 9, 9, 9))["early_stopping"] is theirs
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from transformer.models.layers import (
     FeedForward,
     Layer,
     embedding_initializer,
+    entries_first,
     kernel_initializer,
     make_norm,
 )
@@ -96,8 +97,11 @@ def test_every_activation_has_its_formula_here():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("scale", "factor"), [("none", 1.0), ("sqrt(d_model)", 4.0)])
-def test_embedding_gives_rows_and_takes_products_with_them(draw, scale, factor, dtype):
-    embedding, tokens = Embedding(7, Model(d_model=16, embedding_scale=scale, dtype=dtype)), jnp.array([[3, 0, 6], [1, 3, 2]])
+@pytest.mark.parametrize("times", [1, 11])  # few and many tokens, of which products are taken in different orders
+def test_embedding_gives_rows_and_takes_products_with_them(draw, scale, factor, dtype, times):
+    embedding = Embedding(7, Model(d_model=16, embedding_scale=scale, dtype=dtype))
+    tokens = jnp.tile(jnp.array([[3, 0, 6], [1, 3, 2]]), (times, 1))
+    assert entries_first(tokens.size) == (times == 1)
     variables = draw(embedding, tokens)
     table = variables["params"]["table"]
     assert table.dtype == jnp.float32

@@ -27,12 +27,14 @@ MODELS = {
     "marian": (0.4, 0, 2.0, 0.0),
     "gpt2": (0.8, 0, 3.0, 0.0),
 }
-# `early_stopping="never"` is the search that stops when nothing better can come, as ours does. Their default guesses.
 WAYS = {
     "greedy": {"num_beams": 1},
     "beam": {"num_beams": BEAMS, "length_penalty": 0.0, "early_stopping": "never"},
     "beam with a length penalty": {"num_beams": BEAMS, "length_penalty": 1.0, "early_stopping": "never"},
+    "beam, likely": {"num_beams": BEAMS, "length_penalty": 1.0, "early_stopping": False},
+    "beam, filled": {"num_beams": BEAMS, "length_penalty": 1.0, "early_stopping": True},
 }
+STOPPING = {"never": "bound", False: "likely", True: "filled"}
 
 
 def make(name):
@@ -63,10 +65,10 @@ def prepared(name):
     source, seen = theirs.batch(INPUTS, seed=3, longest=LONGEST)
     if not model.config.is_encoder_decoder:
         source, seen = source[:, ::-1].copy(), seen[:, ::-1].copy()
-    return model, found, source, seen, jax.jit(functools.partial(ours, found), static_argnames="beams")
+    return model, found, source, seen, jax.jit(functools.partial(ours, found), static_argnames=("beams", "stopping"))
 
 
-def ours(found, params, source, seen, alpha, beams):
+def ours(found, params, source, seen, alpha, beams, stopping):
     model = families.FAMILIES[found.config.family].model(found.config, found.facts)
     apply = functools.partial(model.apply, {"params": params})
     rows, memory, start_B = INPUTS * beams, None, jnp.full(INPUTS, found.facts.start)
@@ -84,7 +86,7 @@ def ours(found, params, source, seen, alpha, beams):
     arguments = (step, cache, start_B, jnp.full(INPUTS, NEW), NEW, found.facts.end)
     if beams == 1:
         return search.greedy(*arguments, alpha=alpha, form="power")
-    return search.beam(*arguments, beams, alpha, form="power")
+    return search.beam(*arguments, beams, alpha, form="power", stopping=stopping)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -93,7 +95,8 @@ def test_outputs_are_theirs_token_for_token(name, way):
     model, found, source, seen, call = prepared(name)
     asked = WAYS[way]
     arrays = (jnp.asarray(source, jnp.int32), jnp.asarray(seen, jnp.int32))
-    mine = jax.device_get(call(found.params, *arrays, asked.get("length_penalty", 0.0), beams=asked["num_beams"]))
+    how = {"beams": asked["num_beams"], "stopping": STOPPING[asked.get("early_stopping", False)]}
+    mine = jax.device_get(call(found.params, *arrays, asked.get("length_penalty", 0.0), **how))
     said = model.generate(
         torch.tensor(np.where(seen > 0, source, found.facts.pad)),
         attention_mask=torch.tensor(seen),

@@ -93,4 +93,5 @@ def test_translating_mixed_lengths_compiles_a_bounded_number_of_programs():
     before = compilations.count()
     assert len(list(model.translate(texts[::-1] + ["ab" * n for n in range(40)]))) == 190
     assert compilations.count() == before  # whatever comes, it has been compiled
-    assert model._search._cache_size() <= len(bounds)  # pyright: ignore[reportAttributeAccessIssue]
+    programs = model._search._go_on._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
+    assert programs <= len(bounds)

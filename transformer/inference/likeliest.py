@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from transformer.models.layers import entries_first
+
 Array = jax.Array
 
 BLOCK = 128
@@ -20,28 +22,32 @@ def likeliest(logits_RxV: Array, count: int) -> tuple[Array, Array]:
     """Log probabilities and ids, both RxC, of the C = min(count, V) likeliest tokens, best first; of equals the lowest id."""
     logits_RxV = logits_RxV.astype(jnp.float32)
     rows, size = logits_RxV.shape
-    count = min(count, size)
+    count, axis = min(count, size), 0 if entries_first(rows) else 1
+    x = jnp.moveaxis(logits_RxV, 1, axis)  # the entries' axis, where it is in memory
     if size <= 2 * BLOCK * count:
         values_RxC, ids_RxC = jax.lax.top_k(logits_RxV, count)
         highest_R = values_RxC[:, 0]
     else:
-        highest_RxG = _of_blocks(logits_RxV, -jnp.inf, jax.lax.max)
+        highest_RxG = jnp.moveaxis(_of_blocks(x, axis, -jnp.inf, jax.lax.max), axis, 1)
         _, blocks_RxC = jax.lax.top_k(highest_RxG, count)
         # In order, so that equals are met by their ids.
         ids_RxK = (jnp.sort(blocks_RxC)[..., None] * BLOCK + jnp.arange(BLOCK)[None, None]).reshape(rows, -1)
         inside = ids_RxK < size
-        candidates_RxK = jnp.take_along_axis(logits_RxV, jnp.where(inside, ids_RxK, 0), axis=1)
+        places = jnp.moveaxis(jnp.where(inside, ids_RxK, 0), 1, axis)
+        candidates_RxK = jnp.moveaxis(jnp.take_along_axis(x, places, axis=axis), axis, 1)
         values_RxC, places_RxC = jax.lax.top_k(jnp.where(inside, candidates_RxK, -jnp.inf), count)
         ids_RxC = jnp.take_along_axis(ids_RxK, places_RxC, axis=1)
         highest_R = jnp.max(highest_RxG, axis=1)
-    total_R = jnp.sum(_of_blocks(jnp.exp(logits_RxV - highest_R[:, None]), 0.0, jax.lax.add), axis=1)
+    powers = jnp.exp(x - jnp.expand_dims(highest_R, axis))
+    total_R = jnp.sum(_of_blocks(powers, axis, 0.0, jax.lax.add), axis=axis)
     return values_RxC - highest_R[:, None] - jnp.log(total_R)[:, None], ids_RxC.astype(jnp.int32)
 
 
-def _of_blocks(x_RxV: Array, nothing: float, join: Any) -> Array:
-    """Each block of `BLOCK` entries joined to one, the last of which may be shorter: RxG.
+def _of_blocks(x: Array, axis: int, nothing: float, join: Any) -> Array:
+    """Each block of `BLOCK` entries along `axis` joined to one, the last of which may be shorter.
 
     Of sums too: XLA on a CPU adds what it has just computed one after the other, in half the speed of a window.
     """
-    size, whole = (1, BLOCK), ((0, 0), (0, -x_RxV.shape[1] % BLOCK))
-    return jax.lax.reduce_window(x_RxV, nothing, join, size, size, whole)
+    size, past = [1, 1], [(0, 0), (0, 0)]
+    size[axis], past[axis] = BLOCK, (0, -x.shape[axis] % BLOCK)
+    return jax.lax.reduce_window(x, nothing, join, size, size, past)

@@ -1,13 +1,15 @@
 """Greedy and beam search over any pure `step(tokens_BxT, cache) -> (logits_BxTxV, cache)`; no model is known here.
 
 What the search does not reorder (a memory) is closed over by the caller; every leaf of a cache has the batch axis first.
-Each sentence has its own limit, so that a batch gives it what it gets alone. Meant to be called under jit.
+Each sentence has its own limit, so that a batch gives it what it gets alone. Meant to be called under jit: at one go (`greedy`,
+`beam`), or in parts, between which the caller may give the cache more room or leave out what is done.
 
 Letters: B sentences, K beams, C candidates, N hypotheses returned, T tokens fed, L slots for output tokens, V vocabulary.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -51,17 +53,200 @@ class _Finished:
 
 
 @struct.dataclass
-class _Beams:
-    """After n tokens. Row t of tokens and parents: each beam's token t, and the beam that its first t tokens came from."""
+class State:
+    """Of a search after `n` tokens. All but `n` and the cache have the batch axis first; the cache has B x K rows."""
 
     n: Array
     cache: Cache
+    limit_B: Array
+    done_B: Array
+
+    def of(self, numbers_b: Array) -> "State":
+        """The state of the sentences with these numbers alone."""
+
+        def rows(leaf: Array) -> Array:
+            of_each = leaf.reshape(*self.done_B.shape, -1, *leaf.shape[1:])
+            return of_each[numbers_b].reshape(-1, *leaf.shape[1:])
+
+        rest = jax.tree.map(lambda leaf: leaf if leaf.ndim == 0 else leaf[numbers_b], self.replace(cache=None))  # type: ignore[attr-defined]
+        return rest.replace(cache=jax.tree.map(rows, self.cache))
+
+
+@struct.dataclass
+class _Said(State):
+    last_B: Array
+    log_probs_B: Array
+    lengths_B: Array
+    tokens_BxL: Array
+
+
+@struct.dataclass
+class _Beams(State):
+    """Slot t of tokens and parents: each beam's token t, and the beam that its first t tokens came from."""
+
     log_probs_BxK: Array  # of the beams alive, best first; -inf: dead
     last_BxK: Array
-    tokens_LxBxK: Array
-    parents_LxBxK: Array
+    tokens_BxKxL: Array
+    parents_BxKxL: Array
     finished: _Finished
-    done_B: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Greedy:
+    """The likeliest token at each step (the lowest id of equals), until `end` or the sentence's limit; N is 1.
+
+    `max_length`: L, to which limits are cut. Scores are divided by PENALTIES[form] with `alpha`; it changes no choice.
+    `scored=False`: log probabilities are not summed, which takes a pass over the logits, and those given are 0.
+    """
+
+    max_length: int
+    end: int
+    alpha: float = 0.0
+    form: str = "gnmt"
+    scored: bool = True
+    beam_size: ClassVar[int] = 1
+
+    def begin(self, cache: Cache, start_B: Array, limit_B: Array) -> State:
+        """The state before the first token: see `greedy`."""
+        limit_B, zeros_B = jnp.minimum(limit_B, self.max_length), jnp.zeros(start_B.shape, jnp.int32)
+        return _Said(
+            n=jnp.int32(0),
+            cache=cache,
+            limit_B=limit_B,
+            done_B=limit_B <= 0,
+            last_B=start_B.astype(jnp.int32),
+            log_probs_B=jnp.where(limit_B > 0, 0.0, -jnp.inf),
+            lengths_B=zeros_B,
+            tokens_BxL=jnp.zeros((*start_B.shape, self.max_length), jnp.int32),
+        )
+
+    def run(self, step: Step, state: State, until: Array | int | None = None) -> State:
+        """The state when all sentences are done, or after `until` tokens."""
+        return _run(lambda state: self._extend(step, state), state, until)
+
+    def finish(self, state: Any) -> Hypotheses:
+        """What was found."""
+        scores_B = state.log_probs_B / PENALTIES[self.form](jnp.maximum(state.lengths_B, 1), self.alpha)
+        return Hypotheses(state.tokens_BxL[:, None], state.lengths_B[:, None], scores_B[:, None], state.log_probs_B[:, None])
+
+    def _extend(self, step: Step, state: Any) -> State:
+        logits_Bx1xV, cache = step(state.last_B[:, None], state.cache)
+        gained_B, next_B = (best_Bx1[:, 0] for best_Bx1 in likeliest(logits_Bx1xV[:, -1], 1))
+        next_B, active_B = jnp.where(state.done_B, 0, next_B), ~state.done_B
+        log_probs_B = jnp.where(active_B, state.log_probs_B + gained_B, state.log_probs_B) if self.scored else state.log_probs_B
+        return state.replace(
+            n=state.n + 1,
+            cache=cache,
+            done_B=state.done_B | (next_B == self.end) | (state.n + 1 >= state.limit_B),
+            last_B=next_B,
+            log_probs_B=log_probs_B,
+            lengths_B=state.lengths_B + active_B,
+            tokens_BxL=jax.lax.dynamic_update_slice(state.tokens_BxL, next_B[:, None], (0, state.n)),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Beam:
+    """The `n_best` best of what a beam search finds, by log probability / PENALTIES[form](length, alpha).
+
+    Each step takes the 2 `beam_size` likeliest continuations of a sentence's beams (the lower beam, then the lower id, of
+    equals). Those of the likeliest `beam_size` that end join the finished, of which the `beam_size` best are kept (the
+    earlier of equals), as in fairseq and Transformers; the likeliest `beam_size` of those that do not end live on. At its
+    limit every hypothesis ends. When a sentence is done, `stopping` says:
+
+    - "filled": as soon as `beam_size` are finished (fairseq, CTranslate2, Transformers' early_stopping=True);
+    - "likely": when the likeliest beam alive, ended as long as it is, is no better than the worst of these (Transformers'
+      early_stopping=False);
+    - "bound": when no beam alive can still become better than it (theirs, "never"). A score whose penalty is that of a long
+      text may come long after all that is said;
+    - "limit": at its limit, with what "bound" gives.
+
+    n_best over beam_size: ValueError.
+    """
+
+    max_length: int
+    end: int
+    beam_size: int
+    alpha: float
+    n_best: int = 1
+    form: str = "gnmt"
+    stopping: str = "bound"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n_best <= self.beam_size:
+            raise ValueError(f"n_best is {self.n_best}: must be between 1 and beam_size, {self.beam_size}")
+
+    def begin(self, cache: Cache, start_B: Array, limit_B: Array) -> State:
+        """The state before the first token: see `beam`."""
+        shape, limit_B = (start_B.shape[0], self.beam_size), jnp.minimum(limit_B, self.max_length)
+        none_BxK, zeros_BxK = jnp.full(shape, -jnp.inf, jnp.float32), jnp.zeros(shape, jnp.int32)
+        zeros_BxKxL = jnp.zeros((*shape, self.max_length), jnp.int32)
+        return _Beams(
+            n=jnp.int32(0),
+            cache=cache,
+            limit_B=limit_B,
+            done_B=limit_B <= 0,
+            # All beams begin alike: one is alive, so that candidates differ.
+            log_probs_BxK=none_BxK.at[:, 0].set(jnp.where(limit_B > 0, 0.0, -jnp.inf)),
+            last_BxK=jnp.broadcast_to(start_B[:, None], shape).astype(jnp.int32),
+            tokens_BxKxL=zeros_BxKxL,
+            parents_BxKxL=zeros_BxKxL,
+            finished=_Finished(none_BxK, none_BxK, zeros_BxK, zeros_BxK, zeros_BxK),
+        )
+
+    def run(self, step: Step, state: State, until: Array | int | None = None) -> State:
+        """The state when all sentences are done, or after `until` tokens."""
+        # One table for scores and bounds, so that both round alike and a bound is one to the bit. Slot n is for n tokens.
+        penalty_L = PENALTIES[self.form](jnp.arange(self.max_length + 1, dtype=jnp.float32), self.alpha)
+        return _run(lambda state: self._extend(step, state, penalty_L), state, until)
+
+    def finish(self, state: Any) -> Hypotheses:
+        """What was found."""
+        best = jax.tree.map(lambda x_BxK: x_BxK[:, : self.n_best], state.finished)
+        tokens_LxBxK, parents_LxBxK = (jnp.moveaxis(x_BxKxL, -1, 0) for x_BxKxL in (state.tokens_BxKxL, state.parents_BxKxL))
+        return Hypotheses(_trace(best, tokens_LxBxK, parents_LxBxK), best.lengths_BxK, best.scores_BxK, best.log_probs_BxK)
+
+    def _extend(self, step: Step, state: Any, penalty_L: Array) -> State:
+        beam_size, shape, batch = self.beam_size, state.last_BxK.shape, state.last_BxK.shape[0]
+        logits_RxTxV, cache = step(state.last_BxK.reshape(-1, 1), state.cache)
+        # Each beam's best candidates, then the best of all beams'.
+        gained_RxC, tokens_RxC = likeliest(logits_RxTxV[:, -1], 2 * beam_size)
+        each = gained_RxC.shape[1]
+        flat_BxKC = (state.log_probs_BxK[:, :, None] + gained_RxC.reshape(*shape, each)).reshape(batch, -1)
+        log_probs_BxC, index_BxC = jax.lax.top_k(flat_BxKC, min(2 * beam_size, flat_BxKC.shape[1]))
+        log_probs_BxC = jnp.where(log_probs_BxC < IMPOSSIBLE, -jnp.inf, log_probs_BxC)
+        parents_BxC, tokens_BxC = index_BxC // each, jnp.take_along_axis(tokens_RxC.reshape(batch, -1), index_BxC, axis=1)
+
+        n = state.n + 1
+        ends_BxC = (tokens_BxC == self.end) | (n >= state.limit_B)[:, None]
+        likely_C = jnp.arange(ends_BxC.shape[1]) < beam_size
+        scores_BxC = jnp.where(ends_BxC & likely_C[None], log_probs_BxC / penalty_L[n], -jnp.inf)
+        new = _Finished(scores_BxC, log_probs_BxC, jnp.full_like(tokens_BxC, n), parents_BxC, tokens_BxC)
+        found = _best(state.finished, new, beam_size)
+        finished = jax.tree.map(lambda old, new: jnp.where(state.done_B[:, None], old, new), state.finished, found)
+
+        log_probs_BxK, slot_BxK = jax.lax.top_k(jnp.where(ends_BxC, -jnp.inf, log_probs_BxC), beam_size)
+        parents_BxK = jnp.take_along_axis(parents_BxC, slot_BxK, axis=1)
+        last_BxK = jnp.take_along_axis(tokens_BxC, slot_BxK, axis=1)
+        rows_R = (jnp.arange(batch)[:, None] * beam_size + parents_BxK).reshape(-1)
+        cache = jax.tree.map(lambda leaf: jnp.take(leaf, rows_R, axis=0, mode="clip"), cache)
+
+        done_B = state.done_B | (n >= state.limit_B)
+        if self.stopping == "filled":
+            done_B |= finished.scores_BxK[:, -1] > -jnp.inf
+        elif self.stopping != "limit":
+            best_B = log_probs_BxK[:, 0] / _mildest(penalty_L, n, state.limit_B, self.stopping)
+            done_B |= best_B <= finished.scores_BxK[:, -1]
+        return state.replace(
+            n=n,
+            cache=cache,
+            done_B=done_B,
+            log_probs_BxK=log_probs_BxK,
+            last_BxK=last_BxK,
+            tokens_BxKxL=state.tokens_BxKxL.at[:, :, state.n].set(last_BxK),
+            parents_BxKxL=state.parents_BxKxL.at[:, :, state.n].set(parents_BxK),
+            finished=finished,
+        )
 
 
 def greedy(
@@ -75,33 +260,13 @@ def greedy(
     alpha: float = 0.0,
     form: str = "gnmt",
 ) -> Hypotheses:
-    """The likeliest token at each step (the lowest id of equals), until `end` or the sentence's limit; N is 1.
+    """As `Greedy`, from the beginning to the end.
 
     `start_B`: the token each sentence is fed first. `limit_B`: its output tokens at most, the end included (0: a row that
-    only fills the batch, which has no hypothesis). `max_length`: L, to which limits are cut. Scores are divided by
-    PENALTIES[form] with `alpha`; it changes no choice.
+    only fills the batch, which has no hypothesis).
     """
-    batch = start_B.shape[0]
-    limit_B = jnp.minimum(limit_B, max_length)
-
-    def extend(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        n, cache, last_B, active_B, log_probs_B, lengths_B, tokens_BxL = state
-        logits_Bx1xV, cache = step(last_B[:, None], cache)
-        gained_B, next_B = (best_Bx1[:, 0] for best_Bx1 in likeliest(logits_Bx1xV[:, -1], 1))
-        next_B = jnp.where(active_B, next_B, 0)
-        log_probs_B = jnp.where(active_B, log_probs_B + gained_B, log_probs_B)
-        tokens_BxL = jax.lax.dynamic_update_slice(tokens_BxL, next_B[:, None], (0, n))
-        lengths_B = lengths_B + active_B
-        active_B = active_B & (next_B != end) & (n + 1 < limit_B)
-        return n + 1, cache, next_B, active_B, log_probs_B, lengths_B, tokens_BxL
-
-    log_probs_B = jnp.where(limit_B > 0, 0.0, -jnp.inf)
-    tokens_BxL = jnp.zeros((batch, max_length), jnp.int32)
-    state = (jnp.int32(0), cache, start_B.astype(jnp.int32), limit_B > 0, log_probs_B, jnp.zeros(batch, jnp.int32), tokens_BxL)
-    state = jax.lax.while_loop(lambda state: jnp.any(state[3]), extend, state)
-    _, _, _, _, log_probs_B, lengths_B, tokens_BxL = state
-    scores_B = log_probs_B / PENALTIES[form](jnp.maximum(lengths_B, 1), alpha)
-    return Hypotheses(tokens_BxL[:, None], lengths_B[:, None], scores_B[:, None], log_probs_B[:, None])
+    rule = Greedy(max_length, end, alpha, form)
+    return rule.finish(rule.run(step, rule.begin(cache, start_B, limit_B)))
 
 
 def beam(
@@ -116,84 +281,35 @@ def beam(
     n_best: int = 1,
     *,
     form: str = "gnmt",
-    early_stop: bool = True,
+    stopping: str = "bound",
 ) -> Hypotheses:
-    """The `n_best` best of what a beam search finds, by log probability / PENALTIES[form](length, alpha).
-
-    Each step takes the 2 `beam_size` likeliest continuations of a sentence's beams (the lower beam, then the lower id, of
-    equals). Those of the likeliest `beam_size` that end join the finished, of which the `beam_size` best are kept (the
-    earlier of equals), as in fairseq and Transformers; the likeliest `beam_size` of those that do not end live on. At its
-    limit every hypothesis ends. A sentence is done when no beam alive can still reach the worst finished one;
-    `early_stop=False` searches on to the limit, with the same result. `beam_size` 1 is greedy search.
+    """As `Beam`, from the beginning to the end; `beam_size` 1 is greedy search.
 
     `cache` has B x beam_size rows, row b x beam_size + k of sentence b, beam k. `start_B`, `limit_B` and `max_length` are
-    as in `greedy`. n_best over beam_size: ValueError.
+    as in `greedy`.
     """
-    if not 1 <= n_best <= beam_size:
-        raise ValueError(f"n_best is {n_best}: must be between 1 and beam_size, {beam_size}")
+    rule: Any = Beam(max_length, end, beam_size, alpha, n_best, form, stopping)
     if beam_size == 1:
-        return greedy(step, cache, start_B, limit_B, max_length, end, alpha=alpha, form=form)
-    batch = start_B.shape[0]
-    shape = (batch, beam_size)
-    limit_B = jnp.minimum(limit_B, max_length)
-    # One table for scores and bounds, so that both round alike and a bound is one to the bit. Slot n is for n tokens.
-    penalty_L = PENALTIES[form](jnp.arange(max_length + 1, dtype=jnp.float32), alpha)
+        rule = Greedy(max_length, end, alpha, form)
+    return rule.finish(rule.run(step, rule.begin(cache, start_B, limit_B)))
 
-    def extend(beams: _Beams) -> _Beams:
-        logits_RxTxV, cache = step(beams.last_BxK.reshape(-1, 1), beams.cache)
-        # Each beam's best candidates, then the best of all beams'.
-        gained_RxC, tokens_RxC = likeliest(logits_RxTxV[:, -1], 2 * beam_size)
-        each = gained_RxC.shape[1]
-        flat_BxKC = (beams.log_probs_BxK[:, :, None] + gained_RxC.reshape(*shape, each)).reshape(batch, -1)
-        log_probs_BxC, index_BxC = jax.lax.top_k(flat_BxKC, min(2 * beam_size, flat_BxKC.shape[1]))
-        log_probs_BxC = jnp.where(log_probs_BxC < IMPOSSIBLE, -jnp.inf, log_probs_BxC)
-        parents_BxC, tokens_BxC = index_BxC // each, jnp.take_along_axis(tokens_RxC.reshape(batch, -1), index_BxC, axis=1)
 
-        n = beams.n + 1
-        ends_BxC = (tokens_BxC == end) | (n >= limit_B)[:, None]
-        likely_C = jnp.arange(ends_BxC.shape[1]) < beam_size
-        scores_BxC = jnp.where(ends_BxC & likely_C[None], log_probs_BxC / penalty_L[n], -jnp.inf)
-        new = _Finished(scores_BxC, log_probs_BxC, jnp.full_like(tokens_BxC, n), parents_BxC, tokens_BxC)
-        finished = _best(beams.finished, new, beam_size)
+def _run(extend: Callable[[State], State], state: State, until: Array | int | None) -> State:
+    def goes_on(state: State) -> Array:
+        some = ~jnp.all(state.done_B)
+        return some if until is None else some & (state.n < until)
 
-        log_probs_BxK, slot_BxK = jax.lax.top_k(jnp.where(ends_BxC, -jnp.inf, log_probs_BxC), beam_size)
-        parents_BxK = jnp.take_along_axis(parents_BxC, slot_BxK, axis=1)
-        last_BxK = jnp.take_along_axis(tokens_BxC, slot_BxK, axis=1)
-        rows_R = (jnp.arange(batch)[:, None] * beam_size + parents_BxK).reshape(-1)
-        cache = jax.tree.map(lambda leaf: jnp.take(leaf, rows_R, axis=0, mode="clip"), cache)
+    return jax.lax.while_loop(goes_on, extend, state)
 
-        # Log probability only falls, so a beam scores best with the mildest penalty ahead: the limit's (the next one's if
-        # alpha < 0). Past the limit all beams are dead, and -inf <= anything: the loop ends.
-        mildest_B = jnp.maximum(penalty_L[jnp.maximum(limit_B, 0)], penalty_L[jnp.minimum(n + 1, max_length)])
-        bound_B = log_probs_BxK[:, 0] / mildest_B
-        done_B = (bound_B <= finished.scores_BxK[:, -1]) if early_stop else (n >= limit_B)
-        return _Beams(
-            n=n,
-            cache=cache,
-            log_probs_BxK=log_probs_BxK,
-            last_BxK=last_BxK,
-            tokens_LxBxK=beams.tokens_LxBxK.at[beams.n].set(last_BxK),
-            parents_LxBxK=beams.parents_LxBxK.at[beams.n].set(parents_BxK),
-            finished=finished,
-            done_B=done_B,
-        )
 
-    none_BxK, zeros_BxK = jnp.full(shape, -jnp.inf, jnp.float32), jnp.zeros(shape, jnp.int32)
-    beams = _Beams(
-        n=jnp.int32(0),
-        cache=cache,
-        # All beams begin alike: one is alive, so that candidates differ.
-        log_probs_BxK=none_BxK.at[:, 0].set(jnp.where(limit_B > 0, 0.0, -jnp.inf)),
-        last_BxK=jnp.broadcast_to(start_B[:, None], shape).astype(jnp.int32),
-        tokens_LxBxK=jnp.zeros((max_length, *shape), jnp.int32),
-        parents_LxBxK=jnp.zeros((max_length, *shape), jnp.int32),
-        finished=_Finished(none_BxK, none_BxK, zeros_BxK, zeros_BxK, zeros_BxK),
-        done_B=limit_B <= 0,
-    )
-    beams = jax.lax.while_loop(lambda beams: ~jnp.all(beams.done_B), extend, beams)
-    best = jax.tree.map(lambda x_BxK: x_BxK[:, :n_best], beams.finished)
-    tokens_BxNxL = _trace(best, beams.tokens_LxBxK, beams.parents_LxBxK)
-    return Hypotheses(tokens_BxNxL, best.lengths_BxK, best.scores_BxK, best.log_probs_BxK)
+def _mildest(penalty_L: Array, n: Array, limit_B: Array, stopping: str) -> Array:
+    """What the log probability of a beam of `n` tokens is divided by, in the best case that `stopping` thinks of.
+
+    Log probability only falls, so a beam scores best with the mildest penalty ahead: the limit's (the next one's if alpha < 0).
+    """
+    if stopping == "likely":
+        return penalty_L[n]
+    return jnp.maximum(penalty_L[jnp.maximum(limit_B, 0)], penalty_L[jnp.minimum(n + 1, len(penalty_L) - 1)])
 
 
 def _best(old: _Finished, new: _Finished, count: int) -> _Finished:

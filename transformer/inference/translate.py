@@ -1,6 +1,6 @@
 """Text in, text out: tokens, batches by length, search, text again.
 
-Search itself is search.py. Letters: B sentences, S source tokens, T target tokens.
+Search itself is search.py, over a model decoding.py. Letters: B sentences, S source tokens, T target tokens.
 """
 
 import dataclasses
@@ -10,14 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from transformer.config import Config, Facts
 from transformer.errors import UserError
-from transformer.inference import search
+from transformer.inference.decoding import Search
 from transformer.inference.loading import Loaded, Map, Predictor, clean, most_positions, pad, round_length
-from transformer.models.attention import MASKED
 
 Array = jax.Array
 
@@ -42,7 +39,7 @@ class Translator(Predictor):
         fields = list(loaded.vocabularies.values())
         self.source_vocabulary, self.target_vocabulary = fields[0], fields[-1]
         self._encodes = hasattr(loaded.model, "encode")
-        self._search = jax.jit(self._found, static_argnames=("max_length", "exact", "scored"))
+        self._search = Search(loaded.model, loaded.config, loaded.facts)
         self._given = jax.jit(self._with_hidden)
 
     def translate(self, texts: Iterable[str], scored: bool = True) -> Iterator[list[Output]]:
@@ -193,7 +190,6 @@ class Translator(Predictor):
             longest = min(longest, most)
         limits = np.array(limits + [0] * (size - len(sources)), np.int32)
         found = self._search(self.params, tokens, segments, limits, max_length=longest, exact=exact is not None, scored=scored)
-        found = jax.device_get(found)
         outputs = []
         for row in range(len(sources)):
             ids = [found.tokens_BxNxL[row, n, : found.lengths_BxN[row, n]] for n in range(found.lengths_BxN.shape[1])]
@@ -201,53 +197,3 @@ class Translator(Predictor):
             scores = map(float, found.scores_BxN[row]) if scored else [None] * len(texts)
             outputs.append([Output(text, score) for text, score in zip(texts, scores, strict=True)])
         return outputs
-
-    def _found(self, *arguments: Any, max_length: int, exact: bool, scored: bool) -> search.Hypotheses:
-        """As `search_batch`. What is not returned is not computed."""
-        found = search_batch(self.model, self.config, self.facts, *arguments, max_length=max_length, exact=exact)
-        return found if scored else found.replace(scores_BxN=None, log_probs_BxN=None)  # type: ignore[attr-defined]
-
-
-def search_batch(
-    model: Any,
-    config: Config,
-    facts: Facts,
-    params: Any,
-    source_BxS: Array,
-    segments_BxS: Array,
-    limit_B: Array,
-    *,
-    max_length: int,
-    exact: bool = False,
-) -> search.Hypotheses:
-    """What `config.search` finds for each source, of `limit_B` output tokens at most, and never more than `max_length`.
-
-    `exact`: of so many, none of which is the end. A row of limit 0 fills the batch. Of a prefix LM the sources end at the
-    right. Meant to be called under jit.
-    """
-    asked, beams = config.search, config.search.beam_size
-    apply = functools.partial(model.apply, {"params": params})
-    rows = beams * len(limit_B)
-    starts = jnp.full(limit_B.shape, facts.start, jnp.int32)
-    if hasattr(model, "encode"):
-        memory = apply(source_BxS, None, segments_BxS, method="encode")
-        cache = apply(memory, max_length, rows, method="start")
-    else:  # the source is a prefix in the cache, fed once and then shared out to the beams
-        memory, length = None, source_BxS.shape[1] + max_length
-        cache = apply(None, length, len(limit_B), method="start")
-        # The source sees the start, as in training. The search feeds it again, to the same slot.
-        seen = jnp.concatenate([source_BxS, starts[:, None]], axis=1)
-        valid = jnp.concatenate([segments_BxS > 0, jnp.ones_like(starts, bool)[:, None]], axis=1)
-        fed: Any = apply(seen, cache, None, valid, True, method="step")[1]
-        cache = fed | {"slot": fed["slot"] - 1, "next": fed["next"] - 1}
-        cache = jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), cache)
-    alpha, form = asked.length_penalty, asked.penalty_form
-    params, memory = model.for_steps(params, memory)
-
-    def step(tokens_BxT: Array, cache: Any) -> tuple[Array, Any]:
-        logits_BxTxN, cache = model.apply({"params": params}, tokens_BxT, cache, memory, method="step")
-        return logits_BxTxN.at[..., facts.end].set(MASKED) if exact else logits_BxTxN, cache
-
-    if beams == 1:
-        return search.greedy(step, cache, starts, limit_B, max_length, facts.end, alpha=alpha, form=form)
-    return search.beam(step, cache, starts, limit_B, max_length, facts.end, beams, alpha, asked.n_best, form=form)

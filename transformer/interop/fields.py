@@ -336,6 +336,7 @@ SEARCH = [
     Field("num_beams", ["search.beam_size"], 1),
     Field("length_penalty", ["search.length_penalty"], 1.0),
     Field("num_return_sequences", ["search.n_best"], 1),
+    Field("early_stopping", ["search.stopping"], False, [(False, "likely"), (True, "filled"), ("never", "bound")]),
     Field("temperature", ["search.temperature"], 1.0),
     Field("top_k", ["search.top_k"], None),
     Field("top_p", ["search.top_p"], None),
@@ -345,7 +346,6 @@ SEARCH = [
 ]
 SEARCH_ONLY: dict[str, Sequence[Any]] = {
     "do_sample": (False, None, True),  # the mode says it: translate searches, generate samples
-    "early_stopping": (False, None, "never"),
     "min_length": (0, None),
     "min_new_tokens": (0, None),
     "no_repeat_ngram_size": (0, None),

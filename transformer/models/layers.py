@@ -100,8 +100,25 @@ class Embedding(nn.Module):
 
     def logits(self, states_BxTxD: Array) -> Array:
         """States times the table: BxTxN in fp32."""
-        table_NxD = self.table_NxD.astype(states_BxTxD.dtype)
-        return jnp.einsum("btd,nd->btn", states_BxTxD, table_NxD, preferred_element_type=jnp.float32)
+        return all_products(states_BxTxD, self.table_NxD)
+
+
+def all_products(states_BxTxD: Array, table_NxD: Array) -> Array:
+    """Each state times each row of a table: BxTxN in fp32.
+
+    XLA on a CPU copies the second of two factors into an order of its own each time: of a large table and few states that had
+    better be the states. Then the result lies with N first, which costs nothing where it is read so (`entries_first`).
+    """
+    table_NxD = table_NxD.astype(states_BxTxD.dtype)
+    if entries_first(states_BxTxD.shape[0] * states_BxTxD.shape[1]):
+        products_NxBxT = jnp.einsum("nd,btd->nbt", table_NxD, states_BxTxD, preferred_element_type=jnp.float32)
+        return jnp.moveaxis(products_NxBxT, 0, -1)
+    return jnp.einsum("btd,nd->btn", states_BxTxD, table_NxD, preferred_element_type=jnp.float32)
+
+
+def entries_first(states: int) -> bool:
+    """Does what `all_products` makes of so many states lie with the table's rows first."""
+    return 1 < states <= 64
 
 
 class Layer(nn.Module):

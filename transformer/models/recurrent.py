@@ -64,6 +64,10 @@ class Memory:
     values_BxSxD: Array | None = None
     valid_BxS: Array | None = None
 
+    def of(self, numbers_b: Array) -> "Memory":
+        """Of the sources with these numbers alone."""
+        return jax.tree.map(lambda leaf: leaf[numbers_b], self)
+
     def without(self, hidden_BxS: Array) -> "Memory":
         """The same source, of which attention does not see the tokens where `hidden_BxS` is true."""
         return self if self.valid_BxS is None else self.replace(valid_BxS=self.valid_BxS & ~hidden_BxS)  # type: ignore[attr-defined]

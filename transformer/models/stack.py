@@ -17,7 +17,7 @@ from transformer.models import gates as head_gates
 from transformer.models import positions as positions_lib
 from transformer.models.attention import MASKED
 from transformer.models.dropout import Dropout
-from transformer.models.layers import REMAT, Embedding, Layer, kernel_initializer, make_norm
+from transformer.models.layers import REMAT, Embedding, Layer, all_products, kernel_initializer, make_norm
 from transformer.models.masks import Mask, Side
 
 Array = jax.Array
@@ -35,6 +35,11 @@ class Memory:
     def apart(self) -> "Memory":
         """The same, each layer's an array of its own: see `apart`."""
         return self.replace(keys=apart(self.keys), values=apart(self.values))  # type: ignore[attr-defined]
+
+    def of(self, numbers_b: Array) -> "Memory":
+        """Of the sources with these numbers alone; layers are not apart."""
+        side = jax.tree.map(lambda leaf: leaf if leaf.ndim == 1 else leaf[numbers_b], self.side)
+        return Memory(self.keys[:, numbers_b], self.values[:, numbers_b], side)
 
     def without(self, hidden_BxS: Array) -> "Memory":
         """The same source, of which attention does not see the tokens where `hidden_BxS` is true."""
@@ -162,6 +167,19 @@ def start_cache(config: Model, rows: int, max_length: int) -> Cache:
     return kept | {"positions": slots, "segments": slots, "slot": zeros, "next": zeros}
 
 
+def with_slots(cache: Cache, count: int) -> Cache:
+    """The same cache with `count` slots, the new ones free. What has no slots (a recurrent model's) is as it was."""
+
+    def more(leaf: Array, axis: int) -> Array:
+        return jnp.pad(leaf, [(0, count - leaf.shape[n] if n == axis else 0) for n in range(leaf.ndim)])
+
+    slots = {name: more(leaf, 1) for name, leaf in cache.items() if name in ("tokens", "positions", "segments")}
+    if not slots:
+        return cache
+    layers = {"layers": jax.tree.map(lambda leaf: more(leaf, 2), cache["layers"])} if "layers" in cache else {}
+    return cache | slots | layers
+
+
 def advance_cache(cache: Cache, valid_BxT: Array, whole: bool = False) -> tuple[Cache, Mask]:
     """Positions and segments of T new tokens written into the cache (keys and values are not), and the mask they see.
 
@@ -220,8 +238,7 @@ class Logits(nn.Module):
             logits = tied.logits(states_BxTxD)
         else:
             initializer = kernel_initializer(config)
-            kernel_DxN = self.param("kernel", initializer, (config.d_model, self.rows)).astype(states_BxTxD.dtype)
-            logits = jnp.einsum("btd,dn->btn", states_BxTxD, kernel_DxN, preferred_element_type=jnp.float32)
+            logits = all_products(states_BxTxD, self.param("kernel", initializer, (config.d_model, self.rows)).T)
         if config.logits_bias:
             logits = logits + self.param("bias", nn.initializers.zeros_init(), (self.rows,))[None, None]
         if self.rows == self.size:

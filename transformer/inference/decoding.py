@@ -1,0 +1,141 @@
+"""What `config.search` finds for a batch of sources: search.py over a model.
+
+Letters: B sentences, S source tokens, T target tokens, N entries.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer.config import Config, Facts
+from transformer.inference import search
+from transformer.inference.loading import round_length
+from transformer.models.attention import MASKED
+from transformer.models.stack import with_slots
+
+Array = jax.Array
+Rule = search.Greedy | search.Beam
+FEW = 4  # when one sentence in so many is not done, those are gone on with alone
+
+
+def make_rule(config: Config, facts: Facts, max_length: int, scored: bool = True) -> Rule:
+    """How `config.search` searches, for outputs of at most `max_length` tokens."""
+    asked, ends = config.search, (max_length, facts.end)
+    if asked.beam_size == 1:
+        return search.Greedy(*ends, asked.length_penalty, asked.penalty_form, scored)
+    return search.Beam(*ends, asked.beam_size, asked.length_penalty, asked.n_best, asked.penalty_form, asked.stopping)
+
+
+def begin(
+    model: Any, facts: Facts, params: Any, source_BxS: Array, segments_BxS: Array, limit_B: Array, *, rule: Rule, slots: int
+) -> tuple[Any, search.State]:
+    """What the model knows of the sources, and the search before the first token, with room for `slots` output tokens."""
+    apply = functools.partial(model.apply, {"params": params})
+    starts = jnp.full(limit_B.shape, facts.start, jnp.int32)
+    if hasattr(model, "encode"):
+        memory = apply(source_BxS, None, segments_BxS, method="encode")
+        return memory, rule.begin(apply(memory, slots, rule.beam_size * len(limit_B), method="start"), starts, limit_B)
+    # The source is a prefix in the cache, fed once and then shared out to the beams. It sees the start, as in training; the
+    # search feeds that again, to the same slot.
+    cache = apply(None, source_BxS.shape[1] + slots, len(limit_B), method="start")
+    seen = jnp.concatenate([source_BxS, starts[:, None]], axis=1)
+    valid = jnp.concatenate([segments_BxS > 0, jnp.ones_like(starts, bool)[:, None]], axis=1)
+    fed: Any = apply(seen, cache, None, valid, True, method="step")[1]
+    cache = fed | {"slot": fed["slot"] - 1, "next": fed["next"] - 1}
+    return None, rule.begin(jax.tree.map(lambda leaf: jnp.repeat(leaf, rule.beam_size, axis=0), cache), starts, limit_B)
+
+
+def go_on(
+    model: Any, facts: Facts, params: Any, memory: Any, state: search.State, until: Array | int, *, rule: Rule, exact: bool
+) -> search.State:
+    """The search until all sentences are done, or have `until` tokens. `exact`: none of which is the end."""
+    params, memory = model.for_steps(params, memory)
+
+    def step(tokens_BxT: Array, cache: Any) -> tuple[Array, Any]:
+        logits_BxTxN, cache = model.apply({"params": params}, tokens_BxT, cache, memory, method="step")
+        return logits_BxTxN.at[..., facts.end].set(MASKED) if exact else logits_BxTxN, cache
+
+    return rule.run(step, state, until)
+
+
+def search_batch(
+    model: Any,
+    config: Config,
+    facts: Facts,
+    params: Any,
+    source_BxS: Array,
+    segments_BxS: Array,
+    limit_B: Array,
+    *,
+    max_length: int,
+    scored: bool = True,
+) -> search.Hypotheses:
+    """What `config.search` finds for each source, of `limit_B` output tokens at most, and never more than `max_length`.
+
+    A row of limit 0 fills the batch. Of a prefix LM the sources end at the right. Meant to be called under jit.
+    """
+    rule = make_rule(config, facts, max_length, scored)
+    memory, state = begin(model, facts, params, source_BxS, segments_BxS, limit_B, rule=rule, slots=max_length)
+    return rule.finish(go_on(model, facts, params, memory, state, max_length, rule=rule, exact=False))
+
+
+class Search:
+    """The same in parts, each compiled on its own; arrays of what is found are NumPy's.
+
+    A step takes the longer the more slots the cache has, and outputs are about as long as sources, but may be much longer. So
+    there are slots for the former, for the latter once they turn up; and if few have turned up, for them alone.
+    """
+
+    def __init__(self, model: Any, config: Config, facts: Facts):
+        self.config, self.facts = config, facts
+        self._begin = jax.jit(functools.partial(begin, model, facts), static_argnames=("rule", "slots"))
+        self._go_on = jax.jit(functools.partial(go_on, model, facts), static_argnames=("rule", "exact"))
+        self._with_slots = jax.jit(
+            lambda state, slots: state.replace(cache=with_slots(state.cache, slots)), static_argnames="slots"
+        )
+        self._of = jax.jit(lambda whole, rows: whole.of(rows))
+        self._finish = jax.jit(lambda rule, state: rule.finish(state), static_argnums=0)
+
+    def __call__(
+        self,
+        params: Any,
+        source_BxS: np.ndarray,
+        segments_BxS: np.ndarray,
+        limit_B: np.ndarray,
+        *,
+        max_length: int,
+        exact: bool,
+        scored: bool,
+    ) -> search.Hypotheses:
+        """As `search_batch`. `exact`: of as many tokens as the limit says, none of which is the end. `scored`: with scores."""
+        rule, before = make_rule(self.config, self.facts, max_length, scored), source_BxS.shape[1]
+        slots = max_length if exact else first_slots(before, max_length)
+        memory, state = self._begin(params, source_BxS, segments_BxS, limit_B, rule=rule, slots=slots)
+        state = self._go_on(params, memory, state, slots, rule=rule, exact=exact)
+        found, done_B = jax.device_get((self._finish(rule, state), state.done_B))
+        if not done_B.all():
+            rows, few = np.flatnonzero(~done_B), len(done_B) // FEW
+            if len(rows) <= few:  # filled up with one that is done
+                rows = np.concatenate([rows, np.full(few - len(rows), np.argmax(done_B))])
+                memory, state = memory and self._of(memory, rows), self._of(state, rows)
+            else:
+                rows = np.arange(len(done_B))
+            state = self._with_slots(state, slots=max_length if memory else before + max_length)
+            state = self._go_on(params, memory, state, max_length, rule=rule, exact=exact)
+            found = jax.tree.map(functools.partial(_put, rows), found, jax.device_get(self._finish(rule, state)))
+        return found if scored else found.replace(scores_BxN=None, log_probs_BxN=None)
+
+
+def first_slots(length: int, max_length: int) -> int:
+    """Slots for outputs of sources of `length` tokens at first: all, if that is hardly more."""
+    first = round_length(length + 1)
+    return first if 4 * first <= 3 * max_length else max_length
+
+
+def _put(rows: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    old = np.array(old)
+    old[rows] = new
+    return old
