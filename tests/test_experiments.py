@@ -76,7 +76,12 @@ def test_there_are_some():
     assert {config.objective.kind for config in every} >= jobs
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+# One of each family is run every time, the others with the slow tests.
+ALWAYS = ("number_words", "gpt_number_words", "bert_list_ops", "rnn_bahdanau")
+MARKED = [pytest.param(path, id=path.stem, marks=() if path.stem in ALWAYS else pytest.mark.slow) for path in FILES]
+
+
+@pytest.mark.parametrize("path", MARKED)
 def test_experiment(path, tmp_path, monkeypatch):
     config = validate(settings.from_file(path, Config))
     assert settings.from_dict(settings.to_dict(config), Config) == config

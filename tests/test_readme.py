@@ -6,6 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SMALL = """
+import pytest
+
 from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search, Train
 
 def get_config():
@@ -19,6 +21,7 @@ def get_config():
 """
 
 
+@pytest.mark.slow
 def test_the_readmes_code_runs(tmp_path, monkeypatch, capsys):
     prediction, ablation = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
     monkeypatch.chdir(tmp_path)

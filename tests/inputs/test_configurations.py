@@ -160,7 +160,7 @@ def works(config: Config, folder) -> None:
         assert len(predictor.predict(rows[:3])) == 3
 
 
-@pytest.mark.parametrize("number", range(len(PAIRS)))
+@pytest.mark.parametrize("number", [n if n < 4 else pytest.param(n, marks=pytest.mark.slow) for n in range(len(PAIRS))])
 def test_a_valid_configuration_works(number, tmp_path):
     works(drawn(number), tmp_path)
 

@@ -169,7 +169,9 @@ FED = {
 }
 
 
-@pytest.mark.parametrize("family", FED)
+@pytest.mark.parametrize(
+    "family", ["decoder_only", *(pytest.param(n, marks=pytest.mark.slow) for n in FED if n != "decoder_only")]
+)
 def test_a_gradient_reaches_as_far_as_the_table_of_embeddings_says(family):
     """No token is twice in a row, so a row of the table is one place. Rows have different ends; one is packed of two texts."""
     config = small.config(**FED[family], model__tying="none", train__start_metrics=("gradient_reach", "sequential_products"))
