@@ -4,10 +4,10 @@ import re
 import shutil
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-SMALL = """
 import pytest
 
+ROOT = Path(__file__).parents[1]
+SMALL = """
 from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search, Train
 
 def get_config():
