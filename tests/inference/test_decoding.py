@@ -50,7 +50,7 @@ def sources(case):
 @pytest.mark.parametrize("case", CASES)
 def test_parts_are_the_whole(case):
     made, source, segments = sources(case)
-    used = decoding.Search(made.model, made.config, made.facts)
+    used = decoding.PartedSearch(made.model, made.config, made.facts)
     used._go_on, calls = noted(used._go_on)
     whole = functools.partial(decoding.search_batch, made.model, made.config, made.facts, max_length=LONGEST)
     whole = jax.jit(whole)

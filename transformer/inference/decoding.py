@@ -82,7 +82,7 @@ def search_batch(
     return rule.finish(go_on(model, facts, params, memory, state, max_length, rule=rule, exact=False))
 
 
-class Search:
+class PartedSearch:
     """The same in parts, each compiled on its own; arrays of what is found are NumPy's.
 
     A step takes the longer the more slots the cache has, and outputs are about as long as sources, but may be much longer. So

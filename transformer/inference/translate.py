@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from transformer.errors import UserError
-from transformer.inference.decoding import Search
+from transformer.inference.decoding import PartedSearch
 from transformer.inference.loading import Loaded, Map, Predictor, clean, most_positions, pad, round_length
 
 Array = jax.Array
@@ -39,7 +39,7 @@ class Translator(Predictor):
         fields = list(loaded.vocabularies.values())
         self.source_vocabulary, self.target_vocabulary = fields[0], fields[-1]
         self._encodes = hasattr(loaded.model, "encode")
-        self._search = Search(loaded.model, loaded.config, loaded.facts)
+        self._search = PartedSearch(loaded.model, loaded.config, loaded.facts)
         self._given = jax.jit(self._with_hidden)
 
     def translate(self, texts: Iterable[str], scored: bool = True) -> Iterator[list[Output]]:
