@@ -2,10 +2,10 @@
 
     python launch.py --mode=ablate --config=experiments/ablations/key_dim.py --workdir=runs/key_dim
 
-Three seeds, 1 to 2 min a run on one of two cores. After 120 updates d_k 64, 32, 16, 8, 4 are at 0.078, 0.158, 0.203, 0.254, 0.441
-nats and have 85, 66, 58, 42, 11 % of numbers right: the narrower, the later it is learned. An eighth of d_v is worse for certain
-(by 0.28 nats, 0.18 to 0.39), a half and a quarter cannot be told from it with three seeds (0.045 and 0.096), though their order
-is the paper's. As there, arms have fewer parameters; key_dim_refilled.py gives them back.
+Three seeds, 3 to 6 min a run on one of two cores that did other work too. After 120 updates d_k 64, 32, 16, 8, 4 are at 0.078,
+0.158, 0.203, 0.254, 0.441 nats and have 85, 66, 58, 42, 11 % of numbers right: the narrower, the later it is learned. An eighth
+of d_v is worse for certain (by 0.28 nats, 0.18 to 0.39), a half and a quarter cannot be told from it with three seeds (0.045
+and 0.096), though their order is the paper's. As there, arms have fewer parameters; key_dim_refilled.py gives them back.
 """
 
 from experiments.shapes import studies
