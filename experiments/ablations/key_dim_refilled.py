@@ -2,7 +2,9 @@
 
     python launch.py --mode=ablate --config=experiments/ablations/key_dim_refilled.py --workdir=runs/key_dim_refilled
 
-Not run yet. The claim is of models that are not refilled: the same here would say that d_k itself is what matters.
+The claim is of models that are not refilled: the same here would say that d_k itself is what matters. Three seeds, after 120
+updates: d_k 4 is still worse than 32, by 0.164 nats (0.012 to 0.316; not refilled 0.282), 8 by 0.105 and 16 by 0.002, neither
+for certain.
 """
 
 import dataclasses
