@@ -110,14 +110,15 @@ def all_products(states_BxTxD: Array, table_NxD: Array) -> Array:
     better be the states. Then the result lies with N first, which costs nothing where it is read so (`entries_first`).
     """
     table_NxD = table_NxD.astype(states_BxTxD.dtype)
-    # In half precision some of these products are not there on a CPU (JAX 0.10.2).
-    if states_BxTxD.dtype == jnp.float32 and entries_first(states_BxTxD.shape[0] * states_BxTxD.shape[1]):
+    if entries_first(states_BxTxD.shape[0] * states_BxTxD.shape[1]):
+        # As fp32, in which products of half precision are exact: with these factors XLA has no such product (JAX 0.10.2).
+        table_NxD, states_BxTxD = table_NxD.astype(jnp.float32), states_BxTxD.astype(jnp.float32)
         return jnp.moveaxis(jnp.einsum("nd,btd->nbt", table_NxD, states_BxTxD), 0, -1)
     return jnp.einsum("btd,nd->btn", states_BxTxD, table_NxD, preferred_element_type=jnp.float32)
 
 
 def entries_first(states: int) -> bool:
-    """Does what `all_products` makes of so many states in fp32 lie with the table's rows first."""
+    """Does what `all_products` makes of so many states lie with the table's rows first."""
     return 1 < states <= 64 and jax.default_backend() == "cpu"
 
 
