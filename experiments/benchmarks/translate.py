@@ -129,14 +129,19 @@ def transformers(folder: str, beams: int) -> Callable[[], int]:
     return turn
 
 
-def ctranslate2(folder: str, beams: int, kind: str) -> Callable[[], int]:
-    """`translate_batch`, all sentences in one batch."""
+def converted(folder: str, kind: str) -> Any:
+    """CTranslate2's translator of a Marian folder."""
     import ctranslate2  # pyright: ignore[reportMissingImports]
 
-    with tempfile.TemporaryDirectory() as converted:
-        ctranslate2.converters.TransformersConverter(folder).convert(converted, force=True)
+    with tempfile.TemporaryDirectory() as made:
+        ctranslate2.converters.TransformersConverter(folder).convert(made, force=True)
         threads = int(os.environ["OMP_NUM_THREADS"])
-        translator = ctranslate2.Translator(converted, compute_type=kind, inter_threads=1, intra_threads=threads)
+        return ctranslate2.Translator(made, compute_type=kind, inter_threads=1, intra_threads=threads)
+
+
+def ctranslate2(folder: str, beams: int, kind: str) -> Callable[[], int]:
+    """`translate_batch`, all sentences in one batch."""
+    translator = converted(folder, kind)
     texts = [[NAMES[i] for i in row] for row in sentences()]
     ids = {name: n for n, name in enumerate(NAMES)}
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from experiments.benchmarks import race
 from experiments.benchmarks.race import Contender, Times
-from experiments.benchmarks.translate import MODEL
+from experiments.benchmarks.translate import MODEL, converted
 from transformer.config import Checkpoint, Config, Data, Evaluate, Search, Train
 from transformer.runtime.memory import keep_freed_memory
 
@@ -41,10 +41,10 @@ def get_config() -> Config:
     )
 
 
-def by_length(texts: list[str], encoded: list[Any]) -> tuple[list[int], list[list[int]]]:
-    """Numbers of the texts, shortest first, and the same in batches."""
-    order = sorted(range(len(texts)), key=lambda n: len(encoded[n]))
-    return order, [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+def by_length(encoded: list[Any]) -> list[list[int]]:
+    """Batches of the texts' numbers, the shortest first."""
+    order = sorted(range(len(encoded)), key=lambda n: len(encoded[n]))
+    return [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
 
 
 def ours(workdir: str, texts: list[str], beams: int) -> Callable[[], list[str]]:
@@ -67,7 +67,7 @@ def transformers(folder: str, texts: list[str], beams: int) -> Callable[[], list
 
     def turn() -> list[str]:
         said = [""] * len(texts)
-        for numbers in by_length(texts, tokenizer(texts)["input_ids"])[1]:
+        for numbers in by_length(tokenizer(texts)["input_ids"]):
             batch = tokenizer([texts[n] for n in numbers], return_tensors="pt", padding=True)
             with torch.inference_mode():
                 found = model.generate(
@@ -87,7 +87,6 @@ def transformers(folder: str, texts: list[str], beams: int) -> Callable[[], list
 
 def ctranslate2(folder: str, texts: list[str], beams: int, kind: str) -> Callable[[], list[str]]:
     """`translate_batch`, which sorts and batches by itself; pieces by sentencepiece, as its guide says."""
-    import ctranslate2  # pyright: ignore[reportMissingImports]
     import sentencepiece
     from ctranslate2.converters import transformers as converters  # pyright: ignore[reportMissingImports]
 
@@ -106,10 +105,7 @@ def ctranslate2(folder: str, texts: list[str], beams: int, kind: str) -> Callabl
             config.decoder_start_token = "<s>"
 
     converters._MODEL_LOADERS["MarianConfig"] = Loader()
-    with tempfile.TemporaryDirectory() as converted:
-        converters.TransformersConverter(folder).convert(converted, force=True)
-        threads = int(os.environ["OMP_NUM_THREADS"])
-        translator = ctranslate2.Translator(converted, compute_type=kind, inter_threads=1, intra_threads=threads)
+    translator = converted(folder, kind)
     pieces = sentencepiece.SentencePieceProcessor(str(Path(folder) / "source.spm"))
 
     def turn() -> list[str]:

@@ -273,7 +273,7 @@ def test_temperature_0_is_greedy():
     seeds = list(range(24))
     starts, limits = [s % 4 for s in seeds], [s % 11 for s in seeds]
     found = run(Warp(0.0, top_k=3, top_p=0.5), seeds, starts, limits)
-    wanted = search.greedy(step, start_cache(seeds), jnp.asarray(starts), jnp.asarray(limits), L, END)
+    wanted = search.find(search.make_rule(L, END), step, start_cache(seeds), jnp.asarray(starts), jnp.asarray(limits))
     assert texts(found) == texts(jax.tree.map(np.asarray, wanted))
     np.testing.assert_allclose(found.log_probs_BxN, wanted.log_probs_BxN, rtol=1e-6)
     assert_same(found, run(Warp(0.0), seeds, starts, limits, key=jax.random.key(99)))

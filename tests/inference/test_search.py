@@ -86,7 +86,8 @@ SEEDS, STARTS, LIMITS = [3, 14, 15, 92, 65, 35], [1, 1, 0, 3, 1, 1], [5, 3, 5, 1
 @functools.partial(jax.jit, static_argnames=("beam_size", "n_best", "form", "stopping"))
 def _beam(seed_B, start_B, limit_B, alpha, beam_size, n_best, form, stopping):
     cache = start_cache(seed_B, beam_size)
-    return search.beam(step, cache, start_B, limit_B, L, END, beam_size, alpha, n_best, form=form, stopping=stopping)
+    rule = search.make_rule(L, END, beam_size, alpha, n_best, form=form, stopping=stopping)
+    return search.find(rule, step, cache, start_B, limit_B)
 
 
 def run(beam_size, alpha=0.6, n_best=1, form="gnmt", stopping="bound", seeds=SEEDS, starts=STARTS, limits=LIMITS):
@@ -164,11 +165,11 @@ def test_by_hand():
         return table[tokens_RxT], cache
 
     start, limit = jnp.asarray([3]), jnp.asarray([2])
-    found = search.beam(by_last, {}, start, limit, 4, end, 2, 1.0, 2)
+    found = search.find(search.make_rule(4, end, 2, 1.0, 2), by_last, {}, start, limit)
     assert texts(found, 0) == [(b, end), (a, a)]
     np.testing.assert_allclose(found.log_probs_BxN, np.log([[0.36, 0.2]]), rtol=1e-5)
     np.testing.assert_allclose(found.scores_BxN, np.log([[0.36, 0.2]]) / (7 / 6), rtol=1e-5)  # (5 + 2) / 6
-    found = search.greedy(by_last, {}, start, limit, 4, end)
+    found = search.find(search.make_rule(4, end), by_last, {}, start, limit)
     assert texts(found, 0) == [(a, a)]
 
 
@@ -205,7 +206,7 @@ def test_steps_run(stopping, alpha, wanted, zeros):
         return jnp.broadcast_to(table, (*tokens_RxT.shape, V)), cache
 
     start, limit = jnp.asarray([1]), jnp.asarray([9])
-    found = search.beam(counted, {}, start, limit, 9, END, 2, alpha, 2, form="power", stopping=stopping)
+    found = search.find(search.make_rule(9, END, 2, alpha, 2, form="power", stopping=stopping), counted, {}, start, limit)
     jax.block_until_ready(found)
     jax.effects_barrier()
     assert texts(found, 0) == [(END,), (*[0] * zeros, END)]
@@ -235,7 +236,7 @@ def test_limits():
 
 def test_longer_buffer_changes_nothing():
     starts, limits = jnp.asarray(STARTS), jnp.asarray(LIMITS)
-    long = search.beam(step, start_cache(SEEDS, 3), starts, limits, L + 3, END, 3, 0.6)
+    long = search.find(search.make_rule(L + 3, END, 3, 0.6), step, start_cache(SEEDS, 3), starts, limits)
     short = run(3)
     assert long.tokens_BxNxL.shape == (6, 1, L + 3)
     np.testing.assert_array_equal(long.tokens_BxNxL[..., :L], short.tokens_BxNxL)
@@ -257,10 +258,10 @@ def test_ties_go_to_the_lower_index():
     def uniform(tokens_RxT, cache):
         return jnp.zeros((*tokens_RxT.shape, 3)), cache
 
-    found = search.beam(uniform, {}, jnp.asarray([0]), jnp.asarray([2]), 2, 2, 3, 0.0, 3)
+    found = search.find(search.make_rule(2, 2, 3, 0.0, 3), uniform, {}, jnp.asarray([0]), jnp.asarray([2]))
     # Two of the four candidates of step 1 live, 0 and 1; of step 2's, all 1/9, the first are (0, 0), (0, 1), (0, 2).
     assert texts(found, 0) == [(2,), (0, 0), (0, 1)]
-    assert texts(search.greedy(uniform, {}, jnp.asarray([0]), jnp.asarray([2]), 2, 2), 0) == [(0, 0)]
+    assert texts(search.find(search.make_rule(2, 2), uniform, {}, jnp.asarray([0]), jnp.asarray([2])), 0) == [(0, 0)]
 
 
 def test_end_at_the_first_position():
@@ -268,8 +269,8 @@ def test_end_at_the_first_position():
         return jnp.broadcast_to(jnp.asarray([0.0, 0.0, 20.0, 0.0]), (*tokens_RxT.shape, V)), cache
 
     for found in (
-        search.beam(ends, {}, jnp.asarray([1]), jnp.asarray([L]), L, END, 2, 0.6),
-        search.greedy(ends, {}, jnp.asarray([1]), jnp.asarray([L]), L, END),
+        search.find(search.make_rule(L, END, 2, 0.6), ends, {}, jnp.asarray([1]), jnp.asarray([L])),
+        search.find(search.make_rule(L, END), ends, {}, jnp.asarray([1]), jnp.asarray([L])),
     ):
         assert texts(found, 0) == [(END,)]
 
@@ -281,7 +282,7 @@ def test_masked_tokens_never_appear(masked):
     def narrow(tokens_RxT, cache):
         return jnp.broadcast_to(jnp.asarray([0.0, masked, -1.0, masked]), (*tokens_RxT.shape, V)), cache
 
-    found = search.beam(narrow, {}, jnp.asarray([1]), jnp.asarray([2]), L, END, 4, 0.6, 4)
+    found = search.find(search.make_rule(L, END, 4, 0.6, 4), narrow, {}, jnp.asarray([1]), jnp.asarray([2]))
     assert sorted(texts(found, 0)) == sorted([(0, 0), (0, END), (END,), ()])
     assert np.isneginf(found.scores_BxN[0, 3]) and np.isfinite(found.scores_BxN[0, :3]).all()
 
@@ -302,7 +303,9 @@ def plain_greedy(seed, start, limit):
 def test_greedy_is_the_plain_loop_and_beam_1(form):
     seeds = list(range(24))
     starts, limits = jnp.asarray([s % 2 for s in seeds]), jnp.asarray([1 + s % 5 for s in seeds])
-    greedy = jax.jit(lambda cache, starts, limits: search.greedy(step, cache, starts, limits, L, END, alpha=0.6, form=form))
+    greedy = jax.jit(
+        lambda cache, starts, limits: search.find(search.make_rule(L, END, alpha=0.6, form=form), step, cache, starts, limits)
+    )
     found = greedy(start_cache(seeds), starts, limits)
     for row, seed in enumerate(seeds):
         log_p, tokens = plain_greedy(seed, int(starts[row]), int(limits[row]))
@@ -313,9 +316,9 @@ def test_greedy_is_the_plain_loop_and_beam_1(form):
 
 def test_greedy_batch_alone_and_empty_rows():
     starts, limits = jnp.asarray(STARTS), jnp.asarray([5, 3, 0, 1, 4, 99])
-    together = search.greedy(step, start_cache(SEEDS), starts, limits, L, END)
+    together = search.find(search.make_rule(L, END), step, start_cache(SEEDS), starts, limits)
     for row in range(6):
         one = slice(row, row + 1)
-        alone = search.greedy(step, start_cache(SEEDS[one]), starts[one], limits[one], L, END)
+        alone = search.find(search.make_rule(L, END), step, start_cache(SEEDS[one]), starts[one], limits[one])
         assert_same(jax.tree.map(lambda x, one=one: x[one], together), alone)
     assert texts(together, 2) == [()] and np.isneginf(together.scores_BxN[2, 0])

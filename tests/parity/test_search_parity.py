@@ -83,10 +83,8 @@ def ours(found, params, source, seen, alpha, beams, stopping):
     def step(tokens, cache):
         return apply(tokens, cache, memory, method="step")
 
-    arguments = (step, cache, start_B, jnp.full(INPUTS, NEW), NEW, found.facts.end)
-    if beams == 1:
-        return search.greedy(*arguments, alpha=alpha, form="power")
-    return search.beam(*arguments, beams, alpha, form="power", stopping=stopping)
+    rule = search.make_rule(NEW, found.facts.end, beams, alpha, form="power", stopping=stopping)
+    return search.find(rule, step, cache, start_B, jnp.full(INPUTS, NEW))
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -23,10 +23,9 @@ FEW = 4  # when one sentence in so many is not done, those are gone on with alon
 
 def make_rule(config: Config, facts: Facts, max_length: int, scored: bool = True) -> Rule:
     """How `config.search` searches, for outputs of at most `max_length` tokens."""
-    asked, ends = config.search, (max_length, facts.end)
-    if asked.beam_size == 1:
-        return search.Greedy(*ends, asked.length_penalty, asked.penalty_form, scored)
-    return search.Beam(*ends, asked.beam_size, asked.length_penalty, asked.n_best, asked.penalty_form, asked.stopping)
+    asked = config.search
+    how: Any = {"form": asked.penalty_form, "stopping": asked.stopping, "scored": scored}
+    return search.make_rule(max_length, facts.end, asked.beam_size, asked.length_penalty, asked.n_best, **how)
 
 
 def begin(

@@ -141,7 +141,7 @@ def sample(
 ) -> Hypotheses:
     """One sample a row, until `end` or its limit; N is 1. Log probabilities, and scores, are the model's before warping.
 
-    `start_B`, `limit_B` and `max_length` are as in `search.greedy`. What follows the start in a row is `prompt_BxP`, padded
+    `start_B`, `limit_B` and `max_length` are as in `search.find`. What follows the start in a row is `prompt_BxP`, padded
     on the left where `valid_BxP` is False (None: no padding); it is not part of the output. The rest is as in `begin`.
     """
     warp = Warp(temperature, top_k, top_p, repetition_penalty)

@@ -1,8 +1,8 @@
 """Greedy and beam search over any pure `step(tokens_BxT, cache) -> (logits_BxTxV, cache)`; no model is known here.
 
 What the search does not reorder (a memory) is closed over by the caller; every leaf of a cache has the batch axis first.
-Each sentence has its own limit, so that a batch gives it what it gets alone. Meant to be called under jit: at one go (`greedy`,
-`beam`), or in parts, between which the caller may give the cache more room or leave out what is done.
+Each sentence has its own limit, so that a batch gives it what it gets alone. Meant to be called under jit, at one go
+(`find`) or in parts, between which the caller may give the cache more room or leave out what is done.
 
 Letters: B sentences, K beams, C candidates, N hypotheses returned, T tokens fed, L slots for output tokens, V vocabulary.
 """
@@ -107,7 +107,7 @@ class Greedy:
     beam_size: ClassVar[int] = 1
 
     def begin(self, cache: Cache, start_B: Array, limit_B: Array) -> State:
-        """The state before the first token: see `greedy`."""
+        """The state before the first token: see `find`."""
         limit_B, zeros_B = jnp.minimum(limit_B, self.max_length), jnp.zeros(start_B.shape, jnp.int32)
         return _Said(
             n=jnp.int32(0),
@@ -120,7 +120,7 @@ class Greedy:
             tokens_BxL=jnp.zeros((*start_B.shape, self.max_length), jnp.int32),
         )
 
-    def run(self, step: Step, state: State, until: Array | int | None = None) -> State:
+    def run(self, step: Step, state: State, until: Array | int) -> State:
         """The state when all sentences are done, or after `until` tokens."""
         return _run(lambda state: self._extend(step, state), state, until)
 
@@ -177,7 +177,7 @@ class Beam:
             raise ValueError(f"n_best is {self.n_best}: must be between 1 and beam_size, {self.beam_size}")
 
     def begin(self, cache: Cache, start_B: Array, limit_B: Array) -> State:
-        """The state before the first token: see `beam`."""
+        """The state before the first token: see `find`."""
         shape, limit_B = (start_B.shape[0], self.beam_size), jnp.minimum(limit_B, self.max_length)
         none_BxK, zeros_BxK = jnp.full(shape, -jnp.inf, jnp.float32), jnp.zeros(shape, jnp.int32)
         zeros_BxKxL = jnp.zeros((*shape, self.max_length), jnp.int32)
@@ -194,7 +194,7 @@ class Beam:
             finished=_Finished(none_BxK, none_BxK, zeros_BxK, zeros_BxK, zeros_BxK),
         )
 
-    def run(self, step: Step, state: State, until: Array | int | None = None) -> State:
+    def run(self, step: Step, state: State, until: Array | int) -> State:
         """The state when all sentences are done, or after `until` tokens."""
         # One table for scores and bounds, so that both round alike and a bound is one to the bit. Slot n is for n tokens.
         penalty_L = PENALTIES[self.form](jnp.arange(self.max_length + 1, dtype=jnp.float32), self.alpha)
@@ -249,57 +249,33 @@ class Beam:
         )
 
 
-def greedy(
-    step: Step,
-    cache: Cache,
-    start_B: Array,
-    limit_B: Array,
+def make_rule(
     max_length: int,
     end: int,
-    *,
+    beam_size: int = 1,
     alpha: float = 0.0,
-    form: str = "gnmt",
-) -> Hypotheses:
-    """As `Greedy`, from the beginning to the end.
-
-    `start_B`: the token each sentence is fed first. `limit_B`: its output tokens at most, the end included (0: a row that
-    only fills the batch, which has no hypothesis).
-    """
-    rule = Greedy(max_length, end, alpha, form)
-    return rule.finish(rule.run(step, rule.begin(cache, start_B, limit_B)))
-
-
-def beam(
-    step: Step,
-    cache: Cache,
-    start_B: Array,
-    limit_B: Array,
-    max_length: int,
-    end: int,
-    beam_size: int,
-    alpha: float,
     n_best: int = 1,
     *,
     form: str = "gnmt",
     stopping: str = "bound",
-) -> Hypotheses:
-    """As `Beam`, from the beginning to the end; `beam_size` 1 is greedy search.
+    scored: bool = True,
+) -> Greedy | Beam:
+    """`Beam`; with `beam_size` 1 `Greedy`, which alone can do without scores."""
+    beam = Beam(max_length, end, beam_size, alpha, n_best, form, stopping)
+    return Greedy(max_length, end, alpha, form, scored) if beam_size == 1 else beam
 
-    `cache` has B x beam_size rows, row b x beam_size + k of sentence b, beam k. `start_B`, `limit_B` and `max_length` are
-    as in `greedy`.
+
+def find(rule: Greedy | Beam, step: Step, cache: Cache, start_B: Array, limit_B: Array) -> Hypotheses:
+    """What `rule` finds, at one go.
+
+    `start_B`: the token each sentence is fed first. `limit_B`: its output tokens at most, the end included (0: a row that
+    only fills the batch, which has no hypothesis). `cache` has B x beam_size rows, row b x beam_size + k of sentence b, beam k.
     """
-    rule: Any = Beam(max_length, end, beam_size, alpha, n_best, form, stopping)
-    if beam_size == 1:
-        rule = Greedy(max_length, end, alpha, form)
-    return rule.finish(rule.run(step, rule.begin(cache, start_B, limit_B)))
+    return rule.finish(rule.run(step, rule.begin(cache, start_B, limit_B), rule.max_length))
 
 
-def _run(extend: Callable[[State], State], state: State, until: Array | int | None) -> State:
-    def goes_on(state: State) -> Array:
-        some = ~jnp.all(state.done_B)
-        return some if until is None else some & (state.n < until)
-
-    return jax.lax.while_loop(goes_on, extend, state)
+def _run(extend: Callable[[State], State], state: State, until: Array | int) -> State:
+    return jax.lax.while_loop(lambda state: ~jnp.all(state.done_B) & (state.n < until), extend, state)
 
 
 def _mildest(penalty_L: Array, n: Array, limit_B: Array, stopping: str) -> Array:

@@ -191,6 +191,6 @@ def search_fields(config: Config, facts: Facts) -> dict[str, Any]:
         ids |= {"bad_words_ids": [[facts.pad]], "renormalize_logits": True}
     if search.penalty_form == "gnmt" and search.length_penalty:
         return ids | sampling
-    [stopping] = (field for field in SEARCH if field.ours == ["search.stopping"])
-    early = next(theirs for theirs, ours in stopping.values or () if ours == search.stopping)
-    return ids | sampling | {"num_beams": search.beam_size, "length_penalty": search.length_penalty, "early_stopping": early}
+    mine = {setting: value for setting, _, _, value in settings.fields(config)}
+    beams = {f.theirs: _inverse("", f, mine) for f in SEARCH if f.theirs in ("num_beams", "length_penalty", "early_stopping")}
+    return ids | sampling | beams
