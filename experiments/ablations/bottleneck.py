@@ -2,7 +2,7 @@
 
     python launch.py --mode=ablate --config=experiments/ablations/bottleneck.py --workdir=runs/bottleneck
 
-Not run yet. Lists of 5 to 60 items, each drawn on its own, so that what is said of k of them must have been kept of all k.
+Not run yet. Lists of 3 to 40 items, each drawn on its own, so that what is said of k of them must have been kept of all k.
 Widths make parameters equal. Wider and narrower vectors: bottleneck_width.py.
 """
 
@@ -14,17 +14,17 @@ from transformer.config import Checkpoint, Config
 from transformer.settings import override
 from transformer.studies.study import Claim, Metric, Study
 
-STEPS = 500
-LENGTHS = "5,15,30,45,61"
-PLACES = "1,15,30,45,61"
+STEPS = 1000
+LENGTHS = "3,10,20,30,41"
+PLACES = "1,10,20,30,41"
 WIDTHS = {"fixed": 102, "Luong": 94}  # d_model at which parameters are as many as Bahdanau's with 128
 METRICS = (
-    Metric("test/word_accuracy@45-60", "higher"),
-    Metric("test/word_accuracy@30-44", "higher"),
-    Metric("test/word_accuracy@15-29", "higher"),
-    Metric("test/word_accuracy@5-14", "higher"),
-    Metric("test/place_accuracy@1-14", "higher"),
-    Metric("test/place_accuracy@45-60", "higher"),
+    Metric("test/word_accuracy@30-40", "higher"),
+    Metric("test/word_accuracy@20-29", "higher"),
+    Metric("test/word_accuracy@10-19", "higher"),
+    Metric("test/word_accuracy@3-9", "higher"),
+    Metric("test/place_accuracy@1-9", "higher"),
+    Metric("test/place_accuracy@30-40", "higher"),
     Metric("validation/nll", "lower"),
 )
 TRANSFORMER = {
@@ -40,7 +40,7 @@ TRANSFORMER = {
 
 def base() -> Config:
     """Bahdanau's model on lists."""
-    lists = {"data.algorithm": "list", "data.algorithm_train_lengths": "5,60", "data.algorithm_test_lengths": "none"}
+    lists = {"data.algorithm": "list", "data.algorithm_train_lengths": "3,40", "data.algorithm_test_lengths": "none"}
     scored = {"evaluate.lengths": LENGTHS, "evaluate.places": PLACES, "evaluate.scores": "word_accuracy"}
     task = override(algorithms.get_config(), lists | scored)
     whole = dataclasses.replace(
@@ -50,7 +50,7 @@ def base() -> Config:
         search=task.search,
         checkpoint=Checkpoint(every_steps=STEPS, keep_last=1),
     )
-    return override(whole, {"train.steps": str(STEPS), "train.label_smoothing": "0"})
+    return override(whole, {"train.steps": str(STEPS), "train.batch_tokens": "1024", "train.label_smoothing": "0"})
 
 
 def fixed(width: int, reverse: bool = False) -> dict[str, str]:
