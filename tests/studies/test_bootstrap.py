@@ -1,4 +1,4 @@
-"""Resampled differences against SciPy's bootstrap, SacreBLEU's randomization test, t tests, and simulated coverage."""
+"""Resampled differences against SciPy's bootstrap, SacreBLEU's randomization test, and simulated coverage."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from sacrebleu.significance import PairedTest
 from scipy import stats
 
 from transformer.errors import UserError
-from transformer.studies import bootstrap
+from transformer.studies import bootstrap, statistics
 
 
 def ratio(sums):
@@ -34,7 +34,6 @@ def test_two_checkpoints_are_scipys_paired_bootstrap():
     )
     assert result.value == pytest.approx(ratio(ours.sum(0)) - ratio(theirs.sum(0)))
     assert result.interval == pytest.approx(tuple(scipys.confidence_interval), abs=2e-3)
-    assert result.about == "these two checkpoints"
     assert bootstrap.checkpoints(ratio, ours, theirs, level=0.9, samples=4000) == result
     assert bootstrap.checkpoints(ratio, ours, theirs, level=0.9, samples=4000, seed=1) != result
 
@@ -51,11 +50,11 @@ def test_p_is_that_of_approximate_randomization():
     metric = BLEU()
     by_sentence = BLEU(effective_order=True)
 
-    def statistics(lines):
+    def of_lines(lines):
         scores = map(by_sentence.sentence_score, lines, ([reference] for reference in references))
         return np.array([_bleu_statistics(score) for score in scores])
 
-    ours = bootstrap.checkpoints(_bleu, statistics(one), statistics(two), samples=2000)
+    ours = bootstrap.checkpoints(_bleu, of_lines(one), of_lines(two), samples=2000)
     named = [("two", two), ("one", one)]
     scores = PairedTest(named, {"BLEU": metric}, [references], test_type="ar", n_samples=2000)()[1]["BLEU"]
     assert ours.value == pytest.approx(scores[1].score - scores[0].score)
@@ -72,55 +71,36 @@ def _bleu(sums):
     return 100 * brevity * np.exp(np.log(sums[..., 2:6] / sums[..., 6:10]).mean(axis=-1))
 
 
-def test_arms_with_seeds_that_are_all_alike_is_the_bootstrap_of_sentences():
+def test_sentences_that_move_all_seeds_alike():
+    """Seeds that are all alike: the bootstrap of one of them; whose sentences are all alike: nothing; one seed: no answer."""
     rng = np.random.default_rng(0)
     ours, theirs = sentences(rng, 300, 0.6), sentences(rng, 300, 0.55)
-    one = bootstrap.checkpoints(ratio, ours, theirs, samples=4000)
-    both = bootstrap.arms(ratio, np.stack([ours] * 4), np.stack([theirs] * 4), samples=4000, seed=1)
-    assert both.value == pytest.approx(one.value)
-    assert both.interval == pytest.approx(one.interval, abs=3e-3)
-    assert both.about == "these two arms"
+    low, high = bootstrap.checkpoints(ratio, ours, theirs, samples=4000).interval
+    shared = bootstrap.shared_error(ratio, np.stack([ours] * 4), np.stack([theirs] * 4), samples=4000, seed=1)
+    assert shared == pytest.approx((high - low) / 2 / 1.96, rel=0.05)
+    constant = np.array([[6, 10], [7, 10], [5, 10]])[:, None] * np.ones((1, 50, 1))
+    assert bootstrap.shared_error(ratio, constant, constant[::-1]) == pytest.approx(0.0, abs=1e-9)
+    assert bootstrap.shared_error(ratio, ours[None], theirs[None]) is None
 
 
-def test_arms_with_sentences_that_are_all_alike_is_the_paired_t_test():
-    right_RxS = np.array([[6], [7], [5], [8]]) * np.ones((1, 50))
-    theirs_RxS = np.array([[5], [5], [5], [6]]) * np.ones((1, 50))
-    ours, theirs = (np.stack([right, np.full_like(right, 10.0)], axis=-1) for right in (right_RxS, theirs_RxS))
-    result = bootstrap.arms(ratio, ours, theirs, samples=20_000)
-    test = stats.ttest_rel(right_RxS[:, 0] / 10, theirs_RxS[:, 0] / 10)
-    expected = test.confidence_interval(0.95)
-    assert result.interval == pytest.approx((expected.low, expected.high), rel=0.05)
-    assert result.p == pytest.approx(test.pvalue, rel=0.1)
-
-
-def test_missing_seeds_one_seed_and_no_difference():
-    rng = np.random.default_rng(0)
-    ours, theirs = (np.stack([sentences(rng, 40, 0.5) for _ in range(3)]).astype(float) for _ in range(2))
-    ours[1] = np.nan
-    kept = bootstrap.arms(ratio, ours[[0, 2]], theirs[[0, 2]])
-    assert bootstrap.arms(ratio, ours, theirs) == kept
-    single = bootstrap.arms(ratio, ours[:2], theirs[:2])
-    assert single.value == pytest.approx(ratio(ours[0].sum(0)) - ratio(theirs[0].sum(0)))
-    assert single.interval is single.p is None
-    same = bootstrap.arms(ratio, theirs, theirs)
-    assert (same.value, same.interval, same.p) == (0.0, (0.0, 0.0), 1.0)
-    with pytest.raises(UserError, match="no seed finished"):
-        bootstrap.arms(ratio, ours[1:2], theirs[1:2])
+def test_scores_of_other_sentences_are_refused():
+    ours, theirs = (np.stack([sentences(np.random.default_rng(0), 40, 0.5)] * 2) for _ in range(2))
     with pytest.raises(UserError, match="same sentences"):
-        bootstrap.arms(ratio, ours[:, :39], theirs)
+        bootstrap.shared_error(ratio, ours[:, :39], theirs)
     with pytest.raises(UserError, match="same sentences"):
         bootstrap.checkpoints(ratio, ours[0, :1], theirs[0])  # would broadcast
 
 
-@pytest.mark.parametrize("by_seed, by_sentence", [(0.3, 1.0), (0.05, 1.0)])
-def test_intervals_of_arms_cover(by_seed, by_sentence):
+@pytest.mark.parametrize("by_seed, by_sentence, by_both", [(0.3, 1.0, 0.3), (0.05, 1.0, 0.3), (0.05, 0.2, 2.0)])
+def test_intervals_of_arms_cover(by_seed, by_sentence, by_both):
     """Differences that vary by seed, by sentence and by both; truth 0, on new seeds and new sentences each time."""
-    covered, R, S = 0, 4, 60
-    for study in range(400):
+    covered, studies, R, S = 0, 600, 4, 60
+    for study in range(studies):
         rng = np.random.default_rng(study)
-        ours_RxS = by_seed * rng.normal(size=(R, 1)) + by_sentence * rng.normal(size=S) + 0.3 * rng.normal(size=(R, S))
-        ours = np.stack([ours_RxS, np.ones((R, S))], axis=-1)
-        theirs = np.stack([np.zeros((R, S)), np.ones((R, S))], axis=-1)
-        low, high = bootstrap.arms(ratio, ours, theirs, samples=200, seed=study).interval
-        covered += low <= 0 <= high
-    assert 0.92 < covered / 400 < 0.98
+        right_RxS = by_seed * rng.normal(size=(R, 1)) + by_sentence * rng.normal(size=S) + by_both * rng.normal(size=(R, S))
+        ours, theirs = (np.stack([each, np.ones((R, S))], axis=-1) for each in (right_RxS, np.zeros((R, S))))
+        shared = bootstrap.shared_error(ratio, ours, theirs, samples=200, seed=study)
+        table = {"ours": right_RxS.mean(axis=1).tolist(), "theirs": [0.0] * R}
+        found = statistics.compare(table, "theirs", shared={("ours", "theirs"): shared}).differences["ours", "theirs"]
+        covered += found.interval.low <= 0 <= found.interval.high
+    assert 0.93 < covered / studies < 0.975

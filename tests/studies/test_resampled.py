@@ -1,5 +1,6 @@
 """sentences.csv: made from the outputs of runs, told in the report, and read without them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,9 +12,9 @@ from test_report import table
 from transformer.errors import UserError
 from transformer.inference import sums
 from transformer.runtime.workdir import Workdir
-from transformer.studies import bootstrap, report, resampled, results
+from transformer.studies import bootstrap, findings, report, resampled, results
 from transformer.studies.outcomes import Outcome
-from transformer.studies.study import Metric
+from transformer.studies.study import Claim, Metric
 
 ARMS = {"8": {}, "16": {"model.d_model": "16"}, "24": {"model.d_model": "24"}}
 METRICS = (Metric("validation/nll", "lower"), Metric("test/bleu", "higher"))
@@ -49,23 +50,31 @@ def kept(plan, root, without=()):
 def test_rows_are_those_of_the_bootstrap(plan, tmp_path):
     resampled.write(plan, tmp_path, kept(plan, tmp_path, without=[("24", 0)]))
     rows = resampled.read(tmp_path / "sentences.csv", plan.study)
-    assert [(row.metric, row.arm, row.about, row.seeds) for row in rows] == [
-        ("test/bleu", "16", "these two checkpoints", 0),
-        ("test/bleu", "16", "these two arms", 3),
-        ("test/bleu", "24", "these two checkpoints", 1),
-        ("test/bleu", "24", "these two arms", 2),
+    assert [(row.metric, row.arm, row.against, row.seed) for row in rows] == [
+        ("test/bleu", "16", "8", 0),
+        ("test/bleu", "24", "8", 1),
     ]
     of = sums.SUMS["bleu"].score
     ours, theirs = (
         np.stack([sums.of_sentences("bleu", *statistics(arm, seed), "13a") for seed in range(3)]) for arm in ("16", "8")
     )
-    two = bootstrap.checkpoints(of, ours[0], theirs[0])
-    both = bootstrap.arms(of, ours, theirs, level=1 - 0.05 / 2)  # two arms are compared with the third
-    assert (rows[0].difference, rows[0].low, rows[0].high, rows[0].p) == pytest.approx(
-        (two.value, *two.interval, two.p), rel=1e-4
-    )
-    expected = (both.value, *both.interval, min(2 * both.p, 1))
-    assert (rows[1].difference, rows[1].low, rows[1].high, rows[1].p) == pytest.approx(expected, rel=1e-4)
+    two, shared = bootstrap.checkpoints(of, ours[0], theirs[0]), bootstrap.shared_error(of, ours, theirs)
+    expected = (shared, two.value, *two.interval, two.p)
+    assert dataclasses.astuple(rows[0])[3:4] + dataclasses.astuple(rows[0])[5:] == pytest.approx(expected, rel=1e-4)
+
+
+def test_neighbours_in_an_order_and_scores_of_some_lengths(tmp_path):
+    """Sources are of one word here."""
+    named = tuple(Metric(f"test/bleu{lengths}", "higher") for lengths in ("", "@1-4", "@5-9", "@true_length"))
+    claims = (Claim("wider is better", "here", "order", ("24", "16", "8")),)
+    plan = test_runs.plan(ARMS, metrics=METRICS, seeds=2, claims=claims)
+    plan = dataclasses.replace(plan, study=dataclasses.replace(plan.study, metrics=named))
+    resampled.write(plan, tmp_path, kept(plan, tmp_path))
+    rows = resampled.read(tmp_path / "sentences.csv", plan.study)
+    assert [(row.arm, row.against) for row in rows] == [("16", "8"), ("24", "8"), ("24", "16")] * 2
+    assert [row.metric for row in rows] == ["test/bleu"] * 3 + ["test/bleu@1-4"] * 3
+    assert dataclasses.replace(rows[5], metric="test/bleu") == rows[2]
+    assert set(resampled.shared(rows, named[1])) == {("16", "8"), ("24", "8"), ("24", "16")}
 
 
 def test_the_report_tells_them(plan, tmp_path):
@@ -78,13 +87,27 @@ def test_the_report_tells_them(plan, tmp_path):
     report.write(plan.study, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "from `results.csv`, a row a run, and `sentences.csv`." in text
-    assert "On other sentences of this kind too: sentences and 3 seeds resampled together" in text
-    assert "of two checkpoints, of seed 0" in text and text.count("other sentences of this kind") == 1
-    found = table(text[text.index("On other sentences") :], "On other sentences")
-    read = {(row.arm, row.about): row for row in resampled.read(tmp_path / "sentences.csv", plan.study)}
+    assert text.count("about other seeds and other sentences of this kind") == 1  # validation's loss is no such score
+    assert "of two checkpoints each, of seed 0:" in text and "not about other test sets, but where that is said." in text
+    found = table(text[text.index("The paired bootstrap") :], "The paired bootstrap")
+    read = {row.arm: row for row in resampled.read(tmp_path / "sentences.csv", plan.study)}
     assert list(found) == ["16", "24"]
-    assert float(found["16"]["minus 8"]) == pytest.approx(read["16", "these two arms"].difference, abs=0.05)
-    assert float(found["24"]["these two checkpoints"]) == pytest.approx(read["24", bootstrap.TWO].difference, abs=0.05)
+    assert float(found["24"]["these two checkpoints: minus 8"]) == pytest.approx(read["24"].difference, abs=0.05)
+
+
+@pytest.mark.parametrize(("error", "word"), [(0.1, "agrees"), (20.0, "cannot tell"), (None, "agrees")])
+def test_verdicts_are_about_other_sentences_too(tmp_path, error, word):
+    """8 and 16 parted by 8 points, with little noise of seeds: by the test's sentences alone it can be chance."""
+    claims = (Claim("wider is better", "here", "better", ("16", "24")),)
+    study = test_runs.plan(ARMS, metrics=METRICS[::-1], seeds=3, claims=claims).study
+    noise = {"8": (0, 0.5, 0.1), "16": (0.3, 0, 0.2), "24": (0.2, 0.1, 0.6)}
+    rows = written.all_of(study, lambda arm, seed: {"validation/nll": 2.0, "test/bleu": 30 + int(arm) + noise[arm][seed]})
+    written.write(tmp_path, study, rows)
+    sentences = [resampled.Row("test/bleu", arm, "8", error, 0, 8.0, 7.0, 9.0, 0.01) for arm in ("16", "24")]
+    found = findings.find(study, results.read(tmp_path / "results.csv", study), sentences)
+    assert found.judged[0].verdict.word == word
+    # With nothing but sentences' noise, a difference of 2.8 standard errors or more is found in four of five studies.
+    assert found.detectable > 2.8 * error if error == 20.0 else found.detectable < 2
 
 
 def test_without_outputs_there_is_no_file(plan, tmp_path):
@@ -93,12 +116,13 @@ def test_without_outputs_there_is_no_file(plan, tmp_path):
     resampled.write(plan, tmp_path, kept(plan, tmp_path, without=every))
     assert not (tmp_path / "sentences.csv").exists() and resampled.read(tmp_path / "sentences.csv", plan.study) == []
     counts = Metric("validation/bleu", "higher", take="updates", target=3.0)
-    assert [resampled.summed(metric) for metric in (*METRICS, counts)] == [None, "bleu", None]
+    bleu = resampled.Summed("bleu", None)
+    assert [resampled.summed(metric) for metric in (*METRICS, counts)] == [None, bleu, None]
 
 
 @pytest.mark.parametrize(
     ("old", "new", "line"),
-    [("test/bleu,16", "test/bleu,17", 2), ("these two arms,3,", "these two arms,x,", 3), ("test/bleu,24", "test/chrf,24", 4)],
+    [("test/bleu,16", "test/bleu,17", 2), ("bleu,16,8,", "bleu,16,8,x", 2), ("test/bleu,24", "test/chrf,24", 3)],
 )
 def test_a_file_that_is_damaged_or_anothers(plan, tmp_path, old, new, line):
     resampled.write(plan, tmp_path, kept(plan, tmp_path))

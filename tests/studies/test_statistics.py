@@ -60,6 +60,11 @@ def test_one_way_comparison_is_scipys_dunnett(arms):
         assert ours.interval == pytest.approx((interval.low[i], interval.high[i]), abs=5e-3)  # SciPy's is random
 
 
+def half(difference):
+    """Of the interval's width."""
+    return (difference.interval.high - difference.interval.low) / 2
+
+
 @pytest.mark.parametrize("blocked, test", [(True, stats.ttest_rel), (False, stats.ttest_ind)])
 def test_two_arms_are_the_paired_and_the_pooled_t_test(blocked, test):
     table = drawn(2, 5, spread=3.0)
@@ -87,12 +92,13 @@ def test_blocked_model_is_statsmodels(change):
     unit = np.sqrt(np.diag(covariance))
     normal = np.random.default_rng(0).multivariate_normal(np.zeros(3), covariance / np.outer(unit, unit), 400_000)
     largest = np.abs(normal).max(1) / np.sqrt(np.random.default_rng(1).chisquare(ours.freedom, 400_000) / ours.freedom)
-    assert ours.critical == pytest.approx(np.quantile(largest, 0.95), rel=5e-3)
+    critical = np.quantile(largest, 0.95)
     for arm in "123":
         difference = ours.differences[arm, "0"]
+        assert difference.freedom == ours.freedom
         assert difference.p == pytest.approx(np.mean(largest >= abs(difference.value / difference.error)), abs=3e-3)
-        half = ours.critical * difference.error
-        assert difference.interval == pytest.approx((difference.value - half, difference.value + half))
+        assert half(difference) == pytest.approx(critical * difference.error, rel=5e-3)
+        assert np.mean(difference.interval) == pytest.approx(difference.value)
 
 
 def test_contrasts_of_neighbours():
@@ -102,16 +108,33 @@ def test_contrasts_of_neighbours():
         assert ours.differences[one, two].value == pytest.approx(np.mean(table[one]) - np.mean(table[two]))
         assert ours.differences[one, two].error == pytest.approx(ours.residual * np.sqrt(2 / 5))
     correlation = np.eye(3) - np.eye(3, k=1) / 2 - np.eye(3, k=-1) / 2  # neighbours share an arm, with opposite signs
-    bound = np.full(3, ours.critical)
+    [critical] = {round(half(difference) / difference.error, 9) for difference in ours.differences.values()}
+    bound = np.full(3, critical)
     inside = stats.multivariate_t(np.zeros(3), correlation, df=12, seed=0).cdf(bound, lower_limit=-bound)
     assert inside == pytest.approx(0.95, abs=1e-3)
+
+
+def test_what_all_seeds_share_is_added():
+    """Of two arms, the t interval of the sum of both variances with Satterthwaite's degrees of freedom; named either way."""
+    table = drawn(2, 5)
+    alone = statistics.compare(table, "0").differences["1", "0"]
+    for pair in (("1", "0"), ("0", "1")):
+        both = statistics.compare(table, "0", shared={pair: 2 * alone.error}).differences["1", "0"]
+        assert both.value == alone.value and both.error == pytest.approx(alone.error * np.sqrt(5))
+        assert both.freedom == pytest.approx(4 * 5**2)
+        assert half(both) == pytest.approx(stats.t.isf(0.025, 100) * both.error)
+        assert both.p == pytest.approx(2 * stats.t.sf(abs(both.value) / both.error, 100))
+    still = statistics.compare({"0": [1.0, 1.0], "1": [1.5, 1.5]}, "0", shared={("1", "0"): 0.1}).differences["1", "0"]
+    assert half(still) == pytest.approx(1.96 * 0.1, rel=1e-3)  # seeds that do not vary have no part in it
+    others = statistics.compare(drawn(3, 5), "0", shared={("1", "0"): 1.0}).differences
+    assert others["2", "0"] == statistics.compare(drawn(3, 5), "0").differences["2", "0"]
 
 
 def test_one_seed_gives_differences_and_no_intervals():
     result = statistics.compare({"a": [1.0], "b": [3.0], "c": [NAN]}, "a")
     assert result.differences["b", "a"] == statistics.Difference("b", "a", pytest.approx(2.0))
     assert result.differences["c", "a"] == statistics.Difference("c", "a", None)
-    assert result.residual is result.critical is None
+    assert result.residual is None
 
 
 def test_what_the_runs_do_not_determine_is_absent():

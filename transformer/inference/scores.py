@@ -171,6 +171,12 @@ def buckets(edges: Sequence[int]) -> dict[str, range]:
     return {f"{low}-{high - 1}": range(low, high) for low, high in itertools.pairwise(edges)}
 
 
+def bucket(name: str) -> range | None:
+    """The range of that name; None if it is the name of none."""
+    low, _, high = name.partition("-")
+    return range(int(low), int(high) + 1) if low.isdecimal() and high.isdecimal() else None
+
+
 def by_length(
     name: str,
     sources: Sequence[str],

@@ -1,4 +1,4 @@
-"""Differences of scores of a whole test set, such as BLEU, by resampling its sentences (and seeds).
+"""Differences of scores of a whole test set, such as BLEU, by resampling its sentences.
 
 A score is a function of sums over sentences: `score` maps sums (..., K) to scores (...), for BLEU K counts of n-grams and
 lengths. Letters: R seeds, S sentences, K statistics of a sentence, B resamples. The draws depend on `seed` alone.
@@ -8,23 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from transformer.errors import UserError
-from transformer.studies.statistics import Interval, around
+from transformer.studies.statistics import Interval
 
-TWO = "these two checkpoints"
 Score = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Resampled:
-    """Ours minus theirs, and whom it is about: two checkpoints, or two arms. `interval` and `p` are None with one seed."""
+    """Our checkpoint minus theirs, on sentences of this kind."""
 
     value: float
-    interval: Interval | None
-    p: float | None
-    about: str
+    interval: Interval
+    p: float
 
 
 def checkpoints(score: Score, ours_SxK, theirs_SxK, level: float = 0.95, samples: int = 1000, seed: int = 0) -> Resampled:
@@ -40,36 +37,23 @@ def checkpoints(score: Score, ours_SxK, theirs_SxK, level: float = 0.95, samples
     low, high = np.quantile(resampled_B, [(1 - level) / 2, (1 + level) / 2])
     stray = np.abs(resampled_B - resampled_B.mean()) >= abs(value)
     p = (int(stray.sum()) + 1) / (samples + 1)
-    return Resampled(value, Interval(float(low), float(high)), p, TWO)
+    return Resampled(value, Interval(float(low), float(high)), p)
 
 
-def arms(score: Score, ours_RxSxK, theirs_RxSxK, level: float = 0.95, samples: int = 1000, seed: int = 0) -> Resampled:
-    """Seeds and sentences resampled together: the difference of two arms, on sentences of this kind.
+def shared_error(score: Score, ours_RxSxK, theirs_RxSxK, samples: int = 1000, seed: int = 0) -> float | None:
+    """Standard error of the difference of two arms, our mean over seeds minus theirs, for its sentences being these.
 
-    Row r of both is seed r; a seed is left out if either run has no statistics (nan). R - 1 of R seeds are drawn, which
-    makes the variance over seeds unbiased (Rao & Wu 1988); a t interval then pays for there being few of them, with degrees of
-    freedom as Satterthwaite (1946): R - 1 if the seeds make all the difference, many if the sentences do.
-    UserError if the two were not scored on the same sentences, or no seed is left. For several arms, raise `level`.
+    Row r of both is seed r. What a resample of sentences does to all seeds alike is the covariance of their differences; what
+    it does to each seed by itself shows as a difference between seeds already, and is not counted again. None with fewer than
+    two seeds. UserError if the two were not scored on the same sentences.
     """
-    ours_RxSxK, theirs_RxSxK = np.asarray(ours_RxSxK, dtype=np.float64), np.asarray(theirs_RxSxK, dtype=np.float64)
-    _alike(ours_RxSxK, theirs_RxSxK)
-    kept = np.isfinite(ours_RxSxK).all(axis=(1, 2)) & np.isfinite(theirs_RxSxK).all(axis=(1, 2))
-    if not kept.any():
-        raise UserError("no seed finished in both arms, so there is nothing to compare; train more seeds")
-    rng = np.random.default_rng(seed)
-    difference_R, resampled_BxR = _differences(score, ours_RxSxK[kept], theirs_RxSxK[kept], samples, rng)
-    value, runs = float(difference_R.mean()), len(difference_R)
-    if runs == 1:
-        return Resampled(value, None, None, "these two arms, one seed")
-    drawn_BxR = rng.integers(runs, size=(samples, runs - 1))
-    variance = float(np.take_along_axis(resampled_BxR, drawn_BxR, axis=1).mean(axis=1).var(ddof=1))
-    if variance == 0:
-        return Resampled(value, around(value, 0.0), float(value == 0), "these two arms")
-    by_seed = float(difference_R.var(ddof=1)) / runs
-    freedom = (runs - 1) * max(variance / by_seed, 1.0) ** 2 if by_seed else np.inf
-    half = float(stats.t.isf((1 - level) / 2, freedom)) * variance**0.5
-    p = 2 * float(stats.t.sf(abs(value) / variance**0.5, freedom))
-    return Resampled(value, around(value, half), p, "these two arms")
+    if len(ours_RxSxK) < 2:
+        return None
+    _, resampled_BxR = _differences(score, ours_RxSxK, theirs_RxSxK, samples, np.random.default_rng(seed))
+    covariance_RxR = np.cov(resampled_BxR, rowvar=False)
+    runs = len(covariance_RxR)
+    shared = (covariance_RxR.sum() - covariance_RxR.trace()) / (runs * (runs - 1))
+    return float(max(shared, 0.0)) ** 0.5
 
 
 def _differences(score: Score, ours_RxSxK, theirs_RxSxK, samples: int, rng) -> tuple[np.ndarray, np.ndarray]:

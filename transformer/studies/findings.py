@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from transformer.errors import UserError
 from transformer.inference.scores import SCORES
-from transformer.studies import simultaneous, statistics, verdicts
+from transformer.studies import resampled, simultaneous, statistics, verdicts
 from transformer.studies.resampled import Row as Sentences
 from transformer.studies.results import Row
-from transformer.studies.statistics import Comparison, Difference, Estimate, Table
+from transformer.studies.statistics import Comparison, Difference, Estimate, Pair, Table
 from transformer.studies.study import Claim, Metric, Study
 from transformer.studies.verdicts import Verdict
 
@@ -20,7 +20,8 @@ NEAR = 1.0  # so near to an end of it, in all arms, they cannot be told apart
 @dataclass(frozen=True)
 class Measured:
     """A metric over the arms. `welch`: where the arms' variances differ clearly, else None. `unreached`: by arm, runs that
-    never reached a target. `without`: finished runs that have no value. `limit`: the end of its range that all arms are at."""
+    never reached a target. `without`: finished runs that have no value. `limit`: the end of its range that all arms are at.
+    `shared`: what sentences add to standard errors, by pair; of a pair that is not there they add nothing."""
 
     metric: Metric
     table: Table
@@ -30,6 +31,7 @@ class Measured:
     unreached: Mapping[str, int]
     without: int
     limit: float | None
+    shared: Mapping[Pair, float]
 
 
 @dataclass(frozen=True)
@@ -86,17 +88,32 @@ def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = ())
     seeds = sorted({row.seed for row in ours} | set(range(study.seeds)))
     known = {(row.arm, row.seed): row for row in ours}
     missing = [(arm, seed) for arm in study.arms for seed in seeds if (arm, seed) not in known]
-    measured = [_measure(metric, study, seeds, known) for metric in study.metrics]
+    measured = [_measure(metric, study, seeds, known, resampled.shared(sentences, metric)) for metric in study.metrics]
     counts = {arm: estimate.count for arm, estimate in measured[0].estimates.items() if estimate.count}
-    residual, size = measured[0].comparison.residual, (counts.get(study.compare_with, 0), len(counts))
+    size = counts.get(study.compare_with, 0), len(counts)
+    residual = _of_one_run(measured[0], size[0])
     detectable = None if residual is None else simultaneous.detectable(residual, *size)
     provable = None if residual is None else simultaneous.provable_margin(residual, *size)
-    judged = [_judge(claim, study, measured[0].table, detectable, provable) for claim in study.claims]
+    judged = [_judge(claim, study, measured[0], detectable, provable) for claim in study.claims]
     search = [row for row in rows if row.part == "search"]
     return Findings(study, ours, search, seeds, missing, measured, judged, detectable, sentences)
 
 
-def _measure(metric: Metric, study: Study, seeds: Sequence[int], known: Mapping[tuple[str, int], Row]) -> Measured:
+def _of_one_run(measured: Measured, runs: int) -> float | None:
+    """The standard deviation of one run, that of its sentences (of the middle pair) with it, as if each run had its own."""
+    residual, errors = measured.comparison.residual, sorted(measured.shared.values())
+    if residual is None or not errors:
+        return residual
+    return math.hypot(residual, errors[len(errors) // 2] * math.sqrt(runs / 2))
+
+
+def _measure(
+    metric: Metric,
+    study: Study,
+    seeds: Sequence[int],
+    known: Mapping[tuple[str, int], Row],
+    shared: Mapping[Pair, float],
+) -> Measured:
     label, against = metric.label, study.compare_with
 
     def score(row: Row | None) -> float | None:
@@ -107,11 +124,12 @@ def _measure(metric: Metric, study: Study, seeds: Sequence[int], known: Mapping[
         metric,
         table,
         {arm: statistics.interval(scores) for arm, scores in table.items()},
-        statistics.compare(table, against),
+        statistics.compare(table, against, shared=shared),
         statistics.welch(table, against) if statistics.variances_differ(table) else None,
         {arm: sum(label in row.censored for row in known.values() if row.arm == arm) for arm in table},
         sum(row.status == "finished" and label not in row.values for row in known.values()),
         _limit(metric, list(known.values())),
+        shared,
     )
 
 
@@ -130,8 +148,8 @@ def _limit(metric: Metric, rows: Sequence[Row]) -> float | None:
     return None
 
 
-def _judge(claim: Claim, study: Study, table: Table, detectable: float | None, provable: float | None) -> Judged:
-    higher, against = study.metrics[0].higher_is_better, study.compare_with
+def _judge(claim: Claim, study: Study, first: Measured, detectable: float | None, provable: float | None) -> Judged:
+    higher, against, table, shared = first.metric.higher_is_better, study.compare_with, first.table, first.shared
     claimed = claim.effect or claim.margin or None
     if claim.kind == "exponent":
         assert claim.exponent is not None  # a valid study's has one
@@ -141,13 +159,13 @@ def _judge(claim: Claim, study: Study, table: Table, detectable: float | None, p
         except UserError as error:
             return Judged(claim, Verdict(verdicts.CANNOT_TELL, "", {}), problem=str(error))
     if claim.kind == "equal":
-        verdict = verdicts.equal(table, claim.arms, against, claim.margin)
+        verdict = verdicts.equal(table, claim.arms, against, claim.margin, shared)
         return Judged(claim, verdict, [(arm, against) for arm in claim.arms], claimed, provable)
     if claim.kind == "order":
-        verdict = verdicts.order(table, claim.arms, claim.margin, higher)
+        verdict = verdicts.order(table, claim.arms, claim.margin, higher, shared)
         return Judged(claim, verdict, list(zip(claim.arms, claim.arms[1:], strict=False)), claimed, detectable)
     if claim.kind == "better":
-        verdict = verdicts.better(table, claim.arms, against, claim.margin, higher)
+        verdict = verdicts.better(table, claim.arms, against, claim.margin, higher, shared)
         return Judged(claim, verdict, [(arm, against) for arm in claim.arms], claimed, detectable)
-    verdict = verdicts.worse(table, claim.arms, against, claim.margin, higher)
+    verdict = verdicts.worse(table, claim.arms, against, claim.margin, higher, shared)
     return Judged(claim, verdict, [(against, arm) for arm in claim.arms], claimed, detectable)

@@ -11,8 +11,8 @@ from pathlib import Path
 from transformer import plots
 from transformer.errors import no_failure
 from transformer.files import new_file
-from transformer.studies import bootstrap, resampled, results
 from transformer.studies import findings as found
+from transformer.studies import resampled, results
 from transformer.studies.findings import Findings, Judged, Measured
 from transformer.studies.page import page
 from transformer.studies.phrases import claimed, power, sentence
@@ -109,33 +109,27 @@ def _metric(findings: Findings, measured: Measured) -> list[str]:
 
 
 def _resampled(findings: Findings, measured: Measured) -> list[str]:
-    """A table of the differences on other sentences too, of a score that is made of sums over them."""
+    """What other sentences would change, of a score that is made of sums over them: a table of two checkpoints each."""
     against, number = findings.study.compare_with, digits(measured)
-    rows = {(row.arm, row.about): row for row in findings.sentences if row.metric == measured.metric.label}
+    rows = [row for row in findings.sentences if row.metric == measured.metric.label and row.against == against]
     if not rows:
         return []
-    head = ["arm", f"minus {code(against)}", "simultaneous 95 % interval", "p", bootstrap.TWO, "their 95 % interval", "their p"]
-    lines, seeds = [], set()
-    for arm in findings.study.arms:
-        mine = {about: row for (each, about), row in rows.items() if each == arm}
-        if mine:
-            two = mine.pop(bootstrap.TWO)
-            [both] = mine.values()
-            seeds |= {(both.seeds, two.seeds)}
-            lines.append([code(arm), *(cell for row in (both, two) for cell in _cells(row, number))])
-    [(count, first), *more] = sorted(seeds)
-    of = f"{counted(count, 'seed')}{' (fewer of some arms)' if more else ''}"
+    intervals = (
+        "Intervals and p of differences are about other seeds and other sentences of this kind: a standard error is that of "
+        "the seeds, pooled over arms, and what resampling the sentences does to all seeds alike."
+    )
+    first, *others = sorted({row.seed for row in rows})
+    lines = [[code(row.arm), *_two(row, number)] for row in rows]
     return [
-        f"On other sentences of this kind too: sentences and {of} resampled together, intervals adjusted for all arms "
-        f"(Bonferroni). Beside it the paired bootstrap (Koehn 2004) of two checkpoints, of seed {first}: it says nothing of "
-        "other seeds.",
-        table(head, lines),
+        *([intervals] if measured.shared else []),
+        f"The paired bootstrap (Koehn 2004) of two checkpoints each, of seed {first}{' or later' if others else ''}: on other "
+        "sentences of this kind, but it says nothing of other seeds.",
+        table(["arm", f"these two checkpoints: minus {code(against)}", "95 % interval", "p"], lines),
     ]
 
 
-def _cells(row: resampled.Row, number: Digits) -> list[str]:
-    interval = None if row.low is None or row.high is None else Interval(row.low, row.high)
-    return [number(row.difference), number.interval(interval), p_value(row.p)]
+def _two(row: resampled.Row, number: Digits) -> list[str]:
+    return [number(row.difference), number.interval(Interval(row.low, row.high)), p_value(row.p)]
 
 
 def _notes(findings: Findings, measured: Measured) -> list[str]:
@@ -179,7 +173,8 @@ def _how_computed(findings: Findings) -> list[str]:
         *able,
         "Intervals of a mean are Student's, over the runs that finished. Differences come from the model score = arm + seed + "
         "noise, by least squares, the noise pooled over arms; their intervals hold together, and p is adjusted for all of them "
-        "(Dunnett 1955). All are about other seeds on the same data, not about other test sets.",
+        "(Dunnett 1955). All are about other seeds on the same data, not about other test sets"
+        + (", but where that is said." if any(measured.shared for measured in findings.measured) else "."),
     ]
 
 

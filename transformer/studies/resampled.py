@@ -1,10 +1,11 @@
 """sentences.csv: what differences of arms are worth on other sentences too, from the outputs that runs have kept.
 
-Two rows of each arm and score: of one checkpoint of either side, resampling sentences alone, and of the arms, resampling
-seeds and sentences together (bootstrap.py). Letters: R seeds, S sentences, K statistics.
+A row of each pair of arms and score (bootstrap.py): the standard error that sentences add to that of the seeds, and, of one
+checkpoint of either side, what resampling sentences says. Letters: R seeds, S sentences, K statistics.
 """
 
 import csv
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,35 +16,56 @@ import numpy as np
 
 from transformer.errors import UserError, no_failure
 from transformer.files import new_file
+from transformer.inference import scores
 from transformer.inference.sums import SUMS, of_sentences
 from transformer.runtime.workdir import Workdir
 from transformer.studies import bootstrap
 from transformer.studies.outcomes import Outcome
 from transformer.studies.plan import Plan, Run
+from transformer.studies.statistics import Pair
 from transformer.studies.study import Metric, Study
 
 NAME = "sentences.csv"
-COLUMNS = ("metric", "arm", "about", "seeds", "difference", "low", "high", "p")
+COLUMNS = ("metric", "arm", "against", "error", "seed", "difference", "low", "high", "p")
 
 
 @dataclass(frozen=True)
 class Row:
-    """`arm` minus the arm that all are compared with. `seeds`: how many, or, of two checkpoints, which. None: one seed."""
+    """`error`: the standard error that all seeds of the pair share (`bootstrap.shared_error`); None: fewer than two, or nobody
+    asked. The others are of the checkpoints of `seed` alone: `arm` minus `against`, and its interval of 95 %."""
 
     metric: str
     arm: str
-    about: str
-    seeds: int
+    against: str
+    error: float | None
+    seed: int
     difference: float
-    low: float | None
-    high: float | None
-    p: float | None
+    low: float
+    high: float
+    p: float
 
 
-def summed(metric: Metric) -> str | None:
-    """The score whose sums over sentences make the metric; None: another kind of metric."""
-    name = metric.name.partition("/")[2]
-    return name if name in SUMS and metric.take == "last" else None
+@dataclass(frozen=True)
+class Summed:
+    """A metric that is made of sums over sentences, those of sources of so many words; None: all."""
+
+    score: str
+    words: range | None
+
+
+def summed(metric: Metric) -> Summed | None:
+    """None: another kind of metric."""
+    name, _, bucket = metric.name.partition("/")[2].partition("@")
+    words = scores.bucket(bucket) if bucket else None
+    known = name in SUMS and metric.take == "last" and (words is not None or not bucket)
+    return Summed(name, words) if known else None
+
+
+def pairs(study: Study) -> list[Pair]:
+    """The arms that a report compares: each with `compare_with`, and neighbours in an order that is claimed."""
+    each = [(arm, study.compare_with) for arm in study.arms if arm != study.compare_with]
+    neighbours = [pair for claim in study.claims if claim.kind == "order" for pair in itertools.pairwise(claim.arms)]
+    return each + [pair for pair in dict.fromkeys(neighbours) if pair not in each and pair[::-1] not in each]
 
 
 def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome]) -> None:
@@ -52,18 +74,17 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome]) -> None:
     finished = {
         (run.arm, run.seed): run for run, found in outcomes.items() if run.part == "study" and found.status == "finished"
     }
-    others = [arm for arm in study.arms if arm != study.compare_with]
     for metric in study.metrics:
-        if (name := summed(metric)) is None:
+        if (asked := summed(metric)) is None:
             continue
         split = metric.name.partition("/")[0]
-        read = {key: _statistics(run, Workdir(run.folder(root)).outputs_file(split), name) for key, run in finished.items()}
+        read = {key: _statistics(run, Workdir(run.folder(root)).outputs_file(split), asked) for key, run in finished.items()}
         known = {key: statistics for key, statistics in read.items() if statistics is not None}
-        for arm in others:
-            seeds = [seed for seed in range(study.seeds) if (arm, seed) in known and (study.compare_with, seed) in known]
+        for pair in pairs(study):
+            seeds = [seed for seed in range(study.seeds) if all((arm, seed) in known for arm in pair)]
             if seeds:
-                ours, theirs = (np.stack([known[each, seed] for seed in seeds]) for each in (arm, study.compare_with))
-                rows += _compared(metric, name, arm, seeds, ours, theirs, len(others))
+                ours, theirs = (np.stack([known[arm, seed] for seed in seeds]) for arm in pair)
+                rows.append(_compared(metric, asked.score, pair, seeds[0], ours, theirs))
     (root / NAME).unlink(missing_ok=True)
     if rows:
         with new_file(root / NAME) as new, new.open("w", encoding="utf-8", newline="") as file:
@@ -72,28 +93,23 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome]) -> None:
             writer.writerows([getattr(row, name) for name in COLUMNS] for row in rows)
 
 
-def _statistics(run: Run, path: Path, name: str) -> np.ndarray | None:
+def _statistics(run: Run, path: Path, asked: Summed) -> np.ndarray | None:
     if not path.is_file():
         return None
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if asked.words is None or len(line["source"].split()) in asked.words]
+    if len(lines) < scores.FEWEST:
+        return None
     outputs, references = ([line[side] for line in lines] for side in ("output", "reference"))
-    return of_sentences(name, outputs, references, run.config.evaluate.bleu_tokenize)
+    return of_sentences(asked.score, outputs, references, run.config.evaluate.bleu_tokenize)
 
 
-def _compared(
-    metric: Metric, name: str, arm: str, seeds: Sequence[int], ours_RxSxK: np.ndarray, theirs_RxSxK: np.ndarray, arms: int
-) -> list[Row]:
-    """Intervals of arms hold together (Bonferroni); that of two checkpoints stands alone."""
+def _compared(metric: Metric, name: str, pair: Pair, seed: int, ours_RxSxK: np.ndarray, theirs_RxSxK: np.ndarray) -> Row:
     score = SUMS[name].score
+    error = bootstrap.shared_error(score, ours_RxSxK, theirs_RxSxK)
     two = bootstrap.checkpoints(score, ours_RxSxK[0], theirs_RxSxK[0])
-    both = bootstrap.arms(score, ours_RxSxK, theirs_RxSxK, level=1 - 0.05 / arms)
-    result = []
-    for found, count, times in ((two, seeds[0], 1), (both, len(seeds), arms)):
-        low, high = found.interval or (None, None)
-        p = None if found.p is None else min(found.p * times, 1.0)
-        numbers = (None if x is None else float(f"{x:.6g}") for x in (found.value, low, high, p))
-        result.append(Row(metric.label, arm, found.about, count, *numbers))  # type: ignore[arg-type]
-    return result
+    value, low, high, p = (float(f"{x:.6g}") for x in (two.value, *two.interval, two.p))
+    return Row(metric.label, *pair, None if error is None else float(f"{error:.6g}"), seed, value, low, high, p)
 
 
 def read(path: Path, study: Study) -> list[Row]:
@@ -106,12 +122,18 @@ def read(path: Path, study: Study) -> list[Row]:
     rows = []
     for number, line in enumerate(lines, 2):
         try:
-            values = [float(line[name]) if line[name] else None for name in COLUMNS[4:]]
-            row = Row(line["metric"], line["arm"], line["about"], int(line["seeds"]), *values)  # type: ignore[arg-type]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}, line {number}: damaged; --mode=ablate makes the file again from the runs") from error
-        known = row.arm in study.arms and row.metric in [metric.label for metric in study.metrics]
-        if not known or row.difference is None or not math.isfinite(row.difference):
+            error = float(line["error"]) if line["error"] else None
+            values = [float(line[name]) for name in COLUMNS[5:]]
+            row = Row(line["metric"], line["arm"], line["against"], error, int(line["seed"]), *values)
+        except (KeyError, TypeError, ValueError) as wrong:
+            raise UserError(f"{path}, line {number}: damaged; --mode=ablate makes the file again from the runs") from wrong
+        known = {row.arm, row.against} <= set(study.arms) and row.metric in [metric.label for metric in study.metrics]
+        if not known or not math.isfinite(row.difference):
             raise UserError(f"{path}, line {number}: it is not of this study; is --config the study's file?")
         rows.append(row)
     return rows
+
+
+def shared(rows: Sequence[Row], metric: Metric) -> dict[Pair, float]:
+    """By pair, for `statistics.contrasts`."""
+    return {(row.arm, row.against): row.error for row in rows if row.metric == metric.label and row.error is not None}

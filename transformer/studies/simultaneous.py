@@ -24,7 +24,7 @@ def dunnett(arms: int) -> Correlation:
     return as_key(np.full((arms - 1, arms - 1), 0.5) + 0.5 * np.eye(arms - 1))
 
 
-def tail(bound: float, correlation: Correlation, freedom: int) -> float:
+def tail(bound: float, correlation: Correlation, freedom: float) -> float:
     """P(max |t| >= bound) of a multivariate t with `freedom` degrees of freedom (two-sided, adjusted p value of `bound`).
 
     t is a radius times a point of the ellipsoid (Genz & Bretz 2009, 4.2): the radius squared over the dimension has an F
@@ -35,7 +35,7 @@ def tail(bound: float, correlation: Correlation, freedom: int) -> float:
 
 
 @functools.cache
-def critical(correlation: Correlation, freedom: int, level: float = 0.95) -> float:
+def critical(correlation: Correlation, freedom: float, level: float = 0.95) -> float:
     """The bound that max |t| stays under with probability `level`: the half-width, in standard errors, of all intervals."""
     highest = 1.01 * float(stats.t.isf((1 - level) / (2 * len(correlation)), freedom))  # Bonferroni
     return float(optimize.brentq(lambda bound: tail(bound, correlation, freedom) - (1 - level), 0.0, highest))  # pyright: ignore[reportArgumentType]

@@ -19,6 +19,8 @@ from transformer.studies import simultaneous
 
 Scores = Sequence[float | None]
 Table = Mapping[str, Scores]
+Pair = tuple[str, str]  # an arm, and the one that it is compared with
+MANY = 1e6  # degrees of freedom, as good as any number
 ROUNDING = 1e-12  # of the largest score: a spread or a difference below it is 0
 
 
@@ -37,12 +39,14 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """`arm` minus `against`. What the runs do not allow to be said is None: without an interval, one seed is all there is."""
+    """`arm` minus `against`. What the runs do not allow to be said is None: without an interval, one seed is all there is.
+    `freedom`: degrees of freedom of the standard error `error`."""
 
     arm: str
     against: str
     value: float | None
     error: float | None = None
+    freedom: float | None = None
     interval: Interval | None = None
     p: float | None = None
 
@@ -52,13 +56,12 @@ class Comparison:
     """Differences that hold together: all intervals cover at once with probability `level`, the p values are adjusted.
 
     `residual` is the pooled standard deviation (0: the runs do not vary, the intervals have no width), `freedom` its degrees
-    of freedom, `critical` the half-width of the intervals in standard errors.
+    of freedom.
     """
 
-    differences: Mapping[tuple[str, str], Difference]
+    differences: Mapping[Pair, Difference]
     freedom: int
     residual: float | None
-    critical: float | None
 
 
 class Divergence(NamedTuple):
@@ -81,18 +84,30 @@ def interval(values: Scores | np.ndarray, level: float = 0.95) -> Estimate:
     return Estimate(mean, around(mean, float(stats.t.isf((1 - level) / 2, len(finite) - 1)) * error), len(finite))
 
 
-def compare(table: Table, against: str, level: float = 0.95, blocked: bool = True) -> Comparison:
+def compare(
+    table: Table, against: str, level: float = 0.95, blocked: bool = True, shared: Mapping[Pair, float] | None = None
+) -> Comparison:
     """Every arm against the arm `against`, with Dunnett's correction; see `contrasts`."""
     known(table, against)
-    return contrasts(table, [(arm, against) for arm in table if arm != against], level, blocked)
+    return contrasts(table, [(arm, against) for arm in table if arm != against], level, blocked, shared)
 
 
-def contrasts(table: Table, pairs: Sequence[tuple[str, str]], level: float = 0.95, blocked: bool = True) -> Comparison:
+def contrasts(
+    table: Table,
+    pairs: Sequence[Pair],
+    level: float = 0.95,
+    blocked: bool = True,
+    shared: Mapping[Pair, float] | None = None,
+) -> Comparison:
     """Differences of pairs of arms in the model score = arm + seed + noise, by least squares, the noise pooled over arms.
 
     Runs may be missing. `blocked=False` leaves the seed out of the model (for arms whose seeds have nothing in common it
     makes no difference to what is true, and gives more degrees of freedom). A difference that the runs do not determine (an
     arm without a run; arms that share no seed, if blocked) has no value.
+
+    `shared`: by pair, either way round, a standard error that all of its seeds have in common, for the test's sentences being
+    these (`bootstrap.shared_error`). It is added to that of the seeds, of which alone the degrees of freedom are few: those of
+    both are Satterthwaite's (1946). The correlations of differences are taken to be those of the seeds.
     """
     for arm in (arm for pair in pairs for arm in pair):
         known(table, arm)
@@ -123,7 +138,7 @@ def contrasts(table: Table, pairs: Sequence[tuple[str, str]], level: float = 0.9
     result = {pair: Difference(*pair, None) for pair in pairs}
     result |= {pairs[i]: Difference(*pairs[i], float(difference_P[i])) for i in determined}
     if freedom < 1 or not determined:
-        return Comparison(result, freedom, None, None)
+        return Comparison(result, freedom, None)
 
     residual = math.sqrt(float(residual_N @ residual_N) / freedom)
     residual = residual if residual > ROUNDING * scale else 0.0
@@ -131,12 +146,20 @@ def contrasts(table: Table, pairs: Sequence[tuple[str, str]], level: float = 0.9
     covariance_PxP = half_PxN @ half_PxN.T
     unit_P = np.sqrt(np.diag(covariance_PxP))
     correlation = simultaneous.as_key(covariance_PxP / np.outer(unit_P, unit_P))
-    critical = simultaneous.critical(correlation, freedom, level)
+    both_ways = {pair: error for (ours, theirs), error in (shared or {}).items() for pair in ((ours, theirs), (theirs, ours))}
     for i, unit in zip(determined, unit_P.tolist(), strict=True):
-        value, error = float(difference_P[i]), residual * unit
-        p = simultaneous.tail(abs(value) / error, correlation, freedom) if error else float(value == 0)
-        result[pairs[i]] = Difference(*pairs[i], value, error, around(value, critical * error), p)
-    return Comparison(result, freedom, residual, critical)
+        pair, value = pairs[i], float(difference_P[i])
+        error = math.hypot(residual * unit, both_ways.get(pair, 0.0))
+        own = _satterthwaite(freedom, residual * unit, error)
+        p = simultaneous.tail(abs(value) / error, correlation, own) if error else float(value == 0)
+        reach = simultaneous.critical(correlation, own, level) * error
+        result[pair] = Difference(*pair, value, error, own, around(value, reach), p)
+    return Comparison(result, freedom, residual)
+
+
+def _satterthwaite(freedom: int, part: float, error: float) -> float:
+    """Degrees of freedom of a standard error of which a part has `freedom` of them, the rest (nearly) any number."""
+    return min(freedom * (error / part) ** 4, MANY) if part else MANY if error else float(freedom)
 
 
 def welch(table: Table, against: str, level: float = 0.95) -> dict[str, Difference]:
@@ -156,10 +179,11 @@ def _welch(arm: str, against: str, ours: np.ndarray, theirs: np.ndarray, level: 
     error = math.sqrt(sum(parts))
     if error == 0:
         value = value if abs(value) > ROUNDING * float(np.abs(theirs).max()) else 0.0
-        return Difference(arm, against, value, 0.0, around(value, 0.0), float(value == 0))
+        return Difference(arm, against, value, 0.0, None, around(value, 0.0), float(value == 0))
     freedom = error**4 / (parts[0] ** 2 / (len(ours) - 1) + parts[1] ** 2 / (len(theirs) - 1))
     half = float(stats.t.isf((1 - level) / 2, freedom)) * error
-    return Difference(arm, against, value, error, around(value, half), 2 * float(stats.t.sf(abs(value) / error, freedom)))
+    p = 2 * float(stats.t.sf(abs(value) / error, freedom))
+    return Difference(arm, against, value, error, freedom, around(value, half), p)
 
 
 def variances_differ(table: Table, level: float = 0.05) -> bool | None:

@@ -13,12 +13,12 @@ from scipy import stats
 
 from transformer.errors import UserError
 from transformer.studies import power_law, statistics
-from transformer.studies.statistics import Difference, Interval, Table
+from transformer.studies.statistics import Difference, Interval, Pair, Table
 
 AGREES, DISAGREES, CANNOT_TELL = "agrees", "disagrees", "cannot tell"
 
 Numbers = Mapping[str, float | None]
-Pair = tuple[str, str]
+Shared = Mapping[Pair, float] | None  # see `statistics.contrasts`
 
 
 @dataclass(frozen=True)
@@ -31,30 +31,36 @@ class Verdict:
     numbers: Mapping[str, Numbers]
 
 
-def better(table: Table, arms: Sequence[str], against: str, margin: float, higher_is_better: bool) -> Verdict:
+def better(
+    table: Table, arms: Sequence[str], against: str, margin: float, higher_is_better: bool, shared: Shared = None
+) -> Verdict:
     """Each of `arms` beats the arm `against` by at least `margin`."""
-    return _beats(table, [(arm, against) for arm in arms], _dunnett(table, against), margin, higher_is_better)
+    return _beats(table, [(arm, against) for arm in arms], _dunnett(table, against), margin, higher_is_better, shared)
 
 
-def worse(table: Table, arms: Sequence[str], against: str, margin: float, higher_is_better: bool) -> Verdict:
+def worse(
+    table: Table, arms: Sequence[str], against: str, margin: float, higher_is_better: bool, shared: Shared = None
+) -> Verdict:
     """Each of `arms` is beaten by the arm `against` by at least `margin`."""
     family = [(other, arm) for arm, other in _dunnett(table, against)]
-    return _beats(table, [(against, arm) for arm in arms], family, margin, higher_is_better)
+    return _beats(table, [(against, arm) for arm in arms], family, margin, higher_is_better, shared)
 
 
-def order(table: Table, arms: Sequence[str], margin: float, higher_is_better: bool) -> Verdict:
+def order(table: Table, arms: Sequence[str], margin: float, higher_is_better: bool, shared: Shared = None) -> Verdict:
     """Each of `arms`, best first, beats the next by at least `margin`."""
     pairs = list(zip(arms, arms[1:], strict=False))
-    return _beats(table, pairs, pairs, margin, higher_is_better)
+    return _beats(table, pairs, pairs, margin, higher_is_better, shared)
 
 
-def equal(table: Table, arms: Sequence[str], against: str, margin: float) -> Verdict:
+def equal(table: Table, arms: Sequence[str], against: str, margin: float, shared: Shared = None) -> Verdict:
     """Each of `arms` differs from the arm `against` by less than `margin`, either way.
 
     Two one-sided tests (Schuirmann 1987) by an interval of 95 %, which is stricter than their usual 90 %; `p_tost` is their p
     value, unadjusted. That no difference was found is not enough: the interval must leave no room for one.
     """
-    comparison = statistics.contrasts(table, _checked([(arm, against) for arm in arms], _dunnett(table, against)))
+    comparison = statistics.contrasts(
+        table, _checked([(arm, against) for arm in arms], _dunnett(table, against)), shared=shared
+    )
     words, numbers = [], {}
     for arm in arms:
         difference = comparison.differences[arm, against]
@@ -63,7 +69,7 @@ def equal(table: Table, arms: Sequence[str], against: str, margin: float) -> Ver
         words.append(DISAGREES if clear else CANNOT_TELL if more and word == AGREES else word)
         tost = None
         if difference.value is not None and difference.error:
-            tost = float(stats.t.sf((margin - abs(difference.value)) / difference.error, comparison.freedom))
+            tost = float(stats.t.sf((margin - abs(difference.value)) / difference.error, difference.freedom))
         found = _numbers(difference, 1.0) | {"margin": margin, "p_tost": tost} | lost
         numbers[f"{arm} against {against}"] = found
     rule = (
@@ -110,9 +116,11 @@ def within(interval: Interval | None, low: float, high: float) -> str:
     return DISAGREES if interval.high < low or interval.low > high else CANNOT_TELL
 
 
-def _beats(table: Table, pairs: Sequence[Pair], family: Sequence[Pair], margin: float, higher_is_better: bool) -> Verdict:
+def _beats(
+    table: Table, pairs: Sequence[Pair], family: Sequence[Pair], margin: float, higher_is_better: bool, shared: Shared
+) -> Verdict:
     """In each pair the first arm beats the second; the intervals hold together with those of all of `family`."""
-    comparison = statistics.contrasts(table, _checked(pairs, family))
+    comparison = statistics.contrasts(table, _checked(pairs, family), shared=shared)
     sign = 1.0 if higher_is_better else -1.0
     words, numbers = [], {}
     for ours, theirs in pairs:
