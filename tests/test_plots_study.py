@@ -18,6 +18,14 @@ def panels(arms: list[str], runs: int) -> list[plots.Panel]:
     sizes = np.repeat([1e3, 3e4, 1e6], runs).tolist()
     return [
         plots.Dots("validation/nll (lower is better)", values, means, intervals, {arms[-1]: "2 diverged, 1 failed"}, arms[0]),
+        plots.Ranges(
+            "test/bleu (higher is better), by words of the source",
+            ["1-9", "10-19", "20-29"],
+            {arm: [each, [], [x / 2 for x in each]] for arm, each in values.items()},
+            {arm: [mean, None, mean and mean / 2] for arm, mean in means.items()},
+            {arm: [intervals[arm], None, None] for arm in arms},
+            arms[0],
+        ),
         plots.Law("loss", sizes, [1 + 8 * size**-0.3 for size in sizes], (1.0, 8.0, 0.3) if runs else None, "1 + 8 / N^0.3"),
         plots.Lines("validation/nll", curves, arms[0]),
     ]
@@ -30,7 +38,7 @@ def test_legible(tmp_path, figures, count):  # noqa: F811
     check_legible(figures[0])
     assert (tmp_path / "a.svg").stat().st_size < 100_000 and (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     named = [text.get_text() for text in texts(figures[0])]
-    assert len([name for name in named if name.startswith("no positions, and")]) == (2 if count > 2 else 0)
+    assert len([name for name in named if name.startswith("no positions, and")]) == (3 if count > 2 else 0)
 
 
 def test_no_run_at_all_is_a_figure(tmp_path, figures):  # noqa: F811
@@ -41,7 +49,7 @@ def test_no_run_at_all_is_a_figure(tmp_path, figures):  # noqa: F811
 def test_curves_are_runs_and_their_mean(tmp_path, figures):  # noqa: F811
     """The mean is over the runs that finished; the one that diverged is dashed. The law goes through its points."""
     plots.study_figure(panels(NAMES[:2], 3), tmp_path / "a.svg")
-    dots, law, lines = figures[0].axes
+    dots, by_length, law, lines = figures[0].axes
     drawn = lines.lines[:4]
     assert [line.get_linestyle() for line in drawn] == ["-", "--", "-", "-"]
     assert drawn[3].get_ydata() == pytest.approx([9 / step + (0 + 2) / 2 / 9 for step in (10, 20, 30)])
@@ -51,3 +59,7 @@ def test_curves_are_runs_and_their_mean(tmp_path, figures):  # noqa: F811
     assert np.interp(np.log(points.get_xdata()), np.log(x), y) == pytest.approx(points.get_ydata(), rel=1e-3)
     runs, ends, middle = (line.get_xdata() for line in dots.lines[:3])
     assert len(runs) == 3 and list(middle) == pytest.approx([np.mean(runs)]) and ends == pytest.approx(middle + [-0.3, 0.2])
+    runs, interval, *_, line = by_length.lines[:5]
+    assert [text.get_text() for text in by_length.get_xticklabels()] == ["1-9", "10-19", "20-29"]
+    assert list(line.get_xdata()) == [0, 2] and line.get_ydata() == pytest.approx([middle[0], middle[0] / 2])
+    assert set(runs.get_xdata()) == {0} and interval.get_ydata() == pytest.approx([middle[0] - 0.3, middle[0] + 0.2])

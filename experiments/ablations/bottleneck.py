@@ -2,8 +2,14 @@
 
     python launch.py --mode=ablate --config=experiments/ablations/bottleneck.py --workdir=runs/bottleneck
 
-Not run yet. Lists of 3 to 40 items, each drawn on its own, so that what is said of k of them must have been kept of all k.
-Widths make parameters equal. Wider and narrower vectors: bottleneck_width.py.
+Three seeds, 1 to 3 min a run on one of two cores. Of the items of lists of 3 to 9 one vector has 60 % right, of 10 to 19 24 %,
+of 30 to 40 11 % (a guess: 4 %); read from the end 72, 29, 12 %. Attention has 98.8 to 100 % at all lengths, Bahdanau's and
+Luong's alike; the Transformer, which must learn from sinusoids where to look, 99.5 to 85 %, in as many updates. Places tell
+where one vector gives up: 30 % of the first nine items, 6 % of those from the thirtieth on, reversed or not.
+
+Lists of 3 to 40 items, each drawn on its own, so that what is said of k of them must have been kept of all k. In 500 updates of
+twice the tokens, on 5 to 60 items, one vector learned nothing (seed 0: 5 to 7 % at all lengths). Widths make parameters equal.
+Wider and narrower vectors: bottleneck_width.py.
 """
 
 import dataclasses
@@ -23,8 +29,7 @@ METRICS = (
     Metric("test/word_accuracy@20-29", "higher"),
     Metric("test/word_accuracy@10-19", "higher"),
     Metric("test/word_accuracy@3-9", "higher"),
-    Metric("test/place_accuracy@1-9", "higher"),
-    Metric("test/place_accuracy@30-40", "higher"),
+    *(Metric(f"test/place_accuracy@{places}", "higher") for places in ("1-9", "10-19", "20-29", "30-40")),
     Metric("validation/nll", "lower"),
 )
 TRANSFORMER = {

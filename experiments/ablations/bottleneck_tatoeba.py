@@ -31,6 +31,7 @@ TATOEBA = {
     "data.vocabulary_size": "2000",
     "data.max_source_length": "128",
     "data.max_target_length": "128",
+    "train.batch_tokens": "1536",
     "evaluate.scores": "bleu",
     "evaluate.lengths": "1,10,20,30,60",
     "evaluate.places": "",

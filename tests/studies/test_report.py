@@ -19,7 +19,7 @@ from test_study import STUDY
 
 from transformer import plots
 from transformer.errors import UserError
-from transformer.studies import findings, report, results
+from transformer.studies import drawings, findings, report, results
 from transformer.studies import study as studies
 from transformer.studies.study import Claim, Metric, Study
 
@@ -401,8 +401,21 @@ def test_one_point_is_no_curve(tmp_path, curve, drawn):
     study = make(claims=())
     rows = [row | {"curve of validation/nll": curve} for row in loss(study)]
     path = written.write(tmp_path, study, rows) / "results.csv"
-    found = report.panels(findings.find(study, results.read(path, study)))
+    found = drawings.panels(findings.find(study, results.read(path, study)))
     assert any(isinstance(panel, plots.Lines) for panel in found) == drawn
+
+
+def test_a_score_by_length_is_one_panel(tmp_path):
+    """From three ranges on, in the order of lengths; what is no range has a panel of its own."""
+    names = ("test/bleu@10-19", "validation/nll", "test/bleu@1-9", "test/bleu@20-29", "test/chrf@1-9", "test/chrf@10-19")
+    study = make(claims=(), metrics=tuple(Metric(name, "higher") for name in names))
+    scores = {name: float(place) for place, name in enumerate(names)}
+    path = written.write(tmp_path, study, written.all_of(study, lambda arm, seed: scores)) / "results.csv"
+    bleu, *others = drawings.panels(findings.find(study, results.read(path, study)))
+    assert isinstance(bleu, plots.Ranges) and list(bleu.ranges) == ["1-9", "10-19", "20-29"]
+    assert bleu.means["16"] == [2.0, 0.0, 3.0] and bleu.values["8"][2] == [3.0] * 5
+    assert bleu.label == "test/bleu (higher is better), by words of the source"
+    assert [type(panel) for panel in others] == [plots.Dots] * 3
 
 
 def test_the_figure_shows_where_runs_are(tmp_path):

@@ -87,9 +87,10 @@ def test_the_report_tells_them(plan, tmp_path):
     report.write(plan.study, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "from `results.csv`, a row a run, and `sentences.csv`." in text
-    assert text.count("about other seeds and other sentences of this kind") == 1  # validation's loss is no such score
-    assert "of two checkpoints each, of seed 0:" in text and "not about other test sets, but where that is said." in text
-    found = table(text[text.index("The paired bootstrap") :], "The paired bootstrap")
+    begin = "Differences are about other sentences too. Two checkpoints each, of seed 0,"
+    assert text.count(begin) == 1  # validation's loss is no such score
+    assert text.count("what resampling the test's does to all seeds alike is added") == 1
+    found = table(text[text.index(begin) :], begin)
     read = {row.arm: row for row in resampled.read(tmp_path / "sentences.csv", plan.study)}
     assert list(found) == ["16", "24"]
     assert float(found["24"]["these two checkpoints: minus 8"]) == pytest.approx(read["24"].difference, abs=0.05)

@@ -5,7 +5,7 @@ Figures are built through matplotlib's object API, without pyplot's global state
 
 from transformer.plots.curves import learning_curve
 from transformer.plots.maps import attention, attention_map
-from transformer.plots.study import Dots, Law, Lines, Panel, study_figure
+from transformer.plots.study import Dots, Law, Lines, Panel, Ranges, study_figure
 from transformer.plots.style import BLUE, GREEN, ORANGE, printable
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Law",
     "Lines",
     "Panel",
+    "Ranges",
     "attention",
     "attention_map",
     "learning_curve",

@@ -1,7 +1,7 @@
 """The figure of a study: panels one under the other, as wide as a phone can show and a page of paper has room for."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,49 @@ class Dots:
         """Inches that the names of arms take on the left, and on the right."""
         notes = max((width_of(note, SMALL) for note in self.notes.values()), default=0.0)
         return max(width_of(printable(arm, NAMED)) for arm in self.values), notes
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """A score by range, such as the length of sources: each arm's runs, their means as a line, and the intervals of these.
+
+    `values`, `means`, `intervals`: by arm, for each of `ranges`.
+    """
+
+    label: str
+    ranges: Sequence[str]
+    values: Mapping[str, Sequence[Sequence[float]]]
+    means: Mapping[str, Sequence[float | None]]
+    intervals: Mapping[str, Sequence[tuple[float, float] | None]]
+    compare_with: str
+
+    def height(self) -> float:
+        return max(2.7, 0.6 + 0.2 * len(self.values))
+
+    def draw(self, axes: Any) -> None:
+        colours, ends = styles(self.values, self.compare_with), []
+        for arm, runs in self.values.items():
+            colour, style = colours[arm]
+            for place, each in enumerate(runs):
+                axes.plot([place] * len(each), each, "o", ms=4, color=colour, alpha=0.45, mew=0)
+                if interval := self.intervals[arm][place]:
+                    axes.plot([place, place], interval, color=colour, lw=1.8, solid_capstyle="butt")
+            known = [(place, mean) for place, mean in enumerate(self.means[arm]) if mean is not None]
+            if known:
+                axes.plot(*zip(*known, strict=True), color=colour, lw=1.6, ls=style)
+                ends.append((printable(arm, NAMED), colour, *known[-1]))
+        axes.set_xlabel(printable(self.label, 80))
+        if not ends:
+            nothing(axes)
+            return
+        axes.set_xlim(-0.2, len(self.ranges) - 0.8)
+        axes.set_xticks(range(len(self.ranges)), self.ranges)
+        axes.grid(axis="y", color="#E4E4E4", lw=0.8)
+        axes.set_axisbelow(True)
+        label_ends(axes, ends)
+
+    def names(self) -> tuple[float, float]:
+        return 0.0, named_ends(self.values)
 
 
 @dataclass(frozen=True)
@@ -151,10 +194,10 @@ class Lines:
         label_ends(axes, ends)
 
     def names(self) -> tuple[float, float]:
-        return 0.0, 0.1 + max(width_of(f"{printable(arm, NAMED)} 0.0000") for arm in self.curves)
+        return 0.0, named_ends(self.curves)
 
 
-Panel = Dots | Law | Lines
+Panel = Dots | Ranges | Law | Lines
 
 
 def study_figure(panels: Sequence[Panel], *paths: Path) -> None:
@@ -171,6 +214,11 @@ def study_figure(panels: Sequence[Panel], *paths: Path) -> None:
             axes = figure.add_axes((left / WIDTH, 1 - bottom / height, (WIDTH - left - right) / WIDTH, (tall - 0.55) / height))
             panel.draw(axes)
             top += tall + BETWEEN
+
+
+def named_ends(arms: Iterable[str]) -> float:
+    """Inches that names and last values of lines take on the right."""
+    return 0.1 + max(width_of(f"{printable(arm, NAMED)} 0.0000") for arm in arms)
 
 
 def nothing(axes: Any) -> None:

@@ -3,7 +3,6 @@
 What is said of which number is here and in phrases.py; the numbers are findings.py's.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,9 +10,9 @@ from pathlib import Path
 from transformer import plots
 from transformer.errors import no_failure
 from transformer.files import new_file
+from transformer.studies import drawings, resampled, results
 from transformer.studies import findings as found
-from transformer.studies import resampled, results
-from transformer.studies.findings import Findings, Judged, Measured
+from transformer.studies.findings import Findings, Measured
 from transformer.studies.page import page
 from transformer.studies.phrases import claimed, power, sentence
 from transformer.studies.plan import TOLERANCE, duration
@@ -29,7 +28,7 @@ def write(study: Study, folder: Path) -> None:
     """The report of the results.csv in `folder`, beside it. UserError: there is none, or it cannot be read or written."""
     findings = found.find(study, results.read(folder / results.NAME, study), resampled.read(folder / resampled.NAME, study))
     with no_failure(str(folder), "written"):
-        plots.study_figure(panels(findings), *(folder / f"{FIGURE}{ending}" for ending in (".png", ".svg")))
+        plots.study_figure(drawings.panels(findings), *(folder / f"{FIGURE}{ending}" for ending in (".png", ".svg")))
         text = markdown(findings)
         figure = (folder / f"{FIGURE}.svg").read_text(encoding="utf-8")
         html = page(study.question, text, {f"{FIGURE}.svg": figure})
@@ -114,16 +113,11 @@ def _resampled(findings: Findings, measured: Measured) -> list[str]:
     rows = [row for row in findings.sentences if row.metric == measured.metric.label and row.against == against]
     if not rows:
         return []
-    intervals = (
-        "Intervals and p of differences are about other seeds and other sentences of this kind: a standard error is that of "
-        "the seeds, pooled over arms, and what resampling the sentences does to all seeds alike."
-    )
     first, *others = sorted({row.seed for row in rows})
     lines = [[code(row.arm), *_two(row, number)] for row in rows]
     return [
-        *([intervals] if measured.shared else []),
-        f"The paired bootstrap (Koehn 2004) of two checkpoints each, of seed {first}{' or later' if others else ''}: on other "
-        "sentences of this kind, but it says nothing of other seeds.",
+        ("Differences are about other sentences too. " if measured.shared else "")
+        + f"Two checkpoints each, of seed {first}{' or later' if others else ''}, on other sentences:",
         table(["arm", f"these two checkpoints: minus {code(against)}", "95 % interval", "p"], lines),
     ]
 
@@ -162,9 +156,15 @@ def _notes(findings: Findings, measured: Measured) -> list[str]:
 
 
 def _how_computed(findings: Findings) -> list[str]:
+    two = "Two checkpoints are compared by the paired bootstrap (Koehn 2004), which says nothing of other seeds."
     if len(findings.seeds) == 1:
-        return []
-    able = []
+        return [two] if findings.sentences else []
+    able, both = [], []
+    if any(measured.shared for measured in findings.measured):
+        both = [
+            "Where it says that differences are about other sentences (of the same kind) too, what resampling the test's does "
+            "to all seeds alike is added to the error of the seeds."
+        ]
     if not findings.judged and findings.detectable is not None:  # a claim says it itself
         able = [
             f"A difference of {digits(findings.measured[0])(findings.detectable)} would be found with a probability of 80 %."
@@ -173,8 +173,8 @@ def _how_computed(findings: Findings) -> list[str]:
         *able,
         "Intervals of a mean are Student's, over the runs that finished. Differences come from the model score = arm + seed + "
         "noise, by least squares, the noise pooled over arms; their intervals hold together, and p is adjusted for all of them "
-        "(Dunnett 1955). All are about other seeds on the same data, not about other test sets"
-        + (", but where that is said." if any(measured.shared for measured in findings.measured) else "."),
+        "(Dunnett 1955). All are about other seeds on the same data, not about other test sets.",
+        *([" ".join([*both, two])] if findings.sentences else []),
     ]
 
 
@@ -282,38 +282,3 @@ def _origin(findings: Findings) -> list[str]:
 
 
 # --- the figure --------------------------------------------------------------------------------------------------------
-
-
-def panels(findings: Findings) -> list[plots.Panel]:
-    """A panel for each metric, for each claim of an exponent, and for the learning curves, where there are any."""
-    against = findings.study.compare_with
-    result: list[plots.Panel] = []
-    for measured in findings.measured:
-        values = {arm: [x for x in scores if x is not None and math.isfinite(x)] for arm, scores in measured.table.items()}
-        means = {arm: estimate.value for arm, estimate in measured.estimates.items()}
-        intervals = {arm: estimate.interval for arm, estimate in measured.estimates.items()}
-        better = "higher" if measured.metric.higher_is_better else "lower"
-        label = f"{measured.metric.label} ({better} is better)"
-        result.append(plots.Dots(label, values, means, intervals, _lost(findings), against))
-    first = findings.measured[0]
-    result += [_law(judged, first) for judged in findings.judged if judged.claim.kind == "exponent"]
-    curves = {
-        arm: [(row.curve, row.status == "finished") for row in findings.runs(arm) if row.curve] for arm in findings.study.arms
-    }
-    if any(len(curve) > 1 for of_arm in curves.values() for curve, _ in of_arm):
-        result.append(plots.Lines(results.curve_of(findings.study), curves, against))
-    return result
-
-
-def _law(judged: Judged, first: Measured) -> plots.Law:
-    sizes = zip(judged.claim.arms, judged.claim.sizes, strict=True)
-    runs = [(size, score) for arm, size in sizes for score in first.table[arm] if score is not None and math.isfinite(score)]
-    curve = judged.law
-    text = "{:.3g} + {:.3g} / N^{:.3g}".format(*curve) if curve else "no law fitted"
-    return plots.Law(first.metric.label, [size for size, _ in runs], [score for _, score in runs], curve, text)
-
-
-def _lost(findings: Findings) -> dict[str, str]:
-    """Of each arm, how many runs have no score and why."""
-    counts = {arm: Counter(row.status for row in findings.runs(arm) if row.status != "finished") for arm in findings.study.arms}
-    return {arm: ", ".join(f"{count} {status}" for status, count in lost.items()) for arm, lost in counts.items() if lost}
