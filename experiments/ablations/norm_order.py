@@ -8,6 +8,8 @@ norm_order_18.py are deeper. After 200 updates pre-norm is at 0.85 nats with the
 behind with it. No run diverged. So early no arm has numbers right, and what post-norm may catch up later is not seen here.
 """
 
+from collections.abc import Sequence
+
 from experiments.shapes import studies
 from transformer.config import Config
 from transformer.settings import override
@@ -22,14 +24,14 @@ def base(depth: int) -> Config:
     return override(studies.number_words(**sizes), {"train.batch_tokens": "1024"})
 
 
-def study(depth: int) -> Study:
+def study(depth: int, rates: Sequence[str] = RATES) -> Study:
     arms = {}
-    for rate in RATES:
+    for rate in rates:
         for order in ("post", "pre"):
             for name, steps in (("warm-up", "50"), ("none", "0")):
                 changes = {"model.norm_order": order, "train.warmup_steps": steps, "train.learning_rate": rate}
                 arms[f"{order}, {name}, {rate}"] = changes
-    high = RATES[-1]
+    high = rates[-1]
     return Study(
         question=f"Pre- or post-norm, with and without warm-up, {depth} layers a side?",
         claims=(

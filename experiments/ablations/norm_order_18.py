@@ -1,13 +1,13 @@
-"""Pre- or post-norm, with and without warm-up? As norm_order.py, with 18 layers a side.
+"""Pre- or post-norm, with and without warm-up? As norm_order.py, with 18 layers a side, at the higher learning rate alone.
 
     python launch.py --mode=ablate --config=experiments/ablations/norm_order_18.py --workdir=runs/norm_order_18
 
 Not run yet.
 """
 
-from experiments.ablations.norm_order import study
+from experiments.ablations.norm_order import RATES, study
 from transformer.studies.study import Study
 
 
 def get_study() -> Study:
-    return study(18)
+    return study(18, RATES[-1:])
