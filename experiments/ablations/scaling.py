@@ -3,9 +3,14 @@
     python launch.py --mode=ablate --config=experiments/ablations/scaling.py --workdir=runs/scaling \
         --config.base.data.directory=DIR
 
-DIR holds input.txt, as for experiments/shakespeare.py. Not run yet. All sizes see the same 1.5 M characters, the training text
-one and a half times. The learning rate goes by width as in the paper's equation 3, d_model^-0.5. The exponent is one on this
-data, in this range: the published one is of web text and billions of parameters.
+Three seeds, 15 s to 5 min a run on one of two cores. 2.10 nats a character at 6,592 parameters, 1.92, 1.80, 1.72, 1.69, 1.67,
+1.67 at 1.19 million: 1.54 + 8.71 / N^0.311 (95 % interval of the exponent 0.262 to 0.362; published 0.34). Each size is worse
+than the next, but that the largest is better than the second cannot be told (by 0.001 nats, -0.018 to 0.021): with so few
+characters size may stop to pay there, which a law of N alone cannot say (it is high in the middle and low at the end).
+
+DIR holds input.txt, as for experiments/shakespeare.py. All sizes see the same 1.5 M characters, the training text one and a
+half times. The learning rate goes by width as in the paper's equation 3, d_model^-0.5. The exponent is one on this data, in
+this range: the published one is of web text and billions of parameters.
 """
 
 import dataclasses
