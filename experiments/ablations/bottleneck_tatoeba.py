@@ -8,7 +8,13 @@
     python launch.py --mode=ablate --config=experiments/ablations/bottleneck_tatoeba.py \\
         --workdir=runs/bottleneck_tatoeba --config.base.data.directory=DIR
 
-Not run yet. TATOEBA holds pairs of short sentences (tatoeba.org), English and German, in order of length, hence the shuffling.
+Three seeds, 3 to 4 min a run on one of two cores. At 30 words and more one vector has 1.3 BLEU (1.4 reversed), Bahdanau's
+attention 4.4, Luong's 6.6, the Transformer 3.4. But one vector has no more of shorter sources (0.8 to 1.3): in 1,000 updates it
+learns little of the language (4.5 nats a token; Bahdanau's 3.3), so this says that it is slow, not where it gives up; for that
+see bottleneck.py. It is Bahdanau's that falls with length, from 10.3, and Luong's that does not. Scores are of 287 examples, 47
+of fewer than ten words, 91 of 30 and more.
+
+TATOEBA holds pairs of short sentences (tatoeba.org), English and German, in order of length, hence the shuffling.
 An example is one to six of them in a row, 6 to 40 words. Sentences of a row have nothing to do with one another, so that a long
 example is no harder than a short one but for what must be kept.
 """
