@@ -2,7 +2,12 @@
 
     python launch.py --mode=ablate --config=experiments/ablations/families.py --workdir=runs/families
 
-Not run yet. A decoder alone reads source and target in one row: twice the slots for as many pairs. Its source sees itself
+Three seeds, 2 min a run on one of two cores. All end near the ceiling: 0.010 nats and 98.2 % of numbers right by both sides,
+0.015 and 96.8 % by a prefix LM (equal within 0.05 nats, as in the paper), 0.004 and 99.6 % by a language model. That a source
+which sees itself whole is better disagrees, by 0.011 nats (0.003 to 0.019): a language model is half way 8 to 25 updates sooner
+too. Number words need little of what stands behind them, and all words seen under one mask may be easier to learn from.
+
+A decoder alone reads source and target in one row: twice the slots for as many pairs. Its source sees itself
 whole (prefix LM) or not (language model). The paper's models were pre-trained; these are not. At equal FLOPs:
 families_flops.py. What has no decoder cannot translate.
 """
