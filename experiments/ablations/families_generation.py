@@ -2,7 +2,11 @@
 
     python launch.py --mode=ablate --config=experiments/ablations/families_generation.py --workdir=runs/families_generation
 
-Not run yet. Who has what at the end of a story (experiments/bart_summaries.py): 48 tokens at most are read, 16 said, so that
+Three seeds, 2 to 5 min a run on one of two cores. Whether they are equal within 0.05 nats cannot be told (a prefix LM is worse
+by 0.043, -0.047 to 0.133; ROUGE-2 57.8 for 63.4, -13.2 to 2.0). A language model is better than a prefix LM (by 0.079 nats,
+0.003 to 0.154), other than in the paper. After 500 updates 1 to 3 % of the texts are right word for word: all still learn.
+
+Who has what at the end of a story (experiments/bart_summaries.py): 48 tokens at most are read, 16 said, so that
 unlike in translation most of the work is reading. All see 64 stories an update. An encoder alone says nothing. At equal FLOPs:
 families_generation_flops.py.
 """
