@@ -53,6 +53,18 @@ class Summed:
     words: range | None
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """What a run said: statistics of its sentences, and how many words the source of each has."""
+
+    statistics_SxK: np.ndarray
+    words: Sequence[int]
+
+    def of(self, words: range | None) -> np.ndarray:
+        """The statistics of sources of so many words; None: all."""
+        return self.statistics_SxK[[words is None or count in words for count in self.words]]
+
+
 def summed(metric: Metric) -> Summed | None:
     """None: another kind of metric."""
     name, _, bucket = metric.name.partition("/")[2].partition("@")
@@ -74,12 +86,18 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome]) -> None:
     finished = {
         (run.arm, run.seed): run for run, found in outcomes.items() if run.part == "study" and found.status == "finished"
     }
+    read: dict[tuple[str, str], dict[tuple[str, int], Outputs]] = {}  # by split and score, of which there may be many ranges
     for metric in study.metrics:
         if (asked := summed(metric)) is None:
             continue
         split = metric.name.partition("/")[0]
-        read = {key: _statistics(run, Workdir(run.folder(root)).outputs_file(split), asked) for key, run in finished.items()}
-        known = {key: statistics for key, statistics in read.items() if statistics is not None}
+        if (split, asked.score) not in read:
+            every = {
+                key: _outputs(run, Workdir(run.folder(root)).outputs_file(split), asked.score) for key, run in finished.items()
+            }
+            read[split, asked.score] = {key: outputs for key, outputs in every.items() if outputs is not None}
+        chosen = {key: outputs.of(asked.words) for key, outputs in read[split, asked.score].items()}
+        known = {key: statistics for key, statistics in chosen.items() if len(statistics) >= scores.FEWEST}
         for pair in pairs(study):
             seeds = [seed for seed in range(study.seeds) if all((arm, seed) in known for arm in pair)]
             if seeds:
@@ -93,15 +111,14 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome]) -> None:
             writer.writerows([getattr(row, name) for name in COLUMNS] for row in rows)
 
 
-def _statistics(run: Run, path: Path, asked: Summed) -> np.ndarray | None:
+def _outputs(run: Run, path: Path, score: str) -> Outputs | None:
+    """None: the run has left none."""
     if not path.is_file():
         return None
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    lines = [line for line in lines if asked.words is None or len(line["source"].split()) in asked.words]
-    if len(lines) < scores.FEWEST:
-        return None
     outputs, references = ([line[side] for line in lines] for side in ("output", "reference"))
-    return of_sentences(asked.score, outputs, references, run.config.evaluate.bleu_tokenize)
+    statistics_SxK = of_sentences(score, outputs, references, run.config.evaluate.bleu_tokenize)
+    return Outputs(statistics_SxK, [len(line["source"].split()) for line in lines])
 
 
 def _compared(metric: Metric, name: str, pair: Pair, seed: int, ours_RxSxK: np.ndarray, theirs_RxSxK: np.ndarray) -> Row:
