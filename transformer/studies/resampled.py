@@ -22,7 +22,7 @@ from transformer.runtime.workdir import Workdir
 from transformer.studies import bootstrap
 from transformer.studies.outcomes import Outcome
 from transformer.studies.plan import Plan, Run
-from transformer.studies.statistics import Pair
+from transformer.studies.statistics import Pair, with_each
 from transformer.studies.study import Metric, Study
 
 NAME = "sentences.csv"
@@ -75,7 +75,7 @@ def summed(metric: Metric) -> Summed | None:
 
 def pairs(study: Study) -> list[Pair]:
     """The arms that a report compares: each with `compare_with`, and neighbours in an order that is claimed."""
-    each = [(arm, study.compare_with) for arm in study.arms if arm != study.compare_with]
+    each = with_each(study.arms, study.compare_with)
     neighbours = [pair for claim in study.claims if claim.kind == "order" for pair in itertools.pairwise(claim.arms)]
     return each + [pair for pair in dict.fromkeys(neighbours) if pair not in each and pair[::-1] not in each]
 

@@ -7,7 +7,7 @@ Not here: what they say to a claim (`verdicts.py`), sentences of a test set (`bo
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -89,7 +89,12 @@ def compare(
 ) -> Comparison:
     """Every arm against the arm `against`, with Dunnett's correction; see `contrasts`."""
     known(table, against)
-    return contrasts(table, [(arm, against) for arm in table if arm != against], level, blocked, shared)
+    return contrasts(table, with_each(table, against), level, blocked, shared)
+
+
+def with_each(arms: Iterable[str], against: str) -> list[Pair]:
+    """The pairs of Dunnett's comparisons."""
+    return [(arm, against) for arm in arms if arm != against]
 
 
 def contrasts(

@@ -35,14 +35,16 @@ def better(
     table: Table, arms: Sequence[str], against: str, margin: float, higher_is_better: bool, shared: Shared = None
 ) -> Verdict:
     """Each of `arms` beats the arm `against` by at least `margin`."""
-    return _beats(table, [(arm, against) for arm in arms], _dunnett(table, against), margin, higher_is_better, shared)
+    return _beats(
+        table, [(arm, against) for arm in arms], statistics.with_each(table, against), margin, higher_is_better, shared
+    )
 
 
 def worse(
     table: Table, arms: Sequence[str], against: str, margin: float, higher_is_better: bool, shared: Shared = None
 ) -> Verdict:
     """Each of `arms` is beaten by the arm `against` by at least `margin`."""
-    family = [(other, arm) for arm, other in _dunnett(table, against)]
+    family = [(other, arm) for arm, other in statistics.with_each(table, against)]
     return _beats(table, [(against, arm) for arm in arms], family, margin, higher_is_better, shared)
 
 
@@ -59,7 +61,7 @@ def equal(table: Table, arms: Sequence[str], against: str, margin: float, shared
     value, unadjusted. That no difference was found is not enough: the interval must leave no room for one.
     """
     comparison = statistics.contrasts(
-        table, _checked([(arm, against) for arm in arms], _dunnett(table, against)), shared=shared
+        table, _checked([(arm, against) for arm in arms], statistics.with_each(table, against)), shared=shared
     )
     words, numbers = [], {}
     for arm in arms:
@@ -139,10 +141,6 @@ def _beats(
         " diverges more often is not found better by the runs it has left"
     )
     return Verdict(_all(words), rule, numbers)
-
-
-def _dunnett(table: Table, against: str) -> list[Pair]:
-    return [(arm, against) for arm in table if arm != against]
 
 
 def _checked(pairs: Sequence[Pair], family: Sequence[Pair]) -> Sequence[Pair]:
