@@ -18,9 +18,9 @@ def panels(findings: Findings) -> list[plots.Panel]:
     ranges: dict[str, list[Measured]] = {}
     for measured in findings.measured:
         if _range(measured):
-            ranges.setdefault(_score(measured), []).append(measured)
+            ranges.setdefault(_whole(measured), []).append(measured)
     for measured in findings.measured:
-        together = ranges.get(_score(measured), []) if _range(measured) else []
+        together = ranges.get(_whole(measured), []) if _range(measured) else []
         if len(together) < RANGES:
             result.append(_dots(findings, measured))
         elif measured is together[0]:
@@ -33,14 +33,14 @@ def panels(findings: Findings) -> list[plots.Panel]:
     return result
 
 
-def _score(measured: Measured) -> str:
+def _whole(measured: Measured) -> str:
     """ "test/bleu" of "test/bleu@10-19"."""
-    return measured.metric.label.partition("@")[0]
+    return f"{measured.metric.split}/{measured.metric.score}"
 
 
 def _range(measured: Measured) -> range | None:
     """10 to 19 of "test/bleu@10-19"."""
-    return scores.bucket(measured.metric.label.partition("@")[2])
+    return scores.bucket(measured.metric.where) if measured.metric.take == "last" else None
 
 
 def _values(measured: Measured, arm: str) -> list[float]:
@@ -64,10 +64,10 @@ def _dots(findings: Findings, measured: Measured) -> plots.Dots:
 
 def _ranges(findings: Findings, together: Sequence[Measured]) -> plots.Ranges:
     rising = sorted(together, key=lambda measured: (_range(measured) or range(0)).start)
-    arms, what = findings.study.arms, "place" if _score(rising[0]).endswith("place_accuracy") else "words of the source"
+    arms, what = findings.study.arms, "place" if rising[0].metric.score == "place_accuracy" else "words of the source"
     return plots.Ranges(
-        f"{_label(_score(rising[0]), rising[0])}, by {what}",
-        [measured.metric.label.partition("@")[2] for measured in rising],
+        f"{_label(_whole(rising[0]), rising[0])}, by {what}",
+        [measured.metric.where for measured in rising],
         {arm: [_values(measured, arm) for measured in rising] for arm in arms},
         {arm: [measured.estimates[arm].value for measured in rising] for arm in arms},
         {arm: [measured.estimates[arm].interval for measured in rising] for arm in arms},

@@ -140,8 +140,7 @@ def _limit(metric: Metric, rows: Sequence[Row]) -> float | None:
         if metric.label in row.values:
             values.setdefault(row.arm, []).append(row.values[metric.label])
     means = [sum(each) / len(each) for each in values.values()]
-    score = metric.name.partition("/")[2].partition("@")[0]  # "bleu@10-19" is one of sources of such a length
-    if metric.take != "updates" and score in PERCENT and means:
+    if metric.take != "updates" and metric.score in PERCENT and means:
         return next((end for end in (0.0, 100.0) if all(abs(mean - end) <= NEAR for mean in means)), None)
     if metric.take == "updates" and rows and all(metric.label in row.censored for row in rows if row.status == "finished"):
         return max(means, default=None)
@@ -163,7 +162,7 @@ def _judge(claim: Claim, study: Study, first: Measured, detectable: float | None
         return Judged(claim, verdict, [(arm, against) for arm in claim.arms], claimed, provable)
     if claim.kind == "order":
         verdict = verdicts.order(table, claim.arms, claim.margin, higher, shared)
-        return Judged(claim, verdict, list(zip(claim.arms, claim.arms[1:], strict=False)), claimed, detectable)
+        return Judged(claim, verdict, statistics.neighbours(claim.arms), claimed, detectable)
     if claim.kind == "better":
         verdict = verdicts.better(table, claim.arms, against, claim.margin, higher, shared)
         return Judged(claim, verdict, [(arm, against) for arm in claim.arms], claimed, detectable)

@@ -45,9 +45,8 @@ def _value(metric: Metric, rows: Sequence[Mapping[str, Any]], workdir: Workdir) 
     """Of the rows of training, if they have it, else of the scores at the end."""
     values = [row[metric.name] for row in rows if metric.name in row]
     if not values:
-        split, _, name = metric.name.partition("/")
-        file = workdir.evaluation_file(split)
-        return read_json(file)["scores"].get(name) if file.exists() else None
+        file = workdir.evaluation_file(metric.split)
+        return read_json(file)["scores"].get(metric.name.partition("/")[2]) if file.exists() else None
     if metric.take == "last":
         return values[-1]
     if metric.take == "updates":

@@ -5,7 +5,6 @@ checkpoint of either side, what resampling sentences says. Letters: R seeds, S s
 """
 
 import csv
-import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from transformer.runtime.workdir import Workdir
 from transformer.studies import bootstrap
 from transformer.studies.outcomes import Outcome
 from transformer.studies.plan import Plan, Run
-from transformer.studies.statistics import Pair, with_each
+from transformer.studies.statistics import Pair, neighbours, with_each
 from transformer.studies.study import Metric, Study
 
 NAME = "sentences.csv"
@@ -46,14 +45,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Summed:
-    """A metric that is made of sums over sentences, those of sources of so many words; None: all."""
-
-    score: str
-    words: range | None
-
-
-@dataclass(frozen=True)
 class Outputs:
     """What a run said: statistics of its sentences, and how many words the source of each has."""
 
@@ -65,19 +56,17 @@ class Outputs:
         return self.statistics_SxK[[words is None or count in words for count in self.words]]
 
 
-def summed(metric: Metric) -> Summed | None:
-    """None: another kind of metric."""
-    name, _, bucket = metric.name.partition("/")[2].partition("@")
-    words = scores.bucket(bucket) if bucket else None
-    known = name in SUMS and metric.take == "last" and (words is not None or not bucket)
-    return Summed(name, words) if known else None
+def summed(metric: Metric) -> bool:
+    """Whether it is made of sums over sentences: all, or those of sources of so many words."""
+    known = not metric.where or scores.bucket(metric.where) is not None
+    return known and metric.score in SUMS and metric.take == "last"
 
 
 def pairs(study: Study) -> list[Pair]:
     """The arms that a report compares: each with `compare_with`, and neighbours in an order that is claimed."""
     each = with_each(study.arms, study.compare_with)
-    neighbours = [pair for claim in study.claims if claim.kind == "order" for pair in itertools.pairwise(claim.arms)]
-    return each + [pair for pair in dict.fromkeys(neighbours) if pair not in each and pair[::-1] not in each]
+    claimed = [pair for claim in study.claims if claim.kind == "order" for pair in neighbours(claim.arms)]
+    return each + [pair for pair in dict.fromkeys(claimed) if pair not in each and pair[::-1] not in each]
 
 
 def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome]) -> None:
@@ -87,22 +76,18 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome]) -> None:
         (run.arm, run.seed): run for run, found in outcomes.items() if run.part == "study" and found.status == "finished"
     }
     read: dict[tuple[str, str], dict[tuple[str, int], Outputs]] = {}  # by split and score, of which there may be many ranges
-    for metric in study.metrics:
-        if (asked := summed(metric)) is None:
-            continue
-        split = metric.name.partition("/")[0]
-        if (split, asked.score) not in read:
-            every = {
-                key: _outputs(run, Workdir(run.folder(root)).outputs_file(split), asked.score) for key, run in finished.items()
-            }
-            read[split, asked.score] = {key: outputs for key, outputs in every.items() if outputs is not None}
-        chosen = {key: outputs.of(asked.words) for key, outputs in read[split, asked.score].items()}
+    for metric in filter(summed, study.metrics):
+        split, score = metric.split, metric.score
+        if (split, score) not in read:
+            every = {key: _outputs(run, Workdir(run.folder(root)).outputs_file(split), score) for key, run in finished.items()}
+            read[split, score] = {key: outputs for key, outputs in every.items() if outputs is not None}
+        chosen = {key: outputs.of(scores.bucket(metric.where)) for key, outputs in read[split, score].items()}
         known = {key: statistics for key, statistics in chosen.items() if len(statistics) >= scores.FEWEST}
         for pair in pairs(study):
             seeds = [seed for seed in range(study.seeds) if all((arm, seed) in known for arm in pair)]
             if seeds:
                 ours, theirs = (np.stack([known[arm, seed] for seed in seeds]) for arm in pair)
-                rows.append(_compared(metric, asked.score, pair, seeds[0], ours, theirs))
+                rows.append(_compared(metric, pair, seeds[0], ours, theirs))
     (root / NAME).unlink(missing_ok=True)
     if rows:
         with new_file(root / NAME) as new, new.open("w", encoding="utf-8", newline="") as file:
@@ -121,8 +106,8 @@ def _outputs(run: Run, path: Path, score: str) -> Outputs | None:
     return Outputs(statistics_SxK, [len(line["source"].split()) for line in lines])
 
 
-def _compared(metric: Metric, name: str, pair: Pair, seed: int, ours_RxSxK: np.ndarray, theirs_RxSxK: np.ndarray) -> Row:
-    score = SUMS[name].score
+def _compared(metric: Metric, pair: Pair, seed: int, ours_RxSxK: np.ndarray, theirs_RxSxK: np.ndarray) -> Row:
+    score = SUMS[metric.score].score
     error = bootstrap.shared_error(score, ours_RxSxK, theirs_RxSxK)
     two = bootstrap.checkpoints(score, ours_RxSxK[0], theirs_RxSxK[0])
     value, low, high, p = (float(f"{x:.6g}") for x in (two.value, *two.interval, two.p))

@@ -6,6 +6,7 @@ Pure functions, nothing is read or printed.
 Not here: what they say to a claim (`verdicts.py`), sentences of a test set (`bootstrap.py`), power (`simultaneous.py`).
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,11 @@ def compare(
 def with_each(arms: Iterable[str], against: str) -> list[Pair]:
     """The pairs of Dunnett's comparisons."""
     return [(arm, against) for arm in arms if arm != against]
+
+
+def neighbours(arms: Sequence[str]) -> list[Pair]:
+    """The pairs of a claimed order, each arm with the next."""
+    return list(itertools.pairwise(arms))
 
 
 def contrasts(

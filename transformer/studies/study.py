@@ -37,6 +37,21 @@ class Metric:
     target: float | None = None
 
     @property
+    def split(self) -> str:
+        """ "test" of "test/bleu@10-19"."""
+        return self.name.partition("/")[0]
+
+    @property
+    def score(self) -> str:
+        """ "bleu" of "test/bleu@10-19"."""
+        return self.name.partition("/")[2].partition("@")[0]
+
+    @property
+    def where(self) -> str:
+        """ "10-19" of "test/bleu@10-19"; of a score of everything ""."""
+        return self.name.partition("@")[2]
+
+    @property
     def label(self) -> str:
         """Its name in tables."""
         if self.take == "updates":
@@ -126,7 +141,7 @@ def validate(study: Study) -> Study:
         raise UserError(f"config.learning_rates is {study.learning_rates}: name each rate once")
     if study.learning_rates and study.base.data.validation is None:
         raise UserError("config.learning_rates: config.base.data.validation is none, so there is nothing to choose on")
-    if study.learning_rates and study.metrics[0].name.startswith("start/"):
+    if study.learning_rates and study.metrics[0].split == "start":
         raise UserError(
             f"config.learning_rates: the first metric, {study.metrics[0].name!r}, is of before any update: no rate is better; "
             "leave them out"
@@ -167,7 +182,7 @@ def _check_metric(metric: Metric) -> None:
     counts = metric.take == "updates"
     if counts != (metric.target is not None):
         raise UserError(f"metric {metric.name!r}: a target is for take='updates', which needs one; change one of them")
-    if counts and not metric.name.startswith("validation/"):
+    if counts and metric.split != "validation":
         raise UserError(f"metric {metric.name!r}: updates are counted on validation; name one such as 'validation/nll'")
 
 

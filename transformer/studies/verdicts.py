@@ -50,7 +50,7 @@ def worse(
 
 def order(table: Table, arms: Sequence[str], margin: float, higher_is_better: bool, shared: Shared = None) -> Verdict:
     """Each of `arms`, best first, beats the next by at least `margin`."""
-    pairs = list(zip(arms, arms[1:], strict=False))
+    pairs = statistics.neighbours(arms)
     return _beats(table, pairs, pairs, margin, higher_is_better, shared)
 
 
