@@ -51,6 +51,8 @@ def test_scores_of_outputs_as_long_as_their_targets(tmp_path, monkeypatch, loade
     pairs = list(zip(*((trained.run().folder / "data" / f"test.{s}").read_text().split() for s in ("en", "de")), strict=True))
     given = [best[0].text for best in used.translate_to_length(pairs)]
     assert found["exact_match@true_length"] == 100 * sum(a == b for a, (_, b) in zip(given, pairs, strict=True)) / 12
+    said = [json.loads(line) for line in (run / "evaluation" / "test.jsonl").read_text().splitlines()]
+    assert [row["output@true_length"] for row in said] == given != [row["output"] for row in said]
     named = {name.removeprefix("test/") for name in reported(used.config) if name.startswith("test/")}
     assert named == set(found) and {"exact_match@true_length", "word_accuracy@true_length"} <= named
 

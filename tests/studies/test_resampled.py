@@ -33,7 +33,7 @@ def statistics(arm: str, seed: int) -> tuple[list[str], list[str]]:
     return [" ".join(w if draw.random() < right else "x" for w in line.split()) for line in references], references
 
 
-def kept(plan, root, without=()):
+def kept(plan, root, without=(), true_lengths=False):
     """Outcomes of runs that have left their outputs in `root`, but for those `without`."""
     outcomes = {}
     for run in plan.runs({}):
@@ -42,6 +42,8 @@ def kept(plan, root, without=()):
             file = Workdir(run.folder(root)).outputs_file("test")
             file.parent.mkdir(parents=True)
             rows = [{"source": "ü", "output": o, "reference": r} for o, r in zip(outputs, references, strict=True)]
+            if true_lengths:
+                rows = [row | {"output@true_length": row["reference"]} for row in rows]
             file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         outcomes[run] = Outcome("finished", {"validation/nll": 2.0 + run.seed, "test/bleu": 30.0 + int(run.arm) + run.seed})
     return outcomes
@@ -75,6 +77,16 @@ def test_neighbours_in_an_order_and_scores_of_some_lengths(tmp_path):
     assert [row.metric for row in rows] == ["test/bleu"] * 3 + ["test/bleu@1-4"] * 3
     assert dataclasses.replace(rows[5], metric="test/bleu") == rows[2]
     assert set(resampled.shared(rows, named[1])) == {("16", "8"), ("24", "8"), ("24", "16")}
+
+
+def test_outputs_as_long_as_their_references(tmp_path):
+    """They are other outputs than those of the model's own lengths: here they are all right, in all arms."""
+    named = tuple(Metric(f"test/{score}", "higher") for score in ("word_accuracy@true_length", "word_accuracy"))
+    plan = test_runs.plan(ARMS, metrics=METRICS, seeds=2)
+    plan = dataclasses.replace(plan, study=dataclasses.replace(plan.study, metrics=named))
+    resampled.write(plan, tmp_path, kept(plan, tmp_path, true_lengths=True))
+    rows = resampled.read(tmp_path / "sentences.csv", plan.study)
+    assert [(row.metric, row.difference == 0) for row in rows] == [(named[0].name, True)] * 2 + [(named[1].name, False)] * 2
 
 
 def test_the_report_tells_them(plan, tmp_path):

@@ -20,6 +20,8 @@ from transformer.inference.sums import SUMS, of_sentences
 from transformer.models import gates
 
 FEWEST = 10  # pairs that are scored apart
+TRUE_LENGTH = "true_length"  # what stands after a score's "@" if outputs were made as long as their references
+OF_TRUE_LENGTH = f"output@{TRUE_LENGTH}"  # where such outputs are kept, beside "output"
 
 
 @dataclass(frozen=True)

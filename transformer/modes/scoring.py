@@ -27,7 +27,6 @@ from transformer.runtime.workdir import Workdir
 from transformer.training import start
 from transformer.training import step as step_lib
 
-TRUE_LENGTH = "true_length"
 Examples = Sequence[Mapping[str, Any]]
 
 
@@ -39,6 +38,16 @@ class Judge:
     reference: str
     scores: tuple[str, ...]
     what: str
+
+
+@dataclasses.dataclass
+class Scored:
+    """Scores by name, signatures of those that have one, what was said of each example, and samples of it."""
+
+    table: dict[str, float]
+    signatures: dict[str, str] = dataclasses.field(default_factory=dict)
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def _translations(predictor: Any, examples: Examples) -> list[str]:
@@ -89,7 +98,7 @@ def reported(config: Config) -> list[str]:
         by_length = itertools.product(config.evaluate.scores or JUDGES[output].scores, scores.buckets(config.evaluate.lengths))
         last += [f"{name}@{bucket}" for name, bucket in by_length]
         if config.evaluate.true_lengths:
-            last += [f"{name}@{TRUE_LENGTH}" for name in config.evaluate.scores or JUDGES[output].scores]
+            last += [f"{name}@{scores.TRUE_LENGTH}" for name in config.evaluate.scores or JUDGES[output].scores]
         last += [f"place_accuracy@{bucket}" for bucket in scores.buckets(config.evaluate.places)]
     if config.evaluate.head_habits:
         last += heads.names(config)
@@ -131,68 +140,77 @@ def score_split(
         predictor = predict.make(dataclasses.replace(predictor.loaded, params=params))
     loaded = predictor.loaded
     sums = token_sums(runtime, loss, loaded.objective, split.tokens, config)(runtime.place_state(loaded.params))
-    judge = JUDGES.get(kind.output)
-    references = [example[judge.reference] for example in split.examples] if judge else []
-    words = scores.count_words(references) if kind.output == "text" else None
-    table: dict[str, Any] = dict(scores.token_scores(sums, words))
-    signatures, samples, said = {}, [], []
-    if judge:
-        say(f"decoding {len(references):,} {judge.what} of {name}")
-        outputs = hosts.spread(functools.partial(judge.say, predictor), split.examples)
-        for notice in predictor.notices:
-            say(notice)
-        sources, asked = [example.get("source", "") for example in split.examples], config.evaluate
-        names = asked.scores or judge.scores
-        for score in names:
-            result = scores.score(score, outputs, references, asked.bleu_tokenize)
-            table[score] = result.value
-            if result.signature:
-                signatures[score] = result.signature
-            table |= scores.by_length(score, sources, outputs, references, asked.lengths, asked.bleu_tokenize)
-        if kind.output == "text":
-            if asked.true_lengths:
-                given = hosts.spread(functools.partial(_of_true_length, predictor), split.examples)
-                table |= {f"{n}@{TRUE_LENGTH}": scores.score(n, given, references, asked.bleu_tokenize).value for n in names}
-            table |= scores.by_place(outputs, references, asked.places)
-        if asked.head_habits:
-            table |= heads.of_split(predictor, name, split.examples)
-        read = [example[kind.fields[0]] for example in split.examples]
-        rows = zip(read, outputs, references, strict=True)
-        said = [{"source": source, "output": output, "reference": reference} for source, output, reference in rows]
-        samples = _samples(split, kind.fields[0], judge.reference, outputs, config.evaluate.samples)
+    words = scores.count_words([example["target"] for example in split.examples]) if kind.output == "text" else None
+    if judge := JUDGES.get(kind.output):
+        scored = _outputs(predictor, judge, kind, name, split)
     elif kind.output == "continuation":
-        say(f"scoring {name} by a window that slides over it")
-        found = predictor.perplexity([example["text"] for example in split.examples])
-        table |= {f"sliding_{measure}": value for measure, value in found.items()}
-        samples = _continued(predictor, split, config.evaluate.samples)
-    if not hosts.is_first():
-        return
-    if said:
+        scored = _continuation(predictor, name, split)
+    else:
+        scored = Scored({})
+    if hosts.is_first():
+        scored.table = scores.token_scores(sums, words) | scored.table
+        about = {"examples": len(split.examples), "checkpoints": list(loaded.steps), "heads_removed": removed}
+        _write(workdir, name, scored, about | {"search": dataclasses.asdict(config.search)})
+        without = f", without {len(removed)} of {len(pruning.heads(config))} heads" if removed else ""
+        _print(name, scored, len(split.examples), loaded.steps, without)
+
+
+def _outputs(predictor: Any, judge: Judge, kind: families.Kind, name: str, split: prepare.Split) -> Scored:
+    """What the model says of the split's examples, and how good that is."""
+    say(f"decoding {len(split.examples):,} {judge.what} of {name}")
+    outputs = hosts.spread(functools.partial(judge.say, predictor), split.examples)
+    for notice in predictor.notices:
+        say(notice)
+    examples, asked, field = split.examples, predictor.config.evaluate, kind.fields[0]
+    sources, references = ([example.get(side, "") for example in examples] for side in ("source", judge.reference))
+    result = Scored({}, samples=_samples(split, field, judge.reference, outputs, asked.samples))
+    said = {"source": [example[field] for example in examples], "output": outputs, "reference": references}
+    names = asked.scores or judge.scores
+    for score in names:
+        found = scores.score(score, outputs, references, asked.bleu_tokenize)
+        result.table[score] = found.value
+        if found.signature:
+            result.signatures[score] = found.signature
+        result.table |= scores.by_length(score, sources, outputs, references, asked.lengths, asked.bleu_tokenize)
+    if kind.output == "text":
+        if asked.true_lengths:
+            given = said[scores.OF_TRUE_LENGTH] = hosts.spread(functools.partial(_of_true_length, predictor), examples)
+            values = {score: scores.score(score, given, references, asked.bleu_tokenize).value for score in names}
+            result.table |= {f"{score}@{scores.TRUE_LENGTH}": value for score, value in values.items()}
+        result.table |= scores.by_place(outputs, references, asked.places)
+    if asked.head_habits:
+        result.table |= heads.of_split(predictor, name, examples)
+    result.rows = [dict(zip(said, row, strict=True)) for row in zip(*said.values(), strict=True)]
+    return result
+
+
+def _continuation(predictor: Any, name: str, split: prepare.Split) -> Scored:
+    """How well the model foresees the split's text, and texts that it draws from the start on."""
+    say(f"scoring {name} by a window that slides over it")
+    found = predictor.perplexity([example["text"] for example in split.examples])
+    count = min(predictor.config.evaluate.samples, 3)
+    samples = [{"output": text} for text in predictor.generate("", count)] if count else []
+    return Scored({f"sliding_{measure}": value for measure, value in found.items()}, samples=samples)
+
+
+def _write(workdir: Workdir, name: str, scored: Scored, about: Mapping[str, Any]) -> None:
+    values = {score: value if math.isfinite(value) else None for score, value in scored.table.items()}  # no infinity in JSON
+    table = {**about, "scores": values, "signatures": scored.signatures, "samples": scored.samples}
+    workdirs.write_json(workdir.evaluation_file(name), table)
+    if scored.rows:
         with no_failure(str(workdir.outputs_file(name)), "written"), new_file(workdir.outputs_file(name)) as file:
-            file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in said), encoding="utf-8")
-    workdirs.write_json(
-        workdir.evaluation_file(name),
-        {
-            "examples": len(split.examples),
-            "checkpoints": list(loaded.steps),
-            "heads_removed": removed,
-            "scores": {n: value if math.isfinite(value) else None for n, value in table.items()},  # JSON has no infinity
-            "signatures": signatures,
-            "search": dataclasses.asdict(config.search),
-            "samples": samples,
-        },
-    )
-    text = "".join(map(_shown, samples))
+            file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in scored.rows), encoding="utf-8")
     with new_file(workdir.samples_file) as file:
-        file.write_text(text, encoding="utf-8")
-    what = ("checkpoint " if len(loaded.steps) == 1 else "mean of checkpoints ") + ", ".join(map(str, loaded.steps))
-    if removed:
-        what += f", without {len(removed)} of {len(pruning.heads(config))} heads"
-    print(f"{name}: {len(split.examples):,} examples, {what}")
-    for score, value in table.items():
+        file.write_text("".join(map(_shown, scored.samples)), encoding="utf-8")
+
+
+def _print(name: str, scored: Scored, count: int, steps: Sequence[int], without: str) -> None:
+    what = ("checkpoint " if len(steps) == 1 else "mean of checkpoints ") + ", ".join(map(str, steps))
+    print(f"{name}: {count:,} examples, {what}{without}")
+    for score, value in scored.table.items():
         shown = f"{value:,.4f}" if abs(value) < 1e4 else f"{value:,.0f}"
-        print(f"  {score:<20} {shown:>12}  {signatures.get(score, '')}".rstrip())
-    print(text, end="", flush=True)
+        print(f"  {score:<20} {shown:>12}  {scored.signatures.get(score, '')}".rstrip())
+    print("".join(map(_shown, scored.samples)), end="", flush=True)
 
 
 def _shown(sample: Mapping[str, Any]) -> str:
@@ -212,13 +230,6 @@ def _samples(split: prepare.Split, field: str, reference: str, outputs: list[str
     wrong, right = [r for r in rows if not r["right"]], [r for r in rows if r["right"]]
     shown = wrong[: max(count // 2, count - len(right))]
     return right[: count - len(shown)] + shown
-
-
-def _continued(predictor: Any, split: prepare.Split, count: int) -> list[dict[str, Any]]:
-    """Samples that the model draws from the start on."""
-    if not count:
-        return []
-    return [{"output": text} for text in predictor.generate("", min(count, 3))]
 
 
 def heads_to_remove(

@@ -57,8 +57,8 @@ class Outputs:
 
 
 def summed(metric: Metric) -> bool:
-    """Whether it is made of sums over sentences: all, or those of sources of so many words."""
-    known = not metric.where or scores.bucket(metric.where) is not None
+    """Whether it is made of sums over sentences: all, those of sources of so many words, or all as long as references."""
+    known = metric.where in ("", scores.TRUE_LENGTH) or scores.bucket(metric.where) is not None
     return known and metric.score in SUMS and metric.take == "last"
 
 
@@ -75,13 +75,13 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome]) -> None:
     finished = {
         (run.arm, run.seed): run for run, found in outcomes.items() if run.part == "study" and found.status == "finished"
     }
-    read: dict[tuple[str, str], dict[tuple[str, int], Outputs]] = {}  # by split and score, of which there may be many ranges
+    read: dict[tuple[str, str, str], dict[tuple[str, int], Outputs]] = {}  # once for all ranges of a split's score
     for metric in filter(summed, study.metrics):
-        split, score = metric.split, metric.score
-        if (split, score) not in read:
-            every = {key: _outputs(run, Workdir(run.folder(root)).outputs_file(split), score) for key, run in finished.items()}
-            read[split, score] = {key: outputs for key, outputs in every.items() if outputs is not None}
-        chosen = {key: outputs.of(scores.bucket(metric.where)) for key, outputs in read[split, score].items()}
+        field = scores.OF_TRUE_LENGTH if metric.where == scores.TRUE_LENGTH else "output"
+        if (which := (metric.split, metric.score, field)) not in read:
+            every = {key: _outputs(run, root, *which) for key, run in finished.items()}
+            read[which] = {key: outputs for key, outputs in every.items() if outputs is not None}
+        chosen = {key: outputs.of(scores.bucket(metric.where)) for key, outputs in read[which].items()}
         known = {key: statistics for key, statistics in chosen.items() if len(statistics) >= scores.FEWEST}
         for pair in pairs(study):
             seeds = [seed for seed in range(study.seeds) if all((arm, seed) in known for arm in pair)]
@@ -96,12 +96,15 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome]) -> None:
             writer.writerows([getattr(row, name) for name in COLUMNS] for row in rows)
 
 
-def _outputs(run: Run, path: Path, score: str) -> Outputs | None:
+def _outputs(run: Run, root: Path, split: str, score: str, field: str) -> Outputs | None:
     """None: the run has left none."""
+    path = Workdir(run.folder(root)).outputs_file(split)
     if not path.is_file():
         return None
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    outputs, references = ([line[side] for line in lines] for side in ("output", "reference"))
+    if any(field not in line for line in lines):
+        return None
+    outputs, references = ([line[side] for line in lines] for side in (field, "reference"))
     statistics_SxK = of_sentences(score, outputs, references, run.config.evaluate.bleu_tokenize)
     return Outputs(statistics_SxK, [len(line["source"].split()) for line in lines])
 
