@@ -46,9 +46,11 @@ def train(config: Config, path: Path) -> None:
     if new:
         workdir.samples_file.write_text("said\n")
     with workdir.metrics_file.open("a") as file:
-        for value in (end - 1, end) if new else ():
+        for value in (end - 1, end) if new and config.data.validation else ():
             file.write(f'{{"step": {config.train.steps}, "validation/nll": {value}, "total": {total}, "time": 9.0}}\n')
     split = "validation" if config.data.test is None else "test"
+    if config.data.test is config.data.validation is None:
+        return
     write_json(workdir.evaluation_file(split), {"scores": {"nll": end + 0.5, "bleu": 100 - end, "perplexity": None}})
 
 

@@ -149,7 +149,7 @@ def test_a_study_that_is_stopped_goes_on(nodes, tmp_path, number):
     script = tmp_path / "script.py"
     script.write_text(STOPPED.format(paths=PATHS))
     process = subprocess.Popen([sys.executable, script, root, nodes.address], stdout=subprocess.PIPE, text=True)
-    while not (outcomes.read(quick, ()) and Workdir(slow).metrics_file.exists()):
+    while not (outcomes.read(quick, test_runs.TINY, ()) and Workdir(slow).metrics_file.exists()):
         assert process.poll() is None
         time.sleep(0.02)
     rows = begun(slow)

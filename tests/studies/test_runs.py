@@ -28,7 +28,7 @@ from transformer.studies.results import beside
 from transformer.studies.study import Metric
 
 TINY = small.config(train__steps=4)
-NAMES = ["validation/nll", "validation/bleu", "test/nll", "test/bleu", "test/perplexity"]
+NAMES = ["validation/nll", "validation/bleu", "test/nll", "test/bleu", "test/perplexity", "start/jacobian_norm"]
 TIMED = ("seconds",)
 
 
@@ -149,6 +149,17 @@ def test_a_stopped_run_goes_on(tmp_path):
     assert table(tmp_path / "one") == table(tmp_path / "two")
 
 
+def test_runs_with_nothing_to_score_end_with_their_last_update(tmp_path):
+    base = small.config(train__steps=4, data__test=None, data__validation=None)
+    made = plan({"a": {}, "b": {"model.d_model": "16"}}, seeds=1, base=base, metrics=(Metric("start/jacobian_norm", "lower"),))
+    run_all(made, tmp_path)
+    assert [row["status"] for row in table(tmp_path)] == ["finished"] * 2
+    first = Workdir(made.runs({})[0].folder(tmp_path))
+    rows = first.metrics_file.read_text().splitlines()
+    first.metrics_file.write_text("\n".join(rows[:-1]) + "\n")
+    assert outcomes.read(first.path, base, ()) is None
+
+
 def test_failures_and_divergence_are_outcomes(tmp_path):
     made = plan({"a": {}, "f": does("fail"), "d": does("diverge")}, seeds=1)
     results, told = run_all(made, tmp_path)
@@ -179,7 +190,7 @@ def test_a_run_that_diverged_and_then_failed_has_diverged(tmp_path):
 
 def test_numbers_come_from_the_workdir(tmp_path):
     workdir = Workdir(tmp_path)
-    assert outcomes.read(tmp_path, ()) is None
+    assert outcomes.read(tmp_path, TINY, ()) is None
     (tmp_path / "evaluation").mkdir()
     workdir.evaluation_file("test").write_text('{"scores": {"nll": 9.0, "bleu": 30.0, "perplexity": null}}')
     values = [0.5, 0.25, 0.75]
@@ -190,7 +201,7 @@ def test_numbers_come_from_the_workdir(tmp_path):
         Metric("validation/nll", better, "updates", x) for better, x in (("lower", 0.3), ("higher", 0.5), ("lower", 0.2))
     ]
     metrics += [Metric("validation/bleu", "higher", "updates", 1.0)]
-    found = [outcomes.read(tmp_path, [metric]) for metric in metrics]
+    found = [outcomes.read(tmp_path, TINY, [metric]) for metric in metrics]
     assert [list(each.metrics.values()) for each in found if each] == [
         [0.75],
         [0.25],

@@ -1,6 +1,7 @@
 """Studies: what is missing is trained, then compared; and the report alone, of results that are there."""
 
 import contextlib
+import functools
 import os
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def ablate(study: Study, workdir: Path, dry_run: bool = False, workers: int | No
         print(plans.table(plan, paces, workers or 1))
         return
     with contextlib.nullcontext(Processes(workers or 1)) if ray is None else cluster.joined(ray, workers) as place:
-        results = runs.run_all(plan, workdir, train, place)
+        results = runs.run_all(plan, workdir, functools.partial(train, pictures=False), place)
     if results.stopped:
         say(f"stopped, {len(results.outcomes)} runs done; the same command goes on from there")
         return

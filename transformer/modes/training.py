@@ -35,9 +35,9 @@ from transformer.training import step as step_lib
 from transformer.training.telemetry import Telemetry, read_metrics
 
 
-def train(config: Config, path: Path, profile: str | None = None) -> None:
-    """Trains, or goes on where a run in that workdir stopped; then scores the test split and draws pictures. `profile`:
-    FIRST:LAST, updates of which a trace is written."""
+def train(config: Config, path: Path, profile: str | None = None, pictures: bool = True) -> None:
+    """Trains, or goes on where a run in that workdir stopped; then scores the test split and draws pictures, if they are
+    wanted. `profile`: FIRST:LAST, updates of which a trace is written."""
     config = dataclasses.replace(config, data=sources.spelt_out(config.data))
     wanted = None if profile is None else tracing.updates(profile, config.train.steps)
     check_evaluate(config)
@@ -45,10 +45,10 @@ def train(config: Config, path: Path, profile: str | None = None) -> None:
     hosts.check_same({"--workdir": str(path)} | {f"config.{name}": value for name, _, _, value in fields(config)})
     with contextlib.ExitStack() as locked, _nan_checks(config.train.debug_nans):
         hosts.by_first(lambda: locked.enter_context(only_run(path)))
-        _train(config, path, stop, wanted)
+        _train(config, path, stop, wanted, pictures)
 
 
-def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None) -> None:
+def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None, pictures: bool) -> None:
     family, kind, runtime = families.FAMILIES[config.family], families.kind_of(config), Runtime(config.parallel)
     with _workdir(path, config) as (workdir, checkpoints):
         vocabularies, facts, splits = hosts.in_turn(lambda: _read(config, kind, workdir))
@@ -151,7 +151,7 @@ def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None) ->
         why = f"{config.train.max_minutes:g} minutes (config.train.max_minutes) are over: " if stop.late else ""
         say(f"{why}stopped after step {done:,} of {config.train.steps:,}, saved; the same command goes on from there")
         return
-    _finish(workdir, config, splits)
+    _finish(workdir, config, splits, pictures)
 
 
 def _read(
@@ -284,14 +284,15 @@ def _adopt(state: step_lib.State, other: Any, where: str) -> step_lib.State:
     return state.replace(params=params, average=average)  # type: ignore[attr-defined]
 
 
-def _finish(workdir: Workdir, config: Config, splits: Mapping[str, prepare.Split]) -> None:
+def _finish(workdir: Workdir, config: Config, splits: Mapping[str, prepare.Split], pictures: bool) -> None:
     """What a finished run shows: scores of the test split, samples, pictures, and what to try next."""
     hosts.by_first(lambda: None)  # the last checkpoint is whole
     predictor = predict.load(workdir.path)
     name = "test" if "test" in splits else "validation"
     if name in splits:
         score_split(workdir, predictor, name, splits[name], splits.get("validation"))
-    hosts.by_first(lambda: _show(workdir, config, splits, predictor))
+    if pictures:
+        hosts.by_first(lambda: _show(workdir, config, splits, predictor))
 
 
 def _show(workdir: Workdir, config: Config, splits: Mapping[str, prepare.Split], predictor: Any) -> None:

@@ -108,7 +108,8 @@ class Task:
     """A run on some node, then on another if that is lost."""
 
     def __init__(self, ray: Any, task: Any, arguments: tuple[Train, Config, Path, str]):
-        self._ray, self._task, self._arguments, self._folder = ray, task, arguments, arguments[2]
+        self._ray, self._task, self._arguments = ray, task, arguments
+        _, self._config, self._folder, _ = arguments
         self._losses, self._asked, self._ended = 0, False, 0.0
         self.exitcode: int | None = None
         self.reference = task.remote(*arguments)
@@ -150,7 +151,7 @@ class Task:
             log.write(f"{text.rstrip()}\n")
 
     def _unseen(self) -> bool:
-        return time.monotonic() < self._ended + SEEN and outcomes.read(self._folder, ()) is None
+        return time.monotonic() < self._ended + SEEN and outcomes.read(self._folder, self._config, ()) is None
 
 
 def on_node(train: Train, config: Config, folder: Path, current: str) -> int:

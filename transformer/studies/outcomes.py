@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from transformer.config import Config
 from transformer.runtime.workdir import Workdir, read_json
 from transformer.studies.plan import Run
 from transformer.studies.study import Metric, Study
@@ -23,12 +24,16 @@ class Outcome:
     error: str = ""
 
 
-def read(folder: Path, metrics: Sequence[Metric]) -> Outcome | None:
-    """What came of the run in a workdir; None: it is not at its end."""
+def read(folder: Path, config: Config, metrics: Sequence[Metric]) -> Outcome | None:
+    """What came of the run in a workdir; None: it is not at its end, which is scores if it has a split to score."""
     workdir = Workdir(folder)
-    if not any(workdir.evaluation_file(split).exists() for split in ("test", "validation")):
-        return None
     rows = read_metrics(workdir.metrics_file)
+    if config.data.test is config.data.validation is None:
+        ended = bool(rows) and rows[-1]["step"] >= config.train.steps
+    else:
+        ended = any(workdir.evaluation_file(split).exists() for split in ("test", "validation"))
+    if not ended:
+        return None
     if diverged(rows):
         return Outcome("diverged")
     found = {metric.label: _value(metric, rows, workdir) for metric in metrics}

@@ -56,7 +56,7 @@ def run_all(plan: Plan, root: Path, train: Train, place: Place, stream: TextIO |
             progress.ended(run, result)
 
         def all_of(runs: Sequence[Run], metrics: Sequence[Metric]) -> None:
-            found.update({run: result for run in runs if (result := outcomes.read(run.folder(root), metrics))})
+            found.update({run: result for run in runs if (result := outcomes.read(run.folder(root), run.config, metrics))})
             progress.begin(found)
             results.write(plan, root, found)
             _execute([run for run in runs if run not in found], root, train, place, metrics, stop, ended, progress.watch)
@@ -97,7 +97,7 @@ def _execute(
                 if process.is_alive():
                     continue
                 del active[run]
-                found = outcomes.read(run.folder(root), metrics)
+                found = outcomes.read(run.folder(root), run.config, metrics)
                 if found or not stop:
                     ended(run, found or _failed(run.folder(root), process.exitcode))
             watch({run: run.folder(root) for run in active})
