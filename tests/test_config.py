@@ -157,6 +157,10 @@ def test_the_defaults_are_valid():
             ["config.model.head_gates decoder/cross: config.family decoder_only has decoder/self alone"],
         ),
         ({"train.head_penalty": 0.1}, ["config.train.head_penalty 0.1: config.model.head_gates is none", "or the first to 0"]),
+        (
+            {"train.head_gate_rate": 50},
+            ["config.train.head_gate_rate 50: config.model.head_gates is none", "or the first to 1"],
+        ),
         ({"model.causal_training": False, "family": "encoder_only"}, ["causal_training False: an encoder has no causal mask"]),
         ({"model.causal_training": False, "model.positions": "t5"}, ["causal_training False: the buckets", "positions t5"]),
         ({"model.causal_prefix": True}, ["causal_prefix True: there is no prefix in config.family encoder_decoder"]),

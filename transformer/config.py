@@ -277,6 +277,7 @@ class Train:
     head_penalty: float = setting(
         0.0, "what an open gate of a head (model.head_gates) adds to the loss, in nats of every token", at_least=0
     )
+    head_gate_rate: float = setting(1.0, "gates of heads learn with so many times the learning rate", above=0)
     ema_decay: float | None = setting(
         None, "decay of an exponential moving average of parameters; none: no average", above=0, below=1
     )

@@ -103,6 +103,11 @@ def validate(config: Config) -> Config:
             f"config.train.head_penalty {train.head_penalty:g}: config.model.head_gates is none, so that there is nothing to "
             "close; set it to all, or the first to 0"
         )
+    if train.head_gate_rate != 1 and model.head_gates == "none":
+        raise UserError(
+            f"config.train.head_gate_rate {train.head_gate_rate:g}: config.model.head_gates is none, so that no gate learns; "
+            "set it to all, or the first to 1"
+        )
     of_layers = [name for name in train.start_metrics if name in typing.get_args(LayerMetric)]
     if of_layers and config.family == "recurrent":
         raise UserError(

@@ -109,6 +109,17 @@ def test_clipping_by_the_norm_of_all(name):
         assert float(optax.tree.norm(means[0])) == pytest.approx(0.1 * norm / 4, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_gates_of_heads_learn_at_their_own_rate(name):
+    """All parameters have the same values and gradients here."""
+    params = {"encoder": {name: np.ones(2, np.float32) for name in ("self_gates", "scale")}}
+    train = Train(optimizer=name, learning_rate=0.25, warmup_steps=1, weight_decay=0.5, head_gate_rate=8.0)
+    rule = optimizer.make_optimizer(train, Model())
+    changes, _ = rule.update(jax.tree.map(np.ones_like, params), rule.init(params), params)
+    np.testing.assert_allclose(changes["encoder"]["scale"], -0.25, rtol=1e-5)
+    np.testing.assert_allclose(changes["encoder"]["self_gates"], -2.0, rtol=1e-5)
+
+
 ALL_PARAMETERS = {  # settings that between them make parameters of every name
     "paper": {},
     "learned": {"positions": "learned", "max_positions": 300, "tying": "none", "logits_bias": True, "embedding_norm": True},

@@ -9,9 +9,10 @@ from transformer.config import Model, Train
 
 # Parameters by their last name: norms' factors, biases and small tables are not decayed. Rank would not tell them apart:
 # a scanned bias has rank 2.
+GATES = ("self_gates", "cross_gates")
 NOT_DECAYED = (
     *("bias", "scale", "key_bias", "value_bias", "position_table", "position_keys", "position_values"),
-    *("self_gates", "cross_gates"),
+    *GATES,
 )
 
 
@@ -53,6 +54,11 @@ def decay_mask(params: optax.Params) -> optax.Params:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in NOT_DECAYED, params)
 
 
+def gates_mask(params: optax.Params) -> optax.Params:
+    """True of heads' gates."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in GATES, params)
+
+
 def make_optimizer(train: Train, model: Model) -> optax.GradientTransformation:
     """Clipping by global norm, then Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019) or Adafactor
     (Shazeer and Stern 2018)."""
@@ -64,6 +70,8 @@ def make_optimizer(train: Train, model: Model) -> optax.GradientTransformation:
         ),
         "adafactor": lambda: optax.adafactor(schedule, multiply_by_parameter_scale=True, clipping_threshold=1.0),
     }[train.optimizer]()
+    if train.head_gate_rate != 1:
+        rule = optax.chain(rule, optax.masked(optax.scale(train.head_gate_rate), gates_mask))
     if train.clip_norm is None:
         return rule
     return optax.chain(optax.clip_by_global_norm(train.clip_norm), rule)
