@@ -47,6 +47,12 @@ flags.DEFINE_boolean("dry_run", False, "ablate: only says what would be trained,
 flags.DEFINE_integer(
     "workers", None, "ablate: how many runs at a time; default 1, with --ray as many as there is room for", lower_bound=1
 )
+flags.DEFINE_integer(
+    "vmap_seeds",
+    1,
+    "ablate: so many seeds of an arm are one run of one program (vmap); results as alone, to rounding",
+    lower_bound=1,
+)
 flags.DEFINE_string(
     "ray",
     None,

@@ -5,8 +5,8 @@
 
 Not run yet. The default job's model goes on learning with a gate on each of its 24 heads, and an open gate adds its price to
 the loss of every token. All seeds start from the same model, as in the paper; what differs is the order of the data, dropout,
-and how gates are drawn. Gates learn 50 times as fast as the model: as fast, none closes in so few updates. All scores of test are with gates as they are then, without noise. Heads taken out of a model that
-does not learn any more: heads_pruning.py.
+and how gates are drawn. Gates learn 50 times as fast as the model: as fast, none closes in so few updates. All scores of test
+are with gates as they are then, without noise. Heads taken out of a model that does not learn any more: heads_pruning.py.
 """
 
 from experiments.shapes import studies

@@ -6,8 +6,8 @@ Not run on one yet. bf16, parameters and Adam fp32, dropout 0.1. Transformer-big
 rows of 512 slots, each packed with texts of 32 tokens; decoders read rows of 1,024. Ours with each backend of attention and
 rule of remat, against the same layers of torch (`torch.compile`, its fused attention), which are given whole rows without a
 mask of segments. The share is of the device's published peak (`runtime/devices.py`; of a CPU, measured), its MFU. Seeds: eight
-small decoders trained by one program (`vmap`), against one after the other. --small: the same at sizes that a laptop does, to
-see that all of it runs; its times but the seeds' say nothing.
+small decoders trained by one program (`--vmap_seeds`), against one after the other. --small: the same at sizes that a laptop
+does, to see that all of it runs; its times but the seeds' say nothing.
 """
 
 import dataclasses
@@ -114,22 +114,24 @@ def ours(job: Job) -> Callable[[], None]:
 
 
 def seeds(job: Job, together: bool) -> Callable[[], None]:
-    """An update of each of `SEEDS` models, by one program or one after the other."""
+    """An update of each of `SEEDS` models, by one program, as with `--vmap_seeds`, or one after the other."""
     import jax
+    import numpy as np
+
+    from transformer.runtime.stacked import Stack
 
     step, init = _parts(job)
-    states, batch = [init(seed) for seed in range(SEEDS)], jax.device_put(_batch(job))
-    one, all_at_once = jax.jit(step, donate_argnums=0), jax.jit(jax.vmap(step, in_axes=(0, None)), donate_argnums=0)
-    stacked = [jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *states)] if together else []
+    states, batch = {seed: init(seed) for seed in range(SEEDS)}, _batch(job)
+    one, stack = jax.jit(step, donate_argnums=0), Stack(step, jax.devices()[:1])
 
     def turn() -> None:
         if together:
-            stacked[0], metrics = all_at_once(stacked[0], batch)
-            jax.block_until_ready(metrics)
-            return
-        for number in range(SEEDS):
-            states[number], metrics = one(states[number], batch)
-        jax.block_until_ready(states)
+            made = stack.update({seed: (state, batch) for seed, state in states.items()})
+        else:
+            made = {seed: one(state, batch) for seed, state in states.items()}
+        states.update({seed: state for seed, (state, _) in made.items()})
+        for _, metrics in made.values():
+            float(np.asarray(metrics["loss_sum"]))
 
     return turn
 

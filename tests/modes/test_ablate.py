@@ -188,6 +188,32 @@ def test_wrong_input_is_found_before_anything_is_trained(name, folder, monkeypat
     assert not Path("run").exists()
 
 
+@pytest.mark.slow
+def test_seeds_by_one_program_come_out_as_alone(folder):
+    (folder / "study.py").write_text(STUDY.replace("seeds=1", "seeds=3"))
+    for name, more in (("alone", []), ("together", ["--vmap_seeds=2"])):
+        result = ablate(f"--workdir={name}", "--config.base.data.buckets=1", *more)
+        assert result.status == 0, result.err
+    alone, together = table("alone"), table("together")
+    assert len(alone) == 6
+    for one, other in zip(alone, together, strict=True):
+        assert (one["arm"], one["seed"], one["status"], one["hash"]) == tuple(
+            other[n] for n in ("arm", "seed", "status", "hash")
+        )
+        for name in ("validation/nll", "test/nll"):
+            assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-4)
+    [seconds] = Path("together/runs/post").glob("1-*.seconds")
+    assert float(seconds.read_text()) > 0 and "examples: train" in seconds.with_suffix(".log").read_text()
+
+
+def test_seeds_by_one_program_want_batches_of_one_shape(folder):
+    result = ablate("--workdir=run", "--vmap_seeds=2", "--config.base.data.buckets=2")
+    assert (result.status, result.out) == (2, "") and not Path("run").exists()
+    assert result.err.startswith("launch.py: --vmap_seeds: batches of arm 'post' have 2 shapes") and result.err.count("\n") == 1
+    result = ablate("--workdir=run", "--vmap_seeds=2", "--ray=10.0.0.1:6379")
+    assert (result.status, result.err.count("\n")) == (2, 1) and "leave one of them out" in result.err
+
+
 def test_without_ray_the_remedy_is_said(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     result = ablate("--workdir=run", "--ray=10.0.0.1:6379")

@@ -59,9 +59,10 @@ class Done:
 class InProcess:
     """Runs in this process, one after the other; what they raise goes where a process's last words go."""
 
-    most = 1
+    most = seeds = 1
 
-    def start(self, train, config, folder: Path) -> Done:
+    def start(self, train, runs) -> Done:
+        ((folder, config),) = runs.items()
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             train(config, folder)

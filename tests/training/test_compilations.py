@@ -35,20 +35,22 @@ def run(tmp_path, lengths, step=None, **settings):
     stream = io.StringIO()
     count = {"examples": 1, "tokens": 1, "filled": 1, "slots": 1}
     with Telemetry(tmp_path / "metrics.jsonl", tmp_path / "events", 0, len(lengths), stream=stream) as telemetry:
-        loop.train(
-            config,
-            jnp.zeros(()),
-            0,
-            [{"x": jnp.ones(length)} for length in lengths],
-            telemetry,
-            step=step or jax.jit(lambda state, batch: sums(state, batch)),  # of this run alone
-            place=lambda batch: batch,
-            fetch=lambda metrics: {name: float(value) for name, value in metrics.items()},
-            count=lambda batch: count,
-            evaluate=lambda state: {},
-            save=lambda *arguments: None,
-            keep=lambda step, batch: "",
-            stop=loop.Stop(),
+        loop.alone(
+            loop.train(
+                config,
+                jnp.zeros(()),
+                0,
+                [{"x": jnp.ones(length)} for length in lengths],
+                telemetry,
+                step=step or jax.jit(lambda state, batch: sums(state, batch)),  # of this run alone
+                place=lambda batch: batch,
+                fetch=lambda metrics: {name: float(value) for name, value in metrics.items()},
+                count=lambda batch: count,
+                evaluate=lambda state: {},
+                save=lambda *arguments: None,
+                keep=lambda step, batch: "",
+                stop=loop.Stop(),
+            )
         )
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     return stream.getvalue().splitlines(), [row["train/compilations"] for row in rows]

@@ -101,7 +101,7 @@ def run(
         happens("save", number)
         events.append(f"with {metrics}")
 
-    result = loop.train(
+    run = loop.train(
         config,
         first,
         first,
@@ -117,7 +117,7 @@ def run(
         stop=stop,
         begin=begin,
     )
-    return events, told, result
+    return events, told, loop.alone(run)
 
 
 def of(events, *names):
@@ -317,9 +317,13 @@ class Runs:
                     signal.raise_signal(signal.SIGTERM)
                 yield batch
 
+        def noted(*arguments, **named):
+            ended.append((yield from train(*arguments, **named)))
+            return ended[-1]
+
         with self.patch.context() as patch:
             patch.setattr(training.pipeline, "read", with_signal)
-            patch.setattr(training.loop, "train", lambda *a, **k: ended.append(train(*a, **k)) or ended[-1])
+            patch.setattr(training.loop, "train", noted)
             training.train(validate(config), self.folder / name)
         return ended[0]
 

@@ -42,7 +42,7 @@ def run(mode: str, config: Any, workdir: Path, overrides: Mapping[str, str], fla
     actions = {
         "train": lambda: modes.train(config, workdir, flags.profile),
         "describe": lambda: modes.describe(config, flags.devices, flags.memory_gib),
-        "ablate": lambda: modes.ablate(config, workdir, flags.dry_run, flags.workers, flags.ray),
+        "ablate": lambda: modes.ablate(config, workdir, flags.dry_run, flags.workers, flags.ray, flags.vmap_seeds),
         "report": lambda: modes.report(config, workdir),
         "evaluate": lambda: modes.evaluate(workdir, overrides, flags.split),
         "translate": lambda: modes.translate(workdir, overrides, flags.input, flags.output),

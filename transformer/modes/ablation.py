@@ -8,22 +8,33 @@ from pathlib import Path
 
 import jax
 
-from transformer.errors import say
+from transformer.errors import UserError, say
 from transformer.modes.scoring import check_evaluate, reported
-from transformer.modes.training import train
+from transformer.modes.training import train, train_together
 from transformer.studies import cluster, resampled, runs
 from transformer.studies import plan as plans
 from transformer.studies import report as reports
 from transformer.studies.processes import Processes
-from transformer.studies.study import Study
+from transformer.studies.study import Study, arm_configs
 
 
-def ablate(study: Study, workdir: Path, dry_run: bool = False, workers: int | None = None, ray: str | None = None) -> None:
+def ablate(
+    study: Study,
+    workdir: Path,
+    dry_run: bool = False,
+    workers: int | None = None,
+    ray: str | None = None,
+    vmap_seeds: int = 1,
+) -> None:
     """Trains the runs of a study that `workdir` has not, and writes results.csv and the report; exit status 1 if some failed.
 
-    `workers` at a time (default 1), or on the Ray cluster at an address (default: as many as it has room for). A dry run prints
-    what would be trained, what it costs, and how long it takes on this machine.
+    `workers` at a time (default 1), or on the Ray cluster at an address (default: as many as it has room for). With
+    `vmap_seeds` so many seeds of an arm count as one: their updates are made by one program. A dry run prints what would be
+    trained, what it costs, and how long it takes on this machine. UserError: such seeds on a cluster, or with batches of
+    several shapes.
     """
+    if vmap_seeds > 1:
+        _check_together(study, ray)
     jax.config.update("jax_platforms", "cpu")  # devices are for the runs; this process only counts
     if workers and workers > 1 and ray is None:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else the first run takes an accelerator's memory
@@ -37,7 +48,11 @@ def ablate(study: Study, workdir: Path, dry_run: bool = False, workers: int | No
             paces[arm] = runs.measure(config, train)
         print(plans.table(plan, paces, workers or 1))
         return
-    with contextlib.nullcontext(Processes(workers or 1)) if ray is None else cluster.joined(ray, workers) as place:
+    with (
+        contextlib.nullcontext(Processes(workers or 1, vmap_seeds, train_together))
+        if ray is None
+        else cluster.joined(ray, workers) as place
+    ):
         results = runs.run_all(plan, workdir, functools.partial(train, pictures=False), place)
     if results.stopped:
         say(f"stopped, {len(results.outcomes)} runs done; the same command goes on from there")
@@ -47,6 +62,18 @@ def ablate(study: Study, workdir: Path, dry_run: bool = False, workers: int | No
     if failed := [run.arm for run, found in results.outcomes.items() if found.status == "failed"]:
         say(f"failed: {len(failed)} runs, of {', '.join(dict.fromkeys(failed))}; the same command tries them again")
         sys.exit(1)
+
+
+def _check_together(study: Study, ray: str | None) -> None:
+    if ray is not None:
+        raise UserError("--vmap_seeds and --ray: on a cluster each seed has a process of its own; leave one of them out")
+    for arm, config in arm_configs(study).items():
+        if config.data.batching == "bucketed" and config.data.buckets > 1:
+            raise UserError(
+                f"--vmap_seeds: batches of arm {arm!r} have {config.data.buckets} shapes (config.data.buckets), and seeds "
+                "would not have the same one at an update; set config.base.data.batching=packed or config.base.data.buckets=1, "
+                "or leave the flag out"
+            )
 
 
 def report(study: Study, workdir: Path) -> None:

@@ -2,19 +2,20 @@
 
 import contextlib
 import dataclasses
+import functools
 import shlex
 import shutil
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
 
 from transformer import families, plots
-from transformer.config import Config, Facts
+from transformer.config import Config, Facts, Parallel
 from transformer.data import pipeline, prepare, sources
 from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError, say
@@ -30,7 +31,7 @@ from transformer.runtime.devices import Runtime, peak_flops
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
 from transformer.settings import fields
-from transformer.training import initial, loop, start, tracing, trainer
+from transformer.training import initial, loop, start, together, tracing, trainer
 from transformer.training import step as step_lib
 from transformer.training.telemetry import Telemetry, read_metrics
 
@@ -38,18 +39,43 @@ from transformer.training.telemetry import Telemetry, read_metrics
 def train(config: Config, path: Path, profile: str | None = None, pictures: bool = True) -> None:
     """Trains, or goes on where a run in that workdir stopped; then scores the test split and draws pictures, if they are
     wanted. `profile`: FIRST:LAST, updates of which a trace is written."""
-    config = dataclasses.replace(config, data=sources.spelt_out(config.data))
     wanted = None if profile is None else tracing.updates(profile, config.train.steps)
+    loop.alone(_run(config, path, loop.Stop(config.train.max_minutes), wanted, pictures))
+
+
+def train_together(runs: Mapping[Path, Config], told: Mapping[Path, TextIO]) -> bool:
+    """As `train`, of runs that differ in their seeds alone, whose updates are made by one program (`vmap`). What a run says
+    goes to its file of `told`. Returns whether all went well; a run that fails does not end the others."""
+    stop = loop.Stop(next(iter(runs.values())).train.max_minutes)
+    seeds = {config.train.seed: path for path, config in runs.items()}
+
+    def saying(path: Path) -> contextlib.ExitStack:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.redirect_stdout(told[path]))
+            stack.enter_context(contextlib.redirect_stderr(told[path]))
+            return stack.pop_all()
+
+    return not together.train(
+        {seed: _run(runs[path], path, stop, None, pictures=False, alone=False) for seed, path in seeds.items()},
+        {seed: functools.partial(saying, path) for seed, path in seeds.items()},
+    )
+
+
+def _run(
+    config: Config, path: Path, stop: loop.Stop, wanted: range | None, pictures: bool, alone: bool = True
+) -> loop.Run[None]:
+    config = dataclasses.replace(config, data=sources.spelt_out(config.data))
     check_evaluate(config)
-    stop = loop.Stop(config.train.max_minutes)
     hosts.check_same({"--workdir": str(path)} | {f"config.{name}": value for name, _, _, value in fields(config)})
     with contextlib.ExitStack() as locked, _nan_checks(config.train.debug_nans):
         hosts.by_first(lambda: locked.enter_context(only_run(path)))
-        _train(config, path, stop, wanted, pictures)
+        yield from _train(config, path, stop, wanted, pictures, alone)
 
 
-def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None, pictures: bool) -> None:
-    family, kind, runtime = families.FAMILIES[config.family], families.kind_of(config), Runtime(config.parallel)
+def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None, pictures: bool, alone: bool) -> loop.Run[None]:
+    """`alone`: its updates are compiled for all devices; else its step is asked for as it is, and it has one device."""
+    family, kind = families.FAMILIES[config.family], families.kind_of(config)
+    runtime = Runtime(config.parallel if alone else Parallel(mode="jit"))
     with _workdir(path, config) as (workdir, checkpoints):
         vocabularies, facts, splits = hosts.in_turn(lambda: _read(config, kind, workdir))
         model = family.model(config, facts)
@@ -123,20 +149,20 @@ def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None, pi
             config.train.steps,
             mfu_per_token=cost / peak if peak else None,
         )
-        step = runtime.compile_train(train_step)
+        step = runtime.compile_train(train_step) if alone else train_step
         with contextlib.ExitStack() as stack:
             stack.enter_context(telemetry)
             stack.enter_context(stop)
             if wanted is not None and hosts.is_first():
                 step = stack.enter_context(tracing.traced(step, first, wanted, workdir.profile, telemetry))
-            _, done = loop.train(
+            _, done = yield from loop.train(
                 config,
                 state,
                 first,
                 pipeline.read(batches, first, config.train.steps, config.data.workers),
                 telemetry,
                 step=step,
-                place=runtime.place_batch,
+                place=runtime.place_batch if alone else dict,
                 fetch=runtime.fetch,
                 count=lambda batch: pipeline.count(batch, objective),
                 evaluate=evaluate,

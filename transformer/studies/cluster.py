@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +86,16 @@ def _join(ray: Any, address: str) -> None:
 class Cluster:
     """Nodes of a Ray cluster. `options`: what a task asks of one."""
 
+    seeds = 1
+
     def __init__(self, ray: Any, options: dict[str, int], most: int | None):
         self.most = float("inf") if most is None else most
         self._ray = ray
         # Spread, because a run uses all of a node's processors. Ray's own retries do not end where a run takes too much memory.
         self._task = ray.remote(max_retries=0, scheduling_strategy="SPREAD", **options)(on_node)
 
-    def start(self, train: Train, config: Config, folder: Path) -> Started:
+    def start(self, train: Train, runs: Mapping[Path, Config]) -> Started:
+        ((folder, config),) = runs.items()
         folder = folder.resolve()
         folder.parent.mkdir(parents=True, exist_ok=True)
         return Task(self._ray, self._task, (train, config, folder, os.getcwd()))

@@ -1,9 +1,10 @@
 """Where runs are executed, and a run's process. Here: on this machine; cluster.py: on those of a Ray cluster.
 
-Each run has a process of its own. It costs a second or two to start, compilation is paid by each run anyway, and a crash, or
-the system taking its memory back, ends one run alone.
+Each run has a process of its own, unless seeds of an arm are trained together. It costs a second or two to start, compilation
+is paid by each run anyway, and a crash, or the system taking its memory back, ends one run alone.
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import multiprocessing
@@ -12,17 +13,19 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from transformer.config import Config
 from transformer.errors import UserError
 from transformer.studies.results import beside
 
 Train = Callable[[Config, Path], None]  # trains, or goes on, in a workdir, and scores; a function of a module
+# The same of runs that differ in their seeds alone, what each says going to a file; whether all went well.
+Together = Callable[[Mapping[Path, Config], Mapping[Path, TextIO]], bool]
 
 
 class Started(Protocol):
@@ -46,10 +49,17 @@ class Place(Protocol):
 
     @property
     def most(self) -> float:
-        """How many runs may be started and not over."""
+        """How many may be started and not over."""
         ...
 
-    def start(self, train: Train, config: Config, folder: Path) -> Started: ...
+    @property
+    def seeds(self) -> int:
+        """How many seeds of an arm are started as one."""
+        ...
+
+    def start(self, train: Train, runs: Mapping[Path, Config]) -> Started:
+        """Of runs that differ in their seeds alone, by their workdirs; `seeds` at most."""
+        ...
 
     def wait(self, started: Collection[Any], seconds: float) -> None:
         """Until one of those that were started here may be over; `seconds` at most."""
@@ -57,12 +67,17 @@ class Place(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """This machine."""
+    """This machine. With `together` it trains several `seeds` of an arm in one process."""
 
     most: int
+    seeds: int = 1
+    together: Together | None = None
 
-    def start(self, train: Train, config: Config, folder: Path) -> Started:
-        return start(train, config, folder)
+    def start(self, train: Train, runs: Mapping[Path, Config]) -> Started:
+        if len(runs) == 1 or self.together is None:
+            ((folder, config),) = runs.items()
+            return start(train, config, folder)
+        return _spawn(_children, self.together, runs)
 
     def wait(self, started: Collection[BaseProcess], seconds: float) -> None:
         connection.wait([process.sentinel for process in started], seconds)
@@ -70,32 +85,54 @@ class Processes:
 
 def start(train: Train, config: Config, folder: Path) -> BaseProcess:
     """The process of a run. It ends with the one that starts it, and saves and ends on SIGTERM."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    process = multiprocessing.get_context("spawn").Process(target=_child, args=(train, config, folder))
+    return _spawn(_child, train, {folder: config})
+
+
+def _spawn(child: Callable[..., None], train: Train | Together, runs: Mapping[Path, Config]) -> BaseProcess:
+    for folder in runs:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    process = multiprocessing.get_context("spawn").Process(target=child, args=(train, runs))
     process.start()
     return process
 
 
-def _child(train: Train, config: Config, folder: Path) -> None:
-    """A run's process. What it says goes to a file beside its workdir, as do the seconds that it took."""
-    os.setpgid(0, 0)  # Ctrl-C is for the study, which asks runs to stop
-    threading.Thread(target=_end_with_the_study, daemon=True).start()
-    log = beside(folder, ".log").open("a", encoding="utf-8", buffering=1)  # noqa: SIM115  (a traceback comes after us)
-    # A study that was killed may have left a process behind, on its way out: this waits for it.
-    with beside(folder, ".log").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for stream in (1, 2):
-            os.dup2(log.fileno(), stream)
-        sys.stdout = sys.stderr = log
-        begun = time.monotonic()
+def _child(train: Train, runs: Mapping[Path, Config]) -> None:
+    ((folder, config),) = runs.items()
+    with _logs(runs):
         try:
             train(config, folder)
         except UserError as error:
             print(error)
             sys.exit(2)
+
+
+def _children(together: Together, runs: Mapping[Path, Config]) -> None:
+    with _logs(runs) as logs:
+        if not together(runs, logs):
+            sys.exit(1)
+
+
+@contextlib.contextmanager
+def _logs(runs: Collection[Path]) -> Iterator[dict[Path, TextIO]]:
+    """In a process of runs: files beside their workdirs for what they say; what is no run's own goes to the first. The seconds
+    that they took, each an equal part, go to others."""
+    os.setpgid(0, 0)  # Ctrl-C is for the study, which asks runs to stop
+    threading.Thread(target=_end_with_the_study, daemon=True).start()
+    files = [beside(folder, ".log") for folder in runs]
+    logs = [file.open("a", encoding="utf-8", buffering=1) for file in files]  # not closed: a traceback comes after us
+    with contextlib.ExitStack() as locks:
+        for file in files:  # a study that was killed may have left a process behind, on its way out: this waits for it
+            fcntl.flock(locks.enter_context(file.open("a")), fcntl.LOCK_EX)
+        for stream in (1, 2):
+            os.dup2(logs[0].fileno(), stream)
+        sys.stdout = sys.stderr = logs[0]
+        begun = time.monotonic()
+        try:
+            yield dict(zip(runs, logs, strict=True))
         finally:
-            with beside(folder, ".seconds").open("a") as times:
-                times.write(f"{time.monotonic() - begun:.1f}\n")
+            for folder in runs:
+                with beside(folder, ".seconds").open("a") as times:
+                    times.write(f"{(time.monotonic() - begun) / len(runs):.1f}\n")
 
 
 def _end_with_the_study() -> None:

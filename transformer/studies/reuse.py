@@ -13,10 +13,12 @@ from transformer.studies.plan import Run
 from transformer.studies.results import beside
 
 
-def next_of(waiting: Sequence[Run], active: Collection[Run]) -> Run | None:
-    """The first run that takes its training from none that is under way."""
+def next_of(waiting: Sequence[Run], active: Collection[Run], seeds: int) -> list[Run]:
+    """The first run that takes its training from none that is under way, and others that differ from it in their seeds alone,
+    `seeds` in all at most; [] if there is none."""
     busy = [_training(other.config) for other in active]
-    return next((run for run in waiting if _training(run.config) not in busy), None)
+    free = [run for run in waiting if _training(run.config) not in busy]
+    return [run for run in free if _with_seed(run, 0) == _with_seed(free[0], 0)][:seeds]
 
 
 def take(config: Config, folder: Path) -> None:
@@ -34,6 +36,10 @@ def take(config: Config, folder: Path) -> None:
             if (seconds := beside(other.path, ".seconds")).exists():
                 shutil.copy(seconds, beside(folder, ".seconds"))
             return
+
+
+def _with_seed(run: Run, seed: int) -> Config:
+    return settings.replace(run.config, "train.seed", seed)
 
 
 def _training(config: Config) -> Config:

@@ -84,14 +84,16 @@ def _execute(
     asked = False
     try:
         while active or (waiting and not stop):
-            while len(active) < place.most and not stop and (run := reuse.next_of(waiting, active)):
-                waiting.remove(run)
-                reuse.take(config := _placed(run.config, root), run.folder(root))
-                active[run] = place.start(train, config, run.folder(root))
-            place.wait(active.values(), 0.5)
+            while len(_each(active)) < place.most and not stop and (chosen := reuse.next_of(waiting, active, place.seeds)):
+                for run in chosen:
+                    waiting.remove(run)
+                    reuse.take(_placed(run.config, root), run.folder(root))
+                process = place.start(train, {run.folder(root): _placed(run.config, root) for run in chosen})
+                active.update(dict.fromkeys(chosen, process))
+            place.wait(_each(active), 0.5)
             if stop and not asked:
                 asked = True
-                for process in active.values():
+                for process in _each(active):
                     process.terminate()
             for run, process in list(active.items()):
                 if process.is_alive():
@@ -102,8 +104,13 @@ def _execute(
                     ended(run, found or _failed(run.folder(root), process.exitcode))
             watch({run: run.folder(root) for run in active})
     finally:
-        for process in active.values():  # there are some only if something of ours failed
+        for process in _each(active):  # there are some only if something of ours failed
             process.kill()
+
+
+def _each(active: Mapping[Run, Started]) -> list[Started]:
+    """Each process once: several runs may share one."""
+    return list({id(process): process for process in active.values()}.values())
 
 
 def _placed(config: Config, root: Path) -> Config:

@@ -7,9 +7,9 @@ import math
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from types import FrameType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,35 @@ from transformer.training.telemetry import Telemetry
 SPARE = 3  # updates that may compile beyond one for each shape of batches; the first states of a run differ in small ways
 Metrics = dict[str, float]
 Batch = Mapping[str, np.ndarray]
+T = TypeVar("T")
+
+
+class Update(NamedTuple):
+    """What a run asks for: `step(state, batch)`."""
+
+    step: Callable[[Any, Any], tuple[Any, Any]]
+    state: Any
+    batch: Any
+
+
+# Training that asks for its updates, and is sent what came of each: state, metrics, whether it waited for the compiler.
+Run = Generator[Update, tuple[Any, Any, bool], T]
+
+
+def alone(run: Run[T]) -> T:
+    """What the run returns, each of its updates made when it asks."""
+    try:
+        asked = next(run)
+        while True:
+            before = compilations.count()
+            try:
+                state, metrics = asked.step(asked.state, asked.batch)
+            except BaseException as error:
+                asked = run.throw(error)
+            else:
+                asked = run.send((state, metrics, compilations.count() > before))
+    except StopIteration as end:
+        return end.value
 
 
 def means(sums: Mapping[str, float]) -> Metrics:
@@ -33,10 +62,10 @@ def means(sums: Mapping[str, float]) -> Metrics:
 
 class Stop:
     """True once the process was asked to stop (SIGTERM, Ctrl-C), or `minutes` after it was made. Asked a second time, it ends
-    at once. A context manager."""
+    at once. A context manager, which several runs may be in."""
 
     def __init__(self, minutes: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self.asked, self._clock = False, clock
+        self.asked, self._clock, self._inside = False, clock, 0
         self._end = math.inf if minutes is None else clock() + 60 * minutes
 
     @property
@@ -48,12 +77,16 @@ class Stop:
         return self.asked or self.late
 
     def __enter__(self) -> Self:
-        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        if self._inside == 0:
+            self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._inside += 1
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._inside -= 1
+        if self._inside == 0:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
@@ -80,7 +113,7 @@ def train(
     agree: Callable[[bool], bool] = bool,
     total: Callable[[Mapping[str, int]], Mapping[str, int]] = dict,
     begin: Callable[[Any, Any], Metrics] | None = None,
-) -> tuple[Any, int]:
+) -> Run[tuple[Any, int]]:
     """Updates `first_step` to `config.train.steps`; returns the state and the number of updates done.
 
     `stop` is looked at after each update; once it is true the state is saved and the loop ends early. `evaluate` gives
@@ -125,11 +158,10 @@ def train(
         placed = place(batch)
         if begin is not None and number == 0:
             telemetry.score(0, begin(state, placed))
-        before = compilations.count()
-        state, metrics = step(state, placed)
+        state, metrics, waited = yield Update(step, state, placed)
         done = number + 1
         telemetry.advance(done)
-        if compilations.count() > before:
+        if waited:
             compiled += 1
             if compiled == shapes + SPARE:
                 telemetry.recompiled(done, compiled, shapes)

@@ -57,16 +57,18 @@ def restore_state(checkpoints: Checkpoints, step: int, like: State) -> State:
 def make_train_step(
     loss: Loss, optimizer: optax.GradientTransformation, schedule: optax.Schedule, train: Train
 ) -> Callable[..., tuple[State, dict[str, Array]]]:
-    """`train_step(state, batch, axis_name=None) -> state, metrics`.
+    """`train_step(state, batch, axis_name=None, seed=None) -> state, metrics`; `seed`: if not `train.seed`.
 
     The batch's rows are cut into `accumulate` micro-batches, one after the other in memory. Metrics are the loss's sums
     over the whole batch, `gradient_norm` (before clipping), `learning_rate`, and `skipped`: 1 where the loss or the norm is
     not finite; then nothing but the step is changed.
     """
 
-    def train_step(state: State, batch: Batch, axis_name: str | None = None) -> tuple[State, dict[str, Array]]:
-        seed = jax.random.key(train.seed, impl="threefry2x32")
-        key = jax.random.fold_in(jax.random.fold_in(seed, DROPOUT), state.step)
+    def train_step(
+        state: State, batch: Batch, axis_name: str | None = None, seed: Array | None = None
+    ) -> tuple[State, dict[str, Array]]:
+        whole = jax.random.key(train.seed if seed is None else seed, impl="threefry2x32")
+        key = jax.random.fold_in(jax.random.fold_in(whole, DROPOUT), state.step)
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 

@@ -1,0 +1,76 @@
+"""States in a stack, over one device and over several: each row as it would be alone.
+
+Eight devices are simulated in a process of its own, which this file is the program of.
+"""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import simulated
+
+from transformer.errors import UserError
+from transformer.runtime.stacked import Stack
+
+
+def step(state, batch, axis_name, seed):
+    total = batch["x"].sum()
+    return {"w": state["w"] * 2 + total + seed}, {"seen": total}
+
+
+def updated(stack, states, seeds=(5, 0, 3, 2)):
+    """After an update of these runs, whose batches hold their seeds: each metric, each state as a number, and the states."""
+    made = stack.update({seed: (states[seed], {"x": np.full((2, 3), seed, np.float32)}) for seed in seeds})
+    metrics = [float(np.ravel(jax.device_get(row["seen"]))[0]) for _, row in made.values()]
+    return metrics, [float(state.whole()["w"]) for state, _ in made.values()], {s: state for s, (state, _) in made.items()}
+
+
+def run(count):
+    """Four runs, then three of them; what came of either, and how many devices held them."""
+    stack = Stack(step, jax.devices()[:count])
+    metrics, values, states = updated(stack, {seed: {"w": np.float32(seed)} for seed in (5, 0, 3, 2)})
+    held = [len(states[0]._stacked["w"].sharding.device_set)]
+    *fewer, states = updated(stack, states, (5, 3, 2))
+    held.append(len(states[5]._stacked["w"].sharding.device_set))
+    return [metrics, values, *fewer, held]
+
+
+# Doubled, and six times the seed and the seed itself added; then once more, without the second run.
+BY_HAND = [[30, 0, 18, 12], [45, 0, 27, 18], [30, 18, 12], [125, 75, 50]]
+
+
+def test_one_device():
+    assert run(1) == [*BY_HAND, [1, 1]]
+
+
+@pytest.fixture(scope="module")
+def on_eight():
+    return simulated.eight(__file__)
+
+
+@pytest.mark.parametrize(("count", "held"), [(2, [2, 1]), (3, [1, 3]), (8, [4, 1])])
+def test_devices_that_runs_fill_evenly(on_eight, count, held):
+    assert on_eight[str(count)] == [*BY_HAND, held]
+
+
+def test_fields_are_cut_out_when_they_are_read():
+    class Named(dict):
+        w = property(lambda self: self["w"])
+
+    jax.tree_util.register_pytree_node(Named, lambda x: ((x["w"],), None), lambda _, leaves: Named(w=leaves[0]))
+    stack = Stack(lambda state, batch, axis_name, seed: (Named(w=state.w + seed), {"x": seed}), jax.devices()[:1])
+    made = stack.update({n: (Named(w=np.zeros(2, np.float32)), {"x": np.ones(1)}) for n in (1, 4)})
+    np.testing.assert_array_equal(made[4][0].w, [4.0, 4.0])
+    with pytest.raises(AttributeError):
+        _ = made[4][0].b
+
+
+def test_batches_of_other_shapes():
+    batches = {n: (np.float32(0), {"x": np.ones((2, n), np.float32)}) for n in (2, 3)}
+    with pytest.raises(UserError, match="differ in their shapes"):
+        Stack(step, jax.devices()[:1]).update(batches)
+
+
+if __name__ == "__main__":
+    print(json.dumps({count: run(count) for count in (2, 3, 8)}))

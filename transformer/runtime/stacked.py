@@ -1,0 +1,80 @@
+"""States of several runs of one program, side by side: stacked, updated by `vmap`, cut over the devices that they fill evenly.
+
+A run sees its own state and metrics, which are cut out of the stack only if somebody reads them.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from transformer.errors import UserError
+from transformer.runtime.memory import keep_freed_memory
+
+AXIS = "runs"
+Step = Callable[..., tuple[Any, Mapping[str, Any]]]
+
+
+class Slice:
+    """A run's state: each field of the stack's (`params`, ...) at this row, on one device."""
+
+    def __init__(self, stacked: Any, row: int, device: Any):
+        self._stacked, self._row, self._device = stacked, row, device
+
+    def __getattr__(self, name: str) -> Any:
+        return self._cut(getattr(self._stacked, name))
+
+    def whole(self) -> Any:
+        """The state itself."""
+        return self._cut(self._stacked)
+
+    def _cut(self, tree: Any) -> Any:
+        return jax.tree.map(lambda x: jax.device_put(x[self._row], self._device), tree)
+
+
+class Cell:
+    """A run's value of a metric; whoever makes an array of it waits for the update."""
+
+    def __init__(self, stacked: jax.Array, row: int):
+        self._stacked, self._row = stacked, row
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(np.asarray(self._stacked)[self._row], dtype)
+
+
+class Stack:
+    """`step(state, batch, axis_name, seed) -> state, metrics` of several runs at once."""
+
+    def __init__(self, step: Step, devices: Sequence[Any] | None = None):
+        keep_freed_memory()
+        self._devices = devices or jax.devices()
+        self._step = jax.jit(jax.vmap(lambda state, batch, seed: step(state, batch, None, seed)), donate_argnums=0)
+        self._seeds: tuple[int, ...] = ()
+        self._state: Any = None
+        self._placed_seeds: Any = None
+
+    def update(self, asked: Mapping[int, tuple[Any, Mapping[str, np.ndarray]]]) -> dict[int, tuple[Slice, dict[str, Cell]]]:
+        """An update of each run: by its seed, its state and batch, of the same shapes in all. States of an update are good
+        until the next. Which runs there are may change: a run may have ended. UserError: batches of other shapes."""
+        seeds = tuple(asked)
+        if seeds != self._seeds:
+            states = [state.whole() if isinstance(state, Slice) else state for state, _ in asked.values()]
+            self._state = self._place(jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *states))
+            self._seeds, self._placed_seeds = seeds, self._place(np.asarray(seeds, np.uint32))
+        batches = [batch for _, batch in asked.values()]
+        shapes = [{name: rows.shape for name, rows in batch.items()} for batch in batches]
+        if any(shape != shapes[0] for shape in shapes):
+            raise UserError("batches of seeds that are trained together differ in their shapes; train one at a time")
+        batch = self._place({name: np.stack([batch[name] for batch in batches]) for name in shapes[0]})
+        self._state, metrics = self._step(self._state, batch, self._placed_seeds)
+        return {
+            seed: (Slice(self._state, row, self._devices[0]), {name: Cell(value, row) for name, value in metrics.items()})
+            for row, seed in enumerate(seeds)
+        }
+
+    def _place(self, stacked: Any) -> Any:
+        used = self._devices[: math.gcd(len(jax.tree.leaves(stacked)[0]), len(self._devices))]
+        return jax.device_put(stacked, NamedSharding(Mesh(np.asarray(used), (AXIS,)), PartitionSpec(AXIS)))
