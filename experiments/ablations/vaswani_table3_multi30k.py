@@ -39,14 +39,14 @@ ROWS = {
         "model.d_ff": "512",
         "model.num_heads": "8",
         "model.dropout_rate": "0.3",
-        "train.steps": "1200",
+        "train.steps": "2400",
     },
 }
 
 
 def base() -> Config:
     model = Model(num_encoder_layers=3, num_decoder_layers=3, d_model=64, d_ff=256, num_heads=4, max_positions=64, unroll=3)
-    whole = studies.multi30k(400, model)
+    whole = studies.multi30k(800, model)
     return dataclasses.replace(whole, data=dataclasses.replace(whole.data, test=None))
 
 
