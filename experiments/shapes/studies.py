@@ -53,8 +53,10 @@ def at_start(base: Config, *metrics: StartMetric) -> Config:
 
 
 def multi30k(steps: int, model: Model, share: str = "") -> Config:
-    """Multi30k, English to German, in `config.base.data.directory`; `share`: a slice of the training pairs, "[:10%]". Pre-norm, since with
-    post-norm so few updates teach little."""
+    """Multi30k, English to German, in `config.base.data.directory`; `share`: a slice of the training pairs, "[:10%]".
+
+    Pre-norm: with post-norm so few updates teach little.
+    """
     return Config(
         model=dataclasses.replace(model, norm_order="pre"),
         data=Data(
