@@ -3,10 +3,16 @@
     python launch.py
     python launch.py --mode=ablate --config=experiments/ablations/heads_gates.py --workdir=runs/heads_gates
 
-Not run yet. The default job's model goes on learning with a gate on each of its 24 heads, and an open gate adds its price to
+Three seeds, 2 to 4 min a run on one of two cores. A price of 0.1 nats a head closes all 8 heads of the encoder, 6 of 8 of the
+decoder's own and 4 of 8 that look at the source, for 0.003 nats (-0.010 to 0.016), 99.4 % of numbers being right; 0.03
+closes 7, 3 and 2 for nothing that can be seen, 0.3 leaves 2 heads of 24, that look at the source, with 92.8 %. The encoder's go
+first and those that look at the source last at every price. Taken out of a model that does not learn any more, heads are missed
+much sooner (heads_pruning.py: 40 % of them cost 0.07 nats).
+
+The default job's model goes on learning with a gate on each of its 24 heads, and an open gate adds its price to
 the loss of every token. All seeds start from the same model, as in the paper; what differs is the order of the data, dropout,
 and how gates are drawn. Gates learn 50 times as fast as the model: as fast, none closes in so few updates. All scores of test
-are with gates as they are then, without noise. Heads taken out of a model that does not learn any more: heads_pruning.py.
+are with gates as they are then, without noise.
 """
 
 from experiments.shapes import studies
