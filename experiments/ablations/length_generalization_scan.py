@@ -23,18 +23,20 @@ from experiments.ablations import length_generalization
 from transformer.settings import override
 from transformer.studies.study import Claim, Metric, Study
 
+COMPARED = ("t5", "alibi", "rotary", "sinusoidal")
 SCAN = {
     "data.source": "text",
     "data.source_language": "in",
     "data.target_language": "out",
     "data.vocabulary_size": "48",
-    "train.steps": "800",
-    "train.evaluate_every": "80",
+    "train.steps": "3000",
+    "train.batch_tokens": "512",
+    "train.evaluate_every": "300",
     "evaluate.scores": "word_accuracy,exact_match",
     "evaluate.true_lengths": "true",
     "evaluate.lengths": "",
     "search.max_extra": "50",
-    "checkpoint.every_steps": "800",
+    "checkpoint.every_steps": "3000",
 }
 
 
@@ -48,10 +50,11 @@ def get_study() -> Study:
                 text="No positions at all outperform ALiBi, rotary ones, sinusoids and T5's bias.",
                 source="Kazemnejad et al. 2023, abstract (SCAN is one of ten tasks)",
                 kind="worse",
-                arms=("t5", "alibi", "rotary", "sinusoidal"),
+                arms=COMPARED,
             ),
         ),
         base=override(study.base, SCAN),
+        arms={arm: study.arms[arm] for arm in ("none", *COMPARED)},
         metrics=(
             Metric("test/word_accuracy@true_length", "higher"),
             Metric("test/exact_match@true_length", "higher"),
