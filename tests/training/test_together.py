@@ -37,6 +37,7 @@ def config(data, seed, **changes) -> Config:
         ),
         train=Train(
             **{"steps": 7, "batch_tokens": 64, "accumulate": 2, "ema_decay": 0.7, "clip_norm": 1.0, "seed": seed},
+            epsilon=1e-2,  # else Adam makes gradients that are nothing but rounding, those of keys' biases, as large as others
             **{"warmup_steps": 3, "log_every": 2, "evaluate_every": 4, "start_metrics": ("gradient_norm",)},
         ),
         checkpoint=Checkpoint(every_steps=4, keep_last=2),
@@ -68,10 +69,8 @@ def same(one, other):
     assert [row.keys() for row in first] == [row.keys() for row in second]
     for a, b in zip(first, second, strict=True):
         assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
-    trees = [jax.tree.leaves_with_path(loading.read(str(path)).params) for path in (one, other)]
-    for (path, a), (_, b) in zip(*trees, strict=True):
-        if not "/".join(part.key for part in path).endswith(("key/bias", "key_bias")):  # their gradients are but rounding
-            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5, err_msg=str(path))
+    trees = [loading.read(str(path)).params for path in (one, other)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *trees)
 
 
 def test_each_is_as_it_was_alone(data, alone, tmp_path):
