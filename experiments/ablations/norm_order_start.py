@@ -2,7 +2,13 @@
 
     python launch.py --mode=ablate --config=experiments/ablations/norm_order_start.py --workdir=runs/norm_order_start
 
-Not run yet. With L layers the theorem bounds the gradient's norm by O(d sqrt(ln d)) with post-norm, by O(d sqrt(ln d / L))
+Fifteen seeds, 5 to 40 s a run on one of two cores. Of the decoder's last layer the norm is 0.91, 0.70, 0.52, 0.44, 0.30 with
+pre-norm at 3, 6, 12, 18, 36 layers, which falls as L^-0.42 (0.38 to 0.55; published -0.5), and 1.9 to 2.1 with post-norm at
+every depth. That these are equal within 0.4 cannot be told: 3 layers have 0.25 less than 18 (0.00 to 0.50). Of the decoder's
+first layer post-norm has 1.03, 0.36, 0.033, 0.005, 0.000008, pre-norm 1.15, 1.12, 0.92, 0.80, 0.73: the
+theorem's gradients at the end are not too large here, but next to nothing of them comes through so many post-norms.
+
+With L layers the theorem bounds the gradient's norm by O(d sqrt(ln d)) with post-norm, by O(d sqrt(ln d / L))
 with pre-norm. It is of one kernel; here it is of all parameters of a layer, the decoder's last. The first layers stand beside.
 All is measured before the one update of a run. The models are those of norm_order.py, of more depths.
 """
@@ -13,7 +19,7 @@ from transformer.studies.study import Claim, Metric, Study
 
 SOURCE = "Xiong et al. 2020, theorem 1 and 3.3"
 DEPTHS = (3, 6, 12, 18, 36)
-LAYERS = ("decoder/last", "decoder/1", "encoder/last", "encoder/1")
+LAYERS = ("decoder/last", "decoder/1", "encoder/1")
 
 
 def name(order: str, depth: int) -> str:
@@ -60,5 +66,6 @@ def get_study() -> Study:
         },
         metrics=tuple(Metric(f"start/gradient_norm@{layer}", "lower") for layer in LAYERS),
         compare_with=name("post", 18),
+        seeds=15,
         fair=("steps", "tokens"),
     )
