@@ -208,7 +208,13 @@ def test_a_mode_that_a_kind_has_not(kind, mode, has):
 def first_state(monkeypatch):
     """Stops training before its first update; what it would have begun with."""
     states = []
-    monkeypatch.setattr(loop, "train", lambda config, state, first, *more, **others: states.append(state) or (state, first))
+
+    def begun(config, state, first, *more, **others):
+        states.append(state)
+        return state, first
+        yield  # no update is asked for
+
+    monkeypatch.setattr(loop, "train", begun)
     return states
 
 

@@ -113,6 +113,7 @@ def test_a_stop_saves_all(data, alone, tmp_path, monkeypatch):
         same(tmp_path / f"{seed}", alone[seed])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [UserError("no room"), ZeroDivisionError("no room")], ids=["ours", "bug"])
 def test_one_that_fails_does_not_end_the_others(data, alone, tmp_path, monkeypatch, error):
     save = training.step_lib.save_state
