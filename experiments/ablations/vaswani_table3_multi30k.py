@@ -4,7 +4,8 @@
         --config.base.data.directory=DIR
 
 DIR is as for experiments/multi30k.py. Not run yet. The base model is the paper's, an eighth as wide and half as deep, with four
-heads; claims are the paper's of the row of the same name, on other text and after far less training.
+heads, and pre-norm, without which so few updates teach it little; claims are the paper's of the row of the same name, on other
+text and after far less training.
 """
 
 import dataclasses

@@ -18,7 +18,7 @@ def next_of(waiting: Sequence[Run], active: Collection[Run], seeds: int) -> list
     `seeds` in all at most; [] if there is none."""
     busy = [_training(other.config) for other in active]
     free = [run for run in waiting if _training(run.config) not in busy]
-    return [run for run in free if _with_seed(run, 0) == _with_seed(free[0], 0)][:seeds]
+    return [run for run in free if _but_seed(run.config) == _but_seed(free[0].config)][:seeds]
 
 
 def take(config: Config, folder: Path) -> None:
@@ -38,8 +38,9 @@ def take(config: Config, folder: Path) -> None:
             return
 
 
-def _with_seed(run: Run, seed: int) -> Config:
-    return settings.replace(run.config, "train.seed", seed)
+def _but_seed(config: Config) -> Config:
+    """The settings that all seeds of an arm share."""
+    return settings.replace(config, "train.seed", 0)
 
 
 def _training(config: Config) -> Config:

@@ -7,9 +7,9 @@ import optax
 
 from transformer.config import Model, Train
 
-# Parameters by their last name: norms' factors, biases and small tables are not decayed. Rank would not tell them apart:
-# a scanned bias has rank 2.
+# Parameters by their last name.
 GATES = ("self_gates", "cross_gates")
+# Norms' factors, biases and small tables are not decayed. Rank would not tell them apart: a scanned bias has rank 2.
 NOT_DECAYED = (
     *("bias", "scale", "key_bias", "value_bias", "position_table", "position_keys", "position_values"),
     *GATES,
