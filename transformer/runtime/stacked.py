@@ -67,7 +67,7 @@ class Stack:
         batches = [batch for _, batch in asked.values()]
         shapes = [{name: rows.shape for name, rows in batch.items()} for batch in batches]
         if any(shape != shapes[0] for shape in shapes):
-            raise UserError("batches of seeds that are trained together differ in their shapes; train one at a time")
+            raise UserError("batches of seeds that are trained together differ in their shapes; leave --vmap_seeds out")
         batch = self._place({name: np.stack([batch[name] for batch in batches]) for name in shapes[0]})
         self._state, metrics = self._step(self._state, batch, self._placed_seeds)
         return {
