@@ -29,14 +29,17 @@ SCAN = {
     "data.source_language": "in",
     "data.target_language": "out",
     "data.vocabulary_size": "48",
-    "train.steps": "3000",
+    "model.d_model": "64",
+    "model.d_ff": "192",
+    "train.steps": "4000",
     "train.batch_tokens": "512",
-    "train.evaluate_every": "300",
+    "train.learning_rate": "0.003",
+    "train.evaluate_every": "400",
     "evaluate.scores": "word_accuracy,exact_match",
     "evaluate.true_lengths": "true",
     "evaluate.lengths": "",
     "search.max_extra": "50",
-    "checkpoint.every_steps": "3000",
+    "checkpoint.every_steps": "4000",
 }
 
 
