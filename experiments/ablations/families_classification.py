@@ -4,7 +4,7 @@
         --workdir=runs/families_classification
 
 Not run yet. The value of nested list operations (ListOps), one of ten labels: read from the first token by the encoder, said
-as a text by what has a decoder. All see 64 expressions an update, all of one length of rows; the encoder-decoder has so few
+as a text by what has a decoder. All see 32 expressions an update, all of one length of rows; the encoder-decoder has so few
 slots because a target has two. At equal FLOPs: families_classification_flops.py.
 """
 
@@ -16,24 +16,25 @@ from transformer.config import Checkpoint, Config, Evaluate, Search
 from transformer.settings import override
 from transformer.studies.study import Claim, Metric, Study
 
-STEPS = 600
+STEPS = 1000
 SOURCE = "Raffel et al. 2020, Table 2"
 SAID = {"objective.kind": "translate", "data.source": "list_ops_pairs"}
-BOTH = SAID | {"family": "encoder_decoder", "data.max_target_length": "2", "train.batch_tokens": "128", "model.d_ff": "512"}
-ALONE = SAID | {"model.tying": "two_way"}
+BOTH = SAID | {"family": "encoder_decoder", "data.max_target_length": "2", "train.batch_tokens": "64", "model.d_ff": "256"}
+ALONE = SAID | {"model.tying": "two_way", "model.d_ff": "320"}
 
 
 def base() -> Config:
-    """The encoder: an update is 64 rows of the longest expression, 62 characters, and what is put around it."""
+    """The encoder: an update is 32 rows of the longest expression, 62 characters, and what is put around it."""
     config = dataclasses.replace(
         bert_list_ops.get_config(),
         evaluate=Evaluate(scores=("exact_match",)),
         search=Search(beam_size=1, batch_size=256, max_extra=2),
         checkpoint=Checkpoint(every_steps=STEPS, keep_last=1),
     )
-    rows = {"data.max_source_length": "64", "data.buckets": "1", "train.batch_tokens": "4096", "data.vocabulary_size": "40"}
-    sizes = {"model.d_ff": "640", "model.token_types": "0"}
-    return override(config, rows | sizes | {"train.steps": str(STEPS), "train.evaluate_every": "100"})
+    rows = {"data.max_source_length": "64", "data.buckets": "1", "train.batch_tokens": "2048", "data.vocabulary_size": "40"}
+    sizes = {"model.d_model": "64", "model.d_ff": "320", "model.token_types": "0"}
+    learned = {"train.steps": str(STEPS), "train.learning_rate": "0.002", "train.evaluate_every": "100"}
+    return override(config, rows | sizes | learned)
 
 
 def get_study() -> Study:
@@ -53,7 +54,7 @@ def get_study() -> Study:
         arms={
             "encoder-decoder": BOTH | {"model.num_encoder_layers": "2", "model.num_decoder_layers": "2"},
             "encoder": {},
-            **{name: arm | ALONE for name, arm in decoders(4, slots=64, rows=64).items()},
+            **{name: arm | ALONE for name, arm in decoders(4, slots=64, rows=32).items()},
         },
         metrics=(Metric("test/exact_match", "higher"), Metric("validation/token_accuracy", "higher")),
         compare_with="encoder-decoder",
