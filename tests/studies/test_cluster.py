@@ -42,7 +42,8 @@ def nodes() -> Iterator[Any]:
     patch.setenv("PYTHONPATH", os.pathsep.join([*PATHS, os.environ.get("PYTHONPATH", "")]))
     patch.setenv("PAUSE", "0.05")
     folder = tempfile.mkdtemp(prefix="ray")  # a short name: sockets are in it
-    head = NODE | {"num_cpus": 0, "include_dashboard": False, "temp_dir": folder}
+    patch.setenv("RAY_TMPDIR", folder)  # where the cluster's address is written too, else over that of the user's own
+    head = NODE | {"num_cpus": 0, "include_dashboard": False}
     made = importlib.import_module("ray.cluster_utils").Cluster(initialize_head=True, head_node_args=head)
     try:
         for _ in range(3):
