@@ -10,11 +10,16 @@
     python launch.py --mode=ablate --config=experiments/ablations/length_generalization_scan.py \\
         --workdir=runs/length_generalization_scan --config.base.data.directory=DIR
 
-Not run yet. SCAN holds that split (brendenlake/SCAN). Its lines are in order, so that every twentieth is kept for
-validation, and the test is every fourth of its own. Commands such as "jump twice and walk" are told in 1 to 22 actions in
-training, in 24 to 48 in the test, by a decoder alone, all under a causal mask, as in length_generalization.py. Scores
-"@true_length" are of outputs of as many tokens as there should be: where no output was ever so long, models end too soon
-(Newman et al. 2020).
+Three seeds, 3 to 5 min a run on one of two cores that did other work too. No command of the test is told whole, by any arm:
+no output has more than 18 actions. Made to say as many as there are, ALiBi has 65 % of actions right, T5's bias 53 %, no
+positions 50 %, rotary ones 44 %, sinusoids 39 %; commands whole 11, 1, 0.2, 0.1, 0 %. That no positions are best disagrees
+again, by ALiBi alone (15.8 points, 8.3 to 23.2), as in length_generalization.py; sinusoids are behind them by 11.0 points (3.6
+to 18.5), T5's bias and rotary ones not told apart. At trained lengths no positions are worse than all but sinusoids.
+
+SCAN holds that split (brendenlake/SCAN). Its lines are in order, so that every twentieth is kept for validation, and the test
+is every fourth of its own. Commands such as "jump twice and walk" are told in 1 to 22 actions in training, in 24 to 48 in the
+test, by a decoder alone, all under a causal mask, as in length_generalization.py. Scores "@true_length" are of outputs of as
+many tokens as there should be: where no output was ever so long, models end too soon (Newman et al. 2020).
 """
 
 import dataclasses
