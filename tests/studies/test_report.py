@@ -165,6 +165,17 @@ def test_a_ceiling_is_flagged(tmp_path):
         assert flag in text if flag else "**Ceiling" not in text and "**Floor" not in text
 
 
+def test_an_interval_of_a_mean_ends_where_its_scale_does(tmp_path):
+    """By hand: Student's of 99 and 100 is 99.5 and 6.4 to either side, of 0.1 and 0.3 it is 0.2 and 1.3."""
+    study = make(metrics=(NLL, BLEU), seeds=2, arms={"8": {}, "16": {"model.d_model": "16"}})
+    values = {"8": ((0.1, 99.0), (0.3, 100.0)), "16": ((2.1, 0.0), (2.3, 1.0))}
+    labels = (NLL.label, BLEU.label)
+    text = said(tmp_path, study, written.all_of(study, lambda arm, seed: dict(zip(labels, values[arm][seed], strict=True))))
+    ends = {arm: [numbers(table(text, f"## `{label}`")[arm]["95 % interval"]) for label in labels] for arm in values}
+    assert ends["8"] == [[0.0, pytest.approx(1.5, abs=0.06)], [pytest.approx(93.1, abs=0.1), 100.0]]
+    assert ends["16"] == [[pytest.approx(0.9, abs=0.06), pytest.approx(3.5, abs=0.06)], [0.0, pytest.approx(6.9, abs=0.1)]]
+
+
 def test_a_target_that_is_not_reached_counts_as_all_updates(tmp_path):
     """By hand: 10, 20 and twice more than 40 make a mean of 27.5, shown as 28; 10, 10, 20 and 20 make 15."""
     study = make(metrics=(FAST,), seeds=4, arms={"8": {}, "16": {"model.d_model": "16"}})

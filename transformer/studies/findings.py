@@ -123,7 +123,7 @@ def _measure(
     return Measured(
         metric,
         table,
-        {arm: statistics.interval(scores) for arm, scores in table.items()},
+        {arm: _on_scale(statistics.interval(scores), metric) for arm, scores in table.items()},
         statistics.compare(table, against, shared=shared),
         statistics.welch(table, against) if statistics.variances_differ(table) else None,
         {arm: sum(label in row.censored for row in known.values() if row.arm == arm) for arm in table},
@@ -133,6 +133,18 @@ def _measure(
     )
 
 
+def _percent(metric: Metric) -> bool:
+    return metric.take != "updates" and metric.score in PERCENT
+
+
+def _on_scale(estimate: Estimate, metric: Metric) -> Estimate:
+    """Its interval without what the metric cannot be: less than 0, which no metric here can, or more than 100 percent."""
+    if estimate.interval is None:
+        return estimate
+    low, high = estimate.interval
+    return estimate._replace(interval=statistics.Interval(max(low, 0.0), min(high, 100.0) if _percent(metric) else high))
+
+
 def _limit(metric: Metric, rows: Sequence[Row]) -> float | None:
     """An end of the metric's range that every arm's mean is at: a ceiling or a floor, under which nothing is compared."""
     values: dict[str, list[float]] = {}
@@ -140,7 +152,7 @@ def _limit(metric: Metric, rows: Sequence[Row]) -> float | None:
         if metric.label in row.values:
             values.setdefault(row.arm, []).append(row.values[metric.label])
     means = [sum(each) / len(each) for each in values.values()]
-    if metric.take != "updates" and metric.score in PERCENT and means:
+    if _percent(metric) and means:
         return next((end for end in (0.0, 100.0) if all(abs(mean - end) <= NEAR for mean in means)), None)
     if metric.take == "updates" and rows and all(metric.label in row.censored for row in rows if row.status == "finished"):
         return max(means, default=None)

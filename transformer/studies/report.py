@@ -171,9 +171,10 @@ def _how_computed(findings: Findings) -> list[str]:
         ]
     return [
         *able,
-        "Intervals of a mean are Student's, over the runs that finished. Differences come from the model score = arm + seed + "
-        "noise, by least squares, the noise pooled over arms; their intervals hold together, and p is adjusted for all of them "
-        "(Dunnett 1955). All are about other seeds on the same data, not about other test sets.",
+        "Intervals of a mean are Student's, over the runs that finished, but for what lies past an end of the metric's scale. "
+        "Differences come from the model score = arm + seed + noise, by least squares, the noise pooled over arms; their "
+        "intervals hold together, and p is adjusted for all of them (Dunnett 1955). All are about other seeds on the same "
+        "data, not about other test sets.",
         *([" ".join([*both, two])] if findings.sentences else []),
     ]
 
