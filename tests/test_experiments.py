@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from transformer import families, plots, settings
+from transformer import families, settings
 from transformer.config import Config
 from transformer.models import accounts
 from transformer.modes import training
@@ -91,7 +91,6 @@ def test_experiment(path, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_finish", lambda *arguments: finished.append(arguments))
     monkeypatch.setattr(training, "token_sums", lambda *arguments: lambda params: {"loss_sum": 3.0, "weight_sum": 2.0})
     monkeypatch.setattr(training, "peak_flops", lambda devices: 1e12)
-    monkeypatch.setattr(plots, "learning_curve", lambda *arguments, **more: None)
     training.train(small, tmp_path / "run")
     assert finished and (tmp_path / "run" / "checkpoints" / "1").is_dir()
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")

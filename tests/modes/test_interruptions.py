@@ -52,7 +52,6 @@ def finished(tmp_path_factory) -> Path:
 def alone(patch) -> None:
     """Training without what follows it."""
     patch.setattr(training, "_finish", lambda *arguments: None)
-    patch.setattr(training.plots, "learning_curve", lambda *arguments, **keywords: None)
     patch.setattr(training, "peak_flops", lambda devices: 1e11)
 
 

@@ -53,7 +53,6 @@ def main(workdir: str, data: str, kind: str, when: str) -> None:
     from transformer.modes import training
 
     training._finish = lambda *arguments: None
-    training.plots.learning_curve = lambda *arguments, **keywords: None
     training.peak_flops = lambda devices: 1e11
     touches, began = 0, time.monotonic()
 

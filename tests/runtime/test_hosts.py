@@ -79,7 +79,7 @@ def main() -> None:
     import launch
 
     training.peak_flops = lambda devices: 1e11
-    training._show = lambda *arguments: None  # pictures, which the first draws
+    training.show = lambda *arguments: None  # pictures, which the first draws
     in_turn, late = hosts.in_turn, float(os.environ.get("LATE", 0))
     hosts.in_turn = lambda action: time.sleep(late) or in_turn(action)
     sys.argv[0] = "launch.py"
@@ -170,7 +170,7 @@ def finished(folder, stopped):
 def alone(folder, stopped):
     """The same by one process, never stopped; its batches have no empty rows."""
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_show", lambda *arguments: None)
+        patch.setattr(training, "show", lambda *arguments: None)
         result = command("--config=tiny.py", "--workdir=alone", f"--config.train.steps={stopped[1] + 4}")
     assert result.status == 0, result.err
     return result.out

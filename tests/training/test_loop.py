@@ -293,7 +293,6 @@ class Runs:
             (folder / f"{name}.en").write_text("".join(line + "\n" for line in lines))
             (folder / f"{name}.de").write_text("".join(line[::-1] + "\n" for line in lines))
         patch.setattr(training, "_finish", lambda *arguments: None)
-        patch.setattr(training.plots, "learning_curve", lambda *arguments, **keywords: None)
 
     def train(self, name, steps=STEPS, stop_at=None):
         """The last state, as it was in memory, and the number of updates done. A signal comes before update `stop_at`."""

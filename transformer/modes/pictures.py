@@ -1,13 +1,17 @@
-"""Attention maps of one text, as PNG files."""
+"""Pictures, as PNG files: attention maps of one text, and what a finished run shows."""
 
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformer import plots
+from transformer import families, plots
+from transformer.data import prepare
 from transformer.errors import UserError, say
 from transformer.inference import predict
 from transformer.runtime import workdir as workdirs
+from transformer.runtime.workdir import Workdir
+from transformer.training.telemetry import read_metrics
 
 
 def attend(path: Path, overrides: Mapping[str, str], source: str | None, target: str | None, output: str | None) -> None:
@@ -46,3 +50,36 @@ def draw_attention(
             plots.attention_map(each.weights_LxHxTxS[-1].mean(axis=0), each.across, each.down, file, caption)
             tell(str(file))
     return True
+
+
+def show(workdir: Workdir, kind: families.Kind, splits: Mapping[str, prepare.Split], predictor: Any) -> None:
+    """Pictures of a finished run, and what to try next."""
+    plots.learning_curve(read_metrics(workdir.metrics_file), workdir.pictures / "learning_curve.png", title=workdir.path.name)
+    fields = kind.fields
+    some = next(splits[name] for name in ("test", "validation", "train") if name in splits).examples[:50]
+    lines = [(line.strip(), e) for e in some for line in e[fields[0]][:5000].split("\n")]
+    source, example = max(lines, key=lambda each: _interest(each[0]))
+    target = example["text"] if fields[0] == "question" else None
+    draw_attention(predictor, source, target, workdir.pictures)
+    where, what = shlex.quote(str(workdir.path)), shlex.quote(source)
+    more = what if target is None else shlex.quote(f"{source}\t{target}")
+    each = {
+        "translate": f"echo {what} | python launch.py --mode=translate --workdir={where}",
+        "generate": f"python launch.py --mode=generate --workdir={where} --prompt={what}",
+        "predict": f"printf '%s\\n' {more} | python launch.py --mode=predict --workdir={where}",
+        "attend": f"python launch.py --mode=attend --workdir={where} --source={what}"
+        + ("" if target is None else f" --target={shlex.quote(target)}"),
+        "evaluate": f"python launch.py --mode=evaluate --workdir={where} "
+        f"--split={'validation' if 'validation' in splits else 'train'}",
+    }
+    shown = [command for mode, command in each.items() if mode in kind.modes]
+    say(
+        f"\nsamples: {workdir.samples_file}\n"
+        f"pictures in {workdir.pictures}: {', '.join(sorted(file.name for file in workdir.pictures.glob('*.png')))}\nnext:\n"
+        + "".join(f"  {command}\n" for command in [*shown, "python launch.py --help"]).rstrip("\n")
+    )
+
+
+def _interest(source: str) -> int:
+    """Which text makes a readable attention map: about ten words."""
+    return -abs(len(source.split()) - 10)

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import shlex
 import shutil
 import tempfile
 import traceback
@@ -14,7 +13,7 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
-from transformer import families, plots
+from transformer import families
 from transformer.config import Config, Facts, Parallel
 from transformer.data import pipeline, prepare, sources
 from transformer.data.vocabulary import Vocabulary
@@ -22,7 +21,7 @@ from transformer.errors import UserError, say
 from transformer.files import new_file
 from transformer.inference import loading, predict, scores
 from transformer.modes.common import folders
-from transformer.modes.pictures import draw_attention
+from transformer.modes.pictures import show
 from transformer.modes.scoring import check_evaluate, score_split, token_sums
 from transformer.runtime import hosts
 from transformer.runtime import workdir as workdirs
@@ -33,7 +32,7 @@ from transformer.runtime.workdir import Workdir
 from transformer.settings import fields
 from transformer.training import initial, loop, start, together, tracing, trainer
 from transformer.training import step as step_lib
-from transformer.training.telemetry import Telemetry, read_metrics
+from transformer.training.telemetry import Telemetry
 
 
 def train(config: Config, path: Path, profile: str | None = None, pictures: bool = True) -> None:
@@ -318,37 +317,4 @@ def _finish(workdir: Workdir, config: Config, splits: Mapping[str, prepare.Split
     if name in splits:
         score_split(workdir, predictor, name, splits[name], splits.get("validation"))
     if pictures:
-        hosts.by_first(lambda: _show(workdir, config, splits, predictor))
-
-
-def _show(workdir: Workdir, config: Config, splits: Mapping[str, prepare.Split], predictor: Any) -> None:
-    """Pictures, and what to try next."""
-    plots.learning_curve(read_metrics(workdir.metrics_file), workdir.pictures / "learning_curve.png", title=workdir.path.name)
-    fields = families.kind_of(config).fields
-    some = next(splits[name] for name in ("test", "validation", "train") if name in splits).examples[:50]
-    lines = [(line.strip(), e) for e in some for line in e[fields[0]][:5000].split("\n")]
-    source, example = max(lines, key=lambda each: _interest(each[0]))
-    target = example["text"] if fields[0] == "question" else None
-    draw_attention(predictor, source, target, workdir.pictures)
-    where, what = shlex.quote(str(workdir.path)), shlex.quote(source)
-    more = what if target is None else shlex.quote(f"{source}\t{target}")
-    each = {
-        "translate": f"echo {what} | python launch.py --mode=translate --workdir={where}",
-        "generate": f"python launch.py --mode=generate --workdir={where} --prompt={what}",
-        "predict": f"printf '%s\\n' {more} | python launch.py --mode=predict --workdir={where}",
-        "attend": f"python launch.py --mode=attend --workdir={where} --source={what}"
-        + ("" if target is None else f" --target={shlex.quote(target)}"),
-        "evaluate": f"python launch.py --mode=evaluate --workdir={where} "
-        f"--split={'validation' if 'validation' in splits else 'train'}",
-    }
-    shown = [command for mode, command in each.items() if mode in families.kind_of(config).modes]
-    say(
-        f"\nsamples: {workdir.samples_file}\n"
-        f"pictures in {workdir.pictures}: {', '.join(sorted(file.name for file in workdir.pictures.glob('*.png')))}\nnext:\n"
-        + "".join(f"  {command}\n" for command in [*shown, "python launch.py --help"]).rstrip("\n")
-    )
-
-
-def _interest(source: str) -> int:
-    """Which text makes a readable attention map: about ten words."""
-    return -abs(len(source.split()) - 10)
+        hosts.by_first(lambda: show(workdir, families.kind_of(config), splits, predictor))
