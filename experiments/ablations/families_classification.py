@@ -3,9 +3,15 @@
     python launch.py --mode=ablate --config=experiments/ablations/families_classification.py \\
         --workdir=runs/families_classification
 
-Not run yet. The value of nested list operations (ListOps), one of ten labels: read from the first token by the encoder, said
-as a text by what has a decoder. All see 32 expressions an update, all of one length of rows; the encoder-decoder has so few
-slots because a target has two. At equal FLOPs: families_classification_flops.py.
+Three seeds, 2 to 4 min a run on one of two cores that did other work too. Of the test's labels the encoder has 52.5 % right
+(50.5 to 54.6), a prefix LM 48.9 %, both sides 46.1 %, a language model 45.5 %. A prefix LM is better than a language model, by
+3.5 points (0.3 to 6.6), as in the paper; whether it is as good as both sides, within 5 points, so few runs cannot tell (2.9
+better, -1.1 to 6.8). The encoder, which the paper leaves out, is better than both sides by 6.5 (2.5 to 10.4).
+
+The value of nested list operations (ListOps), one of ten labels: read from the first token by the encoder, said as a text by
+what has a decoder, so that the figure's losses are of a text with its end, but for the encoder's. All see 32 expressions an
+update, all of one length of rows; the encoder-decoder has so few slots because a target has two. At equal FLOPs:
+families_classification_flops.py.
 """
 
 import dataclasses
@@ -56,7 +62,7 @@ def get_study() -> Study:
             "encoder": {},
             **{name: arm | ALONE for name, arm in decoders(4, slots=64, rows=32).items()},
         },
-        metrics=(Metric("test/exact_match", "higher"), Metric("validation/token_accuracy", "higher")),
+        metrics=(Metric("test/exact_match", "higher"),),  # losses and accuracies of tokens are of the text's end too
         compare_with="encoder-decoder",
         seeds=3,
         fair=("steps", "parameters"),
