@@ -2,7 +2,8 @@
 
     python launch.py --mode=ablate --config=experiments/ablations/norm_order_18.py --workdir=runs/norm_order_18
 
-Not run yet.
+Three seeds, 3 to 5 min a run on one of two cores that did other work too. After 200 updates pre-norm is at 1.08 nats with the
+warm-up and 1.19 without, post-norm at 4.91 and 4.47 (better without by 0.43, -0.82 to 1.68): as norm_order_12.py.
 """
 
 from experiments.ablations.norm_order import RATES, study
