@@ -16,10 +16,10 @@ from experiments.shapes import studies
 from transformer.studies.study import Claim, Study
 
 
-def decoders(layers: int, slots: int, rows: int) -> dict[str, dict[str, str]]:
+def decoders(layers: int, slots: int, rows: int, d_ff: int = 640) -> dict[str, dict[str, str]]:
     """Both decoders alone, of `layers`; of 4 they are as large as 2 + 2 layers with cross-attention and d_ff 512. An update has
     `rows` rows of a source and a target, `slots` tokens together."""
-    sizes = {"model.num_decoder_layers": str(layers), "model.d_ff": "640"}
+    sizes = {"model.num_decoder_layers": str(layers), "model.d_ff": str(d_ff)}
     whole = {"family": "decoder_only", "data.max_target_length": str(slots), "train.batch_tokens": str(rows * slots)} | sizes
     return {"prefix LM": whole, "language model": whole | {"model.causal_prefix": "true"}}
 

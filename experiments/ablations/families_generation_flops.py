@@ -2,14 +2,13 @@
 has half the layers. Raffel et al. 2020, 3.2.
 
     python launch.py --mode=ablate --config=experiments/ablations/families_generation_flops.py \\
-        --workdir=runs/families_generation
+        --workdir=runs/families_generation_flops
 
 Three seeds, 2 min a run on one of two cores. Cannot tell: a prefix LM is worse than the encoder-decoder by 0.083 nats (-0.072
 to 0.238), ROUGE-2 56.5 for 63.4; a language model is not told apart from either (0.357 nats, ROUGE-2 67.3), its seeds differ
 most.
 
-In the workdir of families_generation.py the encoder-decoder is trained already; its report is written over, so
-keep it first.
+In a copy of families_generation.py's workdir the encoder-decoder is trained already.
 """
 
 import dataclasses

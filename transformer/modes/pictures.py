@@ -55,11 +55,10 @@ def draw_attention(
 def show(workdir: Workdir, kind: families.Kind, splits: Mapping[str, prepare.Split], predictor: Any) -> None:
     """Pictures of a finished run, and what to try next."""
     plots.learning_curve(read_metrics(workdir.metrics_file), workdir.pictures / "learning_curve.png", title=workdir.path.name)
-    fields = kind.fields
     some = next(splits[name] for name in ("test", "validation", "train") if name in splits).examples[:50]
-    lines = [(line.strip(), e) for e in some for line in e[fields[0]][:5000].split("\n")]
+    lines = [(line.strip(), e) for e in some for line in e[kind.fields[0]][:5000].split("\n")]
     source, example = max(lines, key=lambda each: _interest(each[0]))
-    target = example["text"] if fields[0] == "question" else None
+    target = example["text"] if kind.fields[0] == "question" else None
     draw_attention(predictor, source, target, workdir.pictures)
     where, what = shlex.quote(str(workdir.path)), shlex.quote(source)
     more = what if target is None else shlex.quote(f"{source}\t{target}")
