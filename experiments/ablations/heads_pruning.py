@@ -10,7 +10,7 @@ on WMT, though three seeds are too few to find them within 0.02 nats of each oth
 (their equation 2); nothing is trained after that, and all scores of test are without them. Arms differ in that alone, so a
 seed is one model, trained once; in the same workdir (keep its report) for the other two studies as well. What many heads or
 any heads cost is heads_pruning_random.py, where they are heads_pruning_places.py: studies of their own, since the noise of all
-arms is pooled, and theirs is many times this. Gates that learn to close: heads_gates.py.
+arms is pooled, and theirs is many times this.
 """
 
 from experiments.shapes import studies
