@@ -393,10 +393,13 @@ class Parallel:
     """How devices share the work."""
 
     mode: Literal["auto", "jit", "pmap", "mesh"] = setting(
-        "auto", "jit: one device; pmap: a copy on each; mesh: parameters cut too; auto: pmap where there are several", free=True
+        "auto",
+        "jit: one device; pmap: a copy of the parameters on each; mesh: parameters cut over devices; auto: a mesh with fsdp or "
+        "tensor above 1 or several processes, else pmap with several devices",
+        free=True,
     )
-    fsdp: int = setting(1, "mesh: devices that share the parameters of one copy, and rows", at_least=1, free=True)
-    tensor: int = setting(1, "mesh: devices that share heads, hidden units and the vocabulary", at_least=1, free=True)
+    fsdp: int = setting(1, "of a mesh: devices that share the parameters of one copy, and rows", at_least=1, free=True)
+    tensor: int = setting(1, "of a mesh: devices that share heads, hidden units and the vocabulary", at_least=1, free=True)
 
 
 @dataclasses.dataclass(frozen=True)

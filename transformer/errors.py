@@ -33,6 +33,11 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def counted(number: int, thing: str, plural: str | None = None) -> str:
+    """ "1 device", "1,024 devices". `plural`: where it does not end in s."""
+    return f"{number:,} {thing if number == 1 else plural or f'{thing}s'}"
+
+
 def say(text: str) -> None:
     """A line to the user; results alone go to stdout."""
     print(text, file=sys.stderr, flush=True)

@@ -4,7 +4,7 @@ import itertools
 import typing
 
 from transformer import settings
-from transformer.config import Config, Facts, LayerMetric, Model
+from transformer.config import Config, Facts, LayerMetric, Model, Parallel
 from transformer.errors import UserError
 
 
@@ -129,12 +129,23 @@ def validate(config: Config) -> Config:
             f"config.evaluate.average {config.evaluate.average} is more than config.checkpoint.keep_last "
             f"{config.checkpoint.keep_last}: what is averaged must have been kept; raise the second or lower the first"
         )
+    check_parallel(config.parallel)
     if config.evaluate.checkpoint == "best":
         if data.validation is None:
             raise UserError("config.evaluate.checkpoint best: config.data.validation is none, so no checkpoint is the best")
         if config.checkpoint.keep_best == 0:
             raise UserError("config.evaluate.checkpoint best: config.checkpoint.keep_best is 0; set it to 1 at least")
     return config
+
+
+def check_parallel(parallel: Parallel) -> None:
+    """UserError: parameters are to be cut over devices by a mode that has a copy of them on each."""
+    for name in ("fsdp", "tensor"):
+        if (parts := getattr(parallel, name)) > 1 and parallel.mode in ("jit", "pmap"):
+            raise UserError(
+                f"config.parallel.{name} {parts} needs a mesh, and config.parallel.mode is {parallel.mode}; "
+                f"set config.parallel.mode to mesh or auto, or config.parallel.{name} to 1"
+            )
 
 
 def _check_widths(model: Model) -> None:

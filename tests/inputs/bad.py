@@ -116,8 +116,12 @@ BAD: dict[str, Bad] = {
     "an argument that is not UTF-8": Bad(
         "gpt2", as_it_is, "--mode=generate --prompt=a\udcff", ["'--prompt=a\\udcff'", "UTF-8"]
     ),
-    "a mesh of more devices": Bad(
-        "data", as_it_is, f"{NEW} --config.parallel.mode=mesh --config.parallel.fsdp=64", ["fsdp 64", "must be a multiple"]
+    "a mesh of more devices": Bad("data", as_it_is, f"{NEW} --config.parallel.fsdp=64", ["config.parallel.fsdp 64", "devices"]),
+    "copies that are to be cut": Bad(
+        "data",
+        as_it_is,
+        f"{NEW} --config.parallel.mode=pmap --config.parallel.tensor=2",
+        ["config.parallel.tensor 2", "config.parallel.mode is pmap"],
     ),
     # --- data ----------------------------------------------------------------------------------------------------------
     "a folder too long": Bad(

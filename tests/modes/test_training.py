@@ -48,7 +48,7 @@ def test_training_tells_in_order_what_it_does():
     for part in (
         "examples: train 200, validation 20, test 12; vocabulary: 16",
         "updates an epoch, padding ",
-        "parameters; jit on 1 cpu device(s)",
+        "parameters; 1 cpu device",
         "step 50/150  loss ",
         "step 50/150  validation/loss ",
         "step 150/150  validation/loss ",

@@ -179,7 +179,7 @@ def alone(folder, stopped):
 @pytest.mark.slow
 def test_two_processes_agree_when_to_stop_and_share_one_checkpoint(folder, stopped):
     told, step = stopped
-    assert "mesh on 2 cpu device(s) of 2 processes" in told
+    assert "2 cpu devices: data 2 x fsdp 1 x tensor 1, 2 processes" in told
     assert step >= 4 and f"stopped after step {step} of 1,000, saved" in told
     assert (folder / "run" / "checkpoints" / str(step) / "manifest.json").is_file()
 

@@ -104,7 +104,7 @@ def test_bytes_of_a_device_are_those_that_the_compiler_counts(eight, kind):
     found = eight["counted"]["memory"][kind]
     state = sum(found["held"].values()) - found["held"]["gradients"]
     batch = 9 * 4 * 64 * 64 // 4
-    assert found["mesh"] == "data 2 x fsdp 2 x tensor 2"
+    assert found["layout"] == "8 devices: data 2 x fsdp 2 x tensor 2"
     assert state == pytest.approx(found["arguments"] - batch, rel=0.02)
     assert ("moving average" in found["held"]) == (kind == "adam")
 
@@ -118,7 +118,7 @@ def test_remat_takes_less_memory_on_a_mesh(eight):
 @pytest.mark.slow
 def test_describe_says_whether_a_device_holds_it(eight):
     *_, mesh, parameters, gradients, moments, average, activations, total, verdict = eight["counted"]["described"].splitlines()
-    assert mesh == "a device of the mesh data 2 x fsdp 2 x tensor 2, batches of 64 rows of 64: MB"
+    assert mesh == "8 devices: data 2 x fsdp 2 x tensor 2, batches of 64 rows of 64: MB of one device"
     names = ["parameters", "gradients", "optimizer", "moving average", "activations and the like, compiled for CPUs", "total"]
     lines = [parameters, gradients, moments, average, activations, total]
     assert all(line.strip().startswith(name) for line, name in zip(lines, names, strict=True))

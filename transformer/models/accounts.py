@@ -196,7 +196,7 @@ def table(account: Account) -> str:
         flops("update", 0, account.update / train.batch_tokens),
         flops("total", account.forward_flops, account.training_flops),
         f"\ntraining: {train.steps:,} updates of {train.batch_tokens:,} target tokens, {account.total_flops:.3g} FLOP",
-        "\n" + line("memory", "MB"),
+        "\n" + line("memory of one copy, activations apart", "MB"),
         *(line(f"  {name}", f"{value / 1e6:,.1f}") for name, value in account.bytes.items()),
         line("  total", f"{sum(account.bytes.values()) / 1e6:,.1f}"),
     ]

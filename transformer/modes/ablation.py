@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 
+from transformer.config import Parallel
 from transformer.errors import UserError, say
 from transformer.modes.scoring import check_evaluate, reported
 from transformer.modes.training import train, train_together
@@ -30,8 +31,8 @@ def ablate(
 
     `workers` at a time (default 1), or on the Ray cluster at an address (default: as many as it has room for). With
     `vmap_seeds` so many seeds of an arm count as one: their updates are made by one program. A dry run prints what would be
-    trained, what it costs, and how long it takes on this machine. UserError: such seeds on a cluster, or with batches of
-    several shapes.
+    trained, what it costs, and how long it takes on this machine. UserError: such seeds on a cluster, with batches of
+    several shapes, or with settings of `config.parallel`.
     """
     if vmap_seeds > 1:
         _check_together(study, ray)
@@ -68,6 +69,11 @@ def _check_together(study: Study, ray: str | None) -> None:
     if ray is not None:
         raise UserError("--vmap_seeds and --ray: on a cluster each seed has a process of its own; leave one of them out")
     for arm, config in arm_configs(study).items():
+        if config.parallel != Parallel():
+            raise UserError(
+                f"--vmap_seeds: config.parallel of arm {arm!r} would have no effect, as devices are shared by seeds; leave its "
+                "settings at their defaults, or leave the flag out"
+            )
         if config.data.batching == "bucketed" and config.data.buckets > 1:
             raise UserError(
                 f"--vmap_seeds: batches of arm {arm!r} have {config.data.buckets} shapes (config.data.buckets), and seeds "

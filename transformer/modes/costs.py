@@ -1,7 +1,6 @@
 """What a configuration costs; trains nothing."""
 
 import dataclasses
-from typing import Any
 
 import jax
 
@@ -11,8 +10,7 @@ from transformer.data import pipeline, prepare
 from transformer.data.vocabulary import Bytes
 from transformer.errors import UserError
 from transformer.models import accounting, accounts
-from transformer.runtime import devices
-from transformer.settings import replace
+from transformer.runtime import devices, layout
 from transformer.training import trainer
 
 GIB = 2**30
@@ -20,9 +18,9 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of one device of a mesh while it trains. `held`: counted, by what they are for; the rest is of the compiler."""
+    """Bytes of one device while it trains. `held`: counted, by what they are for; the rest is counted by the compiler."""
 
-    mesh: str
+    layout: str
     batch: str
     held: dict[str, int]
     temporary: int  # what a step makes and gives up again, less gradients
@@ -35,6 +33,7 @@ def describe(config: Config, count: int | None = None, gib: float | None = None)
     if gib is not None and count is None:
         raise UserError(f"--memory_gib={gib:g} is of one of --devices=N; say how many there are, 1 at least")
     if count is not None:
+        layout.choose(config.parallel, count)  # refuses what does not fit before anything is printed
         devices.simulate(count)
     account = families.FAMILIES[config.family].account(config, facts, ())
     print(accounts.table(account))
@@ -43,25 +42,27 @@ def describe(config: Config, count: int | None = None, gib: float | None = None)
 
 
 def memory(config: Config, facts: Facts, longest: int) -> Memory:
-    """Of a mesh of all devices of this process, with rows of `longest` tokens; a step is compiled and not run."""
-    runtime = devices.Runtime(replace(config.parallel, "mode", "mesh"))
+    """In the layout that training would use on all devices of this process, with rows of `longest` tokens. A step is compiled
+    and not run.
+
+    UserError: `config.parallel` does not fit the devices.
+    """
+    runtime = devices.Runtime(config.parallel)
     model = families.FAMILIES[config.family].model(config, facts)
     objective = families.make_objective(config, facts, dict.fromkeys(families.text_fields(families.kind_of(config)), Bytes()))
     _, step, begin = trainer.make(config, facts, model)
     state = jax.eval_shape(lambda: begin(families.init_params(model, objective, config.train.seed)))
     batch = pipeline.blank(objective, config.data, longest, config.train.batch_tokens, runtime.count * config.train.accumulate)
     rows, slots = batch[objective.sides[-1].segments].shape
-    assert runtime.mesh is not None
-    sizes: Any = dict(runtime.mesh.shape)
     params, moments, average = (
-        accounting.device_bytes(part, sizes) for part in (state.params, state.optimizer_state, state.average)
+        accounting.device_bytes(part, runtime.layout.sizes) for part in (state.params, state.optimizer_state, state.average)
     )
     held = {"parameters": params, "gradients": params, f"optimizer ({config.train.optimizer})": moments}
     if average:
         held["moving average"] = average
     compiled = runtime.train_memory(step, state, batch)
     return Memory(
-        " x ".join(f"{name} {size}" for name, size in sizes.items()),
+        runtime.layout.describe(),
         f"{rows:,} rows of {slots:,}",
         held,
         max(compiled.temp_size_in_bytes - params, 0),
@@ -73,7 +74,7 @@ def table(found: Memory, gib: float | None) -> str:
     """As plain text, with an answer whether `gib` GiB are enough."""
     total = sum(found.held.values()) + found.temporary
     values = found.held | {"activations and the like, compiled for CPUs": found.temporary, "total": total}
-    lines = [f"a device of the mesh {found.mesh}, batches of {found.batch}: MB"]
+    lines = [f"{found.layout}, batches of {found.batch}: MB of one device"]
     lines += [f"  {name:<48}{value / 1e6:>14,.1f}" for name, value in values.items()]
     if gib is not None:
         verdict = "fits" if total <= gib * GIB else "does not fit"

@@ -16,8 +16,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from transformer import sharding
 from transformer.config import Parallel
-from transformer.errors import UserError
-from transformer.runtime import hosts
+from transformer.runtime import hosts, layout
 from transformer.runtime.memory import keep_freed_memory
 
 Batch = Mapping[str, np.ndarray]
@@ -68,44 +67,30 @@ def simulate(count: int) -> None:
 
 
 class Runtime:
-    """How steps run: "jit" on the first device, "pmap" over all, or jit over a "mesh" of them, which several processes need.
+    """Compiles and places what runs in the layout of `config.parallel` (layout.py).
 
     `devices`: if not all. `count`: devices (of a mesh: groups of them) that share a batch's rows. `share`: which of so many
-    equal parts of a batch this process has, and how many there are. UserError: the mesh does not fit the devices, or the
-    mode the processes.
+    equal parts of a batch this process has, and how many there are. UserError: the layout does not fit the devices or the
+    processes.
     """
 
     def __init__(self, parallel: Parallel, devices: Sequence[Any] | None = None):
         keep_freed_memory()
-        together = jax.process_count() > 1
-        if together and parallel.mode in ("jit", "pmap"):
-            raise UserError(
-                f"config.parallel.mode {parallel.mode} is for one process, and there are {jax.process_count()}; set it to mesh"
-            )
         devices = devices or jax.devices()
-        several = len(devices) > 1
-        alone = "pmap" if several else "jit"
-        self.mode = ("mesh" if together else alone) if parallel.mode == "auto" else parallel.mode
-        self.devices = devices[:1] if self.mode == "jit" else devices
-        self.count, self.mesh = len(self.devices), None
+        self.layout = layout.choose(parallel, len(devices), jax.process_count())
+        self.mode, self.count, self.mesh = self.layout.mode, self.layout.row_parts, None
+        self.devices = devices[: self.layout.used]
         self.share = tuple(range(self.count)), self.count
         self._asked: Any = None
         if self.mode == "mesh":
-            data, left = divmod(len(self.devices), parallel.fsdp * parallel.tensor)
-            if left or not data:
-                raise UserError(
-                    f"config.parallel.fsdp {parallel.fsdp} x tensor {parallel.tensor}: there are {len(self.devices)} devices, "
-                    "which must be a multiple of it"
-                )
-            shape, kinds = (data, parallel.fsdp, parallel.tensor), (AxisType.Auto,) * len(sharding.MESH)
+            shape, kinds = tuple(self.layout.sizes.values()), (AxisType.Auto,) * len(sharding.MESH)
             self.mesh = jax.make_mesh(shape, sharding.MESH, kinds, devices=self.devices)
-            self.count = data * parallel.fsdp
             parts = NamedSharding(self.mesh, PartitionSpec(sharding.ROWS)).addressable_devices_indices_map((self.count,))
             self.share = tuple(sorted({part[0].indices(self.count)[0] for part in parts.values() if part})), self.count
 
     def __str__(self) -> str:
-        processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
-        return f"{self.mode} on {self.count} {self.devices[0].platform} device(s){processes}"
+        processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
+        return self.layout.describe(self.devices[0].platform) + processes
 
     def create(self, init: Callable[[], Any]) -> Any:
         """What `init` makes, where steps want it; on a mesh no device ever holds it whole."""
@@ -155,8 +140,15 @@ class Runtime:
         return self._on_mesh(self._mesh_train(train_step))
 
     def train_memory(self, train_step: Callable[..., tuple[Any, Any]], state: Any, batch: Batch) -> Any:
-        """What XLA says of the compiled step's bytes on a device of the mesh. Of `state` and `batch` shapes are enough."""
-        assert self.mesh is not None
+        """What XLA says of the compiled step's bytes on one device. Of `state` and `batch` shapes are enough."""
+        if self.mesh is None:
+            if self.mode == "pmap":
+                state = jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.count, *x.shape), x.dtype), state)
+                batch = jax.tree.map(
+                    lambda x: jax.ShapeDtypeStruct((self.count, x.shape[0] // self.count, *x.shape[1:]), x.dtype), dict(batch)
+                )
+            compiled: Any = self.compile_train(train_step)
+            return compiled.lower(state, batch).compile().memory_analysis()
         rows = NamedSharding(self.mesh, PartitionSpec(sharding.ROWS))
         state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, self._shardings(state))
         shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in batch.items()}
@@ -223,5 +215,5 @@ class Runtime:
 
     def _shardings(self, state: Any) -> Any:
         assert self.mesh is not None
-        specs = sharding.specs(state, dict(self.mesh.shape))
+        specs = sharding.specs(state, self.layout.sizes)
         return jax.tree.map(partial(NamedSharding, self.mesh), specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
