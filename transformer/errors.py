@@ -7,7 +7,9 @@ below which stands `BUG`.
 import contextlib
 import difflib
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 BUG = (
     "This is a bug, not a mistake of yours. Please report it where you have this code from (for a repository: its issues), "
@@ -38,16 +40,34 @@ def counted(number: int, thing: str, plural: str | None = None) -> str:
     return f"{number:,} {thing if number == 1 else plural or f'{thing}s'}"
 
 
+@contextlib.contextmanager
+def optional(what: str) -> Iterator[None]:
+    """Runs what is nice to have, such as pictures after the scores: a failure is one line to the user, and the run continues.
+
+    A bug of ours is named with its place in the code, since there is no traceback.
+    """
+    try:
+        yield
+    except UserError as error:
+        say(f"{what}: left out, {error}")
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        say(
+            f"{what}: left out, {type(error).__name__}: {first_line(error)} ({Path(place.filename).name}:{place.lineno}); "
+            "all else is complete, but this is a bug: please report it"
+        )
+
+
 def say(text: str) -> None:
     """A line to the user; results alone go to stdout."""
     print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def no_failure(what: str, verb: str) -> Iterator[None]:
-    """UserError where the system refuses: `what` cannot be `verb` (read, written, ..)."""
+def no_failure(what: str, verb: str, instead: str = "--workdir") -> Iterator[None]:
+    """UserError where the system refuses: `what` cannot be `verb` (read, written, ..). `instead`: the flag to change."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise UserError(f"{what} cannot be {verb} ({reason}); change its permissions or choose another --workdir") from error
+        raise UserError(f"{what} cannot be {verb} ({reason}); change its permissions or choose another {instead}") from error

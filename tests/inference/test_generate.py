@@ -253,6 +253,8 @@ def test_attention_looks_back():
     assert used.notices == ["of the text's 100 tokens the first 24 are read, as many as in training"]
     used.attention("a")
     assert used.notices == []
+    table = generator(model__positions="learned", model__max_positions=24)  # what is only drawn is cut
+    assert len(table.attention("a" * 99)[0].down) == 24 and table.notices
 
 
 def test_text_is_made_as_training_text_was():

@@ -13,32 +13,33 @@ from transformer.inference import scores
 
 REFERENCES = ["ein mann schläft auf einer bank .", "zwei hunde laufen über das gras .", "eine frau , die singt !", "ja"]
 HYPOTHESES = ["ein mann schläft auf der bank .", "zwei hunde rennen durch das gras .", "eine frau , die singt !", "nein"]
+AS_IT_IS = scores.Options(tokenize="none")
 
 
 @pytest.mark.parametrize("tokenize", ["13a", "none", "intl", "char"])
 def test_bleu_is_sacrebleus(tokenize):
     wanted = sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES], tokenize=tokenize, force=True)
-    found = scores.score("bleu", HYPOTHESES, REFERENCES, tokenize)
+    found = scores.score("bleu", HYPOTHESES, REFERENCES, scores.Options(tokenize))
     assert found.value == pytest.approx(wanted.score, abs=1e-12) and 30 < found.value < 90
     assert found.signature == f"nrefs:1|case:mixed|eff:no|tok:{tokenize}|smooth:exp|version:{sacrebleu.__version__}"
 
 
 def test_bleu_by_hand():
     """Precisions 4/5, 3/4, 2/3, 1/2 and no brevity penalty: 100 * (1/5)^(1/4)."""
-    found = scores.score("bleu", ["a b c d e"], ["a b c d f"], "none")
+    found = scores.score("bleu", ["a b c d e"], ["a b c d f"], AS_IT_IS)
     assert found.value == pytest.approx(100 * 0.2**0.25)
 
 
 def test_bleu_tokenisation_matters():
     hypotheses, references = ["a b c d, e"], ["a b c d , e"]
-    assert scores.score("bleu", hypotheses, references, "13a").value == pytest.approx(100)
-    assert scores.score("bleu", hypotheses, references, "none").value < 90
+    assert scores.score("bleu", hypotheses, references).value == pytest.approx(100)
+    assert scores.score("bleu", hypotheses, references, AS_IT_IS).value < 90
 
 
 def test_bleu_of_tokenised_text_is_quiet(caplog):
-    scores.score("bleu", ["a b c d ."] * 200, ["a b c d ."] * 200, "none")
+    scores.score("bleu", ["a b c d ."] * 200, ["a b c d ."] * 200, AS_IT_IS)
     assert not caplog.records
-    scores.score("bleu", ["a b c d ."] * 200, ["a b c d ."] * 200, "13a")  # here the warning is deserved
+    scores.score("bleu", ["a b c d ."] * 200, ["a b c d ."] * 200)  # here the warning is deserved
     assert any("tokenized period" in record.getMessage() for record in caplog.records)
 
 
@@ -46,6 +47,17 @@ def test_chrf_is_sacrebleus():
     found = scores.score("chrf", HYPOTHESES, REFERENCES)
     assert found.value == pytest.approx(sacrebleu.corpus_chrf(HYPOTHESES, [REFERENCES]).score, abs=1e-12)
     assert found.signature == f"nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:{sacrebleu.__version__}"
+
+
+def test_signatures_say_whether_case_counts():
+    """As of a model of lowercase text; labels keep their case."""
+    upper, options = [text.upper() for text in REFERENCES], scores.Options(lowercase=True)
+    for name in ("bleu", "chrf", "exact_match", "word_accuracy"):
+        found = scores.score(name, upper, REFERENCES, options)
+        assert found.value == pytest.approx(100), name
+        assert found.signature and "case:lc" in found.signature, name
+        assert scores.score(name, upper, REFERENCES).value < 50, name
+    assert scores.score("accuracy", ["A", "b"], ["a", "b"], options) == scores.Result(50.0, None)
 
 
 def test_exact_match_by_hand():
@@ -63,7 +75,7 @@ def test_word_accuracy_by_hand():
 
 def test_hypotheses_and_references_are_not_swapped():
     """A hypothesis cut short is punished by brevity, a long one by precision."""
-    short = scores.score("bleu", ["a b c d"], ["a b c d e f g h"], "none").value
+    short = scores.score("bleu", ["a b c d"], ["a b c d e f g h"], AS_IT_IS).value
     assert short == pytest.approx(100 * math.exp(1 - 8 / 4))
 
 
@@ -110,7 +122,7 @@ def test_rouge_by_hand():
     for name, each in want.items():
         found = scores.score(name, hypotheses, references)
         assert found.value == pytest.approx(100 * sum(each) / len(each)), name
-        assert found.signature and found.signature.startswith("stemmer:no|") and "rouge-score:0." in found.signature
+        assert found.signature and found.signature.startswith("case:lc|stemmer:no|") and "rouge-score:0." in found.signature
     assert scores.score("rougeL", hypotheses[1:2], references[1:2]).value == pytest.approx(75)
     assert scores.score("rougeL", hypotheses[2:3], references[2:3]).value == pytest.approx(50)
 
@@ -199,7 +211,7 @@ def test_squad(said, answers, exact, f1):
     assert scores.score("squad_exact_match", [said], [reference]).value == pytest.approx(100 * exact)
     assert scores.score("squad_f1", [said], [reference]).value == pytest.approx(100 * f1)
     both = scores.score("squad_f1", [said, "x"], [reference, '["y"]'])
-    assert both.value == pytest.approx(50 * f1) and both.signature is None
+    assert both.value == pytest.approx(50 * f1) and both.signature and "case:lc" in both.signature
 
 
 # --- by length ---------------------------------------------------------------------------------------------------------
@@ -225,7 +237,7 @@ def test_scores_by_length_are_the_scores_of_these_pairs():
     sources = ["one two three"] * 12 + ["one"] * 12
     said = ["ein mann schläft auf der bank."] * 12 + ["zwei hunde rennen durch das gras."] * 12
     true = ["ein mann schläft auf der langen bank ."] * 12 + ["zwei hunde laufen jetzt durch das gras."] * 12
-    found = scores.by_length("bleu", sources, said, true, (1, 2, 4), "none")
+    found = scores.by_length("bleu", sources, said, true, (1, 2, 4), AS_IT_IS)
     wanted = [sacrebleu.corpus_bleu(said[rows], [true[rows]], tokenize="none").score for rows in (slice(12, 24), slice(12))]
     assert list(found) == ["bleu@1-1", "bleu@2-3"] and list(found.values()) == pytest.approx(wanted)
     assert abs(wanted[0] - wanted[1]) > 1
@@ -259,7 +271,7 @@ def test_bad_input():
     with pytest.raises(UserError, match="entity_f1: sentence 2 has 2 tags, its reference 1"):
         scores.score("entity_f1", ["O", "O O"], ["O", "O"])
     with pytest.raises(UserError, match="no tokenisation '13b'; did you mean '13a'"):
-        scores.score("bleu", ["a"], ["a"], "13b")
+        scores.score("bleu", ["a"], ["a"], scores.Options("13b"))
 
 
 def test_token_scores_by_hand():

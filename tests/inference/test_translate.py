@@ -180,9 +180,14 @@ def test_a_positions_table_ends_where_sources_may():
     assert all(np.isfinite(output.score) for output in outputs)
     assert [output.text for output in outputs] == naive(used, sources, [20, 9])
     assert len(used.logits(["a"], ["b" * 19])[0]) == 20
-    for call in (lambda: used.logits(["a"], ["b" * 20]), lambda: used.attention("a", "b" * 20)):
-        with pytest.raises(UserError, match="a target has 21 tokens, the start included, and config.model.max_positions is 20"):
-            call()
+    with pytest.raises(UserError, match="a target has 21 tokens, the start included, and config.model.max_positions is 20"):
+        used.logits(["a"], ["b" * 20])
+    assert used.fits([("a", "b" * 19), ("a", "b" * 20)]) == [True, False]
+    maps = used.attention("a", "b" * 30)  # what is only drawn is cut
+    assert {each.name: len(each.down) for each in maps}["decoder self attention"] == 20
+    assert len(used.notices) == 1 and "config.model.max_positions" in used.notices[0]
+    list(used.translate(["a"]))
+    assert used.notices == []
 
 
 def test_long_sources_are_cut_and_told():
@@ -312,9 +317,11 @@ def test_a_decoder_alone_positions_table_ends_behind_the_target():
     assert all(np.isfinite(output.score) for output in outputs) and used.notices
     assert len(outputs[0].text) <= 1 and len(outputs[1].text) <= 4 and outputs[2].text
     assert len(used.logits(["a" * 9], ["b" * 10])[0]) == 11
-    for call in (lambda: used.logits(["a" * 9], ["b" * 11]), lambda: used.attention("a" * 9, "b" * 11)):
-        with pytest.raises(UserError, match="source and target have 21 tokens, the start included, .*max_positions is 20"):
-            call()
+    with pytest.raises(UserError, match="source and target have 21 tokens, the start included, .*max_positions is 20"):
+        used.logits(["a" * 9], ["b" * 11])
+    assert used.fits([("a" * 9, "b" * 10), ("a" * 9, "b" * 11)]) == [True, False]
+    [found] = used.attention("a" * 9, "b" * 11)  # what is only drawn is cut
+    assert len(found.down) == 20 and len(used.notices) == 1 and "config.model.max_positions" in used.notices[0]
 
 
 def test_a_decoder_alone_attention_is_one_map_of_both():

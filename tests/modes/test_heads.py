@@ -27,6 +27,10 @@ class Stub:
     lengths: Any = None
     source_vocabulary: Any = LETTERS
     target_vocabulary: Any = LETTERS
+    longest: int = 999
+
+    def fits(self, pairs):
+        return [len(source) < self.longest for source, _ in pairs]
 
     def weights(self, pairs):
         self.pairs = pairs
@@ -65,6 +69,8 @@ def test_of_weights_that_are_known(monkeypatch):
     assert found["next_token_head"] == pytest.approx(even)
     assert found["alignment_head_error_rate"] == 0 and found["alignment_head_mass"] == pytest.approx(1)
     assert 0.5 < found["head_distance"] < 1
+    stub.longest = 0
+    assert heads.of_split(stub, "validation", []) == {}  # none fits the table of positions
 
 
 def test_languages_whose_words_are_not_aligned():

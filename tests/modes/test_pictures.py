@@ -8,10 +8,14 @@ import pytest
 import trained
 from trained import command, translator
 
+from transformer import families
 from transformer.config import Recurrent
+from transformer.data import prepare
 from transformer.data.vocabulary import Characters
 from transformer.inference import predict
 from transformer.inference.translate import Translator
+from transformer.modes import pictures, training
+from transformer.runtime.workdir import Workdir
 
 
 def is_png(path: Path) -> bool:
@@ -51,3 +55,21 @@ def test_a_model_without_attention_says_so(tmp_path, monkeypatch):
     result = command("--mode=attend", f"--workdir={trained.run().workdir}", "--source=a", "--target=b", f"--output={tmp_path}")
     assert (result.status, result.out, result.err.count("\n"), list(tmp_path.iterdir())) == (2, "", 1, [])
     assert "this model has no attention to draw" in result.err
+
+
+def test_nothing_after_the_scores_fails_a_run(tmp_path, monkeypatch, capsys):
+    """Neither what a user may cause nor a bug: a line each, and the next steps all the same."""
+    workdir = trained.run().copy(tmp_path)
+    (workdir / "metrics.jsonl").write_text("{")
+    splits = {"test": prepare.Split([{"source": "ab", "target": "AB"}], {}, "")}
+
+    class Broken:
+        def translate(self, texts):
+            raise ZeroDivisionError("of nothing")
+
+    training._show(Workdir(workdir), families.kind_of(translator().config), splits, Broken())
+    told = capsys.readouterr().err
+    assert "ZeroDivisionError: of nothing (test_pictures.py:" in told and "--mode=translate" in told
+    monkeypatch.setattr(pictures, "_interest", lambda source: 1 / 0)
+    training._show(Workdir(workdir), families.kind_of(translator().config), splits, Broken())
+    assert "ZeroDivisionError" in capsys.readouterr().err

@@ -28,14 +28,9 @@ class Generator(Predictor):
     def __init__(self, loaded: Loaded):
         super().__init__(loaded)
         self.vocabulary = loaded.vocabularies["text"]
-        self._told: list[str] = []  # of the last call
         self._begin = jax.jit(self._begin_samples, static_argnames="length")
         self._extend = jax.jit(self._extend_samples, static_argnames="count")
         self._nll = jax.jit(self._token_nll)
-
-    @property
-    def notices(self) -> list[str]:
-        return self._told
 
     @property
     def window(self) -> int:
@@ -63,13 +58,16 @@ class Generator(Predictor):
 
     def _ids(self, text: str, what: str) -> list[int]:
         """The start and the text's tokens. UserError: more than the model's positions."""
-        ids = [self.facts.start, *self.vocabulary.encode(text.lower() if self.config.data.lowercase else text)]
+        ids = self._tokens(text)
         if (most := most_positions(self.config)) is not None and len(ids) > most:
             raise UserError(
                 f"{what} has {len(ids):,} tokens, the start included, and the model positions for {most:,} "
                 "(config.model.max_positions); shorten it"
             )
         return ids
+
+    def _tokens(self, text: str) -> list[int]:
+        return [self.facts.start, *self.vocabulary.encode(text.lower() if self.config.data.lowercase else text)]
 
     def _stream(self, given: list[int], num_samples: int, seed: int) -> Iterator[tuple[int, str]]:
         ids = [list(given) for _ in range(num_samples)]
@@ -166,8 +164,8 @@ class Generator(Predictor):
         return -jnp.take_along_axis(jax.nn.log_softmax(logits_BxTxN), targets_BxT[..., None], axis=-1)[..., 0]
 
     def attention(self, source: str, target: str | None = None) -> list[Map]:
-        """Weights while the text is read, as much of it as the model sees at once. UserError: longer than its positions."""
-        ids = self._ids(source + (target or ""), "the text")
+        """Weights while the text is read, as much of it as the model sees at once."""
+        ids = self._tokens(source + (target or ""))
         self._told = []
         if len(ids) > self.window:
             self._told = [f"of the text's {len(ids):,} tokens the first {self.window:,} are read, as many as in training"]

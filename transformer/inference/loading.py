@@ -49,6 +49,7 @@ class Predictor:
         self.loaded, self.config, self.facts, self.model = loaded, loaded.config, loaded.facts, loaded.model
         self.params, model = loaded.params, loaded.model
         self._cut: list[int] = []  # numbers, from 1, of what the last call cut
+        self._told: list[str] = []  # what else the user should be told of the last call
         self._said = jax.jit(lambda params, batch: model.apply({"params": params}, batch))
         self._observe = jax.jit(lambda params, batch: model.apply({"params": params}, batch, mutable=["intermediates"])[1])
 
@@ -65,9 +66,10 @@ class Predictor:
     def notices(self) -> list[str]:
         """What the user should be told of the last call."""
         if not self._cut:
-            return []
+            return self._told
         count, limit = f"{len(self._cut):,} {self.noun}{'s' * (len(self._cut) > 1)}", self.config.data.max_source_length
-        return [f"{count} cut to {limit} tokens (config.data.max_source_length), the first of them number {self._cut[0]:,}"]
+        cut = f"{count} cut to {limit} tokens (config.data.max_source_length), the first of them number {self._cut[0]:,}"
+        return [cut, *self._told]
 
 
 @dataclasses.dataclass(frozen=True)

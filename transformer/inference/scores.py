@@ -33,59 +33,77 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Score:
-    """`function(hypotheses, references, tokenize)`; use `score`, which checks its input."""
+class Options:
+    """How text is compared. `tokenize`: sacrebleu's tokenisation, for BLEU alone. `lowercase`: without case, as a model is
+    scored that reads and writes lowercase text alone; signatures say so."""
 
-    function: Callable[[Sequence[str], Sequence[str], str], Result]
+    tokenize: str = "13a"
+    lowercase: bool = False
+
+
+@dataclass(frozen=True)
+class Score:
+    """`function(hypotheses, references, options)`; use `score`, which checks its input."""
+
+    function: Callable[[Sequence[str], Sequence[str], "Options"], Result]
     higher_is_better: bool = True
 
 
-def _bleu(hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -> Result:
+DEFAULT = Options()
+
+
+def _bleu(hypotheses: Sequence[str], references: Sequence[str], options: Options) -> Result:
     from sacrebleu.metrics.bleu import BLEU
 
+    tokenize = options.tokenize
     if tokenize not in BLEU.TOKENIZERS:
         raise UserError(f"BLEU: sacrebleu has no tokenisation {tokenize!r}{nearest(tokenize, BLEU.TOKENIZERS)}")
     # `force` only quiets the warning about tokenised text, which is what "none" is for; the signature is the same.
-    metric = BLEU(tokenize=tokenize, force=tokenize == "none")
+    metric = BLEU(lowercase=options.lowercase, tokenize=tokenize, force=tokenize == "none")
     value = metric.corpus_score(hypotheses, [references]).score
     return Result(value, str(metric.get_signature()))
 
 
-def _chrf(hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -> Result:
+def _chrf(hypotheses: Sequence[str], references: Sequence[str], options: Options) -> Result:
     from sacrebleu.metrics.chrf import CHRF
 
-    metric = CHRF()
+    metric = CHRF(lowercase=options.lowercase)
     value = metric.corpus_score(hypotheses, [references]).score
     return Result(value, str(metric.get_signature()))
 
 
-def _summed(name: str) -> Score:
-    def function(hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -> Result:
-        statistics_SxK = of_sentences(name, hypotheses, references, tokenize)
-        return Result(float(SUMS[name].score(statistics_SxK.sum(axis=0))))
+def _summed(name: str, labels: bool = False) -> Score:
+    """`labels`: what is compared is no text, and has its case."""
+
+    def function(hypotheses: Sequence[str], references: Sequence[str], options: Options) -> Result:
+        lowercase = options.lowercase and not labels
+        if lowercase:
+            hypotheses, references = ([text.lower() for text in texts] for texts in (hypotheses, references))
+        statistics_SxK = of_sentences(name, hypotheses, references, options.tokenize)
+        return Result(float(SUMS[name].score(statistics_SxK.sum(axis=0))), "case:lc" if lowercase else None)
 
     return Score(function)
 
 
-def _rouge(kind: str, hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -> Result:
+def _rouge(kind: str, hypotheses: Sequence[str], references: Sequence[str], options: Options) -> Result:
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer([kind])
     found = [scorer.score(r, h)[kind].fmeasure for h, r in zip(hypotheses, references, strict=True)]
-    return Result(100.0 * sum(found) / len(found), _version("rouge-score", "stemmer:no|tok:a-z0-9|mean of F"))
+    return Result(100.0 * sum(found) / len(found), _version("rouge-score", "case:lc|stemmer:no|tok:a-z0-9|mean of F"))
 
 
 def _version(package: str, settings: str) -> str:
     return f"{settings}|{package}:{importlib.metadata.version(package)}"
 
 
-def _macro_f1(hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -> Result:
+def _macro_f1(hypotheses: Sequence[str], references: Sequence[str], options: Options) -> Result:
     right = collections.Counter(h for h, r in zip(hypotheses, references, strict=True) if h == r)
     said = collections.Counter([*hypotheses, *references])
     return Result(100.0 * sum(2 * right[label] / said[label] for label in said) / len(said))
 
 
-def _entity_f1(hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -> Result:
+def _entity_f1(hypotheses: Sequence[str], references: Sequence[str], options: Options) -> Result:
     from seqeval.metrics import f1_score
 
     said, true = [h.split() for h in hypotheses], [r.split() for r in references]
@@ -114,7 +132,7 @@ def _answer_f1(said: list[str], true: list[str]) -> float:
 
 
 def _squad(
-    measure: Callable[[list[str], list[str]], float], hypotheses: Sequence[str], references: Sequence[str], tokenize: str
+    measure: Callable[[list[str], list[str]], float], hypotheses: Sequence[str], references: Sequence[str], options: Options
 ) -> Result:
     """The mean of the best over the acceptable answers, which a reference is the JSON list of."""
     best = []
@@ -127,7 +145,7 @@ def _squad(
             raise UserError(f"squad: reference {number} is not a JSON list of answers: {reference[:60]!r}")
         answers = [words for words in map(_answer_words, answers) if words] or [[]]
         best.append(max(measure(_answer_words(said), words) for words in answers))
-    return Result(100.0 * sum(best) / len(best))
+    return Result(100.0 * sum(best) / len(best), "case:lc|punctuation:no|articles:no")
 
 
 SCORES: dict[str, Score] = {
@@ -138,7 +156,7 @@ SCORES: dict[str, Score] = {
     "rouge1": Score(functools.partial(_rouge, "rouge1")),  # Lin 2004, F of words; of English: other letters part words
     "rouge2": Score(functools.partial(_rouge, "rouge2")),  # of pairs of words
     "rougeL": Score(functools.partial(_rouge, "rougeL")),  # of the longest common subsequence
-    "accuracy": _summed("accuracy"),  # percent of labels that are right
+    "accuracy": _summed("accuracy", labels=True),  # percent of labels that are right
     "macro_f1": Score(_macro_f1),  # percent, the mean over the labels that occur
     "entity_f1": Score(_entity_f1),  # percent, micro, of whole entities: lines of tags, as seqeval's default, CoNLL's
     "squad_exact_match": Score(functools.partial(_squad, _answer_equal)),  # Rajpurkar et al. 2016; 2018: percent
@@ -153,8 +171,8 @@ def find(name: str) -> Score:
     return SCORES[name]
 
 
-def score(name: str, hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "13a") -> Result:
-    """The score of whole lines, hypothesis i against reference i. `tokenize`: sacrebleu's tokenisation, for BLEU alone.
+def score(name: str, hypotheses: Sequence[str], references: Sequence[str], options: Options = DEFAULT) -> Result:
+    """The score of whole lines, hypothesis i against reference i.
 
     UserError: unknown name or tokenisation, no lines, unequal numbers of lines.
     """
@@ -165,7 +183,7 @@ def score(name: str, hypotheses: Sequence[str], references: Sequence[str], token
         )
     if not references:
         raise UserError(f"{name}: no hypotheses and no references; give one of each at least")
-    return found.function(hypotheses, references, tokenize)
+    return found.function(hypotheses, references, options)
 
 
 def buckets(edges: Sequence[int]) -> dict[str, range]:
@@ -185,7 +203,7 @@ def by_length(
     hypotheses: Sequence[str],
     references: Sequence[str],
     edges: Sequence[int],
-    tokenize: str = "13a",
+    options: Options = DEFAULT,
 ) -> dict[str, float]:
     """`score` by the words of the source, as "bleu@10-19", for each range of `buckets` (Bahdanau et al. 2015, figure 2).
 
@@ -196,7 +214,7 @@ def by_length(
         rows = [row for row, source in enumerate(sources) if len(source.split()) in lengths]
         if len(rows) >= FEWEST:
             said, true = ([side[row] for row in rows] for side in (hypotheses, references))
-            result[f"{name}@{bucket}"] = score(name, said, true, tokenize).value
+            result[f"{name}@{bucket}"] = score(name, said, true, options).value
     return result
 
 

@@ -47,7 +47,7 @@ class Translator(Predictor):
 
         `scored`: with scores. Greedy search sums over the vocabulary for nothing else, a tenth of its time with 58,000 entries.
         """
-        texts, first, self._cut = iter(texts), 1, []
+        texts, first, self._cut, self._told = iter(texts), 1, [], []
         while chunk := list(itertools.islice(texts, self.config.search.batch_size * CHUNK)):
             yield from self._chunk(chunk, first, scored=scored)
             first += len(chunk)
@@ -67,10 +67,19 @@ class Translator(Predictor):
         return [logits[row, place : place + len(ids)] for row, (ids, place) in enumerate(zip(inputs, places, strict=True))]
 
     def attention(self, source: str, target: str | None = None) -> list[Map]:
-        """Weights of each stack, while `target` is said (none: what the model says)."""
+        """Weights of each stack, while `target` is said (none: what the model says). What has no place in a table of
+        positions is cut."""
         if target is None:
             target = next(self.translate([source]))[0].text
-        [source_ids], [input_ids] = self._sources([source]), self._inputs([target])
+        [source_ids], [input_ids] = self._sources([source]), self._tokens([target])
+        self._told, most = [], most_positions(self.config)
+        room = len(input_ids) if most is None else most - (0 if self._encodes else len(source_ids))
+        if len(input_ids) > room:  # an error where numbers come of it; this is only drawn
+            self._told = [
+                f"of the target's {len(input_ids):,} tokens the first {room:,} are read: there are no more positions "
+                f"(config.model.max_positions {most:,})"
+            ]
+        input_ids = input_ids[:room]
         batch, _ = self._batch_of([source_ids], [input_ids])
         columns = self.source_vocabulary.pieces(source_ids)
         rows = ["<s>", *self.target_vocabulary.pieces(input_ids[1:])]
@@ -141,7 +150,7 @@ class Translator(Predictor):
         """What the encoder reads of each text, the end included; `first`: the number of the first text."""
         limit = self.config.data.max_source_length
         if first == 1:
-            self._cut = []
+            self._cut, self._told = [], []
         ids = self.source_vocabulary.encode_batch([self._asked(text) for text in texts])
         before = [] if self.facts.begin is None else [self.facts.begin]
         after = [self.facts.end] if self._encodes else []
@@ -151,15 +160,24 @@ class Translator(Predictor):
 
     def _inputs(self, texts: Sequence[str]) -> list[list[int]]:
         """What the decoder reads of each target, the start included. UserError: past the end of a positions table."""
-        inputs = [
-            [self.facts.start, *ids] for ids in self.target_vocabulary.encode_batch([clean(self.config, t) for t in texts])
-        ]
+        inputs = self._tokens(texts)
         longest, most = max(map(len, inputs)), most_positions(self.config)
         if most is not None and longest > most:
             raise UserError(
                 f"a target has {longest} tokens, the start included, and config.model.max_positions is {most}; shorten it"
             )
         return inputs
+
+    def fits(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether each source and target have places in the table of positions; all do where there is none."""
+        if (most := most_positions(self.config)) is None:
+            return [True] * len(pairs)
+        sources, inputs = self._sources([s for s, _ in pairs]), self._tokens([t for _, t in pairs])
+        before = [0 if self._encodes else len(ids) for ids in sources]
+        return [first + len(ids) <= most for first, ids in zip(before, inputs, strict=True)]
+
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[self.facts.start, *ids] for ids in self.target_vocabulary.encode_batch([clean(self.config, t) for t in texts])]
 
     def _chunk(
         self, texts: list[str], first: int, lengths: Sequence[int] | None = None, scored: bool = False

@@ -6,6 +6,7 @@ translation of a word when that word is hidden, and when another one is.
 Letters: L layers, B sentences, H heads, T target tokens, S source tokens.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from transformer.runtime import workdir as workdirs
 def align(path: Path, overrides: Mapping[str, str]) -> None:
     """The table by layer and head, of test numbers, to stdout and evaluation/alignment.json."""
     workdir = workdirs.open_existing(path)
+    workdirs.check_writable("--workdir", path, workdir.evaluation_file("alignment").parent)
     predictor = predict.load(path, overrides, "align")
     data = predictor.config.data
     if data.source != "number_words":
@@ -37,7 +39,13 @@ def align(path: Path, overrides: Mapping[str, str]) -> None:
     near = heads.near(predictor.config, weights, lengths)
     hidden = _hidden(predictor, pairs, sentences)
     told = {"sentences": len(pairs), "heads": table, "near": near, "hidden": hidden}
-    workdirs.write_json(workdir.evaluation_file("alignment"), told)
+    try:
+        workdirs.write_json(workdir.evaluation_file("alignment"), told)
+    finally:  # the table is not lost because it cannot be written
+        _print(table, near, hidden)
+
+
+def _print(table: list[dict[str, Any]], near: list[dict[str, Any]], hidden: dict[str, dict[str, float]]) -> None:
     print(f"{'attention':<24}{'error rate':>12}{'mass on the right word':>26}")
     for row in table:
         print(f"{row['name']:<24}{row['alignment_error_rate']:>11.1%} {row['mass']:>25.1%}")
@@ -48,6 +56,7 @@ def align(path: Path, overrides: Mapping[str, str]) -> None:
     print(f"\n{'nats of a word, given':<36}{'the word it translates':>24}{'another word':>16}")
     for name, values in hidden.items():
         print(f"{name:<36}{values['aligned']:>24.3f}{values['other']:>16.3f}")
+    sys.stdout.flush()
 
 
 def _agreement(weights_LxBxHxTxS: np.ndarray, sentences: Sequence[heads.Words]) -> list[dict[str, Any]]:

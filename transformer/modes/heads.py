@@ -4,6 +4,7 @@ Letters: L layers, B sentences, H heads, T target tokens, S source tokens; V tar
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from transformer import families
 from transformer.config import Config
-from transformer.errors import UserError
+from transformer.errors import UserError, say
 from transformer.inference import alignment, habits
 
 SENTENCES = 256
@@ -71,6 +72,15 @@ def of_split(predictor: Any, split: str, examples: Sequence[Mapping[str, Any]]) 
         pairs, sentences = numbers(predictor, split)
     else:
         pairs = [(example["source"], example["target"]) for example in examples[:SENTENCES]]
+    fits = predictor.fits(pairs)
+    if not all(fits):
+        say(
+            f"head statistics: {fits.count(False):,} of {len(pairs):,} pairs are longer than config.model.max_positions "
+            f"{predictor.config.model.max_positions:,}, and left out"
+        )
+        pairs, sentences = list(itertools.compress(pairs, fits)), list(itertools.compress(sentences, fits))
+    if not pairs:
+        return {}
     weights, lengths = predictor.weights(pairs)
     rows = near(predictor.config, weights, lengths)
     own = weights[families.FAMILIES[predictor.config.family].attention[0]]

@@ -51,12 +51,12 @@ def generate(
     path: Path, overrides: Mapping[str, str], prompt: str | None, num_samples: int, seed: int, target: str | None
 ) -> None:
     """Text that goes on after `prompt` (none: all of stdin), written as it is drawn; several samples one after another."""
-    predictor = predict_lib.load(path, overrides, "generate")
-    if prompt is None:
-        if sys.stdin.isatty():
-            say("reading the prompt from the terminal; Ctrl-D ends it")
-        prompt = "\n".join(lines(sys.stdin.buffer, "stdin"))
     with writer(target) as write:
+        predictor = predict_lib.load(path, overrides, "generate")
+        if prompt is None:
+            if sys.stdin.isatty():
+                say("reading the prompt from the terminal; Ctrl-D ends it")
+            prompt = "\n".join(lines(sys.stdin.buffer, "stdin"))
         if num_samples == 1:
             pieces = predictor.stream(prompt, 1, seed)
             write(prompt)

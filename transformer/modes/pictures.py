@@ -7,7 +7,7 @@ from typing import Any
 
 from transformer import families, plots
 from transformer.data import prepare
-from transformer.errors import UserError, say
+from transformer.errors import UserError, optional, say
 from transformer.inference import predict
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.workdir import Workdir
@@ -19,8 +19,9 @@ def attend(path: Path, overrides: Mapping[str, str], source: str | None, target:
     if not source or not source.strip():
         raise UserError("--mode=attend needs --source='a sentence'")
     workdir = workdirs.open_existing(path)
-    predictor = predict.load(path, overrides, "attend")
     folder = Path(output) if output else workdir.pictures
+    workdirs.check_writable(*(("--output", folder) if output else ("--workdir", path, folder)))
+    predictor = predict.load(path, overrides, "attend")
     if not draw_attention(predictor, source, target, folder, lambda text: print(text, flush=True)):
         raise UserError("--mode=attend: this model has no attention to draw (config.model.recurrent.attention is none)")
 
@@ -54,12 +55,15 @@ def draw_attention(
 
 def show(workdir: Workdir, kind: families.Kind, splits: Mapping[str, prepare.Split], predictor: Any) -> None:
     """Pictures of a finished run, and what to try next."""
-    plots.learning_curve(read_metrics(workdir.metrics_file), workdir.pictures / "learning_curve.png", title=workdir.path.name)
+    with optional("picture of the learning curve"):
+        curve = workdir.pictures / "learning_curve.png"
+        plots.learning_curve(read_metrics(workdir.metrics_file), curve, title=workdir.path.name)
     some = next(splits[name] for name in ("test", "validation", "train") if name in splits).examples[:50]
     lines = [(line.strip(), e) for e in some for line in e[kind.fields[0]][:5000].split("\n")]
     source, example = max(lines, key=lambda each: _interest(each[0]))
     target = example["text"] if kind.fields[0] == "question" else None
-    draw_attention(predictor, source, target, workdir.pictures)
+    with optional("pictures of attention"):
+        draw_attention(predictor, source, target, workdir.pictures)
     where, what = shlex.quote(str(workdir.path)), shlex.quote(source)
     more = what if target is None else shlex.quote(f"{source}\t{target}")
     each = {

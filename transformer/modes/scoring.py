@@ -110,6 +110,7 @@ def reported(config: Config) -> list[str]:
 def evaluate(path: Path, overrides: Mapping[str, str], split: SplitName) -> None:
     """Scores a split; a table to stdout, all of it to evaluation/<split>.json."""
     workdir = workdirs.open_existing(path)
+    workdirs.check_writable("--workdir", path, workdir.evaluation_file(split).parent)
     predictor = predict.load(path, overrides, "evaluate")
     config, loaded = predictor.config, predictor.loaded
     check_evaluate(config)
@@ -150,9 +151,11 @@ def score_split(
     if hosts.is_first():
         scored.table = scores.token_scores(sums, words) | scored.table
         about = {"examples": len(split.examples), "checkpoints": list(loaded.steps), "heads_removed": removed}
-        _write(workdir, name, scored, about | {"search": dataclasses.asdict(config.search)})
         without = f", without {len(removed)} of {len(pruning.heads(config))} heads" if removed else ""
-        _print(name, scored, len(split.examples), loaded.steps, without)
+        try:
+            _write(workdir, name, scored, about | {"search": dataclasses.asdict(config.search)})
+        finally:  # scores are not lost because they cannot be written
+            _print(name, scored, len(split.examples), loaded.steps, without)
 
 
 def _outputs(predictor: Any, judge: Judge, kind: families.Kind, name: str, split: prepare.Split) -> Scored:
@@ -166,16 +169,17 @@ def _outputs(predictor: Any, judge: Judge, kind: families.Kind, name: str, split
     result = Scored({}, samples=_samples(split, field, judge.reference, outputs, asked.samples))
     said = {"source": [example[field] for example in examples], "output": outputs, "reference": references}
     names = asked.scores or judge.scores
+    options = scores.Options(asked.bleu_tokenize, predictor.config.data.lowercase)
     for score in names:
-        found = scores.score(score, outputs, references, asked.bleu_tokenize)
+        found = scores.score(score, outputs, references, options)
         result.table[score] = found.value
         if found.signature:
             result.signatures[score] = found.signature
-        result.table |= scores.by_length(score, sources, outputs, references, asked.lengths, asked.bleu_tokenize)
+        result.table |= scores.by_length(score, sources, outputs, references, asked.lengths, options)
     if kind.output == "text":
         if asked.true_lengths:
             given = said[scores.OF_TRUE_LENGTH] = hosts.spread(functools.partial(_of_true_length, predictor), examples)
-            values = {score: scores.score(score, given, references, asked.bleu_tokenize).value for score in names}
+            values = {score: scores.score(score, given, references, options).value for score in names}
             result.table |= {f"{score}@{scores.TRUE_LENGTH}": value for score, value in values.items()}
         result.table |= scores.by_place(outputs, references, asked.places)
     if asked.head_habits:

@@ -17,7 +17,7 @@ from transformer import families
 from transformer.config import Config, Facts, Parallel
 from transformer.data import pipeline, prepare, sources
 from transformer.data.vocabulary import Vocabulary
-from transformer.errors import UserError, say
+from transformer.errors import UserError, optional, say
 from transformer.files import new_file
 from transformer.inference import loading, predict, scores
 from transformer.modes.common import folders
@@ -317,4 +317,9 @@ def _finish(workdir: Workdir, config: Config, splits: Mapping[str, prepare.Split
     if name in splits:
         score_split(workdir, predictor, name, splits[name], splits.get("validation"))
     if pictures:
-        hosts.by_first(lambda: show(workdir, families.kind_of(config), splits, predictor))
+        hosts.by_first(lambda: _show(workdir, families.kind_of(config), splits, predictor))
+
+
+def _show(*arguments: Any) -> None:
+    with optional("pictures and next steps"):  # the run is trained and scored
+        show(*arguments)

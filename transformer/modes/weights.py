@@ -48,6 +48,7 @@ def export_weights(path: Path, overrides: Mapping[str, str], output: str | None)
     """Makes the folder `output` of a workdir's model; its name goes to stdout."""
     if not output:
         raise UserError("--mode=export needs --output=FOLDER")
+    workdirs.check_writable("--output", output)
     loaded = loading.read(path, overrides, "export")
     try:
         huggingface.write(output, loaded.config, loaded.facts, loaded.params, loaded.vocabularies)

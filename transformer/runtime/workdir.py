@@ -135,8 +135,7 @@ def create(path: str | Path, config: Config, notice: Callable[[str], None]) -> W
     workdir = Workdir(Path(path))
     with no_failure(f"--workdir={path}", "made or written"):
         workdir.path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir.path):  # the only sure way to know whether one may write
-            pass
+    check_writable("--workdir", path)
     if not workdir.config_file.exists():
         left = [part.name for part in (workdir.checkpoints, workdir.facts_file, workdir.vocabulary) if part.exists()]
         if left:
@@ -170,6 +169,19 @@ def open_existing(path: str | Path) -> Workdir:
             "[--config=experiments/X.py] trains a model there"
         )
     return workdir
+
+
+def check_writable(flag: str, name: str | Path, folder: Path | None = None) -> None:
+    """UserError, which names the flag and its value, where nothing can be written to `name`, or to a folder of it.
+
+    Called before long work whose results will be written there. Makes nothing: of a folder that is missing, the nearest one
+    above it is tried.
+    """
+    folder = (Path(name) if folder is None else folder).absolute()
+    with no_failure(f"{flag}={name}", "made or written", flag):
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+        with tempfile.TemporaryFile(dir=there):  # the only sure way to know whether one may write
+            pass
 
 
 def write_json(path: Path, value: Any) -> None:
