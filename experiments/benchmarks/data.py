@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from transformer.config import Data
-from transformer.data import pipeline, sources, vocabulary
+from transformer.data import pipeline, sources, vocabulary_training
 from transformer.data.corpus import Ragged, tokenize
 from transformer.data.objectives import Translate
 from transformer.data.pipeline import Batches
@@ -40,7 +40,9 @@ def read(directory: Path) -> dict[str, Ragged]:
     data = Data(source="text", directory=str(directory), train="train", vocabulary_size=ENTRIES)
     split = sources.read(data, "train", directory)
     assert split is not None  # `data.train` is set
-    made = vocabulary.train(data, [example[side] for example in split.examples for side in ("source", "target")], print)
+    made = vocabulary_training.train(
+        data, [example[side] for example in split.examples for side in ("source", "target")], print
+    )
     return tokenize(split.examples, {"source": made, "target": made})
 
 

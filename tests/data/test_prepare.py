@@ -103,7 +103,12 @@ def test_vocabularies_are_read_again_and_not_learned(data, folders, joint, kind)
 def test_what_the_vocabulary_notices_is_told(data, folders):
     told = []
     make_vocabularies(text_of(dataclasses.replace(data, vocabulary_size=30), folders, told.append), FIELDS, folders)
-    assert told[-1:] == ["vocabulary: the text fills 8 entries of 30"]
+    assert told[-1].startswith("vocabulary: ") and "8" in told[-1] and "config.data.vocabulary_size" in told[-1]
+    told.clear()
+    apart = dataclasses.replace(data, vocabulary_size=30, joint_vocabulary=False)
+    elsewhere = dataclasses.replace(folders, vocabulary=folders.vocabulary.with_name("apart"))
+    make_vocabularies(text_of(apart, folders, told.append), FIELDS, elsewhere)
+    assert [line.partition(":")[0] for line in told[-2:]] == ["source vocabulary", "target vocabulary"]
 
 
 def test_lowercase_text_makes_a_lowercase_vocabulary(data, folders):
@@ -160,7 +165,18 @@ def test_each_side_has_its_own_vocabulary(data, folders):
 def test_what_the_source_notices_is_told(data, folders):
     told = []
     encode_split(text_of(data, folders, told.append), "train", folders, make(data, folders), FACTS, encode.texts)
-    assert len(told) == 1 and told[0].startswith("1 blank pairs skipped")
+    assert len(told) == 1 and (told[0].count, told[0].of) == (1, 4)
+
+
+def test_the_unknown_tokens_of_each_split_are_told(data, folders):
+    told, made = [], make(data, folders)
+    text = text_of(data, folders, told.append)
+    train, test = (encode_split(text, name, folders, made, FACTS, encode.texts) for name in ("train", "test"))
+    assert train and test
+    found = {cut.what.partition(" are")[0]: (cut.count, cut.of) for cut in test.cuts}
+    assert found == {"tokens of test (source)": (1, 3), "tokens of test (target)": (1, 3)}
+    assert [each for each in told if each in test.cuts] == list(test.cuts)
+    assert not any("unknown" in cut.what for cut in train.cuts)
 
 
 def test_a_split_that_no_setting_names_is_none(data, folders):

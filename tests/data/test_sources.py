@@ -14,6 +14,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from transformer.config import Data
+from transformer.cuts import Cut
 from transformer.data import embedded, number_words, sources
 from transformer.errors import UserError
 
@@ -87,7 +88,7 @@ def test_blank_pairs_are_skipped_in_training_alone(tmp_path):
     train = sources.read(data, "train", tmp_path)
     assert pairs(train) == [("a", "A"), ("e", "E")]
     assert train and len(train.notices) == 1
-    assert "3 blank pairs" in train.notices[0] and "line 2" in train.notices[0] and "train.en" in train.notices[0]
+    assert isinstance(train.notices[0], Cut) and train.notices[0].count == 3 and "line 2 of train" in train.notices[0].what
     for kept in (sources.read(data, "validation", tmp_path), sources.read(data, "test", tmp_path)):
         assert kept and kept.notices == ()
         assert pairs(kept) == [("a", "A"), ("", "B"), ("c", ""), ("", ""), ("e", "E")]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from transformer.config import Data
+from transformer.cuts import Cut
 from transformer.data import sources
 from transformer.data.sources import labelled, pairs
 from transformer.errors import UserError
@@ -179,7 +180,7 @@ def test_iob1_becomes_bio(tmp_path):
     given = data(tmp_path, "conll", CONLL.format("I-ORG", "I-MISC", "I-PER", "I-PER", "B-PER"))
     split = sources.read(given, "train", tmp_path)
     assert split and [e["tags"] for e in split.examples] == ["B-ORG O B-MISC", "B-PER I-PER B-PER", "O"]
-    assert "3 tags I-" in split.notices[0] and str(tmp_path / "train") in split.notices[0]
+    assert isinstance(split.notices[0], Cut) and split.notices[0].count == 3 and "tags of train" in split.notices[0].what
     mixed = ["I-A", "I-A", "B-A", "I-B", "O", "I-B", "B-B", "I-B"]
     assert labelled.to_bio(mixed) == ["B-A", "I-A", "B-A", "B-B", "O", "B-B", "B-B", "I-B"]
     assert labelled.to_bio(labelled.to_bio(mixed)) == labelled.to_bio(mixed)
@@ -418,7 +419,7 @@ def test_slices_of_pairs(tmp_path):
     (tmp_path / "a" / "train.en").write_text("\nx\ny\n\n")
     (tmp_path / "a" / "train.de").write_text("\nx\ny\nz\n")
     split = sources.read(dataclasses.replace(given, train="train[50%:]"), "train", tmp_path)
-    assert split and len(split.examples) == 1 and "1 blank pairs" in split.notices[0] and "line 4" in split.notices[0]
+    assert split and len(split.examples) == 1 and isinstance(split.notices[0], Cut) and "line 4" in split.notices[0].what
 
 
 def test_settings_of_other_sources(tmp_path):

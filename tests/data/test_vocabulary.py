@@ -14,9 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from transformer.config import Data, Facts
-from transformer.data import vocabulary
+from transformer.data import vocabulary, vocabulary_training
 from transformer.data.imported_vocabulary import Marian, Tokenizer
-from transformer.data.vocabulary import SPECIAL, UNKNOWN, Bytes, Characters, Vocabulary, load, train
+from transformer.data.vocabulary import SPECIAL, UNKNOWN, Bytes, Characters, Vocabulary, load
+from transformer.data.vocabulary_training import pieces, train
 from transformer.errors import UserError
 
 SOME = settings(max_examples=50, derandomize=True, deadline=None, database=None)
@@ -209,7 +210,8 @@ def test_a_size_that_the_text_cannot_fill_is_capped_with_a_notice(kind):
     notices = []
     known = train(settings_of(kind, 5000), TEXTS, notices.append)
     assert known.size < 5000 and len(known.pieces(range(known.size))) == known.size
-    assert notices == [f"vocabulary: the text fills {known.size:,} entries of 5,000"]
+    assert len(notices) == 1 and "5,000" in notices[0] and f"{known.size:,}" in notices[0]
+    assert "config.data.vocabulary_size" in notices[0]
     if kind == "characters":
         assert known.size == 4 + len(ALPHABET)
 
@@ -234,11 +236,53 @@ def test_a_size_that_is_too_small_is_said_in_a_line_that_helps(kind):
 
 
 @pytest.mark.parametrize("kind", PIECES)
-def test_of_too_many_sentences_every_nth_is_learned_from(monkeypatch, kind):
-    monkeypatch.setattr(vocabulary, "MOST_SENTENCES", 100)
-    texts = [part for text in TEXTS[:100] for part in (text, "qqqq")]
-    assert UNKNOWN in train(settings_of(kind, 60), texts, ignore).encode("q")
+def test_of_too_many_texts_every_nth_is_learned_from_with_a_notice(monkeypatch, kind):
+    monkeypatch.setattr(vocabulary_training, "MOST_TEXTS", 100)
+    texts, notices = [part for text in TEXTS[:100] for part in (text, "qqqq")], []
+    assert UNKNOWN in train(settings_of(kind, 60), texts, notices.append).encode("q")
+    assert "learned from 100 of 200 training texts" in notices[0]
     assert UNKNOWN not in train(settings_of(kind, 60), texts[1:], ignore).encode("q")  # 199: every second, from the first
+
+
+GREEK = "αβγ δεζ ηθι "
+
+
+@pytest.mark.parametrize("kind", PIECES)
+@pytest.mark.parametrize(
+    "line", [GREEK * 4000, "αβγδεζηθι" * 5000, GREEK + "\u2585", GREEK + "\0"], ids=["long", "one word", *"▅0"]
+)
+def test_every_line_is_learned_from(kind, line):
+    """Sentencepiece alone ignores a line of more than 65,536 bytes, and one with a reserved character."""
+    known = train(settings_of(kind, 60), [*TEXTS[:100], line], ignore)
+    assert UNKNOWN not in known.encode(GREEK)
+
+
+@SOME
+@given(st.lists(st.sampled_from(["a", "bcd ", "\n", " ", "é😀", "\u2585"]), max_size=60), st.sampled_from([1, 2, 5, 16]))
+def test_pieces_are_the_text(parts, most):
+    text = "".join(parts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vocabulary_training, "MOST_CHARACTERS", most)
+        found = list(pieces(text))
+    assert "".join(found) == text.replace("\u2585", "") and all(0 < len(piece) <= most for piece in found)
+
+
+@pytest.mark.parametrize("kind", PIECES)
+def test_documents_keep_their_line_ends(kind):
+    """Normalisation makes a line end a space, unless it is an entry."""
+    document = "die katze\nim gras\n\nder hund\r\nläuft\n"
+    known = train(settings_of(kind, 50), [*TEXTS, document], ignore)
+    ids = known.encode(document)
+    assert known.decode(ids) == document and known.pieces(ids).count("\\n") == 4
+    assert document[slice(*known.spans(document)[known.pieces(ids).index("\\n")])] == "\n"
+    assert known.starts_word()[known.encode("\n")].all()
+    assert not set(vocabulary.LINE_ENDS) & set(train(settings_of(kind, 50), TEXTS, ignore).pieces(range(50)))
+
+
+@pytest.mark.parametrize("kind", PIECES)
+def test_a_blank_training_text_is_an_error_in_a_line(kind):
+    with pytest.raises(UserError, match=f"config.data.vocabulary {kind}: .* blank"):
+        train(settings_of(kind, 50), ["", " \n"], no_notice)
 
 
 # --- words and places --------------------------------------------------------------------------------------------------

@@ -37,8 +37,7 @@ class Tokenizer(Vocabulary):
         self._begins = _word_starts(described)
         model = described["model"]
         named = model.get("unk_token")
-        # The id of what is not known; none where bytes make all text known.
-        self.unknown: int | None = model.get("unk_id") if named is None else self.tokenizer.token_to_id(named)
+        self.unknown = model.get("unk_id") if named is None else self.tokenizer.token_to_id(named)
         special = {entry["id"] for entry in described.get("added_tokens") or () if entry["special"]}
         self.special = frozenset(special if self.unknown is None else special | {self.unknown})
 
@@ -88,6 +87,7 @@ class Marian(Vocabulary):
         self.processor.LoadFromSerializedProto(model)
         self.tokens = {number: piece for piece, number in self.ids.items()}
         self.size = max(self.tokens) + 1
+        self.unknown = self.ids["<unk>"]
         self.special = frozenset(self.ids[piece] for piece in ("</s>", "<unk>", "<pad>") if piece in self.ids)
 
     def encode(self, text: str) -> list[int]:

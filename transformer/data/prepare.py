@@ -6,12 +6,15 @@ All of it is kept in the workdir and read from there the next time.
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from transformer.config import Data, Facts
-from transformer.data import corpus, sources, vocabulary
+from transformer.cuts import Cut, Notice
+from transformer.data import corpus, sources, vocabulary, vocabulary_training
 from transformer.data.encode import find_labels
 from transformer.data.objectives import Corpus
 from transformer.data.sources import SplitName
@@ -21,7 +24,7 @@ from transformer.files import new_folder
 
 NAMES: tuple[SplitName, ...] = get_args(SplitName)
 SENTINELS = 100  # as many as T5 has
-Notice = Callable[[str], None]
+SHOWN_UNKNOWN = 0.001  # a share of unknown tokens that is worth a notice
 # (examples, what encodes each field, labels) -> tokens. A `Sampled` encodes texts alone; `validate` sees to that.
 Encode = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any], Sequence[str]], dict[str, corpus.Ragged]]
 
@@ -37,11 +40,12 @@ class Folders:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A split's text and its token ids, by field."""
+    """A split's text and its token ids, by field. `cuts`: what reading and encoding it left out or replaced."""
 
     examples: Sequence[Mapping[str, Any]]
     tokens: Corpus
     fingerprint: str
+    cuts: tuple[Cut, ...] = ()
 
 
 class Text:
@@ -105,7 +109,22 @@ def encode_split(
         return {field: corpus.Ragged.joined([tokens[field] for tokens in every]) for field in every[0]}
 
     tokens = corpus.cached(folder, build)
-    return Split(split.examples, tokens, split.fingerprint)
+    unknown = tuple(_unknown(name, vocabularies, tokens))
+    for cut in unknown:
+        text.notice(cut)
+    read = tuple(notice for notice in split.notices if isinstance(notice, Cut))
+    return Split(split.examples, tokens, split.fingerprint, read + unknown)
+
+
+def _unknown(name: str, vocabularies: Mapping[str, Vocabulary], tokens: Corpus) -> Iterator[Cut]:
+    """The unknown tokens of each field of which more than a few are."""
+    for field, each in vocabularies.items():
+        if field not in tokens or each.unknown is None:
+            continue
+        values = tokens[field].values
+        if (count := int(np.count_nonzero(values == each.unknown))) > SHOWN_UNKNOWN * len(values):
+            what = f"tokens of {name} ({field}) are unknown to the vocabulary (config.data.vocabulary, .vocabulary_size)"
+            yield Cut(count, len(values), what)
 
 
 def make_vocabularies(text: Text, fields: Sequence[str], folders: Folders) -> dict[str, Vocabulary]:
@@ -118,17 +137,18 @@ def make_vocabularies(text: Text, fields: Sequence[str], folders: Folders) -> di
             "config.data.vocabulary imported: the workdir has none; it comes with --mode=import or config.train.init_from"
         )
     examples = text.training().examples
-    made = {
-        name: vocabulary.train(data, [e[field] for field in of if field in examples[0] for e in examples], text.notice)
-        for name, of in _names(data, fields).items()
-    }
+    names, made = _names(data, fields), {}
+    for name, of in names.items():
+        texts = [e[field] for field in of if field in examples[0] for e in examples]
+        before = "" if len(names) == 1 else f"{name} "
+        made[name] = vocabulary_training.train(data, texts, lambda line, before=before: text.notice(before + line))
     try:
         with new_folder(folders.vocabulary) as folder:
             for name, each in made.items():
                 each.save(folder, name)
     except OSError as error:
         raise UserError(f"{folders.vocabulary}: cannot write the vocabulary: {error.strerror}") from error
-    return {field: made[name] for name, of in _names(data, fields).items() for field in of}
+    return {field: made[name] for name, of in names.items() for field in of}
 
 
 def load_vocabularies(data: Data, fields: Sequence[str], folder: Path) -> dict[str, Vocabulary]:

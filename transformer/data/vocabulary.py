@@ -1,26 +1,23 @@
 """Text to token ids and back: sentencepiece (BPE, unigram), bytes, characters. Trained once, kept in the workdir.
 
-Ids 0 to 3 are the special ones of `Facts` (padding, start, end, unknown), in every kind that is trained here. Those that
-come with a published model are in imported_vocabulary.py and have their own.
+Ids 0 to 3 are the special ones of `Facts` (padding, start, end, unknown), in every kind that is trained here
+(vocabulary_training.py). Vocabularies of published models are in imported_vocabulary.py and have their own special ids.
 """
 
 import abc
-import collections
-import itertools
 import json
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from transformer.config import Data
 from transformer.errors import UserError
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 UNKNOWN = 3
-MOST_SENTENCES = 2_000_000  # sentencepiece learns from as many, evenly spaced; more changes little and needs much memory
+LINE_ENDS = ("\r\n", "\n")  # entries of their own, where the training text has them
 
 Span = tuple[int, int]  # characters of a text, from (included) to (excluded)
 
@@ -28,11 +25,12 @@ Span = tuple[int, int]  # characters of a text, from (included) to (excluded)
 class Vocabulary(abc.ABC):
     """Entries with ids 0 .. size - 1. A model may know more (a mask, sentinels): ids past the end stand for no text.
 
-    `special`: ids of entries that stand for no text either.
+    `special`: ids of entries that stand for no text either; `unknown`: the one for what has no entry, None if all text has.
     """
 
     size: int
     special: frozenset[int] = frozenset(range(len(SPECIAL)))
+    unknown: int | None = UNKNOWN
 
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -80,6 +78,7 @@ class Bytes(Vocabulary):
     """UTF-8 bytes, shifted past the special ids (ByT5; Xue et al. 2022). Any text goes round exactly."""
 
     size = len(SPECIAL) + 256
+    unknown = None
 
     def encode(self, text: str) -> list[int]:
         return [byte + len(SPECIAL) for byte in text.encode("utf-8", "surrogateescape")]
@@ -140,6 +139,7 @@ class SentencePiece(Vocabulary):
         self.size = self.processor.GetPieceSize()
         # A published model's are others than ours.
         self.special = frozenset(i for i in range(self.size) if self.processor.IsControl(i) or self.processor.IsUnknown(i))
+        self.unknown = self.processor.unk_id()
 
     def encode(self, text: str) -> list[int]:
         return self.processor.EncodeAsIds(text)
@@ -155,7 +155,7 @@ class SentencePiece(Vocabulary):
         return [trimmed(text, *span) for span in self.processor.EncodeAsOffsetMapping(text)["offsets"]]
 
     def starts_word(self) -> np.ndarray:
-        return self._where(lambda i: self.processor.IdToPiece(i).startswith("\u2581"))
+        return self._where(lambda i: self.processor.IdToPiece(i).startswith(("\u2581", *LINE_ENDS)))
 
     def save(self, folder: Path, name: str) -> None:
         (folder / f"{name}.model").write_bytes(self.model)
@@ -164,7 +164,8 @@ class SentencePiece(Vocabulary):
         return self.processor.DecodeIds(ids)
 
     def _piece(self, token: int) -> str:
-        return self.processor.IdToPiece(token)
+        piece = self.processor.IdToPiece(token)
+        return "".join(map(_visible, piece)) if piece in LINE_ENDS else piece
 
 
 class Sampled:
@@ -187,62 +188,6 @@ def trimmed(text: str, first: int, last: int) -> Span:
     while first < last - 1 and text[first].isspace():
         first += 1
     return first, last
-
-
-def train(data: Data, texts: Sequence[str], notice: Callable[[str], None]) -> Vocabulary:
-    """The vocabulary that `data` asks for, learned from `texts`. A size that they cannot fill is capped, with a notice."""
-    if data.vocabulary == "bytes":
-        return Bytes()
-    if data.vocabulary == "characters":
-        counts = collections.Counter(itertools.chain.from_iterable(texts))
-        frequent = sorted(counts, key=lambda c: (-counts[c], c))
-        room = data.vocabulary_size - len(SPECIAL)
-        if len(frequent) > room:
-            notice(f"vocabulary: {len(frequent) - room} rare characters are unknown (config.data.vocabulary_size)")
-        vocabulary = Characters(frequent[:room])
-    else:
-        vocabulary = SentencePiece(_train_sentencepiece(data, texts))
-    if vocabulary.size < data.vocabulary_size:
-        notice(f"vocabulary: the text fills {vocabulary.size:,} entries of {data.vocabulary_size:,}")
-    return vocabulary
-
-
-def _train_sentencepiece(data: Data, texts: Sequence[str]) -> bytes:
-    import io
-
-    import sentencepiece
-
-    every = -(-len(texts) // MOST_SENTENCES)
-    written = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.Train(
-            sentence_iterator=_sentences(texts, every),
-            model_writer=written,
-            model_type=data.vocabulary,
-            vocab_size=data.vocabulary_size,
-            hard_vocab_limit=False,
-            normalization_rule_name=data.normalization,
-            character_coverage=1.0,
-            max_sentence_length=1 << 16,
-            pad_id=0,
-            bos_id=1,
-            eos_id=2,
-            unk_id=UNKNOWN,
-            num_threads=4,  # fixed: sums of the unigram model depend on it
-            minloglevel=2,
-        )
-    except (RuntimeError, ValueError) as error:
-        least = len(SPECIAL) + len({character for text in texts for character in text}) + 1
-        raise UserError(
-            f"config.data.vocabulary_size {data.vocabulary_size}: sentencepiece cannot make such a vocabulary of this text, "
-            f"which has about {least} distinct characters and special entries; set a larger size "
-            "or config.data.vocabulary=bytes"
-        ) from error
-    return written.getvalue()
-
-
-def _sentences(texts: Sequence[str], every: int) -> Iterable[str]:
-    return (texts[i] for i in range(0, len(texts), max(every, 1)))
 
 
 def load(folder: Path, name: str) -> Vocabulary:

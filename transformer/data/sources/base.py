@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, overload
 
+from transformer.cuts import Cut
+
 SplitName = Literal["train", "validation", "test"]
 Example = Mapping[str, str]  # name of a field -> text
 VERBATIM = {"label", "tags", "start"}  # fields that lowercasing leaves as they are
@@ -42,12 +44,13 @@ class Examples(Sequence[Example]):
 class Split:
     """Examples to train on or to score.
 
-    `examples` are mappings of fields ("source" and "target", "text" and "label", ...) to text; `notices` are what the user
-    should be told; `fingerprint` is a hexadecimal hash of the content or, of a TFDS data set, of what determines it.
+    `examples` are mappings of fields ("source" and "target", "text" and "label", ...) to text; `notices`, lines and what was
+    left out or changed, are for the user; `fingerprint` is a hexadecimal hash of the content or, of a TFDS data set, of what
+    determines it.
     """
 
     examples: Examples
-    notices: tuple[str, ...]
+    notices: tuple[str | Cut, ...]
     fingerprint: str
 
 
@@ -59,7 +62,7 @@ def fingerprint(parts: Iterable[str]) -> str:
     return result.hexdigest()
 
 
-def listed(examples: Sequence[dict[str, str]], notices: tuple[str, ...] = ()) -> Split:
+def listed(examples: Sequence[dict[str, str]], notices: tuple[str | Cut, ...] = ()) -> Split:
     """The split of examples that are in memory."""
     lines = (json.dumps(example) for example in examples)
     return Split(Examples(len(examples), lambda indices: [examples[i] for i in indices]), notices, fingerprint(lines))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from transformer.config import Data
+from transformer.cuts import Cut, some
 from transformer.data.sources.base import Split, SplitName, listed, lowered
 from transformer.data.sources.reading import find_one, read_lines
 from transformer.errors import UserError
@@ -38,14 +39,14 @@ def read_conll(data: Data, split: SplitName, cache: Path) -> Split:
     in BIO they are mistakes. Lines of -DOCSTART- part sentences. Slices are of sentences.
     """
     path, cut = find_one(data, split, (".conll", ".txt"))
-    examples, changed = [], 0
+    examples, changed, total = [], 0, 0
     for sentence in _sentences(path):
         tags = [tag for _, _, tag in sentence]
         begun = to_bio(tags)
-        changed += sum(a != b for a, b in zip(tags, begun, strict=True))
+        changed, total = changed + sum(a != b for a, b in zip(tags, begun, strict=True)), total + len(tags)
         examples.append({"text": " ".join(token for _, token, _ in sentence), "tags": " ".join(begun)})
-    notice = f"{path}: {changed:,} tags I- that begin an entity were read as B- (IOB1, or mistakes if the file is BIO)"
-    return _split(data, split, path, examples[cut(len(examples))], (notice,) if changed else ())
+    what = f"tags of {path.name} begin an entity with I- and were read as B- (IOB1, or mistakes if the file is BIO)"
+    return _split(data, split, path, examples[cut(len(examples))], tuple(some(Cut(changed, total, what))))
 
 
 def to_bio(tags: list[str]) -> list[str]:
@@ -79,7 +80,7 @@ def _sentences(path: Path) -> Iterator[list[tuple[int, str, str]]]:
         yield sentence
 
 
-def _split(data: Data, split: SplitName, path: Path, examples: list[dict[str, str]], notices: tuple[str, ...] = ()) -> Split:
+def _split(data: Data, split: SplitName, path: Path, examples: list[dict[str, str]], notices: tuple[Cut, ...] = ()) -> Split:
     if not examples:
         raise UserError(f"config.data.{split} {getattr(data, split)}: there is no example in it ({path})")
     return listed([lowered(example) for example in examples] if data.lowercase else examples, notices)

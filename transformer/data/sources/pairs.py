@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from transformer.config import Data
+from transformer.cuts import Cut
 from transformer.data.sources.base import Examples, Split, SplitName, fingerprint
 from transformer.data.sources.reading import find, folder, part, read_lines
 from transformer.errors import UserError, nearest
@@ -40,7 +41,8 @@ def _read_files(data: Data, split: SplitName) -> Split:
     if split == "train":
         blank = [i for i in where if not (sources[i] and targets[i])]
         if blank:
-            notices = (f"{len(blank)} blank pairs skipped in {paths[0]} and {paths[1]}, the first in line {blank[0] + 1}",)
+            first = f"the first in line {blank[0] + 1:,} of {name}"
+            notices = (Cut(len(blank), len(where), f"pairs of {split} have a blank side and were left out, {first}"),)
             where = sorted(set(where) - set(blank))
         if not where:
             raise UserError(f"{paths[0]} and {paths[1]} have no pair of lines of which neither is blank: nothing to train on")

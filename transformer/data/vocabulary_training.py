@@ -1,0 +1,97 @@
+"""Vocabularies learned from a training split: sentencepiece (BPE, unigram) and characters. Bytes need no training."""
+
+import collections
+import io
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from transformer.config import Data
+from transformer.data.vocabulary import LINE_ENDS, SPECIAL, UNKNOWN, Bytes, Characters, SentencePiece, Vocabulary
+from transformer.errors import UserError, first_line
+
+MOST_TEXTS = 2_000_000  # sentencepiece learns from as many, evenly spaced; more changes little and needs much memory
+MOST_CHARACTERS = 1 << 14  # of a piece of text; sentencepiece ignores a line that is too long
+MOST_BYTES = 4 * MOST_CHARACTERS
+_RESERVED = re.compile("[\0\u2585]")  # sentencepiece ignores a line with one of these
+
+
+def train(data: Data, texts: Sequence[str], notice: Callable[[str], None]) -> Vocabulary:
+    """The vocabulary that `data` asks for, learned from `texts`. `notice` is told what is left out or not filled.
+
+    Where texts have line ends, these are entries, whatever the normalisation, so that a document keeps its lines.
+    UserError: no such vocabulary can be made of the texts.
+    """
+    if data.vocabulary == "bytes":
+        return Bytes()
+    if data.vocabulary == "characters":
+        counts = collections.Counter(itertools.chain.from_iterable(texts))
+        frequent = sorted(counts, key=lambda c: (-counts[c], c))
+        room = data.vocabulary_size - len(SPECIAL)
+        if len(frequent) > room:
+            notice(f"vocabulary: {len(frequent) - room} rare characters are unknown (config.data.vocabulary_size)")
+        vocabulary = Characters(frequent[:room])
+    else:
+        vocabulary = SentencePiece(_train_sentencepiece(data, texts, notice))
+    if vocabulary.size < data.vocabulary_size:
+        notice(
+            f"vocabulary: the training text fills only {vocabulary.size:,} of the {data.vocabulary_size:,} entries of "
+            "config.data.vocabulary_size"
+        )
+    return vocabulary
+
+
+def pieces(text: str) -> Iterator[str]:
+    """A text in pieces that sentencepiece does not ignore, cut at white space where there is some."""
+    for part in _RESERVED.split(text) if _RESERVED.search(text) else (text,):
+        first = 0
+        while len(part) - first > MOST_CHARACTERS:
+            last = max(part.rfind(blank, first + 1, first + MOST_CHARACTERS) for blank in " \n")
+            last = last if last > first else first + MOST_CHARACTERS
+            yield part[first:last]
+            first = last
+        if first < len(part):
+            yield part[first:]
+
+
+def _train_sentencepiece(data: Data, texts: Sequence[str], notice: Callable[[str], None]) -> bytes:
+    import sentencepiece
+
+    every = -(-len(texts) // MOST_TEXTS) or 1
+    some = [texts[number] for number in range(0, len(texts), every)] if every > 1 else texts
+    if every > 1:
+        notice(f"vocabulary: learned from {len(some):,} of {len(texts):,} training texts, evenly spaced")
+    if not any(text.strip() for text in some):
+        raise UserError(f"config.data.vocabulary {data.vocabulary}: the training text is blank; name a split that has text")
+    written = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=itertools.chain.from_iterable(map(pieces, some)),
+            model_writer=written,
+            model_type=data.vocabulary,
+            vocab_size=data.vocabulary_size,
+            hard_vocab_limit=False,
+            normalization_rule_name=data.normalization,
+            character_coverage=1.0,
+            max_sentence_length=MOST_BYTES,
+            user_defined_symbols=[end for end in LINE_ENDS if any(end in text for text in texts)],
+            pad_id=0,
+            bos_id=1,
+            eos_id=2,
+            unk_id=UNKNOWN,
+            num_threads=4,  # fixed: sums of the unigram model depend on it
+            minloglevel=2,
+        )
+    except (RuntimeError, ValueError) as error:
+        least = len(SPECIAL) + len({character for text in some for character in text}) + 1
+        if data.vocabulary_size >= least:
+            raise UserError(
+                f"config.data.vocabulary {data.vocabulary}: sentencepiece cannot learn from the training text "
+                f"({first_line(error)}); set config.data.vocabulary=characters or bytes"
+            ) from error
+        raise UserError(
+            f"config.data.vocabulary_size {data.vocabulary_size}: sentencepiece cannot make such a vocabulary of this text, "
+            f"which has about {least} distinct characters and special entries; set a larger size "
+            "or config.data.vocabulary=bytes"
+        ) from error
+    return written.getvalue()
