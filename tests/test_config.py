@@ -289,6 +289,7 @@ def test_no_free_setting_changes_parameters_or_data():
         "train.max_skipped",
         "train.debug_nans",
         "train.max_minutes",
+        "train.patience",
     }
     assert sections <= {name.split(".")[0] for name in free}
 

@@ -292,7 +292,17 @@ class Train:
         None, "minutes after which the run saves and stops, to be gone on with; none: no limit", above=0, free=True
     )
     log_every: int = setting(50, "updates between two reports", at_least=1)
-    evaluate_every: int = setting(1000, "updates between two validation losses", at_least=1)
+    evaluate_every: int = setting(1000, "updates between two validations", at_least=1)
+    patience: int | None = setting(
+        None,
+        "early stopping: validations in a row without an improvement of checkpoint.best_metric after which training ends; "
+        "none: it never ends early",
+        at_least=1,
+        free=True,
+    )
+    min_delta: float = setting(
+        0.0, "early stopping: how much better a validation must be, to count as an improvement", at_least=0
+    )
     start_metrics: tuple[StartMetric, ...] = setting(
         (),
         "measured before the first update, on its batch: start/NAME, by layer start/NAME@decoder/cross/1 or @decoder/1, "
@@ -322,8 +332,11 @@ class Evaluate:
     )
     bleu_tokenize: Literal["13a", "none", "intl", "char"] = setting("13a", "sacrebleu's tokenisation", free=True)
     average: int = setting(1, "how many of the last checkpoints are averaged", at_least=1, free=True)
-    checkpoint: Literal["last", "best"] = setting(
-        "last", "what is used: the mean of the last `average`, or the best one", free=True
+    checkpoint: Literal["last", "best"] | None = setting(
+        None,
+        "what is used: the mean of the last `average`, or the best one (checkpoint.best_metric); none: the best with "
+        "train.patience, else the last",
+        free=True,
     )
     samples: int = setting(8, "outputs shown", at_least=0, free=True)
     heads_removed: float = setting(
@@ -381,11 +394,20 @@ class Checkpoint:
     """When and what is saved."""
 
     every_steps: int = setting(1000, "updates between two checkpoints", at_least=1, free=True)
-    keep_last: int = setting(3, "latest checkpoints kept", at_least=1, free=True)
-    keep_best: int = setting(1, "best checkpoints kept beside them", at_least=0, free=True)
-    best_metric: Literal["validation/loss", "validation/nll"] = setting(
-        "validation/loss", "what the best checkpoints have least of: the loss trained on, or it without smoothing", free=True
+    keep_last: int = setting(3, "latest checkpoints kept: those of every_steps, and the very last", at_least=1, free=True)
+    keep_best: int = setting(
+        1, "best checkpoints kept beside them, of all validations: each that is among the best is saved", at_least=0, free=True
     )
+    best_metric: Literal["validation/loss", "validation/nll", "validation/token_accuracy"] = setting(
+        "validation/loss",
+        "what the best checkpoints are chosen by, and what train.patience watches: the loss that is trained on, the same "
+        "without label smoothing, or the percentage of tokens that are predicted correctly",
+    )
+
+    @property
+    def best_sign(self) -> int:
+        """1 where a lower `best_metric` is better, -1 where a higher one is."""
+        return -1 if self.best_metric == "validation/token_accuracy" else 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -417,6 +439,11 @@ class Config:
     search: Search = Search()
     checkpoint: Checkpoint = Checkpoint()
     parallel: Parallel = Parallel()
+
+    @property
+    def uses_best(self) -> bool:
+        """Whether the best checkpoint is used, and not the last ones."""
+        return (self.evaluate.checkpoint or ("last" if self.train.patience is None else "best")) == "best"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -130,11 +130,12 @@ def validate(config: Config) -> Config:
             f"{config.checkpoint.keep_last}: what is averaged must have been kept; raise the second or lower the first"
         )
     check_parallel(config.parallel)
-    if config.evaluate.checkpoint == "best":
+    if config.uses_best:
+        wanted = "config.train.patience" if config.evaluate.checkpoint is None else "config.evaluate.checkpoint best"
         if data.validation is None:
-            raise UserError("config.evaluate.checkpoint best: config.data.validation is none, so no checkpoint is the best")
+            raise UserError(f"{wanted}: config.data.validation is none, so no checkpoint is the best; name a validation split")
         if config.checkpoint.keep_best == 0:
-            raise UserError("config.evaluate.checkpoint best: config.checkpoint.keep_best is 0; set it to 1 at least")
+            raise UserError(f"{wanted}: config.checkpoint.keep_best is 0; set it to at least 1")
     return config
 
 

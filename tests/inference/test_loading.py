@@ -64,8 +64,8 @@ def spoilt(folder, **settings) -> Workdir:
 
 def test_best_by_what_no_checkpoint_has(tmp_path):
     copy = spoilt(tmp_path)
-    for metrics in copy.checkpoints.glob("*/metrics/metadata"):
-        metrics.write_text("{}")
+    for notes in copy.checkpoints.glob("*/notes/metadata"):
+        notes.write_text('{"metrics": {}, "periodic": true}')
     for manifest in copy.checkpoints.glob("*/manifest.json"):  # else it would be damaged
         manifest.unlink()
     with pytest.raises(UserError, match="config.evaluate.checkpoint best: no checkpoint of .*run has validation/loss"):

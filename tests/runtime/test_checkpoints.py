@@ -244,7 +244,7 @@ def test_what_is_not_there_is_said_in_a_line(make):
     checkpoints.save(10, {"params": table([1]), "average": None})
     assert "no checkpoint of step 11; it has 10" in message(checkpoints.restore, 11, "params", table([0]))
     assert "no checkpoint of step 11" in message(checkpoints.metrics, 11)
-    assert "has no average, only metrics, params" in message(checkpoints.restore, 10, "average", table([0]))
+    assert "has no average, only notes, params" in message(checkpoints.restore, 10, "average", table([0]))
     with pytest.raises(ValueError, match="step 10"):
         checkpoints.save(10, {"params": table([2])})
     assert checkpoints.restore(10, "params", table([0]))["w"] == 1

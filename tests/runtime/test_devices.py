@@ -70,7 +70,7 @@ def noise():
             "noise": jax.random.uniform(key),
         }
 
-    optimizer = step.optax.sgd(1.0)
+    optimizer = step.optax.identity()
     update = runtime.compile_train(step.make_train_step(loss, optimizer, lambda n: n, config))
     state = runtime.place_state(step.init_state({"w": jnp.ones(())}, optimizer, config))
     _, metrics = update(state, runtime.place_batch({"x": np.ones(8, np.float32)}))

@@ -162,7 +162,7 @@ def finished(folder, stopped):
     each = pair(folder, "--config=tiny.py", "--workdir=run", f"--config.train.steps={stopped[1] + 4}")
     (first, out, err), second = (process.ends() for process in each)
     assert (first, second) == (0, (0, "", "")), err
-    assert f"goes on after step {stopped[1]} of" in err
+    assert f"resumes after step {stopped[1]} of" in err
     return out
 
 
@@ -209,7 +209,7 @@ def test_what_they_say_of_a_split_is_put_together_in_order(folder, finished, alo
 @pytest.mark.slow
 def test_one_that_is_killed_ends_the_other_in_a_line(folder, finished):
     first, second = pair(folder, "--config=tiny.py", "--workdir=run", "--config.train.steps=100000")
-    first.says("goes on after step")
+    first.says("resumes after step")
     first.says("step ")
     second.kill()
     status, out, err = first.ends()

@@ -15,6 +15,7 @@ from transformer.config import Checkpoint, Config, Data, Model, Train
 from transformer.errors import UserError
 from transformer.modes import training
 from transformer.training import loop
+from transformer.training.monitor import Monitor
 from transformer.training.telemetry import TIMED, read_metrics
 from transformer.validation import validate
 
@@ -63,6 +64,8 @@ def run(
     most=10,
     events=None,
     begin=None,
+    keep_best=0,
+    patience=None,
 ):
     """Runs the loop; returns its events, its telemetry and what it returned. `every`: to report, to evaluate, to save.
 
@@ -71,8 +74,8 @@ def run(
     told = Told(events := [] if events is None else events)
     log, evaluate, save = every
     config = Config(
-        train=Train(steps=steps, log_every=log, evaluate_every=evaluate, max_skipped=most),
-        checkpoint=Checkpoint(every_steps=save, keep_last=1),
+        train=Train(steps=steps, log_every=log, evaluate_every=evaluate, max_skipped=most, patience=patience),
+        checkpoint=Checkpoint(every_steps=save, keep_last=1, keep_best=keep_best),
     )
     stop = loop.Stop()
 
@@ -96,8 +99,8 @@ def run(
         happens("evaluate", state)
         return {"validation/loss": state / 2} if scores is None else scores
 
-    def saved(number, state, metrics):
-        assert number == state
+    def saved(number, state, metrics, periodic):
+        assert number == state and periodic == (number % save == 0)
         happens("save", number)
         events.append(f"with {metrics}")
 
@@ -115,6 +118,7 @@ def run(
         save=saved,
         keep=lambda number, batch: events.append(f"keep {number} {batch['number']}") or "FILE",
         stop=stop,
+        monitor=Monitor(config),
         begin=begin,
     )
     return events, told, loop.alone(run)
@@ -158,6 +162,20 @@ def test_a_report_is_written_before_its_checkpoint():
             f"with {{'validation/loss': {number / 2}}}",
         ]
         assert events.index("on", at) == at + 9
+
+
+def test_a_validation_among_the_best_is_saved():
+    """The loss of validation rises: the first two are the best two. Saves of 5 and the last are due anyway."""
+    for best, wanted in ((0, [5, 10, 11]), (1, [3, 5, 10, 11]), (2, [3, 5, 6, 10, 11])):
+        events, _, _ = run(steps=11, every=(100, 3, 5), keep_best=best)
+        assert of(events, "save") == [f"save {number}" for number in wanted]
+    assert events[events.index("save 3") + 1] == "with {'validation/loss': 1.5}"
+
+
+def test_patience_ends_the_run_and_saves_its_state():
+    events, _, result = run(steps=20, every=(100, 2, 100), patience=3, keep_best=1)
+    assert result == (8, 8) and of(events, "evaluate") == [f"evaluate {number}" for number in (2, 4, 6, 8)]
+    assert of(events, "save") == ["save 2", "save 8"]
 
 
 def test_no_scores_are_no_line():

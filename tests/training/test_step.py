@@ -44,10 +44,10 @@ def by_hand(params, batch):
     return (w * distance**2).sum(), {"slope": inner @ x, "start": inner.sum()}
 
 
-def make(train, loss=line, optimizer=None, params=PARAMS):
-    """State and compiled step, with plain gradient descent of rate 1 if no other is given."""
-    optimizer = optimizer or optax.sgd(1.0)
-    return step.init_state(params, optimizer, train), jax.jit(step.make_train_step(loss, optimizer, lambda n: 0.5 + n, train))
+def make(train, loss=line, optimizer=None, params=PARAMS, schedule=lambda number: 1.0 + number):
+    """State and compiled step, with plain gradient descent if no other rule is given."""
+    optimizer = optimizer or optax.identity()
+    return step.init_state(params, optimizer, train), jax.jit(step.make_train_step(loss, optimizer, schedule, train))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
@@ -63,13 +63,13 @@ def test_one_update_by_hand(accumulate):
     assert metrics["weight_sum"] == pytest.approx(batch["weights"].sum(), rel=1e-6)
     norm = np.sqrt(sum(np.sum(g**2) for g in gradient.values()))
     assert metrics["gradient_norm"] == pytest.approx(norm, rel=1e-5) and norm > 1
-    assert (state.step, new.step) == (0, 1) and metrics["learning_rate"] == 0.5
-    assert update(new, batch)[1]["learning_rate"] == 1.5
+    assert (state.step, new.step) == (0, 1) and metrics["learning_rate"] == 1.0
+    assert update(new, batch)[1]["learning_rate"] == 2.0
 
 
 def test_the_norm_is_that_before_clipping():
     batch = points()
-    state, update = make(Train(), optimizer=optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(1.0)))
+    state, update = make(Train(), optimizer=optax.clip_by_global_norm(0.1))
     new, metrics = update(state, batch)
     assert metrics["gradient_norm"] > 1
     assert optax.tree.norm(jax.tree.map(jnp.subtract, new.params, PARAMS)) == pytest.approx(0.1, rel=1e-5)
@@ -96,7 +96,7 @@ def test_randomness_is_addressed(accumulate):
     for number in (0, 1, 2):
         state, metrics = update(state, points(seed=number))
         assert metrics["noise_sum"] == pytest.approx(noise(number), rel=1e-6)
-    late = step.init_state(PARAMS, optax.sgd(1.0), Train()).replace(step=jnp.asarray(1, jnp.int32))
+    late = step.init_state(PARAMS, optax.identity(), Train()).replace(step=jnp.asarray(1, jnp.int32))
     assert update(late, points(seed=5))[1]["noise_sum"] == pytest.approx(noise(1), rel=1e-6)
     assert len({round(noise(n), 6) for n in range(5)}) == 5
 
@@ -114,7 +114,7 @@ def test_randomness_is_addressed(accumulate):
 def test_an_update_that_is_not_finite_changes_the_step_alone(accumulate, spoil):
     """And the updates after it are those of a state that never saw it, but for the step."""
     train = Train(accumulate=accumulate, ema_decay=0.75)
-    state, update = make(train, optimizer=optax.adam(0.1))
+    state, update = make(train, optimizer=optax.scale_by_adam(), schedule=lambda number: 0.1)
     state, metrics = update(state, points(seed=1))
     assert metrics["skipped"] == 0
     spoil(batch := points(seed=2))
@@ -128,8 +128,28 @@ def test_an_update_that_is_not_finite_changes_the_step_alone(accumulate, spoil):
     assert np.any(after.params["slope"] != state.params["slope"])
 
 
+@pytest.mark.parametrize("rule", [optax.identity(), optax.scale_by_adam()])
+def test_the_learning_rate_that_is_reported_is_applied_after_skipped_updates(rule):
+    """Updates 2 and 3 of 6 are skipped: the schedule goes on, and reaches 0 with the last one."""
+    state, update = make(Train(), optimizer=rule, schedule=lambda number: (5.0 - number) / 10)
+    other, other_update = make(Train(), optimizer=rule, schedule=lambda number: 1.0)
+    reported, applied = [], []
+    for number in range(6):
+        batch = points(seed=number)
+        if number in (1, 2):
+            batch["y"][0] = np.nan
+        new, metrics = update(state, batch)
+        unscaled, _ = other_update(other.replace(params=state.params, optimizer_state=state.optimizer_state), batch)
+        moved, whole = (tree.params["start"] - state.params["start"] for tree in (new, unscaled))
+        reported.append(float(metrics["learning_rate"]))
+        applied.append(float(moved / whole) if number not in (1, 2) else reported[-1])
+        state = new
+    np.testing.assert_allclose(reported, [0.5, 0.4, 0.3, 0.2, 0.1, 0.0], atol=1e-7)
+    np.testing.assert_allclose(applied, reported, rtol=1e-3)
+
+
 def test_moving_average_by_hand():
-    state, update = make(Train(ema_decay=0.75), optimizer=optax.sgd(0.1))
+    state, update = make(Train(ema_decay=0.75), schedule=lambda number: 0.1)
     wanted = {name: np.asarray(value, np.float64) for name, value in PARAMS.items()}
     for number in range(4):
         state, _ = update(state, points(seed=number))
@@ -197,7 +217,7 @@ def test_bfloat16_computes_and_fp32_keeps():
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
 def test_saved_and_restored_to_the_bit(tmp_path, ema_decay):
-    train, optimizer = Train(ema_decay=ema_decay), optax.adam(0.1)
+    train, optimizer = Train(ema_decay=ema_decay), optax.scale_by_adam()
     state, update = make(train, optimizer=optimizer)
     for number in range(3):
         state, _ = update(state, points(seed=number))

@@ -17,7 +17,7 @@ from transformer.config import Config, Facts
 from transformer.data import prepare
 from transformer.data.objectives import Objective
 from transformer.data.vocabulary import Vocabulary
-from transformer.errors import UserError
+from transformer.errors import UserError, say
 from transformer.runtime import checkpoints as checkpoints_lib
 from transformer.runtime.checkpoints import Checkpoints
 from transformer.runtime.workdir import open_existing
@@ -104,18 +104,25 @@ def read(path: str | Path, overrides: Mapping[str, str] | None = None, mode: str
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
     evaluate, item = config.evaluate, "params" if config.train.ema_decay is None else "average"
     like = jax.eval_shape(lambda: families.init_params(model, objective, config.train.seed))
-    if evaluate.checkpoint == "last":
-        steps = checkpoints.sound(evaluate.average, item)
-    else:
-        if (best := checkpoints.best()) is None and checkpoints.steps():
-            raise UserError(
-                f"config.evaluate.checkpoint best: no checkpoint of {path} has {config.checkpoint.best_metric}; "
-                "set --config.evaluate.checkpoint=last"
-            )
-        steps = [] if best is None else [best]
+    steps = _best(checkpoints, path) if config.uses_best else checkpoints.sound(evaluate.average, item)
     params = checkpoints_lib.average(checkpoints, steps, item, like)
     checkpoints.close()
     return Loaded(config, facts, model, objective, params, vocabularies, tuple(steps))
+
+
+def _best(checkpoints: Checkpoints, path: str | Path) -> list[int]:
+    """The step of the best checkpoint; nothing where there is no checkpoint. It is told if a better one was not kept."""
+    metric, best, last = checkpoints.settings.best_metric, checkpoints.best(), checkpoints.latest()
+    if last is None:
+        return []
+    if best is None:
+        raise UserError(
+            f"config.evaluate.checkpoint best: no checkpoint of {path} has {metric}; set --config.evaluate.checkpoint=last"
+        )
+    measured = int(checkpoints.metrics(last).get("monitor/best_step", best))
+    if measured != best:
+        say(f"{path}: {metric} was best after step {measured:,}, whose checkpoint was not kept; that of step {best:,} is used")
+    return [best]
 
 
 def _check_sizes(folder: Path, facts: Facts, vocabularies: Sequence[Vocabulary]) -> None:

@@ -35,7 +35,7 @@ ERFC = {"gelu": 60, "geglu": 60}  # polynomials that XLA makes of it; the backwa
 # Operations per logit of the loss, forward and backward, and what label smoothing adds.
 LOSS, SMOOTHING = 4, 2
 # Operations per parameter of an update: the division by the weight, the norm that is reported, the rule, the addition.
-UPDATE = {"adam": 18, "adamw": 20, "adafactor": 26}
+UPDATE = {"adam": 16, "adamw": 18, "adafactor": 22}
 CLIPPING, AVERAGING = 4, 3
 FACTORED_FROM = 128  # Adafactor keeps rows and columns of the two largest axes, if both have this many entries
 

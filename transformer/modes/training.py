@@ -32,6 +32,7 @@ from transformer.runtime.workdir import Workdir
 from transformer.settings import fields
 from transformer.training import initial, loop, start, together, tracing, trainer
 from transformer.training import step as step_lib
+from transformer.training.monitor import Monitor
 from transformer.training.telemetry import Telemetry
 
 
@@ -110,10 +111,15 @@ def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None, pi
             state = runtime.create(init)
         size = sum(x.size for x in jax.tree.leaves(shapes.params))
         say(f"{size:,} parameters; {runtime}")
+        saved = checkpoints.metrics(first) if first else None
+        monitor = Monitor(config, checkpoints.ranking().values(), saved)
+        ended = first == config.train.steps or monitor.exhausted
         if first == config.train.steps:
-            say(f"all {first:,} updates are done (a larger config.train.steps goes on); scoring again")
+            say(f"all {first:,} updates are done (a larger config.train.steps resumes training); scoring again")
+        elif ended:
+            say(f"{monitor.reason(first)}; scoring again (a larger config.train.patience resumes training)")
         elif first:
-            say(f"goes on after step {first:,} of {config.train.steps:,}")
+            say(f"resumes after step {first:,} of {config.train.steps:,}")
         validate = None
         if "validation" in splits:
             deterministic = families.make_objective(config, facts, vocabularies)
@@ -135,8 +141,8 @@ def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None, pi
                 found["start/gradient_seconds"] = start.seconds(runtime.compile_eval, loss, placed.params, batch)
             return {name: found[name] for name in start.names(config)}  # in that order
 
-        def save(step: int, placed: Any, metrics: Mapping[str, float]) -> None:
-            step_lib.save_state(checkpoints, step, runtime.single(placed), metrics)
+        def save(step: int, placed: Any, metrics: Mapping[str, float], periodic: bool) -> None:
+            step_lib.save_state(checkpoints, step, runtime.single(placed), {**metrics, **monitor.numbers}, periodic)
 
         lengths = [max(round(mean), 1) for mean in objective.lengths(tokens).clip(max=objective.limits).mean(axis=0)]
         cost, peak = family.account(config, facts, lengths).training_flops, peak_flops(runtime.devices)
@@ -158,7 +164,7 @@ def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None, pi
                 config,
                 state,
                 first,
-                pipeline.read(batches, first, config.train.steps, config.data.workers),
+                pipeline.read(batches, first, first if ended else config.train.steps, config.data.workers),
                 telemetry,
                 step=step,
                 place=runtime.place_batch if alone else dict,
@@ -168,14 +174,17 @@ def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None, pi
                 save=save,
                 keep=lambda step, batch: _keep_batch(workdir, step, batch),
                 stop=stop,
+                monitor=monitor,
                 agree=runtime.asked,
                 total=hosts.total,
                 begin=begin_with if measure else None,
             )
-    if done < config.train.steps:
-        why = f"{config.train.max_minutes:g} minutes (config.train.max_minutes) are over: " if stop.late else ""
-        say(f"{why}stopped after step {done:,} of {config.train.steps:,}, saved; the same command goes on from there")
-        return
+    if done < config.train.steps and not ended:
+        if not monitor.exhausted:
+            why = f"{config.train.max_minutes:g} minutes (config.train.max_minutes) are over: " if stop.late else ""
+            say(f"{why}stopped after step {done:,} of {config.train.steps:,}, saved; the same command resumes there")
+            return
+        say(monitor.reason(done))
     _finish(workdir, config, splits, pictures)
 
 

@@ -8,6 +8,9 @@ reads alone. Orbax is imported when first needed. What a checkpoint means to a r
 Once orbax has given the folder its name, a manifest is written: the hash of every file. Orbax reads flipped bits without a
 word, so what is read is compared with the manifest before. A checkpoint is sound if all of it is as the manifest says. One
 without a manifest (its writer was killed in between) counts only where no checkpoint is sound: then there is none better.
+
+A checkpoint is periodic, or was saved because its validation was among the best, or because the run stopped. The last ones,
+which are kept and averaged, are the periodic ones and the very last: how often a run was stopped changes none of them.
 """
 
 import functools
@@ -33,7 +36,7 @@ from transformer.runtime import hosts
 
 COMPLETE = "_CHECKPOINT_METADATA"  # a file that orbax writes last, before it gives the folder its name
 MANIFEST = "manifest.json"  # hashes by file, and the hash of those
-METRICS = "metrics"  # the item that holds the metrics
+NOTES = "notes"  # the item that holds the metrics, and whether the checkpoint is a periodic one
 DELETED = ".deleted"  # what a folder is called while it is being deleted
 
 
@@ -48,7 +51,9 @@ class Checkpoints:
         self._saving: tuple[int, Future[None]] | None = None  # the step that is being saved, until its manifest is written
         self._compared: set[tuple[int, str | None]] = set()  # step and item, or all of it, that are as the manifest says
 
-    def save(self, step: int, items: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> None:
+    def save(
+        self, step: int, items: Mapping[str, Any], metrics: Mapping[str, float] | None = None, periodic: bool = True
+    ) -> None:
         """Starts to save trees by name. Returns once they are copied: their buffers may be donated at once.
 
         UserError: this or the save before failed. ValueError: that step is saved already.
@@ -60,11 +65,12 @@ class Checkpoints:
         # Orbax copies arrays before it returns. What has no leaves, such as an average that is not kept, is left out.
         tables = {item: {name: _whole(leaf) for name, leaf in _table(tree).items()} for item, tree in items.items()}
         arguments = {item: ocp.args.StandardSave(table) for item, table in tables.items() if table}
-        numbers = ocp.args.JsonSave({name: float(value) for name, value in (metrics or {}).items()})
+        numbers = {name: float(value) for name, value in (metrics or {}).items()}
+        notes = ocp.args.JsonSave({"metrics": numbers, "periodic": periodic})
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._prune()
-            self._writer.save(self.folder / str(step), args=ocp.args.Composite(**arguments, **{METRICS: numbers}))
+            self._writer.save(self.folder / str(step), args=ocp.args.Composite(**arguments, **{NOTES: notes}))
         except OSError as error:
             raise self._unwritable(step, error) from error
         self._saving = step, self._thread.submit(self._commit, step)
@@ -75,7 +81,8 @@ class Checkpoints:
         return self._steps()
 
     def sound(self, count: int | None = None, item: str | None = None, notice: Callable[[str], None] = say) -> list[int]:
-        """The last `count` steps (none: all) whose checkpoints, or this item of them, are sound, ascending.
+        """The last `count` steps whose checkpoints, or this item of them, are sound, ascending: the very last one, and periodic
+        ones before it; with `count` none, all of them.
 
         What is passed over is told. Where none is sound, those without a manifest. UserError: there are checkpoints, and
         all are damaged.
@@ -84,9 +91,11 @@ class Checkpoints:
         for step in reversed(self.steps()):
             if len(found) == count:
                 break
-            problem = self.problem(step, item)
+            further = count is not None and bool(found)  # beyond the very last one
+            problem = self.problem(step, item) or (self.problem(step, NOTES) if further else None)
             if problem is None:
-                found.append(step)
+                if not further or self._periodic(step):
+                    found.append(step)
                 continue
             problems.append(f"checkpoint {self.folder / str(step)} is passed over: {problem}")
             if not self._manifest(step).exists():
@@ -142,14 +151,18 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def best(self) -> int | None:
-        """The step with the lowest `best_metric` (the first of equals); none: no checkpoint has that metric."""
+        """The step with the best `best_metric` (the first of equals); none: no checkpoint has that metric."""
+        return next(iter(self.ranking()), None)
+
+    def ranking(self) -> dict[int, float]:
+        """The `best_metric` of the steps that have it, the best first."""
         self.wait()
-        return next(iter(self._ranking()), None)
+        return self._ranking()
 
     def metrics(self, step: int | None) -> dict[str, float]:
         """What was given to `save`. UserError as of `restore`."""
         self.wait()
-        return self._read(step, METRICS)
+        return self._read(step, NOTES)["metrics"]
 
     def restore(self, step: int | None, item: str, like: Any) -> Any:
         """An item, with the structure, shapes and types of `like`: a tree of arrays or `jax.ShapeDtypeStruct`s.
@@ -256,16 +269,22 @@ class Checkpoints:
         folders = [path for path in self._folders() if path.name.isdecimal()]
         return sorted(int(path.name) for path in folders if any((path / mark).is_file() for mark in marks))
 
-    def _ranking(self) -> list[int]:
-        """Steps that have the metric, best first."""
-        values = {step: self._read(step, METRICS).get(self.settings.best_metric, math.nan) for step in self._steps()}
-        return sorted((step for step, value in values.items() if not math.isnan(value)), key=lambda step: values[step])
+    def _ranking(self) -> dict[int, float]:
+        metric, sign = self.settings.best_metric, self.settings.best_sign
+        values = {step: self._read(step, NOTES)["metrics"].get(metric, math.nan) for step in self._steps()}
+        found = (item for item in values.items() if not math.isnan(item[1]))
+        return dict(sorted(found, key=lambda item: sign * item[1]))
+
+    def _periodic(self, step: int) -> bool:
+        return self._read(step, NOTES)["periodic"]
 
     def _prune(self) -> None:
         """Deletes what is not to be kept, and what a killed save or deletion left."""
         if not hosts.is_first():
             return
-        kept = {*self._steps()[-self.settings.keep_last :], *self._ranking()[: self.settings.keep_best]}
+        steps = self._steps()
+        last = [step for step in steps if step == steps[-1] or self._periodic(step)]
+        kept = {*last[-self.settings.keep_last :], *list(self._ranking())[: self.settings.keep_best]}
         for path in sorted(self._folders(), key=lambda path: path.name.isdecimal()):  # leftovers first: they have taken names
             if path.name not in map(str, kept):
                 if path.name.isdecimal():  # at once no checkpoint any more, however far the rest comes
@@ -287,8 +306,8 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         try:
-            if item == METRICS:
-                return dict(self._json.restore(folder / METRICS))
+            if item == NOTES:
+                return dict(self._json.restore(folder / NOTES))
             like = jax.tree.map(on_host, dict(self._reader.metadata(folder / item).tree))
             return self._reader.restore(folder / item, args=ocp.args.StandardRestore(like))
         except Exception as error:  # whatever orbax and its storage raise

@@ -17,6 +17,7 @@ from transformer.config import Config
 from transformer.errors import UserError
 from transformer.models import gates
 from transformer.runtime import compilations
+from transformer.training.monitor import Monitor
 from transformer.training.telemetry import Telemetry
 
 SPARE = 3  # updates that may compile beyond one for each shape of batches; the first states of a run differ in small ways
@@ -107,20 +108,23 @@ def train(
     fetch: Callable[[Any], Metrics],
     count: Callable[[Batch], Mapping[str, int]],
     evaluate: Callable[[Any], Metrics],
-    save: Callable[[int, Any, Metrics], None],
+    save: Callable[[int, Any, Metrics, bool], None],
     keep: Callable[[int, Batch], str],
     stop: Stop,
+    monitor: Monitor,
     agree: Callable[[bool], bool] = bool,
     total: Callable[[Mapping[str, int]], Mapping[str, int]] = dict,
     begin: Callable[[Any, Any], Metrics] | None = None,
 ) -> Run[tuple[Any, int]]:
     """Updates `first_step` to `config.train.steps`; returns the state and the number of updates done.
 
-    `stop` is looked at after each update; once it is true the state is saved and the loop ends early. `evaluate` gives
-    metrics by their full names, and so does `begin`, of the state before update 1 and that update's placed batch; `count`
-    what a batch holds: `examples`, `tokens`, `filled`, `slots`. Of several processes each runs this loop: `agree` makes one
-    answer of theirs whether to stop, `total` one sum of their counts. UserError: more updates than
-    `config.train.max_skipped` in a row were skipped; `keep` writes the last one's batch and says where.
+    `stop` is looked at after each update; once it is true the state is saved and the loop ends early. The same holds once
+    the `monitor` of validations is exhausted; it also says which validations are saved because they are among the best.
+    `save` is given the step, the state, its scores, and whether the checkpoint is a periodic one. `evaluate` gives metrics by
+    their full names, and so does `begin`, of the state before update 1 and that update's placed batch; `count` what a batch
+    holds: `examples`, `tokens`, `filled`, `slots`. Of several processes each runs this loop: `agree` makes one answer of
+    theirs whether to stop, `total` one sum of their counts. UserError: more updates than `config.train.max_skipped` in a row
+    were skipped; `keep` writes the last one's batch and says where.
     """
     settings, waiting, done = config.train, None, first_step
     counts: Counter[str] = Counter()
@@ -174,8 +178,8 @@ def train(
         if done % settings.log_every == 0 or last:
             waiting, counts = (done, metrics | {"compilations": compiled}, {**held, **counts}), Counter()
         scoring = done % settings.evaluate_every == 0 or last
-        saving = done % config.checkpoint.every_steps == 0 or last or stopping
-        if scoring or saving:
+        periodic = done % config.checkpoint.every_steps == 0
+        if scoring or periodic or stopping:
             report()
             look()
             waiting = None
@@ -183,9 +187,10 @@ def train(
                 scores = evaluate(state) if scoring else {}
                 if scores:
                     telemetry.score(done, scores)
-                if saving:
-                    save(done, state, scores)
-        if stopping or last:
+                among_best = monitor.see(done, scores)
+                if among_best or periodic or last or stopping or monitor.exhausted:
+                    save(done, state, scores, periodic)
+        if stopping or last or monitor.exhausted:
             break
     report()
     look()

@@ -59,19 +59,19 @@ def gates_mask(params: optax.Params) -> optax.Params:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in GATES, params)
 
 
-def make_optimizer(train: Train, model: Model) -> optax.GradientTransformation:
+def make_optimizer(train: Train) -> optax.GradientTransformation:
     """Clipping by global norm, then Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019) or Adafactor
-    (Shazeer and Stern 2018)."""
-    schedule = make_schedule(train, model)
-    rule = {
-        "adam": lambda: optax.adam(schedule, train.beta1, train.beta2, train.epsilon),
-        "adamw": lambda: optax.adamw(
-            schedule, train.beta1, train.beta2, train.epsilon, weight_decay=train.weight_decay, mask=decay_mask
-        ),
-        "adafactor": lambda: optax.adafactor(schedule, multiply_by_parameter_scale=True, clipping_threshold=1.0),
+    (Shazeer and Stern 2018). Its updates are to be multiplied by the learning rate and subtracted."""
+    parts = {
+        "adam": lambda: [optax.scale_by_adam(train.beta1, train.beta2, train.epsilon)],
+        "adamw": lambda: [
+            optax.scale_by_adam(train.beta1, train.beta2, train.epsilon),
+            optax.add_decayed_weights(train.weight_decay, decay_mask),
+        ],
+        "adafactor": lambda: [optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()],
     }[train.optimizer]()
+    if train.clip_norm is not None:
+        parts.insert(0, optax.clip_by_global_norm(train.clip_norm))
     if train.head_gate_rate != 1:
-        rule = optax.chain(rule, optax.masked(optax.scale(train.head_gate_rate), gates_mask))
-    if train.clip_norm is None:
-        return rule
-    return optax.chain(optax.clip_by_global_norm(train.clip_norm), rule)
+        parts.append(optax.masked(optax.scale(train.head_gate_rate), gates_mask))
+    return optax.chain(*parts)

@@ -40,10 +40,10 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, train: T
     return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
 
-def save_state(checkpoints: Checkpoints, step: int, state: State, metrics: Mapping[str, float]) -> None:
+def save_state(checkpoints: Checkpoints, step: int, state: State, metrics: Mapping[str, float], periodic: bool = True) -> None:
     """Starts to save a state after `step` updates, parameters apart from the rest, which prediction does not read."""
     items = {"params": state.params, "optimizer": state.optimizer_state, "average": state.average}
-    checkpoints.save(step, {name: item for name, item in items.items() if item is not None}, metrics)
+    checkpoints.save(step, {name: item for name, item in items.items() if item is not None}, metrics, periodic)
 
 
 def restore_state(checkpoints: Checkpoints, step: int, like: State) -> State:
@@ -59,9 +59,10 @@ def make_train_step(
 ) -> Callable[..., tuple[State, dict[str, Array]]]:
     """`train_step(state, batch, axis_name=None, seed=None) -> state, metrics`; `seed`: if not `train.seed`.
 
-    The batch's rows are cut into `accumulate` micro-batches, one after the other in memory. Metrics are the loss's sums
-    over the whole batch, `gradient_norm` (before clipping), `learning_rate`, and `skipped`: 1 where the loss or the norm is
-    not finite; then nothing but the step is changed.
+    The batch's rows are cut into `accumulate` micro-batches, one after the other in memory. `optimizer` gives updates that
+    are multiplied by `schedule(state.step)` and subtracted. Metrics are the loss's sums over the whole batch, `gradient_norm`
+    (before clipping), `learning_rate`, and `skipped`: 1 where the loss or the norm is not finite; then nothing but the step is
+    changed.
     """
 
     def train_step(
@@ -92,14 +93,15 @@ def make_train_step(
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(sums["loss_sum"]) & jnp.isfinite(norm)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        rate = schedule(state.step)
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         average = state.average
         if average is not None and train.ema_decay is not None:
             average = optax.incremental_update(params, average, 1 - train.ema_decay)
         new = State(state.step + 1, params, optimizer_state, average)
         old = State(new.step, state.params, state.optimizer_state, state.average)
         kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, old)
-        metrics = sums | {"gradient_norm": norm, "learning_rate": schedule(state.step), "skipped": 1.0 - finite}
+        metrics = sums | {"gradient_norm": norm, "learning_rate": rate, "skipped": 1.0 - finite}
         return kept, metrics
 
     return train_step

@@ -20,6 +20,6 @@ class Trainer(NamedTuple):
 def make(config: Config, facts: Facts, model: Any) -> Trainer:
     """Of a `model` of the configuration's family."""
     train, loss = config.train, families.make_loss(model, config, facts)
-    rule = optimizer.make_optimizer(train, config.model)
+    rule = optimizer.make_optimizer(train)
     step = steps.make_train_step(loss, rule, optimizer.make_schedule(train, config.model), train)
     return Trainer(loss, step, lambda params: steps.init_state(params, rule, train))
