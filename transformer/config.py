@@ -357,6 +357,9 @@ class Evaluate:
     )
 
 
+NEW_TOKENS = 200  # of a continuation, where no setting limits it
+
+
 @dataclasses.dataclass(frozen=True)
 class Search:
     """How text is generated."""
@@ -371,6 +374,12 @@ class Search:
         free=True,
     )
     max_extra: int = setting(50, "output tokens at most, above the source's", at_least=1, free=True)
+    max_length: int | None = setting(
+        None,
+        "tokens at most: of an output and its start, or, generate, of a prompt and what follows; none: no such limit",
+        at_least=2,
+        free=True,
+    )
     n_best: int = setting(1, "hypotheses written for a sentence", at_least=1, free=True)
     batch_size: int = setting(64, "sentences decoded together", at_least=1, free=True)
     temperature: float = setting(1.0, "generate: logits are divided by it; 0: the likeliest token", at_least=0, free=True)
@@ -385,8 +394,21 @@ class Search:
     repetition_penalty: float = setting(
         1.0, "generate: logits of tokens said before are divided by it (CTRL)", above=0, free=True
     )
-    max_new_tokens: int = setting(200, "generate: tokens at most", at_least=1, free=True)
+    max_new_tokens: int | None = setting(
+        None, f"generate: new tokens at most; none: as many as max_length allows, or {NEW_TOKENS}", at_least=1, free=True
+    )
     stop: str | None = setting(None, "generate: text that ends a sample", free=True)
+
+    def output_limit(self, source: int) -> int:
+        """Output tokens at most, the end included, for a source of `source` tokens."""
+        limit = source + self.max_extra
+        return limit if self.max_length is None else min(limit, self.max_length - 1)
+
+    def continuation_limit(self, prompt: int) -> int:
+        """New tokens at most, the end included, after a prompt of `prompt` tokens; 0 or less: there is no room for one."""
+        limits = [] if self.max_length is None else [self.max_length - prompt]
+        limits += [] if self.max_new_tokens is None else [self.max_new_tokens]
+        return min(limits, default=NEW_TOKENS)
 
 
 @dataclasses.dataclass(frozen=True)

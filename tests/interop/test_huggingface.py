@@ -277,7 +277,7 @@ def test_a_forbidden_pad_is_past_the_vocabulary(tmp_path):
     (folder / "generation_config.json").write_text(json.dumps({"bad_words_ids": [[pad]], "num_beams": 6, "max_length": 9}))
     found = huggingface.read(folder)
     assert found.facts.target_size == pad == found.facts.target_rows - 1
-    assert (found.config.search.beam_size, found.config.data.max_target_length) == (6, 9)
+    assert (found.config.search.beam_size, found.config.search.output_limit(50)) == (6, 8)
     huggingface.write(tmp_path / "b", found.config, found.facts, found.params, found.vocabularies)
     assert json.loads((tmp_path / "b/generation_config.json").read_text())["bad_words_ids"] == [[pad]]
     assert huggingface.read(tmp_path / "b").facts == found.facts

@@ -48,13 +48,18 @@ class Generator(Predictor):
         """(sample, more of its text) as it is drawn. A sample is the same alone and among others.
 
         Past the window the last half of it is read again as a prompt. UserError, at once: the prompt is longer than the
-        model's positions.
+        model's positions, or than `config.search.max_length`.
         """
         self._told = []
         given = self._ids(prompt, "the prompt")
         if len(given) > self.window:
             self._told = [f"of the prompt's {len(given):,} tokens the last {self.window:,} are read, as many as in training"]
-        return self._stream(given, num_samples, seed)
+        if (limit := self.config.search.continuation_limit(len(given))) < 1:
+            raise UserError(
+                f"the prompt has {len(given):,} tokens, and config.search.max_length is {self.config.search.max_length:,}, the "
+                "prompt included; shorten the prompt or raise config.search.max_length"
+            )
+        return self._stream(given, limit, num_samples, seed)
 
     def _ids(self, text: str, what: str) -> list[int]:
         """The start and the text's tokens. UserError: more than the model's positions."""
@@ -69,10 +74,10 @@ class Generator(Predictor):
     def _tokens(self, text: str) -> list[int]:
         return [self.facts.start, *self.vocabulary.encode(text.lower() if self.config.data.lowercase else text)]
 
-    def _stream(self, given: list[int], num_samples: int, seed: int) -> Iterator[tuple[int, str]]:
+    def _stream(self, given: list[int], left: int, num_samples: int, seed: int) -> Iterator[tuple[int, str]]:
         ids = [list(given) for _ in range(num_samples)]
         writers = [_Writer(self.vocabulary, given, self.config.search.stop) for _ in range(num_samples)]
-        going, left, key = np.ones(num_samples, bool), self.config.search.max_new_tokens, jax.random.key(seed)
+        going, key = np.ones(num_samples, bool), jax.random.key(seed)
         part = 0
         while going.any() and left > 0:
             read = [row[-self.window :] if part == 0 else row[-max(self.window // 2, 1) :] for row in ids]

@@ -194,12 +194,12 @@ class Translator(Predictor):
         yield from results
 
     def _batch(self, sources: list[list[int]], exact: Sequence[int] | None, scored: bool) -> list[list[Output]]:
-        size, extra = self.config.search.batch_size, self.config.search.max_extra
+        search, size = self.config.search, self.config.search.batch_size
         # No longer than any source may be: a table of positions may end there.
         length = min(round_length(max(map(len, sources))), self.config.data.max_source_length)
         tokens, segments = pad(sources + [[]] * (size - len(sources)), length, left=not self._encodes)
         if exact is None:
-            limits, longest = [len(s) + extra for s in sources], length + extra
+            limits, longest = [search.output_limit(len(s)) for s in sources], search.output_limit(length)
         else:
             limits, longest = list(exact), round_length(max(exact))
         most = most_positions(self.config)

@@ -7,6 +7,7 @@ from typing import Any
 from transformer import settings
 from transformer.config import Config, Facts
 from transformer.errors import UserError, nearest
+from transformer.interop import limits
 from transformer.interop.fields import (
     COMMON_ONLY,
     FORMATS,
@@ -28,7 +29,7 @@ def to_settings(
     form: Format, raw: Mapping[str, Any], generation: Mapping[str, Any] | None, where: str, search_where: str
 ) -> Values:
     """Settings by dotted name. UserError names a field that is unknown, unsupported or ill-typed."""
-    searching = [field.theirs for field in SEARCH] + [*SEARCH_ONLY, "forced_eos_token_id"]
+    searching = [field.theirs for field in SEARCH] + [*SEARCH_ONLY, *limits.THEIRS, limits.OURS, "forced_eos_token_id"]
     only = {**COMMON_ONLY, **form.only}
     named = [name for field in form.fields for name in field.theirs.split()]
     only = {name: allowed for name, allowed in only.items() if name not in named}
@@ -51,7 +52,7 @@ def to_settings(
     values = dict(form.fixed) | dict(form.training) | _values(form.fields, raw, where)
     values |= {"search.penalty_form": "power"} | _values(SEARCH, generation, search_where)
     _check_search(generation, values, search_where)
-    return values
+    return values | limits.to_settings(generation, form.family, search_where)
 
 
 def _check_only(only: Mapping[str, Any], raw: Mapping[str, Any], where: str) -> None:
@@ -181,7 +182,7 @@ def _inverse(name: str, field: Field, mine: Mapping[str, Any]) -> Any:
 def search_fields(config: Config, facts: Facts) -> dict[str, Any]:
     """Fields of a `generation_config.json`. How to search is free, so what has no name there is left out."""
     search = config.search
-    ids = {"pad_token_id": facts.pad, "eos_token_id": facts.end}
+    ids = {"pad_token_id": facts.pad, "eos_token_id": facts.end} | limits.to_fields(config)
     if config.family == "encoder_decoder":
         ids |= {"decoder_start_token_id": facts.start} | ({} if facts.begin is None else {"bos_token_id": facts.begin})
     else:

@@ -331,7 +331,7 @@ GPT2 = Format(
 
 FORMATS: dict[str, Format] = {"t5": T5, "bart": BART, "marian": MARIAN, "bert": BERT, "gpt2": GPT2}
 
-# How to search: generation_config.json, or, in files made before there was one, config.json.
+# How to search: generation_config.json, or, in files made before there was one, config.json. Limits of length are limits.py.
 SEARCH = [
     Field("num_beams", ["search.beam_size"], 1),
     Field("length_penalty", ["search.length_penalty"], 1.0),
@@ -341,8 +341,6 @@ SEARCH = [
     Field("top_k", ["search.top_k"], None),
     Field("top_p", ["search.top_p"], None),
     Field("repetition_penalty", ["search.repetition_penalty"], 1.0),
-    Field("max_new_tokens", ["search.max_new_tokens", "search.max_extra"], None),
-    Field("max_length", ["data.max_target_length"], None),
 ]
 SEARCH_ONLY: dict[str, Sequence[Any]] = {
     "do_sample": (False, None, True),  # the mode says it: translate searches, generate samples

@@ -134,10 +134,11 @@ def _make_config(values: Mapping[str, Any], made: Mapping[str, Vocabulary]) -> C
     model_settings = {name: value for name, value in values.items() if not name.startswith("facts.")}
     for name, value in model_settings.items():
         config = settings.replace(config, name, value)
-    longest = config.model.max_positions if config.model.positions == "learned" else LONGEST
+    learned = config.model.positions == "learned"
+    longest, most = (config.model.max_positions,) * 2 if learned else (LONGEST, settings.MOST)
     data: dict[str, Any] = {
         "max_source_length": longest,
-        "max_target_length": min(values.get("data.max_target_length", longest), longest),
+        "max_target_length": min(values.get("data.max_target_length", longest), most),
     }
     config = dataclasses.replace(
         config, data=dataclasses.replace(config.data, **data, vocabulary="imported", batching="bucketed")
