@@ -8,7 +8,7 @@ import pytest
 from transformer import config as module
 from transformer import settings as settings_module
 from transformer.config import Config
-from transformer.errors import UserError, nearest
+from transformer.errors import UserError, counted, nearest
 from transformer.settings import differences, fields, from_dict, from_file, override, replace, to_dict
 from transformer.validation import validate
 
@@ -340,3 +340,11 @@ def test_a_missing_experiment_file_names_the_nearest(tmp_path):
     assert "did you mean" not in message(from_file, tmp_path / "x.py", Config)
     assert "there is no such file" in message(from_file, tmp_path / "nowhere" / "x.py", Config)
     assert "there is no such file" in message(from_file, tmp_path, Config)
+
+
+@pytest.mark.parametrize(
+    ("number", "thing", "wanted"),
+    [(1, ("device",), "1 device"), (0, ("device",), "0 devices"), (1024, ("hypothesis", "hypotheses"), "1,024 hypotheses")],
+)
+def test_one_is_singular(number, thing, wanted):
+    assert counted(number, *thing) == wanted

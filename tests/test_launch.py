@@ -334,7 +334,7 @@ TRAINED: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "mode of another kind": (
         as_it_is,
         ["--mode=predict"],
-        ["--mode=predict: a encoder_decoder model trained on translate has the modes train, evaluate, translate, attend"],
+        ["--mode=predict: config.family encoder_decoder", "translate has the modes train, evaluate, translate, attend"],
     ),
     "generate with a translator": (as_it_is, ["--mode=generate", "--prompt=a"], ["--mode=generate:", "has the modes train"]),
     "another kind": (

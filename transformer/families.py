@@ -365,7 +365,8 @@ def check_mode(config: Config, mode: str) -> None:
     kind = kind_of(config)
     if mode not in kind.modes:
         raise UserError(
-            f"--mode={mode}: a {config.family} model trained on {config.objective.kind} has the modes {', '.join(kind.modes)}"
+            f"--mode={mode}: config.family {config.family} with config.objective.kind {config.objective.kind} has the modes "
+            f"{', '.join(kind.modes)}"
         )
 
 

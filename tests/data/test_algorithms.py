@@ -174,22 +174,22 @@ def test_all_sources_there_are():
     [
         (
             {"algorithm_train_lengths": (1, 9), "puzzle_train_size": 270},
-            "config.data.algorithm_train_lengths 1,9: the splits want 40 sources of length 1, and copy has 26; raise the "
+            "config.data.algorithm_train_lengths 1,9: needs 40 sources of length 1, and copy has 26; raise the "
             "first, lower config.data.puzzle_train_size or raise config.data.algorithm_alphabet",
         ),
         (
             {"algorithm_test_lengths": (1, 3)},
-            "config.data.algorithm_test_lengths 1,3: the splits want 30 sources of length 1, and copy has 26; raise the first, "
+            "config.data.algorithm_test_lengths 1,3: needs 30 sources of length 1, and copy has 26; raise the first, "
             "lower config.data.puzzle_test_size or raise config.data.algorithm_alphabet",
         ),
         (
             {"algorithm": "recall", "algorithm_test_lengths": (6, 27)},
-            "config.data.algorithm_test_lengths 6,27: the splits want 5 sources of length 27, and recall has 0; lower the "
+            "config.data.algorithm_test_lengths 6,27: needs 5 sources of length 27, and recall has 0; lower the "
             "second or raise config.data.algorithm_alphabet",
         ),
         (
             {"algorithm": "addition", "algorithm_train_lengths": (1, 3), "algorithm_test_lengths": None},
-            "config.data.algorithm_train_lengths 1,3: the splits want 170 sources of length 1, and addition has 100; raise the "
+            "config.data.algorithm_train_lengths 1,3: needs 170 sources of length 1, and addition has 100; raise the "
             "first, lower config.data.puzzle_train_size",
         ),
     ],

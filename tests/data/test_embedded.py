@@ -42,7 +42,7 @@ def test_on_disk_as_drawn(puzzles, tmp_path, name):
         found = sources.read(data, split, tmp_path)
         assert found and list(found.examples) == puzzles[name][split] and len(found.examples) == size
         assert found.notices == (
-            ("1,500 examples to train on, 200 others to validate, 200 others to test",) if split == "train" else ()
+            ("examples: 1,500 for training, 200 for validation, 200 for the test",) if split == "train" else ()
         )
     (folder,) = tmp_path.glob("*/*/*")
     parts = folder.relative_to(tmp_path).parts

@@ -259,7 +259,7 @@ def test_ranges():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"number_train_size": 2921}, ["number_train_size 2921", "number_train_range 0,3000", "2920"]),
+        ({"number_train_size": 2921}, ["number_train_size 2921", "number_train_range 0,3000", "2,920"]),
         ({"number_train_range": (0, 100)}, ["number_train_size 300", "number_train_range 0,100"]),
         ({"number_test_size": 1501}, ["number_test_size 1501", "3002", "number_test_range 0,3000"]),
         ({"number_range": (0, 10**18 + 1)}, ["number_range", "10^18"]),

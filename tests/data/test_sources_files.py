@@ -132,8 +132,8 @@ def test_tsv(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("a\tb\nc\n", ["train: line 2 has 1 fields", "label TAB text TAB pair"]),
-        ("a\tb\n\n", ["train: line 2 has 1 fields"]),
+        ("a\tb\nc\n", ["train: line 2 has 1 field", "label TAB text TAB pair"]),
+        ("a\tb\n\n", ["train: line 2 has 1 field"]),
         ("a\tb\tc\td\n", ["train: line 1 has 4 fields"]),
         ("a\tb\nc\td\te\n", ["train: line 2 has 3 fields, line 1 has 2"]),
         ("a\tb\n \tc\n", ["train: line 2: the label is empty"]),
@@ -344,7 +344,7 @@ def test_mixture(tmp_path):
     assert found == examples(given)
     split = sources.read(given, "train", tmp_path)
     assert split and split.examples[5:9] == found[5:9] and split.examples[-1] == found[-1]
-    assert "an epoch is 100 examples: 20 of one_task (which has 20), 30 of two (which has 60)" in split.notices[-1]
+    assert "an epoch has 100 examples: 20 of one_task (which has 20), 30 of two (which has 60)" in split.notices[-1]
     test = [example["target"] for example in examples(given, "test")]
     assert test == [f"{t}{i} de" for t, n in (("O", 20), ("T", 60), ("S", 20)) for i in range(n)]
 

@@ -202,7 +202,7 @@ def test_the_most_frequent_characters_are_known_and_the_others_counted():
     notices = []
     known = train(settings_of("characters", 8), ["b", "dddd ccc", "ccc", "a", "eee"], notices.append)
     assert known.pieces(range(known.size)) == [*SPECIAL, "c", "d", "e", "␣"]  # " ", a and b occur once: " " is the least
-    assert notices == ["vocabulary: 2 rare characters are unknown (config.data.vocabulary_size)"]
+    assert notices == ["vocabulary: 2 rare characters left out and read as unknown (config.data.vocabulary_size)"]
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram", "characters"])

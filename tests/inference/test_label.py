@@ -255,11 +255,11 @@ def test_lines_are_examples():
 @pytest.mark.parametrize(
     ("kind", "line", "told"),
     [
-        ("classify", "a\tb\tc", "line 7 has 3 fields parted by tabs: wants text TAB pair"),
-        ("answer", "a", "line 7 has 1 fields parted by tabs: wants question TAB text"),
-        ("answer", "a\tb\tc", "line 7 has 3 fields parted by tabs: wants question TAB text"),
-        ("tag", "a\tb", "line 7 has 2 fields parted by tabs: wants text"),
-        ("masked_lm", "a\tb", "line 7 has 2 fields parted by tabs: wants text"),
+        ("classify", "a\tb\tc", "line 7 has 3 fields between tabs: wants text TAB pair"),
+        ("answer", "a", "line 7 has 1 field between tabs: wants question TAB text"),
+        ("answer", "a\tb\tc", "line 7 has 3 fields between tabs: wants question TAB text"),
+        ("tag", "a\tb", "line 7 has 2 fields between tabs: wants text"),
+        ("masked_lm", "a\tb", "line 7 has 2 fields between tabs: wants text"),
     ],
 )
 def test_lines_that_are_none(kind, line, told):

@@ -117,7 +117,7 @@ def test_a_workdir_from_which_something_is_missing(tmp_path):
 def test_a_mode_that_the_model_has_not(tmp_path):
     copy = spoilt(tmp_path)
     copy.checkpoints.rename(tmp_path / "away")  # known before anything is read
-    with pytest.raises(UserError, match="--mode=generate: a encoder_decoder model trained on translate has the modes train"):
+    with pytest.raises(UserError, match="--mode=generate: .* encoder_decoder .* translate has the modes train"):
         loading.read(copy.path, mode="generate")
     with pytest.raises(UserError, match="no checkpoint"):
         loading.read(copy.path, mode="translate")

@@ -173,7 +173,7 @@ def test_when_time_is_up_it_saves_and_says_how_to_go_on(again, tmp_path, monkeyp
     monkeypatch.setattr(training.loop, "Stop", lambda limit: stop(limit, lambda: 60.0 * next(minutes)))
     again(steps=20, max_minutes=3)
     told = capsys.readouterr().err
-    assert "3 minutes (config.train.max_minutes)" in told and "after step 9 of 20" in told
+    assert "config.train.max_minutes 3" in told and "after step 9 of 20" in told
     assert sound(tmp_path / "run")[-1] == 9
 
 

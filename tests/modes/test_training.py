@@ -117,7 +117,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path, loaded):
     with contextlib.chdir(run.folder):
         again = command(f"--config={run.experiment}", f"--workdir={copy}")
     assert again.status == 0 and again.out == run.result.out
-    assert "all 150 updates are done" in again.err
+    assert "complete after step 150" in again.err
     changed = {name for name, content in files(copy).items() if before.get(name) != content}
     assert changed - {name for name in changed if name.startswith("tensorboard")} == {"record.json"}
     assert len(json.loads((copy / "record.json").read_text())) == 2

@@ -148,7 +148,7 @@ def test_the_table_of_a_dry_run():
     assert f"{plan().costs['8'].size:,}" in rows["8"] and rows["8"].endswith("0:02:30")
     assert f"{plan().costs['24'].total_flops:.3g}" in rows["24"]
     assert rows["16"].endswith("failed: it failed")
-    assert "3 arms x (2 seeds and 1 learning rates) = 9 runs; expected 0:07:30 with 2 at a time" in text
+    assert "3 arms x (2 seeds and 1 learning rate) = 9 runs; expected 0:07:30 with 2 at a time" in text
     assert (
         STUDY.question in text
         and '"wide is better" (here)' in text

@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from transformer.config import Data
 from transformer.data.drawing import Task
-from transformer.errors import UserError
+from transformer.errors import UserError, counted
 
 LETTERS = string.ascii_letters  # an alphabet is the first so many
 Lengths = tuple[int, int]  # from, to, both included
@@ -100,7 +100,7 @@ def _splits(data: Data) -> dict[str, tuple[Lengths, int]]:
 
 
 def check(data: Data) -> None:
-    """UserError: there are not as many sources of a length as the splits want, no two alike."""
+    """UserError: there are not as many sources of a length as the splits need, no two alike."""
     letters = LETTERS[: data.algorithm_alphabet]
     wanted: collections.Counter[int] = collections.Counter()
     for (low, high), size in _splits(data).values():
@@ -113,7 +113,7 @@ def check(data: Data) -> None:
             more = "" if data.algorithm == "addition" else " or raise config.data.algorithm_alphabet"
             remedy = f"raise the first, lower config.data.puzzle_{side}_size{more}" if there else f"lower the second{more}"
             raise UserError(
-                f"config.data.algorithm_{side}_lengths {low},{high}: the splits want {count:,} sources of length {length}, "
+                f"config.data.algorithm_{side}_lengths {low},{high}: needs {counted(count, 'source')} of length {length}, "
                 f"and {data.algorithm} has {there:,}; {remedy}"
             )
 

@@ -25,7 +25,7 @@ def puzzle_name(data: Data) -> str:
 
 def puzzle_notice(data: Data) -> str:
     held = data.puzzle_test_size
-    return f"{data.puzzle_train_size:,} examples to train on, {held:,} others to validate, {held:,} others to test"
+    return f"examples: {data.puzzle_train_size:,} for training, {held:,} for validation, {held:,} for the test"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import num2words
 
 from transformer.config import Data
 from transformer.data.drawing import Task
-from transformer.errors import UserError, nearest
+from transformer.errors import UserError, counted, nearest
 
 SHORT_SHARE = 8  # one training number in so many is drawn by length
 MOST = 10**18  # an int64 holds them
@@ -43,7 +43,7 @@ def draw(data: Data) -> dict[str, list[int]]:
     if train_size > len(train_range) - len(taken):
         raise UserError(
             f"config.data.number_train_size {train_size}: config.data.number_train_range {train_range.start},"
-            f"{train_range.stop} has {len(train_range) - len(taken)} numbers beside those of validation and test; "
+            f"{train_range.stop} has {counted(len(train_range) - len(taken), 'number')} beside those of validation and test; "
             "lower the first or widen the second"
         )
     rng = random.Random(1)
@@ -113,9 +113,7 @@ def name(data: Data) -> str:
 def notice(data: Data) -> str:
     """How much of the range is trained on."""
     size, among, held = data.number_train_size, data.number_range[1] - data.number_range[0], data.number_test_size
-    return (
-        f"{size:,} of {among:,} numbers ({size / among:.1%}) to train on, {held:,} others to validate, {held:,} others to test"
-    )
+    return f"{size:,} of {among:,} numbers ({size / among:.1%}) for training, {held:,} for validation, {held:,} for the test"
 
 
 TASK = Task(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from transformer.config import Data
 from transformer.data.vocabulary import LINE_ENDS, SPECIAL, UNKNOWN, Bytes, Characters, SentencePiece, Vocabulary
-from transformer.errors import UserError, first_line
+from transformer.errors import UserError, counted, first_line
 
 MOST_TEXTS = 2_000_000  # sentencepiece learns from as many, evenly spaced; more changes little and needs much memory
 MOST_CHARACTERS = 1 << 14  # of a piece of text; sentencepiece ignores a line that is too long
@@ -29,7 +29,8 @@ def train(data: Data, texts: Sequence[str], notice: Callable[[str], None]) -> Vo
         frequent = sorted(counts, key=lambda c: (-counts[c], c))
         room = data.vocabulary_size - len(SPECIAL)
         if len(frequent) > room:
-            notice(f"vocabulary: {len(frequent) - room} rare characters are unknown (config.data.vocabulary_size)")
+            rare = counted(len(frequent) - room, "rare character")
+            notice(f"vocabulary: {rare} left out and read as unknown (config.data.vocabulary_size)")
         vocabulary = Characters(frequent[:room])
     else:
         vocabulary = SentencePiece(_train_sentencepiece(data, texts, notice))

@@ -10,7 +10,7 @@ import numpy as np
 
 from transformer import families
 from transformer.data.encode import tagged, texts
-from transformer.errors import UserError
+from transformer.errors import UserError, counted
 from transformer.inference.loading import Loaded, Map, Predictor, clean, pad, round_length
 
 LONGEST_ANSWER = 30  # tokens (BERT's code for SQuAD)
@@ -45,7 +45,7 @@ class Labeller(Predictor):
         parts = line.split("\t")
         least = 2 if fields[0] == "question" else 1
         if not least <= len(parts) <= len(fields):
-            raise UserError(f"line {number} has {len(parts)} fields parted by tabs: wants {' TAB '.join(fields)}")
+            raise UserError(f"line {number} has {counted(len(parts), 'field')} between tabs: wants {' TAB '.join(fields)}")
         return dict(zip(fields, parts, strict=False))
 
     def _cleaned(self, example: Mapping[str, str]) -> dict[str, str]:

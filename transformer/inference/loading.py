@@ -17,7 +17,7 @@ from transformer.config import Config, Facts
 from transformer.data import prepare
 from transformer.data.objectives import Objective
 from transformer.data.vocabulary import Vocabulary
-from transformer.errors import UserError, say
+from transformer.errors import UserError, counted, say
 from transformer.runtime import checkpoints as checkpoints_lib
 from transformer.runtime.checkpoints import Checkpoints
 from transformer.runtime.workdir import open_existing
@@ -67,7 +67,7 @@ class Predictor:
         """What the user should be told of the last call."""
         if not self._cut:
             return self._told
-        count, limit = f"{len(self._cut):,} {self.noun}{'s' * (len(self._cut) > 1)}", self.config.data.max_source_length
+        count, limit = counted(len(self._cut), self.noun), self.config.data.max_source_length
         cut = f"{count} cut to {limit} tokens (config.data.max_source_length), the first of them number {self._cut[0]:,}"
         return [cut, *self._told]
 

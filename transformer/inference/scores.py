@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformer.errors import UserError, nearest
+from transformer.errors import UserError, counted, nearest
 from transformer.inference.sums import SUMS, of_sentences
 from transformer.models import gates
 
@@ -109,7 +109,9 @@ def _entity_f1(hypotheses: Sequence[str], references: Sequence[str], options: Op
     said, true = [h.split() for h in hypotheses], [r.split() for r in references]
     for number, (a, b) in enumerate(zip(said, true, strict=True), 1):
         if len(a) != len(b):
-            raise UserError(f"entity_f1: sentence {number} has {len(a)} tags, its reference {len(b)}; give each word one tag")
+            raise UserError(
+                f"entity_f1: sentence {number} has {counted(len(a), 'tag')}, its reference {len(b)}; give each word one tag"
+            )
     value: Any = f1_score(true, said, zero_division=0)  # type: ignore[arg-type]  (its default, without the warning)
     return Result(100.0 * float(value), _version("seqeval", "mode:default|average:micro"))
 
@@ -179,7 +181,8 @@ def score(name: str, hypotheses: Sequence[str], references: Sequence[str], optio
     found = find(name)
     if len(hypotheses) != len(references):
         raise UserError(
-            f"{name}: {len(hypotheses)} hypotheses but {len(references)} references; give one hypothesis a reference"
+            f"{name}: {counted(len(hypotheses), 'hypothesis', 'hypotheses')} but {counted(len(references), 'reference')}; "
+            "give one hypothesis a reference"
         )
     if not references:
         raise UserError(f"{name}: no hypotheses and no references; give one of each at least")

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.config import Config, Facts, Model, Train
+from transformer.errors import counted
 from transformer.models import accounting
 from transformer.models.accounting import Work, projection
 from transformer.models.recurrent import RecurrentEncoderDecoder
@@ -195,7 +196,8 @@ def table(account: Account) -> str:
         flops("loss", 0, account.loss / tokens),
         flops("update", 0, account.update / train.batch_tokens),
         flops("total", account.forward_flops, account.training_flops),
-        f"\ntraining: {train.steps:,} updates of {train.batch_tokens:,} target tokens, {account.total_flops:.3g} FLOP",
+        f"\ntraining: {counted(train.steps, 'update')} of {counted(train.batch_tokens, 'target token')}, "
+        f"{account.total_flops:.3g} FLOP",
         "\n" + line("memory of one copy, activations apart", "MB"),
         *(line(f"  {name}", f"{value / 1e6:,.1f}") for name, value in account.bytes.items()),
         line("  total", f"{sum(account.bytes.values()) / 1e6:,.1f}"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from transformer.config import Parallel
-from transformer.errors import UserError, say
+from transformer.errors import UserError, counted, say
 from transformer.modes.scoring import check_evaluate, reported
 from transformer.modes.training import train, train_together
 from transformer.studies import cluster, resampled, runs
@@ -56,12 +56,12 @@ def ablate(
     ):
         results = runs.run_all(plan, workdir, functools.partial(train, pictures=False), place)
     if results.stopped:
-        say(f"stopped, {len(results.outcomes)} runs done; the same command goes on from there")
+        say(f"stopped, {counted(len(results.outcomes), 'run')} done; the same command goes on from there")
         return
     resampled.write(plan, workdir, results.outcomes)
     report(study, workdir)
     if failed := [run.arm for run, found in results.outcomes.items() if found.status == "failed"]:
-        say(f"failed: {len(failed)} runs, of {', '.join(dict.fromkeys(failed))}; the same command tries them again")
+        say(f"failed: {counted(len(failed), 'run')}, of {', '.join(dict.fromkeys(failed))}; the same command tries them again")
         sys.exit(1)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from transformer.data.encode import touching
-from transformer.errors import UserError, say
+from transformer.errors import UserError, counted, say
 from transformer.inference import predict
 from transformer.modes import heads
 from transformer.runtime import workdir as workdirs
@@ -29,7 +29,7 @@ def align(path: Path, overrides: Mapping[str, str]) -> None:
     if data.source != "number_words":
         raise UserError(f"--mode=align: words are aligned for config.data.source number_words alone, not {data.source}")
     pairs, sentences = heads.numbers(predictor, "test")
-    say(f"attention of {len(pairs)} test numbers, their translations given")
+    say(f"attention of {counted(len(pairs), 'test number')}, with their translations given")
     weights, lengths = predictor.weights(pairs)
     if heads.CROSS not in weights:
         raise UserError(

@@ -8,7 +8,7 @@ from transformer import families
 from transformer.config import Config, Facts
 from transformer.data import pipeline, prepare
 from transformer.data.vocabulary import Bytes
-from transformer.errors import UserError
+from transformer.errors import UserError, counted
 from transformer.models import accounting, accounts
 from transformer.runtime import devices, layout
 from transformer.training import trainer
@@ -63,7 +63,7 @@ def memory(config: Config, facts: Facts, longest: int) -> Memory:
     compiled = runtime.train_memory(step, state, batch)
     return Memory(
         runtime.layout.describe(),
-        f"{rows:,} rows of {slots:,}",
+        f"{counted(rows, 'row')} of {slots:,}",
         held,
         max(compiled.temp_size_in_bytes - params, 0),
         compiled.argument_size_in_bytes,

@@ -14,7 +14,7 @@ from transformer.config import Config
 from transformer.data import pipeline, prepare
 from transformer.data.objectives import Corpus, Objective
 from transformer.data.sources import SplitName
-from transformer.errors import UserError, no_failure, say
+from transformer.errors import UserError, counted, no_failure, say
 from transformer.files import new_file
 from transformer.inference import loading, perplexity, predict, pruning, scores
 from transformer.models import gates
@@ -65,10 +65,10 @@ def _predictions(predictor: Any, examples: Examples) -> list[str]:
 
 
 JUDGES: dict[families.Output, Judge] = {
-    "text": Judge(_translations, "target", ("bleu", "chrf"), "sentences"),
-    "label": Judge(_predictions, "label", ("accuracy", "macro_f1"), "texts"),
-    "tags": Judge(_predictions, "tags", ("entity_f1",), "sentences"),
-    "span": Judge(_predictions, "answers", ("squad_exact_match", "squad_f1"), "questions"),
+    "text": Judge(_translations, "target", ("bleu", "chrf"), "sentence"),
+    "label": Judge(_predictions, "label", ("accuracy", "macro_f1"), "text"),
+    "tags": Judge(_predictions, "tags", ("entity_f1",), "sentence"),
+    "span": Judge(_predictions, "answers", ("squad_exact_match", "squad_f1"), "question"),
 }
 
 
@@ -160,7 +160,7 @@ def score_split(
 
 def _outputs(predictor: Any, judge: Judge, kind: families.Kind, name: str, split: prepare.Split) -> Scored:
     """What the model says of the split's examples, and how good that is."""
-    say(f"decoding {len(split.examples):,} {judge.what} of {name}")
+    say(f"decoding {counted(len(split.examples), judge.what)} of {name}")
     outputs = hosts.spread(functools.partial(judge.say, predictor), split.examples)
     for notice in predictor.notices:
         say(notice)
@@ -210,7 +210,7 @@ def _write(workdir: Workdir, name: str, scored: Scored, about: Mapping[str, Any]
 
 def _print(name: str, scored: Scored, count: int, steps: Sequence[int], without: str) -> None:
     what = ("checkpoint " if len(steps) == 1 else "mean of checkpoints ") + ", ".join(map(str, steps))
-    print(f"{name}: {count:,} examples, {what}{without}")
+    print(f"{name}: {counted(count, 'example')}, {what}{without}")
     for score, value in scored.table.items():
         shown = f"{value:,.4f}" if abs(value) < 1e4 else f"{value:,.0f}"
         print(f"  {score:<20} {shown:>12}  {scored.signatures.get(score, '')}".rstrip())

@@ -17,7 +17,7 @@ from transformer import families
 from transformer.config import Config, Facts, Parallel
 from transformer.data import pipeline, prepare, sources
 from transformer.data.vocabulary import Vocabulary
-from transformer.errors import UserError, optional, say
+from transformer.errors import UserError, counted, optional, say
 from transformer.files import new_file
 from transformer.inference import loading, predict, scores
 from transformer.modes.common import folders
@@ -88,7 +88,7 @@ def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None, pi
         )
         for notice in notices:
             say(notice)
-        say(f"{len(batches):,} updates an epoch, padding {batches.padding:.1%}")
+        say(f"{counted(len(batches), 'update')} an epoch, padding {batches.padding:.1%}")
         params = _begin_with(config, checkpoints, lambda: families.init_params(model, objective, settings.seed))
 
     loss, train_step, begin = trainer.make(config, facts, model)
@@ -115,7 +115,7 @@ def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None, pi
         monitor = Monitor(config, checkpoints.ranking().values(), saved)
         ended = first == config.train.steps or monitor.exhausted
         if first == config.train.steps:
-            say(f"all {first:,} updates are done (a larger config.train.steps resumes training); scoring again")
+            say(f"training is complete after step {first:,} (a larger config.train.steps continues it); scoring again")
         elif ended:
             say(f"{monitor.reason(first)}; scoring again (a larger config.train.patience resumes training)")
         elif first:
@@ -181,7 +181,7 @@ def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None, pi
             )
     if done < config.train.steps and not ended:
         if not monitor.exhausted:
-            why = f"{config.train.max_minutes:g} minutes (config.train.max_minutes) are over: " if stop.late else ""
+            why = f"config.train.max_minutes {config.train.max_minutes:g} reached: " if stop.late else ""
             say(f"{why}stopped after step {done:,} of {config.train.steps:,}, saved; the same command resumes there")
             return
         say(monitor.reason(done))
@@ -249,7 +249,7 @@ def _workdir(path: Path, config: Config) -> Iterator[tuple[Workdir, Checkpoints]
     done = 0 if settings is None else checkpoints.latest() or 0
     if done > config.train.steps:
         raise UserError(
-            f"--workdir={path} has {done:,} updates already, config.train.steps is {config.train.steps:,}; "
+            f"--workdir={path} has {counted(done, 'update')} already, config.train.steps is {config.train.steps:,}; "
             "raise that, or choose another --workdir"
         )
     hosts.by_first(lambda: workdirs.create(path, config, say))

@@ -34,7 +34,7 @@ def import_weights(path: Path, overrides: Mapping[str, str], source: str | None)
         checkpoints.save(0, {"params": found.params})
         checkpoints.close()
         workdir.append_record(workdirs.run_record({"imported": str(source)}))
-        say(f"{source}: a {config.family} model for {config.objective.kind}, in {path}")
+        say(f"{source}: config.family {config.family}, config.objective.kind {config.objective.kind}, imported to {path}")
 
 
 def _check_kept(found: Config, config: Config) -> None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
+from transformer.errors import counted
 from transformer.studies.findings import Judged
 from transformer.studies.statistics import Interval
 from transformer.studies.study import Claim
 from transformer.studies.verdicts import AGREES, CANNOT_TELL, DISAGREES, Numbers
-from transformer.studies.words import Digits, amount, code, counted, listed
+from transformer.studies.words import Digits, amount, code, listed
 
 SAYS = {
     AGREES: "the runs agree with the claim",

@@ -15,7 +15,7 @@ from typing import Literal
 
 from transformer import families, settings
 from transformer.config import Config
-from transformer.errors import UserError, nearest
+from transformer.errors import UserError, counted, nearest
 from transformer.models import accounts
 from transformer.studies.study import SEARCH_SEED, Fair, Study, arm_configs
 
@@ -164,12 +164,12 @@ def table(plan: Plan, paces: Mapping[str, Pace | str], workers: int) -> str:
             total += each * pace.expected(config)
             line += f"{pace.update:>13.3g}{duration(pace.expected(config)):>15}"
         lines.append(line if isinstance(pace, Pace) else f"{line}  failed: {pace}")
-    search = f" and {len(study.learning_rates)} learning rates" if study.learning_rates else ""
+    search = f" and {counted(len(study.learning_rates), 'learning rate')}" if study.learning_rates else ""
     lines += [
         "",
         f"compared with {study.compare_with!r} by {', '.join(metric.name for metric in study.metrics)}; "
         f"equal: {', '.join(study.fair) or 'nothing'}",
-        f"{len(plan.configs)} arms x ({study.seeds} seeds{search}) = {len(plan.configs) * each} runs; expected "
+        f"{len(plan.configs)} arms x ({counted(study.seeds, 'seed')}{search}) = {len(plan.configs) * each} runs; expected "
         f"{duration(total / workers)} with {workers} at a time, last scores not counted",
     ]
     return "\n".join(lines)

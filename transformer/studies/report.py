@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from transformer import plots
-from transformer.errors import no_failure
+from transformer.errors import counted, no_failure
 from transformer.files import new_file
 from transformer.studies import drawings, resampled, results
 from transformer.studies import findings as found
@@ -19,7 +19,7 @@ from transformer.studies.plan import TOLERANCE, duration
 from transformer.studies.results import Row
 from transformer.studies.statistics import Interval
 from transformer.studies.study import Study
-from transformer.studies.words import ABSENT, Digits, amount, code, counted, listed, p_value, plain, table
+from transformer.studies.words import ABSENT, Digits, amount, code, listed, p_value, plain, table
 
 FIGURE = "figure"
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from transformer import settings
 from transformer.config import Config
-from transformer.errors import UserError, nearest
+from transformer.errors import UserError, counted, nearest
 from transformer.settings import setting
 from transformer.validation import validate as validate_config
 
@@ -130,7 +130,7 @@ def validate(study: Study) -> Study:
     if len({metric.label for metric in study.metrics}) < len(study.metrics):
         raise UserError("the study names a metric twice; name each once")
     if len(study.arms) < 2:
-        raise UserError(f"the study has {len(study.arms)} arms: there is nothing to compare; name two at least")
+        raise UserError(f"the study has {counted(len(study.arms), 'arm')}, so there is nothing to compare; name at least two")
     if study.compare_with not in study.arms:
         raise UserError(f"compare_with {_no_arm(study, study.compare_with)}")
     for number, claim in enumerate(study.claims, 1):
@@ -194,7 +194,7 @@ def _check_claim(study: Study, claim: Claim, where: str) -> None:
     against = claim.kind in ("better", "worse", "equal")
     least = {"order": 2, "exponent": 3}.get(claim.kind, 1)
     if len(claim.arms) < least:
-        raise UserError(f"{where}: of kind {claim.kind} it names {len(claim.arms)} arms; name {least} at least")
+        raise UserError(f"{where}: of kind {claim.kind} it names {counted(len(claim.arms), 'arm')}; name at least {least}")
     if against and study.compare_with in claim.arms:
         raise UserError(
             f"{where}: of kind {claim.kind} it compares {study.compare_with!r}, compare_with, with itself; remove it"

@@ -28,11 +28,6 @@ def listed(texts: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(texts[:-1]), *texts[-1:]) if part)
 
 
-def counted(number: int, what: str) -> str:
-    """1 run, 2 runs."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
     """A table whose columns are aligned in plain text too: the first `texts` of them to the left, numbers to the right."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]

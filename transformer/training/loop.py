@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import numpy as np
 
 from transformer.config import Config
-from transformer.errors import UserError
+from transformer.errors import UserError, counted
 from transformer.models import gates
 from transformer.runtime import compilations
 from transformer.training.monitor import Monitor
@@ -144,7 +144,7 @@ def train(
         telemetry.skipped(number)
         if in_a_row > settings.max_skipped:
             raise UserError(
-                f"loss or gradient was not finite in {in_a_row} updates in a row, the last {number} "
+                f"loss or gradient was not finite in {counted(in_a_row, 'update')} in a row, the last {number} "
                 f"(config.train.max_skipped {settings.max_skipped}); its batch is {keep(number, batch)}; the last checkpoint "
                 "is good: --config.train.debug_nans=true names the operation, a lower learning rate may avoid it"
             )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, TextIO, TypeVar
 
-from transformer.errors import UserError
+from transformer.errors import UserError, counted
 from transformer.files import new_file
 
 # Fields that depend on the clock or the process, not on the training itself: leave them out of a comparison of two runs.
@@ -215,8 +215,9 @@ class Telemetry:
     def recompiled(self, step: int, times: int, shapes: int) -> None:
         """Update `step` compiled, as `times` - 1 others did, and batches have `shapes` shapes at most: a line of its own."""
         self.note(
-            f"step {step}/{self._steps}  compiled again, for the {times}th time, though batches have at most {shapes} shapes: "
-            "each costs seconds to minutes; what is new in the step must not change with the data (train/compilations counts)"
+            f"step {step}/{self._steps}  compiled again, {times} times so far, though batches have at most "
+            f"{counted(shapes, 'shape')}: each costs seconds to minutes; what is new in the step must not change with the data "
+            "(train/compilations counts)"
         )
 
     def note(self, text: str) -> None:

@@ -8,7 +8,7 @@ from transformer.config import Data
 from transformer.cuts import Cut, some
 from transformer.data.sources.base import Split, SplitName, listed, lowered
 from transformer.data.sources.reading import find_one, read_lines
-from transformer.errors import UserError
+from transformer.errors import UserError, counted
 
 
 def read_tsv(data: Data, split: SplitName, cache: Path) -> Split:
@@ -20,10 +20,11 @@ def read_tsv(data: Data, split: SplitName, cache: Path) -> Split:
     examples = []
     for number, line in enumerate(lines, 1):
         fields = [field.strip() for field in line.split("\t")]
+        found = f"{path}: line {number} has {counted(len(fields), 'field')}"
         if len(fields) not in (2, 3):
-            raise UserError(f"{path}: line {number} has {len(fields)} fields; wants label TAB text, or label TAB text TAB pair")
+            raise UserError(f"{found}; wants label TAB text, or label TAB text TAB pair")
         if len(fields) != first:
-            raise UserError(f"{path}: line {number} has {len(fields)} fields, line 1 has {first}; all must have as many")
+            raise UserError(f"{found}, line 1 has {first}; all must have as many")
         example = dict(zip(names, fields, strict=True))
         if empty := [name for name, field in example.items() if not field]:
             raise UserError(f"{path}: line {number}: the {empty[0]} is empty; fill it or delete the line")
@@ -72,7 +73,7 @@ def _sentences(path: Path) -> Iterator[list[tuple[int, str, str]]]:
             if len(columns) < 2:
                 raise UserError(f"{path}: line {number} has one column; wants a token and, in the last column, its tag")
             if len(columns) != width:
-                raise UserError(f"{path}: line {number} has {len(columns)} columns, those before it have {width}")
+                raise UserError(f"{path}: line {number} has {counted(len(columns), 'column')}, those before it have {width}")
             tag = columns[-1]
             if tag != "O" and not (tag[:2] in ("B-", "I-") and len(tag) > 2):
                 raise UserError(f"{path}: line {number}: the tag {tag} is neither O nor B- or I- with a type, as in B-PER")

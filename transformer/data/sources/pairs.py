@@ -11,7 +11,7 @@ from transformer.config import Data
 from transformer.cuts import Cut
 from transformer.data.sources.base import Examples, Split, SplitName, fingerprint
 from transformer.data.sources.reading import find, folder, part, read_lines
-from transformer.errors import UserError, nearest
+from transformer.errors import UserError, counted, nearest
 
 
 def read_text(data: Data, split: SplitName, cache: Path) -> Split:
@@ -31,12 +31,12 @@ def _read_files(data: Data, split: SplitName) -> Split:
     sources, targets = ([line.strip() for line in read_lines(path)] for path in paths)
     if len(sources) != len(targets):
         raise UserError(
-            f"{paths[0]} has {len(sources)} lines, {paths[1]} has {len(targets)}: "
+            f"{paths[0]} has {counted(len(sources), 'line')}, {paths[1]} has {len(targets)}: "
             "line n of the one must be the translation of line n of the other"
         )
     where = range(len(sources))[cut(len(sources))]
     if not where:
-        raise UserError(f"config.data.{split} {getattr(data, split)}: of {len(sources)} lines this slice has none")
+        raise UserError(f"config.data.{split} {getattr(data, split)}: of {counted(len(sources), 'line')} this slice has none")
     notices = ()
     if split == "train":
         blank = [i for i in where if not (sources[i] and targets[i])]
@@ -97,7 +97,7 @@ def _read_mixture(data: Data, split: SplitName, cache: Path) -> Split:
     notices = tuple(notice for task in tasks.values() for notice in task.notices)
     if split == "train":
         share = ", ".join(f"{counts[name]:,} of {name} (which has {size:,})" for name, size in sizes.items())
-        notices += (f"an epoch is {len(task_N):,} examples: {share}",)
+        notices += (f"an epoch has {counted(len(task_N), 'example')}: {share}",)
     determined_by = [f"{name} {counts[name]} {task.fingerprint}" for name, task in tasks.items()]
     return Split(examples, notices, fingerprint([*determined_by, str(data.lowercase)]))
 
