@@ -75,7 +75,7 @@ def main(overrides: dict[str, str]) -> None:
             f"--workdir={FLAGS.workdir}: a workdir needs a file system, it is locked; mount the bucket, and name that"
         )
     reads = FLAGS.mode in ("train", "describe")
-    config = validate(settings.override(settings.from_file(file, Config), overrides)) if reads else Config()
+    config = validate(settings.from_file(file, Config, overrides=overrides)) if reads else Config()
     if FLAGS.mode in ("ablate", "report"):
         config = study.read(file, overrides)
     from transformer import modes  # here, so that --help and a mistyped name need not wait for JAX

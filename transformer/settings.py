@@ -98,9 +98,19 @@ def replace(config: Any, name: str, value: Any) -> Any:
     return dataclasses.replace(config, **{head: replace(getattr(config, head), rest, value) if rest else value})
 
 
-def from_file(path: str | Path, kind: type[C], function: str = "get_config", flag: str = "--config") -> C:
-    """The `kind` that the experiment file's `function` returns. `flag` named the file."""
-    path = Path(path)
+def from_file(
+    path: str | Path,
+    kind: type[C],
+    function: str = "get_config",
+    flag: str = "--config",
+    overrides: Mapping[str, str] | None = None,
+) -> C:
+    """The `kind` that the experiment file's `function` returns, with `overrides` applied. `flag` named the file.
+
+    If the file also has a function `fit_to_data(config, overrides)`, the result is what that makes of these settings, for
+    example by looking at the data that they name. It cannot change what `overrides` sets.
+    """
+    path, overrides = Path(path), overrides or {}
     if not path.is_file():
         others = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise UserError(f"{flag}={path}: there is no such file{nearest(path.name, others)}")
@@ -110,19 +120,27 @@ def from_file(path: str | Path, kind: type[C], function: str = "get_config", fla
             f"{flag}={path}: it is no Python file, whose name ends in .py; {function}() in it returns a {kind.__name__}"
         )
     module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        config = getattr(module, function)()
-    except UserError:
-        raise
-    except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        where = f" in line {lines[-1]}" if lines else ""  # none: Python names the line of wrong syntax itself
-        raise UserError(
-            f"{flag}={path}: {type(error).__name__}{where}: {error}; {function}() must return a {kind.__name__}"
-        ) from error
-    if not isinstance(config, kind):
-        raise UserError(f"{flag}={path}: {function}() returned {type(config).__name__}, not a {kind.__name__}")
+
+    def call(name: str, *arguments: Any) -> C:
+        try:
+            if name == function:
+                spec.loader.exec_module(module)  # type: ignore[union-attr]
+            result = getattr(module, name)(*arguments)
+        except UserError:
+            raise
+        except Exception as error:
+            lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+            where = f" in line {lines[-1]}" if lines else ""  # none: Python names the line of wrong syntax itself
+            raise UserError(
+                f"{flag}={path}: {type(error).__name__}{where}: {error}; {name}() must return a {kind.__name__}"
+            ) from error
+        if not isinstance(result, kind):
+            raise UserError(f"{flag}={path}: {name}() returned {type(result).__name__}, not a {kind.__name__}")
+        return result
+
+    config = override(call(function), overrides)
+    if hasattr(module, "fit_to_data"):
+        config = override(call("fit_to_data", config, overrides), overrides)
     return config
 
 

@@ -114,7 +114,8 @@ def read(path: str | Path, overrides: Mapping[str, str]) -> Study:
     """The study of a file, with `overrides` of its own settings, of `base.*`, and of `base`: another experiment's file."""
     study, changes = settings.from_file(path, Study, "get_study"), dict(overrides)
     if base := changes.pop("base", None):
-        study = dataclasses.replace(study, base=settings.from_file(base, Config, flag="--config.base"))
+        own = {name.removeprefix("base."): text for name, text in changes.items() if name.startswith("base.")}
+        study = dataclasses.replace(study, base=settings.from_file(base, Config, flag="--config.base", overrides=own))
     return validate(settings.override(study, changes))
 
 
