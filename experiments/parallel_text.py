@@ -42,8 +42,8 @@ def fit_to_data(config: Config, overrides: Mapping[str, str]) -> Config:
     """`config` with the settings that follow from the number of training pairs, except those that `overrides` holds.
 
     The vocabulary has 20 sqrt(pairs) entries. From 100,000 pairs on each pair is seen about 10 times; with fewer pairs the
-    number of passes grows as 1 / sqrt(pairs), to 100 at most. A tenth of the updates
-    is warm-up; validation and checkpoints come ten times.
+    number of passes grows as 1 / sqrt(pairs), to 100 at most. A tenth of the updates is warm-up, and as many lie between two
+    validations or checkpoints.
     """
     if config.data.source != "text":
         raise UserError(f"config.data.source {config.data.source}: experiments/parallel_text.py is for text files alone")
@@ -70,7 +70,9 @@ def fit_to_data(config: Config, overrides: Mapping[str, str]) -> Config:
     passes = min(max(10.0, 10 * math.sqrt(100_000 / pairs)), 100.0)
     steps = max(round(passes * tokens / config.train.batch_tokens, -2), 300)
     config = override(config, {"train.steps": f"{steps:.0f}"} | dict(overrides))
-    tenth = dict.fromkeys(("train.warmup_steps", "train.evaluate_every", "checkpoint.every_steps"), str(config.train.steps // 10))
+    tenth = dict.fromkeys(
+        ("train.warmup_steps", "train.evaluate_every", "checkpoint.every_steps"), str(config.train.steps // 10)
+    )
     config = override(config, tenth | dict(overrides))
     model, seen = config.model, config.train.steps * config.train.batch_tokens / tokens
     say(

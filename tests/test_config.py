@@ -308,6 +308,27 @@ def test_an_experiment_file_is_read(tmp_path):
     )
 
 
+FITTED = """
+from transformer.config import Config, Model
+from transformer.settings import override
+
+def get_config():
+    return Config(model=Model(d_model=64))
+
+def fit_to_data(config, overrides):
+    return override(config, {"model.d_ff": str(3 * config.model.d_model), "model.num_heads": "2"})
+"""
+
+
+def test_an_experiment_file_may_fit_its_settings_to_the_data(tmp_path):
+    """It sees what was overridden, and cannot change that."""
+    (tmp_path / "mine.py").write_text(FITTED)
+    fitted = from_file(tmp_path / "mine.py", Config, overrides={"model.d_model": "32", "model.num_heads": "4"})
+    assert (fitted.model.d_model, fitted.model.d_ff, fitted.model.num_heads) == (32, 96, 4)
+    (tmp_path / "mine.py").write_text(FITTED.replace("return override", "return 3 or override"))
+    assert "fit_to_data() returned int" in message(from_file, tmp_path / "mine.py", Config)
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [

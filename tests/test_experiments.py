@@ -7,6 +7,7 @@ import pytest
 
 from transformer import families, settings
 from transformer.config import Config
+from transformer.errors import UserError
 from transformer.models import accounts
 from transformer.modes import training
 from transformer.studies import study as studies
@@ -67,9 +68,17 @@ def stand_in(folder: Path, config: Config) -> dict[str, str]:
     return {"data.source": "text", "data.directory": str(folder)}
 
 
-def test_there_are_some():
+def read(path: Path, folder: Path) -> Config:
+    """The experiment's settings; where they depend on the data, with a stand-in in `folder`."""
+    if path.stem != "parallel_text":
+        return settings.from_file(path, Config)
+    pairs(folder, Config())
+    return settings.from_file(path, Config, overrides={"data.directory": str(folder)})
+
+
+def test_there_are_some(tmp_path):
     """Each family is there, and each job."""
-    every = [settings.from_file(path, Config) for path in FILES]
+    every = [read(path, tmp_path) for path in FILES]
     assert {"number_words", "multi30k", "parallel_text", "wmt14_base"} <= {path.stem for path in FILES}
     assert {config.family for config in every} == {"encoder_decoder", "recurrent", "encoder_only", "decoder_only"}
     jobs = {"translate", "causal_lm", "masked_lm", "span_corruption", "denoise", "classify", "tag", "answer"}
@@ -83,7 +92,7 @@ MARKED = [pytest.param(path, id=path.stem, marks=() if path.stem in ALWAYS else 
 
 @pytest.mark.parametrize("path", MARKED)
 def test_experiment(path, tmp_path, monkeypatch):
-    config = validate(settings.from_file(path, Config))
+    config = validate(read(path, tmp_path))
     assert settings.from_dict(settings.to_dict(config), Config) == config
     small = validate(settings.override(config, SMALL | stand_in(tmp_path, config)))
     finished = []
@@ -97,12 +106,34 @@ def test_experiment(path, tmp_path, monkeypatch):
     assert 0 < rows[0]["train/loss"] < 10 and rows[0]["train/gradient_norm"] > 0 and rows[1]["validation/loss"] == 1.5
 
 
+def test_parallel_text_is_fitted_to_the_number_of_pairs(tmp_path, capfd):
+    """Size, vocabulary and updates follow from the training pairs, and are printed; the command line takes precedence."""
+
+    def fitted(pairs: int, **overrides: str) -> Config:
+        for language in ("en", "de"):
+            (tmp_path / f"train.{language}").write_text("seven letters\n" * pairs)
+        names = {name.replace("__", "."): text for name, text in overrides.items()} | {"data.directory": str(tmp_path)}
+        return validate(settings.from_file(ROOT / "parallel_text.py", Config, overrides=names))
+
+    small, large = fitted(400), fitted(60_000)
+    assert small.model.d_model < large.model.d_model and small.data.vocabulary_size < large.data.vocabulary_size
+    assert large.train.steps * large.train.batch_tokens == pytest.approx(60_000 * 14 / 4 * 10 * (100 / 60) ** 0.5, rel=0.02)
+    assert "60,000 training pairs" in capfd.readouterr().err and small.train.warmup_steps < small.train.steps
+    mine = fitted(60_000, train__batch_tokens="4096", model__d_model="64", data__validation="none")
+    assert mine.model.d_model == 64 and mine.train.steps == pytest.approx(large.train.steps / 2, rel=0.1)
+    assert (large.evaluate.checkpoint, mine.evaluate.checkpoint) == ("best", "last")
+    with pytest.raises(UserError, match="config.data.source"):
+        fitted(400, data__source="documents")
+    with pytest.raises(UserError, match="config.data.train"):
+        fitted(400, data__train="none")
+
+
 @pytest.mark.parametrize("path", [*FILES, *PUBLISHED], ids=lambda path: path.stem)
-def test_the_head_says_what_and_how(path):
+def test_the_head_says_what_and_how(path, tmp_path):
     assert path.read_text().startswith('"""') and f"--config=experiments/{path.relative_to(ROOT)}" in path.read_text().replace(
         "python launch.py\n", "--config=experiments/number_words.py\n"
     )
-    validate(settings.from_file(path, Config))
+    validate(read(path, tmp_path))
 
 
 # --- studies: that each is valid and fair is tests/studies/test_plan.py ------------------------------------------------

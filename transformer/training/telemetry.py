@@ -19,6 +19,7 @@ from transformer.files import new_file
 
 # Fields that depend on the clock or the process, not on the training itself: leave them out of a comparison of two runs.
 TIMED = ("tokens_per_second", "examples_per_second", "mfu", "input_share", "pause_share", "time", "train/compilations")
+FIRST_ESTIMATE = 5.0  # seconds of training after which a stream without a bar is first told how long the run will take
 T = TypeVar("T")
 
 
@@ -109,6 +110,7 @@ class Telemetry:
         self._reported = first_step
         self._paused = self._awaited = 0.0  # seconds since the last report; those paused are left out of its speed
         self._not_finite: set[str] = set()
+        self._estimated = False
         self._bar: Any = None
 
     def __enter__(self) -> Self:
@@ -149,6 +151,10 @@ class Telemetry:
                 self._bar.update(self._task, description="")
         if self._bar:
             self._bar.update(self._task, completed=step, eta=self._eta(step))
+        elif not self._estimated and self._clock() - self._warm[1] >= FIRST_ESTIMATE:
+            self._estimated = True
+            if self._reported == self._first_step:  # no report was earlier
+                self.note(f"step {step}/{self._steps}{self._eta(step)}")
 
     def awaited(self, batches: Iterable[T]) -> Iterator[T]:
         """The same batches; how long each is waited for is counted."""
