@@ -9,6 +9,7 @@ from absl import app, flags, logging
 
 from transformer import settings
 from transformer.config import Config
+from transformer.data import fitting
 from transformer.errors import BUG, UserError, nearest
 from transformer.runtime.memory import keep_freed_memory
 from transformer.studies import study
@@ -75,9 +76,9 @@ def main(overrides: dict[str, str]) -> None:
             f"--workdir={FLAGS.workdir}: a workdir needs a file system, it is locked; mount the bucket, and name that"
         )
     reads = FLAGS.mode in ("train", "describe")
-    config = validate(settings.from_file(file, Config, overrides=overrides)) if reads else Config()
+    config = validate(fitting.read(file, overrides)) if reads else Config()
     if FLAGS.mode in ("ablate", "report"):
-        config = study.read(file, overrides)
+        config = study.read(file, overrides, fitting.read)
     from transformer import modes  # here, so that --help and a mistyped name need not wait for JAX
 
     modes.run(FLAGS.mode, config, workdir, overrides, FLAGS)

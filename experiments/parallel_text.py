@@ -12,11 +12,9 @@ pairs, by `SIZES` and `fit_to_data` below, and printed before training starts. S
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
-from transformer.config import Checkpoint, Config, Data, Model, Train
-from transformer.data import sources
-from transformer.errors import UserError, say
+from transformer.config import Checkpoint, Config, Data, Model, Train, TrainingText
+from transformer.errors import say
 from transformer.settings import override
 
 # From so many training pairs on, these settings; larger models need fewer, larger updates and smaller learning rates.
@@ -38,20 +36,14 @@ def get_config() -> Config:
     )
 
 
-def fit_to_data(config: Config, overrides: Mapping[str, str]) -> Config:
+def fit_to_data(config: Config, overrides: Mapping[str, str], train: TrainingText) -> Config:
     """`config` with the settings that follow from the number of training pairs, except those that `overrides` holds.
 
-    The vocabulary has 20 sqrt(pairs) entries. From 100,000 pairs on each pair is seen about 10 times; with fewer pairs the
+    The vocabulary has 20 sqrt(pairs) entries. From 100,000 pairs on each pair is seen about 9 times; with fewer pairs the
     number of passes grows as 1 / sqrt(pairs), to 100 at most. A tenth of the updates is warm-up, and as many lie between two
     validations or checkpoints.
     """
-    if config.data.source != "text":
-        raise UserError(f"config.data.source {config.data.source}: experiments/parallel_text.py is for text files alone")
-    train = sources.read(config.data, "train", Path())
-    if train is None:
-        raise UserError("config.data.train is none: there is nothing to learn from; name a training split")
-    pairs = len(train.examples)
-    tokens = sum(len(example["target"].encode()) + 1 for example in train.examples) / BYTES_PER_TOKEN
+    pairs, tokens = train.examples, train.bytes / BYTES_PER_TOKEN + train.examples
     size = SIZES[max(least for least in SIZES if least <= pairs)]
     chosen = {
         "model.num_encoder_layers": size["layers"],
@@ -67,7 +59,7 @@ def fit_to_data(config: Config, overrides: Mapping[str, str]) -> Config:
         "evaluate.checkpoint": "last" if config.data.validation is None else "best",
     }
     config = override(config, {name: str(value) for name, value in chosen.items()} | dict(overrides))
-    passes = min(max(10.0, 10 * math.sqrt(100_000 / pairs)), 100.0)
+    passes = min(max(9.0, 9 * math.sqrt(100_000 / pairs)), 100.0)
     steps = max(round(passes * tokens / config.train.batch_tokens, -2), 300)
     config = override(config, {"train.steps": f"{steps:.0f}"} | dict(overrides))
     tenth = dict.fromkeys(

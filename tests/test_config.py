@@ -13,9 +13,9 @@ from transformer.settings import differences, fields, from_dict, from_file, over
 from transformer.validation import validate
 
 
-def message(call, *arguments) -> str:
+def message(call, *arguments, **named) -> str:
     with pytest.raises(UserError) as caught:
-        call(*arguments)
+        call(*arguments, **named)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -315,18 +315,23 @@ from transformer.settings import override
 def get_config():
     return Config(model=Model(d_model=64))
 
-def fit_to_data(config, overrides):
-    return override(config, {"model.d_ff": str(3 * config.model.d_model), "model.num_heads": "2"})
+def fit_to_data(config, overrides, found):
+    return override(config, {"train.steps": found, "model.d_ff": str(3 * config.model.d_model), "model.num_heads": "2"})
 """
 
 
 def test_an_experiment_file_may_fit_its_settings_to_the_data(tmp_path):
-    """It sees what was overridden, and cannot change that."""
+    """It sees what was overridden and what was found, and cannot change the first."""
+
+    def look(config: Config) -> str:
+        return f"{config.model.d_model + 1}"
+
     (tmp_path / "mine.py").write_text(FITTED)
-    fitted = from_file(tmp_path / "mine.py", Config, overrides={"model.d_model": "32", "model.num_heads": "4"})
-    assert (fitted.model.d_model, fitted.model.d_ff, fitted.model.num_heads) == (32, 96, 4)
+    fitted = from_file(tmp_path / "mine.py", Config, overrides={"model.d_model": "32", "model.num_heads": "4"}, look=look)
+    assert (fitted.model.d_model, fitted.model.d_ff, fitted.model.num_heads, fitted.train.steps) == (32, 96, 4, 33)
     (tmp_path / "mine.py").write_text(FITTED.replace("return override", "return 3 or override"))
-    assert "fit_to_data() returned int" in message(from_file, tmp_path / "mine.py", Config)
+    assert "fit_to_data() returned int" in message(from_file, tmp_path / "mine.py", Config, look=look)
+    assert from_file(tmp_path / "mine.py", Config).model.d_ff == Config().model.d_ff  # nothing to look at
 
 
 @pytest.mark.parametrize(

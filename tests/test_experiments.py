@@ -7,6 +7,7 @@ import pytest
 
 from transformer import families, settings
 from transformer.config import Config
+from transformer.data import fitting
 from transformer.errors import UserError
 from transformer.models import accounts
 from transformer.modes import training
@@ -70,10 +71,8 @@ def stand_in(folder: Path, config: Config) -> dict[str, str]:
 
 def read(path: Path, folder: Path) -> Config:
     """The experiment's settings; where they depend on the data, with a stand-in in `folder`."""
-    if path.stem != "parallel_text":
-        return settings.from_file(path, Config)
     pairs(folder, Config())
-    return settings.from_file(path, Config, overrides={"data.directory": str(folder)})
+    return fitting.read(path, {"data.directory": str(folder)} if path.stem == "parallel_text" else {})
 
 
 def test_there_are_some(tmp_path):
@@ -113,17 +112,19 @@ def test_parallel_text_is_fitted_to_the_number_of_pairs(tmp_path, capfd):
         for language in ("en", "de"):
             (tmp_path / f"train.{language}").write_text("seven letters\n" * pairs)
         names = {name.replace("__", "."): text for name, text in overrides.items()} | {"data.directory": str(tmp_path)}
-        return validate(settings.from_file(ROOT / "parallel_text.py", Config, overrides=names))
+        return validate(fitting.read(ROOT / "parallel_text.py", names))
 
     small, large = fitted(400), fitted(60_000)
     assert small.model.d_model < large.model.d_model and small.data.vocabulary_size < large.data.vocabulary_size
-    assert large.train.steps * large.train.batch_tokens == pytest.approx(60_000 * 14 / 4 * 10 * (100 / 60) ** 0.5, rel=0.02)
+    assert large.train.steps * large.train.batch_tokens == pytest.approx(
+        60_000 * (13 / 4 + 1) * 9 * (100 / 60) ** 0.5, rel=0.02
+    )
     assert "60,000 training pairs" in capfd.readouterr().err and small.train.warmup_steps < small.train.steps
     mine = fitted(60_000, train__batch_tokens="4096", model__d_model="64", data__validation="none")
     assert mine.model.d_model == 64 and mine.train.steps == pytest.approx(large.train.steps / 2, rel=0.1)
     assert (large.evaluate.checkpoint, mine.evaluate.checkpoint) == ("best", "last")
     with pytest.raises(UserError, match="config.data.source"):
-        fitted(400, data__source="documents")
+        fitted(400, data__source="number_words")
     with pytest.raises(UserError, match="config.data.train"):
         fitted(400, data__train="none")
 

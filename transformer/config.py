@@ -469,6 +469,14 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True)
+class TrainingText:
+    """The size of a training split, which an experiment file may fit its settings to (`fit_to_data`)."""
+
+    examples: int
+    bytes: int  # of UTF-8, of targets or, where there are none, of texts
+
+
+@dataclasses.dataclass(frozen=True)
 class Facts:
     """What only the data knows; models are built from (Model, Facts). Ids hold for both vocabularies.
 

@@ -9,7 +9,7 @@ import math
 import traceback
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -104,11 +104,12 @@ def from_file(
     function: str = "get_config",
     flag: str = "--config",
     overrides: Mapping[str, str] | None = None,
+    look: Callable[[C], Any] | None = None,
 ) -> C:
     """The `kind` that the experiment file's `function` returns, with `overrides` applied. `flag` named the file.
 
-    If the file also has a function `fit_to_data(config, overrides)`, the result is what that makes of these settings, for
-    example by looking at the data that they name. It cannot change what `overrides` sets.
+    If the file also has a function `fit_to_data(config, overrides, found)`, the result is what it makes of these settings and
+    of what `look` finds for them. It cannot change what `overrides` sets.
     """
     path, overrides = Path(path), overrides or {}
     if not path.is_file():
@@ -139,8 +140,8 @@ def from_file(
         return result
 
     config = override(call(function), overrides)
-    if hasattr(module, "fit_to_data"):
-        config = override(call("fit_to_data", config, overrides), overrides)
+    if look is not None and hasattr(module, "fit_to_data"):
+        config = override(call("fit_to_data", config, overrides, look(config)), overrides)
     return config
 
 

@@ -5,7 +5,7 @@ Arms are settings that differ from a base; each is trained with several seeds. H
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,12 +110,19 @@ class Study:
     )
 
 
-def read(path: str | Path, overrides: Mapping[str, str]) -> Study:
-    """The study of a file, with `overrides` of its own settings, of `base.*`, and of `base`: another experiment's file."""
+def _read_config(path: str | Path, overrides: Mapping[str, str], flag: str) -> Config:
+    return settings.from_file(path, Config, flag=flag, overrides=overrides)
+
+
+def read(
+    path: str | Path, overrides: Mapping[str, str], read_config: Callable[[str, dict[str, str], str], Config] = _read_config
+) -> Study:
+    """The study of a file, with `overrides` of its own settings, of `base.*`, and of `base`: another experiment's file, which
+    `read_config(path, overrides, flag)` reads."""
     study, changes = settings.from_file(path, Study, "get_study"), dict(overrides)
     if base := changes.pop("base", None):
         own = {name.removeprefix("base."): text for name, text in changes.items() if name.startswith("base.")}
-        study = dataclasses.replace(study, base=settings.from_file(base, Config, flag="--config.base", overrides=own))
+        study = dataclasses.replace(study, base=read_config(base, own, "--config.base"))
     return validate(settings.override(study, changes))
 
 

@@ -1,0 +1,26 @@
+"""Experiment files, and the size of the data that their settings may be fitted to."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from transformer import settings
+from transformer.config import Config, TrainingText
+from transformer.data import sources
+from transformer.errors import UserError
+
+
+def read(path: str | Path, overrides: Mapping[str, str], flag: str = "--config") -> Config:
+    """The settings of an experiment file with `overrides`, fitted to the data if it has a function for that."""
+    return settings.from_file(path, Config, flag=flag, overrides=overrides, look=measure)
+
+
+def measure(config: Config) -> TrainingText:
+    """The size of the training split. UserError: there is none, or it cannot be read."""
+    data = config.data
+    if sources.SOURCES[data.source] is sources.read_embedded:
+        raise UserError(f"config.data.source {data.source}: this experiment is fitted to files; name a source that reads files")
+    train = sources.read(data, "train", Path())
+    if train is None:
+        raise UserError("config.data.train is none: there is nothing to learn from; name a training split")
+    field = "target" if "target" in train.examples[0] else "text"
+    return TrainingText(len(train.examples), sum(len(example[field].encode()) for example in train.examples))
