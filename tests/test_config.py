@@ -290,6 +290,7 @@ def test_no_free_setting_changes_parameters_or_data():
         "train.debug_nans",
         "train.max_minutes",
         "train.patience",
+        "train.decay_steps",
     }
     assert sections <= {name.split(".")[0] for name in free}
 

@@ -260,13 +260,26 @@ class Train:
         25_000, "target slots of one update, over all devices and micro-batches, padding included", at_least=1
     )
     init_from: str | None = setting(None, "workdir whose parameters and vocabulary a new run starts from")
+    branch_from: str | None = setting(
+        None,
+        "workdir whose run a new run continues after update branch_step, with optimizer, data and metrics: as if it had been "
+        "trained with the new run's schedule from the start",
+    )
+    branch_step: int | None = setting(
+        None, "branch_from: updates after which the new run branches; a checkpoint there", at_least=1
+    )
     accumulate: int = setting(1, "micro-batches of one update", at_least=1)
     optimizer: Literal["adam", "adamw", "adafactor"] = setting("adam", "update rule")
     learning_rate: float | None = setting(
         None, "highest learning rate; none: the paper's d_model^-0.5 warmup_steps^-0.5", above=0
     )
-    schedule: Literal["rsqrt", "cosine", "linear", "constant"] = setting("rsqrt", "what follows the linear warm-up")
+    schedule: Literal["rsqrt", "cosine", "linear", "constant", "wsd"] = setting(
+        "rsqrt", "what follows the linear warm-up; cosine, linear: 0 after train.steps; wsd: constant, then linear decay to 0"
+    )
     warmup_steps: int = setting(4000, "updates of linear warm-up", at_least=0)
+    decay_steps: int | None = setting(
+        None, "wsd: updates of the decay, which ends with train.steps; none: a tenth of them", at_least=0, free=True
+    )
     beta1: float = setting(0.9, "Adam's decay of the mean", at_least=0, below=1)
     beta2: float = setting(0.98, "Adam's decay of the square", above=0, below=1)
     epsilon: float = setting(1e-9, "Adam's epsilon", above=0)
@@ -308,6 +321,11 @@ class Train:
         "measured before the first update, on its batch: start/NAME, by layer start/NAME@decoder/cross/1 or @decoder/1, "
         "by distance start/gradient_reach@8",
     )
+
+    @property
+    def decay_updates(self) -> int:
+        """Updates of the decay of `wsd`."""
+        return self.steps // 10 if self.decay_steps is None else self.decay_steps
 
 
 @dataclasses.dataclass(frozen=True)

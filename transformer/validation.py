@@ -98,6 +98,18 @@ def validate(config: Config) -> Config:
             )
     if train.warmup_steps == 0 and train.schedule == "rsqrt":
         raise UserError("config.train.warmup_steps is 0: the rsqrt schedule needs 1 at least (or set config.train.schedule)")
+    if train.schedule == "wsd" and train.warmup_steps + train.decay_updates > train.steps:
+        raise UserError(
+            f"config.train.decay_steps {train.decay_updates} and config.train.warmup_steps {train.warmup_steps} are more than "
+            f"config.train.steps {train.steps}; lower one"
+        )
+    if (train.branch_from is None) != (train.branch_step is None):
+        raise UserError("config.train.branch_from and config.train.branch_step need each other: set both or neither")
+    if train.branch_step is not None and train.branch_step >= train.steps:
+        raise UserError(
+            f"config.train.branch_step {train.branch_step}: config.train.steps {train.steps} must be more, as it counts the "
+            "updates before the branch too"
+        )
     if train.head_penalty and model.head_gates == "none":
         raise UserError(
             f"config.train.head_penalty {train.head_penalty:g}: config.model.head_gates is none, so that there is nothing to "

@@ -42,16 +42,24 @@ def test_equation_3_of_the_paper():
         ("constant", 4, {0: 1, 2: 3, 3: 4, 4: 4, 11: 4}),
         ("constant", 0, {0: 4, 11: 4}),
         ("constant", 1, {0: 4, 1: 4, 11: 4}),
+        ("wsd", 4, {0: 1, 3: 4, 4: 4, 8: 4, 9: 4, 10: 8 / 3, 11: 4 / 3, 12: 0}),
+        ("wsd", 0, {0: 4, 9: 4, 10: 8 / 3, 12: 0}),
         ("rsqrt", 1, {0: 4, 3: 2, 15: 1}),
         ("rsqrt", 4, {0: 1, 1: 2, 3: 4, 15: 2, 63: 1}),
     ],
 )
 def test_by_hand(schedule, warmup, wanted):
     """12 updates, 0 to 11, with 4 at the most: only the update after the last has rate 0."""
-    found = rates(wanted, schedule=schedule, warmup_steps=warmup, steps=12, learning_rate=4.0)
-    np.testing.assert_allclose(found, list(wanted.values()), rtol=1e-6, atol=1e-6)
+    settings = {"schedule": schedule, "warmup_steps": warmup, "steps": 12, "learning_rate": 4.0, "decay_steps": 3}
+    np.testing.assert_allclose(rates(wanted, **settings), list(wanted.values()), rtol=1e-6, atol=1e-6)
     if schedule != "rsqrt":
-        assert np.all(rates(range(12), schedule=schedule, warmup_steps=warmup, steps=12, learning_rate=4.0) > 0.06)
+        assert np.all(rates(range(12), **settings) > 0.06)
+
+
+def test_wsd_without_a_decay_is_constant_and_decays_over_a_tenth_by_default():
+    settings = {"schedule": "wsd", "warmup_steps": 2, "steps": 20, "learning_rate": 4.0}
+    np.testing.assert_array_equal(rates(range(20), **settings, decay_steps=0), [2.0] + [4.0] * 19)
+    np.testing.assert_allclose(rates(range(17, 21), **settings), [4.0, 4.0, 2.0, 0.0])
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "rsqrt"])

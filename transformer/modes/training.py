@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from transformer import families
+from transformer import settings as settings_lib
 from transformer.config import Config, Facts, Parallel
 from transformer.data import pipeline, prepare, sources
 from transformer.data.vocabulary import Vocabulary
@@ -29,8 +30,7 @@ from transformer.runtime.checkpoints import Checkpoints, on_host
 from transformer.runtime.devices import Runtime, peak_flops
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
-from transformer.settings import fields
-from transformer.training import initial, loop, start, together, tracing, trainer
+from transformer.training import branch, initial, loop, start, together, tracing, trainer
 from transformer.training import step as step_lib
 from transformer.training.monitor import Monitor
 from transformer.training.telemetry import Telemetry
@@ -66,7 +66,7 @@ def _run(
 ) -> loop.Run[None]:
     config = dataclasses.replace(config, data=sources.spelt_out(config.data))
     check_evaluate(config)
-    hosts.check_same({"--workdir": str(path)} | {f"config.{name}": value for name, _, _, value in fields(config)})
+    hosts.check_same({"--workdir": str(path)} | {f"config.{name}": value for name, _, _, value in settings_lib.fields(config)})
     with contextlib.ExitStack() as locked, _nan_checks(config.train.debug_nans):
         hosts.by_first(lambda: locked.enter_context(only_run(path)))
         yield from _train(config, path, stop, wanted, pictures, alone)
@@ -120,6 +120,11 @@ def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None, pi
             say(f"{monitor.reason(first)}; scoring again (a larger config.train.patience resumes training)")
         elif first:
             say(f"resumes after step {first:,} of {config.train.steps:,}")
+        if settings.schedule == "wsd":
+            say(
+                f"config.train.schedule wsd: the learning rate is constant until step "
+                f"{settings.steps - settings.decay_updates:,}, then it falls to 0 in {settings.decay_updates:,} updates"
+            )
         validate = None
         if "validation" in splits:
             deterministic = families.make_objective(config, facts, vocabularies)
@@ -252,10 +257,11 @@ def _workdir(path: Path, config: Config) -> Iterator[tuple[Workdir, Checkpoints]
             f"--workdir={path} has {counted(done, 'update')} already, config.train.steps is {config.train.steps:,}; "
             "raise that, or choose another --workdir"
         )
-    hosts.by_first(lambda: workdirs.create(path, config, say))
+    hosts.by_first(lambda: _open(workdir, config, done))
     if not (hosts.is_first() or workdir.config_file.is_file()):
         raise UserError(f"--workdir={path}: process {jax.process_index()} does not see what process 0 wrote; all must share it")
     try:
+        hosts.by_first(lambda: branch.begin(config, workdir, checkpoints))
         hosts.by_first(lambda: checkpoints.set_aside(say))
         yield workdir, checkpoints
     except BaseException:
@@ -267,6 +273,14 @@ def _workdir(path: Path, config: Config) -> Iterator[tuple[Workdir, Checkpoints]
             for new in set(path.iterdir()) - found:
                 shutil.rmtree(new) if new.is_dir() else new.unlink()
         raise
+
+
+def _open(workdir: Workdir, config: Config, done: int) -> None:
+    """Makes the workdir, or writes its new settings. UserError: they do not agree with the `done` updates that are made."""
+    old = workdir.config() if done else None
+    if old is not None and not settings_lib.differences(old, config):
+        branch.check_past(old, config, done, f"--workdir={workdir.path}")
+    workdirs.create(workdir.path, config, say)
 
 
 def _record(workdir: Workdir, fingerprints: Mapping[str, str]) -> None:

@@ -26,7 +26,14 @@ from transformer.training.telemetry import read_metrics
 
 NAME = "results.csv"
 POINTS = 50  # of a curve, at most
-PLACES = ("data.directory", "data.train", "data.validation", "data.test", "train.init_from")  # they may be paths
+PLACES = (
+    "data.directory",
+    "data.train",
+    "data.validation",
+    "data.test",
+    "train.init_from",
+    "train.branch_from",
+)  # they may be paths
 
 Curve = Sequence[tuple[int, float]]
 

@@ -27,7 +27,7 @@ def make_schedule(train: Train, model: Model) -> optax.Schedule:
     """Update number (from 0) -> learning rate. Linear warm-up to the peak at update `warmup_steps` - 1, then `schedule`.
 
     rsqrt: peak * sqrt(warmup / step), the paper's equation 3, whose steps count from 1; cosine and linear: from the peak
-    down to 0 at update `steps`, the first that is not made.
+    down to 0 at update `steps`, the first that is not made; wsd: the peak, and in the last `decay_steps` updates as linear.
     """
     peak, warmup = peak_learning_rate(train, model), train.warmup_steps
     rest = max(train.steps - warmup, 1)
@@ -43,6 +43,10 @@ def make_schedule(train: Train, model: Model) -> optax.Schedule:
         "cosine": optax.cosine_decay_schedule(peak, rest),
         "linear": optax.linear_schedule(peak, 0.0, rest),
         "constant": optax.constant_schedule(peak),
+        "wsd": optax.join_schedules(
+            [optax.constant_schedule(peak), optax.linear_schedule(peak, 0.0, max(train.decay_updates, 1))],
+            [train.steps - warmup - train.decay_updates],
+        ),
     }[train.schedule]
     if warmup == 0:
         return after
