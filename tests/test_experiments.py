@@ -117,7 +117,7 @@ def test_parallel_text_is_fitted_to_the_number_of_pairs(tmp_path, capfd):
     small, large = fitted(400), fitted(60_000)
     assert small.model.d_model < large.model.d_model and small.data.vocabulary_size < large.data.vocabulary_size
     assert large.train.steps * large.train.batch_tokens == pytest.approx(
-        60_000 * (13 / 4 + 1) * 9 * (100 / 60) ** 0.5, rel=0.02
+        60_000 * (13 / 4 + 1) * 9 * (100 / 60) ** 0.5, rel=0.05
     )
     assert "60,000 training pairs" in capfd.readouterr().err and small.train.warmup_steps < small.train.steps
     mine = fitted(60_000, train__batch_tokens="4096", model__d_model="64", data__validation="none")
