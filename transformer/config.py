@@ -201,6 +201,18 @@ class Data:
     number_train_range: tuple[int, int] | None = setting(None, "number_words: range of the training numbers; none: the whole")
     number_test_range: tuple[int, int] | None = setting(None, "number_words: range of validation and test; none: the whole")
     number_train_size: int = setting(40_000, "number_words: training pairs", at_least=1)
+    number_train_by_digits: float = setting(
+        0.125,
+        "number_words: share of the training numbers drawn evenly over the counts of digits; the others: over the range",
+        at_least=0,
+        at_most=1,
+    )
+    number_test_by_digits: float = setting(
+        0.0,
+        "number_words: the same of validation and test, but at most a quarter of the numbers of each count of digits",
+        at_least=0,
+        at_most=1,
+    )
     number_test_size: int = setting(2_000, "number_words: validation pairs, and as many test pairs", at_least=1)
     puzzle_train_size: int = setting(20_000, "the other embedded tasks: training examples", at_least=1)
     puzzle_test_size: int = setting(2_000, "the other embedded tasks: validation examples, and as many to test", at_least=1)

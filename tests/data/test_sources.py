@@ -239,6 +239,19 @@ def test_test_numbers_are_even_and_short_ones_trained_on():
     assert sum(n < 100_000 for n in splits["train"]) < 9_000  # the others are drawn evenly: 3,500, and 4,200 short ones
 
 
+def test_test_numbers_by_digits_and_trained_ones():
+    """As many of each count of digits, but no more than a quarter of them in both splits together; none is in two splits."""
+    data = Data(number_test_range=(100, 1_000_000), number_test_by_digits=1.0, number_train_by_digits=0.5)
+    splits = number_words.draw(data)
+    counts = {d: sum(len(str(n)) == d for n in splits["test"]) for d in range(1, 7)}
+    assert counts[1] == counts[2] == 0 and 80 < counts[3] < 150 and all(450 < counts[d] < 1000 for d in (4, 5, 6))
+    held = {*splits["validation"], *splits["test"]}
+    assert len(held) == 4000 and not held & set(splits["train"]) and sum(n < 1000 for n in held) <= 275
+    assert number_words.draw(dataclasses.replace(data, number_train_size=500))["test"] == splits["test"]
+    trained = number_words.trained(data, 100)
+    assert [example["number"] for example in trained] == list(range(100)) and trained[4]["target"] == "vier"
+
+
 def test_ranges():
     data = Data(
         number_range=(0, 100),

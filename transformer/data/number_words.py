@@ -15,17 +15,18 @@ from transformer.config import Data
 from transformer.data.drawing import Task
 from transformer.errors import UserError, counted, nearest
 
-SHORT_SHARE = 8  # one training number in so many is drawn by length
+HELD_PART = 0.25  # of the numbers of each count of digits, at most, are drawn for validation and test by digits
 MOST = 10**18  # an int64 holds them
 
 
 def draw(data: Data) -> dict[str, list[int]]:
     """The numbers of each split, in random order; no number is in two. The same settings give the same numbers.
 
-    Validation and test are drawn evenly over their range, before the training numbers, whose settings do not change
-    them. Most training numbers are drawn evenly too. One in `SHORT_SHARE` is drawn evenly over the counts of digits:
-    of a million, an even draw of 40,000 has but four below a hundred, and a model trained on it, faultless on the test
-    numbers, was wrong on every seventh number below a hundred ("fourteen"), which is what a person types first.
+    Validation and test are drawn before the training numbers, whose settings do not change them. The shares
+    `data.number_train_by_digits` and `data.number_test_by_digits` are drawn evenly over the counts of digits, the others evenly
+    over their range. Of a million, an even draw of 40,000 has but four below a hundred, and a model trained on it, faultless
+    on test numbers drawn evenly, was wrong on every seventh number below a hundred ("fourteen"), which is what a person types
+    first.
 
     UserError if a range is too small for what is drawn from it.
     """
@@ -38,7 +39,11 @@ def draw(data: Data) -> dict[str, list[int]]:
             f"config.data.number_test_size {size}: validation and test want {2 * size} numbers, config.data.number_test_range "
             f"{held_range.start},{held_range.stop} has {len(held_range)}; lower the first or widen the second"
         )
-    held = random.Random(0).sample(held_range, 2 * size)
+    rng = random.Random(0)
+    short = _by_digits(rng, held_range, round(2 * size * data.number_test_by_digits), HELD_PART)
+    held = list(dict.fromkeys(short + rng.sample(held_range, 2 * size)))[: 2 * size]
+    if short:  # else they are in random order already
+        rng.shuffle(held)
     taken = {n for n in held if n in train_range}
     if train_size > len(train_range) - len(taken):
         raise UserError(
@@ -47,17 +52,21 @@ def draw(data: Data) -> dict[str, list[int]]:
             "lower the first or widen the second"
         )
     rng = random.Random(1)
-    powers = [0] + [10**digits for digits in range(1, len(str(train_range.stop)) + 1)]
-    lengths = [range(max(a, train_range.start), min(b, train_range.stop)) for a, b in zip(powers, powers[1:], strict=False)]
-    lengths = [r for r in lengths if r]
-    share = train_size // SHORT_SHARE // len(lengths)
-    short = [n for r in lengths for n in rng.sample(r, min(share, len(r)))]
+    short = _by_digits(rng, train_range, int(train_size * data.number_train_by_digits))
     even = rng.sample(train_range, train_size + len(taken))  # enough, whatever of `taken` is in it
     train = [n for n in dict.fromkeys(short + even) if n not in taken][:train_size]
     rng.shuffle(train)
     splits = {"train": train, "validation": held[:size], "test": held[size:]}
     assert len(set().union(*splits.values())) == train_size + 2 * size, "a number is in two splits"
     return splits
+
+
+def _by_digits(rng: random.Random, numbers: range, count: int, part: float = 1.0) -> list[int]:
+    """About `count` of the numbers, as many of each count of digits, but of none more than `part`."""
+    powers = [0] + [10**digits for digits in range(1, len(str(numbers.stop)) + 1)]
+    lengths = [range(max(a, numbers.start), min(b, numbers.stop)) for a, b in zip(powers, powers[1:], strict=False)]
+    lengths = [r for r in lengths if r]
+    return [n for r in lengths for n in rng.sample(r, min(count // len(lengths), int(part * len(r))))]
 
 
 def speller(language: str, setting: str, below: int) -> Callable[[int], str]:
@@ -86,6 +95,11 @@ def make(data: Data) -> Mapping[str, Iterator[Mapping[str, Any]]]:
     return {split: _spelled(data, numbers) for split, numbers in draw(data).items()}
 
 
+def trained(data: Data, below: int) -> list[Mapping[str, Any]]:
+    """The training examples of numbers below `below`, in order."""
+    return list(_spelled(data, sorted(n for n in draw(data)["train"] if n < below)))
+
+
 def _spelled(data: Data, numbers: Sequence[int]) -> Iterator[Mapping[str, Any]]:
     spell_source = speller(data.source_language, "source_language", data.number_range[1])
     spell_target = speller(data.target_language, "target_language", data.number_range[1])
@@ -96,15 +110,15 @@ def _spelled(data: Data, numbers: Sequence[int]) -> Iterator[Mapping[str, Any]]:
 def name(data: Data) -> str:
     """A folder's name that says all that the data set depends on, its version aside."""
 
-    def part(split: str, size: int, limits: tuple[int, int] | None) -> str:
+    def part(split: str, size: int, limits: tuple[int, int] | None, by_digits: float) -> str:
         low, high = limits or data.number_range
-        return f"{split}_{size}_of_{low}_{high}"
+        return f"{split}_{size}_of_{low}_{high}_by_digits_{by_digits:g}"
 
     return "-".join(
         (
             f"{data.source_language}_to_{data.target_language}",
-            part("train", data.number_train_size, data.number_train_range),
-            part("test", data.number_test_size, data.number_test_range),
+            part("train", data.number_train_size, data.number_train_range, data.number_train_by_digits),
+            part("test", data.number_test_size, data.number_test_range, data.number_test_by_digits),
             "num2words_" + importlib.metadata.version("num2words"),
         )
     )

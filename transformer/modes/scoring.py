@@ -18,7 +18,7 @@ from transformer.errors import UserError, counted, no_failure, say
 from transformer.files import new_file
 from transformer.inference import loading, perplexity, predict, pruning, scores
 from transformer.models import gates
-from transformer.modes import heads
+from transformer.modes import digits, heads
 from transformer.modes.common import folders
 from transformer.runtime import hosts
 from transformer.runtime import workdir as workdirs
@@ -100,6 +100,7 @@ def reported(config: Config) -> list[str]:
         if config.evaluate.true_lengths:
             last += [f"{name}@{scores.TRUE_LENGTH}" for name in config.evaluate.scores or JUDGES[output].scores]
         last += [f"place_accuracy@{bucket}" for bucket in scores.buckets(config.evaluate.places)]
+        last += digits.names(config)
     if config.evaluate.head_habits:
         last += heads.names(config)
     by_split = {"validation": scores.token_scores(ones)} | {"test" if data.test is not None else "validation": last}
@@ -182,6 +183,7 @@ def _outputs(predictor: Any, judge: Judge, kind: families.Kind, name: str, split
             values = {score: scores.score(score, given, references, options).value for score in names}
             result.table |= {f"{score}@{scores.TRUE_LENGTH}": value for score, value in values.items()}
         result.table |= scores.by_place(outputs, references, asked.places)
+        result.table |= digits.of_split(predictor.config.data, functools.partial(judge.say, predictor), examples, outputs)
     if asked.head_habits:
         result.table |= heads.of_split(predictor, name, examples)
     result.rows = [dict(zip(said, row, strict=True)) for row in zip(*said.values(), strict=True)]
@@ -211,9 +213,10 @@ def _write(workdir: Workdir, name: str, scored: Scored, about: Mapping[str, Any]
 def _print(name: str, scored: Scored, count: int, steps: Sequence[int], without: str) -> None:
     what = ("checkpoint " if len(steps) == 1 else "mean of checkpoints ") + ", ".join(map(str, steps))
     print(f"{name}: {counted(count, 'example')}, {what}{without}")
+    width = max([20, *map(len, scored.table)])
     for score, value in scored.table.items():
         shown = f"{value:,.4f}" if abs(value) < 1e4 else f"{value:,.0f}"
-        print(f"  {score:<20} {shown:>12}  {scored.signatures.get(score, '')}".rstrip())
+        print(f"  {score:<{width}} {shown:>12}  {scored.signatures.get(score, '')}".rstrip())
     print("".join(map(_shown, scored.samples)), end="", flush=True)
 
 

@@ -24,7 +24,7 @@ def read_embedded(data: Data, split: SplitName, cache: Path) -> Split:
     task = embedded.TASKS[data.source]
     with _quiet():
         builder = embedded.prepare(data, folder)
-        result = _records(builder, data, split, {field: field for field in task.texts})
+        result = _records(builder, data, split, {field: field for field in (*task.texts, *task.numbers)})
     return dataclasses.replace(result, notices=(task.notice(data),)) if split == "train" else result
 
 
@@ -85,7 +85,7 @@ def _records(builder: Any, data: Data, split: SplitName, fields: Mapping[str, st
     def fetch(indices: Sequence[int]) -> list[dict[str, str]]:
         try:
             rows = records.__getitems__(list(indices))  # several times as fast as one by one
-            return [{field: row[feature].decode().strip() for field, feature in fields.items()} for row in rows]
+            return [{field: _text(row[feature]) for field, feature in fields.items()} for row in rows]
         except Exception as error:  # of any kind: several libraries read
             if len(indices) > 1:
                 return [example for index in indices for example in fetch([index])]
@@ -97,6 +97,11 @@ def _records(builder: Any, data: Data, split: SplitName, fields: Mapping[str, st
     examples = Examples(len(records), fetch)
     determined_by = [info.full_name, name, str(len(records)), *fields.values(), str(data.lowercase)]
     return Split(examples.map(lowered) if data.lowercase else examples, (), fingerprint(determined_by))
+
+
+def _text(value: Any) -> str:
+    """A feature's text; of a number its digits."""
+    return value.decode().strip() if isinstance(value, bytes) else str(value)
 
 
 def _place(split: Any, index: int) -> str:

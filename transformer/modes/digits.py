@@ -1,0 +1,49 @@
+"""Scores of number words by the number of digits, and of the small numbers that were trained on."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from transformer.config import Config, Data
+from transformer.inference import scores
+
+SCORE = "exact_match"
+SMALL = 100  # numbers below it are in few draws, and what a person tries first
+TRAINED = f"{SCORE}@trained_below_{SMALL}"
+Examples = Sequence[Mapping[str, Any]]
+
+
+def _name(digits: int) -> str:
+    return f"{SCORE}@{digits}_digits"
+
+
+def names(config: Config) -> list[str]:
+    """What `of_split` gives, where there are enough numbers."""
+    if config.data.source != "number_words":
+        return []
+    low, high = config.data.number_test_range or config.data.number_range
+    return [*map(_name, range(len(str(low)), len(str(high - 1)) + 1)), TRAINED]
+
+
+def of_split(
+    data: Data, translate: Callable[[Examples], list[str]], examples: Examples, outputs: list[str]
+) -> dict[str, float]:
+    """Percent of numbers that are right, by their count of digits, and of the training numbers below `SMALL`.
+
+    Of fewer than `scores.FEWEST` numbers a score says little: it is absent.
+    """
+    if data.source != "number_words":
+        return {}
+    from transformer.data import number_words
+    from transformer.data.sources.pairs import prefixer
+
+    by_name: dict[str, tuple[list[str], list[str]]] = {}
+    for example, output in sorted(zip(examples, outputs, strict=True), key=lambda pair: len(pair[0]["number"])):
+        said, right = by_name.setdefault(_name(len(example["number"])), ([], []))
+        said.append(output)
+        right.append(example["target"])
+    put = prefixer(data.prefix, data.lowercase)
+    trained = [put(dict(example)) for example in number_words.trained(data, SMALL)] if data.train == "train" else []
+    if trained:
+        by_name[TRAINED] = translate(trained), [example["target"] for example in trained]
+    enough = {name: texts for name, texts in by_name.items() if len(texts[0]) >= scores.FEWEST}
+    return {name: scores.score(SCORE, *texts).value for name, texts in enough.items()}
