@@ -306,18 +306,18 @@ def test_batch_tokens_that_hold_no_row_are_noticed(batching):
     data = data_of(batching)
     batches, notices = plan(CORPUS, OBJECTIVE, data, 100, 4, 0, True)
     slots = {"packed": 64, "bucketed": LIMIT}[batching]
-    (notice,) = notices
-    assert notice.startswith(
-        f"config.train.batch_tokens 100 does not hold 4 rows of {slots}, one for each device and micro-batch"
-    )
+    assert len(notices) == 1 + (slots > 100) and all("config.train.batch_tokens 100:" in notice for notice in notices)
+    assert f"{slots} slots" in notices[-1] and f"{4 - 100 // slots} rows" in notices[-1]
     assert all(batches[n]["inputs"].shape[0] % 4 == 0 for n in range(len(batches)))
     assert not plan(CORPUS, OBJECTIVE, data, 4 * slots, 4, 0, True)[1]
+    (notice,) = plan(CORPUS, OBJECTIVE, data, slots - 1, 1, 0, True)[1]
+    assert f"batch_tokens {slots - 1}:" in notice and "empty" not in notice  # one row, which no device misses
 
 
 @both_kinds
 def test_padding_and_counts_are_those_of_the_batches(batching):
     batches = make(batching, False)
-    total, whole = collections.Counter(), collections.Counter(slots=0)
+    total = collections.Counter()
     for batch in batches:
         rows = unpack(batch)
         found = count(batch, OBJECTIVE)
@@ -330,11 +330,19 @@ def test_padding_and_counts_are_those_of_the_batches(batching):
             "slots": batch["source"].size + batch["inputs"].size,
         }
         total.update(found)
-        whole["slots"] += sum(batch["source"].shape[1] + batch["inputs"].shape[1] for row in rows if row)
     assert total["examples"] == len(keys())
-    # An epoch of packed rows goes on in the next one's, so that rows that fill the last batch are no part of it.
-    slots = whole["slots"] if batching == "packed" else total["slots"]
-    assert batches.padding == pytest.approx(1 - total["filled"] / slots)
+    assert batches.padding == pytest.approx(1 - total["filled"] / total["slots"])
+
+
+@both_kinds
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_the_padding_of_training_is_that_of_its_batches(batching, multiple):
+    """Eight rows a batch at least, of which `batch_tokens` fill six or fewer: the empty ones count."""
+    batches = make(batching, True, multiple=multiple)
+    many = batches.plan.num_rows if isinstance(batches, pipeline.Packed) else len(batches)  # whole epochs of either kind
+    found = pipeline.held(batches, range(many), OBJECTIVE)
+    assert batches.padding == pytest.approx(1 - found["filled"] / found["slots"])
+    assert multiple == 1 or batches.padding > make(batching, True).padding + 0.05
 
 
 # --- too long ----------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ class Plan:
 
     @property
     def padding(self) -> float:
-        """Share of the slots of all rows and sides that is empty."""
+        """Fraction of the slots of all rows and sides that is empty."""
         return 1.0 - self.tokens / max(self.num_rows * sum(self.shape), 1)
 
     def shuffled(self, generator: np.random.Generator) -> np.ndarray:

@@ -7,7 +7,7 @@ segment 0 and weight 0. Grain reads ahead. A process that has some of the device
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from absl import flags
@@ -16,7 +16,7 @@ from transformer.config import Data
 from transformer.data import packing
 from transformer.data.corpus import spread
 from transformer.data.objectives import Corpus, Objective
-from transformer.errors import UserError
+from transformer.errors import UserError, counted
 
 Batch = dict[str, np.ndarray]
 Share = tuple[tuple[int, ...], int]
@@ -49,7 +49,10 @@ class Batches(Sequence[Batch]):
 
     @property
     def padding(self) -> float:
-        """Share of an epoch's slots, both sides, that hold no token."""
+        """Fraction of the slots of an epoch's batches, of all sides, that hold no token. Rows without an example count too.
+
+        Of training, the mean of `train/padding_share` over an epoch.
+        """
         raise NotImplementedError
 
     def __getitem__(self, number: int) -> Batch:  # type: ignore[override]
@@ -101,7 +104,10 @@ class Packed(Batches):
 
     @property
     def padding(self) -> float:
-        return self.plan.padding
+        slots = len(self) * self.of.height(self.rows) * sum(self.plan.shape)
+        if self.shuffle:  # an epoch continues in the batch in which the one before ends
+            slots = self.plan.num_rows / self.rows * self.of.height(self.rows) * sum(self.plan.shape)
+        return 1.0 - self.plan.tokens / slots
 
     @functools.cached_property
     def _rows_of_epoch(self) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
@@ -170,7 +176,7 @@ class Bucketed(Batches):
 
     @property
     def padding(self) -> float:
-        return 1.0 - self.tokens / max(sum(b.batches * b.rows * sum(b.shape) for b in self.buckets), 1)
+        return 1.0 - self.tokens / sum(b.batches * self.of.height(b.rows) * sum(b.shape) for b in self.buckets)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -215,10 +221,13 @@ def plan(
     slots = int(lengths_NxA[:, -1].max())
     if data.batching == "packed":
         slots = data.row_length or max(LEAST_ROW, slots)
-    if slots * multiple > batch_tokens:
+    row = f"config.train.batch_tokens {batch_tokens:,}: one row has {counted(slots, 'slot')}"
+    if slots > batch_tokens:
+        notices.append(f"{row}, and an update has a whole row at least")
+    if (empty := multiple - _rows(slots, batch_tokens)) > 0:
         notices.append(
-            f"config.train.batch_tokens {batch_tokens:,} does not hold {multiple:,} rows of {slots:,}, one for each device "
-            "and micro-batch: some of these are empty"
+            f"{row}, and a batch has a row for each device and micro-batch, {multiple:,} together: {counted(empty, 'row')} of "
+            "each batch of such rows stay empty"
         )
     if data.batching == "packed":
         packed = packing.pack(lengths_NxA, packing.choose_shape(lengths_NxA, slots))
@@ -297,3 +306,9 @@ def count(batch: Mapping[str, np.ndarray], objective: Objective) -> dict[str, in
         "filled": int(sum(np.count_nonzero(s) for s in segments)),
         "slots": int(sum(s.size for s in segments)),
     }
+
+
+def held(batches: Batches, numbers: Iterable[int], objective: Objective) -> dict[str, int]:
+    """`filled` and `slots` of some batches together, as `count` counts them."""
+    counts = [count(batches[number], objective) for number in numbers]
+    return {name: sum(each[name] for each in counts) for name in ("filled", "slots")}

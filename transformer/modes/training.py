@@ -183,6 +183,7 @@ def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None, pi
                 agree=runtime.asked,
                 total=hosts.total,
                 begin=begin_with if measure else None,
+                held_before=pipeline.held(batches, range(first - first % settings.log_every, first), objective),
             )
     if done < config.train.steps and not ended:
         if not monitor.exhausted:

@@ -115,6 +115,7 @@ def train(
     agree: Callable[[bool], bool] = bool,
     total: Callable[[Mapping[str, int]], Mapping[str, int]] = dict,
     begin: Callable[[Any, Any], Metrics] | None = None,
+    held_before: Mapping[str, int] | None = None,
 ) -> Run[tuple[Any, int]]:
     """Updates `first_step` to `config.train.steps`; returns the state and the number of updates done.
 
@@ -122,12 +123,13 @@ def train(
     the `monitor` of validations is exhausted; it also says which validations are saved because they are among the best.
     `save` is given the step, the state, its scores, and whether the checkpoint is a periodic one. `evaluate` gives metrics by
     their full names, and so does `begin`, of the state before update 1 and that update's placed batch; `count` what a batch
-    holds: `examples`, `tokens`, `filled`, `slots`. Of several processes each runs this loop: `agree` makes one answer of
-    theirs whether to stop, `total` one sum of their counts. UserError: more updates than `config.train.max_skipped` in a row
-    were skipped; `keep` writes the last one's batch and says where.
+    holds: `examples`, `tokens`, `filled`, `slots`. `held_before`: `filled` and `slots` of the updates between the last report
+    and `first_step`, so that a resumed run reports the same padding as an unbroken one. Of several processes each runs this
+    loop: `agree` makes one answer of theirs whether to stop, `total` one sum of their counts. UserError: more updates than
+    `config.train.max_skipped` in a row were skipped; `keep` writes the last one's batch and says where.
     """
     settings, waiting, done = config.train, None, first_step
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter(held_before or {})  # of the batches since the last report
     looked_at: tuple[int, Batch, Any] | None = None  # the last update, of which is not known yet whether it was skipped
     in_a_row = 0
 
@@ -172,11 +174,11 @@ def train(
         report()
         look()
         looked_at = done, batch, metrics.pop("skipped")
-        waiting, held = None, count(batch)
-        counts.update(examples=held["examples"], tokens=held["tokens"])
+        waiting = None
+        counts.update(count(batch))
         last, stopping = done == settings.steps, agree(bool(stop))  # asked once: a signal may come between saving and leaving
         if done % settings.log_every == 0 or last:
-            waiting, counts = (done, metrics | {"compilations": compiled}, {**held, **counts}), Counter()
+            waiting, counts = (done, metrics | {"compilations": compiled}, counts), Counter()
         scoring = done % settings.evaluate_every == 0 or last
         periodic = done % config.checkpoint.every_steps == 0
         if scoring or periodic or stopping:
