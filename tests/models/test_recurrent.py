@@ -53,7 +53,12 @@ def tokens(*shape, seed=0):
 
 LENGTHS = (6, 4, 3)
 SEGMENTS = jnp.asarray(np.arange(6)[None] < np.array(LENGTHS)[:, None], jnp.int32)
-BATCH = {"source": tokens(3, 6), "inputs": tokens(3, 4, seed=1), "source_segments": SEGMENTS}
+BATCH = {  # each test that has a batch of these shapes shares its model's compiled programs with the others
+    "source": tokens(3, 6),
+    "inputs": tokens(3, 4, seed=1),
+    "source_segments": SEGMENTS,
+    "segments": jnp.ones((3, 4), jnp.int32),
+}
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +73,27 @@ def build(draw):
         return network, variables, plain
 
     return build
+
+
+@pytest.fixture(scope="session")
+def differentiate(build):
+    """Name -> the compiled loss and its gradients, of parameters, a batch with targets, and the weight of each token."""
+
+    @functools.cache
+    def differentiate(name):
+        network, _, _ = build(name)
+        return jax.jit(jax.value_and_grad(functools.partial(loss, network)))
+
+    return differentiate
+
+
+def loss(network, params, batch, weights, **keywords):
+    logits = network.apply({"params": params}, batch, **keywords)
+    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["targets"][..., None], axis=-1)
+    return -jnp.sum(picked[..., 0] * weights) / jnp.sum(weights)
+
+
+TARGETS, ALL = BATCH["source"][:, :4], jnp.ones((3, 4))
 
 
 def weights_of(observed):
@@ -233,9 +259,9 @@ def test_steps_give_the_logits_of_the_plain_pass_and_beams_share_a_memory(build,
 
     logits, memory = stepped(variables, BATCH, inputs)
     assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(memory))
-    alone = {n: jnp.repeat(leaf, 2, axis=0) for n, leaf in BATCH.items()} | {"inputs": inputs}
-    expected, _ = plain(variables, alone)
-    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    for beam in (0, 1):
+        expected, _ = plain(variables, BATCH | {"inputs": inputs[beam::2]})
+        np.testing.assert_allclose(logits[beam::2], expected, atol=1e-5)
     assert np.abs(logits[::2] - logits[1::2])[..., :50].max() > 0.1
 
 
@@ -245,7 +271,7 @@ def test_steps_give_the_logits_of_the_plain_pass_and_beams_share_a_memory(build,
 @each_model
 def test_what_stands_in_padding_is_inert_to_the_bit_and_its_length_changes_nothing(build, name):
     _, variables, plain = build(name)
-    batch = BATCH | {"segments": jnp.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]])}
+    batch = BATCH | {"segments": jnp.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]], jnp.int32)}
     logits, _ = plain(variables, batch)
     waste = batch | {
         "source": jnp.where(SEGMENTS == 0, 9, batch["source"]),
@@ -261,20 +287,13 @@ def test_what_stands_in_padding_is_inert_to_the_bit_and_its_length_changes_nothi
 
 
 @pytest.mark.parametrize("name", ["sutskever", "bahdanau"])
-def test_an_empty_row_has_finite_logits_and_padding_gives_no_gradient(build, name):
-    network, variables, _ = build(name)
-    empty = jnp.array([[1] * 4, [1] * 4, [0] * 4])
-    batch = BATCH | {"source_segments": SEGMENTS.at[2].set(0), "segments": empty}
+def test_an_empty_row_has_finite_logits_and_padding_gives_no_gradient(build, differentiate, name):
+    _, variables, _ = build(name)
+    empty = jnp.array([[1] * 4, [1] * 4, [0] * 4], jnp.int32)
+    batch = BATCH | {"source_segments": SEGMENTS.at[2].set(0), "segments": empty, "targets": TARGETS}
     assert len({*map(int, batch["source"].ravel())} & {9}) == 0
     batch["source"] = jnp.where(batch["source_segments"] == 0, 9, batch["source"])
-
-    @jax.jit
-    @jax.grad
-    def gradient(params):
-        states = network.apply({"params": params}, batch, method="states")
-        return jnp.sum(states**3 * (batch["segments"] > 0)[..., None])
-
-    gradients = gradient(variables["params"])
+    _, gradients = differentiate(name)(variables["params"], batch, ALL.at[2].set(0))
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
     rows = np.flatnonzero(np.any(np.asarray(gradients["source_embedding"]["table"]) != 0, axis=-1))
     assert {*map(int, rows)} == {*map(int, batch["source"][batch["source_segments"] != 0])}
@@ -357,17 +376,12 @@ def test_input_feeding_is_what_was_said_before(build):
 
 
 @pytest.mark.parametrize("name", ["cho", "bahdanau, deep", "luong, concat"])
-def test_a_token_is_told_by_all_before_it_and_by_none_after_it(build, name):
-    network, variables, _ = build(name)
-    batch = {"source": jnp.arange(10, 14)[None], "inputs": jnp.arange(20, 24)[None]}
-
-    @jax.jit
-    @jax.grad
-    def gradient(params):
-        return jnp.sum(network.apply({"params": params}, batch, method="states")[0, 2] ** 3)
-
-    gradients = gradient(variables["params"])
-    for side, expected in (("source", [10, 11, 12, 13]), ("target", [20, 21, 22])):
+def test_a_token_is_told_by_all_before_it_and_by_none_after_it(build, differentiate, name):
+    _, variables, _ = build(name)
+    batch = BATCH | {"inputs": jnp.arange(20, 32).reshape(3, 4), "targets": TARGETS}
+    batch["source"] = BATCH["source"].at[0].set(jnp.arange(10, 16))
+    _, gradients = differentiate(name)(variables["params"], batch, jnp.zeros((3, 4)).at[0, 2].set(1))
+    for side, expected in (("source", [10, 11, 12, 13, 14, 15]), ("target", [20, 21, 22])):
         table = np.asarray(gradients[f"{side}_embedding"]["table"])
         assert np.flatnonzero(np.any(table != 0, axis=-1)).tolist() == expected
 
@@ -375,27 +389,15 @@ def test_a_token_is_told_by_all_before_it_and_by_none_after_it(build, name):
 # --- how it is made, and trained -------------------------------------------------------------------------------------
 
 
-def loss(network, params, batch, **keywords):
-    logits = network.apply({"params": params}, batch, **keywords)
-    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["targets"][..., None], axis=-1)
-    return -jnp.mean(picked)
-
-
 @each_model
-def test_it_learns(build, name):
+def test_it_learns(build, differentiate, name):
     """Plain gradient descent on one batch, in which every parameter has a part."""
-    network, variables, _ = build(name)
-    batch = BATCH | {"targets": BATCH["source"][:, :4]}
-
-    @jax.jit
-    def train(params):
-        def update(params, _):
-            found, gradients = jax.value_and_grad(functools.partial(loss, network))(params, batch)
-            return jax.tree.map(lambda p, g: p - 0.5 * g, params, gradients), found
-
-        return jax.lax.scan(update, params, length=12)
-
-    last, losses = train(variables["params"])
+    _, variables, _ = build(name)
+    last, losses = variables["params"], []
+    for _ in range(12):
+        value, gradients = differentiate(name)(last, BATCH | {"targets": TARGETS}, ALL)
+        last = jax.tree.map(lambda p, g: p - 0.5 * np.asarray(g), last, gradients)
+        losses.append(float(value))
     assert losses[-1] < 0.9 * losses[0] and np.all(np.isfinite(losses))
     changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), variables["params"], last)
     assert all(jax.tree.leaves(changed)), changed
@@ -419,20 +421,17 @@ def test_first_parameters_are_those_of_the_papers(cell):
 def with_dropout(draw):
     """Settings of computation -> a value and its gradients."""
 
-    @functools.cache
     def with_dropout(**model):
         network = make(**MODELS["luong, dot"], model={"dropout_rate": 0.3} | model)
-        batch = BATCH | {"targets": BATCH["source"][:, :4]}
         keywords = {"deterministic": False, "rngs": {"dropout": jax.random.key(1)}}
-        value = jax.value_and_grad(lambda params: loss(network, params, batch, **keywords))
+        value = jax.value_and_grad(lambda params: loss(network, params, BATCH | {"targets": TARGETS}, ALL, **keywords))
         return jax.jit(value)(draw(network, BATCH)["params"])
 
     return with_dropout
 
 
-@pytest.mark.parametrize("change", [{"unroll": 3}, {"remat": "full"}], ids=str)
-def test_how_it_is_computed_changes_nothing(with_dropout, change):
-    (value, gradients), (other, others) = with_dropout(), with_dropout(**change)
+def test_unrolling_and_rematerialisation_change_nothing(with_dropout):
+    (value, gradients), (other, others) = with_dropout(), with_dropout(unroll=3, remat="full")
     np.testing.assert_allclose(value, other, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradients, others)
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients)) > 0.01
