@@ -207,6 +207,9 @@ class Data:
         at_least=0,
         at_most=1,
     )
+    number_small_copies: int = setting(
+        1, "number_words: copies of each training number below 100, which a draw holds few of", at_least=1
+    )
     number_test_by_digits: float = setting(
         0.0,
         "number_words: the same of validation and test, but at most a quarter of the numbers of each count of digits",

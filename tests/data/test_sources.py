@@ -248,8 +248,11 @@ def test_test_numbers_by_digits_and_trained_ones():
     held = {*splits["validation"], *splits["test"]}
     assert len(held) == 4000 and not held & set(splits["train"]) and sum(n < 1000 for n in held) <= 275
     assert number_words.draw(dataclasses.replace(data, number_train_size=500))["test"] == splits["test"]
-    trained = number_words.trained(data, 100)
+    trained = number_words.trained(data)
     assert [example["number"] for example in trained] == list(range(100)) and trained[4]["target"] == "vier"
+    copied = number_words.draw(dataclasses.replace(data, number_small_copies=3))
+    assert copied["test"] == splits["test"] and len(copied["train"]) == len(splits["train"]) == 40_000
+    assert all(copied["train"].count(n) == (3 if n < 100 else 1) for n in [0, 99, *copied["train"][:50]])
 
 
 def test_ranges():
@@ -273,6 +276,7 @@ def test_ranges():
     ("change", "words"),
     [
         ({"number_train_size": 2921}, ["number_train_size 2921", "number_train_range 0,3000", "2,920"]),
+        ({"number_small_copies": 40, "number_test_range": (100, 3000)}, ["number_small_copies 40", "number_train_size 300"]),
         ({"number_train_range": (0, 100)}, ["number_train_size 300", "number_train_range 0,100"]),
         ({"number_test_size": 1501}, ["number_test_size 1501", "3002", "number_test_range 0,3000"]),
         ({"number_range": (0, 10**18 + 1)}, ["number_range", "10^18"]),

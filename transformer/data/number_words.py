@@ -16,6 +16,7 @@ from transformer.data.drawing import Task
 from transformer.errors import UserError, counted, nearest
 
 HELD_PART = 0.25  # of the numbers of each count of digits, at most, are drawn for validation and test by digits
+SMALL = 100  # numbers below it are in few draws, and what a person tries first
 MOST = 10**18  # an int64 holds them
 
 
@@ -26,7 +27,7 @@ def draw(data: Data) -> dict[str, list[int]]:
     `data.number_train_by_digits` and `data.number_test_by_digits` are drawn evenly over the counts of digits, the others evenly
     over their range. Of a million, an even draw of 40,000 has but four below a hundred, and a model trained on it, faultless
     on test numbers drawn evenly, was wrong on every seventh number below a hundred ("fourteen"), which is what a person types
-    first.
+    first. `data.number_small_copies` repeats these. Every split has as many numbers as the settings say, copies included.
 
     UserError if a range is too small for what is drawn from it.
     """
@@ -55,9 +56,17 @@ def draw(data: Data) -> dict[str, list[int]]:
     short = _by_digits(rng, train_range, int(train_size * data.number_train_by_digits))
     even = rng.sample(train_range, train_size + len(taken))  # enough, whatever of `taken` is in it
     train = [n for n in dict.fromkeys(short + even) if n not in taken][:train_size]
+    if (copies := data.number_small_copies) > 1:
+        small, others = [n for n in train if n < SMALL], [n for n in train if n >= SMALL]
+        if copies * len(small) > train_size:
+            raise UserError(
+                f"config.data.number_small_copies {copies}: {copies} copies of {len(small)} numbers below {SMALL} are more "
+                f"than config.data.number_train_size {train_size}; lower the first or raise the second"
+            )
+        train = copies * small + others[: train_size - copies * len(small)]
     rng.shuffle(train)
     splits = {"train": train, "validation": held[:size], "test": held[size:]}
-    assert len(set().union(*splits.values())) == train_size + 2 * size, "a number is in two splits"
+    assert len(train) == train_size and len({*held}) == 2 * size and not {*held} & {*train}, "a number is in two splits"
     return splits
 
 
@@ -95,9 +104,9 @@ def make(data: Data) -> Mapping[str, Iterator[Mapping[str, Any]]]:
     return {split: _spelled(data, numbers) for split, numbers in draw(data).items()}
 
 
-def trained(data: Data, below: int) -> list[Mapping[str, Any]]:
-    """The training examples of numbers below `below`, in order."""
-    return list(_spelled(data, sorted(n for n in draw(data)["train"] if n < below)))
+def trained(data: Data) -> list[Mapping[str, Any]]:
+    """The training examples of numbers below `SMALL`, in order, each once."""
+    return list(_spelled(data, sorted({n for n in draw(data)["train"] if n < SMALL})))
 
 
 def _spelled(data: Data, numbers: Sequence[int]) -> Iterator[Mapping[str, Any]]:
@@ -114,10 +123,11 @@ def name(data: Data) -> str:
         low, high = limits or data.number_range
         return f"{split}_{size}_of_{low}_{high}_by_digits_{by_digits:g}"
 
+    copies = f"small_copies_{data.number_small_copies}"
     return "-".join(
         (
             f"{data.source_language}_to_{data.target_language}",
-            part("train", data.number_train_size, data.number_train_range, data.number_train_by_digits),
+            part("train", data.number_train_size, data.number_train_range, data.number_train_by_digits) + "_" + copies,
             part("test", data.number_test_size, data.number_test_range, data.number_test_by_digits),
             "num2words_" + importlib.metadata.version("num2words"),
         )
@@ -127,7 +137,9 @@ def name(data: Data) -> str:
 def notice(data: Data) -> str:
     """How much of the range is trained on."""
     size, among, held = data.number_train_size, data.number_range[1] - data.number_range[0], data.number_test_size
-    return f"{size:,} of {among:,} numbers ({size / among:.1%}) for training, {held:,} for validation, {held:,} for the test"
+    copies = f", {data.number_small_copies} copies of each below {SMALL}" if data.number_small_copies > 1 else ""
+    train = f"{size:,} of {among:,} numbers ({size / among:.1%}{copies}) for training"
+    return f"{train}, {held:,} for validation, {held:,} for the test"
 
 
 TASK = Task(

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformer.config import Config, Data
+from transformer.data import number_words
+from transformer.data.sources.pairs import prefixer
 from transformer.inference import scores
 
 SCORE = "exact_match"
-SMALL = 100  # numbers below it are in few draws, and what a person tries first
-TRAINED = f"{SCORE}@trained_below_{SMALL}"
+TRAINED = f"{SCORE}@trained_below_{number_words.SMALL}"
 Examples = Sequence[Mapping[str, Any]]
 
 
@@ -27,22 +28,19 @@ def names(config: Config) -> list[str]:
 def of_split(
     data: Data, translate: Callable[[Examples], list[str]], examples: Examples, outputs: list[str]
 ) -> dict[str, float]:
-    """Percent of numbers that are right, by their count of digits, and of the training numbers below `SMALL`.
+    """Percent of numbers that are right, by their count of digits, and of the training numbers below `number_words.SMALL`.
 
     Of fewer than `scores.FEWEST` numbers a score says little: it is absent.
     """
     if data.source != "number_words":
         return {}
-    from transformer.data import number_words
-    from transformer.data.sources.pairs import prefixer
-
     by_name: dict[str, tuple[list[str], list[str]]] = {}
     for example, output in sorted(zip(examples, outputs, strict=True), key=lambda pair: len(pair[0]["number"])):
         said, right = by_name.setdefault(_name(len(example["number"])), ([], []))
         said.append(output)
         right.append(example["target"])
     put = prefixer(data.prefix, data.lowercase)
-    trained = [put(dict(example)) for example in number_words.trained(data, SMALL)] if data.train == "train" else []
+    trained = [put(dict(example)) for example in number_words.trained(data)] if data.train == "train" else []
     if trained:
         by_name[TRAINED] = translate(trained), [example["target"] for example in trained]
     enough = {name: texts for name, texts in by_name.items() if len(texts[0]) >= scores.FEWEST}
