@@ -6,8 +6,10 @@ import json
 import pytest
 
 from transformer import config as module
+from transformer import families
 from transformer import settings as settings_module
-from transformer.config import Config
+from transformer.config import Config, Data, Model, Objective
+from transformer.data.vocabulary import Characters
 from transformer.errors import UserError, counted, nearest
 from transformer.settings import differences, fields, from_dict, from_file, override, replace, to_dict
 from transformer.validation import validate
@@ -175,6 +177,7 @@ def test_the_defaults_are_valid():
         ({"data.segmentations": 2, "objective.kind": "answer"}, ["config.data.segmentations 2: labels of answer"]),
         ({"model.positions": "learned", "data.max_target_length": 2000}, ["max_positions 1024", "2000"]),
         ({"data.joint_vocabulary": False}, ["config.model.tying three_way", "config.data.joint_vocabulary"]),
+        ({"data.joint_vocabulary": False, "objective.kind": "denoise"}, ["config.data.joint_vocabulary", "denoise"]),
         ({"family": "recurrent"}, ["config.family recurrent", "config.data.batching=bucketed"]),
         ({"objective.kind": "tag"}, ["config.objective.kind tag", "config.data.batching=bucketed"]),
         (
@@ -375,3 +378,43 @@ def test_a_missing_experiment_file_names_the_nearest(tmp_path):
 )
 def test_one_is_singular(number, thing, wanted):
     assert counted(number, *thing) == wanted
+
+
+# --- vocabularies and tables -------------------------------------------------------------------------------------------
+
+TYINGS = ("three_way", "two_way", "inputs", "none")
+
+
+@pytest.mark.parametrize("vocabulary", ["bpe", "imported"])
+@pytest.mark.parametrize("tying", TYINGS)
+@pytest.mark.parametrize("family", ["encoder_decoder", "recurrent", "decoder_only"])
+def test_two_vocabularies_never_share_a_table(family, tying, vocabulary):
+    """Imported ones are compared when they are read: they may be two with the same ids."""
+    data = Data(joint_vocabulary=False, vocabulary=vocabulary, batching="bucketed")
+    config = Config(family=family, model=Model(tying=tying), data=data)
+    assert validate(replace(config, "data.joint_vocabulary", True))
+    shared = family == "decoder_only" or tying in ("three_way", "inputs")
+    if shared and vocabulary == "bpe":
+        assert "config.data.joint_vocabulary false" in message(validate, config)
+    else:
+        assert validate(config)
+    same, other, where = Characters("ab"), Characters("ba"), "runs/x/vocabulary"
+    families.check_vocabularies(config, {"source": same, "target": Characters("ab")}, where)
+    families.check_vocabularies(config, {"text": same}, where)
+    if shared:
+        assert where in message(families.check_vocabularies, config, {"source": same, "target": other}, where)
+    else:
+        families.check_vocabularies(config, {"source": same, "target": other}, where)
+
+
+ONE_TEXT = [
+    *(("encoder_decoder", "span_corruption"), ("encoder_only", "masked_lm")),
+    *(("encoder_only", "classify"), ("decoder_only", "causal_lm")),
+]
+
+
+@pytest.mark.parametrize(("family", "kind"), ONE_TEXT)
+def test_an_objective_with_one_text_has_one_vocabulary(family, kind):
+    config = Config(family=family, objective=Objective(kind=kind), data=Data(joint_vocabulary=False, batching="bucketed"))
+    assert validate(replace(config, "data.joint_vocabulary", True))
+    assert "config.data.joint_vocabulary false" in message(validate, replace(config, "model.tying", "two_way"))

@@ -20,6 +20,7 @@ from transformer.models import gates as gates_lib
 from transformer.models.attention import MASKED
 from transformer.models.recurrent import RecurrentEncoderDecoder
 from transformer.models.transformer import DecoderOnly, EncoderDecoder, EncoderOnly, Heads
+from transformer.validation import shares_table
 
 Array = jax.Array
 Sums = dict[str, Array]
@@ -367,6 +368,19 @@ def check_mode(config: Config, mode: str) -> None:
         raise UserError(
             f"--mode={mode}: config.family {config.family} with config.objective.kind {config.objective.kind} has the modes "
             f"{', '.join(kind.modes)}"
+        )
+
+
+def check_vocabularies(config: Config, vocabularies: Vocabularies, where: str) -> None:
+    """UserError, which begins with `where`: an id means one thing in a source and another in a target, and both are read from
+    one table."""
+    if "source" not in vocabularies or not shares_table(config):
+        return
+    source, target = vocabularies["source"], vocabularies["target"]
+    if source is not target and source.pieces(range(source.size)) != target.pieces(range(target.size)):
+        raise UserError(
+            f"{where}: sources and targets have two vocabularies, and config.family {config.family} with config.model.tying "
+            f"{config.model.tying} has one table for both; set these to encoder_decoder and two_way"
         )
 
 

@@ -56,10 +56,7 @@ def validate(config: Config) -> Config:
         raise UserError(
             f"config.data.segmentations {data.segmentations}: labels of {config.objective.kind} belong to tokens; set it to 1"
         )
-    if model.ties_inputs and not data.joint_vocabulary and data.vocabulary != "imported":  # Marian's two have one space of ids
-        raise UserError(
-            f"config.model.tying {model.tying} shares a table: it needs config.data.joint_vocabulary=true; or set tying=two_way"
-        )
+    _check_joint_vocabulary(config)
     side = "source" if config.family == "encoder_only" else "target"
     if data.row_length is not None and data.row_length < (longest := getattr(data, f"max_{side}_length")):
         raise UserError(
@@ -149,6 +146,29 @@ def validate(config: Config) -> Config:
         if config.checkpoint.keep_best == 0:
             raise UserError(f"{wanted}: config.checkpoint.keep_best is 0; set it to at least 1")
     return config
+
+
+def shares_table(config: Config) -> bool:
+    """Whether sources and targets are read from the same table of embeddings, so that an id means the same in both."""
+    return config.family == "decoder_only" or config.model.ties_inputs
+
+
+def _check_joint_vocabulary(config: Config) -> None:
+    """UserError: two vocabularies in one table, or for an objective that has one text."""
+    kind, where = config.objective.kind, "config.data.joint_vocabulary false"
+    if config.data.joint_vocabulary:
+        return
+    if kind != "translate":
+        raise UserError(f"{where}: config.objective.kind {kind} has one vocabulary in any case; set the first to true")
+    # Imported vocabularies may be two with the same ids, as Marian's: they are compared once they are read.
+    if config.data.vocabulary == "imported" or not shares_table(config):
+        return
+    if config.family == "decoder_only":
+        raise UserError(f"{where}: config.family decoder_only has one table for sources and targets; set the first to true")
+    raise UserError(
+        f"{where}: config.model.tying {config.model.tying} has one table for sources and targets; set the first to true or the "
+        "second to two_way"
+    )
 
 
 def check_parallel(parallel: Parallel) -> None:

@@ -202,3 +202,12 @@ def test_peak():
     assert optimizer.peak_learning_rate(Train(warmup_steps=4000), Model()) == pytest.approx(6.987712e-4, rel=1e-6)
     assert optimizer.peak_learning_rate(Train(warmup_steps=0), Model(d_model=64)) == pytest.approx(0.125)
     assert optimizer.peak_learning_rate(Train(learning_rate=0.25), Model()) == 0.25
+
+
+@pytest.mark.parametrize(("steps", "warmup", "warned"), [(99, 100, True), (100, 100, False), (5, 0, False)])
+def test_a_run_that_ends_in_its_warm_up_is_warned_of(steps, warmup, warned):
+    """With the fraction of the peak that the schedule reaches."""
+    train = Train(steps=steps, warmup_steps=warmup, schedule="constant", learning_rate=0.5)
+    found = optimizer.warm_up_warning(train, Model())
+    assert len(found) == warned and all("config.train.warmup_steps 100" in line and "99.0%" in line for line in found)
+    assert optimizer.make_schedule(train, Model())(steps - 1) == pytest.approx(0.5 * (0.99 if warned else 1))

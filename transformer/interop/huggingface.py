@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from transformer import settings
+from transformer import families, settings
 from transformer.config import Config, Facts
 from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
@@ -112,6 +112,7 @@ def _read_model(
     )
     facts = _make_facts(values, told, _labels(architecture, raw, where), folder)
     config = _make_config(values, made)
+    families.check_vocabularies(config, made, where)
     return Imported(config, facts, convert.to_params(names, config, facts, arrays, str(folder)), made)
 
 

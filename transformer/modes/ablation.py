@@ -17,6 +17,7 @@ from transformer.studies import plan as plans
 from transformer.studies import report as reports
 from transformer.studies.processes import Processes
 from transformer.studies.study import Study, arm_configs
+from transformer.training.optimizer import warm_up_warning
 
 
 def ablate(
@@ -40,8 +41,10 @@ def ablate(
     if workers and workers > 1 and ray is None:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else the first run takes an accelerator's memory
     plan = plans.make(study, reported)
-    for config in plan.configs.values():
+    for arm, config in plan.configs.items():
         check_evaluate(config)
+        for warning in warm_up_warning(config.train, config.model):
+            say(f"arm {arm!r}: {warning}")
     if dry_run:
         paces = {}
         for arm, config in plan.configs.items():

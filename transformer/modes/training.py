@@ -30,7 +30,7 @@ from transformer.runtime.checkpoints import Checkpoints, on_host
 from transformer.runtime.devices import Runtime, peak_flops
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
-from transformer.training import branch, initial, loop, start, together, tracing, trainer
+from transformer.training import branch, initial, loop, optimizer, start, together, tracing, trainer
 from transformer.training import step as step_lib
 from transformer.training.monitor import Monitor
 from transformer.training.telemetry import Telemetry
@@ -86,7 +86,7 @@ def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None, pi
         batches, notices = pipeline.plan(
             tokens, objective, config.data, settings.batch_tokens, rows, settings.seed, True, runtime.share
         )
-        for notice in notices:
+        for notice in [*notices, *optimizer.warm_up_warning(settings, config.model)]:
             say(notice)
         say(f"{counted(len(batches), 'update')} an epoch, padding {batches.padding:.1%}")
         params = _begin_with(config, checkpoints, lambda: families.init_params(model, objective, settings.seed))
@@ -202,6 +202,7 @@ def _read(
     text = prepare.Text(config.data, kind.fields, where.cache, say)
     base = _start_from(config, kind, workdir)
     vocabularies = prepare.make_vocabularies(text, families.text_fields(kind), where)
+    families.check_vocabularies(config, vocabularies, str(workdir.vocabulary))
     if workdir.facts_file.exists():
         facts = workdir.facts()
     else:

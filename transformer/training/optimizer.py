@@ -53,6 +53,17 @@ def make_schedule(train: Train, model: Model) -> optax.Schedule:
     return optax.join_schedules([warm_up, after], [warmup])
 
 
+def warm_up_warning(train: Train, model: Model) -> list[str]:
+    """A line for a run that ends before its warm-up does, so that it learns little; none for any other."""
+    if train.steps >= train.warmup_steps:
+        return []
+    reached = peak_learning_rate(train, model) * train.steps / train.warmup_steps
+    return [
+        f"config.train.steps {train.steps:,} is less than config.train.warmup_steps {train.warmup_steps:,}: the learning rate "
+        f"reaches {reached:.2g}, {train.steps / train.warmup_steps:.1%} of its peak; lower the second or raise the first"
+    ]
+
+
 def decay_mask(params: optax.Params) -> optax.Params:
     """True where weight decay applies."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in NOT_DECAYED, params)
