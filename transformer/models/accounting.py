@@ -10,6 +10,7 @@ Whole models, sums of these parts, are `accounts.py`.
 """
 
 import dataclasses
+import functools
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -164,9 +165,15 @@ def update_flops(train: Train, size: int) -> float:
     return size * (per_parameter + AVERAGING * (train.ema_decay is not None))
 
 
-def shapes(module: nn.Module, batch: Any) -> dict[str, jax.ShapeDtypeStruct]:
+def shapes(module: nn.Module, batch: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
     """Each parameter by its path, "encoder/layers/../kernel"; a stack's layers are one array. `batch`: arrays or shapes."""
-    params: dict[str, Any] = jax.eval_shape(module.init, jax.random.key(0), batch)["params"]
+    return dict(_shapes(module, tuple((name, leaf.shape, leaf.dtype) for name, leaf in batch.items())))
+
+
+@functools.lru_cache(maxsize=256)  # arms of a study often differ in how they are trained alone
+def _shapes(module: nn.Module, batch: tuple[tuple[str, tuple[int, ...], Any], ...]) -> dict[str, jax.ShapeDtypeStruct]:
+    inputs = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape, dtype in batch}
+    params: dict[str, Any] = jax.eval_shape(module.init, jax.random.key(0), inputs)["params"]
     return dict(traverse_util.flatten_dict(params, sep="/"))  # type: ignore[arg-type]
 
 

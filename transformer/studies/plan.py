@@ -86,7 +86,20 @@ def make(study: Study, reported: Callable[[Config], Sequence[str]]) -> Plan:
 
     UserError: an arm's family cannot have its objective, an arm does not report a metric, or the comparison is unfair.
     """
-    configs, costs = arm_configs(study), {}
+    configs = arm_configs(study)
+    check_reported(study, configs, reported)
+    costs = {
+        arm: families.FAMILIES[config.family].account(config, accounts.assumed_facts(config), ())
+        for arm, config in configs.items()
+    }
+    plan = Plan(study, configs, costs)
+    for fair in study.fair:
+        _check_fair(plan, fair)
+    return plan
+
+
+def check_reported(study: Study, configs: Mapping[str, Config], reported: Callable[[Config], Sequence[str]]) -> None:
+    """UserError: an arm's family cannot have its objective, or an arm does not report a metric."""
     for arm, config in configs.items():
         try:
             families.kind_of(config)
@@ -101,11 +114,6 @@ def make(study: Study, reported: Callable[[Config], Sequence[str]]) -> Plan:
                     f"metric {metric.name!r}: arm {arm!r} does not report it{nearest(metric.name, names)}; "
                     f"it reports {', '.join(names)}"
                 )
-        costs[arm] = families.FAMILIES[config.family].account(config, accounts.assumed_facts(config), ())
-    plan = Plan(study, configs, costs)
-    for fair in study.fair:
-        _check_fair(plan, fair)
-    return plan
 
 
 def amounts(plan: Plan, fair: Fair) -> dict[str, float]:
