@@ -13,11 +13,14 @@ import trained
 from trained import ROOT, command
 
 import launch
-from transformer import modes
+from transformer import modes, streams
 from transformer.config import Config
 from transformer.data import prepare
+from transformer.errors import UserError
+from transformer.inference import predict
 from transformer.inference.translate import Translator
-from transformer.settings import fields
+from transformer.runtime.workdir import Workdir
+from transformer.settings import fields, replace
 from transformer.training import step
 
 # --- wrong input: one line, exit status 2, nothing compiled, nothing left behind ------------------------------------------
@@ -49,6 +52,10 @@ def file_as_workdir(folder: Path) -> None:
 
 def experiment(text: str) -> Prepare:
     return lambda folder: (folder / "mine.py").write_text(text)
+
+
+def flagfile(folder: Path) -> None:
+    (folder / "flags").write_text("# a comment\n--config.model.num_head=4\n")
 
 
 def labelled(folder: Path) -> None:
@@ -87,7 +94,15 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "profile backwards": (nothing, ["--profile=9:8"], ["--profile=9:8: wants FIRST:LAST"]),
     "profile from 0": (nothing, ["--profile=0:8"], ["--profile=0:8: wants FIRST:LAST"]),
     "profile past the end": (nothing, ["--profile=149:151"], ["--profile=149:151: the run ends with update 150"]),
-    "mode": (nothing, ["--mode=trian"], ["--mode=trian", f"<{'|'.join(launch.MODES)}>"]),
+    "mode": (nothing, ["--mode=trian"], ["--mode=trian", ", ".join(launch.MODES), "did you mean 'train'?"]),
+    "flag of another mode": (nothing, ["--mode=translate", "--source=ab"], ["--source", "translate", "attend, import"]),
+    "a default of another mode": (nothing, ["--num_samples=1"], ["--num_samples", "--mode=train", "generate"]),
+    "initials of a setting": (nothing, ["--lr=1"], ["--lr", "'config.train.learning_rate'"]),
+    "setting of another section": (nothing, ["--config.train.num_heads=2"], ["'model.num_heads'"]),
+    "setting in a flagfile": (flagfile, ["--flagfile={0}/flags"], ["--config.model.num_head:", "'model.num_heads'"]),
+    "no flagfile": (nothing, ["--flagfile={0}/flags"], ["{0}/flags"]),
+    "study without a file": (nothing, ["--mode=ablate"], ["--mode=ablate", "--config="]),
+    "line of an experiment": (experiment("x = 1\n1 / 0\n"), ["--config=mine.py"], ["mine.py", "ZeroDivisionError", "line 2"]),
     "positional": (nothing, ["train"], ["train: arguments are flags, --name=value; see --help"]),
     "setting": (nothing, ["--config.model.num_head=4"], ["--config.model.num_head:", "did you mean 'model.num_heads'?"]),
     "section": (nothing, ["--config.model=4"], ["--config.model:", "it is a section"]),
@@ -168,11 +183,11 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "no such workdir": (nothing, ["--mode=translate"], ["--workdir={0}/run: there is no such folder", "trains a model there"]),
     "no source": (nothing, ["--mode=attend"], ["--mode=attend needs --source="]),
     "blank source": (nothing, ["--mode=attend", "--source= "], ["--mode=attend needs --source="]),
-    "no input": (nothing, ["--mode=translate", "--input={0}/x"], ["--input={0}/x: No such file"]),
+    "no input": (nothing, ["--mode=translate", "--input={0}/x"], ["--input={0}/x", "No such file"]),
     "input is a folder": (nothing, ["--mode=translate", "--input={0}"], ["--input={0}: Is a directory"]),
-    "output is a folder": (nothing, ["--mode=translate", "--output={0}"], ["--output={0}: Is a directory"]),
-    "output in a file": (file_as_workdir, ["--mode=translate", "--output={0}/run/x"], ["--output={0}/run/x: "]),
-    "split": (nothing, ["--mode=evaluate", "--split=dev"], ["--split=dev", "<train|validation|test>"]),
+    "output is a folder": (nothing, ["--mode=translate", "--output={0}"], ["--output={0}", "Is a directory"]),
+    "output in a file": (file_as_workdir, ["--mode=translate", "--output={0}/run/x"], ["--output={0}/run/x"]),
+    "split": (nothing, ["--mode=evaluate", "--split=dev"], ["--split=dev", "train, validation, test"]),
     "describe": (nothing, ["--mode=describe", "--config.model.num_heads=7"], ["config.model.num_heads 7"]),
     "no samples": (nothing, ["--mode=generate", "--num_samples=0"], ["num_samples", "see --help"]),
     "seed": (nothing, ["--mode=generate", "--seed=x"], ["--seed=x", "see --help"]),
@@ -238,6 +253,11 @@ def check(result: trained.Result, parts: list[str], folder: Path) -> None:
     assert len(result.err) < 600
 
 
+def stored(arguments: list[str]) -> bool:
+    """Whether the mode has the settings of the workdir."""
+    return any(a.startswith("--mode=") and a != "--mode=describe" for a in arguments)
+
+
 @pytest.mark.parametrize("name", TRAINING)
 def test_wrong_input(name, tmp_path, monkeypatch, nothing_compiled):
     prepare, arguments, parts = TRAINING[name]
@@ -247,7 +267,7 @@ def test_wrong_input(name, tmp_path, monkeypatch, nothing_compiled):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     filled = [argument.replace("{0}", str(tmp_path)) for argument in arguments]
-    default = [f"--{flag}" for flag in ("config=tiny.py", f"workdir={tmp_path / 'run'}")]
+    default = [f"--workdir={tmp_path / 'run'}", *([] if stored(arguments) else ["--config=tiny.py"])]
     result = command(*default, *filled)
     check(result, parts, tmp_path)
     assert [path for path in sorted(tmp_path.rglob("*")) if "__pycache__" not in path.parts] == before
@@ -358,7 +378,8 @@ def test_wrong_input_to_a_trained_run(name, tmp_path, monkeypatch, nothing_compi
     prepare(copy)
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
     monkeypatch.chdir(run.folder)
-    result = command(f"--config={run.experiment}", f"--workdir={copy}", *arguments, stdin=b"ab\n")
+    default = [] if stored(arguments) else [f"--config={run.experiment}"]
+    result = command(*default, f"--workdir={copy}", *arguments, stdin=b"ab\n")
     check(result, parts, copy)
     assert {path for path in copy.rglob("*") if path.is_file()} == set(before)
 
@@ -371,6 +392,82 @@ def test_the_default_workdir_is_named_after_the_experiment(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert "--workdir=runs/number_words: there is no such folder" in command("--mode=translate").err
     assert "--workdir=runs/mine: there is no such folder" in command("--mode=translate", "--config=x/mine.py").err
+
+
+def given(monkeypatch, mode: str, *arguments: str, **more) -> list:
+    """What the command hands to its mode, which does nothing."""
+    handed = []
+    monkeypatch.setattr(modes, mode, lambda *given: handed.append(given))
+    result = command(f"--mode={mode}", *arguments, **more)
+    assert (result.status, result.out, result.err) == (0, "", "")
+    return list(handed[0])
+
+
+@pytest.mark.parametrize("mode", ["train", "describe"])
+def test_a_workdir_alone_has_the_settings_stored_there(monkeypatch, mode):
+    config = given(monkeypatch, mode, f"--workdir={trained.run().workdir}", "--config.train.steps=160")[0]
+    assert config == replace(Workdir(trained.run().workdir).config(), "train.steps", 160)
+
+
+def test_a_workdir_that_is_new_has_the_settings_of_the_default_job(monkeypatch, tmp_path):
+    config = given(monkeypatch, "train", f"--workdir={tmp_path}")[0]
+    assert config.data.source == "number_words"
+
+
+def test_a_named_file_is_held_against_the_workdir(monkeypatch, tmp_path):
+    """In every mode: its free settings count, others may not differ."""
+    run, mine = trained.run(), tmp_path / "mine.py"
+    mine.write_text(
+        run.experiment.read_text().replace("average=2", "average=1").replace('"data"', repr(str(run.folder / "data")))
+    )
+    flags = [f"--config={mine}", f"--workdir={run.workdir}"]
+    overrides = given(monkeypatch, "translate", *flags, "--config.search.beam_size=3")[1]
+    assert overrides == {"search.beam_size": "3", "evaluate.average": "1"}
+    mine.write_text(run.experiment.read_text().replace("d_ff=32", "d_ff=64"))
+    result = command("--mode=translate", *flags)
+    assert result.status == 2 and "model.d_ff" in result.err and result.err.count("\n") == 1
+
+
+def test_the_users_folder_is_known_by_its_short_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    paths = given(monkeypatch, "translate", "--workdir=~/a", "--input=~/b", "--output=~/c")
+    assert [paths[0], *paths[2:]] == [tmp_path / "a", f"{tmp_path}/b", f"{tmp_path}/c"]
+    assert given(monkeypatch, "attend", "--source=~/a")[2] == "~/a"  # a sentence
+    (tmp_path / "mine.py").write_text(trained.EXPERIMENT)
+    data = "--config.data.directory=~/d", "--config.data.mixture=~/e:1", "--config.train.init_from=~/f"
+    config = given(monkeypatch, "train", "--config=~/mine.py", *data)[0]
+    found = config.data.directory, config.data.mixture, config.train.init_from
+    assert found == (f"{tmp_path}/d", (f"{tmp_path}/e:1",), f"{tmp_path}/f")
+
+
+def test_a_flagfile_may_have_settings(monkeypatch, tmp_path):
+    (tmp_path / "flags").write_text("--config.train.steps=7\n--workdir=x\n")
+    config, workdir, _ = given(monkeypatch, "train", f"--flagfile={tmp_path / 'flags'}", "--config.train.seed=3")
+    assert (config.train.steps, config.train.seed, workdir) == (7, 3, Path("x"))
+
+
+# --- standard streams that are full or closed ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--mode=describe"]])
+def test_a_full_disk_behind_stdout_is_a_line(arguments):
+    with open("/dev/full", "w") as full:
+        result = command(*arguments, stdout=full)
+    assert result.status == 2 and "stdout" in result.err and result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--mode=translate"], ["--mode=generate"]])
+def test_a_closed_stdin_is_a_line(monkeypatch, tmp_path, arguments):
+    monkeypatch.setattr(predict, "load", lambda *a: None)
+    monkeypatch.setattr(streams, "prepare", lambda: setattr(sys, "stdin", None))
+    result = command(f"--workdir={tmp_path}", *arguments)
+    assert result.status == 2 and "stdin" in result.err and result.err.count("\n") == 1
+
+
+def test_a_closed_stdout_is_a_line(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(UserError, match="stdout"):
+        streams.prepare()
 
 
 def test_an_interrupted_command_says_so(monkeypatch, tmp_path):
@@ -454,7 +551,7 @@ print([name for name in ("jax", "numpy", "flax", "tensorflow", "matplotlib") if 
 def test_a_process_ends_with_status_2_and_with_0_on_a_closed_pipe(tmp_path):
     wrong = subprocess.run([sys.executable, ROOT / "launch.py", "train"], cwd=tmp_path, capture_output=True, text=True)
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr == "launch.py: train: arguments are flags, --name=value; see --help\n"
+    assert wrong.stderr.startswith("launch.py: train: ") and wrong.stderr.count("\n") == 1
     reading, writing = os.pipe()
     os.close(reading)
     closed = subprocess.run([sys.executable, ROOT / "launch.py", "--help"], stdout=writing, stderr=subprocess.PIPE)

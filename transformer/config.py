@@ -181,16 +181,19 @@ class Data:
     source_language: str = setting("en", "language read")
     target_language: str = setting("de", "language written")
     directory: str | None = setting(
-        None, "folder of the data; none: here (files), the workdir (embedded tasks), TFDS's data_dir (tfds)", free=True
+        None,
+        "folder of the data; none: here (files), the workdir (embedded tasks), TFDS's data_dir (tfds)",
+        free=True,
+        path=True,
     )
     train: str | None = setting(
-        "train", "prefix of <prefix>.<language>, file, or split, to train on; a slice as in input.txt[:90%]"
+        "train", "prefix of <prefix>.<language>, file, or split, to train on; a slice as in input.txt[:90%]", path=True
     )
-    validation: str | None = setting("validation", "the same, to choose on")
-    test: str | None = setting("test", "the same, to score at the end")
+    validation: str | None = setting("validation", "the same, to choose on", path=True)
+    test: str | None = setting("test", "the same, to score at the end", path=True)
     tfds_name: str | None = setting(None, "name of a TFDS catalogue data set, with its config")
     mixture: tuple[str, ...] = setting(
-        (), "text: folders NAME:RATE of data.directory, one a task; a source is read with its name before it"
+        (), "text: folders NAME:RATE of data.directory, one a task; a source is read with its name before it", path=True
     )
     join: int = setting(1, "text: lines joined to one example, 1, 2, .. so many in turn, for longer ones", at_least=1)
     prefix: str = setting("", "text put before every source (T5's name of the task)")
@@ -274,11 +277,12 @@ class Train:
     batch_tokens: int = setting(
         25_000, "target slots of one update, over all devices and micro-batches, padding included", at_least=1
     )
-    init_from: str | None = setting(None, "workdir whose parameters and vocabulary a new run starts from")
+    init_from: str | None = setting(None, "workdir whose parameters and vocabulary a new run starts from", path=True)
     branch_from: str | None = setting(
         None,
         "workdir whose run a new run continues after update branch_step, with optimizer, data and metrics: as if it had been "
         "trained with the new run's schedule from the start",
+        path=True,
     )
     branch_step: int | None = setting(
         None, "branch_from: updates after which the new run branches; a checkpoint there", at_least=1

@@ -30,6 +30,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def nearest_setting(name: str, known: Iterable[str]) -> str:
+    """As `nearest`, of names with dots: one with the same last part comes first, or with its initials, as "lr"."""
+    known = list(known)
+    ends = {each: each.rpartition(".")[2] for each in known}
+    end = name.rpartition(".")[2]
+    alike = [each for each in known if ends[each] == end] or [
+        each for each in known if "_" in ends[each] and "".join(part[:1] for part in ends[each].split("_")) == end
+    ]
+    return f"; did you mean {' or '.join(map(repr, alike[:3]))}?" if alike else nearest(name, known)
+
+
 def first_line(error: Exception) -> str:
     """What a library's error says, without what stands below; its type, where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

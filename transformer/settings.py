@@ -6,6 +6,7 @@ Which settings there are is `config.py`. Nothing here knows one of them.
 import dataclasses
 import importlib.util
 import math
+import os
 import traceback
 import types
 import typing
@@ -13,14 +14,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from transformer.errors import UserError, nearest
+from transformer.errors import UserError, nearest, nearest_setting
 
 C = TypeVar("C")
 MOST = 2**31 - 1  # of a whole number: what arrays, keys and counters hold
 
 
 def setting(default: Any, meaning: str, **limits: Any) -> Any:
-    """A dataclass field. Limits: `at_least`, `above`, `at_most`, `below`; `free=True`: may change in an existing workdir."""
+    """A dataclass field. Limits: `at_least`, `above`, `at_most`, `below`; `free=True`: may change in an existing workdir;
+    `path=True`: a name, or names, in the file system."""
     return dataclasses.field(default=default, metadata={"meaning": meaning, **limits})
 
 
@@ -77,7 +79,7 @@ def override(config: C, overrides: Mapping[str, str]) -> C:
     for name, text in overrides.items():
         if name not in known:
             sections = {s for n in known for s in [n.rsplit(".", 1)[0]] if "." in n}
-            hint = nearest(name, known)
+            hint = nearest_setting(name, known)
             if name in sections:
                 example = next(n for n in known if n.startswith(name + "."))
                 hint = f"; it is a section, set one of its settings, such as --config.{example}"
@@ -90,6 +92,11 @@ def override(config: C, overrides: Mapping[str, str]) -> C:
             raise UserError(f"--config.{name}={text}: wants {type_name(known[name])}{hint}") from None
         config = replace(config, name, value)
     return config
+
+
+def text_of(value: Any) -> str:
+    """A setting's value as `parse` reads it."""
+    return "none" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def replace(config: Any, name: str, value: Any) -> Any:
@@ -111,7 +118,7 @@ def from_file(
     If the file also has a function `fit_to_data(config, overrides, found)`, the result is what it makes of these settings and
     of what `look` finds for them. It cannot change what `overrides` sets.
     """
-    path, overrides = Path(path), overrides or {}
+    path, overrides = Path(path).expanduser(), overrides or {}
     if not path.is_file():
         others = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise UserError(f"{flag}={path}: there is no such file{nearest(path.name, others)}")
@@ -130,7 +137,8 @@ def from_file(
         except UserError:
             raise
         except Exception as error:
-            lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
             where = f" in line {lines[-1]}" if lines else ""  # none: Python names the line of wrong syntax itself
             raise UserError(
                 f"{flag}={path}: {type(error).__name__}{where}: {error}; {name}() must return a {kind.__name__}"
@@ -139,7 +147,7 @@ def from_file(
             raise UserError(f"{flag}={path}: {name}() returned {type(result).__name__}, not a {kind.__name__}")
         return result
 
-    config = override(call(function), overrides)
+    config = expand_paths(override(call(function), overrides))
     if look is not None and hasattr(module, "fit_to_data"):
         config = override(call("fit_to_data", config, overrides, look(config)), overrides)
     return config
@@ -196,6 +204,15 @@ def differences(old: Any, new: Any, free: bool = False) -> list[str]:
     """Settings that differ, as "name: old -> new"; those marked free (they change no result) only if `free`."""
     pairs = zip(fields(old), fields(new), strict=True)
     return [f"{n}: {a} -> {b}" for (n, _, f, a), (_, _, _, b) in pairs if a != b and (free or not f.metadata.get("free"))]
+
+
+def expand_paths(config: C) -> C:
+    """`config` with the user's folder in the place of a ~ that a path begins with."""
+    for name, _, field, value in fields(config):
+        if field.metadata.get("path") and value:
+            expanded = os.path.expanduser(value) if isinstance(value, str) else tuple(map(os.path.expanduser, value))
+            config = replace(config, name, expanded) if expanded != value else config
+    return config
 
 
 def check(config: Any) -> None:

@@ -25,8 +25,10 @@ def check_facts(facts: Facts, where: str) -> Facts:
 
 
 def validate(config: Config) -> Config:
-    """`config` itself, if its settings are of their types, within their limits, and fit together; else UserError."""
+    """`config`, if its settings are of their types, within their limits, and fit together; else UserError. A ~ in its paths is
+    expanded."""
     settings.check(config)
+    config = settings.expand_paths(config)
     model, data, train = config.model, config.data, config.train
     if config.family != "recurrent":
         _check_widths(model)

@@ -36,6 +36,11 @@ def held(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
+def default(command):
+    """A workdir has settings of its own."""
+    return ["--workdir=run"] if "--mode=" in command and "describe" not in command else ["--config=tiny.py", "--workdir=run"]
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_wrong_input(name, tmp_path, monkeypatch):
     bad = BAD[name]
@@ -45,7 +50,7 @@ def test_wrong_input(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = held(tmp_path)
     with powerless():
-        said = command("--config=tiny.py", "--workdir=run", *shlex.split(bad.command), stdin=bad.stdin)
+        said = command(*default(bad.command), *shlex.split(bad.command), stdin=bad.stdin)
     told = said.err.splitlines()
     assert said.status == 2 and said.out == "", said
     assert said.err.endswith("\n") and told[-1].startswith("launch.py: "), said.err
@@ -90,7 +95,7 @@ def test_processes_of_their_own(tmp_path):
     code = """
 import sys, launch
 for line in sys.stdin.read().splitlines():
-    sys.argv = ["launch.py", "--config=tiny.py", "--workdir=run", *line.split()]
+    sys.argv = ["launch.py", *line.split()]
     try:
         launch.run()
     except SystemExit as end:
@@ -99,7 +104,7 @@ for line in sys.stdin.read().splitlines():
     names = ["no beam", "a name too long", "an export without a place", "attention of nothing"]  # in which nothing is spoilt
     ended = subprocess.run(
         [sys.executable, "-c", code],
-        input="\n".join(BAD[name].command for name in names),
+        input="\n".join(" ".join([*default(BAD[name].command), BAD[name].command]) for name in names),
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

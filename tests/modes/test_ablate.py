@@ -124,7 +124,11 @@ def test_a_killed_study_ends_as_one_that_was_not(folder):
 def test_a_dry_run_trains_nothing(folder, monkeypatch):
     measured = []
     monkeypatch.setattr(runs, "measure", lambda config, train: measured.append(config) or Pace(1.0, 2.0, 3.0))
-    result = ablate("--workdir=run", "--dry_run", "--config.base.train.steps=100", "--config.seeds=3")
+    asked = "--workdir=run", "--config.base.train.steps=100", "--config.seeds=3"
+    result = ablate(*asked, "--dry_run")
+    assert result.status == 0 and not measured and not Path("run").exists()
+    assert "2 arms x (3 seeds) = 6 runs\n" in result.out
+    result = ablate(*asked, "--dry_run=measure")
     assert result.status == 0 and not Path("run").exists()
     assert [config.model.norm_order for config in measured] == ["post", "pre"]
     assert [config.train.steps for config in measured] == [100, 100]

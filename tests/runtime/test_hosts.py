@@ -279,7 +279,7 @@ def test_a_checkpoint_of_one_process_is_read_and_written_by_two_to_the_bit(tmp_p
         (["--coordinator=a:1"], "--coordinator=a:1 needs --num_processes and --process_id"),
         (["--coordinator=a:1", "--num_processes=2", "--process_id=2"], "--process_id=2: wants a number from 0 to 1"),
         (["--coordinator=a", "--num_processes=2", "--process_id=0"], "--coordinator=a: wants HOST:PORT"),
-        (["--mode=translate", "--process_id=0"], "--mode=translate is for one process: leave --process_id=0 away"),
+        (["--mode=translate", "--process_id=0"], "--process_id: --mode=translate does not use it"),
     ],
 )
 def test_flags_that_do_not_fit_together_are_a_line(flags, line, tmp_path, monkeypatch):

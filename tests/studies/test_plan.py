@@ -156,6 +156,14 @@ def test_the_table_of_a_dry_run():
     )
 
 
+def test_the_plan_alone_says_what_it_can_find():
+    """Without a measured pace: no time; with one seed: nothing is found."""
+    text = plans.table(plan())
+    assert "time of a run" not in text and "; expected" not in text and "--dry_run=measure" in text
+    assert "standard deviations" in text and "80 %" in text
+    assert "config.seeds" in plans.table(plan(seeds=1))
+
+
 def test_expected_time_counts_validations():
     config = small.config(train__steps=10, train__evaluate_every=4)  # after 4, 8 and the last
     assert Pace(5.0, 2.0, 1.0).expected(config) == 5 + 20 + 3

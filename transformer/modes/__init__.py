@@ -53,12 +53,9 @@ def run(mode: str, config: Any, workdir: Path, overrides: Mapping[str, str], fla
         "export": lambda: modes.export_weights(workdir, overrides, flags.output),
         "attend": lambda: modes.attend(workdir, overrides, flags.source, flags.target, flags.output),
     }
-    several = {name: flags[name].value for name in ("coordinator", "num_processes", "process_id")}
-    given = [f"--{name}={value}" for name, value in several.items() if value is not None]
-    if given and mode not in TOGETHER:
-        raise UserError(f"--mode={mode} is for one process: leave {' '.join(given)} away")
+    several = [flags[name].value for name in ("coordinator", "num_processes", "process_id")]
     try:
-        with hosts.joined(*several.values()) if mode in TOGETHER else contextlib.nullcontext():
+        with hosts.joined(*several) if mode in TOGETHER else contextlib.nullcontext():
             kept_programs.keep()
             actions[mode]()
     except (jax.errors.JaxRuntimeError, MemoryError) as error:

@@ -5,6 +5,7 @@ import functools
 import os
 import sys
 from pathlib import Path
+from typing import Literal
 
 import jax
 
@@ -23,7 +24,7 @@ from transformer.training.optimizer import warm_up_warning
 def ablate(
     study: Study,
     workdir: Path,
-    dry_run: bool = False,
+    dry_run: Literal["plan", "measure"] | None = None,
     workers: int | None = None,
     ray: str | None = None,
     vmap_seeds: int = 1,
@@ -31,8 +32,9 @@ def ablate(
     """Trains the runs of a study that `workdir` has not, and writes results.csv and the report; exit status 1 if some failed.
 
     `workers` at a time (default 1), or on the Ray cluster at an address (default: as many as it has room for). With
-    `vmap_seeds` so many seeds of an arm count as one: their updates are made by one program. A dry run prints what would be
-    trained, what it costs, and how long it takes on this machine. UserError: such seeds on a cluster, with batches of
+    `vmap_seeds` so many seeds of an arm count as one: their updates are made by one program. A dry run only
+    prints the plan: what would be trained, what it costs and what it can find; "measure": also how long it takes on this
+    machine, from a few updates of each arm. UserError: such seeds on a cluster, with batches of
     several shapes, or with settings of `config.parallel`.
     """
     if vmap_seeds > 1:
@@ -45,13 +47,17 @@ def ablate(
         check_evaluate(config)
         for warning in warm_up_warning(config.train, config.model):
             say(f"arm {arm!r}: {warning}")
-    if dry_run:
+    if dry_run == "measure":
         paces = {}
-        for arm, config in plan.configs.items():
-            say(f"measuring {arm}")
+        for number, (arm, config) in enumerate(plan.configs.items(), 1):
+            say(f"measuring arm {number} of {len(plan.configs)}, {arm}")
             paces[arm] = runs.measure(config, train)
         print(plans.table(plan, paces, workers or 1))
         return
+    if dry_run:
+        print(plans.table(plan))
+        return
+    say(f"{plans.table(plan)}\neach run is a workdir in {workdir / 'runs'}, with what it prints in a .log beside it\n")
     with (
         contextlib.nullcontext(Processes(workers or 1, vmap_seeds, train_together))
         if ray is None

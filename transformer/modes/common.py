@@ -1,14 +1,16 @@
 """What modes share: lines in and out, folders of data."""
 
 import contextlib
+import functools
 import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from transformer import streams
 from transformer.data import prepare
-from transformer.errors import UserError
+from transformer.errors import UserError, no_failure
 from transformer.files import new_file
 from transformer.runtime.workdir import Workdir
 
@@ -36,7 +38,7 @@ def lines(file: BinaryIO, name: str) -> Iterator[str]:
 @contextlib.contextmanager
 def reader(path: str | None) -> Iterator[BinaryIO]:
     if path is None:
-        yield sys.stdin.buffer
+        yield streams.stdin("--input=FILE")
         return
     try:
         file = Path(path).open("rb")  # noqa: SIM115  (closed below: here the caller's own errors are not for us)
@@ -51,8 +53,15 @@ def writer(path: str | None) -> Iterator[Callable[[str], Any]]:
     if path is None:
         yield sys.stdout.write
         return
-    try:
-        with new_file(Path(path)) as where, where.open("w", encoding="utf-8") as file:
-            yield file.write
-    except OSError as error:
-        raise UserError(f"--output={path}: {error.strerror}; name a file that can be written") from error
+    refused = functools.partial(no_failure, f"--output={path}", "written", "--output")
+    with contextlib.ExitStack() as stack:
+        with refused():
+            file = stack.enter_context(stack.enter_context(new_file(Path(path))).open("w", encoding="utf-8"))
+
+        def write(text: str) -> None:
+            with refused():
+                file.write(text)
+
+        yield write
+        with refused():
+            stack.close()

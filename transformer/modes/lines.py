@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from transformer import streams
 from transformer.errors import say
 from transformer.inference import predict as predict_lib
 from transformer.modes.common import ONE_LINE, lines, reader, writer
@@ -54,9 +55,10 @@ def generate(
     with writer(target) as write:
         predictor = predict_lib.load(path, overrides, "generate")
         if prompt is None:
-            if sys.stdin.isatty():
+            file = streams.stdin("--prompt=TEXT")
+            if file.isatty():
                 say("reading the prompt from the terminal; Ctrl-D ends it")
-            prompt = "\n".join(lines(sys.stdin.buffer, "stdin"))
+            prompt = "\n".join(lines(file, "stdin"))
         if num_samples == 1:
             pieces = predictor.stream(prompt, 1, seed)
             write(prompt)

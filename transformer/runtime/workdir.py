@@ -158,7 +158,7 @@ def create(path: str | Path, config: Config, notice: Callable[[str], None]) -> W
 
 def open_existing(path: str | Path) -> Workdir:
     """The workdir of a run that was started before. UserError: there is none."""
-    workdir = Workdir(Path(path))
+    workdir = Workdir(Path(path).expanduser())
     with no_failure(f"--workdir={path}", "read"):
         there = workdir.config_file.is_file()
     if not there:
@@ -169,6 +169,21 @@ def open_existing(path: str | Path) -> Workdir:
             "[--config=experiments/X.py] trains a model there"
         )
     return workdir
+
+
+def with_file(path: str | Path, file: str, wanted: Config, overrides: Mapping[str, str]) -> dict[str, str]:
+    """`overrides` for a workdir, with the free settings that an experiment file has otherwise than the workdir. `wanted`: the
+    file's settings with `overrides`.
+
+    UserError: the file's other settings are not those that the workdir was made with.
+    """
+    made = settings.override(open_existing(path).config(), overrides)
+    if fixed := settings.differences(made, wanted):
+        raise UserError(
+            f"--config={file}: --workdir={path} was made with other settings: {_some(fixed)}; leave --config out to use those"
+        )
+    pairs = zip(settings.fields(made), settings.fields(wanted), strict=True)
+    return {**overrides, **{name: settings.text_of(new) for (name, _, _, old), (_, _, _, new) in pairs if new != old}}
 
 
 def check_writable(flag: str, name: str | Path, folder: Path | None = None) -> None:

@@ -17,6 +17,7 @@ from transformer import families, settings
 from transformer.config import Config
 from transformer.errors import UserError, counted, nearest
 from transformer.models import accounts
+from transformer.studies.simultaneous import detectable
 from transformer.studies.study import SEARCH_SEED, Fair, Study, arm_configs
 
 TOLERANCE: Mapping[Fair, float] = {"steps": 0.0, "tokens": 0.0, "flops": 0.05, "parameters": 0.05}
@@ -158,29 +159,44 @@ class Pace:
         return self.start + config.train.steps * self.update + validations * (self.validation or 0.0)
 
 
-def table(plan: Plan, paces: Mapping[str, Pace | str], workers: int) -> str:
-    """What would be run, as text. `paces`: of each arm, or the error that measuring it ended in."""
+def table(plan: Plan, paces: Mapping[str, Pace | str] | None = None, workers: int = 1) -> str:
+    """What would be run, as text. `paces`: of each arm, or the error that measuring it ended in, if they were measured."""
     study, width = plan.study, max(map(len, plan.configs)) + 2
     lines = [study.question, *(f'  "{claim.text}" ({claim.source})' for claim in study.claims), ""]
-    lines += [f"{'arm':<{width}}{'parameters':>14}{'no embeddings':>15}{'FLOP':>11}{'s an update':>13}{'time of a run':>15}"]
+    head = f"{'arm':<{width}}{'parameters':>14}{'no embeddings':>15}{'FLOP':>11}{'updates':>10}"
+    lines.append(head if paces is None else f"{head}{'s an update':>13}{'time of a run':>15}")
     each = study.seeds + len(study.learning_rates)
     total = 0.0
     for arm, config in plan.configs.items():
-        cost, pace = plan.costs[arm], paces[arm]
+        cost, pace = plan.costs[arm], paces and paces[arm]
         line = f"{arm:<{width}}{cost.size:>14,}{cost.size_without_embeddings:>15,}{cost.total_flops:>11.3g}"
+        line += f"{config.train.steps:>10,}"
         if isinstance(pace, Pace):
             total += each * pace.expected(config)
             line += f"{pace.update:>13.3g}{duration(pace.expected(config)):>15}"
-        lines.append(line if isinstance(pace, Pace) else f"{line}  failed: {pace}")
+        lines.append(f"{line}  failed: {pace}" if isinstance(pace, str) else line)
     search = f" and {counted(len(study.learning_rates), 'learning rate')}" if study.learning_rates else ""
+    expected = f"; expected {duration(total / workers)} with {workers} at a time, last scores not counted" if paces else ""
     lines += [
         "",
         f"compared with {study.compare_with!r} by {', '.join(metric.name for metric in study.metrics)}; "
         f"equal: {', '.join(study.fair) or 'nothing'}",
-        f"{len(plan.configs)} arms x ({counted(study.seeds, 'seed')}{search}) = {len(plan.configs) * each} runs; expected "
-        f"{duration(total / workers)} with {workers} at a time, last scores not counted",
+        f"{len(plan.configs)} arms x ({counted(study.seeds, 'seed')}{search}) = {len(plan.configs) * each} runs{expected}",
+        _power(study),
     ]
+    if paces is None:
+        lines.append("how long it takes: --dry_run=measure")
     return "\n".join(lines)
+
+
+def _power(study: Study) -> str:
+    """Which differences so many seeds find. How far runs vary is not known yet, so that is the unit."""
+    if (least := detectable(1.0, study.seeds, len(study.arms))) is None:
+        return "with one seed no difference can be told from noise; raise config.seeds"
+    return (
+        f"a difference is found with a probability of 80 % from {least:.2g} standard deviations on "
+        "(of runs of one arm that differ in their seeds)"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -10,9 +10,11 @@ from transformer.studies.outcomes import Outcome
 from transformer.studies.plan import Plan, Run, duration
 from transformer.training.telemetry import has_bar, make_bar, read_metrics
 
+PERIOD = 60  # seconds between two lines where there is no bar
+
 
 class Progress:
-    """How far a study is, in runs and updates: a bar on a terminal, elsewhere a line for each run that ends."""
+    """How far a study is, in runs and updates: a bar on a terminal, elsewhere a line a minute and for each run that ends."""
 
     def __init__(self, plan: Plan, stream: TextIO):
         runs = [*plan.search(), *plan.runs(dict.fromkeys(plan.configs, 1.0))]
@@ -21,6 +23,7 @@ class Progress:
         self._ended: dict[Run, None] = {}
         self._under_way = self._before = 0  # updates: of runs that are not at their end; of those done before we began
         self._begun: float | None = None
+        self._last = time.monotonic()  # when a line was written
         self._bar: Any = None
 
     def __enter__(self) -> "Progress":
@@ -56,10 +59,15 @@ class Progress:
 
     def watch(self, active: Mapping[Run, Path]) -> None:
         """Looks how far runs are."""
-        if self._bar:
-            rows = [read_metrics(Workdir(folder).metrics_file) for folder in active.values()]
-            self._under_way = sum(each[-1]["step"] for each in rows if each)
-            done = f"{len(self._ended)}/{self._runs} runs"
+        if not self._bar and time.monotonic() < self._last + PERIOD:
+            return
+        rows = [read_metrics(Workdir(folder).metrics_file) for folder in active.values()]
+        self._under_way = sum(each[-1]["step"] for each in rows if each)
+        done = f"{len(self._ended)}/{self._runs} runs"
+        if not self._bar:
+            at = ", ".join(f"{run.arm}, seed {run.seed}" for run in active)
+            self._say(f"{done}, {self._done():,}/{self._updates:,} updates, now {at or 'between two runs'}{self._eta()}")
+        else:
             self._bar.update(self._task, description=done, completed=self._done(), eta=self._eta())
 
     def _done(self) -> int:
@@ -72,6 +80,7 @@ class Progress:
         return f"  ETA {duration((time.monotonic() - self._begun) / (done - self._before) * (self._updates - done))}"
 
     def _say(self, text: str) -> None:
+        self._last = time.monotonic()
         if self._bar:
             self._bar.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
         else:

@@ -43,7 +43,7 @@ def spelt_out(data: Data) -> Data:
     """With the folder as an absolute path, so that the data is found from any other folder, too."""
     own = SOURCES[data.source] not in (read_embedded, read_catalogue)  # files, looked for here; others have homes of their own
     folder = "." if own and data.directory is None else data.directory
-    return data if folder is None else dataclasses.replace(data, directory=os.path.abspath(os.path.expanduser(folder)))
+    return data if folder is None else dataclasses.replace(data, directory=os.path.abspath(folder))
 
 
 def read(data: Data, split: SplitName, cache: Path) -> Split | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def _read_mixture(data: Data, split: SplitName, cache: Path) -> Split:
         tasks[name] = _read_files(dataclasses.replace(data, directory=str(where)), split)
     sizes = {name: len(task.examples) for name, task in tasks.items()}
     counts = shares(sum(sizes.values()), rates) if split == "train" else sizes
-    put = {name: prefixer(name.replace("_", " ") + ": ", data.lowercase) for name in tasks}
+    put = {name: prefixer(_task(name) + ": ", data.lowercase) for name in tasks}
     mixed = [task.examples.map(put[name]) for name, task in tasks.items()]
     task_N = np.repeat(np.arange(len(tasks)), list(counts.values()))
     index_N = np.concatenate([np.arange(counts[name]) * size // max(counts[name], 1) for name, size in sizes.items()])
@@ -100,6 +101,11 @@ def _read_mixture(data: Data, split: SplitName, cache: Path) -> Split:
         notices += (f"an epoch has {counted(len(task_N), 'example')}: {share}",)
     determined_by = [f"{name} {counts[name]} {task.fingerprint}" for name, task in tasks.items()]
     return Split(examples, notices, fingerprint([*determined_by, str(data.lowercase)]))
+
+
+def _task(folder: str) -> str:
+    """What stands before a task's sources."""
+    return (Path(folder).name if os.path.isabs(folder) else folder).replace("_", " ")
 
 
 def _rates(data: Data) -> dict[str, float]:

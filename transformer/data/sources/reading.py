@@ -38,7 +38,7 @@ def part(data: Data, split: SplitName) -> tuple[str, Callable[[int], slice]]:
 
 def folder(data: Data) -> Path:
     """Where a user's files are."""
-    return Path(data.directory or ".").expanduser()
+    return Path(data.directory or ".")
 
 
 def find(where: Path, names: Sequence[str], remedy: str) -> Path:

@@ -20,7 +20,7 @@ def read_embedded(data: Data, split: SplitName, cache: Path) -> Split:
     """The task named `data.source`, prepared in `data.directory` or, where that is none, in `cache`."""
     from transformer.data import embedded
 
-    folder = Path(data.directory).expanduser() if data.directory else cache
+    folder = Path(data.directory) if data.directory else cache
     task = embedded.TASKS[data.source]
     with _quiet():
         builder = embedded.prepare(data, folder)
