@@ -443,7 +443,7 @@ BAD: dict[str, Bad] = {
         "gpt2", as_it_is, "--mode=export --output=data", ["data: it is there already and not empty", "choose"]
     ),
     "an export into a file": Bad(
-        "gpt2", as_it_is, "--mode=export --output=tiny.py/x", ["--output=tiny.py/x: ", "name a folder"]
+        "gpt2", as_it_is, "--mode=export --output=tiny.py/x", ["--output=tiny.py/x", "another --output"]
     ),
     "an export of what they have not": Bad(
         "translator", as_it_is, "--mode=export --output=new", ["config.model.positions rotary", "cannot be written"]

@@ -38,7 +38,8 @@ def held(folder):
 
 def default(command):
     """A workdir has settings of its own."""
-    return ["--workdir=run"] if "--mode=" in command and "describe" not in command else ["--config=tiny.py", "--workdir=run"]
+    has_own = "--mode=" in command and not {"--mode=describe", "--mode=ablate"} & {*command.split()}
+    return ["--workdir=run"] if has_own else ["--config=tiny.py", "--workdir=run"]
 
 
 @pytest.mark.parametrize("name", BAD)

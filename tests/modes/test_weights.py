@@ -37,12 +37,6 @@ def test_what_is_exported_is_what_was_imported(imported, tmp_path):
 
 
 def test_imported_weights_are_not_trained_over(imported):
-    config = "--config=" + str(imported / "same.py")
-    file = str(imported / "run" / "config.json")
-    (imported / "same.py").write_text(
-        "import json\nfrom transformer import settings\nfrom transformer.config import Config\n\n"
-        f"def get_config():\n    return settings.from_dict(json.load(open({file!r})), Config)\n"
-    )
     data = imported / "data"
     data.mkdir()
     for name in ("train", "validation"):
@@ -53,7 +47,7 @@ def test_imported_weights_are_not_trained_over(imported):
         .replace('"source": "number_words"', '"source": "documents"')
         .replace('"test": "test"', '"test": null')
     )
-    said = command(config, f"--workdir={imported / 'run'}", f"--config.data.directory={data}")
+    said = command(f"--workdir={imported / 'run'}", f"--config.data.directory={data}")
     assert said.status == 2 and "holds imported weights: start another run with config.train.init_from" in said.err
 
 
