@@ -199,8 +199,8 @@ def parse(arguments: list[str]) -> dict[str, str]:
         if FLAGS[name].present and FLAGS.mode not in modes:
             raise UserError(f"--{name}: --mode={FLAGS.mode} does not use it (--mode={', '.join(modes)}); leave it out")
     for name in [*PATHS, *(["source"] if FLAGS.mode == "import" else [])]:
-        if FLAGS[name].value:  # a shell leaves ~ behind = as it is
-            FLAGS[name].value = os.path.expanduser(FLAGS[name].value)
+        if value := FLAGS[name].value:  # a shell leaves ~ behind = as it is
+            FLAGS[name].value = os.path.expanduser(str(value))
     return dict(a.lstrip("-").removeprefix("config.").split("=", 1) for a in given)
 
 

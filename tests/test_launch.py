@@ -216,7 +216,7 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
         [*CLASSIFY, "--config.data.source=text"],
         ["config.data.source text: its examples have source, target, and config.objective.kind wants text, label"],
     ),
-    "tsv": (labelled, [*CLASSIFY, "--config.data.train=broken"], ["broken.tsv: line 2 has 1 fields", "label TAB text"]),
+    "tsv": (labelled, [*CLASSIFY, "--config.data.train=broken"], ["broken.tsv: line 2 has 1 field", "label TAB text"]),
     "conll": (
         labelled,
         [*TAGS, "--config.data.train=broken"],
@@ -390,8 +390,9 @@ def test_enough_is_checked():
 
 def test_the_default_workdir_is_named_after_the_experiment(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(trained.EXPERIMENT)
     assert "--workdir=runs/number_words: there is no such folder" in command("--mode=translate").err
-    assert "--workdir=runs/mine: there is no such folder" in command("--mode=translate", "--config=x/mine.py").err
+    assert "--workdir=runs/mine: there is no such folder" in command("--mode=translate", "--config=mine.py").err
 
 
 def given(monkeypatch, mode: str, *arguments: str, **more) -> list:

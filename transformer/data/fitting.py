@@ -5,7 +5,6 @@ from pathlib import Path
 
 from transformer import settings
 from transformer.config import Config, TrainingText
-from transformer.data import sources
 from transformer.errors import UserError
 
 
@@ -16,6 +15,8 @@ def read(path: str | Path, overrides: Mapping[str, str], flag: str = "--config")
 
 def measure(config: Config) -> TrainingText:
     """The size of the training split. UserError: there is none, or it cannot be read."""
+    from transformer.data import sources  # here, as it imports NumPy, for which a mistyped setting need not wait
+
     data = config.data
     if sources.SOURCES[data.source] is sources.read_embedded:
         raise UserError(f"config.data.source {data.source}: this experiment is fitted to files; name a source that reads files")

@@ -20,7 +20,7 @@ def attend(path: Path, overrides: Mapping[str, str], source: str | None, target:
         raise UserError("--mode=attend needs --source='a sentence'")
     workdir = workdirs.open_existing(path)
     folder = Path(output) if output else workdir.pictures
-    workdirs.check_writable(*(("--output", folder) if output else ("--workdir", path, folder)))
+    workdirs.check_writable("--output" if output else "--workdir", output or path, folder)
     predictor = predict.load(path, overrides, "attend")
     if not draw_attention(predictor, source, target, folder, lambda text: print(text, flush=True)):
         raise UserError("--mode=attend: this model has no attention to draw (config.model.recurrent.attention is none)")
