@@ -156,6 +156,17 @@ def word_pieces():
     return made
 
 
+def write_old(folder, described):
+    """What folders had before there was a tokenizer.json, of one."""
+    model = described["model"]
+    if model["type"] == "WordPiece":
+        (folder / "vocab.txt").write_text("\n".join(model["vocab"]) + "\n")
+        return
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in model["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+
+
 def unigram(sentinels=4):
     """T5's: <pad> 0, </s> 1, <unk> 2, pieces, and the sentinels from the end."""
     letters = sorted({c for text in TEXTS for c in text} - {" "})

@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 
 from transformer import families
+from transformer.config import Facts
 from transformer.data import imported_vocabulary, prepare, vocabulary
 from transformer.errors import UserError
 from transformer.interop import huggingface, tensors
@@ -408,6 +409,8 @@ def test_a_tokenizer_that_does_not_fit_is_said(tmp_path):
     assert "there is no target.spm" in refused(folder)
     folder, _ = case(tmp_path / "c", "bert MaskedLM")
     folders.byte_bpe([]).save(str(folder / "tokenizer.json"))
+    assert "BertTokenizer" in refused(folder)
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     assert "it has no token [CLS]" in refused(folder)
 
 
@@ -427,7 +430,8 @@ def test_a_full_folder_is_not_written_into(tmp_path):
 def test_bytes_and_characters_are_written_as_a_tokenizer_that_says_the_same(tmp_path, made):
     from transformer.interop.vocabularies import tokenizer_json
 
-    again = imported_vocabulary.Tokenizer(tokenizer_json(made))
+    facts = Facts(made.size, made.size, made.size, made.size)
+    again = imported_vocabulary.Tokenizer(tokenizer_json(made, facts, ([], [], [])))
     assert again.size == made.size and again.special == made.special
     for text in [*folders.TEXTS[:20], "", "a  b\n c", "€uro 12", "naïve \u0301 日本", "<s> </s>"]:
         assert again.encode(text) == made.encode(text)

@@ -13,7 +13,7 @@ transformers = pytest.importorskip("transformers")
 
 import theirs  # noqa: E402  (it imports both)
 
-from transformer.interop import huggingface  # noqa: E402
+from transformer.interop import huggingface, vocabularies  # noqa: E402
 
 TEXTS = [*folders.TEXTS[:30], "Größe, über (12) naïve!", "a  b   c", "ﬁnd 日本 😀", "the"]
 
@@ -134,3 +134,44 @@ def test_our_own_model_is_read_by_their_classes(tmp_path):
     source = np.array([ids])
     mine = theirs.ours(found)(source, np.ones_like(source), source, np.ones_like(source), np.zeros_like(source))
     np.testing.assert_allclose(mine, said, atol=1e-4)
+
+
+NASTY = [
+    *TEXTS,
+    " ends ",
+    "ÀÉ naïve CAT",
+    "ﬁ\u0301 x\u200by",
+    "a\tb\u00a0c",
+    "[cat] <thing>",
+    "１２ ½",
+    "日本\u3000語",
+    "",
+    " ",
+]
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["tokenizer.json", "older files"])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("bert", {}),
+        ("bert", {"tokenizer_class": "BertTokenizer", "do_lower_case": False}),
+        ("bert", {"do_lower_case": False, "strip_accents": True, "tokenize_chinese_chars": False}),
+        ("bert", {"strip_accents": False}),
+        ("gpt2", {}),
+        ("gpt2", {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True}),
+        ("bart", {}),
+        ("bart", {"tokenizer_class": "BartTokenizerFast", "add_prefix_space": True}),
+    ],
+)
+def test_settings_that_contradict_tokenizer_json_and_older_folders_give_their_ids(tmp_path, name, settings, old):
+    special = {"gpt2": ["<|endoftext|>"], "bart": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]}
+    made = folders.word_pieces() if name == "bert" else folders.byte_bpe(special[name])
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": name}))
+    folders.write_old(tmp_path, json.loads(made.to_str())) if old else made.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    ours = vocabularies.read(tmp_path, name, 1000)[0]["joint"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in NASTY:
+        assert tokenizer(text, add_special_tokens=False).input_ids == ours.encode(text), text
+    assert tokenizer("").input_ids == ours.around

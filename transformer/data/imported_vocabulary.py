@@ -11,26 +11,24 @@ from typing import Any
 
 import numpy as np
 
+from transformer.data import tokenizer_classes
 from transformer.data.vocabulary import Span, Vocabulary, trimmed
 
 BLANK = "\u2581"  # how sentencepiece writes a blank before a word
 
 
 class Tokenizer(Vocabulary):
-    """What a `tokenizer.json` says, computed by the tokenizers library. Text never makes a special id, as in every kind."""
+    """A `tokenizer.json`, with the settings of a `tokenizer_config.json`, computed by the tokenizers library.
 
-    def __init__(self, text: str):
-        import tokenizers
+    Text never makes a special id, as in every kind, but for the names that `encode_with` is given. ValueError: damaged, or
+    the files contradict each other.
+    """
 
-        try:
-            self.tokenizer = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the library raises nothing narrower
-            raise ValueError(str(error)) from error
-        self.text = text
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
-        self.tokenizer.encode_special_tokens = True
-        described = json.loads(text)
+    def __init__(self, text: str, settings: Mapping[str, Any] | None = None):
+        self.text, self.settings = text, dict(settings or {})
+        described = tokenizer_classes.resolved(json.loads(text), self.settings)
+        self._resolved = described
+        self.tokenizer = _computed(described)
         ids = self.tokenizer.get_vocab(with_added_tokens=True)
         self.size = max(ids.values(), default=-1) + 1
         self.tokens = {number: token for token, number in ids.items()}
@@ -62,6 +60,14 @@ class Tokenizer(Vocabulary):
 
     def save(self, folder: Path, name: str) -> None:
         (folder / f"{name}.tokenizer.json").write_text(self.text, encoding="utf-8")
+        if self.settings:
+            described = json.dumps(self.settings, ensure_ascii=False)
+            (folder / f"{name}.tokenizer_config.json").write_text(described, encoding="utf-8")
+
+    @property
+    def around(self) -> list[int]:
+        """The special tokens that stand around a text."""
+        return self.tokenizer.encode("", add_special_tokens=True).ids
 
     def _text(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False)
@@ -119,9 +125,25 @@ class Marian(Vocabulary):
 def load(folder: Path, name: str) -> Vocabulary:
     """What `save(folder, name)` wrote. ValueError, KeyError, RuntimeError: damaged."""
     if (path := folder / f"{name}.tokenizer.json").exists():
-        return Tokenizer(path.read_text(encoding="utf-8"))
+        own = folder / f"{name}.tokenizer_config.json"
+        settings = json.loads(own.read_text(encoding="utf-8")) if own.exists() else {}
+        return Tokenizer(path.read_text(encoding="utf-8"), settings)
     value = json.loads((folder / f"{name}.marian.json").read_text(encoding="utf-8"))
     return Marian(base64.b64decode(value["model"]), value["ids"])
+
+
+def _computed(described: Mapping[str, Any]) -> Any:
+    """The library's tokenizer. ValueError: it cannot be made."""
+    import tokenizers
+
+    try:
+        made = tokenizers.Tokenizer.from_str(json.dumps(described))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(str(error)) from error
+    made.no_padding()
+    made.no_truncation()
+    made.encode_special_tokens = True
+    return made
 
 
 def _language_code(text: str) -> tuple[list[str], str]:

@@ -138,8 +138,10 @@ def _check_sizes(folder: Path, facts: Facts, vocabularies: Sequence[Vocabulary])
 
 
 def clean(config: Config, text: str) -> str:
-    """As the training text was: stripped, and lowercased where that was asked."""
-    return text.strip().lower() if config.data.lowercase else text.strip()
+    """As the training text was: stripped, and lowercased where that was asked. A published vocabulary may know spaces at the
+    ends of a text, so that for it they stay."""
+    text = text if config.data.vocabulary == "imported" else text.strip()
+    return text.lower() if config.data.lowercase else text
 
 
 def most_positions(config: Config) -> int | None:

@@ -73,7 +73,7 @@ def write(folder: str | Path, config: Config, facts: Facts, params: Any, vocabs:
             _write_json(new / "generation_config.json", configs.search_fields(config, facts))
         if vocabs:
             sides = list(vocabs.values())
-            vocabularies.write(new, name, sides[0], sides[-1], facts)
+            vocabularies.write(new, config, name, sides[0], sides[-1], facts)
 
 
 def _read_fields(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any] | None]:
@@ -111,7 +111,7 @@ def _read_model(
         and "bert.pooler.dense.weight" in arrays
     )
     facts = _make_facts(values, told, _labels(architecture, raw, where), folder)
-    config = _make_config(values, made)
+    config = _make_config(values, made, vocabularies.longest(folder) if made else None)
     families.check_vocabularies(config, made, where)
     return Imported(config, facts, convert.to_params(names, config, facts, arrays, str(folder)), made)
 
@@ -130,7 +130,8 @@ def _completed(name: str, raw: dict[str, Any], arrays: convert.Tensors) -> dict[
     return raw | {"tie_word_embeddings": tied, "scale_decoder_outputs": scaled}
 
 
-def _make_config(values: Mapping[str, Any], made: Mapping[str, Vocabulary]) -> Config:
+def _make_config(values: Mapping[str, Any], made: Mapping[str, Vocabulary], most_source: int | None) -> Config:
+    """`most_source`: tokens of a source, or of an encoder's text, at most, as the tokenizer knows them."""
     config = Config()
     model_settings = {name: value for name, value in values.items() if not name.startswith("facts.")}
     for name, value in model_settings.items():
@@ -138,7 +139,7 @@ def _make_config(values: Mapping[str, Any], made: Mapping[str, Vocabulary]) -> C
     learned = config.model.positions == "learned"
     longest, most = (config.model.max_positions,) * 2 if learned else (LONGEST, settings.MOST)
     data: dict[str, Any] = {
-        "max_source_length": longest,
+        "max_source_length": longest if most_source is None else min(most_source, most),
         "max_target_length": min(values.get("data.max_target_length", longest), most),
     }
     config = dataclasses.replace(

@@ -1,17 +1,22 @@
-"""The vocabularies of a folder of Transformers: `tokenizer.json`, `spiece.model`, or Marian's three files; in and out."""
+"""The vocabularies of a folder of Transformers, in and out.
+
+`tokenizer.json`, `spiece.model`, Marian's three files, or what older folders have: `vocab.txt`, `vocab.json` and `merges.txt`.
+"""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformer.config import Facts
+from transformer.config import Config, Facts
+from transformer.data import tokenizer_classes
 from transformer.data.imported_vocabulary import Marian, Tokenizer
 from transformer.data.vocabulary import SPECIAL, UNKNOWN, Bytes, Characters, SentencePiece, Vocabulary
 from transformer.errors import UserError
 from transformer.interop.tensors import read_json
 
 FILE, PIECES = "tokenizer.json", "spiece.model"
+WORD_PIECES, ENTRIES, MERGES = "vocab.txt", "vocab.json", "merges.txt"  # of folders older than tokenizer.json
 PAIR = ("source.spm", "target.spm")
 # Names of the special tokens, where neither tokenizer_config.json nor special_tokens_map.json says them.
 TOKENS = {
@@ -22,6 +27,8 @@ TOKENS = {
 }
 SENTINELS = 100  # of T5, where its file says nothing
 CLASSES = {"t5": "T5Tokenizer", "marian": "MarianTokenizer"}
+MASK = "<mask>"  # where no entry of the vocabulary is the mask
+UNLIMITED = 10**9  # tokens; Transformers writes 10^30 where a tokenizer knows no limit
 
 
 def read(folder: Path, model_type: str, rows: int) -> tuple[dict[str, Vocabulary], dict[str, Any]]:
@@ -32,17 +39,43 @@ def read(folder: Path, model_type: str, rows: int) -> tuple[dict[str, Vocabulary
     try:
         if model_type == "marian":
             return _read_marian(folder)
-        if (path := folder / FILE).is_file():
-            return _read_tokenizer(folder, Tokenizer(path.read_text(encoding="utf-8")), model_type)
+        if (text := _tokenizer_text(folder, model_type)) is not None:
+            return _read_tokenizer(folder, Tokenizer(text, _settings(folder, model_type)), model_type)
         if (path := folder / PIECES).is_file():
             return _read_pieces(folder, SentencePiece(path.read_bytes()), model_type, rows)
+    except tokenizer_classes.Contradiction as error:
+        raise UserError(f"{folder}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{folder}: its tokenizer cannot be read ({type(error).__name__}: {error}); fetch it again") from error
-    raise UserError(f"{folder}: there is no tokenizer; wants {FILE}, or {PIECES}")
+    raise UserError(f"{folder}: there is no tokenizer; wants {FILE}, or {PIECES}, {WORD_PIECES}, or {ENTRIES} and {MERGES}")
+
+
+def longest(folder: Path) -> int | None:
+    """Tokens of a text at most, as `tokenizer_config.json` says; none: it knows no limit."""
+    value = _config(folder).get("model_max_length")
+    return int(value) if isinstance(value, int | float) and 2 <= value < UNLIMITED else None
+
+
+def _tokenizer_text(folder: Path, model_type: str) -> str | None:
+    """`tokenizer.json`, or what an older folder has in its place as one."""
+    if (path := folder / FILE).is_file():
+        return path.read_text(encoding="utf-8")
+    if model_type == "bert" and (path := folder / WORD_PIECES).is_file():
+        described = tokenizer_classes.from_word_pieces(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+    elif model_type in ("gpt2", "bart") and (folder / ENTRIES).is_file() and (path := folder / MERGES).is_file():
+        described = tokenizer_classes.from_merges(
+            read_json(folder / ENTRIES), path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        )
+    else:
+        return None
+    return json.dumps(tokenizer_classes.resolved(described, _settings(folder, model_type)), ensure_ascii=False)
 
 
 def _read_tokenizer(folder: Path, made: Tokenizer, model_type: str) -> tuple[dict[str, Vocabulary], dict[str, Any]]:
-    names, ids = TOKENS.get(model_type, {}) | _named(folder), {token: number for number, token in made.tokens.items()}
+    ids = {token: number for number, token in made.tokens.items()}
+    names = {
+        role: tokenizer_classes.token(made.settings, role, TOKENS[model_type].get(role)) for role in tokenizer_classes.ROLES
+    }
     special = {role: ids[token] for role, token in names.items() if token in ids}
     facts = {"source_size": made.size, "target_size": made.size}
     unknown = special.get("unk_token", made.unknown)
@@ -64,7 +97,7 @@ def _read_tokenizer(folder: Path, made: Tokenizer, model_type: str) -> tuple[dic
 
 
 def _read_pieces(folder: Path, made: SentencePiece, model_type: str, rows: int) -> tuple[dict[str, Vocabulary], dict[str, Any]]:
-    sentinels = _settings(folder).get("extra_ids", SENTINELS) if model_type == "t5" else 0
+    sentinels = _config(folder).get("extra_ids", SENTINELS) if model_type == "t5" else 0
     sentinels = sentinels if made.size + sentinels <= rows else 0
     size = made.size + sentinels
     facts = {"source_size": size, "target_size": size, "sentinels": sentinels, "unknown": made.processor.unk_id()}
@@ -83,20 +116,29 @@ def _read_marian(folder: Path) -> tuple[dict[str, Vocabulary], dict[str, Any]]:
     return dict(made), {"source_size": made["source"].size, "target_size": made["target"].size, "unknown": ids["<unk>"]}
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def _config(folder: Path) -> dict[str, Any]:
     path = folder / "tokenizer_config.json"
     return read_json(path) if path.is_file() else {}
 
 
-def _named(folder: Path) -> dict[str, str]:
-    """Special tokens by role, such as {"mask_token": "<mask>"}."""
-    path = folder / "special_tokens_map.json"
-    said = (read_json(path) if path.is_file() else {}) | _settings(folder)
-    tokens = {role: value.get("content") if isinstance(value, dict) else value for role, value in said.items()}
-    return {role: value for role, value in tokens.items() if role.endswith("_token") and isinstance(value, str)}
+def _settings(folder: Path, model_type: str) -> dict[str, Any]:
+    """`tokenizer_config.json`, with what Transformers reads of other files beside it, and always with a class."""
+    result = _config(folder)
+    result.pop("auto_map", None)  # a program of the folder's own, which is not run
+    if "added_tokens_decoder" not in result:
+        special, added = folder / "special_tokens_map.json", folder / "added_tokens.json"
+        result |= read_json(special) if special.is_file() else {}
+        if added.is_file():
+            result["added_tokens_decoder"] = {
+                str(number): {"content": content, "special": False} for content, number in read_json(added).items()
+            }
+    if not isinstance(result.get("tokenizer_class"), str):
+        named = read_json(folder / "config.json").get("tokenizer_class") if (folder / "config.json").is_file() else None
+        result["tokenizer_class"] = named if isinstance(named, str) else tokenizer_classes.CLASSES[model_type]
+    return result
 
 
-def write(folder: Path, model_type: str, source: Vocabulary, target: Vocabulary, facts: Facts) -> None:
+def write(folder: Path, config: Config, model_type: str, source: Vocabulary, target: Vocabulary, facts: Facts) -> None:
     """Writes the tokenizer's files. UserError: two vocabularies where Transformers has one."""
     described: dict[str, Any] = {}
     if model_type == "marian":
@@ -107,16 +149,43 @@ def write(folder: Path, model_type: str, source: Vocabulary, target: Vocabulary,
     elif isinstance(source, SentencePiece):
         (folder / PIECES).write_bytes(source.model)
         described = {"extra_ids": facts.sentinels}
+    elif isinstance(source, Tokenizer):
+        (folder / FILE).write_text(source.text, encoding="utf-8")
+        described = {"tokenizer_class": "PreTrainedTokenizerFast"} | source.settings
     else:
-        (folder / FILE).write_text(tokenizer_json(source), encoding="utf-8")
+        assert isinstance(source, Bytes | Characters)
+        (folder / FILE).write_text(tokenizer_json(source, facts, _around(config, model_type, facts)), encoding="utf-8")
+        described = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    if model_type == "bert":  # the second text of a pair has another type
+        described.setdefault("model_input_names", ["input_ids", "token_type_ids", "attention_mask"])
     known = {"pad_token": facts.pad, "eos_token": facts.end, "unk_token": facts.unknown, "mask_token": facts.mask}
-    known |= {"cls_token": facts.begin, "sep_token": facts.end} if model_type == "bert" else {"bos_token": facts.begin}
+    begin = facts.start if facts.begin is None else facts.begin
+    known |= {"cls_token": begin, "sep_token": facts.end} if model_type == "bert" else {"bos_token": facts.begin}
     if model_type == "gpt2":
         known["bos_token"] = facts.start
     tokens = {role: source.pieces([i])[0] for role, i in known.items() if i is not None and i < source.size}
-    kind = CLASSES.get(model_type) if not (folder / FILE).exists() else "PreTrainedTokenizerFast"
-    described |= tokens | ({} if kind is None else {"tokenizer_class": kind})
+    if isinstance(source, Tokenizer):  # whose class may know them by itself
+        tokens = {role: name for role, name in tokens.items() if role not in tokenizer_classes.default_tokens(source.settings)}
+    elif facts.mask is not None and (folder / FILE).exists():
+        tokens.setdefault("mask_token", MASK)
+    if not (folder / FILE).exists() and model_type in CLASSES:
+        described["tokenizer_class"] = CLASSES[model_type]
+    most = config.model.max_positions if config.family == "decoder_only" else config.data.max_source_length
+    known_most = described.get("model_max_length")
+    described["model_max_length"] = min(known_most, most) if isinstance(known_most, int | float) else most
+    described = tokens | {name: value for name, value in described.items() if value is not None}
     (folder / "tokenizer_config.json").write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _around(config: Config, model_type: str, facts: Facts) -> tuple[list[int], list[int], list[int]]:
+    """Special tokens before a text, behind it, and between the two of a pair, as models of ours read texts."""
+    begin = [] if facts.begin is None else [facts.begin]
+    return {
+        "bert": (begin or [facts.start], [facts.end], []),
+        "bart": (begin, [facts.end], [facts.end]),
+        "t5": (begin, [facts.end], []),
+        "gpt2": ([facts.start], [], []),
+    }[model_type]
 
 
 def _write_marian(folder: Path, *sides: Vocabulary) -> None:
@@ -135,26 +204,31 @@ def _ids(side: SentencePiece) -> Mapping[str, int]:
     return {piece: number for number, piece in enumerate(side.pieces(range(side.size)))}
 
 
-def tokenizer_json(vocabulary: Vocabulary) -> str:
-    """The `tokenizer.json` of a vocabulary: what it came from, or, of bytes and characters, one that says the same."""
+def tokenizer_json(vocabulary: Bytes | Characters, facts: Facts, around: tuple[list[int], list[int], list[int]]) -> str:
+    """A `tokenizer.json` for bytes or characters, with special tokens `around` texts: before, behind, between two."""
     from tokenizers import AddedToken, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Library
 
-    if isinstance(vocabulary, Tokenizer):
-        return vocabulary.text
-    entries = dict(zip(SPECIAL, range(len(SPECIAL)), strict=True))
+    entries: dict[str, int] = dict(zip(SPECIAL, range(len(SPECIAL)), strict=True))
     if isinstance(vocabulary, Bytes):
         letters = _byte_letters()
         made = Library(models.BPE(entries | {letters[b]: len(SPECIAL) + b for b in range(256)}, []))
         made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         made.decoder = decoders.ByteLevel()
-    elif isinstance(vocabulary, Characters):
+    else:
         made = Library(models.BPE(entries | vocabulary.ids, [], unk_token=SPECIAL[UNKNOWN]))
         made.decoder = decoders.Fuse()
-    else:
-        raise TypeError(type(vocabulary))
-    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
-    return made.to_str(pretty=True)
+    extra = {} if facts.mask is None else {facts.mask: MASK}
+    extra |= {facts.target_size - 1 - k: f"<extra_id_{k}>" for k in range(facts.sentinels)}
+    # The library numbers what is added by itself, from the last entry on.
+    in_order = sorted(extra) == list(range(vocabulary.size, vocabulary.size + len(extra)))
+    more = [extra[number] for number in sorted(extra)] if in_order else []
+    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (*SPECIAL, *more)])
+    described = json.loads(made.to_str())
+    if any(around):
+        before, behind, between = ([SPECIAL[i] for i in ids] for ids in around)
+        described["post_processor"] = tokenizer_classes.template(before, behind, between, entries, second_type=1)
+    return json.dumps(described, indent=2, ensure_ascii=False)
 
 
 def _byte_letters() -> list[str]:

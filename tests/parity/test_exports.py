@@ -1,0 +1,82 @@
+"""An export does the job of its original in Transformers: pairs, texts made with default arguments, texts that are too long."""
+
+import json
+
+import folders
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+import theirs  # noqa: E402  (it imports both)
+
+from transformer.interop import huggingface  # noqa: E402
+
+BART = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+PAIR = ("where is the cat?", "the small cat hears a bird. " * 3)
+
+
+def write_tokenizer(folder, made, **settings):
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def exported(folder, out):
+    found = huggingface.read(folder)
+    huggingface.write(out, found.config, found.facts, found.params, found.vocabularies)
+    return found
+
+
+def said_of(folder, kind, **given):
+    model = getattr(transformers, kind).from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        said = model(**tokenizer(*PAIR, return_tensors="pt", **given))
+    return {name: value.numpy() for name, value in said.items()}
+
+
+@pytest.mark.parametrize("settings", [{}, {"tokenizer_class": "BertTokenizer", "do_lower_case": False}], ids=["none", "cased"])
+@pytest.mark.parametrize("name", ["bert spans", "bert pre-training", "bert sentences"])
+def test_pairs_have_two_types_and_long_ones_are_cut(tmp_path, name, settings):
+    made = folders.word_pieces()
+    model = theirs.make(name, vocab_size=made.get_vocab_size())
+    model.save_pretrained(tmp_path / "a")
+    write_tokenizer(tmp_path / "a", made, model_max_length=30, **settings)
+    exported(tmp_path / "a", tmp_path / "b")
+    for given in ({}, {"truncation": True}, {"truncation": "only_second"}):
+        said = [said_of(folder, type(model).__name__, **given) for folder in (tmp_path / "a", tmp_path / "b")]
+        for each, value in said[0].items():
+            np.testing.assert_array_equal(value, said[1][each], err_msg=each)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bart", "t5"])
+@pytest.mark.parametrize("generation", [{"max_length": 30}, {"max_new_tokens": 25}, {}], ids=["length", "new", "none"])
+def test_texts_are_as_long_with_default_arguments(tmp_path, name, generation):
+    special = {"gpt2": ["<|endoftext|>"], "bart": BART}.get(name)
+    made = folders.unigram() if special is None else folders.byte_bpe(special)
+    end = {"gpt2": 0, "bart": 2, "t5": 1}[name]
+    ids = {"num_decoder_layers": 2} if name == "t5" else {"bos_token_id": 0, "eos_token_id": end}
+    model = theirs.make(name, vocab_size=made.get_vocab_size(), **ids)
+    with torch.no_grad():  # it never ends by itself
+        model.get_output_embeddings().weight[end] = 0.0
+        if name == "bart":
+            model.final_logits_bias[0, end] = -100.0
+    model.save_pretrained(tmp_path / "a")
+    starts = {"decoder_start_token_id": model.config.decoder_start_token_id} if name != "gpt2" else {}
+    common = {"eos_token_id": end, "pad_token_id": model.config.pad_token_id or 0} | starts
+    (tmp_path / "a/generation_config.json").write_text(json.dumps(generation | common))
+    write_tokenizer(tmp_path / "a", made)
+    exported(tmp_path / "a", tmp_path / "b")
+    texts = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        asked = tokenizer("the small cat", return_tensors="pt")
+        asked = {each: asked[each] for each in ("input_ids", "attention_mask")}
+        model = type(model).from_pretrained(folder).eval()
+        texts.append(model.generate(**asked, do_sample=False, num_beams=1)[0].tolist())
+    assert all(end not in text[1:] for text in texts)
+    if generation:
+        assert texts[0] == texts[1]
+    else:  # without a limit in the original Transformers stops after 20 tokens
+        assert texts[1][: len(texts[0])] == texts[0] and len(texts[1]) > len(texts[0]) > 20

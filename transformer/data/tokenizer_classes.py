@@ -1,0 +1,237 @@
+"""What the tokenizer classes of Hugging Face's Transformers make of a folder's files, as one `tokenizer.json`.
+
+A class such as BertTokenizer takes the entries of a `tokenizer.json` and makes the rest (how text is normalised and split,
+what stands around it) from `tokenizer_config.json`: where the two contradict each other, the settings hold. The general class
+takes `tokenizer.json` as it is. What a class that is not known here does is not known either: there a contradiction is refused.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+Described = dict[str, Any]  # a tokenizer.json
+Settings = Mapping[str, Any]  # a tokenizer_config.json, and the special tokens of special_tokens_map.json
+
+
+class Contradiction(ValueError):
+    """The files of a tokenizer do not fit together. The message says what to change."""
+
+
+GENERAL = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")
+ROLES = ("unk_token", "pad_token", "bos_token", "eos_token", "cls_token", "sep_token", "mask_token")
+
+
+def class_name(settings: Settings) -> str:
+    """The class that the settings name: a class and its "Fast" twin are one."""
+    return str(settings.get("tokenizer_class") or GENERAL[0]).removesuffix("Fast")
+
+
+def resolved(described: Mapping[str, Any], settings: Settings) -> Described:
+    """The `tokenizer.json` that the class named in the settings makes. Contradiction: it cannot make one of it."""
+    name = class_name(settings)
+    build = _BUILDERS.get(name)
+    if build is None:
+        if name not in GENERAL:
+            _check(described, settings, name)
+        return _with_special(described, settings, {})
+    kind, model = _MODELS[name], described["model"]
+    if model.get("type", kind) != kind:
+        raise Contradiction(
+            f"its tokenizer's class is {name}, which is {kind}, and tokenizer.json is {model['type']}; to take that as it is, "
+            "set tokenizer_class in tokenizer_config.json to PreTrainedTokenizerFast"
+        )
+    defaults = default_tokens(settings)
+    return _with_special(dict(described) | build(described, settings, defaults), settings, defaults)
+
+
+def default_tokens(settings: Settings) -> Mapping[str, str]:
+    """The special tokens, by role, that the class has where the settings name none."""
+    return _DEFAULTS.get(class_name(settings), {})
+
+
+def token(settings: Settings, role: str, default: str | None = None) -> str | None:
+    """The special token of a role, such as "mask_token"."""
+    value = settings.get(role, default)
+    value = value.get("content") if isinstance(value, Mapping) else value
+    return value if isinstance(value, str) else default
+
+
+def from_word_pieces(entries: Iterable[str]) -> Described:
+    """Of the lines of a `vocab.txt` (WordPiece), not yet resolved."""
+    return _described({"type": "WordPiece", "vocab": {entry: number for number, entry in enumerate(entries)}})
+
+
+def from_merges(entries: Mapping[str, int], lines: Iterable[str]) -> Described:
+    """Of `vocab.json` and the lines of `merges.txt` (byte-level BPE), not yet resolved."""
+    merges = [line for line in lines if line.strip() and not line.startswith("#version")]
+    return _described({"type": "BPE", "vocab": dict(entries), "merges": merges})
+
+
+def _described(model: Described) -> Described:
+    names = ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
+    return {"version": "1.0", **dict.fromkeys(names), "added_tokens": [], "model": model}
+
+
+# --- classes -----------------------------------------------------------------------------------------------------------
+
+
+def _bert(described: Mapping[str, Any], settings: Settings, defaults: Mapping[str, str]) -> Described:
+    vocab = described["model"]["vocab"]
+    special = {"unk_token": token(settings, "unk_token", defaults["unk_token"]), "continuing_subword_prefix": "##"}
+    normalizer = {
+        "type": "BertNormalizer",
+        "clean_text": True,
+        "handle_chinese_chars": bool(settings.get("tokenize_chinese_chars", True)),
+        "strip_accents": settings.get("strip_accents"),
+        "lowercase": bool(settings.get("do_lower_case", True)),
+    }
+    before, after = (_known(settings, role, defaults, vocab) for role in ("cls_token", "sep_token"))
+    return {
+        "model": {"type": "WordPiece", **special, "max_input_chars_per_word": 100, "vocab": vocab},
+        "normalizer": normalizer,
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": template([before], [after], [], vocab, second_type=1),
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+    }
+
+
+def _byte_level(described: Mapping[str, Any], settings: Settings) -> Described:
+    model = described["model"]
+    options = {"dropout": None, "unk_token": None, "continuing_subword_prefix": "", "end_of_word_suffix": ""}
+    options |= {"fuse_unk": False, "byte_fallback": False, "ignore_merges": False}
+    flags = {"trim_offsets": True, "use_regex": True}
+    return {
+        "model": {"type": "BPE", **options, "vocab": model["vocab"], "merges": model["merges"]},
+        "normalizer": None,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": bool(settings.get("add_prefix_space", False)), **flags},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, **flags},
+    }
+
+
+def _gpt2(described: Mapping[str, Any], settings: Settings, defaults: Mapping[str, str]) -> Described:
+    result, vocab = _byte_level(described, settings), described["model"]["vocab"]
+    if described.get("post_processor") is not None or not settings.get("add_bos_token"):
+        return result
+    return result | {"post_processor": template([_known(settings, "bos_token", defaults, vocab)], [], [], vocab)}
+
+
+def _roberta(described: Mapping[str, Any], settings: Settings, defaults: Mapping[str, str]) -> Described:
+    vocab = described["model"]["vocab"]
+    before, after = (_known(settings, role, defaults, vocab) for role in ("cls_token", "sep_token"))
+    return _byte_level(described, settings) | {
+        "post_processor": {
+            "type": "RobertaProcessing",
+            "sep": [after, vocab[after]],
+            "cls": [before, vocab[before]],
+            "trim_offsets": bool(settings.get("trim_offsets", True)),
+            "add_prefix_space": bool(settings.get("add_prefix_space", False)),
+        }
+    }
+
+
+def _t5(described: Mapping[str, Any], settings: Settings, defaults: Mapping[str, str]) -> Described:
+    normalizer = described.get("normalizer") or {}
+    parts = normalizer.get("normalizers", [normalizer])
+    space = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
+    entries = {entry: number for number, (entry, _) in enumerate(described["model"]["vocab"])}
+    return {
+        "model": described["model"] | {"unk_id": 2, "byte_fallback": False},
+        "normalizer": next((part for part in parts if part.get("type") == "Precompiled"), None),
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, space]},
+        "post_processor": template([], [_known(settings, "eos_token", defaults, entries)], [], entries),
+        "decoder": space,
+    }
+
+
+def template(
+    before: Iterable[str], after: Iterable[str], between: Iterable[str], ids: Mapping[str, int], second_type: int = 0
+) -> Described:
+    """A post-processor: special tokens around a text; around the first of a pair, and `between` and behind the second."""
+
+    def named(tokens: Iterable[str], kind: int) -> list[Described]:
+        return [{"SpecialToken": {"id": each, "type_id": kind}} for each in tokens]
+
+    before, after, between = list(before), list(after), list(between)
+    single = [*named(before, 0), {"Sequence": {"id": "A", "type_id": 0}}, *named(after, 0)]
+    second = [{"Sequence": {"id": "B", "type_id": second_type}}, *named(after, second_type)]
+    special = {each: {"id": each, "ids": [ids[each]], "tokens": [each]} for each in (*before, *after, *between)}
+    pair = [*single, *named(between, second_type), *second]
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
+
+
+_BYTE_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "cls_token": "<s>"}
+_BYTE_TOKENS |= {"unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>"}
+_PIECE_TOKENS = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+_PIECE_TOKENS |= {"cls_token": "[CLS]", "mask_token": "[MASK]"}
+_TEXT_TOKENS = dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>")
+_T5_TOKENS = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+
+_BUILDERS: dict[str, Callable[[Mapping[str, Any], Settings, Mapping[str, str]], Described]] = {
+    "BertTokenizer": _bert,
+    "DistilBertTokenizer": _bert,
+    "GPT2Tokenizer": _gpt2,
+    "RobertaTokenizer": _roberta,
+    "BartTokenizer": _roberta,
+    "T5Tokenizer": _t5,
+}
+_MODELS = {"BertTokenizer": "WordPiece", "DistilBertTokenizer": "WordPiece", "GPT2Tokenizer": "BPE"}
+_MODELS |= {"RobertaTokenizer": "BPE", "BartTokenizer": "BPE", "T5Tokenizer": "Unigram"}
+_DEFAULTS = {"BertTokenizer": _PIECE_TOKENS, "DistilBertTokenizer": _PIECE_TOKENS, "GPT2Tokenizer": _TEXT_TOKENS}
+_DEFAULTS |= {"RobertaTokenizer": _BYTE_TOKENS, "BartTokenizer": _BYTE_TOKENS, "T5Tokenizer": _T5_TOKENS}
+# By the type of a model, where no file names a class.
+CLASSES = {"bert": "BertTokenizer", "gpt2": "GPT2Tokenizer", "bart": "BartTokenizer", "t5": "T5Tokenizer"}
+
+
+def _known(settings: Settings, role: str, defaults: Mapping[str, str], ids: Mapping[str, int]) -> str:
+    """Contradiction: the class needs a token that the entries have not."""
+    name = token(settings, role, defaults[role])
+    if name is None or name not in ids:
+        raise Contradiction(f"its tokenizer has no token {name} ({role}); name another in tokenizer_config.json")
+    return name
+
+
+def _with_special(described: Mapping[str, Any], settings: Settings, defaults: Mapping[str, str]) -> Described:
+    """With the tokens that the settings add, and those of a role marked as special: they stand for no text."""
+    vocab, added = described["model"]["vocab"], {entry["content"]: entry for entry in described.get("added_tokens") or ()}
+    ids = vocab if isinstance(vocab, Mapping) else {entry: number for number, (entry, _) in enumerate(vocab)}
+    told = settings.get("added_tokens_decoder") or {}
+    for number, entry in sorted((int(number), entry) for number, entry in told.items()):
+        if entry["content"] not in added and ids.get(entry["content"], number) == number:
+            added[entry["content"]] = _added(number, entry["content"]) | dict(entry)
+    for role in ROLES:
+        name = token(settings, role, defaults.get(role))
+        if name is None:
+            continue
+        if name in added:
+            added[name] = added[name] | {"special": True}
+        elif name in ids:
+            added[name] = _added(ids[name], name)
+    return dict(described) | {"added_tokens": sorted(added.values(), key=lambda entry: entry["id"])}
+
+
+def _added(number: int, content: str) -> Described:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {"id": number, "content": content, **flags}
+
+
+def _check(described: Mapping[str, Any], settings: Settings, name: str) -> None:
+    """Contradiction: settings contradict `tokenizer.json`, and what the class makes of that is not known."""
+    found = {}
+    for part in (*_parts(described.get("normalizer")), *_parts(described.get("pre_tokenizer"))):
+        if part["type"] == "BertNormalizer":
+            found |= {"do_lower_case": part["lowercase"], "strip_accents": part["strip_accents"]}
+        elif part["type"] == "ByteLevel":
+            found["add_prefix_space"] = part["add_prefix_space"]
+    for setting, value in found.items():
+        if settings.get(setting, value) != value:
+            raise Contradiction(
+                f"{setting} is {settings[setting]!r} in tokenizer_config.json and {value!r} in tokenizer.json, and the class "
+                f"{name} is not known; correct one of the files"
+            )
+
+
+def _parts(described: Any) -> list[Described]:
+    """A normaliser or a pre-tokeniser, and those it is made of."""
+    if not described:
+        return []
+    inner = [*(described.get("normalizers") or ()), *(described.get("pretokenizers") or ())]
+    return [described, *(part for each in inner for part in _parts(each))]
