@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import small
 
 from transformer import families
 from transformer.config import Config, Facts
@@ -30,6 +31,5 @@ def loaded(
     objective = families.make_objective(config, facts, vocabularies)
     model = families.FAMILIES[config.family].model(config, facts)
     draw = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: families.init_params(model, objective, 0))
-    params = jax.tree.map(lambda x: jnp.asarray(draw.normal(0, scale, x.shape), x.dtype), shapes)
+    params = jax.tree.map(lambda x: jnp.asarray(draw.normal(0, scale, x.shape), x.dtype), small.shapes(model, objective))
     return Loaded(config, facts, model, objective, params, vocabularies)

@@ -1,5 +1,7 @@
 """A very small model, its settings and its batches, on which several files of tests train."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,8 +53,18 @@ def params(config: Config):
 
 def filled(model, objective):
     """A model's parameters, drawn and not initialised: nothing is compiled, no bias is zero."""
-    shapes = jax.eval_shape(lambda: families.init_params(model, objective, 0))
-    return jax.tree.map(jnp.asarray, _drawn(shapes, 0.3))
+    return jax.tree.map(jnp.asarray, _drawn(shapes(model, objective), 0.3))
+
+
+def shapes(model, objective):
+    """Those of a model's parameters; equal models are traced once."""
+    return _shapes(model, tuple((name, dtype) for side in objective.sides for name, dtype in side.features.items()))
+
+
+@functools.lru_cache(maxsize=64)
+def _shapes(model, features):
+    batch = {name: jnp.zeros((1, 8), dtype) for name, dtype in features}
+    return jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
 
 
 def untrained(config: Config, facts: Facts):

@@ -4,6 +4,7 @@ Which settings there are is `config.py`. Nothing here knows one of them.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import math
 import os
@@ -17,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from transformer.errors import UserError, nearest, nearest_setting
 
 C = TypeVar("C")
+type_hints = functools.cache(typing.get_type_hints)  # read for each check of a configuration
 MOST = 2**31 - 1  # of a whole number: what arrays, keys and counters hold
 
 
@@ -28,7 +30,7 @@ def setting(default: Any, meaning: str, **limits: Any) -> Any:
 
 def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any], Any]]:
     """Every setting as (dotted name, type, field, value); fields that are not made by `setting` are none."""
-    hints = typing.get_type_hints(type(config))
+    hints = type_hints(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -160,7 +162,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def from_dict(values: Mapping[str, Any], kind: Any, where: str = "config.json", prefix: str = "") -> Any:
     """The inverse of `to_dict`, every name and type checked. UserError names what is wrong."""
-    hints = typing.get_type_hints(kind)
+    hints = type_hints(kind)
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: {prefix or 'the file'} is no object of settings")
     arguments = {}
@@ -226,7 +228,7 @@ def check(config: Any) -> None:
 
 
 def _check_sections(config: Any, prefix: str) -> None:
-    hints = typing.get_type_hints(type(config))
+    hints = type_hints(type(config))
     for field in dataclasses.fields(config):
         kind, value = hints[field.name], getattr(config, field.name)
         if dataclasses.is_dataclass(kind):
