@@ -20,7 +20,7 @@ from transformer.errors import UserError
 from transformer.inference import predict
 from transformer.inference.translate import Translator
 from transformer.runtime.workdir import Workdir
-from transformer.settings import fields, replace
+from transformer.settings import fields, replace, text_of
 from transformer.training import step
 
 # --- wrong input: one line, exit status 2, nothing compiled, nothing left behind ------------------------------------------
@@ -501,8 +501,7 @@ def test_help_lists_everything(flag):
     assert (result.status, result.err) == (0, "")
     lines = result.lines
     for name, _, field, value in fields(Config()):
-        shown = "none" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else value
-        [line] = [line for line in lines if line.startswith(f"  {name}={shown}  ")]
+        [line] = [line for line in lines if line.startswith(f"  {name}={text_of(value)}  ")]
         assert field.metadata["meaning"] in line
     named = "mode config workdir split input output prompt num_samples seed source target profile log_level"
     for name in named.split():
@@ -604,4 +603,4 @@ print("loaded:", [name for name in sys.modules if name.partition(".")[0] == "ten
     result = python(code, tmp_path, *(f"--config.{name}={value}" for name, value in settings.items()))
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "loaded: [] True"
-    assert len((tmp_path / "run" / "samples.txt").read_text().splitlines()) >= 8
+    assert len((tmp_path / "run" / "evaluation" / "test.txt").read_text().splitlines()) >= 8

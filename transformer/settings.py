@@ -98,7 +98,9 @@ def override(config: C, overrides: Mapping[str, str]) -> C:
 
 def text_of(value: Any) -> str:
     """A setting's value as `parse` reads it."""
-    return "none" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return ",".join(map(text_of, value))
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def replace(config: Any, name: str, value: Any) -> Any:

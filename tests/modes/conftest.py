@@ -11,7 +11,7 @@ from transformer.modes import training
 def loaded(monkeypatch):
     """Makes modes use the shared translator."""
     shared = translator()
-    monkeypatch.setattr(predict, "load", lambda path, overrides=None, mode=None: shared)
+    monkeypatch.setattr(predict, "load", lambda *arguments: shared)
 
 
 @pytest.fixture

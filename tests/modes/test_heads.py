@@ -97,7 +97,8 @@ def test_beside_the_scores(tmp_path):
     run = trained.run().copy(tmp_path)
     asked = ("--config.evaluate.head_habits=true", "--config.evaluate.scores=exact_match", "--config.search.beam_size=1")
     assert trained.command("--mode=evaluate", f"--workdir={run}", *asked).status == 0
-    found = json.loads((run / "evaluation" / "test.json").read_text())["scores"]
+    [file] = (run / "evaluation").glob("test-*.json")
+    found = json.loads(file.read_text())["scores"]
     used = trained.translator()
     assert set(heads.names(used.config)) <= found.keys()
     sides = [(trained.run().folder / "data" / f"test.{side}").read_text().split() for side in ("en", "de")]

@@ -60,7 +60,7 @@ def test_a_run_is_scored_and_drawn(kind):
     assert tuple(found["scores"]) == KINDS[kind].scores and all(np.isfinite(list(found["scores"].values())))
     rows = [line.split() for line in run.result.lines[1 : 1 + len(found["scores"])]]
     assert {row[0]: float(row[1].replace(",", "")) for row in rows} == pytest.approx(found["scores"], rel=1e-3, abs=1e-4)
-    assert run.result.out.endswith((run.workdir / "samples.txt").read_text())
+    assert run.result.out.endswith((run.workdir / "evaluation" / "test.txt").read_text())
     maps = MADE.get(kind, ["encoder self attention"])
     pictures = {f"attention_{name.replace(' ', '_')}" for name in maps} | {"learning_curve"}
     pictures |= {"cross_attention"} if "decoder cross attention" in maps else set()
@@ -88,7 +88,7 @@ def test_what_a_run_proposes_at_its_end_works(kind, use, tmp_path, monkeypatch):
     found = json.loads(Path("run/evaluation/validation.json").read_text())["scores"]
     assert found["nll"] == pytest.approx(last["validation/nll"], rel=1e-5)
     shown = {Path(line).name for line in results["attend"][0].lines}
-    assert shown == {path.name for path in Path("run/pictures").iterdir()} - {"learning_curve.png"}
+    assert shown == {path.name for path in Path("run/pictures").glob("*.png")} - {"learning_curve.png"}
     if "generate" in results:
         said, _, given = results["generate"]
         prompt = given[-1].removeprefix("--prompt=")

@@ -8,13 +8,14 @@ import pytest
 import trained
 from trained import command, translator
 
-from transformer import families
-from transformer.config import Recurrent
+from transformer import families, settings
+from transformer.config import Config, Recurrent
 from transformer.data import prepare
 from transformer.data.vocabulary import Characters
 from transformer.inference import predict
 from transformer.inference.translate import Translator
 from transformer.modes import pictures, training
+from transformer.modes.common import file_name, kept_as
 from transformer.runtime.workdir import Workdir
 
 
@@ -44,7 +45,21 @@ def test_attention_maps_lie_in_the_workdir_and_a_long_source_is_cut(tmp_path, lo
     shutil.rmtree(copy / "pictures")
     result = command("--mode=attend", f"--workdir={copy}", "--source=" + "ab" * 30, "--target=A")
     assert result.status == 0 and "1 sentence cut to 40 tokens" in result.err
-    assert len(list((copy / "pictures").iterdir())) == 4
+    assert len(list((copy / "pictures").glob("abab*/*.png"))) == 4
+    command("--mode=attend", f"--workdir={copy}", "--source=ab", "--target=A")
+    assert {path.parent.name for path in (copy / "pictures").glob("*/*.png")} >= {"ab_A"}
+    assert len(list((copy / "pictures").glob("*/*.png"))) == 8
+
+
+def test_names_of_results():
+    """What loses nothing is as it was; what might be the name of another text has a hash."""
+    assert [file_name(text) for text in ("twenty-one", "ein Hund", "naïve")] == ["twenty-one", "ein_Hund", "naïve"]
+    odd = ["a/b", "a b.", "a?b", "../..", "", "x" * 999, "ü" * 999, "x" * 998]
+    names = [file_name(text) for text in odd]
+    assert len(set(names)) == len(odd) and all(len(name.encode()) < 140 and "/" not in name for name in names)
+    used = settings.override(Config(), {"search.beam_size": "1", "evaluate.head_habits": "true", "search.batch_size": "3"})
+    name, changed = kept_as("test", Config(), used)
+    assert name == "test-head_habits=true-beam_size=1" and changed == {"evaluate.head_habits": True, "search.beam_size": 1}
 
 
 def test_a_model_without_attention_says_so(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """Scoring a split of a workdir, through the command line."""
 
+import functools
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import trained
 from trained import command
 
 from transformer import settings
+from transformer.errors import UserError
 from transformer.inference import pruning, scores
 from transformer.inference.loading import pad
 from transformer.inference.translate import Output, Translator
@@ -24,12 +27,20 @@ def test_evaluate_needs_the_workdir_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = command("--mode=evaluate", "--workdir=run", "--split=validation", "--config.evaluate.average=1")
     assert result.status == 0
-    assert result.lines[0] == "validation: 20 examples, checkpoint 150"
-    found = json.loads((copy / "evaluation" / "validation.json").read_text())
+    assert result.lines[0] == "validation-average=1: 20 examples, checkpoint 150"
+    found = json.loads((copy / "evaluation" / "validation-average=1.json").read_text())
     last = json.loads((copy / "metrics.jsonl").read_text().splitlines()[-1])
     assert found["scores"]["nll"] == pytest.approx(last["validation/nll"], rel=1e-5)
     assert found["scores"]["loss"] == pytest.approx(last["validation/loss"], rel=1e-5)
     assert (copy / "evaluation" / "test.json").exists()
+
+
+def kept(run, ending=".json"):
+    """What was written beside the scores of the run itself, which stay."""
+    [file] = (run / "evaluation").glob(f"test-*{ending}")
+    same = [(folder / "evaluation" / "test.json").read_bytes() for folder in (run, trained.run().workdir)]
+    assert same[0] == same[1]
+    return file
 
 
 def test_scores_that_are_not_finite_are_told(tmp_path, monkeypatch, loaded):
@@ -47,11 +58,11 @@ def test_scores_of_outputs_as_long_as_their_targets(tmp_path, monkeypatch, loade
     asked = {"evaluate.scores": "exact_match,word_accuracy", "evaluate.true_lengths": "true"}
     monkeypatch.setattr(used, "config", settings.override(used.config, asked))
     assert command("--mode=evaluate", f"--workdir={run}").status == 0
-    found = json.loads((run / "evaluation" / "test.json").read_text())["scores"]
+    found = json.loads(kept(run).read_text())["scores"]
     pairs = list(zip(*((trained.run().folder / "data" / f"test.{s}").read_text().split() for s in ("en", "de")), strict=True))
     given = [best[0].text for best in used.translate_to_length(pairs)]
     assert found["exact_match@true_length"] == 100 * sum(a == b for a, (_, b) in zip(given, pairs, strict=True)) / 12
-    said = [json.loads(line) for line in (run / "evaluation" / "test.jsonl").read_text().splitlines()]
+    said = [json.loads(line) for line in kept(run, ".jsonl").read_text().splitlines()]
     assert [row["output@true_length"] for row in said] == given != [row["output"] for row in said]
     named = {name.removeprefix("test/") for name in reported(used.config) if name.startswith("test/")}
     assert named == set(found) and {"exact_match@true_length", "word_accuracy@true_length"} <= named
@@ -64,10 +75,10 @@ def test_scores_by_length(tmp_path, monkeypatch, loaded):
     asked = {"evaluate.scores": "exact_match,chrf", "evaluate.lengths": "1,2,3", "evaluate.places": "1,2,30,31"}
     monkeypatch.setattr(used, "config", settings.override(used.config, asked))
     result = command("--mode=evaluate", f"--workdir={run}")
-    found = json.loads((run / "evaluation" / "test.json").read_text())["scores"]
+    found = json.loads(kept(run).read_text())["scores"]
     assert found["exact_match@1-1"] == found["exact_match"] and found["chrf@1-1"] == found["chrf"] > 0
     assert 0 <= found["place_accuracy@1-1"] <= 100
-    said = [json.loads(line) for line in (run / "evaluation" / "test.jsonl").read_text().splitlines()]
+    said = [json.loads(line) for line in kept(run, ".jsonl").read_text().splitlines()]
     assert [row["source"] for row in said] == (trained.run().folder / "data" / "test.en").read_text().split()
     outputs, references = ([row[name] for row in said] for name in ("output", "reference"))
     assert scores.score("chrf", outputs, references).value == found["chrf"]
@@ -76,6 +87,45 @@ def test_scores_by_length(tmp_path, monkeypatch, loaded):
     assert named == set(found) | {"exact_match@2-2", "chrf@2-2"} | {f"place_accuracy@{a}" for a in ("2-29", "30-30")}
     labels = settings.override(used.config, {"family": "encoder_only", "objective.kind": "classify", "evaluate.scores": ""})
     assert not any("@" in name for name in reported(labels))
+
+
+@pytest.fixture
+def unscored(monkeypatch):
+    """Scoring that knows its losses, and says the same of every source."""
+    monkeypatch.setattr(scoring, "token_sums", lambda *arguments: lambda params: {"loss_sum": 1.0, "weight_sum": 1.0})
+    monkeypatch.setattr(Translator, "translate", lambda used, sources, scored: [[Output("A", 0.0)] for _ in sources])
+
+
+def test_another_test_set_has_scores_of_its_own(tmp_path, unscored):
+    """By its prefix, or its folder; the same data elsewhere is the same. Other modes refuse another set."""
+    run, data = trained.run().copy(tmp_path), trained.run().folder / "data"
+    before = (run / "evaluation" / "test.json").read_bytes()
+    for name in ("moved", "newer"):
+        shutil.copytree(data, tmp_path / name)
+    (tmp_path / "newer" / "test.en").write_text("ab\n")
+    (tmp_path / "newer" / "test.de").write_text("A\n")
+    evaluate = functools.partial(command, "--mode=evaluate", f"--workdir={run}")
+    result = evaluate("--config.data.test=validation", f"--config.data.directory={data}")
+    found = json.loads((run / "evaluation" / "test-validation.json").read_text())
+    assert result.status == 0 and found["examples"] == 20 and found["changed"] == {"data.test": "validation"}
+    assert evaluate(f"--config.data.directory={tmp_path / 'newer'}", "--config.search.beam_size=1").status == 0
+    assert json.loads((run / "evaluation" / "test-newer-beam_size=1.json").read_text())["examples"] == 1
+    assert (run / "evaluation" / "test.json").read_bytes() == before
+    assert evaluate(f"--config.data.directory={tmp_path / 'moved'}").status == 0
+    assert (run / "evaluation" / "test.json").read_bytes() != before
+    refused = command("--mode=translate", f"--workdir={run}", "--config.data.test=validation")
+    assert refused.status == 2 and "data.test" in refused.err
+
+
+def test_scores_are_printed_even_if_they_cannot_be_written(tmp_path, monkeypatch, unscored):
+    run = trained.run().copy(tmp_path)
+
+    def full(*arguments):
+        raise UserError("no space left")
+
+    monkeypatch.setattr(scoring, "_write", full)
+    result = command("--mode=evaluate", f"--workdir={run}")
+    assert result.status == 2 and result.lines[0].startswith("test: 12 examples") and "exact_match" in result.out
 
 
 PLACES = ("encoder/self", "decoder/self", "decoder/cross")  # each of one layer of two heads
@@ -103,8 +153,8 @@ def test_scores_of_a_model_without_heads(tmp_path):
     before = json.loads(file.read_text())
     less = ("--config.evaluate.heads_removed=0.5", "--config.search.beam_size=1")
     result = command("--mode=evaluate", f"--workdir={run}", *less)
-    assert result.lines[0] == "test: 12 examples, mean of checkpoints 100, 150, without 3 of 6 heads"
-    found, used = json.loads(file.read_text()), trained.translator()
+    assert result.lines[0].endswith(": 12 examples, mean of checkpoints 100, 150, without 3 of 6 heads")
+    found, used = json.loads(kept(run).read_text()), trained.translator()
 
     def pairs(split):
         return list(zip(*((data / f"{split}.{side}").read_text().split() for side in ("en", "de")), strict=True))
@@ -131,18 +181,17 @@ def test_scores_of_a_model_without_heads(tmp_path):
     assert len(said) == 12 and np.all((np.argmax(chances, axis=-1) == tokens)[before_the_end])
 
 
-def test_heads_at_random_need_no_validation(tmp_path, monkeypatch):
+def test_heads_at_random_need_no_validation(tmp_path, unscored):
     """Those of the run's seed."""
     run = trained.run().copy(tmp_path)
     config = json.loads((run / "config.json").read_text())
     config["data"]["validation"] = None
     (run / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(scoring, "token_sums", lambda *arguments: lambda params: {"loss_sum": 1.0, "weight_sum": 1.0})
-    monkeypatch.setattr(Translator, "translate", lambda used, sources, scored: [[Output("A", 0.0)] for _ in sources])
     asked = ("--config.evaluate.heads_removed=0.5", "--config.evaluate.head_order=random", "--config.evaluate.head_place=")
     removed = {}
     for place in ("all", "decoder/cross"):
         assert command("--mode=evaluate", f"--workdir={run}", *asked[:2], asked[2] + place).status == 0
-        removed[place] = json.loads((run / "evaluation" / "test.json").read_text())["heads_removed"]
+        removed[place] = json.loads(kept(run).read_text())["heads_removed"]
+        kept(run).unlink()
     every = [f"{place}/1/{head}" for place in PLACES for head in (1, 2)]
     assert removed == {"all": pruning.at_random(every, 0)[:3], "decoder/cross": pruning.at_random(every[4:], 0)[:1]}

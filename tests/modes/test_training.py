@@ -30,7 +30,6 @@ def test_training_leaves_a_whole_workdir():
         "metrics.jsonl",
         "pictures",
         "record.json",
-        "samples.txt",
         "tensorboard",
         "tokens",
         "vocabulary",
@@ -53,7 +52,7 @@ def test_training_tells_in_order_what_it_does():
         "step 50/150  validation/loss ",
         "step 150/150  validation/loss ",
         "decoding 12 sentences of test",
-        "samples: run/samples.txt",
+        "samples: run/evaluation/test.txt",
         "learning_curve.png",
         "next:",
         "| python launch.py --mode=translate --workdir=run",
@@ -81,7 +80,7 @@ def test_what_stdout_says_is_what_the_files_say():
         "chrf",
     ]
     assert found["signatures"]["chrf"] in run.result.out
-    assert run.result.out.endswith((run.workdir / "samples.txt").read_text())
+    assert run.result.out.endswith((run.workdir / "evaluation" / "test.txt").read_text())
 
 
 def test_scores_are_right():

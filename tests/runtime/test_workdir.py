@@ -69,7 +69,7 @@ def test_its_parts_lie_inside(tmp_path):
     places = [getattr(run, name).relative_to(tmp_path).as_posix() for name in names]
     assert sorted(places) == sorted(
         ["config.json", "facts.json", "record.json", "vocabulary", "tokens", "checkpoints"]
-        + ["metrics.jsonl", "tensorboard", "profile", "samples.txt", "pictures"]
+        + ["metrics.jsonl", "tensorboard", "profile", "pictures"]
     )
     assert run.evaluation_file("test") == tmp_path / "evaluation" / "test.json"
 

@@ -44,7 +44,8 @@ def train(config: Config, path: Path) -> None:
     new, end = max(config.train.steps - len(rows), 0), nll(config)
     (path / "trained").write_text(str(new))
     if new:
-        workdir.samples_file.write_text("said\n")
+        workdir.samples_file("test").parent.mkdir(exist_ok=True)
+        workdir.samples_file("test").write_text("said\n")
     with workdir.metrics_file.open("a") as file:
         for value in (end - 1, end) if new and config.data.validation else ():
             file.write(f'{{"step": {config.train.steps}, "validation/nll": {value}, "total": {total}, "time": 9.0}}\n')

@@ -129,7 +129,7 @@ def test_what_differs_in_scores_alone_is_trained_once(tmp_path):
     a, b = (run.folder(tmp_path) for run in made.runs({})[:2])
     assert Workdir(a).metrics_file.read_bytes() == Workdir(b).metrics_file.read_bytes()
     assert Workdir(b).config().evaluate.lengths == (0, 3) and Workdir(b).evaluation_file("test").exists()
-    assert not (b / "samples.txt").exists()  # what the other run said is not this one's
+    assert not Workdir(b).samples_file("test").exists()  # what the other run said is not this one's
     times = [[float(x) for x in beside(folder, ".seconds").read_text().split()] for folder in (a, b)]
     assert times[1][:-1] == times[0] and len(times[0]) == 1  # its training's time is a part of its cost
     search = plan({"c": {"search.beam_size": "3"}, "d": {"search.beam_size": "5"}}, base=made.configs["other"])

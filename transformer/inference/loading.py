@@ -4,7 +4,7 @@ What a model can be asked is `translate.py`, `generate.py`, `label.py`; which of
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,11 @@ class Map:
     down: Sequence[str]
 
 
-def read(path: str | Path, overrides: Mapping[str, str] | None = None, mode: str | None = None) -> Loaded:
-    """A workdir's model. `overrides` of settings, as on the command line, may touch those alone that change no parameter.
+def read(
+    path: str | Path, overrides: Mapping[str, str] | None = None, mode: str | None = None, may_change: Collection[str] = ()
+) -> Loaded:
+    """A workdir's model. `overrides` of settings, as on the command line, may touch those alone that change no parameter, and
+    those in `may_change`.
 
     The checkpoints are those of `config.evaluate`: the last, the best, or the mean of the last few; the moving average if
     one was kept. A damaged one among the last is passed over, which is told. UserError: damaged or incomplete; what was trained
@@ -92,7 +95,7 @@ def read(path: str | Path, overrides: Mapping[str, str] | None = None, mode: str
     workdir = open_existing(Path(path))
     made = workdir.config()
     config = validate(settings.override(made, overrides or {}))
-    if changed := settings.differences(made, config):
+    if changed := [each for each in settings.differences(made, config) if each.partition(":")[0] not in may_change]:
         raise UserError(f"--config: {path} was trained with other settings, they cannot change now: {', '.join(changed)}")
     if mode is not None:
         families.check_mode(config, mode)

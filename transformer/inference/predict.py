@@ -1,6 +1,6 @@
 """A workdir, ready to use from Python: `load("runs/multi30k").translate(["ein hund ."])`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ PREDICTORS: dict[families.Output, Callable[[Loaded], Any]] = {
 }
 
 
-def load(path: str | Path, overrides: Mapping[str, str] | None = None, mode: str | None = None) -> Any:
+def load(
+    path: str | Path, overrides: Mapping[str, str] | None = None, mode: str | None = None, may_change: Collection[str] = ()
+) -> Any:
     """A `Translator`, `Generator` or `Labeller`, as the workdir's model is one; arguments as `loading.read` has them."""
-    return make(loading.read(path, overrides, mode))
+    return make(loading.read(path, overrides, mode, may_change))
 
 
 def make(loaded: Loaded) -> Any:

@@ -17,6 +17,7 @@ from transformer.data.encode import touching
 from transformer.errors import UserError, counted, say
 from transformer.inference import predict
 from transformer.modes import heads
+from transformer.modes.common import kept_as
 from transformer.runtime import workdir as workdirs
 
 
@@ -39,8 +40,9 @@ def align(path: Path, overrides: Mapping[str, str]) -> None:
     near = heads.near(predictor.config, weights, lengths)
     hidden = _hidden(predictor, pairs, sentences)
     told = {"sentences": len(pairs), "heads": table, "near": near, "hidden": hidden}
+    name, _ = kept_as("alignment", workdir.config(), predictor.config)
     try:
-        workdirs.write_json(workdir.evaluation_file("alignment"), told)
+        workdirs.write_json(workdir.evaluation_file(name), told)
     finally:  # the table is not lost because it cannot be written
         _print(table, near, hidden)
 

@@ -1,14 +1,17 @@
-"""What modes share: lines in and out, folders of data."""
+"""What modes share: lines in and out, folders of data, names of results."""
 
 import contextlib
 import functools
+import hashlib
 import itertools
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from transformer import streams
+from transformer import settings, streams
+from transformer.config import Config
 from transformer.data import prepare
 from transformer.errors import UserError, no_failure
 from transformer.files import new_file
@@ -17,6 +20,31 @@ from transformer.runtime.workdir import Workdir
 
 def folders(workdir: Workdir) -> prepare.Folders:
     return prepare.Folders(workdir.vocabulary, workdir.tokens, workdir.path / "data")
+
+
+# What of a run's free settings changes which outputs a trained model gives, or what of them is shown.
+_OUTPUTS = re.compile(r"evaluate\.|search\.(?!batch_size$)")
+LONGEST_NAME = 120  # bytes
+
+
+def kept_as(what: str, made: Config, used: Config) -> tuple[str, dict[str, Any]]:
+    """The name under which results are kept, and the settings that make it differ from `what`, by name.
+
+    What is found with the settings that a workdir was made with is `what`; with others, as `what-beam_size=1`, so that nothing
+    is written over.
+    """
+    pairs = zip(settings.fields(made), settings.fields(used), strict=True)
+    changed = {name: new for (name, _, _, old), (_, _, _, new) in pairs if new != old and _OUTPUTS.match(name)}
+    parts = [f"{name.rpartition('.')[2]}={settings.text_of(value)}" for name, value in changed.items()]
+    return file_name("-".join([what, *parts])), changed
+
+
+def file_name(text: str) -> str:
+    """Text as the name of a file: letters, digits and some signs stay. Where that loses anything, a hash stands behind it."""
+    name = re.sub(r"[^\w.,=+-]+", "_", text).strip("_.") or "_"
+    short = name.encode()[:LONGEST_NAME].decode(errors="ignore")
+    lost = short.replace("_", " ") != text.replace("_", " ")
+    return f"{short}-{hashlib.sha256(text.encode()).hexdigest()[:6]}" if lost else name
 
 
 ONE_LINE = str.maketrans("\n\r\t", "   ")  # what a vocabulary of bytes may say, and a reader of lines would stumble over

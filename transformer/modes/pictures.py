@@ -9,6 +9,7 @@ from transformer import families, plots
 from transformer.data import prepare
 from transformer.errors import UserError, optional, say
 from transformer.inference import predict
+from transformer.modes.common import file_name, kept_as
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.workdir import Workdir
 from transformer.training.telemetry import read_metrics
@@ -22,6 +23,9 @@ def attend(path: Path, overrides: Mapping[str, str], source: str | None, target:
     folder = Path(output) if output else workdir.pictures
     workdirs.check_writable("--output" if output else "--workdir", output or path, folder)
     predictor = predict.load(path, overrides, "attend")
+    if not output:
+        text = source if target is None else f"{source} {target}"
+        folder /= kept_as(file_name(text.strip()), workdir.config(), predictor.config)[0]
     if not draw_attention(predictor, source, target, folder, lambda text: print(text, flush=True)):
         raise UserError("--mode=attend: this model has no attention to draw (config.model.recurrent.attention is none)")
 
@@ -77,7 +81,7 @@ def show(workdir: Workdir, kind: families.Kind, splits: Mapping[str, prepare.Spl
     }
     shown = [command for mode, command in each.items() if mode in kind.modes]
     say(
-        f"\nsamples: {workdir.samples_file}\n"
+        f"\nsamples: {workdir.samples_file('test' if 'test' in splits else 'validation')}\n"
         f"pictures in {workdir.pictures}: {', '.join(sorted(file.name for file in workdir.pictures.glob('*.png')))}\nnext:\n"
         + "".join(f"  {command}\n" for command in [*shown, "python launch.py --help"]).rstrip("\n")
     )

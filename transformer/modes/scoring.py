@@ -19,7 +19,7 @@ from transformer.files import new_file
 from transformer.inference import loading, perplexity, predict, pruning, scores
 from transformer.models import gates
 from transformer.modes import digits, heads
-from transformer.modes.common import folders
+from transformer.modes.common import folders, kept_as
 from transformer.runtime import hosts
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.devices import Runtime
@@ -109,10 +109,11 @@ def reported(config: Config) -> list[str]:
 
 
 def evaluate(path: Path, overrides: Mapping[str, str], split: SplitName) -> None:
-    """Scores a split; a table to stdout, all of it to evaluation/<split>.json."""
+    """Scores a split; a table to stdout, all of it to evaluation/<split>.json, or, with other settings than the workdir's or
+    of another data set, to evaluation/<split>-<what differs>.json."""
     workdir = workdirs.open_existing(path)
     workdirs.check_writable("--workdir", path, workdir.evaluation_file(split).parent)
-    predictor = predict.load(path, overrides, "evaluate")
+    predictor = predict.load(path, overrides, "evaluate", (f"data.{split}",))
     config, loaded = predictor.config, predictor.loaded
     check_evaluate(config)
     hosts.check_same({"--workdir": str(path), "--split": split, "checkpoints": list(loaded.steps), **overrides})
@@ -125,14 +126,39 @@ def evaluate(path: Path, overrides: Mapping[str, str], split: SplitName) -> None
     found = read(split)
     if found is None:
         raise UserError(f"--split={split}: config.data.{split} is none; there is nothing to score")
-    score_split(workdir, predictor, split, found, read("validation") if config.evaluate.heads_removed else None)
+    what, about = _named(workdir, split, config, found.fingerprint)
+    name, changed = kept_as(what, workdir.config(), config)
+    validation = read("validation") if config.evaluate.heads_removed else None
+    score_split(workdir, predictor, split, found, validation, name, about | changed)
+    if name != split and hosts.is_first():
+        say(f"written to {workdir.evaluation_file(name)}; {split}.json is for the run's own data and settings")
+
+
+def _named(workdir: Workdir, split: SplitName, config: Config, fingerprint: str) -> tuple[str, dict[str, Any]]:
+    """The split's name, with that of its data if they are not those that the run began with; and the settings behind it."""
+    made, records, setting = workdir.config(), workdir.records(), f"data.{split}"
+    known = records[-1]["data"].get(split) if records else None
+    value = getattr(config.data, split)
+    if value == getattr(made.data, split):
+        value, setting = Path(config.data.directory or "data").name, "data.directory"
+    same = fingerprint == known if known else setting == "data.directory"
+    return (split, {}) if same else (f"{split}-{Path(value).name}", {setting: value})
 
 
 def score_split(
-    workdir: Workdir, predictor: Any, name: str, split: prepare.Split, validation: prepare.Split | None = None
+    workdir: Workdir,
+    predictor: Any,
+    name: str,
+    split: prepare.Split,
+    validation: prepare.Split | None = None,
+    kept: str | None = None,
+    changed: Mapping[str, Any] | None = None,
 ) -> None:
     """A split's scores and samples, to stdout and into the workdir; of the model without the heads that
-    `config.evaluate.heads_removed` takes out, by what `validation` tells of them."""
+    `config.evaluate.heads_removed` takes out, by what `validation` tells of them.
+
+    `kept`: the name that results are kept under, the split's if none is given. `changed`: settings that are not the run's.
+    """
     config, runtime = predictor.config, Runtime(predictor.config.parallel)
     kind = families.kind_of(config)
     loss = families.make_loss(predictor.model, config, predictor.facts)
@@ -152,11 +178,13 @@ def score_split(
     if hosts.is_first():
         scored.table = scores.token_scores(sums, words) | scored.table
         about = {"examples": len(split.examples), "checkpoints": list(loaded.steps), "heads_removed": removed}
+        about |= {"changed": dict(changed)} if changed else {}
+        kept = kept or name
         without = f", without {len(removed)} of {len(pruning.heads(config))} heads" if removed else ""
         try:
-            _write(workdir, name, scored, about | {"search": dataclasses.asdict(config.search)})
+            _write(workdir, kept, scored, about | {"search": dataclasses.asdict(config.search)})
         finally:  # scores are not lost because they cannot be written
-            _print(name, scored, len(split.examples), loaded.steps, without)
+            _print(kept, scored, len(split.examples), loaded.steps, without)
 
 
 def _outputs(predictor: Any, judge: Judge, kind: families.Kind, name: str, split: prepare.Split) -> Scored:
@@ -206,7 +234,8 @@ def _write(workdir: Workdir, name: str, scored: Scored, about: Mapping[str, Any]
     if scored.rows:
         with no_failure(str(workdir.outputs_file(name)), "written"), new_file(workdir.outputs_file(name)) as file:
             file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in scored.rows), encoding="utf-8")
-    with new_file(workdir.samples_file) as file:
+    samples = workdir.samples_file(name)
+    with no_failure(str(samples), "written"), new_file(samples) as file:
         file.write_text("".join(map(_shown, scored.samples)), encoding="utf-8")
 
 

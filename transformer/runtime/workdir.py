@@ -75,10 +75,6 @@ class Workdir:
         return self.path / "profile"
 
     @property
-    def samples_file(self) -> Path:
-        return self.path / "samples.txt"
-
-    @property
     def pictures(self) -> Path:
         return self.path / "pictures"
 
@@ -88,6 +84,10 @@ class Workdir:
     def outputs_file(self, split: str) -> Path:
         """A line of JSON for each example that was scored: what was read, what was said, what it was held against."""
         return self.path / "evaluation" / f"{split}.jsonl"
+
+    def samples_file(self, split: str) -> Path:
+        """Some outputs, to read."""
+        return self.path / "evaluation" / f"{split}.txt"
 
     def batch_file(self, step: int) -> Path:
         """Of the batch of an update that was not finite."""

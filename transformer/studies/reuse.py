@@ -29,7 +29,7 @@ def take(config: Config, folder: Path) -> None:
     for file in sorted(folder.parents[1].glob(f"*/*/{Workdir(folder).config_file.name}")):
         other = Workdir(file.parent)
         if (other.checkpoints / str(config.train.steps)).is_dir() and _training(other.config()) == _training(config):
-            scores = (other.evaluation_file("test").parent, other.samples_file, other.pictures)
+            scores = (other.evaluation_file("test").parent, other.pictures)
             with new_folder(folder) as new:
                 shutil.copytree(other.path, new, ignore=shutil.ignore_patterns(*(p.name for p in scores)), dirs_exist_ok=True)
                 write_json(Workdir(new).config_file, settings.to_dict(config))
