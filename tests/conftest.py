@@ -1,7 +1,8 @@
-"""What holds for every test: how JAX checks shapes, how it compiles, and what may be skipped."""
+"""What holds for every test: how JAX checks shapes, how it compiles, which process runs it, and what may be skipped."""
 
 import os
 import re
+from typing import Any
 
 # Tests compile what they test, and leave the user's folder of compiled programs alone; so do processes that they start.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
@@ -20,6 +21,25 @@ if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     if jax.__version_info__ < (0, 11):  # XLA ends the process on a flag that it no longer has
         quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}"
+
+# --- processes ---------------------------------------------------------------------------------------------------------
+
+# Files that use the run of trained.py or what it compiles. One process runs them all, so that it is made only once.
+TRAINED = re.compile(r"\btrained\.run\(|\btranslator\(|^(import|from) places\b", re.MULTILINE)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return scopes.setdefault(file, "trained" if TRAINED.search((config.rootpath / file).read_text()) else file)
+
+    scopes: dict[str, str] = {}
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
+
 
 # --- skips -------------------------------------------------------------------------------------------------------------
 

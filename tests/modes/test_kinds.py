@@ -28,6 +28,9 @@ MADE = {  # what the pictures of a run show
     "span_corruption": ENCODER_DECODER,
     "causal_lm": ["decoder self attention"],
 }
+# The runs of the others are made for further tests as well.
+SLOW = ("recurrent", "decoder_only", "prefix_lm")
+each_kind = pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in KINDS])
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def test_every_kind_has_a_run():
 # --- train ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_a_run_is_scored_and_drawn(kind):
     run = kinds.run(kind)
     assert run.result.status == 0, run.result.err
@@ -67,7 +70,7 @@ def test_a_run_is_scored_and_drawn(kind):
     assert {path.stem for path in (run.workdir / "pictures").iterdir()} == pictures
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_what_a_run_proposes_at_its_end_works(kind, use, tmp_path, monkeypatch):
     """Every mode that its kind has, on a copy, one command after another."""
     run = use(kind)
@@ -191,7 +194,7 @@ def test_a_prompt_past_the_positions_is_one_line_and_nothing_else(use):
         ("masked_lm", "translate", "predict, attend"),
         ("classify", "generate", "predict, attend"),
         ("causal_lm", "predict", "generate, attend"),
-        ("prefix_lm", "generate", "translate, attend"),
+        ("span_corruption", "generate", "translate, attend"),
     ],
 )
 def test_a_mode_that_a_kind_has_not(kind, mode, has):
