@@ -434,6 +434,9 @@ class Search:
     max_new_tokens: int | None = setting(
         None, f"generate: new tokens at most; none: as many as max_length allows, or {NEW_TOKENS}", at_least=1, free=True
     )
+    start_token: bool = setting(
+        True, "generate: the start token stands before a prompt, as in training; false: before an empty one alone", free=True
+    )
     stop: str | None = setting(None, "generate: text that ends a sample", free=True)
 
     def output_limit(self, source: int) -> int:

@@ -264,3 +264,10 @@ def test_text_is_made_as_training_text_was():
     assert read == [[[START, *LETTERS.encode("bad cafe")]]]
     assert np.array_equal(used.logits(["BAD"])[0], used.logits(["bad"])[0])
     assert used.attention("BAD")[0].down == ["<s>", *"bad"]
+
+
+def test_without_a_start_token_a_prompt_is_read_as_it_is():
+    used = dataclasses.replace(greedy().loaded, config=drawn.changed(CONFIG, search__start_token=False))
+    bare = Generator(used)
+    assert bare._tokens("ab") == LETTERS.encode("ab") and bare._tokens("") == [START]
+    np.testing.assert_allclose(bare.logits(["abc"])[0], logits_after(bare, LETTERS.encode("abc")), atol=1e-4)

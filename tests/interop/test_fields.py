@@ -173,6 +173,22 @@ def test_what_is_not_supported_is_named(name, field, value):
     )
 
 
+def test_fields_that_change_no_number_are_read():
+    for name, fields in [
+        ("gpt2", {"n_special": 0, "predict_special_tokens": True, "prefix": "a"}),
+        ("bert", {"sentence_transformers": {"x": 1}, "save_step": 3, "prefix": "a"}),
+        ("t5", {"bos_token_id": 0}),
+    ]:
+        assert read(name, SMALL[name] | fields) == read(name, SMALL[name])
+
+
+def test_unknown_fields_are_named_all_at_once():
+    message = refused("bert", SMALL["bert"] | {"first_thing": 1, "second_thing": "b"})
+    assert "first_thing 1" in message and "second_thing 'b'" in message
+    message = refused("bert", SMALL["bert"] | {"is_decoder": True, "add_cross_attention": True})
+    assert "is_decoder" in message and "add_cross_attention" in message
+
+
 def test_fields_with_one_value_refuse_any_other():
     for name, form in FORMATS.items():
         for field, allowed in (COMMON_ONLY | form.only).items():

@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from transformer import families
 from transformer.config import Facts
-from transformer.data import imported_vocabulary, prepare, vocabulary
+from transformer.data import imported_vocabulary, prepare, tokenizer_classes, vocabulary
 from transformer.errors import UserError
 from transformer.interop import huggingface, tensors
 
@@ -315,6 +315,32 @@ def test_a_pickle_is_refused_with_the_reason(tmp_path, name):
     (folder / "model.safetensors").rename(folder / name)
     message = refused(folder)
     assert name in message and "pickle" in message and "can run any program" in message
+    assert "weights_only=True" in message and "save_file" in message
+
+
+def test_a_classifier_of_one_label_is_read(tmp_path):
+    folder, _ = case(tmp_path / "a", "bert SequenceClassification")
+    fields = json.loads((folder / "config.json").read_text()) | {"id2label": {"0": "score"}, "problem_type": "regression"}
+    (folder / "config.json").write_text(json.dumps(fields))
+    rewrite(
+        folder, lambda t: t | {"classifier.weight": t["classifier.weight"][:1], "classifier.bias": t["classifier.bias"][:1]}
+    )
+    found = huggingface.read(folder)
+    assert found.facts.labels == ("score",)
+    huggingface.write(tmp_path / "b", found.config, found.facts, found.params, found.vocabularies)
+    assert huggingface.read(tmp_path / "b").facts == found.facts
+
+
+def test_a_prompt_begins_as_the_folder_s_tokenizer_says(tmp_path):
+    folder, _ = case(tmp_path / "a", "gpt2")
+    assert huggingface.read(folder).config.search.start_token is False
+    described = json.loads((folder / "tokenizer.json").read_text())
+    described["post_processor"] = tokenizer_classes.template(["<|endoftext|>"], [], [], {"<|endoftext|>": 0})
+    (folder / "tokenizer.json").write_text(json.dumps(described))
+    found = huggingface.read(folder)
+    assert found.config.search.start_token is True
+    huggingface.write(tmp_path / "b", found.config, found.facts, found.params, found.vocabularies)
+    assert huggingface.read(tmp_path / "b").config == found.config
 
 
 @pytest.mark.parametrize(
@@ -391,9 +417,12 @@ def test_folders_that_are_none_are_said(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     assert "model_type is 'llama'" in refused(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertForMultipleChoice"]}')
+    assert "BertForMultipleChoice" in refused(tmp_path)
+    (tmp_path / "config.json").write_text('{"architectures": ["T5EncoderModel"]}')
+    assert "T5EncoderModel" in refused(tmp_path)
+    (tmp_path / "config.json").write_text('{"architectures": ["BertForMaskedLM"]}')  # which says the type, too
     assert "there is no tokenizer" in refused(tmp_path)
     folders.word_pieces().save(str(tmp_path / "tokenizer.json"))
-    assert "BertForMultipleChoice" in refused(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     assert "no model.safetensors" in refused(tmp_path)
 

@@ -3,6 +3,7 @@
 import json
 
 import folders
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ transformers = pytest.importorskip("transformers")
 
 import theirs  # noqa: E402  (it imports both)
 
+from transformer import families, settings  # noqa: E402
 from transformer.interop import huggingface  # noqa: E402
 
 BART = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -80,3 +82,40 @@ def test_texts_are_as_long_with_default_arguments(tmp_path, name, generation):
         assert texts[0] == texts[1]
     else:  # without a limit in the original Transformers stops after 20 tokens
         assert texts[1][: len(texts[0])] == texts[0] and len(texts[1]) > len(texts[0]) > 20
+
+
+def test_a_pickle_is_converted_by_the_two_lines_that_its_refusal_names(tmp_path):
+    from transformer.errors import UserError
+
+    model = theirs.make("bert masked")
+    model.save_pretrained(tmp_path)
+    whole = huggingface.read_model(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError) as error:
+        huggingface.read_model(tmp_path)
+    for line in str(error.value).split("`")[1::2]:
+        exec(line, globals())  # noqa: S102  (one after the other, as in a session of Python)
+    again = huggingface.read_model(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
+
+
+def test_prompts_are_continued_as_theirs(tmp_path):
+    from transformer.inference.generate import Generator
+    from transformer.inference.loading import Loaded
+
+    made = folders.byte_bpe(["<|endoftext|>"])
+    model = theirs.make("gpt2", vocab_size=made.get_vocab_size(), bos_token_id=0, eos_token_id=0)
+    model.save_pretrained(tmp_path)
+    write_tokenizer(tmp_path, made)
+    found = huggingface.read(tmp_path)
+    config = settings.replace(settings.replace(found.config, "search.temperature", 0.0), "search.max_new_tokens", 8)
+    kind = families.FAMILIES["decoder_only"].model(config, found.facts)
+    vocabularies = {"text": found.vocabularies["joint"]}
+    objective = families.make_objective(config, found.facts, vocabularies)
+    used = Generator(Loaded(config, found.facts, kind, objective, found.params, vocabularies))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for prompt in ("the cat", "a small bird sees"):
+        given = tokenizer(prompt, return_tensors="pt")
+        said = model.generate(**given, do_sample=False, max_new_tokens=8, pad_token_id=0)[0, given.input_ids.shape[1] :]
+        assert used.generate(prompt) == [tokenizer.decode([i for i in said.tolist() if i != 0])]

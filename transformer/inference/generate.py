@@ -62,17 +62,22 @@ class Generator(Predictor):
         return self._stream(given, limit, num_samples, seed)
 
     def _ids(self, text: str, what: str) -> list[int]:
-        """The start and the text's tokens. UserError: more than the model's positions."""
+        """The text's tokens, behind the start where `config.search.start_token` says so.
+
+        UserError: more than the model's positions.
+        """
         ids = self._tokens(text)
         if (most := most_positions(self.config)) is not None and len(ids) > most:
+            start = ", the start included," if self.config.search.start_token else ""
             raise UserError(
-                f"{what} has {len(ids):,} tokens, the start included, and the model positions for {most:,} "
+                f"{what} has {len(ids):,} tokens{start} and the model positions for {most:,} "
                 "(config.model.max_positions); shorten it"
             )
         return ids
 
     def _tokens(self, text: str) -> list[int]:
-        return [self.facts.start, *self.vocabulary.encode(text.lower() if self.config.data.lowercase else text)]
+        ids = self.vocabulary.encode(text.lower() if self.config.data.lowercase else text)
+        return [self.facts.start, *ids] if self.config.search.start_token or not ids else ids
 
     def _stream(self, given: list[int], left: int, num_samples: int, seed: int) -> Iterator[tuple[int, str]]:
         ids = [list(given) for _ in range(num_samples)]
@@ -142,7 +147,10 @@ class Generator(Predictor):
     # --- how likely a text is -------------------------------------------------------------------------------------------
 
     def logits(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """For each text the logits TxN after start, token 1, ..., all of its tokens. UserError: as in `stream`."""
+        """For each text the logits TxN after the start (if `config.search.start_token`), token 1, ..., all of its tokens.
+
+        UserError: as in `stream`.
+        """
         rows = [self._ids(text, "a text") for text in texts]
         tokens, segments = pad(rows, max(map(len, rows), default=1))
         logits = np.asarray(self._said(self.params, {"inputs": tokens, "segments": segments}))
@@ -175,7 +183,7 @@ class Generator(Predictor):
         if len(ids) > self.window:
             self._told = [f"of the text's {len(ids):,} tokens the first {self.window:,} are read, as many as in training"]
         ids = ids[: self.window]
-        pieces = ["<s>", *self.vocabulary.pieces(ids[1:])]
+        pieces = ["<s>" if i == self.facts.start else piece for i, piece in zip(ids, self.vocabulary.pieces(ids), strict=True)]
         weights_LxBxHxTxS = self.weights_of({"inputs": np.asarray([ids])})["decoder/self"]
         return [Map("decoder self attention", weights_LxBxHxTxS[:, 0], pieces, pieces)]
 

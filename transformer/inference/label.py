@@ -25,7 +25,8 @@ class Labeller(Predictor):
         self.objective = loaded.objective
 
     def predict(self, examples: Sequence[Mapping[str, str]], first: int = 1) -> list[str]:
-        """A label, the tags parted by spaces, an answer (blank: none), or a text with its masks filled, of each example.
+        """A label (of a model with one label: its score), the tags separated by spaces, an answer (blank: none), or a text with
+        its masks filled, of each example.
 
         `first`: the number of the first one, as messages name it. UserError: some texts have a pair, others not.
         """
@@ -56,7 +57,10 @@ class Labeller(Predictor):
 
     def _labels(self, examples: Sequence[Mapping[str, str]], first: int) -> list[str]:
         corpus = self.objective.arrange(texts(examples, self.loaded.vocabularies, ()))
-        return [self.facts.labels[int(scores.argmax())] for scores in self._rows(corpus, first)]
+        rows = self._rows(corpus, first)
+        if len(self.facts.labels) == 1:  # a score, not a choice
+            return [f"{float(scores[0]):.9g}" for scores in rows]
+        return [self.facts.labels[int(scores.argmax())] for scores in rows]
 
     def _tags(self, examples: Sequence[Mapping[str, str]], first: int) -> list[str]:
         corpus = tagged(examples, self.loaded.vocabularies, ())

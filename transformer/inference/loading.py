@@ -100,6 +100,10 @@ def read(
     if mode is not None:
         families.check_mode(config, mode)
     facts, kind = workdir.facts(), families.kind_of(config)
+    if mode == "evaluate" and kind.output == "label" and len(facts.labels) == 1:
+        raise UserError(
+            f"--mode=evaluate: the model of {path} has one label, so that it gives scores (--mode=predict), no labels"
+        )
     vocabularies = prepare.load_vocabularies(config.data, families.text_fields(kind), workdir.vocabulary)
     _check_sizes(workdir.vocabulary, facts, list(vocabularies.values()))
     model = families.FAMILIES[config.family].model(config, facts)

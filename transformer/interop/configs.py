@@ -1,7 +1,7 @@
 """`config.json` and `generation_config.json` to settings of ours, and back, by the tables of fields.py."""
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from transformer import settings
@@ -34,12 +34,7 @@ def to_settings(
     named = [name for field in form.fields for name in field.theirs.split()]
     only = {name: allowed for name, allowed in only.items() if name not in named}
     known = {*named, *only, *SILENT, *form.silent, *searching, *IDS}
-    for name, value in raw.items():
-        if name not in known:
-            raise UserError(
-                f"{where}: {name} is {value!r}: there is no such field of this model here{nearest(name, known)}; a model that "
-                "needs it is not supported, from another file remove it"
-            )
+    _check_names(raw, known, where)
     _check_only(only, raw, where)
     if generation is None:
         generation = {name: value for name, value in raw.items() if name in searching}
@@ -55,10 +50,25 @@ def to_settings(
     return values | limits.to_settings(generation, form.family, search_where)
 
 
+def _check_names(raw: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    """All at once: published files have several."""
+    unknown = [name for name in raw if name not in known]
+    if not unknown:
+        return
+    hint = nearest(unknown[0], known) if len(unknown) == 1 else ""
+    shown = ", ".join(f"{name} {raw[name]!r}" for name in unknown)
+    them = "them" if len(unknown) > 1 else "it"
+    raise UserError(
+        f"{where}: {shown}: this model has no such {'fields' if len(unknown) > 1 else 'field'} here{hint}; a model that needs "
+        f"{them} is not supported, from another file remove {them}"
+    )
+
+
 def _check_only(only: Mapping[str, Any], raw: Mapping[str, Any], where: str) -> None:
-    for name, allowed in only.items():
-        if raw.get(name, allowed[0]) not in allowed:
-            raise UserError(f"{where}: {name} is {raw[name]!r}: only {allowed[0]!r} is supported")
+    wrong = [name for name, allowed in only.items() if raw.get(name, allowed[0]) not in allowed]
+    if wrong:
+        shown = ", ".join(f"{name} is {raw[name]!r} (only {only[name][0]!r} is supported)" for name in wrong)
+        raise UserError(f"{where}: {shown}")
 
 
 def _check_search(generation: Mapping[str, Any], values: Values, where: str) -> None:
@@ -102,7 +112,10 @@ def _values(fields: Any, raw: Mapping[str, Any], where: str) -> Values:
             if not settings.has_type(value, kinds[name]):
                 raise UserError(f"{shown}: wants {settings.type_name(kinds[name])}")
             if result.get(name, value) != value:
-                raise UserError(f"{shown} and {said[name]}: here config.{name} is one setting; make them equal")
+                raise UserError(
+                    f"{shown} and {said[name]}: config.{name} is one setting for both, so that a model in which they differ "
+                    "is not supported"
+                )
             result[name], said[name] = value, shown.removeprefix(f"{where}: ")
     return result
 

@@ -51,7 +51,7 @@ SILENT = _words(
     "architectures model_type transformers_version _name_or_path name_or_path torch_dtype dtype use_cache output_attentions "
     "output_hidden_states output_past return_dict torchscript use_bfloat16 tf_legacy_loss task_specific_params "
     "finetuning_task gradient_checkpointing tokenizer_class chunk_size_feed_forward _commit_hash _attn_implementation "
-    "_attn_implementation_autoset _from_model_config id2label label2id num_labels _num_labels"
+    "_attn_implementation_autoset _from_model_config id2label label2id num_labels _num_labels save_step sentence_transformers"
 )
 
 # Fields that any file may have and that would change a model.
@@ -60,8 +60,7 @@ COMMON_ONLY: dict[str, Sequence[Any]] = {
     "pruned_heads": ({}, None),
     "cross_attention_hidden_size": (None,),
     "sep_token_id": (None,),
-    "problem_type": (None, "single_label_classification"),
-    "prefix": (None, ""),
+    "problem_type": (None, "single_label_classification", "regression"),
 }
 
 _ACTIVATIONS = [
@@ -137,9 +136,9 @@ T5 = Format(
         "model.logits_bias": False,
     },
     training={"model.initializer": "normal", "model.embedding_init": "unit"},
-    only={"is_encoder_decoder": (True,), "is_decoder": (False,), "bos_token_id": (None,)},
-    # dense_act_fn and is_gated_act are made of feed_forward_proj; n_positions limits nothing.
-    silent=frozenset({"initializer_factor", "n_positions", "dense_act_fn", "is_gated_act"}),
+    only={"is_encoder_decoder": (True,), "is_decoder": (False,)},
+    # dense_act_fn and is_gated_act are made of feed_forward_proj; n_positions limits nothing; no text begins with a token.
+    silent=_words("initializer_factor n_positions dense_act_fn is_gated_act bos_token_id"),
     objectives=("translate", "span_corruption", "denoise"),
 )
 
@@ -283,9 +282,10 @@ BERT = Format(
         "pooler_type": ("first_token_transform",),
         "directionality": ("bidi",),
     },
-    # The pooler's other fields are of TensorFlow's first release; begin and end are the tokenizer's [CLS] and [SEP].
+    # The pooler's other fields are of TensorFlow's first release; begin and end are the tokenizer's [CLS] and [SEP]. No model
+    # reads a prefix by itself.
     silent=_words(
-        "pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head bos_token_id eos_token_id"
+        "prefix pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head bos_token_id eos_token_id"
     ),
     heads_end=True,
 )
@@ -323,8 +323,10 @@ GPT2 = Format(
         "scale_attn_by_inverse_layer_idx": (False,),
         "reorder_and_upcast_attn": (False,),
     },
-    silent=_words(  # of a head that is not read
-        "summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout"
+    # Of a head that is not read, and of the code that GPT-2 was converted by.
+    silent=_words(
+        "summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout n_special "
+        "predict_special_tokens prefix"
     ),
     heads_end=True,
 )

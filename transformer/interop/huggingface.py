@@ -14,6 +14,7 @@ import numpy as np
 
 from transformer import families, settings
 from transformer.config import Config, Facts
+from transformer.data.imported_vocabulary import Tokenizer
 from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.files import new_folder
@@ -82,11 +83,30 @@ def _read_fields(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any] | No
         what = "it has no config.json" if folder.is_dir() else "there is no such folder"
         raise UserError(f"{folder}: {what}; wants a folder that Transformers' save_pretrained has written")
     raw = tensors.read_json(folder / "config.json")
-    name = raw.get("model_type")
-    if not isinstance(name, str) or name not in FORMATS:
-        raise UserError(f"{folder / 'config.json'}: model_type is {name!r}: only {', '.join(FORMATS)} are supported")
+    name = _model_type(raw, str(folder / "config.json"))
     generation = folder / "generation_config.json"
     return name, raw, tensors.read_json(generation) if generation.is_file() else None
+
+
+def _architecture(raw: Mapping[str, Any]) -> Any:
+    named = raw.get("architectures")
+    return named[0] if isinstance(named, list) and named else named or None
+
+
+def _model_type(raw: Mapping[str, Any], where: str) -> str:
+    """The row of FORMATS; a file without `model_type` says it by its architecture. UserError: it is not supported."""
+    name, architecture = raw.get("model_type"), _architecture(raw)
+    if name is None:
+        name = next((name for name, form in FORMATS.items() if architecture in form.architectures), None)
+        if name is None and architecture is not None:
+            known = ", ".join(each for form in FORMATS.values() for each in form.architectures)
+            raise UserError(f"{where}: architectures is {architecture}, and there is no model_type: only {known} are supported")
+    if not isinstance(name, str) or name not in FORMATS:
+        raise UserError(f"{where}: model_type is {name!r}: only {', '.join(FORMATS)} are supported")
+    if architecture is not None and architecture not in FORMATS[name].architectures:
+        known = ", ".join(FORMATS[name].architectures)
+        raise UserError(f"{where}: architectures is {architecture}: of {name} models only {known} are supported")
+    return name
 
 
 def _read_model(
@@ -98,10 +118,7 @@ def _read_model(
     told: Mapping[str, Any],
 ) -> Imported:
     form, names, where = FORMATS[name], NAMES[name], str(folder / "config.json")
-    named = raw.get("architectures") or list(form.architectures)
-    architecture = named[0] if isinstance(named, list) else named
-    if not isinstance(architecture, str) or architecture not in form.architectures:
-        raise UserError(f"{where}: architectures is {architecture}: only {', '.join(form.architectures)} are supported")
+    architecture = _architecture(raw) or next(iter(form.architectures))
     arrays = convert.normalise(names, tensors.read(folder))
     values = configs.to_settings(form, _completed(name, raw, arrays), generation, where, str(folder / "generation_config.json"))
     values |= {"family": form.family, "objective.kind": form.architectures[architecture]}
@@ -136,6 +153,8 @@ def _make_config(values: Mapping[str, Any], made: Mapping[str, Vocabulary], most
     model_settings = {name: value for name, value in values.items() if not name.startswith("facts.")}
     for name, value in model_settings.items():
         config = settings.replace(config, name, value)
+    if isinstance(text := made.get("joint"), Tokenizer) and config.family == "decoder_only":
+        config = settings.replace(config, "search.start_token", text.around[:1] == [values["facts.start"]])
     learned = config.model.positions == "learned"
     longest, most = (config.model.max_positions,) * 2 if learned else (LONGEST, settings.MOST)
     data: dict[str, Any] = {
@@ -174,8 +193,10 @@ def _labels(architecture: str, raw: Mapping[str, Any], where: str) -> tuple[str,
         raise UserError(
             f"{where}: id2label is {raw.get('id2label')!r}, num_labels {count!r}: wants a label for each of 0, 1, .."
         ) from None
-    if len(labels) < 2:
-        raise UserError(f"{where}: id2label has {len(labels)} entry: a classifier of numbers is not supported")
+    if not labels or (len(labels) == 1 and architecture == "BertForTokenClassification"):
+        raise UserError(f"{where}: id2label has {len(labels)} entries: wants a label for each of 0, 1, ..")
+    if len(labels) > 1 and raw.get("problem_type") == "regression":
+        raise UserError(f"{where}: problem_type is 'regression' with {len(labels)} labels: only one number is supported")
     return labels
 
 

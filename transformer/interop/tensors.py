@@ -1,7 +1,7 @@
 """Tensors of a folder by name, from `model.safetensors` or its shards, and into them. What the names mean is names.py."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,18 @@ def read(folder: Path) -> dict[str, np.ndarray]:
     if pickles:
         raise UserError(
             f"{folder}: its weights are in {pickles[0]}, a pickle file, which can run any program when it is read, so it is "
-            f"refused; save the model as {FILE} where you trust it"
+            f"refused; with PyTorch these two lines convert it, and run nothing: {conversion(folder, pickles)}"
         )
     raise UserError(f"{folder}: there is no {FILE} and no {INDEX}; weights are read from safetensors alone")
+
+
+def conversion(folder: Path, pickles: Sequence[str]) -> str:
+    """Two lines of Python that make the safetensors file of pickles. Tensors may share memory there, but not in the file."""
+    files = [str(folder / name) for name in pickles if name.endswith(Path(pickles[0]).suffix)]
+    load = "import torch, safetensors.torch; t = {}; "
+    load += f'[t.update(torch.load(f, map_location="cpu", weights_only=True)) for f in {files}]'
+    shown = f"{{n: x.clone().contiguous() for n, x in t.items()}}, {str(folder / FILE)!r}"
+    return f"`{load}` and `safetensors.torch.save_file({shown}, metadata={{'format': 'pt'}})`"
 
 
 def write(folder: Path, tensors: Mapping[str, np.ndarray], shard_bytes: int = SHARD_BYTES) -> None:

@@ -184,7 +184,7 @@ def _around(config: Config, model_type: str, facts: Facts) -> tuple[list[int], l
         "bert": (begin or [facts.start], [facts.end], []),
         "bart": (begin, [facts.end], [facts.end]),
         "t5": (begin, [facts.end], []),
-        "gpt2": ([facts.start], [], []),
+        "gpt2": ([facts.start] if config.search.start_token else [], [], []),
     }[model_type]
 
 
