@@ -2,9 +2,8 @@
 
     python launch.py --mode=ablate --config=experiments/ablations/attention_scale_256.py --workdir=runs/attention_scale_256
 
-Three seeds, 2 to 3 min a run on one of two cores that did other work too. Unscaled is worse by 0.88 nats (0.72 to 1.03), which
-agrees, and is twice the 0.42 of d_k 64. The factor in W_q at the start alone, as in T5, is no longer as good: 0.27 nats for
-0.015 (worse by 0.11 to 0.41), seeds between 0.1 and 0.4. 1/d_k, a learned factor and QK-norm are not told apart from it.
+Three seeds, 2 to 3 min a run on one of two cores that did other work too. Unscaled is worse by 0.88 nats (0.76 to 1.02),
+which agrees, and is twice the 0.38 of d_k 64.
 """
 
 from experiments.ablations.attention_scale import LARGE, study

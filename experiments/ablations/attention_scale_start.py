@@ -3,11 +3,11 @@
     python launch.py --mode=ablate --config=experiments/ablations/attention_scale_start.py --workdir=runs/attention_scale_start
 
 Three seeds, 14 min with --workers=2 on two cores. Without a factor 6.0, 12, 24, 47, 102, 203, 414 at d_k 8 to 512: a power of
-1.03 of d_k (95 % interval 0.95 to 1.15). That is as published, but the interval touches the margin, so that by the rule the
-runs cannot tell. It is about 0.8 d_k, not d_k, perhaps as words of a sentence are not independent. Whether it is constant with
-the factor is attention_scale_start_scaled.py, what both do to the softmax's gradient attention_scale_start_softmax.py. The runs
-of all three are the same: with the folders `runs` and `data` of one workdir copied into the others nothing is trained
-again. All is measured before the one update of a run. The model is attention_scale.py's.
+1.04 of d_k (95 % interval 1.00 to 1.10), as published. It is about 0.8 d_k, not d_k, perhaps because the words of a sentence
+are not independent. Whether it is constant with the factor is attention_scale_start_scaled.py, what both do to the softmax's
+gradient attention_scale_start_softmax.py. The runs of all three are the same: with the folders `runs` and `data` of one
+workdir copied into the others nothing is trained again. All is measured before the one update of a run. The model is
+attention_scale.py's.
 """
 
 from experiments.shapes import studies

@@ -3,9 +3,9 @@
     python launch.py --mode=ablate --config=experiments/ablations/heads.py --workdir=runs/heads
 
 Three seeds, 2 min a run on one of two cores. Neither 1 head nor 16 can be told from 4 here, where little is left to learn:
-after 200 updates 0.016 and 0.012 nats against 0.010, and by less than a fifth of the paper's difference if at all. What can be
-told is the sum: twice the loss (0.023) at as many parameters. With more heads each points less at the word that is translated:
-0.60, 0.58, 0.52 of the mass of the best at 4, 8, 16 (not told apart either).
+after 200 updates 0.016 and 0.012 nats against 0.010. The summed heads have 0.023 at as many parameters, which three seeds
+cannot tell from 4 heads either. With more heads each points less at the word that is translated: 0.60, 0.58, 0.52 of the mass
+of the best at 4, 8, 16 (no difference that can be told).
 
 "summed" replaces W^O by one block of d_v rows on the sum of the heads. Concatenation before W^O is a sum over
 heads too, sum_i head_i W^O_i; summed, the W^O_i are one, so heads cannot write to places of their own. It has fewer

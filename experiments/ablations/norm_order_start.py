@@ -3,8 +3,8 @@
     python launch.py --mode=ablate --config=experiments/ablations/norm_order_start.py --workdir=runs/norm_order_start
 
 Fifteen seeds, 5 to 40 s a run on one of two cores. Of the decoder's last layer the norm is 0.91, 0.70, 0.52, 0.44, 0.30 with
-pre-norm at 3, 6, 12, 18, 36 layers, which falls as L^-0.42 (0.38 to 0.55; published -0.5), and 1.9 to 2.1 with post-norm at
-every depth. That these are equal within 0.4 cannot be told: 3 layers have 0.25 less than 18 (0.00 to 0.50). Of the decoder's
+pre-norm at 3, 6, 12, 18, 36 layers, which falls as L^-0.44 (0.41 to 0.56; published -0.5), and 1.9 to 2.1 with post-norm at
+every depth. That these are equal within 0.4 cannot be told: 3 layers have 0.24 less than 18 (-0.02 to 0.51). Of the decoder's
 first layer post-norm has 1.03, 0.36, 0.033, 0.005, 0.000008, pre-norm 1.15, 1.12, 0.92, 0.80, 0.73: the
 theorem's gradients at the end are not too large here, but next to nothing of them comes through so many post-norms.
 

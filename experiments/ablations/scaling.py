@@ -4,9 +4,9 @@
         --config.base.data.directory=DIR
 
 Three seeds, 15 s to 5 min a run on one of two cores. 2.10 nats a character at 6,592 parameters, 1.92, 1.80, 1.72, 1.69, 1.67,
-1.67 at 1.19 million: 1.54 + 8.71 / N^0.311 (95 % interval of the exponent 0.262 to 0.362; published 0.34). Each size is worse
-than the next, but that the largest is better than the second cannot be told (by 0.001 nats, -0.018 to 0.021): with so few
-characters size may stop to pay there, which a law of N alone cannot say (it is high in the middle and low at the end).
+1.67 at 1.19 million: an exponent of 0.319 (95 % interval 0.268 to 0.372; published 0.34). That each size is better than the
+next smaller one cannot be told of all (the largest than the second by 0.001 nats, -0.021 to 0.024): with so few characters
+size may stop to pay there, which a law of N alone cannot say (it is high in the middle and low at the end).
 
 DIR holds input.txt, as for experiments/shakespeare.py. All sizes see the same 1.5 M characters, the training text one and a
 half times. The learning rate goes by width as in the paper's equation 3, d_model^-0.5. The exponent is one on this data, in

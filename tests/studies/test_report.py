@@ -19,19 +19,21 @@ from test_study import STUDY
 
 from transformer import plots
 from transformer.errors import UserError
-from transformer.studies import drawings, findings, report, resampled, results
+from transformer.studies import figures, findings, report, resampled, results, statistics
 from transformer.studies import study as studies
 from transformer.studies.study import Claim, Metric, Study
 
 ROOT = Path(__file__).parents[2] / "experiments"
-NLL, BLEU = Metric("validation/nll", "lower"), Metric("test/bleu", "higher")
+NLL, BLEU = Metric("validation/nll", "lower", scale="linear"), Metric("test/bleu", "higher")
 FAST = Metric("validation/nll", "lower", "updates", 0.5)
 WORSE = Claim("wide is worse", "here", "worse", ("16",))
 NOISE = np.random.default_rng(0).normal(size=(3, 5))
 
 
 def make(**changes: Any) -> Study:
-    return studies.validate(dataclasses.replace(STUDY, **{"metrics": (NLL,), "claims": (WORSE,), "seeds": 5} | changes))
+    """Within seeds, which have an effect in `loss`."""
+    usual = {"metrics": (NLL,), "claims": (WORSE,), "seeds": 5, "blocked": True}
+    return studies.validate(dataclasses.replace(STUDY, **usual | changes))
 
 
 def loss(study: Study, **offsets: float) -> list[dict[str, Any]]:
@@ -86,9 +88,10 @@ def test_two_arms_are_a_paired_t_test(tmp_path):
     assert numbers(row["95 % interval"]) == pytest.approx(spread, abs=6e-4)
     assert numbers(row["minus 8"]) == pytest.approx([np.mean(ours) - np.mean(theirs)], abs=6e-4)
     ends = list(test.confidence_interval(0.95))
-    assert numbers(row["simultaneous 95 % interval"]) == pytest.approx(ends, abs=6e-4)
+    assert numbers(row["interval of the difference"]) == pytest.approx(ends, abs=6e-4)
     assert row["p"] == (f"{test.pvalue:.3f}" if test.pvalue > 0.001 else "< 0.001")
-    assert [row["runs"], row["diverged"], row["failed"], other["p"], other["minus 8"]] == ["5", "0", "0", "–", "–"]
+    assert [row["runs"], row["diverged"], row["failed"], row["comparison"]] == ["5", "0", "0", "planned"]
+    assert [other["p"], other["minus 8"], other["comparison"]] == ["–", "–", "–"]
     line = verdict(text)
     assert line.startswith(
         "**Verdict: agrees.** The runs agree with the claim: in `validation/nll`, `16` is worse than `8` by "
@@ -127,12 +130,13 @@ def test_what_diverged_counts_and_what_failed_does_not(tmp_path):
         ]
         text = said(tmp_path, study, rows)
         row = table(text, "## `validation/nll`")["16"]
-        assert [row["mean"], row["95 % interval"], row["runs"], row["minus 8"], row["p"]] == ["–", "–", "0", "–", "–"]
+        assert [row["mean"], row["95 % interval"], row["runs"], row["minus 8"]] == ["–", "–", "0", "–"]
+        assert row["p"] == ("0.016" if status == "diverged" else "–")  # twice 2 of 252
         assert [row["diverged"], row["failed"]] == (["5", "0"] if status == "diverged" else ["0", "5"])
         assert f"- `16`, seed 3: {status}, no room" in text
         lines[status] = verdict(text)
     assert "agrees.**" in lines["diverged"] and "of its runs 5 diverged, of the other's 0" in lines["diverged"]
-    assert "cannot tell.**" in lines["failed"] and "no runs to be compared" in lines["failed"]
+    assert "cannot tell.**" in lines["failed"] and "too few runs to be compared" in lines["failed"]
 
 
 def test_what_is_missing_is_said(tmp_path):
@@ -152,7 +156,7 @@ def test_one_seed_has_no_interval(tmp_path):
     study = make(seeds=1)
     text = said(tmp_path, study, loss(study, a16=0.2))
     row = table(text, "## `validation/nll`")["16"]
-    assert row["95 % interval"] == row["simultaneous 95 % interval"] == row["p"] == "–" and numbers(row["minus 8"])
+    assert row["95 % interval"] == row["interval of the difference"] == row["p"] == "–" and numbers(row["minus 8"])
     assert "One seed: there is no interval" in text and "Intervals of a mean" not in text
     assert verdict(text).startswith("**Verdict: cannot tell, exploratory.**") and "no interval" in verdict(text)
 
@@ -165,25 +169,27 @@ def test_a_ceiling_is_flagged(tmp_path):
         assert flag in text if flag else "**Ceiling" not in text and "**Floor" not in text
 
 
-def test_an_interval_of_a_mean_ends_where_its_scale_does(tmp_path):
-    """By hand: Student's of 99 and 100 is 99.5 and 6.4 to either side, of 0.1 and 0.3 it is 0.2 and 1.3."""
-    study = make(metrics=(NLL, BLEU), seeds=2, arms={"8": {}, "16": {"model.d_model": "16"}})
-    values = {"8": ((0.1, 99.0), (0.3, 100.0)), "16": ((2.1, 0.0), (2.3, 1.0))}
+def test_means_are_taken_on_the_metrics_scale(tmp_path):
+    """By hand: the geometric mean of 1 and 4 is 2; a percentage's interval stays above 0 and below 100."""
+    study = make(metrics=(dataclasses.replace(NLL, scale=None), BLEU), seeds=2, arms={"8": {}, "16": {"model.d_model": "16"}})
+    values = {"8": ((1.0, 90.0), (4.0, 99.0)), "16": ((2.1, 1.0), (2.3, 3.0))}
     labels = (NLL.label, BLEU.label)
     text = said(tmp_path, study, written.all_of(study, lambda arm, seed: dict(zip(labels, values[arm][seed], strict=True))))
-    ends = {arm: [numbers(table(text, f"## `{label}`")[arm]["95 % interval"]) for label in labels] for arm in values}
-    assert ends["8"] == [[0.0, pytest.approx(1.5, abs=0.06)], [pytest.approx(93.1, abs=0.1), 100.0]]
-    assert ends["16"] == [[pytest.approx(0.9, abs=0.06), pytest.approx(3.5, abs=0.06)], [0.0, pytest.approx(6.9, abs=0.1)]]
+    assert numbers(table(text, f"## `{NLL.label}`")["8"]["mean"]) == pytest.approx([2.0], abs=0.01)
+    for arm in values:
+        low, high = numbers(table(text, f"## `{BLEU.label}`")[arm]["95 % interval"])
+        assert 0 <= low < values[arm][0][1] < values[arm][1][1] < high <= 100
+    assert "logarithms and logits of percentages" in text
 
 
 def test_a_target_that_is_not_reached_counts_as_all_updates(tmp_path):
-    """By hand: 10, 20 and twice more than 40 make a mean of 27.5, shown as 28; 10, 10, 20 and 20 make 15."""
+    """By hand: 10, 20 and twice more than 40 make a mean of 27.5; 10, 10, 20 and 20 make 15."""
     study = make(metrics=(FAST,), seeds=4, arms={"8": {}, "16": {"model.d_model": "16"}})
     updates = {"16": ["10", ">40", "20", ">40"], "8": ["10", "10", "20", "20"]}
     rows = written.all_of(study, lambda arm, seed: {FAST.label: updates[arm][seed]})
     text = said(tmp_path, study, rows)
     found = table(text, f"## `{FAST.label}` (lower is better)")
-    assert (found["16"]["mean"], found["8"]["mean"]) == ("28", "15")
+    assert (found["16"]["mean"], found["8"]["mean"]) == ("27.5", "15.0")
     assert [found[arm]["not reached"] for arm in ("16", "8")] == ["2", "0"]
     assert "counts as all of its updates" in text and "Ceiling" not in text
     never = said(tmp_path, study, written.all_of(study, lambda arm, seed: {FAST.label: ">40"}))
@@ -217,18 +223,22 @@ def test_a_claim_too_small_for_the_study_is_exploratory(tmp_path):
         assert ("**Exploratory.**" in able) == bool(word) and ("states no size" in able) == (effect is None)
 
 
-def test_variances_that_differ_bring_welch(tmp_path):
-    study = make()
+def test_other_pairs_are_exploratory(tmp_path):
+    """Games and Howell's, of three arms, for the arm that no claim names; each arm with its own variance."""
+    study = make(blocked=False)
     rows = loss(study)
     for row in rows:
         row["validation/nll"] -= row["seed"] / 8
         if row["arm"] == "24":
             row["validation/nll"] = (2.0, 3.2, 1.0, 2.6, 1.2)[row["seed"]]
-    ours, theirs = ([row["validation/nll"] for row in rows if row["arm"] == arm] for arm in ("24", "8"))
-    test: Any = stats.ttest_ind(ours, theirs, equal_var=False)
-    found = table(said(tmp_path, study, rows), "## `validation/nll`")["24"]["Welch's 95 % interval"]
-    assert numbers(found) == pytest.approx(list(test.confidence_interval(0.95)), abs=0.02)
-    assert "Welch" not in said(tmp_path, study, loss(study))
+    scores = {arm: [row["validation/nll"] for row in rows if row["arm"] == arm] for arm in ("24", "8", "16")}
+    contrast = statistics.contrast(scores, {"24": 1, "8": -1})
+    interval, p = statistics.games_howell(contrast, 3)
+    text = said(tmp_path, study, rows)
+    found = table(text, "## `validation/nll`")["24"]
+    assert found["comparison"] == "exploratory" and found["p"] == f"{p:.3f}" and "Games & Howell" in text
+    assert numbers(found["interval of the difference"]) == pytest.approx(interval, abs=0.01)
+    assert verdict(text) == verdict(said(tmp_path, study, [row for row in rows if row["arm"] != "24"]))  # not of the claim
 
 
 def test_settings_are_those_that_ran(tmp_path):
@@ -251,7 +261,6 @@ def test_settings_are_those_that_ran(tmp_path):
     assert {"data.directory=corpus", "model.d_model=8", "train.learning_rate=0.2", "train.steps=40"} <= set(shown)
     assert "/home" not in text and not [line for line in shown if line.startswith("train.seed")]
     assert "`model.norm_order=pre` `train.learning_rate=0.1`" in text
-    assert "would be found with a probability of 80 %." in text  # said though there is no claim
     rates = table(text, "# Learning rates")
     assert rates["8"] == {"arm": "8", "0.1": "diverged", "0.2": "0.2", "chosen": "0.2"} and rates["pre"]["chosen"] == "0.1"
 
@@ -391,6 +400,7 @@ def test_the_runs_are_not_needed_again(tmp_path):
     made = test_runs.plan(
         {"a": {}, "b": {"model.d_model": "16"}, "d": test_runs.does("diverge"), "f": test_runs.does("fail")},
         metrics=(NLL, BLEU, dataclasses.replace(FAST, target=-0.1)),
+        blocked=True,
         claims=(Claim("it is worse", "here", "worse", ("b",)),),
     )
     test_runs.run_all(made, tmp_path / "first")
@@ -424,7 +434,7 @@ def test_one_point_is_no_curve(tmp_path, curve, drawn):
     study = make(claims=())
     rows = [row | {"curve of validation/nll": curve} for row in loss(study)]
     path = written.write(tmp_path, study, rows) / "results.csv"
-    found = drawings.panels(findings.find(study, results.read(path, study)))
+    found = figures.panels(findings.find(study, results.read(path, study)))
     assert any(isinstance(panel, plots.Lines) for panel in found) == drawn
 
 
@@ -434,7 +444,7 @@ def test_a_score_by_length_is_one_panel(tmp_path):
     study = make(claims=(), metrics=tuple(Metric(name, "higher") for name in names))
     scores = {name: float(place) for place, name in enumerate(names)}
     path = written.write(tmp_path, study, written.all_of(study, lambda arm, seed: scores)) / "results.csv"
-    bleu, *others = drawings.panels(findings.find(study, results.read(path, study)))
+    bleu, *others = figures.panels(findings.find(study, results.read(path, study)))
     assert isinstance(bleu, plots.Ranges) and list(bleu.ranges) == ["1-9", "10-19", "20-29"]
     assert bleu.means["16"] == [2.0, 0.0, 3.0] and bleu.values["8"][2] == [3.0] * 5
     assert bleu.label == "test/bleu (higher is better), by words of the source"

@@ -1,4 +1,4 @@
-"""Verdicts on hand-made tables whose answer is known, and how often they err on simulated ones."""
+"""Verdicts on hand-made tables whose answer is known, and what they do not depend on."""
 
 import numpy as np
 import pytest
@@ -6,158 +6,172 @@ from scipy import stats
 
 from transformer.errors import UserError
 from transformer.studies import statistics, verdicts
-from transformer.studies.statistics import Interval
+from transformer.studies.study import Claim
+from transformer.studies.verdicts import Data
 
 NAN = float("nan")
+SPREADS = {"base": 0.01, "low": 0.02, "high": 0.01, "same": 0.015, "broken": 0.01}
 
 
-def losses(**means):
-    """Five seeds an arm around the given loss, with noise of 0.01 that differs by arm and an effect of the seed of 0.5."""
-    rng = np.random.default_rng(0)
-    seed = 0.5 * rng.normal(size=5)
-    return {arm: (mean + seed + 0.01 * rng.normal(size=5)).tolist() for arm, mean in means.items()}
+def losses(seed=0, **means):
+    """Five seeds an arm around the given loss."""
+    rng = np.random.default_rng(seed)
+    return {arm: (mean + SPREADS.get(arm, 0.01) * rng.normal(size=5)).tolist() for arm, mean in means.items()}
 
 
-def test_rules_for_intervals():
-    assert verdicts.beyond(Interval(0.3, 0.5), 0.2) == "agrees"
-    assert verdicts.beyond(Interval(0.1, 0.5), 0.2) == "cannot tell"
-    assert verdicts.beyond(Interval(-0.1, 0.1), 0.2) == "disagrees"
-    assert verdicts.beyond(Interval(0.0, 0.0), 0.0) == "cannot tell"  # equal, without noise: not better, not worse
-    assert verdicts.within(Interval(-0.1, 0.15), -0.2, 0.2) == "agrees"
-    assert verdicts.within(Interval(-0.1, 0.25), -0.2, 0.2) == "cannot tell"
-    assert verdicts.within(Interval(-0.9, 0.9), -0.2, 0.2) == "cannot tell"  # not significant is not equal
-    assert verdicts.within(Interval(0.1, 0.15), -0.2, 0.2) == "agrees"  # significant may be equal
-    assert verdicts.within(Interval(0.25, 0.3), -0.2, 0.2) == "disagrees"
-    assert verdicts.within(Interval(-0.3, -0.25), -0.2, 0.2) == "disagrees"
-    assert verdicts.beyond(None, 0.2) == verdicts.within(None, -0.2, 0.2) == "cannot tell"
+def claim(kind, arms, margin=0.0, **more):
+    return Claim("so it is", "here", kind, tuple(arms), margin, **more)
+
+
+def judge(table, *claims, higher=False, against="base", **data):
+    return verdicts.judge(claims, against, [Data(table, higher, **data)] * len(claims))
+
+
+def word(table, kind, arms, margin=0.0, higher=False):
+    return judge(table, claim(kind, arms, margin), higher=higher)[0].word
 
 
 def test_better_and_worse_follow_the_direction_of_the_metric():
     table = losses(base=2.0, low=1.0, high=3.0)
-    for ask, arm, higher_is_better, word in (
-        (verdicts.better, "low", False, "agrees"),
-        (verdicts.better, "low", True, "disagrees"),
-        (verdicts.worse, "low", False, "disagrees"),
-        (verdicts.worse, "low", True, "agrees"),
-        (verdicts.worse, "high", False, "agrees"),
-        (verdicts.better, "high", True, "agrees"),
+    for kind, arm, higher, expected in (
+        ("better", "low", False, "agrees"),
+        ("better", "low", True, "disagrees"),
+        ("worse", "low", False, "disagrees"),
+        ("worse", "low", True, "agrees"),
+        ("worse", "high", False, "agrees"),
+        ("better", "high", True, "agrees"),
     ):
-        assert ask(table, [arm], "base", 0.5, higher_is_better).word == word
-        assert ask(table, [arm], "base", 1.5, higher_is_better).word == "disagrees"
-    assert verdicts.better(table, ["low"], "base", 1.0, False).word == "cannot tell"
-    assert verdicts.better(table, ["low", "high"], "base", 0.5, False).word == "disagrees"
-    assert verdicts.better(losses(base=2.0, low=1.0, lower=0.5), ["low", "lower"], "base", 0.5, False).word == "agrees"
+        assert word(table, kind, [arm], 0.0, higher) == expected
+        assert word(table, kind, [arm], 2.0, higher) == "disagrees"  # so much it is not
+        assert word(table, kind, [arm], 1.0, higher) in ("cannot tell", "disagrees")
 
 
-def test_numbers_are_of_the_whole_family():
-    """A claim about one arm of four has Dunnett's interval for all of them, from the side that the claim takes."""
-    table = losses(base=2.0, a=2.1, b=2.2, c=1.9)
-    verdict = verdicts.worse(table, ["a"], "base", 0.05, higher_is_better=False)
-    difference = statistics.compare(table, "base").differences["a", "base"]
-    numbers = verdict.numbers["base against a"]
-    assert (numbers["low"], numbers["high"]) == pytest.approx(difference.interval)
-    assert numbers["value"] == pytest.approx(difference.value)
-    assert numbers["p"] == pytest.approx(difference.p)
-    assert numbers["margin"] == 0.05
-    assert (numbers["diverged"], numbers["diverged_against"]) == (0, 0)
-    assert "0.05" in verdict.rule
-    other_side = verdicts.better(table, ["a"], "base", 0.05, higher_is_better=True).numbers["a against base"]
-    assert (other_side["low"], other_side["high"]) == pytest.approx(difference.interval)
+def test_all_parts_of_a_claim_must_hold():
+    table = losses(base=2.0, low=1.0, high=3.0, same=2.0)
+    assert word(table, "order", ["low", "base", "high"]) == "agrees"
+    assert word(table, "order", ["low", "high", "base"]) == "disagrees"
+    assert word(table, "better", ["low", "same"]) == "cannot tell"
+    assert word(table, "better", ["low", "high"]) == "disagrees"
 
 
-def test_equal():
-    table = losses(base=2.0, near=2.05, far=3.0)
-    assert verdicts.equal(table, ["near"], "base", 0.2).word == "agrees"
-    assert verdicts.equal(table, ["near"], "base", 0.051).word == "cannot tell"
-    assert verdicts.equal(table, ["near"], "base", 0.005).word == "disagrees"
-    assert verdicts.equal(table, ["near", "far"], "base", 0.2).word == "disagrees"
-    comparison = statistics.compare(table, "base")
-    near = comparison.differences["near", "base"]
-    p = max(
-        stats.t.sf((near.value + 0.06) / near.error, comparison.freedom),
-        stats.t.cdf((near.value - 0.06) / near.error, comparison.freedom),
+def test_not_significant_is_not_equal_and_significant_may_be():
+    noisy, exact = losses(base=2.0, low=2.0), losses(base=2.0, high=2.05)
+    assert word(noisy, "equal", ["low"], 0.001) == "cannot tell"
+    assert word(exact, "equal", ["high"], 0.2) == "agrees" and word(exact, "worse", ["high"]) == "agrees"
+    assert word(exact, "equal", ["high"], 0.01) == "disagrees"
+
+
+def test_numbers_are_those_of_the_contrast():
+    """One comparison: no correction. As an advantage: turned for a loss."""
+    table = losses(base=2.0, low=1.0)
+    contrast = statistics.contrast(table, {"base": 1, "low": -1}, "log")
+    [verdict] = judge(table, claim("better", ["low"], 0.9), scale="log")
+    [found] = verdict.findings
+    assert (found.value, found.error) == pytest.approx((float(contrast.value), float(contrast.error)))
+    assert found.interval == pytest.approx(contrast.interval()) and found.alone == pytest.approx(contrast.interval())
+    assert found.p == pytest.approx(2 * min(contrast.p_above(0.9), contrast.p_below(0.9)))
+    worse = judge(table, claim("worse", ["low"], 0.9), scale="log")[0].findings[0]
+    assert worse.value == -found.value and worse.alone == pytest.approx((-found.alone.high, -found.alone.low))
+
+
+def test_the_family_is_all_comparisons_of_all_claims():
+    """Three, either side by Holm at half of 5 %. The same one in two claims counts once, whichever way round it is asked."""
+    table = losses(base=2.0, low=1.99, high=2.02, same=2.0)
+    claims = (claim("better", ["low"]), claim("worse", ["high", "same"]), claim("order", ["base", "high"]))
+    found = judge(table, *claims)
+    contrasts = [statistics.contrast(table, {arm: 1, "base": -1}) for arm in ("low", "high", "same")]
+    above, below = (
+        [p for (p,) in statistics.holm([[float(p(each))] for each in contrasts])]
+        for p in (lambda each: each.p_above(0), lambda each: each.p_below(0))
     )
-    assert verdicts.equal(table, ["near"], "base", 0.06).numbers["near against base"]["p_tost"] == pytest.approx(p)
-    reverse = verdicts.equal({"base": table["near"], "near": table["base"], "far": table["far"]}, ["near"], "base", 0.06)
-    assert reverse.numbers["near against base"]["p_tost"] == pytest.approx(p)
+    expected = [min(1, 2 * min(sides)) for sides in zip(above, below, strict=True)]
+    assert found[0].tests == 3
+    assert [finding.p for verdict in found for finding in verdict.findings] == pytest.approx([*expected, expected[1]])
 
 
-def test_order():
-    table = losses(a=1.0, b=1.5, c=2.0, d=2.001)
-    assert verdicts.order(table, ["a", "b", "c"], 0.2, higher_is_better=False).word == "agrees"
-    assert verdicts.order(table, ["c", "b", "a"], 0.2, higher_is_better=True).word == "agrees"
-    assert verdicts.order(table, ["a", "c", "b"], 0.0, higher_is_better=False).word == "disagrees"
-    assert verdicts.order(table, ["a", "b", "c", "d"], 0.0, higher_is_better=False).word == "cannot tell"
-    numbers = verdicts.order(table, ["a", "b", "c"], 0.2, higher_is_better=False).numbers
-    assert list(numbers) == ["a against b", "b against c"]
-    assert numbers["a against b"]["value"] == pytest.approx(np.mean(table["b"]) - np.mean(table["a"]))
+def test_a_verdict_does_not_depend_on_other_arms():
+    """Neither on one that no claim names, however it varies, nor on the variance of one that another claim names."""
+    table = losses(base=2.0, low=1.95, same=2.0)
+    before = judge(table, claim("better", ["low"]), claim("worse", ["same"]))
+    wild = judge(table | {"wild": [0.0, 9.0, 4.0, 1.0, 7.0]}, claim("better", ["low"]), claim("worse", ["same"]))
+    assert before == wild and before[0].word == "agrees"
+    table["same"] = [0.0, 9.0, 4.0, 1.0, 7.0]
+    assert judge(table, claim("better", ["low"]), claim("worse", ["same"]))[0] == before[0]
 
 
-def test_exponent():
-    sizes = {"tiny": 1e4, "small": 5e4, "medium": 2e5, "large": 1e6}
-    rng = np.random.default_rng(0)
-    table = {arm: (1.5 + 30 * size**-0.3 + 0.005 * rng.normal(size=5)).tolist() for arm, size in sizes.items()}
-    table["tiny"][1], table["tiny"][2] = NAN, None  # one diverged, one failed
-    verdict = verdicts.exponent(table, sizes, 0.3, 0.05)
-    assert verdict.word == "agrees"
-    assert verdict.numbers["exponent"]["value"] == pytest.approx(0.3, abs=0.02)
-    assert verdict.numbers["exponent"]["diverged"] == 1
-    assert verdicts.exponent(table, sizes, 0.3, 0.001).word == "cannot tell"
-    assert verdicts.exponent(table, sizes, 0.1, 0.05).word == "disagrees"
+def test_intervals_end_where_decisions_do():
+    """One that agrees beside one that does not ends at its bound; the other's is at the level that is left."""
+    table = losses(base=2.0, low=1.0, same=2.0)
+    better, none = (verdict.findings[0] for verdict in judge(table, claim("better", ["low"], 0.5), claim("better", ["same"])))
+    assert better.word == "agrees" and better.interval.low == 0.5 and better.alone.low > 0.5
+    assert none.interval.low == pytest.approx(none.alone.low) and none.interval.high > none.alone.high
 
 
 def test_one_seed_cannot_tell():
-    table = {"base": [2.0], "low": [1.0]}
-    assert verdicts.better(table, ["low"], "base", 0.1, False).word == "cannot tell"
-    assert verdicts.equal(table, ["low"], "base", 9.0).word == "cannot tell"
-    assert verdicts.order(table, ["low", "base"], 0.1, False).word == "cannot tell"
-    numbers = verdicts.better(table, ["low"], "base", 0.1, False).numbers["low against base"]
-    assert numbers["value"] == pytest.approx(1.0)
-    assert numbers["low"] is numbers["high"] is numbers["p"] is None
+    [verdict] = judge({"base": [2.0], "low": [1.0]}, claim("better", ["low"]))
+    [found] = verdict.findings
+    assert verdict.word == "cannot tell" and found.interval is found.p is found.alone is None
+
+
+def test_no_variance_is_certain():
+    table = {"base": [2.0] * 3, "low": [1.0] * 3, "same": [2.0] * 3}
+    assert word(table, "better", ["low"], 0.5) == "agrees"
+    assert word(table, "better", ["same"]) == word(table, "worse", ["same"]) == "cannot tell"
+    assert word(table, "equal", ["same"], 0.1) == "agrees"
 
 
 def test_runs_that_diverged_count():
     table = losses(base=2.0, low=1.0, same=2.0, broken=1.0)
     table["broken"] = [NAN] * 5
-    assert verdicts.worse(table, ["broken"], "base", 9.0, False).word == "agrees"
-    assert verdicts.better(table, ["broken"], "base", 0.0, False).word == "disagrees"
-    assert verdicts.equal(table, ["broken"], "base", 9.0).word == "disagrees"
-    assert verdicts.order(table, ["low", "base", "broken"], 0.0, False).word == "agrees"
-    assert verdicts.order(table, ["broken", "low"], 0.0, False).word == "disagrees"
+    assert word(table, "worse", ["broken"], 9.0) == "agrees"
+    assert word(table, "better", ["broken"]) == "disagrees"
+    assert word(table, "equal", ["broken"], 9.0) == "disagrees"
+    assert word(table, "order", ["low", "base", "broken"]) == "agrees"
+    assert word(table, "order", ["broken", "low"]) == "disagrees"
     # one run of five: not clearly more often, but the four that are left do not make the arm better
     table["low"][2] = table["same"][2] = NAN
-    assert verdicts.better(table, ["low"], "base", 0.5, False).word == "cannot tell"
-    assert verdicts.worse(table, ["low"], "base", 0.5, False).word == "cannot tell"
-    assert verdicts.equal(table, ["same"], "base", 0.5).word == "cannot tell"
-    assert verdicts.better(table, ["same"], "base", 0.5, False).word == "disagrees"
-    assert verdicts.better(table, ["base"], "low", 0.5, False).word == "cannot tell"
+    assert word(table, "better", ["low"], 0.5) == "cannot tell"
+    assert word(table, "worse", ["low"], 0.5) == "cannot tell"
+    assert word(table, "equal", ["same"], 0.5) == "cannot tell"
+    assert word(table, "better", ["same"], 0.5) == "disagrees"
     table = losses(base=2.0, high=3.0)
     table["high"][0] = NAN
-    assert verdicts.worse(table, ["high"], "base", 0.5, False).word == "agrees"
+    assert word(table, "worse", ["high"], 0.5) == "agrees"
+    assert judge(table, claim("worse", ["high"], 0.5))[0].findings[0].diverged == (0, 1)
+
+
+def test_an_exponent_is_one_comparison_of_the_family():
+    sizes = {"low": 1e3, "same": 1e4, "high": 1e5}
+    table = {arm: [1.5 + 30 * size**-0.3 + 0.001 * seed for seed in (-1, 0, 1)] for arm, size in sizes.items()}
+    law = claim("exponent", list(sizes), 0.05, sizes=tuple(sizes.values()), exponent=0.3)
+    [alone] = judge(table, law, against="low")
+    assert (alone.word, alone.tests) == ("agrees", 1) and alone.findings[0].value == pytest.approx(0.3, abs=0.01)
+    both = judge(table, law, claim("better", ["high"]), against="low")
+    assert [verdict.word for verdict in both] == ["agrees", "agrees"] and both[0].tests == 2
+    far = claim("exponent", list(sizes), 0.05, sizes=tuple(sizes.values()), exponent=0.6)
+    assert judge(table, far, against="low")[0].word == "disagrees"
+    table["low"] = [NAN] * 3
+    [lost] = judge(table, law, against="same")
+    assert lost.word == "cannot tell" and "three sizes" in lost.problem
 
 
 def test_bad_claims_are_named():
     table = losses(base=2.0, low=1.0)
     with pytest.raises(UserError, match="itself"):
-        verdicts.better(table, ["base"], "base", 0.1, False)
+        word(table, "better", ["base"])
     with pytest.raises(UserError, match="none"):
-        verdicts.order(table, ["low"], 0.1, False)
-    with pytest.raises(UserError, match="'lwo'"):
-        verdicts.equal(table, ["lwo"], "base", 0.1)
-    with pytest.raises(UserError, match="'lwo'.*'low'"):
-        verdicts.order(table, ["base", "lwo"], 0.1, False)
-    with pytest.raises(UserError, match="'lwo'.*'low'"):
-        verdicts.exponent(table, {"lwo": 1.0}, 0.1, 0.1)
+        word(table, "order", ["low"])
+    for kind in ("equal", "better"):
+        with pytest.raises(UserError, match="'lwo'"):
+            word(table, kind, ["lwo"], 0.1)
 
 
-def test_errors_are_as_rare_as_promised():
-    """True difference 0: "better" in at most 2.5 % and "worse" in as many. At the margin: "equal" in at most 2.5 %."""
-    rng, words = np.random.default_rng(0), {"better": [], "worse": [], "equal": []}
-    for base, other in rng.normal(size=(1000, 2, 4)):
-        table = {"base": base, "other": other}
-        words["better"].append(verdicts.better(table, ["other"], "base", 0.0, True).word)
-        words["worse"].append(verdicts.worse(table, ["other"], "base", 0.0, True).word)
-        words["equal"].append(verdicts.equal({"base": base, "other": other + 4.0}, ["other"], "base", 4.0).word)
-    for name in words:
-        assert 0.01 < words[name].count("agrees") / 1000 < 0.04
-        assert 0.01 < words[name].count("disagrees") / 1000 < 0.04
+def test_sentences_add_to_the_error_of_their_pair():
+    table = losses(base=2.0, low=1.0)
+    plain, shared = (
+        judge(table, claim("better", ["low"]), **more)[0].findings[0] for more in ({}, {"shared": {("low", "base"): 0.1}})
+    )
+    assert (
+        shared.error == pytest.approx(np.hypot(plain.error, 0.1))
+        and stats.norm.isf(0.025) * 0.1 < shared.value - shared.alone.low
+    )

@@ -1,71 +1,87 @@
 """Rows of results.csv -> what a report says, as numbers: each metric's tables, each claim's verdict. No text is made here."""
 
 import math
+import statistics as median_of
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from transformer.errors import UserError
 from transformer.inference.scores import SCORES
-from transformer.studies import resampled, simultaneous, statistics, verdicts
+from transformer.studies import resampled, statistics, verdicts
 from transformer.studies.resampled import Row as Sentences
 from transformer.studies.results import Row
-from transformer.studies.statistics import Comparison, Difference, Estimate, Pair, Table
+from transformer.studies.statistics import Contrast, Estimate, Interval, Scale, Table
 from transformer.studies.study import Claim, Metric, Study
-from transformer.studies.verdicts import Verdict
+from transformer.studies.verdicts import Data, Finding, Verdict
 
-PERCENT = {*SCORES, "token_accuracy"}  # metrics of 0 to 100
+PERCENT = {*SCORES, "token_accuracy", "place_accuracy"}  # metrics of 0 to 100
 NEAR = 1.0  # so near to an end of it, in all arms, they cannot be told apart
 
 
 @dataclass(frozen=True)
+class Difference:
+    """An arm minus the comparison arm. `planned`: it is part of a claim, and interval and p are those of the claims' family;
+    else they are exploratory, of all pairs of arms (Games & Howell 1976). What the runs do not allow to be said is None."""
+
+    value: float | None
+    interval: Interval | None = None
+    p: float | None = None
+    planned: bool = False
+
+
+@dataclass(frozen=True)
 class Measured:
-    """A metric over the arms. `welch`: where the arms' variances differ clearly, else None. `unreached`: by arm, runs that
-    never reached a target. `without`: finished runs that have no value. `limit`: the end of its range that all arms are at.
-    `shared`: what sentences add to standard errors, by pair; of a pair that is not there they add nothing."""
+    """A metric over the arms. `unreached`: by arm, runs that never reached a target. `without`: finished runs that have no
+    value. `limit`: the end of its range that all arms are at. `noise`: the middle one of the differences' standard errors."""
 
     metric: Metric
-    table: Table
+    data: Data
     estimates: Mapping[str, Estimate]
-    comparison: Comparison
-    welch: Mapping[str, Difference] | None
+    differences: Mapping[str, Difference]
     unreached: Mapping[str, int]
     without: int
     limit: float | None
-    shared: Mapping[Pair, float]
+    noise: float | None
+
+    @property
+    def table(self) -> Table:
+        return self.data.table
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim and the verdict. `pairs`: which arms each of the verdict's numbers is about, in their order; of an exponent
-    none. `claimed`: the effect or margin that the claim states, None if none. `least`: what the study can show of that kind;
-    None if it can show nothing. `problem`: why there are no numbers."""
+    """A claim and the verdict. `claimed`: the effect or margin that the claim states, None if none. `least`: what the study can
+    show of that kind; None if it can show nothing."""
 
     claim: Claim
     verdict: Verdict
-    pairs: Sequence[tuple[str, str]] = ()
+    measured: Measured
     claimed: float | None = None
     least: float | None = None
-    problem: str = ""
+
+    @property
+    def noise(self) -> float | None:
+        """The smallest standard error of its comparisons."""
+        return min((finding.error for finding in self.verdict.findings if finding.error), default=None)
 
     @property
     def exploratory(self) -> bool:
         """Too small for this study to settle: with one seed every difference is."""
         if self.claim.kind == "exponent":
             return False
-        return self.least is None or (self.claimed is not None and simultaneous.exploratory(self.claimed, self.least))
+        if self.least is None:  # what diverged is found without a score
+            return not any(sum(finding.diverged) for finding in self.verdict.findings)
+        return self.claimed is not None and self.claimed < self.least
 
     @property
     def law(self) -> tuple[float, float, float] | None:
         """Floor, scale and exponent of the curve that was fitted."""
-        found = self.verdict.numbers.get("exponent", {})
-        floor, scale, exponent = (found.get(name) for name in ("floor", "scale", "value"))
-        return None if floor is None or scale is None or exponent is None else (floor, scale, exponent)
+        law = self.verdict.findings[0].law
+        return None if law is None else (law.floor, law.scale, law.exponent)
 
 
 @dataclass(frozen=True)
 class Findings:
-    """`missing`: (arm, seed) without a row. `detectable`: the smallest difference from `compare_with` in the first metric
-    that is found with 80 %; None if none can be."""
+    """`missing`: (arm, seed) without a row."""
 
     study: Study
     rows: Sequence[Row]
@@ -74,7 +90,6 @@ class Findings:
     missing: Sequence[tuple[str, int]]
     measured: Sequence[Measured]
     judged: Sequence[Judged]
-    detectable: float | None
     sentences: Sequence[Sentences]
 
     def runs(self, arm: str, status: str | None = None) -> list[Row]:
@@ -88,61 +103,79 @@ def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = ())
     seeds = sorted({row.seed for row in ours} | set(range(study.seeds)))
     known = {(row.arm, row.seed): row for row in ours}
     missing = [(arm, seed) for arm in study.arms for seed in seeds if (arm, seed) not in known]
-    measured = [_measure(metric, study, seeds, known, resampled.shared(sentences, metric)) for metric in study.metrics]
-    counts = {arm: estimate.count for arm, estimate in measured[0].estimates.items() if estimate.count}
-    size = counts.get(study.compare_with, 0), len(counts)
-    residual = _of_one_run(measured[0], size[0])
-    detectable = None if residual is None else simultaneous.detectable(residual, *size)
-    provable = None if residual is None else simultaneous.provable_margin(residual, *size)
-    judged = [_judge(claim, study, measured[0], detectable, provable) for claim in study.claims]
+    data = [_data(metric, study, seeds, known, sentences) for metric in study.metrics]
+    found = verdicts.judge(study.claims, study.compare_with, [data[0]] * len(study.claims))
+    planned = {
+        (id(data[0].table), finding.comparison.key): finding
+        for verdict in found
+        for finding in verdict.findings
+        if not finding.comparison.law
+    }
+    measured = [_measure(metric, study, each, known, planned) for metric, each in zip(study.metrics, data, strict=True)]
+    judged = [_judged(claim, verdict, measured[0]) for claim, verdict in zip(study.claims, found, strict=True)]
     search = [row for row in rows if row.part == "search"]
-    return Findings(study, ours, search, seeds, missing, measured, judged, detectable, sentences)
+    return Findings(study, ours, search, seeds, missing, measured, judged, sentences)
 
 
-def _of_one_run(measured: Measured, runs: int) -> float | None:
-    """The standard deviation of one run, that of its sentences (of the middle pair) with it, as if each run had its own."""
-    residual, errors = measured.comparison.residual, sorted(measured.shared.values())
-    if residual is None or not errors:
-        return residual
-    return math.hypot(residual, errors[len(errors) // 2] * math.sqrt(runs / 2))
+def scale_of(metric: Metric) -> Scale:
+    """What means of a metric are taken on: what it says, else logit for percentages, log for what else is positive, and
+    counts of updates, of which some may have stopped at the limit, as they are."""
+    return metric.scale or ("linear" if metric.take == "updates" else "logit" if _percent(metric) else "log")
+
+
+def _data(
+    metric: Metric, study: Study, seeds: Sequence[int], known: Mapping[tuple[str, int], Row], sentences: Sequence[Sentences]
+) -> Data:
+    def score(row: Row | None) -> float | None:
+        return None if row is None else math.nan if row.status == "diverged" else row.values.get(metric.label)
+
+    table = {arm: [score(known.get((arm, seed))) for seed in seeds] for arm in study.arms}
+    shared = resampled.shared(sentences, metric)
+    return Data(table, metric.higher_is_better, scale_of(metric), study.blocked, shared)
 
 
 def _measure(
     metric: Metric,
     study: Study,
-    seeds: Sequence[int],
+    data: Data,
     known: Mapping[tuple[str, int], Row],
-    shared: Mapping[Pair, float],
+    planned: Mapping[tuple, Finding],
 ) -> Measured:
     label, against = metric.label, study.compare_with
-
-    def score(row: Row | None) -> float | None:
-        return None if row is None else math.nan if row.status == "diverged" else row.values.get(label)
-
-    table = {arm: [score(known.get((arm, seed))) for seed in seeds] for arm in study.arms}
+    estimates = {arm: statistics.interval(scores, data.scale) for arm, scores in data.table.items()}
+    arms = sum(estimate.count > 1 for estimate in estimates.values())
+    others = [arm for arm in data.table if arm != against]
+    errors = [float(found.error) for arm in others if (found := data.contrast({arm: 1.0, against: -1.0}))]
     return Measured(
         metric,
-        table,
-        {arm: _on_scale(statistics.interval(scores), metric) for arm, scores in table.items()},
-        statistics.compare(table, against, shared=shared),
-        statistics.welch(table, against) if statistics.variances_differ(table) else None,
-        {arm: sum(label in row.censored for row in known.values() if row.arm == arm) for arm in table},
+        data,
+        estimates,
+        {arm: _difference(data, arm, against, arms, planned) for arm in others},
+        {arm: sum(label in row.censored for row in known.values() if row.arm == arm) for arm in data.table},
         sum(row.status == "finished" and label not in row.values for row in known.values()),
         _limit(metric, list(known.values())),
-        shared,
+        median_of.median(errors) if errors else None,
     )
+
+
+def _difference(data: Data, arm: str, against: str, arms: int, planned: Mapping[tuple, Finding]) -> Difference:
+    weights = {arm: 1.0, against: -1.0}
+    comparison = verdicts.Comparison(weights)
+    contrast = data.contrast(weights)
+    value = statistics.difference(data.table, weights, data.scale) if contrast is None else float(contrast.value)
+    if finding := planned.get((id(data.table), comparison.key)):
+        same = finding.comparison.sign == comparison.sign
+        interval = finding.interval
+        if interval is not None and not same:
+            interval = Interval(-interval.high, -interval.low)
+        return Difference(value, interval, finding.p, True)
+    if not isinstance(contrast, Contrast):
+        return Difference(value)
+    return Difference(value, *statistics.games_howell(contrast, arms))
 
 
 def _percent(metric: Metric) -> bool:
     return metric.take != "updates" and metric.score in PERCENT
-
-
-def _on_scale(estimate: Estimate, metric: Metric) -> Estimate:
-    """Its interval without what the metric cannot be: less than 0, which no metric here can, or more than 100 percent."""
-    if estimate.interval is None:
-        return estimate
-    low, high = estimate.interval
-    return estimate._replace(interval=statistics.Interval(max(low, 0.0), min(high, 100.0) if _percent(metric) else high))
 
 
 def _limit(metric: Metric, rows: Sequence[Row]) -> float | None:
@@ -159,24 +192,9 @@ def _limit(metric: Metric, rows: Sequence[Row]) -> float | None:
     return None
 
 
-def _judge(claim: Claim, study: Study, first: Measured, detectable: float | None, provable: float | None) -> Judged:
-    higher, against, table, shared = first.metric.higher_is_better, study.compare_with, first.table, first.shared
-    claimed = claim.effect or claim.margin or None
-    if claim.kind == "exponent":
-        assert claim.exponent is not None  # a valid study's has one
-        try:
-            sizes = dict(zip(claim.arms, claim.sizes, strict=True))
-            return Judged(claim, verdicts.exponent(table, sizes, claim.exponent, claim.margin))
-        except UserError as error:
-            return Judged(claim, Verdict(verdicts.CANNOT_TELL, "", {}), problem=str(error))
-    if claim.kind == "equal":
-        verdict = verdicts.equal(table, claim.arms, against, claim.margin, shared)
-        return Judged(claim, verdict, [(arm, against) for arm in claim.arms], claimed, provable)
-    if claim.kind == "order":
-        verdict = verdicts.order(table, claim.arms, claim.margin, higher, shared)
-        return Judged(claim, verdict, statistics.neighbours(claim.arms), claimed, detectable)
-    if claim.kind == "better":
-        verdict = verdicts.better(table, claim.arms, against, claim.margin, higher, shared)
-        return Judged(claim, verdict, [(arm, against) for arm in claim.arms], claimed, detectable)
-    verdict = verdicts.worse(table, claim.arms, against, claim.margin, higher, shared)
-    return Judged(claim, verdict, [(against, arm) for arm in claim.arms], claimed, detectable)
+def _judged(claim: Claim, verdict: Verdict, measured: Measured) -> Judged:
+    solve = statistics.provable_margin if claim.kind == "equal" else statistics.detectable
+    known = [(each.error, each.freedom) for each in verdict.findings if each.error is not None and each.freedom is not None]
+    whole = len(known) == len(verdict.findings)
+    least = max((solve(error, freedom, verdict.tests) for error, freedom in known), default=None) if whole else None
+    return Judged(claim, verdict, measured, claim.effect or claim.margin or None, least)

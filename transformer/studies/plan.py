@@ -17,8 +17,9 @@ from transformer import families, settings
 from transformer.config import Config
 from transformer.errors import UserError, counted, nearest
 from transformer.models import accounts
-from transformer.studies.simultaneous import detectable
+from transformer.studies.statistics import detectable
 from transformer.studies.study import SEARCH_SEED, Fair, Study, arm_configs
+from transformer.studies.verdicts import planned
 
 TOLERANCE: Mapping[Fair, float] = {"steps": 0.0, "tokens": 0.0, "flops": 0.05, "parameters": 0.05}
 
@@ -191,11 +192,14 @@ def table(plan: Plan, paces: Mapping[str, Pace | str] | None = None, workers: in
 
 def _power(study: Study) -> str:
     """Which differences so many seeds find. How far runs vary is not known yet, so that is the unit."""
-    if (least := detectable(1.0, study.seeds, len(study.arms))) is None:
+    if study.seeds < 2:
         return "with one seed no difference can be told from noise; raise config.seeds"
+    tests = max(planned(study), 1)
+    freedom = (study.seeds - 1) * (1 if study.blocked else 2 - 2 / study.seeds)
+    least = detectable(math.sqrt(2 / study.seeds), freedom, tests)
     return (
-        f"a difference is found with a probability of 80 % from {least:.2g} standard deviations on "
-        "(of runs of one arm that differ in their seeds)"
+        f"in {study.metrics[0].label} a difference is found with a probability of 80 % from {least:.2g} standard deviations on "
+        f"(of runs of one arm that differ in their seeds; {counted(tests, 'planned comparison')})"
     )
 
 

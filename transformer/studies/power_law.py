@@ -1,10 +1,12 @@
-"""Loss against size, L = E + A / N^a (Hestness 2017; Hoffmann 2022, eq. 2 in one variable), with an interval for a.
+"""Loss against size, L = E + A / N^a (Hestness 2017; Hoffmann 2022, eq. 2 in one variable), with limits for a.
 
-For a given exponent a the model is linear in E and A, so the fit is a search along a alone, and so is the interval: all a
-whose sum of squares stays below an F bound (the profile likelihood; Bates & Watts 1988, 6.1). E and A are not negative.
+The noise of a loss is proportional to it, so logarithms are fitted, by least squares. Limits of the exponent are those a
+whose sum of squares, the other two parameters being the best for that a, stays below an F bound (the profile likelihood;
+Bates & Watts 1988, 6.1). E and A are not negative.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,73 +15,120 @@ from scipy import optimize, stats
 from transformer.errors import UserError
 from transformer.studies.statistics import ROUNDING, Interval
 
-GRID = np.geomspace(1e-3, 10.0, 600)
+GRID = np.geomspace(1e-3, 10.0, 300)
+SHARES = np.concatenate([[0.0], np.geomspace(1e-6, 1e6, 97)])  # E in units of A times the geometric mean of N^-a
 
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """The fitted curve. `interval` is of the exponent: 0 or inf as a bound says that the losses set none on that side; None
-    if there are too few runs for an interval."""
+    """The fitted curve. `squares`: the best sum of squares for an exponent; `squares_G`: on `GRID`; `rounding`: one below it
+    is 0. `freedom`: degrees of freedom that the runs leave, 0 or less if there are too few for limits."""
 
     floor: float
     scale: float
     exponent: float
-    interval: Interval | None
     freedom: int
+    squares: Callable[[float], float]
+    squares_G: np.ndarray
+    rounding: float
+
+    @property
+    def value(self) -> float:
+        return self.exponent
+
+    def p_above(self, bound: float) -> float:
+        """One-sided p of "the exponent is not above `bound`"."""
+        return self._p(bound, self.exponent > bound)
+
+    def p_below(self, bound: float) -> float:
+        return self._p(bound, self.exponent < bound)
+
+    def _p(self, bound: float, beyond: bool) -> float:
+        if self.freedom < 1:
+            return 1.0
+        least, there = self.squares(self.exponent), self.squares(bound) if bound > 0 else math.inf
+        if there <= max(least, self.rounding):
+            return 0.5
+        t = math.sqrt((there - least) * self.freedom / least) if least > self.rounding else math.inf
+        p = float(stats.t.sf(t, self.freedom))
+        return p if beyond else 1 - p
+
+    def low(self, alpha: float) -> float:
+        """The lower limit; 0: the losses set none on that side."""
+        return self._ends(alpha).low
+
+    def high(self, alpha: float) -> float:
+        """The upper limit; inf: the losses set none on that side."""
+        return self._ends(alpha).high
+
+    def interval(self, level: float = 0.95) -> Interval | None:
+        return self._ends((1 - level) / 2) if self.freedom > 0 else None
+
+    def _ends(self, alpha: float) -> Interval:
+        """The outermost exponents at which the sum of squares crosses the bound."""
+        least = self.squares(self.exponent)
+        bound = max(least * (1 + float(stats.t.isf(alpha, self.freedom)) ** 2 / self.freedom), self.rounding)
+        inside = np.append(GRID[self.squares_G <= bound], self.exponent)
+
+        def crossing(inner: float, outer: float) -> float:
+            return float(optimize.brentq(lambda a: self.squares(a) - bound, inner, outer))  # pyright: ignore[reportArgumentType]
+
+        lower, higher = GRID[inside.min() > GRID], GRID[inside.max() < GRID]
+        low = crossing(inside.min(), lower[-1]) if len(lower) else 0.0
+        high = crossing(inside.max(), higher[0]) if len(higher) else math.inf
+        return Interval(low, high)
 
 
-def fit(sizes_N: np.ndarray, losses_N: np.ndarray, level: float = 0.95) -> PowerLaw:
-    """Least squares over runs of three or more sizes. Runs without a loss (nan) are left out.
+def fit(sizes_N: np.ndarray, losses_N: np.ndarray) -> PowerLaw:
+    """Least squares of logarithms over runs of three or more sizes. Runs without a loss (nan) are left out.
 
-    UserError if fewer than three sizes are left, or one is not positive.
+    UserError if fewer than three sizes are left, or a size or a loss is not positive.
     """
     sizes_N, losses_N = np.asarray(sizes_N, dtype=np.float64), np.asarray(losses_N, dtype=np.float64)
     sizes_N, losses_N = sizes_N[np.isfinite(losses_N)], losses_N[np.isfinite(losses_N)]
-    if len(np.unique(sizes_N)) < 3 or sizes_N.min() <= 0:
+    if len(np.unique(sizes_N)) < 3 or sizes_N.min() <= 0 or losses_N.min() <= 0:
         raise UserError(
-            "a power law needs finished runs of at least three sizes, all above 0; add sizes, or seeds of those that failed"
+            "a power law needs finished runs of at least three sizes, all above 0, and losses above 0; add sizes, or seeds of "
+            "those that failed"
         )
     center = math.exp(np.log(sizes_N).mean())  # around 1, N^-a neither overflows nor vanishes
+    unit_N, log_N = sizes_N / center, np.log(losses_N)
 
     def squares(exponent: float) -> float:
-        return float(_linear(np.array([exponent]), sizes_N / center, losses_N)[2][0])
+        return float(_best(np.array([exponent]), unit_N, log_N)[2][0])
 
-    squares_G = _linear(GRID, sizes_N / center, losses_N)[2]
+    squares_G = _best(GRID, unit_N, log_N)[2]
     nearest = int(squares_G.argmin())
     around = GRID[max(nearest - 1, 0)], GRID[min(nearest + 1, len(GRID) - 1)]
     exponent = float(optimize.minimize_scalar(squares, bounds=around, method="bounded", options={"xatol": 1e-9}).x)  # pyright: ignore[reportAttributeAccessIssue]
-    floor, scale, least = (float(value[0]) for value in _linear(np.array([exponent]), sizes_N / center, losses_N))
-    freedom = len(losses_N) - 3
-    interval = None
-    if freedom > 0:
-        bound = least * (1 + float(stats.f.isf(1 - level, 1, freedom)) / freedom)
-        rounding = len(losses_N) * (ROUNDING * np.abs(losses_N).max()) ** 2
-        interval = _crossings(squares, squares_G, exponent, max(bound, rounding))
-    return PowerLaw(floor, scale * center**exponent, exponent, interval, freedom)
+    floor, scale, _ = (float(value[0]) for value in _best(np.array([exponent]), unit_N, log_N))
+    rounding = len(log_N) * (ROUNDING * 1e3) ** 2
+    return PowerLaw(floor, scale * center**exponent, exponent, len(log_N) - 3, squares, squares_G, rounding)
 
 
-def _linear(exponent_G: np.ndarray, sizes_N: np.ndarray, losses_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each exponent the best E >= 0 and A >= 0, and their sum of squares; all of shape G."""
-    x_GxN = sizes_N ** -exponent_G[:, None]
-    mean_G = x_GxN.mean(axis=1)
-    apart_GxN = x_GxN - mean_G[:, None]
-    scale_G = np.maximum(apart_GxN @ losses_N / (apart_GxN**2).sum(axis=1), 0.0)
-    floor_G = losses_N.mean() - scale_G * mean_G
-    below = floor_G < 0
-    scale_G[below] = (x_GxN @ losses_N / (x_GxN**2).sum(axis=1))[below]
-    floor_G[below] = 0.0
-    rest_GxN = losses_N - floor_G[:, None] - scale_G[:, None] * x_GxN
-    return floor_G, scale_G, (rest_GxN**2).sum(axis=1)
+def _best(exponent_G: np.ndarray, unit_N: np.ndarray, log_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each exponent the best E >= 0 and A >= 0, and their sum of squares; all of shape G. Given E / A the best A is
+    known, so one number is sought: on a coarse grid, then by golden section."""
+    x_GxN = unit_N ** -exponent_G[:, None]
 
+    def rest(share_Gx: np.ndarray) -> np.ndarray:
+        """The sum of squares of E / A, of shape G x any."""
+        part = log_N - np.log(share_Gx[..., None] + x_GxN[:, None])
+        return ((part - part.mean(-1, keepdims=True)) ** 2).sum(-1)
 
-def _crossings(squares, squares_G: np.ndarray, exponent: float, bound: float) -> Interval:
-    """The outermost exponents at which the sum of squares crosses `bound`."""
-    inside = np.append(GRID[squares_G <= bound], exponent)
-
-    def crossing(inner: float, outer: float) -> float:
-        return float(optimize.brentq(lambda a: squares(a) - bound, inner, outer))  # pyright: ignore[reportArgumentType]
-
-    lower, higher = GRID[inside.min() > GRID], GRID[inside.max() < GRID]
-    low = crossing(inside.min(), lower[-1]) if len(lower) else 0.0
-    high = crossing(inside.max(), higher[0]) if len(higher) else math.inf
-    return Interval(low, high)
+    nearest_G = rest(np.broadcast_to(SHARES, (len(exponent_G), len(SHARES)))).argmin(1)
+    low_G, high_G = SHARES[np.maximum(nearest_G - 1, 0)], SHARES[np.minimum(nearest_G + 1, len(SHARES) - 1)]
+    golden = (math.sqrt(5) - 1) / 2
+    for _ in range(60):
+        inner_Gx2 = np.stack([high_G - golden * (high_G - low_G), low_G + golden * (high_G - low_G)], axis=1)
+        left_G, right_G = rest(inner_Gx2).T
+        low_G, high_G = np.where(left_G < right_G, low_G, inner_Gx2[:, 0]), np.where(left_G < right_G, inner_Gx2[:, 1], high_G)
+    share_Gx3 = np.stack([SHARES[nearest_G], low_G, high_G], axis=1)
+    squares_Gx3 = rest(share_Gx3)
+    best_Gx1 = squares_Gx3.argmin(1)[:, None]
+    share_G, squares_G = (np.take_along_axis(each, best_Gx1, 1)[:, 0] for each in (share_Gx3, squares_Gx3))
+    scale_G = np.exp((log_N - np.log(share_G[:, None] + x_GxN)).mean(1))
+    flat = ((log_N - log_N.mean()) ** 2).sum()  # E alone
+    level = flat <= squares_G
+    floor_G = np.where(level, math.exp(log_N.mean()), share_G * scale_G)
+    return floor_G, np.where(level, 0.0, scale_G), np.where(level, flat, squares_G)

@@ -1,6 +1,6 @@
 """results.csv (and sentences.csv) -> report.md, report.html and the figure. The same rows and study give the same files.
 
-What is said of which number is here and in phrases.py; the numbers are findings.py's.
+What is said of which number is here and in verdict_text.py; the numbers are findings.py's.
 """
 
 from collections import Counter
@@ -10,16 +10,16 @@ from pathlib import Path
 from transformer import plots
 from transformer.errors import counted, no_failure
 from transformer.files import new_file
-from transformer.studies import drawings, resampled, results
+from transformer.studies import figures, resampled, results
 from transformer.studies import findings as found
 from transformer.studies.findings import Findings, Measured
-from transformer.studies.page import page
-from transformer.studies.phrases import claimed, power, sentence
+from transformer.studies.html import page
+from transformer.studies.markdown import ABSENT, Digits, amount, code, listed, p_value, plain, table
 from transformer.studies.plan import TOLERANCE, duration
 from transformer.studies.results import Row
 from transformer.studies.statistics import Interval
 from transformer.studies.study import Study
-from transformer.studies.words import ABSENT, Digits, amount, code, listed, p_value, plain, table
+from transformer.studies.verdict_text import claimed, power, rule, sentence
 
 FIGURE = "figure"
 
@@ -28,7 +28,7 @@ def write(study: Study, folder: Path) -> None:
     """The report of the results.csv in `folder`, beside it. UserError: there is none, or it cannot be read or written."""
     findings = found.find(study, results.read(folder / results.NAME, study), resampled.read(folder / resampled.NAME, study))
     with no_failure(str(folder), "written"):
-        plots.study_figure(drawings.panels(findings), *(folder / f"{FIGURE}{ending}" for ending in (".png", ".svg")))
+        plots.study_figure(figures.panels(findings), *(folder / f"{FIGURE}{ending}" for ending in (".png", ".svg")))
         text = markdown(findings)
         figure = (folder / f"{FIGURE}.svg").read_text(encoding="utf-8")
         html = page(study.question, text, {f"{FIGURE}.svg": figure})
@@ -61,40 +61,39 @@ def markdown(findings: Findings) -> str:
 
 
 def _claim(findings: Findings, number: int) -> list[str]:
-    judged, first = findings.judged[number], findings.measured[0]
-    claim, unit = judged.claim, code(first.metric.label)
-    rule = [f"Rule: {judged.verdict.rule}."] if judged.verdict.rule else []
+    judged = findings.judged[number]
+    claim, unit = judged.claim, code(judged.measured.metric.label)
     label = ", exploratory" if judged.exploratory else ""
-    able = power(judged, digits(first))
+    values = [finding.value for finding in judged.verdict.findings if finding.value is not None]
+    written = Digits(judged.noise, values)
+    able = power(judged, written)
     return [
         f"> “{plain(claim.text)}”\n>\n> {plain(claim.source)}",
         claimed(claim, findings.study.compare_with, unit),
-        f"**Verdict: {judged.verdict.word}{label}.** {sentence(judged, unit, digits(first))}",
+        f"**Verdict: {judged.verdict.word}{label}.** {sentence(judged, unit, written)}",
         *([able] if able else []),
-        *rule,
+        f"Rule: {rule(judged)}.",
     ]
 
 
 def digits(measured: Measured) -> Digits:
     """How the metric's numbers are written."""
-    values = [mean for mean, *_ in measured.estimates.values() if mean is not None]
-    return Digits(measured.comparison.residual, values)
+    return Digits(measured.noise, [mean for mean, *_ in measured.estimates.values() if mean is not None])
 
 
 def _metric(findings: Findings, measured: Measured) -> list[str]:
     """A metric's table: a row an arm."""
-    against, number, welch = findings.study.compare_with, digits(measured), measured.welch
+    against, number = findings.study.compare_with, digits(measured)
     counting = measured.metric.take == "updates"
-    head = ["arm", "mean", "95 % interval", "runs", f"minus {code(against)}", "simultaneous 95 % interval", "p"]
-    head += ["Welch's 95 % interval"] if welch else []
+    head = ["arm", "mean", "95 % interval", "runs", f"minus {code(against)}", "interval of the difference", "p", "comparison"]
     head += ["not reached"] if counting else []
     rows = []
     for arm, estimate in measured.estimates.items():
         spread = None if measured.unreached[arm] == estimate.count else estimate.interval  # all updates do not vary
         row = [code(arm), number(estimate.value), number.interval(spread), str(estimate.count)]
-        if difference := measured.comparison.differences.get((arm, against)):
+        if difference := measured.differences.get(arm):
             row += [number(difference.value), number.interval(difference.interval), p_value(difference.p)]
-            row += [number.interval(welch[arm].interval)] if welch else []
+            row += ["planned" if difference.planned else "exploratory"]
         row += [ABSENT] * (len(head) - counting - len(row))
         row += [str(measured.unreached[arm])] if counting else []
         rows.append(row + [str(len(findings.runs(arm, status))) for status in ("diverged", "failed")])
@@ -116,7 +115,7 @@ def _resampled(findings: Findings, measured: Measured) -> list[str]:
     first, *others = sorted({row.seed for row in rows})
     lines = [[code(row.arm), *_two(row, number)] for row in rows]
     return [
-        ("Differences are about other sentences too. " if measured.shared else "")
+        ("Differences are about other sentences too. " if measured.data.shared else "")
         + f"Two checkpoints each, of seed {first}{' or later' if others else ''}, on other sentences:",
         table(["arm", f"these two checkpoints: minus {code(against)}", "95 % interval", "p"], lines),
     ]
@@ -145,11 +144,6 @@ def _notes(findings: Findings, measured: Measured) -> list[str]:
             "reached. A run that never reached it counts as all of its updates, and is neither left out nor 0: the mean is one "
             "restricted to them (Royston & Parmar 2013), below the true one."
         )
-    if measured.welch:
-        notes.append(
-            "The arms' variances differ clearly (Brown & Forsythe 1974, p < 0.05), and the simultaneous intervals take them as "
-            "equal: read Welch's beside them, which do not, and are not corrected for several arms."
-        )
     if measured.without:
         notes.append(f"{counted(measured.without, 'finished run')} did not report it, or it was not finite: left out.")
     return [" ".join(notes)] if notes else []
@@ -159,23 +153,26 @@ def _how_computed(findings: Findings) -> list[str]:
     two = "Two checkpoints are compared by the paired bootstrap (Koehn 2004), which says nothing of other seeds."
     if len(findings.seeds) == 1:
         return [two] if findings.sentences else []
-    able, both = [], []
-    if any(measured.shared for measured in findings.measured):
-        both = [
-            "Where it says that differences are about other sentences (of the same kind) too, what resampling the test's does "
-            "to all seeds alike is added to the error of the seeds."
-        ]
-    if not findings.judged and findings.detectable is not None:  # a claim says it itself
-        able = [
-            f"A difference of {digits(findings.measured[0])(findings.detectable)} would be found with a probability of 80 %."
-        ]
+    shared = (
+        "Where it says that differences are about other sentences (of the same kind) too, what resampling the test's does "
+        "to all seeds alike is added to the error of the seeds. "
+    )
+    within = "within seeds" if findings.study.blocked else "not within seeds"
+    scales = {measured.data.scale for measured in findings.measured}
+    named = {"log": "logarithms", "logit": "logits of percentages", "linear": "the values as they are"}
     return [
-        *able,
-        "Intervals of a mean are Student's, over the runs that finished, but for what lies past an end of the metric's scale. "
-        "Differences come from the model score = arm + seed + noise, by least squares, the noise pooled over arms; their "
-        "intervals hold together, and p is adjusted for all of them (Dunnett 1955). All are about other seeds on the same "
-        "data, not about other test sets.",
-        *([" ".join([*both, two])] if findings.sentences else []),
+        f"Means and their intervals are Student's of {listed([text for scale, text in named.items() if scale in scales])}, "
+        "transformed back, over the runs that finished; an arm with a value that has no such transform is taken as it is. "
+        f"Arms are compared {within}, each with its own variance (Welch 1947, with fewer degrees of freedom; limits of a "
+        "difference from those of its means: Zou & Donner 2008). Planned comparisons are those of the claims: their p are "
+        "Holm's (1979), and their intervals hold together and stop where his decisions do (Strassburger & Bretz 2008), so that "
+        "one which ends at a bound of its claim lies beyond it. All others are exploratory: intervals and p are those of all "
+        "pairs of arms (Games & Howell 1976). All are about other seeds on the same data, not about other test sets.",
+        *(
+            [(shared if any(measured.data.shared for measured in findings.measured) else "") + two]
+            if findings.sentences
+            else []
+        ),
     ]
 
 

@@ -1,26 +1,35 @@
-"""Means, differences and counts of a table of runs: intervals over seeds, arms against a comparison arm, divergence.
+"""Means and contrasts of a table of runs, for arms whose variances differ: intervals, Holm's families, Games and Howell.
 
 A table maps each arm to one score per seed, the same seeds in all arms. nan is a run that diverged: it has no score to
 average, but it is an outcome, and `diverged` counts it. None is no outcome: a run that failed, or is not there.
-Pure functions, nothing is read or printed.
-Not here: what they say to a claim (`verdicts.py`), sentences of a test set (`bootstrap.py`), power (`simultaneous.py`).
+
+A mean is taken on the scale of its metric (log for positive numbers, logit for percentages) and transformed back, and so are
+the limits of its interval. The limits of a contrast, a weighted sum of means in the metric's own units, are recovered from
+those of the means (MOVER: Zou & Donner 2008; Zou, Huang & Zhang 2009). On a linear scale that is Welch's t test, and
+the paired t test if seeds are blocks.
+
+Letters: R runs of an arm. Leading axes are allowed everywhere, so that simulated studies can be computed at once.
+Pure functions, nothing is read or printed. Not here: what the numbers say to a claim (`verdicts.py`).
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, special, stats
 
 from transformer.errors import UserError, nearest
-from transformer.studies import simultaneous
 
 Scores = Sequence[float | None]
 Table = Mapping[str, Scores]
 Pair = tuple[str, str]  # an arm, and the one that it is compared with
+Scale = Literal["linear", "log", "logit"]
+
+RANGES: Mapping[Scale, tuple[float, float]] = {"linear": (-math.inf, math.inf), "log": (0.0, math.inf), "logit": (0.0, 100.0)}
 MANY = 1e6  # degrees of freedom, as good as any number
 ROUNDING = 1e-12  # of the largest score: a spread or a difference below it is 0
 
@@ -38,33 +47,6 @@ class Estimate(NamedTuple):
     count: int
 
 
-@dataclass(frozen=True)
-class Difference:
-    """`arm` minus `against`. What the runs do not allow to be said is None: without an interval, one seed is all there is.
-    `freedom`: degrees of freedom of the standard error `error`."""
-
-    arm: str
-    against: str
-    value: float | None
-    error: float | None = None
-    freedom: float | None = None
-    interval: Interval | None = None
-    p: float | None = None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Differences that hold together: all intervals cover at once with probability `level`, the p values are adjusted.
-
-    `residual` is the pooled standard deviation (0: the runs do not vary, the intervals have no width), `freedom` its degrees
-    of freedom.
-    """
-
-    differences: Mapping[Pair, Difference]
-    freedom: int
-    residual: float | None
-
-
 class Divergence(NamedTuple):
     """Runs of an arm that diverged, and Fisher's exact p (two-sided) against the comparison arm; None of that arm itself."""
 
@@ -73,28 +55,221 @@ class Divergence(NamedTuple):
     p: float | None
 
 
-def interval(values: Scores | np.ndarray, level: float = 0.95) -> Estimate:
-    """Mean over seeds and its t interval, of the runs that did not diverge."""
-    finite = _finite(values)
-    if len(finite) == 0:
-        return Estimate(None, None, 0)
-    mean = float(finite.mean())
-    if len(finite) == 1:
-        return Estimate(mean, None, 1)
-    error = _spread(finite) / math.sqrt(len(finite))
-    return Estimate(mean, around(mean, float(stats.t.isf((1 - level) / 2, len(finite) - 1)) * error), len(finite))
+# --- scales ------------------------------------------------------------------------------------------------------------
 
 
-def compare(
-    table: Table, against: str, level: float = 0.95, blocked: bool = True, shared: Mapping[Pair, float] | None = None
-) -> Comparison:
-    """Every arm against the arm `against`, with Dunnett's correction; see `contrasts`."""
-    known(table, against)
-    return contrasts(table, with_each(table, against), level, blocked, shared)
+def forward(values: np.ndarray, scale: Scale) -> np.ndarray:
+    """Scores on a scale. The logit is that of a percentage."""
+    if scale == "log":
+        return np.log(values)
+    return special.logit(values / 100) if scale == "logit" else values
+
+
+def inverse(values: np.ndarray, scale: Scale) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        if scale == "log":
+            return np.exp(values)
+        return 100 * special.expit(values) if scale == "logit" else values
+
+
+def possible(values: np.ndarray, scale: Scale) -> Scale:
+    """`scale`, or "linear" if one of the scores is at an end of it or outside, where there is no transform."""
+    inside = np.all(values > 0) and (scale != "logit" or np.all(values < 100))
+    return scale if inside else "linear"
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean on its scale: `center` is the mean transformed back, `error` its standard error on the scale, `unit` the change of
+    `center` with the mean. The arrays have the leading axes of the scores."""
+
+    mean: np.ndarray
+    center: np.ndarray
+    error: np.ndarray
+    unit: np.ndarray
+    scale: Scale
+    count: int
+    range: tuple[float, float]
+
+    @classmethod
+    def of(cls, values_R: np.ndarray, scale: Scale = "linear") -> "Mean":
+        """Of finite scores (..., R), two at least."""
+        limits = RANGES[scale]
+        scale, count = possible(values_R, scale), values_R.shape[-1]
+        scaled_R = forward(values_R, scale)
+        mean, error = scaled_R.mean(-1), scaled_R.std(-1, ddof=1) / math.sqrt(count)
+        center = inverse(mean, scale)
+        varies = np.ptp(values_R, axis=-1) > ROUNDING * np.abs(values_R).max(-1)
+        center, error = np.where(varies, center, values_R[..., 0]), np.where(varies, error, 0.0)
+        unit = center if scale == "log" else center * (1 - center / 100) if scale == "logit" else np.ones_like(center)
+        return cls(mean, center, error, unit, scale, count, limits)
+
+    def limit(self, quantile: np.ndarray | float) -> np.ndarray:
+        """The mean so many standard errors higher, transformed back, but no further than the metric goes."""
+        limit = np.clip(inverse(self.mean + quantile * self.error, self.scale), *self.range)
+        return np.where(self.error > 0, limit, self.center)
+
+
+def interval(values: Scores | np.ndarray, scale: Scale = "linear", level: float = 0.95) -> Estimate:
+    """Mean over seeds and its t interval on the scale, of the runs that did not diverge."""
+    runs = finite(values)
+    if len(runs) < 2:
+        return Estimate(float(runs[0]) if len(runs) else None, None, len(runs))
+    mean, quantile = Mean.of(runs, scale), float(stats.t.isf((1 - level) / 2, len(runs) - 1))
+    return Estimate(float(mean.center), Interval(float(mean.limit(-quantile)), float(mean.limit(quantile))), len(runs))
+
+
+# --- contrasts ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A weighted sum of means, in the metric's units. `error`: its standard error, to first order; `freedom`: degrees of
+    freedom of that. `correlation`: of the means on their scales, as far as they share seeds; None: independent. `shared`: a
+    standard error that all seeds have in common (`bootstrap.shared_error`)."""
+
+    means: Sequence[Mean]
+    weights: Sequence[float]
+    value: np.ndarray
+    error: np.ndarray
+    freedom: np.ndarray
+    correlation: np.ndarray | None = None
+    shared: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        values_R: Sequence[np.ndarray],
+        weights: Sequence[float],
+        scale: Scale = "linear",
+        blocked: bool = False,
+        shared: float = 0.0,
+    ) -> "Contrast":
+        """Of the finite scores of each mean, two at least. `blocked`: run r of all of them has the same seed.
+
+        Degrees of freedom are Welch's (1947), moved towards the smallest number that any variances give by 2/R. In the far
+        tails that corrections for many comparisons look at, Welch's own are too many for a few runs: of 11 comparisons with 3
+        seeds and an arm that varies a fifth as much as the others, 10 % would find a difference that is not there. So it is 6
+        %.
+        """
+        means = [Mean.of(values, scale) for values in values_R]
+        parts = [weight * mean.unit * mean.error for weight, mean in zip(weights, means, strict=True)]
+        value = sum(weight * mean.center for weight, mean in zip(weights, means, strict=True))
+        variance = sum(part**2 for part in parts)
+        correlation = None
+        if blocked:
+            scaled_MxR = np.stack([forward(values, mean.scale) for values, mean in zip(values_R, means, strict=True)], axis=-2)
+            apart_MxR = scaled_MxR - scaled_MxR.mean(-1, keepdims=True)
+            length_M = np.sqrt((apart_MxR**2).sum(-1))
+            length_M = np.where(length_M > 0, length_M, 1.0)
+            apart_MxR = apart_MxR / length_M[..., None]
+            correlation = apart_MxR @ apart_MxR.swapaxes(-1, -2)
+            part_M = np.stack(parts, axis=-1)
+            variance = np.maximum(np.einsum("...i,...ij,...j->...", part_M, correlation, part_M), 0.0)
+            largest = np.max([np.abs(part) for part in parts], axis=0)
+            variance = np.where(variance > (1e-7 * largest) ** 2, variance, 0.0)
+        error = np.sqrt(variance + shared**2)
+        least = min(mean.count for mean in means) - 1
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            if blocked:
+                freedom = least * (error**2 / variance) ** 2
+            else:
+                welch = error**4 / sum(part**4 / (mean.count - 1) for part, mean in zip(parts, means, strict=True))
+                freedom = least + (1 - 2 / (least + 1)) * (welch - least)
+        freedom = np.where(variance > 0, np.clip(freedom, least, MANY), MANY)
+        return cls(means, weights, np.asarray(value), error, freedom, correlation, shared)
+
+    def _reach(self, quantile: np.ndarray | float, side: int) -> np.ndarray:
+        """How far the limit is from the value that lies `quantile` standard errors above (side 1) or below it (-1)."""
+        signs = np.sign(self.weights)
+        apart = [
+            np.abs(weight) * np.abs(mean.limit(side * sign * quantile) - mean.center)
+            for mean, weight, sign in zip(self.means, self.weights, signs, strict=True)
+        ]
+        with np.errstate(invalid="ignore", over="ignore"):
+            if self.correlation is None:
+                square = sum(part**2 for part in apart)
+            else:
+                signed_M = np.stack(apart, axis=-1) * signs
+                square = np.maximum(np.einsum("...i,...ij,...j->...", signed_M, self.correlation, signed_M), 0.0)
+        return np.where(self.error > 0, np.sqrt(square + (quantile * self.shared) ** 2), 0.0)
+
+    def low(self, alpha: float) -> np.ndarray:
+        """The lower limit that is above the truth with probability `alpha`."""
+        return self.value - self._reach(stats.t.isf(alpha, self.freedom), -1)
+
+    def high(self, alpha: float) -> np.ndarray:
+        return self.value + self._reach(stats.t.isf(alpha, self.freedom), 1)
+
+    def interval(self, level: float = 0.95) -> Interval:
+        """Both limits of this contrast alone."""
+        return Interval(float(self.low((1 - level) / 2)), float(self.high((1 - level) / 2)))
+
+    def p_above(self, bound: float) -> np.ndarray:
+        """One-sided p of "it is not above `bound`"."""
+        return self._p(self.value - bound, -1)
+
+    def p_below(self, bound: float) -> np.ndarray:
+        """One-sided p of "it is not below `bound`"."""
+        return self._p(bound - self.value, 1)
+
+    def _p(self, distance: np.ndarray, side: int) -> np.ndarray:
+        """p of a limit that is `distance` from the value, to that side; of one beyond the value above 1/2."""
+        quantile = self.quantile(np.abs(distance), np.where(distance >= 0, side, -side))
+        p = stats.t.sf(quantile, self.freedom)
+        rounding = ROUNDING * np.max([np.abs(mean.center) for mean in self.means], axis=0)
+        certain = np.where(distance > rounding, 0.0, 1.0)
+        return np.where(self.error > 0, np.where(distance >= 0, p, 1 - p), certain)
+
+    def quantile(self, distance: np.ndarray, side: np.ndarray | int) -> np.ndarray:
+        """How many standard errors away the limit is that has this distance from the value: `_reach` inverted."""
+        safe = np.where(self.error > 0, self.error, 1.0)
+        if all(mean.range == RANGES["linear"] for mean in self.means):
+            return distance / safe
+
+        def reach(quantile: np.ndarray) -> np.ndarray:
+            return np.where(np.asarray(side) > 0, self._reach(quantile, 1), self._reach(quantile, -1))
+
+        low, high = np.zeros(np.shape(distance)), np.ones(np.shape(distance))
+        for _ in range(60):
+            short = reach(high) < distance
+            if not short.any():
+                break
+            low, high = np.where(short, high, low), np.where(short, 2 * high, high)
+        for _ in range(60):
+            middle = (low + high) / 2
+            short = reach(middle) < distance
+            low, high = np.where(short, middle, low), np.where(short, high, middle)
+        return (low + high) / 2
+
+
+def contrast(
+    table: Table, weights: Mapping[str, float], scale: Scale = "linear", blocked: bool = False, shared: float = 0.0
+) -> Contrast | None:
+    """The contrast of a table's arms; None if one of them has too few runs. `blocked`: of the seeds that all of them have."""
+    for arm in weights:
+        known(table, arm)
+    _rectangle(table)
+    values = [np.array(table[arm], dtype=np.float64) for arm in weights]
+    if blocked:
+        both = np.all([np.isfinite(each) for each in values], axis=0)
+        values = [each[both] for each in values]
+    values = [each[np.isfinite(each)] for each in values]
+    if min(map(len, values)) < 2:
+        return None
+    return Contrast.of(values, list(weights.values()), scale, blocked, shared)
+
+
+def difference(table: Table, weights: Mapping[str, float], scale: Scale = "linear") -> float | None:
+    """The contrast's value alone, which one run an arm is enough for."""
+    means = [interval(table[arm], scale).value for arm in weights]
+    if any(mean is None for mean in means):
+        return None
+    return sum(weight * mean for weight, mean in zip(weights.values(), means, strict=True) if mean is not None)
 
 
 def with_each(arms: Iterable[str], against: str) -> list[Pair]:
-    """The pairs of Dunnett's comparisons."""
+    """Each other arm with the arm `against`."""
     return [(arm, against) for arm in arms if arm != against]
 
 
@@ -103,127 +278,140 @@ def neighbours(arms: Sequence[str]) -> list[Pair]:
     return list(itertools.pairwise(arms))
 
 
-def contrasts(
-    table: Table,
-    pairs: Sequence[Pair],
-    level: float = 0.95,
-    blocked: bool = True,
-    shared: Mapping[Pair, float] | None = None,
-) -> Comparison:
-    """Differences of pairs of arms in the model score = arm + seed + noise, by least squares, the noise pooled over arms.
+# --- several at once ---------------------------------------------------------------------------------------------------
 
-    Runs may be missing. `blocked=False` leaves the seed out of the model (for arms whose seeds have nothing in common it
-    makes no difference to what is true, and gives more degrees of freedom). A difference that the runs do not determine (an
-    arm without a run; arms that share no seed, if blocked) has no value.
 
-    `shared`: by pair, either way round, a standard error that all of its seeds have in common, for the test's sentences being
-    these (`bootstrap.shared_error`). It is added to that of the seeds, of which alone the degrees of freedom are few: those of
-    both are Satterthwaite's (1946). The correlations of differences are taken to be those of the seeds.
+def holm(chains: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Adjusted p values by Holm (1979), of chains of hypotheses: the p values of each contrast's thresholds, nearest first.
+
+    A chain's next threshold is looked at once the one before is passed, and a contrast leaves the family once it has passed its
+    last. At each step the family's level is divided by how many contrasts are left. Since the thresholds of one contrast are
+    nested, that is a closed test whose intersections are Bonferroni's.
     """
-    for arm in (arm for pair in pairs for arm in pair):
-        known(table, arm)
-    values_AxS = _rectangle(table)
-    arm_N, seed_N = np.nonzero(np.isfinite(values_AxS))
-    score_N = values_AxS[arm_N, seed_N]
-    scale = np.abs(score_N).max(initial=0.0)
-    center = score_N.mean() if len(score_N) else 0.0
-
-    arms, seeds = values_AxS.shape
-    design_NxC = np.eye(arms)[arm_N]
-    if blocked:
-        design_NxC = np.concatenate([design_NxC, np.eye(seeds)[seed_N]], axis=1)
-    inverse_CxN = np.linalg.pinv(design_NxC, rtol=1e-10)
-    effect_C = inverse_CxN @ (score_N - center)
-    residual_N = score_N - center - design_NxC @ effect_C
-    freedom = len(score_N) - round(np.trace(design_NxC @ inverse_CxN))
-
-    names = list(table)
-    weight_PxC = np.zeros((len(pairs), design_NxC.shape[1]))
-    for row, (arm, other) in zip(weight_PxC, pairs, strict=True):
-        row[names.index(arm)] += 1
-        row[names.index(other)] -= 1
-    unknown_PxC = weight_PxC @ inverse_CxN @ design_NxC - weight_PxC
-    difference_P = weight_PxC @ effect_C
-    difference_P[np.abs(difference_P) <= ROUNDING * scale] = 0.0
-    determined = np.flatnonzero(np.abs(unknown_PxC).max(axis=1, initial=0.0) < 1e-8).tolist()
-    result = {pair: Difference(*pair, None) for pair in pairs}
-    result |= {pairs[i]: Difference(*pairs[i], float(difference_P[i])) for i in determined}
-    if freedom < 1 or not determined:
-        return Comparison(result, freedom, None)
-
-    residual = math.sqrt(float(residual_N @ residual_N) / freedom)
-    residual = residual if residual > ROUNDING * scale else 0.0
-    half_PxN = (weight_PxC @ inverse_CxN)[determined]
-    covariance_PxP = half_PxN @ half_PxN.T
-    unit_P = np.sqrt(np.diag(covariance_PxP))
-    correlation = simultaneous.as_key(covariance_PxP / np.outer(unit_P, unit_P))
-    both_ways = {pair: error for (ours, theirs), error in (shared or {}).items() for pair in ((ours, theirs), (theirs, ours))}
-    for i, unit in zip(determined, unit_P.tolist(), strict=True):
-        pair, value = pairs[i], float(difference_P[i])
-        error = math.hypot(residual * unit, both_ways.get(pair, 0.0))
-        own = _satterthwaite(freedom, residual * unit, error)
-        p = simultaneous.tail(abs(value) / error, correlation, own) if error else float(value == 0)
-        reach = simultaneous.critical(correlation, own, level) * error
-        result[pair] = Difference(*pair, value, error, own, around(value, reach), p)
-    return Comparison(result, freedom, residual)
+    result: list[list[float]] = [[1.0] * len(chain) for chain in chains]
+    states, running = [0] * len(chains), 0.0
+    while active := [i for i, chain in enumerate(chains) if states[i] < len(chain)]:
+        i = min(active, key=lambda i: chains[i][states[i]])
+        running = max(running, min(1.0, len(active) * chains[i][states[i]]))
+        result[i][states[i]] = running
+        states[i] += 1
+    return result
 
 
-def _satterthwaite(freedom: int, part: float, error: float) -> float:
-    """Degrees of freedom of a standard error of which a part has `freedom` of them, the rest (nearly) any number."""
-    return min(freedom * (error / part) ** 4, MANY) if part else MANY if error else float(freedom)
-
-
-def welch(table: Table, against: str, level: float = 0.95) -> dict[str, Difference]:
-    """Every arm against `against` by Welch's t test: unpaired, each arm its own variance, no correction for many arms."""
-    known(table, against)
-    _rectangle(table)
-    return {arm: _welch(arm, against, _finite(table[arm]), _finite(table[against]), level) for arm in table if arm != against}
-
-
-def _welch(arm: str, against: str, ours: np.ndarray, theirs: np.ndarray, level: float) -> Difference:
-    if not len(ours) or not len(theirs):
-        return Difference(arm, against, None)
-    value = float(ours.mean() - theirs.mean())
-    if min(len(ours), len(theirs)) < 2:
-        return Difference(arm, against, value)
-    parts = [_spread(values) ** 2 / len(values) for values in (ours, theirs)]
-    error = math.sqrt(sum(parts))
-    if error == 0:
-        value = value if abs(value) > ROUNDING * float(np.abs(theirs).max()) else 0.0
-        return Difference(arm, against, value, 0.0, None, around(value, 0.0), float(value == 0))
-    freedom = error**4 / (parts[0] ** 2 / (len(ours) - 1) + parts[1] ** 2 / (len(theirs) - 1))
-    half = float(stats.t.isf((1 - level) / 2, freedom)) * error
-    p = 2 * float(stats.t.sf(abs(value) / error, freedom))
-    return Difference(arm, against, value, error, freedom, around(value, half), p)
-
-
-def variances_differ(table: Table, level: float = 0.05) -> bool | None:
-    """Do the arms' variances differ clearly (Brown & Forsythe 1974)? Then Welch's test is the one to read.
-
-    None if fewer than two arms have three runs: two are always equally far from their middle. Runs that do not vary at all
-    do not differ.
+def holm_levels(adjusted: Sequence[Sequence[float]], alpha: float) -> list[float | None]:
+    """At what level each contrast's limit stands beside Holm's decisions, simultaneously (Strassburger & Bretz 2008, Guilbaud
+    2008): alpha over the contrasts that are left; None of one that has left, whose last threshold is its limit, unless all
+    have.
     """
-    groups = [scores for scores in map(_finite, table.values()) if len(scores) > 2]
-    if len(groups) < 2:
-        return None
-    if not any(_spread(scores) for scores in groups):
-        return False
-    with np.errstate(divide="ignore", invalid="ignore"):  # deviations that are all equal within each arm
-        test = stats.levene(*groups, center="median")
-    return _p(test) < float(level)
+    left = [any(p > alpha for p in chain) for chain in adjusted]
+    if not any(left):
+        return [alpha / max(len(adjusted), 1)] * len(adjusted)
+    return [alpha / sum(left) if stays else None for stays in left]
+
+
+def games_howell(contrast: Contrast, arms: int, level: float = 0.95) -> tuple[Interval, float]:
+    """Interval and p of one of all pairs of so many arms (Games & Howell 1976), by the studentized range."""
+    freedom, root = float(contrast.freedom), math.sqrt(2)
+    bound = studentized_range_bound(1 - level, arms, freedom) / root
+    low, high = (float(contrast.value + side * contrast._reach(bound, side)) for side in (-1, 1))
+    value = float(contrast.value)
+    rounding = ROUNDING * max(abs(float(mean.center)) for mean in contrast.means)
+    if not contrast.error > 0:
+        return Interval(low, high), float(abs(value) <= rounding)
+    quantile = float(contrast.quantile(np.abs(contrast.value), -1 if value > 0 else 1))
+    return Interval(low, high), studentized_range_tail(root * quantile, arms, freedom)
+
+
+@functools.cache
+def _nodes(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where Gauss and Legendre look at a function between -1 and 1, and the weights."""
+    return special.roots_legendre(count)
+
+
+@functools.cache
+def _range_distribution(arms: int) -> tuple[np.ndarray, np.ndarray]:
+    """P(the range of so many standard normal numbers <= w), on a grid of w."""
+    w_G = np.concatenate([np.linspace(0, 16, 1601), [1e9]])
+    z_Z, weight_Z = _nodes(200)
+    z_Z = 10 * z_Z
+    density_Z = 10 * weight_Z * stats.norm.pdf(z_Z)
+    inside_GxZ = special.ndtr(z_Z) - special.ndtr(z_Z - w_G[:, None])
+    return w_G, np.minimum(arms * inside_GxZ ** (arms - 1) @ density_Z, 1.0)
+
+
+def studentized_range_tail(bound: float, arms: int, freedom: float) -> float:
+    """P(studentized range of `arms` means >= bound), much faster than SciPy's."""
+    w_G, inside_G = _range_distribution(arms)
+    share_S, weight_S = _nodes(400)  # over ln of the estimated standard deviation over the true one
+    spread = min(12 / math.sqrt(2 * freedom), 30.0)
+    log_S = np.clip(spread * share_S, -700, 5)
+    density_S = 2 * stats.chi2.pdf(freedom * np.exp(2 * log_S), freedom) * freedom * np.exp(2 * log_S)
+    outside_S = 1 - np.interp(bound * np.exp(log_S), w_G, inside_G)
+    return float(np.clip(spread * weight_S @ (density_S * outside_S), 0.0, 1.0))
+
+
+@functools.lru_cache(10_000)
+def studentized_range_bound(alpha: float, arms: int, freedom: float) -> float:
+    """What `studentized_range_tail` is `alpha` at."""
+    high = 8.0
+    while studentized_range_tail(high, arms, freedom) > alpha:
+        high *= 2
+    return float(optimize.brentq(lambda q: studentized_range_tail(q, arms, freedom) - alpha, 0.0, high, xtol=1e-6))  # pyright: ignore[reportArgumentType]
+
+
+# --- what a study can show ---------------------------------------------------------------------------------------------
+
+
+def detectable(error: float, freedom: float, tests: int, power: float = 0.8, level: float = 0.95) -> float:
+    """The smallest true contrast that is found with probability `power` as the first of so many `tests` by Holm's correction.
+
+    `error` and `freedom` are the contrast's. Found means: it is not 0, in the right direction.
+    """
+    return _solve(lambda size, noise, bound: special.ndtr(size - bound * noise), error, freedom, tests, power, level)
+
+
+def provable_margin(error: float, freedom: float, tests: int, power: float = 0.8, level: float = 0.95) -> float:
+    """The smallest margin within which two arms that are equal are found equal with probability `power`. As `detectable`."""
+
+    def inside(margin: float, noise: np.ndarray, bound: float) -> np.ndarray:
+        return np.maximum(2 * special.ndtr(margin - bound * noise) - 1, 0.0)
+
+    return _solve(inside, error, freedom, tests, power, level)
+
+
+def _solve(found, error: float, freedom: float, tests: int, power: float, level: float) -> float:
+    """The size at which `found`, averaged over what the study will estimate as its noise, reaches `power`."""
+    bound = float(stats.t.isf((1 - level) / (2 * tests), freedom))
+    noise = np.sqrt(stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, freedom) / freedom)  # estimated over true
+    size = optimize.brentq(lambda size: found(size, noise, bound).mean() - power, 0.0, 10 + 5 * bound)
+    return float(size) * error  # pyright: ignore[reportArgumentType]
+
+
+# --- runs that diverged ------------------------------------------------------------------------------------------------
 
 
 def diverged(table: Table, against: str) -> dict[str, Divergence]:
     """For each arm the runs that diverged (nan, inf), with Fisher's exact test against the comparison arm."""
     known(table, against)
     _rectangle(table)
-    runs = {arm: [math.isfinite(score) for score in scores if score is not None] for arm, scores in table.items()}
-    lost = {arm: finite.count(False) for arm, finite in runs.items()}
+    lost = {arm: outcomes(table, [arm]) for arm in table}
 
     def exact(arm: str) -> float:
-        return _p(stats.fisher_exact([[lost[name], len(runs[name]) - lost[name]] for name in (arm, against)]))
+        return _p(stats.fisher_exact([[count, runs - count] for count, runs in (lost[arm], lost[against])]))
 
-    return {arm: Divergence(lost[arm], len(runs[arm]), None if arm == against else exact(arm)) for arm in table}
+    return {arm: Divergence(*lost[arm], None if arm == against else exact(arm)) for arm in table}
+
+
+def outcomes(table: Table, arms: Sequence[str]) -> tuple[int, int]:
+    """How many runs of the arms diverged, and how many there are."""
+    finite = [math.isfinite(score) for arm in arms for score in table[arm] if score is not None]
+    return finite.count(False), len(finite)
+
+
+def diverges_more(ours: tuple[int, int], theirs: tuple[int, int]) -> float:
+    """Fisher's exact one-sided p of "ours do not diverge more often than theirs", from `outcomes`."""
+    counts = [[count, runs - count] for count, runs in (ours, theirs)]
+    return _p(stats.fisher_exact(counts, alternative="greater"))
 
 
 def _p(test: Any) -> float:
@@ -231,27 +419,16 @@ def _p(test: Any) -> float:
     return float(test.pvalue)
 
 
-def _finite(values: Scores | np.ndarray) -> np.ndarray:
+def finite(values: Scores | np.ndarray) -> np.ndarray:
+    """The scores of runs that did not diverge."""
     values = np.asarray(values, dtype=np.float64)
     return values[np.isfinite(values)]
 
 
-def _spread(values: np.ndarray) -> float:
-    """Standard deviation; of equal values 0, not the rounding of their mean."""
-    return float(values.std(ddof=1)) if np.ptp(values) > ROUNDING * np.abs(values).max() else 0.0
-
-
-def around(value: float, half: float) -> Interval:
-    """`value`, `half` to either side."""
-    return Interval(value - half, value + half)
-
-
-def _rectangle(table: Table) -> np.ndarray:
-    """The scores, arms x seeds."""
+def _rectangle(table: Table) -> None:
     if len({len(values) for values in table.values()}) != 1:
         counts = ", ".join(f"{arm}: {len(values)}" for arm, values in table.items())
         raise UserError(f"arms have different numbers of seeds ({counts}); give None for a run that is not there")
-    return np.array([list(values) for values in table.values()], dtype=np.float64)
 
 
 def known(table: Table, arm: str) -> None:

@@ -29,12 +29,15 @@ class Metric:
     `take`: of a number that is reported as training goes on, the last or the best one, or instead of it the `updates` until
     it was first reported to be as good as `target`. A run that never was counts as all of its updates: the mean is one
     restricted to them (Royston & Parmar 2013), so arms must have equally many.
+
+    `scale`: what means and intervals are computed on; None: logit for percentages, log for everything else, which is positive.
     """
 
     name: str
     better: Literal["lower", "higher"]
     take: Literal["last", "best", "updates"] = "last"
     target: float | None = None
+    scale: Literal["linear", "log", "logit"] | None = None
 
     @property
     def split(self) -> str:
@@ -103,6 +106,9 @@ class Study:
     claims: tuple[Claim, ...] = ()
     base: Config = Config()
     compare_with: str = setting("", "the arm that the others are compared with")
+    blocked: bool = setting(
+        False, "arms are compared within seeds, for seeds that give all arms something in common, such as the trained model"
+    )
     seeds: int = setting(5, "runs of each arm, with the seeds 0, 1, 2, ...", at_least=1, below=SEARCH_SEED)
     fair: tuple[Fair, ...] = setting(("steps",), "what all arms have equal")
     learning_rates: tuple[float, ...] = setting(

@@ -1,175 +1,272 @@
-"""What a table of runs says to a published claim: agrees, disagrees, or cannot tell, by a stated rule, one function a type.
+"""What runs say to published claims: agrees, disagrees, or cannot tell, by a stated rule.
 
-Advantages count from the side of the better score: a lower loss is an advantage, so is a higher BLEU. All intervals are of
-95 %, and simultaneous. UserError everywhere if an arm is not in the table.
+A claim is one or more comparisons: contrasts of arms with the bounds that they are tested against. All comparisons of a
+study's claims are one family, in which Holm's correction keeps the probability of any wrong "agrees" or "disagrees" at 5 %.
+Nothing else enters: neither arms that no claim names, nor their variances. Advantages count from the side of the better
+score: a lower loss is an advantage, so is a higher BLEU.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
-from scipy import stats
 
 from transformer.errors import UserError
 from transformer.studies import power_law, statistics
-from transformer.studies.statistics import Difference, Interval, Pair, Table
+from transformer.studies.statistics import Contrast, Interval, Pair, Scale, Table
+from transformer.studies.study import Claim, Study
 
 AGREES, DISAGREES, CANNOT_TELL = "agrees", "disagrees", "cannot tell"
+LEVEL = 0.95
 
-Numbers = Mapping[str, float | None]
-Shared = Mapping[Pair, float] | None  # see `statistics.contrasts`
+
+class Quantity(Protocol):
+    """What is estimated: a contrast of means, or an exponent."""
+
+    @property
+    def value(self) -> Any: ...
+
+    def low(self, alpha: float) -> Any: ...
+
+    def high(self, alpha: float) -> Any: ...
+
+    def p_above(self, bound: float) -> Any: ...
+
+    def p_below(self, bound: float) -> Any: ...
+
+    def interval(self, level: float = LEVEL) -> Interval | None: ...
+
+
+@dataclass(frozen=True)
+class Data:
+    """A metric's runs. `shared`: what the test's sentences add to the standard error of a pair (`bootstrap.shared_error`)."""
+
+    table: Table
+    higher_is_better: bool
+    scale: Scale = "linear"
+    blocked: bool = False
+    shared: Mapping[Pair, float] = field(default_factory=dict)
+
+    def contrast(self, weights: Mapping[str, float]) -> Contrast | None:
+        """None if an arm has too few runs."""
+        pair = tuple(weights)
+        error = self.shared.get((pair[0], pair[1]), self.shared.get((pair[1], pair[0]), 0.0)) if len(pair) == 2 else 0.0
+        return statistics.contrast(self.table, weights, self.scale, self.blocked, error)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A part of a claim. It agrees if the quantity is shown to be above all of `above` and below all of `below`, and
+    disagrees if it is shown to be on the other side of one of them. `weights`: of a contrast, the arm that the claim favours
+    first."""
+
+    weights: Mapping[str, float]
+    above: tuple[float, ...] = ()
+    below: tuple[float, ...] = ()
+    law: bool = False
+
+    @property
+    def key(self) -> tuple:
+        """The same for the same contrast, whichever way round."""
+        names = sorted(self.weights)
+        return (self.law, *((name, self.weights[name] * self.sign) for name in names))
+
+    @property
+    def sign(self) -> float:
+        """-1 if the contrast is turned round in the family."""
+        return 1.0 if self.law else math.copysign(1.0, self.weights[min(self.weights)])
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A comparison and what the runs say to it; None: they do not allow to say it. `interval` holds together with all others
+    of the family, and ends where Holm's decisions do; `alone` is this comparison's own, of 95 %. `p`: of the claim or its
+    opposite, adjusted by Holm. `error`, `freedom`: of a contrast. `diverged`: runs of the arm that is named first (of its
+    side), and of the other.
+    """
+
+    comparison: Comparison
+    word: str
+    value: float | None
+    interval: Interval | None = None
+    alone: Interval | None = None
+    p: float | None = None
+    error: float | None = None
+    freedom: float | None = None
+    diverged: tuple[int, int] = (0, 0)
+    law: power_law.PowerLaw | None = None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`word` is agrees, disagrees or cannot tell; `rule` says when it is which; `numbers`: by what is measured, such as
-    "1 head against 8 heads", the numbers that the word rests on, None where the runs give none."""
+    """`word` is agrees, disagrees or cannot tell. `tests`: how many contrasts the family has. `problem`: why there are no
+    numbers."""
 
     word: str
-    rule: str
-    numbers: Mapping[str, Numbers]
+    findings: Sequence[Finding]
+    tests: int
+    problem: str = ""
 
 
-def better(
-    table: Table, arms: Sequence[str], against: str, margin: float, higher_is_better: bool, shared: Shared = None
-) -> Verdict:
-    """Each of `arms` beats the arm `against` by at least `margin`."""
-    return _beats(
-        table, [(arm, against) for arm in arms], statistics.with_each(table, against), margin, higher_is_better, shared
+def comparisons(claim: Claim, compare_with: str, higher_is_better: bool) -> list[Comparison]:
+    """The comparisons that a claim consists of."""
+    sign, margin = (1.0 if higher_is_better else -1.0), claim.margin
+    if claim.kind == "exponent":
+        assert claim.exponent is not None  # a valid study's has one
+        weights = dict.fromkeys(claim.arms, 1.0)
+        return [Comparison(weights, (claim.exponent - margin,), (claim.exponent + margin,), law=True)]
+    if claim.kind == "equal":
+        return [Comparison({arm: 1.0, compare_with: -1.0}, (-margin,), (margin,)) for arm in claim.arms]
+    pairs = {
+        "better": [(arm, compare_with) for arm in claim.arms],
+        "worse": [(compare_with, arm) for arm in claim.arms],
+        "order": statistics.neighbours(claim.arms),
+    }[claim.kind]
+    return [Comparison({ours: sign, theirs: -sign}, (margin,)) for ours, theirs in pairs]
+
+
+def planned(study: Study) -> int:
+    """How many contrasts the family of a study's claims has."""
+    return len({each.key for claim in study.claims for each in comparisons(claim, study.compare_with, True)})
+
+
+@dataclass
+class _Member:
+    """A contrast of the family, with all bounds that claims have for it; turned as `Comparison.key` has it. `plus`, `minus`:
+    how many runs of the arms with such weights diverged, and how many there are."""
+
+    quantity: Quantity | None
+    value: float | None = None
+    plus: tuple[int, int] = (0, 0)
+    minus: tuple[int, int] = (0, 0)
+    higher_is_better: bool = True
+    problem: str = ""
+    bounds: set[float] = field(default_factory=set)
+    above: dict[float, float] = field(default_factory=dict)  # adjusted one-sided p by bound
+    below: dict[float, float] = field(default_factory=dict)
+    low: float | None = None
+    high: float | None = None
+
+    def sides(self, above: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Runs that diverged of the arms that do better if the contrast is above a bound (or below it), and of the others."""
+        return (self.plus, self.minus) if above == self.higher_is_better else (self.minus, self.plus)
+
+    def void(self, above: bool) -> bool:
+        """Whether the arms that would do better diverge more often."""
+        ours, theirs = self.sides(above)
+        return ours[0] * max(theirs[1], 1) > theirs[0] * max(ours[1], 1)
+
+    def p(self, bound: float, above: bool) -> float:
+        """One-sided p of the claim that the contrast is above (or below) a bound.
+
+        An arm that diverges more often is worse by any bound: Fisher's exact test is a second way to show that, at twice the
+        smaller p, and the runs that it has left do not show the opposite.
+        """
+        if self.void(above):
+            return 1.0
+        quantity = self.quantity
+        p = 1.0 if quantity is None else float(quantity.p_above(bound) if above else quantity.p_below(bound))
+        if not self.void(not above):
+            return p
+        ours, theirs = self.sides(above)
+        return min(1.0, 2 * min(p, statistics.diverges_more(theirs, ours)))
+
+
+def judge(claims: Sequence[Claim], compare_with: str, data: Sequence[Data]) -> list[Verdict]:
+    """A verdict for each claim, by the data of its metric. UserError: an arm is not in the table, or compared with itself."""
+    members: dict[tuple, _Member] = {}
+    asked: list[list[tuple[Comparison, tuple]]] = []
+    for claim, of_metric in zip(claims, data, strict=True):
+        found = comparisons(claim, compare_with, of_metric.higher_is_better)
+        if not found or any(len(each.weights) < 2 for each in found):
+            raise UserError("a claim that compares an arm with itself, or with none; name two different arms")
+        asked.append([(each, (id(of_metric.table), *each.key)) for each in found])
+        for comparison, key in asked[-1]:
+            if key not in members:
+                members[key] = _member(comparison, claim, of_metric)
+            members[key].bounds |= {comparison.sign * bound for bound in (*comparison.above, *comparison.below)}
+    _decide(list(members.values()))
+    result = []
+    for each in asked:
+        findings = [_finding(comparison, members[key]) for comparison, key in each]
+        words = [finding.word for finding in findings]
+        word = DISAGREES if DISAGREES in words else CANNOT_TELL if CANNOT_TELL in words else AGREES
+        problem = next((members[key].problem for _, key in each if members[key].problem), "")
+        result.append(Verdict(word, findings, len(members), problem))
+    return result
+
+
+def _member(comparison: Comparison, claim: Claim, data: Data) -> _Member:
+    for arm in comparison.weights:
+        statistics.known(data.table, arm)
+    if comparison.law:
+        runs = [(size, score) for arm, size in zip(claim.arms, claim.sizes, strict=True) for score in data.table[arm]]
+        known = np.array([(size, score) for size, score in runs if score is not None]).reshape(-1, 2)
+        try:
+            law = power_law.fit(*known.T)  # runs that diverged are no part of the fit
+            return _Member(law, law.value)
+        except UserError as error:
+            return _Member(None, problem=str(error))
+    turned = {arm: weight * comparison.sign for arm, weight in comparison.weights.items()}
+    plus, minus = ([arm for arm, weight in turned.items() if weight * side > 0] for side in (1, -1))
+    lost, kept = (statistics.outcomes(data.table, arms) for arms in (plus, minus))
+    value = statistics.difference(data.table, turned, data.scale)
+    return _Member(data.contrast(turned), value, lost, kept, data.higher_is_better)
+
+
+def _decide(members: Sequence[_Member]) -> None:
+    """Adjusted p values, one-sided, and simultaneous limits: Holm's correction for either side, at half of 5 %."""
+    alpha = (1 - LEVEL) / 2
+    for above in (True, False):
+        bounds = [sorted(member.bounds, reverse=not above) for member in members]
+        adjusted = statistics.holm(
+            [[member.p(bound, above) for bound in chain] for member, chain in zip(members, bounds, strict=True)]
+        )
+        levels = statistics.holm_levels(adjusted, alpha)
+        for member, chain, ps, level in zip(members, bounds, adjusted, levels, strict=True):
+            found = dict(zip(chain, ps, strict=True))
+            passed = [bound for bound, p in found.items() if p <= alpha]
+            limit = passed[-1] if passed else None
+            if level is not None and member.quantity is not None and not member.void(above):
+                own = float(member.quantity.low(level) if above else member.quantity.high(level))
+                limit = own if limit is None else max(limit, own) if above else min(limit, own)
+            if above:
+                member.above, member.low = found, limit
+            else:
+                member.below, member.high = found, limit
+
+
+def _finding(comparison: Comparison, member: _Member) -> Finding:
+    alpha, turned = (1 - LEVEL) / 2, comparison.sign < 0
+    above, below = (member.below, member.above) if turned else (member.above, member.below)
+    ends = (member.high, member.low) if turned else (member.low, member.high)
+    quantity, sign = member.quantity, comparison.sign
+    agree = [above[sign * bound] for bound in comparison.above] + [below[sign * bound] for bound in comparison.below]
+    disagree = [below[sign * bound] for bound in comparison.above] + [above[sign * bound] for bound in comparison.below]
+    word = AGREES if max(agree) <= alpha else DISAGREES if min(disagree) <= alpha else CANNOT_TELL
+    p = min(1.0, 2 * min(max(agree), min(disagree)))
+    first = next(iter(comparison.weights.values())) * sign > 0
+    lost = (member.plus[0], member.minus[0]) if first else (member.minus[0], member.plus[0])
+    if quantity is None:
+        value = None if member.value is None else sign * member.value
+        return Finding(comparison, word, value, p=p if any(lost) else None, diverged=lost)
+    alone = quantity.interval(LEVEL)
+    if turned and alone is not None:
+        alone = Interval(-alone.high, -alone.low)
+    low, high = (None if end is None else sign * end for end in ends)
+    interval = None if alone is None else Interval(-math.inf if low is None else low, math.inf if high is None else high)
+    contrast = quantity if isinstance(quantity, Contrast) else None
+    return Finding(
+        comparison,
+        word,
+        sign * float(quantity.value),
+        interval,
+        alone,
+        p if alone is not None else None,
+        float(contrast.error) if contrast else None,
+        float(contrast.freedom) if contrast else None,
+        lost,
+        quantity if isinstance(quantity, power_law.PowerLaw) else None,
     )
-
-
-def worse(
-    table: Table, arms: Sequence[str], against: str, margin: float, higher_is_better: bool, shared: Shared = None
-) -> Verdict:
-    """Each of `arms` is beaten by the arm `against` by at least `margin`."""
-    family = [(other, arm) for arm, other in statistics.with_each(table, against)]
-    return _beats(table, [(against, arm) for arm in arms], family, margin, higher_is_better, shared)
-
-
-def order(table: Table, arms: Sequence[str], margin: float, higher_is_better: bool, shared: Shared = None) -> Verdict:
-    """Each of `arms`, best first, beats the next by at least `margin`."""
-    pairs = statistics.neighbours(arms)
-    return _beats(table, pairs, pairs, margin, higher_is_better, shared)
-
-
-def equal(table: Table, arms: Sequence[str], against: str, margin: float, shared: Shared = None) -> Verdict:
-    """Each of `arms` differs from the arm `against` by less than `margin`, either way.
-
-    Two one-sided tests (Schuirmann 1987) by an interval of 95 %, which is stricter than their usual 90 %; `p_tost` is their p
-    value, unadjusted. That no difference was found is not enough: the interval must leave no room for one.
-    """
-    comparison = statistics.contrasts(
-        table, _checked([(arm, against) for arm in arms], statistics.with_each(table, against)), shared=shared
-    )
-    words, numbers = [], {}
-    for arm in arms:
-        difference = comparison.differences[arm, against]
-        word = within(difference.interval, -margin, margin)
-        more, clear, lost = _diverged(table, arm, against)
-        words.append(DISAGREES if clear else CANNOT_TELL if more and word == AGREES else word)
-        tost = None
-        if difference.value is not None and difference.error:
-            tost = float(stats.t.sf((margin - abs(difference.value)) / difference.error, difference.freedom))
-        found = _numbers(difference, 1.0) | {"margin": margin, "p_tost": tost} | lost
-        numbers[f"{arm} against {against}"] = found
-    rule = (
-        f"agrees if the whole simultaneous 95 % interval of every difference lies within {margin:g} of 0, disagrees if one lies"
-        " outside; arms of which one diverges clearly more often (Fisher's exact p < 0.05) differ, and if it only diverges"
-        " more often, the runs that are left do not show them equal"
-    )
-    return Verdict(_all(words), rule, numbers)
-
-
-def exponent(table: Table, sizes: Mapping[str, float], value: float, margin: float) -> Verdict:
-    """Over the arms of `sizes` the score falls as E + A / N^a in their size N, with a within `margin` of `value`.
-
-    UserError if fewer than three sizes have a run that did not diverge.
-    """
-    for arm in sizes:
-        statistics.known(table, arm)
-    runs = [(size, score) for arm, size in sizes.items() for score in table[arm] if score is not None]
-    size_N, score_N = np.array(runs).reshape(-1, 2).T
-    law = power_law.fit(size_N, score_N)
-    low, high = law.interval or (None, None)
-    numbers = {"value": law.exponent, "low": low, "high": high, "floor": law.floor, "scale": law.scale}
-    numbers |= {"claimed": value, "margin": margin, "diverged": sum(not math.isfinite(score) for _, score in runs)}
-    rule = (
-        f"agrees if the whole 95 % interval of the exponent lies within {margin:g} of {value:g}, disagrees if it lies outside;"
-        " runs that diverged are no part of the fit"
-    )
-    return Verdict(within(law.interval, value - margin, value + margin), rule, {"exponent": numbers})
-
-
-def beyond(interval: Interval | None, margin: float) -> str:
-    """Is it at least `margin`? The whole interval above it agrees, the whole interval below it disagrees."""
-    if interval is None or interval.low <= margin <= interval.high:
-        return CANNOT_TELL
-    return AGREES if interval.low > margin else DISAGREES
-
-
-def within(interval: Interval | None, low: float, high: float) -> str:
-    """Is it between `low` and `high`? The whole interval inside agrees, the whole interval outside disagrees."""
-    if interval is None:
-        return CANNOT_TELL
-    if low < interval.low and interval.high < high:
-        return AGREES
-    return DISAGREES if interval.high < low or interval.low > high else CANNOT_TELL
-
-
-def _beats(
-    table: Table, pairs: Sequence[Pair], family: Sequence[Pair], margin: float, higher_is_better: bool, shared: Shared
-) -> Verdict:
-    """In each pair the first arm beats the second; the intervals hold together with those of all of `family`."""
-    comparison = statistics.contrasts(table, _checked(pairs, family), shared=shared)
-    sign = 1.0 if higher_is_better else -1.0
-    words, numbers = [], {}
-    for ours, theirs in pairs:
-        difference = comparison.differences[ours, theirs]
-        word = beyond(_scaled(difference, sign), margin)
-        more, clear, lost = _diverged(table, ours, theirs)
-        if clear:
-            word = DISAGREES if more > 0 else AGREES
-        elif (word == AGREES and more > 0) or (word == DISAGREES and more < 0):
-            word = CANNOT_TELL
-        words.append(word)
-        numbers[f"{ours} against {theirs}"] = _numbers(difference, sign) | {"margin": margin} | lost
-    rule = (
-        f"agrees if the whole simultaneous 95 % interval of every advantage lies above {margin:g}, disagrees if one lies below;"
-        " an arm that diverges clearly more often (Fisher's exact p < 0.05) is worse by any margin, and one that only"
-        " diverges more often is not found better by the runs it has left"
-    )
-    return Verdict(_all(words), rule, numbers)
-
-
-def _checked(pairs: Sequence[Pair], family: Sequence[Pair]) -> Sequence[Pair]:
-    """The family, once it is known to hold the pairs, and each arm against another."""
-    if not pairs or any(ours == theirs for ours, theirs in pairs):
-        raise UserError("a claim that compares an arm with itself, or with none; name two different arms")
-    for arm in (arm for pair in pairs for arm in pair if pair not in family):
-        raise UserError(f"a claim about the arm {arm!r}, which has no runs in the table; name another")
-    return family
-
-
-def _all(words: Sequence[str]) -> str:
-    """All parts of a claim must agree; one that disagrees refutes it."""
-    return DISAGREES if DISAGREES in words else CANNOT_TELL if CANNOT_TELL in words else AGREES
-
-
-def _diverged(table: Table, ours: str, theirs: str) -> tuple[int, bool, dict[str, float | None]]:
-    """By how many runs our arm diverges more often than theirs, whether that is clear (Fisher's exact p < 0.05), and the
-    numbers."""
-    counts = statistics.diverged({arm: table[arm] for arm in (ours, theirs)}, theirs)
-    count, against, p = counts[ours].count, counts[theirs].count, counts[ours].p
-    return count - against, (p or 1.0) < 0.05, {"diverged": count, "diverged_against": against, "p_diverged": p}
-
-
-def _scaled(difference: Difference, sign: float) -> Interval | None:
-    return difference.interval and Interval(*sorted(sign * bound for bound in difference.interval))
-
-
-def _numbers(difference: Difference, sign: float) -> dict[str, float | None]:
-    low, high = _scaled(difference, sign) or (None, None)
-    value = None if difference.value is None else sign * difference.value
-    return {"value": value, "error": difference.error, "low": low, "high": high, "p": difference.p}

@@ -51,7 +51,9 @@ class Digits:
     def __call__(self, value: float | None) -> str:
         if value is None:
             return ABSENT
-        text = f"{value:,.{self.decimals}f}" if math.isfinite(value) else "none"
+        if not math.isfinite(value):
+            return "no bound"
+        text = f"{value:,.{self.decimals}f}"
         return text.removeprefix("-") if not float(text.replace(",", "")) else text
 
     def interval(self, interval: Interval | None) -> str:
