@@ -42,7 +42,7 @@ def test_arms_are_the_base_with_changes():
 
 
 WRONG = {
-    "one arm": ({"arms": {"8": {}}}, "1 arms"),
+    "one arm": ({"arms": {"8": {}}}, "1 arm"),
     "arms": ({"arms": ["8", "16"]}, "no mapping"),
     "setting": (
         {"arms": {"8": {}, "b": {"model.num_head": "4"}}},
