@@ -243,6 +243,12 @@ def test_perplexity_of_long_texts_is_that_of_windows(stride, cross):
 # --- attention, lowercase ------------------------------------------------------------------------------------------------
 
 
+def test_a_text_where_texts_are_wanted_is_an_error():
+    for call in (greedy().logits, greedy().perplexity):
+        with pytest.raises(UserError, match="a list of texts is wanted"):
+            call("bad")
+
+
 def test_attention_looks_back():
     [found] = greedy().attention("bad cab", "be")
     assert found.across == found.down == ["<s>", *"bad", "␣", *"cabbe"]

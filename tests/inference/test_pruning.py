@@ -117,6 +117,10 @@ def test_without_heads_is_with_gates_of_zero(kind):
     wanted = functools.reduce(lambda params, head: scaled(params, head, 0.0), removed, params)
     assert jax.tree.all(jax.tree.map(np.array_equal, cut, wanted))
     assert jax.tree.all(jax.tree.map(np.array_equal, pruning.without(params, []), params))
+    place, deepest, last = removed[0].rsplit("/", 2)
+    for head in (f"{place}/9/1", f"{place}/1/9", f"{place}/0/1", "decoder/nowhere/1/1", "", f"{place}/{deepest}/{last}/1"):
+        with pytest.raises(UserError, match="there is no head"):
+            pruning.without(params, [head])
 
 
 def test_layers_compare_by_shares_of_their_norms():

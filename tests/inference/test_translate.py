@@ -190,6 +190,21 @@ def test_a_positions_table_ends_where_sources_may():
     assert used.notices == []
 
 
+def test_a_text_where_texts_are_wanted_is_an_error():
+    """Its letters would be translated."""
+    used = small()
+    calls = [
+        lambda: used.translate("ab"),
+        lambda: used.translate_to_length("ab"),
+        lambda: used.logits("ab", ["A"]),
+        lambda: used.logits(["ab"], "A"),
+        lambda: used.weights({"ab": "A"}),
+    ]
+    for call in calls:
+        with pytest.raises(UserError, match=r"a list of (texts|pairs) is wanted"):
+            call()
+
+
 def test_long_sources_are_cut_and_told():
     used = small(data__max_source_length=10)
     calls = stub(used)

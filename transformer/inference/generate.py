@@ -15,7 +15,7 @@ import numpy as np
 from transformer.data.objectives import CausalLM
 from transformer.errors import UserError
 from transformer.inference import perplexity, sampling
-from transformer.inference.loading import Loaded, Map, Predictor, most_positions, pad, round_length
+from transformer.inference.loading import Loaded, Map, Predictor, listed, most_positions, pad, round_length
 
 Array = jax.Array
 
@@ -151,7 +151,7 @@ class Generator(Predictor):
 
         UserError: as in `stream`.
         """
-        rows = [self._ids(text, "a text") for text in texts]
+        rows = [self._ids(text, "a text") for text in listed(texts)]
         tokens, segments = pad(rows, max(map(len, rows), default=1))
         logits = np.asarray(self._said(self.params, {"inputs": tokens, "segments": segments}))
         return [logits[row, : len(ids)] for row, ids in enumerate(rows)]
@@ -164,7 +164,7 @@ class Generator(Predictor):
         window = self.config.data.max_target_length
         stride, rows = min(self.config.evaluate.stride or window, window), self.config.search.batch_size
         objective = self.loaded.objective
-        ids = [[*each, self.facts.end] for each in self.vocabulary.encode_batch(list(documents))]
+        ids = [[*each, self.facts.end] for each in self.vocabulary.encode_batch(list(listed(documents)))]
         if isinstance(objective, CausalLM) and objective.cross_documents:
             ids = [[token for each in ids for token in each]]
         score = partial(self._nll, self.params)

@@ -11,7 +11,7 @@ import numpy as np
 from transformer import families
 from transformer.data.encode import tagged, texts
 from transformer.errors import UserError, counted
-from transformer.inference.loading import Loaded, Map, Predictor, clean, pad, round_length
+from transformer.inference.loading import Loaded, Map, Predictor, clean, listed, pad, round_length
 
 LONGEST_ANSWER = 30  # tokens (BERT's code for SQuAD)
 MASK = "<mask>"
@@ -33,7 +33,7 @@ class Labeller(Predictor):
         if first == 1:
             self._cut = []
         ways = {"label": self._labels, "tags": self._tags, "span": self._answers, "filled": self._fill}
-        cleaned = [self._cleaned(example) for example in examples]
+        cleaned = [self._cleaned(example) for example in listed(examples, "examples")]
         for number, example in enumerate(cleaned, first):
             if example.keys() != cleaned[0].keys():
                 has = [f"line {n} has the fields {', '.join(e)}" for n, e in ((number, example), (first, cleaned[0]))]

@@ -72,6 +72,13 @@ class Predictor:
         return [cut, *self._told]
 
 
+def listed(texts: Any, what: str = "texts") -> Any:
+    """`texts` itself. UserError: one text, whose letters would be taken for texts, where several are meant."""
+    if isinstance(texts, str | bytes | Mapping):
+        raise UserError(f"{str(texts)[:40]!r} stands where a list of {what} is wanted; put it into one, [..]")
+    return texts
+
+
 @dataclasses.dataclass(frozen=True)
 class Map:
     """Attention of a stack to draw: weights of every layer and head, what is looked at (across) and what looks (down)."""

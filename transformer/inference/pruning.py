@@ -19,7 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from transformer import families
 from transformer.config import Config
-from transformer.errors import UserError
+from transformer.errors import UserError, nearest
 from transformer.sharding import by_rows
 
 Array = jax.Array
@@ -111,10 +111,19 @@ def at_random(heads: Sequence[str], seed: int) -> list[str]:
 
 
 def without(params: Any, removed: Iterable[str]) -> Any:
-    """Parameters of the model that lacks these heads. The bias of W^O, which is no head's, stays."""
+    """Parameters of the model without these heads. The bias of W^O, which is no head's, stays. UserError: there is no such
+    head."""
     leaves = dict(flatten_dict(params))
+    end = ("output", "kernel")
+    places = {f"{p[0]}/{p[2].removesuffix('_attention')}": p for p in leaves if p[1] == "layers" and p[3:] == end}
+    known = {
+        f"{place}/{layer + 1}/{head + 1}": (path, layer, head)
+        for place, path in places.items()
+        for layer, head in np.ndindex(leaves[path].shape[:2])
+    }
     for name in removed:
-        stack, kind, layer, head = name.split("/")
-        path = (stack, "layers", f"{kind}_attention", "output", "kernel")
-        leaves[path] = jnp.asarray(leaves[path]).at[int(layer) - 1, int(head) - 1].set(0)
+        if name not in known:
+            raise UserError(f"there is no head {name!r}{nearest(name, known)}; heads are PLACE/LAYER/HEAD, from 1 on")
+        path, layer, head = known[name]
+        leaves[path] = jnp.asarray(leaves[path]).at[layer, head].set(0)
     return unflatten_dict(leaves)

@@ -14,7 +14,7 @@ import numpy as np
 
 from transformer.errors import UserError
 from transformer.inference.decoding import PartedSearch
-from transformer.inference.loading import Loaded, Map, Predictor, clean, most_positions, pad, round_length
+from transformer.inference.loading import Loaded, Map, Predictor, clean, listed, most_positions, pad, round_length
 
 Array = jax.Array
 
@@ -47,14 +47,17 @@ class Translator(Predictor):
 
         `scored`: with scores. Greedy search sums over the vocabulary for nothing else, a tenth of its time with 58,000 entries.
         """
-        texts, first, self._cut, self._told = iter(texts), 1, [], []
+        return self._translated(iter(listed(texts)), scored)
+
+    def _translated(self, texts: Iterator[str], scored: bool) -> Iterator[list[Output]]:
+        first, self._cut, self._told = 1, [], []
         while chunk := list(itertools.islice(texts, self.config.search.batch_size * CHUNK)):
             yield from self._chunk(chunk, first, scored=scored)
             first += len(chunk)
 
     def translate_to_length(self, pairs: Sequence[tuple[str, str]]) -> list[list[Output]]:
         """The same of sources, all hypotheses having as many tokens as the target: when to end is not asked of the model."""
-        targets = self.target_vocabulary.encode_batch([clean(self.config, target) for _, target in pairs])
+        targets = self.target_vocabulary.encode_batch([clean(self.config, target) for _, target in listed(pairs, "pairs")])
         return list(self._chunk([source for source, _ in pairs], 1, [len(target) for target in targets]))
 
     def logits(self, sources: Sequence[str], targets: Sequence[str]) -> list[np.ndarray]:
@@ -97,6 +100,7 @@ class Translator(Predictor):
     def weights(self, pairs: Sequence[tuple[str, str]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """As `weights_of`, while each target is said, from the token after the start on; and how many tokens each text has
         that is read: a source, or, of a decoder alone, a source and its target. Rows have padding behind them."""
+        pairs = listed(pairs, "pairs")
         batch, _ = self._batch_of(self._sources([s for s, _ in pairs]), self._inputs([t for _, t in pairs]))
         return self.weights_of(batch), batch["source_segments" if self._encodes else "segments"].sum(axis=1)
 
@@ -151,7 +155,7 @@ class Translator(Predictor):
         limit = self.config.data.max_source_length
         if first == 1:
             self._cut, self._told = [], []
-        ids = self.source_vocabulary.encode_batch([self._asked(text) for text in texts])
+        ids = self.source_vocabulary.encode_batch([self._asked(text) for text in listed(texts)])
         before = [] if self.facts.begin is None else [self.facts.begin]
         after = [self.facts.end] if self._encodes else []
         room = limit - len(before) - 1  # the end, or, behind a prefix, the start
@@ -177,7 +181,10 @@ class Translator(Predictor):
         return [first + len(ids) <= most for first, ids in zip(before, inputs, strict=True)]
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        return [[self.facts.start, *ids] for ids in self.target_vocabulary.encode_batch([clean(self.config, t) for t in texts])]
+        return [
+            [self.facts.start, *ids]
+            for ids in self.target_vocabulary.encode_batch([clean(self.config, t) for t in listed(texts)])
+        ]
 
     def _chunk(
         self, texts: list[str], first: int, lengths: Sequence[int] | None = None, scored: bool = False
