@@ -21,7 +21,7 @@ MODES = {
     "train": "trains, or resumes; then scores the test split and draws pictures",
     "evaluate": "scores a split: table to stdout, all of it to WORKDIR/evaluation/<split>.json",
     "translate": "a line out for a line in, in order",
-    "predict": "labels, tags, answers, filled masks: a line out for a line in, in order",
+    "predict": "labels, tags, answers, filled masks, vectors: a line out for a line in, in order",
     "generate": "text that continues a prompt, written as it is drawn",
     "attend": "attention maps of a sentence, PNG files",
     "align": "number_words: how well attention agrees with the known alignment of words",

@@ -258,7 +258,7 @@ class Objective:
     """What a model is trained to do."""
 
     kind: Literal[
-        "translate", "causal_lm", "prefix_lm", "masked_lm", "span_corruption", "denoise", "classify", "tag", "answer"
+        "translate", "causal_lm", "prefix_lm", "masked_lm", "span_corruption", "denoise", "classify", "tag", "answer", "embed"
     ] = setting("translate", "what is learned: a row of OBJECTIVES in transformer/families.py")
     rate: float = setting(0.15, "masked_lm, span_corruption, denoise: share of tokens that is corrupted", above=0, below=1)
     span_length: float = setting(3.0, "span_corruption, denoise: mean length of a span", at_least=1)
@@ -452,6 +452,17 @@ class Search:
 
 
 @dataclasses.dataclass(frozen=True)
+class Embed:
+    """How a text becomes a vector: `predict` with an encoder that has no head (objective.kind embed), `Predictor.embed`."""
+
+    pooling: Literal["mean", "first"] = setting(
+        "mean", "the mean of the states of all tokens, special ones included, or the first token's state", free=True
+    )
+    normalize: bool = setting(False, "vectors are scaled to length 1", free=True)
+    format: Literal["json", "tsv"] = setting("json", "lines of predict: a JSON list, or numbers separated by tabs", free=True)
+
+
+@dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """When and what is saved."""
 
@@ -499,6 +510,7 @@ class Config:
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     search: Search = Search()
+    embed: Embed = Embed()
     checkpoint: Checkpoint = Checkpoint()
     parallel: Parallel = Parallel()
 

@@ -26,9 +26,9 @@ Array = jax.Array
 Sums = dict[str, Array]
 Vocabularies = Mapping[str, Vocabulary]
 
-# What a model says: a text for a text, a text that goes on, a label, a label a word, a span, masks filled; "none": a text
-# for a text that is not scored.
-Output = Literal["text", "continuation", "label", "tags", "span", "filled", "none"]
+# What a model says: a text for a text, a text that goes on, a label, a label a word, a span, masks filled, a vector; "none": a
+# text for a text that is not scored.
+Output = Literal["text", "continuation", "label", "tags", "span", "filled", "vector", "none"]
 
 
 class Loss(Protocol):
@@ -120,6 +120,11 @@ def masked_loss(model: Any, config: Config, facts: Facts) -> Loss:
     return loss
 
 
+def no_loss(model: Any, config: Config, facts: Facts) -> Loss:
+    """Of a model without a head nothing is learned. UserError."""
+    raise UserError(f"config.objective.kind {config.objective.kind}: it has no loss; train on another objective")
+
+
 def label_loss(model: Any, config: Config, facts: Facts) -> Loss:
     """Cross entropy of the labels of sentences (`label`) or tokens (`targets`)."""
 
@@ -171,6 +176,7 @@ def _heads(config: Config, facts: Facts) -> Heads:
     return {
         "masked_lm": Heads(masked_lm=True, pooler=config.objective.next_sentence, outputs=2 * config.objective.next_sentence),
         "classify": Heads(pooler=True, outputs=len(facts.labels)),
+        "embed": Heads(pooler=True),
         "tag": Heads(outputs=len(facts.labels), per_token=True),
         "answer": Heads(outputs=2, per_token=True),
     }[config.objective.kind]
@@ -333,6 +339,9 @@ KINDS: dict[str, Kind] = {
     "denoise": Kind(("text",), {"encoder_decoder": _denoise}, encode.texts, token_loss, "none", TRANSLATING, extra="mask"),
     "classify": Kind(
         ("text", "pair", "label"), _labelled(objectives.Classify), encode.classified, label_loss, "label", LABELLING
+    ),
+    "embed": Kind(
+        ("text", "pair"), _labelled(objectives.Classify), encode.texts, no_loss, "vector", ("predict", "attend", "export")
     ),
     "tag": Kind(("text", "tags"), _labelled(objectives.Tag), encode.tagged, label_loss, "tags", LABELLING),
     "answer": Kind(("question", "text"), _labelled(objectives.Answer), encode.answered, span_loss, "span", LABELLING),

@@ -1,4 +1,4 @@
-"""Labels of texts, tags of words, answers in texts, and masked tokens filled in: what an encoder alone can say.
+"""Labels of texts, tags of words, answers in texts, masked tokens filled in, vectors: what an encoder alone can say.
 
 An example is a mapping of fields, as `data/sources` gives them, without what is asked for.
 """
@@ -10,6 +10,7 @@ import numpy as np
 
 from transformer import families
 from transformer.data.encode import tagged, texts
+from transformer.data.objectives import Classify, Objective
 from transformer.errors import UserError, counted
 from transformer.inference.loading import Loaded, Map, Predictor, clean, listed, pad, round_length
 
@@ -25,14 +26,15 @@ class Labeller(Predictor):
         self.objective = loaded.objective
 
     def predict(self, examples: Sequence[Mapping[str, str]], first: int = 1) -> list[str]:
-        """A label (of a model with one label: its score), the tags separated by spaces, an answer (blank: none), or a text with
-        its masks filled, of each example.
+        """A label (of a model with one label: its score), the tags separated by spaces, an answer (blank: none), a text with
+        its masks filled, or, of a model without a head, the numbers of its vector, of each example.
 
         `first`: the number of the first one, as messages name it. UserError: some texts have a pair, others not.
         """
         if first == 1:
             self._cut = []
         ways = {"label": self._labels, "tags": self._tags, "span": self._answers, "filled": self._fill}
+        ways["vector"] = self._vectors
         cleaned = [self._cleaned(example) for example in listed(examples, "examples")]
         for number, example in enumerate(cleaned, first):
             if example.keys() != cleaned[0].keys():
@@ -42,7 +44,8 @@ class Labeller(Predictor):
 
     def parse(self, line: str, number: int = 1) -> dict[str, str]:
         """A line as an example: its fields, parted by tabs. UserError: too few or many."""
-        fields = {"label": ("text", "pair"), "span": ("question", "text")}.get(families.kind_of(self.config).output, ("text",))
+        several = {"label": ("text", "pair"), "vector": ("text", "pair"), "span": ("question", "text")}
+        fields = several.get(families.kind_of(self.config).output, ("text",))
         parts = line.split("\t")
         least = 2 if fields[0] == "question" else 1
         if not least <= len(parts) <= len(fields):
@@ -61,6 +64,32 @@ class Labeller(Predictor):
         if len(self.facts.labels) == 1:  # a score, not a choice
             return [f"{float(scores[0]):.9g}" for scores in rows]
         return [self.facts.labels[int(scores.argmax())] for scores in rows]
+
+    def embed(self, examples: Sequence[str | Mapping[str, str]], first: int = 1) -> np.ndarray:
+        """A vector for each text (or pair, {"text": .., "pair": ..}), as `config.embed` says: float32 NxD.
+
+        Any encoder can, whatever head stands on it; vectors of one that was not trained for it say little of meaning.
+        """
+        if first == 1:
+            self._cut = []
+        given = [self._cleaned({"text": each} if isinstance(each, str) else each) for each in listed(examples, "examples")]
+        if not given:
+            return np.zeros((0, self.config.model.d_model), np.float32)
+        begin = self.facts.start if self.facts.begin is None else self.facts.begin
+        objective = Classify(self.config.data.max_source_length, begin, self.facts.end)
+        vocabulary = self.loaded.vocabularies["text"]
+        corpus = objective.arrange(texts(given, dict.fromkeys(("text", "pair"), vocabulary), ()))
+        mean = self.config.embed.pooling == "mean"
+        states = self._rows(corpus, first, objective, "states")
+        vectors_NxD = np.stack([(x_SxD.mean(axis=0) if mean else x_SxD[0]).astype(np.float32) for x_SxD in states])
+        if not self.config.embed.normalize:
+            return vectors_NxD
+        return vectors_NxD / np.maximum(np.linalg.norm(vectors_NxD, axis=1, keepdims=True), 1e-12)
+
+    def _vectors(self, examples: Sequence[Mapping[str, str]], first: int) -> list[str]:
+        vectors = [[f"{number:.9g}" for number in vector] for vector in self.embed(examples, first)]
+        json = self.config.embed.format == "json"
+        return [f"[{', '.join(numbers)}]" if json else "\t".join(numbers) for numbers in vectors]
 
     def _tags(self, examples: Sequence[Mapping[str, str]], first: int) -> list[str]:
         corpus = tagged(examples, self.loaded.vocabularies, ())
@@ -120,11 +149,12 @@ class Labeller(Predictor):
             self._cut.append(number)
         return [*ids[: limit - 1], facts.end], [place for place in masks if place < limit - 1]
 
-    def _rows(self, corpus: Any, first: int) -> Iterator[np.ndarray]:
-        """What the classifier says of each row, in order. `first`: the number of the first one."""
-        lengths, limit = self.objective.lengths(corpus)[:, -1], self.config.data.max_source_length
+    def _rows(self, corpus: Any, first: int, objective: Objective | None = None, name: str = "scores") -> Iterator[np.ndarray]:
+        """What the model says by that `name` of each row, in order. `first`: the number of the first one."""
+        objective = objective or self.objective
+        lengths, limit = objective.lengths(corpus)[:, -1], self.config.data.max_source_length
         self._cut += (np.flatnonzero(lengths > limit) + first).tolist()
-        return self._apply([self.objective.features(corpus, n, 0) for n in range(len(lengths))], "scores")
+        return self._apply([objective.features(corpus, n, 0) for n in range(len(lengths))], name)
 
     def _apply(self, rows: list[dict[str, np.ndarray]], name: str) -> Iterator[np.ndarray]:
         """By batches of like length. Of a row with fewer tokens only these come back."""

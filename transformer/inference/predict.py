@@ -20,6 +20,7 @@ PREDICTORS: dict[families.Output, Callable[[Loaded], Any]] = {
     "tags": Labeller,
     "span": Labeller,
     "filled": Labeller,
+    "vector": Labeller,
 }
 
 

@@ -249,7 +249,7 @@ BERT = Format(
     architectures={
         "BertForMaskedLM": "masked_lm",
         "BertForPreTraining": "masked_lm",
-        "BertModel": "classify",
+        "BertModel": "embed",
         "BertForSequenceClassification": "classify",
         "BertForTokenClassification": "tag",
         "BertForQuestionAnswering": "answer",

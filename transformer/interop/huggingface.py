@@ -18,7 +18,7 @@ from transformer.data.imported_vocabulary import Tokenizer
 from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.files import new_folder
-from transformer.interop import configs, convert, tensors, vocabularies
+from transformer.interop import configs, convert, sentences, tensors, vocabularies
 from transformer.interop.fields import FORMATS
 from transformer.interop.names import NAMES
 from transformer.validation import check_facts, validate
@@ -72,6 +72,8 @@ def write(folder: str | Path, config: Config, facts: Facts, params: Any, vocabs:
         _write_json(new / "config.json", fields)
         if config.family != "encoder_only":
             _write_json(new / "generation_config.json", configs.search_fields(config, facts))
+        if config.objective.kind == "embed":
+            sentences.write(new, config)
         if vocabs:
             sides = list(vocabs.values())
             vocabularies.write(new, config, name, sides[0], sides[-1], facts)
@@ -127,10 +129,19 @@ def _read_model(
         and "cls.seq_relationship.weight" in arrays
         and "bert.pooler.dense.weight" in arrays
     )
+    if values["objective.kind"] == "embed":
+        arrays |= {name: array for name, array in _pooler(values["model.d_model"]).items() if name not in arrays}
+        values |= sentences.read(folder)
     facts = _make_facts(values, told, _labels(architecture, raw, where), folder)
     config = _make_config(values, made, vocabularies.longest(folder) if made else None)
     families.check_vocabularies(config, made, where)
     return Imported(config, facts, convert.to_params(names, config, facts, arrays, str(folder)), made)
+
+
+def _pooler(width: int) -> dict[str, np.ndarray]:
+    """Sentence encoders are often saved without it; no vector of a text is made by it."""
+    shapes = {"weight": (width, width), "bias": (width,)}
+    return {f"bert.pooler.dense.{name}": np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
 def _completed(name: str, raw: dict[str, Any], arrays: convert.Tensors) -> dict[str, Any]:
@@ -158,9 +169,10 @@ def _make_config(values: Mapping[str, Any], made: Mapping[str, Vocabulary], most
     learned = config.model.positions == "learned"
     longest, most = (config.model.max_positions,) * 2 if learned else (LONGEST, settings.MOST)
     data: dict[str, Any] = {
-        "max_source_length": longest if most_source is None else min(most_source, most),
+        "max_source_length": min([each for each in (most_source, values.get("data.max_source_length")) if each] or [longest]),
         "max_target_length": min(values.get("data.max_target_length", longest), most),
     }
+    data["max_source_length"] = min(data["max_source_length"], most)
     config = dataclasses.replace(
         config, data=dataclasses.replace(config.data, **data, vocabulary="imported", batching="bucketed")
     )
@@ -207,8 +219,6 @@ def _head_fields(name: str, config: Config, facts: Facts) -> dict[str, Any]:
     architecture = suitable[0]
     if name == "bert" and kind == "masked_lm" and config.objective.next_sentence:
         architecture = "BertForPreTraining"
-    elif name == "bert" and kind == "classify":
-        architecture = "BertForSequenceClassification" if facts.labels else "BertModel"
     labels = dict(enumerate(facts.labels))
     named = {"id2label": labels, "label2id": {label: number for number, label in labels.items()}} if labels else {}
     return {"architectures": [architecture]} | named

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformer import streams
+from transformer import families, streams
 from transformer.errors import say
 from transformer.inference import predict as predict_lib
 from transformer.modes.common import ONE_LINE, lines, reader, writer
@@ -39,13 +39,14 @@ def translate(path: Path, overrides: Mapping[str, str], source: str | None, targ
 
 
 def predict(path: Path, overrides: Mapping[str, str], source: str | None, target: str | None) -> None:
-    """A label, tags, an answer or a text with its masks filled for each line, whose fields are parted by tabs."""
+    """A label, tags, an answer, a text with its masks filled or a vector for each line, whose fields are parted by tabs."""
     with _opened(path, overrides, source, target, "predict") as (predictor, texts, write):
+        numbers = families.kind_of(predictor.config).output == "vector"  # whose tabs separate them
         numbered = enumerate(texts, 1)
         while batch := list(itertools.islice(numbered, BATCH)):
             examples = [predictor.parse(line, number) for number, line in batch]
             for said in predictor.predict(examples, batch[0][0]):
-                write(said.translate(ONE_LINE) + "\n")
+                write((said if numbers else said.translate(ONE_LINE)) + "\n")
 
 
 def generate(

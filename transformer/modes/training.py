@@ -64,6 +64,7 @@ def train_together(runs: Mapping[Path, Config], told: Mapping[Path, TextIO]) -> 
 def _run(
     config: Config, path: Path, stop: loop.Stop, wanted: range | None, pictures: bool, alone: bool = True
 ) -> loop.Run[None]:
+    families.check_mode(config, "train")
     config = dataclasses.replace(config, data=sources.spelt_out(config.data))
     check_evaluate(config)
     hosts.check_same({"--workdir": str(path)} | {f"config.{name}": value for name, _, _, value in settings_lib.fields(config)})
