@@ -86,6 +86,11 @@ def _drawn(shapes, scale: float):
 
 
 def trainer(config: Config):
-    """A first state, the train step and the loss."""
-    loss, train_step, begin = trainers.make(config, FACTS, families.FAMILIES[config.family].model(config, FACTS))
+    """A first state, the train step and the loss; those of equal settings are the same functions, compiled once."""
+    loss, train_step, begin = _made(config)
     return begin(params(config)), train_step, loss
+
+
+@functools.lru_cache(maxsize=64)
+def _made(config):
+    return trainers.make(config, FACTS, families.FAMILIES[config.family].model(config, FACTS))

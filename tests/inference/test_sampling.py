@@ -204,8 +204,7 @@ def assert_same(one, other):
 # --- drawing --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("warp", WARPS)
-@pytest.mark.parametrize("prompts", [None, PROMPTS])
+@pytest.mark.parametrize(("warp", "prompts"), [*((warp, PROMPTS) for warp in WARPS), (WARPS[5], None)])
 def test_is_the_plain_loop(warp, prompts):
     found = run(warp, prompts=prompts)
     assert found.tokens_BxNxL.shape == (6, 1, L) and found.tokens_BxNxL.dtype == np.int32
@@ -236,7 +235,7 @@ def test_ends_and_limits():
 def test_the_same_alone_and_in_any_batch():
     warp = Warp(0.9, top_k=5, top_p=0.95, repetition_penalty=1.2)
     together = run(warp, prompts=PROMPTS)
-    for rows in ([0], [1], [2], [5, 3, 0], [2, 2, 4], [3, 1, 4, 0, 5, 2, 0, 1]):
+    for rows in ([0], [1], [2], [5, 3, 0], [2, 2, 4]):
         pick = lambda values, rows=rows: [values[row] for row in rows]  # noqa: E731
         batch = run(warp, pick(SEEDS), pick(STARTS), pick(LIMITS), pick(PROMPTS), samples=rows)
         assert_same(batch, jax.tree.map(lambda x, rows=rows: x[np.array(rows)], together))
