@@ -364,9 +364,7 @@ class Evaluate:
         "pairs: the share of right words too, by their place in the target (the first is 1), in the same ranges",
         free=True,
     )
-    true_lengths: bool = setting(
-        False, "pairs: scores of outputs of as many tokens as the target has too, as if the model knew when to end", free=True
-    )
+    true_lengths: bool = setting(False, "pairs: scores of outputs decoded to the length of their references too", free=True)
     bleu_tokenize: Literal["13a", "none", "intl", "char"] = setting("13a", "sacrebleu's tokenisation", free=True)
     average: int = setting(1, "how many of the last checkpoints are averaged", at_least=1, free=True)
     checkpoint: Literal["last", "best"] | None = setting(
@@ -394,6 +392,7 @@ class Evaluate:
     )
 
 
+EXTRA_TOKENS = 50  # of an output above its source's (Vaswani et al. 2017, 6.1), where no setting says how many
 NEW_TOKENS = 200  # of a continuation, where no setting limits it
 
 
@@ -410,7 +409,12 @@ class Search:
         "worst; as soon as so many are finished; or when no beam can become better, however long",
         free=True,
     )
-    max_extra: int = setting(50, "output tokens at most, above the source's", at_least=1, free=True)
+    max_extra: int | None = setting(
+        None,
+        f"output tokens at most, above the source's; none: {EXTRA_TOKENS}, or up to the longest target of the data's splits",
+        at_least=1,
+        free=True,
+    )
     max_length: int | None = setting(
         None,
         "tokens at most: of an output and its start, or, generate, of a prompt and what follows; none: no such limit",
@@ -439,9 +443,10 @@ class Search:
     )
     stop: str | None = setting(None, "generate: text that ends a sample", free=True)
 
-    def output_limit(self, source: int) -> int:
-        """Output tokens at most, the end included, for a source of `source` tokens."""
-        limit = source + self.max_extra
+    def output_limit(self, source: int, longest: int = 0) -> int:
+        """Output tokens at most, the end included, for a source of `source` tokens. `longest`: of the longest target of the
+        run's own data (`Facts.longest_output`), which no limit cuts that is not set."""
+        limit = max(source + EXTRA_TOKENS, longest) if self.max_extra is None else source + self.max_extra
         return limit if self.max_length is None else min(limit, self.max_length - 1)
 
     def continuation_limit(self, prompt: int) -> int:
@@ -545,5 +550,6 @@ class Facts:
     unknown: int = 3
     begin: int | None = None  # what a source begins with (BERT's [CLS], BART's <s>); none: with its text
     mask: int | None = None  # stands for what masked_lm and denoise hide
+    longest_output: int = 0  # tokens of the longest target (end included) or answer of the data's splits; 0: not known
     sentinels: int = 0  # that stand for spans (T5): number k is target_size - 1 - k
     labels: tuple[str, ...] = ()  # of classify and tag, by id

@@ -11,21 +11,23 @@ Notice = Callable[[Any], None]  # takes a line, or what `str` makes a line of, s
 class Cut:
     """`count` of `of` things were dropped, cut, capped or replaced.
 
-    `what` names the things, says what happened to them and which setting decides it, as in "training pairs are longer than
-    ... and were dropped (config.data.too_long)". The same event has the same `what` in every run.
+    `what` names the things, says what happened to them and which setting decides it, as in "examples are longer than 256
+    source tokens (config.data.max_source_length) and were dropped". The same event has the same `what` in every run.
+    `where`: the split, if it is about one.
     """
 
     count: int
     of: int
     what: str
+    where: str = ""
 
     def __str__(self) -> str:
-        return f"{self.count:,} of {self.of:,}{self.share} {self.what}"
+        share = f" ({self.count / self.of:.1%})" if 0 < self.count < self.of and self.of >= 20 else ""
+        return f"{self.where}{': ' if self.where else ''}{self.count:,} of {self.of:,}{share} {self.what}"
 
-    @property
-    def share(self) -> str:
-        """The percentage, where it adds something to the two numbers."""
-        return f" ({self.count / self.of:.1%})" if 0 < self.count < self.of and self.of >= 20 else ""
+    def at(self, where: str) -> "Cut":
+        """The same, of a split."""
+        return dataclasses.replace(self, where=where)
 
 
 def some(*cuts: Cut) -> list[Cut]:
@@ -33,10 +35,26 @@ def some(*cuts: Cut) -> list[Cut]:
     return [cut for cut in cuts if cut.count]
 
 
+def merged(cuts: Iterable[Cut]) -> list[Cut]:
+    """Those of one kind as one, in the order of their first."""
+    found: dict[tuple[str, str], Cut] = {}
+    for cut in cuts:
+        key = cut.what, cut.where
+        old = found.get(key, Cut(0, 0, *key))
+        found[key] = Cut(old.count + cut.count, old.of + cut.of, *key)
+    return list(found.values())
+
+
+def only(notices: Iterable[Any]) -> list[Cut]:
+    """The cuts among notices."""
+    return [notice for notice in notices if isinstance(notice, Cut)]
+
+
 def to_json(cuts: Iterable[Cut]) -> list[dict[str, Any]]:
+    """For a file."""
     return [dataclasses.asdict(cut) for cut in cuts]
 
 
 def from_json(value: Any) -> list[Cut]:
-    """KeyError, TypeError: not what `to_json` gives."""
-    return [Cut(int(each["count"]), int(each["of"]), str(each["what"])) for each in value]
+    """What `to_json` made. KeyError, TypeError, ValueError: it is something else."""
+    return [Cut(int(each["count"]), int(each["of"]), str(each["what"]), str(each["where"])) for each in value]

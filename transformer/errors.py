@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+MOST_PERPLEXITY = 1_000_000
 BUG = (
     "This is a bug, not a mistake of yours. Please report it where you have this code from (for a repository: its issues), "
     "with the command and all of the above; record.json of the workdir says on what it ran."
@@ -69,9 +70,14 @@ def optional(what: str) -> Iterator[None]:
         )
 
 
-def say(text: str) -> None:
+def say(text: object) -> None:
     """A line to the user; results alone go to stdout."""
     print(text, file=sys.stderr, flush=True)
+
+
+def readable(name: str, value: float, text: str) -> str:
+    """`text`, which is `value` written out; but a perplexity above any vocabulary's size says no more than that it is."""
+    return f"over {MOST_PERPLEXITY:,}" if "perplexity" in name and value > MOST_PERPLEXITY else text
 
 
 @contextlib.contextmanager

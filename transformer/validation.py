@@ -19,6 +19,8 @@ def check_facts(facts: Facts, where: str) -> Facts:
         token = getattr(facts, name)
         if token is not None and not 0 <= token < least:
             raise UserError(f"{where}: the {name} token is {token}, and the tables have the rows 0 to {least - 1}; restore it")
+    if facts.longest_output < 0:
+        raise UserError(f"{where}: the longest output has {facts.longest_output} tokens; restore it")
     if not 0 <= facts.sentinels < facts.target_size:
         raise UserError(f"{where}: {facts.sentinels} sentinels are not of {facts.target_size} entries; restore it")
     return facts

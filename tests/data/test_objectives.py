@@ -140,8 +140,8 @@ def test_batches_hold_every_example(name, batching):
     corpus = {field: Ragged.of(special.get(field, each)) for field, each in rows.items()}
     if "tags" in fields:
         corpus["tags"] = Ragged(corpus["text"].values % 3, corpus["text"].offsets)
-    corpus = objective.arrange(corpus)
     batches, _ = pipeline.plan(corpus, objective, Data(batching=batching), 200, 1, 0, False)  # type: ignore[arg-type]
+    corpus = batches.corpus
     counts = [pipeline.count(batch, objective) for batch in batches]
     assert sum(count["examples"] for count in counts) == len(objective.lengths(corpus))
     if name not in UPPER_BOUNDS:

@@ -180,7 +180,7 @@ def test_iob1_becomes_bio(tmp_path):
     given = data(tmp_path, "conll", CONLL.format("I-ORG", "I-MISC", "I-PER", "I-PER", "B-PER"))
     split = sources.read(given, "train", tmp_path)
     assert split and [e["tags"] for e in split.examples] == ["B-ORG O B-MISC", "B-PER I-PER B-PER", "O"]
-    assert isinstance(split.notices[0], Cut) and split.notices[0].count == 3 and "tags of train" in split.notices[0].what
+    assert isinstance(split.notices[0], Cut) and split.notices[0].count == 3 and split.notices[0].where == "train"
     mixed = ["I-A", "I-A", "B-A", "I-B", "O", "I-B", "B-B", "I-B"]
     assert labelled.to_bio(mixed) == ["B-A", "I-A", "B-A", "B-B", "O", "B-B", "B-B", "I-B"]
     assert labelled.to_bio(labelled.to_bio(mixed)) == labelled.to_bio(mixed)

@@ -89,10 +89,10 @@ def test_labels_are_those_of_each_text_alone(pairs):
 def test_a_long_text_is_cut_and_told():
     used = shared("classify")
     found = used.predict([{"text": "ab"}, {"text": "a" * 38 + "b" * 20}, {"text": "a" * 38}], first=1)
-    assert used.notices == ["1 text cut to 40 tokens (config.data.max_source_length), the first of them number 2"]
+    assert used.notices == ["1 of 3 texts were cut to 40 tokens (config.data.max_source_length), the first of them number 2"]
     assert found[1] == found[2] == LABELS[said_of(used, LETTERS.encode("a" * 38))["scores"].argmax()]
     used.predict([{"text": "b" * 39}], first=4)  # more lines of the same input
-    assert used.notices == ["2 texts cut to 40 tokens (config.data.max_source_length), the first of them number 2"]
+    assert used.notices == ["2 of 4 texts were cut to 40 tokens (config.data.max_source_length), the first of them number 2"]
     used.predict([{"text": "ab"}])
     assert used.notices == []
 
@@ -139,7 +139,7 @@ def test_words_that_were_cut_have_the_tag_o():
     assert used.predict([{"text": text} for text in texts]) == wanted
     assert wanted[2].split()[38:] == ["O"] and wanted[3].split()[38:] == ["O"] * 22
     assert LABELS[said_of(used, LETTERS.encode("a") * 38)["scores"][39].argmax()] != "O"  # what the end says
-    assert used.notices == ["2 texts cut to 40 tokens (config.data.max_source_length), the first of them number 3"]
+    assert used.notices == ["2 of 4 texts were cut to 40 tokens (config.data.max_source_length), the first of them number 3"]
 
 
 class Forgetful(Characters):
@@ -227,7 +227,7 @@ def test_masks_are_filled_as_in_each_text_alone():
     wanted = [plain_fill(used, text) for text in MASKED]
     assert used.predict([{"text": text} for text in MASKED]) == wanted
     assert len(wanted[-1]) <= 38 and used.notices == [
-        "1 text cut to 40 tokens (config.data.max_source_length), the first of them number 7"
+        "1 of 7 texts were cut to 40 tokens (config.data.max_source_length), the first of them number 7"
     ]
     assert used.predict([{"text": text} for text in MASKED[::-1]]) == wanted[::-1]
     assert used.notices[0].endswith("number 1")

@@ -133,7 +133,7 @@ def works(config: Config, folder) -> None:
     facts = prepare.make_facts(vocabularies, kind.extra, SimpleNamespace(training=lambda: listed(rows)), None)
     model = family.model(config, facts)
     objective = families.make_objective(config, facts, vocabularies, training=True)
-    tokens = objective.arrange(kind.encode(rows, vocabularies, facts.labels))
+    tokens = kind.encode(rows, vocabularies, facts.labels)
     batches, _ = pipeline.plan(
         tokens, objective, config.data, config.train.batch_tokens, config.train.accumulate * runtime.count, 0, training=True
     )

@@ -13,6 +13,7 @@ import numpy as np
 from absl import flags
 
 from transformer.config import Data
+from transformer.cuts import Cut, some
 from transformer.data import packing
 from transformer.data.corpus import spread
 from transformer.data.objectives import Corpus, Objective
@@ -199,22 +200,31 @@ def plan(
     seed: int,
     training: bool,
     share: Share = ((0,), 1),
-) -> tuple[Batches, list[str]]:
-    """A split's batches, and notices. Rows of a batch are a multiple of `multiple` (devices x micro-batches); of so many
-    equal parts of them, the second of `share`, this process makes those of the first.
+) -> tuple[Batches, list[str | Cut]]:
+    """A split's batches, of the corpus as the objective arranges it, and notices: lines, and what was cut.
+
+    Rows of a batch are a multiple of `multiple` (devices x micro-batches); of so many equal parts of them, the second of
+    `share`, this process makes those of the first.
 
     In training, examples above the objective's limits are dropped or cut as `data.too_long` says; elsewhere always cut:
     evaluation never drops an example. UserError: no example is left.
     """
+    notices: list[str | Cut] = [*some(*objective.cuts(corpus))]
+    corpus = objective.arrange(corpus)
     lengths_NxA, limits = objective.lengths(corpus), np.asarray(objective.limits)
-    long_N, notices = np.any(lengths_NxA > limits, axis=1), []
-    dropping = training and data.too_long == "drop"
+    long_NxA = lengths_NxA > limits
+    long_N, dropping = np.any(long_NxA, axis=1), training and data.too_long == "drop"
     if long_N.any():
         what = "dropped (config.data.too_long=cut keeps their beginning)" if dropping else "cut"
-        limit = " or ".join(f"{limit:,} {side.name}" for limit, side in zip(limits, objective.sides, strict=True))
-        notices.append(f"{long_N.sum():,} of {len(long_N):,} examples are longer than {limit} tokens and were {what}")
+        over = [
+            (side.name, limit)
+            for side, limit, any_ in zip(objective.sides, limits, np.any(long_NxA, axis=0).tolist(), strict=True)
+            if any_
+        ]
+        limit = " or ".join(f"{limit:,} {name} tokens (config.data.max_{name}_length)" for name, limit in over)
+        notices.append(Cut(int(long_N.sum()), len(long_N), f"examples take more than {limit} and were {what}"))
         if dropping and long_N.all():
-            raise UserError(f"{notices[0]}, so that none is left; or raise config.data.max_source_length, .max_target_length")
+            raise UserError(f"{notices[-1]}, so that none is left; or raise the limit")
     kept = np.flatnonzero(~long_N) if dropping else np.arange(len(long_N))
     lengths_NxA = np.minimum(lengths_NxA[kept], limits)
     arguments = (corpus, objective, kept, seed, training, Rows(multiple, *share))

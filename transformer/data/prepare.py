@@ -13,7 +13,7 @@ from typing import Any, get_args
 import numpy as np
 
 from transformer.config import Data, Facts
-from transformer.cuts import Cut, Notice
+from transformer.cuts import Cut, Notice, only
 from transformer.data import corpus, sources, vocabulary, vocabulary_training
 from transformer.data.encode import find_labels
 from transformer.data.objectives import Corpus
@@ -112,8 +112,7 @@ def encode_split(
     unknown = tuple(_unknown(name, vocabularies, tokens))
     for cut in unknown:
         text.notice(cut)
-    read = tuple(notice for notice in split.notices if isinstance(notice, Cut))
-    return Split(split.examples, tokens, split.fingerprint, read + unknown)
+    return Split(split.examples, tokens, split.fingerprint, (*only(split.notices), *unknown))
 
 
 def _unknown(name: str, vocabularies: Mapping[str, Vocabulary], tokens: Corpus) -> Iterator[Cut]:
@@ -123,8 +122,8 @@ def _unknown(name: str, vocabularies: Mapping[str, Vocabulary], tokens: Corpus) 
             continue
         values = tokens[field].values
         if (count := int(np.count_nonzero(values == each.unknown))) > SHOWN_UNKNOWN * len(values):
-            what = f"tokens of {name} ({field}) are unknown to the vocabulary (config.data.vocabulary, .vocabulary_size)"
-            yield Cut(count, len(values), what)
+            what = f"tokens ({field}) are unknown to the vocabulary (config.data.vocabulary, .vocabulary_size)"
+            yield Cut(count, len(values), what, name)
 
 
 def make_vocabularies(text: Text, fields: Sequence[str], folders: Folders) -> dict[str, Vocabulary]:
@@ -171,6 +170,21 @@ def make_facts(vocabularies: Mapping[str, Vocabulary], extra: str | None, text: 
     if extra == "mask":
         return dataclasses.replace(facts, mask=source - 1)
     return dataclasses.replace(facts, sentinels=more)
+
+
+def longest_output(tokens: Mapping[str, Corpus], data: Data) -> int:
+    """Tokens of the longest target, its end included, or of the longest answer, in any split; 0 where there is neither.
+
+    Of training targets as much as `data.max_target_length` allows: no model learns to say more.
+    """
+    longest = [0]
+    for name, fields in tokens.items():
+        if "target" in fields:
+            length = int(fields["target"].lengths.max(initial=0)) + 1
+            longest.append(min(length, data.max_target_length) if name == "train" else length)
+        elif "span" in fields:
+            longest.append(max((int(row[1] - row[0]) + 1 for row in fields["span"] if len(row)), default=0))
+    return max(longest)
 
 
 def _names(data: Data, fields: Sequence[str]) -> dict[str, Sequence[str]]:

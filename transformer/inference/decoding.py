@@ -10,15 +10,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer import families
 from transformer.config import Config, Facts
 from transformer.inference import search
-from transformer.inference.loading import round_length
+from transformer.inference.loading import most_positions, round_length
 from transformer.models.attention import MASKED
 from transformer.models.stack import with_slots
 
 Array = jax.Array
 Rule = search.Greedy | search.Beam
 FEW = 4  # when one sentence in so many is not done, those are gone on with alone
+
+
+def positions_left(config: Config, source_length: int, limit: int) -> int:
+    """As many of `limit` output tokens as a table of positions has room for; a decoder alone has its source in it, too."""
+    if (most := most_positions(config)) is None:
+        return limit
+    return min(limit, most if families.FAMILIES[config.family].encodes else most - source_length)
 
 
 def make_rule(config: Config, facts: Facts, max_length: int, scored: bool = True) -> Rule:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer.cuts import Cut, some
 from transformer.data.objectives import CausalLM
 from transformer.errors import UserError
 from transformer.inference import perplexity, sampling
@@ -53,7 +54,7 @@ class Generator(Predictor):
         self._told = []
         given = self._ids(prompt, "the prompt")
         if len(given) > self.window:
-            self._told = [f"of the prompt's {len(given):,} tokens the last {self.window:,} are read, as many as in training"]
+            self._told = [self._unread("prompt", len(given), "last")]
         if (limit := self.config.search.continuation_limit(len(given))) < 1:
             raise UserError(
                 f"the prompt has {len(given):,} tokens, and config.search.max_length is {self.config.search.max_length:,}, the "
@@ -79,11 +80,16 @@ class Generator(Predictor):
         ids = self.vocabulary.encode(text.lower() if self.config.data.lowercase else text)
         return [self.facts.start, *ids] if self.config.search.start_token or not ids else ids
 
+    def _unread(self, what: str, length: int, which: str) -> Cut:
+        setting = "model.max_positions" if most_positions(self.config) else "data.max_target_length"
+        text = f"tokens of the {what} are not read: the {which} {self.window:,} are (config.{setting})"
+        return Cut(length - self.window, length, text)
+
     def _stream(self, given: list[int], left: int, num_samples: int, seed: int) -> Iterator[tuple[int, str]]:
         ids = [list(given) for _ in range(num_samples)]
         writers = [_Writer(self.vocabulary, given, self.config.search.stop) for _ in range(num_samples)]
         going, key = np.ones(num_samples, bool), jax.random.key(seed)
-        part = 0
+        part, most = 0, left
         while going.any() and left > 0:
             read = [row[-self.window :] if part == 0 else row[-max(self.window // 2, 1) :] for row in ids]
             count = min(left, max(self.window - max(map(len, read)) + 1, 1))
@@ -98,6 +104,12 @@ class Generator(Predictor):
         for number, writer in enumerate(writers):
             if text := writer.write(ids[number][len(given) :], last=True):
                 yield number, text
+        limit = f"the limit of {most:,} new tokens (config.search.max_new_tokens, .max_length)"
+        window = f"the window of {self.window:,} tokens, whose last half was read again"
+        self._told += some(
+            Cut(int(going.sum()), num_samples, f"samples ended at {limit}"),
+            Cut(sum(len(row) > self.window for row in ids), num_samples, f"samples are longer than {window}"),
+        )
 
     def _draw(
         self, read: list[list[int]], going: np.ndarray, count: int, key: Array
@@ -157,19 +169,26 @@ class Generator(Predictor):
         return [logits[row, : len(ids)] for row, ids in enumerate(rows)]
 
     def perplexity(self, documents: Sequence[str]) -> dict[str, float]:
-        """Nats and perplexity per token, an end behind each document, and bits per character and byte.
+        """Nats and perplexity per token, an end behind each document, and bits per character and byte of the text that its
+        tokens decode to: what a vocabulary throws away costs nothing and does not count.
 
         The window is as long as a training row and moves on by `config.evaluate.stride` tokens.
         """
         window = self.config.data.max_target_length
         stride, rows = min(self.config.evaluate.stride or window, window), self.config.search.batch_size
         objective = self.loaded.objective
-        ids = [[*each, self.facts.end] for each in self.vocabulary.encode_batch(list(listed(documents)))]
+        documents = list(listed(documents))
+        encoded = self.vocabulary.encode_batch(documents)
+        decoded = [self.vocabulary.decode(each) for each in encoded]
+        changed = sum(a != b for a, b in zip(documents, decoded, strict=True))
+        what = "documents are not what their tokens decode to; bits are those of a character or byte of the decoded text"
+        self._told = some(Cut(changed, len(documents), what))
+        ids = [[*each, self.facts.end] for each in encoded]
         if isinstance(objective, CausalLM) and objective.cross_documents:
             ids = [[token for each in ids for token in each]]
         score = partial(self._nll, self.params)
         sums = perplexity.sums(perplexity.token_nll(score, ids, self.facts.start, window, stride, rows))
-        characters, size = sum(map(len, documents)), sum(len(d.encode("utf-8", "surrogateescape")) for d in documents)
+        characters, size = sum(map(len, decoded)), sum(len(d.encode("utf-8", "surrogateescape")) for d in decoded)
         return perplexity.measures(sums, characters, size)
 
     def _token_nll(self, params: Any, inputs_BxT: Array, targets_BxT: Array, weights_BxT: Array) -> Array:
@@ -181,7 +200,7 @@ class Generator(Predictor):
         ids = self._tokens(source + (target or ""))
         self._told = []
         if len(ids) > self.window:
-            self._told = [f"of the text's {len(ids):,} tokens the first {self.window:,} are read, as many as in training"]
+            self._told = [self._unread("text", len(ids), "first")]
         ids = ids[: self.window]
         pieces = ["<s>" if i == self.facts.start else piece for i, piece in zip(ids, self.vocabulary.pieces(ids), strict=True)]
         weights_LxBxHxTxS = self.weights_of({"inputs": np.asarray([ids])})["decoder/self"]

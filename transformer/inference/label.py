@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from transformer import families
+from transformer.cuts import Cut
 from transformer.data.encode import tagged, texts
 from transformer.data.objectives import Classify, Objective
 from transformer.errors import UserError, counted
 from transformer.inference.loading import Loaded, Map, Predictor, clean, listed, pad, round_length
 
-LONGEST_ANSWER = 30  # tokens (BERT's code for SQuAD)
+LONGEST_ANSWER = 30  # tokens, where the data has no longer one (BERT's code for SQuAD)
 MASK = "<mask>"
 
 
@@ -32,7 +33,8 @@ class Labeller(Predictor):
         `first`: the number of the first one, as messages name it. UserError: some texts have a pair, others not.
         """
         if first == 1:
-            self._cut = []
+            self._cut, self._told = [], []
+        self._count = first - 1 + len(examples)
         ways = {"label": self._labels, "tags": self._tags, "span": self._answers, "filled": self._fill}
         ways["vector"] = self._vectors
         cleaned = [self._cleaned(example) for example in listed(examples, "examples")]
@@ -41,6 +43,11 @@ class Labeller(Predictor):
                 has = [f"line {n} has the fields {', '.join(e)}" for n, e in ((number, example), (first, cleaned[0]))]
                 raise UserError(f"{'; '.join(has)}: give all the same")
         return ways[families.kind_of(self.config).output](cleaned, first) if examples else []
+
+    @property
+    def longest_answer(self) -> int:
+        """Tokens that an answer may have: no answer of the run's own data has more."""
+        return max(LONGEST_ANSWER, self.facts.longest_output)
 
     def parse(self, line: str, number: int = 1) -> dict[str, str]:
         """A line as an example: its fields, parted by tabs. UserError: too few or many."""
@@ -96,6 +103,9 @@ class Labeller(Predictor):
         words = list(dict.fromkeys(word for example in examples for word in example["text"].split()))
         ids = self.loaded.vocabularies["text"].encode_batch(words)
         tokens = {word: len(each) for word, each in zip(words, ids, strict=True)}
+        none = sum(tokens[word] == 0 for example in examples for word in example["text"].split())
+        total = sum(len(example["text"].split()) for example in examples)
+        self._told.append(Cut(none, total, "words have no token in the vocabulary and were tagged O"))
         result = []
         for example, scores_SxC in zip(examples, self._rows(corpus, first), strict=True):
             place, tags = 1, []  # behind the beginning
@@ -108,7 +118,9 @@ class Labeller(Predictor):
         return result
 
     def _answers(self, examples: Sequence[Mapping[str, str]], first: int) -> list[str]:
-        corpus = self.objective.arrange(texts(examples, self.loaded.vocabularies, ()))
+        corpus = texts(examples, self.loaded.vocabularies, ())
+        self._told += self.objective.cuts(corpus)
+        corpus = self.objective.arrange(corpus)
         best = [(0.0, "")] * len(examples)
         spans = [self.loaded.vocabularies["text"].spans(example["text"]) for example in examples]
         for (example, place, length), scores_Sx2 in zip(
@@ -117,7 +129,7 @@ class Labeller(Predictor):
             text_Sx2 = scores_Sx2[len(scores_Sx2) - 1 - length : len(scores_Sx2) - 1]  # before the end
             pairs = text_Sx2[:, None, 0] + text_Sx2[None, :, 1] - scores_Sx2[0].sum()  # against the beginning: no answer
             ahead = np.arange(length)[None, :] - np.arange(length)[:, None]
-            pairs = np.where((ahead >= 0) & (ahead < LONGEST_ANSWER), pairs, -np.inf)
+            pairs = np.where((ahead >= 0) & (ahead < self.longest_answer), pairs, -np.inf)
             if length and (score := pairs.max()) > best[example][0]:
                 begin, end = np.unravel_index(pairs.argmax(), pairs.shape)
                 where = spans[example][place + int(begin)][0], spans[example][place + int(end)][1]
@@ -127,8 +139,8 @@ class Labeller(Predictor):
     def _fill(self, examples: Sequence[Mapping[str, str]], first: int) -> list[str]:
         vocabulary, size, result = self.loaded.vocabularies["text"], self.config.search.batch_size, []
         for start in range(0, len(examples), size):  # logits are large: a batch of them at a time
-            some = enumerate(examples[start : start + size], first + start)
-            rows = [self._with_masks(example["text"], number) for number, example in some]
+            numbered = enumerate(examples[start : start + size], first + start)
+            rows = [self._with_masks(example["text"], number) for number, example in numbered]
             ready = [{"source": np.asarray(ids), "token_types": np.zeros(len(ids), np.int64)} for ids, _ in rows]
             for (ids, masks), logits_SxN in zip(rows, self._apply(ready, "logits"), strict=True):
                 for place in masks:
@@ -175,7 +187,7 @@ class Labeller(Predictor):
 
     def attention(self, source: str, target: str | None = None) -> list[Map]:
         """Weights while the text is read; `target`: a second segment."""
-        self._cut, limit = [], self.config.data.max_source_length
+        self._cut, self._told, self._count, limit = [], [], 1, self.config.data.max_source_length
         vocabulary = self.loaded.vocabularies["text"]
         ids, _ = self._with_masks(clean(self.config, source), 1)
         types = [0] * len(ids)

@@ -14,10 +14,11 @@ import numpy as np
 
 from transformer import families, settings
 from transformer.config import Config, Facts
+from transformer.cuts import Cut, merged, some
 from transformer.data import prepare
 from transformer.data.objectives import Objective
 from transformer.data.vocabulary import Vocabulary
-from transformer.errors import UserError, counted, say
+from transformer.errors import UserError, say
 from transformer.runtime import checkpoints as checkpoints_lib
 from transformer.runtime.checkpoints import Checkpoints
 from transformer.runtime.workdir import open_existing
@@ -49,7 +50,8 @@ class Predictor:
         self.loaded, self.config, self.facts, self.model = loaded, loaded.config, loaded.facts, loaded.model
         self.params, model = loaded.params, loaded.model
         self._cut: list[int] = []  # numbers, from 1, of what the last call cut
-        self._told: list[str] = []  # what else the user should be told of the last call
+        self._count = 0  # of what it was given
+        self._told: list[Cut] = []  # what else the last call cut
         self._said = jax.jit(lambda params, batch: model.apply({"params": params}, batch))
         self._observe = jax.jit(lambda params, batch: model.apply({"params": params}, batch, mutable=["intermediates"])[1])
 
@@ -63,13 +65,18 @@ class Predictor:
         }
 
     @property
+    def cuts(self) -> list[Cut]:
+        """What the last call may have cut, counted; with those of which there is none."""
+        limit = f"{self.config.data.max_source_length:,} tokens (config.data.max_source_length)"
+        return [Cut(len(self._cut), self._count, f"{self.noun}s were cut to {limit}"), *merged(self._told)]
+
+    @property
     def notices(self) -> list[str]:
         """What the user should be told of the last call."""
-        if not self._cut:
-            return self._told
-        count, limit = counted(len(self._cut), self.noun), self.config.data.max_source_length
-        cut = f"{count} cut to {limit} tokens (config.data.max_source_length), the first of them number {self._cut[0]:,}"
-        return [cut, *self._told]
+        lines = list(map(str, some(*self.cuts)))
+        if self._cut:  # then they come first
+            lines[0] += f", the first of them number {self._cut[0]:,}"
+        return lines
 
 
 def listed(texts: Any, what: str = "texts") -> Any:

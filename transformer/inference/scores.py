@@ -238,12 +238,14 @@ def by_place(hypotheses: Sequence[str], references: Sequence[str], edges: Sequen
 
 
 def count_words(references: Sequence[str]) -> int:
-    """Words, parted by white space, for `token_scores`."""
+    """Words, separated by white space, for `token_scores`."""
     return sum(len(line.split()) for line in references)
 
 
 def token_scores(sums: Mapping[str, float], words: int | None = None) -> dict[str, float]:
     """Scores of reference tokens from sums over them, "loss_sum", "nll_sum", "correct_sum", and their "weight_sum".
+
+    `words`: how many words these tokens are, without those of targets' parts that were cut and not scored.
 
     "loss" (smoothed, as trained) and "nll" are nats per token, the end of a sentence counted as one; "perplexity" is
     exp(nll), "perplexity_per_word" exp(nll_sum / words), which vocabularies of any size share; "token_accuracy" is percent.

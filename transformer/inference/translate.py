@@ -12,21 +12,27 @@ from typing import Any
 import jax
 import numpy as np
 
+from transformer.cuts import Cut
 from transformer.errors import UserError
-from transformer.inference.decoding import PartedSearch
+from transformer.inference.decoding import PartedSearch, positions_left
 from transformer.inference.loading import Loaded, Map, Predictor, clean, listed, most_positions, pad, round_length
 
 Array = jax.Array
 
+LIMIT_SETTING = "config.search.max_extra, .max_length"
 CHUNK = 32  # batches sorted by length together; memory is constant however many lines come
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """One hypothesis: its text and its length-penalised log probability (none where none was asked for)."""
+    """One hypothesis: its text and its length-penalised log probability (none where none was asked for).
+
+    `ended`: the model ended it; else it was cut at the limit on its length.
+    """
 
     text: str
     score: float | None
+    ended: bool = True
 
 
 class Translator(Predictor):
@@ -36,6 +42,7 @@ class Translator(Predictor):
 
     def __init__(self, loaded: Loaded):
         super().__init__(loaded)
+        self._unended = 0  # best hypotheses of the last call that the model did not end
         fields = list(loaded.vocabularies.values())
         self.source_vocabulary, self.target_vocabulary = fields[0], fields[-1]
         self._encodes = hasattr(loaded.model, "encode")
@@ -50,10 +57,28 @@ class Translator(Predictor):
         return self._translated(iter(listed(texts)), scored)
 
     def _translated(self, texts: Iterator[str], scored: bool) -> Iterator[list[Output]]:
-        first, self._cut, self._told = 1, [], []
+        first, self._cut, self._told, self._unended, self._count = 1, [], [], 0, 0
         while chunk := list(itertools.islice(texts, self.config.search.batch_size * CHUNK)):
-            yield from self._chunk(chunk, first, scored=scored)
+            for outputs in self._chunk(chunk, first, scored=scored):
+                self._unended += not outputs[0].ended
+                yield outputs
             first += len(chunk)
+
+    @property
+    def cuts(self) -> list[Cut]:
+        what = f"outputs ended at the limit on their length ({LIMIT_SETTING})"
+        return [*super().cuts, Cut(self._unended, self._count, what)]
+
+    def limits(self, source_lengths: Iterable[int]) -> list[int]:
+        """The most tokens of an output, its end included, for sources of so many tokens of their own."""
+        around, most = sum(map(len, self._around)), self.config.data.max_source_length
+        return [self._limit(min(length + around, most)) for length in source_lengths]
+
+    def _limit(self, length: int) -> int:
+        return positions_left(self.config, length, self._wanted(length))
+
+    def _wanted(self, length: int) -> int:
+        return self.config.search.output_limit(length, self.facts.longest_output)
 
     def translate_to_length(self, pairs: Sequence[tuple[str, str]]) -> list[list[Output]]:
         """The same of sources, all hypotheses having as many tokens as the target: when to end is not asked of the model."""
@@ -78,10 +103,8 @@ class Translator(Predictor):
         self._told, most = [], most_positions(self.config)
         room = len(input_ids) if most is None else most - (0 if self._encodes else len(source_ids))
         if len(input_ids) > room:  # an error where numbers come of it; this is only drawn
-            self._told = [
-                f"of the target's {len(input_ids):,} tokens the first {room:,} are read: there are no more positions "
-                f"(config.model.max_positions {most:,})"
-            ]
+            what = f"tokens of the target are not read: there are {most:,} positions (config.model.max_positions)"
+            self._told = [Cut(len(input_ids) - room, len(input_ids), what)]
         input_ids = input_ids[:room]
         batch, _ = self._batch_of([source_ids], [input_ids])
         columns = self.source_vocabulary.pieces(source_ids)
@@ -154,13 +177,18 @@ class Translator(Predictor):
         """What the encoder reads of each text, the end included; `first`: the number of the first text."""
         limit = self.config.data.max_source_length
         if first == 1:
-            self._cut, self._told = [], []
+            self._cut, self._told, self._unended = [], [], 0
+        self._count = first - 1 + len(texts)
         ids = self.source_vocabulary.encode_batch([self._asked(text) for text in listed(texts)])
-        before = [] if self.facts.begin is None else [self.facts.begin]
-        after = [self.facts.end] if self._encodes else []
+        before, after = self._around
         room = limit - len(before) - 1  # the end, or, behind a prefix, the start
         self._cut += [number for number, tokens in enumerate(ids, first) if len(tokens) > room]
         return [[*before, *tokens[:room], *after] for tokens in ids]
+
+    @property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """What stands before and after a source's own tokens."""
+        return [] if self.facts.begin is None else [self.facts.begin], [self.facts.end] if self._encodes else []
 
     def _inputs(self, texts: Sequence[str]) -> list[list[int]]:
         """What the decoder reads of each target, the start included. UserError: past the end of a positions table."""
@@ -201,18 +229,16 @@ class Translator(Predictor):
         yield from results
 
     def _batch(self, sources: list[list[int]], exact: Sequence[int] | None, scored: bool) -> list[list[Output]]:
-        search, size = self.config.search, self.config.search.batch_size
+        size = self.config.search.batch_size
         # No longer than any source may be: a table of positions may end there.
         length = min(round_length(max(map(len, sources))), self.config.data.max_source_length)
         tokens, segments = pad(sources + [[]] * (size - len(sources)), length, left=not self._encodes)
         if exact is None:
-            limits, longest = [search.output_limit(len(s)) for s in sources], search.output_limit(length)
+            limits, longest = [self._limit(len(source)) for source in sources], self._wanted(length)
         else:
-            limits, longest = list(exact), round_length(max(exact))
-        most = most_positions(self.config)
-        if most is not None:  # a prefix takes positions of the same table
-            limits = [min(n, most - (0 if self._encodes else len(s))) for n, s in zip(limits, sources, strict=True)]
-            longest = min(longest, most)
+            limits = [positions_left(self.config, len(source), n) for source, n in zip(sources, exact, strict=True)]
+            longest = round_length(max(exact))
+        longest = positions_left(self.config, 0, longest)
         limits = np.array(limits + [0] * (size - len(sources)), np.int32)
         found = self._search(self.params, tokens, segments, limits, max_length=longest, exact=exact is not None, scored=scored)
         outputs = []
@@ -220,5 +246,6 @@ class Translator(Predictor):
             ids = [found.tokens_BxNxL[row, n, : found.lengths_BxN[row, n]] for n in range(found.lengths_BxN.shape[1])]
             texts = [self.target_vocabulary.decode([int(i) for i in best if i != self.facts.end]) for best in ids]
             scores = map(float, found.scores_BxN[row]) if scored else [None] * len(texts)
-            outputs.append([Output(text, score) for text, score in zip(texts, scores, strict=True)])
+            ended = [exact is not None or self.facts.end in best[-1:] for best in ids]
+            outputs.append([Output(*each) for each in zip(texts, scores, ended, strict=True)])
         return outputs

@@ -195,7 +195,7 @@ def _inverse(name: str, field: Field, mine: Mapping[str, Any]) -> Any:
 def search_fields(config: Config, facts: Facts) -> dict[str, Any]:
     """Fields of a `generation_config.json`. How to search is free, so what has no name there is left out."""
     search = config.search
-    ids = {"pad_token_id": facts.pad, "eos_token_id": facts.end} | limits.to_fields(config)
+    ids = {"pad_token_id": facts.pad, "eos_token_id": facts.end} | limits.to_fields(config, facts.longest_output)
     if config.family == "encoder_decoder":
         ids |= {"decoder_start_token_id": facts.start} | ({} if facts.begin is None else {"bos_token_id": facts.begin})
     else:

@@ -45,12 +45,15 @@ def _obeyed(generation: Mapping[str, Any], family: str) -> dict[str, Any]:
     return {} if max_length is None else {"search.max_length": max(max_length, 2)}
 
 
-def to_fields(config: Config) -> dict[str, Any]:
-    """`max_length` always, or Transformers would stop after 20 tokens; `max_new_tokens` where it was asked for."""
+def to_fields(config: Config, longest_output: int = 0) -> dict[str, Any]:
+    """`max_length` always, or Transformers would stop after 20 tokens; `max_new_tokens` where it was asked for.
+
+    `longest_output`: as `Facts` has it.
+    """
     search, data = config.search, config.data
     positions = config.model.max_positions if config.model.positions == "learned" else None
     if config.family == "encoder_decoder":
-        longest = search.output_limit(data.max_source_length)
+        longest = search.output_limit(data.max_source_length, longest_output)
         result = {"max_length": 1 + (longest if positions is None else min(longest, positions))}
     else:  # past the last position Transformers fails, where ours reads the last half again
         longest = positions or data.max_target_length

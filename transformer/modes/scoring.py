@@ -9,14 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformer import families, settings
+import numpy as np
+
+from transformer import cuts, families, settings
 from transformer.config import Config
+from transformer.cuts import Cut, some
 from transformer.data import pipeline, prepare
 from transformer.data.objectives import Corpus, Objective
 from transformer.data.sources import SplitName
-from transformer.errors import UserError, counted, no_failure, say
+from transformer.errors import UserError, counted, no_failure, readable, say
 from transformer.files import new_file
-from transformer.inference import loading, perplexity, predict, pruning, scores
+from transformer.inference import loading, perplexity, predict, pruning, scores, translate
 from transformer.models import gates
 from transformer.modes import digits, heads
 from transformer.modes.common import folders, kept_as
@@ -42,12 +45,13 @@ class Judge:
 
 @dataclasses.dataclass
 class Scored:
-    """Scores by name, signatures of those that have one, what was said of each example, and samples of it."""
+    """Scores by name, signatures of those that have one, what was said of each example, samples of it, and what was cut."""
 
     table: dict[str, float]
     signatures: dict[str, str] = dataclasses.field(default_factory=dict)
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    cuts: list[Cut] = dataclasses.field(default_factory=list)
 
 
 def _translations(predictor: Any, examples: Examples) -> list[str]:
@@ -167,15 +171,19 @@ def score_split(
         params = pruning.without(predictor.params, removed)
         predictor = predict.make(dataclasses.replace(predictor.loaded, params=params))
     loaded = predictor.loaded
-    sums = token_sums(runtime, loss, loaded.objective, split.tokens, config)(runtime.place_state(loaded.params))
-    words = scores.count_words([example["target"] for example in split.examples]) if kind.output == "text" else None
+    token_sum, cut = token_sums(runtime, loss, loaded.objective, name, split.tokens, config)
+    sums = token_sum(runtime.place_state(loaded.params))
+    words = scored_words(predictor, split) if kind.output == "text" else None
     if judge := JUDGES.get(kind.output):
         scored = _outputs(predictor, judge, kind, name, split)
     elif kind.output == "continuation":
         scored = _continuation(predictor, name, split)
     else:
         scored = Scored({})
+    for notice in (found := [*split.cuts, *cut, *(each.at(name) for each in scored.cuts)]):
+        say(notice)
     if hosts.is_first():
+        scored.cuts = [each for each in workdir.cuts() if each.where != name] + found
         scored.table = scores.token_scores(sums, words) | scored.table
         about = {"examples": len(split.examples), "checkpoints": list(loaded.steps), "heads_removed": removed}
         about |= {"changed": dict(changed)} if changed else {}
@@ -191,11 +199,10 @@ def _outputs(predictor: Any, judge: Judge, kind: families.Kind, name: str, split
     """What the model says of the split's examples, and how good that is."""
     say(f"decoding {counted(len(split.examples), judge.what)} of {name}")
     outputs = hosts.spread(functools.partial(judge.say, predictor), split.examples)
-    for notice in predictor.notices:
-        say(notice)
     examples, asked, field = split.examples, predictor.config.evaluate, kind.fields[0]
     sources, references = ([example.get(side, "") for example in examples] for side in ("source", judge.reference))
     result = Scored({}, samples=_samples(split, field, judge.reference, outputs, asked.samples))
+    result.cuts += some(*_of_all(predictor), *_beyond(predictor, split))
     said = {"source": [example[field] for example in examples], "output": outputs, "reference": references}
     names = asked.scores or judge.scores
     options = scores.Options(asked.bleu_tokenize, predictor.config.data.lowercase)
@@ -212,24 +219,66 @@ def _outputs(predictor: Any, judge: Judge, kind: families.Kind, name: str, split
             result.table |= {f"{score}@{scores.TRUE_LENGTH}": value for score, value in values.items()}
         result.table |= scores.by_place(outputs, references, asked.places)
         result.table |= digits.of_split(predictor.config.data, functools.partial(judge.say, predictor), examples, outputs)
+        for setting, first, edges in (("lengths", names[0], asked.lengths), ("places", "place_accuracy", asked.places)):
+            ranges = scores.buckets(edges)
+            few = sum(f"{first}@{each}" not in result.table for each in ranges)
+            what = f"ranges of config.evaluate.{setting} have fewer than {scores.FEWEST} pairs and no score"
+            result.cuts += some(Cut(few, len(ranges), what))
     if asked.head_habits:
         result.table |= heads.of_split(predictor, name, examples)
+        what = f"examples are not looked at for head statistics: the first {heads.SENTENCES:,} are"
+        result.cuts += some(Cut(max(len(examples) - heads.SENTENCES, 0), len(examples), what))
     result.rows = [dict(zip(said, row, strict=True)) for row in zip(*said.values(), strict=True)]
     return result
+
+
+def _of_all(predictor: Any) -> list[Cut]:
+    """What the last call of any process cut."""
+    return cuts.merged(cuts.from_json(hosts.every(cuts.to_json(predictor.cuts))))
+
+
+def _beyond(predictor: Any, split: prepare.Split) -> list[Cut]:
+    """References that no output can be, as they are longer than the limit on it."""
+    if "target" in split.tokens:
+        limit_N = np.array(predictor.limits(split.tokens["source"].lengths.tolist()))
+        over, setting = split.tokens["target"].lengths + 1 > limit_N, translate.LIMIT_SETTING
+    elif "span" in split.tokens:
+        over = np.array([len(row) > 0 and row[1] - row[0] >= predictor.longest_answer for row in split.tokens["span"]])
+        setting = f"{predictor.longest_answer:,} tokens"
+    else:
+        return []
+    return [Cut(int(over.sum()), len(over), f"references are longer than the limit on outputs ({setting})")]
+
+
+def scored_words(predictor: Any, split: prepare.Split) -> int:
+    """Words of the targets, as far as their tokens are scored: of one that is cut, those of what is left."""
+    objective, tokens = predictor.loaded.objective, split.tokens
+    cut_N = np.any(objective.lengths(tokens) > np.asarray(objective.limits), axis=1)
+    texts = []
+    for number, example in enumerate(split.examples):
+        if cut_N[number]:
+            features = objective.features(tokens, number, 0)
+            texts.append(predictor.target_vocabulary.decode(features["targets"][features["weights"] > 0].tolist()))
+        else:
+            texts.append(example["target"])
+    return scores.count_words(texts)
 
 
 def _continuation(predictor: Any, name: str, split: prepare.Split) -> Scored:
     """How well the model foresees the split's text, and texts that it draws from the start on."""
     say(f"scoring {name} by a window that slides over it")
     found = predictor.perplexity([example["text"] for example in split.examples])
-    count = min(predictor.config.evaluate.samples, 3)
-    samples = [{"output": text} for text in predictor.generate("", count)] if count else []
-    return Scored({f"sliding_{measure}": value for measure, value in found.items()}, samples=samples)
+    result = Scored({f"sliding_{measure}": value for measure, value in found.items()}, cuts=some(*predictor.cuts))
+    if count := predictor.config.evaluate.samples:
+        result.samples = [{"output": text} for text in predictor.generate("", count)]
+        result.cuts += some(*predictor.cuts)
+    return result
 
 
 def _write(workdir: Workdir, name: str, scored: Scored, about: Mapping[str, Any]) -> None:
     values = {score: value if math.isfinite(value) else None for score, value in scored.table.items()}  # no infinity in JSON
     table = {**about, "scores": values, "signatures": scored.signatures, "samples": scored.samples}
+    table["cuts"] = cuts.to_json(scored.cuts)
     workdirs.write_json(workdir.evaluation_file(name), table)
     if scored.rows:
         with no_failure(str(workdir.outputs_file(name)), "written"), new_file(workdir.outputs_file(name)) as file:
@@ -245,7 +294,9 @@ def _print(name: str, scored: Scored, count: int, steps: Sequence[int], without:
     width = max([20, *map(len, scored.table)])
     for score, value in scored.table.items():
         shown = f"{value:,.4f}" if abs(value) < 1e4 else f"{value:,.0f}"
-        print(f"  {score:<{width}} {shown:>12}  {scored.signatures.get(score, '')}".rstrip())
+        print(f"  {score:<{width}} {readable(score, value, shown):>12}  {scored.signatures.get(score, '')}".rstrip())
+    for cut in scored.cuts:
+        print(f"  note: {cut}")
     print("".join(map(_shown, scored.samples)), end="", flush=True)
 
 
@@ -279,19 +330,18 @@ def heads_to_remove(
         assert validation is not None
         alone = settings.replace(config, "data.batching", "bucketed")  # a row is one example
         importance = pruning.make_importance(loss, config)
-        sums = token_sums(runtime, importance, loaded.objective, validation.tokens, alone)
+        sums, _ = token_sums(runtime, importance, loaded.objective, "validation", validation.tokens, alone)
         order = pruning.by_importance(sums(runtime.place_state(loaded.params)))
     return order[: pruning.number(config)]
 
 
 def token_sums(
-    runtime: Runtime, loss: step_lib.Loss, objective: Objective, tokens: Corpus, config: Config
-) -> Callable[[Any], dict[str, float]]:
-    """A function from placed parameters to the loss's sums over a split, every example counted once."""
+    runtime: Runtime, loss: step_lib.Loss, objective: Objective, name: str, tokens: Corpus, config: Config
+) -> tuple[Callable[[Any], dict[str, float]], list[Cut]]:
+    """A function from placed parameters to the loss's sums over a split, every example counted once; and what was cut."""
     micro = config.train.batch_tokens // config.train.accumulate
-    tokens = objective.arrange(tokens)
     seed, rows = config.train.seed, runtime.count
-    batches, _ = pipeline.plan(tokens, objective, config.data, micro, rows, seed, training=False, share=runtime.share)
+    batches, notices = pipeline.plan(tokens, objective, config.data, micro, rows, seed, training=False, share=runtime.share)
     step = runtime.compile_eval(step_lib.make_eval_step(loss))
 
     def sums(params: Any) -> dict[str, float]:
@@ -302,4 +352,4 @@ def token_sums(
                 total[name] = total.get(name, 0.0) + value
         return total
 
-    return sums
+    return sums, [cut.at(name) for cut in cuts.only(notices)]

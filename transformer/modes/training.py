@@ -16,6 +16,7 @@ import numpy as np
 from transformer import families
 from transformer import settings as settings_lib
 from transformer.config import Config, Facts, Parallel
+from transformer.cuts import Cut, only
 from transformer.data import pipeline, prepare, sources
 from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError, counted, optional, say
@@ -83,12 +84,13 @@ def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None, pi
         objective = families.make_objective(config, facts, vocabularies, training=True)
         rows = runtime.count * config.train.accumulate
         settings = config.train
-        tokens = objective.arrange(splits["train"].tokens)
         batches, notices = pipeline.plan(
-            tokens, objective, config.data, settings.batch_tokens, rows, settings.seed, True, runtime.share
+            splits["train"].tokens, objective, config.data, settings.batch_tokens, rows, settings.seed, True, runtime.share
         )
+        notices = [notice.at("train") if isinstance(notice, Cut) else notice for notice in notices]
         for notice in [*notices, *optimizer.warm_up_warning(settings, config.model)]:
             say(notice)
+        cut = [*splits["train"].cuts, *only(notices)]
         say(f"{counted(len(batches), 'update')} an epoch, padding {batches.padding:.1%}")
         params = _begin_with(config, checkpoints, lambda: families.init_params(model, objective, settings.seed))
 
@@ -129,7 +131,11 @@ def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None, pi
         validate = None
         if "validation" in splits:
             deterministic = families.make_objective(config, facts, vocabularies)
-            validate = token_sums(runtime, loss, deterministic, splits["validation"].tokens, config)
+            validate, more = token_sums(runtime, loss, deterministic, "validation", splits["validation"].tokens, config)
+            cut += [*splits["validation"].cuts, *more]
+            for notice in more:
+                say(notice)
+        hosts.by_first(lambda: workdir.write_cuts(cut))
 
         def evaluate(placed: Any) -> dict[str, float]:
             if validate is None:
@@ -150,7 +156,7 @@ def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None, pi
         def save(step: int, placed: Any, metrics: Mapping[str, float], periodic: bool) -> None:
             step_lib.save_state(checkpoints, step, runtime.single(placed), {**metrics, **monitor.numbers}, periodic)
 
-        lengths = [max(round(mean), 1) for mean in objective.lengths(tokens).clip(max=objective.limits).mean(axis=0)]
+        lengths = [max(round(mean), 1) for mean in objective.lengths(batches.corpus).clip(max=objective.limits).mean(axis=0)]
         cost, peak = family.account(config, facts, lengths).training_flops, peak_flops(runtime.devices)
         told = workdir if hosts.is_first() else Workdir(Path(nowhere))
         telemetry = Telemetry(
@@ -204,19 +210,21 @@ def _read(
     base = _start_from(config, kind, workdir)
     vocabularies = prepare.make_vocabularies(text, families.text_fields(kind), where)
     families.check_vocabularies(config, vocabularies, str(workdir.vocabulary))
-    if workdir.facts_file.exists():
-        facts = workdir.facts()
-    else:
-        facts = prepare.make_facts(vocabularies, kind.extra, text, base)
-        workdir.write_facts(facts)
+    facts = workdir.facts() if workdir.facts_file.exists() else prepare.make_facts(vocabularies, kind.extra, text, base)
     found = {
         name: prepare.encode_split(text, name, where, vocabularies, facts, kind.encode, training=name == "train")
         for name in prepare.NAMES
     }
     splits = {name: split for name, split in found.items() if split is not None}
+    if not workdir.facts_file.exists():
+        longest = prepare.longest_output({name: split.tokens for name, split in splits.items()}, config.data)
+        facts = dataclasses.replace(facts, longest_output=longest)
+        workdir.write_facts(facts)
     _record(workdir, {name: split.fingerprint for name, split in splits.items()})
     sizes = ", ".join(f"{name} {len(split.examples):,}" for name, split in splits.items())
-    say(f"examples: {sizes}; vocabulary: {', '.join(f'{v.size:,}' for v in dict.fromkeys(vocabularies.values()))}")
+    asked = "" if config.data.vocabulary in ("bytes", "imported") else f" of {config.data.vocabulary_size:,} entries asked for"
+    entries = ", ".join(f"{v.size:,}" for v in dict.fromkeys(vocabularies.values()))
+    say(f"examples: {sizes}; vocabulary: {entries}{asked}")
     return vocabularies, facts, splits
 
 

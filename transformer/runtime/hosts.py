@@ -81,6 +81,11 @@ def spread(say: Callable[[Sequence[Any]], list[str]], items: Sequence[Any]) -> l
     return list(itertools.chain.from_iterable(_gather(say(items[first:last]) if first < last else [])))
 
 
+def every(values: Sequence[Any]) -> list[Any]:
+    """The values of all processes, which JSON can hold, one after another."""
+    return list(values) if jax.process_count() == 1 else list(itertools.chain.from_iterable(_gather(list(values))))
+
+
 def total(counts: Mapping[str, int]) -> dict[str, int]:
     """The sums of all processes' counts."""
     if jax.process_count() == 1:

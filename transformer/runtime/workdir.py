@@ -22,8 +22,9 @@ from typing import Any
 
 import jax
 
-from transformer import settings
+from transformer import cuts, settings
 from transformer.config import Config, Facts
+from transformer.cuts import Cut
 from transformer.errors import UserError, nearest, no_failure
 from transformer.files import new_file
 from transformer.validation import check_facts, validate
@@ -45,6 +46,10 @@ class Workdir:
     @property
     def facts_file(self) -> Path:
         return self.path / "facts.json"
+
+    @property
+    def cuts_file(self) -> Path:
+        return self.path / "cuts.json"
 
     @property
     def record_file(self) -> Path:
@@ -113,6 +118,13 @@ class Workdir:
 
     def write_facts(self, facts: Facts) -> None:
         write_json(self.facts_file, settings.to_dict(facts))
+
+    def cuts(self) -> list[Cut]:
+        """What of the data was dropped, cut or replaced in training; none where that is not known. UserError: damaged."""
+        return read_cuts(self.cuts_file, read_json(self.cuts_file)) if self.cuts_file.exists() else []
+
+    def write_cuts(self, found: Sequence[Cut]) -> None:
+        write_json(self.cuts_file, cuts.to_json(found))
 
     def append_record(self, record: Mapping[str, Any]) -> None:
         """Adds a start of the run to the list that `record_file` holds."""
@@ -206,6 +218,14 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with no_failure(str(path), "written"), new_file(path) as new:
         new.write_text(text, encoding="utf-8")
+
+
+def read_cuts(path: Path, value: Any) -> list[Cut]:
+    """What `cuts.to_json` made, found in a file. UserError: it is something else."""
+    try:
+        return cuts.from_json(value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged, it has no list of what was cut ({error}); remove the file") from error
 
 
 def read_json(path: Path) -> Any:

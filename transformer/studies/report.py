@@ -10,7 +10,7 @@ from pathlib import Path
 from transformer import plots
 from transformer.errors import counted, no_failure
 from transformer.files import new_file
-from transformer.studies import figures, resampled, results
+from transformer.studies import figures, limits, resampled, results
 from transformer.studies import findings as found
 from transformer.studies.findings import Findings, Measured
 from transformer.studies.html import page
@@ -51,6 +51,7 @@ def markdown(findings: Findings) -> str:
         f"![each arm's runs, their mean and 95 % interval; learning curves]({FIGURE}.svg)",
         *(part for measured in findings.measured for part in _metric(findings, measured)),
         *_how_computed(findings),
+        *limits.section(findings),
         *_unfinished(findings),
         *_search(findings),
         *_costs(findings),

@@ -8,17 +8,19 @@ import csv
 import dataclasses
 import functools
 import io
+import json
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformer import families, settings
+from transformer import cuts, families, settings
 from transformer.config import Config, Facts
+from transformer.cuts import Cut
 from transformer.errors import UserError, nearest, no_failure
 from transformer.files import new_file
-from transformer.runtime.workdir import Workdir, read_json
+from transformer.runtime.workdir import Workdir, read_cuts, read_json
 from transformer.studies.outcomes import Outcome, chooser
 from transformer.studies.plan import Plan, Run
 from transformer.studies.study import Metric, Study
@@ -59,7 +61,18 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome]) -> None:
     arms, study = list(plan.configs), plan.study
     ordered = sorted(outcomes, key=lambda run: (run.part, arms.index(run.arm), run.seed, run.config.train.learning_rate or 0))
     head = ["part", "arm", "seed", "status", *(metric.label for metric in columns(study)), "learning_rate", "parameters"]
-    head += ["flops", "seconds", "commit", "versions", "machine", "hash", "error", "settings", f"curve of {curve_of(study)}"]
+    head += [
+        "flops",
+        "seconds",
+        "commit",
+        "versions",
+        "machine",
+        "hash",
+        "error",
+        "settings",
+        "cuts",
+        f"curve of {curve_of(study)}",
+    ]
     with new_file(root / NAME) as new, new.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, head, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -71,6 +84,7 @@ def _row(run: Run, found: Outcome, folder: Path, curve: str) -> dict[str, Any]:
     row |= {name: f">{run.config.train.steps}" if value == math.inf else value for name, value in found.metrics.items()}
     row |= {"learning_rate": run.config.train.learning_rate, "hash": run.hash, "error": found.error}
     row |= {"settings": shlex.join(f"{name}={value}" for name, value in changed(run.config).items())}
+    row["cuts"] = json.dumps(cuts.to_json(_cuts(workdir)), ensure_ascii=False) if row["status"] == "finished" else ""
     points = [(line["step"], line[curve]) for line in read_metrics(workdir.metrics_file) if curve in line]
     row[f"curve of {curve}"] = " ".join(f"{step}:{math.nan if value is None else value:.5g}" for step, value in _few(points))
     if workdir.facts_file.exists():
@@ -86,6 +100,13 @@ def _row(run: Run, found: Outcome, folder: Path, curve: str) -> dict[str, Any]:
         row |= {"versions": versions, "machine": f"{record['platform']}; {record['cpus']} cores; {devices}"}
         row |= {"commit": record["commit"] + and_changes} if "commit" in record else {}
     return row
+
+
+def _cuts(workdir: Workdir) -> list[Cut]:
+    """What the run dropped, cut or replaced, in training and in the splits that it scored."""
+    files = [file for split in ("test", "validation") if (file := workdir.evaluation_file(split)).exists()]
+    scored = [cut for file in files for cut in read_cuts(file, read_json(file).get("cuts", []))]
+    return list(dict.fromkeys([*workdir.cuts(), *scored]))
 
 
 def changed(config: Config) -> dict[str, str]:
@@ -130,7 +151,7 @@ def beside(folder: Path, ending: str) -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A run as results.csv has it. What is absent there is None, or not in a mapping.
+    """A run as results.csv has it. What is absent there is None, or not in a mapping; `cuts` are none in older files.
 
     `values`: by the metrics' labels. `censored`: labels of targets that were not reached, whose value is all updates.
     """
@@ -151,6 +172,7 @@ class Row:
     error: str
     settings: Mapping[str, str]
     curve: Curve
+    cuts: Sequence[Cut] = ()
 
 
 def read(path: Path, study: Study) -> list[Row]:
@@ -223,5 +245,15 @@ def _read_row(path: Path, number: int, line: Mapping[str, str | None], study: St
         machine=cell("machine"),
         error=cell("error"),
         settings={name: text for name, _, text in pairs},
+        cuts=_read_cuts(path, number, line.get("cuts")),
         curve=[(value("curve", int, step), math.nan if at == "nan" else value("curve", float, at)) for step, _, at in points],
     )
+
+
+def _read_cuts(path: Path, number: int, text: str | None) -> list[Cut]:
+    try:
+        return cuts.from_json(json.loads(text)) if text else []
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}, line {number}: cuts is {text[:40] if text else text!r}, no list of counts; correct it"
+        ) from error

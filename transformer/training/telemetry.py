@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, TextIO, TypeVar
 
-from transformer.errors import UserError, counted
+from transformer.errors import UserError, counted, readable
 from transformer.files import new_file
 
 # Fields that depend on the clock or the process, not on the training itself: leave them out of a comparison of two runs.
@@ -210,7 +210,7 @@ class Telemetry:
         a part ("start/gradient_norm@encoder/1")."""
         row = {name: float(value) for name, value in metrics.items()}
         self._write(step, row)
-        told = [f"{name} {_number(value)}" for name, value in row.items() if "@" not in name]
+        told = [f"{name} {readable(name, value, _number(value))}" for name, value in row.items() if "@" not in name]
         self.note("  ".join([f"step {step}/{self._steps}", *told]))
 
     def skipped(self, step: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from transformer.cuts import Cut
 from transformer.data.corpus import Ragged, spread
 from transformer.errors import UserError
 
@@ -49,6 +50,11 @@ class Objective(abc.ABC):
     def arrange(self, corpus: Corpus) -> Corpus:
         """The corpus that the other methods are given, made once from the tokens of a split: documents cut to windows."""
         return corpus
+
+    def cuts(self, corpus: Corpus) -> list[Cut]:
+        """What `arrange` takes apart or leaves out of a corpus as it was before, and `features` cuts whatever the limits; with
+        those of which there is none."""
+        return []
 
     @property
     @abc.abstractmethod
@@ -112,6 +118,19 @@ def cut(documents: Ragged, window: int, even: bool = False) -> dict[str, Ragged]
         "text": Ragged(documents.values, np.append(starts_N, documents.offsets[-1])),
         "document": Ragged(document_N.astype(np.int32), np.arange(len(document_N) + 1)),
     }
+
+
+def chunked(length_N: np.ndarray, window: int, *settings: str) -> list[Cut]:
+    """What `cut` does to documents of these lengths; the settings that decide the window are of `config.data`."""
+    where = f"config.data.{', .'.join(settings)}"
+    return [
+        Cut(
+            int((length_N > window).sum()),
+            len(length_N),
+            f"documents are longer than {window:,} tokens and were split into chunks that do not see one another ({where})",
+        ),
+        Cut(int((length_N == 0).sum()), len(length_N), "documents have no tokens and were left out"),
+    ]
 
 
 def share(first: int, second: int, room: int) -> tuple[int, int]:

@@ -5,6 +5,7 @@ import functools
 
 import numpy as np
 
+from transformer.cuts import Cut
 from transformer.data import corruption
 from transformer.data.objectives.base import (
     DECODER,
@@ -14,6 +15,7 @@ from transformer.data.objectives.base import (
     Corpus,
     Objective,
     check_limit,
+    chunked,
     cut,
     draw,
     said,
@@ -69,6 +71,9 @@ class SpanCorruption(Objective):
     def arrange(self, corpus: Corpus) -> Corpus:
         return cut(corpus["text"], self.window)
 
+    def cuts(self, corpus: Corpus) -> list[Cut]:
+        return chunked(corpus["text"].lengths, self.window, "max_source_length", "max_target_length")
+
     @property
     def limits(self) -> tuple[int, ...]:
         return self.max_source_length, self.max_target_length
@@ -122,6 +127,9 @@ class Denoise(Objective):
 
     def arrange(self, corpus: Corpus) -> Corpus:
         return cut(corpus["text"], self.window)
+
+    def cuts(self, corpus: Corpus) -> list[Cut]:
+        return chunked(corpus["text"].lengths, self.window, "max_source_length", "max_target_length")
 
     @property
     def limits(self) -> tuple[int, ...]:

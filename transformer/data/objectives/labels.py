@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from transformer.cuts import Cut
 from transformer.data.corpus import Ragged, spread
 from transformer.data.objectives.base import READER, TAGGER, Corpus, Objective, Side, check_limit, enclosed, share
 
@@ -124,6 +125,28 @@ class Answer(Objective):
         length_N = np.minimum(room_E[example_N], context_E[example_N] - first_N)
         windows = np.stack([example_N, first_N, length_N], axis=1).astype(np.int32)
         return {**corpus, "window": Ragged(windows.ravel(), 3 * np.arange(len(windows) + 1))}
+
+    def cuts(self, corpus: Corpus) -> list[Cut]:
+        question_E, context_E = (corpus[field].lengths for field in ("question", "text"))
+        kept_E = self._question(question_E)
+        most = int(self._question(np.asarray(self.limit)))
+        found = [
+            Cut(int((question_E > kept_E).sum()), len(kept_E), f"questions were cut to {most:,} tokens"),
+            Cut(
+                int((context_E > self.limit - 3 - kept_E).sum()),
+                len(kept_E),
+                "contexts do not fit with their question and are read in windows (config.data.max_source_length)",
+            ),
+        ]
+        if "span" not in corpus:
+            return found
+        windows = self.arrange(corpus)["window"].values.reshape(-1, 3)
+        span_Ex2 = np.array([row if len(row) else (-1, -1) for row in corpus["span"]], np.int64).reshape(-1, 2)
+        first_N, last_N = (span_Ex2[windows[:, 0]] - windows[:, 1:2]).T
+        whole_N = (first_N >= 0) & (last_N < windows[:, 2])
+        has_E = span_Ex2[:, 0] >= 0
+        lost = int(has_E.sum()) - len(np.unique(windows[whole_N & has_E[windows[:, 0]], 0]))
+        return [*found, Cut(lost, int(has_E.sum()), "answers are in no window whole and are never asked for")]
 
     def lengths(self, corpus: Corpus) -> np.ndarray:
         example_N, _, length_N = corpus["window"].values.reshape(-1, 3).T

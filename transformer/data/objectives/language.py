@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from transformer.cuts import Cut
 from transformer.data.corpus import Ragged, spread
 from transformer.data.objectives.base import (
     DECODER,
@@ -12,6 +13,7 @@ from transformer.data.objectives.base import (
     Corpus,
     Objective,
     check_limit,
+    chunked,
     cut,
     draw,
     row_lengths,
@@ -44,6 +46,10 @@ class CausalLM(Objective):
         if self.cross_documents:
             documents = Ragged(documents.values, documents.offsets[[0, -1]])
         return cut(documents, self.block)
+
+    def cuts(self, corpus: Corpus) -> list[Cut]:
+        length_N = corpus["text"].lengths + 1
+        return chunked(length_N.sum(keepdims=True) if self.cross_documents else length_N, self.block, "max_target_length")
 
     @property
     def limits(self) -> tuple[int, ...]:
@@ -86,6 +92,9 @@ class PrefixLM(TranslateAlone):
     def arrange(self, corpus: Corpus) -> Corpus:
         return cut(with_end(corpus["text"], self.end), self.block)
 
+    def cuts(self, corpus: Corpus) -> list[Cut]:
+        return chunked(corpus["text"].lengths + 1, self.block, "max_target_length")
+
     def lengths(self, corpus: Corpus) -> np.ndarray:
         return corpus["text"].lengths[:, None]
 
@@ -110,9 +119,15 @@ class EncodedPrefixLM(Translate):
         check_limit("max_target_length", self.max_target_length, 2)
 
     def arrange(self, corpus: Corpus) -> Corpus:
-        window = min(self.max_source_length - self._before, self.max_target_length)
-        chunks = cut(corpus["text"], window)["text"]
+        chunks = cut(corpus["text"], self._window)["text"]
         share_N = draw(self.seed, SPLIT, 0).random(len(chunks))
         first_N = np.where(chunks.lengths > 1, 1 + (share_N * (chunks.lengths - 1)).astype(np.int64), 0)
         source, target = chunks.parted(first_N)
         return {"source": source, "target": target}
+
+    def cuts(self, corpus: Corpus) -> list[Cut]:
+        return chunked(corpus["text"].lengths, self._window, "max_source_length", "max_target_length")
+
+    @property
+    def _window(self) -> int:
+        return min(self.max_source_length - self._before, self.max_target_length)

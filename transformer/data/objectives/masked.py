@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 
+from transformer.cuts import Cut
 from transformer.data import corruption
-from transformer.data.objectives.base import MASK, TAGGER, Corpus, Objective, Side, check_limit, cut, draw, enclosed
+from transformer.data.objectives.base import MASK, TAGGER, Corpus, Objective, Side, check_limit, chunked, cut, draw, enclosed
 from transformer.errors import UserError
 
 RELATED = Side("related", {"related": np.int32, "related_weights": np.float32}, "related_positions", "related_segments")
@@ -52,6 +53,9 @@ class MaskedLM(Objective):
                 "set config.data.document to paragraph or line, or next_sentence to false"
             )
         return chunks
+
+    def cuts(self, corpus: Corpus) -> list[Cut]:
+        return chunked(corpus["text"].lengths, self.limit - self._special, "max_source_length")
 
     @property
     def limits(self) -> tuple[int, ...]:

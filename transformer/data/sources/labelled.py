@@ -46,8 +46,8 @@ def read_conll(data: Data, split: SplitName, cache: Path) -> Split:
         begun = to_bio(tags)
         changed, total = changed + sum(a != b for a, b in zip(tags, begun, strict=True)), total + len(tags)
         examples.append({"text": " ".join(token for _, token, _ in sentence), "tags": " ".join(begun)})
-    what = f"tags of {path.name} begin an entity with I- and were read as B- (IOB1, or mistakes if the file is BIO)"
-    return _split(data, split, path, examples[cut(len(examples))], tuple(some(Cut(changed, total, what))))
+    what = "tags begin an entity with I- and were read as B- (IOB1, or mistakes if the file is BIO)"
+    return _split(data, split, path, examples[cut(len(examples))], tuple(some(Cut(changed, total, what, split))))
 
 
 def to_bio(tags: list[str]) -> list[str]:

@@ -42,8 +42,8 @@ def _read_files(data: Data, split: SplitName) -> Split:
     if split == "train":
         blank = [i for i in where if not (sources[i] and targets[i])]
         if blank:
-            first = f"the first in line {blank[0] + 1:,} of {name}"
-            notices = (Cut(len(blank), len(where), f"pairs of {split} have a blank side and were left out, {first}"),)
+            what = f"pairs have a blank side and were left out, the first in line {blank[0] + 1:,}"
+            notices = (Cut(len(blank), len(where), what, split),)
             where = sorted(set(where) - set(blank))
         if not where:
             raise UserError(f"{paths[0]} and {paths[1]} have no pair of lines of which neither is blank: nothing to train on")
