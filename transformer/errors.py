@@ -6,6 +6,7 @@ below which stands `BUG`.
 
 import contextlib
 import difflib
+import math
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -77,7 +78,7 @@ def say(text: object) -> None:
 
 def readable(name: str, value: float, text: str) -> str:
     """`text`, which is `value` written out; but a perplexity above any vocabulary's size says no more than that it is."""
-    return f"over {MOST_PERPLEXITY:,}" if "perplexity" in name and value > MOST_PERPLEXITY else text
+    return f">{MOST_PERPLEXITY:,}" if "perplexity" in name and MOST_PERPLEXITY < value < math.inf else text
 
 
 @contextlib.contextmanager

@@ -62,7 +62,8 @@ def test_a_run_is_scored_and_drawn(kind):
     found = json.loads((run.workdir / "evaluation" / "test.json").read_text())
     assert tuple(found["scores"]) == KINDS[kind].scores and all(np.isfinite(list(found["scores"].values())))
     rows = [line.split() for line in run.result.lines[1 : 1 + len(found["scores"])]]
-    assert {row[0]: float(row[1].replace(",", "")) for row in rows} == pytest.approx(found["scores"], rel=1e-3, abs=1e-4)
+    shown = {row[0]: float(row[1].replace(",", "")) for row in rows if row[1] != ">1,000,000"}  # a perplexity
+    assert shown == pytest.approx({name: found["scores"][name] for name in shown}, rel=1e-3, abs=1e-4)
     assert run.result.out.endswith((run.workdir / "evaluation" / "test.txt").read_text())
     maps = MADE.get(kind, ["encoder self attention"])
     pictures = {f"attention_{name.replace(' ', '_')}" for name in maps} | {"learning_curve"}

@@ -55,7 +55,9 @@ def test_a_sentence_too_long_has_a_notice_and_a_line(loaded):
     lines = "ab\n" + "abc" * 13 + "\n" + "d" * 40 + "\n" + "abc" * 20 + "\n"
     result = command("--mode=translate", f"--workdir={trained.run().workdir}", stdin=lines.encode())
     assert result.status == 0 and len(result.lines) == 4 and all(result.lines)
-    assert result.err == "2 sentences cut to 40 tokens (config.data.max_source_length), the first of them number 3\n"
+    cut, ended = result.err.splitlines()
+    assert cut == "2 of 4 sentences were cut to 40 tokens (config.data.max_source_length), the first of them number 3"
+    assert ended.startswith("3 of 4 outputs ended at the limit") and "config.search.max_extra" in ended
     assert result.lines[3] == translated("abc" * 13)[0]  # 39 letters and the end fit
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from transformer.studies.findings import Findings
-from transformer.studies.results import Row
 from transformer.studies.markdown import code, plain
+from transformer.studies.results import Row
 
 
 def section(findings: Findings) -> list[str]:
