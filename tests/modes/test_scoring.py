@@ -92,7 +92,7 @@ def test_scores_by_length(tmp_path, monkeypatch, loaded):
 @pytest.fixture
 def unscored(monkeypatch):
     """Scoring that knows its losses, and says the same of every source."""
-    monkeypatch.setattr(scoring, "token_sums", lambda *arguments: lambda params: {"loss_sum": 1.0, "weight_sum": 1.0})
+    monkeypatch.setattr(scoring, "token_sums", lambda *arguments: (lambda params: {"loss_sum": 1.0, "weight_sum": 1.0}, []))
     monkeypatch.setattr(Translator, "translate", lambda used, sources, scored: [[Output("A", 0.0)] for _ in sources])
 
 

@@ -180,10 +180,10 @@ def score_split(
         scored = _continuation(predictor, name, split)
     else:
         scored = Scored({})
-    for notice in (found := [*split.cuts, *cut, *(each.at(name) for each in scored.cuts)]):
+    for notice in (found := [*cut, *(each.at(name) for each in scored.cuts)]):
         say(notice)
     if hosts.is_first():
-        scored.cuts = [each for each in workdir.cuts() if each.where != name] + found
+        scored.cuts = [each for each in workdir.cuts() if each.where != name] + [*split.cuts, *found]
         scored.table = scores.token_scores(sums, words) | scored.table
         about = {"examples": len(split.examples), "checkpoints": list(loaded.steps), "heads_removed": removed}
         about |= {"changed": dict(changed)} if changed else {}
