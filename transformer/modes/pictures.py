@@ -14,6 +14,12 @@ from transformer.runtime import workdir as workdirs
 from transformer.runtime.workdir import Workdir
 from transformer.training.telemetry import read_metrics
 
+FURTHER = """
+your own text, two files of sentences, DIR/train.en and DIR/train.de, and the same for validation and test:
+  python launch.py --config=experiments/parallel_text.py --workdir=runs/mine --config.data.directory=DIR
+your own question, arms with several seeds and a report; this prints the plan of one such study:
+  python launch.py --mode=ablate --config=experiments/ablations/attention_scale.py --dry_run"""  # after the default job
+
 
 def attend(path: Path, overrides: Mapping[str, str], source: str | None, target: str | None, output: str | None) -> None:
     """Attention maps of one sentence, whose files' names go to stdout. `target` none: what the model says, if it does."""
@@ -83,8 +89,10 @@ def show(workdir: Workdir, kind: families.Kind, splits: Mapping[str, prepare.Spl
     say(
         f"\nsamples: {workdir.samples_file('test' if 'test' in splits else 'validation')}\n"
         f"pictures in {workdir.pictures}: {', '.join(sorted(file.name for file in workdir.pictures.glob('*.png')))}\nnext:\n"
-        + "".join(f"  {command}\n" for command in [*shown, "python launch.py --help"]).rstrip("\n")
+        + "\n".join(f"  {command}" for command in [*shown, "python launch.py --help"])
     )
+    if predictor.config.data.source == "number_words":
+        say(FURTHER)
 
 
 def _interest(source: str) -> int:

@@ -180,7 +180,7 @@ def table(plan: Plan, paces: Mapping[str, Pace | str] | None = None, workers: in
     expected = f"; expected {duration(total / workers)} with {workers} at a time, last scores not counted" if paces else ""
     lines += [
         "",
-        f"compared with {study.compare_with!r} by {', '.join(metric.name for metric in study.metrics)}; "
+        f"compared with {study.compare_with!r} by {', '.join(metric.label for metric in study.metrics)}; "
         f"equal: {', '.join(study.fair) or 'nothing'}",
         f"{len(plan.configs)} arms x ({counted(study.seeds, 'seed')}{search}) = {len(plan.configs) * each} runs{expected}",
         _power(study),
