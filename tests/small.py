@@ -57,14 +57,8 @@ def filled(model, objective):
 
 
 def shapes(model, objective):
-    """Those of a model's parameters; equal models are traced once."""
-    return _shapes(model, tuple((name, dtype) for side in objective.sides for name, dtype in side.features.items()))
-
-
-@functools.lru_cache(maxsize=64)
-def _shapes(model, features):
-    batch = {name: jnp.zeros((1, 8), dtype) for name, dtype in features}
-    return jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+    """Those of a model's parameters."""
+    return families.param_shapes(model, families.features(objective))
 
 
 def untrained(config: Config, facts: Facts):

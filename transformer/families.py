@@ -4,6 +4,7 @@ There is no `if family` anywhere else.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
@@ -400,6 +401,22 @@ def text_fields(kind: Kind) -> Sequence[str]:
 
 def init_params(model: nn.Module, objective: objectives.Objective, seed: int) -> Any:
     """A model's parameters. The key is fold_in(seed, 0): stream 0 is initialisation."""
-    batch = {name: jnp.zeros((1, 8), dtype) for side in objective.sides for name, dtype in side.features.items()}
+    batch = {name: jnp.zeros((1, 8), dtype) for name, dtype in features(objective).items()}
     key = jax.random.fold_in(jax.random.key(seed), 0)
     return jax.jit(model.init)(key, batch)["params"]
+
+
+def features(objective: objectives.Objective) -> dict[str, Any]:
+    """The types of a batch's arrays, by name."""
+    return {name: dtype for side in objective.sides for name, dtype in side.features.items()}
+
+
+def param_shapes(model: nn.Module, features: Mapping[str, Any]) -> Any:
+    """The tree of a model's parameters as shapes, for batches with these features. Equal models are traced once."""
+    return jax.tree.map(lambda leaf: leaf, _traced(model, tuple(features.items())))
+
+
+@functools.lru_cache(maxsize=64)
+def _traced(model: nn.Module, features: tuple[tuple[str, Any], ...]) -> Any:
+    batch = {name: jnp.zeros((1, 8), dtype) for name, dtype in features}
+    return jax.eval_shape(model.init, jax.random.key(0), batch)["params"]

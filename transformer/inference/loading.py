@@ -124,7 +124,7 @@ def read(
     objective = families.make_objective(config, facts, vocabularies)
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
     evaluate, item = config.evaluate, "params" if config.train.ema_decay is None else "average"
-    like = jax.eval_shape(lambda: families.init_params(model, objective, config.train.seed))
+    like = families.param_shapes(model, families.features(objective))
     steps = _best(checkpoints, path) if config.uses_best else checkpoints.sound(evaluate.average, item)
     params = checkpoints_lib.average(checkpoints, steps, item, like)
     checkpoints.close()

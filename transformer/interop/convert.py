@@ -27,8 +27,7 @@ SINUSOID_TOLERANCE = 1e-3
 def shapes(config: Config, facts: Facts) -> Any:
     """The tree of parameters of a model, as shapes."""
     model = families.FAMILIES[config.family].model(config, facts)
-    batch = {name: jnp.zeros((1, 2), jnp.int32) for name in ("source", "inputs")}
-    return jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+    return families.param_shapes(model, dict.fromkeys(("source", "inputs"), np.int32))
 
 
 def places(names: Names, config: Config, tree: Any) -> Iterator[tuple[str, Place, tuple[int, ...]]]:
