@@ -146,7 +146,9 @@ def main() -> None:
     parser.add_argument("--workdir", default="runs/translate_text", help="where the model is kept")
     asked = parser.parse_args()
     launch(f"--config={__file__}", f"--config.data.directory={asked.directory}", f"--workdir={asked.workdir}")
-    texts, references = ((asked.directory / f"{TEST}.{side}").read_text("utf-8").splitlines() for side in ("en", "de"))
+    texts, references = (
+        (asked.directory / f"{TEST}.{side}").read_text("utf-8").removesuffix("\n").split("\n") for side in ("en", "de")
+    )
     with tempfile.TemporaryDirectory() as folder:
         marian = str(Path(folder) / "marian")
         launch("--mode=export", f"--workdir={asked.workdir}", f"--output={marian}")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from transformer.data.corpus import Ragged, tokenize
+from transformer.data.text import tagged_words
 from transformer.data.vocabulary import Span, Vocabulary
 from transformer.errors import UserError, nearest
 
@@ -32,12 +33,14 @@ def tagged(examples: Examples, vocabularies: Vocabularies, labels: Sequence[str]
 
     Of an example without tags each word's is 0.
     """
-    words = {word: None for example in examples for word in example["text"].split()}
+    words = {word: None for example in examples for word in tagged_words(example["text"])}
     known = dict(zip(words, vocabularies["text"].encode_batch(list(words)), strict=True))
     tokens, tags = [], []
     for number, example in enumerate(examples, 1):
-        pieces = [known[word] for word in example["text"].split()]
-        ids = [identify(tag, labels, number) for tag in example["tags"].split()] if "tags" in example else [0] * len(pieces)
+        pieces = [known[word] for word in tagged_words(example["text"])]
+        ids = (
+            [identify(tag, labels, number) for tag in tagged_words(example["tags"])] if "tags" in example else [0] * len(pieces)
+        )
         tokens.append([token for piece in pieces for token in piece])
         tags.append([t for piece, tag in zip(pieces, ids, strict=True) for t in ([tag] + [-1] * len(piece))[: len(piece)]])
     return {"text": Ragged.of(tokens), "tags": Ragged.of(tags)}
@@ -80,10 +83,10 @@ def find_labels(examples: Examples) -> tuple[str, ...]:
     if "label" in examples[0]:
         found = {example["label"] for example in examples}
     elif "tags" in examples[0]:
-        found = {tag for example in examples for tag in example["tags"].split()}
+        found = {tag for example in examples for tag in tagged_words(example["tags"])}
     else:
         return ()
-    return tuple(sorted(found, key=lambda label: (int(label) if label.isdigit() else np.inf, label)))
+    return tuple(sorted(found, key=lambda label: (int(label) if label.isdecimal() else np.inf, label)))
 
 
 def sentence_ends(vocabulary: Vocabulary, size: int) -> np.ndarray:

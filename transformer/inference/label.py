@@ -12,6 +12,7 @@ from transformer import families
 from transformer.cuts import Cut
 from transformer.data.encode import tagged, texts
 from transformer.data.objectives import Classify, Objective
+from transformer.data.text import tagged_words
 from transformer.errors import UserError, counted
 from transformer.inference.loading import Loaded, Map, Predictor, clean, listed, pad, round_length
 
@@ -100,16 +101,16 @@ class Labeller(Predictor):
 
     def _tags(self, examples: Sequence[Mapping[str, str]], first: int) -> list[str]:
         corpus = tagged(examples, self.loaded.vocabularies, ())
-        words = list(dict.fromkeys(word for example in examples for word in example["text"].split()))
+        words = list(dict.fromkeys(word for example in examples for word in tagged_words(example["text"])))
         ids = self.loaded.vocabularies["text"].encode_batch(words)
         tokens = {word: len(each) for word, each in zip(words, ids, strict=True)}
-        none = sum(tokens[word] == 0 for example in examples for word in example["text"].split())
-        total = sum(len(example["text"].split()) for example in examples)
+        none = sum(tokens[word] == 0 for example in examples for word in tagged_words(example["text"]))
+        total = sum(len(tagged_words(example["text"])) for example in examples)
         self._told.append(Cut(none, total, "words have no token in the vocabulary and were tagged O"))
         result = []
         for example, scores_SxC in zip(examples, self._rows(corpus, first), strict=True):
             place, tags = 1, []  # behind the beginning
-            for word in example["text"].split():
+            for word in tagged_words(example["text"]):
                 # Nothing is known of a word that was cut, or that is no token.
                 known = tokens[word] and place < len(scores_SxC) - 1
                 tags.append(self.facts.labels[int(scores_SxC[place].argmax())] if known else "O")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from transformer.data.text import tagged_words
 from transformer.errors import UserError, counted, nearest
 from transformer.inference.sums import SUMS, of_sentences
 from transformer.models import gates
@@ -106,7 +107,7 @@ def _macro_f1(hypotheses: Sequence[str], references: Sequence[str], options: Opt
 def _entity_f1(hypotheses: Sequence[str], references: Sequence[str], options: Options) -> Result:
     from seqeval.metrics import f1_score
 
-    said, true = [h.split() for h in hypotheses], [r.split() for r in references]
+    said, true = [tagged_words(h) for h in hypotheses], [tagged_words(r) for r in references]
     for number, (a, b) in enumerate(zip(said, true, strict=True), 1):
         if len(a) != len(b):
             raise UserError(

@@ -258,7 +258,7 @@ class Checkpoints:
     def _folders(self) -> list[Path]:
         """Folders of checkpoints, complete or not."""
         try:
-            return [path for path in self.folder.iterdir() if path.name.partition(".")[0].isdecimal() and path.is_dir()]
+            return [path for path in self.folder.iterdir() if _is_step(path.name.partition(".")[0]) and path.is_dir()]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -266,7 +266,7 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         marks = COMPLETE, MANIFEST  # one of them may be what is lost
-        folders = [path for path in self._folders() if path.name.isdecimal()]
+        folders = [path for path in self._folders() if _is_step(path.name)]
         return sorted(int(path.name) for path in folders if any((path / mark).is_file() for mark in marks))
 
     def _ranking(self) -> dict[int, float]:
@@ -285,9 +285,9 @@ class Checkpoints:
         steps = self._steps()
         last = [step for step in steps if step == steps[-1] or self._periodic(step)]
         kept = {*last[-self.settings.keep_last :], *list(self._ranking())[: self.settings.keep_best]}
-        for path in sorted(self._folders(), key=lambda path: path.name.isdecimal()):  # leftovers first: they have taken names
+        for path in sorted(self._folders(), key=lambda path: _is_step(path.name)):  # leftovers first: they have taken names
             if path.name not in map(str, kept):
-                if path.name.isdecimal():  # at once no checkpoint any more, however far the rest comes
+                if _is_step(path.name):  # at once no checkpoint any more, however far the rest comes
                     path = path.rename(path.with_suffix(DELETED))
                 shutil.rmtree(path)
 
@@ -336,6 +336,11 @@ def average(checkpoints: Checkpoints, steps: Iterable[int], item: str, like: Any
     if total is None:
         return checkpoints.restore(None, item, like)
     return jax.tree.map(lambda leaf, summed: _place((summed / count).astype(leaf.dtype), leaf), like, total)
+
+
+def _is_step(name: str) -> bool:
+    """Whether a folder is named as a step is: other digits than ASCII's are no name of ours."""
+    return name.isascii() and name.isdecimal()
 
 
 def _hash(file: Path) -> str:

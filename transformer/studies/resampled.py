@@ -5,6 +5,7 @@ checkpoint of either side, what resampling sentences says. Letters: R seeds, S s
 """
 
 import csv
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from transformer.data.text import lines as file_lines
 from transformer.errors import UserError, no_failure
 from transformer.files import new_file
 from transformer.inference import scores
@@ -101,7 +103,7 @@ def _outputs(run: Run, root: Path, split: str, score: str, field: str) -> Output
     path = Workdir(run.folder(root)).outputs_file(split)
     if not path.is_file():
         return None
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in file_lines(path.read_text(encoding="utf-8"))]
     if any(field not in line for line in lines):
         return None
     outputs, references = ([line[side] for line in lines] for side in (field, "reference"))
@@ -123,7 +125,7 @@ def read(path: Path, study: Study) -> list[Row]:
         return []
     with no_failure(str(path), "read"):
         data = path.read_text(encoding="utf-8")
-    lines = list(csv.DictReader(data.splitlines()))
+    lines = list(csv.DictReader(io.StringIO(data, newline="")))
     rows = []
     for number, line in enumerate(lines, 2):
         try:

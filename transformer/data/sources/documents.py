@@ -7,16 +7,17 @@ from pathlib import Path
 from transformer.config import Data
 from transformer.data.sources.base import Split, SplitName, listed
 from transformer.data.sources.reading import find_one, read_lines
+from transformer.data.text import lines
 from transformer.errors import UserError
 
 
 def _paragraphs(text: str) -> list[str]:
     groups = itertools.groupby(text.split("\n"), key=lambda line: bool(line.strip()))
-    return ["\n".join(lines).removesuffix("\r") for filled, lines in groups if filled]
+    return ["\n".join(group).removesuffix("\r") for filled, group in groups if filled]
 
 
 def _lines(text: str) -> list[str]:
-    return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
+    return [line for line in lines(text) if line.strip()]
 
 
 PARTED: Mapping[str, Callable[[str], list[str]]] = {

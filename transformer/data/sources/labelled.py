@@ -8,6 +8,7 @@ from transformer.config import Data
 from transformer.cuts import Cut, some
 from transformer.data.sources.base import Split, SplitName, listed, lowered
 from transformer.data.sources.reading import find_one, read_lines
+from transformer.data.text import tagged_words
 from transformer.errors import UserError, counted
 
 
@@ -68,7 +69,7 @@ def _sentences(path: Path) -> Iterator[list[tuple[int, str, str]]]:
             continue
         sentence = []
         for number, line in lines:
-            columns = line.split()
+            columns = tagged_words(line)
             width = width or len(columns)
             if len(columns) < 2:
                 raise UserError(f"{path}: line {number} has one column; wants a token and, in the last column, its tag")
