@@ -13,7 +13,7 @@ import trained
 
 from transformer import cuts, families
 from transformer.config import EXTRA_TOKENS, Config, Facts
-from transformer.cuts import Cut
+from transformer.cuts import Cut, some
 from transformer.data import pipeline, prepare
 from transformer.data.corpus import Ragged
 from transformer.data.vocabulary import Characters
@@ -184,3 +184,10 @@ def test_training_keeps_what_it_dropped(tmp_path):
     (tmp_path / "cuts.json").write_text('[{"count": 1}]')
     with pytest.raises(Exception, match="cuts.json: damaged"):
         Workdir(tmp_path).cuts()
+
+
+def test_empty_outputs_are_counted_and_visible_in_samples():
+    found = scoring.empty(["", " ", "a", ""], ["x", "y", "z", ""])
+    assert (found.count, found.of) == (2, 4) and not some(scoring.empty(["a", ""], ["b", ""]))
+    shown = scoring._shown({"source": "s", "output": "", "target": "x", "right": False})
+    assert shown.splitlines()[1].strip() != "said"

@@ -1,6 +1,8 @@
 """Eight devices, each with a copy or a mesh of them however it is laid out: the numbers of one device, for every family.
 
-Simulated in a process of its own, which this file is the program of.
+In float64: other layouts add in another order, and what rounding does to that in float32 grows with each update. Here it stays
+far below anything that a wrong exchange between devices would change. Simulated in a process of its own, which this file is the
+program of.
 """
 
 import dataclasses
@@ -20,6 +22,7 @@ from transformer.runtime.devices import Runtime
 from transformer.training import step
 
 STEPS, ROWS = 20, 16
+TOLERANCE = 1e-12  # of losses after 20 updates
 LAYOUTS = {
     "pmap": Parallel("pmap"),
     "data 8": Parallel("mesh"),
@@ -62,11 +65,23 @@ def batch(family: str, number: int) -> dict[str, np.ndarray]:
     return made
 
 
+def compute_in_float64() -> None:
+    """To be called first. What the library asks for as float32 is float64 from here on."""
+    jax.config.update("jax_enable_x64", True)
+    jnp.float32 = jnp.float64
+
+
+def doubled(tree):
+    """The same numbers, those in float32 in float64."""
+    return jax.tree.map(lambda x: x.astype(np.float64) if x.dtype == np.float32 else x, tree)
+
+
 def train(settings: dict, parallel: Parallel) -> dict:
     """Losses of 20 steps, the sums of an evaluation, and how much of the state a device has."""
-    config = small.config(**settings)
+    config = small.config(**settings, model__dtype="float64")
     small.FACTS = dataclasses.replace(small.FACTS, labels=("even", "odd"))
     first, train_step, loss = small.trainer(config)
+    first = doubled(first)
     runtime = Runtime(parallel)
     state, losses = runtime.place_state(first), []
     update = runtime.compile_train(train_step)
@@ -81,6 +96,7 @@ def train(settings: dict, parallel: Parallel) -> dict:
     return {
         "losses": losses,
         "evaluated": runtime.fetch(evaluated)["loss_sum"],
+        "types": sorted({str(x.dtype) for x in jax.tree.leaves(state)}),
         "share": sum(x.addressable_data(0).size for x in leaves) / sum(x.size for x in leaves),
         "placed_alike": all(same),
         "old_state_given_up": all(x.is_deleted() for x in jax.tree.leaves(before.params)),
@@ -124,9 +140,9 @@ def eight():
 @pytest.mark.parametrize(("run", "layout"), [(run, layout) for run, (_, layouts) in RUNS.items() for layout in layouts])
 def test_losses_are_those_of_one_device(eight, run, layout):
     found, one = eight["runs"][run][layout], eight["runs"][run]["one"]
-    for loss, wanted in zip(found["losses"], one["losses"], strict=True):
-        assert abs(loss - wanted) <= 1e-5 * max(1, wanted)
-    assert found["evaluated"] == pytest.approx(one["evaluated"], rel=1e-5)
+    assert found["losses"] == pytest.approx(one["losses"], rel=TOLERANCE)
+    assert found["evaluated"] == pytest.approx(one["evaluated"], rel=TOLERANCE)
+    assert found["types"] == ["float64", "int32"]
     assert one["losses"][-1] < one["losses"][0] - 0.1  # something was learned
 
 
@@ -172,4 +188,5 @@ def test_axes_are_cut_by_their_names(path, shape, wanted):
 if __name__ == "__main__":
     import conftest  # noqa: F401  (what holds for every test holds here)
 
+    compute_in_float64()
     print(json.dumps(on_eight()))

@@ -202,7 +202,7 @@ def _outputs(predictor: Any, judge: Judge, kind: families.Kind, name: str, split
     examples, asked, field = split.examples, predictor.config.evaluate, kind.fields[0]
     sources, references = ([example.get(side, "") for example in examples] for side in ("source", judge.reference))
     result = Scored({}, samples=_samples(split, field, judge.reference, outputs, asked.samples))
-    result.cuts += some(*_of_all(predictor), *_beyond(predictor, split))
+    result.cuts += some(*_of_all(predictor), *_beyond(predictor, split), empty(outputs, references))
     said = {"source": [example[field] for example in examples], "output": outputs, "reference": references}
     names = asked.scores or judge.scores
     options = scores.Options(asked.bleu_tokenize, predictor.config.data.lowercase)
@@ -230,6 +230,12 @@ def _outputs(predictor: Any, judge: Judge, kind: families.Kind, name: str, split
         result.cuts += some(Cut(max(len(examples) - heads.SENTENCES, 0), len(examples), what))
     result.rows = [dict(zip(said, row, strict=True)) for row in zip(*said.values(), strict=True)]
     return result
+
+
+def empty(outputs: Sequence[str], references: Sequence[str]) -> Cut:
+    """Outputs without any text where there should be some, as those of a model that has hardly been trained."""
+    count = sum(not output.strip() and bool(wanted.strip()) for output, wanted in zip(outputs, references, strict=True))
+    return Cut(count, len(outputs), "outputs are empty, though their references are not")
 
 
 def _of_all(predictor: Any) -> list[Cut]:
@@ -304,7 +310,7 @@ def _shown(sample: Mapping[str, Any]) -> str:
     if "right" not in sample:
         return f"sample:\n{sample['output']}\n"
     want = "" if sample["right"] else f"    want {sample['target']}\n"
-    return f"{'right' if sample['right'] else 'wrong'}: {sample['source']}\n    said {sample['output']}\n{want}"
+    return f"{'right' if sample['right'] else 'wrong'}: {sample['source']}\n    said {sample['output'] or '(nothing)'}\n{want}"
 
 
 def _samples(split: prepare.Split, field: str, reference: str, outputs: list[str], count: int) -> list[dict[str, Any]]:
