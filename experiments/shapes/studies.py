@@ -10,7 +10,7 @@ from experiments import gpt_algorithms
 from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search, StartMetric, Train
 from transformer.studies.study import Metric
 
-SMALL: dict[str, Any] = {"d_model": 128, "d_ff": 512, "num_heads": 4}
+SMALL = Model(num_encoder_layers=2, num_decoder_layers=2, d_model=128, d_ff=512, num_heads=4, unroll=2)
 
 # Of number words: how far a run came, how soon it was half way, and what it is good for.
 NUMBER_WORDS = (
@@ -24,7 +24,7 @@ def number_words(steps: int = 200, **model: Any) -> Config:
     """Number words in padded batches, ended before all is learned, which takes 350 updates: after 200 most arms are within
     0.02 nats of nothing to learn, after 120 they still differ. Texts have 64 tokens at most; test numbers are drawn evenly."""
     return Config(
-        model=Model(**{"num_encoder_layers": 2, "num_decoder_layers": 2, "unroll": 2} | SMALL | model),
+        model=dataclasses.replace(SMALL, **model),
         data=Data(
             vocabulary_size=128,
             batching="bucketed",
