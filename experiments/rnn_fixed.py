@@ -2,9 +2,9 @@
 
     python launch.py --config=experiments/rnn_fixed.py
 
-Seed 0: 99.95 % of 2,000 unseen numbers right; 87 s on two cores. Data as in number_words.py. Cho et al. 2014:
---config.model.recurrent.cell=gru --config.model.recurrent.context=every_step --config.model.num_encoder_layers=1
---config.model.num_decoder_layers=1.
+Seed 0: 99.95 % of 2,000 unseen numbers right; 87 s on two cores. 40,000 numbers to train on; test numbers are drawn evenly.
+Cho et al. 2014: --config.model.recurrent.cell=gru --config.model.recurrent.context=every_step
+--config.model.num_encoder_layers=1 --config.model.num_decoder_layers=1.
 """
 
 from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Recurrent, Search, Train
