@@ -2,19 +2,37 @@
 
     python launch.py
 
-40,000 of the 1,000,000 numbers below a million to train on, 2,000 others to score. Seeds 0-4: 99.70 to 99.95 % exact match
-after 240 updates; 92 s on two cores (seed 0). A vocabulary of 128 has pieces of the size of number words, so that the
-cross-attention map shows which word is being translated.
+40,000 numbers below a million to train on, all numbers below 100 among them (20 copies of each): they are what a person types
+first, and too few to be held out. 2,000 others to score, of three to six digits in about equal parts (but at most an eighth of
+the 900 with three). A vocabulary of 128 has pieces of the size of number words, so that the cross-attention map shows
+which word is being translated.
 """
 
 from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search, Train
 
+NUMBERS = Data(
+    vocabulary_size=128,
+    batching="packed",
+    number_test_range=(100, 1_000_000),
+    number_train_by_digits=0.5,
+    number_small_copies=20,
+    number_test_by_digits=1.0,
+)
+
 
 def get_config() -> Config:
     return Config(
-        model=Model(num_encoder_layers=2, num_decoder_layers=2, d_model=128, d_ff=512, num_heads=4, unroll=2),
-        data=Data(vocabulary_size=128, batching="packed"),
-        train=Train(steps=240, batch_tokens=2048, schedule="linear", learning_rate=2e-3, warmup_steps=50, evaluate_every=100),
+        model=Model(num_encoder_layers=2, num_decoder_layers=2, d_model=128, d_ff=512, num_heads=4, dropout_rate=0.0, unroll=2),
+        data=NUMBERS,
+        train=Train(
+            steps=240,
+            batch_tokens=2048,
+            schedule="linear",
+            learning_rate=2e-3,
+            warmup_steps=50,
+            label_smoothing=0.0,  # nor dropout: hardly an example is seen twice, so that there is nothing to regularise
+            evaluate_every=60,
+        ),
         evaluate=Evaluate(scores=("exact_match", "chrf")),
         search=Search(beam_size=1, batch_size=256),
         checkpoint=Checkpoint(every_steps=120),
