@@ -278,7 +278,7 @@ READ: dict[str, tuple[Prepare, list[str], str]] = {
     "too long": (
         corpus(train_en=b"abc\n" * 3, train_de=b"ABC\n" * 3),
         ["--config.data.max_source_length=2", "--config.data.max_target_length=2"],
-        "3 of 3 examples are longer than 2",
+        "3 of 3 examples take more than 2",
     ),
     "label": (
         labelled,
