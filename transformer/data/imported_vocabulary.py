@@ -27,7 +27,7 @@ class Tokenizer(Vocabulary):
     def __init__(self, text: str, settings: Mapping[str, Any] | None = None):
         self.text, self.settings = text, dict(settings or {})
         described = tokenizer_classes.resolved(json.loads(text), self.settings)
-        self._resolved = described
+        self._resolved, self._naming = described, dict[frozenset[int], Any]()
         self.tokenizer = _computed(described)
         ids = self.tokenizer.get_vocab(with_added_tokens=True)
         self.size = max(ids.values(), default=-1) + 1
@@ -46,11 +46,22 @@ class Tokenizer(Vocabulary):
         found = self.tokenizer.encode_batch([_valid(text) for text in texts], add_special_tokens=False)
         return [self._plain(each.ids) for each in found]
 
-    def _plain(self, ids: list[int]) -> list[int]:
+    def encode_with(self, text: str, names: Mapping[str, int]) -> list[int]:
+        if any(number >= self.size for number in names.values()):  # the file does not have them
+            return super().encode_with(text, names)
+        for name, number in names.items():
+            text = text.replace(name, self.tokens[number])
+        numbers = frozenset(names.values())
+        if numbers not in self._naming:
+            self._naming[numbers] = _computed(tokenizer_classes.matching(self._resolved, {n: self.tokens[n] for n in numbers}))
+        return self._plain(self._naming[numbers].encode(_valid(text), add_special_tokens=False).ids, numbers)
+
+    def _plain(self, ids: list[int], named: frozenset[int] = frozenset()) -> list[int]:
         """A unigram model finds the names of special tokens in text, being pieces as any: here they are not known."""
-        if self.unknown is None or self.special.isdisjoint(ids):
+        special = self.special - named
+        if self.unknown is None or special.isdisjoint(ids):
             return ids
-        return [self.unknown if i in self.special else i for i in ids]
+        return [self.unknown if i in special else i for i in ids]
 
     def spans(self, text: str) -> list[Span]:
         return [trimmed(text, *span) for span in self.tokenizer.encode(_valid(text), add_special_tokens=False).offsets]

@@ -43,6 +43,13 @@ def resolved(described: Mapping[str, Any], settings: Settings) -> Described:
     return _with_special(dict(described) | build(described, settings, defaults), settings, defaults)
 
 
+def matching(described: Mapping[str, Any], tokens: Mapping[int, str]) -> Described:
+    """A `tokenizer.json` that finds these tokens in text, even where special ones are read as text."""
+    added = {entry["id"]: entry for entry in described.get("added_tokens") or ()}
+    added |= {number: added.get(number, _added(number, name)) | {"special": False} for number, name in tokens.items()}
+    return dict(described) | {"added_tokens": [added[number] for number in sorted(added)]}
+
+
 def default_tokens(settings: Settings) -> Mapping[str, str]:
     """The special tokens, by role, that the class has where the settings name none."""
     return _DEFAULTS.get(class_name(settings), {})

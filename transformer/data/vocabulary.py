@@ -6,8 +6,9 @@ Ids 0 to 3 are the special ones of `Facts` (padding, start, end, unknown), in ev
 
 import abc
 import json
+import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,12 @@ class Vocabulary(abc.ABC):
     def sampled(self, rate: float, seed: int) -> "Sampled":
         """What cuts texts at random. UserError: there is one way alone."""
         raise UserError("config.data.segmentations: the vocabulary has one way to cut a text; set it to 1")
+
+    def encode_with(self, text: str, names: Mapping[str, int]) -> list[int]:
+        """`encode`, but each of the `names` in the text is the id that it stands for."""
+        parts = re.split(f"({'|'.join(map(re.escape, sorted(names, key=len, reverse=True)))})", text) if names else [text]
+        encoded = self.encode_batch(parts[::2])
+        return [*encoded[0], *(i for name, ids in zip(parts[1::2], encoded[1:], strict=True) for i in (names[name], *ids))]
 
     @abc.abstractmethod
     def spans(self, text: str) -> list[Span]:

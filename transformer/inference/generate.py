@@ -77,7 +77,8 @@ class Generator(Predictor):
         return ids
 
     def _tokens(self, text: str) -> list[int]:
-        ids = self.vocabulary.encode(text.lower() if self.config.data.lowercase else text)
+        self._names.reset()
+        [ids] = self._names.encode_batch([text.lower() if self.config.data.lowercase else text])
         return [self.facts.start, *ids] if self.config.search.start_token or not ids else ids
 
     def _unread(self, what: str, length: int, which: str) -> Cut:

@@ -15,9 +15,9 @@ from transformer.data.objectives import Classify, Objective
 from transformer.data.text import tagged_words
 from transformer.errors import UserError, counted
 from transformer.inference.loading import Loaded, Map, Predictor, clean, listed, pad, round_length
+from transformer.inference.special import MASK
 
 LONGEST_ANSWER = 30  # tokens, where the data has no longer one (BERT's code for SQuAD)
-MASK = "<mask>"
 
 
 class Labeller(Predictor):
@@ -35,6 +35,7 @@ class Labeller(Predictor):
         """
         if first == 1:
             self._cut, self._told = [], []
+            self._names.reset()
         self._count = first - 1 + len(examples)
         ways = {"label": self._labels, "tags": self._tags, "span": self._answers, "filled": self._fill}
         ways["vector"] = self._vectors
@@ -43,7 +44,10 @@ class Labeller(Predictor):
             if example.keys() != cleaned[0].keys():
                 has = [f"line {n} has the fields {', '.join(e)}" for n, e in ((number, example), (first, cleaned[0]))]
                 raise UserError(f"{'; '.join(has)}: give all the same")
-        return ways[families.kind_of(self.config).output](cleaned, first) if examples else []
+        output = families.kind_of(self.config).output
+        if output not in ("filled", "vector"):  # which count by themselves
+            self._names.count(text for example in cleaned for text in example.values())
+        return ways[output](cleaned, first) if examples else []
 
     @property
     def longest_answer(self) -> int:
@@ -79,10 +83,13 @@ class Labeller(Predictor):
         Any encoder can, whatever head stands on it; vectors of one that was not trained for it say little of meaning.
         """
         if first == 1:
-            self._cut = []
+            self._cut, self._told = [], []
+            self._names.reset()
+        self._count = first - 1 + len(examples)
         given = [self._cleaned({"text": each} if isinstance(each, str) else each) for each in listed(examples, "examples")]
         if not given:
             return np.zeros((0, self.config.model.d_model), np.float32)
+        self._names.count(text for example in given for text in example.values())
         begin = self.facts.start if self.facts.begin is None else self.facts.begin
         objective = Classify(self.config.data.max_source_length, begin, self.facts.end)
         vocabulary = self.loaded.vocabularies["text"]
@@ -150,17 +157,13 @@ class Labeller(Predictor):
         return result
 
     def _with_masks(self, text: str, number: int) -> tuple[list[int], list[int]]:
-        """The tokens of a text, each <mask> of it one, between begin and end, and where the masks are. Too long: cut."""
-        facts, vocabulary, limit = self.facts, self.loaded.vocabularies["text"], self.config.data.max_source_length
-        first, *others = vocabulary.encode_batch([text] if facts.mask is None else text.split(MASK))
-        ids = [facts.start if facts.begin is None else facts.begin, *first]
-        masks = []
-        for part in others:
-            masks.append(len(ids))
-            ids += [facts.mask, *part]
+        """The tokens of a text, each mask of it one, between begin and end, and where the masks are. Too long: cut."""
+        facts, limit = self.facts, self.config.data.max_source_length
+        ids = [facts.start if facts.begin is None else facts.begin, *self._names.encode_batch([text])[0]]
         if len(ids) >= limit:
             self._cut.append(number)
-        return [*ids[: limit - 1], facts.end], [place for place in masks if place < limit - 1]
+        ids = [*ids[: limit - 1], facts.end]
+        return ids, [place for place, token in enumerate(ids) if token == facts.mask]
 
     def _rows(self, corpus: Any, first: int, objective: Objective | None = None, name: str = "scores") -> Iterator[np.ndarray]:
         """What the model says by that `name` of each row, in order. `first`: the number of the first one."""

@@ -19,6 +19,7 @@ from transformer.data import prepare
 from transformer.data.objectives import Objective
 from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError, say
+from transformer.inference.special import SpecialNames
 from transformer.runtime import checkpoints as checkpoints_lib
 from transformer.runtime.checkpoints import Checkpoints
 from transformer.runtime.workdir import open_existing
@@ -52,6 +53,7 @@ class Predictor:
         self._cut: list[int] = []  # numbers, from 1, of what the last call cut
         self._count = 0  # of what it was given
         self._told: list[Cut] = []  # what else the last call cut
+        self._names = SpecialNames(loaded.config, loaded.facts, next(iter(loaded.vocabularies.values())))
         self._said = jax.jit(lambda params, batch: model.apply({"params": params}, batch))
         self._observe = jax.jit(lambda params, batch: model.apply({"params": params}, batch, mutable=["intermediates"])[1])
 
@@ -76,7 +78,7 @@ class Predictor:
         lines = list(map(str, some(*self.cuts)))
         if self._cut:  # then they come first
             lines[0] += f", the first of them number {self._cut[0]:,}"
-        return lines
+        return [*lines, *self._names.notices]
 
 
 def listed(texts: Any, what: str = "texts") -> Any:

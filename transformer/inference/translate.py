@@ -178,8 +178,9 @@ class Translator(Predictor):
         limit = self.config.data.max_source_length
         if first == 1:
             self._cut, self._told, self._unended = [], [], 0
+            self._names.reset()
         self._count = first - 1 + len(texts)
-        ids = self.source_vocabulary.encode_batch([self._asked(text) for text in listed(texts)])
+        ids = self._names.encode_batch([self._asked(text) for text in listed(texts)])
         before, after = self._around
         room = limit - len(before) - 1  # the end, or, behind a prefix, the start
         self._cut += [number for number, tokens in enumerate(ids, first) if len(tokens) > room]
@@ -244,7 +245,8 @@ class Translator(Predictor):
         outputs = []
         for row in range(len(sources)):
             ids = [found.tokens_BxNxL[row, n, : found.lengths_BxN[row, n]] for n in range(found.lengths_BxN.shape[1])]
-            texts = [self.target_vocabulary.decode([int(i) for i in best if i != self.facts.end]) for best in ids]
+            said = [[int(i) for i in best if i != self.facts.end] for best in ids]
+            texts = [self._names.decode(best, sources[row], self.target_vocabulary) for best in said]
             scores = map(float, found.scores_BxN[row]) if scored else [None] * len(texts)
             ended = [exact is not None or self.facts.end in best[-1:] for best in ids]
             outputs.append([Output(*each) for each in zip(texts, scores, ended, strict=True)])

@@ -1,0 +1,73 @@
+"""Names of special tokens in texts: taken as tokens where a model fills them, else read as text and counted."""
+
+import json
+
+import folders
+import pytest
+
+from transformer import settings
+from transformer.config import Config, Facts
+from transformer.data.imported_vocabulary import Tokenizer
+from transformer.data.vocabulary import Bytes, Vocabulary
+from transformer.inference.special import SpecialNames
+
+BERT = {"tokenizer_class": "BertTokenizer"}
+BART = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+
+
+def names(family, kind, vocabulary: Vocabulary, data="imported", **facts) -> SpecialNames:
+    config = Config()
+    for name, value in {"family": family, "objective.kind": kind, "data.vocabulary": data}.items():
+        config = settings.replace(config, name, value)
+    size = max(vocabulary.size, 1 + max(facts.get("mask", 0), facts.pop("top", 0)))
+    return SpecialNames(config, Facts(size, size, size, size, **facts), vocabulary)
+
+
+def test_a_mask_is_known_by_its_own_name_and_by_ours():
+    bert = Tokenizer(folders.word_pieces().to_str(), BERT)
+    used = names("encoder_only", "masked_lm", bert, mask=4)
+    before, after = bert.encode("the small"), bert.encode("cat")
+    for text in ("the small [MASK] cat", "the small <mask> cat", "the small[MASK]cat"):
+        assert used.encode_batch(["a", text])[1] == [*before, 4, *after]
+    assert not used.notices
+
+
+def test_a_mask_swallows_the_space_before_it_where_its_file_says_so():
+    described = json.loads(folders.byte_bpe(BART).to_str())
+    for entry in described["added_tokens"]:
+        entry["lstrip"] = entry["content"] == "<mask>"
+    bart = Tokenizer(json.dumps(described), {"tokenizer_class": "BartTokenizer"})
+    used = names("encoder_decoder", "translate", bart, mask=4)
+    assert used.encode_batch(["the <mask> cat"]) == [[*bart.encode("the"), 4, *bart.encode(" cat")]]
+
+
+def test_what_a_model_does_not_fill_is_text_and_counted():
+    bert = Tokenizer(folders.word_pieces().to_str(), BERT)
+    used = names("encoder_only", "classify", bert, mask=4)
+    texts = ["the [MASK] cat", "[SEP] a [SEP]", "bird"]
+    assert used.encode_batch(texts) == bert.encode_batch(texts)
+    assert "3 names" in used.notices[0] and "[MASK]" in used.notices[0]
+    used.reset()
+    assert not used.notices
+    used = names("encoder_only", "masked_lm", bert, mask=4)
+    used.encode_batch(texts)
+    assert "2 names" in used.notices[0] and "[SEP]" in used.notices[0]
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["in the file", "past the vocabulary"])
+def test_sentinels_are_taken_and_shown_in_the_output(own):
+    t5 = Tokenizer(folders.unigram().to_str(), {"tokenizer_class": "T5Tokenizer"}) if own else Bytes()
+    top = t5.size - 1 if own else t5.size + 3
+    used = names("encoder_decoder", "translate", t5, "imported" if own else "bytes", sentinels=4, top=top)
+    [ids] = used.encode_batch(["the <extra_id_0> cat <extra_id_1>"])
+    assert [i for i in ids if i > top - 4] == [top, top - 1] and t5.decode(ids).split() == ["the", "cat"]
+    output = [top, *t5.encode("small"), top - 1, *t5.encode("a bird")]
+    assert used.decode(output, ids, t5) == "<extra_id_0> small <extra_id_1> a bird"
+    assert "extra" not in used.decode(output, t5.encode("the cat"), t5)
+
+
+def test_names_of_a_vocabulary_of_ours_are_nobody_s():
+    used = names("encoder_only", "masked_lm", Bytes(), "bytes", mask=260)
+    assert used.encode_batch(["a<mask>b"]) == [[*Bytes().encode("a"), 260, *Bytes().encode("b")]]
+    used.encode_batch(["<s> </s>"])
+    assert not used.notices

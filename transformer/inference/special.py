@@ -1,0 +1,79 @@
+"""Names of special tokens in texts, such as [MASK] and <extra_id_0>: those that a model fills are read as the tokens that they
+name, all others as text, which is counted."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from transformer import families
+from transformer.config import Config, Facts
+from transformer.data.vocabulary import Vocabulary
+from transformer.errors import counted
+
+MASK = "<mask>"  # in every vocabulary, beside the name that its own mask may have
+FILLING: tuple[families.Output, ...] = ("filled", "text", "none")  # outputs that can fill what an input leaves open
+
+
+class SpecialNames:
+    """Of one vocabulary. `taken`: name -> token. Names of a vocabulary that was trained here are nobody's words, so that only
+    those of published ones are counted."""
+
+    def __init__(self, config: Config, facts: Facts, vocabulary: Vocabulary):
+        self.vocabulary, self.taken, self.sentinels = vocabulary, dict[str, int](), dict[int, str]()
+        if families.kind_of(config).output in FILLING:
+            if facts.mask is not None:
+                own = vocabulary.pieces([facts.mask]) if facts.mask < vocabulary.size else []
+                self.taken = dict.fromkeys((MASK, *own), facts.mask)
+            self.sentinels = {facts.target_size - 1 - k: f"<extra_id_{k}>" for k in range(facts.sentinels)}
+            self.taken |= {name: token for token, name in self.sentinels.items()}
+        special = vocabulary.pieces(sorted(vocabulary.special)) if config.data.vocabulary == "imported" else []
+        self._taken = _pattern(self.taken)
+        self._others = _pattern(name for name in special if name not in self.taken)
+        self.reset()
+
+    def reset(self) -> None:
+        """Nothing is counted yet."""
+        self._count, self._first = 0, ""
+
+    def count(self, texts: Iterable[str]) -> None:
+        """Counts the names that are read as text."""
+        if self._others is None:
+            return
+        for text in texts:
+            if found := self._others.findall(text):
+                self._count, self._first = self._count + len(found), self._first or found[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text; names that are read as text are counted."""
+        self.count(texts)
+        if self._taken is None:
+            return self.vocabulary.encode_batch(texts)
+        named = {n for n, text in enumerate(texts) if self._taken.search(text)}
+        plain = iter(self.vocabulary.encode_batch([text for n, text in enumerate(texts) if n not in named]))
+        return [self.vocabulary.encode_with(text, self.taken) if n in named else next(plain) for n, text in enumerate(texts)]
+
+    def decode(self, ids: Sequence[int], source: Sequence[int], vocabulary: Vocabulary) -> str:
+        """The text of an output in its vocabulary; sentinels are shown if the source has some."""
+        if not self.sentinels or not any(i in self.sentinels for i in source):
+            return vocabulary.decode(ids)
+        parts: list[str] = []
+        run: list[int] = []
+        for i in [*ids, None]:
+            if i is not None and i not in self.sentinels:
+                run.append(i)
+                continue
+            parts += [vocabulary.decode(run).strip(), *([] if i is None else [self.sentinels[i]])]
+            run = []
+        return " ".join(part for part in parts if part)
+
+    @property
+    def notices(self) -> list[str]:
+        if not self._count:
+            return []
+        names = counted(self._count, "name")
+        return [f"{names} of special tokens, the first of them {self._first}, read as text: this model fills no such token"]
+
+
+def _pattern(names: Iterable[str] | Mapping[str, int]) -> re.Pattern[str] | None:
+    """The longer name first, where one begins another."""
+    ordered = sorted(filter(None, names), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered))) if ordered else None
