@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from transformer import settings, streams
+from transformer import effects, settings, streams
 from transformer.config import Config
 from transformer.data import fitting
 from transformer.errors import BUG, UserError, nearest, nearest_setting
@@ -136,13 +136,14 @@ def main(overrides: Mapping[str, str]) -> None:
         raise UserError(
             f"--workdir={FLAGS.workdir}: a workdir needs a file system, it is locked; mount the bucket, and name that"
         )
-    workdir = Path(FLAGS.workdir or Path("runs") / _name())
+    workdir, notices = Path(FLAGS.workdir or Path("runs") / _name()), []
     if mode in STUDIES:
         if FLAGS.config is None:
             raise UserError(f"--mode={mode} needs --config=FILE of a study, as in experiments/ablations")
         config: Any = study.read(FLAGS.config, overrides, fitting.read)
     elif mode in ("train", "describe"):
-        config = _config(workdir, overrides)
+        config, notices = _config(workdir, overrides)
+        validate(config)
     else:
         config = None
         if FLAGS.config is not None:
@@ -151,7 +152,7 @@ def main(overrides: Mapping[str, str]) -> None:
             overrides = with_file(workdir, FLAGS.config, fitting.read(FLAGS.config, overrides), overrides)
     from transformer import modes  # here, so that --help and a mistyped name need not wait for JAX
 
-    modes.run(mode, config, workdir, overrides, FLAGS)
+    modes.run(mode, config, workdir, overrides, FLAGS, notices)
     sys.stdout.flush()  # here, where a closed pipe is caught
 
 
@@ -160,14 +161,15 @@ def _name() -> str:
     return Path(FLAGS.source if FLAGS.mode == "import" and FLAGS.source else FLAGS.config or DEFAULT).stem
 
 
-def _config(workdir: Path, overrides: Mapping[str, str]) -> Config:
-    """The settings of the experiment file, or, if none is named, of the run in --workdir; overrides on top."""
+def _config(workdir: Path, overrides: Mapping[str, str]) -> tuple[Config, list[str]]:
+    """The settings of the experiment file, or, if none is named, of the run in --workdir; overrides on top; and notices."""
     stored = FLAGS.workdir and FLAGS.config is None
     if stored and (FLAGS.mode == "describe" or (workdir / "config.json").is_file()):
         from transformer.runtime.workdir import open_existing
 
-        return validate(settings.override(open_existing(workdir).config(), overrides))
-    return validate(fitting.read(FLAGS.config or Path(__file__).parent / "experiments" / DEFAULT, overrides))
+        made = open_existing(workdir).config()
+        return effects.settle(settings.override(made, overrides), overrides, lambda: made)
+    return fitting.settle(FLAGS.config or Path(__file__).parent / "experiments" / DEFAULT, overrides)
 
 
 def parse(arguments: list[str]) -> dict[str, str]:

@@ -26,7 +26,6 @@ def get_config():
     return Config(
         model=Model(
             num_encoder_layers=1, num_decoder_layers=1, d_model=16, d_ff=16, num_heads=2, dropout_rate=0.0, positions="rotary",
-            token_types=2,
         ),
         data=Data(
             directory="data", train="train", validation="validation", test="test", vocabulary="characters",
@@ -37,7 +36,7 @@ def get_config():
             label_smoothing=0.0,
         ),
         evaluate=Evaluate(samples=4),
-        search=Search(beam_size=1, batch_size=8, max_extra=3, max_new_tokens=12),
+        search=Search(beam_size=1, batch_size=8, max_extra=3),
         checkpoint=Checkpoint(every_steps=3),
     )
 """
@@ -102,18 +101,32 @@ KINDS: dict[str, Kind] = {  # by objective; of translating, which has a run of i
         {"family": "encoder_decoder", "data.source": "documents", "data.vocabulary_size": "140"}, DOCUMENTS, TOKENS
     ),
     "causal_lm": Kind(
-        {"family": "decoder_only", "data.source": "documents", "data.batching": "packed", "evaluate.stride": "20"},
+        {
+            "family": "decoder_only",
+            "data.source": "documents",
+            "data.batching": "packed",
+            "evaluate.stride": "20",
+            "search.max_new_tokens": "12",
+        },
         DOCUMENTS,
         (*TOKENS, *(f"sliding_{name}" for name in ("nll", "perplexity", "bits_per_character", "bits_per_byte"))),
     ),
-    "masked_lm": Kind({"family": "encoder_only", "data.source": "documents"}, DOCUMENTS, TOKENS),
+    "masked_lm": Kind({"family": "encoder_only", "model.token_types": "2", "data.source": "documents"}, DOCUMENTS, TOKENS),
     "classify": Kind(
-        {"family": "encoder_only", "data.source": "tsv"}, _lines(_labelled, ".tsv"), (*TOKENS, "accuracy", "macro_f1")
+        {"family": "encoder_only", "model.token_types": "2", "data.source": "tsv"},
+        _lines(_labelled, ".tsv"),
+        (*TOKENS, "accuracy", "macro_f1"),
     ),
     "tag": Kind(
-        {"family": "encoder_only", "data.source": "conll"}, _lines(_tagged, ".conll", between="\n"), (*TOKENS, "entity_f1")
+        {"family": "encoder_only", "model.token_types": "2", "data.source": "conll"},
+        _lines(_tagged, ".conll", between="\n"),
+        (*TOKENS, "entity_f1"),
     ),
-    "answer": Kind({"family": "encoder_only", "data.source": "squad"}, _questions, (*TOKENS, "squad_exact_match", "squad_f1")),
+    "answer": Kind(
+        {"family": "encoder_only", "model.token_types": "2", "data.source": "squad"},
+        _questions,
+        (*TOKENS, "squad_exact_match", "squad_f1"),
+    ),
 }
 
 
@@ -133,8 +146,8 @@ class Run:
 
 
 def arguments(kind: str, **more: str) -> list[str]:
-    objective = {"objective.kind": "translate" if kind in families.FAMILIES else kind}
-    return [f"--config.{name}={value}" for name, value in (objective | KINDS[kind].settings | more).items()]
+    given = {"objective.kind": "translate" if kind in families.FAMILIES else kind} | KINDS[kind].settings | more
+    return [f"--config.{name}={value}" for name, value in given.items()]
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from trained import ROOT, command
 
 import launch
 from transformer import modes, streams
-from transformer.config import Config
+from transformer.config import Config, Train
 from transformer.data import prepare
 from transformer.errors import UserError
 from transformer.inference import predict
@@ -229,7 +229,7 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     ),
     "no documents": (labelled, [*MASKS, "--config.data.train=empty.txt"], ["empty.txt: the file is empty"]),
     "slice": (labelled, [*MASKS, "--config.data.train=text.txt[50:]"], ["text.txt[50:]: the slice wants whole percents"]),
-    "prefix of documents": (labelled, [*MASKS, "--config.data.prefix=a: "], ["config.data.prefix stands before sources"]),
+    "prefix of documents": (labelled, [*MASKS, "--config.data.prefix=a: "], ["config.data.prefix"]),
     "init from nothing": (corpus(), ["--config.train.init_from={0}/other"], ["--workdir={0}/other: there is no such folder"]),
 }
 
@@ -310,6 +310,7 @@ def damaged(text: str) -> Prepare:
 def without_validation(workdir: Path) -> None:
     values = json.loads((workdir / "config.json").read_text())
     values["data"]["validation"] = None
+    values["train"]["evaluate_every"] = Train().evaluate_every
     (workdir / "config.json").write_text(json.dumps(values))
 
 

@@ -3,7 +3,7 @@
 import itertools
 import typing
 
-from transformer import settings
+from transformer import effects, settings
 from transformer.config import Config, Facts, LayerMetric, Model, Parallel
 from transformer.errors import UserError
 
@@ -111,16 +111,6 @@ def validate(config: Config) -> Config:
             f"config.train.branch_step {train.branch_step}: config.train.steps {train.steps} must be more, as it counts the "
             "updates before the branch too"
         )
-    if train.head_penalty and model.head_gates == "none":
-        raise UserError(
-            f"config.train.head_penalty {train.head_penalty:g}: config.model.head_gates is none, so that there is nothing to "
-            "close; set it to all, or the first to 0"
-        )
-    if train.head_gate_rate != 1 and model.head_gates == "none":
-        raise UserError(
-            f"config.train.head_gate_rate {train.head_gate_rate:g}: config.model.head_gates is none, so that no gate learns; "
-            "set it to all, or the first to 1"
-        )
     of_layers = [name for name in train.start_metrics if name in typing.get_args(LayerMetric)]
     if of_layers and config.family == "recurrent":
         raise UserError(
@@ -149,6 +139,7 @@ def validate(config: Config) -> Config:
             raise UserError(f"{wanted}: config.data.validation is none, so no checkpoint is the best; name a validation split")
         if config.checkpoint.keep_best == 0:
             raise UserError(f"{wanted}: config.checkpoint.keep_best is 0; set it to at least 1")
+    effects.check(config)
     return config
 
 
@@ -204,36 +195,20 @@ def _check_widths(model: Model) -> None:
         )
 
 
-# Settings that change what a model computes, where it has what they change, and the families that have it.
-_ATTENTION = (
-    *("attention_scale", "attention_keys", "attention_values", "attention_maximum", "attention_heads", "query_init"),
-    "head_gates",
-)
 _ALONE = {"encoder_only": "encoder/self", "decoder_only": "decoder/self"}
-_CAUSAL = ("causal_training", "causal_evaluation", "causal_prefix")
 
 
 def _check_variants(config: Config) -> None:
-    """UserError: a setting of a study would change nothing, so that two of its arms would be one."""
-    model, usual = config.model, Model()
-    changed = [name for name in (*_ATTENTION, *_CAUSAL) if getattr(model, name) != getattr(usual, name)]
-    for name in changed:
-        why = ""
-        if config.family == "recurrent":
-            why = "a recurrent model has no such attention"
-        elif name == "head_gates" and model.head_gates not in ("all", _ALONE.get(config.family, model.head_gates)):
-            why = f"config.family {config.family} has {_ALONE[config.family]} alone"
-        elif config.family == "encoder_only" and name in _CAUSAL:
-            why = "an encoder has no causal mask"
-        elif name == "causal_prefix" and (config.family != "decoder_only" or config.objective.kind == "causal_lm"):
-            why = f"there is no prefix in config.family {config.family} with config.objective.kind {config.objective.kind}"
-        elif name == "causal_prefix" and not (model.causal_training or model.causal_evaluation):
-            why = "without a causal mask all tokens see all"
-        elif model.attention_scale == "0" and name in ("attention_keys", "attention_maximum", "query_init"):
-            why = "with config.model.attention_scale 0 queries and keys do nothing"
-        elif name == "query_init" and model.qk_norm:
-            why = "config.model.qk_norm takes the size of queries away"
-        elif name in ("causal_training", "causal_evaluation") and model.positions == "t5":
-            why = "the buckets of config.model.positions t5 in a decoder are for what went before; choose other positions"
-        if why:
-            raise UserError(f"config.model.{name} {getattr(model, name)}: {why}; leave {name} at {getattr(usual, name)}")
+    """UserError: a variant that the family or the positions do not have."""
+    model = config.model
+    if model.head_gates not in ("none", "all", _ALONE.get(config.family, model.head_gates)):
+        raise UserError(
+            f"config.model.head_gates {model.head_gates}: config.family {config.family} has {_ALONE[config.family]} alone; "
+            "set it to all or none"
+        )
+    for name in ("causal_training", "causal_evaluation"):
+        if not getattr(model, name) and model.positions == "t5":
+            raise UserError(
+                f"config.model.{name} false: the buckets of config.model.positions t5 in a decoder are for what went before; "
+                f"choose other positions, or leave {name} at true"
+            )

@@ -26,7 +26,8 @@ OTHERS = ("t5", "alibi", "rotary", "sinusoidal", "learned", "shaw")
 def base() -> Config:
     lists = {"data.algorithm_alphabet": "52", "evaluate.lengths": "3,11,21"}
     learned = {"train.batch_tokens": "1024", "train.learning_rate": "0.002"}
-    copying = studies.gpt_algorithm("copy", (3, 10), (3, 20), steps=1500, causal_prefix=True, num_decoder_layers=3, unroll=3)
+    deep = {"num_decoder_layers": 3, "unroll": 3}
+    copying = studies.gpt_algorithm("copy", (3, 10), (3, 20), steps=1500, causal_prefix=True, max_positions=128, **deep)
     return override(copying, lists | learned)
 
 

@@ -53,7 +53,12 @@ ROWS = {
 
 def base() -> Config:
     model = Model(num_encoder_layers=3, num_decoder_layers=3, d_model=64, d_ff=256, num_heads=4, max_positions=64)
-    packed = {"data.batching": "packed", "data.row_length": "64", "train.batch_tokens": "512"}  # one shape to compile
+    packed = {
+        "data.batching": "packed",
+        "data.row_length": "64",
+        "data.buckets": "6",
+        "train.batch_tokens": "512",
+    }  # one shape to compile
     short = {"data.vocabulary_size": "2000", "train.evaluate_every": "200", "data.test": "none"}
     return override(studies.multi30k(800, model), packed | short)
 

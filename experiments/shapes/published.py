@@ -23,7 +23,6 @@ def bert(layers: int, d_model: int) -> Config:
             norm_epsilon=1e-12,
             embedding_norm=True,
             activation="gelu",
-            logits_bias=True,
             embedding_scale="none",
             initializer="normal",
             embedding_init="normal",

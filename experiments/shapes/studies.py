@@ -55,12 +55,12 @@ def at_start(base: Config, *metrics: StartMetric) -> Config:
         model=dataclasses.replace(base.model, unroll=1),
         data=dataclasses.replace(
             base.data,
-            number_train_size=4000,
+            **{"number_train_size": 4000} if base.data.source == "number_words" else {},
             validation=None,
             test=None,
             buckets=1,
         ),
-        train=dataclasses.replace(base.train, steps=1, start_metrics=metrics),
+        train=dataclasses.replace(base.train, steps=1, evaluate_every=Train().evaluate_every, start_metrics=metrics),
         checkpoint=Checkpoint(every_steps=1, keep_last=1),
     )
 
@@ -100,7 +100,7 @@ def multi30k(steps: int, model: Model, share: str = "") -> Config:
 def gpt_algorithm(algorithm: str, lengths: tuple[int, int], test: tuple[int, int], steps: int, **model: Any) -> Config:
     """An embedded algorithm, by a decoder alone. Embeddings are as large as sinusoids, so that both are heard."""
     base = gpt_algorithms.get_config()
-    model = {"embedding_scale": "sqrt(d_model)", "embedding_init": "1/sqrt(d_model)", "max_positions": 128} | model
+    model = {"embedding_scale": "sqrt(d_model)", "embedding_init": "1/sqrt(d_model)"} | model
     return dataclasses.replace(
         base,
         model=dataclasses.replace(base.model, **model),

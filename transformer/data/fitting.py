@@ -3,14 +3,20 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from transformer import settings
+from transformer import effects, settings
 from transformer.config import Config, TrainingText
 from transformer.errors import UserError
 
 
 def read(path: str | Path, overrides: Mapping[str, str], flag: str = "--config") -> Config:
     """The settings of an experiment file with `overrides`, fitted to the data if it has a function for that."""
-    return settings.from_file(path, Config, flag=flag, overrides=overrides, look=measure)
+    return settle(path, overrides, flag)[0]
+
+
+def settle(path: str | Path, overrides: Mapping[str, str], flag: str = "--config") -> tuple[Config, list[str]]:
+    """The same, and what to tell the user of settings of the file that have no effect because of the overrides."""
+    config = settings.from_file(path, Config, flag=flag, overrides=overrides, look=measure)
+    return effects.settle(config, overrides, lambda: settings.from_file(path, Config, flag=flag))
 
 
 def measure(config: Config) -> TrainingText:

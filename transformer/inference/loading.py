@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from transformer import families, settings
+from transformer import effects, families, settings
 from transformer.config import Config, Facts
 from transformer.cuts import Cut, merged, some
 from transformer.data import prepare
@@ -110,7 +110,8 @@ def read(
     """
     workdir = open_existing(Path(path))
     made = workdir.config()
-    config = validate(settings.override(made, overrides or {}))
+    config, notices = effects.settle(settings.override(made, overrides or {}), overrides or {}, lambda: made)
+    validate(config)
     if changed := [each for each in settings.differences(made, config) if each.partition(":")[0] not in may_change]:
         raise UserError(f"--config: {path} was trained with other settings, they cannot change now: {', '.join(changed)}")
     if mode is not None:
@@ -130,6 +131,8 @@ def read(
     steps = _best(checkpoints, path) if config.uses_best else checkpoints.sound(evaluate.average, item)
     params = checkpoints_lib.average(checkpoints, steps, item, like)
     checkpoints.close()
+    for notice in notices:
+        say(notice)
     return Loaded(config, facts, model, objective, params, vocabularies, tuple(steps))
 
 

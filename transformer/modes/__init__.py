@@ -3,13 +3,13 @@
 import contextlib
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from transformer.errors import UserError
+from transformer.errors import UserError, say
 from transformer.runtime import hosts, kept_programs
 
 HOMES = {  # function -> file
@@ -35,13 +35,13 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"{__name__}.{HOMES[name]}"), name)
 
 
-def run(mode: str, config: Any, workdir: Path, overrides: Mapping[str, str], flags: Any) -> None:
+def run(mode: str, config: Any, workdir: Path, overrides: Mapping[str, str], flags: Any, notices: Sequence[str] = ()) -> None:
     """The mode, with the flags that it has. `config`: what train and describe read, for ablate and report a study; the others
-    have the workdir's own."""
+    have the workdir's own. `notices` are about these settings, for the user."""
     modes: Any = sys.modules[__name__]
     actions = {
-        "train": lambda: modes.train(config, workdir, flags.profile),
-        "describe": lambda: modes.describe(config, flags.devices, flags.memory_gib),
+        "train": lambda: modes.train(config, workdir, flags.profile, notices=notices),
+        "describe": lambda: (modes.describe(config, flags.devices, flags.memory_gib), *map(say, notices)),
         "ablate": lambda: modes.ablate(config, workdir, flags.dry_run, flags.workers, flags.ray, flags.vmap_seeds),
         "report": lambda: modes.report(config, workdir),
         "evaluate": lambda: modes.evaluate(workdir, overrides, flags.split),

@@ -6,7 +6,7 @@ import functools
 import shutil
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -37,11 +37,11 @@ from transformer.training.monitor import Monitor
 from transformer.training.telemetry import Telemetry
 
 
-def train(config: Config, path: Path, profile: str | None = None, pictures: bool = True) -> None:
+def train(config: Config, path: Path, profile: str | None = None, pictures: bool = True, notices: Sequence[str] = ()) -> None:
     """Trains, or goes on where a run in that workdir stopped; then scores the test split and draws pictures, if they are
-    wanted. `profile`: FIRST:LAST, updates of which a trace is written."""
+    wanted. `profile`: FIRST:LAST, updates of which a trace is written. `notices`, for the user, are about the settings."""
     wanted = None if profile is None else tracing.updates(profile, config.train.steps)
-    loop.alone(_run(config, path, loop.Stop(config.train.max_minutes), wanted, pictures))
+    loop.alone(_run(config, path, loop.Stop(config.train.max_minutes), wanted, pictures, notices=notices))
 
 
 def train_together(runs: Mapping[Path, Config], told: Mapping[Path, TextIO]) -> bool:
@@ -63,7 +63,13 @@ def train_together(runs: Mapping[Path, Config], told: Mapping[Path, TextIO]) -> 
 
 
 def _run(
-    config: Config, path: Path, stop: loop.Stop, wanted: range | None, pictures: bool, alone: bool = True
+    config: Config,
+    path: Path,
+    stop: loop.Stop,
+    wanted: range | None,
+    pictures: bool,
+    alone: bool = True,
+    notices: Sequence[str] = (),
 ) -> loop.Run[None]:
     families.check_mode(config, "train")
     config = dataclasses.replace(config, data=sources.spelt_out(config.data))
@@ -71,10 +77,12 @@ def _run(
     hosts.check_same({"--workdir": str(path)} | {f"config.{name}": value for name, _, _, value in settings_lib.fields(config)})
     with contextlib.ExitStack() as locked, _nan_checks(config.train.debug_nans):
         hosts.by_first(lambda: locked.enter_context(only_run(path)))
-        yield from _train(config, path, stop, wanted, pictures, alone)
+        yield from _train(config, path, stop, wanted, pictures, alone, notices)
 
 
-def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None, pictures: bool, alone: bool) -> loop.Run[None]:
+def _train(
+    config: Config, path: Path, stop: loop.Stop, wanted: range | None, pictures: bool, alone: bool, notices: Sequence[str]
+) -> loop.Run[None]:
     """`alone`: its updates are compiled for all devices; else its step is asked for as it is, and it has one device."""
     family, kind = families.FAMILIES[config.family], families.kind_of(config)
     runtime = Runtime(config.parallel if alone else Parallel(mode="jit"))
@@ -84,13 +92,13 @@ def _train(config: Config, path: Path, stop: loop.Stop, wanted: range | None, pi
         objective = families.make_objective(config, facts, vocabularies, training=True)
         rows = runtime.count * config.train.accumulate
         settings = config.train
-        batches, notices = pipeline.plan(
+        batches, found = pipeline.plan(
             splits["train"].tokens, objective, config.data, settings.batch_tokens, rows, settings.seed, True, runtime.share
         )
-        notices = [notice.at("train") if isinstance(notice, Cut) else notice for notice in notices]
-        for notice in [*notices, *optimizer.warm_up_warning(settings, config.model)]:
+        of_batches = [notice.at("train") if isinstance(notice, Cut) else notice for notice in found]
+        for notice in [*notices, *of_batches, *optimizer.warm_up_warning(settings, config.model)]:
             say(notice)
-        cut = [*splits["train"].cuts, *only(notices)]
+        cut = [*splits["train"].cuts, *only(of_batches)]
         say(f"{counted(len(batches), 'update')} an epoch, padding {batches.padding:.1%}")
         params = _begin_with(config, checkpoints, lambda: families.init_params(model, objective, settings.seed))
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from transformer import settings
+from transformer import effects, settings
 from transformer.config import Config
 from transformer.errors import UserError, say
 from transformer.files import new_folder
@@ -23,7 +23,7 @@ def import_weights(path: Path, overrides: Mapping[str, str], source: str | None)
         if any(file.name != lock.NAME for file in path.iterdir()):
             raise UserError(f"--workdir={path}: it is there already and not empty; choose another")
         found = huggingface.read(source)
-        config = validate(settings.override(found.config, overrides))
+        config = validate(effects.without_idle(settings.override(found.config, overrides), kept=overrides))
         _check_kept(found.config, config)
         workdir = workdirs.create(path, config, say)
         with new_folder(workdir.vocabulary) as folder:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from transformer import settings
+from transformer import effects, settings
 from transformer.config import Config
 from transformer.errors import UserError, counted, nearest
 from transformer.settings import setting
@@ -174,8 +174,9 @@ def validate(study: Study) -> Study:
 
 
 def arm_configs(study: Study) -> dict[str, Config]:
-    """Each arm's settings: the base's, changed. UserError: a setting that there is not, or one that is the study's own."""
-    result = {}
+    """Each arm's settings: the base's, changed. A setting of the base that has no effect in an arm is at its default there.
+    UserError: a setting that there is not, one that is the study's own, or one that has no effect."""
+    result, idle = {}, []
     for name, changes in study.arms.items():
         own = {"train.seed": "config.seeds"} | (
             {"train.learning_rate": "config.learning_rates"} if study.learning_rates else {}
@@ -185,9 +186,14 @@ def arm_configs(study: Study) -> dict[str, Config]:
         if wrong := next((setting for setting, text in changes.items() if not isinstance(text, str)), None):
             raise UserError(f"arm {name!r}: {wrong} is {changes[wrong]!r}: wants text, as on the command line")
         try:
-            result[name] = validate_config(settings.override(study.base, changes))
+            config = settings.override(study.base, changes)
+            idle.append(dict(effects.idle(config)))
+            result[name] = validate_config(effects.without_idle(config, kept=changes))
         except UserError as error:
             raise UserError(f"arm {name!r}: {error}") from error
+    for name, where in idle[0].items():
+        if all(name in others for others in idle):
+            raise UserError(f"config.base.{name}: it has an effect only {where}, and no arm is so; remove it")
     return result
 
 

@@ -1,0 +1,337 @@
+"""Where each setting has an effect. Elsewhere a value other than the default is refused: it would change nothing.
+
+A new setting that needs another one adds a row to `EFFECTS`. A test changes every setting in every family and objective, and
+fails where a change is accepted and nothing comes of it.
+"""
+
+import functools
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+from transformer.config import Config
+from transformer.errors import UserError
+from transformer.settings import differences, fields, replace, text_of
+
+LABELS = ("classify", "tag", "answer")
+PAIRS = ("number_words", "summaries", "algorithms", "text", "tfds")  # sources whose examples have a source text
+TRANSLATING = ("translate", "prefix_lm", "span_corruption", "denoise")  # objectives with --mode=translate
+
+Condition = Callable[[Config], bool]
+
+
+def _family(*names: str) -> Condition:
+    return lambda config: config.family in names
+
+
+def _objective(*kinds: str) -> Condition:
+    return lambda config: config.objective.kind in kinds
+
+
+def _source(*names: str) -> Condition:
+    return lambda config: config.data.source in names
+
+
+def _is(name: str, *values: Any) -> Condition:
+    section, _, field = name.partition(".")
+    return lambda config: getattr(getattr(config, section), field) in values
+
+
+def _has_dropout(config: Config) -> bool:
+    model, rates = config.model, [config.model.dropout_rate]
+    if config.family != "recurrent":
+        rates += [model.attention_dropout_rate, model.activation_dropout_rate]
+    return any(rates) or (_has_head_dropout(config) and model.head_dropout_rate > 0)
+
+
+def _has_head_dropout(config: Config) -> bool:
+    return config.objective.kind in LABELS or (config.objective.kind == "masked_lm" and config.objective.next_sentence)
+
+
+def _normal(config: Config) -> bool:
+    model = config.model
+    return "normal" in (model.initializer, model.embedding_init) or (
+        config.family != "recurrent" and model.positions in ("learned", "t5")
+    )
+
+
+def _has_prefix(config: Config) -> bool:
+    return config.family == "decoder_only" and config.objective.kind != "causal_lm"
+
+
+# Names in a section, where they have an effect, and the same in words, after "it has an effect only".
+EFFECTS: list[tuple[str, str, Condition, str]] = [
+    ("model", "num_encoder_layers", lambda c: c.family != "decoder_only", "in a model with an encoder"),
+    ("model", "num_decoder_layers", lambda c: c.family != "encoder_only", "in a model with a decoder"),
+    (
+        "model",
+        "d_ff num_heads d_k d_v attention_dropout_rate activation_dropout_rate positions attention_scale qk_norm "
+        "attention_keys attention_values attention_maximum attention_heads query_init head_gates attention_bias "
+        "attention_backend attention_chunk norm_order norm_kind norm_epsilon norm_bias final_norm embedding_norm activation "
+        "ff_bias",
+        lambda c: c.family != "recurrent",
+        "in a Transformer, and config.family is recurrent",
+    ),
+    ("model", "dropout_generator", _has_dropout, "where a dropout rate is above 0"),
+    ("model", "max_positions position_offset", _is("model.positions", "learned"), "with config.model.positions=learned"),
+    (
+        "model",
+        "sinusoid_layout",
+        lambda c: c.family != "recurrent" and c.model.positions == "sinusoidal",
+        "in a Transformer with config.model.positions=sinusoidal",
+    ),
+    ("model", "rotary_base", _is("model.positions", "rotary"), "with config.model.positions=rotary"),
+    ("model", "t5_buckets t5_max_distance", _is("model.positions", "t5"), "with config.model.positions=t5"),
+    ("model", "shaw_clip", _is("model.positions", "shaw"), "with config.model.positions=shaw"),
+    (
+        "model",
+        "attention_keys attention_maximum query_init qk_norm",
+        lambda c: c.model.attention_scale != "0",
+        "if config.model.attention_scale is not 0, which takes queries and keys away",
+    ),
+    (
+        "model",
+        "query_init",
+        lambda c: not c.model.qk_norm,
+        "without config.model.qk_norm, which takes the size of queries away",
+    ),
+    (
+        "model",
+        "attention_chunk",
+        _is("model.attention_backend", "auto", "chunked"),
+        "with config.model.attention_backend=chunked or auto",
+    ),
+    (
+        "model",
+        "causal_training causal_evaluation",
+        lambda c: c.family in ("encoder_decoder", "decoder_only"),
+        "in a Transformer with a decoder",
+    ),
+    ("model", "causal_prefix", _has_prefix, "with config.family=decoder_only and an objective that reads a prefix"),
+    (
+        "model",
+        "causal_prefix",
+        lambda c: c.model.causal_training or c.model.causal_evaluation,
+        "with config.model.causal_training or causal_evaluation",
+    ),
+    ("model", "norm_bias", _is("model.norm_kind", "layer"), "with config.model.norm_kind=layer"),
+    ("model", "tying", lambda c: c.objective.kind not in LABELS, "in a model that predicts tokens"),
+    (
+        "model",
+        "logits_scale logits_bias",
+        lambda c: c.family != "encoder_only",
+        "in a model with a decoder (masked language models always have a bias)",
+    ),
+    (
+        "model",
+        "init_stddev",
+        _normal,
+        "with config.model.initializer=normal, config.model.embedding_init=normal, or learned or t5 positions",
+    ),
+    ("model", "token_types", _family("encoder_only"), "with config.family=encoder_only"),
+    ("model", "head_dropout_rate", _has_head_dropout, "in a model with a classifier"),
+    (
+        "model.recurrent",
+        "cell attention context bidirectional reverse_source input_feeding",
+        _family("recurrent"),
+        "with config.family=recurrent",
+    ),
+    (
+        "model.recurrent",
+        "context",
+        lambda c: c.model.recurrent.attention == "none",
+        "with config.model.recurrent.attention=none",
+    ),
+    (
+        "model.recurrent",
+        "input_feeding",
+        lambda c: c.model.recurrent.attention.startswith("luong"),
+        "with config.model.recurrent.attention=luong_*",
+    ),
+    (
+        "data",
+        "source_language target_language",
+        _source("number_words", "text", "tfds"),
+        "with config.data.source=number_words, text or tfds",
+    ),
+    ("data", "tfds_name", _source("tfds"), "with config.data.source=tfds"),
+    ("data", "mixture join", _source("text"), "with config.data.source=text"),
+    ("data", "prefix", _source(*PAIRS), "with a config.data.source of pairs"),
+    ("data", "document", _source("documents"), "with config.data.source=documents"),
+    ("data", "cross_documents", _objective("causal_lm"), "with config.objective.kind=causal_lm"),
+    (
+        "data",
+        "number_range number_train_range number_test_range number_train_size number_test_size",
+        _source("number_words"),
+        "with config.data.source=number_words",
+    ),
+    (
+        "data",
+        "puzzle_train_size puzzle_test_size",
+        _source("algorithms", "list_ops", "list_ops_pairs", "entities", "stories", "summaries"),
+        "with an embedded task other than number_words",
+    ),
+    (
+        "data",
+        "algorithm algorithm_alphabet algorithm_train_lengths algorithm_test_lengths",
+        _source("algorithms"),
+        "with config.data.source=algorithms",
+    ),
+    ("data", "algorithm_alphabet", lambda c: c.data.algorithm != "addition", "with a config.data.algorithm of letters"),
+    (
+        "data",
+        "vocabulary_size",
+        _is("data.vocabulary", "bpe", "unigram", "characters"),
+        "with config.data.vocabulary=bpe, unigram or characters",
+    ),
+    ("data", "joint_vocabulary", _objective("translate"), "with config.objective.kind=translate, which has two sides"),
+    ("data", "segmentation_rate", lambda c: c.data.segmentations > 1, "with config.data.segmentations above 1"),
+    ("data", "normalization", _is("data.vocabulary", "bpe", "unigram"), "with config.data.vocabulary=bpe or unigram"),
+    ("data", "max_source_length", lambda c: c.objective.kind != "causal_lm", "in a model that reads a source"),
+    ("data", "max_target_length", lambda c: c.family != "encoder_only", "in a model with a decoder"),
+    (
+        "data",
+        "too_long",
+        _objective("translate", "classify", "tag"),
+        "with config.objective.kind=translate, classify or tag: other objectives cut long texts into parts",
+    ),
+    ("data", "row_length", _is("data.batching", "packed"), "with config.data.batching=packed"),
+    ("data", "buckets", _is("data.batching", "bucketed"), "with config.data.batching=bucketed"),
+    (
+        "objective",
+        "rate",
+        _objective("masked_lm", "span_corruption", "denoise"),
+        "with config.objective.kind=masked_lm, span_corruption or denoise",
+    ),
+    (
+        "objective",
+        "span_length",
+        _objective("span_corruption", "denoise"),
+        "with config.objective.kind=span_corruption or denoise",
+    ),
+    ("objective", "whole_words next_sentence", _objective("masked_lm"), "with config.objective.kind=masked_lm"),
+    ("objective", "permute_sentences delete_rate", _objective("denoise"), "with config.objective.kind=denoise"),
+    ("train", "decay_steps", _is("train.schedule", "wsd"), "with config.train.schedule=wsd"),
+    (
+        "train",
+        "beta1 beta2 epsilon",
+        _is("train.optimizer", "adam", "adamw"),
+        "with config.train.optimizer=adam or adamw",
+    ),
+    ("train", "weight_decay", _is("train.optimizer", "adamw"), "with config.train.optimizer=adamw"),
+    ("train", "loss_chunk", lambda c: c.objective.kind not in LABELS, "in a model that predicts tokens"),
+    (
+        "train",
+        "label_smoothing",
+        lambda c: c.objective.kind != "answer" or c.train.label_smoothing == 0,
+        "with another config.objective.kind than answer",
+    ),
+    (
+        "train",
+        "head_penalty head_gate_rate",
+        lambda c: c.model.head_gates != "none",
+        "where config.model.head_gates is not none",
+    ),
+    ("train", "evaluate_every patience", lambda c: c.data.validation is not None, "with a config.data.validation"),
+    ("train", "min_delta", lambda c: c.train.patience is not None, "with config.train.patience"),
+    (
+        "evaluate",
+        "scores",
+        _objective("translate", *LABELS),
+        "with config.objective.kind=translate, classify, tag or answer, whose outputs are scored",
+    ),
+    (
+        "evaluate",
+        "lengths places true_lengths bleu_tokenize",
+        _objective("translate"),
+        "with config.objective.kind=translate, whose outputs are texts",
+    ),
+    (
+        "evaluate",
+        "bleu_tokenize",
+        lambda c: not c.evaluate.scores or "bleu" in c.evaluate.scores,
+        "where bleu is one of config.evaluate.scores",
+    ),
+    (
+        "evaluate",
+        "samples",
+        _objective("translate", "causal_lm", *LABELS),
+        "with config.objective.kind=translate, causal_lm, classify, tag or answer, whose outputs are shown",
+    ),
+    ("evaluate", "average", lambda c: not c.uses_best, "with config.evaluate.checkpoint=last"),
+    (
+        "evaluate",
+        "heads_removed",
+        lambda c: c.family != "recurrent",
+        "in a Transformer, and config.family is recurrent",
+    ),
+    (
+        "evaluate",
+        "head_habits",
+        lambda c: c.family != "recurrent" and c.objective.kind == "translate",
+        "in a Transformer with config.objective.kind=translate",
+    ),
+    ("evaluate", "head_order head_place", lambda c: c.evaluate.heads_removed > 0, "with config.evaluate.heads_removed above 0"),
+    ("evaluate", "stride", _objective("causal_lm"), "with config.objective.kind=causal_lm"),
+    (
+        "search",
+        "beam_size length_penalty penalty_form stopping max_extra n_best",
+        _objective(*TRANSLATING),
+        "in a model with --mode=translate",
+    ),
+    ("search", "max_length", _objective("causal_lm", *TRANSLATING), "in a model that generates text"),
+    ("search", "penalty_form", lambda c: c.search.length_penalty > 0, "with config.search.length_penalty above 0"),
+    (
+        "search",
+        "temperature top_k top_p repetition_penalty max_new_tokens stop",
+        _objective("causal_lm"),
+        "with config.objective.kind=causal_lm, in --mode=generate",
+    ),
+    ("search", "top_k top_p", lambda c: c.search.temperature > 0, "with config.search.temperature above 0"),
+    ("checkpoint", "best_metric", lambda c: c.data.validation is not None, "with a config.data.validation"),
+]
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return {name: value for name, _, _, value in fields(Config())}
+
+
+def idle(config: Config) -> Iterator[tuple[str, str]]:
+    """The settings that are not at their defaults and have no effect, and where they would have one."""
+    defaults, values = _defaults(), {name: value for name, _, _, value in fields(config)}
+    for section, names, condition, where in EFFECTS:
+        changed = [name for each in names.split() if values[name := f"{section}.{each}"] != defaults[name]]
+        if changed and not condition(config):
+            yield from ((name, where) for name in changed)
+
+
+def check(config: Config) -> None:
+    """UserError: settings that are not at their defaults have no effect. All are named at once."""
+    values = {name: value for name, _, _, value in fields(config)}
+    found = [
+        f"config.{name}={text_of(values[name])} has an effect only {where} (default: {text_of(_defaults()[name]) or 'empty'})"
+        for name, where in idle(config)
+    ]
+    if found:
+        raise UserError(f"{'; '.join(found)}; leave {'it' if len(found) == 1 else 'them'} out")
+
+
+def without_idle(config: Config, kept: Collection[str] = ()) -> Config:
+    """The same with the default of each setting that has no effect, other than those of `kept`."""
+    while found := [name for name, _ in idle(config) if name not in kept]:
+        for name in found:
+            config = replace(config, name, _defaults()[name])
+    return config
+
+
+def settle(config: Config, given: Collection[str], before: Callable[[], Config]) -> tuple[Config, list[str]]:
+    """`config`, which is `before()` with the settings `given` changed, and what to tell the user.
+
+    A setting that has no effect because of that change is set to its default, which is told. One that is among `given`, or that
+    had no effect before, stays, for `check` to refuse.
+    """
+    if not given or all(name in given for name, _ in idle(config)):
+        return config, []
+    result = without_idle(config, kept={*given, *(name for name, _ in idle(before()))})
+    changed = [f"config.{line.partition(':')[0]}" for line in differences(config, result, free=True)]
+    return result, [f"without an effect here, and set to their defaults: {', '.join(changed)}"] if changed else []
