@@ -70,7 +70,8 @@ OTHER: dict[str, Any] = {
     "data.train": "validation", "data.validation": "train", "data.test": "train", "data.vocabulary_size": 9,
     "data.algorithm": "reverse", "data.normalization": "identity", "data.lowercase": True, "data.segmentations": 2,
     "data.max_source_length": 12, "data.max_target_length": 12, "data.vocabulary": "bytes", "data.buckets": 1,
-    "data.batching": "packed", "data.document": "file", "data.number_train_size": 70, "data.number_test_size": 7,
+    "data.batching": "packed", "data.document": "file", "data.number_train_size": 70, "data.number_test_by_digits": 0.5,
+    "data.number_test_size": 7,
     "data.puzzle_train_size": 70, "data.puzzle_test_size": 7,
     "objective.rate": 0.6,
     "train.schedule": "constant", "train.optimizer": "adafactor",
@@ -107,7 +108,16 @@ NEEDS: dict[str, dict[str, Any]] = {
     "data.vocabulary": {"data.vocabulary_size": 8000},
     **{
         f"data.number_{name}": {"data.source": "number_words"}
-        for name in ("range", "train_range", "test_range", "train_size", "test_size")
+        for name in (
+            "range",
+            "train_range",
+            "test_range",
+            "train_size",
+            "test_size",
+            "train_by_digits",
+            "test_by_digits",
+            "small_copies",
+        )
     },
     "data.puzzle_train_size": {"data.source": "algorithms"},
     "data.puzzle_test_size": {"data.source": "algorithms"},
@@ -133,6 +143,7 @@ ELSEWHERE = {
     "evaluate.stride": "tests/inference/test_perplexity.py",
     "search.batch_size": "how many are decoded together, outputs stay: tests/inference/test_translate.py",
     "checkpoint.keep_last": "tests/runtime/test_checkpoints.py",
+    "embed.pooling": "tests/inference", "embed.normalize": "tests/inference", "embed.format": "tests/inference",
     "parallel.mode": "tests/runtime/test_devices.py", "parallel.fsdp": "tests/runtime/test_mesh.py",
     "parallel.tensor": "tests/runtime/test_mesh.py",
 }  # fmt: skip
@@ -278,6 +289,7 @@ class Fake:
     """A predictor whose outputs are given."""
 
     notices = ()
+    cuts = ()
 
     def __init__(self, config: Config):
         self.config = config
@@ -332,7 +344,7 @@ def searched(config: Config) -> str:
     if "generate" in modes:
         asked = config.search
         result += [sampling.Warp(asked.temperature, asked.top_k, asked.top_p, asked.repetition_penalty)]
-        result += [asked.continuation_limit(3), asked.stop]
+        result += [asked.continuation_limit(3), asked.stop, asked.start_token]
     return str(result)
 
 

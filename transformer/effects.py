@@ -160,7 +160,8 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
     ("data", "cross_documents", _objective("causal_lm"), "with config.objective.kind=causal_lm"),
     (
         "data",
-        "number_range number_train_range number_test_range number_train_size number_test_size",
+        "number_range number_train_range number_test_range number_train_size number_test_size number_train_by_digits "
+        "number_test_by_digits number_small_copies",
         _source("number_words"),
         "with config.data.source=number_words",
     ),
@@ -282,11 +283,12 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
     ("search", "penalty_form", lambda c: c.search.length_penalty > 0, "with config.search.length_penalty above 0"),
     (
         "search",
-        "temperature top_k top_p repetition_penalty max_new_tokens stop",
+        "temperature top_k top_p repetition_penalty max_new_tokens start_token stop",
         _objective("causal_lm"),
         "with config.objective.kind=causal_lm, in --mode=generate",
     ),
     ("search", "top_k top_p", lambda c: c.search.temperature > 0, "with config.search.temperature above 0"),
+    ("embed", "pooling normalize format", _objective("embed"), "with config.objective.kind=embed"),
     ("checkpoint", "best_metric", lambda c: c.data.validation is not None, "with a config.data.validation"),
 ]
 
