@@ -15,6 +15,7 @@ import pytest
 from transformer import families
 from transformer.config import Activation, Config, Data, Facts, Model, Objective, Positions, Recurrent, Train
 from transformer.data.vocabulary import Bytes
+from transformer.errors import UserError
 from transformer.models import accounting, accounts, losses
 from transformer.models.layers import ACTIVATIONS
 from transformer.models.transformer import EncoderDecoder
@@ -317,3 +318,9 @@ def test_assumed_facts_are_as_large_as_the_settings_allow():
     assert accounts.assumed_facts(config).target_rows == config.data.vocabulary_size
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, vocabulary="bytes"))
     assert accounts.assumed_facts(config).source_size == Bytes().size
+
+
+def test_positions_whose_work_is_not_known_do_not_count_as_none():
+    other: Any = "another"
+    with pytest.raises(UserError, match="config.model.positions another"):
+        accounts.encoder_decoder(Config(model=Model(**SMALL, positions=other)), joint(50))

@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec
 
 from transformer import sharding
 from transformer.config import Model, Train
+from transformer.errors import UserError
 from transformer.models.layers import ACTIVATIONS
 
 # Operations per element, forward.
@@ -105,12 +106,16 @@ def relative(model: Model, tokens: int) -> Work:
     pairs, entries = tokens * tokens, 2 * model.shaw_clip + 1
     # Queries times the vectors of all distances; weights summed by distance, and these times vectors.
     shaw = 2 * tokens * entries * (model.key_width + tokens + model.value_width)
-    return {
+    found = {
+        **dict.fromkeys(("none", "sinusoidal", "learned"), Work()),
         "rotary": Work(0, 3 * 2 * tokens * model.key_width),
         "alibi": Work(0, pairs),
         "t5": Work(0, pairs),
         "shaw": Work(shaw, pairs + tokens * model.value_width),
-    }.get(model.positions, Work())
+    }
+    if model.positions not in found:
+        raise UserError(f"config.model.positions {model.positions}: its FLOPs are not known; add them to {__name__}.relative")
+    return found[model.positions]
 
 
 def activation(model: Model, elements: int) -> Work:
