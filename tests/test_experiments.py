@@ -123,6 +123,9 @@ def test_parallel_text_is_fitted_to_the_number_of_pairs(tmp_path, capfd):
     mine = fitted(60_000, train__batch_tokens="4096", model__d_model="64", data__validation="none")
     assert mine.model.d_model == 64 and mine.train.steps == pytest.approx(large.train.steps / 2, rel=0.1)
     assert (large.evaluate.checkpoint, mine.evaluate.checkpoint) == ("best", "last")
+    longer = fitted(60_000, train__steps="9000")  # an old run can be trained for longer: that setting may change
+    assert settings.differences(large, longer, free=True) and not settings.differences(large, longer)
+    assert fitted(400, train__steps="3").train.warmup_steps == 1
     with pytest.raises(UserError, match="config.data.source"):
         fitted(400, data__source="number_words")
     with pytest.raises(UserError, match="config.data.train"):
