@@ -70,8 +70,8 @@ WRONG = {
     "claim's kind": (claim(kind="same"), "claim 1: kind is 'same', wants one of better"),
     "claim of no arm": (claim(arms=()), "claim 1: of kind better it names 0 arms"),
     "claim of itself": (claim(arms=("8",)), "claim 1: of kind better it compares '8'"),
-    "order of one": (claim(kind="order", arms=("8",)), "of kind order it names 1 arms; name 2 at least"),
-    "exponent of two": (claim(kind="exponent", arms=("8", "16")), "name 3 at least"),
+    "order of one": (claim(kind="order", arms=("8",)), "claim 1: of kind order"),
+    "exponent of two": (claim(kind="exponent", arms=("8", "16")), "claim 1: of kind exponent"),
     "sizes": (exponent(sizes=(1.0, 2.0)), "claim 1: its sizes are (1.0, 2.0); name one above 0 for each of its 3 arms"),
     "sizes that are equal": (exponent(sizes=(1.0, 2.0, 2.0)), "three that differ"),
     "sizes of 0": (exponent(sizes=(0.0, 1.0, 2.0)), "name one above 0"),
@@ -159,7 +159,7 @@ def test_wrong_overrides_name_what_is_right(tmp_path):
     (tmp_path / "mine.py").write_text(FILE)
     wrong = {
         "train.steps": "did you mean 'base.train.steps'",
-        "seed": "did you mean 'seeds'",
+        "seed": "did you mean 'base.train.seed'",
         "question": "no such setting",
         "base.model": "it is a section, set one of its settings, such as --config.base.model.",
     }
