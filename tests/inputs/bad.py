@@ -159,7 +159,7 @@ BAD: dict[str, Bad] = {
         ["train.en.gz: cannot be read: Not a gzip"],
     ),
     "lines that do not pair": Bad(
-        "data", file("data/validation.en", "a\n"), NEW, ["validation.en has 1 lines", "validation.de has 20", "line n"]
+        "data", file("data/validation.en", "a\n"), NEW, ["validation.en has 1 line", "validation.de has 20", "line n"]
     ),
     "an empty slice": Bad(
         "data", as_it_is, f"{NEW} --config.data.test=test[0%:1%]", ["config.data.test test[0%:1%]", "has none"]
@@ -168,7 +168,7 @@ BAD: dict[str, Bad] = {
         "data", as_it_is, f"{NEW} --config.data.mixture=a", ["config.data.mixture a: wants NAME:RATE"]
     ),
     "TSV without tabs": Bad(
-        "data", file("data/train.tsv", "yes a\n"), LABELS, ["train.tsv: line 1 has 1 fields", "label TAB text"]
+        "data", file("data/train.tsv", "yes a\n"), LABELS, ["train.tsv: line 1 has 1 field", "label TAB text"]
     ),
     "TSV with an empty label": Bad(
         "data", file("data/train.tsv", "\ta\n"), LABELS, ["train.tsv: line 1: the label is empty; fill"]
@@ -316,7 +316,7 @@ BAD: dict[str, Bad] = {
         ["evaluate.average 9", "keep_last 2", "lower the first"],
     ),
     "a test split cut short": Bad(
-        "translator", file("data/test.en", "a\n"), "--mode=evaluate", ["data/test.en has 1 lines", "test.de has 12"]
+        "translator", file("data/test.en", "a\n"), "--mode=evaluate", ["data/test.en has 1 line", "test.de has 12"]
     ),
     "tokens as a file": Bad(
         "translator", file("run/tokens"), "--mode=evaluate", ["run/tokens/test-", "cannot write the tokens"]
