@@ -198,7 +198,11 @@ def test_answers_are_those_of_each_question_alone(longest, monkeypatch):
     wanted = [plain_answer(used, *each) for each in QUESTIONS]
     assert sum(map(bool, wanted)) > 2 and (max(map(len, wanted)) > 2) == (longest > 2)
     examples = [{"question": question, "text": text} for question, text in QUESTIONS]
-    assert used.predict(examples) == wanted and used.notices == []
+    assert used.predict(examples) == wanted and not used.cuts[0].count  # contexts are read in windows, and none is cut
+    assert {cut.what.split()[0]: (cut.count > 0, cut.of) for cut in used.cuts[1:]} == {
+        "questions": (True, 6),
+        "contexts": (True, 6),
+    }
     assert used.predict([example | {"answers": "[]", "start": "0"} for example in examples[::-1]]) == wanted[::-1]
 
 
