@@ -99,7 +99,9 @@ def plain(used: Generator, prompt: str, count: int) -> str:
     return used.vocabulary.decode(said)
 
 
-@pytest.mark.parametrize(("prompt", "read"), [("", 1), ("bad cafe", 9), ("feed a deaf cab.\n" * 2, 24)])
+@pytest.mark.parametrize(
+    ("prompt", "read"), [("", 1), pytest.param("bad cafe", 9, marks=pytest.mark.slow), ("feed a deaf cab.\n" * 2, 24)]
+)
 def test_past_the_window_its_last_half_is_read_again(prompt, read):
     [text] = greedy().generate(prompt)
     assert len(text) == 40 > greedy().window and len(set(text)) > 2

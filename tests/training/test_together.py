@@ -73,6 +73,7 @@ def same(one, other):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *trees)
 
 
+@pytest.mark.slow
 def test_each_is_as_it_was_alone(data, alone, tmp_path):
     well, said = together(data, tmp_path)
     assert well
