@@ -338,7 +338,7 @@ BAD: dict[str, Bad] = {
         "gpt2", as_it_is, "--mode=generate --config.search.temperature=-1", ["temperature is -1.0: must be at least 0"]
     ),
     "a generator asked to translate": Bad(
-        "gpt2", as_it_is, TRANSLATE, ["--mode=translate: a decoder_only model", "evaluate, generate"]
+        "gpt2", as_it_is, TRANSLATE, ["--mode=translate: config.family decoder_only", "evaluate, generate"]
     ),
     "too many fields": Bad("bert", as_it_is, "--mode=predict", ["line 2 has 3 fields", "text TAB pair"], stdin=b"a\na\tb\tc\n"),
     "a pair at times": Bad(
