@@ -23,8 +23,11 @@ def import_weights(path: Path, overrides: Mapping[str, str], source: str | None)
         if any(file.name != lock.NAME for file in path.iterdir()):
             raise UserError(f"--workdir={path}: it is there already and not empty; choose another")
         found = huggingface.read(source)
-        config = validate(effects.without_idle(settings.override(found.config, overrides), kept=overrides))
-        _check_kept(found.config, config)
+        given = effects.without_idle(found.config)  # published files set what their model does not use
+        config, notices = effects.settle(settings.override(given, overrides), overrides, lambda: given)
+        _check_kept(given, validate(config))
+        for notice in notices:
+            say(notice)
         workdir = workdirs.create(path, config, say)
         with new_folder(workdir.vocabulary) as folder:
             for name, vocabulary in found.vocabularies.items():
