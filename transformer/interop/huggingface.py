@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from transformer import families, settings
+from transformer import effects, families, settings
 from transformer.config import Config, Facts
 from transformer.data.imported_vocabulary import Tokenizer
 from transformer.data.vocabulary import Vocabulary
@@ -176,7 +176,8 @@ def _make_config(values: Mapping[str, Any], made: Mapping[str, Vocabulary], most
     config = dataclasses.replace(
         config, data=dataclasses.replace(config.data, **data, vocabulary="imported", batching="bucketed")
     )
-    return validate(settings.replace(config, "data.joint_vocabulary", "source" not in made))
+    config = settings.replace(config, "data.joint_vocabulary", "source" not in made)
+    return validate(effects.without_idle(config))  # published files set what their model does not use
 
 
 def _make_facts(values: Mapping[str, Any], told: Mapping[str, Any], labels: tuple[str, ...], folder: Path) -> Facts:

@@ -23,9 +23,8 @@ def import_weights(path: Path, overrides: Mapping[str, str], source: str | None)
         if any(file.name != lock.NAME for file in path.iterdir()):
             raise UserError(f"--workdir={path}: it is there already and not empty; choose another")
         found = huggingface.read(source)
-        given = effects.without_idle(found.config)  # published files set what their model does not use
-        config, notices = effects.settle(settings.override(given, overrides), overrides, lambda: given)
-        _check_kept(given, validate(config))
+        config, notices = effects.settle(settings.override(found.config, overrides), overrides, lambda: found.config)
+        _check_kept(found.config, validate(config))
         for notice in notices:
             say(notice)
         workdir = workdirs.create(path, config, say)
