@@ -41,7 +41,8 @@ def validate(config: Config) -> Config:
             f"{model.t5_buckets}, as near distances have a bucket each"
         )
     if model.positions == "learned":
-        longest = max(data.max_source_length, data.max_target_length)
+        source = data.max_source_length if config.objective.kind != "causal_lm" else 0
+        longest = max(source, data.max_target_length if config.family != "encoder_only" else 0)
         if longest > model.max_positions:
             raise UserError(
                 f"config.model.max_positions {model.max_positions} is shorter than the longest sequence, {longest} "
