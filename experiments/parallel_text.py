@@ -20,7 +20,7 @@ from transformer.settings import override
 # From so many training pairs on, these settings; larger models need fewer, larger updates and smaller learning rates.
 SIZES = {
     0: {"d_model": 128, "d_ff": 512, "layers": 3, "heads": 4, "dropout": 0.2, "batch": 2048, "learning_rate": 3e-3},
-    50_000: {"d_model": 256, "d_ff": 1024, "layers": 3, "heads": 4, "dropout": 0.1, "batch": 2048, "learning_rate": 2e-3},
+    50_000: {"d_model": 192, "d_ff": 768, "layers": 3, "heads": 4, "dropout": 0.1, "batch": 2048, "learning_rate": 2e-3},
     500_000: {"d_model": 512, "d_ff": 2048, "layers": 6, "heads": 8, "dropout": 0.1, "batch": 16_384, "learning_rate": 7e-4},
 }
 BYTES_PER_TOKEN = 4  # of UTF-8, about, with the vocabularies chosen here
