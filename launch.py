@@ -3,13 +3,13 @@
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
 
-from transformer import effects, settings, streams
+from transformer import effects, registry, settings, streams
 from transformer.config import Config
 from transformer.data import fitting
 from transformer.errors import BUG, UserError, nearest, nearest_setting
@@ -67,6 +67,12 @@ _flag(
     path=True,
 )
 _flag(_text, "workdir", "folder of the run; default runs/<name of the experiment file>", path=True)
+_flag(
+    flags.DEFINE_list,
+    "variants",
+    "Python files that may run, whose classes a workdir's settings name; those of --config and of settings may",
+    default=[],
+)
 _flag(_text, "split", "which split", "evaluate", "test", choices=("train", "validation", "test"))
 _flag(_text, "input", "file to read; default stdin", "translate predict", path=True)
 _flag(
@@ -132,6 +138,8 @@ _flag(
 def main(overrides: Mapping[str, str]) -> None:
     logging.set_verbosity(FLAGS.log_level)
     mode = FLAGS.mode
+    for file in FLAGS.variants:
+        registry.load_file(file, "--variants")
     if "://" in str(FLAGS.workdir):
         raise UserError(
             f"--workdir={FLAGS.workdir}: a workdir needs a file system, it is locked; mount the bucket, and name that"
@@ -219,9 +227,19 @@ def usage() -> str:
     lines += ["\nsettings of a study (ablate), --config.NAME=VALUE; those of its runs are --config.base.NAME=VALUE"]
     lines += [f"  {field.name}  {field.metadata['meaning']}" for field in dataclasses.fields(study.Study) if field.metadata]
     lines += ["\nsettings, --config.NAME=VALUE, with their defaults, which an experiment file may change"]
-    for name, kind, field, value in settings.fields(Config()):
-        lines.append(f"  {name}={settings.text_of(value)}  {field.metadata['meaning']} ({settings.type_name(kind)})")
+    lines += _settings(Config())
     return "\n".join(lines)
+
+
+def _settings(config: Any, prefix: str = "", indent: str = "  ") -> Iterator[str]:
+    """A line for each setting, and below a component those that it can be in its place, with their own settings."""
+    for name, kind, field, value in settings.fields(config, prefix):
+        yield f"{indent}{name}={settings.text_of(value)}  {field.metadata['meaning']} ({settings.type_name(kind)})"
+        others = kind.registry.values() if isinstance(value, registry.Component) else ()
+        for other in others:
+            if other is not type(value):
+                yield f"{indent}  {name}={other.name}: {(other.__doc__ or '').strip().splitlines()[0]}"
+                yield from _settings(other(), f"{name}.", f"{indent}    ")
 
 
 def run() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 # Silent broadcasting between ranks hides mistakes in shapes.
@@ -79,3 +80,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("skipped, and should not be")
         for test, reason in _skipped.items():
             terminalreporter.write_line(f"{test}: {reason}")
+
+
+# --- what tests of models share ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def draw():
+    """A module's variables, drawn and not initialised: no bias is zero, no norm's factor is one, and nothing is compiled."""
+
+    def draw(module, *arguments, **keywords):
+        generator = np.random.default_rng(1)
+
+        def number(path, leaf):
+            near = 1.0 if path[-1].key == "scale" else 0.0
+            return jax.numpy.asarray(near + generator.normal(scale=0.3, size=leaf.shape), leaf.dtype)
+
+        shapes = jax.eval_shape(lambda key: module.init(key, *arguments, **keywords), jax.random.key(0))
+        return jax.tree.map_with_path(number, shapes)
+
+    return draw

@@ -12,14 +12,12 @@ from transformer import families
 from transformer.config import Config, Facts
 from transformer.data.vocabulary import Vocabulary
 from transformer.inference.loading import Loaded
-from transformer.settings import replace
+from transformer.settings import assign
 
 
 def changed(config: Config, **settings: Any) -> Config:
     """`config` with other settings; two underscores stand for a dot."""
-    for name, value in settings.items():
-        config = replace(config, name.replace("__", "."), value)
-    return config
+    return assign(config, {name.replace("__", "."): value for name, value in settings.items()})
 
 
 def loaded(

@@ -20,12 +20,13 @@ from transformer import families
 from transformer.inference import predict
 
 EXPERIMENT = """
+from transformer.components.rotary import Rotary
 from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search, Train
 
 def get_config():
     return Config(
         model=Model(
-            num_encoder_layers=1, num_decoder_layers=1, d_model=16, d_ff=16, num_heads=2, dropout_rate=0.0, positions="rotary",
+            num_encoder_layers=1, num_decoder_layers=1, d_model=16, d_ff=16, num_heads=2, dropout_rate=0.0, positions=Rotary(),
         ),
         data=Data(
             directory="data", train="train", validation="validation", test="test", vocabulary="characters",
@@ -92,7 +93,9 @@ TOKENS = ("loss", "nll", "token_accuracy", "perplexity")
 TEXTS = (*TOKENS, "perplexity_per_word", "bleu", "chrf")
 
 KINDS: dict[str, Kind] = {  # by objective; of translating, which has a run of its own, by family
-    "recurrent": Kind({"family": "recurrent", "data.source": "text"}, trained.write_corpus, TEXTS),
+    "recurrent": Kind(
+        {"family": "recurrent", "data.source": "text", "model.positions": "sinusoidal"}, trained.write_corpus, TEXTS
+    ),
     "decoder_only": Kind(
         {"family": "decoder_only", "data.source": "text", "model.tying": "two_way"}, trained.write_corpus, TEXTS
     ),

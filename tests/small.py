@@ -8,7 +8,7 @@ import numpy as np
 
 from transformer import families
 from transformer.config import Checkpoint, Config, Data, Facts, Model, Train
-from transformer.settings import replace
+from transformer.settings import assign
 from transformer.training import trainer as trainers
 
 FACTS = Facts(source_size=17, target_size=17, source_rows=20, target_rows=20)
@@ -22,10 +22,12 @@ SMALL = Config(
 
 def config(**settings) -> Config:
     """`SMALL` with other settings; two underscores stand for a dot."""
-    result = SMALL
-    for name, value in settings.items():
-        result = replace(result, name.replace("__", "."), value)
-    return result
+    return assign(SMALL, {name.replace("__", "."): value for name, value in settings.items()})
+
+
+def model(base: Model | None = None, **values) -> Model:
+    """A model's settings; two underscores stand for a dot, and a component may be its name."""
+    return assign(base or Model(), {name.replace("__", "."): value for name, value in values.items()})
 
 
 def batch(seed: int, rows: int) -> dict[str, np.ndarray]:

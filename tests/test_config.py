@@ -11,7 +11,7 @@ from transformer import settings as settings_module
 from transformer.config import Config, Data, Model, Objective
 from transformer.data.vocabulary import Characters
 from transformer.errors import UserError, counted, nearest
-from transformer.settings import differences, fields, from_dict, from_file, override, replace, to_dict
+from transformer.settings import Variations, assign, differences, fields, from_dict, from_file, override, replace, to_dict
 from transformer.validation import validate
 
 
@@ -42,14 +42,14 @@ def get(config: Config, name: str):
         ("model.dropout_rate", "0", 0.0),
         ("train.learning_rate", "1e-3", 1e-3),
         ("train.learning_rate", "none", None),
-        ("model.qk_norm", "true", True),
-        ("model.qk_norm", "True", True),
-        ("model.qk_norm", "yes", True),
-        ("model.attention_bias", "false", False),
-        ("model.attention_bias", "0", False),
+        ("model.attention.qk_norm", "true", True),
+        ("model.attention.qk_norm", "True", True),
+        ("model.attention.qk_norm", "yes", True),
+        ("model.attention.bias", "false", False),
+        ("model.attention.bias", "0", False),
         ("model.final_norm", "none", None),
         ("model.final_norm", "no", False),
-        ("model.attention_scale", "1/d_k", "1/d_k"),
+        ("model.attention.scale", "1/d_k", "1/d_k"),
         ("data.train", "news=2020", "news=2020"),
         ("data.test", "none", None),
         ("data.source_language", "none", "none"),
@@ -66,8 +66,9 @@ def test_override_of_every_type(name, text, value):
     changed = override(Config(), {name: text})
     found = get(changed, name)
     assert found == value and type(found) is type(value)
-    # Nothing else has changed.
-    assert {n for (n, _, _, a), (_, _, _, b) in zip(fields(Config()), fields(changed), strict=True) if a != b} <= {name}
+    # Nothing else has changed; where a component's setting has, so has the component.
+    before = {n: value for n, _, _, value in fields(Config())}
+    assert {n for n, _, _, value in fields(changed) if value != before[n]} <= {name, name.rpartition(".")[0]}
 
 
 @pytest.mark.parametrize(
@@ -84,8 +85,8 @@ def test_override_of_every_type(name, text, value):
         ("model.d_model", "none", ["wants int"]),
         ("model.d_k", "x", ["wants int or none"]),
         ("model.dropout_rate", "a lot", ["wants float"]),
-        ("model.qk_norm", "2", ["wants bool"]),
-        ("model.positions", "rotray", ["wants one of sinusoidal, learned, rotary", "did you mean 'rotary'?"]),
+        ("model.attention.qk_norm", "2", ["wants bool"]),
+        ("model.positions", "rotray", ["there is no Positions rotray", "did you mean 'rotary'?"]),
         ("data.number_range", "5", ["--config.data.number_range=5: wants int,int"]),
         ("data.number_range", "1,2,3", ["wants int,int"]),
         ("data.number_range", "a,b", ["wants int,int"]),
@@ -108,8 +109,8 @@ def test_every_setting_has_a_meaning_and_a_default_of_its_type():
         assert len(field.metadata["meaning"]) > 5, name
         assert settings_module.has_type(value, kind), name
         # Its default, written as `--help` and the command line have it, is read back.
-        text = "none" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        assert settings_module.parse(text, kind) == value, name
+        if not isinstance(value, Variations):
+            assert settings_module.get(override(Config(), {name: settings_module.text_of(value)}), name) == value, name
 
 
 def test_settings_cannot_be_changed_in_place():
@@ -118,6 +119,9 @@ def test_settings_cannot_be_changed_in_place():
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(section, dataclasses.fields(section)[0].name, 3)
 
+
+LOCAL = Variations({"local": {"window": 4}})
+MIXED = Variations({"a": {"window": 4, "num_kv_heads": 2}, "b": {"positions": "none", "d_ff": 64}})
 
 # --- limits and cross-checks -------------------------------------------------------------------------------------------
 
@@ -138,41 +142,47 @@ def test_the_defaults_are_valid():
     [
         ({"model.d_model": 0}, ["config.model.d_model is 0: must be at least 1"]),
         ({"model.dropout_rate": 1.0}, ["config.model.dropout_rate is 1.0: must be below 1"]),
-        ({"model.rotary_base": 1.0}, ["must be above 1"]),
+        ({"model.positions": "rotary", "model.positions.base": 1.0}, ["must be above 1"]),
         ({"model.d_model": "512"}, ["config.model.d_model is '512': wants int"]),
         ({"model.d_model": True}, ["wants int"]),
         ({"train.learning_rate": float("nan")}, ["wants float"]),
         ({"train.learning_rate": float("inf")}, ["wants float"]),
-        ({"model.positions": "circular"}, ["wants one of sinusoidal"]),
+        ({"model.positions": "circular"}, ["there is no Positions circular", "sinusoidal"]),
+        ({"model.positions": 3}, ["config.model.positions is 3: wants a Positions"]),
         ({"data.number_range": (0, 1, 2)}, ["wants int,int"]),
         ({"evaluate.scores": ["bleu"]}, ["wants comma-separated str"]),
         ({"train.steps": 0}, ["config.train.steps is 0: must be at least 1"]),
         ({"model.num_heads": 7}, ["config.model.d_model 512", "config.model.num_heads 7", "config.model.d_k"]),
         ({"model.num_heads": 7, "model.d_k": 64}, ["config.model.d_v"]),
         ({"model.positions": "rotary", "model.d_k": 33}, ["config.model.d_k is 33", "even"]),
-        ({"model.d_model": 33, "model.num_heads": 3}, ["config.model.d_model is 33", "sinusoidal", "even"]),
-        ({"model.attention_values": "inputs", "model.d_v": 32}, ["attention_values inputs: 8 slices of d_v 32", "d_model 512"]),
-        ({"model.attention_heads": "summed"} | RECURRENT, ["config.model.attention_heads", "config.family"]),
-        ({"model.head_gates": "all"} | RECURRENT, ["config.model.head_gates", "config.family"]),
-        ({"model.head_gates": "decoder/cross", "family": "decoder_only"}, ["config.model.head_gates", "config.family"]),
-        ({"train.head_penalty": 0.1}, ["config.train.head_penalty", "config.model.head_gates"]),
-        ({"train.head_gate_rate": 50.0}, ["config.train.head_gate_rate", "config.model.head_gates"]),
-        ({"model.causal_training": False, "family": "encoder_only"}, ["config.model.causal_training"]),
-        ({"model.causal_training": False, "model.positions": "t5"}, ["config.model.causal_training", "config.model.positions"]),
-        ({"model.causal_prefix": True}, ["config.model.causal_prefix", "config.family"]),
+        ({"model.d_model": 33, "model.num_heads": 3}, ["config.model.d_model is 33", "sinusoids", "even"]),
+        ({"model.num_kv_heads": 3}, ["config.model.num_kv_heads 3 does not divide config.model.num_heads 8"]),
+        ({"model.num_kv_heads": 2} | RECURRENT, ["config.model.num_kv_heads", "config.family"]),
+        ({"model.attention.bias": False} | RECURRENT, ["config.model.attention", "config.family"]),
+        ({"model.mask": "all", "family": "encoder_only"}, ["config.model.mask=all", "decoder"]),
+        ({"model.mask": "all", "model.positions": "t5"}, ["config.model.mask all: the buckets", "positions t5"]),
+        ({"model.mask": "causal"}, ["config.model.mask=causal", "prefix"]),
+        ({"model.layer_pattern": ("local",)}, ["config.model.layer_pattern names local", "layer_types.local.SETTING=VALUE"]),
+        ({"model.layer_types": LOCAL}, ["config.model.layer_types.local is not in config.model.layer_pattern"]),
         (
-            {"family": "decoder_only"} | {f"model.causal_{x}": x == "prefix" for x in ("training", "evaluation", "prefix")},
-            ["config.model.causal_prefix", "config.model.causal_training"],
+            {"model.layer_types": Variations({"a": {"d_model": 8}}), "model.layer_pattern": ("a",)},
+            ["config.model.layer_types.a.d_model: cannot differ by layer", "window"],
         ),
         (
-            {"model.attention_scale": "0", "model.attention_keys": "queries"},
-            ["config.model.attention_keys", "config.model.attention_scale"],
+            {"model.layer_types": Variations({"a": {"positions": "none"}}), "model.layer_pattern": ("a",)},
+            ["config.model.layer_types: positions that are added to the embeddings"],
         ),
-        ({"model.query_init": "initializer/sqrt(d_k)", "model.qk_norm": True}, ["model.query_init", "config.model.qk_norm"]),
-        ({"model.positions": "t5", "model.t5_max_distance": 16}, ["config.model.t5_max_distance 16", "t5_buckets 32"]),
+        (
+            {"model.attention.query_init": "initializer/sqrt(d_k)", "model.attention.qk_norm": True},
+            ["config.model.attention.query_init", "config.model.attention.qk_norm"],
+        ),
+        (
+            {"model.positions": "t5", "model.positions.max_distance": 16},
+            ["config.model.positions.max_distance 16", "config.model.positions.buckets 32"],
+        ),
         ({"data.segmentations": 2, "data.vocabulary": "bytes"}, ["config.data.segmentations 2: bytes has one way", "bpe"]),
         ({"data.segmentations": 2, "objective.kind": "answer"}, ["config.data.segmentations 2: labels of answer"]),
-        ({"model.positions": "learned", "data.max_target_length": 2000}, ["max_positions 1024", "2000"]),
+        ({"model.positions": "learned", "data.max_target_length": 2000}, ["config.model.positions.size 1024", "2000"]),
         ({"data.joint_vocabulary": False}, ["config.model.tying three_way", "config.data.joint_vocabulary"]),
         ({"data.joint_vocabulary": False, "objective.kind": "denoise"}, ["config.data.joint_vocabulary", "denoise"]),
         ({"family": "recurrent"}, ["config.family recurrent", "config.data.batching=bucketed"]),
@@ -193,10 +203,7 @@ def test_the_defaults_are_valid():
     ],
 )
 def test_what_does_not_fit(settings, parts):
-    config = Config()
-    for name, value in settings.items():
-        config = replace(config, name, value)
-    said = message(validate, config)
+    said = message(lambda: validate(assign(Config(), settings)))
     assert all(part in said for part in parts), said
 
 
@@ -207,7 +214,9 @@ def test_what_does_not_fit(settings, parts):
         {"model.positions": "rotary", "model.d_k": 34},
         {"model.positions": "rotary", "model.d_model": 35, "model.num_heads": 5, "model.d_k": 4},
         {"model.positions": "none", "model.d_model": 33, "model.num_heads": 3},
-        {"model.positions": "t5", "model.t5_max_distance": 17},
+        {"model.positions": "t5", "model.positions.max_distance": 17},
+        {"model.positions": "rotary", "model.layer_pattern": ("a", "b"), "model.layer_types": MIXED},
+        {"model.num_kv_heads": 1, "model.window": 4},
         {"model.positions": "learned", "data.max_target_length": 1024},
         {"model.tying": "two_way", "data.joint_vocabulary": False},
         {"data.row_length": 256},
@@ -218,9 +227,7 @@ def test_what_does_not_fit(settings, parts):
     ],
 )
 def test_what_just_fits(settings):
-    config = Config()
-    for name, value in settings.items():
-        config = replace(config, name, value)
+    config = assign(Config(), settings)
     assert validate(config) is config
 
 
@@ -228,7 +235,9 @@ def test_what_just_fits(settings):
 
 OTHER = override(
     Config(),
-    {"model.d_k": "32", "data.number_test_range": "5,50", "evaluate.scores": "chrf,bleu", "train.ema_decay": "0.9"},
+    {"model.positions": "rotary", "model.positions.scaling": "yarn", "model.layer_pattern": "a"}
+    | {"model.layer_types.a.window": "3", "model.d_k": "32"}
+    | {"model.logits_bias": "true", "data.number_test_range": "5,50", "evaluate.scores": "chrf,bleu", "train.ema_decay": "0.9"},
 )
 
 
@@ -244,7 +253,10 @@ def test_round_trip_through_json(config):
         ({"model": {"d_modle": 3}}, ["unknown setting model.d_modle", "did you mean 'd_model'?"]),
         ({"model": {"d_model": "3"}}, ["model.d_model is '3', wants int"]),
         ({"model": {"d_model": 3.5}}, ["wants int"]),
-        ({"model": {"qk_norm": 1}}, ["wants bool"]),
+        ({"model": {"logits_bias": 1}}, ["wants bool"]),
+        ({"model": {"positions": {"component": "rotray"}}}, ["config.json: model.positions: there is no Positions rotray"]),
+        ({"model": {"positions": {"size": 3}}}, ["config.json: model.positions.component is None"]),
+        ({"model": {"layer_types": {"a": 3}}}, ["model.layer_types"]),
         ({"model": 3}, ["model.", "is no object of settings"]),
         ({"data": {"number_range": [1]}}, ["data.number_range"]),
     ],
@@ -276,7 +288,7 @@ def test_differences():
 def test_no_free_setting_changes_parameters_or_data():
     """What is free is listed here once more, so that a new free setting is a decision."""
     free = {name for name, _, field, _ in fields(Config()) if field.metadata.get("free")}
-    sections = {"evaluate", "search", "checkpoint", "parallel"}
+    sections = {"evaluate", "search", "embed", "checkpoint", "parallel"}
     assert {name for name in free if name.split(".")[0] not in sections} == {
         "model.attention_backend",
         "model.attention_chunk",

@@ -116,7 +116,7 @@ def test_by_default_no_reference_of_the_data_is_longer_than_an_output_may_be(fam
     assert translator(family, 3, **tying, **more).limits([1, 5]) == [1 + before + EXTRA_TOKENS, 5 + before + EXTRA_TOKENS]
     assert translator(family, longest, search__max_extra=7, **tying, **more).limits([1, 5]) == [8 + before, 12 + before]
     if family != "recurrent":  # a table of positions ends before
-        table = {"model__positions": "learned", "model__max_positions": 30}
+        table = {"model__positions": "learned", "model__positions__size": 30}
         assert translator(family, longest, **tying, **table).limits([5]) == [25 if family == "decoder_only" else 30]
 
 

@@ -24,12 +24,17 @@ import pytest
 import trained
 
 from transformer import effects, families
+from transformer.components.attention import Attention
+from transformer.components.feed_forward import FeedForward
+from transformer.components.masks import All
+from transformer.components.norms import RMSNorm
+from transformer.components.positions import NoPositions
 from transformer.config import Config, Facts
 from transformer.data import algorithms, number_words, pipeline, prepare
 from transformer.errors import UserError
 from transformer.inference import decoding, pruning, sampling
 from transformer.modes import scoring, training
-from transformer.settings import fields, override, replace
+from transformer.settings import assign, fields, override, replace
 from transformer.training import loop, optimizer, start, step
 from transformer.training.monitor import Monitor
 from transformer.validation import validate
@@ -61,9 +66,11 @@ CASES = {  # by family and objective; files that are read are written by tests/k
 
 # Another value than the default, where none is found by the type.
 OTHER: dict[str, Any] = {
-    "model.d_k": 6, "model.d_v": 6, "model.final_norm": True, "model.activation": "gelu", "model.head_gates": "all",
-    "model.tying": "none", "model.num_heads": 4, "model.positions": "none", "model.max_positions": 900,
-    "model.attention_backend": "plain", "model.norm_epsilon": 1e-3, "model.recurrent.attention": "luong_dot",
+    "model.d_k": 6, "model.d_v": 6, "model.final_norm": True, "model.num_kv_heads": 1, "model.window": 3,
+    "model.tying": "none", "model.num_heads": 4, "model.positions": NoPositions(), "model.mask": All(), "model.norm": RMSNorm(),
+    "model.attention": Attention(bias=False), "model.feed_forward": FeedForward(bias=False),
+    "model.feed_forward.activation": "gelu", "model.attention.norm_epsilon": 1e-3,
+    "model.attention_backend": "plain", "model.norm.epsilon": 1e-3, "model.recurrent.attention": "luong_dot",
     "data.tfds_name": "wmt", "data.mixture": ("tasks:1",), "data.number_range": (0, 5000), "data.number_train_range": (0, 900),
     "data.number_test_range": (0, 900), "data.algorithm_train_lengths": (3, 6), "data.algorithm_test_lengths": (7, 8),
     "data.prefix": "say: ", "data.row_length": 90, "data.source_language": "de", "data.target_language": "en",
@@ -77,7 +84,7 @@ OTHER: dict[str, Any] = {
     "train.schedule": "constant", "train.optimizer": "adafactor",
      "train.decay_steps": 4, "train.label_smoothing": 0.3, "train.clip_norm": 0.5,
     "train.ema_decay": 0.5, "train.max_minutes": 2.0, "train.patience": 1, "train.loss_chunk": 64, "train.min_delta": 0.7,
-    "train.max_skipped": 1, "train.start_metrics": ("operations",), "train.head_penalty": 0.1, "train.batch_tokens": 256,
+    "train.max_skipped": 1, "train.start_metrics": ("operations",), "train.batch_tokens": 256,
     "train.warmup_steps": 6, "train.learning_rate": 0.2, "train.log_every": 3, "train.evaluate_every": 6,
     "evaluate.scores": ("exact_match",), "evaluate.lengths": (0, 3), "evaluate.places": (1, 3), "evaluate.stride": 5,
     "evaluate.samples": 1, "evaluate.heads_removed": 0.5, "evaluate.head_order": "random",
@@ -89,12 +96,8 @@ OTHER: dict[str, Any] = {
 
 # What else is set, so that a setting has an effect; without it, it is refused.
 NEEDS: dict[str, dict[str, Any]] = {
-    "model.max_positions": {"model.positions": "learned"},
-    "model.position_offset": {"model.positions": "learned"},
-    "model.sinusoid_layout": {"model.positions": "sinusoidal"},
-    "model.t5_buckets": {"model.positions": "t5"},
-    "model.t5_max_distance": {"model.positions": "t5"},
-    "model.shaw_clip": {"model.positions": "shaw"},
+    "model.positions.layout": {"model.positions": "sinusoidal"},
+    "model.attention.norm_epsilon": {"model.attention.qk_norm": True},
     "model.init_stddev": {"model.initializer": "normal"},
     "model.recurrent.context": {"model.recurrent.attention": "none"},
     "model.recurrent.input_feeding": {"model.recurrent.attention": "luong_dot"},
@@ -125,8 +128,6 @@ NEEDS: dict[str, dict[str, Any]] = {
     "train.decay_steps": {"train.schedule": "wsd"},
     "train.weight_decay": {"train.optimizer": "adamw"},
     "train.min_delta": {"train.patience": 1},
-    "train.head_penalty": {"model.head_gates": "all"},
-    "train.head_gate_rate": {"model.head_gates": "all"},
     "evaluate.head_order": {"evaluate.heads_removed": 0.5},
     "evaluate.head_place": {"evaluate.heads_removed": 0.5},
 }
@@ -134,6 +135,8 @@ NEEDS: dict[str, dict[str, Any]] = {
 # Settings that choose the case, or whose effect is seen where it is said.
 ELSEWHERE = {
     "family": "the cases", "objective.kind": "the cases", "data.source": "the cases",
+    "model.positions.size": "a limit on lengths: tests/test_config.py",
+    "model.layer_pattern": "tests/models/test_transformer.py", "model.layer_types": "tests/models/test_transformer.py",
     "data.directory": "files of another folder: tests/data/test_sources_files.py",
     "data.tfds_name": "needs a prepared data set: tests/data/test_sources.py",
     "data.workers": "processes that read ahead, batches stay: tests/data/test_pipeline.py",
@@ -354,12 +357,12 @@ def outcome(name: str, config: Config, folder: Path) -> str:
     if section in ("data", "objective") or name in ("train.seed", "train.batch_tokens"):
         return batches(config, folder)
     if section == "model":
-        return model_program(config, deterministic=rest == "causal_evaluation")
+        return model_program(config, deterministic=False)
     if section == "evaluate":
         return scored(config)
     if section == "search":
         return searched(config)
-    if rest in ("label_smoothing", "loss_chunk", "head_penalty"):
+    if rest in ("label_smoothing", "loss_chunk"):
         return loss_program(config)
     return update_program(config) + str(events(config))
 
@@ -392,8 +395,7 @@ def walk(tmp_path_factory) -> Callable:
                 "data.puzzle_train_size": 60, "data.puzzle_test_size": 6, "data.algorithm_train_lengths": (3, 5)
             }  # fmt: skip
         config = Config(family=family, objective=replace(Config(), "objective.kind", kind).objective)  # type: ignore[arg-type]
-        for name, value in {**given, "data.directory": str(folder(case))}.items():
-            config = replace(config, name, value)
+        config = assign(config, {**given, "data.directory": str(folder(case))})
         try:
             return validate(effects.without_idle(config, kept=dict(needs)))
         except UserError:
@@ -412,7 +414,8 @@ def walk(tmp_path_factory) -> Callable:
         old = base(case, needs)
         if old is None:
             return "refused"
-        value = {n: v for n, _, _, v in fields(old)}[name]
+        if (value := {n: v for n, _, _, v in fields(old)}.get(name, ...)) is ...:
+            return "refused"  # the component has no such setting
         new = replace(old, name, other(name, values[name], value))
         try:
             validate(new)
@@ -432,10 +435,10 @@ def _group(name: str) -> str:
     if section in ("data", "objective") or name in ("train.seed", "train.batch_tokens"):
         return "data.train"
     if section == "model":
-        return name if rest == "causal_evaluation" else "model.d_model"
+        return "model.d_model"
     if section in ("evaluate", "search"):
         return f"{section}.samples"
-    return "train.loss_chunk" if rest in ("label_smoothing", "loss_chunk", "head_penalty") else "train.log_every"
+    return "train.loss_chunk" if rest in ("label_smoothing", "loss_chunk") else "train.log_every"
 
 
 SECTIONS = {name: name.partition(".")[0] for name, *_ in fields(Config()) if name not in ELSEWHERE}
@@ -511,7 +514,7 @@ def test_a_setting_without_an_effect_is_named(settings, named):
 
 
 def test_without_idle_leaves_what_has_an_effect():
-    config = override(Config(), {"train.weight_decay": "10", "train.beta1": "0.5", "model.rotary_base": "7"})
+    config = override(Config(), {"train.weight_decay": "10", "train.beta1": "0.5", "model.attention.norm_epsilon": "7"})
     assert effects.without_idle(config) == replace(Config(), "train.beta1", 0.5)
-    assert effects.without_idle(config, kept=["model.rotary_base"]).model.rotary_base == 7
+    assert effects.without_idle(config, kept=["model.attention.norm_epsilon"]).model.attention.norm_epsilon == 7
     assert dataclasses.replace(config) == config

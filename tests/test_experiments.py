@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from transformer import families, settings
+from transformer import settings
 from transformer.config import Config
 from transformer.data import fitting
 from transformer.errors import UserError
-from transformer.models import accounts
 from transformer.modes import training
 from transformer.studies import study as studies
+from transformer.training import costs as cost_lib
 from transformer.training.telemetry import read_metrics
 from transformer.validation import validate
 
@@ -143,10 +143,10 @@ def test_the_head_says_what_and_how(path, tmp_path):
 # --- studies: that each is valid and fair is tests/studies/test_plan.py ------------------------------------------------
 
 
-def costs(name: str, arms: list[str]) -> dict[str, accounts.Account]:
+def costs(name: str, arms: list[str]) -> dict[str, cost_lib.Costs]:
     study = studies.read(ROOT / "ablations" / f"{name}.py", {})
     configs = {arm: settings.override(study.base, study.arms[arm]) for arm in arms}
-    return {arm: families.FAMILIES[c.family].account(c, accounts.assumed_facts(c), ()) for arm, c in configs.items()}
+    return {arm: cost_lib.count(c, cost_lib.assumed_facts(c)) for arm, c in configs.items()}
 
 
 def test_sizes_of_the_scaling_study_are_those_that_are_counted():

@@ -109,8 +109,8 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "no value": (nothing, ["--config.model.d_model"], ["--config.model.d_model: a setting needs a value"]),
     "spaced value": (nothing, ["--config.model.d_model", "64"], ["needs a value, --config.model.d_model=VALUE"]),
     "int": (nothing, ["--config.model.d_model=wide"], ["--config.model.d_model=wide: wants int"]),
-    "choice": (nothing, ["--config.model.positions=rotray"], ["wants one of", "did you mean 'rotary'?"]),
-    "bool": (nothing, ["--config.model.qk_norm=maybe"], ["--config.model.qk_norm=maybe: wants bool"]),
+    "choice": (nothing, ["--config.model.positions=rotray"], ["there is no Positions", "did you mean 'rotary'?"]),
+    "bool": (nothing, ["--config.model.attention.qk_norm=maybe"], ["--config.model.attention.qk_norm=maybe: wants bool"]),
     "pair": (nothing, ["--config.data.number_range=5"], ["--config.data.number_range=5: wants int,int"]),
     "limit": (nothing, ["--config.model.dropout_rate=1"], ["config.model.dropout_rate is 1.0: must be below 1"]),
     "nan": (nothing, ["--config.train.learning_rate=nan"], ["config.train.learning_rate is nan: wants float"]),
@@ -123,8 +123,8 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     ),
     "table too short": (
         nothing,
-        ["--config.model.positions=learned", "--config.model.max_positions=39"],
-        ["config.model.max_positions 39 is shorter than the longest sequence, 40"],
+        ["--config.model.positions=learned", "--config.model.positions.size=39"],
+        ["config.model.positions.size 39 is shorter than the longest sequence, 40"],
     ),
     "n best": (nothing, ["--config.search.n_best=3"], ["config.search.n_best 3", "config.search.beam_size 2"]),
     "average": (nothing, ["--config.evaluate.average=3"], ["config.evaluate.average 3", "config.checkpoint.keep_last 2"]),
@@ -205,7 +205,11 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
         [*CLASSIFY, "--config.data.batching=packed"],
         ["kind classify", "batching=bucketed"],
     ),
-    "packed states": (nothing, ["--config.family=recurrent"], ["family recurrent", "batching=bucketed"]),
+    "packed states": (
+        nothing,
+        ["--config.family=recurrent", "--config.model.positions=sinusoidal"],
+        ["family recurrent", "batching=bucketed"],
+    ),
     "kind to describe": (
         nothing,
         ["--mode=describe", "--config.family=encoder_only"],
@@ -513,7 +517,8 @@ def test_help_lists_everything(flag):
 
 def test_help_says_what_may_be_chosen():
     text = command("--help").out
-    assert "(one of sinusoidal, learned, rotary, alibi, t5, shaw, none)" in text
+    assert "(one of none, sinusoidal, learned, alibi, t5, shaw, rotary, or FILE.py:Class)" in text
+    assert all(part in text for part in ("model.positions=rotary: ", "scaling=yarn: ", "model.positions.base=10000.0"))
     assert "<train|evaluate|translate|predict|generate|attend|" in text and "<train|validation|test>" in text
 
 
@@ -528,7 +533,7 @@ def python(code: str, folder: Path, *arguments: str, **more) -> subprocess.Compl
     )
 
 
-def test_help_and_typing_errors_need_no_jax(tmp_path):
+def test_help_and_typing_errors_do_not_wait_for_the_models(tmp_path):
     code = """
 import sys, launch
 for arguments in (["--help"], ["--inptu=x"], ["--config.model.num_head=3"]):
@@ -537,7 +542,7 @@ for arguments in (["--help"], ["--inptu=x"], ["--config.model.num_head=3"]):
         launch.run()
     except SystemExit as end:
         print("status", end.code)
-print([name for name in ("jax", "numpy", "flax", "tensorflow", "matplotlib") if name in sys.modules])
+print([name for name in ("flax", "optax", "tensorflow", "matplotlib") if name in sys.modules])
 """
     result = python(code, tmp_path)
     assert result.stdout.endswith("status 2\nstatus 2\n[]\n"), result.stdout[-500:] + result.stderr

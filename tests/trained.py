@@ -19,12 +19,13 @@ from transformer.inference.translate import Translator
 
 ROOT = Path(launch.__file__).parent
 EXPERIMENT = """
+from transformer.components.rotary import Rotary
 from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search, Train
 
 def get_config():
     return Config(
         model=Model(
-            num_encoder_layers=1, num_decoder_layers=1, d_model=32, d_ff=32, num_heads=2, dropout_rate=0.0, positions="rotary"
+            num_encoder_layers=1, num_decoder_layers=1, d_model=32, d_ff=32, num_heads=2, dropout_rate=0.0, positions=Rotary()
         ),
         data=Data(
             source="text", directory="data", vocabulary="characters", vocabulary_size=16, max_source_length=40,

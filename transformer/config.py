@@ -7,13 +7,17 @@ How settings are named, overridden, written and read is `settings.py`; what must
 import dataclasses
 from typing import Literal
 
-from transformer.settings import setting
+from transformer.components.attention import Attention
+from transformer.components.feed_forward import FeedForward
+from transformer.components.masks import All, Mask, Prefix, Role, Sizes, Stack, Window
+from transformer.components.norms import LayerNorm, Norm
+from transformer.components.positions import Positions, Sinusoidal
+from transformer.components.rotary import Rotary as Rotary  # registers itself
+from transformer.settings import Variations, override, setting
 
-Positions = Literal["sinusoidal", "learned", "rotary", "alibi", "t5", "shaw", "none"]
 HeadPlace = Literal["all", "encoder/self", "decoder/self", "decoder/cross"]
 LayerMetric = Literal["logit_variance", "attention_entropy", "jacobian_norm", "query_gradient", "gradient_norm"]
 StartMetric = Literal[LayerMetric, "gradient_reach", "sequential_products", "operations", "gradient_seconds"]
-Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "geglu", "geglu_tanh", "swiglu"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,62 +50,35 @@ class Model:
     d_k: int | None = setting(None, "width of a head's queries and keys; none: d_model / num_heads", at_least=1)
     d_v: int | None = setting(None, "width of a head's values; none: d_model / num_heads", at_least=1)
 
-    dropout_rate: float = setting(0.1, "dropout on sub-layer outputs and embedded inputs (paper, 5.4)", at_least=0, below=1)
-    attention_dropout_rate: float = setting(0.0, "dropout on attention weights", at_least=0, below=1)
-    activation_dropout_rate: float = setting(0.0, "dropout inside the feed-forward layer", at_least=0, below=1)
+    num_kv_heads: int | None = setting(
+        None, "heads of keys and values, shared by groups of attention heads; none: num_heads; 1: multi-query", at_least=1
+    )
+    window: int | None = setting(
+        None,
+        "sliding window of self-attention: a decoder's token sees the last so many tokens, itself included, an encoder's those "
+        "at most half as far away; none: no window",
+        at_least=1,
+    )
+    layer_pattern: tuple[str, ...] = setting(
+        (), "names of layer types, repeated over the layers; none named: all layers are alike"
+    )
+    layer_types: Variations = setting(
+        Variations(),
+        "what differs in a layer type: layer_types.NAME.SETTING=VALUE, such as layer_types.local.window=512",
+    )
 
-    dropout_generator: Literal["hash", "threefry"] = setting("hash", "random bits of dropout: a fast hash, or JAX's Threefry")
-
-    positions: Positions = setting("sinusoidal", "how positions are told to the model")
-    max_positions: int = setting(1024, "rows of a learned positions table", at_least=1)
-    position_offset: int = setting(0, "added to positions before a table is read (BART: 2)", at_least=0)
-    sinusoid_layout: Literal["interleaved", "halves"] = setting(
-        "interleaved", "sin, cos alternate (paper) or in halves (Marian)"
-    )
-    rotary_base: float = setting(10000.0, "base of rotary wavelengths", above=1)
-    t5_buckets: int = setting(32, "relative position buckets (T5)", at_least=4)
-    t5_max_distance: int = setting(128, "distance from which T5's buckets are one", at_least=2)
-    shaw_clip: int = setting(16, "distance at which Shaw's relative positions are clipped (k)", at_least=1)
-
-    attention_scale: Literal["1/sqrt(d_k)", "none", "1/d_k", "learned", "0"] = setting(
-        "1/sqrt(d_k)", "factor on the logits; 0: weights are even, but for what positions add"
-    )
-    qk_norm: bool = setting(False, "normalise queries and keys of each head before their product")
-    attention_keys: Literal["projected", "queries"] = setting(
-        "projected", "keys of self-attention have a projection of their own, or are the queries"
-    )
-    attention_values: Literal["projected", "inputs"] = setting(
-        "projected", "values have a projection, or are the inputs, to each head a slice of d_model / num_heads"
-    )
-    attention_maximum: Literal["soft", "hard"] = setting(
-        "soft", "softmax, or all weight on the greatest logit; its gradient is the softmax's (straight-through)"
-    )
-    attention_heads: Literal["concatenated", "summed"] = setting(
-        "concatenated", "each head has rows of its own in the output projection, or all have the same"
-    )
-    head_gates: Literal["none", HeadPlace] = setting(
-        "none",
-        "heads have gates, which train.head_penalty can close (Voita et al. 2019): those of one kind of attention, or all",
-    )
-    causal_training: bool = setting(True, "while training, a decoder's tokens see none that follow them")
-    causal_evaluation: bool = setting(
-        True, "nor when the model is scored or used; false: all that is said is read again for each new token"
-    )
-    causal_prefix: bool = setting(
-        False, "a decoder alone: tokens of a prefix, such as a source, see none that follow them either (no prefix LM)"
-    )
-    attention_bias: bool = setting(True, "biases in the attention projections")
-    attention_backend: Literal["auto", "plain", "chunked", "library"] = setting("auto", "how attention is computed", free=True)
-    attention_chunk: int = setting(512, "queries in a block of the chunked backend", at_least=1, free=True)
-
+    attention: Attention = setting(Attention(), "how attention computes")
+    positions: Positions = setting(Sinusoidal(), "position encoding")
+    mask: Mask = setting(Prefix(), "which tokens a decoder's token sees")
+    feed_forward: FeedForward = setting(FeedForward(), "the feed-forward layers")
+    norm: Norm = setting(LayerNorm(), "norms, but those of queries and keys")
     norm_order: Literal["post", "pre"] = setting("post", "residual then norm (paper) or norm before each sub-layer")
-    norm_kind: Literal["layer", "rms"] = setting("layer", "LayerNorm or RMSNorm")
-    norm_epsilon: float = setting(1e-6, "added to the variance in norms", above=0)
-    norm_bias: bool = setting(True, "biases in LayerNorm")
     final_norm: bool | None = setting(None, "a norm on top of each stack; none: with pre-norm only")
     embedding_norm: bool = setting(False, "a norm on the embedded inputs (BERT, BART)")
-    activation: Activation = setting("relu", "of the feed-forward layer; geglu and swiglu are gated")
-    ff_bias: bool = setting(True, "biases in the feed-forward layers")
+
+    dropout_rate: float = setting(0.1, "dropout on sub-layer outputs and embedded inputs (paper, 5.4)", at_least=0, below=1)
+    head_dropout_rate: float = setting(0.1, "dropout before a classifier of sentences, tokens, spans", at_least=0, below=1)
+    dropout_generator: Literal["hash", "threefry"] = setting("hash", "random bits of dropout: a fast hash, or JAX's Threefry")
 
     tying: Literal["three_way", "two_way", "inputs", "none"] = setting(
         "three_way", "embeddings shared: source, target and output; target and output; source and target; none"
@@ -109,18 +86,15 @@ class Model:
     embedding_scale: Literal["sqrt(d_model)", "none"] = setting("sqrt(d_model)", "factor on embeddings (paper, 3.4)")
     logits_scale: Literal["none", "1/sqrt(d_model)"] = setting("none", "factor on states before the logits (T5 1.0: tied)")
     logits_bias: bool = setting(False, "a bias per vocabulary entry on the logits (BART, Marian)")
+    token_types: int = setting(0, "rows of a table of token types, added to embeddings (BERT: 2); 0: none", at_least=0)
     initializer: Literal["xavier_uniform", "fan_in", "normal"] = setting("xavier_uniform", "of the kernels")
     init_stddev: float = setting(0.02, "standard deviation of the `normal` initializer", above=0)
-    query_init: Literal["initializer", "initializer/sqrt(d_k)"] = setting(
-        "initializer", "of the queries' kernels; the second is T5's, whose logits have no scale"
-    )
     embedding_init: Literal["1/sqrt(d_model)", "normal", "unit"] = setting(
         "1/sqrt(d_model)", "standard deviation of embeddings"
     )
 
-    token_types: int = setting(0, "rows of a table of token types, added to embeddings (BERT: 2); 0: none", at_least=0)
-    head_dropout_rate: float = setting(0.1, "dropout before a classifier of sentences, tokens, spans", at_least=0, below=1)
-
+    attention_backend: Literal["auto", "plain", "chunked", "library"] = setting("auto", "how attention is computed", free=True)
+    attention_chunk: int = setting(512, "queries in a block of the chunked backend", at_least=1, free=True)
     unroll: int = setting(1, "layers unrolled in one pass of the scan over layers", at_least=1, free=True)
     remat: Literal["none", "full", "dots"] = setting("none", "what the backward pass computes again", free=True)
     dtype: Literal["float32", "bfloat16"] = setting("float32", "type of computation; parameters are float32")
@@ -145,6 +119,27 @@ class Model:
     def value_width(self) -> int:
         """d_v as used."""
         return self.d_v or self.d_model // self.num_heads
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layer_types", Variations(self.layer_types))
+
+    def layer_types_in_turn(self) -> tuple["Model", ...]:
+        """The settings of each layer of the pattern; one, of all layers, if there is no pattern."""
+        whole = dataclasses.replace(self, layer_pattern=(), layer_types=Variations())
+        return tuple(override(whole, self.layer_types.get(name), load=False) for name in self.layer_pattern) or (whole,)
+
+    def sizes(self, stack: Stack, role: Role = "self") -> Sizes:
+        """The sizes of a layer's attention, as components are told them."""
+        kv_heads = self.num_kv_heads or self.num_heads
+        return Sizes(self.d_model, self.num_heads, kv_heads, self.key_width, self.value_width, self.d_ff, stack, role)
+
+    def self_mask(self, stack: Stack, training: bool = False) -> Mask:
+        """Which tokens of its segment a token sees in the self-attention of a stack."""
+        mask = All() if stack == "encoder" else self.mask.during(training)
+        if self.window is None:
+            return mask
+        half = self.window // 2
+        return mask & (Window(half, half) if stack == "encoder" else Window(self.window - 1, self.window - 1))
 
     def depth(self, stack: str) -> int:
         """Layers of the stack `encoder` or `decoder`."""
@@ -306,10 +301,6 @@ class Train:
     clip_norm: float | None = setting(None, "greatest global norm of a gradient; none: no clipping", above=0)
     loss_chunk: int = setting(4096, "target slots of a device whose logits exist at once", at_least=1, free=True)
     label_smoothing: float = setting(0.1, "probability spread evenly over the vocabulary", at_least=0, below=1)
-    head_penalty: float = setting(
-        0.0, "what an open gate of a head (model.head_gates) adds to the loss, in nats of every token", at_least=0
-    )
-    head_gate_rate: float = setting(1.0, "gates of heads learn with so many times the learning rate", above=0)
     ema_decay: float | None = setting(
         None, "decay of an exponential moving average of parameters; none: no average", above=0, below=1
     )

@@ -8,6 +8,8 @@ import functools
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
+from transformer.components.masks import Causal
+from transformer.components.positions import Learned, T5Buckets
 from transformer.config import Config
 from transformer.errors import UserError
 from transformer.settings import differences, fields, replace, text_of
@@ -39,7 +41,7 @@ def _is(name: str, *values: Any) -> Condition:
 def _has_dropout(config: Config) -> bool:
     model, rates = config.model, [config.model.dropout_rate]
     if config.family != "recurrent":
-        rates += [model.attention_dropout_rate, model.activation_dropout_rate]
+        rates += [model.attention.dropout_rate, model.feed_forward.dropout_rate]
     return any(rates) or (_has_head_dropout(config) and model.head_dropout_rate > 0)
 
 
@@ -50,7 +52,7 @@ def _has_head_dropout(config: Config) -> bool:
 def _normal(config: Config) -> bool:
     model = config.model
     return "normal" in (model.initializer, model.embedding_init) or (
-        config.family != "recurrent" and model.positions in ("learned", "t5")
+        config.family != "recurrent" and isinstance(model.positions, Learned | T5Buckets)
     )
 
 
@@ -64,56 +66,32 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
     ("model", "num_decoder_layers", lambda c: c.family != "encoder_only", "in a model with a decoder"),
     (
         "model",
-        "d_ff num_heads d_k d_v attention_dropout_rate activation_dropout_rate positions attention_scale qk_norm "
-        "attention_keys attention_values attention_maximum attention_heads query_init head_gates attention_bias "
-        "attention_backend attention_chunk norm_order norm_kind norm_epsilon norm_bias final_norm embedding_norm activation "
-        "ff_bias",
+        "d_ff num_heads num_kv_heads d_k d_v window layer_pattern layer_types attention positions mask feed_forward norm "
+        "attention_backend attention_chunk norm_order final_norm embedding_norm",
         lambda c: c.family != "recurrent",
         "in a Transformer, and config.family is recurrent",
     ),
     ("model", "dropout_generator", _has_dropout, "where a dropout rate is above 0"),
-    ("model", "max_positions position_offset", _is("model.positions", "learned"), "with config.model.positions=learned"),
     (
-        "model",
-        "sinusoid_layout",
-        lambda c: c.family != "recurrent" and c.model.positions == "sinusoidal",
-        "in a Transformer with config.model.positions=sinusoidal",
-    ),
-    ("model", "rotary_base", _is("model.positions", "rotary"), "with config.model.positions=rotary"),
-    ("model", "t5_buckets t5_max_distance", _is("model.positions", "t5"), "with config.model.positions=t5"),
-    ("model", "shaw_clip", _is("model.positions", "shaw"), "with config.model.positions=shaw"),
-    (
-        "model",
-        "attention_keys attention_maximum query_init qk_norm",
-        lambda c: c.model.attention_scale != "0",
-        "if config.model.attention_scale is not 0, which takes queries and keys away",
-    ),
-    (
-        "model",
+        "model.attention",
         "query_init",
-        lambda c: not c.model.qk_norm,
-        "without config.model.qk_norm, which takes the size of queries away",
+        lambda c: not c.model.attention.qk_norm,
+        "without config.model.attention.qk_norm, which takes the size of queries away",
     ),
+    ("model.attention", "norm_epsilon", lambda c: c.model.attention.qk_norm, "with config.model.attention.qk_norm"),
     (
         "model",
         "attention_chunk",
         _is("model.attention_backend", "auto", "chunked"),
         "with config.model.attention_backend=chunked or auto",
     ),
+    ("model", "mask", _family("encoder_decoder", "decoder_only"), "in a Transformer with a decoder"),
     (
         "model",
-        "causal_training causal_evaluation",
-        lambda c: c.family in ("encoder_decoder", "decoder_only"),
-        "in a Transformer with a decoder",
+        "mask",
+        lambda c: type(c.model.mask) is not Causal or _has_prefix(c),
+        "with config.family=decoder_only and an objective that reads a prefix, if it is causal",
     ),
-    ("model", "causal_prefix", _has_prefix, "with config.family=decoder_only and an objective that reads a prefix"),
-    (
-        "model",
-        "causal_prefix",
-        lambda c: c.model.causal_training or c.model.causal_evaluation,
-        "with config.model.causal_training or causal_evaluation",
-    ),
-    ("model", "norm_bias", _is("model.norm_kind", "layer"), "with config.model.norm_kind=layer"),
     ("model", "tying", lambda c: c.objective.kind not in LABELS, "in a model that predicts tokens"),
     (
         "model",
@@ -226,12 +204,6 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
         lambda c: c.objective.kind != "answer" or c.train.label_smoothing == 0,
         "with another config.objective.kind than answer",
     ),
-    (
-        "train",
-        "head_penalty head_gate_rate",
-        lambda c: c.model.head_gates != "none",
-        "where config.model.head_gates is not none",
-    ),
     ("train", "evaluate_every patience", lambda c: c.data.validation is not None, "with a config.data.validation"),
     ("train", "min_delta", lambda c: c.train.patience is not None, "with config.train.patience"),
     (
@@ -302,7 +274,8 @@ def idle(config: Config) -> Iterator[tuple[str, str]]:
     """The settings that are not at their defaults and have no effect, and where they would have one."""
     defaults, values = _defaults(), {name: value for name, _, _, value in fields(config)}
     for section, names, condition, where in EFFECTS:
-        changed = [name for each in names.split() if values[name := f"{section}.{each}"] != defaults[name]]
+        listed = (f"{section}.{each}" for each in names.split())
+        changed = [name for name in listed if name in values and values[name] != defaults.get(name)]
         if changed and not condition(config):
             yield from ((name, where) for name in changed)
 

@@ -12,13 +12,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer.components.attention import MASKED
 from transformer.config import Config, Facts
 from transformer.data import encode, objectives, prepare
 from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
-from transformer.models import accounts, losses
-from transformer.models import gates as gates_lib
-from transformer.models.attention import MASKED
+from transformer.models import losses, penalties
 from transformer.models.recurrent import RecurrentEncoderDecoder
 from transformer.models.transformer import DecoderOnly, EncoderDecoder, EncoderOnly, Heads
 from transformer.validation import shares_table
@@ -41,14 +40,13 @@ class Loss(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What differs between architectures. `account` is of rows of so many tokens by side; none: typical ones.
+    """What differs between architectures.
 
     `positions`: whether it is told positions, so that a table of them may end. `attention`: its kinds of attention, as
     stack/kind; each layer of the stack has one. `encodes`: it reads a source apart from what it says.
     """
 
     model: Callable[[Config, Facts], nn.Module]
-    account: Callable[[Config, Facts, Sequence[int]], accounts.Account]
     positions: bool = True
     attention: tuple[str, ...] = ()
     encodes: bool = True
@@ -156,18 +154,18 @@ def _scores(model: Any, params: Any, batch: Any, dropout_key: Array | None, gate
 
 
 def make_loss(model: Any, config: Config, facts: Facts) -> Loss:
-    """The loss of the configuration's objective, and what open gates of heads cost."""
-    loss, places = kind_of(config).loss(model, config, facts), gated(config)
-    if not places:
+    """The loss of the configuration's objective, and the penalties of its attention, if it has any."""
+    loss, places = kind_of(config).loss(model, config, facts), FAMILIES[config.family].attention
+    if not penalties.names(config.model, places):
         return loss
 
-    def with_gates(params: Any, batch: Any, dropout_key: Array | None, gates: Any = None) -> Sums:
+    def with_penalties(params: Any, batch: Any, dropout_key: Array | None, gates: Any = None) -> Sums:
         sums = loss(params, batch, dropout_key, gates)
-        opened, weight = gates_lib.open_heads(params, places, drawn=dropout_key is not None), sums["weight_sum"]
-        penalty = config.train.head_penalty * weight * sum(opened.values())
-        return sums | {"loss_sum": sums["loss_sum"] + penalty} | gates_lib.told(opened, weight)
+        penalty, reported = penalties.of_layers(config.model, places, params, training=dropout_key is not None)
+        logged = {f"{name}_sum": sums["weight_sum"] * value for name, value in reported.items()}
+        return sums | {"loss_sum": sums["loss_sum"] + sums["weight_sum"] * penalty} | logged
 
-    return with_gates
+    return with_penalties
 
 
 # --- the tables --------------------------------------------------------------------------------------------------------
@@ -186,20 +184,15 @@ def _heads(config: Config, facts: Facts) -> Heads:
 FAMILIES: dict[str, Family] = {
     "encoder_decoder": Family(
         lambda config, facts: EncoderDecoder(config.model, facts),
-        accounts.encoder_decoder,
         attention=("encoder/self", "decoder/self", "decoder/cross"),
     ),
-    "recurrent": Family(
-        lambda config, facts: RecurrentEncoderDecoder(config.model, facts), accounts.recurrent, positions=False
-    ),
+    "recurrent": Family(lambda config, facts: RecurrentEncoderDecoder(config.model, facts), positions=False),
     "encoder_only": Family(
         lambda config, facts: EncoderOnly(config.model, facts, _heads(config, facts)),
-        lambda config, facts, lengths: accounts.encoder_only(config, facts, _heads(config, facts), lengths),
         attention=("encoder/self",),
     ),
     "decoder_only": Family(
         lambda config, facts: DecoderOnly(config.model, facts),
-        accounts.decoder_only,
         attention=("decoder/self",),
         encodes=False,
     ),
@@ -364,11 +357,6 @@ def kind_of(config: Config) -> Kind:
 def make_objective(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool = False) -> objectives.Objective:
     """What the model is handed and must say."""
     return kind_of(config).objectives[config.family](config, facts, vocabularies, training)
-
-
-def gated(config: Config) -> list[str]:
-    """The kinds of attention whose heads have gates."""
-    return [place for place in FAMILIES[config.family].attention if gates_lib.has_gates(config.model, place)]
 
 
 def check_mode(config: Config, mode: str) -> None:

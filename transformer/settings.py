@@ -6,6 +6,7 @@ Which settings there are is `config.py`. Nothing here knows one of them.
 import dataclasses
 import functools
 import importlib.util
+import inspect
 import math
 import os
 import traceback
@@ -15,7 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from transformer import registry
 from transformer.errors import UserError, nearest, nearest_setting
+from transformer.registry import Component
 
 C = TypeVar("C")
 type_hints = functools.cache(typing.get_type_hints)  # read for each check of a configuration
@@ -28,15 +31,52 @@ def setting(default: Any, meaning: str, **limits: Any) -> Any:
     return dataclasses.field(default=default, metadata={"meaning": meaning, **limits})
 
 
+class Variations(tuple[tuple[str, tuple[tuple[str, str], ...]], ...]):
+    """Named sets of settings, {name: {setting: value}}, hashable; values are texts, as on the command line."""
+
+    def __new__(cls, values: Any = ()) -> "Variations":
+        if not isinstance(values, Mapping):
+            values = dict(values)
+        pairs = ((str(name), tuple((n, text_of(v)) for n, v in dict(each).items())) for name, each in values.items())
+        return super().__new__(cls, pairs)
+
+    def get(self, name: str) -> dict[str, str]:
+        """The settings of that name. KeyError."""
+        return dict(dict(self)[name])
+
+    def plain(self) -> dict[str, dict[str, str]]:
+        """Nested dictionaries."""
+        return {name: dict(each) for name, each in self}
+
+
+def text_of(value: Any) -> str:
+    """A setting's value as `parse` reads it; a component's is its name."""
+    if isinstance(value, Component):
+        return registry.reference(type(value))
+    if isinstance(value, Variations):
+        return ",".join(f"{name}.{setting}={text}" for name, each in value for setting, text in each)
+    if isinstance(value, tuple | list):
+        return ",".join(map(text_of, value))
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any], Any]]:
-    """Every setting as (dotted name, type, field, value); fields that are not made by `setting` are none."""
+    """Every setting as (dotted name, type, field, value); fields that are not made by `setting` are none.
+
+    A component is a setting itself, which names its class, and its own settings follow below it.
+    """
     hints = type_hints(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        if isinstance(value, Component) or (not dataclasses.is_dataclass(value) and "meaning" in field.metadata):
+            yield prefix + field.name, hints[field.name], field, value
         if dataclasses.is_dataclass(value):
             yield from fields(value, f"{prefix}{field.name}.")
-        elif "meaning" in field.metadata:
-            yield prefix + field.name, hints[field.name], field, value
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """Every setting's value by its dotted name; a component's is the name of its class."""
+    return {name: registry.reference(type(v)) if isinstance(v, Component) else v for name, _, _, v in fields(config)}
 
 
 def type_name(kind: Any) -> str:
@@ -44,6 +84,10 @@ def type_name(kind: Any) -> str:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
+    if inspect.isclass(kind) and issubclass(kind, Component):
+        return f"one of {', '.join(kind.registry)}, or FILE.py:Class"
+    if kind is Variations:
+        return "NAME.SETTING=VALUE"
     if origin in (types.UnionType, typing.Union):
         return " or ".join("none" if a is type(None) else type_name(a) for a in arguments)
     if origin is tuple:
@@ -75,32 +119,84 @@ def parse(text: str, kind: Any) -> Any:
     return kind(text)
 
 
-def override(config: C, overrides: Mapping[str, str]) -> C:
-    """`config` with settings replaced, e.g. {"model.num_heads": "4"}. Unknown name, ill-typed value: UserError."""
-    known = {name: kind for name, kind, _, _ in fields(config)}
-    for name, text in overrides.items():
+def override(config: C, overrides: Mapping[str, Any], load: bool = True) -> C:
+    """`config` with settings replaced, e.g. {"model.num_heads": "4"}, in any order. Unknown name, ill-typed value: UserError.
+
+    A component that is replaced, {"model.positions": "rotary"}, has the settings that both classes have in common, and its
+    defaults; it may be an object. With `load` a name `FILE.py:Class` executes that file.
+    """
+    for name, text in _components_first(overrides):
+        known = {known: kind for known, kind, _, _ in fields(config)}
+        if (
+            varied := next((n for n, kind in known.items() if kind is Variations and name.startswith(f"{n}.")), None)
+        ) is not None:
+            config = replace(config, varied, _varied(get(config, varied), name.removeprefix(f"{varied}."), text, name))
+            continue
         if name not in known:
-            sections = {s for n in known for s in [n.rsplit(".", 1)[0]] if "." in n}
-            hint = nearest_setting(name, known)
-            if name in sections:
-                example = next(n for n in known if n.startswith(name + "."))
-                hint = f"; it is a section, set one of its settings, such as --config.{example}"
-            raise UserError(f"--config.{name}: there is no such setting{hint}")
-        try:
-            value = parse(text, known[name])
-        except (ValueError, KeyError):
-            choices = typing.get_args(known[name]) if typing.get_origin(known[name]) is Literal else ()
-            hint = nearest(text, map(str, choices))
-            raise UserError(f"--config.{name}={text}: wants {type_name(known[name])}{hint}") from None
+            raise UserError(f"--config.{name}: there is no such setting{_hint(name, known)}")
+        kind = known[name]
+        if inspect.isclass(kind) and issubclass(kind, Component):
+            if load:
+                _load(text, name)
+            value: Any = text
+            if not isinstance(text, Component):
+                value = registry.carry_over(get(config, name), registry.find(kind, text, f"--config.{name}"))
+        else:
+            try:
+                value = parse(text, kind)
+            except (ValueError, KeyError):
+                choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+                hint = nearest(text, map(str, choices))
+                raise UserError(f"--config.{name}={text}: wants {type_name(kind)}{hint}") from None
         config = replace(config, name, value)
     return config
 
 
-def text_of(value: Any) -> str:
-    """A setting's value as `parse` reads it."""
-    if isinstance(value, tuple):
-        return ",".join(map(text_of, value))
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+def assign(config: C, values: Mapping[str, Any]) -> C:
+    """`config` with settings replaced by values of their types, by dotted name, in any order; a component's may be its name."""
+    for name, value in _components_first(values):
+        kinds = {known: kind for known, kind, _, _ in fields(config)}
+        if inspect.isclass(kind := kinds.get(name)) and issubclass(kind, Component) and isinstance(value, str):
+            value = registry.carry_over(get(config, name), registry.find(kind, value, f"config.{name}"))
+        config = replace(config, name, value)
+    return config
+
+
+def _load(text: Any, name: str) -> None:
+    """Executes the file that the value of a setting names, if it does."""
+    if isinstance(text, str) and ".py:" in text:
+        registry.load_file(text.rpartition(":")[0], f"--config.{name}")
+
+
+def _varied(old: Variations, path: str, text: str, name: str) -> Variations:
+    """With the setting `NAME.SETTING` of a variation replaced, as the command line says it."""
+    which, _, setting_name = path.partition(".")
+    if not setting_name:
+        raise UserError(f"--config.{name}: names no setting; wants {name}.SETTING=VALUE")
+    _load(text, name)
+    values = old.plain()
+    return Variations(values | {which: values.get(which, {}) | {setting_name: text}})
+
+
+def _components_first(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Settings that name components come before those that lie below them: names with fewer dots first."""
+    return sorted(values.items(), key=lambda item: item[0].count("."))
+
+
+def _hint(name: str, known: Mapping[str, Any]) -> str:
+    """What a user may have meant by an unknown name."""
+    sections = {s for n in known for s in [n.rsplit(".", 1)[0]] if "." in n} - set(known)
+    if name in sections:
+        example = next(n for n in known if n.startswith(name + "."))
+        return f"; it is a section, set one of its settings, such as --config.{example}"
+    return nearest_setting(name, known)
+
+
+def get(config: Any, name: str) -> Any:
+    """The value of the setting of that dotted name."""
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
 
 
 def replace(config: Any, name: str, value: Any) -> Any:
@@ -158,15 +254,32 @@ def from_file(
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Nested plain values, for JSON."""
-    return dataclasses.asdict(config)
+    """Nested plain values, for JSON; a component's have its class's name under "component", and the hashes of its files."""
+    if isinstance(config, Variations):
+        return config.plain()
+    if not dataclasses.is_dataclass(config):
+        return config
+    values = {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, Component):
+        named: dict[str, Any] = {"component": registry.reference(type(config))}
+        if hashes := {file.name: digest for file, digest in registry.sources(type(config)).items()}:
+            named["sources"] = hashes
+        values = named | values
+    return values
 
 
 def from_dict(values: Mapping[str, Any], kind: Any, where: str = "config.json", prefix: str = "") -> Any:
     """The inverse of `to_dict`, every name and type checked. UserError names what is wrong."""
-    hints = type_hints(kind)
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: {prefix or 'the file'} is no object of settings")
+    if issubclass(kind, Component):
+        name = values.get("component")
+        if not isinstance(name, str):
+            raise UserError(f"{where}: {prefix}component is {name!r}, wants the name of a {kind.__name__}")
+        kind = registry.find(kind, name, f"{where}: {prefix.removesuffix('.')}")
+        registry.check_sources(kind, values.get("sources"), f"{where}: {prefix.removesuffix('.')}")
+        values = {n: v for n, v in values.items() if n not in ("component", "sources")}
+    hints = typing.get_type_hints(kind)
     arguments = {}
     for name, value in values.items():
         if name not in hints:
@@ -174,6 +287,8 @@ def from_dict(values: Mapping[str, Any], kind: Any, where: str = "config.json", 
         if dataclasses.is_dataclass(hints[name]):
             arguments[name] = from_dict(value, hints[name], where, f"{prefix}{name}.")
         else:
+            if hints[name] is Variations and _is_nested(value):
+                value = Variations(value)
             value = tuple(value) if isinstance(value, list) else value
             if not has_type(value, hints[name]):
                 raise UserError(f"{where}: {prefix}{name} is {value!r}, wants {type_name(hints[name])}")
@@ -185,6 +300,13 @@ def from_dict(values: Mapping[str, Any], kind: Any, where: str = "config.json", 
     return kind(**arguments)
 
 
+def _is_nested(value: Any) -> bool:
+    """Whether a value of JSON is {name: {setting: text}}."""
+    return isinstance(value, dict) and all(
+        isinstance(each, dict) and all(isinstance(text, str) for text in each.values()) for each in value.values()
+    )
+
+
 def has_type(value: Any, kind: Any) -> bool:
     """Whether `value` is of a setting's type."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -192,6 +314,8 @@ def has_type(value: Any, kind: Any) -> bool:
         return any(has_type(value, a) for a in arguments)
     if origin is Literal:
         return isinstance(value, str) and value in arguments
+    if inspect.isclass(kind) and issubclass(kind, Component):
+        return isinstance(value, kind)
     if origin is tuple:
         fixed = arguments[-1] is not Ellipsis
         return (
@@ -206,8 +330,13 @@ def has_type(value: Any, kind: Any) -> bool:
 
 def differences(old: Any, new: Any, free: bool = False) -> list[str]:
     """Settings that differ, as "name: old -> new"; those marked free (they change no result) only if `free`."""
-    pairs = zip(fields(old), fields(new), strict=True)
-    return [f"{n}: {a} -> {b}" for (n, _, f, a), (_, _, _, b) in pairs if a != b and (free or not f.metadata.get("free"))]
+    unchanged = {name for each in (old, new) for name, _, f, _ in fields(each) if f.metadata.get("free") and not free}
+    was, now, none = plain(old), plain(new), "(no such setting)"
+    return [
+        f"{name}: {was.get(name, none)} -> {now.get(name, none)}"
+        for name in dict.fromkeys([*was, *now])
+        if was.get(name, none) != now.get(name, none) and name not in unchanged
+    ]
 
 
 def expand_paths(config: C) -> C:
@@ -233,7 +362,10 @@ def _check_sections(config: Any, prefix: str) -> None:
     hints = type_hints(type(config))
     for field in dataclasses.fields(config):
         kind, value = hints[field.name], getattr(config, field.name)
-        if dataclasses.is_dataclass(kind):
+        if inspect.isclass(kind) and issubclass(kind, Component) and isinstance(value, kind):
+            registry.check_class(type(value), f"config.{prefix}{field.name}")
+            _check_sections(value, f"{prefix}{field.name}.")
+        elif dataclasses.is_dataclass(kind):
             if type(value) is not kind:
                 raise UserError(f"config.{prefix}{field.name} is {value!r}: wants a {kind.__name__}")  # type: ignore[union-attr]
             _check_sections(value, f"{prefix}{field.name}.")

@@ -17,38 +17,36 @@ ROWS = ("data", "fsdp")  # over which a batch's rows are cut
 # Name of an axis -> the axis of the mesh that it is cut over, if its length allows; other axes are whole everywhere.
 RULES: Mapping[str, str] = {"model": "fsdp", "vocabulary": "tensor", "heads": "tensor", "hidden": "tensor"}
 
-# End of a path -> names of the last axes; the first that matches and has no more names than the parameter has axes. What
-# is not here is small, and whole everywhere.
-NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (r"table", ("vocabulary", "model")),
+# Pattern of the end of a path -> names of the last axes. Components declare theirs (models/axes.py); these are of what is
+# around them.
+Axes = tuple[tuple[str, tuple[str | None, ...]], ...]
+NAMES: Axes = (
+    (r"embedding/table", ("vocabulary", "model")),
     (r"logits/kernel", ("model", "vocabulary")),
-    (r"(query|key|value)[/_]kernel", ("model", "heads", "width")),
-    (r"(query|key|value)[/_]bias", ("heads", "width")),
-    (r"(self|cross)_attention/output/kernel", ("heads", "width", "model")),
-    (r"outer/kernel", ("hidden", "model")),
-    (r"(inner|gate)/kernel", ("model", "hidden")),
-    (r"(inner|gate)/bias", ("hidden",)),
 )
 
 
-def names(path: str, rank: int) -> tuple[str | None, ...]:
-    """Of each axis of the parameter at `path`, such as `encoder/layers/feed_forward/inner/kernel`."""
-    found = next((each for end, each in NAMES if re.search(f"(^|/|_){end}$", path) and len(each) <= rank), ())
+def names(path: str, rank: int, axes: Axes = ()) -> tuple[str | None, ...]:
+    """Of each axis of the parameter at `path`, such as `encoder/layers/feed_forward/inner/kernel`.
+
+    The first pattern that matches and has no more names than the parameter has axes; what has none is whole everywhere.
+    """
+    found = next((each for end, each in (*axes, *NAMES) if re.search(f"(^|/|_){end}$", path) and len(each) <= rank), ())
     return (None,) * (rank - len(found)) + found
 
 
-def spec(path: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
-    """Where the parameter's axes are cut on a mesh of these sizes."""
-    cut = [RULES.get(name or "") for name in names(path, len(shape))]
+def spec(path: str, shape: tuple[int, ...], sizes: Mapping[str, int], axes: Axes = ()) -> PartitionSpec:
+    """Where the parameter's axes are split on a mesh of these sizes."""
+    cut = [RULES.get(name or "") for name in names(path, len(shape), axes)]
     return PartitionSpec(
         *(axis if axis and length % sizes[axis] == 0 else None for axis, length in zip(cut, shape, strict=True))
     )
 
 
-def specs(tree: Any, sizes: Mapping[str, int]) -> Any:
+def specs(tree: Any, sizes: Mapping[str, int], axes: Axes = ()) -> Any:
     """A tree of specs for a tree of arrays, or of their shapes."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: spec(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, sizes), tree
+        lambda path, leaf: spec(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, sizes, axes), tree
     )
 
 
@@ -72,4 +70,4 @@ def rows_whole(table_NxD: jax.Array) -> jax.Array:
     sizes = get_abstract_mesh().shape
     if "data" not in sizes:
         return table_NxD
-    return jax.lax.with_sharding_constraint(table_NxD, PartitionSpec(spec("table", table_NxD.shape, sizes)[0], None))
+    return jax.lax.with_sharding_constraint(table_NxD, PartitionSpec(spec("embedding/table", table_NxD.shape, sizes)[0], None))

@@ -3,9 +3,11 @@
 import itertools
 import typing
 
-from transformer import effects, settings
+from transformer import effects, registry, settings
+from transformer.components.masks import Stack
+from transformer.components.positions import Positions, T5Buckets
 from transformer.config import Config, Facts, LayerMetric, Model, Parallel
-from transformer.errors import UserError
+from transformer.errors import UserError, nearest
 
 
 def check_facts(facts: Facts, where: str) -> Facts:
@@ -33,21 +35,16 @@ def validate(config: Config) -> Config:
     config = settings.expand_paths(config)
     model, data, train = config.model, config.data, config.train
     if config.family != "recurrent":
-        _check_widths(model)
+        _check_components(config)
     _check_variants(config)
-    if model.positions == "t5" and model.t5_max_distance <= model.t5_buckets // 2:
+    most = model.positions.longest() if config.family != "recurrent" else None
+    source = data.max_source_length if config.objective.kind != "causal_lm" else 0
+    longest = max(source, data.max_target_length if config.family != "encoder_only" else 0)
+    if most is not None and longest > most:
         raise UserError(
-            f"config.model.t5_max_distance {model.t5_max_distance}: must be above half of config.model.t5_buckets "
-            f"{model.t5_buckets}, as near distances have a bucket each"
+            f"config.model.positions.size {most} is shorter than the longest sequence, {longest} "
+            "(config.data.max_source_length, config.data.max_target_length); raise the first or lower the others"
         )
-    if model.positions == "learned":
-        source = data.max_source_length if config.objective.kind != "causal_lm" else 0
-        longest = max(source, data.max_target_length if config.family != "encoder_only" else 0)
-        if longest > model.max_positions:
-            raise UserError(
-                f"config.model.max_positions {model.max_positions} is shorter than the longest sequence, {longest} "
-                "(config.data.max_source_length, config.data.max_target_length); raise the first or lower the others"
-            )
     if "://" in (data.directory or ""):
         raise UserError(
             f"config.data.directory {data.directory}: records are read from files alone; mount the bucket, and name that"
@@ -177,39 +174,81 @@ def check_parallel(parallel: Parallel) -> None:
             )
 
 
-def _check_widths(model: Model) -> None:
-    """UserError: heads or positions do not fit the width."""
+def _check_components(config: Config) -> None:
+    """UserError: heads or components do not fit the sizes, one another, or the family."""
+    model = config.model
     for width in ("d_k", "d_v"):
         if getattr(model, width) is None and model.d_model % model.num_heads:
             raise UserError(
                 f"config.model.d_model {model.d_model} is not divisible by config.model.num_heads {model.num_heads}; "
                 f"set config.model.{width} or change one"
             )
-    if model.positions == "rotary" and model.key_width % 2:
-        raise UserError(f"config.model.d_k is {model.key_width}: rotary positions turn pairs, so it must be even")
-    if model.positions == "sinusoidal" and model.d_model % 2:
-        raise UserError(f"config.model.d_model is {model.d_model}: sinusoidal positions come in pairs, so it must be even")
-    if model.attention_values == "inputs" and model.value_width * model.num_heads != model.d_model:
+    _check_pattern(model)
+    for each in model.layer_types_in_turn():
+        if each.num_kv_heads is not None and each.num_heads % each.num_kv_heads:
+            raise UserError(
+                f"config.model.num_kv_heads {each.num_kv_heads} does not divide config.model.num_heads {each.num_heads}; "
+                "change one"
+            )
+        for stack in STACKS[config.family]:
+            sizes, mask = each.sizes(stack), each.self_mask(stack)
+            reasons = (
+                each.positions.check(sizes),
+                each.attention.check(sizes),
+                each.attention.supports(mask, each.positions, sizes),
+            )
+            if why := next(filter(None, reasons), None):
+                raise UserError(why)
+
+
+# What a layer type may change: settings of one layer, of which no other part of the model needs to know.
+OF_A_LAYER = ("d_ff", "num_kv_heads", "window", "attention", "positions", "mask", "feed_forward")
+
+
+def _check_pattern(model: Model) -> None:
+    """UserError: a layer type is unknown, unused, or changes what cannot differ by layer."""
+    known = [name for name, _ in model.layer_types]
+    for name in model.layer_pattern:
+        if name not in known:
+            raise UserError(
+                f"config.model.layer_pattern names {name}, which config.model.layer_types does not define; set "
+                f"config.model.layer_types.{name}.SETTING=VALUE{nearest(name, known)}"
+            )
+    if unused := [name for name in known if name not in model.layer_pattern]:
         raise UserError(
-            f"config.model.attention_values inputs: {model.num_heads} slices of d_v {model.value_width} are not d_model "
-            f"{model.d_model}; leave config.model.d_v none, with config.model.num_heads a divisor of d_model"
+            f"config.model.layer_types.{unused[0]} is not in config.model.layer_pattern; add it there, or remove it"
         )
+    for name, changes in model.layer_types:
+        for setting, _ in changes:
+            if setting.split(".")[0] not in OF_A_LAYER:
+                raise UserError(
+                    f"config.model.layer_types.{name}.{setting}: cannot differ by layer; what can is {', '.join(OF_A_LAYER)}"
+                )
+    for each in model.layer_types_in_turn():
+        if each.positions != model.positions and any(
+            type(p).embed is not Positions.embed or (p.owner == "stack" and p.parameters(model.sizes("encoder"), 1.0))
+            for p in (each.positions, model.positions)
+        ):
+            raise UserError(
+                "config.model.layer_types: positions that are added to the embeddings, or have one table for the whole stack, "
+                "cannot differ by layer; choose rotary, alibi, shaw or none"
+            )
 
 
-_ALONE = {"encoder_only": "encoder/self", "decoder_only": "decoder/self"}
+STACKS: dict[str, tuple[Stack, ...]] = {
+    "encoder_decoder": ("encoder", "decoder"),
+    "encoder_only": ("encoder",),
+    "decoder_only": ("decoder",),
+    "recurrent": (),
+}
 
 
 def _check_variants(config: Config) -> None:
-    """UserError: a variant that the family or the positions do not have."""
-    model = config.model
-    if model.head_gates not in ("none", "all", _ALONE.get(config.family, model.head_gates)):
+    """UserError: a mask that the positions cannot have."""
+    mask = config.model.mask
+    causal = mask.during(True).causal and mask.during(False).causal
+    if not causal and isinstance(config.model.positions, T5Buckets):
         raise UserError(
-            f"config.model.head_gates {model.head_gates}: config.family {config.family} has {_ALONE[config.family]} alone; "
-            "set it to all or none"
+            f"config.model.mask {registry.reference(type(mask))}: the buckets of config.model.positions t5 in a decoder are "
+            "for earlier tokens; choose other positions"
         )
-    for name in ("causal_training", "causal_evaluation"):
-        if not getattr(model, name) and model.positions == "t5":
-            raise UserError(
-                f"config.model.{name} false: the buckets of config.model.positions t5 in a decoder are for what went before; "
-                f"choose other positions, or leave {name} at true"
-            )

@@ -15,7 +15,7 @@ from transformer.studies.study import Claim, Metric, Study
 
 
 def get_study() -> Study:
-    off = {"training": {"model.causal_training": "false"}, "evaluation": {"model.causal_evaluation": "false"}}
+    file = "experiments/variants/causal_mask.py"
     return Study(
         question="What is the causal mask for?",
         claims=(
@@ -29,9 +29,9 @@ def get_study() -> Study:
         base=studies.number_words(steps=300),
         arms={
             "both": {},
-            "none in training": off["training"],
-            "none in evaluation": off["evaluation"],
-            "none at all": off["training"] | off["evaluation"],
+            "none in training": {"model.mask": f"{file}:UnmaskedTraining"},
+            "none in evaluation": {"model.mask": f"{file}:UnmaskedEvaluation"},
+            "none at all": {"model.mask": "all"},
         },
         metrics=(
             Metric("test/exact_match", "higher"),

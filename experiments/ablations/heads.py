@@ -18,6 +18,7 @@ from experiments.shapes import studies
 from transformer.settings import override
 from transformer.studies.study import Claim, Metric, Study
 
+SUMMED = "experiments/variants/summed_heads.py:SummedHeads"
 HABITS = ("previous_token_head", "next_token_head", "head_distance", "alignment_head_mass")
 
 
@@ -47,7 +48,7 @@ def get_study() -> Study:
             "2 heads": {"model.num_heads": "2"},
             "8 heads": {"model.num_heads": "8"},
             "16 heads": {"model.num_heads": "16"},
-            "4 heads, summed": {"model.attention_heads": "summed", "model.d_ff": "584"},
+            "4 heads, summed": {"model.attention": SUMMED, "model.d_ff": "584"},
         },
         metrics=(*studies.NUMBER_WORDS, *(Metric(f"test/{habit}", "higher") for habit in HABITS)),
         compare_with="4 heads",

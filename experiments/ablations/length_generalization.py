@@ -16,18 +16,21 @@ addition. Learned positions past those of training are as they were drawn.
 """
 
 from experiments.shapes import studies
+from transformer.components.masks import Causal
 from transformer.config import Config
 from transformer.settings import override
 from transformer.studies.study import Claim, Metric, Study
 
 OTHERS = ("t5", "alibi", "rotary", "sinusoidal", "learned", "shaw")
 
+SIZE = {"learned": {"model.positions.size": "128"}}
+
 
 def base() -> Config:
     lists = {"data.algorithm_alphabet": "52", "evaluate.lengths": "3,11,21"}
     learned = {"train.batch_tokens": "1024", "train.learning_rate": "0.002"}
     deep = {"num_decoder_layers": 3, "unroll": 3}
-    copying = studies.gpt_algorithm("copy", (3, 10), (3, 20), steps=1500, causal_prefix=True, max_positions=128, **deep)
+    copying = studies.gpt_algorithm("copy", (3, 10), (3, 20), steps=1500, mask=Causal(), **deep)
     return override(copying, lists | learned)
 
 
@@ -45,7 +48,7 @@ def get_study() -> Study:
             Claim(text="They outperform T5's bias, which comes next.", source=source, kind="worse", arms=("t5",)),
         ),
         base=base(),
-        arms={"none": {"model.positions": "none"}} | {kind: {"model.positions": kind} for kind in OTHERS},
+        arms={"none": {"model.positions": "none"}} | {kind: {"model.positions": kind} | SIZE.get(kind, {}) for kind in OTHERS},
         metrics=(
             Metric("test/word_accuracy@11-20", "higher"),
             Metric("test/exact_match@11-20", "higher"),

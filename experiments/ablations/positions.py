@@ -34,8 +34,10 @@ def get_study() -> Study:
                 arms=("none",),
             ),
         ),
-        base=studies.number_words(120, max_positions=64),
-        arms={kind: {"model.positions": kind} for kind in kinds},
+        base=studies.number_words(120),
+        arms={
+            kind: {"model.positions": kind} | ({"model.positions.size": "64"} if kind == "learned" else {}) for kind in kinds
+        },
         metrics=studies.NUMBER_WORDS,
         compare_with="sinusoidal",
         seeds=3,

@@ -21,6 +21,8 @@ from transformer.config import Config
 from transformer.settings import override
 from transformer.studies.study import Claim, Metric, Study
 
+FILE = "experiments/variants/qkv.py"
+
 
 def base() -> Config:
     """3 to 5 pairs, of 8 letters."""
@@ -49,15 +51,11 @@ def get_study() -> Study:
         base=base(),
         arms={
             "Q, K, V": {},
-            "Q = K": {"model.attention_keys": "queries", "model.d_ff": "576"},
-            "V = inputs": {"model.attention_values": "inputs", "model.d_ff": "576"},
-            "Q = K, V = inputs": {
-                "model.attention_keys": "queries",
-                "model.attention_values": "inputs",
-                "model.d_ff": "640",
-            },
-            "even weights": {"model.attention_scale": "0"},
-            "hard maximum": {"model.attention_maximum": "hard"},
+            "Q = K": {"model.attention": f"{FILE}:SharedQK", "model.d_ff": "576"},
+            "V = inputs": {"model.attention": f"{FILE}:InputValues", "model.d_ff": "576"},
+            "Q = K, V = inputs": {"model.attention": f"{FILE}:SharedQKInputValues", "model.d_ff": "640"},
+            "even weights": {"model.attention": f"{FILE}:EvenWeights"},
+            "hard maximum": {"model.attention": f"{FILE}:HardMax"},
         },
         metrics=(
             Metric("validation/nll", "lower"),

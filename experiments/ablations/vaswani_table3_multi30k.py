@@ -40,7 +40,7 @@ ROWS = {
     "D: dropout 0.2": {"model.dropout_rate": "0.2"},
     "D: smoothing 0": {"train.label_smoothing": "0"},
     "D: smoothing 0.2": {"train.label_smoothing": "0.2"},
-    "E: learned": {"model.positions": "learned"},
+    "E: learned": {"model.positions": "learned", "model.positions.size": "64"},
     "big": {
         "model.d_model": "128",
         "model.d_ff": "512",
@@ -52,7 +52,7 @@ ROWS = {
 
 
 def base() -> Config:
-    model = Model(num_encoder_layers=3, num_decoder_layers=3, d_model=64, d_ff=256, num_heads=4, max_positions=64)
+    model = Model(num_encoder_layers=3, num_decoder_layers=3, d_model=64, d_ff=256, num_heads=4)
     packed = {
         "data.batching": "packed",
         "data.row_length": "64",

@@ -17,6 +17,8 @@ from typing import Any
 
 from experiments.benchmarks import race, train_step
 from experiments.benchmarks.race import Contender
+from transformer.components.feed_forward import FeedForward
+from transformer.components.positions import Learned
 from transformer.config import Config, Data, Facts, Model, Objective, Parallel, Train
 
 SEEDS = 8
@@ -45,11 +47,11 @@ class Job:
     @property
     def flops(self) -> float:
         """Of an update, as `--mode=describe` counts: attention of texts to themselves, not of whole rows."""
-        from transformer import families
+        from transformer.training import costs
 
         encodes = self.config.family == "encoder_decoder"
-        account = families.FAMILIES[self.config.family].account(self.config, self.facts, [self.text] * (1 + encodes))
-        return account.training_flops * self.tokens
+        found = costs.count(self.config, self.facts, [self.text] * (1 + encodes))
+        return found.training_flops * self.tokens
 
 
 def translator(small: bool) -> Job:
@@ -70,9 +72,8 @@ def decoder(layers: int, width: int, rows: int, slots: int, entries: int) -> Job
         d_ff=4 * width,
         num_heads=max(width // 128, 1),
         norm_order="pre",
-        activation="gelu_tanh",
-        positions="learned",
-        max_positions=slots,
+        feed_forward=FeedForward(activation="gelu_tanh"),
+        positions=Learned(size=slots),
         tying="two_way",
         dtype="bfloat16",
     )
@@ -204,9 +205,7 @@ def main() -> None:
         contenders = {}
         for backend in ("library", "plain"):
             for remat in ("none", "dots", "full"):
-                model = dataclasses.replace(
-                    job.config.model, attention_backend=backend, remat=remat, attention_dropout_rate=0.0
-                )
+                model = dataclasses.replace(job.config.model, attention_backend=backend, remat=remat)
                 changed = dataclasses.replace(job, config=dataclasses.replace(job.config, model=model))
                 contenders[f"ours, attention {backend}, remat {remat}"] = Contender(ours, (changed,), work)
         contenders["torch, compiled"] = Contender(torch, (job,), work)

@@ -15,6 +15,7 @@ import json
 from rich.console import Console
 from rich.table import Table
 
+from transformer.components.rotary import Rotary
 from transformer.config import Config, Data, Facts, Model, Objective, Train
 from transformer.modes import costs
 
@@ -26,7 +27,7 @@ MODEL = Model(
     d_model=256,
     d_ff=1024,
     num_heads=4,
-    positions="rotary",
+    positions=Rotary(),
     dropout_rate=0.0,
     tying="two_way",
     remat="full",

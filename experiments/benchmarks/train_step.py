@@ -137,10 +137,10 @@ def torch_parts(config: Config, entries: int, longest: int) -> tuple[Any, Any, C
 def main() -> None:
     """Races them and prints the table."""
     asked = race.arguments(__doc__).parse_args()
-    from transformer import families
+    from transformer.training import costs
 
-    account = families.FAMILIES[CONFIG.family].account(CONFIG, FACTS, [S, T])
-    work = {"target tokens/s": B * T, "FLOP/s": account.training_flops * B * T}
+    found = costs.count(CONFIG, FACTS, [S, T])
+    work = {"target tokens/s": B * T, "FLOP/s": found.training_flops * B * T}
     looped = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, unroll=1))
     contenders = {
         "ours, unroll=3": Contender(ours, (CONFIG,), work),

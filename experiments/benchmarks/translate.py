@@ -17,6 +17,8 @@ from typing import Any
 
 from experiments.benchmarks import race
 from experiments.benchmarks.race import Contender
+from transformer.components.norms import LayerNorm
+from transformer.components.positions import Sinusoidal
 from transformer.config import Config, Data, Facts, Model, Search
 from transformer.runtime.memory import keep_freed_memory
 
@@ -30,8 +32,8 @@ MODEL = Model(
     d_ff=1024,
     num_heads=4,
     unroll=3,
-    sinusoid_layout="halves",
-    norm_epsilon=1e-5,
+    positions=Sinusoidal(layout="halves"),
+    norm=LayerNorm(epsilon=1e-5),
     tying="three_way",
     logits_bias=True,
 )

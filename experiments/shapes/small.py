@@ -5,6 +5,11 @@ Runs that start from one another (`config.train.init_from`) must have one shape,
 
 from typing import Any
 
+from transformer.components.attention import Attention
+from transformer.components.feed_forward import FeedForward
+from transformer.components.norms import RMSNorm
+from transformer.components.positions import Learned, T5Buckets
+from transformer.components.rotary import Rotary
 from transformer.config import Data, Model, Train
 
 
@@ -15,7 +20,7 @@ def _rotary(layers: int, **settings: Any) -> Model:
         d_ff=512,
         num_heads=4,
         norm_order="pre",
-        positions="rotary",
+        positions=Rotary(),
         embedding_scale="none",
         embedding_init="normal",
         unroll=layers,
@@ -25,12 +30,13 @@ def _rotary(layers: int, **settings: Any) -> Model:
 
 def bert(layers: int) -> Model:
     """An encoder alone."""
-    return _rotary(layers, num_encoder_layers=layers, activation="gelu", token_types=2)
+    return _rotary(layers, num_encoder_layers=layers, feed_forward=FeedForward(activation="gelu"), token_types=2)
 
 
 def gpt(layers: int, **settings: Any) -> Model:
     """A decoder alone."""
-    return _rotary(layers, num_decoder_layers=layers, activation="gelu_tanh", tying="two_way", **settings)
+    gelu = FeedForward(activation="gelu_tanh")
+    return _rotary(layers, num_decoder_layers=layers, feed_forward=gelu, tying="two_way", **settings)
 
 
 def t5() -> Model:
@@ -45,15 +51,12 @@ def t5() -> Model:
         d_model=128,
         d_ff=320,
         num_heads=4,
+        attention=Attention(scale="none", bias=False, query_init="initializer/sqrt(d_k)"),
+        positions=T5Buckets(),
+        feed_forward=FeedForward(activation="geglu_tanh", bias=False),
+        norm=RMSNorm(),
         norm_order="pre",
-        norm_kind="rms",
-        positions="t5",
-        activation="geglu_tanh",
-        attention_scale="none",
-        attention_bias=False,
-        ff_bias=False,
         initializer="fan_in",
-        query_init="initializer/sqrt(d_k)",
         embedding_scale="none",
         embedding_init="unit",
         tying="three_way",
@@ -70,10 +73,10 @@ def bart() -> Model:
         d_model=128,
         d_ff=320,
         num_heads=4,
-        positions="learned",
+        positions=Learned(),
+        feed_forward=FeedForward(activation="gelu"),
         norm_order="post",
         embedding_norm=True,
-        activation="gelu",
         embedding_scale="none",
         tying="three_way",
         logits_bias=True,

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from transformer.components.masks import All
 from transformer.config import Config, Data, Model, Recurrent, Search
 from transformer.data.vocabulary import Characters
 from transformer.inference import decoding
@@ -16,7 +17,7 @@ MODELS = {
     "encoder-decoder": Config(model=Model(num_encoder_layers=1, num_decoder_layers=2, d_model=16, d_ff=16, num_heads=2)),
     "prefix LM": Config(family="decoder_only", model=Model(num_decoder_layers=2, d_model=16, d_ff=16, num_heads=2)),
     "bidirectional decoder": Config(
-        model=Model(num_encoder_layers=1, num_decoder_layers=1, d_model=16, d_ff=16, num_heads=2, causal_evaluation=False)
+        model=Model(num_encoder_layers=1, num_decoder_layers=1, d_model=16, d_ff=16, num_heads=2, mask=All())
     ),
     "recurrent": Config(
         family="recurrent",

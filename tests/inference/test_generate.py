@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from transformer.components.rotary import Rotary
 from transformer.config import Config, Data, Model, Objective, Search
 from transformer.data.vocabulary import Bytes, Characters, Vocabulary
 from transformer.errors import UserError
@@ -24,7 +25,7 @@ CONFIG = Config(
         d_ff=16,
         num_heads=2,
         dropout_rate=0.0,
-        positions="rotary",
+        positions=Rotary(),
         norm_order="pre",
         final_norm=False,
         tying="none",
@@ -113,12 +114,12 @@ def test_past_the_window_its_last_half_is_read_again(prompt, read):
 
 
 def test_a_prompt_longer_than_the_positions_is_told():
-    used = generator(model__positions="learned", model__max_positions=24, search__temperature=0.0, search__max_new_tokens=14)
+    used = generator(model__positions="learned", model__positions__size=24, search__temperature=0.0, search__max_new_tokens=14)
     assert used.window == 24
     [text] = used.generate("abcdefgh" * 2 + "abcdefg")  # with the start it fills the table
     assert text == plain(used, "abcdefgh" * 2 + "abcdefg", 14) and len(used.logits(["a" * 23])[0]) == 24
     for call in (lambda: used.generate("a" * 24), lambda: used.stream("a" * 24), lambda: used.logits(["b", "a" * 24])):
-        with pytest.raises(UserError, match="has 25 tokens, the start included.* 24 .*config.model.max_positions.*shorten it"):
+        with pytest.raises(UserError, match="has 25 tokens, the start included.* 24 .*config.model.positions.size.*shorten it"):
             call()
 
 
@@ -264,7 +265,7 @@ def test_attention_looks_back():
     assert [(cut.count, cut.of) for cut in used.cuts if cut.count] == [(76, 100)]
     used.attention("a")
     assert used.notices == []
-    table = generator(model__positions="learned", model__max_positions=24)  # what is only drawn is cut
+    table = generator(model__positions="learned", model__positions__size=24)  # what is only drawn is cut
     assert len(table.attention("a" * 99)[0].down) == 24 and table.notices
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from transformer.components.rotary import Rotary
 from transformer.config import Config, Data, Model, Search
 from transformer.data.vocabulary import Characters, Vocabulary
 from transformer.errors import UserError
@@ -22,7 +23,7 @@ CONFIG = Config(
         d_ff=16,
         num_heads=2,
         dropout_rate=0.0,
-        positions="rotary",
+        positions=Rotary(),
         norm_order="pre",
         final_norm=False,
         tying="none",
@@ -238,7 +239,7 @@ def test_masks_are_filled_as_in_each_text_alone():
 
 
 def test_a_positions_table_is_long_enough_for_what_was_cut():
-    settings = {"model__positions": "learned", "model__max_positions": 40}
+    settings = {"model__positions": "learned", "model__positions__size": 40}
     used = labeller("masked_lm", **settings)
     assert used.predict([{"text": "a" * 99 + "<mask>"}, {"text": "<mask>"}]) == ["a" * 38, plain_fill(used, "<mask>")]
     for more in (None, "b" * 99):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import small
 
+from experiments.variants.summed_heads import SummedHeads
 from transformer import families, settings
 from transformer.config import Config
 from transformer.errors import UserError
@@ -111,16 +112,16 @@ def test_without_heads_is_with_gates_of_zero(kind):
     plain = run(params)
     assert run(params, gates(config, [])) == plain
     removed = [head for head in pruning.heads(config) if head[-1] == "2"][:3]
-    cut = pruning.without(params, removed)
+    cut = pruning.without(config, params, removed)
     assert run(cut) == pytest.approx(run(params, gates(config, removed)), rel=1e-5)
     assert abs(run(cut)["loss_sum"] - plain["loss_sum"]) > 1e-2
     wanted = functools.reduce(lambda params, head: scaled(params, head, 0.0), removed, params)
     assert jax.tree.all(jax.tree.map(np.array_equal, cut, wanted))
-    assert jax.tree.all(jax.tree.map(np.array_equal, pruning.without(params, []), params))
+    assert jax.tree.all(jax.tree.map(np.array_equal, pruning.without(config, params, []), params))
     place, deepest, last = removed[0].rsplit("/", 2)
     for head in (f"{place}/9/1", f"{place}/1/9", f"{place}/0/1", "decoder/nowhere/1/1", "", f"{place}/{deepest}/{last}/1"):
         with pytest.raises(UserError, match="there is no head"):
-            pruning.without(params, [head])
+            pruning.without(config, params, [head])
 
 
 def test_layers_compare_by_shares_of_their_norms():
@@ -157,7 +158,7 @@ WRONG = {
         KINDS["tag"] | {"objective__kind": "tag", "evaluate__head_place": "decoder/cross"},
         ["config.evaluate.head_place decoder/cross", "config.family encoder_only", "choose all or encoder/self"],
     ),
-    "summed": ({"model__attention_heads": "summed"}, ["heads_removed 0.5", "attention_heads summed", "leave it at 0"]),
+    "summed": ({"model__attention": SummedHeads()}, ["heads_removed 0.5", "config.model.attention", "leave it at 0"]),
     "none": ({"evaluate__heads_removed": 0.04}, ["heads_removed 0.04", "of 10 heads that is none", "raise it"]),
     "no validation": ({"data__validation": None}, ["heads_removed 0.5", "config.data.validation is none", "to random"]),
 }

@@ -169,7 +169,7 @@ def test_a_positions_table_ends_where_sources_may():
     """A length that is compiled for must not reach past it: what stands there is NaN."""
     used = small(
         model__positions="learned",
-        model__max_positions=20,
+        model__positions__size=20,
         data__max_source_length=20,
         data__max_target_length=20,
         search__beam_size=1,
@@ -180,14 +180,14 @@ def test_a_positions_table_ends_where_sources_may():
     assert all(np.isfinite(output.score) for output in outputs)
     assert [output.text for output in outputs] == naive(used, sources, [20, 9])
     assert len(used.logits(["a"], ["b" * 19])[0]) == 20
-    with pytest.raises(UserError, match="a target has 21 tokens, the start included, and config.model.max_positions is 20"):
+    with pytest.raises(UserError, match="a target has 21 tokens, the start included, and config.model.positions.size is 20"):
         used.logits(["a"], ["b" * 20])
     assert used.fits([("a", "b" * 19), ("a", "b" * 20)]) == [True, False]
     maps = used.attention("a", "b" * 30)  # what is only drawn is cut
     assert {each.name: len(each.down) for each in maps}["decoder self attention"] == 20
-    assert len(used.notices) == 1 and "config.model.max_positions" in used.notices[0]
+    assert len(used.notices) == 1 and "config.model.positions.size" in used.notices[0]
     list(used.translate(["a"]))
-    assert not any("max_positions" in notice for notice in used.notices)
+    assert not any("positions.size" in notice for notice in used.notices)
 
 
 def test_a_text_where_texts_are_wanted_is_an_error():
@@ -324,7 +324,7 @@ def test_a_decoder_alone_says_the_likeliest_in_any_company(beam):
 def test_a_decoder_alone_positions_table_ends_behind_the_target():
     used = decoder_only(
         model__positions="learned",
-        model__max_positions=20,
+        model__positions__size=20,
         data__max_source_length=20,
         data__max_target_length=20,
         search__beam_size=1,
@@ -333,11 +333,11 @@ def test_a_decoder_alone_positions_table_ends_behind_the_target():
     assert all(np.isfinite(output.score) for output in outputs) and used.notices
     assert len(outputs[0].text) <= 1 and len(outputs[1].text) <= 4 and outputs[2].text
     assert len(used.logits(["a" * 9], ["b" * 10])[0]) == 11
-    with pytest.raises(UserError, match="source and target have 21 tokens, the start included, .*max_positions is 20"):
+    with pytest.raises(UserError, match="source and target have 21 tokens, the start included, .*positions.size is 20"):
         used.logits(["a" * 9], ["b" * 11])
     assert used.fits([("a" * 9, "b" * 10), ("a" * 9, "b" * 11)]) == [True, False]
     [found] = used.attention("a" * 9, "b" * 11)  # what is only drawn is cut
-    assert len(found.down) == 20 and len(used.notices) == 1 and "config.model.max_positions" in used.notices[0]
+    assert len(found.down) == 20 and len(used.notices) == 1 and "config.model.positions.size" in used.notices[0]
 
 
 def test_a_decoder_alone_attention_is_one_map_of_both():

@@ -6,6 +6,7 @@ What is valid is not said here again: `validate` and the tables of families do. 
 
 import random
 import string
+import typing
 from types import SimpleNamespace
 from unittest import mock
 
@@ -16,9 +17,11 @@ import small
 from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from trained import command
+from trained import ROOT, command
 
 from transformer import families, settings
+from transformer.components.norms import Norm
+from transformer.components.positions import Positions
 from transformer.config import Config
 from transformer.data import pipeline, prepare
 from transformer.data.sources.base import listed
@@ -39,8 +42,6 @@ SMALL = {
     "model.d_model": "8",
     "model.d_ff": "8",
     "model.num_heads": "2",
-    "model.max_positions": "16",
-    "model.t5_buckets": "4",
     "data.max_source_length": "12",
     "data.max_target_length": "12",
     "train.batch_tokens": "64",
@@ -56,6 +57,8 @@ DRAWN = {
     "model.dropout_rate": ("0", "0.2"),
     "model.final_norm": ("none", "true", "false"),
     "model.token_types": ("0", "2"),
+    "model.num_kv_heads": ("none", "1"),
+    "model.window": ("none", "3"),
     "train.accumulate": ("1", "2"),
     "train.ema_decay": ("none", "0.9"),
     "train.clip_norm": ("none", "1"),
@@ -66,25 +69,20 @@ DRAWN = {
     "data.joint_vocabulary": ("true", "false"),
     "data.batching": ("packed", "bucketed"),
 }
-MODEL = """
-positions norm_order norm_kind tying activation attention_scale qk_norm attention_bias attention_backend ff_bias norm_bias
-embedding_norm embedding_scale logits_scale logits_bias initializer embedding_init remat dtype sinusoid_layout
-attention_keys attention_values attention_maximum attention_heads head_gates causal_training causal_evaluation causal_prefix
-query_init recurrent.cell recurrent.attention recurrent.context recurrent.bidirectional recurrent.input_feeding
-recurrent.reverse_source dropout_generator
-"""
-CHOSEN = MODEL.split()
-# Variants that studies compare: each is refused where it would change nothing, so one is drawn at a time.
-VARIANTS = {
-    name for name in CHOSEN if name.startswith(("attention_", "causal_", "query_", "head_")) and name != "attention_bias"
+VARIANTS = ROOT / "experiments" / "variants"
+# Components, one of each kind; and of their settings those that have few values, where they are not choices.
+COMPONENTS = {
+    "model.positions": tuple(Positions.registry),
+    "model.norm": tuple(Norm.registry),
+    "model.mask": ("prefix", "prefix", "causal", "all", f"{VARIANTS}/causal_mask.py:UnmaskedTraining"),
+    "model.attention": (
+        *("multi_head", f"{VARIANTS}/qkv.py:SharedQK", f"{VARIANTS}/qkv.py:HardMax", f"{VARIANTS}/qkv.py:EvenWeights"),
+        *(f"{VARIANTS}/summed_heads.py:SummedHeads", f"{VARIANTS}/head_gates.py:HeadGates"),
+    ),
 }
+OF_COMPONENTS = {"learned": {"model.positions.size": "16"}, "t5": {"model.positions.buckets": "4"}}
 PAIRS = [(family, kind) for kind, row in families.KINDS.items() for family in row.objectives]
 TEXTS = ["ab cde", "b", "ca ab", "dd e", "abcde", "ab"]
-
-
-def choices(name: str) -> tuple[str, ...]:
-    kind = next(kind for known, kind, _, _ in settings.fields(Config()) if known == name)
-    return ("true", "false") if kind is bool else kind.__args__
 
 
 def drawn(number: int) -> Config:
@@ -93,10 +91,20 @@ def drawn(number: int) -> Config:
     for _ in range(100):
         chosen = SMALL | {"family": family, "objective.kind": kind}
         chosen |= {name: draw.choice(values) for name, values in DRAWN.items()}
-        changed = [*draw.sample(sorted({*CHOSEN} - VARIANTS), 12), draw.choice(sorted(VARIANTS))]
-        chosen |= {f"model.{name}": draw.choice(choices(f"model.{name}")) for name in changed}
+        if family != "recurrent":
+            chosen |= {name: draw.choice(values) for name, values in COMPONENTS.items()}
+            chosen |= OF_COMPONENTS.get(chosen["model.positions"], {})
+        else:
+            chosen |= {"model.num_kv_heads": "none", "model.window": "none"}
         try:
-            config = validate(settings.override(Config(), chosen))
+            config = settings.override(Config(), chosen)
+            choices = {
+                name: ("true", "false") if kind is bool else kind.__args__
+                for name, kind, _, _ in settings.fields(config)
+                if name.startswith("model.") and (kind is bool or typing.get_origin(kind) is typing.Literal)
+            }
+            changed = {name: draw.choice(choices[name]) for name in draw.sample(sorted(choices), 8)}
+            config = validate(settings.override(config, changed))
             families.kind_of(config)
             return config
         except UserError as error:

@@ -1,6 +1,5 @@
 """config.json: every field is a setting, one value, silent, or refused by name; published files are understood."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -8,7 +7,9 @@ import folders
 import pytest
 
 from transformer import settings
-from transformer.config import Config, Facts, Model
+from transformer.components.norms import LayerNorm, RMSNorm
+from transformer.components.positions import Learned, Sinusoidal
+from transformer.config import Config, Facts
 from transformer.errors import UserError
 from transformer.interop import configs
 from transformer.interop.fields import COMMON_ONLY, FORMATS, SEARCH_ONLY, SILENT
@@ -23,29 +24,30 @@ SMALL = {
 # Settings that change nothing of a trained model, or nothing where positions are those of these families.
 IDLE = {
     "dropout_rate",
-    "attention_dropout_rate",
-    "activation_dropout_rate",
+    "attention.dropout_rate",
+    "feed_forward.dropout_rate",
     "head_dropout_rate",
     "dropout_generator",
     "attention_backend",
     "attention_chunk",
     "initializer",
     "init_stddev",
-    "query_init",
+    "attention.query_init",
+    "attention.norm_epsilon",
     "embedding_init",
     "unroll",
     "remat",
     "dtype",
-    "rotary_base",
-    "shaw_clip",
+    "positions.stddev",
+    "layer_types",
 }
-# Those that one family's models have and another's cannot have: whose layers, positions or norms are other ones.
+# Those that a family's models cannot have.
 ABSENT = {
-    "t5": {"max_positions", "position_offset", "sinusoid_layout", "norm_bias", "token_types"},
-    "bart": {"sinusoid_layout", "t5_buckets", "t5_max_distance", "token_types"},
-    "marian": {"position_offset", "t5_buckets", "t5_max_distance", "token_types"},
-    "bert": {"num_decoder_layers", "sinusoid_layout", "t5_buckets", "t5_max_distance"},
-    "gpt2": {"num_encoder_layers", "sinusoid_layout", "t5_buckets", "t5_max_distance", "token_types"},
+    "t5": {"token_types"},
+    "bart": {"token_types"},
+    "marian": {"token_types"},
+    "bert": {"num_decoder_layers"},
+    "gpt2": {"num_encoder_layers", "token_types"},
 }
 
 # As published: facebook/bart-base less its rules of search, Helsinki-NLP/opus-mt-en-de, t5-small, bert-base-uncased, gpt2.
@@ -64,11 +66,7 @@ def refused(name, fields, generation=None) -> str:
 
 
 def config_of(values) -> Config:
-    config = Config()
-    for name, value in values.items():
-        if not name.startswith("facts."):
-            config = settings.replace(config, name, value)
-    return config
+    return settings.assign(Config(), {name: value for name, value in values.items() if not name.startswith("facts.")})
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -78,19 +76,22 @@ def test_every_setting_of_the_model_has_its_place(name):
     said = {ours for field in form.fields for ours in field.ours} | {*form.fixed, *form.training}
     said |= {"model.d_k", "model.d_v"} if form.heads_end else set()
     said |= {f"model.{each}" for each in IDLE | ABSENT[name]}
-    assert {f"model.{field.name}" for field in dataclasses.fields(Model)} - said == {"model.recurrent"}
+    config = config_of(read(name, SMALL[name]))
+    mine = {each for each in settings.plain(config) if each.startswith("model.") and not each.startswith("model.recurrent")}
+    assert mine - said == set()
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_tables_name_settings_that_exist_and_values_that_they_may_have(name):
-    form, kinds = FORMATS[name], {n: kind for n, kind, _, _ in settings.fields(Config())}
+    form = FORMATS[name]
+    kinds = {n: kind for n, kind, _, _ in settings.fields(config_of(read(name, SMALL[name])))}
     for field in form.fields:
         for ours in field.ours:
             assert ours in kinds or ours.startswith("facts.")
             for _, value in field.values or ():
                 assert settings.has_type(value, kinds[ours]) or value == "inputs"
     for ours, value in (*form.fixed.items(), *form.training.items()):
-        assert settings.has_type(value, kinds[ours])
+        assert settings.has_type(value, kinds[ours]) or value in kinds[ours].registry
     named = [each for field in form.fields for each in field.theirs.split()]
     assert len(named) == len(set(named)) and not {*named} & {*SILENT, *form.silent, *form.only}
 
@@ -117,17 +118,14 @@ def test_published_files_are_understood_and_written_again(name):
 
 def test_what_published_models_are():
     bart, marian, t5, bert, gpt2 = (config_of(read(n, PUBLISHED[n])).model for n in PUBLISHED)
-    assert (bart.d_model, bart.num_heads, bart.position_offset, bart.embedding_norm, bart.norm_epsilon) == (
-        768,
-        12,
-        2,
-        True,
-        1e-5,
-    )
-    assert (marian.sinusoid_layout, marian.embedding_scale, marian.activation) == ("halves", "sqrt(d_model)", "silu")
-    assert (t5.d_k, t5.d_v, t5.norm_kind, t5.attention_scale, t5.logits_scale) == (64, 64, "rms", "none", "1/sqrt(d_model)")
-    assert (bert.norm_epsilon, bert.activation, bert.token_types, bert.norm_order) == (1e-12, "gelu", 2, "post")
-    assert (gpt2.activation, gpt2.norm_order, gpt2.d_ff, gpt2.has_final_norm) == ("gelu_tanh", "pre", 3072, True)
+    assert (bart.d_model, bart.num_heads, bart.embedding_norm) == (768, 12, True)
+    assert (bart.positions, bart.norm) == (Learned(size=1024, offset=2), LayerNorm(epsilon=1e-5))
+    assert (marian.positions, marian.embedding_scale) == (Sinusoidal(layout="halves", size=512), "sqrt(d_model)")
+    assert marian.feed_forward.activation == "silu"
+    assert (t5.d_k, t5.d_v, t5.norm, t5.attention.scale, t5.logits_scale) == (64, 64, RMSNorm(), "none", "1/sqrt(d_model)")
+    assert (bert.norm.epsilon, bert.feed_forward.activation, bert.token_types, bert.norm_order) == (1e-12, "gelu", 2, "post")
+    assert (gpt2.norm_order, gpt2.d_ff, gpt2.has_final_norm) == ("pre", 3072, True)
+    assert gpt2.feed_forward.activation == "gelu_tanh"
 
 
 @pytest.mark.parametrize(
@@ -227,15 +225,15 @@ def test_when_a_search_ends_goes_both_ways(theirs, ours):
 @pytest.mark.parametrize(
     ("name", "changes", "named"),
     [
-        ("bart", {"model.qk_norm": True}, "config.model.qk_norm"),
+        ("bart", {"model.attention.qk_norm": True}, "config.model.attention.qk_norm"),
         ("bart", {"model.positions": "rotary"}, "config.model.positions rotary"),
         ("bart", {"model.d_k": 5}, "config.model.d_k"),
-        ("bart", {"model.activation": "swiglu"}, "config.model.activation"),
+        ("bart", {"model.feed_forward.activation": "swiglu"}, "config.model.feed_forward.activation"),
         ("bart", {"model.tying": "two_way"}, "config.model.tying"),
         ("bart", {"family": "recurrent"}, "config.family recurrent"),
-        ("marian", {"model.sinusoid_layout": "interleaved"}, "config.model.sinusoid_layout"),
+        ("marian", {"model.positions.layout": "interleaved"}, "config.model.positions.layout"),
         ("t5", {"model.d_v": 7}, "config.model.d_v"),
-        ("t5", {"model.attention_scale": "1/d_k"}, "config.model.attention_scale"),
+        ("t5", {"model.attention.scale": "1/d_k"}, "config.model.attention.scale"),
         ("gpt2", {"objective.kind": "prefix_lm"}, "config.objective.kind prefix_lm"),
         ("bert", {"model.norm_order": "pre"}, "config.model.norm_order"),
         ("bert", {"model.final_norm": True}, "config.model.final_norm"),
@@ -244,7 +242,8 @@ def test_when_a_search_ends_goes_both_ways(theirs, ours):
 def test_a_setting_that_they_have_not_is_named_when_writing(name, changes, named):
     form = FORMATS[name]
     kind = next(iter(form.architectures.values()))
-    config = config_of(read(name, SMALL[name]) | {"family": form.family, "objective.kind": kind} | changes)
+    config = config_of(read(name, SMALL[name]) | {"family": form.family, "objective.kind": kind})
+    config = settings.assign(config, changes)
     with pytest.raises(UserError) as error:
         configs.to_fields(configs.choose(config), config, Facts(9, 9, 9, 9))
     assert named in str(error.value) and "\n" not in str(error.value)

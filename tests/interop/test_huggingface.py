@@ -127,9 +127,9 @@ def test_kernels_are_turned_heads_apart_and_layers_stacked(tmp_path):
         theirs = made[f"model.decoder.layers.{layer}.self_attn.q_proj.weight"][h * K + k, i]
         assert params["decoder"]["layers"]["self_attention"]["query"]["kernel"][layer, i, h, k] == theirs
         theirs = made[f"model.decoder.layers.{layer}.encoder_attn.v_proj.weight"][h * K + k, i]
-        assert params["memory"]["value_kernel"][layer, i, h, k] == theirs
+        assert params["memory"]["value"]["kernel"][layer, i, h, k] == theirs
         theirs = made[f"model.decoder.layers.{layer}.encoder_attn.k_proj.bias"][h * K + k]
-        assert params["memory"]["key_bias"][layer, h, k] == theirs
+        assert params["memory"]["key"]["bias"][layer, h, k] == theirs
         theirs = made[f"model.decoder.layers.{layer}.encoder_attn.out_proj.weight"][i, h * K + k]
         assert params["decoder"]["layers"]["cross_attention"]["output"]["kernel"][layer, h, k, i] == theirs
     assert params["logits"]["bias"][7] == made["final_logits_bias"][0, 7]

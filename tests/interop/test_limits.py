@@ -17,10 +17,8 @@ def read(generation, family=BOTH) -> dict:
 
 
 def config_of(values, family=BOTH, **more) -> Config:
-    config = settings.replace(Config(), "family", family)
-    for name, value in (values | {name.replace("__", "."): value for name, value in more.items()}).items():
-        config = settings.replace(config, name, value)
-    return config
+    given = values | {name.replace("__", "."): value for name, value in more.items()}
+    return settings.assign(settings.replace(Config(), "family", family), given)
 
 
 def output_limits(values) -> list[int]:
@@ -70,7 +68,8 @@ def test_what_is_no_number_of_tokens_is_named(name, value):
 )
 @pytest.mark.parametrize("positions", ["learned", "t5"])
 def test_limits_are_the_same_when_they_come_back(family, changes, positions):
-    config = config_of({}, family, model__positions=positions, model__max_positions=300, **changes)
+    size = {"model__positions__size": 300} if positions == "learned" else {}
+    config = config_of({}, family, model__positions=positions, **size, **changes)
     written = limits.to_fields(config)
     assert written["max_length"] > 20
     again = config_of(read(written, family), family)
@@ -91,9 +90,9 @@ def test_a_limit_that_somebody_changed_in_the_file_is_obeyed():
 
 def test_no_export_lets_a_text_outgrow_its_positions():
     """Transformers fails there; ours reads the last half again."""
-    config = config_of({}, ALONE, model__positions="learned", model__max_positions=128, search__max_new_tokens=500)
+    config = config_of({}, ALONE, model__positions="learned", model__positions__size=128, search__max_new_tokens=500)
     assert "max_new_tokens" not in (written := limits.to_fields(config)) and written["max_length"] == 128
-    config = config_of({}, BOTH, model__positions="learned", model__max_positions=128)
+    config = config_of({}, BOTH, model__positions="learned", model__positions__size=128)
     assert limits.to_fields(config)["max_length"] == 129  # the last token is not read
 
 

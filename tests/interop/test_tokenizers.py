@@ -6,6 +6,7 @@ from typing import Any
 import folders
 import pytest
 
+from transformer.components.positions import Learned
 from transformer.config import Config, Data, Facts, Model
 from transformer.data import tokenizer_classes, vocabulary
 from transformer.data.imported_vocabulary import Tokenizer
@@ -129,7 +130,7 @@ def written(folder, model_type, vocab, facts, **more) -> tuple[dict, Tokenizer]:
     families: Any = {"bert": "encoder_only", "gpt2": "decoder_only"}
     config = Config(
         family=families.get(model_type, "encoder_decoder"),
-        model=Model(positions="learned", max_positions=300),
+        model=Model(positions=Learned(size=300)),
         data=Data(max_source_length=33),
     )
     vocabularies.write(folder, config, model_type, vocab, vocab, facts)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 
 from transformer.config import Facts, Model
 from transformer.models.transformer import DecoderOnly, EncoderOnly, Heads
@@ -15,8 +16,8 @@ FACTS = Facts(source_size=13, target_size=13, source_rows=16, target_rows=16)
 
 
 def model(**changes) -> Model:
-    sizes = {"num_encoder_layers": 2, "num_decoder_layers": 2, "d_model": 8, "d_ff": 12, "num_heads": 2, "max_positions": 16}
-    return Model(**{**sizes, "dropout_rate": 0.0, **changes})  # type: ignore[arg-type]
+    sizes = {"num_encoder_layers": 2, "num_decoder_layers": 2, "d_model": 8, "d_ff": 12, "num_heads": 2}
+    return small.model(**{**sizes, "dropout_rate": 0.0, **changes})
 
 
 @functools.cache
@@ -133,7 +134,7 @@ def test_token_types_and_padding_of_an_encoder():
 
 def test_the_masked_language_model_is_the_published_formula():
     """norm(gelu(x W + b)) E^T + c, surplus entries masked (BERT's code, get_masked_lm_output)."""
-    net, params = encoder(Heads(masked_lm=True), activation="gelu", logits_bias=True)
+    net, params = encoder(Heads(masked_lm=True), feed_forward__activation="gelu", logits_bias=True)
     params = jax.tree.map(lambda x: x + 0.1, params)
     tokens = draw(2, 5)
     states = np.asarray(net.apply({"params": params}, {"source": tokens}, method="states"), np.float64)

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 
-from transformer.config import Model
-from transformer.models import attention
-from transformer.models.attention import MemoryProjection, MultiHeadAttention, attend
-from transformer.models.masks import Mask, Side
-from transformer.models.positions import NoPositions, make
+from transformer.components import attention
+from transformer.components.attention import Attention, Backend
+from transformer.components.masks import All, Causal, Pairs, Prefix, Sizes, Tokens, Window
+from transformer.components.positions import Bound, NoPositions, Positions
+from transformer.models.attention import AttentionLayer, MemoryProjection, choose_backend
+from transformer.models.dropout import dropout
 
 B, T, S, H, K, V = 2, 5, 7, 3, 4, 6
 SLOPES = np.array([0.3, -0.2, 0.1], np.float32)
@@ -27,7 +29,14 @@ def inputs(seed=0, rows=B, queries=T, keys=S, key_width=K, value_width=V, dtype=
 
 
 def side(positions, segments=None, prefix=None):
-    return Side(*(None if leaf is None else jnp.asarray(leaf) for leaf in (positions, segments, prefix)))
+    return Tokens(*(None if leaf is None else jnp.asarray(leaf) for leaf in (positions, segments, prefix)))
+
+
+ALL, NONE = All(), NoPositions()
+
+
+def pairs(query, key, mask=ALL):
+    return Pairs(query, key, mask=mask)
 
 
 # One side of each is shared by the batch (rank 1) or not (rank 2); the last two have queries that see nothing at all.
@@ -35,17 +44,17 @@ PACKED = side([[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]], [[1, 1, 1, 2, 2], [1, 1, 2, 2,
 PACKED_KEYS = side([[0, 1, 2, 0, 1, 2, 0], [0, 1, 0, 1, 2, 0, 0]], [[1, 1, 1, 2, 2, 2, 0], [1, 1, 2, 2, 2, 0, 0]])
 SHARED, SHARED_KEYS = side(np.arange(2, 7)), side(np.arange(7))
 MASKS = {
-    "all": Mask(SHARED, SHARED_KEYS),
-    "padding": Mask(SHARED, side(np.arange(7), PACKED_KEYS.segments)),
-    "causal, shared": Mask(SHARED, SHARED_KEYS, "causal"),
-    "causal, packed": Mask(PACKED, PACKED_KEYS, "causal"),
-    "prefix, shared": Mask(SHARED, side(np.arange(7), None, [[False] * 4 + [True] * 2 + [False]] * B), "prefix"),
-    "prefix, packed": Mask(
-        PACKED, side(PACKED_KEYS.positions, PACKED_KEYS.segments, [[True, False] * 3 + [True]] * B), "prefix"
+    "all": pairs(SHARED, SHARED_KEYS),
+    "padding": pairs(SHARED, side(np.arange(7), PACKED_KEYS.segments)),
+    "causal, shared": pairs(SHARED, SHARED_KEYS, Causal()),
+    "causal, packed": pairs(PACKED, PACKED_KEYS, Causal()),
+    "prefix, shared": pairs(SHARED, side(np.arange(7), None, [[False] * 4 + [True] * 2 + [False]] * B), Prefix()),
+    "prefix, packed": pairs(
+        PACKED, side(PACKED_KEYS.positions, PACKED_KEYS.segments, [[True, False] * 3 + [True]] * B), Prefix()
     ),
-    "segments": Mask(PACKED, PACKED_KEYS),
-    "nothing, shared": Mask(side(np.arange(-3, 2)), SHARED_KEYS, "causal"),
-    "nothing, packed": Mask(side(PACKED.positions, [[1, 1, 3, 3, 2], [0, 0, 1, 1, 2]]), PACKED_KEYS, "causal"),
+    "segments": pairs(PACKED, PACKED_KEYS),
+    "nothing, shared": pairs(side(np.arange(-3, 2)), SHARED_KEYS, Causal()),
+    "nothing, packed": pairs(side(PACKED.positions, [[1, 1, 3, 3, 2], [0, 0, 1, 1, 2]]), PACKED_KEYS, Causal()),
 }
 
 
@@ -53,7 +62,7 @@ def loop(query, key, value, mask, scale, bias=None, extra=None):
     """Equation 1 in fp64, a query and a head at a time; also the weights. `bias` and `extra` speak of one query and one key."""
     query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
     rows, queries, heads, _ = query.shape
-    seen = mask.booleans()
+    seen = mask.seen()
     seen = np.broadcast_to(True if seen is None else seen, (rows, 1, queries, key.shape[1]))[:, 0]
     at = [np.broadcast_to(x.positions, (rows, n)) for x, n in ((mask.query, queries), (mask.key, key.shape[1]))]
     scale = np.broadcast_to(np.asarray(scale, np.float64), (heads,))
@@ -69,37 +78,55 @@ def loop(query, key, value, mask, scale, bias=None, extra=None):
     return result, weights
 
 
-def distances(query_positions, key_positions):
-    distance = (key_positions[..., None, :] - query_positions[..., :, None]).astype(jnp.float32)
-    return distance if distance.ndim == 3 else distance[None]
+def distances(pairs):
+    return pairs.distance().astype(jnp.float32)
 
 
-def some_bias(query_BxTxHxK, query_positions, key_positions):
-    slopes = SLOPES[None, :, None, None] + 0.2 * jnp.moveaxis(query_BxTxHxK[..., :1], 1, 2)
-    return slopes * distances(query_positions, key_positions)[:, None]
+class Some(Positions):
+    """A bias by head, distance and query, and values by distance."""
+
+    def bias(self, p, q, k, scores_BxHxTxS, pairs):
+        slopes = SLOPES[None, :, None, None] + 0.2 * jnp.moveaxis(q["query"][..., :1], 1, 2)
+        return slopes * distances(pairs)[:, None]
+
+    def values(self, p, weights_BxHxTxS, pairs):
+        moved = jnp.sum(weights_BxHxTxS * distances(pairs)[:, None], axis=-1)
+        return jnp.moveaxis(moved, 1, 2)[..., None] * DIRECTION[None, None, None, : pairs.sizes.d_v]
 
 
-def some_values(weights_BxHxTxS, query_positions, key_positions):
-    moved = jnp.sum(weights_BxHxTxS * distances(query_positions, key_positions)[:, None], axis=-1)
-    return jnp.moveaxis(moved, 1, 2)[..., None] * DIRECTION[None, None, None]
+class SomeBias(Positions):
+    bias = Some.bias
 
 
+SOME, SOME_BIAS = Bound(Some()), Bound(SomeBias())
 LOOP_EXTRAS = {
     "bias": lambda h, q, distance: (SLOPES[h] + 0.2 * q[0]) * distance,
     "extra": lambda distance: distance * DIRECTION,
 }
 
 
-@functools.partial(jax.jit, static_argnames=("bias", "extra_values", "backend", "chunk"))
-def compiled(query, key, value, mask, scale, **keywords):
-    return attend(query, key, value, mask, scale=scale, **keywords)
+def attend(query, key, value, mask, *, scale, positions=None, backend="plain", chunk=512, drop=None):
+    return attention.attend(
+        query,
+        key,
+        value,
+        mask,
+        scale=scale,
+        positions=positions or Bound(NONE),
+        backend=Backend(backend, chunk, drop, query.dtype),
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("positions", "backend", "chunk"))
+def compiled(query, key, value, mask, scale, positions=NONE, **keywords):
+    return attend(query, key, value, mask, scale=scale, positions=Bound(positions), **keywords)
 
 
 @pytest.mark.parametrize("extras", [False, True], ids=["plain", "bias and values"])
 @pytest.mark.parametrize("name", MASKS)
 def test_attend_is_the_loop(name, extras):
     arguments = (*inputs(), MASKS[name], 0.7)
-    result = compiled(*arguments, bias=some_bias if extras else None, extra_values=some_values if extras else None)
+    result = compiled(*arguments, positions=Some() if extras else NoPositions())
     expected, weights = loop(*arguments, **(LOOP_EXTRAS if extras else {}))
     assert (weights.sum(-1) == 0).any() == name.startswith("nothing")
     np.testing.assert_allclose(result, expected, atol=1e-5)
@@ -119,7 +146,7 @@ def test_gradients_are_the_loops_differences(name):
     cotangent = generator.normal(size=(B, T, H, V))
 
     def total(*arguments):
-        return jnp.sum(attend(*arguments[:3], MASKS[name], scale=arguments[3], bias=some_bias) * jnp.asarray(cotangent))
+        return jnp.sum(attend(*arguments[:3], MASKS[name], scale=arguments[3], positions=SOME_BIAS) * jnp.asarray(cotangent))
 
     gradients = jax.jit(jax.grad(total, argnums=(0, 1, 2, 3)))(query, key, value, jnp.asarray(scale))
     step = 1e-6
@@ -139,11 +166,11 @@ def test_gradients_are_the_loops_differences(name):
 @pytest.mark.parametrize("name", ["nothing, shared", "nothing, packed"])
 def test_a_query_that_sees_nothing_gives_zeros_and_no_gradient(name, backend, dtype):
     mask = MASKS[name]
-    blind = ~np.broadcast_to(np.asarray(mask.booleans()).any(-1)[:, 0], (B, T))
+    blind = ~np.broadcast_to(np.asarray(mask.seen()).any(-1)[:, 0], (B, T))
     assert blind.any() and not blind.all()
 
     def total(query, key, value):
-        result = attend(query, key, value, mask, scale=0.5, bias=some_bias, backend=backend, chunk=2)
+        result = attend(query, key, value, mask, scale=0.5, positions=SOME_BIAS, backend=backend, chunk=2)
         return 1e6 * jnp.sum(result.astype(jnp.float32) * jnp.arange(K)[None, None, None]), result
 
     gradient = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))
@@ -166,7 +193,7 @@ def test_logits_are_in_fp32_whatever_the_inputs(backend):
     key[..., 0], key[..., 1] = 100, np.arange(4)[None, :, None] / 8
     units = np.broadcast_to(np.eye(4)[None, :, None], (1, 4, H, 4))
     arguments = [jnp.asarray(x, jnp.bfloat16) for x in (np.ones((1, 4, H, K)), key, units)]
-    mask = Mask(side(np.arange(4)), side(np.arange(4)), "causal")
+    mask = pairs(side(np.arange(4)), side(np.arange(4)), Causal())
     result = compiled(*arguments, mask, 1.0, backend=backend, chunk=3)
     assert result.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(result, np.float32), loop(*arguments, mask, 1.0)[0], atol=0.003)
@@ -179,32 +206,30 @@ def random_mask(rows, queries, keys, rank):
     """Causal, and in segments where rank is 2; some queries see nothing."""
     generator = np.random.default_rng(3)
     if rank == 1:
-        return Mask(side(np.arange(-2, queries - 2)), side(np.arange(keys)), "causal")
+        return pairs(side(np.arange(-2, queries - 2)), side(np.arange(keys)), Causal())
     sides = [
         side(generator.integers(0, 9, (rows, length)), np.sort(generator.integers(low, 3, (rows, length))))
         for length, low in ((queries, 1), (keys, 0))
     ]
-    return Mask(*sides, "causal")
+    return pairs(*sides, Causal())
 
 
 def with_gradients(kind, mask, arguments, **settings):
-    """Result and gradients, of the positions' tables too, for a kind's hooks as MultiHeadAttention hands them over."""
-    key_width, value_width = arguments[0].shape[-1], arguments[2].shape[-1]
-    model = Model(d_model=12, num_heads=H, d_k=key_width, d_v=value_width, positions=kind, shaw_clip=3, t5_max_distance=16)
-    positions = make(model, bidirectional=False)
+    """Result and gradients, of the positions' tables too."""
+    (*_, heads, key_width), value_width = arguments[0].shape, arguments[2].shape[-1]
+    options = {"shaw": {"positions__clip": 3}, "t5": {"positions__max_distance": 20}}.get(kind, {})
+    positions = small.model(positions=kind, **options).positions
+    sizes = Sizes(12, heads, arguments[1].shape[2], key_width, value_width, 4)
     generator = np.random.default_rng(5)
-    tables = {n: jnp.asarray(generator.normal(size=shape), jnp.float32) for n, (_, shape) in positions.parameters().items()}
+    declared = positions.parameters(sizes, 0.02)
+    tables = {n: jnp.asarray(generator.normal(size=each.shape), jnp.float32) for n, each in declared.items()}
     cotangent = jnp.asarray(generator.normal(size=(*arguments[0].shape[:-1], value_width)), jnp.float32)
 
     @jax.jit
     @functools.partial(jax.grad, argnums=(0, 1, 2, 3), has_aux=True)
     def run(query, key, value, tables):
-        bias = extra_values = None
-        if kind != "none":
-            bias = functools.partial(positions.logits, tables)
-        if kind == "shaw":
-            extra_values = functools.partial(positions.values, tables)
-        result = attend(query, key, value, mask, scale=0.4, bias=bias, extra_values=extra_values, **settings)
+        whole = mask.replace(sizes=sizes)
+        result = attend(query, key, value, whole, scale=0.4, positions=Bound(positions, tables), **settings)
         return jnp.sum(result * cotangent), result
 
     return run(*arguments, tables)
@@ -229,20 +254,20 @@ def assert_close(left, right, atol=1e-5):
 )
 def test_chunked_is_plain(kind, rank, queries):
     mask, arguments = random_mask(B, queries, 11, rank), inputs(queries=queries, keys=11)
-    assert (~np.asarray(mask.booleans()).any(-1)).any()
+    assert (~np.asarray(mask.seen()).any(-1)).any()
     plain = with_gradients(kind, mask, arguments)
     assert_close(with_gradients(kind, mask, arguments, backend="chunked", chunk=4), plain)
 
 
 def test_chunked_without_a_mask_is_plain():
     arguments = inputs(queries=9)
-    mask = Mask(side(np.arange(9)), SHARED_KEYS)
+    mask = pairs(side(np.arange(9)), SHARED_KEYS)
     assert_close(with_gradients("none", mask, arguments, backend="chunked", chunk=4), with_gradients("none", mask, arguments))
 
 
 def test_chunked_never_holds_all_weights():
     query, key, value = inputs(queries=64, keys=64)
-    mask = Mask(side(np.arange(64)), side(np.arange(64)), "causal")
+    mask = pairs(side(np.arange(64)), side(np.arange(64)), Causal())
 
     def largest(backend):
         def total(query):
@@ -258,10 +283,10 @@ def test_chunked_never_holds_all_weights():
 @pytest.mark.parametrize(("kind", "rank"), [("none", 1), ("none", 2), ("alibi", 2), ("t5", 1), ("t5", 2)])
 def test_the_librarys_is_plain(kind, rank):
     mask, arguments = random_mask(B, T, S, rank), inputs(value_width=K)
-    assert (~np.asarray(mask.booleans()).any(-1)).any()
+    assert (~np.asarray(mask.seen()).any(-1)).any()
     plain = with_gradients(kind, mask, arguments)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "weighted_values", None)  # plain cannot have run
+        patch.setattr(Attention, "_block", None)  # plain cannot have run
         library = with_gradients(kind, mask, arguments, backend="library")
     assert_close(library, plain)
 
@@ -274,28 +299,33 @@ def test_the_librarys_without_a_mask_is_plain():
 @pytest.mark.parametrize("why", ["values by position", "width of values", "dropout"])
 def test_the_librarys_falls_back_to_plain_where_it_cannot(why):
     width = V if why == "width of values" else K
-    keywords = {"dropout_rate": 0.5, "dropout_key": jax.random.key(1)} if why == "dropout" else {}
-    if why == "values by position":
-        keywords["extra_values"] = lambda weights, *_: jnp.moveaxis(weights[..., :K], 1, 2)
+    keywords = {"drop": lambda weights, first: 2 * weights} if why == "dropout" else {}
+    keywords |= {"positions": SOME} if why == "values by position" else {}
     arguments = (*inputs(value_width=width), MASKS["causal, packed"])
     plain = attend(*arguments, scale=0.7, **keywords)
     np.testing.assert_array_equal(attend(*arguments, scale=0.7, backend="library", **keywords), plain)
 
 
 def test_auto_is_chunked_for_long_queries():
-    assert [attention.choose_backend("auto", length) for length in (1023, 1024)] == ["plain", "chunked"]
-    assert attention.choose_backend("library", 4096) == "library"
+    assert [choose_backend("auto", length) for length in (1023, 1024)] == ["plain", "chunked"]
+    assert choose_backend("library", 4096) == "library"
 
 
 # --- dropout ---------------------------------------------------------------------------------------------------------
+
+
+def dropping(key, rate, generator="hash"):
+    if key is None:
+        return None
+    return lambda weights, first: dropout(weights, rate, jax.random.fold_in(key, first), generator)
 
 
 def dropped_weights(key, rate=0.3, backend="plain", generator="hash", rows=2, length=24):
     """Attention's weights after dropout times their number, BxTxHxS: all weights are equal, and values are unit vectors."""
     query = jnp.zeros((rows, length, H, K))
     units = jnp.broadcast_to(jnp.eye(length)[None, :, None], (rows, length, H, length))
-    mask = Mask(side(np.arange(length)), side(np.arange(length)))
-    settings = {"dropout_rate": rate, "dropout_key": key, "dropout_generator": generator, "backend": backend, "chunk": 9}
+    mask = pairs(side(np.arange(length)), side(np.arange(length)))
+    settings = {"drop": dropping(key, rate, generator), "backend": backend, "chunk": 9}
     return length * np.asarray(jax.jit(lambda q: attend(q, query, units, mask, scale=1.0, **settings))(query))
 
 
@@ -325,10 +355,10 @@ def test_dropout_is_a_function_of_its_key(backend):
 @pytest.mark.parametrize("backend", ["plain", "chunked"])
 def test_the_backward_pass_drops_what_the_forward_pass_dropped(backend):
     arguments = inputs(queries=9)
-    mask = Mask(side(np.arange(9)), SHARED_KEYS)
+    mask = pairs(side(np.arange(9)), SHARED_KEYS)
 
     def total(value):
-        keywords = {"dropout_rate": 0.5, "dropout_key": jax.random.key(2), "backend": backend, "chunk": 4}
+        keywords = {"drop": dropping(jax.random.key(2), 0.5), "backend": backend, "chunk": 4}
         return jnp.sum(attend(*arguments[:2], value, mask, scale=1.0, **keywords) ** 2) / 2
 
     # Attention is linear in its values, so that half its square has the gradient's product with the values as its double.
@@ -350,12 +380,16 @@ def head_norm(x, parameters, epsilon=1e-6):
 
 
 def build(draw, cross=False, **settings):
-    config = Model(d_model=WIDTH, num_heads=H, d_k=K, d_v=V, positions="none", **settings)
-    module = MultiHeadAttention(config, NoPositions(), jax.nn.initializers.zeros, cross)
+    config = small.model(d_model=WIDTH, num_heads=H, d_k=K, d_v=V, positions="none", **settings)
+    module = AttentionLayer(config, "decoder", "cross" if cross else "self", jax.nn.initializers.zeros)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(B, T, WIDTH)), jnp.float32)
-    memory = tuple(jnp.swapaxes(x, 1, 2) for x in inputs(keys=S)[1:]) if cross else None
-    mask = Mask(PACKED, PACKED_KEYS if cross else PACKED, "all" if cross else "causal")
+    memory = stored(*inputs(keys=S)[1:]) if cross else None
+    mask = pairs(PACKED, PACKED_KEYS) if cross else pairs(PACKED, PACKED, Causal())
     return module, draw(module, x, mask, memory=memory), x, mask, memory
+
+
+def stored(key, value):
+    return {"key": jnp.swapaxes(key, 1, 2), "value": jnp.swapaxes(value, 1, 2)}
 
 
 def module_loop(parameters, config, x, mask, memory=None, gates=None):
@@ -363,11 +397,11 @@ def module_loop(parameters, config, x, mask, memory=None, gates=None):
     parameters = jax.tree.map(np.asarray, parameters)
     query = projected(np.asarray(x), parameters["query"])
     own = (projected(np.asarray(x), parameters[name]) for name in ("key", "value"))
-    key, value = [np.swapaxes(m, 1, 2) for m in memory] if memory else own
-    if config.qk_norm:
+    key, value = [np.swapaxes(m, 1, 2) for m in memory.values()] if memory else own
+    if config.attention.qk_norm:
         query = head_norm(query, parameters["query_norm"])
         key = key if memory else head_norm(key, parameters["key_norm"])
-    scale = {"1/sqrt(d_k)": 0.5, "none": 1, "1/d_k": 0.25, "learned": parameters.get("scale")}[config.attention_scale]
+    scale = {"1/sqrt(d_k)": 0.5, "none": 1, "1/d_k": 0.25, "learned": parameters.get("scale")}[config.attention.scale]
     heads, weights = loop(query, key, value, mask, scale)
     gates = np.ones(H) if gates is None else gates
     output = sum(gates[h] * heads[:, :, h] @ parameters["output"]["kernel"][h] for h in range(H))
@@ -379,9 +413,9 @@ def module_loop(parameters, config, x, mask, memory=None, gates=None):
     [
         (False, {}),
         (True, {}),
-        (False, {"attention_scale": "none", "qk_norm": True}),
-        (True, {"attention_scale": "1/d_k", "qk_norm": True, "attention_bias": False}),
-        (False, {"attention_scale": "learned", "attention_bias": False}),
+        (False, {"attention__scale": "none", "attention__qk_norm": True}),
+        (True, {"attention__scale": "1/d_k", "attention__qk_norm": True, "attention__bias": False}),
+        (False, {"attention__scale": "learned", "attention__bias": False}),
     ],
 )
 def test_module_is_its_formula(draw, cross, settings):
@@ -396,12 +430,12 @@ def test_module_is_its_formula(draw, cross, settings):
     assert cache is None
     np.testing.assert_allclose(output, expected, atol=2e-5)
     np.testing.assert_allclose(state["intermediates"]["weights"][0], weights, atol=1e-5)
-    if settings.get("attention_bias") is False:
+    if settings.get("attention__bias") is False:
         assert not [path for path, _ in jax.tree.leaves_with_path(variables) if path[-1].key == "bias"]
 
 
 def test_a_learned_scale_starts_at_the_papers(draw):
-    module, variables, x, mask, _ = build(draw, attention_scale="learned")
+    module, variables, x, mask, _ = build(draw, attention__scale="learned")
     scale = jax.eval_shape(module.init, jax.random.key(0), x, mask)["params"]["scale"]
     assert scale.shape == (H,)
     np.testing.assert_allclose(jax.jit(module.init)(jax.random.key(0), x, mask)["params"]["scale"], 0.5)
@@ -423,26 +457,88 @@ def test_keys_of_a_sentence_serve_all_its_beams(draw, backend):
     x_beams = jnp.asarray(np.random.default_rng(1).normal(size=(B * beams, 2, WIDTH)), jnp.float32)
     positions = jnp.broadcast_to(jnp.arange(2), (B * beams, 2))
     together = jax.jit(lambda x, mask: module.apply(variables, x, mask, memory=memory)[0])(
-        x_beams, Mask(Side(positions), PACKED_KEYS)
+        x_beams, pairs(Tokens(positions), PACKED_KEYS)
     )
     for row in range(B * beams):
         sentence = slice(row // beams, row // beams + 1)
-        mask = Mask(Side(positions[row : row + 1]), jax.tree.map(lambda leaf, s=sentence: leaf[s], PACKED_KEYS))
-        alone, _ = module_loop(variables["params"], module.config, x_beams[row : row + 1], mask, [m[sentence] for m in memory])
+        own = jax.tree.map(lambda leaf, s=sentence: leaf[s], PACKED_KEYS)
+        mask, of_sentence = pairs(Tokens(positions[row : row + 1]), own), {n: m[sentence] for n, m in memory.items()}
+        alone, _ = module_loop(variables["params"], module.config, x_beams[row : row + 1], mask, of_sentence)
         np.testing.assert_allclose(together[row : row + 1], alone, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", [False, True])
 def test_memory_is_each_layers_projection_of_the_states(draw, norm):
-    module = MemoryProjection(Model(d_model=WIDTH, num_heads=H, d_k=K, d_v=V, qk_norm=norm), 3, jax.nn.initializers.zeros)
+    sizes = {"d_model": WIDTH, "num_heads": 2 * H, "num_kv_heads": H, "d_k": K, "d_v": V, "num_decoder_layers": 3}
+    module = MemoryProjection(small.model(**sizes, attention__qk_norm=norm), jax.nn.initializers.zeros)
     states = jnp.asarray(np.random.default_rng(0).normal(size=(B, S, WIDTH)), jnp.float32)
-    variables = draw(module, states)
-    keys, values = jax.jit(module.apply)(variables, states)
-    assert keys.shape == (3, B, H, S, K) and values.shape == (3, B, H, S, V)
+    variables = draw(module, states, SHARED_KEYS)
+    (streams,) = jax.jit(module.apply)(variables, states, SHARED_KEYS)
+    assert streams["key"].shape == (3, B, H, S, K) and streams["value"].shape == (3, B, H, S, V)
     parameters = jax.tree.map(np.asarray, variables["params"])
     for layer in range(3):
         mine = jax.tree.map(lambda leaf, i=layer: leaf[i], parameters)
-        key, value = (projected(states, {"kernel": mine[f"{n}_kernel"], "bias": mine[f"{n}_bias"]}) for n in ("key", "value"))
+        key, value = (projected(states, mine[name]) for name in ("key", "value"))
         key = head_norm(key, mine["key_norm"]) if norm else key
-        np.testing.assert_allclose(keys[layer], np.swapaxes(key, 1, 2), atol=1e-5)
-        np.testing.assert_allclose(values[layer], np.swapaxes(value, 1, 2), atol=1e-5)
+        np.testing.assert_allclose(streams["key"][layer], np.swapaxes(key, 1, 2), atol=1e-5)
+        np.testing.assert_allclose(streams["value"][layer], np.swapaxes(value, 1, 2), atol=1e-5)
+
+
+# --- grouped heads, windows, arguments ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["plain", "chunked", "library"])
+@pytest.mark.parametrize("shared", [1, 2])
+def test_grouped_heads_are_heads_with_repeated_keys_and_values(shared, backend):
+    query, key, value = inputs(queries=9, value_width=K)
+    query = jnp.concatenate([query, 0.5 * query], axis=2)[:, :, :4]
+    key, value, mask = key[:, :, :shared], value[:, :, :shared], pairs(side(np.arange(9)), SHARED_KEYS, Causal())
+    result = attend(query, key, value, mask, scale=0.7, backend=backend, chunk=4)
+    repeated = (jnp.repeat(each, 4 // shared, axis=2) for each in (key, value))
+    np.testing.assert_allclose(result, attend(query, *repeated, mask, scale=0.7), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["none", "alibi", "shaw"])
+@pytest.mark.parametrize(
+    "mask", [Causal() & Window(3, 3), Prefix() & Window(4, 4), All() & Window(2, 2), All() & Window(1, 3)], ids=str
+)
+def test_a_window_in_blocks_is_the_window_over_all_pairs(mask, kind):
+    length, generator = 27, np.random.default_rng(0)
+    segments = np.sort(generator.integers(1, 4, (B, length)))
+    segments[:, -2:] = 0
+    starts = np.array([[np.argmax(row == s) for s in row] for row in segments])
+    tokens = side(np.arange(length) - starts, segments, generator.random((B, length)) < 0.3 if "Prefix" in str(mask) else None)
+    arguments = inputs(queries=length, keys=length)
+    whole = Pairs(tokens, tokens, mask=mask)
+    in_blocks = with_gradients(kind, whole.replace(aligned=True), arguments)
+    assert_close(in_blocks, with_gradients(kind, whole, arguments))
+
+
+def test_a_short_window_costs_less_than_all_pairs():
+    arguments, tokens = inputs(queries=64, keys=64), side(np.arange(64))
+    mask = Pairs(tokens, tokens, mask=Causal() & Window(3, 3), aligned=True)
+
+    def largest(mask):
+        shapes = re.findall(
+            r"\w+\[([\d,]+)\]", str(jax.make_jaxpr(lambda q: attend(q, *arguments[1:], mask, scale=1.0))(arguments[0]))
+        )
+        return max(math.prod(map(int, shape.split(","))) for shape in shapes)
+
+    assert largest(mask) < largest(mask.replace(aligned=False)) == B * H * 64 * 64
+
+
+@pytest.mark.parametrize("rows", [(), (1,), (B,)])
+def test_booleans_are_a_mask(rows):
+    seen, arguments = np.random.default_rng(0).random((*rows, T, S)) < 0.6, inputs()
+    result = attention.attend(*arguments, jnp.asarray(seen))
+    shown = pairs(SHARED, SHARED_KEYS).replace(allowed=jnp.asarray(seen).reshape((-1, T, S)))
+    np.testing.assert_allclose(result, loop(*arguments, shown, 0.5)[0], atol=1e-5)
+    np.testing.assert_allclose(attention.attend(*arguments), loop(*arguments, MASKS["all"], 0.5)[0], atol=1e-5)
+
+
+def test_arguments_that_do_not_fit_are_named():
+    query, key, value = inputs()
+    with pytest.raises(ValueError, match=re.escape(str(key[:, :3].shape))):
+        attention.attend(query, key[:, :3], value)
+    with pytest.raises(ValueError, match="booleans"):
+        attention.attend(query, key, value, jnp.ones((T, S)))

@@ -6,21 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 
+from transformer.components.feed_forward import ACTIVATIONS
+from transformer.components.masks import Causal, Pairs, Tokens
 from transformer.config import Facts, Model
-from transformer.models.attention import MultiHeadAttention
+from transformer.models.attention import AttentionLayer
 from transformer.models.layers import (
-    ACTIVATIONS,
     Embedding,
-    FeedForward,
+    FeedForwardLayer,
     Layer,
+    NormLayer,
     embedding_initializer,
     entries_first,
     kernel_initializer,
-    make_norm,
 )
-from transformer.models.masks import Mask, Side
-from transformer.models.positions import NoPositions
 from transformer.models.transformer import EncoderDecoder
 
 B, T, D, F = 2, 5, 8, 12
@@ -42,7 +42,7 @@ def normed(x, parameters, kind, epsilon=1e-6):
     ("kind", "bias", "epsilon"), [("layer", True, 1e-6), ("layer", False, 1e-6), ("layer", True, 0.5), ("rms", True, 0.5)]
 )
 def test_norms(draw, kind, bias, epsilon):
-    norm, x = make_norm(Model(norm_kind=kind, norm_bias=bias, norm_epsilon=epsilon), "norm"), states()
+    norm, x = NormLayer(small.model(norm=kind, norm__epsilon=epsilon, **({} if bias else {"norm__bias": False}))), states()
     variables = draw(norm, x)
     assert ("bias" in variables["params"]) == (bias and kind == "layer")
     np.testing.assert_allclose(norm.apply(variables, x), normed(x, variables["params"], kind, epsilon), atol=1e-5)
@@ -75,7 +75,14 @@ FORMULAS = {
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("activation", FORMULAS)
 def test_feed_forward_is_its_formula(draw, activation, bias):
-    module, x = FeedForward(Model(d_model=D, d_ff=F, activation=activation, ff_bias=bias), deterministic=True), states()
+    module, x = (
+        FeedForwardLayer(
+            small.model(d_model=D, d_ff=F, feed_forward__activation=activation, feed_forward__bias=bias),
+            "encoder",
+            deterministic=True,
+        ),
+        states(),
+    )
     variables = draw(module, x)
     function, gated = FORMULAS[activation]
 
@@ -118,20 +125,25 @@ def test_embedding_gives_rows_and_takes_products_with_them(draw, scale, factor, 
 @pytest.mark.parametrize("kind", ["layer", "rms"])
 @pytest.mark.parametrize("order", ["post", "pre"])
 def test_sublayers_are_wired_in_their_order(draw, order, kind):
-    config = Model(d_model=D, d_ff=F, num_heads=2, norm_order=order, norm_kind=kind)
-    layer, mask = Layer(config, NoPositions(), True, True), Mask(Side(jnp.arange(T)), Side(jnp.arange(T)), "causal")
-    memory = tuple(jnp.swapaxes(states(seed).reshape(B, T, 2, D // 2), 1, 2) for seed in (1, 2))
-    shared = {"mask": mask, "cross_mask": Mask(mask.query, mask.key)}
-    variables = draw(layer, states(), {"memory": memory}, shared)
+    config = small.model(d_model=D, d_ff=F, num_heads=2, norm_order=order, norm=kind)
+    layer, tokens = Layer(config, "decoder", True, True), Tokens(jnp.arange(T))
+    key, value = (jnp.swapaxes(states(seed).reshape(B, T, 2, D // 2), 1, 2) for seed in (1, 2))
+    own, broadcast = (
+        {"number": 0, "memory": {"key": key, "value": value}},
+        {"query": tokens, "cross_query": tokens, "memory": tokens},
+    )
+    variables = draw(layer, states(), own, broadcast)
     parameters = variables["params"]
 
     def attention(name, cross, x):
-        module = MultiHeadAttention(config, NoPositions(), jax.nn.initializers.zeros, cross)
-        given = {"mask": shared["cross_mask"], "memory": memory} if cross else {"mask": mask}
-        return module.apply({"params": parameters[name]}, jnp.asarray(x, jnp.float32), **given)[0]
+        module = AttentionLayer(config, "decoder", "cross" if cross else "self", jax.nn.initializers.zeros)
+        pairs = Pairs(tokens, tokens) if cross else Pairs(tokens, tokens, mask=Causal())
+        given = {"memory": own["memory"]} if cross else {}
+        return module.apply({"params": parameters[name]}, jnp.asarray(x, jnp.float32), pairs, **given)[0]
 
     def feed_forward(x):
-        return FeedForward(config, True).apply({"params": parameters["feed_forward"]}, jnp.asarray(x, jnp.float32))
+        module = FeedForwardLayer(config, "decoder", True)
+        return module.apply({"params": parameters["feed_forward"]}, jnp.asarray(x, jnp.float32))
 
     expected = np.asarray(states(), np.float64)
     for name, function in {
@@ -144,7 +156,7 @@ def test_sublayers_are_wired_in_their_order(draw, order, kind):
             expected = normed(expected + function(expected), norm, kind)
         else:
             expected = expected + function(normed(expected, norm, kind))
-    output, cache = jax.jit(layer.apply)(variables, states(), {"memory": memory}, shared)
+    output, cache = jax.jit(layer.apply)(variables, states(), own, broadcast)
     assert cache is None
     np.testing.assert_allclose(output, expected, atol=1e-4)
 
@@ -153,7 +165,7 @@ def test_dropout_stands_where_the_paper_has_it():
     """On embedded inputs and on each sub-layer's output, before the residual; elsewhere where a setting says so."""
 
     def places(**rates):
-        config = Model(num_encoder_layers=1, num_decoder_layers=1, d_model=8, d_ff=8, num_heads=2, **rates)
+        config = small.model(num_encoder_layers=1, num_decoder_layers=1, d_model=8, d_ff=8, num_heads=2, **rates)
         network = EncoderDecoder(config, Facts(9, 9, 9, 9))
         batch = {"source": jnp.ones((1, 3), jnp.int32), "inputs": jnp.ones((1, 2), jnp.int32)}
         variables = jax.eval_shape(network.init, jax.random.key(0), batch)
@@ -162,20 +174,20 @@ def test_dropout_stands_where_the_paper_has_it():
         return str(program).count("random_fold_in")
 
     def rates(**given):
-        return {"dropout_rate": 0.0, "attention_dropout_rate": 0.0, "activation_dropout_rate": 0.0} | given
+        return {"dropout_rate": 0.0, "attention__dropout_rate": 0.0, "feed_forward__dropout_rate": 0.0} | given
 
     none = places(**rates())
     assert places(**rates(dropout_rate=0.1)) - none == 2 + 2 + 3
-    assert places(**rates(attention_dropout_rate=0.1)) - none == 1 + 2
-    assert places(**rates(activation_dropout_rate=0.1)) - none == 1 + 1
+    assert places(**rates(attention__dropout_rate=0.1)) - none == 1 + 2
+    assert places(**rates(feed_forward__dropout_rate=0.1)) - none == 1 + 1
 
 
 @pytest.mark.parametrize("order", ["post", "pre"])
 def test_dropout_takes_sublayer_outputs_and_leaves_the_residual(draw, order):
     # So high a rate that everything is dropped: what is left is the residual, and post-norm's norms.
     config = Model(d_model=D, d_ff=F, num_heads=2, norm_order=order, dropout_rate=1 - 1e-6)
-    layer, side = Layer(config, NoPositions(), False, False), Side(jnp.arange(T))
-    arguments = (states(), {}, {"mask": Mask(side, side)})
+    layer = Layer(config, "encoder", False, False)
+    arguments = (states(), {"number": 0}, {"query": Tokens(jnp.arange(T))})
     variables = draw(layer.clone(deterministic=True), *arguments)
     output, _ = jax.jit(lambda v: layer.apply(v, *arguments, rngs={"dropout": jax.random.key(0)}))(variables)
     expected = np.asarray(states(), np.float64)
@@ -196,8 +208,6 @@ FANS = {  # inputs and outputs of each kernel
     ("inner", "kernel"): (WIDTH, INNER),
     ("gate", "kernel"): (WIDTH, INNER),
     ("outer", "kernel"): (INNER, WIDTH),
-    ("memory", "key_kernel"): (WIDTH, HEADS * KEY),
-    ("memory", "value_kernel"): (WIDTH, HEADS * VALUE),
     ("logits", "kernel"): (WIDTH, ROWS),
 }
 KERNELS = {
@@ -223,7 +233,7 @@ def test_embedding_initialisers_have_the_spread_that_is_stated(kind):
 
 @pytest.mark.parametrize(("initializer", "embedding_init"), [("xavier_uniform", "1/sqrt(d_model)"), ("normal", "unit")])
 def test_all_of_a_model_is_initialised_as_stated(initializer, embedding_init):
-    config = Model(
+    config = small.model(
         num_encoder_layers=2,
         num_decoder_layers=2,
         d_model=WIDTH,
@@ -231,12 +241,12 @@ def test_all_of_a_model_is_initialised_as_stated(initializer, embedding_init):
         num_heads=HEADS,
         d_k=KEY,
         d_v=VALUE,
-        activation="geglu",
+        feed_forward__activation="geglu",
         tying="none",
-        qk_norm=True,
+        attention__qk_norm=True,
         logits_bias=True,
         positions="learned",
-        max_positions=100,
+        positions__size=100,
         initializer=initializer,
         init_stddev=0.05,
         embedding_init=embedding_init,
@@ -268,9 +278,9 @@ def test_all_of_a_model_is_initialised_as_stated(initializer, embedding_init):
 
 
 def test_seeds_give_parameters_apart():
-    layer = Layer(Model(d_model=D, d_ff=F, num_heads=2), NoPositions(), False, True)
-    side = Side(jnp.arange(T))
-    init = jax.jit(lambda key: layer.init(key, states(), {}, {"mask": Mask(side, side)})["params"]["feed_forward"])
+    layer = Layer(Model(d_model=D, d_ff=F, num_heads=2), "encoder", False, True)
+    given = {"number": 0}, {"query": Tokens(jnp.arange(T))}
+    init = jax.jit(lambda key: layer.init(key, states(), *given)["params"]["feed_forward"])
     first, again, other = (init(jax.random.key(seed))["inner"]["kernel"] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).min() > 0

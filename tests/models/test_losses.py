@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from transformer.models.attention import MASKED
+from transformer.components.attention import MASKED
 from transformer.models.losses import cross_entropy, in_chunks
 
 SIZE, ROWS = 11, 14  # entries of the vocabulary, and of its table

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.models.masks import RULES, Mask, Side
+from transformer.components.masks import All, Causal, Pairs, Prefix, Tokens, Window
 
 B, T, S = 3, 6, 7
 GENERATOR = np.random.default_rng(0)
@@ -22,16 +22,17 @@ SEGMENTS = {
     "both": (GENERATOR.integers(0, 3, (B, T)), GENERATOR.integers(0, 3, (B, S))),
 }
 PREFIX = GENERATOR.integers(0, 2, (B, S)).astype(bool)
+RULES = {"all": All(), "causal": Causal(), "prefix": Prefix(), "window": Causal() & Window(2, 0), "sides": Window(1, 2)}
 CASES = list(itertools.product(RULES, POSITIONS, SEGMENTS))
 
 
 def make(rule, rank, segments, flags=PREFIX):
     sides = zip(POSITIONS[rank], SEGMENTS[segments], (None, flags), strict=True)
-    query, key = (Side(*(None if leaf is None else jnp.asarray(leaf) for leaf in side)) for side in sides)
-    return Mask(query, key, rule)
+    query, key = (Tokens(*(None if leaf is None else jnp.asarray(leaf) for leaf in side)) for side in sides)
+    return Pairs(query, key, mask=RULES[rule])
 
 
-def loop(mask):
+def loop(rule, mask):
     """BxTxS, by what the rules say in words."""
 
     def at(leaf, b, i):
@@ -42,7 +43,15 @@ def loop(mask):
     for b, t, s in np.ndindex(seen.shape):
         earlier = at(key.positions, b, s) <= at(query.positions, b, t)
         flagged = key.prefix is not None and key.prefix[b, s]
-        allowed = {"all": True, "causal": earlier, "prefix": earlier or flagged}[mask.rule]
+        ahead = at(key.positions, b, s) - at(query.positions, b, t)
+        words = {
+            "all": True,
+            "causal": earlier,
+            "prefix": earlier or flagged,
+            "window": -2 <= ahead <= 0,
+            "sides": -1 <= ahead <= 2,
+        }
+        allowed = words[rule]
         if key.segments is not None:
             allowed = allowed and key.segments[b, s] != 0
             if query.segments is not None:
@@ -54,31 +63,43 @@ def loop(mask):
 @pytest.mark.parametrize(("rule", "rank", "segments"), CASES)
 def test_rules_say_of_each_pair_what_a_loop_says(rule, rank, segments):
     mask = make(rule, rank, segments)
-    seen = mask.booleans()
+    seen = mask.seen()
     if rule == "all" and segments == "none":
         assert seen is None
         return
     assert seen.dtype == bool
     assert seen.ndim == 4 and seen.shape[1] == 1  # ready to broadcast over heads
-    np.testing.assert_array_equal(np.broadcast_to(seen[:, 0], (B, T, S)), loop(mask))
+    np.testing.assert_array_equal(np.broadcast_to(seen[:, 0], (B, T, S)), loop(rule, mask))
 
 
 def test_positions_and_rules_that_the_batch_shares_cost_one_row():
-    assert make("causal", 1, "none").booleans().shape == (1, 1, T, S)
+    assert make("causal", 1, "none").seen().shape == (1, 1, T, S)
 
 
 def test_a_prefix_that_nobody_flagged_is_causal():
     for rank in POSITIONS:
-        np.testing.assert_array_equal(
-            make("prefix", rank, "both", flags=None).booleans(), make("causal", rank, "both").booleans()
-        )
+        np.testing.assert_array_equal(make("prefix", rank, "both", flags=None).seen(), make("causal", rank, "both").seen())
 
 
 @pytest.mark.parametrize(("rule", "rank", "segments"), CASES)
 def test_a_block_is_some_queries_of_the_whole(rule, rank, segments):
     mask = make(rule, rank, segments)
-    whole, block = mask.booleans(), jax.jit(lambda start: mask.block(start, 4).booleans())(2)
+    whole, block = mask.seen(), jax.jit(lambda start: mask.block(start, 4).seen())(2)
     if whole is None:
         assert block is None
     else:
         np.testing.assert_array_equal(block, whole[:, :, 2:6] if whole.shape[2] == T else whole)
+
+
+def test_the_reach_of_rules_is_that_of_their_narrowest():
+    assert (Causal() & Window(3, 5)).span(prefix=False) == (3, 0)
+    assert (Prefix() & Window(3, 5)).span(prefix=True) == (3, 5)
+    assert (Prefix() & Window(3, 5)).span(prefix=False) == (3, 0)
+    assert All().span(prefix=False) == (None, None)
+    assert (Prefix() & Window(3, 5)).causal and not (All() & Window(3, 5)).causal
+
+
+@pytest.mark.parametrize(("rule", "segments"), itertools.product(RULES, SEGMENTS))
+def test_count_is_the_number_of_keys_that_are_seen(rule, segments):
+    pairs = make(rule, 2, segments)
+    np.testing.assert_array_equal(np.broadcast_to(pairs.count()[:, 0, :, 0], (B, T)), np.maximum(loop(rule, pairs).sum(-1), 1))

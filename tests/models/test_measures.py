@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from transformer.models.attention import masked_softmax
+from transformer.components.attention import masked_softmax
 from transformer.models.measures import of_softmax
 
 B, H, T, S = 2, 3, 4, 6

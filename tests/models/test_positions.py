@@ -1,15 +1,15 @@
 """Each way to tell positions, against its paper's formula written as loops, or against numbers worked by hand."""
 
 import math
-import typing
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.config import Model, Positions
-from transformer.models.positions import KINDS, Alibi, Learned, NoPositions, Rotary, Shaw, Sinusoidal, T5Buckets, make
+from transformer.components.masks import Pairs, Sizes, Tokens
+from transformer.components.positions import Alibi, Learned, NoPositions, Shaw, Sinusoidal, T5Buckets
+from transformer.components.rotary import Rotary
 
 B, T, S, H, K, V, D = 2, 5, 7, 3, 6, 4, 6
 GENERATOR = np.random.default_rng(0)
@@ -25,6 +25,12 @@ def numbers(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+def pairs(rank, bidirectional=False, heads=H):
+    """Both sides at the positions of a rank."""
+    query, key = (Tokens(jnp.asarray(positions)) for positions in RANKS[rank])
+    return Pairs(query, key, sizes=Sizes(D, heads, heads, K, V, 4, "encoder" if bidirectional else "decoder"))
+
+
 def of_row(positions, b):
     return positions if positions.ndim == 1 else positions[b]
 
@@ -32,47 +38,25 @@ def of_row(positions, b):
 # --- none ------------------------------------------------------------------------------------------------------------
 
 
-def test_none_tells_nothing():
-    x, (query, key) = numbers(B, T, H, K), RANKS[1]
-    none = NoPositions()
-    assert none.parameters() == {}
-    assert none.embed({}, x, query) is x and none.turn(x, query) is x
-    assert none.logits({}, x, query, key) is None and none.values({}, x, query, key) is None
-
-
-@pytest.mark.parametrize("kind", typing.get_args(Positions))
-def test_every_kind_that_can_be_named_is_made_of_the_settings(kind):
-    positions = make(Model(positions=kind), bidirectional=True)
-    assert type(positions) is KINDS[kind]
-    assert hash(positions) == hash(make(Model(positions=kind), bidirectional=True))  # a static argument of modules
-
-
-def test_settings_reach_the_objects():
-    def of(kind, bidirectional=False, **settings):
-        model = Model(positions=kind, num_heads=H, d_model=12, d_k=K, d_v=V, init_stddev=0.3, **settings)
-        return make(model, bidirectional)
-
-    assert of("sinusoidal", sinusoid_layout="halves") == Sinusoidal(halves=True)
-    assert of("learned", max_positions=9, position_offset=2) == Learned(9, 12, 2, 0.3)
-    assert of("rotary", rotary_base=50.0) == Rotary(50.0)
-    assert of("alibi") == Alibi(H)
-    assert of("t5", t5_buckets=8, t5_max_distance=20) == T5Buckets(H, 8, 20, bidirectional=False, stddev=0.3)
-    assert of("t5", bidirectional=True).bidirectional
-    assert of("shaw", shaw_clip=5) == Shaw(K, V, 5)
+def test_none_does_nothing():
+    x, (query, _), none = numbers(B, T, H, K), RANKS[1], NoPositions()
+    assert none.parameters(pairs(1).sizes, 0.02) == {}
+    assert none.embed({}, x, query) is x and none.rotate({}, x, query) is x
+    assert none.bias({}, {"query": x}, {}, None, pairs(1)) is None and none.values({}, None, pairs(1)) is None
 
 
 # --- added to the input ----------------------------------------------------------------------------------------------
 
 
 @ranks
-@pytest.mark.parametrize("halves", [False, True])
-def test_sinusoidal_is_the_papers_formula(halves, rank):
+@pytest.mark.parametrize("layout", ["interleaved", "halves"])
+def test_sinusoidal_is_the_papers_formula(layout, rank):
     positions = RANKS[rank][0] * 71  # up to 781
     x = numbers(B, T, D)
-    result = np.asarray(Sinusoidal(halves).embed({}, jnp.asarray(x), jnp.asarray(positions)))
+    result = np.asarray(Sinusoidal(layout=layout).embed({}, jnp.asarray(x), jnp.asarray(positions)))
     for b, t, i in np.ndindex(B, T, D // 2):
         angle = int(of_row(positions, b)[t]) / 10000 ** (2 * i / D)
-        sine, cosine = (i, D // 2 + i) if halves else (2 * i, 2 * i + 1)
+        sine, cosine = (i, D // 2 + i) if layout == "halves" else (2 * i, 2 * i + 1)
         assert result[b, t, sine] - x[b, t, sine] == pytest.approx(math.sin(angle), abs=1e-4)
         assert result[b, t, cosine] - x[b, t, cosine] == pytest.approx(math.cos(angle), abs=1e-4)
 
@@ -80,8 +64,8 @@ def test_sinusoidal_is_the_papers_formula(halves, rank):
 @ranks
 @pytest.mark.parametrize("offset", [0, 2])
 def test_learned_adds_rows_of_its_table(offset, rank):
-    learned = Learned(size=12, width=D, offset=offset)
-    ((initializer, shape),) = learned.parameters().values()
+    learned = Learned(size=12, offset=offset)
+    ((shape, _, initializer),) = learned.parameters(pairs(1).sizes, 0.02).values()
     assert shape == (12 + offset, D)
     assert np.std(initializer(jax.random.key(0), (500, 500), jnp.float32)) == pytest.approx(0.02, rel=0.02)
     x, table, positions = numbers(B, T, D), numbers(*shape, seed=1), RANKS[rank][0]
@@ -92,7 +76,7 @@ def test_learned_adds_rows_of_its_table(offset, rank):
 
 @pytest.mark.parametrize("offset", [0, 2])
 def test_past_the_end_of_the_table_stands_nan_and_no_last_row(offset):
-    learned = Learned(size=4, width=D, offset=offset)
+    learned = Learned(size=4, offset=offset)
     table = jnp.asarray(numbers(4 + offset, D))
     result = np.asarray(learned.embed({"table": table}, jnp.zeros((1, 6, D)), jnp.arange(6)))[0]
     assert np.isfinite(result[:4]).all()
@@ -106,7 +90,7 @@ def test_past_the_end_of_the_table_stands_nan_and_no_last_row(offset):
 @pytest.mark.parametrize("base", [10000.0, 20.0])
 def test_rotary_multiplies_pairs_by_a_complex_number(base, rank):
     x, positions = numbers(B, T, H, K), RANKS[rank][0]
-    result = np.asarray(Rotary(base).turn(jnp.asarray(x), jnp.asarray(positions)))
+    result = np.asarray(Rotary(base=base).rotate({}, jnp.asarray(x), jnp.asarray(positions)))
     for b, t in np.ndindex(B, T):
         turn = np.exp(1j * of_row(positions, b)[t] * base ** (-2 * np.arange(K // 2) / K))
         expected = (x[b, t, :, : K // 2] + 1j * x[b, t, :, K // 2 :]) * turn
@@ -117,7 +101,7 @@ def test_rotary_scores_depend_on_the_difference_alone():
     query, key = numbers(1, 1, H, K), numbers(1, 1, H, K, seed=1)
 
     def score(query_position, key_position):
-        turned = (Rotary().turn(x, jnp.array([p])) for x, p in ((query, query_position), (key, key_position)))
+        turned = (Rotary().rotate({}, x, jnp.array([p])) for x, p in ((query, query_position), (key, key_position)))
         return np.asarray(jnp.einsum("bthk,bthk->h", *turned))
 
     for shift in (1, 9, 130):
@@ -145,13 +129,13 @@ SLOPES = {
 
 @pytest.mark.parametrize("heads", SLOPES)
 def test_alibi_has_the_papers_slopes(heads):
-    np.testing.assert_allclose(Alibi(heads).slopes(), SLOPES[heads], rtol=1e-6)
+    np.testing.assert_allclose(Alibi().slopes(heads), SLOPES[heads], rtol=1e-6)
 
 
 @ranks
 def test_alibi_takes_slope_times_distance_away(rank):
     query, key = RANKS[rank]
-    result = np.asarray(Alibi(H).logits({}, jnp.zeros((B, T, H, K)), jnp.asarray(query), jnp.asarray(key)))
+    result = np.asarray(Alibi().bias({}, {}, {}, jnp.zeros((B, H, T, S)), pairs(rank)))
     for b, h, t, s in np.ndindex(B if rank == 2 else 1, H, T, S):
         distance = abs(of_row(query, b)[t] - of_row(key, b)[s])
         assert result[b, h, t, s] == pytest.approx(-SLOPES[H][h] * distance, rel=1e-6)
@@ -178,8 +162,12 @@ def test_t5_buckets_are_those_worked_by_hand(buckets, max_distance, bidirectiona
         back += [bucket] * (last + 1 - len(back))
     assert len(set(back)) == (buckets // 2 if bidirectional else buckets)
     ahead = [bucket + buckets // 2 if bidirectional else 0 for bucket in back]
-    positions = T5Buckets(1, buckets, max_distance, bidirectional)
-    for function in (positions.bucket, jax.jit(positions.bucket)):
+    positions = T5Buckets(buckets=buckets, max_distance=max_distance)
+
+    def bucket(distance):
+        return positions.bucket(distance, bidirectional)
+
+    for function in (bucket, jax.jit(bucket)):
         np.testing.assert_array_equal(function(-jnp.arange(501)), back)
         np.testing.assert_array_equal(function(jnp.arange(1, 501)), ahead[1:])
 
@@ -187,11 +175,11 @@ def test_t5_buckets_are_those_worked_by_hand(buckets, max_distance, bidirectiona
 @ranks
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_t5_adds_a_number_per_head_and_bucket(bidirectional, rank):
-    positions = T5Buckets(H, 8, 16, bidirectional)
-    ((_, shape),) = positions.parameters().values()
+    positions, both = T5Buckets(buckets=8, max_distance=16), pairs(rank, bidirectional)
+    ((shape, *_),) = positions.parameters(both.sizes, 0.02).values()
     assert shape == (8, H)
     table, (query, key) = numbers(*shape), RANKS[rank]
-    hooked = positions.logits({"table": jnp.asarray(table)}, jnp.zeros((B, T, H, K)), jnp.asarray(query), jnp.asarray(key))
+    hooked = positions.bias({"table": jnp.asarray(table)}, {}, {}, None, both)
     result = np.asarray(hooked)
     # Both: 0, 1, 2-5, 6 on, each way. Back: exact to 3, then from 4 * 4^(n/4) on: 4, 5.7, 8, 11.3.
     back = [0, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3] if bidirectional else [0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 6]
@@ -211,14 +199,14 @@ def clipped(query, key, b, t, s, clip):
 @ranks
 @pytest.mark.parametrize("clip", [2, 16])
 def test_shaw_adds_vectors_to_keys_and_values(clip, rank):
-    shaw = Shaw(K, V, clip)
-    shapes = {name: shape for name, (_, shape) in shaw.parameters().items()}
+    shaw, both = Shaw(clip=clip), pairs(rank)
+    shapes = {name: each.shape for name, each in shaw.parameters(both.sizes, 0.02).items()}
     assert shapes == {"keys": (2 * clip + 1, K), "values": (2 * clip + 1, V)} and shaw.owner == "layer"
     tables = {name: numbers(*shape, seed=len(name)) for name, shape in shapes.items()}
     queries, weights, (query, key) = numbers(B, T, H, K), numbers(B, H, T, S), RANKS[rank]
-    given = jax.tree.map(jnp.asarray, (tables, queries, query, key))
-    logits = shaw.logits(*given)
-    values = shaw.values(given[0], jnp.asarray(weights), *given[2:])
+    tables_given = jax.tree.map(jnp.asarray, tables)
+    logits = shaw.bias(tables_given, {"query": jnp.asarray(queries)}, {}, None, both)
+    values = shaw.values(tables_given, jnp.asarray(weights), both)
     assert logits.shape == (B, H, T, S) and values.shape == (B, T, H, V)
     for b, t, h in np.ndindex(B, T, H):
         entries = [clipped(query, key, b, t, s, clip) for s in range(S)]

@@ -6,8 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 
-from transformer.config import Facts, Model
+from experiments.variants.qkv import HardMax, SharedQKInputValues
+from experiments.variants.summed_heads import SummedHeads
+from transformer.components.norms import LayerNorm
+from transformer.config import Facts
 from transformer.models.transformer import EncoderDecoder
 
 FACTS = Facts(source_size=30, target_size=40, source_rows=32, target_rows=40)
@@ -19,56 +23,65 @@ CASES = {
     "paper": {},
     "BART": {
         "positions": "learned",
-        "position_offset": 2,
-        "max_positions": 9,
+        "positions__offset": 2,
+        "positions__size": 9,
         "embedding_norm": True,
         "embedding_scale": "none",
-        "activation": "gelu",
+        "feed_forward__activation": "gelu",
         "logits_bias": True,
-        "norm_epsilon": 1e-5,
+        "norm__epsilon": 1e-5,
     },
-    "Marian": {"sinusoid_layout": "halves", "activation": "silu", "logits_bias": True, "tying": "two_way"},
+    "Marian": {"positions__layout": "halves", "feed_forward__activation": "silu", "logits_bias": True, "tying": "two_way"},
     "T5": {
         "positions": "t5",
         "norm_order": "pre",
-        "norm_kind": "rms",
-        "attention_scale": "none",
-        "attention_bias": False,
-        "ff_bias": False,
+        "norm": "rms",
+        "attention__scale": "none",
+        "attention__bias": False,
+        "feed_forward__bias": False,
         "embedding_scale": "none",
         "logits_scale": "1/sqrt(d_model)",
     },
     "rotary": {
         "positions": "rotary",
-        "rotary_base": 100.0,
+        "positions__base": 100.0,
         "norm_order": "pre",
-        "norm_kind": "rms",
-        "qk_norm": True,
-        "activation": "swiglu",
+        "norm": "rms",
+        "attention__qk_norm": True,
+        "feed_forward__activation": "swiglu",
         "tying": "none",
         "d_k": 6,
         "d_v": 5,
     },
-    "alibi": {"positions": "alibi", "norm_order": "pre", "final_norm": False, "norm_bias": False, "activation": "gelu_tanh"},
+    "alibi": {
+        "positions": "alibi",
+        "norm_order": "pre",
+        "final_norm": False,
+        "norm__bias": False,
+        "feed_forward__activation": "gelu_tanh",
+    },
     "shaw": {
         "positions": "shaw",
-        "shaw_clip": CLIP,
+        "positions__clip": CLIP,
         "final_norm": True,
-        "attention_scale": "learned",
-        "activation": "geglu",
+        "attention__scale": "learned",
+        "feed_forward__activation": "geglu",
         "tying": "two_way",
         "d_k": 6,
         "d_v": 5,
     },
-    "variants": {
-        "positions": "rotary",
-        "qk_norm": True,
-        "attention_keys": "queries",
-        "attention_values": "inputs",
-        "attention_heads": "summed",
+    "variants": {"positions": "rotary", "attention": SharedQKInputValues(), "attention__qk_norm": True},
+    "summed": {"positions": "learned", "positions__offset": 2, "attention": SummedHeads()},
+    "hard": {"positions": "alibi", "attention": HardMax()},
+    "grouped, window": {"positions": "rotary", "num_kv_heads": 2, "window": 3, "attention__qk_norm": True},
+    "multi-query, window": {"positions": "shaw", "positions__clip": CLIP, "num_kv_heads": 1, "window": 2},
+    "none": {
+        "positions": "none",
+        "attention__scale": "1/d_k",
+        "attention__qk_norm": True,
+        "feed_forward__activation": "geglu_tanh",
+        "d_v": 3,
     },
-    "hard": {"positions": "alibi", "attention_maximum": "hard"},
-    "none": {"positions": "none", "attention_scale": "1/d_k", "qk_norm": True, "activation": "geglu_tanh", "d_v": 3},
 }
 
 
@@ -92,7 +105,7 @@ class Reference:
     """Logits TxN of one source and one target's inputs. No array here has an axis of rows, and none is padded."""
 
     def __init__(self, config, parameters):
-        self.config = config
+        self.config, self.kind = config, type(config.positions).name
         self.parameters = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), parameters)
 
     def logits(self, source, inputs):
@@ -128,41 +141,41 @@ class Reference:
         return x + function(self.norm(x, norm))
 
     def norm(self, x, parameters):
-        if self.config.norm_kind == "layer":
+        if isinstance(self.config.norm, LayerNorm):
             x = x - x.mean(-1, keepdims=True)
-        x = x / np.sqrt((x**2).mean(-1, keepdims=True) + self.config.norm_epsilon)
+        x = x / np.sqrt((x**2).mean(-1, keepdims=True) + self.config.norm.epsilon)
         return x * parameters["scale"] + parameters.get("bias", 0)
 
     def head_norm(self, x, parameters):
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + self.config.norm_epsilon) * parameters["scale"]
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + self.config.attention.norm_epsilon) * parameters["scale"]
 
     def feed_forward(self, x, parameters):
         def dense(x, name):
             return x @ parameters[name]["kernel"] + parameters[name].get("bias", 0)
 
-        hidden = FUNCTIONS[self.config.activation](dense(x, "inner"))
-        if "glu" in self.config.activation:
+        hidden = FUNCTIONS[self.config.feed_forward.activation](dense(x, "inner"))
+        if "glu" in self.config.feed_forward.activation:
             hidden = hidden * dense(x, "gate")
         return dense(hidden, "outer")
 
     def added(self, stack, length):
-        if self.config.positions == "learned":
+        if self.kind == "learned":
             return stack["position_table"][2 : 2 + length]
-        if self.config.positions != "sinusoidal":
+        if self.kind != "sinusoidal":
             return 0
         result = np.zeros((length, D))
         for p, i in np.ndindex(length, D // 2):
-            sine, cosine = (i, D // 2 + i) if self.config.sinusoid_layout == "halves" else (2 * i, 2 * i + 1)
+            sine, cosine = (i, D // 2 + i) if self.config.positions.layout == "halves" else (2 * i, 2 * i + 1)
             result[p, sine], result[p, cosine] = math.sin(p / 10000 ** (2 * i / D)), math.cos(p / 10000 ** (2 * i / D))
         return result
 
     def self_attention(self, x, layer, name, stack):
-        parameters, kind, both = layer["self_attention"], self.config.positions, name == "encoder"
+        parameters, kind, both = layer["self_attention"], self.kind, name == "encoder"
         query, key, value = (
             np.einsum("td,dhk->thk", x, parameters[n]["kernel"]) + parameters[n].get("bias", 0) if n in parameters else None
             for n in ("query", "key", "value")
         )
-        if self.config.qk_norm:
+        if self.config.attention.qk_norm:
             query = self.head_norm(query, parameters["query_norm"])
             key = None if key is None else self.head_norm(key, parameters["key_norm"])
         key, value = query if key is None else key, self.slices(x) if value is None else value
@@ -181,18 +194,23 @@ class Reference:
         def moved(t, s):
             return parameters["position_values"][np.clip(s - t, -CLIP, CLIP) + CLIP] if kind == "shaw" else 0
 
-        return self.attention(query, key, value, parameters, lambda t, s: both or s <= t, bias, moved)
+        window = self.config.window or 99
+
+        def sees(t, s):
+            return abs(s - t) <= window // 2 if both else 0 <= t - s < window
+
+        return self.attention(query, key, value, parameters, sees, bias, moved)
 
     def cross_attention(self, x, layer, memory, states):
         parameters = layer["cross_attention"]
         query = np.einsum("td,dhk->thk", x, parameters["query"]["kernel"]) + parameters["query"].get("bias", 0)
         key, value = (
-            np.einsum("td,dhk->thk", states, memory[f"{n}_kernel"]) + memory.get(f"{n}_bias", 0)
-            if f"{n}_kernel" in memory
+            np.einsum("td,dhk->thk", states, memory[n]["kernel"]) + memory[n].get("bias", 0)
+            if n in memory
             else self.slices(states)
             for n in ("key", "value")
         )
-        if self.config.qk_norm:
+        if self.config.attention.qk_norm:
             query, key = self.head_norm(query, parameters["query_norm"]), self.head_norm(key, memory["key_norm"])
         return self.attention(query, key, value, parameters, lambda t, s: True, lambda *_: 0, lambda *_: 0)
 
@@ -201,30 +219,31 @@ class Reference:
 
     def turned(self, x):
         half = x.shape[-1] // 2
-        turn = np.exp(1j * np.arange(len(x))[:, None] * self.config.rotary_base ** (-np.arange(half) / half))
+        turn = np.exp(1j * np.arange(len(x))[:, None] * self.config.positions.base ** (-np.arange(half) / half))
         pairs = (x[..., :half] + 1j * x[..., half:]) * turn[:, None]
         return np.concatenate([pairs.real, pairs.imag], axis=-1)
 
     def attention(self, query, key, value, parameters, sees, bias, moved):
         width = query.shape[-1]
-        scale = {"1/sqrt(d_k)": width**-0.5, "none": 1, "1/d_k": 1 / width}.get(self.config.attention_scale)
+        scale = {"1/sqrt(d_k)": width**-0.5, "none": 1, "1/d_k": 1 / width}.get(self.config.attention.scale)
         scale = parameters["scale"] if scale is None else np.full(HEADS, scale)
-        summed = self.config.attention_heads == "summed"
+        summed = isinstance(self.config.attention, SummedHeads)
         last = parameters["summed_output" if summed else "output"]
         output = np.zeros((len(query), D)) + last.get("bias", 0)
         for t, h in np.ndindex(len(query), HEADS):
             q, seen = query[t, h] * scale[h], [s for s in range(len(key)) if sees(t, s)]
-            powers = [math.exp(q @ key[s, h] + bias(h, q, t, s)) for s in seen]
-            if self.config.attention_maximum == "hard":
+            shared = h * key.shape[1] // HEADS  # the head of keys and values
+            powers = [math.exp(q @ key[s, shared] + bias(h, q, t, s)) for s in seen]
+            if isinstance(self.config.attention, HardMax):
                 powers = [float(power == max(powers)) for power in powers]
-            head = sum(power * (value[s, h] + moved(t, s)) for power, s in zip(powers, seen, strict=True)) / sum(powers)
+            head = sum(power * (value[s, shared] + moved(t, s)) for power, s in zip(powers, seen, strict=True)) / sum(powers)
             output[t] += head @ (last["kernel"] if summed else last["kernel"][h])
         return output
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_logits_are_those_of_the_reference(draw, name):
-    config = Model(num_encoder_layers=2, num_decoder_layers=3, d_model=D, d_ff=24, num_heads=HEADS, **CASES[name])
+    config = small.model(num_encoder_layers=2, num_decoder_layers=3, d_model=D, d_ff=24, num_heads=HEADS, **CASES[name])
     facts = JOINT if config.tying == "three_way" else FACTS
     network = EncoderDecoder(config, facts)
     generator = np.random.default_rng(2)

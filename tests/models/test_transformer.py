@@ -1,44 +1,56 @@
 """The encoder-decoder as a whole: caches, masks, padding and packing, held against the plain pass of a pair alone."""
 
 import functools
-import typing
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 
-from transformer.config import Facts, Model, Positions
-from transformer.models import masks
-from transformer.models.masks import Mask, Side
+from transformer.components.masks import All, Tokens
+from transformer.components.positions import Positions
+from transformer.config import Facts
 from transformer.models.stack import Memory, Stack
 from transformer.models.transformer import EncoderDecoder
+from transformer.settings import Variations, override
 
 FACTS = Facts(source_size=50, target_size=50, source_rows=56, target_rows=56)
 OTHER = {
-    "qk_norm": True,
+    "attention__qk_norm": True,
     "norm_order": "pre",
     "d_k": 6,
     "d_v": 5,
     "tying": "none",
-    "activation": "swiglu",
-    "norm_kind": "rms",
-    "attention_scale": "learned",
+    "feed_forward__activation": "swiglu",
+    "norm": "rms",
+    "attention__scale": "learned",
 }
-VARIANTS = {
-    "attention_keys": "queries",
-    "attention_values": "inputs",
-    "attention_maximum": "hard",
-    "attention_heads": "summed",
-    "head_gates": "all",
+KINDS = tuple(Positions.registry)
+# Fewer key-value heads; windows, whose rings decoding goes past; layers that differ, more of them than a turn of the pattern.
+LAYERS = {
+    "grouped": ("rotary", {"num_kv_heads": 2}),
+    "multi-query": ("shaw", {"num_kv_heads": 1}),
+    "window": ("rotary", {"window": 2}),
+    "window, shaw": ("shaw", {"window": 3, "num_kv_heads": 2}),
+    "pattern": (
+        "rotary",
+        {
+            "num_decoder_layers": 5,
+            "layer_pattern": ("local", "global"),
+            "layer_types": Variations(
+                {"local": {"window": 2, "num_kv_heads": 2}, "global": {"positions": "none", "attention.scale": "1/d_k"}}
+            ),
+        },
+    ),
 }
-KINDS = typing.get_args(Positions)
 each_kind = pytest.mark.parametrize("positions", KINDS)
 
 
 def make(**settings):
-    small = {"num_encoder_layers": 3, "num_decoder_layers": 2, "d_model": 16, "d_ff": 32, "num_heads": 4, "shaw_clip": 3}
-    return EncoderDecoder(Model(**small | settings), FACTS)
+    sizes = {"num_encoder_layers": 3, "num_decoder_layers": 2, "d_model": 16, "d_ff": 32, "num_heads": 4}
+    clip = {"positions__clip": 3} if settings.get("positions") == "shaw" else {}
+    return EncoderDecoder(small.model(**sizes | clip | settings), FACTS)
 
 
 def tokens(*shape, seed=0):
@@ -70,8 +82,8 @@ def build(draw):
 @pytest.mark.parametrize(
     ("positions", "settings"),
     # The other settings change what positions act on: heads' widths, norms and scales.
-    [*((kind, {}) for kind in KINDS), ("rotary", OTHER), ("shaw", OTHER), ("rotary", VARIANTS)],
-    ids=[*KINDS, "rotary, other", "shaw, other", "rotary, variants"],
+    [*((kind, {}) for kind in KINDS), ("rotary", OTHER), ("shaw", OTHER), *LAYERS.values()],
+    ids=[*KINDS, "rotary, other", "shaw, other", *LAYERS],
 )
 def test_cached_steps_give_the_logits_of_the_plain_pass(build, positions, settings):
     network, variables, plain = build(positions=positions, **settings)
@@ -80,7 +92,7 @@ def test_cached_steps_give_the_logits_of_the_plain_pass(build, positions, settin
     def stepped(variables, batch):
         apply = functools.partial(network.apply, variables)
         memory = apply(batch["source"], None, batch["source_segments"], method="encode")
-        cache = apply(memory, 8, 2 * memory.keys.shape[1], method="start")
+        cache = apply(memory, 8, 2 * memory.rows(), method="start")
         rows = jnp.repeat(batch["inputs"], 2, axis=0)  # two beams a sentence
         first, cache = apply(rows[:, :2], cache, memory, method="step")
         params, memory = network.for_steps(variables["params"], memory)
@@ -106,7 +118,7 @@ def test_padding_on_the_left_of_a_prompt_is_not_seen(build, positions):
     def stepped(variables, batch, waste):
         apply = functools.partial(network.apply, variables)
         memory = apply(batch["source"], None, batch["source_segments"], method="encode")
-        cache = apply(memory, 8, memory.keys.shape[1], method="start")
+        cache = apply(memory, 8, memory.rows(), method="start")
         first = jnp.concatenate([waste, batch["inputs"][:, :2]], axis=1)
         valid = jnp.broadcast_to(jnp.arange(4) > 1, (3, 4))
         logits, cache = apply(first, cache, memory, valid, method="step")
@@ -145,9 +157,8 @@ def test_no_gradient_from_a_later_input_to_an_earlier_output(build, settings):
     assert from_source.all()
 
 
-def test_with_the_mask_off_there_is_one(build, monkeypatch):
-    monkeypatch.setitem(masks.RULES, "causal", None)
-    from_source, from_inputs = dependence(*build()[:2])
+def test_with_the_mask_off_there_is_one(build):
+    from_source, from_inputs = dependence(*build(mask=All())[:2])
     assert from_inputs.all() and from_source.all()
 
 
@@ -156,7 +167,7 @@ def test_without_positions_the_order_of_a_source_means_nothing(build, positions)
     network, variables, plain = build(positions=positions)
     order = np.array([3, 0, 6, 5, 1, 4, 2])
     permuted = BATCH | {name: BATCH[name][:, order] for name in ("source", "source_segments")}
-    encode = jax.jit(lambda v, b: network.apply(v, b["source"], None, b["source_segments"], method="encode").keys)
+    encode = jax.jit(lambda v, b: network.apply(v, b["source"], None, b["source_segments"], method="encode").streams[0]["key"])
     pairs = [
         (plain(variables, BATCH), plain(variables, permuted)),
         (encode(variables, BATCH)[:, 0][:, :, order], encode(variables, permuted)[:, 0]),  # a row without padding
@@ -268,14 +279,14 @@ def test_padding_gives_no_gradient(build):
 
 
 def decoder(**settings):
-    """A stack with all that a layer can have; Shaw's tables are each layer's own. Its arguments: states, a mask, a memory."""
-    rates = {"dropout_rate": 0.2, "attention_dropout_rate": 0.2, "activation_dropout_rate": 0.2}
-    small = {"d_model": 16, "d_ff": 32, "num_heads": 4, "positions": "shaw", "shaw_clip": 3}
-    stack = Stack(Model(**small, **rates, **settings), 2, cross=True, bidirectional=False)
+    """A stack with all that a layer can have; Shaw's tables are each layer's own. Its arguments: states, tokens, a memory."""
+    rates = {"dropout_rate": 0.2, "attention__dropout_rate": 0.2, "feed_forward__dropout_rate": 0.2}
+    sizes = {"num_decoder_layers": 2, "d_model": 16, "d_ff": 32, "num_heads": 4, "positions": "shaw", "positions__clip": 3}
+    stack = Stack(small.model(**sizes, **rates, **settings), "decoder", cross=True)
     draw = np.random.default_rng(0)
     states, keys, values = (jnp.asarray(draw.normal(size=shape), jnp.float32) for shape in [(3, 5, 16), *[(2, 3, 4, 7, 4)] * 2])
-    sides = Side(jnp.arange(5)), Side(jnp.arange(7), BATCH["source_segments"])
-    return stack, (states, Mask(sides[0], sides[0], "causal")), {"memory": Memory(keys, values, sides[1])}
+    memory = Memory(({"key": keys, "value": values},), Tokens(jnp.arange(7), BATCH["source_segments"]))
+    return stack, (states, Tokens(jnp.arange(5))), {"memory": memory}
 
 
 def with_dropout(stack, arguments, keywords):
@@ -428,3 +439,41 @@ def test_entries_that_the_vocabulary_lacks_are_never_likely(build):
     logits = np.asarray(plain(variables, BATCH))
     assert np.all(logits[..., 50:] < -1e20)
     assert np.all(logits[..., :50] > -1e3)
+
+
+def test_layers_of_a_pattern_are_layers_with_those_settings(build):
+    """In turn, each the same as in a stack whose layers are all like it; what does not fill a turn follows."""
+    types = {"local": {"window": "2"}, "wide": {"d_ff": "48", "attention.scale": "none"}}
+    pattern = {"layer_pattern": ("local", "wide", "local"), "layer_types": Variations(types), "norm_order": "pre"}
+    network, variables, _ = build(num_encoder_layers=4, num_decoder_layers=5, **pattern)
+    parts = variables["params"]["encoder"]
+    inner = [parts["layers"][name]["feed_forward"]["inner"]["kernel"].shape for name in "012"]
+    assert inner == [(1, 16, 32), (1, 16, 48), (1, 16, 32)]
+    assert parts["rest_0"]["feed_forward"]["inner"]["kernel"].shape == (16, 32)
+
+    query = Tokens(jnp.arange(7), BATCH["source_segments"])
+    embedded = network.apply(variables, BATCH["source"], method=lambda net, source: net.source_embedding(source))
+    x = small.model().positions.embed({}, embedded, jnp.arange(7))
+    plain = small.model(num_encoder_layers=1, d_model=16, d_ff=32, num_heads=4, norm_order="pre", positions="none")
+    for number, name in enumerate(("local", "wide", "local", "local")):
+        layer = parts["rest_0"] if number == 3 else jax.tree.map(lambda leaf: leaf[0], parts["layers"][str(number)])
+        alone = override(small.model(plain, final_norm=number == 3), types[name])
+        own = {"layers": jax.tree.map(lambda leaf: leaf[None], layer), "final_norm": parts["final_norm"]}
+        x, _ = Stack(alone, "encoder", cross=False).apply({"params": own}, x, query)
+    encoded, _ = network.apply(variables, embedded, query, method=lambda net, *arguments: net.encoder(*arguments))
+    real = np.asarray(BATCH["source_segments"])[..., None] > 0
+    np.testing.assert_allclose(np.where(real, encoded, 0), np.where(real, x, 0), atol=1e-5)
+
+
+def test_the_program_of_a_pattern_is_as_large_at_any_depth():
+    def size(depth):
+        network = make(
+            num_encoder_layers=depth,
+            num_decoder_layers=depth,
+            layer_pattern=("local", "global"),
+            layer_types={"local": {"window": 2}, "global": {}},
+        )
+        variables = jax.eval_shape(network.init, jax.random.key(0), BATCH)
+        return len(jax.jit(network.apply).lower(variables, BATCH).as_text())
+
+    assert size(26) < 1.05 * size(6)

@@ -98,6 +98,9 @@ def test_a_sentencepiece_file_of_t5_gives_their_ids(tmp_path):
 
 def test_our_own_model_is_read_by_their_classes(tmp_path):
     """A model of ours with a vocabulary of characters: text in theirs gives the logits of ours."""
+    from transformer.components.feed_forward import FeedForward
+    from transformer.components.norms import LayerNorm
+    from transformer.components.positions import Learned
     from transformer.config import Config, Facts, Model, Objective
     from transformer.data.vocabulary import Characters
     from transformer.interop import convert
@@ -110,11 +113,10 @@ def test_our_own_model_is_read_by_their_classes(tmp_path):
             d_model=12,
             d_ff=20,
             num_heads=3,
-            positions="learned",
-            max_positions=40,
+            positions=Learned(size=40),
             norm_order="pre",
-            norm_epsilon=1e-5,
-            activation="gelu_tanh",
+            norm=LayerNorm(epsilon=1e-5),
+            feed_forward=FeedForward(activation="gelu_tanh"),
             embedding_scale="none",
         ),
         objective=Objective(kind="causal_lm"),

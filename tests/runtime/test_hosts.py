@@ -29,12 +29,13 @@ from transformer.training.telemetry import TIMED, read_metrics
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 600  # seconds: nothing may take as long, however busy the machine is
 EXPERIMENT = """
+from transformer.components.rotary import Rotary
 from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search, Train
 
 def get_config():
     return Config(
         model=Model(
-            num_encoder_layers=1, num_decoder_layers=1, d_model=16, d_ff=16, num_heads=2, dropout_rate=0.2, positions="rotary"
+            num_encoder_layers=1, num_decoder_layers=1, d_model=16, d_ff=16, num_heads=2, dropout_rate=0.2, positions=Rotary()
         ),
         data=Data(
             source="text", directory="data", vocabulary="characters", vocabulary_size=16, max_source_length=24,

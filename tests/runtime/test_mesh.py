@@ -169,7 +169,7 @@ def test_a_state_is_born_where_it_belongs(eight):
     [
         ("params/decoder/layers/cross_attention/query/kernel", (6, 512, 8, 64), (None, "fsdp", "tensor", None)),
         ("0/mu/decoder/layers/self_attention/output/kernel", (6, 8, 64, 512), (None, "tensor", None, "fsdp")),
-        ("memory/key_kernel", (6, 512, 8, 64), (None, "fsdp", "tensor", None)),
+        ("memory/key/kernel", (6, 512, 8, 64), (None, "fsdp", "tensor", None)),
         ("memory/value_bias", (6, 8, 64), (None, "tensor", None)),
         ("decoder/layers/feed_forward/outer/kernel", (6, 2048, 512), (None, "tensor", "fsdp")),
         ("decoder/layers/feed_forward/gate/bias", (6, 2048), (None, "tensor")),

@@ -37,7 +37,7 @@ def test_runs_are_arms_times_seeds():
 def test_a_run_is_its_settings():
     folders = [run.folder(Path("x")) for run in plan().runs({})]
     assert len(set(folders)) == 6 and folders == [run.folder(Path("x")) for run in plan(question="?").runs({})]
-    more = plan(seeds=3, arms=dict(STUDY.arms) | {"16": {"model.d_model": "16", "model.qk_norm": "true"}}).runs({})
+    more = plan(seeds=3, arms=dict(STUDY.arms) | {"16": {"model.d_model": "16", "model.attention.qk_norm": "true"}}).runs({})
     assert set(folders) - {run.folder(Path("x")) for run in more} == {folders[1], folders[4]}  # those of the changed arm
     steps = plan(base=small.config(train__steps=41)).runs({})
     assert not set(folders) & {run.folder(Path("x")) for run in steps}
@@ -75,7 +75,7 @@ def test_an_unfair_comparison_is_an_error(fair, arms, parts):
         plan(arms=arms, fair=(fair,), claims=(), compare_with="a")
     assert all(part in str(error.value) for part in parts)
     others = tuple({"steps", "tokens"} - {fair}) if fair in ("steps", "tokens") else ()
-    plan(arms={"a": {}, "b": {"model.qk_norm": "true"}}, fair=(fair, *others), claims=(), compare_with="a")
+    plan(arms={"a": {}, "b": {"model.attention.qk_norm": "true"}}, fair=(fair, *others), claims=(), compare_with="a")
 
 
 def test_what_is_equal_is_counted_as_describe_does():

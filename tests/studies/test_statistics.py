@@ -243,7 +243,7 @@ def test_the_familywise_error_holds_with_unequal_variances(seeds, spreads, recor
     an arm is found that is better by 5 standard deviations of the two arms together."""
     both = math.hypot(SPREADS[spreads][0], SPREADS[spreads][-1])
     wrong, power = found(SPREADS[spreads], seeds, effect=5 * both)
-    record_property("power", power)
+    record_property("power", float(power))
     assert wrong < 0.06
     assert power > {3: 0.25, 5: 0.9, 8: 0.99}[seeds]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import small
 
-from transformer import families, settings
+from transformer import effects, families, settings
 from transformer.config import Config
 from transformer.errors import UserError
 from transformer.training import start
@@ -57,7 +57,7 @@ def softmax(logits):
 @pytest.mark.parametrize("scale", ["none", "1/sqrt(d_k)"])
 def test_one_layer_is_what_numpy_says(scale):
     """An encoder without positions: its queries and keys are products of embeddings, times sqrt(d_model)."""
-    changes = {"model__positions": "none", "model__attention_scale": scale, "model__d_k": 3, "train__start_metrics": ALL[:3]}
+    changes = {"model__positions": "none", "model__attention__scale": scale, "model__d_k": 3, "train__start_metrics": ALL[:3]}
     config = small.config(**FAMILIES["encoder_only"], **changes)
     _, _, params = parts(config)
     given, layer = batch("encoder_only"), params["encoder"]["layers"]["self_attention"]
@@ -143,7 +143,7 @@ def test_gradients_are_those_of_the_mean_loss(family):
 
 
 def test_micro_batches_and_dropout_change_nothing():
-    changed = small.config(**DEEP, train__accumulate=2, model__dropout_rate=0.5, model__attention_dropout_rate=0.5)
+    changed = small.config(**DEEP, train__accumulate=2, model__dropout_rate=0.5, model__attention__dropout_rate=0.5)
     assert measured(changed) == pytest.approx(deep("encoder_decoder"), rel=1e-4)
 
 
@@ -155,7 +155,7 @@ def test_micro_batches_and_dropout_change_nothing():
     ],
 )
 def test_what_a_family_has_not_is_refused(changes, metrics, named):
-    wrong = small.config(**changes, train__start_metrics=metrics)
+    wrong = effects.without_idle(small.config(**changes, train__start_metrics=metrics))
     with pytest.raises(UserError) as error:
         validate(wrong)
     assert f"config.train.start_metrics {named}: " in str(error.value) and "\n" not in str(error.value)

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer import families
+from transformer.components.attention import MASKED
 from transformer.config import Config, Facts
 from transformer.inference import search
 from transformer.inference.loading import most_positions, round_length
-from transformer.models.attention import MASKED
-from transformer.models.stack import with_slots
+from transformer.models.cache import with_slots
 
 Array = jax.Array
 Rule = search.Greedy | search.Beam

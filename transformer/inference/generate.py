@@ -72,7 +72,7 @@ class Generator(Predictor):
             start = ", the start included," if self.config.search.start_token else ""
             raise UserError(
                 f"{what} has {len(ids):,} tokens{start} and the model positions for {most:,} "
-                "(config.model.max_positions); shorten it"
+                "(config.model.positions.size); shorten it"
             )
         return ids
 
@@ -82,7 +82,7 @@ class Generator(Predictor):
         return [self.facts.start, *ids] if self.config.search.start_token or not ids else ids
 
     def _unread(self, what: str, length: int, which: str) -> Cut:
-        setting = "model.max_positions" if most_positions(self.config) else "data.max_target_length"
+        setting = "model.positions.size" if most_positions(self.config) else "data.max_target_length"
         text = f"tokens of the {what} are not read: the {which} {self.window:,} are (config.{setting})"
         return Cut(length - self.window, length, text)
 

@@ -20,6 +20,7 @@ from transformer.data.objectives import Objective
 from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError, say
 from transformer.inference.special import SpecialNames
+from transformer.models.stack import layers_in_order
 from transformer.runtime import checkpoints as checkpoints_lib
 from transformer.runtime.checkpoints import Checkpoints
 from transformer.runtime.workdir import open_existing
@@ -59,12 +60,12 @@ class Predictor:
 
     def weights_of(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Weights LxBxHxTxS of a batch by place, as "decoder/cross"; nothing of a model without attention."""
-        stacks = self._observe(self.params, batch).get("intermediates", {})
-        return {
-            f"{stack}/{kind.removesuffix('_attention')}": np.asarray(sown["weights"][0])
-            for stack, layers in stacks.items()
-            for kind, sown in layers["layers"].items()
-        }
+        result, model = {}, self.config.model
+        for stack, sown in self._observe(self.params, batch).get("intermediates", {}).items():
+            layers = layers_in_order(sown, len(model.layer_types_in_turn()), model.depth(stack))
+            for name in layers[0]:
+                result[f"{stack}/{name.removesuffix('_attention')}"] = np.stack([layer[name]["weights"][0] for layer in layers])
+        return result
 
     @property
     def cuts(self) -> list[Cut]:
@@ -172,11 +173,7 @@ def clean(config: Config, text: str) -> str:
 
 def most_positions(config: Config) -> int | None:
     """Tokens that positions can be told of; none: any number."""
-    return (
-        config.model.max_positions
-        if families.FAMILIES[config.family].positions and config.model.positions == "learned"
-        else None
-    )
+    return config.model.positions.longest() if families.FAMILIES[config.family].positions else None
 
 
 def round_length(length: int) -> int:

@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from transformer import families
+from transformer import families, registry
+from transformer.components.attention import Attention
 from transformer.config import Config
 from transformer.errors import UserError, nearest
+from transformer.models.stack import layer_path
 from transformer.sharding import by_rows
 
 Array = jax.Array
@@ -56,8 +58,9 @@ def check(config: Config) -> None:
             f"config.evaluate.head_place {asked.head_place}: config.family {config.family} has no such attention; "
             f"choose all or {' or '.join(places)}"
         )
-    if config.model.attention_heads == "summed":
-        raise UserError(f"{what}: with config.model.attention_heads summed no head has rows of W^O of its own; leave it at 0")
+    if type(config.model.attention).output is not Attention.output:
+        name = registry.reference(type(config.model.attention))
+        raise UserError(f"{what}: in config.model.attention {name} heads have no rows of W^O of their own; leave it at 0")
     if not number(config):
         raise UserError(f"{what}: of {len(heads(config))} heads that is none; raise it, or leave it at 0")
     if asked.head_order == "gradient" and config.data.validation is None:
@@ -110,20 +113,19 @@ def at_random(heads: Sequence[str], seed: int) -> list[str]:
     return [heads[int(place)] for place in np.asarray(jax.random.permutation(key, len(heads)))]
 
 
-def without(params: Any, removed: Iterable[str]) -> Any:
+def without(config: Config, params: Any, removed: Iterable[str]) -> Any:
     """Parameters of the model without these heads. The bias of W^O, which is no head's, stays. UserError: there is no such
     head."""
-    leaves = dict(flatten_dict(params))
-    end = ("output", "kernel")
-    places = {f"{p[0]}/{p[2].removesuffix('_attention')}": p for p in leaves if p[1] == "layers" and p[3:] == end}
-    known = {
-        f"{place}/{layer + 1}/{head + 1}": (path, layer, head)
-        for place, path in places.items()
-        for layer, head in np.ndindex(leaves[path].shape[:2])
-    }
+    leaves, model, known = dict(flatten_dict(params)), config.model, {}
+    period = len(model.layer_types_in_turn())
+    for stack, kind in (place.split("/") for place in families.FAMILIES[config.family].attention):
+        for layer, head in np.ndindex(model.depth(stack), model.num_heads):
+            inside, index = layer_path(layer, period, model.depth(stack))
+            path = (stack, *inside, f"{kind}_attention", "output", "kernel")
+            known[f"{stack}/{kind}/{layer + 1}/{head + 1}"] = path, head if index is None else (index, head)
     for name in removed:
         if name not in known:
             raise UserError(f"there is no head {name!r}{nearest(name, known)}; heads are PLACE/LAYER/HEAD, from 1 on")
-        path, layer, head = known[name]
-        leaves[path] = jnp.asarray(leaves[path]).at[layer, head].set(0)
+        path, place = known[name]
+        leaves[path] = jnp.asarray(leaves[path]).at[place].set(0)
     return unflatten_dict(leaves)

@@ -18,7 +18,7 @@ from typing import Any
 from transformer.data.text import tagged_words
 from transformer.errors import UserError, counted, nearest
 from transformer.inference.sums import SUMS, of_sentences
-from transformer.models import gates
+from transformer.models import penalties
 
 FEWEST = 10  # pairs that are scored apart
 TRUE_LENGTH = "true_length"  # what stands after a score's "@" if outputs were made as long as their references
@@ -250,7 +250,7 @@ def token_scores(sums: Mapping[str, float], words: int | None = None) -> dict[st
 
     "loss" (smoothed, as trained) and "nll" are nats per token, the end of a sentence counted as one; "perplexity" is
     exp(nll), "perplexity_per_word" exp(nll_sum / words), which vocabularies of any size share; "token_accuracy" is percent.
-    "open_heads@encoder/self" and so on: how many heads are open, where they have gates.
+    NAME@PLACE: what attention reports of itself beside its penalty, where it has one.
     What a missing sum, no weight or no words leave open is absent.
     """
     weight = sums.get("weight_sum", 0.0)
@@ -262,7 +262,7 @@ def token_scores(sums: Mapping[str, float], words: int | None = None) -> dict[st
             result["token_accuracy"] *= 100.0
         if "nll" in result:
             result["perplexity"] = _exp(result["nll"])
-        result |= gates.means(sums, float(weight))
+        result |= penalties.means(sums, float(weight))
     if words and "nll_sum" in sums and weight > 0:
         result["perplexity_per_word"] = _exp(float(sums["nll_sum"]) / words)
     return result

@@ -103,7 +103,7 @@ class Translator(Predictor):
         self._told, most = [], most_positions(self.config)
         room = len(input_ids) if most is None else most - (0 if self._encodes else len(source_ids))
         if len(input_ids) > room:  # an error where numbers come of it; this is only drawn
-            what = f"tokens of the target are not read: there are {most:,} positions (config.model.max_positions)"
+            what = f"tokens of the target are not read: there are {most:,} positions (config.model.positions.size)"
             self._told = [Cut(len(input_ids) - room, len(input_ids), what)]
         input_ids = input_ids[:room]
         batch, _ = self._batch_of([source_ids], [input_ids])
@@ -156,7 +156,7 @@ class Translator(Predictor):
             longest, most = max(map(len, rows)), most_positions(self.config)
             if most is not None and longest > most:
                 raise UserError(
-                    f"source and target have {longest} tokens, the start included, and config.model.max_positions is {most}; "
+                    f"source and target have {longest} tokens, the start included, and config.model.positions.size is {most}; "
                     "shorten them"
                 )
             tokens, segments = pad(rows, longest)
@@ -197,7 +197,7 @@ class Translator(Predictor):
         longest, most = max(map(len, inputs)), most_positions(self.config)
         if most is not None and longest > most:
             raise UserError(
-                f"a target has {longest} tokens, the start included, and config.model.max_positions is {most}; shorten it"
+                f"a target has {longest} tokens, the start included, and config.model.positions.size is {most}; shorten it"
             )
         return inputs
 

@@ -4,7 +4,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from transformer import settings
+from transformer import registry, settings
 from transformer.config import Config, Facts
 from transformer.errors import UserError, nearest
 from transformer.interop import limits
@@ -44,7 +44,7 @@ def to_settings(
             if name not in {*searching, *IDS, *SEARCH_SILENT}:
                 raise UserError(f"{search_where}: {name} is {generation[name]!r}: search has no such setting; remove it there")
         raw = {**raw, **{name: generation[name] for name in IDS if name in named and generation.get(name) is not None}}
-    values = dict(form.fixed) | dict(form.training) | _values(form.fields, raw, where)
+    values = dict(form.fixed) | dict(form.training) | _values(form.fields, raw, where, form.fixed)
     values |= {"search.penalty_form": "power"} | _values(SEARCH, generation, search_where)
     _check_search(generation, values, search_where)
     return values | limits.to_settings(generation, form.family, search_where)
@@ -89,8 +89,8 @@ def _check_search(generation: Mapping[str, Any], values: Values, where: str) -> 
         )
 
 
-def _values(fields: Any, raw: Mapping[str, Any], where: str) -> Values:
-    kinds, seen, result, said = _kinds(), {}, {}, {}
+def _values(fields: Any, raw: Mapping[str, Any], where: str, fixed: Mapping[str, Any] | None = None) -> Values:
+    kinds, seen, result, said = _kinds(fixed or {}), {}, {}, {}
     for field in fields:
         names = field.theirs.split()
         value = raw.get(field.theirs) if len(names) == 1 else _several(names, field, raw)
@@ -124,8 +124,12 @@ def _several(names: list[str], field: Field, raw: Mapping[str, Any]) -> tuple[An
     return tuple(raw.get(name, default) for name, default in zip(names, field.default, strict=True))
 
 
-def _kinds() -> dict[str, Any]:
-    kinds = {name: kind for name, kind, _, _ in settings.fields(Config())}
+def _kinds(fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """The type of each setting, those of the components that are fixed among them."""
+    components = {
+        name: fixed[name] for name, value in settings.plain(Config()).items() if name in fixed and isinstance(value, str)
+    }
+    kinds = {name: kind for name, kind, _, _ in settings.fields(settings.assign(Config(), components))}
     return kinds | {f"facts.{name}": kind for name, kind in typing.get_type_hints(Facts).items()}
 
 
@@ -135,12 +139,13 @@ def choose(config: Config) -> str:
     if not mine:
         raise UserError(f"config.family {config.family}: Transformers has no such model; {_families()} can be written")
     by_positions = {form.fixed["model.positions"]: name for name, form in mine.items()}
-    if config.model.positions not in by_positions:
+    positions = registry.reference(type(config.model.positions))
+    if positions not in by_positions:
         raise UserError(
-            f"config.model.positions {config.model.positions}: of {config.family}, Transformers has models with "
+            f"config.model.positions {positions}: of {config.family}, Transformers has models with "
             f"{', '.join(by_positions)} ({', '.join(mine)}); others cannot be written"
         )
-    return by_positions[config.model.positions]
+    return by_positions[positions]
 
 
 def _families() -> str:
@@ -150,7 +155,7 @@ def _families() -> str:
 def to_fields(name: str, config: Config, facts: Facts) -> dict[str, Any]:
     """The fields of a `config.json` of model type `name`. UserError: a setting that such a model has not."""
     form, model = FORMATS[name], config.model
-    mine = {setting: value for setting, _, _, value in settings.fields(config)}
+    mine: dict[str, Any] = settings.plain(config)
     mine |= {"model.d_k": model.key_width, "model.d_v": model.value_width, "model.final_norm": model.has_final_norm}
     mine |= {f"facts.{field}": value for field, value in settings.to_dict(facts).items()}
     fixed = dict(form.fixed)
@@ -170,7 +175,8 @@ def to_fields(name: str, config: Config, facts: Facts) -> dict[str, Any]:
     for field in form.fields:
         if field.written:
             names, value = field.theirs.split(), _inverse(name, field, mine)
-            result |= dict(zip(names, value if len(names) > 1 else [value], strict=True))
+            written = dict(zip(names, value if len(names) > 1 else [value], strict=True))
+            result |= {theirs: each for theirs, each in written.items() if each is not None}
     return result | {"is_encoder_decoder": config.family == "encoder_decoder", "torch_dtype": "float32"}
 
 
@@ -205,6 +211,6 @@ def search_fields(config: Config, facts: Facts) -> dict[str, Any]:
         ids |= {"bad_words_ids": [[facts.pad]], "renormalize_logits": True}
     if search.penalty_form == "gnmt" and search.length_penalty:
         return ids | sampling
-    mine = {setting: value for setting, _, _, value in settings.fields(config)}
+    mine: dict[str, Any] = settings.plain(config)
     beams = {f.theirs: _inverse("", f, mine) for f in SEARCH if f.theirs in ("num_beams", "length_penalty", "early_stopping")}
     return ids | sampling | beams

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer import families
+from transformer.components.positions import Sinusoidal
 from transformer.config import Config, Facts
 from transformer.errors import UserError
 from transformer.interop.names import Names, Place
-from transformer.models.positions import Sinusoidal
 
 Tensors = Mapping[str, np.ndarray]
 SHOWN = 3  # names in a message
@@ -141,6 +141,6 @@ def _check_others(names: Names, tensors: Tensors, used: set[str], where: str) ->
 def _check_sinusoids(name: str, tensor: np.ndarray, where: str) -> None:
     if not name.endswith("embed_positions.weight"):
         return
-    wanted = Sinusoidal(halves=True).encode(jnp.arange(tensor.shape[0]), tensor.shape[1])
+    wanted = Sinusoidal(layout="halves").encode(jnp.arange(tensor.shape[0]), tensor.shape[1])
     if not np.allclose(tensor.astype(np.float32), wanted, atol=SINUSOID_TOLERANCE):
         raise UserError(f"{where}: {name} is no table of sinusoids, which Marian's positions are")

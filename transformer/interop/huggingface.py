@@ -161,13 +161,11 @@ def _completed(name: str, raw: dict[str, Any], arrays: convert.Tensors) -> dict[
 def _make_config(values: Mapping[str, Any], made: Mapping[str, Vocabulary], most_source: int | None) -> Config:
     """`most_source`: tokens of a source, or of an encoder's text, at most, as the tokenizer knows them."""
     config = Config()
-    model_settings = {name: value for name, value in values.items() if not name.startswith("facts.")}
-    for name, value in model_settings.items():
-        config = settings.replace(config, name, value)
+    config = settings.assign(config, {name: value for name, value in values.items() if not name.startswith("facts.")})
     if isinstance(text := made.get("joint"), Tokenizer) and config.family == "decoder_only":
         config = settings.replace(config, "search.start_token", text.around[:1] == [values["facts.start"]])
-    learned = config.model.positions == "learned"
-    longest, most = (config.model.max_positions,) * 2 if learned else (LONGEST, settings.MOST)
+    table = config.model.positions.longest()
+    longest, most = table or LONGEST, table or settings.MOST
     data: dict[str, Any] = {
         "max_source_length": min([each for each in (most_source, values.get("data.max_source_length")) if each] or [longest]),
         "max_target_length": min(values.get("data.max_target_length", longest), most),

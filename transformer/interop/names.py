@@ -59,7 +59,7 @@ class Names:
         module, _, leaf = path.rpartition("/")
         modules = dict(self.modules)
         for name, values, more in self.variants:
-            if any(name == setting and value in values for setting, _, _, value in settings.fields(config)):
+            if settings.plain(config).get(name) in values:
                 modules |= more
         name, _, part = modules[module].partition(" ")
         ending, form = LEAVES[leaf]
@@ -112,12 +112,12 @@ T5 = Names(
     | _stack("encoder", "encoder.block", _T5_SELF | {"feed_forward_norm": "layer.1.layer_norm"})
     | _stack("decoder", "decoder.block", _T5_SELF | _T5_CROSS | {"feed_forward_norm": "layer.2.layer_norm"}),
     variants=[
-        ("model.activation", ("relu", "gelu", "gelu_tanh", "silu"), _t5_feed_forward(_T5_PLAIN)),
-        ("model.activation", ("geglu", "geglu_tanh", "swiglu"), _t5_feed_forward(_T5_GATED)),
+        ("model.feed_forward.activation", ("relu", "gelu", "gelu_tanh", "silu"), _t5_feed_forward(_T5_PLAIN)),
+        ("model.feed_forward.activation", ("geglu", "geglu_tanh", "swiglu"), _t5_feed_forward(_T5_GATED)),
     ],
     places={
-        "memory/key_kernel": Place("decoder.block.{}.layer.1.EncDecAttention.k.weight", "turned"),
-        "memory/value_kernel": Place("decoder.block.{}.layer.1.EncDecAttention.v.weight", "turned"),
+        "memory/key/kernel": Place("decoder.block.{}.layer.1.EncDecAttention.k.weight", "turned"),
+        "memory/value/kernel": Place("decoder.block.{}.layer.1.EncDecAttention.v.weight", "turned"),
     }
     | {
         f"{stack}/position_table": Place(f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "table")
@@ -164,7 +164,7 @@ BART = Names(
         ),
     ],
     places={
-        f"memory/{side}_{leaf}": Place(f"model.decoder.layers.{{}}.encoder_attn.{side[0]}_proj.{name}", form)
+        f"memory/{side}/{leaf}": Place(f"model.decoder.layers.{{}}.encoder_attn.{side[0]}_proj.{name}", form)
         for side in ("key", "value")
         for leaf, (name, form) in LEAVES.items()
         if leaf in ("kernel", "bias")

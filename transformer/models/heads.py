@@ -7,9 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer.components.feed_forward import ACTIVATIONS
 from transformer.config import Model
 from transformer.models.dropout import Dropout
-from transformer.models.layers import ACTIVATIONS, Embedding, kernel_initializer, make_norm
+from transformer.models.layers import Embedding, NormLayer, kernel_initializer
 from transformer.models.stack import Logits
 
 Array = jax.Array
@@ -29,9 +30,9 @@ class MaskedLM(nn.Module):
     @nn.compact
     def __call__(self, states_BxSxD: Array, tied: Embedding | None) -> Array:
         """Logits BxSxN in fp32."""
-        function, _ = ACTIVATIONS[self.config.activation]
+        function, _ = ACTIVATIONS[self.config.feed_forward.activation]
         hidden_BxSxD = function(_dense(self.config, self.config.d_model, "transform")(states_BxSxD))
-        hidden_BxSxD = make_norm(self.config, "norm")(hidden_BxSxD)
+        hidden_BxSxD = NormLayer(self.config, name="norm")(hidden_BxSxD)
         return Logits(self.config, self.rows, self.size, name="logits")(hidden_BxSxD, tied)
 
 

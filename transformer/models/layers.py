@@ -1,4 +1,4 @@
-"""What stands around attention: feed-forward, norms, embedding, initialisers, and a layer that wires them.
+"""Everything around attention: feed-forward, norms, embedding, initialisers, and a layer that connects them.
 
 Letters: B rows, T tokens, D d_model, F d_ff, N entries of a vocabulary table, H heads.
 """
@@ -11,25 +11,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer.components.masks import Pairs, Role
 from transformer.config import Model
-from transformer.models.attention import MultiHeadAttention
+from transformer.models.attention import AttentionLayer
+from transformer.models.declare import declare
 from transformer.models.dropout import Dropout
-from transformer.models.masks import Mask
-from transformer.models.positions import NoPositions
 from transformer.sharding import by_rows, rows_whole
 
 Array = jax.Array
-
-# name -> (function, gated). Gated: f(x W_1) * (x W_g), then W_2 (Shazeer 2020).
-ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], bool]] = {
-    "relu": (jax.nn.relu, False),
-    "gelu": (lambda x: jax.nn.gelu(x, approximate=False), False),
-    "gelu_tanh": (lambda x: jax.nn.gelu(x, approximate=True), False),
-    "silu": (jax.nn.silu, False),
-    "geglu": (lambda x: jax.nn.gelu(x, approximate=False), True),
-    "geglu_tanh": (lambda x: jax.nn.gelu(x, approximate=True), True),
-    "swiglu": (jax.nn.silu, True),
-}
 
 REMAT: dict[str, Callable[..., bool] | None] = {
     "full": None,
@@ -52,34 +41,32 @@ def embedding_initializer(config: Model) -> Callable[..., Any]:
     return nn.initializers.normal(stddev)
 
 
-def make_norm(config: Model, name: str) -> nn.Module:
-    """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang and Sennrich 2019), statistics in fp32."""
-    dtype = jnp.dtype(config.dtype)
-    if config.norm_kind == "rms":
-        return nn.RMSNorm(epsilon=config.norm_epsilon, dtype=dtype, name=name)
-    return nn.LayerNorm(epsilon=config.norm_epsilon, use_bias=config.norm_bias, dtype=dtype, name=name)
-
-
-class FeedForward(nn.Module):
-    """max(0, x W_1 + b_1) W_2 + b_2 (Vaswani et al. 2017, equation 2), or another activation, or gated."""
+class NormLayer(nn.Module):
+    """The model's norm, with its parameters."""
 
     config: Model
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """... x D -> the same, in the type of computation."""
+        norm = self.config.norm
+        p = declare(self, norm.parameters(x.shape[-1]), kernel_initializer(self.config))
+        return norm(p, x.astype(jnp.dtype(self.config.dtype)))
+
+
+class FeedForwardLayer(nn.Module):
+    """The model's feed-forward component, with its parameters and dropout on its inner activations."""
+
+    config: Model
+    stack: Any
     deterministic: bool
 
     @nn.compact
     def __call__(self, x_BxTxD: Array) -> Array:
-        config = self.config
-        function, gated = ACTIVATIONS[config.activation]
-        hidden_BxTxF = function(self._dense("inner", config.d_ff)(x_BxTxD))
-        if gated:
-            hidden_BxTxF = hidden_BxTxF * self._dense("gate", config.d_ff)(x_BxTxD)
-        dropout = Dropout(config.activation_dropout_rate, config.dropout_generator, self.deterministic, name="dropout")
-        return self._dense("outer", config.d_model)(dropout(hidden_BxTxF))
-
-    def _dense(self, name: str, width: int) -> nn.Dense:
-        config = self.config
-        initializer, dtype = kernel_initializer(config), jnp.dtype(config.dtype)
-        return nn.Dense(width, use_bias=config.ff_bias, kernel_init=initializer, dtype=dtype, name=name)
+        config, feed_forward = self.config, self.config.feed_forward
+        p = declare(self, feed_forward.parameters(config.sizes(self.stack)), kernel_initializer(config))
+        dropout = Dropout(feed_forward.dropout_rate, config.dropout_generator, self.deterministic, name="dropout")
+        return feed_forward.output(p, dropout(feed_forward.hidden(p, x_BxTxD)))
 
 
 class Embedding(nn.Module):
@@ -129,42 +116,53 @@ class Layer(nn.Module):
     """
 
     config: Model
-    positions: NoPositions
+    stack: Any
     cross: bool
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x_BxTxD: Array, own: dict[str, Any], shared: dict[str, Any]) -> tuple[Array, dict[str, Array] | None]:
-        """`own`: what differs by layer (memory, cache, gates); `shared`: masks, slot, position parameters, the same for all.
+    def __call__(
+        self, x_BxTxD: Array, per_layer: dict[str, Any], broadcast: dict[str, Any]
+    ) -> tuple[Array, dict[str, Any] | None]:
+        """`per_layer`: what differs by layer (number, memory, cache, gates); `broadcast`: tokens and position parameters.
 
         Returns the output and the layer's cache; the pair is what a scan over layers wants.
         """
-        config, gates, cache = self.config, own.get("gates") or {}, own.get("cache")
+        config, gates = self.config, per_layer.get("gates") or {}
+        cache, write, keys = per_layer.get("cache"), None, broadcast["query"]
+        if cache is not None:
+            (kind, cache), step = next(iter(cache.items())), broadcast["step"]
+            window = config.window if kind == "ring" else 0
+            write, keys = step.writes[window], step.keys[window]
+        mask = config.self_mask(self.stack, not self.deterministic)
+        pairs = Pairs(broadcast["query"], keys, per_layer["number"], mask, aligned=cache is None)
+        written = None
 
-        def attention(name: str, cross: bool, mask: Mask, **arguments: Any) -> Callable[[Array], Array]:
-            module = MultiHeadAttention(
-                config, self.positions, kernel_initializer(config), cross, self.deterministic, name=f"{name}_attention"
+        def attention(role: Role, pairs: Pairs, **arguments: Any) -> Callable[[Array], Array]:
+            module = AttentionLayer(
+                config, self.stack, role, kernel_initializer(config), self.deterministic, name=f"{role}_attention"
             )
 
             def call(x: Array) -> Array:
-                nonlocal cache
-                output, written = module(x, mask, gates=gates.get(name), **arguments)
-                cache = written if written is not None else cache
+                nonlocal written
+                output, new = module(x, pairs, gates=gates.get(role), **arguments)
+                written = written if new is None else {kind: new}
                 return output
 
             return call
 
-        parameters = shared.get("position_parameters")
-        self_arguments = {"cache": cache, "slot": shared.get("slot"), "position_parameters": parameters}
-        x_BxTxD = self._residual("self_attention", x_BxTxD, attention("self", False, shared["mask"], **self_arguments))
+        arguments = {"cache": cache, "write": write, "position_parameters": broadcast.get("position_parameters")}
+        x_BxTxD = self._residual("self_attention", x_BxTxD, attention("self", pairs, **arguments))
         if self.cross:
-            cross = attention("cross", True, shared["cross_mask"], memory=own["memory"])
+            source = Pairs(broadcast["cross_query"], broadcast["memory"], per_layer["number"])
+            cross = attention("cross", source, memory=per_layer["memory"])
             x_BxTxD = self._residual("cross_attention", x_BxTxD, cross)
-        x_BxTxD = self._residual("feed_forward", x_BxTxD, FeedForward(config, self.deterministic, name="feed_forward"))
-        return x_BxTxD, cache
+        feed_forward = FeedForwardLayer(config, self.stack, self.deterministic, name="feed_forward")
+        x_BxTxD = self._residual("feed_forward", x_BxTxD, feed_forward)
+        return x_BxTxD, written
 
     def _residual(self, name: str, x_BxTxD: Array, function: Callable[[Array], Array]) -> Array:
-        norm = make_norm(self.config, f"{name}_norm")
+        norm = NormLayer(self.config, name=f"{name}_norm")
         rate, generator = self.config.dropout_rate, self.config.dropout_generator
         dropout = Dropout(rate, generator, self.deterministic, name=f"{name}_dropout")
         if self.config.norm_order == "pre":

@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from transformer.components.attention import masked_softmax
 from transformer.config import Facts, Model
 from transformer.errors import UserError
-from transformer.models.attention import masked_softmax
 from transformer.models.dropout import Dropout
 from transformer.models.layers import REMAT, Embedding, kernel_initializer
 from transformer.models.stack import Logits

@@ -1,10 +1,14 @@
-"""A stack of scanned layers, what it remembers while text is generated, and logits. Models made of them: transformer.py.
+"""A stack of scanned layers, and logits. Models made of them are transformer.py, what is remembered while generating cache.py.
 
-Letters: B rows (sentences), S source tokens, T target tokens, C slots of a cache, L layers, D d_model, H heads, K, V head
-widths, N entries of the target table.
+Layers may differ (`config.layer_pattern`): the pattern's layers are the body of the scan, one turn after another, and layers
+that do not fill a turn follow it, each on its own.
+
+Letters: B rows (sentences), S source tokens, T target tokens, C slots of a cache, L layers, D d_model, H heads, N entries of
+the target table.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,123 +16,171 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from transformer.components.attention import MASKED
+from transformer.components.masks import Tokens
+from transformer.components.parameters import Declared, Parameters, Streams
+from transformer.components.positions import Bound
 from transformer.config import Model
-from transformer.models import gates as head_gates
-from transformer.models import positions as positions_lib
-from transformer.models.attention import MASKED
+from transformer.models import cache as caches
+from transformer.models.cache import Cache, Step
+from transformer.models.declare import declare
 from transformer.models.dropout import Dropout
-from transformer.models.layers import REMAT, Embedding, Layer, all_products, kernel_initializer, make_norm
-from transformer.models.masks import Mask, Side
+from transformer.models.layers import REMAT, Embedding, Layer, NormLayer, all_products, kernel_initializer
 
 Array = jax.Array
-Cache = dict[str, Any]
 
 
 @struct.dataclass
 class Memory:
-    """What a decoder sees of a source: keys LxBxHxSxK and values LxBxHxSxV, or a tuple of each layer's; and whose they are."""
+    """What a decoder sees of a source: for each layer of its pattern, streams with the layers of that kind first; and the
+    tokens.
 
-    keys: Any
-    values: Any
-    side: Side
+    `unstacked`: for each layer of the decoder its own streams.
+    """
 
-    def apart(self) -> "Memory":
-        """The same, each layer's an array of its own: see `apart`."""
-        return self.replace(keys=apart(self.keys), values=apart(self.values))  # type: ignore[attr-defined]
+    streams: tuple[Streams, ...]
+    tokens: Tokens
+    unstacked: bool = struct.field(pytree_node=False, default=False)
+
+    def unstack(self, num_layers: int) -> "Memory":
+        """The same, with arrays of its own for each layer: see `unstack_layers`."""
+        if self.unstacked:
+            return self
+        turns = [unstack_layers(each) for each in self.streams]
+        period = len(turns)
+        return Memory(tuple(turns[n % period][n // period] for n in range(num_layers)), self.tokens, unstacked=True)
+
+    def rows(self) -> int:
+        """The number of sources."""
+        return jax.tree.leaves(self.streams)[0].shape[0 if self.unstacked else 1]
 
     def of(self, numbers_b: Array) -> "Memory":
-        """Of the sources with these numbers alone; layers are not apart."""
-        side = jax.tree.map(lambda leaf: leaf if leaf.ndim == 1 else leaf[numbers_b], self.side)
-        return Memory(self.keys[:, numbers_b], self.values[:, numbers_b], side)
+        """Of the sources with these numbers only; not for unstacked layers."""
+        tokens = jax.tree.map(lambda leaf: leaf if leaf.ndim == 1 else leaf[numbers_b], self.tokens)
+        return Memory(jax.tree.map(lambda leaf: leaf[:, numbers_b], self.streams), tokens)
 
     def without(self, hidden_BxS: Array) -> "Memory":
         """The same source, of which attention does not see the tokens where `hidden_BxS` is true."""
-        segments = jnp.ones(hidden_BxS.shape, jnp.int32) if self.side.segments is None else self.side.segments
-        return self.replace(side=self.side.replace(segments=jnp.where(hidden_BxS, 0, segments)))  # type: ignore[attr-defined]
+        segments = jnp.ones(hidden_BxS.shape, jnp.int32) if self.tokens.segments is None else self.tokens.segments
+        tokens = self.tokens.replace(segments=jnp.where(hidden_BxS, 0, segments))
+        return dataclasses.replace(self, tokens=tokens)
+
+
+class Turn(nn.Module):
+    """The layers of one turn of the pattern."""
+
+    types: tuple[Model, ...]
+    stack: Any
+    cross: bool
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x_BxTxD: Array, per_layer: Sequence[Any], broadcast: dict[str, Any]) -> tuple[Array, None]:
+        for number, (config, own) in enumerate(zip(self.types, per_layer, strict=True)):
+            layer = _rematerialized(config)(config, self.stack, self.cross, self.deterministic, name=str(number))
+            x_BxTxD, _ = layer(x_BxTxD, own, broadcast)
+        return x_BxTxD, None
+
+
+def _rematerialized(config: Model) -> Any:
+    return Layer if config.remat == "none" else nn.remat(Layer, policy=REMAT[config.remat], prevent_cse=False)
 
 
 class Stack(nn.Module):
     """Positions, dropout and `num_layers` layers, scanned: one parameter layout whatever the depth, layers first."""
 
     config: Model
-    num_layers: int
+    stack: Any
     cross: bool
-    bidirectional: bool
 
     @nn.compact
     def __call__(
         self,
         x_BxTxD: Array,
-        mask: Mask,
+        query: Tokens,
         *,
         memory: Memory | None = None,
         cache: Cache | None = None,
+        step: Step | None = None,
         gates: Mapping[str, Array] | None = None,
         deterministic: bool = True,
     ) -> tuple[Array, Cache | None]:
-        """States BxTxD and the cache. `gates`: {"self": LxH, "cross": LxH}, factors on heads, or LxBxH, each row its own."""
-        config = self.config
-        positions = positions_lib.make(config, self.bidirectional)
-        parameters = {}
-        if positions.owner == "stack":
-            parameters = {n: self.param(f"position_{n}", *spec) for n, spec in positions.parameters().items()}
-        x_BxTxD = positions.embed(parameters, x_BxTxD, mask.query.positions)
+        """States BxTxD and the cache, which has a `step`. `gates`: {"self": LxH, "cross": LxH}, factors on heads, or LxBxH."""
+        config, layers = self.config, self.config.depth(self.stack)
+        positions = config.positions
+        declared = positions.parameters(config.sizes(self.stack), config.init_stddev) if positions.owner == "stack" else {}
+        named = declare(self, {f"position_{n}": each for n, each in declared.items()}, kernel_initializer(config))
+        parameters = {name: named[f"position_{name}"] for name in declared}
+        x_BxTxD = positions.embed(parameters, x_BxTxD, query.positions)
         if config.embedding_norm:
-            x_BxTxD = make_norm(config, "embedding_norm")(x_BxTxD)
-        dropout = Dropout(config.dropout_rate, config.dropout_generator, deterministic, name="embedding_dropout")
-        x_BxTxD = dropout(x_BxTxD)
+            x_BxTxD = NormLayer(config, name="embedding_norm")(x_BxTxD)
+        x_BxTxD = Dropout(config.dropout_rate, config.dropout_generator, deterministic, name="embedding_dropout")(x_BxTxD)
 
-        shared: dict[str, Any] = {"mask": mask, "position_parameters": parameters}
-        own: dict[str, Any] = {"gates": dict(gates or {})}
-        stack = "encoder" if self.bidirectional else "decoder"
-        kinds = [kind for kind in ("self", "cross")[: 1 + self.cross] if head_gates.has_gates(config, f"{stack}/{kind}")]
-        for kind in kinds:
-            of_heads = nn.initializers.constant(head_gates.OPEN)
-            log_alpha_LxH = self.param(f"{kind}_gates", of_heads, (self.num_layers, config.num_heads))
-            factor_LxH = head_gates.gate(log_alpha_LxH, None if deterministic else self.make_rng("dropout"))
-            given = own["gates"].get(kind, jnp.ones(()))
-            own["gates"][kind] = given * (factor_LxH if given.ndim < 3 else factor_LxH[:, None])
+        broadcast: dict[str, Any] = {"query": query, "position_parameters": parameters}
         if memory is not None:
-            shared["cross_mask"] = Mask(Side(mask.query.positions, None if cache else mask.query.segments), memory.side)
+            broadcast |= {"cross_query": Tokens(query.positions, None if cache else query.segments), "memory": memory.tokens}
+        per_layer: dict[str, Any] = {"number": jnp.arange(layers), "gates": dict(gates or {})}
+        types = config.layer_types_in_turn()
         if cache is not None:
-            layer = Layer(config, positions, self.cross, True, parent=None)
-            x_BxTxD, cache = self._with_cache(x_BxTxD, own, memory, shared, cache, layer)
+            x_BxTxD, cache = self._with_cache(types, x_BxTxD, per_layer, memory, broadcast | {"step": step}, cache)
         else:
-            if memory is not None:
-                own["memory"] = (memory.keys, memory.values)
-            layer = Layer
-            if config.remat != "none":
-                layer = nn.remat(Layer, policy=REMAT[config.remat], prevent_cse=False)
+            x_BxTxD = self._scanned(types, x_BxTxD, per_layer, memory, broadcast, deterministic)
+        if config.has_final_norm:
+            x_BxTxD = NormLayer(config, name="final_norm")(x_BxTxD)
+        return x_BxTxD, cache
+
+    def _scanned(
+        self, types: tuple[Model, ...], x: Array, per_layer: Any, memory: Memory | None, broadcast: Any, deterministic: bool
+    ) -> Array:
+        """One compiled body for all turns of the pattern; then the layers that are left."""
+        config, period = self.config, len(types)
+        turns, left = divmod(config.depth(self.stack), period)
+
+        def own(number: int, part: Any, of_memory: Any) -> Any:
+            mine = jax.tree.map(lambda leaf: leaf[part], per_layer)
+            return (
+                mine
+                if memory is None
+                else mine | {"memory": jax.tree.map(lambda leaf: leaf[of_memory], memory.streams[number])}
+            )
+
+        if turns:
+            body: Any = Turn if period > 1 else _rematerialized(config)
             layers = nn.scan(
-                layer,
+                body,
                 variable_axes={"params": 0, "intermediates": 0, "measures": 0},
                 split_rngs={"params": True, "dropout": True},
                 in_axes=(0, nn.broadcast),  # type: ignore[arg-type]  (a tuple, as its docstring says)
-                length=self.num_layers,
-                unroll=min(config.unroll, self.num_layers),
+                length=turns,
+                unroll=min(config.unroll, turns),
             )
-            x_BxTxD, _ = layers(config, positions, self.cross, deterministic, name="layers")(x_BxTxD, own, shared)
-        if config.has_final_norm:
-            x_BxTxD = make_norm(config, "final_norm")(x_BxTxD)
-        return x_BxTxD, cache
+            each = [own(n, slice(n, turns * period, period), slice(0, turns)) for n in range(period)]
+            what = types if period > 1 else types[0]
+            x, _ = layers(what, self.stack, self.cross, deterministic, name="layers")(
+                x, each if period > 1 else each[0], broadcast
+            )
+        for number in range(left):
+            layer = _rematerialized(types[number])(types[number], self.stack, self.cross, deterministic, name=f"rest_{number}")
+            x, _ = layer(x, own(number, turns * period + number, turns), broadcast)
+        return x
 
     def _with_cache(
-        self, x: Array, own: Any, memory: Memory | None, shared: Any, cache: Cache, layer: Layer
+        self, types: tuple[Model, ...], x: Array, per_layer: Any, memory: Memory | None, broadcast: Any, cache: Cache
     ) -> tuple[Array, Cache]:
-        """Layer by layer, so that each layer's keys and values stay apart and are updated in place."""
-        shared = shared | {"slot": cache["slot"][0]}
-        parameters, each, written = apart(self.variables["params"]["layers"]), list(apart(own, self.num_layers)), []
-        if memory is not None:
-            pairs = zip(apart(memory.keys), apart(memory.values), strict=True)
-            each = [mine | {"memory": pair} for mine, pair in zip(each, pairs, strict=True)]
+        """Layer by layer, so that each layer's streams are separate arrays, which are updated in place."""
+        count, written = len(cache["layers"]), []
+        parameters = layers_in_order(self.variables["params"], len(types), count)
+        memories = None if memory is None else memory.unstack(count).streams
         for index, layer_cache in enumerate(cache["layers"]):
-            mine = each[index] | {"cache": layer_cache}
-            x, layer_cache = layer.apply({"params": parameters[index]}, x, mine, shared)
+            own = jax.tree.map(lambda leaf, i=index: leaf[i], per_layer) | {"cache": layer_cache}
+            own |= {} if memories is None else {"memory": memories[index]}
+            layer = Layer(types[index % len(types)], self.stack, self.cross, True, parent=None)
+            x, layer_cache = layer.apply({"params": parameters[index]}, x, own, broadcast)
             written.append(layer_cache)
         return x, cache | {"layers": written}
 
 
-def apart(stacked: Any, count: int | None = None) -> tuple[Any, ...]:
+def unstack_layers(stacked: Any, count: int | None = None) -> tuple[Any, ...]:
     """For each layer the tree of its own slices of `stacked`, whose leaves have layers first; a tuple is one already."""
     if isinstance(stacked, tuple):
         return stacked
@@ -136,94 +188,82 @@ def apart(stacked: Any, count: int | None = None) -> tuple[Any, ...]:
     return tuple(jax.tree.map(lambda leaf, i=index: leaf[i], stacked) for index in range(count))
 
 
+def layers_in_order(params: Mapping[str, Any], period: int, count: int) -> tuple[Any, ...]:
+    """A stack's parameters, layer by layer; `layers` may be a tuple of all of them already."""
+    if isinstance(params.get("layers"), tuple):
+        return params["layers"]
+    turns = unstack_layers(params["layers"]) if "layers" in params else ()
+    scanned = [turn if period == 1 else turn[str(number)] for turn in turns for number in range(period)]
+    return tuple(scanned + [params[f"rest_{number}"] for number in range(count - len(scanned))])
+
+
+def layer_path(number: int, period: int, count: int) -> tuple[tuple[str, ...], int | None]:
+    """Where layer `number`, from 0 on, is in a stack's parameters: the path, and its index there if layers share arrays."""
+    turn, place = divmod(number, period)
+    if turn == count // period:
+        return (f"rest_{place}",), None
+    return ("layers",) if period == 1 else ("layers", str(place)), turn
+
+
 def for_steps(config: Model, params: Any, memory: Memory | None) -> tuple[Any, Memory | None]:
-    """Parameters and memory as a loop of steps wants them, the decoder's layers apart: in a loop XLA would cut each out of the
-    stack again at every step."""
-    if not config.causal_evaluation:  # the whole stack reads again what has been said
+    """Parameters and memory as a loop of steps wants them, the decoder's layers unstacked: in a loop XLA would cut each out of
+    the stack again at every step."""
+    if not config.mask.during(False).causal:  # the whole stack recomputes the prefix
         return params, memory
-    decoder = {**params["decoder"], "layers": apart(params["decoder"]["layers"])}
-    return {**params, "decoder": decoder}, None if memory is None else memory.apart()
+    count = config.num_decoder_layers
+    layers = layers_in_order(params["decoder"], len(config.layer_types_in_turn()), count)
+    decoder = {n: each for n, each in params["decoder"].items() if not n.startswith("rest_")} | {"layers": layers}
+    return {**params, "decoder": decoder}, None if memory is None else memory.unstack(count)
 
 
 def start_cache(config: Model, rows: int, max_length: int) -> Cache:
-    """An empty cache of `max_length` slots for a decoder. Batch axis first in every leaf; a free slot has segment 0.
+    """An empty cache of `max_length` slots for a decoder: cache.py. Layers with a shorter window have rings.
 
-    It holds keys and values, BxHxC of each width: each head's slots lie together, which makes attending several times as
-    fast on a CPU. Without a causal mask they change with every token that follows: then it holds the tokens.
+    Where the mask is not causal, keys change with every token that follows: then the cache holds the tokens.
     """
-    dtype = jnp.dtype(config.dtype)
-
-    def empty(width: int) -> Array:
-        return jnp.zeros((rows, config.num_heads, max_length, width), dtype)
-
-    slots = jnp.zeros((rows, max_length), jnp.int32)
-    zeros = jnp.zeros((rows,), jnp.int32)
-    if config.causal_evaluation:
-        width = {"key": config.key_width, "value": config.value_width}
-        kept: Cache = {"layers": [{n: empty(w) for n, w in width.items()} for _ in range(config.num_decoder_layers)]}
-    else:
-        kept = {"tokens": slots}
-    # All rows write the same slot; `next` is the position a row's next token has, which left-padding makes differ.
-    return kept | {"positions": slots, "segments": slots, "slot": zeros, "next": zeros}
+    if not config.mask.during(False).causal:
+        empty = caches.start_tokens(rows, max_length, set())
+        return empty | {"tokens": jnp.zeros((rows, max_length), jnp.int32)}
+    types = config.layer_types_in_turn()
+    layers = [_empty(types[index % len(types)], rows, max_length) for index in range(config.num_decoder_layers)]
+    windows = {each.window for each in types if each.window is not None and each.window < max_length}
+    return caches.start_tokens(rows, max_length, windows) | {"layers": layers}
 
 
-def with_slots(cache: Cache, count: int) -> Cache:
-    """The same cache with `count` slots, the new ones free. What has no slots (a recurrent model's) is as it was."""
+def _empty(config: Model, rows: int, max_length: int) -> dict[str, Any]:
+    """One layer's empty cache; the streams' names, shapes and types are those that `keys` gives."""
+    attention, sizes = config.attention, config.sizes("decoder")
+    if (state := attention.state(sizes, rows)) is not None:
+        return {"state": state}
+    kind, slots = ("slots", max_length) if config.window is None or config.window >= max_length else ("ring", config.window)
 
-    def more(leaf: Array, axis: int) -> Array:
-        return jnp.pad(leaf, [(0, count - leaf.shape[n] if n == axis else 0) for n in range(leaf.ndim)])
+    def shapes(declared: Declared) -> dict[str, jax.ShapeDtypeStruct]:
+        return {name: jax.ShapeDtypeStruct(each.shape, jnp.float32) for name, each in declared.items()}
 
-    slots = {name: more(leaf, 1) for name, leaf in cache.items() if name in ("tokens", "positions", "segments")}
-    if not slots:
-        return cache
-    layers = {"layers": jax.tree.map(lambda leaf: more(leaf, 2), cache["layers"])} if "layers" in cache else {}
-    return cache | slots | layers
+    def keys(p: Parameters, of_positions: Parameters, x_BxSxD: Array) -> Streams:
+        positions, tokens = Bound(config.positions, of_positions), Tokens(jnp.arange(slots))
+        return {n: caches.store(each) for n, each in attention.keys(p, x_BxSxD, tokens, positions, sizes).items()}
 
-
-def advance_cache(cache: Cache, valid_BxT: Array, whole: bool = False) -> tuple[Cache, Mask]:
-    """Positions and segments of T new tokens written into the cache (keys and values are not), and the mask they see.
-
-    `whole`: the T tokens are a prefix, all of which each of them sees (prefix LM).
-    """
-    valid = valid_BxT.astype(jnp.int32)
-    positions_BxT = jnp.maximum(cache["next"][:, None] + jnp.cumsum(valid, axis=1) - 1, 0)
-    slot = cache["slot"][0]
-    key_positions = jax.lax.dynamic_update_slice_in_dim(cache["positions"], positions_BxT, slot, axis=1)
-    key_segments = jax.lax.dynamic_update_slice_in_dim(cache["segments"], valid, slot, axis=1)
-    cache = cache | {"positions": key_positions, "segments": key_segments}
-    query = Side(positions_BxT)
-    if not whole:
-        return cache, Mask(query, Side(key_positions, key_segments), "causal")
-    prefix = jax.lax.dynamic_update_slice_in_dim(jnp.zeros_like(key_segments), valid, slot, axis=1)
-    return cache, Mask(query, Side(key_positions, key_segments, prefix > 0), "prefix")
+    p = shapes({**attention.key_parameters(sizes), **attention.parameters(sizes)})
+    x = jax.ShapeDtypeStruct((rows, slots, config.d_model), jnp.dtype(config.dtype))
+    kept = jax.eval_shape(keys, p, shapes(config.positions.parameters(sizes, config.init_stddev)), x)
+    return {kind: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), kept)}
 
 
-def causal_rule(config: Model, deterministic: bool) -> str:
-    """The rule of a decoder's mask. All but training is deterministic."""
-    return "causal" if (config.causal_evaluation if deterministic else config.causal_training) else "all"
-
-
-def read_again(
+def recompute_prefix(
     decoder: Stack, embedding: Embedding, tokens_BxT: Array, cache: Cache, memory: Memory | None, valid_BxT: Array
 ) -> tuple[Array, Cache]:
-    """States BxTxD of T new tokens, all tokens so far being read, each of which sees all; and the cache with the new ones."""
+    """Without a cache of keys: states BxTxD of T new tokens, the whole prefix recomputed; and the cache with the new tokens."""
     slot = cache["slot"][0]
-    cache, _ = advance_cache(cache, valid_BxT)
+    cache, _ = caches.advance(cache, valid_BxT)
     tokens_BxC = jax.lax.dynamic_update_slice_in_dim(cache["tokens"], tokens_BxT, slot, axis=1)
-    mask = Mask(Side(cache["positions"]), Side(cache["positions"], cache["segments"]))
-    states_BxCxD, _ = decoder(embedding(tokens_BxC), mask, memory=memory)
+    states_BxCxD, _ = decoder(embedding(tokens_BxC), Tokens(cache["positions"], cache["segments"]), memory=memory)
     new_BxTxD = jax.lax.dynamic_slice_in_dim(states_BxCxD, slot, tokens_BxT.shape[1], axis=1)
     return new_BxTxD, cache | {"tokens": tokens_BxC}
 
 
-def finish_step(cache: Cache, valid_BxT: Array) -> Cache:
-    """The cache with its counters moved past T tokens."""
-    added = jnp.sum(valid_BxT.astype(jnp.int32), axis=1)
-    return cache | {"slot": cache["slot"] + valid_BxT.shape[1], "next": cache["next"] + added}
-
-
 class Logits(nn.Module):
-    """States to fp32 logits BxTxN, with a tied table or its own; entries that the vocabulary lacks are masked."""
+    """States to fp32 logits BxTxN, with a tied table or its own; entries that are not in the vocabulary are masked."""
 
     config: Model
     rows: int

@@ -15,23 +15,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer.components.masks import Tokens
 from transformer.config import Facts, Model
+from transformer.models import cache as caches
 from transformer.models.attention import MemoryProjection
+from transformer.models.cache import Cache
 from transformer.models.heads import Classifier, MaskedLM, Pooler
 from transformer.models.layers import Embedding, kernel_initializer
-from transformer.models.masks import Mask, Side
-from transformer.models.stack import (
-    Cache,
-    Logits,
-    Memory,
-    Stack,
-    advance_cache,
-    causal_rule,
-    finish_step,
-    for_steps,
-    read_again,
-    start_cache,
-)
+from transformer.models.stack import Logits, Memory, Stack, for_steps, recompute_prefix, start_cache
 
 Array = jax.Array
 
@@ -50,9 +41,9 @@ class EncoderDecoder(nn.Module):
             self.source_embedding = self.target_embedding
         else:
             self.source_embedding = Embedding(facts.source_rows, config, name="source_embedding")
-        self.encoder = Stack(config, config.num_encoder_layers, cross=False, bidirectional=True, name="encoder")
-        self.memory_projection = MemoryProjection(config, config.num_decoder_layers, kernel_initializer(config), name="memory")
-        self.decoder = Stack(config, config.num_decoder_layers, cross=True, bidirectional=False, name="decoder")
+        self.encoder = Stack(config, "encoder", cross=False, name="encoder")
+        self.memory_projection = MemoryProjection(config, kernel_initializer(config), name="memory")
+        self.decoder = Stack(config, "decoder", cross=True, name="decoder")
         self.logits_layer = Logits(config, facts.target_rows, facts.target_size, name="logits")
 
     def __call__(self, batch: Mapping[str, Array], deterministic: bool = True, gates: Mapping[str, Any] | None = None) -> Array:
@@ -66,11 +57,9 @@ class EncoderDecoder(nn.Module):
             batch["source"], batch.get("source_positions"), batch.get("source_segments"), deterministic, gates.get("encoder")
         )
         inputs = batch["inputs"]
-        side = Side(_positions(batch.get("positions"), inputs), batch.get("segments"))
-        x_BxTxD = self.target_embedding(inputs)
-        decoder_gates = gates.get("decoder")
-        mask = Mask(side, side, causal_rule(self.config, deterministic))
-        return self.decoder(x_BxTxD, mask, memory=memory, gates=decoder_gates, deterministic=deterministic)[0]
+        tokens = Tokens(_positions(batch.get("positions"), inputs), batch.get("segments"))
+        x_BxTxD, own = self.target_embedding(inputs), gates.get("decoder")
+        return self.decoder(x_BxTxD, tokens, memory=memory, gates=own, deterministic=deterministic)[0]
 
     def logits(self, states_BxTxD: Array) -> Array:
         """States to logits BxTxN."""
@@ -85,11 +74,9 @@ class EncoderDecoder(nn.Module):
         gates: Mapping[str, Array] | None = None,
     ) -> Memory:
         """The source as decoder layers see it. Positions default to 0..S-1; segments: 0 where there is padding."""
-        side = Side(_positions(positions, source_BxS), segments_BxS)
-        x_BxSxD = self.source_embedding(source_BxS)
-        states, _ = self.encoder(x_BxSxD, Mask(side, side), gates=gates, deterministic=deterministic)
-        keys, values = self.memory_projection(states)
-        return Memory(keys, values, side)
+        tokens = Tokens(_positions(positions, source_BxS), segments_BxS)
+        states, _ = self.encoder(self.source_embedding(source_BxS), tokens, gates=gates, deterministic=deterministic)
+        return Memory(self.memory_projection(states, tokens), tokens)
 
     def for_steps(self, params: Any, memory: Memory) -> tuple[Any, Memory]:
         """Both as a loop of `step` wants them: stack.for_steps."""
@@ -102,13 +89,7 @@ class EncoderDecoder(nn.Module):
     def step(self, tokens_BxT: Array, cache: Cache, memory: Memory, valid_BxT: Array | None = None) -> tuple[Array, Cache]:
         """Logits BxTxN after each of T >= 1 tokens, which follow those in the cache. `valid_BxT`: False: a token is padding."""
         valid = jnp.ones(tokens_BxT.shape, bool) if valid_BxT is None else valid_BxT
-        if not self.config.causal_evaluation:
-            states, cache = read_again(self.decoder, self.target_embedding, tokens_BxT, cache, memory, valid)
-            return self.logits(states), finish_step(cache, valid)
-        cache, mask = advance_cache(cache, valid)
-        states, new_cache = self.decoder(self.target_embedding(tokens_BxT), mask, memory=memory, cache=cache)
-        assert new_cache is not None
-        return self.logits(states), finish_step(new_cache, valid)
+        return _step(self, tokens_BxT, cache, memory, valid)
 
 
 class DecoderOnly(nn.Module):
@@ -121,7 +102,7 @@ class DecoderOnly(nn.Module):
     def setup(self) -> None:
         config, facts = self.config, self.facts
         self.target_embedding = Embedding(facts.target_rows, config, name="target_embedding")
-        self.decoder = Stack(config, config.num_decoder_layers, cross=False, bidirectional=False, name="decoder")
+        self.decoder = Stack(config, "decoder", cross=False, name="decoder")
         self.logits_layer = Logits(config, facts.target_rows, facts.target_size, name="logits")
 
     def __call__(self, batch: Mapping[str, Array], deterministic: bool = True, gates: Mapping[str, Any] | None = None) -> Array:
@@ -130,12 +111,10 @@ class DecoderOnly(nn.Module):
 
     def states(self, batch: Mapping[str, Array], deterministic: bool = True, gates: Mapping[str, Any] | None = None) -> Array:
         """The last states BxTxD; `logits` makes logits of them."""
-        inputs, prefix = batch["inputs"], None if self.config.causal_prefix else batch.get("prefix")
-        side = Side(_positions(batch.get("positions"), inputs), batch.get("segments"), None if prefix is None else prefix > 0)
-        rule = causal_rule(self.config, deterministic)
-        mask = Mask(side, side, "prefix" if rule == "causal" and prefix is not None else rule)
-        own = (gates or {}).get("decoder")
-        return self.decoder(self.target_embedding(inputs), mask, gates=own, deterministic=deterministic)[0]
+        inputs, prefix = batch["inputs"], batch.get("prefix")
+        positions, marked = _positions(batch.get("positions"), inputs), None if prefix is None else prefix > 0
+        tokens, own = Tokens(positions, batch.get("segments"), marked), (gates or {}).get("decoder")
+        return self.decoder(self.target_embedding(inputs), tokens, gates=own, deterministic=deterministic)[0]
 
     def logits(self, states_BxTxD: Array) -> Array:
         """States to logits BxTxN."""
@@ -154,13 +133,7 @@ class DecoderOnly(nn.Module):
     ) -> tuple[Array, Cache]:
         """As EncoderDecoder's. `whole`: the tokens are a prefix, all of which each of them sees."""
         valid = jnp.ones(tokens_BxT.shape, bool) if valid_BxT is None else valid_BxT
-        if not self.config.causal_evaluation:
-            states, cache = read_again(self.decoder, self.target_embedding, tokens_BxT, cache, memory, valid)
-            return self.logits(states), finish_step(cache, valid)
-        cache, mask = advance_cache(cache, valid, whole and not self.config.causal_prefix)
-        states, new_cache = self.decoder(self.target_embedding(tokens_BxT), mask, cache=cache)
-        assert new_cache is not None
-        return self.logits(states), finish_step(new_cache, valid)
+        return _step(self, tokens_BxT, cache, memory, valid, whole)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +162,7 @@ class EncoderOnly(nn.Module):
         self.source_embedding = Embedding(facts.source_rows, config, name="source_embedding")
         if config.token_types:
             self.type_embedding = Embedding(config.token_types, config, name="type_embedding")
-        self.encoder = Stack(config, config.num_encoder_layers, cross=False, bidirectional=True, name="encoder")
+        self.encoder = Stack(config, "encoder", cross=False, name="encoder")
         if heads.masked_lm:
             self.masked_lm = MaskedLM(config, facts.source_rows, facts.source_size, name="masked_lm")
         if heads.pooler:
@@ -212,12 +185,12 @@ class EncoderOnly(nn.Module):
     def states(self, batch: Mapping[str, Array], deterministic: bool = True, gates: Mapping[str, Any] | None = None) -> Array:
         """The last states BxSxD of `source` BxS, and optionally `token_types`, `source_positions`, `source_segments`."""
         source = batch["source"]
-        side = Side(_positions(batch.get("source_positions"), source), batch.get("source_segments"))
+        tokens = Tokens(_positions(batch.get("source_positions"), source), batch.get("source_segments"))
         x_BxSxD = self.source_embedding(source)
         if self.config.token_types:
             x_BxSxD = x_BxSxD + self.type_embedding(batch.get("token_types", jnp.zeros_like(source)))
         own = (gates or {}).get("encoder")
-        return self.encoder(x_BxSxD, Mask(side, side), gates=own, deterministic=deterministic)[0]
+        return self.encoder(x_BxSxD, tokens, gates=own, deterministic=deterministic)[0]
 
     def logits(self, states_BxSxD: Array) -> Array:
         """What the masked language model says: BxSxN."""
@@ -226,6 +199,20 @@ class EncoderOnly(nn.Module):
     def scores(self, states_BxSxD: Array, deterministic: bool = True) -> Array:
         """What the classifier says: BxC of sentences, BxSxC of tokens."""
         return self.classifier(states_BxSxD if self.heads.per_token else self.pooler(states_BxSxD), deterministic)
+
+
+def _step(
+    model: Any, tokens_BxT: Array, cache: Cache, memory: Memory | None, valid_BxT: Array, prefix: bool = False
+) -> tuple[Array, Cache]:
+    """`step` of a model that has a decoder, target embeddings and logits."""
+    if not model.config.mask.during(False).causal:
+        states, cache = recompute_prefix(model.decoder, model.target_embedding, tokens_BxT, cache, memory, valid_BxT)
+        return model.logits(states), caches.finish(cache, valid_BxT)
+    cache, step = caches.advance(cache, valid_BxT, prefix)
+    embedded = model.target_embedding(tokens_BxT)
+    states, new_cache = model.decoder(embedded, step.query, memory=memory, cache=cache, step=step)
+    assert new_cache is not None
+    return model.logits(states), caches.finish(new_cache, valid_BxT)
 
 
 def _positions(positions: Array | None, tokens_BxT: Array) -> Array:

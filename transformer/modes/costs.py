@@ -9,9 +9,9 @@ from transformer.config import Config, Facts
 from transformer.data import pipeline, prepare
 from transformer.data.vocabulary import Bytes
 from transformer.errors import UserError, counted
-from transformer.models import accounting, accounts
+from transformer.models import axes
 from transformer.runtime import devices, layout
-from transformer.training import trainer
+from transformer.training import costs, trainer
 
 GIB = 2**30
 
@@ -29,16 +29,16 @@ class Memory:
 
 def describe(config: Config, count: int | None = None, gib: float | None = None) -> None:
     """Parameters, FLOPs and bytes; with `count` those of each of so many devices, and whether they fit in `gib` GiB."""
-    kind, facts = families.kind_of(config), accounts.assumed_facts(config)
+    kind, facts = families.kind_of(config), costs.assumed_facts(config)
     if gib is not None and count is None:
         raise UserError(f"--memory_gib={gib:g} is of one of --devices=N; say how many there are, 1 at least")
     if count is not None:
         layout.choose(config.parallel, count)  # refuses what does not fit before anything is printed
         devices.simulate(count)
-    account = families.FAMILIES[config.family].account(config, facts, ())
-    print(accounts.table(account))
+    found = costs.count(config, facts)
+    print(costs.table(found))
     if count is not None:
-        print(f"\n{table(memory(config, _completed(facts, kind.extra), account.tokens), gib)}")
+        print(f"\n{table(memory(config, _completed(facts, kind.extra), found.tokens), gib)}")
 
 
 def memory(config: Config, facts: Facts, longest: int) -> Memory:
@@ -47,7 +47,7 @@ def memory(config: Config, facts: Facts, longest: int) -> Memory:
 
     UserError: `config.parallel` does not fit the devices.
     """
-    runtime = devices.Runtime(config.parallel)
+    runtime = devices.Runtime(config.parallel, axes=axes.of_model(config.model))
     model = families.FAMILIES[config.family].model(config, facts)
     objective = families.make_objective(config, facts, dict.fromkeys(families.text_fields(families.kind_of(config)), Bytes()))
     _, step, begin = trainer.make(config, facts, model)
@@ -55,7 +55,8 @@ def memory(config: Config, facts: Facts, longest: int) -> Memory:
     batch = pipeline.blank(objective, config.data, longest, config.train.batch_tokens, runtime.count * config.train.accumulate)
     rows, slots = batch[objective.sides[-1].segments].shape
     params, moments, average = (
-        accounting.device_bytes(part, runtime.layout.sizes) for part in (state.params, state.optimizer_state, state.average)
+        costs.device_bytes(part, runtime.layout.sizes, runtime.axes)
+        for part in (state.params, state.optimizer_state, state.average)
     )
     held = {"parameters": params, "gradients": params, f"optimizer ({config.train.optimizer})": moments}
     if average:

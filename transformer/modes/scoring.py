@@ -20,7 +20,7 @@ from transformer.data.sources import SplitName
 from transformer.errors import UserError, counted, no_failure, readable, say
 from transformer.files import new_file
 from transformer.inference import loading, perplexity, predict, pruning, scores, translate
-from transformer.models import gates
+from transformer.models import axes, penalties
 from transformer.modes import digits, heads
 from transformer.modes.common import folders, kept_as
 from transformer.runtime import hosts
@@ -92,7 +92,7 @@ def reported(config: Config) -> list[str]:
     the model at the start ("start/logit_variance")."""
     output, data = families.kind_of(config).output, config.data
     ones: dict[str, float] = dict.fromkeys(("loss_sum", "nll_sum", "correct_sum", "weight_sum"), 1.0)
-    ones |= gates.told(dict.fromkeys(families.gated(config), 1.0), 1.0)
+    ones |= {f"{name}_sum": 1.0 for name in penalties.names(config.model, families.FAMILIES[config.family].attention)}
     last = [*scores.token_scores(ones, words=1 if output == "text" else None)]
     if output == "continuation":
         last += [f"sliding_{name}" for name in perplexity.measures({"nll_sum": 1.0, "weight_sum": 1.0}, 1, 1)]
@@ -163,12 +163,12 @@ def score_split(
 
     `kept`: the name that results are kept under, the split's if none is given. `changed`: settings that are not the run's.
     """
-    config, runtime = predictor.config, Runtime(predictor.config.parallel)
+    config, runtime = predictor.config, Runtime(predictor.config.parallel, axes=axes.of_model(predictor.config.model))
     kind = families.kind_of(config)
     loss = families.make_loss(predictor.model, config, predictor.facts)
     removed = heads_to_remove(runtime, loss, predictor.loaded, validation) if config.evaluate.heads_removed else []
     if removed:
-        params = pruning.without(predictor.params, removed)
+        params = pruning.without(config, predictor.params, removed)
         predictor = predict.make(dataclasses.replace(predictor.loaded, params=params))
     loaded = predictor.loaded
     token_sum, cut = token_sums(runtime, loss, loaded.objective, name, split.tokens, config)

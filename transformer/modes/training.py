@@ -22,6 +22,7 @@ from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError, counted, optional, say
 from transformer.files import new_file
 from transformer.inference import loading, predict, scores
+from transformer.models import axes
 from transformer.modes.common import folders
 from transformer.modes.pictures import show
 from transformer.modes.scoring import check_evaluate, score_split, token_sums
@@ -31,7 +32,7 @@ from transformer.runtime.checkpoints import Checkpoints, on_host
 from transformer.runtime.devices import Runtime, peak_flops
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
-from transformer.training import branch, initial, loop, optimizer, start, together, tracing, trainer
+from transformer.training import branch, costs, initial, loop, optimizer, start, together, tracing, trainer
 from transformer.training import step as step_lib
 from transformer.training.monitor import Monitor
 from transformer.training.telemetry import Telemetry
@@ -85,7 +86,7 @@ def _train(
 ) -> loop.Run[None]:
     """`alone`: its updates are compiled for all devices; else its step is asked for as it is, and it has one device."""
     family, kind = families.FAMILIES[config.family], families.kind_of(config)
-    runtime = Runtime(config.parallel if alone else Parallel(mode="jit"))
+    runtime = Runtime(config.parallel if alone else Parallel(mode="jit"), axes=axes.of_model(config.model))
     with _workdir(path, config) as (workdir, checkpoints):
         vocabularies, facts, splits = hosts.in_turn(lambda: _read(config, kind, workdir))
         model = family.model(config, facts)
@@ -165,14 +166,14 @@ def _train(
             step_lib.save_state(checkpoints, step, runtime.single(placed), {**metrics, **monitor.numbers}, periodic)
 
         lengths = [max(round(mean), 1) for mean in objective.lengths(batches.corpus).clip(max=objective.limits).mean(axis=0)]
-        cost, peak = family.account(config, facts, lengths).training_flops, peak_flops(runtime.devices)
+        peak = peak_flops(runtime.devices)
         told = workdir if hosts.is_first() else Workdir(Path(nowhere))
         telemetry = Telemetry(
             told.metrics_file,
             told.tensorboard,
             first,
             config.train.steps,
-            mfu_per_token=cost / peak if peak else None,
+            mfu_per_token=costs.count(config, facts, lengths).training_flops / peak if peak else None,
         )
         step = runtime.compile_train(train_step) if alone else train_step
         with contextlib.ExitStack() as stack:

@@ -74,8 +74,9 @@ class Runtime:
     processes.
     """
 
-    def __init__(self, parallel: Parallel, devices: Sequence[Any] | None = None):
+    def __init__(self, parallel: Parallel, devices: Sequence[Any] | None = None, axes: sharding.Axes = ()):
         keep_freed_memory()
+        self.axes = axes
         devices = devices or jax.devices()
         self.layout = layout.choose(parallel, len(devices), jax.process_count())
         self.mode, self.count, self.mesh = self.layout.mode, self.layout.row_parts, None
@@ -215,5 +216,5 @@ class Runtime:
 
     def _shardings(self, state: Any) -> Any:
         assert self.mesh is not None
-        specs = sharding.specs(state, self.layout.sizes)
+        specs = sharding.specs(state, self.layout.sizes, self.axes)
         return jax.tree.map(partial(NamedSharding, self.mesh), specs, is_leaf=lambda x: isinstance(x, PartitionSpec))

@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from typing import Any
 
 import jax
 
-from transformer import cuts, settings
+from transformer import cuts, registry, settings
 from transformer.config import Config, Facts
 from transformer.cuts import Cut
 from transformer.errors import UserError, nearest, no_failure
@@ -109,6 +110,13 @@ class Workdir:
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
 
+    def keep_variants(self, config: Config) -> None:
+        """Copies of the files of the user's that components are from, for the reader; nothing here is ever executed."""
+        for _, _, _, value in settings.fields(config):
+            for file in registry.sources(type(value)) if isinstance(value, registry.Component) else ():
+                (self.path / "variants").mkdir(exist_ok=True)
+                shutil.copyfile(file, self.path / "variants" / file.name)
+
     def facts(self) -> Facts:
         """What the data told. UserError: not there yet, or damaged."""
         if not self.facts_file.is_file():
@@ -156,6 +164,7 @@ def create(path: str | Path, config: Config, notice: Callable[[str], None]) -> W
                 "choose another --workdir or empty this one"
             )
         write_json(workdir.config_file, settings.to_dict(config))
+        workdir.keep_variants(config)
         return workdir
     old = workdir.config()
     if fixed := settings.differences(old, config):

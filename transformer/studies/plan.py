@@ -16,10 +16,10 @@ from typing import Literal
 from transformer import families, settings
 from transformer.config import Config
 from transformer.errors import UserError, counted, nearest
-from transformer.models import accounts
 from transformer.studies.statistics import detectable
 from transformer.studies.study import SEARCH_SEED, Fair, Study, arm_configs
 from transformer.studies.verdicts import planned
+from transformer.training import costs as cost_lib
 
 TOLERANCE: Mapping[Fair, float] = {"steps": 0.0, "tokens": 0.0, "flops": 0.05, "parameters": 0.05}
 
@@ -50,7 +50,7 @@ class Plan:
 
     study: Study
     configs: Mapping[str, Config]
-    costs: Mapping[str, accounts.Account]
+    costs: Mapping[str, cost_lib.Costs]
 
     def search(self) -> list[Run]:
         """Runs that choose the arms' learning rates. They have no test split: it is for what was chosen."""
@@ -90,10 +90,7 @@ def make(study: Study, reported: Callable[[Config], Sequence[str]]) -> Plan:
     """
     configs = arm_configs(study)
     check_reported(study, configs, reported)
-    costs = {
-        arm: families.FAMILIES[config.family].account(config, accounts.assumed_facts(config), ())
-        for arm, config in configs.items()
-    }
+    costs = {arm: cost_lib.count(config, cost_lib.assumed_facts(config)) for arm, config in configs.items()}
     plan = Plan(study, configs, costs)
     for fair in study.fair:
         _check_fair(plan, fair)
@@ -120,7 +117,7 @@ def check_reported(study: Study, configs: Mapping[str, Config], reported: Callab
 
 def amounts(plan: Plan, fair: Fair) -> dict[str, float]:
     """How much of it each arm has, as `--mode=describe` counts."""
-    count: Mapping[Fair, Callable[[accounts.Account], float]] = {
+    count: Mapping[Fair, Callable[[cost_lib.Costs], float]] = {
         "steps": lambda cost: cost.train.steps,
         "tokens": lambda cost: cost.train.steps * cost.train.batch_tokens,
         "flops": lambda cost: cost.total_flops,

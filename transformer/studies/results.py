@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformer import cuts, families, settings
+from transformer import cuts, settings
 from transformer.config import Config, Facts
 from transformer.cuts import Cut
 from transformer.errors import UserError, nearest, no_failure
@@ -24,6 +24,7 @@ from transformer.runtime.workdir import Workdir, read_cuts, read_json
 from transformer.studies.outcomes import Outcome, chooser
 from transformer.studies.plan import Plan, Run
 from transformer.studies.study import Metric, Study
+from transformer.training import costs
 from transformer.training.telemetry import read_metrics
 
 NAME = "results.csv"
@@ -111,14 +112,14 @@ def _cuts(workdir: Workdir) -> list[Cut]:
 
 def changed(config: Config) -> dict[str, str]:
     """The settings that differ from their defaults, by name, but for the seed. Of a path its last part."""
-    pairs = zip(settings.fields(config), settings.fields(Config()), strict=True)
-    differ = {name: value for (name, *_, value), (*_, default) in pairs if value != default and name != "train.seed"}
+    usual = settings.plain(Config())
+    differ = {n: value for n, value in settings.plain(config).items() if value != usual.get(n, ...) and n != "train.seed"}
     return {name: _text(Path(value).name if name in PLACES and value else value) for name, value in differ.items()}
 
 
 def defaults() -> dict[str, str]:
     """Every setting's default, as `changed` writes it."""
-    return {name: _text(value) for name, *_, value in settings.fields(Config())}
+    return {name: _text(value) for name, value in settings.plain(Config()).items()}
 
 
 def _text(value: Any) -> str:
@@ -137,8 +138,8 @@ def _few(points: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
 @functools.cache
 def _cost(config: Config, facts: Facts) -> tuple[int, float]:
     """Parameters, and FLOPs of the whole training, with vocabularies as they came out."""
-    account = families.FAMILIES[config.family].account(config, facts, ())
-    return account.size, account.total_flops
+    found = costs.count(config, facts)
+    return found.size, found.total_flops
 
 
 def beside(folder: Path, ending: str) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 
 from transformer.config import Config
 from transformer.errors import UserError, counted
-from transformer.models import gates
+from transformer.models import penalties
 from transformer.runtime import compilations
 from transformer.training.monitor import Monitor
 from transformer.training.telemetry import Telemetry
@@ -58,7 +58,7 @@ def means(sums: Mapping[str, float]) -> Metrics:
     """What a report shows of a loss's sums: per unit of weight."""
     weight = max(sums["weight_sum"], 1e-9)
     shown = {"loss": sums["loss_sum"] / weight, "nll": sums["nll_sum"] / weight, "accuracy": sums["correct_sum"] / weight}
-    return shown | gates.means(sums, weight) | {name: value for name, value in sums.items() if not name.endswith("_sum")}
+    return shown | penalties.means(sums, weight) | {name: value for name, value in sums.items() if not name.endswith("_sum")}
 
 
 class Stop:

@@ -7,13 +7,8 @@ import optax
 
 from transformer.config import Model, Train
 
-# Parameters by their last name.
-GATES = ("self_gates", "cross_gates")
-# Norms' factors, biases and small tables are not decayed. Rank would not tell them apart: a scanned bias has rank 2.
-NOT_DECAYED = (
-    *("bias", "scale", "key_bias", "value_bias", "position_table", "position_keys", "position_values"),
-    *GATES,
-)
+# Last names of parameters that are decayed: kernels and embeddings; not norms' factors, biases, or a component's small tables.
+DECAYED = ("kernel", "table")
 
 
 def peak_learning_rate(train: Train, model: Model) -> float:
@@ -66,12 +61,7 @@ def warm_up_warning(train: Train, model: Model) -> list[str]:
 
 def decay_mask(params: optax.Params) -> optax.Params:
     """True where weight decay applies."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in NOT_DECAYED, params)
-
-
-def gates_mask(params: optax.Params) -> optax.Params:
-    """True of heads' gates."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in GATES, params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
 
 
 def make_optimizer(train: Train) -> optax.GradientTransformation:
@@ -87,6 +77,4 @@ def make_optimizer(train: Train) -> optax.GradientTransformation:
     }[train.optimizer]()
     if train.clip_norm is not None:
         parts.insert(0, optax.clip_by_global_norm(train.clip_norm))
-    if train.head_gate_rate != 1:
-        parts.append(optax.masked(optax.scale(train.head_gate_rate), gates_mask))
     return optax.chain(*parts)

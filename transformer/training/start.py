@@ -12,7 +12,7 @@ gradient_norm: ||dL / dtheta_layer||. PLACE is a stack; a decoder's layer has it
 
 Others are of the whole model alone:
 
-sequential_products: matrix products one after another in dL / dtheta, forward and backward (models/depth.py).
+sequential_products: matrix products one after another in dL / dtheta, forward and backward (models/program.py).
 operations: 2 m n k of all products in it, over the target slots of the batch, padding included.
 gradient_reach: told as `start/gradient_reach@D`, D = 2, 4, 8, ..: the gradient of what is said first (a decoder alone: last) by
     the token D before the end of what was read, over that by the token 1 before (reach.py).
@@ -32,8 +32,9 @@ import jax.numpy as jnp
 import optax
 
 from transformer import families
-from transformer.config import Config, LayerMetric
-from transformer.models import depth
+from transformer.config import Config, LayerMetric, Model
+from transformer.models import program
+from transformer.models.stack import layers_in_order
 from transformer.training import reach
 from transformer.training.step import Batch, Loss, Params, over_parts
 
@@ -92,11 +93,11 @@ def make_start_step(loss: Loss, model: Any, config: Config) -> Callable[..., dic
             result |= {f"start/gradient_reach@{distance}": value for distance, value in reach.relative(far).items()}
         for metric in of_layers:
             if metric in OF_SOFTMAX:
-                by_place = {place: _mean(softmax, place, metric) for place in places(config, metric)}
+                by_place = {place: _mean(config.model, softmax, place, metric) for place in places(config, metric)}
                 whole = jnp.mean(jnp.concatenate(list(by_place.values())))
             else:
                 squares = _query_squares if metric == "query_gradient" else _layer_squares
-                found = {place: squares(gradients, place) for place in places(config, metric)}
+                found = {place: squares(config.model, gradients, place) for place in places(config, metric)}
                 norm = optax.tree.norm(gradients)
                 unit = norm if metric == "query_gradient" else 1.0
                 by_place = {place: jnp.sqrt(squares_L) / unit for place, squares_L in found.items()}
@@ -129,9 +130,9 @@ def _of_program(loss: Loss, params: Params, batch: Batch, asked: Sequence[str]) 
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, dict(batch)))
     gradient, result = jax.grad(lambda p, b: loss(p, b, None)["loss_sum"]), {}
     if "sequential_products" in asked:
-        result["start/sequential_products"] = jnp.float32(depth.sequential_products(gradient, *shapes))
+        result["start/sequential_products"] = jnp.float32(program.sequential_products(gradient, *shapes))
     if "operations" in asked:
-        result["start/operations"] = jnp.float32(depth.operations(gradient, *shapes) / batch["weights"].size)
+        result["start/operations"] = jnp.float32(program.total(gradient, *shapes).products / batch["weights"].size)
     return result
 
 
@@ -140,26 +141,31 @@ def _summed(loss: Loss, params: Params, batch: Batch) -> tuple[Array, dict[str, 
     return sums["loss_sum"], {"weight_sum": sums["weight_sum"]}
 
 
-def _mean(softmax: Any, place: str, metric: str) -> Array:
+def _mean(model: Model, softmax: Any, place: str, metric: str) -> Array:
     """By layer, over queries and heads: L. NaN where no query sees two keys."""
     stack, kind = place.split("/")
-    (sums,) = softmax[stack]["layers"][f"{kind}_attention"]["softmax"]
-    return sums[metric] / sums["queries"]
+    sums = [layer[f"{kind}_attention"]["softmax"][0] for layer in _layers(model, softmax, stack)]
+    return jnp.stack([each[metric] / each["queries"] for each in sums])
 
 
-def _query_squares(gradients: Any, place: str) -> Array:
+def _query_squares(model: Model, gradients: Any, place: str) -> Array:
     stack, kind = place.split("/")
-    return _squares(gradients[stack]["layers"][f"{kind}_attention"]["query"]["kernel"])
+    kernels = [layer[f"{kind}_attention"]["query"]["kernel"] for layer in _layers(model, gradients, stack)]
+    return jnp.stack([jnp.sum(jnp.square(kernel)) for kernel in kernels])
 
 
-def _layer_squares(gradients: Any, stack: str) -> Array:
-    memory = gradients.get("memory", {}) if stack == "decoder" else {}
-    return sum(map(_squares, jax.tree.leaves((gradients[stack]["layers"], memory))), start=jnp.zeros(()))
+def _layer_squares(model: Model, gradients: Any, stack: str) -> Array:
+    squares_L = jnp.stack([jnp.square(optax.tree.norm(layer)) for layer in _layers(model, gradients, stack)])
+    memory, period = gradients.get("memory", {}) if stack == "decoder" else {}, len(model.layer_types_in_turn())
+    for name, leaves in memory.items():  # of each kind of layer in the pattern, those layers first
+        first = int(name.split("_")[0]) if period > 1 else 0
+        for leaf in jax.tree.leaves(leaves):
+            squares_L = squares_L.at[first::period].add(jnp.sum(jnp.square(leaf), axis=range(1, leaf.ndim)))
+    return squares_L
 
 
-def _squares(gradient: Array) -> Array:
-    """Sums of squares by layer, whose axis is the first."""
-    return jnp.sum(jnp.square(gradient), axis=range(1, gradient.ndim))
+def _layers(model: Model, tree: Any, stack: str) -> tuple[Any, ...]:
+    return layers_in_order(tree[stack], len(model.layer_types_in_turn()), model.depth(stack))
 
 
 def _by_layer(metric: str, by_place: Mapping[str, Array]) -> dict[str, Array]:

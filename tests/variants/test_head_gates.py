@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+from flax.traverse_util import flatten_dict, unflatten_dict
 
+from experiments.variants import head_gates as gates
+from experiments.variants.head_gates import HeadGates
 from transformer import families
-from transformer.models import gates
+from transformer.models import penalties
 from transformer.runtime.devices import Runtime
 from transformer.training import trainer as trainers
 
@@ -45,56 +48,68 @@ FAMILIES = {
 }
 
 
-def model_of(family: str, head_gates: str = "all", **settings):
+def model_of(family: str, attention=None, **settings):
     kind, places = FAMILIES[family]
-    config = small.config(family=family, objective__kind=kind, model__head_gates=head_gates, **settings)
+    given = {} if attention is None else {"model__attention": attention}
+    config = small.config(family=family, objective__kind=kind, **given, **settings)
     facts = dataclasses.replace(small.FACTS, mask=16)
     return config, facts, *small.untrained(config, facts), places
 
 
 def with_gates(params, log_alpha):
-    """`log_alpha` by place."""
-    result = dict(params)
+    """`log_alpha` by place, of a model with one layer a stack."""
+    result = dict(flatten_dict(params, sep="/"))
     for place, value in log_alpha.items():
         stack, kind = place.split("/")
-        result[stack] = result[stack] | {f"{kind}_gates": jnp.asarray(value, jnp.float32)}
-    return result
+        result[f"{stack}/layers/{kind}_attention/gates"] = jnp.asarray(value, jnp.float32)
+    return unflatten_dict(result, sep="/")
+
+
+def without_gates(params):
+    return unflatten_dict({n: leaf for n, leaf in flatten_dict(params, sep="/").items() if not n.endswith("gates")}, sep="/")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_shut_gate_is_a_head_taken_out(family):
     """As the factor 0 on that head, given from outside, of a model without gates."""
-    config, facts, model, params, places = model_of(family)
-    assert families.gated(config) == places
-    open_, shut = 9.0, -9.0
-    log_alpha = {place: [[open_, shut if place == places[-1] else open_]] for place in places}
-    assert {f"{place.split('/')[1]}_gates" for place in places} <= {n for stack in params for n in params[stack]}
+    config, facts, model, params, places = model_of(family, HeadGates())
+    assert penalties.names(config.model, places) == [f"open_heads@{place}" for place in places]
+    log_alpha = {place: [[9.0, -9.0 if place == places[-1] else 9.0]] for place in places}
     batch = small.batch(0, 3)
     found = model.apply({"params": with_gates(params, log_alpha)}, batch, True, method="states")
-    _, _, plain, _, _ = model_of(family, "none")
+    _, _, plain, _, _ = model_of(family)
     stack, kind = places[-1].split("/")
-    own = {s: {n: leaf for n, leaf in params[s].items() if not n.endswith("_gates")} for s in params}
-    wanted = plain.apply({"params": own}, batch, True, {stack: {kind: jnp.array([[1.0, 0.0]])}}, method="states")
+    own = {"params": without_gates(params)}
+    wanted = plain.apply(own, batch, True, {stack: {kind: jnp.array([[1.0, 0.0]])}}, method="states")
     np.testing.assert_allclose(found, wanted, atol=1e-6)
-    assert np.abs(found - plain.apply({"params": own}, batch, True, method="states")).max() > 1e-3
+    assert np.abs(found - plain.apply(own, batch, True, method="states")).max() > 1e-3
 
 
 def test_gates_of_one_kind_and_factors_for_rows():
-    config, _, model, params, _ = model_of("encoder_decoder", "encoder/self")
-    assert families.gated(config) == ["encoder/self"]
-    assert [n for s in params for n in params[s] if n.endswith("_gates")] == ["self_gates"]
+    config, _, model, params, places = model_of("encoder_decoder", HeadGates(place="encoder/self"))
+    assert penalties.names(config.model, places) == ["open_heads@encoder/self"]
+    assert [n for n in flatten_dict(params, sep="/") if n.endswith("gates")] == ["encoder/layers/self_attention/gates"]
     batch, rows = small.batch(0, 3), jnp.array([[[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]])
     both = with_gates(params, {"encoder/self": [[9.0, -9.0]]})
     found = model.apply({"params": both}, batch, True, {"encoder": {"self": rows}}, method="states")
-    alone = with_gates(params, {"encoder/self": [[9.0, 9.0]]})
-    wanted = model.apply(
-        {"params": alone}, batch, True, {"encoder": {"self": rows * jnp.array([[[1.0, 0.0]]])}}, method="states"
-    )
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    alone = {"params": with_gates(params, {"encoder/self": [[9.0, 9.0]]})}
+    given = {"encoder": {"self": rows * jnp.array([[[1.0, 0.0]]])}}
+    np.testing.assert_allclose(found, model.apply(alone, batch, True, given, method="states"), atol=1e-6)
+
+
+def test_gates_that_learn_faster_are_the_same_gates():
+    _, _, slow, params, (place,) = model_of("decoder_only", HeadGates())
+    _, _, fast, *_ = model_of("decoder_only", HeadGates(rate=5.0))
+    log_alpha, batch = jnp.array([[0.7, -0.4]]), small.batch(0, 3)
+    states = [
+        net.apply({"params": with_gates(params, {place: each})}, batch, True, method="states")
+        for net, each in ((slow, log_alpha), (fast, log_alpha / 5))
+    ]
+    np.testing.assert_allclose(*states, atol=1e-6)
 
 
 def test_what_open_gates_cost():
-    config, facts, model, params, places = model_of("encoder_decoder", train__head_penalty=0.1)
+    config, facts, model, params, places = model_of("encoder_decoder", HeadGates(penalty_per_head=0.1))
     params = with_gates(params, {place: [[9.0, -9.0 if "cross" in place else 0.5]] for place in places})
     batch = small.batch(0, 3)
     plain = families.kind_of(config).loss(model, config, facts)
@@ -117,7 +132,7 @@ def test_training_shuts_what_costs_more_than_it_is_worth():
     def after(penalty: float):
         config, facts, model, params, places = model_of(
             "encoder_decoder",
-            train__head_penalty=penalty,
+            HeadGates(penalty_per_head=penalty),
             train__steps=60,
             train__learning_rate=0.2,
             train__schedule="constant",
@@ -130,6 +145,6 @@ def test_training_shuts_what_costs_more_than_it_is_worth():
             state, metrics = step(state, batch)
             losses.add(float(metrics["loss_sum"]))
         assert len(losses) > 50
-        return sum(map(float, gates.open_heads(state.params, places, drawn=False).values()))
+        return sum(map(float, penalties.of_layers(config.model, places, state.params, training=False)[1].values()))
 
     assert after(0.0) >= 5 and after(50.0) == 0

@@ -1,11 +1,11 @@
-"""The longest chain of matrix products, against chains counted by hand."""
+"""Work and the longest chain of matrix products of a program, against what is counted by hand."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from transformer.config import Facts, Model, Recurrent
-from transformer.models.depth import operations, sequential_products
+from transformer.models.program import count, sequential_products, total
 from transformer.models.recurrent import RecurrentEncoderDecoder
 from transformer.models.transformer import EncoderDecoder
 
@@ -52,10 +52,35 @@ COSTS = {
 @pytest.mark.parametrize("name", COSTS)
 def test_operations(name):
     wanted, function = COSTS[name]
-    assert operations(function, X) == wanted
+    assert total(function, X).products == wanted
 
 
-@pytest.mark.parametrize("count", [operations, sequential_products])
+ELEMENTWISE = {
+    "an addition": (16, lambda x: x + x),
+    "a sum": (16, lambda x: x.sum()),
+    "no exponentials": (0, lambda x: jnp.exp(x).astype(jnp.bfloat16).T),
+    "a softmax": (16 + 4 + 16 + 16 + 16, lambda x: jax.nn.softmax(x, axis=-1)),  # maxima, difference, sum, quotient
+    "the same once": (32, lambda x: (x + 1) * (x + 1)),
+    "what is not used": (16, lambda x: (x + 1, x * 2)[0]),
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_work_by_element(name):
+    wanted, function = ELEMENTWISE[name]
+    assert total(function, X).elementwise == wanted
+
+
+def test_work_is_known_by_scope():
+    def function(x):
+        with jax.named_scope("outer"):
+            return jax.lax.map(lambda row: jax.named_scope("inner")(lambda y: y @ x)(row), x)
+
+    found = {scope: work.products for scope, work in count(function, X).items() if work.products}
+    assert list(found.values()) == [128] and "outer" in next(iter(found)) and "inner" in next(iter(found))
+
+
+@pytest.mark.parametrize("count", [total, sequential_products])
 def test_a_loop_of_unknown_length_is_refused(count):
     with pytest.raises(ValueError, match="whose length the data decides"):
         count(lambda x: jax.lax.while_loop(lambda y: y[0, 0] < 9, lambda y: y @ y, x), X)

@@ -1,7 +1,4 @@
-"""What studies change in attention: each variant against NumPy or against what it must equal, and by its gradients.
-
-Whole models with variants are held against another implementation in test_reference.py.
-"""
+"""Variants of attention and masks that studies compare: each against NumPy or what it must equal, and by its gradients."""
 
 import functools
 
@@ -9,11 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 
-from transformer.config import Facts, Model
-from transformer.models.attention import MultiHeadAttention, attend
-from transformer.models.masks import Mask, Side
-from transformer.models.positions import NoPositions
+from experiments.variants.causal_mask import UnmaskedEvaluation, UnmaskedTraining
+from experiments.variants.qkv import EvenWeights, HardMax, InputValues, SharedQK, SharedQKInputValues
+from experiments.variants.summed_heads import SummedHeads
+from transformer.components import attention
+from transformer.components.attention import Attention, Backend
+from transformer.components.masks import All, Causal, Pairs, Tokens
+from transformer.config import Facts
+from transformer.models.attention import AttentionLayer
 from transformer.models.transformer import DecoderOnly, EncoderDecoder
 
 B, T, H, K, D = 2, 5, 2, 4, 8
@@ -24,11 +26,10 @@ def normal(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
-def mask(rule="causal"):
-    """The second row has padding behind two tokens; without a rule its last query sees nothing."""
-    segments = jnp.array([[1, 1, 1, 1, 1], [1, 1, 2, 2, 0]])
-    side = Side(jnp.arange(T), segments)
-    return Mask(side, side, rule)
+def mask():
+    """The second row has padding behind two tokens, which sees nothing."""
+    tokens = Tokens(jnp.arange(T), jnp.array([[1, 1, 1, 1, 1], [1, 1, 2, 2, 0]]))
+    return Pairs(tokens, tokens, mask=Causal())
 
 
 def soft_weights(query, key, seen):
@@ -43,11 +44,11 @@ def test_a_hard_maximum_looks_at_one_key_and_learns_by_the_softmax(backend):
     query, key, value, cotangent = (normal(B, T, H, K, seed=seed) for seed in range(4))
 
     def total(query, key, value):
-        result = attend(query, key, value, mask(), scale=1.0, hard=True, backend=backend, chunk=3)
+        result = attention.attend(query, key, value, mask(), scale=1.0, attention=HardMax(), backend=Backend(backend, 3))
         return jnp.sum(result * cotangent), result
 
     gradients, result = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(query, key, value)
-    seen = np.asarray(mask().booleans())
+    seen = np.asarray(mask().seen())
     soft = soft_weights(query, key, seen)
     hard = (soft == soft.max(-1, keepdims=True)) * seen
     assert set(hard.sum(-1).ravel()) == {0.0, 1.0}  # a query in padding sees nothing
@@ -61,23 +62,24 @@ def test_a_hard_maximum_looks_at_one_key_and_learns_by_the_softmax(backend):
     assert np.abs(gradients[0]).max() > 0.1
 
 
-def module(**settings):
-    return MultiHeadAttention(Model(d_model=D, num_heads=H, **settings), NoPositions(), jax.nn.initializers.lecun_normal())
+def module(attention=None, **settings):
+    model = small.model(d_model=D, num_heads=H, positions="none", attention=attention or Attention(), **settings)
+    return AttentionLayer(model, "decoder", "self", jax.nn.initializers.lecun_normal())
 
 
 def test_of_equal_logits_a_hard_maximum_takes_the_first():
     zeros, value = jnp.zeros((B, T, H, K)), normal(B, T, H, K)
-    result = attend(zeros, zeros, value, mask(), scale=1.0, hard=True)
+    result = attention.attend(zeros, zeros, value, mask(), scale=1.0, attention=HardMax())
     first = np.array([[0, 0, 0, 0, 0], [0, 0, 2, 2, 0]])
     expected = np.asarray(value)[np.arange(B)[:, None], first] * np.array([[1] * 5, [1] * 4 + [0]])[..., None, None]
     np.testing.assert_array_equal(result, expected)
 
 
-def test_a_scale_of_0_gives_even_weights_and_leaves_queries_and_keys_alone(draw):
-    layer, x = module(attention_scale="0"), normal(B, T, D)
+def test_even_weights_are_even_and_leave_queries_and_keys_alone(draw):
+    layer, x = module(EvenWeights()), normal(B, T, D)
     variables = draw(layer, x, mask())
     _, state = layer.apply(variables, x, mask(), mutable=["intermediates"])
-    seen = np.asarray(mask().booleans())
+    seen = np.asarray(mask().seen())
     even = seen / np.maximum(seen.sum(-1, keepdims=True), 1)
     np.testing.assert_allclose(state["intermediates"]["weights"][0], np.broadcast_to(even, (B, H, T, T)), atol=1e-6)
     gradients = jax.grad(lambda v: jnp.sum(layer.apply(v, x, mask())[0] ** 2))(variables)["params"]
@@ -87,7 +89,7 @@ def test_a_scale_of_0_gives_even_weights_and_leaves_queries_and_keys_alone(draw)
 
 def test_heads_that_are_summed_are_heads_concatenated_before_equal_rows(draw):
     """Concatenation and W^O is a sum over heads too, each with its own rows of W^O: summing makes these rows the same."""
-    layer, x = module(attention_heads="summed"), normal(B, T, D)
+    layer, x = module(SummedHeads()), normal(B, T, D)
     parameters = draw(layer, x, mask())["params"]
     shared = parameters["summed_output"]["kernel"]
     assert shared.shape == (D // H, D)
@@ -102,7 +104,7 @@ def test_heads_that_are_summed_are_heads_concatenated_before_equal_rows(draw):
 def test_queries_of_t5_start_smaller_by_the_root_of_their_width():
     x = normal(B, T, D)
     usual, other = (
-        module(query_init=name, d_k=3).init(jax.random.key(0), x, mask())["params"]
+        module(Attention(query_init=name), d_k=3).init(jax.random.key(0), x, mask())["params"]
         for name in ("initializer", "initializer/sqrt(d_k)")
     )
     np.testing.assert_allclose(other["query"]["kernel"], usual["query"]["kernel"] / np.sqrt(3), rtol=1e-6)
@@ -120,14 +122,14 @@ FAMILIES = {"encoder_decoder": EncoderDecoder, "decoder_only": DecoderOnly}
 
 @functools.cache
 def network(family, **settings):
-    return FAMILIES[family](Model(**SMALL, **settings), FACTS)
+    return FAMILIES[family](small.model(**SMALL, **settings), FACTS)
 
 
 @pytest.mark.parametrize(
     ("family", "training", "evaluation"), [("encoder_decoder", True, False), ("decoder_only", False, True)]
 )
 def test_the_mask_is_there_when_it_is_asked_for(draw, family, training, evaluation):
-    net = network(family, causal_training=training, causal_evaluation=evaluation)
+    net = network(family, mask=UnmaskedEvaluation() if training else UnmaskedTraining())
     variables, inputs = draw(net, BATCH), jnp.arange(20, 25)[None]  # a token is an input, so that gradients tell who is seen
     batch = {name: leaf[:1] for name, leaf in BATCH.items()} | {"inputs": inputs}
 
@@ -146,7 +148,7 @@ def test_the_mask_is_there_when_it_is_asked_for(draw, family, training, evaluati
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_causal_prefix_sees_no_more_than_the_rest(draw, causal):
     """What stands in the first place of a prefix of three, read at once and, by the cache, before two more tokens."""
-    net = network("decoder_only", causal_prefix=causal)
+    net = network("decoder_only", **({"mask": Causal()} if causal else {}))
     variables, inputs = draw(net, BATCH), BATCH["inputs"]
     other = inputs.at[:, 2].add(1)
     flags = jnp.broadcast_to(jnp.arange(4) < 3, (2, 4)).astype(jnp.int32)
@@ -165,7 +167,7 @@ def test_a_causal_prefix_sees_no_more_than_the_rest(draw, causal):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_a_mask_each_step_reads_all_that_was_said_again(draw, family):
     """Two tokens and then one at a time, two beams a sentence: each gives what the plain pass gives of the text so far."""
-    net = network(family, causal_evaluation=False, positions="learned", max_positions=8)
+    net = network(family, mask=All(), positions="learned", positions__size=8)
     variables = draw(net, BATCH)
     plain = jax.jit(net.apply)
 
@@ -186,3 +188,42 @@ def test_without_a_mask_each_step_reads_all_that_was_said_again(draw, family):
         np.testing.assert_allclose(logits, jnp.repeat(expected, 2, axis=0), atol=1e-5)
         if length < 4:  # what follows would have been seen
             assert np.abs(expected - plain(variables, BATCH)[:, length - 1]).max() > 0.01
+
+
+# --- shared queries and keys, values that are the inputs ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", [SharedQK, InputValues, SharedQKInputValues])
+def test_what_is_shared_is_what_full_attention_gives_with_equal_kernels(draw, variant):
+    """Full attention whose key kernel is the query's, and whose value kernel is the identity."""
+    layer, x = module(variant(bias=False, qk_norm=True)), normal(B, T, D)
+    parameters = draw(layer, x, mask())["params"]
+    whole = dict(parameters)
+    if issubclass(variant, SharedQK):
+        assert "key" not in parameters and "key_norm" not in parameters
+        whole |= {"key": parameters["query"], "key_norm": parameters["query_norm"]}
+    if issubclass(variant, InputValues):
+        assert "value" not in parameters
+        whole |= {"value": {"kernel": jnp.eye(D).reshape(D, H, D // H)}}
+    found, _ = layer.apply({"params": parameters}, x, mask())
+    wanted, _ = module(Attention(bias=False, qk_norm=True)).apply({"params": whole}, x, mask())
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", [SharedQKInputValues, SummedHeads, EvenWeights, HardMax])
+def test_variants_decode_with_a_cache_as_without(draw, variant):
+    """Self- and cross-attention, rotary positions, two beams a sentence."""
+    net = network("encoder_decoder", attention=variant(), positions="rotary")
+    variables = draw(net, BATCH)
+
+    @jax.jit
+    def stepped(variables):
+        apply = functools.partial(net.apply, variables)
+        memory = apply(BATCH["source"], None, BATCH["source_segments"], method="encode")
+        rows, cache, logits = jnp.repeat(BATCH["inputs"], 2, axis=0), apply(memory, 6, 4, method="start"), []
+        for first, last in ((0, 2), (2, 3), (3, 4)):
+            found, cache = apply(rows[:, first:last], cache, memory, method="step")
+            logits.append(found)
+        return jnp.concatenate(logits, axis=1)
+
+    np.testing.assert_allclose(stepped(variables), jnp.repeat(net.apply(variables, BATCH), 2, axis=0), atol=2e-5)

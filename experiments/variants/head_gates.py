@@ -1,0 +1,69 @@
+"""Heads with gates that training can close: "hard concrete" factors (Louizos et al. 2018), as in Voita et al. 2019, section 5.
+
+A gate is 0, 1, or between; which, training learns: the number of gates that are expected to be open, times `penalty_per_head`,
+is added to the loss. Gates learn with `rate` times the learning rate: a gate has about five units to go, and an update of
+Adam's goes no further than the learning rate, so a short run needs 50 or so.
+
+Letters: B rows, T queries, H heads, V width of a head's values, D d_model.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from transformer.components.attention import Attention
+from transformer.components.masks import Sizes
+from transformer.components.parameters import Constant, Declared, Parameters
+from transformer.settings import setting
+
+Array = jax.Array
+
+TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1  # beta, gamma, zeta (Louizos et al. 2018, section 4)
+OPEN = 2.5  # log alpha at first: without noise the gate is 1, with noise it is open 98 times of 100
+
+
+def gate(log_alpha: Array, key: Array | None = None) -> Array:
+    """Factors, fp32, of the shape of `log_alpha`: drawn (equations 10 and 11), or, without a key, equation 13."""
+    if key is None:
+        stretched = jax.nn.sigmoid(log_alpha)
+    else:
+        u = jax.random.uniform(key, log_alpha.shape, minval=jnp.finfo(jnp.float32).tiny)
+        stretched = jax.nn.sigmoid((jnp.log(u) - jnp.log1p(-u) + log_alpha) / TEMPERATURE)
+    return jnp.clip(stretched * (HIGH - LOW) + LOW, 0.0, 1.0)
+
+
+def chance_open(log_alpha: Array) -> Array:
+    """The probability that a gate that is drawn is not 0 (equation 12)."""
+    return jax.nn.sigmoid(log_alpha - TEMPERATURE * math.log(-LOW / HIGH))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadGates(Attention):
+    """Each head's output times its gate, drawn anew in every update."""
+
+    random: ClassVar[bool] = True
+    place: Literal["all", "encoder/self", "decoder/self", "decoder/cross"] = setting("all", "which attention has gates")
+    penalty_per_head: float = setting(0.01, "what an open gate adds to the loss, in nats of every token", at_least=0)
+    rate: float = setting(1.0, "gates learn with so many times the learning rate", above=0)
+
+    def parameters(self, sizes: Sizes) -> Declared:
+        gated = self.place in ("all", f"{sizes.stack}/{sizes.role}")
+        gates = {"gates": Constant((sizes.num_heads,), (), OPEN / self.rate)} if gated else {}
+        return dict(super().parameters(sizes)) | gates
+
+    def output(self, p: Parameters, heads_BxTxHxV: Array, x_BxTxD: Array, sizes: Sizes) -> Array:
+        if "gates" in p:
+            factor_H = gate(self.rate * p["gates"], p.get("random_key"))
+            heads_BxTxHxV = heads_BxTxHxV * factor_H.astype(heads_BxTxHxV.dtype)[None, None, :, None]
+        return super().output(p, heads_BxTxHxV, x_BxTxD, sizes)
+
+    def penalty(self, p: Parameters, training: bool) -> tuple[Array, Mapping[str, Array]]:
+        if "gates" not in p:
+            return jnp.zeros(()), {}
+        log_alpha_H = self.rate * p["gates"]
+        opened = jnp.sum(chance_open(log_alpha_H) if training else gate(log_alpha_H) > 0, dtype=jnp.float32)
+        return self.penalty_per_head * opened, {"open_heads": opened}

@@ -1,0 +1,94 @@
+"""What queries, keys and values are each for: attention without one of them, of the study ablations/qkv.py.
+
+`SharedQK` has no key projection: keys are the queries (Kitaev et al. 2020, section 2, but a token may see itself here).
+`InputValues` has no value projection: each head's values are a slice of the input. `EvenWeights` gives each visible key the
+same weight; its queries and keys exist and do nothing. `HardMax` puts all weight on one key.
+
+Letters: B rows, T queries, S keys, H heads, N key-value heads, K, V head widths, D d_model.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from transformer.components.attention import Attention, project, rms_norm
+from transformer.components.masks import Pairs, Sizes, Tokens
+from transformer.components.parameters import Declared, Parameters, Streams
+from transformer.components.positions import Bound
+
+Array = jax.Array
+
+
+def _without(declared: Declared, module: str) -> Declared:
+    return {name: each for name, each in declared.items() if name.split("/")[0] not in (module, f"{module}_norm")}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SharedQK(Attention):
+    """Keys of self-attention are the queries before they are scaled; cross-attention is unchanged."""
+
+    def check(self, sizes: Sizes) -> str | None:
+        if sizes.num_kv_heads != sizes.num_heads:
+            return "config.model.num_kv_heads: shared queries and keys need as many key-value heads as heads; leave it at none"
+        return None
+
+    def key_parameters(self, sizes: Sizes) -> Declared:
+        declared = super().key_parameters(sizes)
+        return _without(declared, "key") if sizes.role == "self" else declared
+
+    def key(self, p: Parameters, x_BxSxD: Array, tokens: Tokens, positions: Bound, sizes: Sizes) -> Array:
+        if sizes.role == "cross":
+            return super().key(p, x_BxSxD, tokens, positions, sizes)
+        key_BxSxHxK = project(p, "query", x_BxSxD)
+        if self.qk_norm:
+            key_BxSxHxK = rms_norm(key_BxSxHxK, p["query_norm/scale"], self.norm_epsilon)
+        return positions.rotate(key_BxSxHxK, tokens.positions)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputValues(Attention):
+    """Values are the inputs: to each head a slice of d_model / num_heads."""
+
+    def check(self, sizes: Sizes) -> str | None:
+        if sizes.d_v * sizes.num_kv_heads != sizes.d_model:
+            return (
+                f"config.model.d_v {sizes.d_v}: {sizes.num_kv_heads} slices of it are not d_model {sizes.d_model}, which "
+                "values that are the inputs need; leave d_v and num_kv_heads at none"
+            )
+        return super().check(sizes)
+
+    def key_parameters(self, sizes: Sizes) -> Declared:
+        return _without(super().key_parameters(sizes), "value")
+
+    def value(self, p: Parameters, x_BxSxD: Array, sizes: Sizes) -> Array:
+        return x_BxSxD.reshape(*x_BxSxD.shape[:-1], sizes.num_kv_heads, -1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SharedQKInputValues(SharedQK, InputValues):
+    """Both: of four projections two are left."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvenWeights(Attention):
+    """Every key that is seen has the same weight, but for what positions add to the logits."""
+
+    def scores(self, p: Parameters, q: Streams, k: Streams, pairs: Pairs) -> Array:
+        return jnp.zeros_like(super().scores(p, q, k, pairs))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HardMax(Attention):
+    """All weight on the greatest logit, the first of equals; where nothing is seen, zeros.
+
+    Straight-through (Bengio et al. 2013): the gradient is the softmax's. A maximum has none, so queries and keys would stay as
+    they were drawn.
+    """
+
+    def normalize(self, p: Parameters, logits_BxHxTxS: Array, pairs: Pairs) -> Array:
+        weights_BxHxTxS = super().normalize(p, logits_BxHxTxS, pairs)
+        greatest = jnp.argmax(weights_BxHxTxS, axis=-1)
+        chosen = jax.nn.one_hot(greatest, weights_BxHxTxS.shape[-1], dtype=weights_BxHxTxS.dtype)
+        chosen = chosen * (jnp.max(weights_BxHxTxS, axis=-1, keepdims=True) > 0)
+        return jax.lax.stop_gradient(chosen) + (weights_BxHxTxS - jax.lax.stop_gradient(weights_BxHxTxS))

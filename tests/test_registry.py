@@ -1,0 +1,156 @@
+"""Components: how they are named, loaded from a file, checked, written and read again; and that no workdir runs code."""
+
+import json
+import pickle
+import subprocess
+import sys
+
+import pytest
+from trained import ROOT, command, write_corpus
+
+from transformer import registry, settings
+from transformer.components.attention import Attention
+from transformer.components.positions import Positions
+from transformer.config import Config
+from transformer.errors import UserError
+
+SOFT_CAP = '''
+"""Logits bounded by a soft cap."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from transformer.components.attention import Attention
+from transformer.settings import setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SoftCap(Attention):
+    """cap tanh(logits / cap)."""
+
+    cap: float = setting(50.0, "bound of the logits", above=0)
+
+    def logits(self, p, q, k, pairs, positions):
+        return self.cap * jnp.tanh(super().logits(p, q, k, pairs, positions) / self.cap)
+'''
+
+
+@pytest.fixture
+def variant(tmp_path):
+    """A file of the user's in a folder of its own."""
+    (tmp_path / "soft_cap.py").write_text(SOFT_CAP)
+    yield tmp_path / "soft_cap.py"
+    registry.forget(tmp_path / "soft_cap.py")
+
+
+def message(call, *arguments):
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def with_attention(name, **more):
+    below = {f"model.attention.{key}": value for key, value in more.items()}
+    return settings.override(Config(), below | {"model.attention": str(name)})
+
+
+def test_a_class_in_a_file_is_a_setting_with_settings_of_its_own(variant):
+    config = with_attention(f"{variant}:SoftCap", cap="30", qk_norm="true")
+    assert type(config.model.attention).__name__ == "SoftCap" and config.model.attention.cap == 30
+    assert config.model.attention.qk_norm  # an inherited one
+    assert settings.differences(Config(), config)[0].startswith("model.attention: multi_head -> ")
+
+
+def test_what_both_classes_have_is_carried_over(variant):
+    base = settings.override(Config(), {"model.attention.bias": "false"})
+    changed = settings.override(base, {"model.attention": f"{variant}:SoftCap"})
+    assert not changed.model.attention.bias
+    assert settings.override(changed, {"model.attention": "multi_head"}) == base
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "parts"),
+    [
+        ("mutli_head", {}, ["no Attention mutli_head", "did you mean 'multi_head'?"]),
+        ("{file}:SoftCup", {}, ["has no class SoftCup that is a Attention", "SoftCap"]),
+        ("{file}:SoftCap", {"cup": "3"}, ["--config.model.attention.cup: there is no such setting", "model.attention.cap"]),
+        ("{file}:SoftCap", {"cap": "x"}, ["--config.model.attention.cap=x: wants float"]),
+        ("{folder}/soft_cup.py:SoftCap", {}, ["there is no Python file", "did you mean 'soft_cap.py'?"]),
+    ],
+)
+def test_what_cannot_be_named(variant, name, more, parts):
+    said = message(lambda: with_attention(name.format(file=variant, folder=variant.parent), **more))
+    assert all(part in said for part in parts), said
+
+
+WRONG = {
+    "not a dataclass": ("@dataclasses.dataclass(frozen=True, kw_only=True)\n", "", "no @dataclasses.dataclass"),
+    "not frozen": ("frozen=True, kw_only=True", "kw_only=True", "cannot inherit non-frozen"),
+    "other arguments": (
+        "def logits(self, p, q, k, pairs, positions)",
+        "def logits(self, q, k)",
+        "has the arguments (self, q, k)",
+    ),
+    "a misspelt hook": ("def logits(", "def logist(", "logist is no hook of Attention; did you mean 'logits'?"),
+    "what cannot be hashed": (
+        'cap: float = setting(50.0, "bound of the logits", above=0)',
+        "cap: list = dataclasses.field(default_factory=list)",
+        "SoftCap.cap cannot be hashed",
+    ),
+    "an error": ("import dataclasses\n", "import dataclasses\n\n1 / 0\n", "ZeroDivisionError in line 6: division by zero"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_class_is_one_line(variant, name):
+    old, new, part = WRONG[name]
+    assert old in SOFT_CAP
+    variant.write_text(SOFT_CAP.replace(old, new))
+    assert part in message(lambda: settings.check(with_attention(f"{variant}:SoftCap")))
+
+
+def test_it_goes_through_json_and_to_other_processes(variant):
+    config = with_attention(f"{variant}:SoftCap", cap="30")
+    written = json.loads(json.dumps(settings.to_dict(config)))
+    assert written["model"]["attention"]["sources"].keys() == {"soft_cap.py"}
+    assert settings.from_dict(written, Config) == config
+    assert pickle.loads(pickle.dumps(config)) == config  # noqa: S301
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).model.attention.cap)"
+    there = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(config), capture_output=True, cwd=ROOT)
+    assert there.stdout == b"30.0\n", there.stderr
+
+
+def test_a_file_that_has_changed_is_refused(variant):
+    written = settings.to_dict(with_attention(f"{variant}:SoftCap"))
+    variant.write_text(SOFT_CAP + "\n# another line\n")
+    assert "soft_cap.py has changed since it was recorded" in message(settings.from_dict, written, Config)
+
+
+def test_a_run_with_a_variant_keeps_a_copy_and_its_workdir_runs_nothing(variant, tmp_path, monkeypatch):
+    """Trained, scored; then read where the file is named, and refused in a line where it is not."""
+    monkeypatch.chdir(tmp_path)
+    write_corpus(tmp_path / "data")
+    small = ["num_encoder_layers=1", "num_decoder_layers=1", "d_model=8", "d_ff=8", "num_heads=2"]
+    given = [f"--config.model.{each}" for each in small]
+    given += [
+        f"--config.data.{each}" for each in ("source=text", "directory=data", "vocabulary=characters", "vocabulary_size=16")
+    ]
+    given += [f"--config.train.{each}" for each in ("steps=1", "batch_tokens=512")]
+    result = command(f"--config.model.attention={variant}:SoftCap", "--config.model.attention.cap=5", "--workdir=run", *given)
+    assert result.status == 0, result.err
+    assert (tmp_path / "run" / "variants" / "soft_cap.py").read_text() == SOFT_CAP
+    assert command("--mode=evaluate", "--workdir=run", f"--variants={variant}").status == 0
+    registry.forget(variant)
+    spy = tmp_path / "run" / "variants" / "soft_cap.py"
+    spy.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n" + SOFT_CAP)
+    for mode in ("evaluate", "translate", "export"):
+        refused = command(f"--mode={mode}", "--workdir=run", *(["--output=out"] if mode == "export" else []))
+        assert refused.status == 2 and "--variants=" in refused.err and refused.err.count("\n") == 1, refused.err
+    assert not (tmp_path / "ran").exists()
+
+
+def test_names_that_are_registered():
+    assert {"multi_head"} <= Attention.registry.keys() and Attention.kind is Attention
+    assert {"none", "sinusoidal", "learned", "rotary", "alibi", "t5", "shaw"} == Positions.registry.keys()

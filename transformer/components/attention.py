@@ -1,0 +1,393 @@
+"""Multi-head attention as a component: pure hooks, each of which a variant can replace (Vaswani et al. 2017, section 3.2).
+
+A layer's attention is, for self-attention,
+
+    q = queries(x)                      streams of the queries
+    k = expand(keys(x))                 streams of the keys, cached as `keys` gives them
+    heads = mix(normalize(logits(q, k)), k)
+    output(heads, x)
+
+and for cross-attention the same with `keys` of the encoder's states, computed once for a source. A stream is an array with the
+token axis second, so that any stream can be cut into blocks, cached and reordered. Hooks get their parameters `p` by name and
+hold no state. Whatever a variant does not replace, it inherits, in every family, backend and search.
+
+Letters: B rows of a batch, T queries, S keys, H heads, N key-value heads, G heads that share one of them, K width of a head's
+queries and keys, V of its values, D d_model.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from transformer.components.masks import Mask, Pairs, Sizes, Tokens
+from transformer.components.parameters import Constant, Declared, Kernel, Parameters, Streams
+from transformer.components.positions import Bound, Positions
+from transformer.registry import Component
+from transformer.settings import setting
+
+Array = jax.Array
+# Writes new streams into a layer's cache: (cache, new streams) -> (cache, all streams that the new tokens may see).
+Write = Callable[[dict[str, Array], Streams], tuple[dict[str, Array], Streams]]
+
+# Finite, so that a fully masked row gives no NaN; far below any logit, and -MASKED is still finite in fp32.
+MASKED = -1e30
+
+
+class Backend(NamedTuple):
+    """How `attend` computes: `plain` or `chunked` (blocks of `chunk` queries, recomputed in the backward pass: O(T) memory).
+
+    `dropout` is applied to the weights of a block, given the number of its first query; None: no dropout. `dtype` is the type
+    of the weights that values are multiplied with.
+    """
+
+    name: Literal["plain", "chunked", "library"] = "plain"
+    chunk: int = 512
+    dropout: Callable[[Array, Array | int], Array] | None = None
+    dtype: Any = jnp.float32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attention(Component, name="multi_head"):
+    """softmax(Q K^T / sqrt(d_k)) V by heads; grouped-query attention if there are fewer key-value heads (Ainslie et al.
+    2023).
+    """
+
+    random: ClassVar[bool] = False  # True: while training, hooks find a key of randomness in p["random_key"]
+    scale: Literal["1/sqrt(d_k)", "none", "1/d_k", "learned"] = setting(
+        "1/sqrt(d_k)", "factor on the logits; learned: one a head"
+    )
+    qk_norm: bool = setting(False, "RMSNorm of each head's queries and keys before their product (Dehghani et al. 2023)")
+    norm_epsilon: float = setting(1e-6, "qk_norm: added to the mean square", above=0)
+    bias: bool = setting(True, "biases in the projections")
+    dropout_rate: float = setting(0.0, "dropout on the attention weights", at_least=0, below=1)
+    query_init: Literal["initializer", "initializer/sqrt(d_k)"] = setting(
+        "initializer", "of the query kernels; the second is T5's, whose logits have no scale"
+    )
+
+    # --- what the variant is ---------------------------------------------------------------------------------------------
+
+    def check(self, sizes: Sizes) -> str | None:
+        """Why the attention cannot have these sizes; None: it can."""
+        return None
+
+    def supports(self, mask: Mask, positions: Positions, sizes: Sizes) -> str | None:
+        """Why the attention cannot honour a mask or a position encoding; None: it can."""
+        return None
+
+    def parameters(self, sizes: Sizes) -> Declared:
+        """Parameters of queries, logits and output, by name.
+        In cross-attention those of `key_parameters` belong to the source.
+        """
+        heads = sizes.num_heads, sizes.d_k
+        divisor = math.sqrt(sizes.d_k) if self.query_init == "initializer/sqrt(d_k)" else 1.0
+        declared: dict[str, Any] = {"query/kernel": Kernel((sizes.d_model, *heads), ("model", "heads", "width"), 1, divisor)}
+        if self.bias:
+            declared["query/bias"] = Constant(heads, ("heads", "width"))
+        if self.qk_norm:
+            declared["query_norm/scale"] = Constant((sizes.d_k,), (), 1.0)
+        declared |= self.output_parameters(sizes)
+        if self.scale == "learned":
+            declared["scale"] = Constant((sizes.num_heads,), (), sizes.d_k**-0.5)
+        return declared
+
+    def output_parameters(self, sizes: Sizes) -> Declared:
+        """Those of `output`."""
+        declared: dict[str, Any] = {
+            "output/kernel": Kernel((sizes.num_heads, sizes.d_v, sizes.d_model), ("heads", "width", "model"), 2)
+        }
+        return declared | ({"output/bias": Constant((sizes.d_model,))} if self.bias else {})
+
+    def key_parameters(self, sizes: Sizes) -> Declared:
+        """Parameters that `keys` reads."""
+        declared: dict[str, Any] = {}
+        for name, width in (("key", sizes.d_k), ("value", sizes.d_v)):
+            shape, axes = (sizes.num_kv_heads, width), ("heads", "width")
+            declared[f"{name}/kernel"] = Kernel((sizes.d_model, *shape), ("model", *axes))
+            if self.bias:
+                declared[f"{name}/bias"] = Constant(shape, axes)
+            if name == "key" and self.qk_norm:
+                declared["key_norm/scale"] = Constant((sizes.d_k,), (), 1.0)
+        return declared
+
+    # --- the steps -------------------------------------------------------------------------------------------------------
+
+    def queries(self, p: Parameters, x_BxTxD: Array, tokens: Tokens, positions: Bound, sizes: Sizes) -> Streams:
+        """Streams of the queries, the factor on the logits included; never cached."""
+        query_BxTxHxK = project(p, "query", x_BxTxD)
+        if self.qk_norm:
+            query_BxTxHxK = rms_norm(query_BxTxHxK, p["query_norm/scale"], self.norm_epsilon)
+        query_BxTxHxK = positions.rotate(query_BxTxHxK, tokens.positions)
+        factor = {"1/sqrt(d_k)": sizes.d_k**-0.5, "none": 1.0, "1/d_k": 1.0 / sizes.d_k}.get(self.scale)
+        scale = jnp.asarray(p["scale"] if factor is None else factor, query_BxTxHxK.dtype)
+        return {"query": query_BxTxHxK * scale.reshape((1, 1, -1, 1))} | positions.query_streams(x_BxTxD, tokens)
+
+    def keys(self, p: Parameters, x_BxSxD: Array, tokens: Tokens, positions: Bound, sizes: Sizes) -> Streams:
+        """Streams of the keys, as they are cached."""
+        streams = {"key": self.key(p, x_BxSxD, tokens, positions, sizes), "value": self.value(p, x_BxSxD, sizes)}
+        return streams | positions.key_streams(x_BxSxD, tokens)
+
+    def key(self, p: Parameters, x_BxSxD: Array, tokens: Tokens, positions: Bound, sizes: Sizes) -> Array:
+        """The keys BxSxNxK."""
+        key_BxSxNxK = project(p, "key", x_BxSxD)
+        if self.qk_norm:
+            key_BxSxNxK = rms_norm(key_BxSxNxK, p["key_norm/scale"], self.norm_epsilon)
+        return positions.rotate(key_BxSxNxK, tokens.positions)
+
+    def value(self, p: Parameters, x_BxSxD: Array, sizes: Sizes) -> Array:
+        """The values BxSxNxV."""
+        return project(p, "value", x_BxSxD)
+
+    def expand(self, p: Parameters, k: Streams, sizes: Sizes) -> Streams:
+        """Streams of the keys from what was cached, such as keys and values from a common latent."""
+        return k
+
+    def scores(self, p: Parameters, q: Streams, k: Streams, pairs: Pairs) -> Array:
+        """Products of queries and keys: BxHxTxS in fp32."""
+        query_BxTxHxK, key_BxSxNxK = q["query"], k["key"]
+        rows, length, heads, width = query_BxTxHxK.shape
+        if heads == (shared := key_BxSxNxK.shape[2]):
+            return jnp.einsum("bthk,bshk->bhts", query_BxTxHxK, key_BxSxNxK, preferred_element_type=jnp.float32)
+        query_BxTxNxGxK = query_BxTxHxK.reshape(rows, length, shared, heads // shared, width)
+        scores = jnp.einsum("btngk,bsnk->bngts", query_BxTxNxGxK, key_BxSxNxK, preferred_element_type=jnp.float32)
+        return scores.reshape(rows, heads, length, -1)
+
+    def logits(self, p: Parameters, q: Streams, k: Streams, pairs: Pairs, positions: Bound) -> Array:
+        """What is normalised: scores and the position bias, masked keys too: BxHxTxS in fp32."""
+        scores_BxHxTxS = self.scores(p, q, k, pairs)
+        added = positions.bias(q, k, scores_BxHxTxS, pairs)
+        return scores_BxHxTxS if added is None else scores_BxHxTxS + added.astype(jnp.float32)
+
+    def normalize(self, p: Parameters, logits_BxHxTxS: Array, pairs: Pairs) -> Array:
+        """Weights BxHxTxS in fp32: 0 on keys that are not seen, and a row of zeros where nothing is seen."""
+        seen = pairs.seen()
+        return jax.nn.softmax(logits_BxHxTxS, axis=-1) if seen is None else masked_softmax(logits_BxHxTxS, seen)
+
+    def mix(self, p: Parameters, weights_BxHxTxS: Array, k: Streams, pairs: Pairs, positions: Bound) -> Array:
+        """Weights times values, and what positions add to values: BxTxHxV."""
+        value_BxSxNxV = k["value"]
+        rows, heads, length, slots = weights_BxHxTxS.shape
+        if heads == (shared := value_BxSxNxV.shape[2]):
+            result = jnp.einsum("bhts,bshv->bthv", weights_BxHxTxS, value_BxSxNxV)
+        else:
+            weights_BxNxGxTxS = weights_BxHxTxS.reshape(rows, shared, heads // shared, length, slots)
+            result = jnp.einsum("bngts,bsnv->btngv", weights_BxNxGxTxS, value_BxSxNxV)
+            result = result.reshape(rows, length, heads, -1)
+        added = positions.values(weights_BxHxTxS, pairs)
+        return result if added is None else result + added
+
+    def output(self, p: Parameters, heads_BxTxHxV: Array, x_BxTxD: Array, sizes: Sizes) -> Array:
+        """Concat(heads) W^O: BxTxD. `x` is what the queries were made of."""
+        result = jnp.einsum("bthv,hvd->btd", heads_BxTxHxV, p["output/kernel"].astype(heads_BxTxHxV.dtype))
+        return result + p["output/bias"].astype(result.dtype)[None, None] if "output/bias" in p else result
+
+    # --- all steps together ----------------------------------------------------------------------------------------------
+
+    def weights(self, p: Parameters, q: Streams, k: Streams, pairs: Pairs, positions: Bound) -> Array:
+        """The weights of equation 1: BxHxTxS in fp32."""
+        return self.normalize(p, self.logits(p, q, k, pairs, positions), pairs)
+
+    def attend(self, p: Parameters, q: Streams, k: Streams, pairs: Pairs, positions: Bound, backend: Backend) -> Array:
+        """Weighted values of every head BxTxHxV; a query that sees nothing gives zeros, and zero gradients."""
+        if backend.name == "library" and (why := self._not_in_library(q, k, positions, backend)) is None:
+            return self._library(q, k, pairs, positions)
+        elif backend.name == "library":
+            logging.log_first_n(logging.INFO, f"attention: {why}; using the plain backend", 1)
+        if (span := reach(pairs)) is not None:
+            return self._in_window(p, q, k, pairs, positions, backend, span)
+        if backend.name == "chunked" and pairs.query.positions.shape[-1] > backend.chunk:
+            return self._in_chunks(p, q, k, pairs, positions, backend)
+        return self._block(p, q, k, pairs, positions, backend, 0)
+
+    def with_cache(
+        self,
+        p: Parameters,
+        q: Streams,
+        k: Streams,
+        pairs: Pairs,
+        positions: Bound,
+        cache: dict[str, Array],
+        write: Write,
+        backend: Backend,
+    ) -> tuple[Array, dict[str, Array]]:
+        """`attend` for new tokens, with the streams of those before them from the cache; and the cache with theirs written."""
+        assert pairs.sizes is not None
+        cache, k = write(cache, k)
+        return self.attend(p, q, self.expand(p, k, pairs.sizes), pairs, positions, backend), cache
+
+    def state(self, sizes: Sizes, rows: int) -> dict[str, Array] | None:
+        """An empty cache of constant size, batch axis first, for a `with_cache` that keeps no keys; None: keys are cached."""
+        return None
+
+    def penalty(self, p: Parameters, training: bool) -> tuple[Array, Mapping[str, Array]]:
+        """What one layer adds to the loss of every token, and what is reported beside it, by name: scalars."""
+        return jnp.zeros(()), {}
+
+    def _block(
+        self, p: Parameters, q: Streams, k: Streams, pairs: Pairs, positions: Bound, backend: Backend, first: Array | int
+    ) -> Array:
+        """Queries from number `first` on, all at once."""
+        weights = self.weights(p, q, k, pairs, positions).astype(backend.dtype)
+        if backend.dropout is not None:
+            weights = backend.dropout(weights, first)
+        return self.mix(p, weights, k, pairs, positions)
+
+    def _not_in_library(self, q: Streams, k: Streams, positions: Bound, backend: Backend) -> str | None:
+        """Why jax.nn.dot_product_attention does not compute this attention; None: it does."""
+        hooks = ("scores", "logits", "normalize", "mix")
+        if any(getattr(type(self), hook) is not getattr(Attention, hook) for hook in hooks):
+            return f"jax.nn.dot_product_attention does not know {type(self).__name__}"
+        if backend.dropout is not None:
+            return "jax.nn.dot_product_attention has no dropout"
+        if positions.overrides("values"):
+            return f"jax.nn.dot_product_attention has no values by position, which {type(positions.positions).__name__} adds"
+        if k["value"].shape[-1] != q["query"].shape[-1]:
+            return "jax.nn.dot_product_attention needs d_v equal to d_k"
+        return None
+
+    def _library(self, q: Streams, k: Streams, pairs: Pairs, positions: Bound) -> Array:
+        """jax.nn.dot_product_attention; it gives the mean of the values where nothing is seen, so its output is masked."""
+        query, added, seen = q["query"], None, pairs.seen()
+        if positions.overrides("bias"):
+            shape = query.shape[0], query.shape[2], query.shape[1], k["key"].shape[1]
+            added = positions.bias(q, k, jnp.zeros(shape, jnp.float32), pairs)
+        result = jax.nn.dot_product_attention(query, k["key"], k["value"], bias=added, mask=seen, scale=1.0)
+        if seen is None:
+            return result
+        return jnp.where(jnp.moveaxis(jnp.any(seen, axis=-1, keepdims=True), 1, 2), result, 0)
+
+    def _in_chunks(self, p: Parameters, q: Streams, k: Streams, pairs: Pairs, positions: Bound, backend: Backend) -> Array:
+        length, chunk = pairs.query.positions.shape[-1], backend.chunk
+        # The last block is moved back to end at the last query, so that no query is padded; what overlaps is computed twice.
+        starts = jnp.minimum(jnp.arange(0, length, chunk), length - chunk)
+
+        @jax.checkpoint
+        def one(start: Array) -> Array:
+            part = {name: jax.lax.dynamic_slice_in_dim(stream, start, chunk, axis=1) for name, stream in q.items()}
+            return self._block(p, part, k, pairs.block(start, chunk), positions, backend, start)
+
+        blocks = jax.lax.map(one, starts)
+        whole = [jnp.moveaxis(blocks[:-1], 0, 1).reshape(blocks.shape[1], -1, *blocks.shape[3:])]
+        overlap = len(starts) * chunk - length
+        return jnp.concatenate([*whole, blocks[-1][:, overlap:]], axis=1)
+
+    def _in_window(
+        self, p: Parameters, q: Streams, k: Streams, pairs: Pairs, positions: Bound, backend: Backend, span: tuple[int, int]
+    ) -> Array:
+        """Blocks of queries as rows of their own, each with the keys that it can see: O(T) work and memory for a window.
+
+        Queries and keys are the same tokens in the same order, and positions in a segment follow one another.
+        """
+        length, (before, after) = pairs.query.positions.shape[-1], span
+        size = max(before, after, 1)
+        count = -(-length // size)
+        rows = jax.tree.leaves(q)[0].shape[0]
+        left, right = -(-before // size), -(-after // size)  # neighbouring blocks whose keys are seen
+
+        def padded(leaf: Array, axis: int) -> Array:
+            return jnp.pad(leaf, [(0, count * size - length if n == axis else 0) for n in range(leaf.ndim)])
+
+        def blocks(stream: Array) -> Array:
+            stream = padded(stream, 1)
+            return stream.reshape(rows, count, size, *stream.shape[2:])
+
+        def folded(stream: Array) -> Array:
+            return blocks(stream).reshape(rows * count, size, *stream.shape[2:])
+
+        def neighbours(stream: Array) -> Array:
+            each = blocks(stream)
+            around = jnp.pad(each, [(0, 0), (left, right), *[(0, 0)] * (each.ndim - 2)])
+            parts = [around[:, n : n + count] for n in range(left + right + 1)]
+            return jnp.concatenate(parts, axis=2).reshape(rows * count, -1, *stream.shape[2:])
+
+        def whole(leaf: Array) -> Array:
+            return jnp.broadcast_to(leaf, (rows, length))
+
+        def tokens(side: Tokens, move: Callable[[Array], Array]) -> Tokens:
+            segments = jnp.ones((rows, length), jnp.int32) if side.segments is None else whole(side.segments)
+            prefix = None if side.prefix is None else move(whole(side.prefix))
+            return Tokens(move(whole(side.positions)), move(segments), prefix)  # padding has segment 0
+
+        query, key = tokens(pairs.query, folded), tokens(pairs.key, neighbours)
+        cut = pairs.replace(query=query, key=key, aligned=False)
+        q, k = {n: folded(stream) for n, stream in q.items()}, {n: neighbours(stream) for n, stream in k.items()}
+        heads = self._block(p, q, k, cut, positions, backend, 0)
+        return heads.reshape(rows, count * size, *heads.shape[2:])[:, :length]
+
+
+MULTI_HEAD, NO_POSITIONS = Attention(), Bound()
+
+
+def attend(
+    query_BxTxHxK: Array,
+    key_BxSxNxK: Array,
+    value_BxSxNxV: Array,
+    mask: Pairs | Array | None = None,
+    *,
+    scale: Array | float | None = None,
+    attention: Attention = MULTI_HEAD,
+    p: Parameters | None = None,
+    positions: Bound = NO_POSITIONS,
+    backend: Backend | None = None,
+) -> Array:
+    """softmax(scale Q K^T + bias) V over the keys that `mask` lets a query see: BxTxHxV (Vaswani et al. 2017, equation 1).
+
+    `mask`: `Pairs`, booleans T x S or [B or 1] x T x S, or None: every key is seen. `scale`: a number, or one per head; None: 1
+    / sqrt(K). `attention` and `positions` with the parameters `p` that their hooks read. A row that sees nothing gives zeros,
+    and zero gradients; the softmax is in fp32. ValueError: shapes do not fit.
+    """
+    rows, length, heads, width = query_BxTxHxK.shape
+    slots, shared = key_BxSxNxK.shape[1:3]
+    if key_BxSxNxK.shape != (rows, slots, shared, width) or value_BxSxNxV.shape[:3] != (rows, slots, shared) or heads % shared:
+        shapes = ", ".join(str(each.shape) for each in (query_BxTxHxK, key_BxSxNxK, value_BxSxNxV))
+        raise ValueError(f"queries BxTxHxK, keys BxSxNxK and values BxSxNxV, N a divisor of H, have the shapes {shapes}")
+    if not isinstance(mask, Pairs):
+        if mask is not None and (mask.dtype != bool or mask.shape[-2:] != (length, slots) or mask.ndim not in (2, 3)):
+            raise ValueError(
+                f"a mask is booleans of shape {(length, slots)} or with rows before it, not {mask.dtype}{mask.shape}"
+            )
+        allowed = mask if mask is None or mask.ndim == 3 else mask[None]
+        mask = Pairs(Tokens(jnp.arange(length)), Tokens(jnp.arange(slots)), allowed=allowed)
+    pairs: Any = mask
+    if pairs.sizes is None:
+        sizes = Sizes(heads * width, heads, shared, width, value_BxSxNxV.shape[-1], 0)
+        pairs = pairs.replace(sizes=sizes)
+    factor = jnp.asarray(width**-0.5 if scale is None else scale, query_BxTxHxK.dtype).reshape((1, 1, -1, 1))
+    q, k = {"query": query_BxTxHxK * factor}, {"key": key_BxSxNxK, "value": value_BxSxNxV}
+    return attention.attend(p or {}, q, k, pairs, positions, backend or Backend(dtype=query_BxTxHxK.dtype))
+
+
+def reach(pairs: Pairs) -> tuple[int, int] | None:
+    """How far queries see if that is worth computing in blocks: self-attention of as many queries as keys, a short window."""
+    before, after = pairs.mask.span(pairs.key.prefix is not None)
+    length = pairs.query.positions.shape[-1]
+    if before is None or after is None or not pairs.aligned:
+        return None
+    return (before, after) if 2 * (before + after) < length else None
+
+
+def project(p: Parameters, name: str, x_BxTxD: Array) -> Array:
+    """x W + b with the kernel D x heads x width and the bias, if there is one, of that name."""
+    result = jnp.einsum("btd,dhk->bthk", x_BxTxD, p[f"{name}/kernel"].astype(x_BxTxD.dtype))
+    return result + p[f"{name}/bias"].astype(result.dtype)[None, None] if f"{name}/bias" in p else result
+
+
+def rms_norm(x: Array, factor: Array, epsilon: float) -> Array:
+    """RMSNorm of the last axis, in fp32, times a learned factor per entry (QK-norm; Dehghani et al. 2023, section 2)."""
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + epsilon)
+    return (y * factor.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+
+
+def masked_softmax(logits: Array, seen: Array) -> Array:
+    """Of the last axis, in fp32; zeros, and zero gradients, where nothing is seen. `seen` broadcasts to `logits`."""
+    logits = jnp.where(seen, logits.astype(jnp.float32), MASKED)
+    highest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    powers = jnp.where(seen, jnp.exp(logits - highest), 0)
+    total = jnp.sum(powers, axis=-1, keepdims=True)
+    # Not a maximum with something tiny: its gradient would pass through infinities, masked only at the end.
+    return powers / jnp.where(total > 0, total, 1)

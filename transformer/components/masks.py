@@ -1,0 +1,240 @@
+"""Which keys a query sees: small static rules over positions, segments and prefix flags, which compose with `&`.
+
+    Causal() & Window(128)
+
+Rules hold no arrays. `Pairs` joins a rule with both sides of an attention and turns it into booleans only where they are
+needed, a block at a time, so that nothing of size T x S is stored.
+
+Letters: B rows of a batch, T queries, S keys, H heads, D d_model, K width of a head's queries and keys, V of its values.
+"""
+
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from transformer.registry import Component
+
+Array = jax.Array
+Stack = Literal["encoder", "decoder"]
+Role = Literal["self", "cross"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """The sizes of one layer's attention, and where it stands: all that a component needs to know of the model around it."""
+
+    d_model: int
+    num_heads: int
+    num_kv_heads: int
+    d_k: int
+    d_v: int
+    d_ff: int
+    stack: Stack = "decoder"
+    role: Role = "self"
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether keys may lie ahead of the query."""
+        return self.stack == "encoder"
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one key-value head."""
+        return self.num_heads // self.num_kv_heads
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """One side of an attention.
+
+    positions: int32, T (shared by the batch: fast) or BxT (packed rows, left-padded prompts).
+    segments: int32 BxT or None. Tokens see only their own segment; segment 0 is padding and is seen by no token.
+    prefix: bool BxT or None. Keys that are marked are seen by every query under the rule `Prefix`.
+    """
+
+    positions: Array
+    segments: Array | None = None
+    prefix: Array | None = None
+
+    def replace(self, **changes: Any) -> "Tokens":
+        """With other values of some fields."""
+        return dataclasses.replace(self, **changes)
+
+    def block(self, start: Array | int, size: int) -> "Tokens":
+        """`size` tokens from `start` on, along the last axis."""
+        return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size, axis=-1), self)
+
+    def followed_by(self, other: "Tokens", rows: int) -> "Tokens":
+        """Both, one after the other, as arrays of rank 2 for `rows` rows. Segments are those of both sides."""
+
+        def whole(leaf: Array) -> Array:
+            return jnp.broadcast_to(leaf, (rows, leaf.shape[-1]))
+
+        assert self.segments is not None and other.segments is not None
+        positions = jnp.concatenate([whole(self.positions), whole(other.positions)], axis=1)
+        return Tokens(positions, jnp.concatenate([whole(self.segments), whole(other.segments)], axis=1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Mask(Component):
+    """A rule: which keys a query sees. Composes with `&`.
+
+    `span` is how far a query can see backwards and forwards at most, in positions; None: without limit. The blocks of the
+    windowed computation and the size of a ring cache follow from it, so it must be true.
+    """
+
+    causal: ClassVar[bool] = False  # True: no query sees a later position, except in a prefix; only then can keys be cached
+
+    def seen(self, query: Tokens, key: Tokens) -> Array | None:
+        """True where a query sees a key: [B or 1] x T x S; None: everything is seen."""
+        return None
+
+    def span(self, prefix: bool) -> tuple[int | None, int | None]:
+        """The greatest distance of a key that is seen, before and after the query. `prefix`: keys may be marked as a prefix."""
+        return None, None
+
+    def during(self, training: bool) -> "Mask":
+        """The rule while training, and while the model is scored or used."""
+        return self
+
+    def __and__(self, other: "Mask") -> "Mask":
+        return Both(self, other)
+
+
+@dataclasses.dataclass(frozen=True)
+class All(Mask, name="all"):
+    """Every token sees every token of its segment."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Causal(Mask, name="causal"):
+    """A query sees the keys at its own position and before it (Vaswani et al. 2017, section 3.2.3), also inside a prefix."""
+
+    causal: ClassVar[bool] = True
+
+    def seen(self, query: Tokens, key: Tokens) -> Array | None:
+        return _with_rows(key.positions[..., None, :] <= query.positions[..., :, None])
+
+    def span(self, prefix: bool) -> tuple[int | None, int | None]:
+        return None, 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefix(Causal, name="prefix"):
+    """Causal, but every token sees the keys of a prefix, where the batch marks one (prefix LM; Raffel et al. 2020, 3.2.1)."""
+
+    def seen(self, query: Tokens, key: Tokens) -> Array | None:
+        seen = super().seen(query, key)
+        return seen if key.prefix is None or seen is None else seen | key.prefix[:, None, :]
+
+    def span(self, prefix: bool) -> tuple[int | None, int | None]:
+        return None, None if prefix else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Window(Mask):
+    """A query sees the keys at most `before` positions before it and `after` positions after it."""
+
+    before: int
+    after: int
+
+    def seen(self, query: Tokens, key: Tokens) -> Array | None:
+        distance = key.positions[..., None, :] - query.positions[..., :, None]
+        return _with_rows((distance >= -self.before) & (distance <= self.after))
+
+    def span(self, prefix: bool) -> tuple[int | None, int | None]:
+        return self.before, self.after
+
+
+@dataclasses.dataclass(frozen=True)
+class Both(Mask):
+    """What two rules both let a query see."""
+
+    first: Mask
+    second: Mask
+
+    @property
+    def causal(self) -> bool:  # type: ignore[override]
+        return self.first.causal or self.second.causal
+
+    def seen(self, query: Tokens, key: Tokens) -> Array | None:
+        return both(self.first.seen(query, key), self.second.seen(query, key))
+
+    def span(self, prefix: bool) -> tuple[int | None, int | None]:
+        (before, after), (also_before, also_after) = self.first.span(prefix), self.second.span(prefix)
+        return _nearest(before, also_before), _nearest(after, also_after)
+
+    def during(self, training: bool) -> Mask:
+        return Both(self.first.during(training), self.second.during(training))
+
+
+def _nearest(first: int | None, second: int | None) -> int | None:
+    return min((limit for limit in (first, second) if limit is not None), default=None)
+
+
+def both(first: Array | None, second: Array | None) -> Array | None:
+    """The logical and of two arrays of booleans that broadcast to each other; None stands for True everywhere."""
+    if first is None or second is None:
+        return second if first is None else first
+    return jnp.logical_and(*jnp.broadcast_arrays(first, second))
+
+
+def same_segment(query: Tokens, key: Tokens) -> Array | None:
+    """Both in one segment, and the key is not padding. A query without segments sees every key that is not padding."""
+    if key.segments is None:
+        return None
+    seen = key.segments[:, None, :] != 0
+    return seen if query.segments is None else seen & (query.segments[:, :, None] == key.segments[:, None, :])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Both sides of an attention and the rule between them, within segments where the keys have them.
+
+    `layer` is the number of the layer in its stack, from 0 on, an int32 scalar. `sizes` and `mask` are static. `aligned`:
+    queries and keys are the same tokens in the same order. `training`: dropout and the like are applied.
+    """
+
+    query: Tokens
+    key: Tokens
+    layer: Array | int = 0
+    mask: Mask = dataclasses.field(default=All(), metadata={"static": True})
+    sizes: Sizes | None = dataclasses.field(default=None, metadata={"static": True})
+    aligned: bool = dataclasses.field(default=False, metadata={"static": True})
+    training: bool = dataclasses.field(default=False, metadata={"static": True})
+    allowed: Array | None = None  # booleans [B or 1] x T x S of the caller's, beside the rule
+
+    def replace(self, **changes: Any) -> "Pairs":
+        """With other values of some fields."""
+        return dataclasses.replace(self, **changes)
+
+    def seen(self) -> Array | None:
+        """True where a query sees a key: [B or 1] x 1 x [T or 1] x S, ready to broadcast over heads; None: all see all."""
+        seen = both(self.mask.seen(self.query, self.key), same_segment(self.query, self.key))
+        seen = both(seen, self.allowed)
+        return None if seen is None else seen[:, None]
+
+    def count(self) -> Array:
+        """The number of keys that each query sees, at least 1: fp32, [B or 1] x 1 x [T or 1] x 1."""
+        seen = self.seen()
+        if seen is None:
+            return jnp.full((1, 1, 1, 1), self.key.positions.shape[-1], jnp.float32)
+        return jnp.maximum(jnp.sum(seen, axis=-1, keepdims=True, dtype=jnp.float32), 1.0)
+
+    def distance(self) -> Array:
+        """Key position minus query position: int32, [B or 1] x T x S."""
+        return _with_rows(self.key.positions[..., None, :] - self.query.positions[..., :, None])
+
+    def block(self, start: Array | int, size: int) -> "Pairs":
+        """The pairs of `size` queries from `start` on with all keys."""
+        allowed = None if self.allowed is None else jax.lax.dynamic_slice_in_dim(self.allowed, start, size, axis=1)
+        return self.replace(query=self.query.block(start, size), allowed=allowed, aligned=False)
+
+
+def _with_rows(x: Array) -> Array:
+    """Adds the batch axis to what positions of rank 1 gave."""
+    return x if x.ndim == 3 else x[None]

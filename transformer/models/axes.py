@@ -1,0 +1,28 @@
+"""Names of the axes of a model's parameters, as its components declare them, for a mesh that splits them."""
+
+import re
+from collections.abc import Mapping
+
+from transformer.components.parameters import Declared
+from transformer.config import Model
+from transformer.sharding import Axes
+
+
+def of_model(model: Model) -> Axes:
+    """Patterns of the ends of paths, with the names of their axes."""
+    found: dict[str, tuple[str | None, ...]] = {}
+    for each in model.layer_types_in_turn():
+        for stack in ("encoder", "decoder"):
+            for role in ("self", "cross"):
+                sizes, attention = each.sizes(stack, role), each.attention
+                ends = _ends(f"{role}_attention/", {**attention.parameters(sizes), **attention.key_parameters(sizes)})
+                found |= ends
+                if role == "cross":
+                    found |= _ends(r"memory/(\d+_)?", attention.key_parameters(sizes))
+            found |= _ends("feed_forward/", each.feed_forward.parameters(each.sizes(stack)))
+            found |= _ends("position_", each.positions.parameters(each.sizes(stack), 1.0))
+    return tuple(found.items())
+
+
+def _ends(prefix: str, declared: Declared) -> Mapping[str, tuple[str | None, ...]]:
+    return {prefix + re.escape(name): each.axes for name, each in declared.items() if each.axes}

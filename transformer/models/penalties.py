@@ -1,0 +1,61 @@
+"""What attention adds to the loss, and what it reports beside it, summed over the layers of each kind of attention.
+
+A kind of attention is named by its place: "encoder/self", "decoder/self", "decoder/cross". What is reported is named
+NAME@PLACE.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from transformer.components.attention import Attention
+from transformer.config import Model
+from transformer.models.stack import layers_in_order
+
+Array = jax.Array
+
+
+def names(model: Model, places: Iterable[str]) -> list[str]:
+    """What is reported of the attention of these places; empty if no attention has a penalty."""
+    result = []
+    for place in places:
+        stack, role = _split(place)
+        for each in model.layer_types_in_turn():
+            if type(each.attention).penalty is Attention.penalty:
+                continue
+            sizes = each.sizes(stack, role)
+            declared = {**each.attention.parameters(sizes), **each.attention.key_parameters(sizes)}
+            p = {name: jax.ShapeDtypeStruct(one.shape, jnp.float32) for name, one in declared.items()}
+            found = jax.eval_shape(lambda p, attention=each.attention: dict(attention.penalty(p, False)[1]), p)
+            result += [f"{name}@{place}" for name in found]
+    return list(dict.fromkeys(result))
+
+
+def _split(place: str) -> tuple[Any, Any]:
+    stack, role = place.split("/")
+    return stack, role
+
+
+def of_layers(model: Model, places: Iterable[str], params: Any, training: bool) -> tuple[Array, dict[str, Array]]:
+    """The sum of all penalties, and what is reported, by name."""
+    total, reported = jnp.zeros(()), {}
+    types = model.layer_types_in_turn()
+    for place in places:
+        stack, role = place.split("/")
+        for number, layer in enumerate(layers_in_order(params[stack], len(types), model.depth(stack))):
+            attention = types[number % len(types)].attention
+            if type(attention).penalty is not Attention.penalty:
+                p: Any = traverse_util.flatten_dict(layer[f"{role}_attention"], sep="/")
+                penalty, found = attention.penalty(p, training)
+                total += penalty
+                for name, value in found.items():
+                    reported[f"{name}@{place}"] = reported.get(f"{name}@{place}", 0.0) + value
+    return total, reported
+
+
+def means(sums: Mapping[str, Any], weight: float) -> dict[str, float]:
+    """What was reported, of a loss's sums and their weight."""
+    return {name.removesuffix("_sum"): float(value) / weight for name, value in sums.items() if "@" in name}

@@ -1,0 +1,197 @@
+"""Components: frozen dataclasses that a setting can name, such as an attention, a position encoding, or a mask.
+
+A kind of component is a direct subclass of `Component` (`Attention`, `Positions`, ..). Its classes are named either by the name
+they register (`class Rotary(Positions, name="rotary")`) or as `FILE.py:Class`, a class in a file of the user's. Their fields
+are settings like any other. Nothing here knows one of them.
+
+A file is executed only by `load_file`, which is called for files that the command line names, and only once per file.
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import inspect
+import sys
+import traceback
+import types
+from pathlib import Path
+from typing import Any, ClassVar
+
+from transformer.errors import UserError, nearest
+
+LIBRARY = Path(__file__).resolve().parent
+_FILES: dict[Path, types.ModuleType] = {}
+
+
+class Component:
+    """Base of every component. Subclasses are frozen dataclasses with keyword-only fields made by `settings.setting`."""
+
+    registry: ClassVar[dict[str, type["Component"]]]
+    name: ClassVar[str | None] = None  # what the command line calls it; None: only FILE.py:Class does
+    kind: ClassVar[type["Component"]]
+
+    def __init_subclass__(cls, name: str | None = None, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if Component in cls.__bases__:
+            cls.registry, cls.kind = {}, cls
+        cls.name = name
+        if name is not None:
+            cls.registry[name] = cls
+
+    def __reduce__(self) -> Any:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return _rebuild, (type(self).kind, reference(type(self)), str(_source(type(self)) or ""), values)
+
+
+def _rebuild(kind: type[Component], name: str, file: str, values: dict[str, Any]) -> Component:
+    """Inverse of pickling: a worker process loads the file that its parent was given."""
+    if file:
+        load_file(file, "a worker process")
+        name = f"{file}:{name.rpartition(':')[2]}"
+    return find(kind, name, "a worker process")(**values)
+
+
+def reference(cls: type[Component]) -> str:
+    """How a class is named:
+    its registered name, or `FILE.py:Class` with the file relative to the current folder if it can be.
+    """
+    if cls.name is not None and cls.registry.get(cls.name) is cls:
+        return cls.name
+    file = _source(cls)
+    assert file is not None, f"{cls} is in no file and has no name"
+    inside = Path.cwd() in file.parents
+    return f"{file.relative_to(Path.cwd()) if inside else file}:{cls.__name__}"
+
+
+def _source(cls: type) -> Path | None:
+    """The file of a class outside the library; None for the library's own."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    path = Path(file).resolve() if file else None
+    return None if path is None or LIBRARY in path.parents else path
+
+
+def sources(cls: type[Component]) -> dict[Path, str]:
+    """The files outside the library that a class and its bases are in, each with its SHA-256."""
+    files = (_source(each) for each in cls.__mro__ if issubclass(each, Component))
+    return {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in dict.fromkeys(files) if file}
+
+
+def check_sources(cls: type[Component], recorded: Any, where: str) -> None:
+    """UserError, beginning with `where`, if a class's files are not the ones whose hashes were recorded, by file name."""
+    found = {file.name: digest for file, digest in sources(cls).items()}
+    if changed := [name for name in found if not isinstance(recorded, dict) or recorded.get(name) != found[name]]:
+        raise UserError(
+            f"{where}: {changed[0]} has changed since it was recorded; restore it, or name the copy that the workdir keeps, "
+            f"--variants=WORKDIR/variants/{changed[0]}"
+        )
+
+
+def find(kind: type[Component], name: str, where: str) -> type[Component]:
+    """The class of a kind that `name` names. A file must have been loaded by `load_file`. UserError begins with `where`."""
+    if ".py:" not in name:
+        if name not in kind.registry:
+            known = ", ".join(kind.registry)
+            raise UserError(
+                f"{where}: there is no {kind.__name__} {name}; choose {known}, or FILE.py:Class{nearest(name, kind.registry)}"
+            )
+        return kind.registry[name]
+    file, _, class_name = name.rpartition(":")
+    path = Path(file).expanduser().resolve()
+    alike = [module for known, module in _FILES.items() if known.name == path.name]  # from another folder
+    module = _FILES.get(path) or next(iter(alike), None) or _imported(path)
+    if module is None:
+        raise UserError(f"{where}: {name} is code from a file; pass --variants={file} to allow it to run")
+    cls = getattr(module, class_name, None)
+    classes = [
+        n for n, c in vars(module).items() if inspect.isclass(c) and issubclass(c, kind) and c.__module__ == module.__name__
+    ]
+    if not (inspect.isclass(cls) and issubclass(cls, kind)):
+        has = f"it has {', '.join(classes)}" if classes else f"it has no subclass of {kind.__name__}"
+        raise UserError(f"{where}: {file} has no class {class_name} that is a {kind.__name__}; {has}")
+    check_class(cls, where)
+    return cls
+
+
+def load_file(path: str | Path, where: str) -> types.ModuleType:
+    """Executes a Python file once, and remembers it. UserError, beginning with `where`, if it is missing or fails."""
+    file = Path(path).expanduser().resolve()
+    if (known := _FILES.get(file) or _imported(file)) is not None:
+        _FILES[file] = known
+        return known
+    if not file.is_file() or file.suffix != ".py":
+        others = sorted(p.name for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
+        raise UserError(f"{where}: there is no Python file {path}{nearest(file.name, others)}")
+    name = f"variant_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up while the file is executed
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        line = f" in line {lines[-1]}" if lines else ""
+        raise UserError(f"{where}: {path}: {type(error).__name__}{line}: {error}") from error
+    _FILES[file] = module
+    return module
+
+
+def forget(path: Path) -> None:
+    """Undoes `load_file`, so that the file may be executed again."""
+    if (module := _FILES.pop(path.resolve(), None)) is not None:
+        sys.modules.pop(module.__name__, None)
+
+
+def _imported(file: Path) -> types.ModuleType | None:
+    """The module that Python has already imported from this file, so that its classes are not made twice."""
+    for module in list(sys.modules.values()):
+        if (name := getattr(module, "__file__", None)) and name.endswith(file.name) and Path(name).resolve() == file:
+            return None if module.__name__ == "__main__" else module
+    return None
+
+
+def check_class(cls: type[Component], where: str) -> None:
+    """UserError if a class is no frozen dataclass, a field cannot be hashed, or a hook is misspelt or has other arguments."""
+    kind = cls.kind
+    hooks = {n: f for n, f in vars(kind).items() if inspect.isfunction(f) and not n.startswith("_")}
+    for each in cls.__mro__:
+        if not issubclass(each, Component) or _source(each) is None:
+            continue
+        parameters = vars(each).get("__dataclass_params__")
+        if parameters is None and vars(each).get("__annotations__"):
+            raise UserError(
+                f"{where}: {each.__name__} has fields and no @dataclasses.dataclass(frozen=True, kw_only=True) above it"
+            )
+        if parameters is not None and not parameters.frozen:
+            raise UserError(
+                f"{where}: {each.__name__} is a dataclass that is not frozen; write @dataclasses.dataclass(frozen=True)"
+            )
+        for name, function in vars(each).items():
+            if not inspect.isfunction(function) or name.startswith("_"):
+                continue
+            if name in hooks:
+                wanted, found = (list(inspect.signature(f).parameters) for f in (hooks[name], function))
+                if wanted != found:
+                    raise UserError(
+                        f"{where}: {each.__name__}.{name} has the arguments ({', '.join(found)}); those of "
+                        f"{kind.__name__}.{name} are ({', '.join(wanted)})"
+                    )
+            elif not hasattr(kind, name) and (hint := nearest(name, hooks)):
+                raise UserError(
+                    f"{where}: {each.__name__}.{name} is no hook of {kind.__name__}{hint}; begin the name of a helper with _"
+                )
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if type(field.default).__hash__ is None or field.default_factory is not dataclasses.MISSING:
+            raise UserError(f"{where}: {cls.__name__}.{field.name} cannot be hashed; use a tuple or a frozen dataclass")
+
+
+def carry_over(old: Component | None, cls: type[Component]) -> Component:
+    """An object of `cls` with the settings that it has from a base class in common with `old`; the others are its defaults."""
+    if old is None:
+        return cls()
+    if type(old) is cls:
+        return old
+    common = [each for each in cls.__mro__ if each in type(old).__mro__ and dataclasses.is_dataclass(each)]
+    names = {field.name for each in common for field in dataclasses.fields(each)}
+    return cls(**{name: getattr(old, name) for name in names})

@@ -1,0 +1,243 @@
+"""What a configuration costs: parameters by module, FLOPs by module, bytes; counted from the programs, and as a table.
+
+Nothing is run and no array is made. FLOPs are those of the plain programs: without dropout, remat and chunks, so that how a
+model is computed does not change what it costs.
+"""
+
+import dataclasses
+import functools
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+from jax.sharding import PartitionSpec
+
+from transformer import families, settings, sharding
+from transformer.config import Config, Facts, Train
+from transformer.errors import counted
+from transformer.models import program
+from transformer.models.program import Work
+from transformer.training.optimizer import make_optimizer
+
+TYPICAL_ROW = 64  # tokens of a row where the configuration leaves it to the data
+Leaves = Mapping[str, jax.ShapeDtypeStruct]
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """What a configuration costs."""
+
+    given: str  # what was assumed: sizes of vocabularies, lengths
+    parameters: dict[str, int]  # by module, all layers of a stack together
+    forward: dict[str, Work]  # of one row of a batch, by module
+    training: Work  # forward, backward and loss of that row
+    update: Work  # of one update, after the gradients are there
+    tokens: int  # target tokens of the row
+    bytes: dict[str, int]
+    train: Train
+
+    @property
+    def size(self) -> int:
+        return sum(self.parameters.values())
+
+    @property
+    def size_without_embeddings(self) -> int:
+        """Without the tables of vocabularies, a tied output among them."""
+        return sum(count for name, count in self.parameters.items() if not name.endswith("embedding"))
+
+    @property
+    def forward_flops(self) -> float:
+        """Per target token."""
+        return sum(work.total for work in self.forward.values()) / self.tokens
+
+    @property
+    def training_flops(self) -> float:
+        """Per target token: forward, backward, loss, and its share of an update."""
+        return self.training.total / self.tokens + self.update.total / self.train.batch_tokens
+
+    @property
+    def total_flops(self) -> float:
+        """Of the whole training."""
+        return self.training_flops * self.train.batch_tokens * self.train.steps
+
+
+def count(config: Config, facts: Facts, lengths: Sequence[int] = ()) -> Costs:
+    """On a row of so many source and target tokens, or of the one side that there is.
+
+    Without lengths: `config.data.row_length`, else the limit of a model of one side, and of pairs 64, or the limit if that is
+    less.
+    """
+    source, target = (lengths[0], lengths[-1]) if lengths else _typical(config)
+    tokens = source if config.family == "encoder_only" else target
+    plain = Config(
+        family=config.family,
+        objective=config.objective,
+        model=dataclasses.replace(config.model, remat="none", attention_backend="plain", unroll=1),
+        train=Train(label_smoothing=config.train.label_smoothing, loss_chunk=settings.MOST),
+    )
+    leaves, forward, training = _programs(plain, facts, source, target)
+    params = traverse_util.unflatten_dict(dict(leaves), sep="/")
+    entries = (
+        f"{facts.source_size:,} source and {facts.target_size:,} target" if _pairs(config) else f"{_size(config, facts):,}"
+    )
+    rows = f"{source:,} source and {target:,} target" if _pairs(config) else f"{tokens:,}"
+    return Costs(
+        given=f"vocabulary of {entries} entries; rows of {rows} tokens",
+        parameters=by_module(leaves),
+        forward=dict(forward),
+        training=training,
+        update=_update(config, params),
+        tokens=tokens,
+        bytes=state_bytes(config.train, leaves, params),
+        train=config.train,
+    )
+
+
+@functools.lru_cache(maxsize=256)  # arms of a study often have one model
+def _programs(config: Config, facts: Facts, source: int, target: int) -> tuple[Leaves, Mapping[str, Work], Work]:
+    """Parameters; a forward pass of a row by module; and forward, backward and loss."""
+    model, leaves = families.FAMILIES[config.family].model(config, facts), parameter_shapes(config, facts)
+    params, batch = traverse_util.unflatten_dict(dict(leaves), sep="/"), _batch(config, source, target)
+    loss = families.make_loss(model, config, facts)
+    forward = program.count(lambda params, batch: model.apply({"params": params}, batch), params, batch)
+    training = program.total(jax.grad(lambda params, batch: loss(params, batch, None)["loss_sum"]), params, batch)
+    return leaves, _by_module(forward, type(model).__name__), training
+
+
+def _pairs(config: Config) -> bool:
+    return config.family in ("encoder_decoder", "recurrent")
+
+
+def _size(config: Config, facts: Facts) -> int:
+    return facts.source_size if config.family == "encoder_only" else facts.target_size
+
+
+def _typical(config: Config) -> tuple[int, int]:
+    data = config.data
+    limits = data.max_source_length, data.max_target_length
+    if _pairs(config):
+        source, target = (data.row_length or min(TYPICAL_ROW, limit) for limit in limits)
+        return source, target
+    alone = data.row_length or limits[config.family != "encoder_only"]
+    return alone, alone
+
+
+def _batch(config: Config, source: int, target: int) -> dict[str, Any]:
+    """Shapes of a batch of one row."""
+    length = source if config.family == "encoder_only" else target
+    ids = ("source", "source_positions", "source_segments", "token_types")
+    batch = {name: jax.ShapeDtypeStruct((1, source), jnp.int32) for name in ids}
+    batch |= {name: jax.ShapeDtypeStruct((1, length), jnp.int32) for name in ("inputs", "positions", "segments", "targets")}
+    batch["weights"] = jax.ShapeDtypeStruct((1, length), jnp.float32)
+    one = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    if config.objective.kind in ("classify", "answer"):
+        batch.pop("targets")
+        batch |= {"label": one, "first": one, "last": one, "weights": jax.ShapeDtypeStruct((1, 1), jnp.float32)}
+    if config.objective.next_sentence:
+        batch |= {"related": one, "related_weights": jax.ShapeDtypeStruct((1, 1), jnp.float32)}
+    return batch
+
+
+def _by_module(found: Mapping[str, Work], model: str) -> dict[str, Work]:
+    """By module of the model, layers of a stack together; what is in no module under "rest"."""
+    result: dict[str, Work] = {}
+    for scope, work in found.items():
+        parts = [part for part in scope.split("/") if not any(sign in part for sign in ".,(>")]
+        parts = [
+            part for part in parts if part not in (model, "layers") and not part.isdigit() and not part.startswith("rest_")
+        ]
+        name = "/".join(parts[:2]) or "rest"
+        result[name] = result.get(name, Work()) + work
+    return {name: work for name, work in result.items() if work.total}
+
+
+def _update(config: Config, params: Any) -> Work:
+    """The division by the weight, the norm that is reported, the rule, the addition, the moving average."""
+    rule, decay = make_optimizer(config.train), config.train.ema_decay
+
+    def update(params: Any, state: Any, gradients: Any, weight: Any, average: Any) -> Any:
+        gradients = jax.tree.map(lambda g: g / weight, gradients)
+        updates, state = rule.update(gradients, state, params)
+        params = jax.tree.map(lambda p, u: p - weight * u, params, updates)  # a number in the place of the learning rate
+        if decay is not None:
+            average = optax.incremental_update(params, average, 1 - decay)
+        return params, state, optax.tree.norm(gradients), average
+
+    state, weight = jax.eval_shape(rule.init, params), jax.ShapeDtypeStruct((), jnp.float32)
+    return program.total(update, params, state, params, weight, params if decay is not None else None)
+
+
+# --- parameters and bytes ----------------------------------------------------------------------------------------------
+
+
+def parameter_shapes(config: Config, facts: Facts) -> dict[str, jax.ShapeDtypeStruct]:
+    """Each parameter by its path, "encoder/layers/../kernel"."""
+    model = families.FAMILIES[config.family].model(config, facts)
+    tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    batch = dict.fromkeys(("source", "inputs", "token_types"), tokens)
+    params: dict[str, Any] = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+    return dict(traverse_util.flatten_dict(params, sep="/"))  # type: ignore[arg-type]
+
+
+def by_module(leaves: Leaves) -> dict[str, int]:
+    """Number of parameters by module, all layers of a stack together."""
+    counts: Counter[str] = Counter()
+    for path, leaf in leaves.items():
+        counts[path.rpartition("/")[0]] += leaf.size
+    return dict(counts)
+
+
+def state_bytes(train: Train, leaves: Leaves, params: Any) -> dict[str, int]:
+    """Bytes of what training holds: parameters, gradients, the optimizer's state without its counters, the average."""
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
+    state = jax.eval_shape(make_optimizer(train).init, params)
+    moments = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if leaf.size > 1)
+    result = {"parameters": size, "gradients": size, f"optimizer ({train.optimizer})": moments}
+    return result | ({"moving average": size} if train.ema_decay is not None else {})
+
+
+def device_bytes(tree: Any, sizes: Mapping[str, int], axes: sharding.Axes = ()) -> int:
+    """Bytes that a device of a mesh of these sizes has of arrays (or shapes), which are split as `sharding` says."""
+    cuts = jax.tree.leaves(sharding.specs(tree, sizes, axes), is_leaf=lambda x: isinstance(x, PartitionSpec))
+    parts = (math.prod(sizes[axis] for axis in cut if axis) for cut in cuts)
+    return sum(leaf.size * leaf.dtype.itemsize // part for leaf, part in zip(jax.tree.leaves(tree), parts, strict=True))
+
+
+def assumed_facts(config: Config) -> Facts:
+    """Facts before any data is read: vocabularies as large as the settings allow, two labels."""
+    size = 260 if config.data.vocabulary == "bytes" else config.data.vocabulary_size  # 256, and four special entries
+    return Facts(size, size, size, size, labels=("0", "1"))
+
+
+def table(costs: Costs) -> str:
+    """Costs as plain text."""
+    wide = max(map(len, [*costs.parameters, *costs.forward])) + 4
+
+    def line(name: str, *values: str) -> str:
+        return f"{name:<{wide}}" + "".join(f"{value:>18}" for value in values)
+
+    sizes = {"total": costs.size, "without embeddings": costs.size_without_embeddings}
+    tokens, train = costs.tokens, costs.train
+    lines = [
+        costs.given,
+        "\nparameters (all layers of a stack together)",
+        *(line(f"  {name}", f"{value:,}") for name, value in costs.parameters.items()),
+        *(line(f"  {name}", f"{value:,}", f"{value / 1e6:,.1f} M") for name, value in sizes.items()),
+        "\n" + line("MFLOP per token"),
+        *(line(f"  forward, {name}", f"{work.total / tokens / 1e6:,.3f}") for name, work in costs.forward.items()),
+        line("  forward", f"{costs.forward_flops / 1e6:,.3f}"),
+        line("  forward, backward and loss", f"{costs.training.total / tokens / 1e6:,.3f}"),
+        line("  update", f"{costs.update.total / train.batch_tokens / 1e6:,.3f}"),
+        line("  training", f"{costs.training_flops / 1e6:,.3f}"),
+        f"\ntraining: {counted(train.steps, 'update')} of {counted(train.batch_tokens, 'target token')}, "
+        f"{costs.total_flops:.3g} FLOP",
+        "\n" + line("memory of one copy, without activations", "MB"),
+        *(line(f"  {name}", f"{value / 1e6:,.1f}") for name, value in costs.bytes.items()),
+        line("  total", f"{sum(costs.bytes.values()) / 1e6:,.1f}"),
+    ]
+    return "\n".join(lines)
