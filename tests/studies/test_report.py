@@ -262,7 +262,26 @@ def test_settings_are_those_that_ran(tmp_path):
     assert "/home" not in text and not [line for line in shown if line.startswith("train.seed")]
     assert "`model.norm_order=pre` `train.learning_rate=0.1`" in text
     rates = table(text, "# Learning rates")
-    assert rates["8"] == {"arm": "8", "0.1": "diverged", "0.2": "0.2", "chosen": "0.2"} and rates["pre"]["chosen"] == "0.1"
+    assert rates["8"] == {"arm": "8", "0.1": "1 diverged", "0.2": "0.2", "chosen": "0.2"} and rates["pre"]["chosen"] == "0.1"
+    assert "the best rate of `8` is at the end of its grid" in text and table(text, "# Cost")["8"]["time of the search"]
+
+
+def test_seeds_are_added_until_the_claim_could_be_shown(tmp_path):
+    """By the variances alone: the same whatever the differences are. Runs of more seeds do not change it."""
+    claim = dataclasses.replace(WORSE, effect=0.02)
+    study = make(claims=(claim,), max_seeds=30, seeds=3)
+    needed = []
+    for offset in (0.0, 0.4):
+        written.write(tmp_path, study, loss(study, a16=offset))
+        needed.append(findings.seeds_needed(study, tmp_path))
+    more = dataclasses.replace(study, seeds=5)
+    written.write(tmp_path, more, loss(more))
+    assert needed[0] == needed[1] == findings.seeds_needed(study, tmp_path) and 3 < needed[0] < 30
+    written.write(tmp_path, study, loss(study))
+    for effect, seeds in ((1e-6, 30), (5.0, 3), (None, 3)):
+        other = dataclasses.replace(study, claims=(dataclasses.replace(claim, effect=effect),))
+        assert findings.seeds_needed(other, tmp_path) == seeds
+    assert findings.seeds_needed(dataclasses.replace(study, max_seeds=0), tmp_path) == 3
 
 
 def test_words_of_others_are_no_markup(tmp_path):

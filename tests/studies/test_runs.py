@@ -4,8 +4,10 @@ import contextlib
 import csv
 import dataclasses
 import io
+import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -220,29 +222,101 @@ def test_numbers_come_from_the_workdir(tmp_path):
 
 
 def test_learning_rates_are_chosen_on_validation(tmp_path):
-    """The fake's best is 0.3, or 0.5 where 0.3 fails; what diverges throughout has the smallest, what fails none."""
+    """The fake's best is 0.3; what diverges throughout has the smallest, down to which the grid was extended; what fails
+    none."""
     arms = {"a": {}, "b": {"model.d_model": "16"}, "d": does("diverge"), "f": does("fail")}
     metrics = (Metric("test/nll", "lower"),)
-    made = plan(arms, seeds=1, learning_rates=(0.7, 0.3, 0.1), metrics=metrics)
+    made = plan(arms, seeds=1, learning_rates=(0.6, 0.3, 0.15), metrics=metrics)
     results, _ = run_all(made, tmp_path)
     rows = table(tmp_path)
     search = [row for row in rows if row["part"] == "search"]
-    assert [row["validation/nll"] != "" for row in search] == [True] * 6 + [False] * 6  # what they were chosen by
-    assert [(row["arm"], row["learning_rate"]) for row in search] == [
-        (arm, rate) for arm in arms for rate in ("0.1", "0.3", "0.7")
-    ]
-    assert {row["test/nll"] for row in search} == {""} and {row["seed"] for row in search} == {str(study.SEARCH_SEED)}
+    assert [row["validation/nll"] != "" for row in search if row["arm"] in "ad"] == [True] * 6 + [False] * 10
+    tried = {arm: [float(row["learning_rate"]) for row in search if row["arm"] == arm][::2] for arm in arms}
+    assert tried["a"] == tried["b"] == tried["f"] == [0.15, 0.3, 0.6] and tried["d"] == [0.0375, 0.075, 0.15, 0.3, 0.6]
+    assert {row["test/nll"] for row in search} == {""}
+    assert {int(row["seed"]) for row in search} == {study.SEARCH_SEED, study.SEARCH_SEED + 1}
     assert [(row["arm"], row["learning_rate"], row["status"]) for row in rows if row["part"] == "study"] == [
         ("a", "0.3", "finished"),
         ("b", "0.3", "finished"),
-        ("d", "0.1", "diverged"),
+        ("d", "0.0375", "diverged"),
     ]
     assert outcomes.chooser(made.study).name == "validation/nll"
-    higher = plan({"a": {}, "b": {"model.d_ff": "9"}}, learning_rates=(0.7, 0.1), metrics=(Metric("test/bleu", "higher"),))
+    higher = plan({"a": {}, "b": {"model.d_ff": "9"}}, learning_rates=(0.2, 0.1), metrics=(Metric("test/bleu", "higher"),))
     found = {
         run: outcomes.Outcome("finished", {"validation/bleu": run.config.train.learning_rate or 0}) for run in higher.search()
     }
-    assert outcomes.choose(higher.study, found) == {"a": 0.7, "b": 0.7}
+    assert outcomes.choose(higher.study, found) == {"a": 0.2, "b": 0.2}
+    assert outcomes.wider(higher.study, found) == {"a": [0.4], "b": [0.4]}
+
+
+def test_a_grid_of_learning_rates_grows_twice_at_most(tmp_path):
+    made = plan({"a": {}, "b": {"model.d_model": "16"}}, seeds=1, learning_rates=(2.4, 4.8), search_seeds=1)
+    run_all(made, tmp_path)
+    search = [row for row in table(tmp_path) if row["part"] == "search"]
+    assert [float(row["learning_rate"]) for row in search if row["arm"] == "a"] == [0.6, 1.2, 2.4, 4.8]
+    before = len(fakes.starts(made.search()[0].folder(tmp_path)))
+    run_all(made, tmp_path)
+    assert len(fakes.starts(made.search()[0].folder(tmp_path))) == before
+
+
+def test_a_search_may_take_fewer_updates_if_one_arm_is_checked(tmp_path):
+    changes = {"learning_rates": (0.15, 0.3, 0.6), "search_fraction": 0.5, "search_check": "b", "search_seeds": 1, "seeds": 1}
+    made = plan({"a": {}, "b": {"model.d_model": "16"}}, **changes)
+    run_all(made, tmp_path)
+    steps = {(run.part, run.arm): run.config.train.steps for run in made.search()}
+    whole = made.configs["a"].train.steps
+    assert steps == {("search", "a"): whole // 2, ("search", "b"): whole // 2, ("check", "b"): whole}
+    parts = [(row["part"], row["arm"]) for row in table(tmp_path)]
+    assert parts.count(("check", "b")) == parts.count(("search", "a")) == 3
+
+
+def test_what_is_committed_is_enough_to_resume(tmp_path):
+    """On another machine, without the workdirs: no run is repeated, the rows stay, and seeds can be added."""
+    arms = {"a": {}, "b": {"model.d_model": "16"}, "d": does("diverge")}
+    changes = {"learning_rates": (0.15, 0.3, 0.6), "search_seeds": 1}
+    run_all(plan(arms, **changes), tmp_path / "first")
+    (tmp_path / "second").mkdir()
+    for name in ("results.csv", "plan.json"):
+        shutil.copy(tmp_path / "first" / name, tmp_path / "second")
+    again, _ = run_all(plan(arms, **changes), tmp_path / "second")
+    assert not (tmp_path / "second" / "runs").exists() and not again.stopped
+    assert (tmp_path / "second" / "results.csv").read_text() == (tmp_path / "first" / "results.csv").read_text()
+    more, _ = run_all(plan(arms, **changes, seeds=3), tmp_path / "second")
+    trained = {int(run.name.partition("-")[0]) for run in (tmp_path / "second" / "runs").glob("*/*-*") if run.is_dir()}
+    assert trained == {2} and len(more.outcomes) == len(again.outcomes) + 3
+    changed = plan(arms | {"a": {"model.d_ff": "9"}}, **changes)  # another arm is another run
+    run_all(changed, tmp_path / "second")
+    assert all(fakes.starts(run.folder(tmp_path / "second")) for run in changed.runs({"a": 0.3}))
+
+
+def test_the_plan_is_written_before_the_first_run(tmp_path):
+    made = plan({"a": {}, "b": {"model.d_model": "16"}})
+    assert plans.followed(made.study, tmp_path).startswith("No plan")
+    run_all(made, tmp_path)
+    text = plans.followed(made.study, tmp_path)
+    assert "before the first run" in text and "and followed." in text
+    other = dataclasses.replace(made.study, seeds=4, claims=(study.Claim("x", "y", "worse", ("b",)),))
+    assert "**not followed**: claims, seeds" in plans.followed(other, tmp_path)
+    before = (tmp_path / "plan.json").read_text()
+    run_all(dataclasses.replace(made, study=other), tmp_path)
+    assert (tmp_path / "plan.json").read_text() == before
+    (tmp_path / "plan.json").unlink()
+    run_all(made, tmp_path)
+    assert "after 8 runs" in plans.followed(made.study, tmp_path)
+    (tmp_path / "plan.json").write_text((tmp_path / "plan.json").read_text().replace('"seeds": 2', '"seeds": 3'))
+    with pytest.raises(UserError, match=r"plan\.json"):
+        plans.followed(made.study, tmp_path)
+
+
+def test_a_run_that_ends_far_above_its_best_has_diverged(tmp_path):
+    workdir = Workdir(tmp_path)
+    rows = [{"step": step, "train/loss": 1.0, "validation/loss": loss} for step, loss in ((1, 2.0), (2, 1.0), (3, 1.4))]
+    workdir.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    workdir.evaluation_file("test").parent.mkdir()
+    workdir.evaluation_file("test").write_text('{"scores": {}}')
+    found = [outcomes.read(tmp_path, TINY, (), rise) for rise in (0.0, 0.3, 0.5)]
+    assert [each.status for each in found if each] == ["finished", "diverged", "finished"]
+    assert found[1] and "0.4" in found[1].error
 
 
 def test_embedded_data_is_made_once(tmp_path):

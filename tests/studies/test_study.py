@@ -111,6 +111,9 @@ WRONG = {
         {"learning_rates": (0.1, 0.2), "metrics": (Metric("start/gradient_norm", "lower"),)},
         "config.learning_rates: the first metric, 'start/gradient_norm', is of before any update",
     ),
+    "rates far apart": ({"learning_rates": (0.1, 0.3)}, "config.learning_rates: from 0.1 to 0.3 is more than a factor of two"),
+    "unchecked search": ({"learning_rates": (0.1, 0.2), "search_fraction": 0.5}, "config.search_fraction is 0.5"),
+    "most seeds": ({"max_seeds": 2, "seeds": 3}, "config.max_seeds is 2, below config.seeds"),
     "rate twice": ({"learning_rates": (0.1, 0.1)}, "name each rate once"),
 }
 

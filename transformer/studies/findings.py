@@ -4,9 +4,10 @@ import math
 import statistics as median_of
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformer.inference.scores import SCORES
-from transformer.studies import resampled, statistics, verdicts
+from transformer.studies import resampled, results, statistics, verdicts
 from transformer.studies.resampled import Row as Sentences
 from transformer.studies.results import Row
 from transformer.studies.statistics import Contrast, Estimate, Interval, Scale, Table
@@ -81,7 +82,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Findings:
-    """`missing`: (arm, seed) without a row."""
+    """`missing`: (arm, seed) without a row. `plan`: whether the plan was followed, in a sentence."""
 
     study: Study
     rows: Sequence[Row]
@@ -91,13 +92,14 @@ class Findings:
     measured: Sequence[Measured]
     judged: Sequence[Judged]
     sentences: Sequence[Sentences]
+    plan: str
 
     def runs(self, arm: str, status: str | None = None) -> list[Row]:
         """The rows of an arm, in the order of seeds."""
         return [row for row in self.rows if row.arm == arm and status in (None, row.status)]
 
 
-def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = ()) -> Findings:
+def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = (), plan: str = "") -> Findings:
     """`rows`: of one run at least. `sentences`: as sentences.csv has them."""
     ours = sorted((row for row in rows if row.part == "study"), key=lambda row: row.seed)
     seeds = sorted({row.seed for row in ours} | set(range(study.seeds)))
@@ -113,8 +115,33 @@ def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = ())
     }
     measured = [_measure(metric, study, each, known, planned) for metric, each in zip(study.metrics, data, strict=True)]
     judged = [_judged(claim, verdict, measured[0]) for claim, verdict in zip(study.claims, found, strict=True)]
-    search = [row for row in rows if row.part == "search"]
-    return Findings(study, ours, search, seeds, missing, measured, judged, sentences)
+    search = [row for row in rows if row.part != "study"]
+    return Findings(study, ours, search, seeds, missing, measured, judged, sentences, plan)
+
+
+def seeds_needed(study: Study, root: Path) -> int:
+    """How many seeds the claims need, at most `max_seeds`: so many that each effect or margin that is stated could be shown
+    with 80 %.
+
+    By the variances within arms of the first `seeds` alone, without a look at any difference, so that the error of the tests
+    that follow stays what it is (Proschan 2005). Decided once: seeds that were added do not count.
+    """
+    if study.max_seeds <= study.seeds:
+        return study.seeds
+    rows = [row for row in results.read(root / results.NAME, study) if row.part != "study" or row.seed < study.seeds]
+    needed = study.seeds
+    for judged in find(study, rows).judged:
+        solve = statistics.provable_margin if judged.claim.kind == "equal" else statistics.detectable
+        for finding in judged.verdict.findings:
+            if judged.claimed is None or finding.error is None or finding.freedom is None:
+                continue
+            for seeds in range(study.seeds, study.max_seeds + 1):
+                error = finding.error * math.sqrt(study.seeds / seeds)
+                freedom = finding.freedom * (seeds - 1) / (study.seeds - 1)
+                if seeds == study.max_seeds or solve(error, freedom, judged.verdict.tests) <= judged.claimed:
+                    needed = max(needed, seeds)
+                    break
+    return needed
 
 
 def scale_of(metric: Metric) -> Scale:

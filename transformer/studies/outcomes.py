@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ class Outcome:
     error: str = ""
 
 
-def read(folder: Path, config: Config, metrics: Sequence[Metric]) -> Outcome | None:
+def read(folder: Path, config: Config, metrics: Sequence[Metric], max_rise: float = 0.0) -> Outcome | None:
     """What came of the run in a workdir; None: it is not at its end, which is scores if it has a split to score."""
     workdir = Workdir(folder)
     rows = read_metrics(workdir.metrics_file)
@@ -36,6 +37,8 @@ def read(folder: Path, config: Config, metrics: Sequence[Metric]) -> Outcome | N
         return None
     if diverged(rows):
         return Outcome("diverged")
+    if max_rise and (rise := _rise(rows)) > max_rise:
+        return Outcome("diverged", error=f"it ended {rise:.3g} above its best validation loss")
     found = {metric.label: _value(metric, rows, workdir) for metric in metrics}
     return Outcome("finished", {label: value for label, value in found.items() if value is not None})
 
@@ -66,14 +69,45 @@ def chooser(study: Study) -> Metric:
     return dataclasses.replace(first, name=f"validation/{first.name.partition('/')[2]}")
 
 
+EXTENSIONS = 2  # times that a grid of learning rates is made wider
+
+
+def searched(study: Study, outcomes: Mapping[Run, Outcome], part: str) -> dict[str, dict[float, float]]:
+    """By arm, the mean score of each learning rate, lower being better; inf if a run diverged. One whose runs failed is
+    absent."""
+    metric = chooser(study)
+    scores: dict[str, dict[float, list[float]]] = {}
+    for run, found in outcomes.items():
+        rate = run.config.train.learning_rate
+        if run.part == part and found.status != "failed" and rate is not None:
+            value = found.metrics.get(metric.label, math.nan)
+            score = -value if metric.higher_is_better else value
+            scores.setdefault(run.arm, {}).setdefault(rate, []).append(score if math.isfinite(score) else math.inf)
+    means = {arm: {rate: statistics.fmean(each) for rate, each in rates.items()} for arm, rates in scores.items()}
+    return {arm: dict(sorted(rates.items())) for arm, rates in means.items()}
+
+
 def choose(study: Study, outcomes: Mapping[Run, Outcome]) -> dict[str, float]:
-    """The best learning rate of each arm; where all diverged, the smallest. An arm whose search failed throughout has none."""
-    metric, result = chooser(study), {}
-    sign = -1 if metric.higher_is_better else 1
-    for run, found in sorted(outcomes.items(), key=lambda item: item[0].config.train.learning_rate or 0.0):
-        if run.part == "search" and found.status != "failed":
-            value = found.metrics.get(metric.label)
-            score = float("inf") if value is None else sign * value
-            if run.arm not in result or score < result[run.arm][0]:
-                result[run.arm] = (score, run.config.train.learning_rate)
-    return {arm: rate for arm, (_, rate) in result.items()}
+    """The best learning rate of each arm; where all diverged, the smallest. An arm whose search failed throughout has none.
+
+    Of the arm that was tried with all updates too, those count.
+    """
+    known = searched(study, outcomes, "search") | searched(study, outcomes, "check")
+    return {arm: min(rates, key=rates.__getitem__) for arm, rates in known.items()}
+
+
+def wider(study: Study, outcomes: Mapping[Run, Outcome]) -> dict[str, list[float]]:
+    """By arm whose best rate is at an end of its grid, the rate beyond that, if the grid may still grow."""
+    result = {}
+    for arm, best in choose(study, outcomes).items():
+        rates = sorted(searched(study, outcomes, "search")[arm])
+        beyond = best / 2 if best == rates[0] else best * 2 if best == rates[-1] else None
+        if beyond is not None and len(rates) < len(study.learning_rates) + EXTENSIONS and len(study.learning_rates) > 1:
+            result[arm] = [beyond]
+    return result
+
+
+def _rise(rows: Sequence[Mapping[str, Any]]) -> float:
+    """How far the last validation loss is above the best one."""
+    values = [row["validation/loss"] for row in rows if row.get("validation/loss") is not None]
+    return values[-1] - min(values) if values else 0.0

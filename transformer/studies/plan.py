@@ -11,11 +11,12 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from transformer import families, settings
 from transformer.config import Config
 from transformer.errors import UserError, counted, nearest
+from transformer.files import new_file
 from transformer.studies.statistics import detectable
 from transformer.studies.study import SEARCH_SEED, Fair, Study, arm_configs
 from transformer.studies.verdicts import planned
@@ -26,12 +27,13 @@ TOLERANCE: Mapping[Fair, float] = {"steps": 0.0, "tokens": 0.0, "flops": 0.05, "
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A training of an arm. `part`: of the study itself, or of the search for the arm's learning rate."""
+    """A training of an arm. `part`: of the study itself, of the search for the arm's learning rate, or of the
+    check with all updates of a search with fewer."""
 
     arm: str
     seed: int
     config: Config
-    part: Literal["study", "search"] = "study"
+    part: Literal["study", "search", "check"] = "study"
 
     @property
     def hash(self) -> str:
@@ -52,29 +54,98 @@ class Plan:
     configs: Mapping[str, Config]
     costs: Mapping[str, cost_lib.Costs]
 
-    def search(self) -> list[Run]:
-        """Runs that choose the arms' learning rates. They have no test split: it is for what was chosen."""
-        changes = {"train.seed": SEARCH_SEED, "data.test": None}
-        return [
-            Run(arm, SEARCH_SEED, _replaced(config, changes | {"train.learning_rate": rate}), "search")
-            for arm, config in self.configs.items()
-            for rate in self.study.learning_rates
-        ]
+    def search(self, rates: Mapping[str, Sequence[float]] | None = None) -> list[Run]:
+        """Runs that choose the arms' learning rates, of the study's grid or of each arm's own `rates`. They have no test split:
+        it is for what was chosen."""
+        study, result = self.study, []
+        for arm, config in self.configs.items():
+            checked = study.search_fraction < 1 and arm == study.search_check
+            for rate in study.learning_rates if rates is None else rates.get(arm, ()):
+                for seed in range(SEARCH_SEED, SEARCH_SEED + study.search_seeds):
+                    whole = _replaced(config, {"train.seed": seed, "data.test": None, "train.learning_rate": rate})
+                    result.append(Run(arm, seed, _shortened(whole, study.search_fraction), "search"))
+                    result += [Run(arm, seed, whole, "check")] if checked else []
+        return result
 
-    def runs(self, rates: Mapping[str, float]) -> list[Run]:
+    def runs(self, rates: Mapping[str, float], seeds: int | None = None) -> list[Run]:
         """The runs of the arms, in the order of seeds, so that a study that is stopped has some of each arm.
 
-        `rates`: the learning rates that were chosen; where the study chooses, an arm without one has no runs.
+        `rates`: the learning rates that were chosen; where the study chooses, an arm without one has no runs. `seeds`: as
+        many as the study's if not told.
         """
         chosen = {arm: {"train.learning_rate": rate} for arm, rate in rates.items()}
         if not self.study.learning_rates:
             chosen = dict.fromkeys(self.configs, {})
         return [
             Run(arm, seed, _replaced(config, chosen[arm] | {"train.seed": seed}))
-            for seed in range(self.study.seeds)
+            for seed in range(self.study.seeds if seeds is None else seeds)
             for arm, config in self.configs.items()
             if arm in chosen
         ]
+
+
+def _shortened(config: Config, fraction: float) -> Config:
+    """With a fraction of the updates, warm-up and all."""
+    if fraction == 1:
+        return config
+    steps, warmup = (max(1, round(fraction * each)) for each in (config.train.steps, config.train.warmup_steps))
+    changes = {"train.steps": steps, "train.evaluate_every": min(config.train.evaluate_every, steps)}
+    return _replaced(config, changes | ({"train.warmup_steps": warmup} if config.train.warmup_steps else {}))
+
+
+# --- the plan as it was before the first run ---------------------------------------------------------------------------
+
+PLAN = "plan.json"
+
+
+def as_data(study: Study) -> dict[str, Any]:
+    """All that is decided before the first run: arms, claims with their margins, metrics, seeds, rates and rules."""
+    default = settings.to_dict(Config())
+    changes = {
+        f"{section}.{name}" if isinstance(values, dict) else section: value
+        for section, values in settings.to_dict(study.base).items()
+        for name, value in (values.items() if isinstance(values, dict) else [("", values)])
+        if value != (default[section][name] if isinstance(values, dict) else default[section])
+    }
+    rest = {field.name: getattr(study, field.name) for field in dataclasses.fields(study) if field.name != "base"}
+    rest |= {name: [dataclasses.asdict(each) for each in rest[name]] for name in ("claims", "metrics")}
+    rules = {"level": 0.95, "correction": "Holm over all claims", "other pairs": "Games and Howell, exploratory"}
+    return json.loads(json.dumps({"base": changes, **rest, "rules": rules}, default=dict))
+
+
+def digest(data: Mapping[str, Any]) -> str:
+    """The hash of a plan."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def record(study: Study, root: Path, runs: int) -> None:
+    """Writes plan.json, before the first run if `runs`, how many have ended, is 0. One that is there stays as it is."""
+    if not (root / PLAN).exists():
+        data = as_data(study)
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        with new_file(root / PLAN) as new:
+            text = {"hash": digest(data), "written": now, "runs_before": runs, "plan": data}
+            new.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+
+
+def followed(study: Study, folder: Path) -> str:
+    """Whether the plan of a folder is the study's, in a sentence. UserError: plan.json is damaged."""
+    path = folder / PLAN
+    if not path.exists():
+        return "No plan was recorded before the first run."
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        plan, written, before = known["plan"], known["written"], known["runs_before"]
+        damaged = digest(plan) != known["hash"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged; restore it, or remove it, so that the report says there was no plan") from error
+    if damaged:
+        raise UserError(f"{path}: it does not have the hash that it states; restore it, or remove it")
+    now = as_data(study)
+    differ = sorted(name for name in {*plan, *now} if plan.get(name) != now.get(name))
+    when = "before the first run" if not before else f"after {counted(before, 'run')}"
+    text = f"The plan (plan.json, {known['hash']}) was written on {written[:10]}, {when}"
+    return f"{text}, and followed." if not differ else f"{text}, and **not followed**: {', '.join(differ)} changed since."
 
 
 def _replaced(config: Config, changes: Mapping[str, object]) -> Config:
@@ -163,7 +234,7 @@ def table(plan: Plan, paces: Mapping[str, Pace | str] | None = None, workers: in
     lines = [study.question, *(f'  "{claim.text}" ({claim.source})' for claim in study.claims), ""]
     head = f"{'arm':<{width}}{'parameters':>14}{'no embeddings':>15}{'FLOP':>11}{'updates':>10}"
     lines.append(head if paces is None else f"{head}{'s an update':>13}{'time of a run':>15}")
-    each = study.seeds + len(study.learning_rates)
+    each = study.seeds + len(study.learning_rates) * study.search_seeds
     total = 0.0
     for arm, config in plan.configs.items():
         cost, pace = plan.costs[arm], paces and paces[arm]
@@ -173,7 +244,10 @@ def table(plan: Plan, paces: Mapping[str, Pace | str] | None = None, workers: in
             total += each * pace.expected(config)
             line += f"{pace.update:>13.3g}{duration(pace.expected(config)):>15}"
         lines.append(f"{line}  failed: {pace}" if isinstance(pace, str) else line)
-    search = f" and {counted(len(study.learning_rates), 'learning rate')}" if study.learning_rates else ""
+    search = ""
+    if study.learning_rates:
+        tried = f"{counted(len(study.learning_rates), 'learning rate')} x {counted(study.search_seeds, 'seed')}"
+        search = f" and {tried} of {study.search_fraction:g} of the updates"
     expected = f"; expected {duration(total / workers)} with {workers} at a time, last scores not counted" if paces else ""
     lines += [
         "",

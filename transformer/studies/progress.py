@@ -1,7 +1,7 @@
 """How far a study is, told while its runs are trained."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,12 +19,17 @@ class Progress:
     def __init__(self, plan: Plan, stream: TextIO):
         runs = [*plan.search(), *plan.runs(dict.fromkeys(plan.configs, 1.0))]
         self._runs, self._updates = len(runs), sum(run.config.train.steps for run in runs)
+        self._known = {(run.part, run.arm, run.seed, self._rate(run)) for run in runs}
         self._first, self._stream = plan.study.metrics[0].label, stream
         self._ended: dict[Run, None] = {}
         self._under_way = self._before = 0  # updates: of runs that are not at their end; of those done before we began
         self._begun: float | None = None
         self._last = time.monotonic()  # when a line was written
         self._bar: Any = None
+
+    @staticmethod
+    def _rate(run: Run) -> float | None:
+        return None if run.part == "study" else run.config.train.learning_rate
 
     def __enter__(self) -> "Progress":
         if has_bar(self._stream):
@@ -38,8 +43,12 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
-    def begin(self, outcomes: Mapping[Run, Outcome]) -> None:
-        """What is done already; it does not count to the pace."""
+    def begin(self, outcomes: Mapping[Run, Outcome], runs: Sequence[Run]) -> None:
+        """What is done already; it does not count to the pace. `runs`: those that are to be done now, some of which may be more
+        than were expected."""
+        if more := [run for run in runs if (run.part, run.arm, run.seed, self._rate(run)) not in self._known]:
+            self._runs, self._updates = self._runs + len(more), self._updates + sum(run.config.train.steps for run in more)
+            self._known |= {(run.part, run.arm, run.seed, self._rate(run)) for run in more}
         new = [run for run in outcomes if run not in self._ended]
         self._ended |= dict.fromkeys(new)
         self._before += sum(run.config.train.steps for run in new)

@@ -3,6 +3,7 @@
 What is said of which number is here and in verdict_text.py; the numbers are findings.py's.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformer.studies import findings as found
 from transformer.studies.findings import Findings, Measured
 from transformer.studies.html import page
 from transformer.studies.markdown import ABSENT, Digits, amount, code, listed, p_value, plain, table
-from transformer.studies.plan import TOLERANCE, duration
+from transformer.studies.plan import TOLERANCE, duration, followed
 from transformer.studies.results import Row
 from transformer.studies.statistics import Interval
 from transformer.studies.study import Study
@@ -26,7 +27,8 @@ FIGURE = "figure"
 
 def write(study: Study, folder: Path) -> None:
     """The report of the results.csv in `folder`, beside it. UserError: there is none, or it cannot be read or written."""
-    findings = found.find(study, results.read(folder / results.NAME, study), resampled.read(folder / resampled.NAME, study))
+    rows, sentences = results.read(folder / results.NAME, study), resampled.read(folder / resampled.NAME, study)
+    findings = found.find(study, rows, sentences, followed(study, folder))
     with no_failure(str(folder), "written"):
         plots.study_figure(figures.panels(findings), *(folder / f"{FIGURE}{ending}" for ending in (".png", ".svg")))
         text = markdown(findings)
@@ -190,27 +192,52 @@ def _unfinished(findings: Findings) -> list[str]:
 
 
 def _search(findings: Findings) -> list[str]:
-    """What the learning rates were chosen by."""
+    """What the learning rates were chosen by: the curve of each arm, and what is doubtful about it."""
     study, chooser = findings.study, results.chooser(findings.study)
     if not findings.search:
         return []
     rates = sorted({row.learning_rate for row in findings.search if row.learning_rate is not None})
-    cells = {(row.arm, row.learning_rate): _searched(row, chooser.label) for row in findings.search}
     chosen = {row.arm: row.learning_rate for row in findings.rows}
-    rows = [
-        [code(arm), *(cells.get((arm, rate), ABSENT) for rate in rates), f"{chosen[arm]:g}" if chosen.get(arm) else ABSENT]
-        for arm in study.arms
-    ]
+    lines, doubts = [], []
+    for part, name in (("search", "{}"), ("check", "{}, all updates")):
+        for arm in study.arms:
+            ours = [row for row in findings.search if row.part == part and row.arm == arm]
+            if not ours:
+                continue
+            cells = [_searched([row for row in ours if row.learning_rate == rate], chooser.label) for rate in rates]
+            taken = f"{chosen[arm]:g}" if chosen.get(arm) else ABSENT
+            lines.append([code(name.format(arm)), *cells, taken])
+            tried = [row.learning_rate for row in ours if row.learning_rate is not None]
+            if len(set(tried)) > 1 and chosen.get(arm) in (min(tried), max(tried)):
+                doubts.append(f"the best rate of {code(arm)} is at the end of its grid")
+    if study.search_fraction < 1:
+        short, whole = (_best_rate(findings, study.search_check, part) for part in ("search", "check"))
+        same = "the same rate as" if short == whole else "**another rate than**"
+        doubts += [f"a search with all updates chooses {same} one with {study.search_fraction:g} of them"]
     note = (
-        f"{code(chooser.label)} of one run at each learning rate, with a seed that is none of the study's; the best one was "
-        "taken, or the smallest where all diverged."
+        f"The mean {code(chooser.label)} of the runs at each learning rate, with seeds that are none of the study's"
+        + (f", after {study.search_fraction:g} of the updates" if study.search_fraction < 1 else "")
+        + "; the best one was taken, or the smallest where all diverged."
+        + (f" Note: {listed(doubts)}." if doubts else "")
     )
-    return ["## Learning rates", note, table(["arm", *(f"{rate:g}" for rate in rates), "chosen"], rows)]
+    return ["## Learning rates", note, table(["arm", *(f"{rate:g}" for rate in rates), "chosen"], lines)]
 
 
-def _searched(row: Row, label: str) -> str:
-    value = row.values.get(label)
-    return row.status if row.status != "finished" else ABSENT if value is None else f"{value:.4g}"
+def _best_rate(findings: Findings, arm: str, part: str) -> float | None:
+    """The rate that a part of the search alone would choose."""
+    metric = results.chooser(findings.study)
+    scores: dict[float, list[float]] = {}
+    for row in findings.search:
+        if row.part == part and row.arm == arm and row.learning_rate is not None:
+            scores.setdefault(row.learning_rate, []).append(row.values.get(metric.label, math.inf))
+    sign = -1 if metric.higher_is_better else 1
+    return min(scores, key=lambda rate: sign * sum(scores[rate]) / len(scores[rate]), default=None)
+
+
+def _searched(rows: Sequence[Row], label: str) -> str:
+    values = [row.values[label] for row in rows if label in row.values]
+    lost = ", ".join(f"{count} {status}" for status, count in Counter(r.status for r in rows if r.status != "finished").items())
+    return ", ".join(part for part in (f"{sum(values) / len(values):.4g}" if values else "", lost) if part) or ABSENT
 
 
 def _costs(findings: Findings) -> list[str]:
@@ -231,6 +258,11 @@ def _costs(findings: Findings) -> list[str]:
         f"Checked to be equal in all arms before anything was trained: {listed(equal)}." if equal else "Nothing was held equal."
     )
     head = ["arm", "parameters", "training FLOP", "time of a run"]
+    if findings.search:
+        head.append("time of the search")
+        for row, arm in zip(rows, findings.study.arms, strict=True):
+            known = [each.seconds for each in findings.search if each.arm == arm and each.seconds is not None]
+            row.append(duration(sum(known)) if known else ABSENT)
     return ["## Cost", table(head, rows), f"{fair} Time is the mean over finished runs, with start, compilation and scores."]
 
 
@@ -267,6 +299,7 @@ def _origin(findings: Findings) -> list[str]:
 
     return [
         "## Where it was run",
+        *([findings.plan] if findings.plan else []),
         "\n".join(
             [
                 f"- seeds: {', '.join(map(str, findings.seeds))}",

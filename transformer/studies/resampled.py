@@ -77,19 +77,25 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome]) -> None:
     finished = {
         (run.arm, run.seed): run for run, found in outcomes.items() if run.part == "study" and found.status == "finished"
     }
-    read: dict[tuple[str, str, str], dict[tuple[str, int], Outputs]] = {}  # once for all ranges of a split's score
+    outputs: dict[tuple[str, str, str], dict[tuple[str, int], Outputs]] = {}  # once for all ranges of a split's score
     for metric in filter(summed, study.metrics):
         field = scores.OF_TRUE_LENGTH if metric.where == scores.TRUE_LENGTH else "output"
-        if (which := (metric.split, metric.score, field)) not in read:
+        if (which := (metric.split, metric.score, field)) not in outputs:
             every = {key: _outputs(run, root, *which) for key, run in finished.items()}
-            read[which] = {key: outputs for key, outputs in every.items() if outputs is not None}
-        chosen = {key: outputs.of(scores.bucket(metric.where)) for key, outputs in read[which].items()}
+            outputs[which] = {key: each for key, each in every.items() if each is not None}
+        chosen = {key: each.of(scores.bucket(metric.where)) for key, each in outputs[which].items()}
         known = {key: statistics for key, statistics in chosen.items() if len(statistics) >= scores.FEWEST}
         for pair in pairs(study):
-            seeds = [seed for seed in range(study.seeds) if all((arm, seed) in known for arm in pair)]
+            seeds = [seed for seed in sorted({seed for _, seed in known}) if all((arm, seed) in known for arm in pair)]
             if seeds:
                 ours, theirs = (np.stack([known[arm, seed] for seed in seeds]) for arm in pair)
                 rows.append(_compared(metric, pair, seeds[0], ours, theirs))
+    made = {(row.metric, row.arm, row.against) for row in rows}
+    wanted = {(metric.label, *pair) for metric in filter(summed, study.metrics) for pair in pairs(study)}
+    gone = any(not run.folder(root).exists() for run in finished.values())
+    for row in read(root / NAME, study) if gone else ():  # the outputs are elsewhere; what was made of them is here
+        if (key := (row.metric, row.arm, row.against)) in wanted and key not in made:
+            rows.append(row)
     (root / NAME).unlink(missing_ok=True)
     if rows:
         with new_file(root / NAME) as new, new.open("w", encoding="utf-8", newline="") as file:

@@ -57,8 +57,41 @@ def curve_of(study: Study) -> str:
 # --- from workdirs -----------------------------------------------------------------------------------------------------
 
 
-def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome]) -> None:
-    """A row for every run with an outcome, in the order of the study's arms and seeds; the whole file at once."""
+Rows = Mapping[tuple[str, ...], Mapping[str, str]]  # of runs that ended, by `_key`
+
+
+def ended(root: Path) -> dict[tuple[str, ...], dict[str, str]]:
+    """The rows of a results.csv, if there is one, of runs that finished or diverged: they need no workdir to be kept."""
+    if not (root / NAME).is_file():
+        return {}
+    with no_failure(str(root / NAME), "read"), (root / NAME).open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("status") in ("finished", "diverged")]
+    return {tuple(row.get(name) or "" for name in ("part", "arm", "seed", "settings")): row for row in rows}
+
+
+def _key(run: Run) -> tuple[str, ...]:
+    """What a run is known by in a results.csv of whatever machine: all settings that are no defaults, of paths the last
+    part."""
+    return run.part, run.arm, str(run.seed), _settings(run.config)
+
+
+def _settings(config: Config) -> str:
+    return shlex.join(f"{name}={value}" for name, value in changed(config).items())
+
+
+def outcome(run: Run, rows: Rows, metrics: Sequence[Metric]) -> Outcome | None:
+    """What a row says came of a run; None: there is no such row, or it was written without one of the metrics."""
+    row = rows.get(_key(run))
+    if row is None or any(metric.label not in row for metric in metrics):
+        return None
+    texts = {metric.label: row[metric.label] for metric in metrics if row[metric.label]}
+    values = {label: math.inf if text.startswith(">") else float(text) for label, text in texts.items()}
+    return Outcome("finished" if row["status"] == "finished" else "diverged", values, row.get("error") or "")
+
+
+def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome], rows: Rows | None = None) -> None:
+    """A row for every run with an outcome, in the order of the study's arms and seeds; the whole file at once. Those without a
+    workdir keep their row of `rows`."""
     arms, study = list(plan.configs), plan.study
     ordered = sorted(outcomes, key=lambda run: (run.part, arms.index(run.arm), run.seed, run.config.train.learning_rate or 0))
     head = ["part", "arm", "seed", "status", *(metric.label for metric in columns(study)), "learning_rate", "parameters"]
@@ -77,14 +110,17 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome]) -> None:
     with new_file(root / NAME) as new, new.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, head, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(_row(run, outcomes[run], run.folder(root), curve_of(study)) for run in ordered)
+        for run in ordered:
+            gone = not Workdir(run.folder(root)).config_file.exists()
+            known = (rows or {}).get(_key(run)) if gone else None
+            writer.writerow(known or _row(run, outcomes[run], run.folder(root), curve_of(study)))
 
 
 def _row(run: Run, found: Outcome, folder: Path, curve: str) -> dict[str, Any]:
     workdir, row = Workdir(folder), {"part": run.part, "arm": run.arm, "seed": run.seed, "status": found.status}
     row |= {name: f">{run.config.train.steps}" if value == math.inf else value for name, value in found.metrics.items()}
     row |= {"learning_rate": run.config.train.learning_rate, "hash": run.hash, "error": found.error}
-    row |= {"settings": shlex.join(f"{name}={value}" for name, value in changed(run.config).items())}
+    row |= {"settings": _settings(run.config)}
     row["cuts"] = json.dumps(cuts.to_json(_cuts(workdir)), ensure_ascii=False) if row["status"] == "finished" else ""
     points = [(line["step"], line[curve]) for line in read_metrics(workdir.metrics_file) if curve in line]
     row[f"curve of {curve}"] = " ".join(f"{step}:{math.nan if value is None else value:.5g}" for step, value in _few(points))
@@ -187,11 +223,11 @@ def read(path: Path, study: Study) -> list[Row]:
         rows = [_read_row(path, lines.line_num, line, study) for line in lines]
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: damaged, {error}; --mode=ablate makes it again from the runs") from error
-    if all(row.part == "search" for row in rows):
+    if all(row.part != "study" for row in rows):
         raise UserError(f"{path}: no run of the study is there yet; let --mode=ablate train one")
     known = set()
     for row in rows:
-        if (key := (row.part, row.arm, row.seed, row.part == "search" and row.learning_rate)) in known:
+        if (key := (row.part, row.arm, row.seed, row.part != "study" and row.learning_rate)) in known:
             raise UserError(f"{path}: it has two rows of the arm {row.arm!r}, seed {row.seed}; remove one")
         known.add(key)
     return rows
@@ -218,7 +254,7 @@ def _read_row(path: Path, number: int, line: Mapping[str, str | None], study: St
         raise UserError(
             f"{path}, line {number}: the study has no arm {arm!r}{nearest(arm, study.arms)}; is --config the study's file?"
         )
-    for name, words in (("part", ("study", "search")), ("status", ("finished", "diverged", "failed"))):
+    for name, words in (("part", ("study", "search", "check")), ("status", ("finished", "diverged", "failed"))):
         if cell(name) not in words:
             raise UserError(f"{path}, line {number}: {name} is {cell(name)!r}, wants one of {', '.join(words)}; correct it")
     if value("seed", int) is None:

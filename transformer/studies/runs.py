@@ -20,9 +20,9 @@ from transformer.data.sources.records import read_embedded
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
 from transformer.settings import replace
-from transformer.studies import outcomes, processes, results, reuse
+from transformer.studies import findings, outcomes, processes, results, reuse
 from transformer.studies.outcomes import Outcome
-from transformer.studies.plan import Pace, Plan, Run
+from transformer.studies.plan import Pace, Plan, Run, record
 from transformer.studies.processes import Place, Started, Train
 from transformer.studies.progress import Progress
 from transformer.studies.results import beside
@@ -44,27 +44,40 @@ class Results:
 def run_all(plan: Plan, root: Path, train: Train, place: Place, stream: TextIO | None = None) -> Results:
     """Trains what is missing, and keeps `root`/results.csv.
 
-    Finished runs are not repeated, stopped ones go on, failed ones are tried again. UserError: `root` cannot be written, or
-    another process is at it.
+    Finished runs are not repeated, and of those whose workdirs are gone the rows of results.csv are kept; stopped ones are
+    resumed, failed ones are tried again. UserError: `root` cannot be written, or another process is at it.
     """
+    study = plan.study
     found: dict[Run, Outcome] = {}
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
     with only_run(root), Stop() as stop, Progress(plan, stream or sys.stderr) as progress:
 
         def ended(run: Run, result: Outcome) -> None:
             found[run] = result
-            results.write(plan, root, found)
+            results.write(plan, root, found, rows)
             progress.ended(run, result)
 
         def all_of(runs: Sequence[Run], metrics: Sequence[Metric]) -> None:
-            found.update({run: result for run in runs if (result := outcomes.read(run.folder(root), run.config, metrics))})
-            progress.begin(found)
-            results.write(plan, root, found)
-            _execute([run for run in runs if run not in found], root, train, place, metrics, stop, ended, progress.watch)
+            for run in runs:
+                result = outcomes.read(run.folder(root), run.config, metrics, study.max_rise)
+                if result := result or results.outcome(run, rows, metrics):
+                    found[run] = result
+            progress.begin(found, runs)
+            results.write(plan, root, found, rows)
+            waiting = [run for run in runs if run not in found]
+            _execute(waiting, root, train, place, metrics, stop, ended, progress.watch, study.max_rise)
 
-        search = plan.search()
-        all_of(search, [*plan.study.metrics, outcomes.chooser(plan.study)])
+        rows |= results.ended(root)
+        record(study, root, len(rows))
+        tried = plan.search()
+        while tried and not stop:
+            all_of(tried, [*study.metrics, outcomes.chooser(study)])
+            tried = plan.search(outcomes.wider(study, found))
+        rates = outcomes.choose(study, found)
         if not stop:
-            all_of(plan.runs(outcomes.choose(plan.study, found)), plan.study.metrics)
+            all_of(plan.runs(rates), study.metrics)
+        if not stop and (seeds := findings.seeds_needed(study, root)) > study.seeds:
+            all_of(plan.runs(rates, seeds), study.metrics)
     return Results(found, bool(stop))
 
 
@@ -77,6 +90,7 @@ def _execute(
     stop: Stop,
     ended: Callable[[Run, Outcome], None],
     watch: Callable[[Mapping[Run, Path]], None],
+    max_rise: float,
 ) -> None:
     """Runs all of `waiting`, as many at a time as `place` has room for; once `stop` is true, those under way are asked to save
     and end."""
@@ -99,7 +113,7 @@ def _execute(
                 if process.is_alive():
                     continue
                 del active[run]
-                found = outcomes.read(run.folder(root), run.config, metrics)
+                found = outcomes.read(run.folder(root), run.config, metrics, max_rise)
                 if found or not stop:
                     ended(run, found or _failed(run.folder(root), process.exitcode))
             watch({run: run.folder(root) for run in active})

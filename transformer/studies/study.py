@@ -4,6 +4,8 @@ Arms are settings that differ from a base; each is trained with several seeds. H
 """
 
 import dataclasses
+import itertools
+import math
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -110,9 +112,26 @@ class Study:
         False, "arms are compared within seeds, for seeds that give all arms something in common, such as the trained model"
     )
     seeds: int = setting(5, "runs of each arm, with the seeds 0, 1, 2, ...", at_least=1, below=SEARCH_SEED)
+    max_seeds: int = setting(
+        0,
+        "seeds are added, up to so many, until the claims' effects or margins could be shown with 80 %, by the variances of "
+        "the first `seeds` alone; 0: none are",
+        at_least=0,
+        below=SEARCH_SEED,
+    )
+    max_rise: float = setting(
+        0.0, "a run that ends so far above its best validation loss has diverged; 0: only one that is not finite", at_least=0
+    )
     fair: tuple[Fair, ...] = setting(("steps",), "what all arms have equal")
     learning_rates: tuple[float, ...] = setting(
-        (), "for each arm the best of these is chosen, on validation, with a seed outside the study; none: as set"
+        (),
+        "for each arm the best of these, a factor of two apart at most, is chosen on validation with seeds outside the study; "
+        "one at the end of the grid extends it by a factor of two, twice at most; none: as set",
+    )
+    search_seeds: int = setting(2, "seeds of each learning rate that is tried", at_least=1)
+    search_fraction: float = setting(1.0, "learning rates are tried with this fraction of the updates", above=0, at_most=1)
+    search_check: str = setting(
+        "", "the arm whose learning rates are tried with all updates too, to verify that search_fraction chooses the same"
     )
 
 
@@ -151,6 +170,20 @@ def validate(study: Study) -> Study:
         _check_claim(study, claim, f"claim {number}")
     if any(rate <= 0 for rate in study.learning_rates):
         raise UserError(f"config.learning_rates is {study.learning_rates}: all must be above 0")
+    rates = sorted(study.learning_rates)
+    if wide := [(low, high) for low, high in itertools.pairwise(rates) if low > 0 and high / low > 2.01]:
+        low, high = wide[0]
+        raise UserError(
+            f"config.learning_rates: from {low:g} to {high:g} is more than a factor of two, so the best may lie between; add "
+            f"{math.sqrt(low * high):.2g}"
+        )
+    if study.search_fraction < 1 and study.search_check not in study.arms:
+        raise UserError(
+            f"config.search_fraction is {study.search_fraction:g}: config.search_check {_no_arm(study, study.search_check)}; "
+            "it is trained with all updates too, to verify the choice"
+        )
+    if study.max_seeds and study.max_seeds < study.seeds:
+        raise UserError(f"config.max_seeds is {study.max_seeds}, below config.seeds, {study.seeds}; raise it, or set it to 0")
     if len(set(study.learning_rates)) != len(study.learning_rates):
         raise UserError(f"config.learning_rates is {study.learning_rates}: name each rate once")
     if study.learning_rates and study.base.data.validation is None:
