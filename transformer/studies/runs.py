@@ -72,7 +72,7 @@ def run_all(plan: Plan, root: Path, train: Train, place: Place, stream: TextIO |
         tried = plan.search()
         while tried and not stop:
             all_of(tried, [*study.metrics, outcomes.chooser(study)])
-            tried = plan.search(outcomes.wider(study, found))
+            tried = [run for run in plan.search(outcomes.wider(study, found)) if run not in found]  # else one failed here
         rates = outcomes.choose(study, found)
         if not stop:
             all_of(plan.runs(rates), study.metrics)
