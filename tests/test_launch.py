@@ -83,6 +83,7 @@ def encoder(kind: str, source: str) -> list[str]:
 CLASSIFY, TAGS = [*encoder("classify", "tsv"), "--config.data.train=train"], encoder("tag", "conll")
 ANSWERS, MASKS = encoder("answer", "squad"), [*encoder("masked_lm", "documents"), "--config.data.train=text.txt"]
 NUMBERS = ["--config=number_words.py", "--config.data.number_train_size=50", "--config.data.number_test_size=10"]
+NUMBERS += ["--config.data.number_small_copies=1"]
 SMALL = ["--config.model.d_model=16", "--config.model.num_heads=2"]
 
 # What is wrong: what is there before, the arguments, and parts of the line. {0} is the test's folder.
@@ -163,7 +164,7 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     ),
     "too many numbers": (
         nothing,
-        [*NUMBERS, "--config.data.number_range=0,60"],
+        [*NUMBERS, "--config.data.number_range=0,60", "--config.data.number_test_range=none"],
         ["config.data.number_train_size 50", "0,60 has 40 numbers beside"],
     ),
     "number range": (
@@ -213,7 +214,7 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "kind to describe": (
         nothing,
         ["--mode=describe", "--config.family=encoder_only"],
-        ["config.objective.kind translate is for", "not encoder_only, which has masked_lm, classify, tag, answer"],
+        ["config.objective.kind translate is for", "not encoder_only, which has masked_lm, classify, embed, tag, answer"],
     ),
     "source of another kind": (
         corpus(),
@@ -403,7 +404,7 @@ def test_the_default_workdir_is_named_after_the_experiment(tmp_path, monkeypatch
 def given(monkeypatch, mode: str, *arguments: str, **more) -> list:
     """What the command hands to its mode, which does nothing."""
     handed = []
-    monkeypatch.setattr(modes, mode, lambda *given: handed.append(given))
+    monkeypatch.setattr(modes, mode, lambda *given, **more: handed.append(given))
     result = command(f"--mode={mode}", *arguments, **more)
     assert (result.status, result.out, result.err) == (0, "", "")
     return list(handed[0])

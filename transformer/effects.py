@@ -92,13 +92,7 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
         lambda c: type(c.model.mask) is not Causal or _has_prefix(c),
         "with config.family=decoder_only and an objective that reads a prefix, if it is causal",
     ),
-    ("model", "tying", lambda c: c.objective.kind not in LABELS, "in a model that predicts tokens"),
-    (
-        "model",
-        "logits_scale logits_bias",
-        lambda c: c.family != "encoder_only",
-        "in a model with a decoder (masked language models always have a bias)",
-    ),
+    ("model", "tying logits_scale logits_bias", lambda c: c.objective.kind not in LABELS, "in a model that predicts tokens"),
     (
         "model",
         "init_stddev",

@@ -26,6 +26,7 @@ def bert(layers: int, d_model: int) -> Config:
             feed_forward=FeedForward(activation="gelu"),
             norm=LayerNorm(epsilon=1e-12),
             embedding_norm=True,
+            logits_bias=True,
             embedding_scale="none",
             initializer="normal",
             embedding_init="normal",

@@ -19,7 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from trained import ROOT, command
 
-from transformer import families, settings
+from transformer import effects, families, settings
 from transformer.components.norms import Norm
 from transformer.components.positions import Positions
 from transformer.config import Config
@@ -104,7 +104,7 @@ def drawn(number: int) -> Config:
                 if name.startswith("model.") and (kind is bool or typing.get_origin(kind) is typing.Literal)
             }
             changed = {name: draw.choice(choices[name]) for name in draw.sample(sorted(choices), 8)}
-            config = validate(settings.override(config, changed))
+            config = validate(effects.without_idle(settings.override(config, changed)))
             families.kind_of(config)
             return config
         except UserError as error:

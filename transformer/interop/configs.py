@@ -4,7 +4,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from transformer import registry, settings
+from transformer import effects, registry, settings
 from transformer.config import Config, Facts
 from transformer.errors import UserError, nearest
 from transformer.interop import limits
@@ -162,7 +162,7 @@ def to_fields(name: str, config: Config, facts: Facts) -> dict[str, Any]:
     if form.heads_end:
         fixed |= {"model.d_k": model.d_model / model.num_heads, "model.d_v": model.d_model / model.num_heads}
     for setting, value in fixed.items():
-        if mine[setting] != value:
+        if mine[setting] != value and not _without_effect(config, setting, value):
             raise UserError(
                 f"config.{setting} is {mine[setting]}: a {name} model of Transformers has {value}; it cannot be written"
             )
@@ -178,6 +178,12 @@ def to_fields(name: str, config: Config, facts: Facts) -> dict[str, Any]:
             written = dict(zip(names, value if len(names) > 1 else [value], strict=True))
             result |= {theirs: each for theirs, each in written.items() if each is not None}
     return result | {"is_encoder_decoder": config.family == "encoder_decoder", "torch_dtype": "float32"}
+
+
+def _without_effect(config: Config, setting: str, value: Any) -> bool:
+    """Whether the setting does nothing for this model, as the bias on logits of a classifier."""
+    known = setting in settings.plain(config)
+    return known and setting in dict(effects.idle(settings.assign(config, {setting: value})))
 
 
 def _inverse(name: str, field: Field, mine: Mapping[str, Any]) -> Any:

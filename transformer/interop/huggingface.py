@@ -99,13 +99,13 @@ def _model_type(raw: Mapping[str, Any], where: str) -> str:
     """The row of FORMATS; a file without `model_type` says it by its architecture. UserError: it is not supported."""
     name, architecture = raw.get("model_type"), _architecture(raw)
     if name is None:
-        name = next((name for name, form in FORMATS.items() if architecture in form.architectures), None)
+        name = next((name for name, form in FORMATS.items() if str(architecture) in form.architectures), None)
         if name is None and architecture is not None:
             known = ", ".join(each for form in FORMATS.values() for each in form.architectures)
             raise UserError(f"{where}: architectures is {architecture}, and there is no model_type: only {known} are supported")
     if not isinstance(name, str) or name not in FORMATS:
         raise UserError(f"{where}: model_type is {name!r}: only {', '.join(FORMATS)} are supported")
-    if architecture is not None and architecture not in FORMATS[name].architectures:
+    if architecture is not None and str(architecture) not in FORMATS[name].architectures:
         known = ", ".join(FORMATS[name].architectures)
         raise UserError(f"{where}: architectures is {architecture}: of {name} models only {known} are supported")
     return name
