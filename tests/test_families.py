@@ -52,7 +52,9 @@ def test_what_does_not_fit_says_what_does(family, kind):
 def test_a_mode_that_an_objective_lacks_says_which_it_has():
     config = small.config(family="encoder_only", objective__kind="classify")
     families.check_mode(config, "predict")
-    with pytest.raises(UserError, match="--mode=translate: config.family encoder_only .* has the modes train, evaluate, predict"):
+    with pytest.raises(
+        UserError, match="--mode=translate: config.family encoder_only .* has the modes train, evaluate, predict"
+    ):
         families.check_mode(config, "translate")
 
 
