@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from transformer import settings
+from transformer import effects, settings
 from transformer.config import Config
 from transformer.data import fitting
 from transformer.errors import UserError
@@ -29,6 +29,7 @@ SMALL = {
     "data.vocabulary_size": "100",
     "data.number_train_size": "60",
     "data.number_test_size": "5",
+    "data.number_small_copies": "1",
     "data.puzzle_train_size": "60",
     "data.puzzle_test_size": "5",
     "data.buckets": "1",
@@ -93,11 +94,11 @@ MARKED = [pytest.param(path, id=path.stem, marks=() if path.stem in ALWAYS else 
 def test_experiment(path, tmp_path, monkeypatch):
     config = validate(read(path, tmp_path))
     assert settings.from_dict(settings.to_dict(config), Config) == config
-    small = validate(settings.override(config, SMALL | stand_in(tmp_path, config)))
+    small = validate(effects.without_idle(settings.override(config, SMALL | stand_in(tmp_path, config))))
     finished = []
     # These are tested elsewhere, and compile for long.
     monkeypatch.setattr(training, "_finish", lambda *arguments: finished.append(arguments))
-    monkeypatch.setattr(training, "token_sums", lambda *arguments: lambda params: {"loss_sum": 3.0, "weight_sum": 2.0})
+    monkeypatch.setattr(training, "token_sums", lambda *arguments: (lambda params: {"loss_sum": 3.0, "weight_sum": 2.0}, []))
     monkeypatch.setattr(training, "peak_flops", lambda devices: 1e12)
     training.train(small, tmp_path / "run")
     assert finished and (tmp_path / "run" / "checkpoints" / "1").is_dir()

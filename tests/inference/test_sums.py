@@ -24,13 +24,13 @@ def lines(seed: int, count: int = 60) -> tuple[list[str], list[str]]:
 def test_of_the_whole_and_of_any_sentences(name, tokenize):
     outputs, references = lines(0)
     statistics_SxK = sums.of_sentences(name, outputs, references, tokenize)
-    of = sums.SUMS[name].score
-    assert of(statistics_SxK.sum(axis=0)) == pytest.approx(scores.score(name, outputs, references, tokenize).value)
+    of, options = sums.SUMS[name].score, scores.Options(tokenize)
+    assert of(statistics_SxK.sum(axis=0)) == pytest.approx(scores.score(name, outputs, references, options).value)
     drawn = np.random.default_rng(1).integers(len(outputs), size=(3, len(outputs)))
     found = of(statistics_SxK[drawn].sum(axis=1))
     for row, value in zip(drawn, found, strict=True):
         some = ([lines[i] for i in row] for lines in (outputs, references))
-        assert value == pytest.approx(scores.score(name, *some, tokenize).value)
+        assert value == pytest.approx(scores.score(name, *some, options).value)
 
 
 def test_nothing_to_say_is_all_right():

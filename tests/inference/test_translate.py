@@ -78,7 +78,7 @@ def test_outputs_of_a_given_length():
     """Shorter and longer than what the model would say; the end is part of no output."""
     used, sources = translator(1), SENTENCES[:4]
     said = [len(output.text) for output in alone(1)[:4]]
-    lengths = [max(said[0] - 2, 1), said[1] + 3, said[2], 0]
+    lengths = [said[0] - 2 if said[0] > 2 else said[0] + 1, said[1] + 3, said[2], 0]
     pairs = [(source, "A" * length) for source, length in zip(sources, lengths, strict=True)]
     assert lengths[0] != said[0] and max(lengths) < 20
     found = [outputs[0].text for outputs in used.translate_to_length(pairs)]

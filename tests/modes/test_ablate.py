@@ -19,15 +19,15 @@ from transformer.studies.plan import Pace
 
 STUDY = """
 import pathlib
-from transformer import settings
+from transformer import effects, settings
 from transformer.config import Config
 from transformer.studies.study import Claim, Metric, Study
 
 def get_study():
-    base = settings.override(settings.from_file("tiny.py", Config), {
+    base = effects.without_idle(settings.override(settings.from_file("tiny.py", Config), {
         "family": "encoder_only", "objective.kind": "classify", "data.source": "tsv", "train.steps": "6",
         "train.evaluate_every": "2", "checkpoint.every_steps": "2",
-    })
+    }))
     return Study(
         question="Does the norm's place matter?",
         claims=(Claim("it does", "here", "better", ("pre",)),),
@@ -146,7 +146,7 @@ def test_a_failed_arm_is_status_1(folder, monkeypatch):
 
     monkeypatch.setattr(runs, "run_all", run_all)
     result = ablate("--workdir=run")
-    assert result.status == 1 and result.err.splitlines()[-1] == "failed: 1 runs, of pre; the same command tries them again"
+    assert result.status == 1 and result.err.splitlines()[-1] == "failed: 1 run, of pre; the same command tries them again"
     assert "- `pre`, seed 0: failed, x" in Path("run/report.md").read_text()
 
 

@@ -39,15 +39,15 @@ def use(monkeypatch):
 
     def use(kind: str) -> kinds.Run:
         run = kinds.run(kind)
-        monkeypatch.setattr(predict, "load", lambda path, overrides=None, mode=None: run.predictor)
+        monkeypatch.setattr(predict, "load", lambda *arguments, **named: run.predictor)
         return run
 
     return use
 
 
 def test_every_kind_has_a_run():
-    """`translate` has one of its own; `denoise` differs from `span_corruption` in its objective alone."""
-    assert families.KINDS.keys() - {"translate", "denoise"} == KINDS.keys() - families.FAMILIES.keys()
+    """`translate` and `embed` have theirs elsewhere; `denoise` differs from `span_corruption` in its objective alone."""
+    assert families.KINDS.keys() - {"translate", "denoise", "embed"} == KINDS.keys() - families.FAMILIES.keys()
 
 
 # --- train ---------------------------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_a_mode_that_a_kind_has_not(kind, mode, has):
     result = command(f"--mode={mode}", f"--workdir={kinds.run(kind).workdir}", stdin=b"a\n")
     assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
     assert result.err.startswith(f"launch.py: --mode={mode}: ")
-    assert f"trained on {kind} has the modes train, evaluate, {has}" in result.err
+    assert f"config.objective.kind {kind} has the modes train, evaluate, {has}" in result.err
 
 
 # --- a run that starts from another --------------------------------------------------------------------------------------

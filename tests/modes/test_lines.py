@@ -46,7 +46,7 @@ def test_files_in_and_out(tmp_path, loaded):
     source, target = tmp_path / "in.txt", tmp_path / "new" / "out.txt"
     source.write_bytes("ab\n\nfédé\n".encode())
     result = command("--mode=translate", f"--workdir={trained.run().workdir}", f"--input={source}", f"--output={target}")
-    assert (result.status, result.out, result.err) == (0, "", "")
+    assert (result.status, result.out) == (0, "") and "in.txt" not in result.err
     assert target.read_text().split("\n") == [*translated("ab", "", "fédé"), ""]
     assert [path.name for path in target.parent.iterdir()] == ["out.txt"]
 
@@ -57,7 +57,7 @@ def test_a_sentence_too_long_has_a_notice_and_a_line(loaded):
     assert result.status == 0 and len(result.lines) == 4 and all(result.lines)
     cut, ended = result.err.splitlines()
     assert cut == "2 of 4 sentences were cut to 40 tokens (config.data.max_source_length), the first of them number 3"
-    assert ended.startswith("3 of 4 outputs ended at the limit") and "config.search.max_extra" in ended
+    assert ended.startswith("2 of 4 outputs ended at the limit") and "config.search.max_extra" in ended
     assert result.lines[3] == translated("abc" * 13)[0]  # 39 letters and the end fit
 
 

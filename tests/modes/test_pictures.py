@@ -45,7 +45,7 @@ def test_attention_maps_lie_in_the_workdir_and_a_long_source_is_cut(tmp_path, lo
     copy = trained.run().copy(tmp_path)
     shutil.rmtree(copy / "pictures")
     result = command("--mode=attend", f"--workdir={copy}", "--source=" + "ab" * 30, "--target=A")
-    assert result.status == 0 and "1 sentence cut to 40 tokens" in result.err
+    assert result.status == 0 and "1 of 1 sentences were cut to 40 tokens" in result.err
     assert len(list((copy / "pictures").glob("abab*/*.png"))) == 4
     command("--mode=attend", f"--workdir={copy}", "--source=ab", "--target=A")
     assert {path.parent.name for path in (copy / "pictures").glob("*/*.png")} >= {"ab_A"}

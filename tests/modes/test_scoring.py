@@ -12,6 +12,7 @@ import trained
 from trained import command
 
 from transformer import settings
+from transformer.config import Config
 from transformer.errors import UserError
 from transformer.inference import pruning, scores
 from transformer.inference.loading import pad
@@ -186,6 +187,7 @@ def test_heads_at_random_need_no_validation(tmp_path, unscored):
     run = trained.run().copy(tmp_path)
     config = json.loads((run / "config.json").read_text())
     config["data"]["validation"] = None
+    config["train"]["evaluate_every"] = Config().train.evaluate_every  # it would have no effect
     (run / "config.json").write_text(json.dumps(config))
     asked = ("--config.evaluate.heads_removed=0.5", "--config.evaluate.head_order=random", "--config.evaluate.head_place=")
     removed = {}

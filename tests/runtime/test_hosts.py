@@ -53,7 +53,7 @@ def known() -> dict:
     """A state whose parts are cut, or whole, with a path that the rules know."""
     draw = np.random.default_rng(0)
     return {
-        "inner": {"kernel": draw.normal(size=(8, 6)).astype(np.float32)},
+        "logits": {"kernel": draw.normal(size=(8, 6)).astype(np.float32)},
         "odd": np.array([1 / 3, np.nan, -0.0], np.float32),
     }
 
@@ -65,7 +65,7 @@ def moves(folder: str) -> None:
     runtime = Runtime(Parallel(fsdp=2))
     with contextlib.closing(Checkpoints(Path(folder), Checkpoint())) as checkpoints:
         state = runtime.place_state(checkpoints.restore(1, "state", known()))
-        assert state["inner"]["kernel"].addressable_data(0).shape == (4, 6)
+        assert state["logits"]["kernel"].addressable_data(0).shape == (4, 6)
         hosts.by_first(lambda: None)  # nobody reads any more
         checkpoints.save(2, {"state": state}, {"loss": 1.0})
     hosts.by_first(lambda: os.kill(os.getpid(), signal.SIGKILL))
@@ -269,7 +269,7 @@ def test_a_checkpoint_of_one_process_is_read_and_written_by_two_to_the_bit(tmp_p
         assert first.ends()[0] == -signal.SIGKILL
         assert checkpoints.sound(notice=pytest.fail) == [1, 2]
         back = checkpoints.restore(2, "state", known())
-    assert back["inner"]["kernel"].tobytes() == known()["inner"]["kernel"].tobytes()
+    assert back["logits"]["kernel"].tobytes() == known()["logits"]["kernel"].tobytes()
     assert back["odd"].tobytes() == known()["odd"].tobytes()
 
 

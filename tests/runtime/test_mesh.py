@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec
 
 from transformer import sharding
 from transformer.config import Parallel
+from transformer.models import axes
 from transformer.runtime.devices import Runtime
 from transformer.training import step
 
@@ -29,7 +30,7 @@ LAYOUTS = {
     "fsdp 8": Parallel("mesh", fsdp=8),
     "2 x 2 x 2": Parallel("mesh", fsdp=2, tensor=2),
 }
-DROPPING = {"model__dropout_rate": 0.2, "model__attention_dropout_rate": 0.2, "model__activation_dropout_rate": 0.2}
+DROPPING = {"model__dropout_rate": 0.2, "model__attention__dropout_rate": 0.2, "model__feed_forward__dropout_rate": 0.2}
 DEEP = {  # loops within loops
     "model__num_encoder_layers": 2,
     "model__num_decoder_layers": 3,
@@ -38,7 +39,7 @@ DEEP = {  # loops within loops
     "model__attention_chunk": 4,
     "model__norm_order": "pre",
     "model__positions": "t5",
-    "model__activation": "swiglu",
+    "model__feed_forward__activation": "swiglu",
 }
 TAG = {"family": "encoder_only", "objective__kind": "tag"}
 RUNS = {  # settings, layouts; a copy on each of several devices draws dropout of its own, so pmap has none
@@ -82,7 +83,7 @@ def train(settings: dict, parallel: Parallel) -> dict:
     small.FACTS = dataclasses.replace(small.FACTS, labels=("even", "odd"))
     first, train_step, loss = small.trainer(config)
     first = doubled(first)
-    runtime = Runtime(parallel)
+    runtime = Runtime(parallel, axes=axes.of_model(config.model))
     state, losses = runtime.place_state(first), []
     update = runtime.compile_train(train_step)
     for number in range(STEPS):
@@ -110,8 +111,8 @@ def born() -> dict:
     def init():
         return {"key": jax.random.normal(jax.random.key(0), (8, 16)), "step": jnp.zeros((), jnp.int32)}
 
-    runtime = Runtime(LAYOUTS["2 x 2 x 2"])
-    made = runtime.create(lambda: {"inner": {"kernel": init()["key"]}})["inner"]["kernel"]
+    runtime = Runtime(LAYOUTS["2 x 2 x 2"], axes=axes.of_model(small.config().model))
+    made = runtime.create(lambda: {"feed_forward": {"inner": {"kernel": init()["key"]}}})["feed_forward"]["inner"]["kernel"]
     return {
         "equal": bool(np.array_equal(made, jax.jit(init)()["key"])),
         "spec": str(made.sharding.spec),
@@ -170,7 +171,7 @@ def test_a_state_is_born_where_it_belongs(eight):
         ("params/decoder/layers/cross_attention/query/kernel", (6, 512, 8, 64), (None, "fsdp", "tensor", None)),
         ("0/mu/decoder/layers/self_attention/output/kernel", (6, 8, 64, 512), (None, "tensor", None, "fsdp")),
         ("memory/key/kernel", (6, 512, 8, 64), (None, "fsdp", "tensor", None)),
-        ("memory/value_bias", (6, 8, 64), (None, "tensor", None)),
+        ("memory/value/bias", (6, 8, 64), (None, "tensor", None)),
         ("decoder/layers/feed_forward/outer/kernel", (6, 2048, 512), (None, "tensor", "fsdp")),
         ("decoder/layers/feed_forward/gate/bias", (6, 2048), (None, "tensor")),
         ("target_embedding/table", (37000, 512), ("tensor", "fsdp")),
@@ -182,7 +183,8 @@ def test_a_state_is_born_where_it_belongs(eight):
     ],
 )
 def test_axes_are_cut_by_their_names(path, shape, wanted):
-    assert sharding.spec(path, shape, {"data": 1, "fsdp": 2, "tensor": 2}) == PartitionSpec(*wanted)
+    named = axes.of_model(small.config(model__feed_forward__activation="swiglu").model)
+    assert sharding.spec(path, shape, {"data": 1, "fsdp": 2, "tensor": 2}, named) == PartitionSpec(*wanted)
 
 
 if __name__ == "__main__":

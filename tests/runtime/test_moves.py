@@ -17,6 +17,7 @@ import simulated
 import small
 
 from transformer.config import Checkpoint, Parallel
+from transformer.models import axes
 from transformer.modes import costs
 from transformer.runtime.checkpoints import Checkpoints
 from transformer.runtime.devices import Runtime
@@ -36,7 +37,10 @@ KINDS = ("adam", "adafactor, remat")
 def moved(folder: Path) -> dict:
     """Each layout in turn reads what the one before wrote, makes an update and writes: twice around. All in one layout, too."""
     first, train_step, _ = small.trainer(small.config(**SETTINGS))
-    runtimes = {name: Runtime(parallel, jax.devices()[:count]) for name, (parallel, count) in LAYOUTS.items()}
+    runtimes = {
+        name: Runtime(parallel, jax.devices()[:count], axes.of_model(small.config().model))
+        for name, (parallel, count) in LAYOUTS.items()
+    }
     updates = {name: runtime.compile_train(train_step) for name, runtime in runtimes.items()}
     like = jax.tree.map(np.asarray, first)
 

@@ -68,7 +68,7 @@ def test_its_parts_lie_inside(tmp_path):
     names = [name for name, value in vars(Workdir).items() if isinstance(value, property)]
     places = [getattr(run, name).relative_to(tmp_path).as_posix() for name in names]
     assert sorted(places) == sorted(
-        ["config.json", "facts.json", "record.json", "vocabulary", "tokens", "checkpoints"]
+        ["config.json", "facts.json", "record.json", "cuts.json", "vocabulary", "tokens", "checkpoints"]
         + ["metrics.jsonl", "tensorboard", "profile", "pictures"]
     )
     assert run.evaluation_file("test") == tmp_path / "evaluation" / "test.json"
@@ -102,7 +102,7 @@ def test_free_settings_may_change_and_are_told(tmp_path):
 def test_settings_unknown_when_it_was_made_have_their_defaults(tmp_path):
     made = create(tmp_path, Config(), no_notice)
     values = json.loads(made.config_file.read_text())
-    del values["model"]["qk_norm"]
+    del values["model"]["logits_bias"]
     made.config_file.write_text(json.dumps(values))
     assert made.config() == Config()
 

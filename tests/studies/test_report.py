@@ -21,6 +21,7 @@ from transformer import plots
 from transformer.errors import UserError
 from transformer.studies import figures, findings, report, resampled, results, statistics
 from transformer.studies import study as studies
+from transformer.studies.plan import followed
 from transformer.studies.study import Claim, Metric, Study
 
 ROOT = Path(__file__).parents[2] / "experiments"
@@ -136,7 +137,7 @@ def test_what_diverged_counts_and_what_failed_does_not(tmp_path):
         assert f"- `16`, seed 3: {status}, no room" in text
         lines[status] = verdict(text)
     assert "agrees.**" in lines["diverged"] and "of its runs 5 diverged, of the other's 0" in lines["diverged"]
-    assert "cannot tell.**" in lines["failed"] and "too few runs to be compared" in lines["failed"]
+    assert "cannot tell, exploratory.**" in lines["failed"] and "too few runs to be compared" in lines["failed"]
 
 
 def test_what_is_missing_is_said(tmp_path):
@@ -384,7 +385,7 @@ def rebuilt(study: Study, kept: Path, folder: Path) -> None:
     """Makes a report again from its tables alone, and compares it with the one that is kept: text to the byte, what is
     drawn to a point, since versions of matplotlib differ by less."""
     folder.mkdir()
-    for name in ("results.csv", "sentences.csv"):
+    for name in ("results.csv", "sentences.csv", "plan.json"):
         if (kept / name).exists():
             shutil.copy(kept / name, folder)
     report.write(study, folder)
@@ -404,7 +405,7 @@ each_kept = pytest.mark.parametrize("kept", sorted(ROOT.glob("reports/*/results.
 def test_the_text_of_a_report_that_is_kept_can_be_made_again(kept):
     study = studies.read(ROOT / "ablations" / f"{kept.parent.name}.py", {})
     sentences = resampled.read(kept.parent / resampled.NAME, study)
-    found = findings.find(study, results.read(kept, study), sentences)
+    found = findings.find(study, results.read(kept, study), sentences, followed(study, kept.parent))
     assert report.markdown(found) == (kept.parent / "report.md").read_text()
 
 

@@ -15,6 +15,7 @@ from transformer.inference.translate import Translator
 from transformer.runtime import compilations
 from transformer.settings import replace
 from transformer.training import loop
+from transformer.training.monitor import Monitor
 from transformer.training.telemetry import Telemetry
 
 
@@ -50,6 +51,7 @@ def run(tmp_path, lengths, step=None, **settings):
                 save=lambda *arguments: None,
                 keep=lambda step, batch: "",
                 stop=loop.Stop(),
+                monitor=Monitor(config),
             )
         )
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

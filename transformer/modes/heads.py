@@ -13,7 +13,7 @@ import numpy as np
 from transformer import families
 from transformer.config import Config
 from transformer.errors import UserError, say
-from transformer.inference import alignment, habits, loading
+from transformer.inference import alignment, habits
 
 SENTENCES = 256
 CROSS = "decoder/cross"
@@ -75,8 +75,8 @@ def of_split(predictor: Any, split: str, examples: Sequence[Mapping[str, Any]]) 
     fits = predictor.fits(pairs)
     if not all(fits):
         say(
-            f"head statistics: {fits.count(False):,} of {len(pairs):,} pairs are longer than config.model.positions.size "
-            f"{loading.most_positions(predictor.config):,}, and left out"
+            f"head statistics: {fits.count(False):,} of {len(pairs):,} pairs are longer than "
+            "config.model.positions.size, and left out"
         )
         pairs, sentences = list(itertools.compress(pairs, fits)), list(itertools.compress(sentences, fits))
     if not pairs:
