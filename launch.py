@@ -1,5 +1,10 @@
 """Command line: flags in, one call out. `python launch.py --help` lists every flag and every setting."""
 
+from transformer.runtime.memory import keep_freed_memory
+
+if __name__ == "__main__":
+    keep_freed_memory()  # before the imports below, which start threads
+
 import dataclasses
 import os
 import sys
@@ -13,7 +18,6 @@ from transformer import effects, registry, settings, streams
 from transformer.config import Config
 from transformer.data import fitting
 from transformer.errors import BUG, UserError, nearest, nearest_setting
-from transformer.runtime.memory import keep_freed_memory
 from transformer.studies import study
 from transformer.validation import validate
 
@@ -243,7 +247,6 @@ def _settings(config: Any, prefix: str = "", indent: str = "  ") -> Iterator[str
 
 
 def run() -> None:
-    keep_freed_memory()
     try:
         streams.prepare()
         if any(a in ("--help", "-h", "-help", "--helpfull", "--helpshort") for a in sys.argv[1:]):

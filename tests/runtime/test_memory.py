@@ -10,11 +10,11 @@ from trained import ROOT
 
 WORK = """
 import os, resource, threading
-import launch
+from transformer.runtime.memory import keep_freed_memory
 print(len(os.listdir("/proc/self/task")))
 if {keep}:
-    launch.keep_freed_memory()
-import numpy  # starts threads
+    keep_freed_memory()
+import launch  # starts threads
 
 def buffers():
     for _ in range(10):
@@ -34,7 +34,7 @@ print(found[1] * resource.getpagesize() / (20 * 80e6))
 
 
 def of(keep):
-    """Threads of launch.py before it asks, and the share of the buffers' pages that the system cleared in the second round."""
+    """Threads before launch.py asks, and the share of the buffers' pages that the system cleared in the second round."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     program = [sys.executable, "-c", WORK.format(keep=keep)]
     said = subprocess.run(program, cwd=ROOT, env=clean, capture_output=True, text=True, check=True).stdout.split()
@@ -47,6 +47,6 @@ def of(keep):
 )
 def test_freed_buffers_are_used_again_by_every_thread():
     threads, cleared = of(keep=True)
-    assert threads == 1  # or threads that launch.py's imports started would have memory of their own
+    assert threads == 1  # or threads that are there already would have memory of their own
     assert cleared < 0.2
     assert of(keep=False)[1] > 0.9  # so that the test tells the two apart

@@ -13,6 +13,7 @@ from transformer.config import Parallel
 from transformer.errors import UserError, counted, say
 from transformer.modes.scoring import check_evaluate, reported
 from transformer.modes.training import train, train_together
+from transformer.runtime.lock import only_run
 from transformer.studies import cluster, resampled, runs
 from transformer.studies import plan as plans
 from transformer.studies import report as reports
@@ -57,12 +58,14 @@ def ablate(
     if dry_run:
         print(plans.table(plan))
         return
-    say(f"{plans.table(plan)}\neach run is a workdir in {workdir / 'runs'}, with what it prints in a .log beside it\n")
     with (
         contextlib.nullcontext(Processes(workers or 1, vmap_seeds, train_together))
         if ray is None
         else cluster.joined(ray, workers) as place
     ):
+        with only_run(workdir):
+            pass  # a workdir that cannot be used is said before the plan, in one line
+        say(f"{plans.table(plan)}\neach run is a workdir in {workdir / 'runs'}, with what it prints in a .log beside it\n")
         results = runs.run_all(plan, workdir, functools.partial(train, pictures=False), place)
     if results.stopped:
         say(f"stopped, {counted(len(results.outcomes), 'run')} done; the same command goes on from there")
