@@ -75,7 +75,8 @@ def _run(
     families.check_mode(config, "train")
     config = dataclasses.replace(config, data=sources.spelt_out(config.data))
     check_evaluate(config)
-    hosts.check_same({"--workdir": str(path)} | {f"config.{name}": value for name, _, _, value in settings_lib.fields(config)})
+    texts = {f"config.{name}": settings_lib.text_of(value) for name, _, _, value in settings_lib.fields(config)}
+    hosts.check_same({"--workdir": str(path)} | texts)
     with contextlib.ExitStack() as locked, _nan_checks(config.train.debug_nans):
         hosts.by_first(lambda: locked.enter_context(only_run(path)))
         yield from _train(config, path, stop, wanted, pictures, alone, notices)
