@@ -66,7 +66,7 @@ CASES = {  # by family and objective; files that are read are written by tests/k
 
 # Another value than the default, where none is found by the type.
 OTHER: dict[str, Any] = {
-    "model.d_k": 6, "model.d_v": 6, "model.final_norm": True, "model.num_kv_heads": 1, "model.window": 3,
+    "model.d_model": 24, "model.d_k": 6, "model.d_v": 6, "model.final_norm": True, "model.num_kv_heads": 1, "model.window": 3,
     "model.tying": "none", "model.num_heads": 4, "model.positions": NoPositions(), "model.mask": All(), "model.norm": RMSNorm(),
     "model.attention": Attention(bias=False), "model.feed_forward": FeedForward(bias=False),
     "model.feed_forward.activation": "gelu", "model.attention.norm_epsilon": 1e-3,

@@ -591,6 +591,8 @@ print("loaded:", [name for name in sys.modules if name.partition(".")[0] == "ten
 """
     settings = {
         "data.number_range": "0,100",
+        "data.number_test_range": "none",
+        "data.number_small_copies": 1,
         "data.number_train_size": 50,
         "data.number_test_size": 4,
         "data.vocabulary": "bytes",

@@ -1,10 +1,15 @@
 """The README's code is run as it stands, on a smaller experiment in the place of the default one."""
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
+
+from transformer import settings
+from transformer.components.attention import Attention
 
 ROOT = Path(__file__).parents[1]
 SMALL = """
@@ -23,7 +28,7 @@ def get_config():
 
 @pytest.mark.slow
 def test_the_readmes_code_runs(tmp_path, monkeypatch, capsys):
-    prediction, ablation = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    prediction, ablation, variant = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "number_words.py").write_text(SMALL)
@@ -34,6 +39,9 @@ def test_the_readmes_code_runs(tmp_path, monkeypatch, capsys):
     names: dict = {}
     exec(compile(prediction, "README.md", "exec"), names)  # noqa: S102
     assert names["logits"][0].shape[0] == len("einundzwanzig") + 1
+    names = {"dataclasses": dataclasses, "Attention": Attention, "setting": settings.setting, "jnp": jnp}
+    exec(compile(variant, "README.md", "exec"), names)  # noqa: S102
+    assert names["SoftCap"](cap=30.0).cap == 30 and "logits" in vars(names["SoftCap"])
 
 
 def test_every_file_that_the_readme_names_exists():

@@ -81,7 +81,7 @@ COMPONENTS = {
     ),
 }
 OF_COMPONENTS = {"learned": {"model.positions.size": "16"}, "t5": {"model.positions.buckets": "4"}}
-PAIRS = [(family, kind) for kind, row in families.KINDS.items() for family in row.objectives]
+PAIRS = [(family, kind) for kind, row in families.KINDS.items() for family in row.objectives if kind != "embed"]  # has no loss
 TEXTS = ["ab cde", "b", "ca ab", "dd e", "abcde", "ab"]
 
 
