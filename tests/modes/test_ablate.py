@@ -114,7 +114,7 @@ def test_a_killed_study_ends_as_one_that_was_not(folder):
     assert table("killed") == rows
 
     Path("kept").mkdir()
-    for name in ("results.csv", "sentences.csv"):
+    for name in ("results.csv", "sentences.csv", "plan.json"):
         shutil.copy(f"whole/{name}", "kept")
     alone = command("--mode=report", "--config=study.py", "--workdir=kept")
     assert alone.status == 0 and alone.err.startswith("report: kept/report.md"), alone.err
