@@ -168,6 +168,13 @@ def test_the_defaults_are_valid():
             {"model.layer_types": Variations({"a": {"d_model": 8}}), "model.layer_pattern": ("a",)},
             ["config.model.layer_types.a.d_model: cannot differ by layer", "window"],
         ),
+        ({"model.layer_pattern": ("encoder",)}, ["config.model.layer_pattern names encoder"]),
+        (
+            {"model.layer_types": Variations({"decoder": {"d_ff": 8}}), "family": "encoder_only"},
+            ["config.model.layer_types.decoder", "config.family encoder_only"],
+        ),
+        ({"model.layer_types": Variations({"encoder": {"mask": "all"}})}, ["layer_types.encoder.mask", "stack"]),
+        ({"model.layer_types": Variations({"encoder": {"num_heads": 7}})}, ["num_heads 7", "d_model 512"]),
         (
             {"model.layer_types": Variations({"a": {"positions": "none"}}), "model.layer_pattern": ("a",)},
             ["config.model.layer_types: positions that are added to the embeddings"],
@@ -217,6 +224,7 @@ def test_what_does_not_fit(settings, parts):
         {"model.positions": "t5", "model.positions.max_distance": 17},
         {"model.positions": "rotary", "model.layer_pattern": ("a", "b"), "model.layer_types": MIXED},
         {"model.num_kv_heads": 1, "model.window": 4},
+        {"model.layer_types": Variations({"encoder": {"num_heads": 16}, "decoder": {"num_kv_heads": 2, "d_ff": 8}})},
         {"model.positions": "learned", "data.max_target_length": 1024},
         {"model.tying": "two_way", "data.joint_vocabulary": False},
         {"data.row_length": 256},

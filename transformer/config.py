@@ -64,7 +64,8 @@ class Model:
     )
     layer_types: Variations = setting(
         Variations(),
-        "what differs in a layer type: layer_types.NAME.SETTING=VALUE, such as layer_types.local.window=512",
+        "what differs in a layer type: layer_types.NAME.SETTING=VALUE, such as layer_types.local.window=512; in the types "
+        "encoder and decoder, what differs in all layers of that stack",
     )
 
     attention: Attention = setting(Attention(), "how attention computes")
@@ -123,10 +124,19 @@ class Model:
     def __post_init__(self) -> None:
         object.__setattr__(self, "layer_types", Variations(self.layer_types))
 
-    def layer_types_in_turn(self) -> tuple["Model", ...]:
-        """The settings of each layer of the pattern; one, of all layers, if there is no pattern."""
-        whole = dataclasses.replace(self, layer_pattern=(), layer_types=Variations())
+    def of_stack(self, stack: str) -> "Model":
+        """The settings of a stack: those of the layer type named as the stack prevail over the model's."""
+        return override(self, dict(dict(self.layer_types).get(stack, ())), load=False)
+
+    def layer_types_in_turn(self, stack: str) -> tuple["Model", ...]:
+        """The settings of each layer of the pattern in a stack; one, of all its layers, if there is no pattern."""
+        whole = dataclasses.replace(self.of_stack(stack), layer_pattern=(), layer_types=Variations())
         return tuple(override(whole, self.layer_types.get(name), load=False) for name in self.layer_pattern) or (whole,)
+
+    @property
+    def remembers_keys(self) -> bool:
+        """Whether a decoder's keys stay as they are when tokens follow, so that they can be cached."""
+        return all(each.mask.during(False).causal for each in self.layer_types_in_turn("decoder"))
 
     def sizes(self, stack: Stack, role: Role = "self") -> Sizes:
         """The sizes of a layer's attention, as components are told them."""

@@ -36,7 +36,6 @@ def validate(config: Config) -> Config:
     model, data, train = config.model, config.data, config.train
     if config.family != "recurrent":
         _check_components(config)
-    _check_variants(config)
     most = model.positions.longest() if config.family != "recurrent" else None
     source = data.max_source_length if config.objective.kind != "causal_lm" else 0
     longest = max(source, data.max_target_length if config.family != "encoder_only" else 0)
@@ -174,41 +173,66 @@ def check_parallel(parallel: Parallel) -> None:
             )
 
 
+STACKS: dict[str, tuple[Stack, ...]] = {
+    "encoder_decoder": ("encoder", "decoder"),
+    "encoder_only": ("encoder",),
+    "decoder_only": ("decoder",),
+    "recurrent": (),
+}
+# What a layer type may change: settings of one layer, of which no other part of the model needs to know.
+OF_A_LAYER = ("d_ff", "num_kv_heads", "window", "attention", "positions", "mask", "feed_forward")
+# The same of the types `encoder` and `decoder`, which are of a whole stack.
+OF_A_STACK: dict[str, tuple[str, ...]] = {
+    "encoder": ("num_heads", "d_k", "d_v", *(name for name in OF_A_LAYER if name != "mask")),
+    "decoder": ("num_heads", "d_k", "d_v", *OF_A_LAYER),
+}
+
+
 def _check_components(config: Config) -> None:
     """UserError: heads or components do not fit the sizes, one another, or the family."""
-    model = config.model
+    _check_layer_types(config)
+    for stack in STACKS[config.family]:
+        for each in config.model.layer_types_in_turn(stack):
+            _check_layer(each, stack)
+
+
+def _check_layer(model: Model, stack: Stack) -> None:
     for width in ("d_k", "d_v"):
         if getattr(model, width) is None and model.d_model % model.num_heads:
             raise UserError(
                 f"config.model.d_model {model.d_model} is not divisible by config.model.num_heads {model.num_heads}; "
                 f"set config.model.{width} or change one"
             )
-    _check_pattern(model)
-    for each in model.layer_types_in_turn():
-        if each.num_kv_heads is not None and each.num_heads % each.num_kv_heads:
-            raise UserError(
-                f"config.model.num_kv_heads {each.num_kv_heads} does not divide config.model.num_heads {each.num_heads}; "
-                "change one"
-            )
-        for stack in STACKS[config.family]:
-            sizes, mask = each.sizes(stack), each.self_mask(stack)
-            reasons = (
-                each.positions.check(sizes),
-                each.attention.check(sizes),
-                each.attention.supports(mask, each.positions, sizes),
-            )
-            if why := next(filter(None, reasons), None):
-                raise UserError(why)
+    if model.num_kv_heads is not None and model.num_heads % model.num_kv_heads:
+        raise UserError(
+            f"config.model.num_kv_heads {model.num_kv_heads} does not divide config.model.num_heads {model.num_heads}; "
+            "change one"
+        )
+    causal = model.mask.during(True).causal and model.mask.during(False).causal
+    if stack == "decoder" and not causal and isinstance(model.positions, T5Buckets):
+        raise UserError(
+            f"config.model.mask {registry.reference(type(model.mask))}: the buckets of config.model.positions t5 in a decoder "
+            "are for earlier tokens; choose other positions"
+        )
+    sizes, mask = model.sizes(stack), model.self_mask(stack)
+    reasons = (
+        model.positions.check(sizes),
+        model.attention.check(sizes),
+        model.attention.supports(mask, model.positions, sizes),
+    )
+    if why := next(filter(None, reasons), None):
+        raise UserError(why)
 
 
-# What a layer type may change: settings of one layer, of which no other part of the model needs to know.
-OF_A_LAYER = ("d_ff", "num_kv_heads", "window", "attention", "positions", "mask", "feed_forward")
-
-
-def _check_pattern(model: Model) -> None:
-    """UserError: a layer type is unknown, unused, or changes what cannot differ by layer."""
-    known = [name for name, _ in model.layer_types]
+def _check_layer_types(config: Config) -> None:
+    """UserError: a layer type is unknown, unused, or changes what cannot differ by layer or stack."""
+    model = config.model
+    known = [name for name, _ in model.layer_types if name not in OF_A_STACK]
     for name in model.layer_pattern:
+        if name in OF_A_STACK:
+            raise UserError(
+                f"config.model.layer_pattern names {name}, the type of all layers of that stack; give the type another name"
+            )
         if name not in known:
             raise UserError(
                 f"config.model.layer_pattern names {name}, which config.model.layer_types does not define; set "
@@ -219,12 +243,15 @@ def _check_pattern(model: Model) -> None:
             f"config.model.layer_types.{unused[0]} is not in config.model.layer_pattern; add it there, or remove it"
         )
     for name, changes in model.layer_types:
+        if name in OF_A_STACK and name not in STACKS[config.family]:
+            raise UserError(f"config.model.layer_types.{name}: config.family {config.family} has no {name}; remove it")
+        what, able = ("stack", OF_A_STACK[name]) if name in OF_A_STACK else ("layer", OF_A_LAYER)
         for setting, _ in changes:
-            if setting.split(".")[0] not in OF_A_LAYER:
+            if setting.split(".")[0] not in able:
                 raise UserError(
-                    f"config.model.layer_types.{name}.{setting}: cannot differ by layer; what can is {', '.join(OF_A_LAYER)}"
+                    f"config.model.layer_types.{name}.{setting}: cannot differ by {what}; what can is {', '.join(able)}"
                 )
-    for each in model.layer_types_in_turn():
+    for each in (each for stack in STACKS[config.family] for each in model.layer_types_in_turn(stack)):
         if each.positions != model.positions and any(
             type(p).embed is not Positions.embed or (p.owner == "stack" and p.parameters(model.sizes("encoder"), 1.0))
             for p in (each.positions, model.positions)
@@ -233,22 +260,3 @@ def _check_pattern(model: Model) -> None:
                 "config.model.layer_types: positions that are added to the embeddings, or have one table for the whole stack, "
                 "cannot differ by layer; choose rotary, alibi, shaw or none"
             )
-
-
-STACKS: dict[str, tuple[Stack, ...]] = {
-    "encoder_decoder": ("encoder", "decoder"),
-    "encoder_only": ("encoder",),
-    "decoder_only": ("decoder",),
-    "recurrent": (),
-}
-
-
-def _check_variants(config: Config) -> None:
-    """UserError: a mask that the positions cannot have."""
-    mask = config.model.mask
-    causal = mask.during(True).causal and mask.during(False).causal
-    if not causal and isinstance(config.model.positions, T5Buckets):
-        raise UserError(
-            f"config.model.mask {registry.reference(type(mask))}: the buckets of config.model.positions t5 in a decoder are "
-            "for earlier tokens; choose other positions"
-        )

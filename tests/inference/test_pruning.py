@@ -12,6 +12,7 @@ from transformer import families, settings
 from transformer.config import Config
 from transformer.errors import UserError
 from transformer.inference import pruning
+from transformer.settings import Variations
 
 ROWS = 4
 DEEP = {"model__num_decoder_layers": 2, "data__batching": "bucketed"}
@@ -139,6 +140,14 @@ def test_a_random_order_is_the_seeds():
     orders = [pruning.at_random(every, seed) for seed in (0, 0, 1, 2)]
     assert all(sorted(order) == sorted(every) for order in orders)
     assert orders[0] == orders[1] and len(set(map(tuple, [every, *orders]))) == 4
+
+
+def test_stacks_may_have_different_numbers_of_heads():
+    config = configured("translate", model__layer_types=Variations({"encoder": {"num_heads": 4}}))
+    assert [sum(head.startswith(place) for head in pruning.heads(config)) for place in PLACES["encoder_decoder"]] == [4, 4, 4]
+    cut = pruning.without(config, small.untrained(config, small.FACTS)[1], ["encoder/self/1/4"])
+    kernel = cut["encoder"]["layers"]["self_attention"]["output"]["kernel"]
+    assert kernel.shape == (1, 4, 2, 8) and not kernel[0, 3].any() and kernel[0, :3].all()
 
 
 def test_heads_are_those_of_a_place_and_of_all_layers():

@@ -13,6 +13,7 @@ from transformer.config import Config, Facts
 from transformer.errors import UserError
 from transformer.interop import configs
 from transformer.interop.fields import COMMON_ONLY, FORMATS, SEARCH_ONLY, SILENT
+from transformer.settings import Variations
 
 SMALL = {
     "bert": folders.BERT_FIELDS,
@@ -87,7 +88,7 @@ def test_tables_name_settings_that_exist_and_values_that_they_may_have(name):
     kinds = {n: kind for n, kind, _, _ in settings.fields(config_of(read(name, SMALL[name])))}
     for field in form.fields:
         for ours in field.ours:
-            assert ours in kinds or ours.startswith("facts.")
+            assert ours.replace(configs.DECODER, "model.") in kinds or ours.startswith("facts.")
             for _, value in field.values or ():
                 assert settings.has_type(value, kinds[ours]) or value == "inputs"
     for ours, value in (*form.fixed.items(), *form.training.items()):
@@ -150,8 +151,6 @@ def test_what_published_models_are():
         ("t5", "feed_forward_proj", "gated-relu"),
         ("t5", "is_gated_action", True),
         ("t5", "is_decoder", True),
-        ("bart", "decoder_attention_heads", 6),
-        ("bart", "encoder_ffn_dim", 99),
         ("bart", "encoder_layerdrop", 0.1),
         ("bart", "normalize_before", True),
         ("bart", "normalize_embedding", False),
@@ -233,6 +232,9 @@ def test_when_a_search_ends_goes_both_ways(theirs, ours):
         ("bart", {"family": "recurrent"}, "config.family recurrent"),
         ("marian", {"model.positions.layout": "interleaved"}, "config.model.positions.layout"),
         ("t5", {"model.d_v": 7}, "config.model.d_v"),
+        ("t5", {"model.layer_types": Variations({"decoder": {"d_ff": 7}})}, "d_ff"),
+        ("bart", {"model.layer_types": Variations({"encoder": {"feed_forward.activation": "relu"}})}, "activation"),
+        ("bart", {"model.layer_types": Variations({"decoder": {"window": 7}})}, "config.model.window"),
         ("t5", {"model.attention.scale": "1/d_k"}, "config.model.attention.scale"),
         ("gpt2", {"objective.kind": "prefix_lm"}, "config.objective.kind prefix_lm"),
         ("bert", {"model.norm_order": "pre"}, "config.model.norm_order"),

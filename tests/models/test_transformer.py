@@ -44,6 +44,10 @@ LAYERS = {
         },
     ),
 }
+LAYERS["stacks that differ"] = (
+    "alibi",
+    {"layer_types": Variations({"encoder": {"num_heads": 2, "d_ff": 24}, "decoder": {"num_heads": 8, "num_kv_heads": 2}})},
+)
 each_kind = pytest.mark.parametrize("positions", KINDS)
 
 

@@ -53,6 +53,10 @@ MODELS = {
     "t5 tied and gated": ("T5ForConditionalGeneration", T5 | {"feed_forward_proj": "gated-silu"}),
     "t5 1.1": ("T5ForConditionalGeneration", T5_GATED),
     "bart": ("BartForConditionalGeneration", BART | {"decoder_layers": 3}),
+    "bart unequal": (
+        "BartForConditionalGeneration",
+        BART | {"decoder_attention_heads": 2, "decoder_ffn_dim": 28, "encoder_attention_heads": 4},
+    ),
     "bart untied": ("BartForConditionalGeneration", BART | {"tie_word_embeddings": False, "activation_function": "relu"}),
     "bart scaled": ("BartForConditionalGeneration", BART | {"scale_embedding": True, "activation_function": "gelu_new"}),
     "marian": ("MarianMTModel", MARIAN | {"encoder_layers": 1}),

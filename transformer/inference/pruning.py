@@ -35,8 +35,9 @@ def heads(config: Config) -> list[str]:
         f"{place}/{layer}/{head}"
         for place in families.FAMILIES[config.family].attention
         if config.evaluate.head_place in ("all", place)
-        for layer in range(1, config.model.depth(place.split("/")[0]) + 1)
-        for head in range(1, config.model.num_heads + 1)
+        for model in [config.model.of_stack(place.split("/")[0])]
+        for layer in range(1, model.depth(place.split("/")[0]) + 1)
+        for head in range(1, model.num_heads + 1)
     ]
 
 
@@ -84,7 +85,7 @@ def make_importance(loss: families.Loss, config: Config) -> families.Loss:
         rows = len(next(iter(batch.values())))
         ones: dict[str, dict[str, Array]] = collections.defaultdict(dict)
         for stack, kind in (place.split("/") for place in places):
-            shape = (config.model.depth(stack), rows, config.model.num_heads)
+            shape = (config.model.depth(stack), rows, config.model.of_stack(stack).num_heads)
             ones[stack][kind] = by_rows(jnp.ones(shape), axis=1)
         gradients = jax.grad(lambda gates: loss(params, batch, dropout_key, gates)["loss_sum"])(dict(ones))
         result = {}
@@ -116,9 +117,9 @@ def at_random(heads: Sequence[str], seed: int) -> list[str]:
 def without(config: Config, params: Any, removed: Iterable[str]) -> Any:
     """Parameters of the model without these heads. The bias of W^O, which is no head's, stays. UserError: there is no such
     head."""
-    leaves, model, known = dict(flatten_dict(params)), config.model, {}
-    period = len(model.layer_types_in_turn())
+    leaves, known = dict(flatten_dict(params)), {}
     for stack, kind in (place.split("/") for place in families.FAMILIES[config.family].attention):
+        model, period = config.model.of_stack(stack), len(config.model.layer_types_in_turn(stack))
         for layer, head in np.ndindex(model.depth(stack), model.num_heads):
             inside, index = layer_path(layer, period, model.depth(stack))
             path = (stack, *inside, f"{kind}_attention", "output", "kernel")

@@ -1,5 +1,6 @@
 """`config.json` and `generation_config.json` to settings of ours, and back, by the tables of fields.py."""
 
+import dataclasses
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,8 +20,11 @@ from transformer.interop.fields import (
     Field,
     Format,
 )
+from transformer.settings import Variations
+from transformer.validation import STACKS
 
-Values = dict[str, Any]  # settings of ours by dotted name, those of Facts after "facts."
+Values = dict[str, Any]  # settings of ours by dotted name, those of Facts after "facts.", a decoder's own after "decoder."
+DECODER = "decoder."
 # Ids that a generation_config.json may say otherwise than config.json does; text is made by the former.
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
@@ -47,7 +51,15 @@ def to_settings(
     values = dict(form.fixed) | dict(form.training) | _values(form.fields, raw, where, form.fixed)
     values |= {"search.penalty_form": "power"} | _values(SEARCH, generation, search_where)
     _check_search(generation, values, search_where)
-    return values | limits.to_settings(generation, form.family, search_where)
+    return _with_decoder(values) | limits.to_settings(generation, form.family, search_where)
+
+
+def _with_decoder(values: Values) -> Values:
+    """What is the decoder's own, as its layer type where it differs from the encoder's."""
+    own = {name.removeprefix(DECODER): value for name, value in values.items() if name.startswith(DECODER)}
+    values = {name: value for name, value in values.items() if not name.startswith(DECODER)}
+    differs = {name: value for name, value in own.items() if value != values[f"model.{name}"]}
+    return values | ({"model.layer_types": Variations({"decoder": differs})} if differs else {})
 
 
 def _check_names(raw: Mapping[str, Any], known: Iterable[str], where: str) -> None:
@@ -130,6 +142,7 @@ def _kinds(fixed: Mapping[str, Any]) -> dict[str, Any]:
         name: fixed[name] for name, value in settings.plain(Config()).items() if name in fixed and isinstance(value, str)
     }
     kinds = {name: kind for name, kind, _, _ in settings.fields(settings.assign(Config(), components))}
+    kinds |= {name.replace("model.", DECODER): kind for name, kind in kinds.items() if name.startswith("model.")}
     return kinds | {f"facts.{name}": kind for name, kind in typing.get_type_hints(Facts).items()}
 
 
@@ -154,18 +167,20 @@ def _families() -> str:
 
 def to_fields(name: str, config: Config, facts: Facts) -> dict[str, Any]:
     """The fields of a `config.json` of model type `name`. UserError: a setting that such a model has not."""
-    form, model = FORMATS[name], config.model
-    mine: dict[str, Any] = settings.plain(config)
-    mine |= {"model.d_k": model.key_width, "model.d_v": model.value_width, "model.final_norm": model.has_final_norm}
+    form, mine = FORMATS[name], {}
+    for stack in reversed(STACKS[config.family]):  # the first one's settings are those of the model
+        of_stack = _of_stack(config, stack)
+        mine |= of_stack | {n.replace("model.", DECODER): value for n, value in of_stack.items() if stack == "decoder"}
+        fixed = dict(form.fixed)
+        if form.heads_end:
+            fixed |= dict.fromkeys(("model.d_k", "model.d_v"), config.model.d_model / of_stack["model.num_heads"])
+        for setting, value in fixed.items():
+            if of_stack[setting] != value and not _without_effect(config, setting, value):
+                raise UserError(
+                    f"config.{setting} is {of_stack[setting]}: a {name} model of Transformers has {value}; it cannot be written"
+                )
+    _check_stacks(name, config)
     mine |= {f"facts.{field}": value for field, value in settings.to_dict(facts).items()}
-    fixed = dict(form.fixed)
-    if form.heads_end:
-        fixed |= {"model.d_k": model.d_model / model.num_heads, "model.d_v": model.d_model / model.num_heads}
-    for setting, value in fixed.items():
-        if mine[setting] != value and not _without_effect(config, setting, value):
-            raise UserError(
-                f"config.{setting} is {mine[setting]}: a {name} model of Transformers has {value}; it cannot be written"
-            )
     kinds = (*form.architectures.values(), *form.objectives)
     if config.objective.kind not in kinds:
         raise UserError(
@@ -178,6 +193,26 @@ def to_fields(name: str, config: Config, facts: Facts) -> dict[str, Any]:
             written = dict(zip(names, value if len(names) > 1 else [value], strict=True))
             result |= {theirs: each for theirs, each in written.items() if each is not None}
     return result | {"is_encoder_decoder": config.family == "encoder_decoder", "torch_dtype": "float32"}
+
+
+def _of_stack(config: Config, stack: str) -> Values:
+    """Every setting's value, those of the model as the stack has them."""
+    model = config.model.of_stack(stack)
+    used = {"model.d_k": model.key_width, "model.d_v": model.value_width, "model.final_norm": model.has_final_norm}
+    return settings.plain(dataclasses.replace(config, model=model)) | used
+
+
+def _check_stacks(name: str, config: Config) -> None:
+    """UserError: the stacks differ in what such a model has once."""
+    form, stacks = FORMATS[name], [_of_stack(config, stack) for stack in STACKS[config.family]]
+    own = {ours.replace(DECODER, "model.") for field in form.fields for ours in field.ours if ours.startswith(DECODER)}
+    own |= {"model.d_k", "model.d_v"} if form.heads_end else set()
+    for setting, value in stacks[0].items():
+        if (other := stacks[-1].get(setting, value)) != value and setting not in own:
+            raise UserError(
+                f"config.model.layer_types: {setting.removeprefix('model.')} is {value} in the encoder and {other} in the "
+                f"decoder, and a {name} model of Transformers has one for both; it cannot be written"
+            )
 
 
 def _without_effect(config: Config, setting: str, value: Any) -> bool:

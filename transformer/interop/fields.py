@@ -18,7 +18,7 @@ def _words(text: str) -> frozenset[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """`theirs` and the settings of ours ("model.d_ff", "facts.pad") that have its value.
+    """`theirs` and the settings of ours ("model.d_ff", "facts.pad") that have its value; "decoder.d_ff" is the decoder's own.
 
     `default`: what a file without it means, or a function of the other fields; REQUIRED: there is none. `values`: (theirs,
     ours), where one is not the other; the first that fits counts. `written=False`: another name, which is only read.
@@ -147,9 +147,9 @@ _BART_FIELDS = [
     Field("num_hidden_layers", ["model.num_encoder_layers"], _same("encoder_layers"), written=False),
     Field("decoder_layers", ["model.num_decoder_layers"], 12),
     Field("encoder_attention_heads", ["model.num_heads"], 16),
-    Field("decoder_attention_heads", ["model.num_heads"], 16),
+    Field("decoder_attention_heads", ["decoder.num_heads"], 16),
     Field("encoder_ffn_dim", ["model.d_ff"], 4096),
-    Field("decoder_ffn_dim", ["model.d_ff"], 4096),
+    Field("decoder_ffn_dim", ["decoder.d_ff"], 4096),
     Field("max_position_embeddings", ["model.positions.size"], 1024),
     Field("activation_function", ["model.feed_forward.activation"], "gelu", _ACTIVATIONS),
     Field("dropout", ["model.dropout_rate"], 0.1),

@@ -11,8 +11,8 @@ from transformer.sharding import Axes
 def of_model(model: Model) -> Axes:
     """Patterns of the ends of paths, with the names of their axes."""
     found: dict[str, tuple[str | None, ...]] = {}
-    for each in model.layer_types_in_turn():
-        for stack in ("encoder", "decoder"):
+    for stack in ("encoder", "decoder"):
+        for each in model.layer_types_in_turn(stack):
             for role in ("self", "cross"):
                 sizes, attention = each.sizes(stack, role), each.attention
                 ends = _ends(f"{role}_attention/", {**attention.parameters(sizes), **attention.key_parameters(sizes)})

@@ -23,7 +23,7 @@ def names(model: Model, places: Iterable[str]) -> list[str]:
     result = []
     for place in places:
         stack, role = _split(place)
-        for each in model.layer_types_in_turn():
+        for each in model.layer_types_in_turn(stack):
             if type(each.attention).penalty is Attention.penalty:
                 continue
             sizes = each.sizes(stack, role)
@@ -42,9 +42,9 @@ def _split(place: str) -> tuple[Any, Any]:
 def of_layers(model: Model, places: Iterable[str], params: Any, training: bool) -> tuple[Array, dict[str, Array]]:
     """The sum of all penalties, and what is reported, by name."""
     total, reported = jnp.zeros(()), {}
-    types = model.layer_types_in_turn()
     for place in places:
         stack, role = place.split("/")
+        types = model.layer_types_in_turn(stack)
         for number, layer in enumerate(layers_in_order(params[stack], len(types), model.depth(stack))):
             attention = types[number % len(types)].attention
             if type(attention).penalty is not Attention.penalty:

@@ -106,7 +106,7 @@ class Stack(nn.Module):
         deterministic: bool = True,
     ) -> tuple[Array, Cache | None]:
         """States BxTxD and the cache, which has a `step`. `gates`: {"self": LxH, "cross": LxH}, factors on heads, or LxBxH."""
-        config, layers = self.config, self.config.depth(self.stack)
+        config, layers = self.config.of_stack(self.stack), self.config.depth(self.stack)
         positions = config.positions
         declared = positions.parameters(config.sizes(self.stack), config.init_stddev) if positions.owner == "stack" else {}
         named = declare(self, {f"position_{n}": each for n, each in declared.items()}, kernel_initializer(config))
@@ -120,7 +120,7 @@ class Stack(nn.Module):
         if memory is not None:
             broadcast |= {"cross_query": Tokens(query.positions, None if cache else query.segments), "memory": memory.tokens}
         per_layer: dict[str, Any] = {"number": jnp.arange(layers), "gates": dict(gates or {})}
-        types = config.layer_types_in_turn()
+        types = config.layer_types_in_turn(self.stack)
         if cache is not None:
             x_BxTxD, cache = self._with_cache(types, x_BxTxD, per_layer, memory, broadcast | {"step": step}, cache)
         else:
@@ -208,10 +208,10 @@ def layer_path(number: int, period: int, count: int) -> tuple[tuple[str, ...], i
 def for_steps(config: Model, params: Any, memory: Memory | None) -> tuple[Any, Memory | None]:
     """Parameters and memory as a loop of steps wants them, the decoder's layers unstacked: in a loop XLA would cut each out of
     the stack again at every step."""
-    if not config.mask.during(False).causal:  # the whole stack recomputes the prefix
+    if not config.remembers_keys:  # the whole stack recomputes the prefix
         return params, memory
     count = config.num_decoder_layers
-    layers = layers_in_order(params["decoder"], len(config.layer_types_in_turn()), count)
+    layers = layers_in_order(params["decoder"], len(config.layer_types_in_turn("decoder")), count)
     decoder = {n: each for n, each in params["decoder"].items() if not n.startswith("rest_")} | {"layers": layers}
     return {**params, "decoder": decoder}, None if memory is None else memory.unstack(count)
 
@@ -221,10 +221,10 @@ def start_cache(config: Model, rows: int, max_length: int) -> Cache:
 
     Where the mask is not causal, keys change with every token that follows: then the cache holds the tokens.
     """
-    if not config.mask.during(False).causal:
+    if not config.remembers_keys:
         empty = caches.start_tokens(rows, max_length, set())
         return empty | {"tokens": jnp.zeros((rows, max_length), jnp.int32)}
-    types = config.layer_types_in_turn()
+    types = config.layer_types_in_turn("decoder")
     layers = [_empty(types[index % len(types)], rows, max_length) for index in range(config.num_decoder_layers)]
     windows = {each.window for each in types if each.window is not None and each.window < max_length}
     return caches.start_tokens(rows, max_length, windows) | {"layers": layers}

@@ -205,7 +205,7 @@ def _step(
     model: Any, tokens_BxT: Array, cache: Cache, memory: Memory | None, valid_BxT: Array, prefix: bool = False
 ) -> tuple[Array, Cache]:
     """`step` of a model that has a decoder, target embeddings and logits."""
-    if not model.config.mask.during(False).causal:
+    if not model.config.remembers_keys:
         states, cache = recompute_prefix(model.decoder, model.target_embedding, tokens_BxT, cache, memory, valid_BxT)
         return model.logits(states), caches.finish(cache, valid_BxT)
     cache, step = caches.advance(cache, valid_BxT, prefix)
