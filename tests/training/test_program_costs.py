@@ -300,6 +300,26 @@ def test_bytes_are_those_of_the_training_state(name):
     assert list(counted.values()) == [size(params), size(params), size(state.optimizer_state), size(state.average)]
 
 
+@pytest.mark.parametrize(
+    "changes, source, cache",
+    [
+        ({}, 1, 1),
+        ({"num_kv_heads": 1}, 1 / 4, 1 / 4),
+        ({"window": 8}, 1, 1 / 8),
+    ],
+)
+def test_bytes_of_a_sentence_that_is_generated_are_those_of_its_keys_and_values(changes, source, cache):
+    model = Model(num_encoder_layers=1, num_decoder_layers=3, d_model=32, d_ff=8, num_heads=4, **changes)
+    found = costs.generating_bytes(Config(model=model), joint(8), 16, 64)
+    tokens_too = 8 * (16 + 64)  # a position and a segment of each slot
+    assert found["source of 16 tokens"] == pytest.approx(3 * 2 * 4 * 32 * 16 * source, abs=tokens_too)
+    assert found["cache of 64 tokens"] == pytest.approx(3 * 2 * 4 * 32 * 64 * cache, abs=tokens_too)
+    alone = costs.generating_bytes(Config(family="decoder_only", model=model), joint(8), 16, 64)
+    assert alone.keys() == {"cache of 64 tokens"} and alone["cache of 64 tokens"] == found["cache of 64 tokens"]
+    encoder = Config(family="encoder_only", model=model, objective=Objective(kind="embed"))
+    assert costs.generating_bytes(encoder, joint(8), 16, 64) == {}
+
+
 def test_describe_makes_no_array_and_adds_up():
     model = Model(num_encoder_layers=100, num_decoder_layers=100, d_model=16384, d_ff=65536, num_heads=128)  # terabytes
     text = costs.table(costs.count(Config(model=model), joint(41_000)))

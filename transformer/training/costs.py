@@ -39,6 +39,7 @@ class Costs:
     update: Work  # of one update, after the gradients are there
     tokens: int  # target tokens of the row
     bytes: dict[str, int]
+    generating: dict[str, int]  # bytes that are kept for one sentence of such a row while text is generated
     train: Train
 
     @property
@@ -94,6 +95,7 @@ def count(config: Config, facts: Facts, lengths: Sequence[int] = ()) -> Costs:
         update=_update(config, params),
         tokens=tokens,
         bytes=state_bytes(config.train, leaves, params),
+        generating=generating_bytes(config, facts, source, target),
         train=config.train,
     )
 
@@ -201,6 +203,28 @@ def state_bytes(train: Train, leaves: Leaves, params: Any) -> dict[str, int]:
     return result | ({"moving average": size} if train.ema_decay is not None else {})
 
 
+def generating_bytes(config: Config, facts: Facts, source: int, target: int) -> dict[str, int]:
+    """Bytes that are kept while a sentence is generated: of a source of `source` tokens, and the cache of `target` tokens."""
+    model: Any = families.FAMILIES[config.family].model(config, facts)
+    if not hasattr(model, "start"):
+        return {}
+    params = traverse_util.unflatten_dict(dict(parameter_shapes(config, facts)), sep="/")
+
+    def kept(params: Any, source_BxS: Any) -> tuple[Any, Any]:
+        encodes = families.FAMILIES[config.family].encodes
+        memory = model.apply({"params": params}, source_BxS, method="encode") if encodes else None
+        return memory, model.apply({"params": params}, memory, target, 1, method="start")
+
+    memory, cache = jax.eval_shape(kept, params, jax.ShapeDtypeStruct((1, source), jnp.int32))
+
+    def size(tree: Any) -> int:
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+    return ({f"source of {source} tokens": size(memory)} if memory is not None else {}) | {
+        f"cache of {target} tokens": size(cache)
+    }
+
+
 def device_bytes(tree: Any, sizes: Mapping[str, int], axes: sharding.Axes = ()) -> int:
     """Bytes that a device of a mesh of these sizes has of arrays (or shapes), which are split as `sharding` says."""
     cuts = jax.tree.leaves(sharding.specs(tree, sizes, axes), is_leaf=lambda x: isinstance(x, PartitionSpec))
@@ -240,4 +264,7 @@ def table(costs: Costs) -> str:
         *(line(f"  {name}", f"{value / 1e6:,.1f}") for name, value in costs.bytes.items()),
         line("  total", f"{sum(costs.bytes.values()) / 1e6:,.1f}"),
     ]
+    if costs.generating:
+        lines.append("\n" + line("memory of a sentence that is generated", "kB"))
+        lines += [line(f"  {name}", f"{value / 1e3:,.1f}") for name, value in costs.generating.items()]
     return "\n".join(lines)
