@@ -10,7 +10,7 @@ import small
 
 from transformer import families
 from transformer.config import Config, Facts
-from transformer.data.vocabulary import Vocabulary
+from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.inference.loading import Loaded
 from transformer.settings import assign
 

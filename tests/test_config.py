@@ -9,7 +9,7 @@ from transformer import config as module
 from transformer import families
 from transformer import settings as settings_module
 from transformer.config import Config, Data, Model, Objective
-from transformer.data.vocabulary import Characters
+from transformer.data.tokenizers.vocabulary import Characters
 from transformer.errors import UserError, counted, nearest
 from transformer.settings import Variations, assign, differences, fields, from_dict, from_file, override, replace, to_dict
 from transformer.validation import validate

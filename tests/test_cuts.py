@@ -16,7 +16,7 @@ from transformer.config import EXTRA_TOKENS, Config, Facts
 from transformer.cuts import Cut, some
 from transformer.data import pipeline, prepare
 from transformer.data.corpus import Ragged
-from transformer.data.vocabulary import Characters
+from transformer.data.tokenizers.vocabulary import Characters
 from transformer.inference import search
 from transformer.inference.label import LONGEST_ANSWER
 from transformer.inference.translate import Output, Translator

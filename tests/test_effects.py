@@ -30,7 +30,8 @@ from transformer.components.masks import All
 from transformer.components.norms import RMSNorm
 from transformer.components.positions import NoPositions
 from transformer.config import Config, Facts
-from transformer.data import algorithms, number_words, pipeline, prepare
+from transformer.data import pipeline, prepare
+from transformer.data.synthetic import algorithms, number_words
 from transformer.errors import UserError
 from transformer.inference import decoding, pruning, sampling
 from transformer.modes import scoring, training

@@ -10,7 +10,7 @@ import small
 
 import launch
 from transformer import families
-from transformer.data.vocabulary import Bytes
+from transformer.data.tokenizers.vocabulary import Bytes
 from transformer.errors import UserError
 from transformer.models.losses import cross_entropy
 

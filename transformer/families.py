@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from transformer.components.attention import MASKED
 from transformer.config import Config, Facts
 from transformer.data import encode, objectives, prepare
-from transformer.data.vocabulary import Vocabulary
+from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.models import losses, penalties
 from transformer.models.recurrent import RecurrentEncoderDecoder

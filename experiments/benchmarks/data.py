@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from transformer.config import Data
-from transformer.data import pipeline, sources, vocabulary_training
+from transformer.data import pipeline, sources
 from transformer.data.corpus import Ragged, tokenize
 from transformer.data.objectives import Translate
 from transformer.data.pipeline import Batches
+from transformer.data.tokenizers import training
 
 PAIRS, ENTRIES, BATCH_TOKENS = 5_000_000, 10_000, 4096
 OBJECTIVE = Translate(max_source_length=256, max_target_length=256)
@@ -40,9 +41,7 @@ def read(directory: Path) -> dict[str, Ragged]:
     data = Data(source="text", directory=str(directory), train="train", vocabulary_size=ENTRIES)
     split = sources.read(data, "train", directory)
     assert split is not None  # `data.train` is set
-    made = vocabulary_training.train(
-        data, [example[side] for example in split.examples for side in ("source", "target")], print
-    )
+    made = training.train(data, [example[side] for example in split.examples for side in ("source", "target")], print)
     return tokenize(split.examples, {"source": made, "target": made})
 
 

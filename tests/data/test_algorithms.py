@@ -10,7 +10,9 @@ import pytest
 
 from transformer import settings
 from transformer.config import Config, Data, Evaluate
-from transformer.data import algorithms, sources, vocabulary, vocabulary_training
+from transformer.data import sources
+from transformer.data.synthetic import algorithms
+from transformer.data.tokenizers import training, vocabulary
 from transformer.errors import UserError
 from transformer.validation import validate
 
@@ -250,7 +252,7 @@ def test_nothing_is_unknown_at_any_length(made, kind):
     for algorithm in NAMES:
         texts = [text for pair in every({"train": made[algorithm]["train"]}) for text in pair]
         told = []
-        words = vocabulary_training.train(Data(vocabulary=kind, vocabulary_size=200), texts, told.append)
+        words = training.train(Data(vocabulary=kind, vocabulary_size=200), texts, told.append)
         for text in (text for pair in every({"test": made[algorithm]["test"]}) for text in pair):
             ids = words.encode(text)
             assert vocabulary.UNKNOWN not in ids and words.decode(ids) == text

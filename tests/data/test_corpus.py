@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from transformer.data import corpus
 from transformer.data.corpus import Ragged, cached, spread, tokenize
 from transformer.data.sources import Examples
-from transformer.data.vocabulary import Bytes
+from transformer.data.tokenizers.vocabulary import Bytes
 from transformer.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformer.data import corruption
+from transformer.data.objectives import corruption
 
 SOME = settings(max_examples=100, derandomize=True, deadline=None, database=None)
 MASK, LOW, HIGH = 3, 10, 20

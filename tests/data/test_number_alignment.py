@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from transformer.data.number_alignment import LANGUAGES, Alignment, align
-from transformer.data.number_words import speller
+from transformer.data.synthetic.number_alignment import LANGUAGES, Alignment, align
+from transformer.data.synthetic.number_words import speller
 from transformer.errors import UserError
 
 BELOW = 10**18

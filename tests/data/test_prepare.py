@@ -10,7 +10,7 @@ import pytest
 from transformer.config import Data, Facts
 from transformer.data import encode, sources
 from transformer.data.prepare import Folders, Split, Text, encode_split, load_vocabularies, make_facts, make_vocabularies
-from transformer.data.vocabulary import UNKNOWN, Bytes, Characters
+from transformer.data.tokenizers.vocabulary import UNKNOWN, Bytes, Characters
 from transformer.errors import UserError
 
 FIELDS = ("source", "target")

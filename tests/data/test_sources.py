@@ -15,7 +15,8 @@ import tensorflow_datasets as tfds
 
 from transformer.config import Data
 from transformer.cuts import Cut
-from transformer.data import embedded, number_words, sources
+from transformer.data import sources
+from transformer.data.synthetic import number_words, tasks
 from transformer.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -144,10 +145,10 @@ def small_cache(tmp_path_factory):
 
 
 def test_numbers_on_disk(small_cache):
-    builder: Any = embedded.prepare(SMALL, small_cache)
+    numbers_builder: Any = tasks.prepare(SMALL, small_cache)
     numbers: dict[str, set[int]] = {}
     for split, size in zip(SPLITS, (300, 40, 40), strict=True):
-        records = list(builder.as_data_source(split))
+        records = list(numbers_builder.as_data_source(split))
         numbers[split] = {int(record["number"]) for record in records}
         assert len(records) == len(numbers[split]) == size
         assert numbers[split] <= set(range(3000))
@@ -198,13 +199,13 @@ def test_a_stopped_preparation_leaves_nothing_broken(tmp_path, monkeypatch):
 
 
 def test_two_runs_may_prepare_at_once(tmp_path, monkeypatch):
-    prepare: Any = embedded.Embedded.download_and_prepare
+    prepare: Any = tasks.Embedded.download_and_prepare
 
     def late(self, **arguments):
         prepare(self, **arguments)
         raise OSError("the folder is there")
 
-    monkeypatch.setattr(embedded.Embedded, "download_and_prepare", late)
+    monkeypatch.setattr(tasks.Embedded, "download_and_prepare", late)
     assert len(pairs(sources.read(SMALL, "train", tmp_path))) == 300
 
 

@@ -10,7 +10,7 @@ import pytest
 from transformer.config import Config, Data
 from transformer.data import encode, sources
 from transformer.data.text import lines, tagged_words
-from transformer.data.vocabulary import Bytes, Characters
+from transformer.data.tokenizers.vocabulary import Bytes, Characters
 from transformer.inference import scores
 from transformer.inference.loading import clean
 from transformer.modes import common

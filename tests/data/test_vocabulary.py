@@ -14,10 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from transformer.config import Data, Facts
-from transformer.data import vocabulary, vocabulary_training
-from transformer.data.imported_vocabulary import Marian, Tokenizer
-from transformer.data.vocabulary import SPECIAL, UNKNOWN, Bytes, Characters, Vocabulary, load
-from transformer.data.vocabulary_training import pieces, train
+from transformer.data.tokenizers import load, training, vocabulary
+from transformer.data.tokenizers.imported import Marian, Tokenizer
+from transformer.data.tokenizers.training import pieces, train
+from transformer.data.tokenizers.vocabulary import SPECIAL, UNKNOWN, Bytes, Characters, Vocabulary
 from transformer.errors import UserError
 
 SOME = settings(max_examples=50, derandomize=True, deadline=None, database=None)
@@ -237,7 +237,7 @@ def test_a_size_that_is_too_small_is_said_in_a_line_that_helps(kind):
 
 @pytest.mark.parametrize("kind", PIECES)
 def test_of_too_many_texts_every_nth_is_learned_from_with_a_notice(monkeypatch, kind):
-    monkeypatch.setattr(vocabulary_training, "MOST_TEXTS", 100)
+    monkeypatch.setattr(training, "MOST_TEXTS", 100)
     texts, notices = [part for text in TEXTS[:100] for part in (text, "qqqq")], []
     assert UNKNOWN in train(settings_of(kind, 60), texts, notices.append).encode("q")
     assert "learned from 100 of 200 training texts" in notices[0]
@@ -262,7 +262,7 @@ def test_every_line_is_learned_from(kind, line):
 def test_pieces_are_the_text(parts, most):
     text = "".join(parts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vocabulary_training, "MOST_CHARACTERS", most)
+        patch.setattr(training, "MOST_CHARACTERS", most)
         found = list(pieces(text))
     assert "".join(found) == text.replace("\u2585", "") and all(0 < len(piece) <= most for piece in found)
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from transformer.data.number_alignment import align
-from transformer.data.number_words import speller
-from transformer.data.vocabulary import Bytes, Characters
+from transformer.data.synthetic.number_alignment import align
+from transformer.data.synthetic.number_words import speller
+from transformer.data.tokenizers.vocabulary import Bytes, Characters
 from transformer.inference.alignment import alignment_error_rate, by_word, link_matrix, mass_on_gold
 
 WEIGHTS = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.3, 0.4, 0.3], [0.9, 0.1, 0.0]])

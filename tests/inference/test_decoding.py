@@ -9,7 +9,7 @@ import pytest
 
 from transformer.components.masks import All
 from transformer.config import Config, Data, Model, Recurrent, Search
-from transformer.data.vocabulary import Characters
+from transformer.data.tokenizers.vocabulary import Characters
 from transformer.inference import decoding
 
 B, S, SLOTS, LONGEST = 8, 16, 32, 66

@@ -12,7 +12,7 @@ import pytest
 
 from transformer.components.rotary import Rotary
 from transformer.config import Config, Data, Model, Objective, Search
-from transformer.data.vocabulary import Bytes, Characters, Vocabulary
+from transformer.data.tokenizers.vocabulary import Bytes, Characters, Vocabulary
 from transformer.errors import UserError
 from transformer.inference.generate import CHUNK, Generator
 

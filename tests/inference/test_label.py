@@ -10,7 +10,7 @@ import pytest
 
 from transformer.components.rotary import Rotary
 from transformer.config import Config, Data, Model, Search
-from transformer.data.vocabulary import Characters, Vocabulary
+from transformer.data.tokenizers.vocabulary import Characters, Vocabulary
 from transformer.errors import UserError
 from transformer.inference import label
 from transformer.inference.label import Labeller

@@ -7,8 +7,8 @@ import pytest
 
 from transformer import settings
 from transformer.config import Config, Facts
-from transformer.data.imported_vocabulary import Tokenizer
-from transformer.data.vocabulary import Bytes, Vocabulary
+from transformer.data.tokenizers.imported import Tokenizer
+from transformer.data.tokenizers.vocabulary import Bytes, Vocabulary
 from transformer.inference.special import SpecialNames
 
 BERT = {"tokenizer_class": "BertTokenizer"}

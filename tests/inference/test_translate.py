@@ -13,7 +13,7 @@ from trained import translator
 
 from transformer.config import Recurrent
 from transformer.data.corpus import Ragged
-from transformer.data.vocabulary import Characters
+from transformer.data.tokenizers.vocabulary import Characters
 from transformer.errors import UserError
 from transformer.inference import predict
 from transformer.inference.loading import LENGTHS, pad

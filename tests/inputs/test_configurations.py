@@ -25,7 +25,7 @@ from transformer.components.positions import Positions
 from transformer.config import Config
 from transformer.data import pipeline, prepare
 from transformer.data.sources.base import listed
-from transformer.data.vocabulary import Bytes, Characters
+from transformer.data.tokenizers.vocabulary import Bytes, Characters
 from transformer.errors import UserError
 from transformer.inference.loading import Loaded
 from transformer.inference.predict import PREDICTORS

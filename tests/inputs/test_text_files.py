@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from trained import ROOT, command, translator
 
-from transformer.data.vocabulary import Bytes
+from transformer.data.tokenizers.vocabulary import Bytes
 from transformer.inference import predict
 from transformer.inference.translate import CHUNK, Output, Translator
 from transformer.settings import replace

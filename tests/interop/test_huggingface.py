@@ -10,7 +10,8 @@ import safetensors.numpy
 
 from transformer import families
 from transformer.config import Facts
-from transformer.data import imported_vocabulary, prepare, tokenizer_classes, vocabulary
+from transformer.data import prepare, tokenizers
+from transformer.data.tokenizers import imported, tokenizer_classes, vocabulary
 from transformer.errors import UserError
 from transformer.interop import huggingface, tensors
 
@@ -460,7 +461,7 @@ def test_bytes_and_characters_are_written_as_a_tokenizer_that_says_the_same(tmp_
     from transformer.interop.vocabularies import tokenizer_json
 
     facts = Facts(made.size, made.size, made.size, made.size)
-    again = imported_vocabulary.Tokenizer(tokenizer_json(made, facts, ([], [], [])))
+    again = imported.Tokenizer(tokenizer_json(made, facts, ([], [], [])))
     assert again.size == made.size and again.special == made.special
     for text in [*folders.TEXTS[:20], "", "a  b\n c", "€uro 12", "naïve \u0301 日本", "<s> </s>"]:
         assert again.encode(text) == made.encode(text)
@@ -478,7 +479,7 @@ def test_two_vocabularies_of_bytes_cannot_be_written(tmp_path):
 
 def test_a_sentencepiece_vocabulary_is_written_for_t5_and_marian(tmp_path):
     folders.pieces(tmp_path / "joint.model", size=40, pad_id=0, bos_id=1, eos_id=2, unk_id=3)
-    own = vocabulary.load(tmp_path, "joint")
+    own = tokenizers.load(tmp_path, "joint")
     for name in ("t5 1.0", "marian"):
         found = huggingface.read(case(tmp_path / name, name)[0])
         huggingface.write(tmp_path / f"{name} b", found.config, found.facts, found.params, {"joint": own})

@@ -8,8 +8,9 @@ import pytest
 
 from transformer.components.positions import Learned
 from transformer.config import Config, Data, Facts, Model
-from transformer.data import tokenizer_classes, vocabulary
-from transformer.data.imported_vocabulary import Tokenizer
+from transformer.data import tokenizers
+from transformer.data.tokenizers import tokenizer_classes, vocabulary
+from transformer.data.tokenizers.imported import Tokenizer
 from transformer.errors import UserError
 from transformer.interop import vocabularies
 
@@ -78,7 +79,7 @@ def test_a_class_of_another_kind_is_refused(tmp_path):
 def test_settings_are_kept_in_a_workdir(tmp_path):
     made = read(save(tmp_path / "a", folders.word_pieces(), do_lower_case=False), "bert")
     made.save(tmp_path, "joint")
-    again = vocabulary.load(tmp_path, "joint")
+    again = tokenizers.load(tmp_path, "joint")
     assert isinstance(again, Tokenizer) and again.settings == made.settings and again.encode("Cat") == made.encode("Cat")
 
 

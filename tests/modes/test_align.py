@@ -8,9 +8,9 @@ import pytest
 import trained
 
 from transformer.config import Config
-from transformer.data import number_alignment
 from transformer.data.encode import touching
-from transformer.data.vocabulary import Characters
+from transformer.data.synthetic import number_alignment
+from transformer.data.tokenizers.vocabulary import Characters
 from transformer.errors import UserError
 from transformer.modes import alignment as mode
 from transformer.modes import heads

@@ -10,8 +10,8 @@ import trained
 
 from transformer import settings
 from transformer.config import Config
-from transformer.data import number_words
-from transformer.data.vocabulary import Characters
+from transformer.data.synthetic import number_words
+from transformer.data.tokenizers.vocabulary import Characters
 from transformer.errors import UserError
 from transformer.modes import heads, scoring
 

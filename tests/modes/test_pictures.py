@@ -12,7 +12,7 @@ from trained import command, translator
 from transformer import families, settings
 from transformer.config import Config, Recurrent
 from transformer.data import prepare
-from transformer.data.vocabulary import Characters
+from transformer.data.tokenizers.vocabulary import Characters
 from transformer.inference import predict
 from transformer.inference.translate import Translator
 from transformer.modes import pictures, training

@@ -102,7 +102,7 @@ def test_our_own_model_is_read_by_their_classes(tmp_path):
     from transformer.components.norms import LayerNorm
     from transformer.components.positions import Learned
     from transformer.config import Config, Facts, Model, Objective
-    from transformer.data.vocabulary import Characters
+    from transformer.data.tokenizers.vocabulary import Characters
     from transformer.interop import convert
 
     known = Characters(sorted({*"".join(folders.TEXTS)}))

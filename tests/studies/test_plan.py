@@ -10,7 +10,7 @@ from test_study import STUDY
 
 from transformer import settings
 from transformer.config import Config
-from transformer.data import algorithms
+from transformer.data.synthetic import algorithms
 from transformer.errors import UserError
 from transformer.modes.scoring import check_evaluate, reported
 from transformer.studies import plan as plans

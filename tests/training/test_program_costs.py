@@ -18,7 +18,7 @@ from transformer.components.feed_forward import FeedForward
 from transformer.components.norms import RMSNorm
 from transformer.components.rotary import Rotary
 from transformer.config import Config, Data, Facts, Model, Objective, Recurrent, Train
-from transformer.data.vocabulary import Bytes
+from transformer.data.tokenizers.vocabulary import Bytes
 from transformer.models.program import Work
 from transformer.models.transformer import EncoderDecoder
 from transformer.settings import from_file, replace

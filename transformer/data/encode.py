@@ -10,7 +10,7 @@ import numpy as np
 
 from transformer.data.corpus import Ragged, tokenize
 from transformer.data.text import tagged_words
-from transformer.data.vocabulary import Span, Vocabulary
+from transformer.data.tokenizers.vocabulary import Span, Vocabulary
 from transformer.errors import UserError, nearest
 
 Examples = Sequence[Mapping[str, Any]]

@@ -14,11 +14,12 @@ import numpy as np
 
 from transformer.config import Data, Facts
 from transformer.cuts import Cut, Notice, only
-from transformer.data import corpus, sources, vocabulary, vocabulary_training
+from transformer.data import corpus, sources
 from transformer.data.encode import find_labels
 from transformer.data.objectives import Corpus
 from transformer.data.sources import SplitName
-from transformer.data.vocabulary import Vocabulary
+from transformer.data.tokenizers import load, training
+from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.files import new_folder
 
@@ -140,7 +141,7 @@ def make_vocabularies(text: Text, fields: Sequence[str], folders: Folders) -> di
     for name, of in names.items():
         texts = [e[field] for field in of if field in examples[0] for e in examples]
         before = "" if len(names) == 1 else f"{name} "
-        made[name] = vocabulary_training.train(data, texts, lambda line, before=before: text.notice(before + line))
+        made[name] = training.train(data, texts, lambda line, before=before: text.notice(before + line))
     try:
         with new_folder(folders.vocabulary) as folder:
             for name, each in made.items():
@@ -152,7 +153,7 @@ def make_vocabularies(text: Text, fields: Sequence[str], folders: Folders) -> di
 
 def load_vocabularies(data: Data, fields: Sequence[str], folder: Path) -> dict[str, Vocabulary]:
     """The workdir's vocabularies, by field."""
-    return {f: each for name, of in _names(data, fields).items() for each in [vocabulary.load(folder, name)] for f in of}
+    return {f: each for name, of in _names(data, fields).items() for each in [load(folder, name)] for f in of}
 
 
 def make_facts(vocabularies: Mapping[str, Vocabulary], extra: str | None, text: Text, base: Facts | None) -> Facts:

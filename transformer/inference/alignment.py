@@ -1,7 +1,7 @@
 """How well attention agrees with a known alignment of words: pure functions of weights and of who translates whom.
 
 Letters: T target tokens, S source tokens; V target words, W source words. The alignment of numbers in words is
-`data/number_alignment.py`.
+`data/synthetic/number_alignment.py`.
 """
 
 from collections.abc import Sequence

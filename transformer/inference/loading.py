@@ -17,7 +17,7 @@ from transformer.config import Config, Facts
 from transformer.cuts import Cut, merged, some
 from transformer.data import prepare
 from transformer.data.objectives import Objective
-from transformer.data.vocabulary import Vocabulary
+from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import UserError, say
 from transformer.inference.special import SpecialNames
 from transformer.models.stack import layers_in_order

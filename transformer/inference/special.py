@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from transformer import families
 from transformer.config import Config, Facts
-from transformer.data.vocabulary import Vocabulary
+from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import counted
 
 MASK = "<mask>"  # in every vocabulary, beside the name that its own mask may have

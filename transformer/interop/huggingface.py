@@ -14,8 +14,8 @@ import numpy as np
 
 from transformer import effects, families, settings
 from transformer.config import Config, Facts
-from transformer.data.imported_vocabulary import Tokenizer
-from transformer.data.vocabulary import Vocabulary
+from transformer.data.tokenizers.imported import Tokenizer
+from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.files import new_folder
 from transformer.interop import configs, convert, sentences, tensors, vocabularies

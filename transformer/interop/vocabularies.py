@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from transformer.config import Config, Facts
-from transformer.data import tokenizer_classes
-from transformer.data.imported_vocabulary import Marian, Tokenizer
-from transformer.data.vocabulary import SPECIAL, UNKNOWN, Bytes, Characters, SentencePiece, Vocabulary
+from transformer.data.tokenizers import tokenizer_classes
+from transformer.data.tokenizers.imported import Marian, Tokenizer
+from transformer.data.tokenizers.vocabulary import SPECIAL, UNKNOWN, Bytes, Characters, SentencePiece, Vocabulary
 from transformer.errors import UserError
 from transformer.interop.tensors import read_json
 

@@ -7,7 +7,7 @@ import jax
 from transformer import families
 from transformer.config import Config, Facts
 from transformer.data import pipeline, prepare
-from transformer.data.vocabulary import Bytes
+from transformer.data.tokenizers.vocabulary import Bytes
 from transformer.errors import UserError, counted
 from transformer.models import axes
 from transformer.runtime import devices, layout

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformer.config import Config, Data
-from transformer.data import number_words
 from transformer.data.sources.pairs import prefixer
+from transformer.data.synthetic import number_words
 from transformer.inference import scores
 
 SCORE = "exact_match"

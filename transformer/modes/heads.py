@@ -54,7 +54,9 @@ def names(config: Config) -> list[str]:
     own = [f"{name}_token_head" for name in NEIGHBOURS] + ["head_distance"]
     if CROSS not in attention or config.data.source != "number_words":
         return own
-    from transformer.data.number_alignment import LANGUAGES  # it reads numbers in all languages, which takes time at a start
+    from transformer.data.synthetic.number_alignment import (
+        LANGUAGES,  # it reads numbers in all languages, which takes time at a start
+    )
 
     aligned = {config.data.source_language, config.data.target_language} <= LANGUAGES.keys()
     return own + (["alignment_head_error_rate", "alignment_head_mass"] if aligned else [])
@@ -98,7 +100,7 @@ def of_split(predictor: Any, split: str, examples: Sequence[Mapping[str, Any]]) 
 
 def numbers(predictor: Any, split: str) -> tuple[list[tuple[str, str]], list[Words]]:
     """The first numbers of a split, in words of both languages, and their alignment. UserError: not known of a language."""
-    from transformer.data import number_alignment, number_words
+    from transformer.data.synthetic import number_alignment, number_words
 
     data = predictor.config.data
     drawn = number_words.draw(data)[split][:SENTENCES]

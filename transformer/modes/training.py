@@ -18,7 +18,7 @@ from transformer import settings as settings_lib
 from transformer.config import Config, Facts, Parallel
 from transformer.cuts import Cut, only
 from transformer.data import pipeline, prepare, sources
-from transformer.data.vocabulary import Vocabulary
+from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import UserError, counted, optional, say
 from transformer.files import new_file
 from transformer.inference import loading, predict, scores

@@ -1,6 +1,6 @@
 """What lies where in a workdir, which is all that a trained model needs; JSON in and out; the record of each start.
 
-Checkpoints themselves are checkpoints.py's, vocabularies vocabulary.py's: here are only their places.
+Checkpoints themselves are checkpoints.py's, vocabularies data/tokenizers': here are only their places.
 """
 
 import collections

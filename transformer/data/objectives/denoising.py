@@ -6,7 +6,7 @@ import functools
 import numpy as np
 
 from transformer.cuts import Cut
-from transformer.data import corruption
+from transformer.data.objectives import corruption
 from transformer.data.objectives.base import (
     DECODER,
     ENCODER,

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from transformer.cuts import Cut
-from transformer.data import corruption
+from transformer.data.objectives import corruption
 from transformer.data.objectives.base import MASK, TAGGER, Corpus, Objective, Side, check_limit, chunked, cut, draw, enclosed
 from transformer.errors import UserError
 

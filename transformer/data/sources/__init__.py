@@ -1,7 +1,7 @@
 """Where text comes from: embedded tasks, text files, labelled files, data sets of the TFDS catalogue.
 
 An example is a mapping of names of fields to text: {"source", "target"} of a pair, {"text"} of a document, {"text", "pair"?,
-"label"}, {"text", "tags"}, {"question", "text", "answer", "start", "answers"}. Tokens are `vocabulary.py`, batches
+"label"}, {"text", "tags"}, {"question", "text", "answer", "start", "answers"}. Tokens are `tokenizers/`, batches
 `pipeline.py`. TensorFlow is never imported.
 """
 

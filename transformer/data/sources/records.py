@@ -18,12 +18,12 @@ from transformer.errors import UserError, first_line, nearest
 
 def read_embedded(data: Data, split: SplitName, cache: Path) -> Split:
     """The task named `data.source`, prepared in `data.directory` or, where that is none, in `cache`."""
-    from transformer.data import embedded
+    from transformer.data.synthetic import tasks
 
     folder = Path(data.directory) if data.directory else cache
-    task = embedded.TASKS[data.source]
+    task = tasks.TASKS[data.source]
     with _quiet():
-        builder = embedded.prepare(data, folder)
+        builder = tasks.prepare(data, folder)
         result = _records(builder, data, split, {field: field for field in (*task.texts, *task.numbers)})
     return dataclasses.replace(result, notices=(task.notice(data),)) if split == "train" else result
 

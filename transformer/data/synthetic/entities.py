@@ -14,8 +14,8 @@ import random
 from collections.abc import Callable, Mapping
 
 from transformer.config import Data
-from transformer.data.drawing import Task, distinct, words
-from transformer.data.number_words import speller
+from transformer.data.synthetic.drawing import Task, distinct, words
+from transformer.data.synthetic.number_words import speller
 
 FIRST = words("""Anna Ben Clara David Emma Felix Greta Hannah Ida Jonas Karl Lena Martin Nora Oscar Paula Robert Sarah Thomas
 Ulla Victor Wanda Yusuf Zoe Amir Bella Carlos Dora Elias Fatima Gustav Helga Igor Julia Kofi Laila Mona Nils Olga Pablo""")

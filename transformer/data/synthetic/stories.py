@@ -14,7 +14,7 @@ import random
 from collections.abc import Mapping
 
 from transformer.config import Data
-from transformer.data.drawing import Task, distinct, words
+from transformer.data.synthetic.drawing import Task, distinct, words
 
 PERSONS = words("Anna Ben Carl Dora Emil Fay Gus Hana Ivan Jill")
 KINDS = words("apples books coins eggs keys lamps pears shells")

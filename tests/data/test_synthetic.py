@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from transformer.config import Data
-from transformer.data import embedded, entities, sources
+from transformer.data import sources
+from transformer.data.synthetic import entities, tasks
 from transformer.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +28,7 @@ SMALL = Data(puzzle_train_size=1500, puzzle_test_size=200)
 
 @pytest.fixture(scope="module")
 def puzzles() -> dict[str, dict[str, list[Any]]]:
-    made = {name: embedded.TASKS[name].make(dataclasses.replace(SMALL, source=name)) for name in PUZZLES}
+    made = {name: tasks.TASKS[name].make(dataclasses.replace(SMALL, source=name)) for name in PUZZLES}
     return {name: {split: list(examples) for split, examples in splits.items()} for name, splits in made.items()}
 
 
@@ -46,14 +47,14 @@ def test_on_disk_as_drawn(puzzles, tmp_path, name):
         )
     (folder,) = tmp_path.glob("*/*/*")
     parts = folder.relative_to(tmp_path).parts
-    assert parts == (name, FOLDERS.get(name, "train_1500-test_200"), embedded.TASKS[name].version)
+    assert parts == (name, FOLDERS.get(name, "train_1500-test_200"), tasks.TASKS[name].version)
 
 
 @pytest.mark.parametrize("name", PUZZLES)
 def test_splits_share_nothing_and_do_not_depend_on_each_other(puzzles, name):
     texts = [example[TEXTS[name]] for example in every(puzzles[name])]
     assert len(set(texts)) == len(texts) == 1900
-    fewer = embedded.TASKS[name].make(dataclasses.replace(SMALL, source=name, puzzle_train_size=50))
+    fewer = tasks.TASKS[name].make(dataclasses.replace(SMALL, source=name, puzzle_train_size=50))
     assert list(fewer["test"]) == puzzles[name]["test"] and list(fewer["train"]) == puzzles[name]["train"][:50]
 
 
@@ -74,7 +75,7 @@ def test_draws_are_what_they_were(puzzles, name, drawn):
 def test_more_than_there_is():
     with pytest.raises(UserError, match="config.data.puzzle_train_size 9: stories has no more examples than about 3") as error:
         draws = iter(["a", "b", "c", *["a"] * 5000])
-        embedded.stories.distinct(
+        tasks.stories.distinct(
             Data(source="stories", puzzle_train_size=9, puzzle_test_size=1), lambda rng, held: {"text": next(draws)}
         )
     assert "\n" not in str(error.value)
@@ -140,7 +141,7 @@ def test_list_ops(puzzles):
 
 
 def test_list_ops_as_pairs(puzzles):
-    made = embedded.TASKS["list_ops_pairs"].make(dataclasses.replace(SMALL, source="list_ops_pairs"))
+    made = tasks.TASKS["list_ops_pairs"].make(dataclasses.replace(SMALL, source="list_ops_pairs"))
     for split, examples in puzzles["list_ops"].items():
         assert [(pair["source"], pair["target"]) for pair in made[split]] == [(e["text"], e["label"]) for e in examples]
 
@@ -313,7 +314,8 @@ def test_neither_tensorflow_nor_noise(tmp_path):
 import sys
 from pathlib import Path
 from transformer.config import Data
-from transformer.data import number_alignment, sources
+from transformer.data.synthetic import number_alignment
+from transformer.data import sources
 from transformer.inference import alignment, scores
 assert "tensorflow_datasets" not in sys.modules, "TFDS is imported before it is needed"
 for source in {PUZZLES!r}:

@@ -11,8 +11,8 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from transformer.data.drawing import words
-from transformer.data.number_words import MOST, speller
+from transformer.data.synthetic.drawing import words
+from transformer.data.synthetic.number_words import MOST, speller
 from transformer.errors import UserError
 
 Span = tuple[int, int]  # first character and the one after the last

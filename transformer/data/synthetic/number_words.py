@@ -12,7 +12,7 @@ from typing import Any
 import num2words
 
 from transformer.config import Data
-from transformer.data.drawing import Task
+from transformer.data.synthetic.drawing import Task
 from transformer.errors import UserError, counted, nearest
 
 HELD_PART = 0.25  # of the numbers of each count of digits, at most, are drawn for validation and test by digits

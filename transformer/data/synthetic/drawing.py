@@ -1,6 +1,6 @@
 """What an embedded task is, and how its examples are drawn so that no two splits share one.
 
-Each task has a file of its own; `embedded.py` has the table of them and keeps them on disk.
+Each task has a file of its own; `tasks.py` has the table of them and keeps them on disk.
 """
 
 import dataclasses

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from transformer.data import tokenizer_classes
-from transformer.data.vocabulary import Span, Vocabulary, trimmed
+from transformer.data.tokenizers import tokenizer_classes
+from transformer.data.tokenizers.vocabulary import Span, Vocabulary, trimmed
 
 BLANK = "\u2581"  # how sentencepiece writes a blank before a word
 

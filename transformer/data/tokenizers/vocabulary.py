@@ -1,7 +1,7 @@
 """Text to token ids and back: sentencepiece (BPE, unigram), bytes, characters. Trained once, kept in the workdir.
 
 Ids 0 to 3 are the special ones of `Facts` (padding, start, end, unknown), in every kind that is trained here
-(vocabulary_training.py). Vocabularies of published models are in imported_vocabulary.py and have their own special ids.
+(training.py). Vocabularies of published models are in imported.py and have their own special ids.
 """
 
 import abc
@@ -197,25 +197,7 @@ def trimmed(text: str, first: int, last: int) -> Span:
     return first, last
 
 
-def load(folder: Path, name: str) -> Vocabulary:
-    """What `save(folder, name)` wrote. UserError if it is not there or damaged."""
-    try:
-        if (path := folder / f"{name}.model").exists():
-            return SentencePiece(path.read_bytes())
-        if (path := folder / f"{name}.characters.json").exists():
-            return Characters(_characters(json.loads(path.read_text(encoding="utf-8"))))
-        if (folder / f"{name}.bytes").exists():
-            return Bytes()
-        if (folder / f"{name}.tokenizer.json").exists() or (folder / f"{name}.marian.json").exists():
-            from transformer.data import imported_vocabulary  # its library is for few runs
-
-            return imported_vocabulary.load(folder, name)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"{folder}: the vocabulary {name!r} cannot be read ({error}); train again in a new workdir") from error
-    raise UserError(f"{folder}: there is no vocabulary {name!r}; the workdir is incomplete, train again in a new one")
-
-
-def _characters(found: Any) -> list[str]:
+def read_characters(found: Any) -> list[str]:
     """ValueError: they are no list of characters, each of them once."""
     if not isinstance(found, list) or not all(isinstance(each, str) and len(each) == 1 for each in found):
         raise ValueError("it is no list of characters")

@@ -11,8 +11,8 @@ import random
 from collections.abc import Mapping
 
 from transformer.config import Data
-from transformer.data import stories
-from transformer.data.drawing import Task, distinct
+from transformer.data.synthetic import stories
+from transformer.data.synthetic.drawing import Task, distinct
 
 MOVES = (2, 4)
 

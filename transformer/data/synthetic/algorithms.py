@@ -29,7 +29,7 @@ import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from transformer.config import Data
-from transformer.data.drawing import Task
+from transformer.data.synthetic.drawing import Task
 from transformer.errors import UserError, counted
 
 LETTERS = string.ascii_letters  # an alphabet is the first so many

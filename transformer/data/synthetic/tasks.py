@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from transformer.config import Data
-from transformer.data import algorithms, entities, list_ops, number_words, stories, summaries
-from transformer.data.drawing import Task
+from transformer.data.synthetic import algorithms, entities, list_ops, number_words, stories, summaries
+from transformer.data.synthetic.drawing import Task
 from transformer.errors import UserError
 
 TASKS: Mapping[str, Task] = {

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Mapping
 
 from transformer.config import Data
-from transformer.data.drawing import Task, distinct
+from transformer.data.synthetic.drawing import Task, distinct
 
 DEPTH = 2  # operations inside one another
 ARGUMENTS = (2, 3, 4)

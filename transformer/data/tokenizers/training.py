@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from transformer.config import Data
-from transformer.data.vocabulary import LINE_ENDS, SPECIAL, UNKNOWN, Bytes, Characters, SentencePiece, Vocabulary
+from transformer.data.tokenizers.vocabulary import LINE_ENDS, SPECIAL, UNKNOWN, Bytes, Characters, SentencePiece, Vocabulary
 from transformer.errors import UserError, counted, first_line
 
 MOST_TEXTS = 2_000_000  # sentencepiece learns from as many, evenly spaced; more changes little and needs much memory

@@ -1,0 +1,25 @@
+"""Text to token ids and back: vocabularies learned here (vocabulary.py, training.py) and those of published models."""
+
+import json
+from pathlib import Path
+
+from transformer.data.tokenizers.vocabulary import Bytes, Characters, SentencePiece, Vocabulary, read_characters
+from transformer.errors import UserError
+
+
+def load(folder: Path, name: str) -> Vocabulary:
+    """What `save(folder, name)` wrote. UserError if it is not there or damaged."""
+    try:
+        if (path := folder / f"{name}.model").exists():
+            return SentencePiece(path.read_bytes())
+        if (path := folder / f"{name}.characters.json").exists():
+            return Characters(read_characters(json.loads(path.read_text(encoding="utf-8"))))
+        if (folder / f"{name}.bytes").exists():
+            return Bytes()
+        if (folder / f"{name}.tokenizer.json").exists() or (folder / f"{name}.marian.json").exists():
+            from transformer.data.tokenizers import imported  # its library is for few runs
+
+            return imported.load(folder, name)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"{folder}: the vocabulary {name!r} cannot be read ({error}); train again in a new workdir") from error
+    raise UserError(f"{folder}: there is no vocabulary {name!r}; the workdir is incomplete, train again in a new one")
