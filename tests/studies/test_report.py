@@ -267,6 +267,48 @@ def test_settings_are_those_that_ran(tmp_path):
     assert "the best rate of `8` is at the end of its grid" in text and table(text, "# Cost")["8"]["time of the search"]
 
 
+LONG = Metric("test/exact_match@21-40", "higher", scale="linear")
+SHORT = Metric("test/exact_match@1-20", "higher", scale="linear")
+
+
+def test_claims_on_other_metrics_lengths_and_tasks(tmp_path):
+    """By hand: per task the wide arm has 30 and 50 points more at long lists, 10 at short ones; it ranks first in both."""
+    arms = studies.crossed({"8": {}, "16": {"model.d_model": "16"}}, {"copy": {"model.d_ff": "9"}, "add": {"model.d_ff": "10"}})
+    claims = (
+        Claim("on the mean of tasks", "here", "better", ("16",), 35.0, effect=40.0),
+        Claim("on one", "here", "better", ("16, add",), 45.0),
+        Claim("more at long ones", "here", "better", ("16",), 25.0, minus=SHORT.label),
+        Claim("more on one task", "here", "better", ("16, add",), 15.0, beyond=("16, copy", "8, copy")),
+        Claim("first", "here", "better", ("16",), ranks=True),
+        Claim("short ones", "here", "equal", ("16",), 12.0, metric=SHORT.label),
+    )
+    study = make(arms=arms, tasks=("copy", "add"), metrics=(LONG, SHORT), claims=claims, blocked=False)
+    noise = dict(zip(arms, np.random.default_rng(1).normal(size=(4, 5)), strict=True))
+    gained = {"16, copy": 30, "16, add": 50}
+
+    def score(arm: str, seed: int) -> dict[str, float]:
+        return {
+            LONG.label: 20 + gained.get(arm, 0) + noise[arm][seed],
+            SHORT.label: 70 + 10 * (arm in gained) + noise[arm][seed],
+        }
+
+    text = said(tmp_path, study, written.all_of(study, score))
+    lines = [line for line in text.splitlines() if line.startswith("**Verdict")]
+    assert [re.findall(r"Verdict: ([a-z ]+)", line)[0].split(" by")[0] for line in lines] == ["agrees"] * 6
+    for line, value in zip(lines, (40, 50, 30, 20, 0.5, 10), strict=True):
+        assert numbers(line)[0] == pytest.approx(value, abs=1.0)
+    assert "`test/exact_match@21-40 minus test/exact_match@1-20`" in lines[2]
+    ranks = table(text, "## `mean reciprocal rank by test/exact_match@21-40`")
+    assert (numbers(ranks["16"]["mean"]), numbers(ranks["8"]["mean"])) == ([1.0], [0.5]) and ranks["16"][
+        "comparison"
+    ] == "planned"
+    copied = table(text, "copy:")
+    assert list(copied) == ["8, copy", "16, copy"] and numbers(copied["16, copy"]["minus 8, copy"])[0] == pytest.approx(
+        30, abs=1
+    )
+    report.write(study, tmp_path)  # with a figure for each task
+
+
 def test_seeds_are_added_until_the_claim_could_be_shown(tmp_path):
     """By the variances alone: the same whatever the differences are. Runs of more seeds do not change it."""
     claim = dataclasses.replace(WORSE, effect=0.02)

@@ -128,6 +128,14 @@ def test_what_all_seeds_share_is_added():
     assert still.interval() == pytest.approx((0.5 - 0.196, 0.5 + 0.196), abs=1e-3)  # seeds that do not vary have no part in it
 
 
+def test_reciprocal_ranks_by_hand():
+    table = {"x, 1": [9.0, 1.0, 1.0], "y, 1": [8.0, 2.0, 2.0], "x, 2": [1.0, 5.0, None], "y, 2": [NAN, 5.0, 3.0]}
+    groups = [{"x": "x, 1", "y": "y, 1"}, {"x": "x, 2", "y": "y, 2"}]
+    ranks = statistics.reciprocal_ranks(table, groups, higher_is_better=True)
+    assert ranks == {"x": [1.0, (1 / 2 + 2 / 3) / 2, None], "y": [1 / 2, (1 + 2 / 3) / 2, None]}
+    assert statistics.reciprocal_ranks(table, groups[:1], higher_is_better=False)["x"] == [1 / 2, 1, 1]
+
+
 def test_too_few_runs_are_no_contrast():
     table = {"a": [1.0, 2.0, None], "b": [NAN, 3.0, 4.0], "c": [1.0, None, None]}
     assert statistics.contrast(table, {"a": 1, "c": -1}) is None
@@ -219,15 +227,19 @@ SPREADS = {  # standard deviations of the comparison arm and the others
 }
 
 
-def found(spreads_A, seeds, scale="linear", blocked=False, effect=0.0):
-    """In what share of studies without any difference a comparison with the first arm finds one; and in what share the last
-    arm is found if it is better by `effect`."""
+def simulated(spreads_A, seeds, scale="linear", blocked=False):
+    """Scores of many studies in which no arm differs, AxNxR."""
     rng = np.random.default_rng(seeds)
     score_AxNxR = rng.normal(size=(ARMS, STUDIES, seeds)) * spreads_A[:, None, None]
     if blocked:
         score_AxNxR += 30 * rng.normal(size=(STUDIES, seeds))
-    if scale == "log":
-        score_AxNxR = np.exp(0.02 * score_AxNxR)
+    return {"linear": score_AxNxR, "log": np.exp(0.02 * score_AxNxR), "logit": 100 / (1 + np.exp(-1 - score_AxNxR / 30))}[scale]
+
+
+def found(spreads_A, seeds, scale="linear", blocked=False, effect=0.0):
+    """In what share of studies without any difference a comparison with the first arm finds one; and in what share the last
+    arm is found if it is better by `effect`."""
+    score_AxNxR = simulated(spreads_A, seeds, scale, blocked)
     alpha, wrong = 0.05 / 2 / (ARMS - 1), np.zeros(STUDIES, bool)  # Holm's first step, which decides whether there is any error
     for values in score_AxNxR[1:]:
         contrast = Contrast.of([values, score_AxNxR[0]], [1, -1], scale, blocked)
@@ -248,11 +260,30 @@ def test_the_familywise_error_holds_with_unequal_variances(seeds, spreads, recor
     assert power > {3: 0.25, 5: 0.9, 8: 0.99}[seeds]
 
 
-@pytest.mark.parametrize("seeds", [3, 5])
-def test_so_it_does_on_a_log_scale_and_within_seeds(seeds):
-    assert found(SPREADS["others more"], seeds, "log")[0] < 0.06
+@pytest.mark.parametrize("seeds", [3, 5, 8])
+def test_so_it_does_on_other_scales_and_within_seeds(seeds):
+    for scale in ("log", "logit"):
+        assert found(SPREADS["others more"], seeds, scale)[0] < 0.06
     wrong, power = found(SPREADS["a ladder"], seeds, blocked=True, effect=200)
     assert wrong < 0.06 and power > 0.9
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 8])
+@pytest.mark.parametrize("spreads", SPREADS)
+def test_so_it_does_for_interactions_slopes_and_equality(seeds, spreads):
+    """Of three claims at once: two interactions, which share arms, and a slope. An arm that differs by exactly the margin is
+    found equal, and one that is worse by exactly that found not to be worse, in 2.5 % of studies."""
+    score_AxNxR, wrong = simulated(SPREADS[spreads], seeds), np.zeros(STUDIES, bool)
+    for arms, weights in (
+        ([0, 1, 2, 3], [1, -1, -1, 1]),
+        ([0, 2, 4, 5], [1, -1, -1, 1]),
+        ([1, 3, 5], statistics.slope([1, 2, 4])),
+    ):
+        contrast = Contrast.of(list(score_AxNxR[arms]), weights)
+        wrong |= (contrast.low(0.025 / 3) > 0) | (contrast.high(0.025 / 3) < 0)
+    assert wrong.mean() < 0.06
+    at_the_margin = Contrast.of([score_AxNxR[1] + 1.0, score_AxNxR[0]], [1, -1])
+    assert (at_the_margin.high(0.025) < 1.0).mean() < 0.03
 
 
 # --- what a study can show ---------------------------------------------------------------------------------------------

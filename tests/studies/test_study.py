@@ -44,6 +44,14 @@ def test_arms_are_the_base_with_changes():
 WRONG = {
     "one arm": ({"arms": {"8": {}}}, "1 arm"),
     "arms": ({"arms": ["8", "16"]}, "no mapping"),
+    "claim's metric": (claim(metric="test/bleus"), "claim 1 names the metric 'test/bleus'; did you mean 'test/bleu'?"),
+    "subtracted metric": (claim(minus="test/x"), "claim 1 names the metric 'test/x'"),
+    "against itself": (claim(against="16"), "claim 1: of kind better it compares '16' with itself"),
+    "against in an order": (claim(kind="order", against="8"), "claim 1: of kind order it is not against one arm"),
+    "beyond one": (claim(beyond=("8",)), "claim 1: of kind better it is beyond 1 arm; name 2"),
+    "ranks without tasks": (claim(ranks=True), "claim 1: ranks are over the tasks"),
+    "slope without sizes": (claim(kind="rises"), "claim 1: its sizes are (); name one above 0 for each of its 2 arms"),
+    "tasks that are not crossed": ({"tasks": ("copy",)}, "not every arm has each"),
     "setting": (
         {"arms": {"8": {}, "b": {"model.num_head": "4"}}},
         "arm 'b': --config.model.num_head: there is no such setting",
@@ -73,13 +81,13 @@ WRONG = {
     "order of one": (claim(kind="order", arms=("8",)), "claim 1: of kind order"),
     "exponent of two": (claim(kind="exponent", arms=("8", "16")), "claim 1: of kind exponent"),
     "sizes": (exponent(sizes=(1.0, 2.0)), "claim 1: its sizes are (1.0, 2.0); name one above 0 for each of its 3 arms"),
-    "sizes that are equal": (exponent(sizes=(1.0, 2.0, 2.0)), "three that differ"),
+    "sizes that are equal": (exponent(sizes=(1.0, 2.0, 2.0)), "at least 3 that differ"),
     "sizes of 0": (exponent(sizes=(0.0, 1.0, 2.0)), "name one above 0"),
     "no exponent": (exponent(exponent=None), "claim 1: its exponent is None; wants the published one"),
     "exponent within nothing": (exponent(margin=0.0), "its margin is 0.0; wants a number above 0"),
     "exponent of a score": (
         exponent() | {"metrics": STUDY.metrics[1:]},
-        "claim 1: of kind exponent it is on a loss, and the first metric is 'test/bleu'",
+        "claim 1: of kind exponent it is on a loss, and it names 'test/bleu'",
     ),
     "sizes of no exponent": (
         claim(sizes=(1.0, 2.0)),
@@ -134,6 +142,14 @@ def test_rates_need_something_to_be_chosen_on():
                 STUDY, base=small.config(data__validation=None), learning_rates=(0.1,), metrics=STUDY.metrics[1:]
             )
         )
+
+
+def test_tasks_are_a_factor():
+    arms = studies.crossed({"8": {}, "16": {"model.d_model": "16"}}, {"a": {"model.d_ff": "9"}, "b": {"model.d_ff": "10"}})
+    both = dataclasses.replace(STUDY, arms=arms, tasks=("a", "b"), claims=(Claim("", "", "better", ("16", "16, b")),))
+    assert studies.validate(both).groups() == {"a": ["8, a", "16, a"], "b": ["8, b", "16, b"]}
+    assert [both.against(name) for name in ("16", "16, b")] == ["8", "8, b"] and both.cells("16") == ("16, a", "16, b")
+    assert arms["16, b"] == {"model.d_model": "16", "model.d_ff": "10"}
 
 
 FILE = """

@@ -24,7 +24,7 @@ def claim(kind, arms, margin=0.0, **more):
 
 
 def judge(table, *claims, higher=False, against="base", **data):
-    return verdicts.judge(claims, against, [Data(table, higher, **data)] * len(claims))
+    return verdicts.judge(claims, lambda arm: against, [Data(table, higher, **data)] * len(claims))
 
 
 def word(table, kind, arms, margin=0.0, higher=False):
@@ -72,6 +72,45 @@ def test_numbers_are_those_of_the_contrast():
     assert found.p == pytest.approx(2 * min(contrast.p_above(0.9), contrast.p_below(0.9)))
     worse = judge(table, claim("worse", ["low"], 0.9), scale="log")[0].findings[0]
     assert worse.value == -found.value and worse.alone == pytest.approx((-found.alone.high, -found.alone.low))
+
+
+def test_not_worse_is_less_than_the_margin_worse():
+    table = losses(base=2.0, low=1.0, same=2.0, high=2.5)
+    assert [word(table, "not worse", [arm], 0.1) for arm in ("low", "same", "high")] == ["agrees", "agrees", "disagrees"]
+    assert word(table, "not worse", ["high"], 0.6) == "agrees" and word(table, "not worse", ["same"], 1e-4) == "cannot tell"
+
+
+CELLS = {"wide": 3.0, "wide scaled": 1.0, "narrow": 1.5, "narrow scaled": 1.2}  # losses: 2 are lost without the scale, or 0.3
+
+
+def test_an_interaction_is_a_difference_of_differences():
+    """Each arm with its own variance: the error is the root of the sum of four variances of means."""
+    table = losses(**CELLS)
+    more = claim("worse", ["wide"], 1.0, against="wide scaled", beyond=("narrow", "narrow scaled"))
+    [found] = judge(table, more, against="")[0].findings
+    assert judge(table, more, against="")[0].word == "agrees"
+    means = {arm: np.mean(values) for arm, values in table.items()}
+    lost = (means["wide"] - means["wide scaled"]) - (means["narrow"] - means["narrow scaled"])
+    assert found.value == pytest.approx(lost) and lost == pytest.approx(1.7, abs=0.02)
+    assert found.error == pytest.approx(np.sqrt(sum(np.var(values, ddof=1) / 5 for values in table.values())))
+    turned = claim("better", ["wide"], 1.0, against="wide scaled", beyond=("narrow", "narrow scaled"))
+    same = claim("equal", ["wide"], 1.5, against="wide scaled", beyond=("narrow", "narrow scaled"))
+    assert [judge(table, each, against="")[0].word for each in (turned, same)] == ["disagrees", "disagrees"]
+    table["narrow"][0] = NAN  # an interaction that lacks a run is not known, whichever way
+    assert [judge(table, each, against="")[0].word for each in (more, turned)] == ["cannot tell"] * 2
+
+
+def test_a_slope_is_that_of_least_squares():
+    table, sizes = losses(**{"4": 2.0, "8": 2.5, "32": 3.5}), (4.0, 8.0, 32.0)
+    rise = claim("rises", list(table), 0.4, sizes=sizes)
+    [verdict] = judge(table, rise, against="")
+    expected = stats.linregress(np.repeat(np.log2(sizes), 5), np.concatenate(list(table.values()))).slope
+    assert verdict.word == "agrees" and verdict.findings[0].value == pytest.approx(expected)
+    assert judge(table, claim("falls", list(table), sizes=sizes), against="")[0].word == "disagrees"
+    steeper = {f"{arm} too": [2 * value for value in values] for arm, values in table.items()}
+    more = claim("rises", list(steeper), sizes=sizes, beyond=tuple(table))
+    [found] = judge(table | steeper, more, against="")[0].findings
+    assert found.value == pytest.approx(expected)
 
 
 def test_the_family_is_all_comparisons_of_all_claims():

@@ -1,5 +1,6 @@
 """Rows of results.csv -> what a report says, as numbers: each metric's tables, each claim's verdict. No text is made here."""
 
+import dataclasses
 import math
 import statistics as median_of
 from collections.abc import Mapping, Sequence
@@ -31,11 +32,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric over the arms. `unreached`: by arm, runs that never reached a target. `without`: finished runs that have no
-    value. `limit`: the end of its range that all arms are at. `noise`: the middle one of the differences' standard errors."""
+    """A metric over the arms. `groups`: the arms that are compared with each other, by task. `unreached`: by arm, runs that
+    never reached a target. `without`: finished runs that have no value. `limit`: the end of its range that all arms are at.
+    `noise`: the middle one of the differences' standard errors."""
 
     metric: Metric
     data: Data
+    groups: Mapping[str, Sequence[str]]
     estimates: Mapping[str, Estimate]
     differences: Mapping[str, Difference]
     unreached: Mapping[str, int]
@@ -50,12 +53,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim and the verdict. `claimed`: the effect or margin that the claim states, None if none. `least`: what the study can
-    show of that kind; None if it can show nothing."""
+    """A claim, the verdict, and the runs that it is about. `claimed`: the effect or margin that the claim states, None if none.
+    `least`: what the study can show of that kind; None if it can show nothing."""
 
     claim: Claim
     verdict: Verdict
-    measured: Measured
+    data: Data
     claimed: float | None = None
     least: float | None = None
 
@@ -63,6 +66,11 @@ class Judged:
     def noise(self) -> float | None:
         """The smallest standard error of its comparisons."""
         return min((finding.error for finding in self.verdict.findings if finding.error), default=None)
+
+    @property
+    def bound(self) -> float:
+        """What the contrast must be shown to be above."""
+        return -self.claim.margin if self.claim.kind == "not worse" else self.claim.margin
 
     @property
     def exploratory(self) -> bool:
@@ -95,8 +103,9 @@ class Findings:
     plan: str
 
     def runs(self, arm: str, status: str | None = None) -> list[Row]:
-        """The rows of an arm, in the order of seeds."""
-        return [row for row in self.rows if row.arm == arm and status in (None, row.status)]
+        """The rows of an arm, of all tasks if it is named without, in the order of seeds."""
+        cells = self.study.cells(arm)
+        return [row for row in self.rows if row.arm in cells and status in (None, row.status)]
 
 
 def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = (), plan: str = "") -> Findings:
@@ -105,16 +114,22 @@ def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = (),
     seeds = sorted({row.seed for row in ours} | set(range(study.seeds)))
     known = {(row.arm, row.seed): row for row in ours}
     missing = [(arm, seed) for arm in study.arms for seed in seeds if (arm, seed) not in known]
-    data = [_data(metric, study, seeds, known, sentences) for metric in study.metrics]
-    found = verdicts.judge(study.claims, study.compare_with, [data[0]] * len(study.claims))
+    data = {metric.label: _data(metric, study, seeds, known, sentences) for metric in study.metrics}
+    data |= {study.label(claim): _derived(claim, study, data) for claim in _computed(study)}
+    of_claims = [data[study.label(claim)] for claim in study.claims]
+    found = verdicts.judge(study.claims, study.against, of_claims)
     planned = {
-        (id(data[0].table), finding.comparison.key): finding
-        for verdict in found
+        (each.name, finding.comparison.key): finding
+        for verdict, each in zip(found, of_claims, strict=True)
         for finding in verdict.findings
         if not finding.comparison.law
     }
-    measured = [_measure(metric, study, each, known, planned) for metric, each in zip(study.metrics, data, strict=True)]
-    judged = [_judged(claim, verdict, measured[0]) for claim, verdict in zip(study.claims, found, strict=True)]
+    measured = [_measure(metric, study, data[metric.label], known, planned) for metric in study.metrics]
+    measured += [
+        _measure(Metric(study.label(claim), "higher"), study, data[study.label(claim)], {}, planned)
+        for claim in {study.label(claim): claim for claim in _computed(study) if claim.ranks}.values()
+    ]
+    judged = [_judged(*each) for each in zip(study.claims, found, of_claims, strict=True)]
     search = [row for row in rows if row.part != "study"]
     return Findings(study, ours, search, seeds, missing, measured, judged, sentences, plan)
 
@@ -158,7 +173,32 @@ def _data(
 
     table = {arm: [score(known.get((arm, seed))) for seed in seeds] for arm in study.arms}
     shared = resampled.shared(sentences, metric)
-    return Data(table, metric.higher_is_better, scale_of(metric), study.blocked, shared)
+    names = {name for claim in study.claims for name in (*claim.arms, *claim.beyond, claim.against)} | {study.compare_with}
+    cells = {name: study.cells(name) for name in names if name and name not in study.arms}
+    return Data(table, metric.higher_is_better, scale_of(metric), study.blocked, shared, cells, metric.label)
+
+
+def _computed(study: Study) -> list[Claim]:
+    """Claims about what is computed of the metrics; ranks over tasks are computed of the first metric at least."""
+    ranks = [Claim("", "", "better", (study.compare_with,), ranks=True)] if study.tasks else []
+    return [claim for claim in study.claims if claim.minus or claim.ranks] + ranks
+
+
+def _derived(claim: Claim, study: Study, data: Mapping[str, Data]) -> Data:
+    """What is computed of each run, or of each seed's runs, before arms are compared: a difference of two metrics, or ranks.
+    Ranks of one seed depend on each other, so they are compared within seeds."""
+    first = data[claim.metric or study.metrics[0].label]
+    if claim.ranks:
+        tasks = [{arm.removesuffix(f", {task}"): arm for arm in arms} for task, arms in study.groups().items()]
+        ranks = statistics.reciprocal_ranks(first.table, tasks, first.higher_is_better)
+        return Data(ranks, True, blocked=True, name=study.label(claim))
+
+    def minus(ours: float | None, theirs: float | None) -> float | None:
+        return None if ours is None or theirs is None else ours - theirs
+
+    second = data[claim.minus].table
+    table = {arm: [minus(*both) for both in zip(scores, second[arm], strict=True)] for arm, scores in first.table.items()}
+    return dataclasses.replace(first, table=table, scale="linear", shared={}, name=study.label(claim))
 
 
 def _measure(
@@ -168,16 +208,17 @@ def _measure(
     known: Mapping[tuple[str, int], Row],
     planned: Mapping[tuple, Finding],
 ) -> Measured:
-    label, against = metric.label, study.compare_with
+    label, groups = metric.label, study.groups() if known else {"": list(data.table)}
     estimates = {arm: statistics.interval(scores, data.scale) for arm, scores in data.table.items()}
-    arms = sum(estimate.count > 1 for estimate in estimates.values())
-    others = [arm for arm in data.table if arm != against]
-    errors = [float(found.error) for arm in others if (found := data.contrast({arm: 1.0, against: -1.0}))]
+    arms = {arm: sum(estimates[other].count > 1 for other in group) for group in groups.values() for arm in group}
+    pairs = [(arm, study.against(arm)) for arm in data.table if arm != study.against(arm)]
+    errors = [float(found.error) for arm, against in pairs if (found := data.contrast({arm: 1.0, against: -1.0}))]
     return Measured(
         metric,
         data,
+        groups,
         estimates,
-        {arm: _difference(data, arm, against, arms, planned) for arm in others},
+        {arm: _difference(data, arm, against, arms[arm], planned) for arm, against in pairs},
         {arm: sum(label in row.censored for row in known.values() if row.arm == arm) for arm in data.table},
         sum(row.status == "finished" and label not in row.values for row in known.values()),
         _limit(metric, list(known.values())),
@@ -190,7 +231,7 @@ def _difference(data: Data, arm: str, against: str, arms: int, planned: Mapping[
     comparison = verdicts.Comparison(weights)
     contrast = data.contrast(weights)
     value = statistics.difference(data.table, weights, data.scale) if contrast is None else float(contrast.value)
-    if finding := planned.get((id(data.table), comparison.key)):
+    if finding := planned.get((data.name, comparison.key)):
         same = finding.comparison.sign == comparison.sign
         interval = finding.interval
         if interval is not None and not same:
@@ -219,9 +260,9 @@ def _limit(metric: Metric, rows: Sequence[Row]) -> float | None:
     return None
 
 
-def _judged(claim: Claim, verdict: Verdict, measured: Measured) -> Judged:
+def _judged(claim: Claim, verdict: Verdict, data: Data) -> Judged:
     solve = statistics.provable_margin if claim.kind == "equal" else statistics.detectable
     known = [(each.error, each.freedom) for each in verdict.findings if each.error is not None and each.freedom is not None]
     whole = len(known) == len(verdict.findings)
     least = max((solve(error, freedom, verdict.tests) for error, freedom in known), default=None) if whole else None
-    return Judged(claim, verdict, measured, claim.effect or claim.margin or None, least)
+    return Judged(claim, verdict, data, claim.effect or claim.margin or None, least)

@@ -198,7 +198,12 @@ def amounts(plan: Plan, fair: Fair) -> dict[str, float]:
 
 
 def _check_fair(plan: Plan, fair: Fair) -> None:
-    found = amounts(plan, fair)
+    amount_of = amounts(plan, fair)
+    for arms in plan.study.groups().values():
+        _check_equal(fair, {arm: amount_of[arm] for arm in arms})
+
+
+def _check_equal(fair: Fair, found: Mapping[str, float]) -> None:
     least, most = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
     if (share := found[most] / found[least] - 1) > TOLERANCE[fair]:
         raise UserError(

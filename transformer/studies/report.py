@@ -65,14 +65,14 @@ def markdown(findings: Findings) -> str:
 
 def _claim(findings: Findings, number: int) -> list[str]:
     judged = findings.judged[number]
-    claim, unit = judged.claim, code(judged.measured.metric.label)
+    claim, unit = judged.claim, code(judged.data.name)
     label = ", exploratory" if judged.exploratory else ""
     values = [finding.value for finding in judged.verdict.findings if finding.value is not None]
     written = Digits(judged.noise, values)
     able = power(judged, written)
     return [
         f"> “{plain(claim.text)}”\n>\n> {plain(claim.source)}",
-        claimed(claim, findings.study.compare_with, unit),
+        claimed(claim, findings.study.against(claim.arms[0]), unit),
         f"**Verdict: {judged.verdict.word}{label}.** {sentence(judged, unit, written)}",
         *([able] if able else []),
         f"Rule: {rule(judged)}.",
@@ -85,13 +85,24 @@ def digits(measured: Measured) -> Digits:
 
 
 def _metric(findings: Findings, measured: Measured) -> list[str]:
-    """A metric's table: a row an arm."""
-    against, number = findings.study.compare_with, digits(measured)
-    counting = measured.metric.take == "updates"
+    """A metric's table: a row an arm. With tasks one table for each."""
+    better = "higher" if measured.metric.higher_is_better else "lower"
+    parts = [f"### {code(measured.metric.label)} ({better} is better)"]
+    for task, arms in measured.groups.items():
+        parts += [f"{plain(task)}:"] if task else []
+        parts.append(_table(findings, measured, arms))
+    return [*parts, *_notes(findings, measured), *_resampled(findings, measured)]
+
+
+def _table(findings: Findings, measured: Measured, arms: Sequence[str]) -> str:
+    """The arms that are compared with one of them."""
+    number, counting = digits(measured), measured.metric.take == "updates"
+    against = findings.study.against(arms[0])
     head = ["arm", "mean", "95 % interval", "runs", f"minus {code(against)}", "interval of the difference", "p", "comparison"]
     head += ["not reached"] if counting else []
     rows = []
-    for arm, estimate in measured.estimates.items():
+    for arm in arms:
+        estimate = measured.estimates[arm]
         spread = None if measured.unreached[arm] == estimate.count else estimate.interval  # all updates do not vary
         row = [code(arm), number(estimate.value), number.interval(spread), str(estimate.count)]
         if difference := measured.differences.get(arm):
@@ -100,19 +111,13 @@ def _metric(findings: Findings, measured: Measured) -> list[str]:
         row += [ABSENT] * (len(head) - counting - len(row))
         row += [str(measured.unreached[arm])] if counting else []
         rows.append(row + [str(len(findings.runs(arm, status))) for status in ("diverged", "failed")])
-    better = "higher" if measured.metric.higher_is_better else "lower"
-    return [
-        f"### {code(measured.metric.label)} ({better} is better)",
-        table([*head, "diverged", "failed"], rows),
-        *_notes(findings, measured),
-        *_resampled(findings, measured),
-    ]
+    return table([*head, "diverged", "failed"], rows)
 
 
 def _resampled(findings: Findings, measured: Measured) -> list[str]:
     """What other sentences would change, of a score that is made of sums over them: a table of two checkpoints each."""
-    against, number = findings.study.compare_with, digits(measured)
-    rows = [row for row in findings.sentences if row.metric == measured.metric.label and row.against == against]
+    study, number = findings.study, digits(measured)
+    rows = [row for row in findings.sentences if row.metric == measured.metric.label and row.against == study.against(row.arm)]
     if not rows:
         return []
     first, *others = sorted({row.seed for row in rows})
@@ -120,7 +125,7 @@ def _resampled(findings: Findings, measured: Measured) -> list[str]:
     return [
         ("Differences are about other sentences too. " if measured.data.shared else "")
         + f"Two checkpoints each, of seed {first}{' or later' if others else ''}, on other sentences:",
-        table(["arm", f"these two checkpoints: minus {code(against)}", "95 % interval", "p"], lines),
+        table(["arm", f"these two checkpoints: minus {code(study.compare_with)}", "95 % interval", "p"], lines),
     ]
 
 
@@ -270,8 +275,9 @@ def _settings(findings: Findings) -> list[str]:
     """All settings of the comparison arm that are no defaults, and what each other arm has instead."""
     study, default = findings.study, results.defaults()
     first = {arm: runs[0].settings for arm in study.arms if (runs := findings.runs(arm))}
-    base = first.get(study.compare_with, next(iter(first.values())))
-    shown = study.compare_with if study.compare_with in first else next(iter(first))
+    shown = next(iter(study.cells(study.compare_with)))
+    shown = shown if shown in first else next(iter(first))
+    base = first[shown]
 
     def changes(arm: str) -> str:
         if arm not in first:

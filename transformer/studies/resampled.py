@@ -23,7 +23,7 @@ from transformer.runtime.workdir import Workdir
 from transformer.studies import bootstrap
 from transformer.studies.outcomes import Outcome
 from transformer.studies.plan import Plan, Run
-from transformer.studies.statistics import Pair, neighbours, with_each
+from transformer.studies.statistics import Pair, neighbours
 from transformer.studies.study import Metric, Study
 
 NAME = "sentences.csv"
@@ -65,9 +65,11 @@ def summed(metric: Metric) -> bool:
 
 
 def pairs(study: Study) -> list[Pair]:
-    """The arms that a report compares: each with `compare_with`, and neighbours in an order that is claimed."""
-    each = with_each(study.arms, study.compare_with)
+    """The arms that a report compares: each with `compare_with`, and the pairs of claims."""
+    each = [(arm, study.against(arm)) for arm in study.arms if arm != study.against(arm)]
     claimed = [pair for claim in study.claims if claim.kind == "order" for pair in neighbours(claim.arms)]
+    claimed += [(arm, claim.against) for claim in study.claims if claim.against for arm in claim.arms]
+    claimed = [pair for pair in claimed if set(pair) <= set(study.arms)]
     return each + [pair for pair in dict.fromkeys(claimed) if pair not in each and pair[::-1] not in each]
 
 

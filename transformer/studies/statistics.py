@@ -15,7 +15,7 @@ Pure functions, nothing is read or printed. Not here: what the numbers say to a 
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -268,9 +268,27 @@ def difference(table: Table, weights: Mapping[str, float], scale: Scale = "linea
     return sum(weight * mean for weight, mean in zip(weights.values(), means, strict=True) if mean is not None)
 
 
-def with_each(arms: Iterable[str], against: str) -> list[Pair]:
-    """Each other arm with the arm `against`."""
-    return [(arm, against) for arm in arms if arm != against]
+def slope(sizes: Sequence[float]) -> list[float]:
+    """The weights of means whose sum is the least-squares slope for each doubling of the size."""
+    log_M = np.log2(np.asarray(sizes, dtype=np.float64))
+    apart_M = log_M - log_M.mean()
+    return (apart_M / (apart_M**2).sum()).tolist()
+
+
+def reciprocal_ranks(
+    table: Table, groups: Sequence[Mapping[str, str]], higher_is_better: bool
+) -> dict[str, list[float | None]]:
+    """By name, for each seed the mean over groups (tasks) of 1 / the rank among the group's arms, the best having rank 1.
+
+    `groups`: for each the arm of each name. Equal scores share the mean of their ranks; a run that diverged ranks last. None
+    where a run of the seed is missing.
+    """
+    sign = -1 if higher_is_better else 1
+    score_GxAxR = np.array([[table[arm] for arm in group.values()] for group in groups], dtype=np.float64)
+    absent_R = np.array([[[v is None for v in table[arm]] for arm in group.values()] for group in groups]).any((0, 1))
+    mean_AxR = (1 / stats.rankdata(np.where(np.isfinite(score_GxAxR), sign * score_GxAxR, np.inf), axis=1)).mean(0)
+    known_AxR = np.where(absent_R, None, mean_AxR)
+    return {name: list(known_R) for name, known_R in zip(groups[0], known_AxR, strict=True)}
 
 
 def neighbours(arms: Sequence[str]) -> list[Pair]:

@@ -18,7 +18,7 @@ from transformer.settings import setting
 from transformer.validation import validate as validate_config
 
 Fair = Literal["steps", "tokens", "flops", "parameters"]
-Kind = Literal["better", "worse", "equal", "order", "exponent"]
+Kind = Literal["better", "worse", "equal", "not worse", "order", "rises", "falls", "exponent"]
 
 SEARCH_SEED = 1_000_000  # learning rates are chosen on it; a study's own seeds are 0, 1, 2, ...
 
@@ -76,12 +76,23 @@ class Metric:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """What was published, on the study's first metric.
+    """What was published, as a hypothesis about arms.
 
-    Kinds: each of `arms` is `better` or `worse` than the study's `compare_with` by more than `margin`, or `equal` to it
-    within `margin`; `arms` stand in `order`, best first; the metric over `arms`, which have these `sizes`, falls as a power
-    law whose exponent is `exponent` within `margin`. `effect`: the difference that was published, if one was; both it and
-    `margin` are in the metric's own units.
+    Kinds: each of `arms` is `better` or `worse` than `against` by more than `margin`, `equal` to it within `margin`, or `not
+    worse` by as much as `margin`; `arms` stand in `order`, best first; the metric over `arms`, which have these `sizes`,
+    `rises` or `falls` by more than `margin` with each doubling of the size (least squares), or falls as a power law whose
+    exponent is `exponent` within `margin`.
+
+    `against`: the study's `compare_with` unless named. `beyond`: other arms, whose difference or slope is subtracted, which
+    makes the claim one about an interaction: "each of `arms` is worse than `against` by more than beyond[0] is worse than
+    beyond[1]"; with a slope as many arms as `arms`, of the same sizes. In a study with tasks, an arm that is named without its
+    task stands for the mean over tasks.
+
+    `metric`: the label of the study's metric that the claim is about, the first unless named. `minus`: the label of another
+    one, which is subtracted in each run ("more is lost at length 40 than at length 10"). `ranks`: the claim is about each
+    arm's mean reciprocal rank over the tasks in place of the metric itself.
+
+    `effect`: the difference (or slope) that was published, if one was; both it and `margin` are in the metric's own units.
     """
 
     text: str
@@ -92,6 +103,11 @@ class Claim:
     effect: float | None = None
     sizes: tuple[float, ...] = ()
     exponent: float | None = None
+    against: str = ""
+    beyond: tuple[str, ...] = ()
+    metric: str = ""
+    minus: str = ""
+    ranks: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,13 +115,15 @@ class Study:
     """One question. What is a `setting` here can be changed on the command line, and so can every setting of the base.
 
     `arms`: by name, the settings that differ from the base, name -> text, as on the command line.
-    `metrics`: the first decides, the others are shown.
+    `metrics`: the first decides, the others are shown. `tasks`: if each arm is trained on several, their names; then `arms` is
+    made by `crossed`, and an arm is compared with the one of the same task.
     """
 
     question: str
     arms: Mapping[str, Mapping[str, str]]
     metrics: tuple[Metric, ...]
     claims: tuple[Claim, ...] = ()
+    tasks: tuple[str, ...] = ()
     base: Config = Config()
     compare_with: str = setting("", "the arm that the others are compared with")
     blocked: bool = setting(
@@ -133,6 +151,35 @@ class Study:
     search_check: str = setting(
         "", "the arm whose learning rates are tried with all updates too, to verify that search_fraction chooses the same"
     )
+
+    def groups(self) -> dict[str, list[str]]:
+        """The arms that are compared with each other, by task; without tasks all of them, under ""."""
+        if not self.tasks:
+            return {"": list(self.arms)}
+        return {task: [arm for arm in self.arms if arm.endswith(f", {task}")] for task in self.tasks}
+
+    def cells(self, name: str) -> tuple[str, ...]:
+        """The arms that a name stands for: itself, or, without its task, one for each task."""
+        return (name,) if name in self.arms or not self.tasks else tuple(f"{name}, {task}" for task in self.tasks)
+
+    def against(self, name: str) -> str:
+        """What an arm is compared with: `compare_with`, of the same task if the arm is one of a task."""
+        task = next((task for task, arms in self.groups().items() if task and name in arms), "")
+        return f"{self.compare_with}, {task}" if task else self.compare_with
+
+    def label(self, claim: Claim) -> str:
+        """What a claim is about, by name."""
+        label = claim.metric or self.metrics[0].label
+        return f"{label} minus {claim.minus}" if claim.minus else f"mean reciprocal rank by {label}" if claim.ranks else label
+
+    def metric(self, label: str) -> Metric:
+        """The study's metric with a label, the first for ""."""
+        return next(metric for metric in self.metrics if label in ("", metric.label))
+
+
+def crossed(arms: Mapping[str, Mapping[str, str]], tasks: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """Each arm on each task, as arms of a study whose `tasks` these are; settings of the arm come before those of the task."""
+    return {f"{arm}, {task}": {**settings_of, **own} for arm, own in arms.items() for task, settings_of in tasks.items()}
 
 
 def _read_config(path: str | Path, overrides: Mapping[str, str], flag: str) -> Config:
@@ -164,7 +211,8 @@ def validate(study: Study) -> Study:
         raise UserError("the study names a metric twice; name each once")
     if len(study.arms) < 2:
         raise UserError(f"the study has {counted(len(study.arms), 'arm')}, so there is nothing to compare; name at least two")
-    if study.compare_with not in study.arms:
+    _check_tasks(study)
+    if any(arm not in study.arms for arm in study.cells(study.compare_with)):
         raise UserError(f"compare_with {_no_arm(study, study.compare_with)}")
     for number, claim in enumerate(study.claims, 1):
         _check_claim(study, claim, f"claim {number}")
@@ -239,41 +287,60 @@ def _check_metric(metric: Metric) -> None:
         raise UserError(f"metric {metric.name!r}: updates are counted on validation; name one such as 'validation/nll'")
 
 
+def _check_tasks(study: Study) -> None:
+    names = [{arm.removesuffix(f", {task}") for arm in arms} for task, arms in study.groups().items() if task]
+    if study.tasks and (any(each != names[0] for each in names) or sum(map(len, study.groups().values())) != len(study.arms)):
+        raise UserError(
+            f"the study's tasks are {', '.join(map(repr, study.tasks))}, and not every arm has each; make its arms with "
+            "crossed(arms, tasks)"
+        )
+
+
 def _check_claim(study: Study, claim: Claim, where: str) -> None:
     _check_types(claim, Claim, where)
-    for arm in claim.arms:
-        if arm not in study.arms:
-            raise UserError(f"{where} {_no_arm(study, arm)}")
-    against = claim.kind in ("better", "worse", "equal")
-    least = {"order": 2, "exponent": 3}.get(claim.kind, 1)
+    for name in (*claim.arms, *claim.beyond, *([claim.against] if claim.against else [])):
+        if any(arm not in study.arms for arm in study.cells(name)):
+            raise UserError(f"{where} {_no_arm(study, name)}")
+    for name in filter(None, (claim.metric, claim.minus)):
+        if name not in (labels := [metric.label for metric in study.metrics]):
+            raise UserError(f"{where} names the metric {name!r}{nearest(name, labels)}; the study has {', '.join(labels)}")
+    pairwise, slope = claim.kind in ("better", "worse", "equal", "not worse"), claim.kind in ("rises", "falls")
+    least = {"order": 2, "rises": 2, "falls": 2, "exponent": 3}.get(claim.kind, 1)
     if len(claim.arms) < least:
         raise UserError(f"{where}: of kind {claim.kind} it names {counted(len(claim.arms), 'arm')}; name at least {least}")
-    if against and study.compare_with in claim.arms:
-        raise UserError(
-            f"{where}: of kind {claim.kind} it compares {study.compare_with!r}, compare_with, with itself; remove it"
-        )
-    within = claim.kind in ("equal", "exponent")
+    if pairwise and any((against := claim.against or study.against(arm)) == arm for arm in claim.arms):
+        raise UserError(f"{where}: of kind {claim.kind} it compares {against!r} with itself; remove it, or name another")
+    if claim.against and not pairwise:
+        raise UserError(f"{where}: of kind {claim.kind} it is not against one arm; remove against={claim.against!r}")
+    if claim.beyond and len(claim.beyond) != (wanted := 2 if pairwise else len(claim.arms) if slope else 0):
+        raise UserError(f"{where}: of kind {claim.kind} it is beyond {counted(len(claim.beyond), 'arm')}; name {wanted}")
+    if claim.ranks and (not study.tasks or claim.minus or not {*claim.arms, *claim.beyond}.isdisjoint(study.arms)):
+        raise UserError(f"{where}: ranks are over the tasks of a study, so name its arms without their tasks, and no minus")
+    within = claim.kind in ("equal", "not worse", "exponent")
     if claim.margin < 0 or (within and claim.margin == 0):
         raise UserError(f"{where}: its margin is {claim.margin}; wants {'a number above 0' if within else '0 at least'}")
     if claim.effect is not None and (claim.effect <= 0 or within):
         raise UserError(f"{where}: its effect is {claim.effect}; wants a number above 0, of a difference; or leave it out")
+    if (claim.sizes or slope) and (
+        len(claim.sizes) != len(claim.arms) or min(claim.sizes) <= 0 or len(set(claim.sizes)) < least
+    ):
+        raise UserError(
+            f"{where}: its sizes are {claim.sizes}; name one above 0 for each of its {len(claim.arms)} arms, "
+            f"at least {least} that differ"
+        )
     if claim.kind == "exponent":
         _check_exponent(study, claim, where)
-    elif claim.sizes or claim.exponent is not None:
+    elif claim.exponent is not None or (claim.sizes and not slope):
         raise UserError(f"{where}: sizes and exponent are for kind exponent, it is of kind {claim.kind}; remove them")
 
 
 def _check_exponent(study: Study, claim: Claim, where: str) -> None:
-    if len(claim.sizes) != len(claim.arms) or min(claim.sizes) <= 0 or len(set(claim.sizes)) < 3:
-        raise UserError(
-            f"{where}: its sizes are {claim.sizes}; name one above 0 for each of its {len(claim.arms)} arms, three that differ"
-        )
+    if not claim.sizes:
+        raise UserError(f"{where}: of kind exponent it has no sizes; name one above 0 for each of its {len(claim.arms)} arms")
     if claim.exponent is None or claim.exponent <= 0:
         raise UserError(f"{where}: its exponent is {claim.exponent}; wants the published one, above 0, of E + A / N^exponent")
-    if (first := study.metrics[0]).better != "lower" or first.take == "updates":
-        raise UserError(
-            f"{where}: of kind exponent it is on a loss, and the first metric is {first.label!r}; name a loss first"
-        )
+    if (metric := study.metric(claim.metric)).better != "lower" or metric.take == "updates" or claim.minus or claim.ranks:
+        raise UserError(f"{where}: of kind exponent it is on a loss, and it names {study.label(claim)!r}; name a loss")
 
 
 def _no_arm(study: Study, name: str) -> str:

@@ -17,16 +17,27 @@ SAYS = {
 
 
 def claimed(claim: Claim, against: str, unit: str) -> str:
-    """What the claim was taken to say of the arms."""
-    arms, more = listed([code(arm) for arm in claim.arms]), f" by more than {claim.margin:g}" if claim.margin else ""
-    each = "each of " if len(claim.arms) > 1 else ""
+    """What the claim was taken to say of the arms. `against`: what they are compared with, unless the claim names it."""
+    arms, margin = listed([code(arm) for arm in claim.arms]), f"{claim.margin:g}"
+    each, other, than = "each of " if len(claim.arms) > 1 else "", code(claim.against or against), ""
+    more = f" by more than {margin}" if claim.margin else ""
+    if claim.beyond and claim.kind in ("better", "worse"):
+        ours, theirs = map(code, claim.beyond)
+        than = f" by more than {ours} is {claim.kind} than {theirs}{f', and {margin} beyond that' if claim.margin else ''}"
+    elif claim.beyond and claim.kind in ("equal", "not worse"):
+        than = f", compared with the difference of {code(claim.beyond[0])} and {code(claim.beyond[1])}"
+    elif claim.beyond:
+        than = f", compared with {listed([code(arm) for arm in claim.beyond])} of the same sizes"
+    slope = f"over {arms}, of sizes {listed([amount(size) for size in claim.sizes])}, it"
     texts: Mapping[str, str] = {
-        "better": f"{each}{arms} is better than {code(against)}{more}",
-        "worse": f"{each}{arms} is worse than {code(against)}{more}",
-        "equal": f"{each}{arms} differs from {code(against)} by less than {claim.margin:g}",
+        "better": f"{each}{arms} is better than {other}{than or more}",
+        "worse": f"{each}{arms} is worse than {other}{than or more}",
+        "equal": f"{each}{arms} differs from {other} by less than {margin}{than}",
+        "not worse": f"{each}{arms} is worse than {other} by less than {margin}, if at all{than}",
         "order": f"each of {arms} is better than the next{more}",
-        "exponent": f"over {arms}, of sizes {listed([amount(size) for size in claim.sizes])}, it falls as E + A / N^a, "
-        f"with a within {claim.margin:g} of {claim.exponent}",
+        "rises": f"{slope} rises{more} with each doubling{than}",
+        "falls": f"{slope} falls{more} with each doubling{than}",
+        "exponent": f"{slope} falls as E + A / N^a, with a within {margin} of {claim.exponent}",
     }
     published = f"; the published difference is {claim.effect:g}" if claim.effect is not None else ""
     return f"Taken as: in {unit}, {texts[claim.kind]}{published}."
@@ -53,8 +64,11 @@ def rule(judged: Judged) -> str:
     elif judged.claim.kind == "equal":
         what = f"every difference is shown to be less than {margin:g} either way, disagrees if one is shown to be more"
         lost = "arms of which one diverges more often are not shown equal by the runs that are left"
+    elif judged.claim.beyond or judged.claim.kind in ("rises", "falls"):
+        what = f"every such contrast is shown to be above {judged.bound:g}, disagrees if one is shown to be below"
+        lost = "no interaction or slope is known of arms of which a run diverged"
     else:
-        what = f"every advantage is shown to be above {margin:g}, disagrees if one is shown to be below"
+        what = f"every advantage is shown to be above {judged.bound:g}, disagrees if one is shown to be below"
         lost = "an arm that diverges more often (Fisher's exact test) is worse by any margin"
     family = (
         f"with Holm's correction over the {tests} of all claims" if judged.verdict.tests > 1 else "alone, without correction"
@@ -62,8 +76,30 @@ def rule(judged: Judged) -> str:
     return f"agrees if {what}, at 5 % {family}; {lost}"
 
 
+def _contrast(claim: Claim, finding: Finding, digits: Digits) -> str:
+    """An interaction or a slope, in the direction that is claimed."""
+    if claim.kind in ("rises", "falls"):
+        what = f"the {'rise' if claim.kind == 'rises' else 'fall'} with each doubling"
+        what += ", less that of the other arms," if claim.beyond else ""
+    else:
+        arm = next(arm for arm in claim.arms if arm in finding.comparison.weights)
+        sense = {"worse": "disadvantage", "equal": "difference"}.get(claim.kind, "advantage")
+        what = f"the {sense} of {code(arm)}, less that of {code(claim.beyond[0])} against {code(claim.beyond[1])},"
+    if finding.value is None:
+        return f"{what} is not known: there are too few runs"
+    lost = "; a run diverged" if any(finding.diverged) else ""
+    return f"{what} is {digits(finding.value)} ({_within(finding.interval, finding.alone, digits)}{lost})"
+
+
+def _within(interval: Interval | None, alone: Interval | None, digits: Digits) -> str:
+    within = f"simultaneous 95 % interval {digits.interval(interval)}" if interval else "too few runs: no interval"
+    return within + (f", alone {digits.interval(alone)}" if alone and alone != interval else "")
+
+
 def _compared(claim: Claim, finding: Finding, digits: Digits) -> str:
     """How the arm that the claim is about did against the other one, with the interval."""
+    if claim.beyond or claim.kind in ("rises", "falls"):
+        return _contrast(claim, finding, digits)
     ours, theirs = finding.comparison.weights
     value, interval, alone, counts = finding.value, finding.interval, finding.alone, finding.diverged
     if claim.kind == "worse":  # the contrast favours the arm that is better, by the claim
@@ -77,11 +113,8 @@ def _compared(claim: Claim, finding: Finding, digits: Digits) -> str:
     else:
         verb, value = ("is worse than", -value) if value < 0 else ("is as good as", value)
         interval, alone = (_turned(interval), _turned(alone)) if verb == "is worse than" else (interval, alone)
-    within = f"simultaneous 95 % interval {digits.interval(interval)}" if interval else "too few runs: no interval"
-    if alone and alone != interval:
-        within += f", alone {digits.interval(alone)}"
     by = f" by {digits(value)}" if value or claim.kind == "equal" else ""
-    return f"{code(ours)} {verb} {code(theirs)}{by} ({within}{lost})"
+    return f"{code(ours)} {verb} {code(theirs)}{by} ({_within(interval, alone, digits)}{lost})"
 
 
 def _turned(interval: Interval | None) -> Interval | None:
@@ -96,7 +129,7 @@ def _exponent(claim: Claim, finding: Finding, judged: Judged) -> str:
     within = f"simultaneous 95 % interval {ends(finding.interval)}" if finding.interval else "too few runs for an interval"
     if finding.alone and finding.alone != finding.interval:
         within += f", alone {ends(finding.alone)}"
-    diverged = sum(score != score for arm in claim.arms for score in judged.measured.table[arm] if score is not None)
+    diverged = sum(score != score for arm in claim.arms for score in judged.data.table[arm] if score is not None)
     lost = f", {counted(diverged, 'run')} that diverged left out" if diverged else ""
     return f"the fitted exponent is {finding.value:.3g} ({within}{lost}), the published one {claim.exponent:g}"
 
@@ -111,6 +144,8 @@ def power(judged: Judged, digits: Digits) -> str:
     what = "difference that would be found"
     if judged.claim.kind == "equal":
         what = "margin within which equal arms would be found equal"
+    elif judged.claim.kind == "not worse":
+        what = "margin by which an arm that is equal would be found not to be worse"
     able = f"{label}With these runs, the smallest {what} with a probability of 80 % is about {digits(judged.least)}"
     if judged.claimed is None:
         return f"{able}; the claim states no size."

@@ -7,7 +7,7 @@ score: a lower loss is an advantage, so is a higher BLEU.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -41,17 +41,29 @@ class Quantity(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """A metric's runs. `shared`: what the test's sentences add to the standard error of a pair (`bootstrap.shared_error`)."""
+    """A metric's runs. `shared`: what the test's sentences add to the standard error of a pair (`bootstrap.shared_error`).
+    `cells`: names that stand for the mean of several arms, those of the tasks. `name`: what was measured."""
 
     table: Table
     higher_is_better: bool
     scale: Scale = "linear"
     blocked: bool = False
     shared: Mapping[Pair, float] = field(default_factory=dict)
+    cells: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    name: str = ""
+
+    def spread(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """The weights of the table's arms."""
+        result: dict[str, float] = {}
+        for name, weight in weights.items():
+            arms = self.cells.get(name, [name])
+            for arm in arms:
+                result[arm] = result.get(arm, 0.0) + weight / len(arms)
+        return {arm: weight for arm, weight in result.items() if weight}
 
     def contrast(self, weights: Mapping[str, float]) -> Contrast | None:
         """None if an arm has too few runs."""
-        pair = tuple(weights)
+        weights, pair = self.spread(weights), tuple(weights)
         error = self.shared.get((pair[0], pair[1]), self.shared.get((pair[1], pair[0]), 0.0)) if len(pair) == 2 else 0.0
         return statistics.contrast(self.table, weights, self.scale, self.blocked, error)
 
@@ -110,26 +122,41 @@ class Verdict:
     problem: str = ""
 
 
-def comparisons(claim: Claim, compare_with: str, higher_is_better: bool) -> list[Comparison]:
-    """The comparisons that a claim consists of."""
+def comparisons(claim: Claim, against: Callable[[str], str], higher_is_better: bool) -> list[Comparison]:
+    """The comparisons that a claim consists of. `against`: what an arm is compared with, if the claim does not say it."""
     sign, margin = (1.0 if higher_is_better else -1.0), claim.margin
     if claim.kind == "exponent":
         assert claim.exponent is not None  # a valid study's has one
         weights = dict.fromkeys(claim.arms, 1.0)
         return [Comparison(weights, (claim.exponent - margin,), (claim.exponent + margin,), law=True)]
+    if claim.kind in ("rises", "falls"):
+        side, slopes = (1.0 if claim.kind == "rises" else -1.0), statistics.slope(claim.sizes)
+        return [Comparison(_sum(side, slopes, claim.arms, [-slope for slope in slopes], claim.beyond), (margin,))]
+    if claim.kind == "order":
+        pairs = statistics.neighbours(claim.arms)
+    else:
+        pairs = [(arm, claim.against or against(arm)) for arm in claim.arms]
     if claim.kind == "equal":
-        return [Comparison({arm: 1.0, compare_with: -1.0}, (-margin,), (margin,)) for arm in claim.arms]
-    pairs = {
-        "better": [(arm, compare_with) for arm in claim.arms],
-        "worse": [(compare_with, arm) for arm in claim.arms],
-        "order": statistics.neighbours(claim.arms),
-    }[claim.kind]
-    return [Comparison({ours: sign, theirs: -sign}, (margin,)) for ours, theirs in pairs]
+        return [Comparison(_sum(1.0, (1, -1), pair, (-1, 1), claim.beyond), (-margin,), (margin,)) for pair in pairs]
+    bound = -margin if claim.kind == "not worse" else margin
+    if claim.kind == "worse":  # the arm that the claim favours comes first
+        return [Comparison(_sum(sign, (1, -1), pair[::-1], (-1, 1), claim.beyond[::-1]), (bound,)) for pair in pairs]
+    return [Comparison(_sum(sign, (1, -1), pair, (-1, 1), claim.beyond), (bound,)) for pair in pairs]
+
+
+def _sum(
+    sign: float, weights: Sequence[float], arms: Sequence[str], beyond_weights: Sequence[float], beyond: Sequence[str]
+) -> dict[str, float]:
+    """The contrast of arms with these weights, and of others that are subtracted; an arm may be among both."""
+    result = {}
+    for arm, weight in [*zip(arms, weights, strict=True), *zip(beyond, beyond_weights if beyond else (), strict=True)]:
+        result[arm] = result.get(arm, 0.0) + sign * weight
+    return {arm: weight for arm, weight in result.items() if weight}
 
 
 def planned(study: Study) -> int:
     """How many contrasts the family of a study's claims has."""
-    return len({each.key for claim in study.claims for each in comparisons(claim, study.compare_with, True)})
+    return len({(study.label(c), *each.key) for c in study.claims for each in comparisons(c, study.against, True)})
 
 
 @dataclass
@@ -141,6 +168,7 @@ class _Member:
     value: float | None = None
     plus: tuple[int, int] = (0, 0)
     minus: tuple[int, int] = (0, 0)
+    interaction: bool = False
     higher_is_better: bool = True
     problem: str = ""
     bounds: set[float] = field(default_factory=set)
@@ -154,7 +182,10 @@ class _Member:
         return (self.plus, self.minus) if above == self.higher_is_better else (self.minus, self.plus)
 
     def void(self, above: bool) -> bool:
-        """Whether the arms that would do better diverge more often."""
+        """Whether the arms that would do better diverge more often. A difference of differences without all its runs is
+        not known."""
+        if self.interaction:
+            return self.plus[0] + self.minus[0] > 0
         ours, theirs = self.sides(above)
         return ours[0] * max(theirs[1], 1) > theirs[0] * max(ours[1], 1)
 
@@ -168,21 +199,21 @@ class _Member:
             return 1.0
         quantity = self.quantity
         p = 1.0 if quantity is None else float(quantity.p_above(bound) if above else quantity.p_below(bound))
-        if not self.void(not above):
+        if self.interaction or not self.void(not above):
             return p
         ours, theirs = self.sides(above)
         return min(1.0, 2 * min(p, statistics.diverges_more(theirs, ours)))
 
 
-def judge(claims: Sequence[Claim], compare_with: str, data: Sequence[Data]) -> list[Verdict]:
+def judge(claims: Sequence[Claim], against: Callable[[str], str], data: Sequence[Data]) -> list[Verdict]:
     """A verdict for each claim, by the data of its metric. UserError: an arm is not in the table, or compared with itself."""
     members: dict[tuple, _Member] = {}
     asked: list[list[tuple[Comparison, tuple]]] = []
     for claim, of_metric in zip(claims, data, strict=True):
-        found = comparisons(claim, compare_with, of_metric.higher_is_better)
+        found = comparisons(claim, against, of_metric.higher_is_better)
         if not found or any(len(each.weights) < 2 for each in found):
             raise UserError("a claim that compares an arm with itself, or with none; name two different arms")
-        asked.append([(each, (id(of_metric.table), *each.key)) for each in found])
+        asked.append([(each, (of_metric.name, *each.key)) for each in found])
         for comparison, key in asked[-1]:
             if key not in members:
                 members[key] = _member(comparison, claim, of_metric)
@@ -199,7 +230,8 @@ def judge(claims: Sequence[Claim], compare_with: str, data: Sequence[Data]) -> l
 
 
 def _member(comparison: Comparison, claim: Claim, data: Data) -> _Member:
-    for arm in comparison.weights:
+    spread = data.spread(comparison.weights)
+    for arm in spread:
         statistics.known(data.table, arm)
     if comparison.law:
         runs = [(size, score) for arm, size in zip(claim.arms, claim.sizes, strict=True) for score in data.table[arm]]
@@ -209,11 +241,12 @@ def _member(comparison: Comparison, claim: Claim, data: Data) -> _Member:
             return _Member(law, law.value)
         except UserError as error:
             return _Member(None, problem=str(error))
-    turned = {arm: weight * comparison.sign for arm, weight in comparison.weights.items()}
+    turned = {arm: weight * comparison.sign for arm, weight in spread.items()}
     plus, minus = ([arm for arm, weight in turned.items() if weight * side > 0] for side in (1, -1))
     lost, kept = (statistics.outcomes(data.table, arms) for arms in (plus, minus))
     value = statistics.difference(data.table, turned, data.scale)
-    return _Member(data.contrast(turned), value, lost, kept, data.higher_is_better)
+    names = {arm: weight * comparison.sign for arm, weight in comparison.weights.items()}
+    return _Member(data.contrast(names), value, lost, kept, len(names) > 2, data.higher_is_better)
 
 
 def _decide(members: Sequence[_Member]) -> None:
