@@ -33,10 +33,11 @@ from transformer.config import Config, Facts
 from transformer.data import pipeline, prepare
 from transformer.data.synthetic import algorithms, number_words
 from transformer.errors import UserError
-from transformer.inference import decoding, pruning, sampling
+from transformer.inference import decoding, sampling
 from transformer.modes import scoring, training
+from transformer.probes import head_pruning, init_metrics
 from transformer.settings import assign, fields, override, replace
-from transformer.training import loop, optimizer, start, step
+from transformer.training import loop, optimizer, step
 from transformer.training.monitor import Monitor
 from transformer.validation import validate
 
@@ -85,7 +86,7 @@ OTHER: dict[str, Any] = {
     "train.schedule": "constant", "train.optimizer": "adafactor",
      "train.decay_steps": 4, "train.label_smoothing": 0.3, "train.clip_norm": 0.5,
     "train.ema_decay": 0.5, "train.max_minutes": 2.0, "train.patience": 1, "train.loss_chunk": 64, "train.min_delta": 0.7,
-    "train.max_skipped": 1, "train.start_metrics": ("operations",), "train.batch_tokens": 256,
+    "train.max_skipped": 1, "train.init_metrics": ("operations",), "train.batch_tokens": 256,
     "train.warmup_steps": 6, "train.learning_rate": 0.2, "train.log_every": 3, "train.evaluate_every": 6,
     "evaluate.scores": ("exact_match",), "evaluate.lengths": (0, 3), "evaluate.places": (1, 3), "evaluate.stride": 5,
     "evaluate.samples": 1, "evaluate.heads_removed": 0.5, "evaluate.head_order": "random",
@@ -286,7 +287,7 @@ def events(config: Config) -> list[str]:
         loop.alone(run)
     with training._nan_checks(config.train.debug_nans):
         told.append(str(jax.config.jax_debug_nans))
-    return [*told, *start.names(config), str(config.train.start_metrics)]
+    return [*told, *init_metrics.names(config), str(config.train.init_metrics)]
 
 
 class Fake:
@@ -329,14 +330,14 @@ def scored(config: Config) -> str:
     scoring.check_evaluate(config)
     split = prepare.Split(EXAMPLES.get(kind.output, []), {}, "")
     found: Any = None
-    alone = replace(config, "evaluate.head_habits", False)
+    alone = replace(config, "evaluate.head_statistics", False)
     if judge := scoring.JUDGES.get(kind.output):
         found = scoring._outputs(Fake(alone), judge, kind, "test", split)
     elif kind.output == "continuation":
         found = scoring._continuation(predictor, "test", split)
     removed = ()
     if config.evaluate.heads_removed:
-        removed = (pruning.heads(config), pruning.number(config), config.evaluate.head_order)
+        removed = (head_pruning.heads(config), head_pruning.number(config), config.evaluate.head_order)
     return str((found, removed, scoring.reported(config)))
 
 

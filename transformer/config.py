@@ -17,7 +17,7 @@ from transformer.settings import Variations, override, setting
 
 HeadPlace = Literal["all", "encoder/self", "decoder/self", "decoder/cross"]
 LayerMetric = Literal["logit_variance", "attention_entropy", "jacobian_norm", "query_gradient", "gradient_norm"]
-StartMetric = Literal[LayerMetric, "gradient_reach", "sequential_products", "operations", "gradient_seconds"]
+InitMetric = Literal[LayerMetric, "gradient_distance", "sequential_products", "operations", "gradient_seconds"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +148,13 @@ class Model:
         mask = All() if stack == "encoder" else self.mask.during(training)
         if self.window is None:
             return mask
-        half = self.window // 2
-        return mask & (Window(half, half) if stack == "encoder" else Window(self.window - 1, self.window - 1))
+        return mask & Window(self.window // 2 + 1 if stack == "encoder" else self.window)
+
+    @property
+    def ring(self) -> int | None:
+        """Slots that a decoder's self-attention needs of a cache; None: all of them."""
+        before, _ = self.self_mask("decoder").span(prefix=False)
+        return None if before is None else before + 1
 
     def depth(self, stack: str) -> int:
         """Layers of the stack `encoder` or `decoder`."""
@@ -336,10 +341,10 @@ class Train:
     min_delta: float = setting(
         0.0, "early stopping: how much better a validation must be, to count as an improvement", at_least=0
     )
-    start_metrics: tuple[StartMetric, ...] = setting(
+    init_metrics: tuple[InitMetric, ...] = setting(
         (),
-        "measured before the first update, on its batch: start/NAME, by layer start/NAME@decoder/cross/1 or @decoder/1, "
-        "by distance start/gradient_reach@8",
+        "measured before the first update, on its batch: init/NAME, by layer init/NAME@decoder/cross/1 or @decoder/1, "
+        "by distance init/gradient_distance@8",
     )
 
     @property
@@ -382,7 +387,7 @@ class Evaluate:
         "gradient", "which go first: by the gradients of their gates on validation, the least first; or any", free=True
     )
     head_place: HeadPlace = setting("all", "which are counted and taken out: those of one kind of attention, or all", free=True)
-    head_habits: bool = setting(
+    head_statistics: bool = setting(
         False, "Transformers that say a text: tell what heads have come to do too, as weight on a token's neighbours", free=True
     )
     stride: int | None = setting(

@@ -233,7 +233,7 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
     ),
     (
         "evaluate",
-        "head_habits",
+        "head_statistics",
         lambda c: c.family != "recurrent" and c.objective.kind == "translate",
         "in a Transformer with config.objective.kind=translate",
     ),

@@ -6,7 +6,7 @@ There is no `if family` anywhere else.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -18,24 +18,17 @@ from transformer.data import encode, objectives, prepare
 from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.models import losses, penalties
+from transformer.models.losses import Loss, Sums
 from transformer.models.recurrent import RecurrentEncoderDecoder
 from transformer.models.transformer import DecoderOnly, EncoderDecoder, EncoderOnly, Heads
 from transformer.validation import shares_table
 
 Array = jax.Array
-Sums = dict[str, Array]
 Vocabularies = Mapping[str, Vocabulary]
 
 # What a model says: a text for a text, a text that goes on, a label, a label a word, a span, masks filled, a vector; "none": a
 # text for a text that is not scored.
 Output = Literal["text", "continuation", "label", "tags", "span", "filled", "vector", "none"]
-
-
-class Loss(Protocol):
-    """Sums over what is said: tokens, labels, spans. No dropout key: deterministic. `gates`: factors on heads, as models have
-    them; a recurrent model has none."""
-
-    def __call__(self, params: Any, batch: Any, dropout_key: Array | None, gates: Any = None) -> Sums: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,16 +70,15 @@ def _apply(model: nn.Module, params: Any, argument: Any, dropout_key: Array | No
     return model.apply({"params": params}, argument, dropout_key is None, rngs=rngs, **arguments)
 
 
-def _states(model: nn.Module, params: Any, batch: Any, dropout_key: Array | None, gates: Any) -> Array:
-    given = {} if gates is None else {"gates": gates}
-    return _apply(model, params, batch, dropout_key, method="states", **given)
+def _states(model: nn.Module, params: Any, batch: Any, dropout_key: Array | None) -> Array:
+    return _apply(model, params, batch, dropout_key, method="states")
 
 
 def token_loss(model: Any, config: Config, facts: Facts) -> Loss:
     """Cross entropy of the targets of models that have `states` and `logits`, a slice of tokens' logits at a time."""
 
-    def loss(params: Any, batch: Any, dropout_key: Array | None, gates: Any = None) -> Sums:
-        states = _states(model, params, batch, dropout_key, gates)
+    def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
+        states = _states(model, params, batch, dropout_key)
         return _said(model, config, facts, params, states, batch)
 
     return loss
@@ -106,8 +98,8 @@ def masked_loss(model: Any, config: Config, facts: Facts) -> Loss:
     if not config.objective.next_sentence:
         return token_loss(model, config, facts)
 
-    def loss(params: Any, batch: Any, dropout_key: Array | None, gates: Any = None) -> Sums:
-        states = _states(model, params, batch, dropout_key, gates)
+    def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
+        states = _states(model, params, batch, dropout_key)
         said = _said(model, config, facts, params, states, batch)
         scores = _apply(model, params, states, dropout_key, method="scores")
         guessed = losses.cross_entropy(scores[:, None], batch["related"], batch["related_weights"], 0.0, 2)
@@ -127,8 +119,8 @@ def no_loss(model: Any, config: Config, facts: Facts) -> Loss:
 def label_loss(model: Any, config: Config, facts: Facts) -> Loss:
     """Cross entropy of the labels of sentences (`label`) or tokens (`targets`)."""
 
-    def loss(params: Any, batch: Any, dropout_key: Array | None, gates: Any = None) -> Sums:
-        scores = _scores(model, params, batch, dropout_key, gates)
+    def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
+        scores = _scores(model, params, batch, dropout_key)
         labels, scores = (batch["targets"], scores) if "targets" in batch else (batch["label"], scores[:, None])
         return losses.cross_entropy(scores, labels, batch["weights"], config.train.label_smoothing, len(facts.labels))
 
@@ -138,8 +130,8 @@ def label_loss(model: Any, config: Config, facts: Facts) -> Loss:
 def span_loss(model: Any, config: Config, facts: Facts) -> Loss:
     """Mean of the cross entropies of a span's first and last token, over the tokens of its row."""
 
-    def loss(params: Any, batch: Any, dropout_key: Array | None, gates: Any = None) -> Sums:
-        scores_BxSx2 = _scores(model, params, batch, dropout_key, gates)
+    def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
+        scores_BxSx2 = _scores(model, params, batch, dropout_key)
         scores_BxSx2 = jnp.where(batch["source_segments"][..., None] > 0, scores_BxSx2, MASKED)
         places_Bx2 = jnp.concatenate([batch["first"], batch["last"]], axis=1)
         weights_Bx2 = jnp.broadcast_to(batch["weights"] / 2, places_Bx2.shape)
@@ -148,8 +140,8 @@ def span_loss(model: Any, config: Config, facts: Facts) -> Loss:
     return loss
 
 
-def _scores(model: Any, params: Any, batch: Any, dropout_key: Array | None, gates: Any) -> Array:
-    states = _states(model, params, batch, dropout_key, gates)
+def _scores(model: Any, params: Any, batch: Any, dropout_key: Array | None) -> Array:
+    states = _states(model, params, batch, dropout_key)
     return _apply(model, params, states, dropout_key, method="scores")
 
 
@@ -159,8 +151,8 @@ def make_loss(model: Any, config: Config, facts: Facts) -> Loss:
     if not penalties.names(config.model, places):
         return loss
 
-    def with_penalties(params: Any, batch: Any, dropout_key: Array | None, gates: Any = None) -> Sums:
-        sums = loss(params, batch, dropout_key, gates)
+    def with_penalties(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
+        sums = loss(params, batch, dropout_key)
         penalty, reported = penalties.of_layers(config.model, places, params, training=dropout_key is not None)
         logged = {f"{name}_sum": sums["weight_sum"] * value for name, value in reported.items()}
         return sums | {"loss_sum": sums["loss_sum"] + sums["weight_sum"] * penalty} | logged

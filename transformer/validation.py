@@ -108,15 +108,15 @@ def validate(config: Config) -> Config:
             f"config.train.branch_step {train.branch_step}: config.train.steps {train.steps} must be more, as it counts the "
             "updates before the branch too"
         )
-    of_layers = [name for name in train.start_metrics if name in typing.get_args(LayerMetric)]
+    of_layers = [name for name in train.init_metrics if name in typing.get_args(LayerMetric)]
     if of_layers and config.family == "recurrent":
         raise UserError(
-            f"config.train.start_metrics {','.join(of_layers)}: of a Transformer's layers, which config.family recurrent has "
+            f"config.train.init_metrics {','.join(of_layers)}: of a Transformer's layers, which config.family recurrent has "
             "not; leave out"
         )
-    if "gradient_reach" in train.start_metrics and config.family == "encoder_only":
+    if "gradient_distance" in train.init_metrics and config.family == "encoder_only":
         raise UserError(
-            "config.train.start_metrics gradient_reach: of what is said, and config.family encoder_only says nothing "
+            "config.train.init_metrics gradient_distance: of what is said, and config.family encoder_only says nothing "
             "word by word; leave it out"
         )
     if config.search.n_best > config.search.beam_size:

@@ -17,11 +17,11 @@ SOURCE = "Vaswani et al. 2017, 3.2.1 and footnote 4"
 WIDTHS = (8, 16, 32, 64, 128, 256, 512)
 SCALES = ("none", "1/sqrt(d_k)")
 METRICS = (
-    Metric("start/logit_variance", "lower"),
-    Metric("start/jacobian_norm", "higher"),
-    Metric("start/attention_entropy", "higher"),
-    Metric("start/query_gradient", "higher"),
-    Metric("start/gradient_norm", "lower"),
+    Metric("init/logit_variance", "lower"),
+    Metric("init/jacobian_norm", "higher"),
+    Metric("init/attention_entropy", "higher"),
+    Metric("init/query_gradient", "higher"),
+    Metric("init/gradient_norm", "lower"),
 )
 
 

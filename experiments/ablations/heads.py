@@ -9,8 +9,9 @@ of the best at 4, 8, 16 (no difference that can be told).
 
 "summed" replaces W^O by one block of d_v rows on the sum of the heads. Concatenation before W^O is a sum over
 heads too, sum_i head_i W^O_i; summed, the W^O_i are one, so heads cannot write to places of their own. It has fewer
-parameters, which a wider feed-forward layer gives back. What heads come to do is told beside (transformer/modes/heads.py): the
-weight that one gives the token before or behind, how far apart heads are, and how well one finds the word that is translated.
+parameters, which a wider feed-forward layer gives back. Head statistics are reported too
+(transformer/probes/head_statistics.py): the weight of a head on the token before or behind, how far apart heads are, how well
+one finds the word that is translated.
 The paper's own models: vaswani_table3.py.
 """
 
@@ -41,7 +42,7 @@ def get_study() -> Study:
                 effect=0.018,
             ),
         ),
-        base=override(studies.number_words(), {"evaluate.head_habits": "true"}),
+        base=override(studies.number_words(), {"evaluate.head_statistics": "true"}),
         arms={
             "4 heads": {},
             "1 head": {"model.num_heads": "1"},

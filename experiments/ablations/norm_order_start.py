@@ -64,7 +64,7 @@ def get_study() -> Study:
             for order in ("post", "pre")
             for depth in DEPTHS
         },
-        metrics=tuple(Metric(f"start/gradient_norm@{layer}", "lower") for layer in LAYERS),
+        metrics=tuple(Metric(f"init/gradient_norm@{layer}", "lower") for layer in LAYERS),
         compare_with=name("post", 18),
         seeds=15,
         fair=("steps", "tokens"),

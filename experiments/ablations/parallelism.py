@@ -21,9 +21,9 @@ SOURCE = "Vaswani et al. 2017, section 4 and Table 1"
 LENGTHS = (8, 16, 32, 64, 128)
 FAMILIES = ("recurrent", "Transformer")
 METRICS = (
-    Metric("start/sequential_products", "lower"),
-    Metric("start/operations", "lower"),
-    Metric("start/gradient_seconds", "lower"),
+    Metric("init/sequential_products", "lower"),
+    Metric("init/operations", "lower"),
+    Metric("init/gradient_seconds", "lower"),
 )
 SIZES = {"model.num_encoder_layers": "1", "model.num_decoder_layers": "1", "model.d_model": "64", "model.unroll": "1"}
 
@@ -34,7 +34,7 @@ def base() -> Config:
     data = dataclasses.replace(task.data, max_source_length=160, max_target_length=160, puzzle_train_size=2048)
     whole = dataclasses.replace(rnn_fixed.get_config(), data=data)
     whole = override(whole, SIZES | {"train.batch_tokens": "4096", "model.recurrent.reverse_source": "false"})
-    return studies.at_start(whole, "sequential_products", "operations", "gradient_reach", "gradient_seconds")
+    return studies.at_start(whole, "sequential_products", "operations", "gradient_distance", "gradient_seconds")
 
 
 def name(family: str, length: int) -> str:

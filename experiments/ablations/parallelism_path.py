@@ -31,14 +31,14 @@ def get_study() -> Study:
                 arms=("LSTM", "GRU"),
             ),
         ),
-        base=dataclasses.replace(base(), train=dataclasses.replace(base().train, start_metrics=("gradient_reach",))),
+        base=dataclasses.replace(base(), train=dataclasses.replace(base().train, init_metrics=("gradient_distance",))),
         arms={
             "Transformer": arm("Transformer", ITEMS),
             "LSTM": recurrent | {"model.recurrent.cell": "lstm"},
             "GRU": recurrent | {"model.recurrent.cell": "gru"},
             "GRU, Bahdanau": recurrent | {"model.recurrent.cell": "gru", "model.recurrent.attention": "bahdanau"},
         },
-        metrics=tuple(Metric(f"start/gradient_reach@{distance}", "higher") for distance in (64, 32, 16, 8, 4, 2)),
+        metrics=tuple(Metric(f"init/gradient_distance@{distance}", "higher") for distance in (64, 32, 16, 8, 4, 2)),
         compare_with="Transformer",
         fair=("steps", "tokens"),
     )

@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any
 
 from experiments import gpt_algorithms
-from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search, StartMetric, Train
+from transformer.config import Checkpoint, Config, Data, Evaluate, InitMetric, Model, Search, Train
 from transformer.studies.study import Metric
 
 SMALL = Model(num_encoder_layers=2, num_decoder_layers=2, d_model=128, d_ff=512, num_heads=4, unroll=2)
@@ -48,7 +48,7 @@ def number_words(steps: int = 200, **model: Any) -> Config:
     )
 
 
-def at_start(base: Config, *metrics: StartMetric) -> Config:
+def at_start(base: Config, *metrics: InitMetric) -> Config:
     """A base for what is measured before the first update: there is one, little is compiled, and nothing is decoded."""
     return dataclasses.replace(
         base,
@@ -60,7 +60,7 @@ def at_start(base: Config, *metrics: StartMetric) -> Config:
             test=None,
             buckets=1,
         ),
-        train=dataclasses.replace(base.train, steps=1, evaluate_every=Train().evaluate_every, start_metrics=metrics),
+        train=dataclasses.replace(base.train, steps=1, evaluate_every=Train().evaluate_every, init_metrics=metrics),
         checkpoint=Checkpoint(every_steps=1, keep_last=1),
     )
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.components.masks import All, Causal, Pairs, Prefix, Tokens, Window
+from transformer.components.masks import All, Causal, Pairs, Prefix, SameSegment, Tokens, Window
 
 B, T, S = 3, 6, 7
 GENERATOR = np.random.default_rng(0)
@@ -22,7 +22,7 @@ SEGMENTS = {
     "both": (GENERATOR.integers(0, 3, (B, T)), GENERATOR.integers(0, 3, (B, S))),
 }
 PREFIX = GENERATOR.integers(0, 2, (B, S)).astype(bool)
-RULES = {"all": All(), "causal": Causal(), "prefix": Prefix(), "window": Causal() & Window(2, 0), "sides": Window(1, 2)}
+RULES = {"all": All(), "causal": Causal(), "prefix": Prefix(), "window": Causal() & Window(3), "sides": Window(2)}
 CASES = list(itertools.product(RULES, POSITIONS, SEGMENTS))
 
 
@@ -49,7 +49,7 @@ def loop(rule, mask):
             "causal": earlier,
             "prefix": earlier or flagged,
             "window": -2 <= ahead <= 0,
-            "sides": -1 <= ahead <= 2,
+            "sides": -1 <= ahead <= 1,
         }
         allowed = words[rule]
         if key.segments is not None:
@@ -92,11 +92,18 @@ def test_a_block_is_some_queries_of_the_whole(rule, rank, segments):
 
 
 def test_the_reach_of_rules_is_that_of_their_narrowest():
-    assert (Causal() & Window(3, 5)).span(prefix=False) == (3, 0)
-    assert (Prefix() & Window(3, 5)).span(prefix=True) == (3, 5)
-    assert (Prefix() & Window(3, 5)).span(prefix=False) == (3, 0)
+    assert (Causal() & Window(4)).span(prefix=False) == (3, 0)
+    assert (Prefix() & Window(4) & Window(6)).span(prefix=True) == (3, 3)
+    assert (Prefix() & Window(4)).span(prefix=False) == (3, 0)
     assert All().span(prefix=False) == (None, None)
-    assert (Prefix() & Window(3, 5)).causal and not (All() & Window(3, 5)).causal
+    assert (Prefix() & Window(4)).causal and not (All() & Window(4)).causal
+
+
+def test_segments_are_a_rule_that_all_rules_have():
+    pairs = make("window", 2, "both")
+    alone = (Causal() & Window(3) & SameSegment()).seen(pairs.query, pairs.key)
+    np.testing.assert_array_equal(alone, loop("window", pairs))
+    np.testing.assert_array_equal(alone, pairs.seen()[:, 0])
 
 
 @pytest.mark.parametrize(("rule", "segments"), itertools.product(RULES, SEGMENTS))

@@ -13,6 +13,7 @@ from transformer.components.positions import Positions
 from transformer.config import Facts
 from transformer.models.stack import Memory, Stack
 from transformer.models.transformer import EncoderDecoder
+from transformer.probes.sites import scaled_heads
 from transformer.settings import Variations, override
 
 FACTS = Facts(source_size=50, target_size=50, source_rows=56, target_rows=56)
@@ -424,10 +425,10 @@ def test_tying_shares_tables(build, tying, tables):
 @pytest.mark.parametrize(
     ("stack", "name", "layers"), [("encoder", "self", 3), ("decoder", "self", 2), ("decoder", "cross", 2)], ids=str
 )
-def test_a_gate_of_zero_removes_one_head_of_one_layer(build, stack, name, layers):
+def test_a_factor_of_zero_removes_one_head_of_one_layer(build, stack, name, layers):
     network, variables, plain = build()
-    gates = {stack: {name: jnp.ones((layers, 4)).at[1, 2].set(0)}}
-    gated = jax.jit(lambda v: network.apply(v, BATCH, gates=gates))(variables)
+    with scaled_heads({f"{stack}/{name}": jnp.ones((layers, 4)).at[1, 2].set(0)}):
+        gated = jax.jit(lambda v: network.apply(v, BATCH))(variables)
 
     def without(path, leaf):
         here = [entry.key for entry in path] == ["params", stack, "layers", f"{name}_attention", "output", "kernel"]

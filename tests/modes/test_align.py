@@ -13,7 +13,7 @@ from transformer.data.synthetic import number_alignment
 from transformer.data.tokenizers.vocabulary import Characters
 from transformer.errors import UserError
 from transformer.modes import alignment as mode
-from transformer.modes import heads
+from transformer.probes import alignment as probe
 
 LETTERS = Characters("abcdefghijklmnopqrstuvwxyzüß ,-")
 PAIRS = [
@@ -23,7 +23,7 @@ PAIRS = [
 ]
 NUMBERS = (21, 305, 42_006)
 SENTENCES = [
-    heads.Words(number_alignment.align(n), LETTERS.spans(source), LETTERS.spans(target))
+    probe.Words(number_alignment.align(n), LETTERS.spans(source), LETTERS.spans(target))
     for n, (source, target) in zip(NUMBERS, PAIRS, strict=True)
 ]
 

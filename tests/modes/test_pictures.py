@@ -58,9 +58,12 @@ def test_names_of_results():
     odd = ["a/b", "a b.", "a?b", "../..", "", "x" * 999, "ü" * 999, "x" * 998]
     names = [file_name(text) for text in odd]
     assert len(set(names)) == len(odd) and all(len(name.encode()) < 140 and "/" not in name for name in names)
-    used = settings.override(Config(), {"search.beam_size": "1", "evaluate.head_habits": "true", "search.batch_size": "3"})
+    used = settings.override(Config(), {"search.beam_size": "1", "evaluate.head_statistics": "true", "search.batch_size": "3"})
     name, changed = kept_as("test", Config(), used)
-    assert name == "test-head_habits=true-beam_size=1" and changed == {"evaluate.head_habits": True, "search.beam_size": 1}
+    assert name == "test-head_statistics=true-beam_size=1" and changed == {
+        "evaluate.head_statistics": True,
+        "search.beam_size": 1,
+    }
 
 
 def test_a_model_without_attention_says_so(tmp_path, monkeypatch):

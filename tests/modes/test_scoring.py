@@ -14,11 +14,13 @@ from trained import command
 from transformer import settings
 from transformer.config import Config
 from transformer.errors import UserError
-from transformer.inference import pruning, scores
+from transformer.inference import scores
 from transformer.inference.loading import pad
 from transformer.inference.translate import Output, Translator
 from transformer.modes import scoring
 from transformer.modes.scoring import reported
+from transformer.probes import head_pruning
+from transformer.probes.sites import scaled_heads
 
 
 def test_evaluate_needs_the_workdir_alone(tmp_path, monkeypatch):
@@ -134,15 +136,12 @@ PLACES = ("encoder/self", "decoder/self", "decoder/cross")  # each of one layer 
 
 def read_with_gates(used, pairs, gates_3x2):
     """Log probabilities BxTxN, and the tokens of targets with their ends and whether they are there, BxT."""
-    gates = {stack: {} for stack in ("encoder", "decoder")}
-    for place, gates_H in zip(PLACES, gates_3x2, strict=True):
-        stack, kind = place.split("/")
-        gates[stack][kind] = gates_H[None]
     inputs = used._inputs([target for _, target in pairs])
     batch, _ = used._batch_of(used._sources([source for source, _ in pairs]), inputs)
     said = [[*ids[1:], used.facts.end] for ids in inputs]
     tokens_BxT, there_BxT = pad(said, batch["inputs"].shape[1])
-    logits = used.model.apply({"params": used.params}, batch, gates=gates)
+    with scaled_heads({place: gates_H[None] for place, gates_H in zip(PLACES, gates_3x2, strict=True)}):
+        logits = used.model.apply({"params": used.params}, batch)
     return jax.nn.log_softmax(logits)[..., : used.facts.target_size], tokens_BxT, there_BxT
 
 
@@ -196,4 +195,4 @@ def test_heads_at_random_need_no_validation(tmp_path, unscored):
         removed[place] = json.loads(kept(run).read_text())["heads_removed"]
         kept(run).unlink()
     every = [f"{place}/1/{head}" for place in PLACES for head in (1, 2)]
-    assert removed == {"all": pruning.at_random(every, 0)[:3], "decoder/cross": pruning.at_random(every[4:], 0)[:1]}
+    assert removed == {"all": head_pruning.at_random(every, 0)[:3], "decoder/cross": head_pruning.at_random(every[4:], 0)[:1]}

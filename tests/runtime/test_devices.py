@@ -14,11 +14,11 @@ import small
 
 from transformer import families
 from transformer.config import Parallel
-from transformer.inference import pruning
 from transformer.models.dropout import dropout
+from transformer.probes import head_pruning, init_metrics
 from transformer.runtime import devices
 from transformer.runtime.devices import Runtime
-from transformer.training import start, step
+from transformer.training import step
 
 STEPS, ROWS = 8, 16  # in float32; test_mesh.py has 20 updates in float64, where rounding does not add up
 LAYOUTS = (Parallel("jit"), Parallel("pmap"), Parallel("mesh", fsdp=2, tensor=2))
@@ -93,11 +93,11 @@ def cut_masks():
 
 def starts(parallel):
     """What is measured before the first update."""
-    config = small.config(train__start_metrics=("logit_variance", "jacobian_norm", "query_gradient", "gradient_norm"))
+    config = small.config(train__init_metrics=("logit_variance", "jacobian_norm", "query_gradient", "gradient_norm"))
     first, _, loss = small.trainer(config)
     runtime = Runtime(parallel)
     model = families.FAMILIES[config.family].model(config, small.FACTS)
-    measure = runtime.compile_eval(start.make_start_step(loss, model, config))
+    measure = runtime.compile_eval(init_metrics.make_init_step(loss, model, config))
     return runtime.fetch(measure(runtime.place_state(first).params, runtime.place_batch(small.batch(5, ROWS))))
 
 
@@ -106,7 +106,7 @@ def importance(parallel):
     config = small.config(model__num_decoder_layers=2)
     first, _, loss = small.trainer(config)
     runtime = Runtime(parallel)
-    measure = runtime.compile_eval(step.make_eval_step(pruning.make_importance(loss, config)))
+    measure = runtime.compile_eval(step.make_eval_step(head_pruning.make_importance(loss, config)))
     return runtime.fetch(measure(runtime.place_state(first).params, runtime.place_batch(small.batch(5, ROWS))))
 
 

@@ -131,14 +131,14 @@ def test_what_is_reported(kind):
 def test_the_start_is_reported_where_it_is_asked_for():
     """By the layers of each arm, so that `last` is in all of them and a number may not be."""
     arms = {"a": {}, "b": {"model.num_decoder_layers": "2"}}
-    asking = {"base": small.config(train__start_metrics=("gradient_norm",)), "arms": arms, "claims": (), "compare_with": "a"}
+    asking = {"base": small.config(train__init_metrics=("gradient_norm",)), "arms": arms, "claims": (), "compare_with": "a"}
     for name, fits in (("", True), ("@decoder/last", True), ("@encoder/1", True), ("@decoder/2", False)):
-        metric = Metric(f"start/gradient_norm{name}", "lower")
+        metric = Metric(f"init/gradient_norm{name}", "lower")
         study = studies.validate(dataclasses.replace(STUDY, **asking, metrics=(metric,)))
         if fits:
             plans.make(study, reported)
         else:
-            with pytest.raises(UserError, match="arm 'a' does not report it; did you mean 'start/gradient_norm@decoder/1'"):
+            with pytest.raises(UserError, match="arm 'a' does not report it; did you mean 'init/gradient_norm@decoder/1'"):
                 plans.make(study, reported)
 
 

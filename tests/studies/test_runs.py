@@ -30,7 +30,7 @@ from transformer.studies.results import beside
 from transformer.studies.study import Metric
 
 TINY = small.config(train__steps=4)
-NAMES = ["validation/nll", "validation/bleu", "test/nll", "test/bleu", "test/perplexity", "start/jacobian_norm"]
+NAMES = ["validation/nll", "validation/bleu", "test/nll", "test/bleu", "test/perplexity", "init/jacobian_norm"]
 TIMED = ("seconds",)
 
 
@@ -154,7 +154,7 @@ def test_a_stopped_run_goes_on(tmp_path):
 
 def test_runs_with_nothing_to_score_end_with_their_last_update(tmp_path):
     base = small.config(train__steps=4, data__test=None, data__validation=None)
-    made = plan({"a": {}, "b": {"model.d_model": "16"}}, seeds=1, base=base, metrics=(Metric("start/jacobian_norm", "lower"),))
+    made = plan({"a": {}, "b": {"model.d_model": "16"}}, seeds=1, base=base, metrics=(Metric("init/jacobian_norm", "lower"),))
     run_all(made, tmp_path)
     assert [row["status"] for row in table(tmp_path)] == ["finished"] * 2
     first = Workdir(made.runs({})[0].folder(tmp_path))

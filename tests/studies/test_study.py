@@ -116,8 +116,8 @@ WRONG = {
     "fair": ({"fair": ("flop",)}, "config.fair is ('flop',)"),
     "rates": ({"learning_rates": (0.1, -0.1)}, "all must be above 0"),
     "rates by the start": (
-        {"learning_rates": (0.1, 0.2), "metrics": (Metric("start/gradient_norm", "lower"),)},
-        "config.learning_rates: the first metric, 'start/gradient_norm', is of before any update",
+        {"learning_rates": (0.1, 0.2), "metrics": (Metric("init/gradient_norm", "lower"),)},
+        "config.learning_rates: the first metric, 'init/gradient_norm', is of before any update",
     ),
     "rates far apart": ({"learning_rates": (0.1, 0.3)}, "config.learning_rates: from 0.1 to 0.3 is more than a factor of two"),
     "unchecked search": ({"learning_rates": (0.1, 0.2), "search_fraction": 0.5}, "config.search_fraction is 0.5"),

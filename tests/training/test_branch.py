@@ -64,7 +64,7 @@ def arrays(workdir: Path, step: int) -> dict[str, bytes]:
         return {f"{item}/{name}": np.asarray(leaf).tobytes() for item, table in tables.items() for name, leaf in table.items()}
 
 
-def loss(params, batch, key, gates=None):
+def loss(params, batch, key):
     logits = params["embedding"]["kernel"][batch["targets"]]
     noise = 0.0 if key is None else jax.random.normal(key, logits.shape)
     sums = {"loss_sum": jnp.sum(batch["weights"] * (logits - noise - 1) ** 2), "weight_sum": jnp.sum(batch["weights"])}

@@ -196,9 +196,9 @@ def test_what_a_report_says():
 @pytest.mark.parametrize(("first", "told"), [(0, [(0, ("placed", 0))]), (3, [])])
 def test_the_start_is_told_before_the_first_update_alone(first, told):
     seen = []
-    events, _, _ = run(first, steps=5, begin=lambda *given: seen.append(given) or {"start/gradient_norm": 2.0})
+    events, _, _ = run(first, steps=5, begin=lambda *given: seen.append(given) or {"init/gradient_norm": 2.0})
     assert seen == told
-    assert of(events, "score", "step")[: len(told)] == ["score 0 {'start/gradient_norm': 2.0}"] * len(told)
+    assert of(events, "score", "step")[: len(told)] == ["score 0 {'init/gradient_norm': 2.0}"] * len(told)
     assert len([event for event in events if event.startswith("score 0")]) == len(told)
 
 
@@ -322,7 +322,7 @@ class Runs:
             ),
             train=Train(
                 **{"steps": steps, "batch_tokens": 128, "accumulate": 2, "ema_decay": 0.7, "clip_norm": 1.0, "seed": 5},
-                **{"warmup_steps": 3, "log_every": 3, "evaluate_every": 4, "start_metrics": ("jacobian_norm", "gradient_norm")},
+                **{"warmup_steps": 3, "log_every": 3, "evaluate_every": 4, "init_metrics": ("jacobian_norm", "gradient_norm")},
             ),
             checkpoint=Checkpoint(every_steps=4, keep_last=2),
         )
@@ -368,5 +368,5 @@ def test_stopped_and_resumed_is_unbroken(tmp_path, monkeypatch):
     found = runs.metrics("broken")
     assert found == runs.metrics("unbroken")
     assert [row["step"] for row in found] == [0, 3, 4, 6, 8, 9, 12, 12]
-    assert [name for name in found[0] if "@" not in name] == ["step", "start/jacobian_norm", "start/gradient_norm"]
+    assert [name for name in found[0] if "@" not in name] == ["step", "init/jacobian_norm", "init/gradient_norm"]
     assert len({row["train/loss"] for row in found if "train/loss" in row}) == 4

@@ -99,10 +99,10 @@ def test_lines_of_metrics(tmp_path):
 
 def test_numbers_of_parts_are_written_and_not_told(tmp_path):
     with telemetry(tmp_path, stream=(stream := io.StringIO())) as told:
-        told.score(0, {"start/gradient_norm": 2.0, "start/gradient_norm@encoder/1": 1.0})
+        told.score(0, {"init/gradient_norm": 2.0, "init/gradient_norm@encoder/1": 1.0})
     (row,) = read_metrics(tmp_path / "metrics.jsonl")
-    assert row["step"] == 0 and row["start/gradient_norm@encoder/1"] == 1.0
-    assert stream.getvalue().strip().endswith("start/gradient_norm 2")
+    assert row["step"] == 0 and row["init/gradient_norm@encoder/1"] == 1.0
+    assert stream.getvalue().strip().endswith("init/gradient_norm 2")
 
 
 def test_lines_are_there_at_once(tmp_path):

@@ -38,7 +38,7 @@ def config(data, seed, **changes) -> Config:
         train=Train(
             **{"steps": 7, "batch_tokens": 64, "accumulate": 2, "ema_decay": 0.7, "clip_norm": 1.0, "seed": seed},
             epsilon=1e-2,  # else Adam makes gradients that are nothing but rounding, those of keys' biases, as large as others
-            **{"warmup_steps": 3, "log_every": 2, "evaluate_every": 4, "start_metrics": ("gradient_norm",)},
+            **{"warmup_steps": 3, "log_every": 2, "evaluate_every": 4, "init_metrics": ("gradient_norm",)},
         ),
         checkpoint=Checkpoint(every_steps=4, keep_last=2),
     )

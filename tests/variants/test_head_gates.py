@@ -13,6 +13,7 @@ from experiments.variants import head_gates as gates
 from experiments.variants.head_gates import HeadGates
 from transformer import families
 from transformer.models import penalties
+from transformer.probes.sites import scaled_heads
 from transformer.runtime.devices import Runtime
 from transformer.training import trainer as trainers
 
@@ -78,9 +79,9 @@ def test_a_shut_gate_is_a_head_taken_out(family):
     batch = small.batch(0, 3)
     found = model.apply({"params": with_gates(params, log_alpha)}, batch, True, method="states")
     _, _, plain, _, _ = model_of(family)
-    stack, kind = places[-1].split("/")
     own = {"params": without_gates(params)}
-    wanted = plain.apply(own, batch, True, {stack: {kind: jnp.array([[1.0, 0.0]])}}, method="states")
+    with scaled_heads({places[-1]: jnp.array([[1.0, 0.0]])}):
+        wanted = plain.apply(own, batch, True, method="states")
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     assert np.abs(found - plain.apply(own, batch, True, method="states")).max() > 1e-3
 
@@ -91,10 +92,12 @@ def test_gates_of_one_kind_and_factors_for_rows():
     assert [n for n in flatten_dict(params, sep="/") if n.endswith("gates")] == ["encoder/layers/self_attention/gates"]
     batch, rows = small.batch(0, 3), jnp.array([[[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]])
     both = with_gates(params, {"encoder/self": [[9.0, -9.0]]})
-    found = model.apply({"params": both}, batch, True, {"encoder": {"self": rows}}, method="states")
+    with scaled_heads({"encoder/self": rows}):
+        found = model.apply({"params": both}, batch, True, method="states")
     alone = {"params": with_gates(params, {"encoder/self": [[9.0, 9.0]]})}
-    given = {"encoder": {"self": rows * jnp.array([[[1.0, 0.0]]])}}
-    np.testing.assert_allclose(found, model.apply(alone, batch, True, given, method="states"), atol=1e-6)
+    with scaled_heads({"encoder/self": rows * jnp.array([[[1.0, 0.0]]])}):
+        wanted = model.apply(alone, batch, True, method="states")
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
 def test_gates_that_learn_faster_are_the_same_gates():

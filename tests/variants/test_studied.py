@@ -17,6 +17,7 @@ from transformer.components.masks import All, Causal, Pairs, Tokens
 from transformer.config import Facts
 from transformer.models.attention import AttentionLayer
 from transformer.models.transformer import DecoderOnly, EncoderDecoder
+from transformer.probes.sites import scaled_heads
 
 B, T, H, K, D = 2, 5, 2, 4, 8
 FACTS = Facts(source_size=40, target_size=40, source_rows=40, target_rows=40)
@@ -95,9 +96,9 @@ def test_heads_that_are_summed_are_heads_concatenated_before_equal_rows(draw):
     assert shared.shape == (D // H, D)
     apart = {name: parameters[name] for name in ("query", "key", "value")}
     apart |= {"output": {"kernel": jnp.stack([shared] * H), "bias": parameters["summed_output"]["bias"]}}
-    gates = jnp.array([1.0, 0.3])
-    summed, _ = layer.apply({"params": parameters}, x, mask(), gates=gates)
-    concatenated, _ = module().apply({"params": apart}, x, mask(), gates=gates)
+    with scaled_heads({"decoder/self": jnp.array([[1.0, 0.3]])}):
+        summed, _ = layer.apply({"params": parameters}, x, mask())
+        concatenated, _ = module().apply({"params": apart}, x, mask())
     np.testing.assert_allclose(summed, concatenated, atol=1e-5)
 
 

@@ -1,6 +1,6 @@
 """Which keys a query sees: small static rules over positions, segments and prefix flags, which compose with `&`.
 
-    Causal() & Window(128)
+    Causal() & Window(128) & SameSegment()
 
 Rules hold no arrays. `Pairs` joins a rule with both sides of an attention and turns it into booleans only where they are
 needed, a block at a time, so that nothing of size T x S is stored.
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.registry import Component
+from transformer.settings import setting
 
 Array = jax.Array
 Stack = Literal["encoder", "decoder"]
@@ -135,26 +136,39 @@ class Prefix(Causal, name="prefix"):
 
 
 @dataclasses.dataclass(frozen=True)
-class Window(Mask):
-    """A query sees the keys at most `before` positions before it and `after` positions after it."""
+class Window(Mask, name="window"):
+    """A query sees the keys that are less than `size` positions away; with `Causal` these are `size` tokens, its own too."""
 
-    before: int
-    after: int
+    size: int = setting(128, "positions: keys less than so many away are seen", at_least=1)
 
     def seen(self, query: Tokens, key: Tokens) -> Array | None:
         distance = key.positions[..., None, :] - query.positions[..., :, None]
-        return _with_rows((distance >= -self.before) & (distance <= self.after))
+        return _with_rows(jnp.abs(distance) < self.size)
 
     def span(self, prefix: bool) -> tuple[int | None, int | None]:
-        return self.before, self.after
+        return self.size - 1, self.size - 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Both(Mask):
+class SameSegment(Mask, name="same_segment"):
+    """Both are in one segment, and the key is not padding. `Pairs` applies it whatever the rule, so that none can forget it.
+
+    A query without segments sees every key that is not padding.
+    """
+
+    def seen(self, query: Tokens, key: Tokens) -> Array | None:
+        if key.segments is None:
+            return None
+        seen = key.segments[:, None, :] != 0
+        return seen if query.segments is None else seen & (query.segments[:, :, None] == key.segments[:, None, :])
+
+
+@dataclasses.dataclass(frozen=True)
+class Both(Mask, name="both"):
     """What two rules both let a query see."""
 
-    first: Mask
-    second: Mask
+    first: Mask = setting(All(), "one rule")
+    second: Mask = setting(All(), "the other")
 
     @property
     def causal(self) -> bool:  # type: ignore[override]
@@ -182,14 +196,6 @@ def both(first: Array | None, second: Array | None) -> Array | None:
     return jnp.logical_and(*jnp.broadcast_arrays(first, second))
 
 
-def same_segment(query: Tokens, key: Tokens) -> Array | None:
-    """Both in one segment, and the key is not padding. A query without segments sees every key that is not padding."""
-    if key.segments is None:
-        return None
-    seen = key.segments[:, None, :] != 0
-    return seen if query.segments is None else seen & (query.segments[:, :, None] == key.segments[:, None, :])
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Pairs:
@@ -214,8 +220,7 @@ class Pairs:
 
     def seen(self) -> Array | None:
         """True where a query sees a key: [B or 1] x 1 x [T or 1] x S, ready to broadcast over heads; None: all see all."""
-        seen = both(self.mask.seen(self.query, self.key), same_segment(self.query, self.key))
-        seen = both(seen, self.allowed)
+        seen = both((self.mask & SameSegment()).seen(self.query, self.key), self.allowed)
         return None if seen is None else seen[:, None]
 
     def count(self) -> Array:

@@ -7,7 +7,7 @@ Letters: B rows of a batch, T queries, S keys, H heads, K width of a head's quer
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,7 +21,6 @@ from transformer.config import Model
 from transformer.models.cache import Write, store
 from transformer.models.declare import declare
 from transformer.models.dropout import dropout
-from transformer.models.measures import of_softmax
 
 Array = jax.Array
 
@@ -31,6 +30,25 @@ def choose_backend(wanted: str, length: int) -> str:
     if wanted == "auto":
         return "chunked" if length >= 1024 else "plain"
     return wanted
+
+
+class Site(NamedTuple):
+    """What an attention is computed of, as its hooks are given it."""
+
+    attention: Attention
+    p: Parameters
+    q: Streams
+    k: Streams
+    pairs: Pairs
+    positions: Bound
+
+    def logits(self) -> Array:
+        """BxHxTxS in fp32."""
+        return self.attention.logits(self.p, self.q, self.k, self.pairs, self.positions)
+
+    def weights(self) -> Array:
+        """BxHxTxS in fp32."""
+        return self.attention.normalize(self.p, self.logits(), self.pairs)
 
 
 class AttentionLayer(nn.Module):
@@ -55,11 +73,10 @@ class AttentionLayer(nn.Module):
         cache: dict[str, Array] | None = None,
         write: Write | None = None,
         position_parameters: Parameters | None = None,
-        gates: Array | None = None,
     ) -> tuple[Array, dict[str, Array] | None]:
         """Output BxTxD, and the cache with this call's streams written (None without a cache).
 
-        `memory`: streams of the source, as they are kept. `gates`: factors on heads, H, or BxH, each row its own.
+        `memory`: streams of the source, as they are kept.
         """
         attention, sizes = self.config.attention, self.config.sizes(self.stack, self.role)
         own = self.role == "self"
@@ -89,11 +106,9 @@ class AttentionLayer(nn.Module):
             k = attention.expand(p, k, sizes)
             heads_BxTxHxV = attention.attend(p, q, k, pairs, positions, backend)
             if not self.is_initializing():
-                self._observe(attention, p, q, k, pairs, positions, backend)
+                heads_BxTxHxV = self.heads(heads_BxTxHxV, Site(attention, p, q, k, pairs, positions))
         if beams > 1:
             heads_BxTxHxV = heads_BxTxHxV.reshape(rows, -1, *heads_BxTxHxV.shape[2:])
-        if gates is not None:
-            heads_BxTxHxV = heads_BxTxHxV * gates.astype(heads_BxTxHxV.dtype).reshape((-1, 1, gates.shape[-1], 1))
         return attention.output(p, heads_BxTxHxV, x_BxTxD, sizes), cache
 
     def _positions(self, of_stack: Parameters, sizes: Sizes) -> Bound:
@@ -117,16 +132,11 @@ class AttentionLayer(nn.Module):
 
         return Backend(name, config.attention_chunk, drop, dtype)
 
-    def _observe(
-        self, attention: Attention, p: Parameters, q: Streams, k: Streams, pairs: Pairs, positions: Bound, backend: Backend
-    ) -> None:
-        """Sows what the caller asks for by making its collection mutable: `weights`, and measures of the softmax."""
+    def heads(self, heads_BxTxHxV: Array, site: Site) -> Array:
+        """The heads as they are; the weights are sown where `intermediates` is mutable. Probes intercept this method."""
         if self.is_mutable_collection("intermediates"):
-            self.sow("intermediates", "weights", attention.weights(p, q, k, pairs, positions).astype(backend.dtype))
-        if self.is_mutable_collection("measures"):
-            logits, seen = attention.logits(p, q, k, pairs, positions), pairs.seen()
-            seen = jnp.broadcast_to(jnp.ones((1,) * 4, bool) if seen is None else seen, logits.shape)
-            self.sow("measures", "softmax", of_softmax(logits, attention.normalize(p, logits, pairs), seen))
+            self.sow("intermediates", "weights", site.weights().astype(heads_BxTxHxV.dtype))
+        return heads_BxTxHxV
 
 
 class MemoryProjection(nn.Module):

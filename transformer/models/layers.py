@@ -124,15 +124,15 @@ class Layer(nn.Module):
     def __call__(
         self, x_BxTxD: Array, per_layer: dict[str, Any], broadcast: dict[str, Any]
     ) -> tuple[Array, dict[str, Any] | None]:
-        """`per_layer`: what differs by layer (number, memory, cache, gates); `broadcast`: tokens and position parameters.
+        """`per_layer`: what differs by layer (number, memory, cache); `broadcast`: tokens and position parameters.
 
         Returns the output and the layer's cache; the pair is what a scan over layers wants.
         """
-        config, gates = self.config, per_layer.get("gates") or {}
+        config = self.config
         cache, write, keys = per_layer.get("cache"), None, broadcast["query"]
         if cache is not None:
             (kind, cache), step = next(iter(cache.items())), broadcast["step"]
-            window = config.window if kind == "ring" else 0
+            window = config.ring if kind == "ring" else 0
             write, keys = step.writes[window], step.keys[window]
         mask = config.self_mask(self.stack, not self.deterministic)
         pairs = Pairs(broadcast["query"], keys, per_layer["number"], mask, aligned=cache is None)
@@ -145,7 +145,7 @@ class Layer(nn.Module):
 
             def call(x: Array) -> Array:
                 nonlocal written
-                output, new = module(x, pairs, gates=gates.get(role), **arguments)
+                output, new = module(x, pairs, **arguments)
                 written = written if new is None else {kind: new}
                 return output
 

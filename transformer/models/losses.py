@@ -3,7 +3,7 @@
 Letters: B rows, T tokens, N vocabulary entries.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,11 @@ import jax.numpy as jnp
 from transformer.sharding import by_rows
 
 Array = jax.Array
+Batch = Mapping[str, Array]
 Params = Any
+Sums = dict[str, Array]
+# (params, batch, dropout key or None when deterministic) -> sums: `loss_sum`, `weight_sum`, and others to report.
+Loss = Callable[[Params, Batch, Array | None], Sums]
 
 
 def cross_entropy(
@@ -94,3 +98,20 @@ def in_chunks(
 
     total.defvjp(forward, backward)
     return total(params, states_BxTxD)
+
+
+def over_parts(function: Callable[[Mapping[str, Array], Array], Any], batch: Mapping[str, Array], count: int) -> Any:
+    """The sum of a function's trees over `count` equal parts of a batch's rows, which are in memory one after the other.
+
+    `function(part, number)`: of the rows and the number of a part, from 0 on.
+    """
+    parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), dict(batch))
+    numbers = jnp.arange(count)
+
+    def add(total: Any, numbered: tuple[Array, Mapping[str, Array]]) -> tuple[Any, None]:
+        number, part = numbered
+        return jax.tree.map(jnp.add, total, function(part, number)), None
+
+    shapes = jax.eval_shape(function, *jax.tree.map(lambda x: x[0], (parts, numbers)))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(add, zeros, (numbers, parts))[0]

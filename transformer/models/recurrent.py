@@ -393,12 +393,12 @@ class RecurrentEncoderDecoder(nn.Module):
         self.decoder = Decoder(config, name="decoder")
         self.logits_layer = Logits(config, facts.target_rows, facts.target_size, name="logits")
 
-    def __call__(self, batch: Mapping[str, Array], deterministic: bool = True, gates: Mapping[str, Any] | None = None) -> Array:
+    def __call__(self, batch: Mapping[str, Array], deterministic: bool = True) -> Array:
         """Logits BxTxN of a batch: `source` BxS and `inputs` BxT, and optionally segments of each, 0 where there is padding."""
-        return self.logits(self.states(batch, deterministic, gates))
+        return self.logits(self.states(batch, deterministic))
 
-    def states(self, batch: Mapping[str, Array], deterministic: bool = True, gates: Mapping[str, Any] | None = None) -> Array:
-        """The decoder's last states BxTxD; `logits` makes logits of them. There are no heads, so `gates` gate nothing."""
+    def states(self, batch: Mapping[str, Array], deterministic: bool = True) -> Array:
+        """The decoder's last states BxTxD; `logits` makes logits of them."""
         memory = self.encode(batch["source"], None, batch.get("source_segments"), deterministic)
         inputs = batch["inputs"]
         cache, x_BxTxD = self.start(memory, inputs.shape[1], len(inputs)), self.target_embedding(inputs)
@@ -414,7 +414,6 @@ class RecurrentEncoderDecoder(nn.Module):
         positions: Array | None = None,
         segments_BxS: Array | None = None,
         deterministic: bool = True,
-        gates: Mapping[str, Array] | None = None,
     ) -> Memory:
         """The source as the decoder sees it. Segments: 0 where there is padding; positions are ignored."""
         valid_BxS = filled(source_BxS, segments_BxS)

@@ -102,10 +102,9 @@ class Stack(nn.Module):
         memory: Memory | None = None,
         cache: Cache | None = None,
         step: Step | None = None,
-        gates: Mapping[str, Array] | None = None,
         deterministic: bool = True,
     ) -> tuple[Array, Cache | None]:
-        """States BxTxD and the cache, which has a `step`. `gates`: {"self": LxH, "cross": LxH}, factors on heads, or LxBxH."""
+        """States BxTxD and the cache, which has a `step`."""
         config, layers = self.config.of_stack(self.stack), self.config.depth(self.stack)
         positions = config.positions
         declared = positions.parameters(config.sizes(self.stack), config.init_stddev) if positions.owner == "stack" else {}
@@ -119,7 +118,7 @@ class Stack(nn.Module):
         broadcast: dict[str, Any] = {"query": query, "position_parameters": parameters}
         if memory is not None:
             broadcast |= {"cross_query": Tokens(query.positions, None if cache else query.segments), "memory": memory.tokens}
-        per_layer: dict[str, Any] = {"number": jnp.arange(layers), "gates": dict(gates or {})}
+        per_layer: dict[str, Any] = {"number": jnp.arange(layers)}
         types = config.layer_types_in_turn(self.stack)
         if cache is not None:
             x_BxTxD, cache = self._with_cache(types, x_BxTxD, per_layer, memory, broadcast | {"step": step}, cache)
@@ -148,7 +147,7 @@ class Stack(nn.Module):
             body: Any = Turn if period > 1 else _rematerialized(config)
             layers = nn.scan(
                 body,
-                variable_axes={"params": 0, "intermediates": 0, "measures": 0},
+                variable_axes={"params": 0, "intermediates": 0},
                 split_rngs={"params": True, "dropout": True},
                 in_axes=(0, nn.broadcast),  # type: ignore[arg-type]  (a tuple, as its docstring says)
                 length=turns,
@@ -226,7 +225,7 @@ def start_cache(config: Model, rows: int, max_length: int) -> Cache:
         return empty | {"tokens": jnp.zeros((rows, max_length), jnp.int32)}
     types = config.layer_types_in_turn("decoder")
     layers = [_empty(types[index % len(types)], rows, max_length) for index in range(config.num_decoder_layers)]
-    windows = {each.window for each in types if each.window is not None and each.window < max_length}
+    windows = {each.ring for each in types if each.ring is not None and each.ring < max_length}
     return caches.start_tokens(rows, max_length, windows) | {"layers": layers}
 
 
@@ -235,7 +234,7 @@ def _empty(config: Model, rows: int, max_length: int) -> dict[str, Any]:
     attention, sizes = config.attention, config.sizes("decoder")
     if (state := attention.state(sizes, rows)) is not None:
         return {"state": state}
-    kind, slots = ("slots", max_length) if config.window is None or config.window >= max_length else ("ring", config.window)
+    kind, slots = ("slots", max_length) if config.ring is None or config.ring >= max_length else ("ring", config.ring)
 
     def shapes(declared: Declared) -> dict[str, jax.ShapeDtypeStruct]:
         return {name: jax.ShapeDtypeStruct(each.shape, jnp.float32) for name, each in declared.items()}

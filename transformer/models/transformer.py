@@ -46,20 +46,16 @@ class EncoderDecoder(nn.Module):
         self.decoder = Stack(config, "decoder", cross=True, name="decoder")
         self.logits_layer = Logits(config, facts.target_rows, facts.target_size, name="logits")
 
-    def __call__(self, batch: Mapping[str, Array], deterministic: bool = True, gates: Mapping[str, Any] | None = None) -> Array:
+    def __call__(self, batch: Mapping[str, Array], deterministic: bool = True) -> Array:
         """Logits BxTxN of a batch: `source` BxS and `inputs` BxT, and optionally positions and segments of each."""
-        return self.logits(self.states(batch, deterministic, gates))
+        return self.logits(self.states(batch, deterministic))
 
-    def states(self, batch: Mapping[str, Array], deterministic: bool = True, gates: Mapping[str, Any] | None = None) -> Array:
+    def states(self, batch: Mapping[str, Array], deterministic: bool = True) -> Array:
         """The decoder's last states BxTxD; `logits` makes logits of them."""
-        gates = gates or {}
-        memory = self.encode(
-            batch["source"], batch.get("source_positions"), batch.get("source_segments"), deterministic, gates.get("encoder")
-        )
+        memory = self.encode(batch["source"], batch.get("source_positions"), batch.get("source_segments"), deterministic)
         inputs = batch["inputs"]
         tokens = Tokens(_positions(batch.get("positions"), inputs), batch.get("segments"))
-        x_BxTxD, own = self.target_embedding(inputs), gates.get("decoder")
-        return self.decoder(x_BxTxD, tokens, memory=memory, gates=own, deterministic=deterministic)[0]
+        return self.decoder(self.target_embedding(inputs), tokens, memory=memory, deterministic=deterministic)[0]
 
     def logits(self, states_BxTxD: Array) -> Array:
         """States to logits BxTxN."""
@@ -71,11 +67,10 @@ class EncoderDecoder(nn.Module):
         positions: Array | None = None,
         segments_BxS: Array | None = None,
         deterministic: bool = True,
-        gates: Mapping[str, Array] | None = None,
     ) -> Memory:
         """The source as decoder layers see it. Positions default to 0..S-1; segments: 0 where there is padding."""
         tokens = Tokens(_positions(positions, source_BxS), segments_BxS)
-        states, _ = self.encoder(self.source_embedding(source_BxS), tokens, gates=gates, deterministic=deterministic)
+        states, _ = self.encoder(self.source_embedding(source_BxS), tokens, deterministic=deterministic)
         return Memory(self.memory_projection(states, tokens), tokens)
 
     def for_steps(self, params: Any, memory: Memory) -> tuple[Any, Memory]:
@@ -105,16 +100,16 @@ class DecoderOnly(nn.Module):
         self.decoder = Stack(config, "decoder", cross=False, name="decoder")
         self.logits_layer = Logits(config, facts.target_rows, facts.target_size, name="logits")
 
-    def __call__(self, batch: Mapping[str, Array], deterministic: bool = True, gates: Mapping[str, Any] | None = None) -> Array:
+    def __call__(self, batch: Mapping[str, Array], deterministic: bool = True) -> Array:
         """Logits BxTxN of a batch: `inputs` BxT, and optionally `positions`, `segments`, and `prefix`, not 0 in a prefix."""
-        return self.logits(self.states(batch, deterministic, gates))
+        return self.logits(self.states(batch, deterministic))
 
-    def states(self, batch: Mapping[str, Array], deterministic: bool = True, gates: Mapping[str, Any] | None = None) -> Array:
+    def states(self, batch: Mapping[str, Array], deterministic: bool = True) -> Array:
         """The last states BxTxD; `logits` makes logits of them."""
         inputs, prefix = batch["inputs"], batch.get("prefix")
         positions, marked = _positions(batch.get("positions"), inputs), None if prefix is None else prefix > 0
-        tokens, own = Tokens(positions, batch.get("segments"), marked), (gates or {}).get("decoder")
-        return self.decoder(self.target_embedding(inputs), tokens, gates=own, deterministic=deterministic)[0]
+        tokens = Tokens(positions, batch.get("segments"), marked)
+        return self.decoder(self.target_embedding(inputs), tokens, deterministic=deterministic)[0]
 
     def logits(self, states_BxTxD: Array) -> Array:
         """States to logits BxTxN."""
@@ -170,9 +165,9 @@ class EncoderOnly(nn.Module):
         if heads.outputs:
             self.classifier = Classifier(config, heads.outputs, name="classifier")
 
-    def __call__(self, batch: Mapping[str, Array], deterministic: bool = True, gates: Mapping[str, Any] | None = None) -> Any:
+    def __call__(self, batch: Mapping[str, Array], deterministic: bool = True) -> Any:
         """Everything that the heads say, by name: `states`, and `logits` of the masked language model, `pooled`, `scores`."""
-        states = self.states(batch, deterministic, gates)
+        states = self.states(batch, deterministic)
         result = {"states": states}
         if self.heads.masked_lm:
             result["logits"] = self.logits(states)
@@ -182,15 +177,14 @@ class EncoderOnly(nn.Module):
             result["pooled"] = self.pooler(states)
         return result
 
-    def states(self, batch: Mapping[str, Array], deterministic: bool = True, gates: Mapping[str, Any] | None = None) -> Array:
+    def states(self, batch: Mapping[str, Array], deterministic: bool = True) -> Array:
         """The last states BxSxD of `source` BxS, and optionally `token_types`, `source_positions`, `source_segments`."""
         source = batch["source"]
         tokens = Tokens(_positions(batch.get("source_positions"), source), batch.get("source_segments"))
         x_BxSxD = self.source_embedding(source)
         if self.config.token_types:
             x_BxSxD = x_BxSxD + self.type_embedding(batch.get("token_types", jnp.zeros_like(source)))
-        own = (gates or {}).get("encoder")
-        return self.encoder(x_BxSxD, tokens, gates=own, deterministic=deterministic)[0]
+        return self.encoder(x_BxSxD, tokens, deterministic=deterministic)[0]
 
     def logits(self, states_BxSxD: Array) -> Array:
         """What the masked language model says: BxSxN."""

@@ -16,8 +16,9 @@ import numpy as np
 from transformer.data.encode import touching
 from transformer.errors import UserError, counted, say
 from transformer.inference import predict
-from transformer.modes import heads
 from transformer.modes.common import kept_as
+from transformer.probes import alignment, head_statistics
+from transformer.probes.head_statistics import NEIGHBOURS
 from transformer.runtime import workdir as workdirs
 
 
@@ -29,15 +30,15 @@ def align(path: Path, overrides: Mapping[str, str]) -> None:
     data = predictor.config.data
     if data.source != "number_words":
         raise UserError(f"--mode=align: words are aligned for config.data.source number_words alone, not {data.source}")
-    pairs, sentences = heads.numbers(predictor, "test")
+    pairs, sentences = alignment.numbers(predictor, "test")
     say(f"attention of {counted(len(pairs), 'test number')}, with their translations given")
     weights, lengths = predictor.weights(pairs)
-    if heads.CROSS not in weights:
+    if head_statistics.CROSS not in weights:
         raise UserError(
             f"--mode=align: {path} has no attention from what it says to what it read; nothing there can be aligned"
         )
-    table = _agreement(weights[heads.CROSS], sentences)
-    near = heads.near(predictor.config, weights, lengths)
+    table = _agreement(weights[head_statistics.CROSS], sentences)
+    near = head_statistics.by_neighbour(predictor.config, weights, lengths)
     hidden = _hidden(predictor, pairs, sentences)
     told = {"sentences": len(pairs), "heads": table, "near": near, "hidden": hidden}
     name, _ = kept_as("alignment", workdir.config(), predictor.config)
@@ -52,27 +53,29 @@ def _print(table: list[dict[str, Any]], near: list[dict[str, Any]], hidden: dict
     for row in table:
         print(f"{row['name']:<24}{row['alignment_error_rate']:>11.1%} {row['mass']:>25.1%}")
     if near:
-        print(f"\n{'mass of the encoder':<24}" + "".join(f"{f'on the {name} token':>24}" for name in heads.NEIGHBOURS))
+        print(f"\n{'mass of the encoder':<24}" + "".join(f"{f'on the {name} token':>24}" for name in NEIGHBOURS))
         for row in near:
-            print(f"{row['name']:<24}" + "".join(f"{row[name]:>24.1%}" for name in heads.NEIGHBOURS))
+            print(f"{row['name']:<24}" + "".join(f"{row[name]:>24.1%}" for name in NEIGHBOURS))
     print(f"\n{'nats of a word, given':<36}{'the word it translates':>24}{'another word':>16}")
     for name, values in hidden.items():
         print(f"{name:<36}{values['aligned']:>24.3f}{values['other']:>16.3f}")
     sys.stdout.flush()
 
 
-def _agreement(weights_LxBxHxTxS: np.ndarray, sentences: Sequence[heads.Words]) -> list[dict[str, Any]]:
+def _agreement(weights_LxBxHxTxS: np.ndarray, sentences: Sequence[alignment.Words]) -> list[dict[str, Any]]:
     """Each head, each layer's mean of heads, and even weights, to compare with."""
     counts = np.array([len(sentence.source_tokens) for sentence in sentences])
     rows = {"even weights": np.ones_like(weights_LxBxHxTxS[0, :, 0]) / counts[:, None, None]}
     for layer, weights_BxHxTxS in enumerate(weights_LxBxHxTxS, 1):
-        rows |= heads.by_head(layer, weights_BxHxTxS)
+        rows |= alignment.by_head(layer, weights_BxHxTxS)
         if weights_BxHxTxS.shape[1] > 1:
             rows[f"layer {layer}, mean of heads"] = weights_BxHxTxS.mean(axis=1)
-    return heads.agreement(rows, sentences)
+    return alignment.agreement(rows, sentences)
 
 
-def _hidden(predictor: Any, pairs: Sequence[tuple[str, str]], sentences: Sequence[heads.Words]) -> dict[str, dict[str, float]]:
+def _hidden(
+    predictor: Any, pairs: Sequence[tuple[str, str]], sentences: Sequence[alignment.Words]
+) -> dict[str, dict[str, float]]:
     """Mean nats of a target word: with all of the source; with its source word, or another one, hidden from attention
     alone (the encoder has read it), and from the encoder too."""
     draw, some, places = np.random.default_rng(0), [], []

@@ -19,15 +19,15 @@ from transformer.data.objectives import Corpus, Objective
 from transformer.data.sources import SplitName
 from transformer.errors import UserError, counted, no_failure, readable, say
 from transformer.files import new_file
-from transformer.inference import loading, perplexity, predict, pruning, scores, translate
+from transformer.inference import loading, perplexity, predict, scores, translate
 from transformer.models import axes, penalties
-from transformer.modes import digits, heads
+from transformer.modes import digits
 from transformer.modes.common import folders, kept_as
+from transformer.probes import alignment, head_pruning, head_statistics, init_metrics
 from transformer.runtime import hosts
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.devices import Runtime
 from transformer.runtime.workdir import Workdir
-from transformer.training import start
 from transformer.training import step as step_lib
 
 Examples = Sequence[Mapping[str, Any]]
@@ -78,8 +78,8 @@ JUDGES: dict[families.Output, Judge] = {
 
 def check_evaluate(config: Config) -> None:
     """UserError: `config.evaluate` names a score that is none, or asks something of heads that there are not."""
-    pruning.check(config)
-    heads.check(config)
+    head_pruning.check(config)
+    head_statistics.check(config)
     for name in config.evaluate.scores:
         try:
             scores.find(name)
@@ -89,7 +89,7 @@ def check_evaluate(config: Config) -> None:
 
 def reported(config: Config) -> list[str]:
     """What a finished run reports, as "validation/nll": of validation as it trains, of the split scored at its end, and of
-    the model at the start ("start/logit_variance")."""
+    the model at the start ("init/logit_variance")."""
     output, data = families.kind_of(config).output, config.data
     ones: dict[str, float] = dict.fromkeys(("loss_sum", "nll_sum", "correct_sum", "weight_sum"), 1.0)
     ones |= {f"{name}_sum": 1.0 for name in penalties.names(config.model, families.FAMILIES[config.family].attention)}
@@ -105,11 +105,11 @@ def reported(config: Config) -> list[str]:
             last += [f"{name}@{scores.TRUE_LENGTH}" for name in config.evaluate.scores or JUDGES[output].scores]
         last += [f"place_accuracy@{bucket}" for bucket in scores.buckets(config.evaluate.places)]
         last += digits.names(config)
-    if config.evaluate.head_habits:
-        last += heads.names(config)
+    if config.evaluate.head_statistics:
+        last += head_statistics.names(config)
     by_split = {"validation": scores.token_scores(ones)} | {"test" if data.test is not None else "validation": last}
     scored = [f"{split}/{name}" for split, names in by_split.items() if getattr(data, split) is not None for name in names]
-    return scored + start.names(config)
+    return scored + init_metrics.names(config)
 
 
 def evaluate(path: Path, overrides: Mapping[str, str], split: SplitName) -> None:
@@ -168,7 +168,7 @@ def score_split(
     loss = families.make_loss(predictor.model, config, predictor.facts)
     removed = heads_to_remove(runtime, loss, predictor.loaded, validation) if config.evaluate.heads_removed else []
     if removed:
-        params = pruning.without(config, predictor.params, removed)
+        params = head_pruning.without(config, predictor.params, removed)
         predictor = predict.make(dataclasses.replace(predictor.loaded, params=params))
     loaded = predictor.loaded
     token_sum, cut = token_sums(runtime, loss, loaded.objective, name, split.tokens, config)
@@ -188,7 +188,7 @@ def score_split(
         about = {"examples": len(split.examples), "checkpoints": list(loaded.steps), "heads_removed": removed}
         about |= {"changed": dict(changed)} if changed else {}
         kept = kept or name
-        without = f", without {len(removed)} of {len(pruning.heads(config))} heads" if removed else ""
+        without = f", without {len(removed)} of {len(head_pruning.heads(config))} heads" if removed else ""
         try:
             _write(workdir, kept, scored, about | {"search": dataclasses.asdict(config.search)})
         finally:  # scores are not lost because they cannot be written
@@ -224,10 +224,10 @@ def _outputs(predictor: Any, judge: Judge, kind: families.Kind, name: str, split
             few = sum(f"{first}@{each}" not in result.table for each in ranges)
             what = f"ranges of config.evaluate.{setting} have fewer than {scores.FEWEST} pairs and no score"
             result.cuts += some(Cut(few, len(ranges), what))
-    if asked.head_habits:
-        result.table |= heads.of_split(predictor, name, examples)
-        what = f"examples are not looked at for head statistics: the first {heads.SENTENCES:,} are"
-        result.cuts += some(Cut(max(len(examples) - heads.SENTENCES, 0), len(examples), what))
+    if asked.head_statistics:
+        result.table |= head_statistics.of_split(predictor, name, examples)
+        what = f"examples are not looked at for head statistics: the first {alignment.SENTENCES:,} are"
+        result.cuts += some(Cut(max(len(examples) - alignment.SENTENCES, 0), len(examples), what))
     result.rows = [dict(zip(said, row, strict=True)) for row in zip(*said.values(), strict=True)]
     return result
 
@@ -331,14 +331,14 @@ def heads_to_remove(
     """As many heads as `config.evaluate` says, the first to go first."""
     config = loaded.config
     if config.evaluate.head_order == "random":
-        order = pruning.at_random(pruning.heads(config), config.train.seed)
+        order = head_pruning.at_random(head_pruning.heads(config), config.train.seed)
     else:
         assert validation is not None
         alone = settings.replace(config, "data.batching", "bucketed")  # a row is one example
-        importance = pruning.make_importance(loss, config)
+        importance = head_pruning.make_importance(loss, config)
         sums, _ = token_sums(runtime, importance, loaded.objective, "validation", validation.tokens, alone)
-        order = pruning.by_importance(sums(runtime.place_state(loaded.params)))
-    return order[: pruning.number(config)]
+        order = head_pruning.by_importance(sums(runtime.place_state(loaded.params)))
+    return order[: head_pruning.number(config)]
 
 
 def token_sums(

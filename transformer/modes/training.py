@@ -26,13 +26,14 @@ from transformer.models import axes
 from transformer.modes.common import folders
 from transformer.modes.pictures import show
 from transformer.modes.scoring import check_evaluate, score_split, token_sums
+from transformer.probes import init_metrics
 from transformer.runtime import hosts
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.checkpoints import Checkpoints, on_host
 from transformer.runtime.devices import Runtime, peak_flops
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
-from transformer.training import branch, costs, initial, loop, optimizer, start, together, tracing, trainer
+from transformer.training import branch, costs, initial, loop, optimizer, together, tracing, trainer
 from transformer.training import step as step_lib
 from transformer.training.monitor import Monitor
 from transformer.training.telemetry import Telemetry
@@ -154,14 +155,14 @@ def _train(
             found = scores.token_scores(validate(params))
             return {f"validation/{name}": value for name, value in found.items()}
 
-        measure = runtime.compile_eval(start.make_start_step(loss, model, config)) if settings.start_metrics else None
+        measure = runtime.compile_eval(init_metrics.make_init_step(loss, model, config)) if settings.init_metrics else None
 
         def begin_with(placed: Any, batch: Any) -> dict[str, float]:
             assert measure is not None
             found = runtime.fetch(measure(placed.params, batch))
-            if "gradient_seconds" in settings.start_metrics:
-                found["start/gradient_seconds"] = start.seconds(runtime.compile_eval, loss, placed.params, batch)
-            return {name: found[name] for name in start.names(config)}  # in that order
+            if "gradient_seconds" in settings.init_metrics:
+                found["init/gradient_seconds"] = init_metrics.seconds(runtime.compile_eval, loss, placed.params, batch)
+            return {name: found[name] for name in init_metrics.names(config)}  # in that order
 
         def save(step: int, placed: Any, metrics: Mapping[str, float], periodic: bool) -> None:
             step_lib.save_state(checkpoints, step, runtime.single(placed), {**metrics, **monitor.numbers}, periodic)

@@ -25,8 +25,8 @@ SEARCH_SEED = 1_000_000  # learning rates are chosen on it; a study's own seeds 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A number that a run reports, by the name it has there: "validation/nll", "test/bleu", and, of `train.start_metrics`,
-    "start/jacobian_norm" or "start/jacobian_norm@decoder/cross/last".
+    """A number that a run reports, by the name it has there: "validation/nll", "test/bleu", and, of `train.init_metrics`,
+    "init/jacobian_norm" or "init/jacobian_norm@decoder/cross/last".
 
     `take`: of a number that is reported as training goes on, the last or the best one, or instead of it the `updates` until
     it was first reported to be as good as `target`. A run that never was counts as all of its updates: the mean is one

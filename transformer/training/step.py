@@ -13,13 +13,10 @@ import optax
 from flax import struct
 
 from transformer.config import Train
+from transformer.models.losses import Batch, Loss, Params, over_parts
 from transformer.runtime.checkpoints import Checkpoints
 
 Array = jax.Array
-Batch = Mapping[str, Array]
-Params = Any
-# (params, batch, dropout key or None when deterministic) -> sums: `loss_sum`, `weight_sum`, and others to report.
-Loss = Callable[[Params, Batch, Array | None], dict[str, Array]]
 
 DROPOUT = 1  # streams of randomness: keys are fold_in(fold_in(seed, stream), step); initialisation is stream 0
 
@@ -105,23 +102,6 @@ def make_train_step(
         return kept, metrics
 
     return train_step
-
-
-def over_parts(function: Callable[[Batch, Array], Any], batch: Batch, count: int) -> Any:
-    """The sum of a function's trees over `count` equal parts of a batch's rows, which are in memory one after the other.
-
-    `function(part, number)`: of the rows and the number of a part, from 0 on.
-    """
-    parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), dict(batch))
-    numbers = jnp.arange(count)
-
-    def add(total: Any, numbered: tuple[Array, Batch]) -> tuple[Any, None]:
-        number, part = numbered
-        return jax.tree.map(jnp.add, total, function(part, number)), None
-
-    shapes = jax.eval_shape(function, *jax.tree.map(lambda x: x[0], (parts, numbers)))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return jax.lax.scan(add, zeros, (numbers, parts))[0]
 
 
 def make_eval_step(loss: Loss) -> Callable[..., dict[str, Array]]:

@@ -207,7 +207,7 @@ class Telemetry:
 
     def score(self, step: int, metrics: Mapping[str, float]) -> None:
         """Other numbers of that step, under their full names ("validation/loss"), and a line to the user, without those of
-        a part ("start/gradient_norm@encoder/1")."""
+        a part ("init/gradient_norm@encoder/1")."""
         row = {name: float(value) for name, value in metrics.items()}
         self._write(step, row)
         told = [f"{name} {readable(name, value, _number(value))}" for name, value in row.items() if "@" not in name]

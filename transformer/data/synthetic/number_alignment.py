@@ -4,7 +4,7 @@
     ein|und|zwanzig|tausend|fünf        possible besides: und-twenty, und-one
 
 A number is spelled in both languages by groups of three digits; what stands for the same digit, hundred or power of a
-thousand translates each other. How well attention agrees is `inference/alignment.py`.
+thousand translates each other. How well attention agrees is `probes/alignment.py`.
 """
 
 import dataclasses

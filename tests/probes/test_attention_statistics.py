@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from transformer.inference import habits
+from transformer.probes.head_statistics import head_distance, weight_at_offset
 
 LENGTHS = np.array([5, 2, 1])
 
@@ -21,7 +21,7 @@ def weights(seed: int = 0, layers: int = 2, heads: int = 3) -> np.ndarray:
 @pytest.mark.parametrize("offset", [-2, -1, 0, 1])
 def test_neighbours_by_a_loop(offset):
     given = weights()
-    found = habits.near(given, LENGTHS, offset)
+    found = weight_at_offset(given, LENGTHS, offset)
     for layer, head in np.ndindex(2, 3):
         values = [
             given[layer, text, head, place, place + offset]
@@ -35,8 +35,8 @@ def test_neighbours_by_a_loop(offset):
 def test_a_head_of_the_token_before():
     given = np.eye(4, k=-1)[None, None, None]
     given[..., 0, 0] = 1  # the first token has none before it
-    assert [habits.near(given, np.array([4]), offset)[0, 0] for offset in (-1, 0, 1)] == [1, 0.25, 0]
-    assert np.isnan(habits.near(given, np.array([1]), -1)[0, 0])
+    assert [weight_at_offset(given, np.array([4]), offset)[0, 0] for offset in (-1, 0, 1)] == [1, 0.25, 0]
+    assert np.isnan(weight_at_offset(given, np.array([1]), -1)[0, 0])
 
 
 def test_distances_by_a_loop():
@@ -50,7 +50,7 @@ def test_distances_by_a_loop():
                     p, q = (head[text, place, :length] for head in (first, second))
                     more = sum(x * np.log2(2 * x / (x + y)) for a, b in zip(p, q, strict=True) for x, y in ((a, b), (b, a)))
                     found.append(np.sqrt(max(more / 2, 0)))
-    assert habits.distance(given, LENGTHS) == pytest.approx(np.mean(found))
+    assert head_distance(given, LENGTHS) == pytest.approx(np.mean(found))
 
 
 def test_distances_by_hand():
@@ -59,7 +59,7 @@ def test_distances_by_hand():
     following = np.roll(previous, 2, axis=1)
 
     def distance(*heads):
-        return habits.distance(np.stack(heads)[None, None], np.array([4]))
+        return head_distance(np.stack(heads)[None, None], np.array([4]))
 
     assert distance(previous, previous) == 0 and distance(previous, following) == pytest.approx(1)
     # (1, 0, 0, 0) and even weights: their mean is 5/8 once and 1/8 three times.

@@ -11,7 +11,7 @@ import small
 from transformer import effects, families, settings
 from transformer.config import Config
 from transformer.errors import UserError
-from transformer.training import start
+from transformer.probes import init_metrics
 from transformer.validation import validate
 
 ALL = ("logit_variance", "attention_entropy", "jacobian_norm", "query_gradient", "gradient_norm")
@@ -20,7 +20,7 @@ FAMILIES = {
     "encoder_only": {"family": "encoder_only", "objective__kind": "masked_lm"},
     "decoder_only": {"family": "decoder_only", "objective__kind": "causal_lm", "model__tying": "two_way"},
 }
-DEEP = {"model__num_encoder_layers": 2, "model__num_decoder_layers": 3, "train__start_metrics": ALL}
+DEEP = {"model__num_encoder_layers": 2, "model__num_decoder_layers": 3, "train__init_metrics": ALL}
 
 
 def batch(family: str, rows: int = 8) -> dict[str, np.ndarray]:
@@ -40,7 +40,7 @@ def parts(config: Config):
 
 def measured(config: Config, rows: int = 8) -> dict[str, float]:
     model, loss, params = parts(config)
-    found = jax.jit(start.make_start_step(loss, model, config))(params, batch(config.family, rows))
+    found = jax.jit(init_metrics.make_init_step(loss, model, config))(params, batch(config.family, rows))
     return {name: float(value) for name, value in found.items()}
 
 
@@ -57,7 +57,7 @@ def softmax(logits):
 @pytest.mark.parametrize("scale", ["none", "1/sqrt(d_k)"])
 def test_one_layer_is_what_numpy_says(scale):
     """An encoder without positions: its queries and keys are products of embeddings, times sqrt(d_model)."""
-    changes = {"model__positions": "none", "model__attention__scale": scale, "model__d_k": 3, "train__start_metrics": ALL[:3]}
+    changes = {"model__positions": "none", "model__attention__scale": scale, "model__d_k": 3, "train__init_metrics": ALL[:3]}
     config = small.config(**FAMILIES["encoder_only"], **changes)
     _, _, params = parts(config)
     given, layer = batch("encoder_only"), params["encoder"]["layers"]["self_attention"]
@@ -74,7 +74,7 @@ def test_one_layer_is_what_numpy_says(scale):
         found.append((logits.var(), -np.sum(p * np.log(p)) / math.log(len(seen)), jacobian))
     wanted = dict(zip(ALL, np.mean(found, axis=0), strict=False))
     assert len(found) > 20
-    of_layer = {f"start/{name}{at}": v for name, v in wanted.items() for at in ("", "@encoder/self/1", "@encoder/self/last")}
+    of_layer = {f"init/{name}{at}": v for name, v in wanted.items() for at in ("", "@encoder/self/1", "@encoder/self/last")}
     assert measured(config) == pytest.approx(of_layer, rel=1e-4)
 
 
@@ -82,13 +82,13 @@ def test_one_layer_is_what_numpy_says(scale):
 def test_what_is_told_is_what_is_named(family):
     config = small.config(**FAMILIES[family], **DEEP)
     found = deep(family)
-    assert set(found) == set(start.names(config)) and np.isfinite(list(found.values())).all()
+    assert set(found) == set(init_metrics.names(config)) and np.isfinite(list(found.values())).all()
     kinds = {name.partition("@")[2].rpartition("/")[0] for name in found} - {""}
     attention = {"encoder_only": {"encoder/self"}, "decoder_only": {"decoder/self"}}
     attention |= {"encoder_decoder": {"encoder/self", "decoder/self", "decoder/cross"}}
     assert kinds == attention[family] | {place.split("/")[0] for place in attention[family]}
-    asked = settings.replace(config, "train.start_metrics", ("gradient_norm",))
-    assert set(measured(asked)) == set(start.names(asked)) == {name for name in found if "/gradient_norm" in name}
+    asked = settings.replace(config, "train.init_metrics", ("gradient_norm",))
+    assert set(measured(asked)) == set(init_metrics.names(asked)) == {name for name in found if "/gradient_norm" in name}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -105,8 +105,8 @@ def test_each_attention_is_measured_by_its_own_weights(family):
                 found = [(*two, np.linalg.norm(np.diag(p) - np.outer(p, p))) for two, p in zip(found, rows, strict=True)]
                 means[f"{stack}/{name.removesuffix('_attention')}/{number}"] = np.mean(found, axis=0)
     for index, metric in enumerate(ALL[:3]):
-        wanted = {f"start/{metric}@{place}": values[index] for place, values in means.items()}
-        wanted[f"start/{metric}"] = np.mean([values[index] for values in means.values()])
+        wanted = {f"init/{metric}@{place}": values[index] for place, values in means.items()}
+        wanted[f"init/{metric}"] = np.mean([values[index] for values in means.values()])
         found = {name: value for name, value in deep(family).items() if f"/{metric}" in name and "last" not in name}
         assert found == pytest.approx(wanted, rel=2e-3), metric
         assert len({f"{value:.4g}" for value in wanted.values()}) == len(wanted)  # no two are alike
@@ -122,19 +122,19 @@ def test_gradients_are_those_of_the_mean_loss(family):
         return math.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(tree)))
 
     whole, queries, found = norm(gradients), [], deep(family)
-    wanted = {"start/gradient_norm": whole}
+    wanted = {"init/gradient_norm": whole}
     for stack in ("encoder", "decoder"):
         for number in range({"encoder": 2, "decoder": 3}[stack] if stack in gradients else 0):
             own = {"layer": gradients[stack]["layers"]}
             if stack == "decoder" and "memory" in gradients:
                 own["memory"] = gradients["memory"]
             own = jax.tree.map(lambda leaf, n=number: leaf[n], own)
-            wanted[f"start/gradient_norm@{stack}/{number + 1}"] = norm(own)
+            wanted[f"init/gradient_norm@{stack}/{number + 1}"] = norm(own)
             for kind in ("self", "cross"):
                 if (module := own["layer"].get(f"{kind}_attention")) is not None:
                     queries.append(norm(module["query"]["kernel"]))
-                    wanted[f"start/query_gradient@{stack}/{kind}/{number + 1}"] = queries[-1] / whole
-    wanted["start/query_gradient"] = norm(queries) / whole
+                    wanted[f"init/query_gradient@{stack}/{kind}/{number + 1}"] = queries[-1] / whole
+    wanted["init/query_gradient"] = norm(queries) / whole
     kept = {name: value for name, value in found.items() if "gradient" in name and "last" not in name}
     assert kept == pytest.approx(wanted, rel=1e-4)
     lasts = {name.rpartition("/")[0]: value for name, value in found.items() if name.endswith("last")}
@@ -151,15 +151,15 @@ def test_micro_batches_and_dropout_change_nothing():
     ("changes", "metrics", "named"),
     [
         ({"family": "recurrent", "data__batching": "bucketed"}, (*ALL[:2], "operations"), "logit_variance,attention_entropy"),
-        (FAMILIES["encoder_only"], ("operations", "gradient_reach"), "gradient_reach"),
+        (FAMILIES["encoder_only"], ("operations", "gradient_distance"), "gradient_distance"),
     ],
 )
 def test_what_a_family_has_not_is_refused(changes, metrics, named):
-    wrong = effects.without_idle(small.config(**changes, train__start_metrics=metrics))
+    wrong = effects.without_idle(small.config(**changes, train__init_metrics=metrics))
     with pytest.raises(UserError) as error:
         validate(wrong)
-    assert f"config.train.start_metrics {named}: " in str(error.value) and "\n" not in str(error.value)
-    validate(settings.replace(wrong, "train.start_metrics", ("operations",)))
+    assert f"config.train.init_metrics {named}: " in str(error.value) and "\n" not in str(error.value)
+    validate(settings.replace(wrong, "train.init_metrics", ("operations",)))
 
 
 FED = {
@@ -172,9 +172,9 @@ FED = {
 @pytest.mark.parametrize(
     "family", ["decoder_only", *(pytest.param(n, marks=pytest.mark.slow) for n in FED if n != "decoder_only")]
 )
-def test_a_gradient_reaches_as_far_as_the_table_of_embeddings_says(family):
+def test_a_gradient_distancees_as_far_as_the_table_of_embeddings_says(family):
     """No token is twice in a row, so a row of the table is one place. Rows have different ends; one is packed of two texts."""
-    config = small.config(**FED[family], model__tying="none", train__start_metrics=("gradient_reach", "sequential_products"))
+    config = small.config(**FED[family], model__tying="none", train__init_metrics=("gradient_distance", "sequential_products"))
     model, loss, params = parts(config)
     side, length, ends = ("inputs" if family == "decoder_only" else "source"), 9, (9, 6, 7)
     draw = np.random.default_rng(2)
@@ -185,7 +185,7 @@ def test_a_gradient_reaches_as_far_as_the_table_of_embeddings_says(family):
         segments[0, 4:] = 2  # of the two texts, what is said first belongs to one, what is said last to the other
     given = {"source": tokens, "source_segments": segments, "inputs": tokens, "segments": segments, "targets": tokens}
     given["weights"] = (segments > 0).astype(np.float32)
-    found = jax.jit(start.make_start_step(loss, model, config))(params, given)
+    found = jax.jit(init_metrics.make_init_step(loss, model, config))(params, given)
     norms: dict[int, list[float]] = {}
     table = "target_embedding" if side == "inputs" else "source_embedding"
     for row, end in enumerate(ends):
@@ -200,5 +200,5 @@ def test_a_gradient_reaches_as_far_as_the_table_of_embeddings_says(family):
     means = {distance: np.mean(values) for distance, values in norms.items()}
     for distance in (2, 4, 8):
         wanted = means[distance] / means[1] if distance in means else math.nan
-        assert float(found[f"start/gradient_reach@{distance}"]) == pytest.approx(wanted, rel=1e-3, nan_ok=True), distance
-    assert set(found) == set(start.names(config))
+        assert float(found[f"init/gradient_distance@{distance}"]) == pytest.approx(wanted, rel=1e-3, nan_ok=True), distance
+    assert set(found) == set(init_metrics.names(config))

@@ -1,9 +1,9 @@
-"""What is measured of a model before its first update, on that update's batch (`config.train.start_metrics`).
+"""What is measured of a model before its first update, on that update's batch (`config.train.init_metrics`).
 
-A metric is told of the whole model as `start/NAME`, and of each layer as `start/NAME@PLACE/LAYER`. LAYER is 1 for the one
+A metric is told of the whole model as `init/NAME`, and of each layer as `init/NAME@PLACE/LAYER`. LAYER is 1 for the one
 next to the inputs, and `last` is one more name of the one next to the outputs, whatever the depth.
 
-logit_variance, attention_entropy, jacobian_norm: means over queries and heads of what models/measures.py defines; PLACE is
+logit_variance, attention_entropy, jacobian_norm: means over queries and heads of what softmax.py defines; PLACE is
     a stack and a kind of its attention, `decoder/cross`. Of the model: the mean over all layers of all places.
 query_gradient: ||dL / dW_q|| / ||dL / dtheta||, L the mean loss, theta all parameters: which share of the gradient the kernels
     of the queries have, 0 to 1. PLACE as above. Of the model: of all W_q together, the root of the sum of squares.
@@ -14,8 +14,8 @@ Others are of the whole model alone:
 
 sequential_products: matrix products one after another in dL / dtheta, forward and backward (models/program.py).
 operations: 2 m n k of all products in it, over the target slots of the batch, padding included.
-gradient_reach: told as `start/gradient_reach@D`, D = 2, 4, 8, ..: the gradient of what is said first (a decoder alone: last) by
-    the token D before the end of what was read, over that by the token 1 before (reach.py).
+gradient_distance: reported as `init/gradient_distance@D`, D = 2, 4, 8, ..: the gradient of the first output token (of a
+    decoder alone: the last) with respect to the token D before the end of what was read, over that to the token 1 before.
 gradient_seconds: of dL / dtheta on this machine, the median of `TIMED` calls; it says nothing of other machines.
 
 There is no dropout here, and a decoder is masked as it is where it is scored. Letters: L layers.
@@ -34,9 +34,11 @@ import optax
 from transformer import families
 from transformer.config import Config, LayerMetric, Model
 from transformer.models import program
+from transformer.models.losses import Batch, Loss, Params, over_parts
 from transformer.models.stack import layers_in_order
-from transformer.training import reach
-from transformer.training.step import Batch, Loss, Params, over_parts
+from transformer.probes import gradient_distance
+from transformer.probes.sites import at_attention
+from transformer.probes.softmax import of_softmax
 
 Array = jax.Array
 
@@ -55,31 +57,32 @@ def places(config: Config, metric: str) -> Sequence[str]:
 def names(config: Config) -> list[str]:
     """What a run with these settings tells of its start."""
     result = []
-    for metric in dict.fromkeys(config.train.start_metrics):
-        if metric == "gradient_reach":
-            result += [f"start/{metric}@{distance}" for distance in reach.distances(config) if distance > 1]
+    for metric in dict.fromkeys(config.train.init_metrics):
+        if metric == "gradient_distance":
+            result += [f"init/{metric}@{distance}" for distance in gradient_distance.distances(config) if distance > 1]
             continue
-        result.append(f"start/{metric}")
+        result.append(f"init/{metric}")
         for place in places(config, metric) if metric in OF_LAYERS else ():
             layers = (*range(1, config.model.depth(place.split("/")[0]) + 1), LAST)
-            result += [f"start/{metric}@{place}/{layer}" for layer in layers]
+            result += [f"init/{metric}@{place}/{layer}" for layer in layers]
     return result
 
 
-def make_start_step(loss: Loss, model: Any, config: Config) -> Callable[..., dict[str, Array]]:
-    """`start_step(params, batch, axis_name=None) -> metrics`, the scalars that `names` names, but for what is timed."""
-    asked = list(dict.fromkeys(config.train.start_metrics))
+def make_init_step(loss: Loss, model: Any, config: Config) -> Callable[..., dict[str, Array]]:
+    """`init_step(params, batch, axis_name=None) -> metrics`, the scalars that `names` names, but for what is timed."""
+    asked = list(dict.fromkeys(config.train.init_metrics))
     of_layers = [metric for metric in asked if metric in OF_LAYERS]
 
-    def start_step(params: Params, batch: Batch, axis_name: str | None = None) -> dict[str, Array]:
+    def init_step(params: Params, batch: Batch, axis_name: str | None = None) -> dict[str, Array]:
         def of_part(part: Batch, number: Array | None = None) -> Any:
             softmax, gradients, weight = {}, {}, {}
             if set(of_layers) & set(OF_SOFTMAX):
-                _, sown = model.apply({"params": params}, part, True, method="states", mutable=["measures"])
-                softmax = sown["measures"]
+                with at_attention(_sow_measures):
+                    _, sown = model.apply({"params": params}, part, True, method="states", mutable=["intermediates"])
+                softmax = sown["intermediates"]
             if set(of_layers) - set(OF_SOFTMAX):
                 gradients, weight = jax.grad(_summed, argnums=1, has_aux=True)(loss, params, part)
-            far = reach.norms(loss, config, params, part) if "gradient_reach" in asked else {}
+            far = gradient_distance.norms(loss, config, params, part) if "gradient_distance" in asked else {}
             return softmax, gradients, weight, far
 
         parts = config.train.accumulate
@@ -90,7 +93,9 @@ def make_start_step(loss: Loss, model: Any, config: Config) -> Callable[..., dic
         gradients = jax.tree.map(lambda g: g / jnp.maximum(weight["weight_sum"], 1.0), gradients)
         result = _of_program(loss, params, batch, asked)
         if far:
-            result |= {f"start/gradient_reach@{distance}": value for distance, value in reach.relative(far).items()}
+            result |= {
+                f"init/gradient_distance@{distance}": value for distance, value in gradient_distance.relative(far).items()
+            }
         for metric in of_layers:
             if metric in OF_SOFTMAX:
                 by_place = {place: _mean(config.model, softmax, place, metric) for place in places(config, metric)}
@@ -103,10 +108,10 @@ def make_start_step(loss: Loss, model: Any, config: Config) -> Callable[..., dic
                 by_place = {place: jnp.sqrt(squares_L) / unit for place, squares_L in found.items()}
                 of_all = jnp.sqrt(jnp.sum(jnp.concatenate(list(found.values())))) / unit
                 whole = of_all if metric == "query_gradient" else norm
-            result |= {f"start/{metric}": whole} | _by_layer(metric, by_place)
+            result |= {f"init/{metric}": whole} | _by_layer(metric, by_place)
         return result
 
-    return start_step
+    return init_step
 
 
 def seconds(compile: Callable[..., Any], loss: Loss, params: Params, batch: Batch) -> float:
@@ -130,10 +135,17 @@ def _of_program(loss: Loss, params: Params, batch: Batch, asked: Sequence[str]) 
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, dict(batch)))
     gradient, result = jax.grad(lambda p, b: loss(p, b, None)["loss_sum"]), {}
     if "sequential_products" in asked:
-        result["start/sequential_products"] = jnp.float32(program.sequential_products(gradient, *shapes))
+        result["init/sequential_products"] = jnp.float32(program.sequential_products(gradient, *shapes))
     if "operations" in asked:
-        result["start/operations"] = jnp.float32(program.total(gradient, *shapes).products / batch["weights"].size)
+        result["init/operations"] = jnp.float32(program.total(gradient, *shapes).products / batch["weights"].size)
     return result
+
+
+def _sow_measures(layer: Any, heads: Array, site: Any) -> Array:
+    logits, seen = site.logits(), site.pairs.seen()
+    seen = jnp.broadcast_to(jnp.ones((1,) * 4, bool) if seen is None else seen, logits.shape)
+    layer.sow("intermediates", "softmax", of_softmax(logits, site.attention.normalize(site.p, logits, site.pairs), seen))
+    return heads
 
 
 def _summed(loss: Loss, params: Params, batch: Batch) -> tuple[Array, dict[str, Array]]:
@@ -171,6 +183,6 @@ def _layers(model: Model, tree: Any, stack: str) -> tuple[Any, ...]:
 def _by_layer(metric: str, by_place: Mapping[str, Array]) -> dict[str, Array]:
     result = {}
     for place, values_L in by_place.items():
-        result |= {f"start/{metric}@{place}/{layer}": value for layer, value in enumerate(values_L, 1)}
-        result[f"start/{metric}@{place}/{LAST}"] = values_L[-1]
+        result |= {f"init/{metric}@{place}/{layer}": value for layer, value in enumerate(values_L, 1)}
+        result[f"init/{metric}@{place}/{LAST}"] = values_L[-1]
     return result

@@ -11,7 +11,8 @@ from experiments.variants.summed_heads import SummedHeads
 from transformer import families, settings
 from transformer.config import Config
 from transformer.errors import UserError
-from transformer.inference import pruning
+from transformer.probes import head_pruning
+from transformer.probes.sites import scaled_heads
 from transformer.settings import Variations
 
 ROWS = 4
@@ -68,12 +69,11 @@ def scaled(params, head: str, factor: float):
     return jax.tree.map_with_path(leaf, params)
 
 
-def gates(config: Config, removed: list[str]):
+def factors(config: Config, removed: list[str]):
     result = {}
     for place in PLACES[config.family]:
-        stack, kind = place.split("/")
-        layers = {"encoder": 1, "decoder": 2}[stack]
-        result.setdefault(stack, {})[kind] = np.array(
+        layers = {"encoder": 1, "decoder": 2}[place.split("/")[0]]
+        result[place] = np.array(
             [[f"{place}/{layer + 1}/{head + 1}" not in removed for head in range(2)] for layer in range(layers)], np.float32
         )
     return result
@@ -84,8 +84,8 @@ def test_importance_is_how_the_loss_of_each_row_goes_with_a_head(kind):
     config, loss, params = parts(kind)
     rows = 1 if kind == "masked_lm" else ROWS  # a pair is weighed by the tokens of its batch
     given, step = batch(kind, rows), 0.003
-    found = jax.jit(pruning.make_importance(loss, config))(params, given, None)
-    assert set(found) == set(pruning.heads(config))
+    found = jax.jit(head_pruning.make_importance(loss, config))(params, given, None)
+    assert set(found) == set(head_pruning.heads(config))
 
     each = [{name: value[row : row + 1] for name, value in given.items()} for row in range(rows)]
     of_row = jax.jit(lambda params, row: loss(params, row, None)["loss_sum"])
@@ -102,27 +102,31 @@ def test_importance_is_how_the_loss_of_each_row_goes_with_a_head(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_heads_is_with_gates_of_zero(kind):
-    """And gates of one are none, to the bit."""
+def test_removed_heads_are_heads_times_zero(kind):
+    """And factors of one change nothing, to the bit."""
     config, loss, params = parts(kind)
-    compiled = jax.jit(loss)
 
-    def run(params, gates=None):
-        return {name: float(value) for name, value in compiled(params, batch(kind), None, gates).items()}
+    @jax.jit
+    def compiled(params, factors):
+        with scaled_heads(factors):
+            return loss(params, batch(kind), None)
+
+    def run(params, factors={}):  # noqa: B006
+        return {name: float(value) for name, value in compiled(params, factors).items()}
 
     plain = run(params)
-    assert run(params, gates(config, [])) == plain
-    removed = [head for head in pruning.heads(config) if head[-1] == "2"][:3]
-    cut = pruning.without(config, params, removed)
-    assert run(cut) == pytest.approx(run(params, gates(config, removed)), rel=1e-5)
+    assert run(params, factors(config, [])) == plain
+    removed = [head for head in head_pruning.heads(config) if head[-1] == "2"][:3]
+    cut = head_pruning.without(config, params, removed)
+    assert run(cut) == pytest.approx(run(params, factors(config, removed)), rel=1e-5)
     assert abs(run(cut)["loss_sum"] - plain["loss_sum"]) > 1e-2
     wanted = functools.reduce(lambda params, head: scaled(params, head, 0.0), removed, params)
     assert jax.tree.all(jax.tree.map(np.array_equal, cut, wanted))
-    assert jax.tree.all(jax.tree.map(np.array_equal, pruning.without(config, params, []), params))
+    assert jax.tree.all(jax.tree.map(np.array_equal, head_pruning.without(config, params, []), params))
     place, deepest, last = removed[0].rsplit("/", 2)
     for head in (f"{place}/9/1", f"{place}/1/9", f"{place}/0/1", "decoder/nowhere/1/1", "", f"{place}/{deepest}/{last}/1"):
         with pytest.raises(UserError, match="there is no head"):
-            pruning.without(config, params, [head])
+            head_pruning.without(config, params, [head])
 
 
 def test_layers_compare_by_shares_of_their_norms():
@@ -131,13 +135,13 @@ def test_layers_compare_by_shares_of_their_norms():
     of_heads = {f"{first}/1": 4.0, f"{first}/2": 3.0, f"{second}/1": 2.0, f"{second}/2": 0.0}
     of_heads |= {f"{third}/1": 0.0, f"{third}/2": 0.0}
     wanted = [f"{second}/2", f"{third}/1", f"{third}/2", f"{first}/2", f"{first}/1", f"{second}/1"]
-    assert pruning.by_importance(of_heads) == wanted
-    assert pruning.by_importance({head: 7 * value for head, value in of_heads.items()}) == wanted
+    assert head_pruning.by_importance(of_heads) == wanted
+    assert head_pruning.by_importance({head: 7 * value for head, value in of_heads.items()}) == wanted
 
 
 def test_a_random_order_is_the_seeds():
-    every = pruning.heads(configured("translate"))
-    orders = [pruning.at_random(every, seed) for seed in (0, 0, 1, 2)]
+    every = head_pruning.heads(configured("translate"))
+    orders = [head_pruning.at_random(every, seed) for seed in (0, 0, 1, 2)]
     assert all(sorted(order) == sorted(every) for order in orders)
     assert orders[0] == orders[1] and len(set(map(tuple, [every, *orders]))) == 4
 
@@ -153,12 +157,12 @@ def test_stacks_may_have_different_numbers_of_heads():
 def test_heads_are_those_of_a_place_and_of_all_layers():
     every = [f"{place}/{n}" for place in ("encoder/self/1", "decoder/self/1", "decoder/self/2") for n in (1, 2)]
     every += [f"decoder/cross/{layer}/{n}" for layer in (1, 2) for n in (1, 2)]
-    assert pruning.heads(configured("translate")) == every
-    assert pruning.heads(configured("translate", evaluate__head_place="decoder/cross")) == every[6:]
-    assert pruning.heads(configured("tag")) == every[:2]
+    assert head_pruning.heads(configured("translate")) == every
+    assert head_pruning.heads(configured("translate", evaluate__head_place="decoder/cross")) == every[6:]
+    assert head_pruning.heads(configured("tag")) == every[:2]
     cross = {"evaluate__head_place": "decoder/cross"}
     for share, place, count in ((0.0, {}, 0), (0.04, {}, 0), (0.05, {}, 1), (0.34, {}, 3), (1.0, {}, 10), (0.5, cross, 2)):
-        assert pruning.number(configured("translate", evaluate__heads_removed=share, **place)) == count
+        assert head_pruning.number(configured("translate", evaluate__heads_removed=share, **place)) == count
 
 
 WRONG = {
@@ -178,14 +182,14 @@ def test_what_cannot_be_taken_out(name):
     changes, says = WRONG[name]
     wrong = configured("translate", **{"evaluate__heads_removed": 0.5} | changes)
     with pytest.raises(UserError) as error:
-        pruning.check(wrong)
+        head_pruning.check(wrong)
     assert all(part in str(error.value) for part in says) and "\n" not in str(error.value)
-    pruning.check(settings.replace(wrong, "evaluate.heads_removed", 0.0))
+    head_pruning.check(settings.replace(wrong, "evaluate.heads_removed", 0.0))
 
 
 def test_what_can_be_taken_out():
-    pruning.check(configured("translate", evaluate__heads_removed=1.0))
-    pruning.check(configured("translate", evaluate__heads_removed=0.5, evaluate__head_place="decoder/cross"))
-    pruning.check(configured("tag", evaluate__heads_removed=0.5, evaluate__head_place="encoder/self"))
+    head_pruning.check(configured("translate", evaluate__heads_removed=1.0))
+    head_pruning.check(configured("translate", evaluate__heads_removed=0.5, evaluate__head_place="decoder/cross"))
+    head_pruning.check(configured("tag", evaluate__heads_removed=0.5, evaluate__head_place="encoder/self"))
     unseen = {"data__validation": None, "evaluate__head_order": "random"}
-    pruning.check(configured("translate", evaluate__heads_removed=0.5, **unseen))
+    head_pruning.check(configured("translate", evaluate__heads_removed=0.5, **unseen))

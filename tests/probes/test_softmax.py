@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from transformer.components.attention import masked_softmax
-from transformer.models.measures import of_softmax
+from transformer.probes.softmax import of_softmax
 
 B, H, T, S = 2, 3, 4, 6
 

@@ -13,7 +13,8 @@ from transformer.config import Config
 from transformer.data.synthetic import number_words
 from transformer.data.tokenizers.vocabulary import Characters
 from transformer.errors import UserError
-from transformer.modes import heads, scoring
+from transformer.modes import scoring
+from transformer.probes import alignment, head_statistics
 
 LETTERS = Characters("abcdefghijklmnopqrstuvwxyzüß ,-")
 
@@ -40,11 +41,11 @@ class Stub:
 def test_of_weights_that_are_known(monkeypatch):
     """Four numbers. Of the encoder's three heads one looks at the token before, one at itself, one evenly; across, one head
     finds the word that is translated, the other looks at the first token."""
-    monkeypatch.setattr(heads, "SENTENCES", 4)
+    monkeypatch.setattr(alignment, "SENTENCES", 4)
     config = settings.override(
         Config(), {"data.number_range": "20,100", "data.number_test_size": "4", "data.number_train_size": "9"}
     )
-    pairs, sentences = heads.numbers(Stub(config, {}), "validation")
+    pairs, sentences = alignment.numbers(Stub(config, {}), "validation")
     spell = number_words.speller("de", "target_language", 100)
     assert [target for _, target in pairs] == [spell(n) for n in number_words.draw(config.data)["validation"]]
     lengths = np.array([len(source) + 1 for source, _ in pairs])
@@ -62,20 +63,20 @@ def test_of_weights_that_are_known(monkeypatch):
             first, last = sentence.known.target[target]
             cross[0, text, 0, first:last] = np.eye(size)[sentence.known.source[source][0]]
     stub = Stub(config, {"encoder/self": own, "decoder/self": own, "decoder/cross": cross}, lengths)
-    found = heads.of_split(stub, "validation", [])
-    assert stub.pairs == pairs and list(found) == heads.names(config)
+    found = head_statistics.of_split(stub, "validation", [])
+    assert stub.pairs == pairs and list(found) == head_statistics.names(config)
     assert found["previous_token_head"] == found["same_token_head"] == 1
     even = sum((length - 1) / length for length in lengths) / sum(lengths - 1)
     assert found["next_token_head"] == pytest.approx(even)
     assert found["alignment_head_error_rate"] == 0 and found["alignment_head_mass"] == pytest.approx(1)
     assert 0.5 < found["head_distance"] < 1
     stub.longest = 0
-    assert heads.of_split(stub, "validation", []) == {}  # none fits the table of positions
+    assert head_statistics.of_split(stub, "validation", []) == {}  # none fits the table of positions
 
 
 def test_languages_whose_words_are_not_aligned():
     config = settings.replace(Config(), "data.target_language", "fr")
-    assert heads.names(config) == ["previous_token_head", "same_token_head", "next_token_head", "head_distance"]
+    assert head_statistics.names(config) == ["previous_token_head", "same_token_head", "next_token_head", "head_distance"]
 
 
 @pytest.mark.parametrize(
@@ -88,22 +89,22 @@ def test_languages_whose_words_are_not_aligned():
 )
 def test_models_without_such_heads(changes):
     config = settings.override(Config(), changes)
-    heads.check(config)
-    with pytest.raises(UserError, match="config.evaluate.head_habits: .*leave it off"):
-        scoring.check_evaluate(settings.replace(config, "evaluate.head_habits", True))
+    head_statistics.check(config)
+    with pytest.raises(UserError, match="config.evaluate.head_statistics: .*leave it off"):
+        scoring.check_evaluate(settings.replace(config, "evaluate.head_statistics", True))
 
 
 def test_beside_the_scores(tmp_path):
     run = trained.run().copy(tmp_path)
-    asked = ("--config.evaluate.head_habits=true", "--config.evaluate.scores=exact_match", "--config.search.beam_size=1")
+    asked = ("--config.evaluate.head_statistics=true", "--config.evaluate.scores=exact_match", "--config.search.beam_size=1")
     assert trained.command("--mode=evaluate", f"--workdir={run}", *asked).status == 0
     [file] = (run / "evaluation").glob("test-*.json")
     found = json.loads(file.read_text())["scores"]
     used = trained.translator()
-    assert set(heads.names(used.config)) <= found.keys()
+    assert set(head_statistics.names(used.config)) <= found.keys()
     sides = [(trained.run().folder / "data" / f"test.{side}").read_text().split() for side in ("en", "de")]
     weights, lengths = used.weights(list(zip(*sides, strict=True)))
     before = [weights["encoder/self"][0, text, :, range(1, n), range(n - 1)] for text, n in enumerate(lengths)]
     assert found["previous_token_head"] == pytest.approx(np.concatenate(before).mean(axis=0).max(), rel=1e-4)
-    named = settings.override(used.config, {"evaluate.head_habits": "true", "evaluate.scores": "exact_match"})
+    named = settings.override(used.config, {"evaluate.head_statistics": "true", "evaluate.scores": "exact_match"})
     assert {name.removeprefix("test/") for name in scoring.reported(named) if name.startswith("test/")} == set(found)

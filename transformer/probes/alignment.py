@@ -1,13 +1,16 @@
-"""How well attention agrees with a known alignment of words: pure functions of weights and of who translates whom.
+"""How well attention agrees with a known alignment of words.
 
 Letters: T target tokens, S source tokens; V target words, W source words. The alignment of numbers in words is
 `data/synthetic/number_alignment.py`.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+SENTENCES = 256  # that are looked at
 Span = tuple[int, int]  # first character and the one after the last
 
 
@@ -77,3 +80,68 @@ def _overlap(tokens: Sequence[Span], words: Sequence[Span]) -> np.ndarray:
     token_Nx2, word_Nx2 = (np.asarray(spans, int).reshape(-1, 2) for spans in (tokens, words))
     last = np.minimum(token_Nx2[:, None, 1], word_Nx2[None, :, 1])
     return np.maximum(last - np.maximum(token_Nx2[:, None, 0], word_Nx2[None, :, 0]), 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """A sentence: its alignment, and the places of its tokens."""
+
+    known: Any
+    source_tokens: Sequence[tuple[int, int]]
+    target_tokens: Sequence[tuple[int, int]]
+
+    def matrix(self, links: frozenset[tuple[int, int]]) -> np.ndarray:
+        return link_matrix(links, len(self.known.source), len(self.known.target))
+
+    def by_word(self, weights_TxS: np.ndarray) -> np.ndarray:
+        """Weights VxW of words; those of the end token, and on the source's, are left out."""
+        weights_TxS = weights_TxS[: len(self.target_tokens), : len(self.source_tokens)]
+        return by_word(weights_TxS, self.target_tokens, self.source_tokens, self.known.target, self.known.source)
+
+
+def numbers(predictor: Any, split: str) -> tuple[list[tuple[str, str]], list[Words]]:
+    """The first numbers of a split, in words of both languages, and their alignment. UserError: not known of a language."""
+    from transformer.data.synthetic import number_alignment, number_words
+
+    data = predictor.config.data
+    drawn = number_words.draw(data)[split][:SENTENCES]
+    spell = [
+        number_words.speller(getattr(data, f"{side}_language"), f"{side}_language", data.number_range[1])
+        for side in ("source", "target")
+    ]
+    pairs = [(data.prefix + spell[0](n), spell[1](n)) for n in drawn]
+    sentences = [
+        Words(
+            _shifted(number_alignment.align(number, data.source_language, data.target_language), len(data.prefix)),
+            predictor.source_vocabulary.spans(source),
+            predictor.target_vocabulary.spans(target),
+        )
+        for number, (source, target) in zip(drawn, pairs, strict=True)
+    ]
+    return pairs, sentences
+
+
+def _shifted(known: Any, by: int) -> Any:
+    return dataclasses.replace(known, source=tuple((first + by, last + by) for first, last in known.source))
+
+
+def by_head(layer: int, weights_BxHxTxS: np.ndarray) -> dict[str, np.ndarray]:
+    """Weights BxTxS by the name of a head."""
+    of_heads = enumerate(np.moveaxis(weights_BxHxTxS, 1, 0), 1)
+    return {f"layer {layer}, head {head}": weights_BxTxS for head, weights_BxTxS in of_heads}
+
+
+def agreement(weights: Mapping[str, np.ndarray], sentences: Sequence[Words]) -> list[dict[str, Any]]:
+    """How well weights BxTxS of tokens, by name, agree with the alignment of words."""
+    gold, possible = (_stacked([s.matrix(getattr(s.known, links)) for s in sentences]) for links in ("links", "possible"))
+    table = []
+    for name, weights_BxTxS in weights.items():
+        words = _stacked([s.by_word(w) for s, w in zip(sentences, weights_BxTxS, strict=True)])
+        rate, mass = alignment_error_rate(words, gold, possible), mass_on_gold(words, gold)
+        table.append({"name": name, "alignment_error_rate": rate, "mass": mass})
+    return table
+
+
+def _stacked(rows: Sequence[np.ndarray]) -> np.ndarray:
+    width = max(row.shape[1] for row in rows)
+    return np.concatenate([np.pad(row, [(0, 0), (0, width - row.shape[1])]) for row in rows])

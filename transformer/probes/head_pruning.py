@@ -21,7 +21,9 @@ from transformer import families, registry
 from transformer.components.attention import Attention
 from transformer.config import Config
 from transformer.errors import UserError, nearest
+from transformer.models.losses import Loss
 from transformer.models.stack import layer_path
+from transformer.probes.sites import scaled_heads
 from transformer.sharding import by_rows
 
 Array = jax.Array
@@ -71,7 +73,7 @@ def check(config: Config) -> None:
         )
 
 
-def make_importance(loss: families.Loss, config: Config) -> families.Loss:
+def make_importance(loss: Loss, config: Config) -> Loss:
     """`importance(params, batch, None) -> sums`: by head, over the rows x of a batch, of |dL(x) / dxi_h| (equation 2).
 
     xi_h is a factor on head h, 1 here, and L(x) the row's `loss_sum`. A row must be one example: rows that are packed are
@@ -81,17 +83,21 @@ def make_importance(loss: families.Loss, config: Config) -> families.Loss:
     for head in heads(config):
         places[head.rsplit("/", 2)[0]].append(head)
 
-    def importance(params: Any, batch: Any, dropout_key: Array | None, gates: Any = None) -> dict[str, Array]:
+    def importance(params: Any, batch: Any, dropout_key: Array | None) -> dict[str, Array]:
         rows = len(next(iter(batch.values())))
-        ones: dict[str, dict[str, Array]] = collections.defaultdict(dict)
-        for stack, kind in (place.split("/") for place in places):
-            shape = (config.model.depth(stack), rows, config.model.of_stack(stack).num_heads)
-            ones[stack][kind] = by_rows(jnp.ones(shape), axis=1)
-        gradients = jax.grad(lambda gates: loss(params, batch, dropout_key, gates)["loss_sum"])(dict(ones))
+
+        def scaled(factors: Mapping[str, Array]) -> Array:
+            with scaled_heads(factors):
+                return loss(params, batch, dropout_key)["loss_sum"]
+
+        stacks = {place: place.split("/")[0] for place in places}
+        shapes = {
+            place: (config.model.depth(stack), rows, config.model.of_stack(stack).num_heads) for place, stack in stacks.items()
+        }
+        gradients = jax.grad(scaled)({place: by_rows(jnp.ones(shape), axis=1) for place, shape in shapes.items()})
         result = {}
         for place, names in places.items():
-            stack, kind = place.split("/")
-            sums_LxH = jnp.sum(jnp.abs(gradients[stack][kind]), axis=1)
+            sums_LxH = jnp.sum(jnp.abs(gradients[place]), axis=1)
             result |= dict(zip(names, sums_LxH.reshape(-1), strict=True))
         return result
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from transformer import families
 from transformer.config import Config
 from transformer.models.layers import Embedding
-from transformer.training.step import Batch, Loss, Params
+from transformer.models.losses import Batch, Loss, Params
 
 Array = jax.Array
 Sums = dict[int, tuple[Array, Array]]  # by distance: the sum of norms, and of how many rows

@@ -1,0 +1,46 @@
+"""Reads or changes what every attention layer of a model computes, without a word about it in the model.
+
+    with at_attention(function):
+        model.apply(variables, batch)
+
+Letters: B rows of a batch, T queries, H heads, V width of a head's values, L layers.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from transformer.models.attention import AttentionLayer, Site
+
+Array = jax.Array
+
+
+def at_attention(function: Callable[[AttentionLayer, Array, Site], Array]) -> AbstractContextManager[Any]:
+    """A context in which each attention layer that is traced, without a cache, has `function(layer, heads, site)` for heads.
+
+    `heads` are BxTxHxV, before the output projection; `site` is what they were made of. The layer is bound: `layer.sow` works.
+    """
+
+    def interceptor(call: Callable[..., Any], arguments: Any, named: Any, context: Any) -> Any:
+        layer = context.module
+        if isinstance(layer, AttentionLayer) and context.method_name == "heads":
+            return function(layer, *arguments, **named)
+        return call(*arguments, **named)
+
+    return nn.intercept_methods(interceptor)
+
+
+def scaled_heads(factors: Mapping[str, Array]) -> AbstractContextManager[Any]:
+    """A context in which heads are multiplied by factors, LxH, or LxBxH, each row its own, by place ("decoder/cross")."""
+
+    def scale(layer: AttentionLayer, heads_BxTxHxV: Array, site: Site) -> Array:
+        factors_of_layers = factors.get(f"{layer.stack}/{layer.role}")
+        if factors_of_layers is None:
+            return heads_BxTxHxV
+        own = jax.numpy.asarray(factors_of_layers)[site.pairs.layer].astype(heads_BxTxHxV.dtype)
+        return heads_BxTxHxV * own.reshape((-1, 1, own.shape[-1], 1))
+
+    return at_attention(scale)
