@@ -148,8 +148,12 @@ def test_a_random_order_is_the_seeds():
 
 def test_stacks_may_have_different_numbers_of_heads():
     config = configured("translate", model__layer_types=Variations({"encoder": {"num_heads": 4}}))
-    assert [sum(head.startswith(place) for head in pruning.heads(config)) for place in PLACES["encoder_decoder"]] == [4, 4, 4]
-    cut = pruning.without(config, small.untrained(config, small.FACTS)[1], ["encoder/self/1/4"])
+    assert [sum(head.startswith(place) for head in head_pruning.heads(config)) for place in PLACES["encoder_decoder"]] == [
+        4,
+        4,
+        4,
+    ]
+    cut = head_pruning.without(config, small.untrained(config, small.FACTS)[1], ["encoder/self/1/4"])
     kernel = cut["encoder"]["layers"]["self_attention"]["output"]["kernel"]
     assert kernel.shape == (1, 4, 2, 8) and not kernel[0, 3].any() and kernel[0, :3].all()
 
