@@ -314,15 +314,10 @@ def test_neither_tensorflow_nor_noise(tmp_path):
 import sys
 from pathlib import Path
 from transformer.config import Data
-<<<<<<< HEAD:tests/data/test_synthetic.py
 from transformer.data.synthetic import number_alignment
 from transformer.data import sources
-from transformer.inference import alignment, scores
-=======
-from transformer.data import number_alignment, sources
 from transformer.inference import scores
 from transformer.probes import alignment
->>>>>>> 478cdcd (Add the package probes: head statistics, head pruning, init metrics; models no longer know of gates; masks have SameSegment and Window(size)):tests/data/test_embedded.py
 assert "tensorflow_datasets" not in sys.modules, "TFDS is imported before it is needed"
 for source in {PUZZLES!r}:
     data = Data(source=source, puzzle_train_size=20, puzzle_test_size=5)

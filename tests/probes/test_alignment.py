@@ -3,17 +3,10 @@
 import numpy as np
 import pytest
 
-<<<<<<< HEAD:tests/inference/test_alignment.py
 from transformer.data.synthetic.number_alignment import align
 from transformer.data.synthetic.number_words import speller
 from transformer.data.tokenizers.vocabulary import Bytes, Characters
-from transformer.inference.alignment import alignment_error_rate, by_word, link_matrix, mass_on_gold
-=======
-from transformer.data.number_alignment import align
-from transformer.data.number_words import speller
-from transformer.data.vocabulary import Bytes, Characters
 from transformer.probes.alignment import alignment_error_rate, by_word, link_matrix, mass_on_gold
->>>>>>> 478cdcd (Add the package probes: head statistics, head pruning, init metrics; models no longer know of gates; masks have SameSegment and Window(size)):tests/probes/test_alignment.py
 
 WEIGHTS = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.3, 0.4, 0.3], [0.9, 0.1, 0.0]])
 SURE = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0]], bool)
