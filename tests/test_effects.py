@@ -62,6 +62,7 @@ CASES = {  # by family and objective; files that are read are written by tests/k
     "encoder_decoder span_corruption": ({"data.source": "documents", "objective.rate": 0.5}, kinds.DOCUMENTS),
     "encoder_decoder denoise": ({"data.source": "documents"}, kinds.DOCUMENTS),
     "encoder_only classify": ({"data.source": "tsv"}, kinds.KINDS["classify"].files),
+    "encoder_decoder classify": ({"data.source": "tsv"}, kinds.KINDS["classify"].files),
     "encoder_only tag": ({"data.source": "conll"}, kinds.KINDS["tag"].files),
     "encoder_only answer": ({"data.source": "squad"}, kinds.KINDS["answer"].files),
 }
@@ -203,7 +204,7 @@ def model_program(config: Config, deterministic: bool = False) -> str:
     return text_of(run, key, batch)
 
 
-VOCABULARY = types.SimpleNamespace(size=19, starts_word=lambda: np.ones(19, bool))
+VOCABULARY = types.SimpleNamespace(size=19, starts_word=lambda: np.ones(19, bool), between=())
 
 
 def loss_program(config: Config) -> str:

@@ -526,6 +526,13 @@ class Config:
     parallel: Parallel = Parallel()
 
     @property
+    def sides(self) -> tuple[str, ...]:
+        """The sequences of a batch's row: the source that is read, the target that is said, or both."""
+        if self.family == "decoder_only":
+            return ("target",)
+        return ("source",) if self.family == "encoder_only" or self.objective.kind == "classify" else ("source", "target")
+
+    @property
     def uses_best(self) -> bool:
         """Whether the best checkpoint is used, and not the last ones."""
         return (self.evaluate.checkpoint or ("last" if self.train.patience is None else "best")) == "best"

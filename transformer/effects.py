@@ -92,7 +92,13 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
         lambda c: type(c.model.mask) is not Causal or _has_prefix(c),
         "with config.family=decoder_only and an objective that reads a prefix, if it is causal",
     ),
-    ("model", "tying logits_scale logits_bias", lambda c: c.objective.kind not in LABELS, "in a model that predicts tokens"),
+    ("model", "logits_scale logits_bias", lambda c: c.objective.kind not in LABELS, "in a model that predicts tokens"),
+    (
+        "model",
+        "tying",
+        lambda c: c.objective.kind not in LABELS or c.family == "encoder_decoder",
+        "in a model that predicts tokens, or embeds them twice",
+    ),
     (
         "model",
         "init_stddev",
@@ -160,7 +166,7 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
     ("data", "segmentation_rate", lambda c: c.data.segmentations > 1, "with config.data.segmentations above 1"),
     ("data", "normalization", _is("data.vocabulary", "bpe", "unigram"), "with config.data.vocabulary=bpe or unigram"),
     ("data", "max_source_length", lambda c: c.objective.kind != "causal_lm", "in a model that reads a source"),
-    ("data", "max_target_length", lambda c: c.family != "encoder_only", "in a model with a decoder"),
+    ("data", "max_target_length", lambda c: "target" in c.sides, "in a model that says a text"),
     (
         "data",
         "too_long",

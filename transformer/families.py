@@ -101,7 +101,7 @@ def masked_loss(model: Any, config: Config, facts: Facts) -> Loss:
     def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
         states = _states(model, params, batch, dropout_key)
         said = _said(model, config, facts, params, states, batch)
-        scores = _apply(model, params, states, dropout_key, method="scores")
+        scores = _scores(model, params, states, batch, dropout_key)
         guessed = losses.cross_entropy(scores[:, None], batch["related"], batch["related_weights"], 0.0, 2)
         # Means of tokens and of pairs are added (Devlin et al. 2019, A.2).
         share = jax.lax.stop_gradient(said["weight_sum"] / jnp.maximum(guessed["weight_sum"], 1.0))
@@ -120,7 +120,7 @@ def label_loss(model: Any, config: Config, facts: Facts) -> Loss:
     """Cross entropy of the labels of sentences (`label`) or tokens (`targets`)."""
 
     def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
-        scores = _scores(model, params, batch, dropout_key)
+        scores = _scores(model, params, _states(model, params, batch, dropout_key), batch, dropout_key)
         labels, scores = (batch["targets"], scores) if "targets" in batch else (batch["label"], scores[:, None])
         return losses.cross_entropy(scores, labels, batch["weights"], config.train.label_smoothing, len(facts.labels))
 
@@ -131,7 +131,7 @@ def span_loss(model: Any, config: Config, facts: Facts) -> Loss:
     """Mean of the cross entropies of a span's first and last token, over the tokens of its row."""
 
     def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
-        scores_BxSx2 = _scores(model, params, batch, dropout_key)
+        scores_BxSx2 = _scores(model, params, _states(model, params, batch, dropout_key), batch, dropout_key)
         scores_BxSx2 = jnp.where(batch["source_segments"][..., None] > 0, scores_BxSx2, MASKED)
         places_Bx2 = jnp.concatenate([batch["first"], batch["last"]], axis=1)
         weights_Bx2 = jnp.broadcast_to(batch["weights"] / 2, places_Bx2.shape)
@@ -140,9 +140,11 @@ def span_loss(model: Any, config: Config, facts: Facts) -> Loss:
     return loss
 
 
-def _scores(model: Any, params: Any, batch: Any, dropout_key: Array | None) -> Array:
-    states = _states(model, params, batch, dropout_key)
-    return _apply(model, params, states, dropout_key, method="scores")
+def _scores(model: Any, params: Any, states: Array, batch: Any, dropout_key: Array | None) -> Array:
+    def scores(network: Any, states: Array, deterministic: bool) -> Array:
+        return network.scores(states, deterministic, batch.get("source_segments"))
+
+    return _apply(model, params, states, dropout_key, method=scores)
 
 
 def make_loss(model: Any, config: Config, facts: Facts) -> Loss:
@@ -164,6 +166,8 @@ def make_loss(model: Any, config: Config, facts: Facts) -> Loss:
 
 
 def _heads(config: Config, facts: Facts) -> Heads:
+    if config.family == "encoder_decoder" and config.objective.kind != "classify":
+        return Heads()
     return {
         "masked_lm": Heads(masked_lm=True, pooler=config.objective.next_sentence, outputs=2 * config.objective.next_sentence),
         "classify": Heads(pooler=True, outputs=len(facts.labels)),
@@ -175,7 +179,7 @@ def _heads(config: Config, facts: Facts) -> Heads:
 
 FAMILIES: dict[str, Family] = {
     "encoder_decoder": Family(
-        lambda config, facts: EncoderDecoder(config.model, facts),
+        lambda config, facts: EncoderDecoder(config.model, facts, _heads(config, facts)),
         attention=("encoder/self", "decoder/self", "decoder/cross"),
     ),
     "recurrent": Family(lambda config, facts: RecurrentEncoderDecoder(config.model, facts), positions=False),
@@ -282,6 +286,12 @@ def _labelled(
     }
 
 
+def classify(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool = False) -> objectives.Classify:
+    """Texts or pairs of texts as a model with one output a row reads them."""
+    between = vocabularies["text"].between
+    return objectives.Classify(config.data.max_source_length, _begin(facts), facts.end, between)
+
+
 TRANSLATING = ("train", "evaluate", "translate", "attend", "align", "export", "describe")
 LABELLING = ("train", "evaluate", "predict", "attend", "export", "describe")
 
@@ -324,10 +334,15 @@ KINDS: dict[str, Kind] = {
     ),
     "denoise": Kind(("text",), {"encoder_decoder": _denoise}, encode.texts, token_loss, "none", TRANSLATING, extra="mask"),
     "classify": Kind(
-        ("text", "pair", "label"), _labelled(objectives.Classify), encode.classified, label_loss, "label", LABELLING
+        ("text", "pair", "label"),
+        {"encoder_only": classify, "encoder_decoder": classify},
+        encode.classified,
+        label_loss,
+        "label",
+        LABELLING,
     ),
     "embed": Kind(
-        ("text", "pair"), _labelled(objectives.Classify), encode.texts, no_loss, "vector", ("predict", "attend", "export")
+        ("text", "pair"), {"encoder_only": classify}, encode.texts, no_loss, "vector", ("predict", "attend", "export")
     ),
     "tag": Kind(("text", "tags"), _labelled(objectives.Tag), encode.tagged, label_loss, "tags", LABELLING),
     "answer": Kind(("question", "text"), _labelled(objectives.Answer), encode.answered, span_loss, "span", LABELLING),

@@ -458,10 +458,10 @@ def test_a_full_folder_is_not_written_into(tmp_path):
 
 @pytest.mark.parametrize("made", [vocabulary.Bytes(), vocabulary.Characters(sorted({*"".join(folders.TEXTS), "\n", "€"}))])
 def test_bytes_and_characters_are_written_as_a_tokenizer_that_says_the_same(tmp_path, made):
-    from transformer.interop.vocabularies import tokenizer_json
+    from transformer.interop import tokenizer_json
 
     facts = Facts(made.size, made.size, made.size, made.size)
-    again = imported.Tokenizer(tokenizer_json(made, facts, ([], [], [])))
+    again = imported.Tokenizer(tokenizer_json.write(made, facts, ([], [], [])))
     assert again.size == made.size and again.special == made.special
     for text in [*folders.TEXTS[:20], "", "a  b\n c", "€uro 12", "naïve \u0301 日本", "<s> </s>"]:
         assert again.encode(text) == made.encode(text)

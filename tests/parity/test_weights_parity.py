@@ -47,6 +47,8 @@ def test_logits_are_theirs_in_both_directions(tmp_path, name):
     model.save_pretrained(tmp_path / "a")
     found = huggingface.read_model(tmp_path / "a")
     source, seen = theirs.batch()
+    if name == "bart sentences":  # whose score is of the end, of which there is one a row
+        source[np.arange(len(source)), seen.sum(axis=1) - 1] = model.config.eos_token_id
     fed, fed_seen = theirs.batch(seed=1, longest=7)
     types = np.random.default_rng(2).integers(0, 2, source.shape)
     arrays = (source, seen, fed, fed_seen, types)

@@ -57,6 +57,7 @@ MODELS = {
         "BartForConditionalGeneration",
         BART | {"decoder_attention_heads": 2, "decoder_ffn_dim": 28, "encoder_attention_heads": 4},
     ),
+    "bart sentences": ("BartForSequenceClassification", BART | LABELS),
     "bart untied": ("BartForConditionalGeneration", BART | {"tie_word_embeddings": False, "activation_function": "relu"}),
     "bart scaled": ("BartForConditionalGeneration", BART | {"scale_embedding": True, "activation_function": "gelu_new"}),
     "marian": ("MarianMTModel", MARIAN | {"encoder_layers": 1}),
@@ -105,7 +106,7 @@ def batch(rows=5, seed=0, longest=9):
 def say(model, source, seen, fed, fed_seen, types=None):
     """All that a model of theirs says, by name."""
     arguments = {"input_ids": torch.tensor(source), "attention_mask": torch.tensor(seen)}
-    if model.config.is_encoder_decoder:
+    if model.config.is_encoder_decoder and not hasattr(model, "classification_head"):
         arguments |= {"decoder_input_ids": torch.tensor(fed), "decoder_attention_mask": torch.tensor(fed_seen)}
     if model.config.model_type == "bert":
         arguments["token_type_ids"] = torch.tensor(types)

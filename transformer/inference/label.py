@@ -1,4 +1,4 @@
-"""Labels of texts, tags of words, answers in texts, masked tokens filled in, vectors: what an encoder alone can say.
+"""Labels of texts, tags of words, answers in texts, masked tokens filled in, vectors: what is said of a text that is read.
 
 An example is a mapping of fields, as `data/sources` gives them, without what is asked for.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from transformer import families
 from transformer.cuts import Cut
 from transformer.data.encode import tagged, texts
-from transformer.data.objectives import Classify, Objective
+from transformer.data.objectives import Objective
 from transformer.data.text import tagged_words
 from transformer.errors import UserError, counted
 from transformer.inference.loading import Loaded, Map, Predictor, clean, listed, pad, round_length
@@ -21,7 +21,7 @@ LONGEST_ANSWER = 30  # tokens, where the data has no longer one (BERT's code for
 
 
 class Labeller(Predictor):
-    """An encoder alone, with what stands on it."""
+    """A model with a head on its states."""
 
     def __init__(self, loaded: Loaded):
         super().__init__(loaded)
@@ -90,9 +90,8 @@ class Labeller(Predictor):
         if not given:
             return np.zeros((0, self.config.model.d_model), np.float32)
         self._names.count(text for example in given for text in example.values())
-        begin = self.facts.start if self.facts.begin is None else self.facts.begin
-        objective = Classify(self.config.data.max_source_length, begin, self.facts.end)
         vocabulary = self.loaded.vocabularies["text"]
+        objective = families.classify(self.config, self.facts, {"text": vocabulary})
         corpus = objective.arrange(texts(given, dict.fromkeys(("text", "pair"), vocabulary), ()))
         mean = self.config.embed.pooling == "mean"
         states = self._rows(corpus, first, objective, "states")
@@ -196,10 +195,15 @@ class Labeller(Predictor):
         ids, _ = self._with_masks(clean(self.config, source), 1)
         types = [0] * len(ids)
         if target:
-            more = [*vocabulary.encode(clean(self.config, target)), self.facts.end]
+            more = [*vocabulary.between, *vocabulary.encode(clean(self.config, target)), self.facts.end]
             ids, types = ids + more, types + [1] * len(more)
         self._cut = [1] if len(ids) > limit else self._cut
         batch = {"source": np.asarray([ids[:limit]]), "token_types": np.asarray([types[:limit]])}
-        weights_LxBxHxTxS = self.weights_of(batch)["encoder/self"]
         pieces = [MASK if i == self.facts.mask else vocabulary.pieces([i])[0] for i in ids[:limit]]
-        return [Map("encoder self attention", weights_LxBxHxTxS[:, 0], pieces, pieces)]
+        rows = {"encoder": pieces, "decoder": ["<s>", *pieces[:-1]]}  # a decoder reads the text behind its start
+        maps = []
+        for place, weights_LxBxHxTxS in self.weights_of(batch).items():
+            stack, role = place.split("/")
+            across = pieces if role == "cross" else rows[stack]
+            maps.append(Map(f"{stack} {role} attention", weights_LxBxHxTxS[:, 0], across, rows[stack]))
+        return maps

@@ -106,6 +106,8 @@ def _values(fields: Any, raw: Mapping[str, Any], where: str, fixed: Mapping[str,
     for field in fields:
         names = field.theirs.split()
         value = raw.get(field.theirs) if len(names) == 1 else _several(names, field, raw)
+        if field.theirs in raw and value is None and all(settings.has_type(None, kinds[name]) for name in field.ours):
+            continue  # it is said that there is none
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
         if value is None:
@@ -191,7 +193,8 @@ def to_fields(name: str, config: Config, facts: Facts) -> dict[str, Any]:
         if field.written:
             names, value = field.theirs.split(), _inverse(name, field, mine)
             written = dict(zip(names, value if len(names) > 1 else [value], strict=True))
-            result |= {theirs: each for theirs, each in written.items() if each is not None}
+            none = field.default is not None and len(names) == 1  # where nothing is said there would be one
+            result |= {theirs: each for theirs, each in written.items() if each is not None or none}
     return result | {"is_encoder_decoder": config.family == "encoder_decoder", "torch_dtype": "float32"}
 
 

@@ -44,6 +44,7 @@ class Format:
     silent: frozenset[str] = frozenset()
     objectives: Sequence[str] = ()  # others that make the same model
     heads_end: bool = False  # d_k and d_v are d_model / num_heads
+    labels: int = 2  # of a classifier, where a file does not say
 
 
 # What says nothing of the model: where it comes from, how it is run, names of what it is not used for.
@@ -187,7 +188,11 @@ _NORMAL = {"model.initializer": "normal", "model.embedding_init": "normal"}
 
 BART = Format(
     family="encoder_decoder",
-    architectures={"BartForConditionalGeneration": "translate", "BartModel": "translate"},
+    architectures={
+        "BartForConditionalGeneration": "translate",
+        "BartModel": "translate",
+        "BartForSequenceClassification": "classify",
+    },
     fields=[
         Field("vocab_size", _ROWS, 50265),
         *_BART_FIELDS,
@@ -203,6 +208,7 @@ BART = Format(
     silent=_BART_SILENT,
     objectives=("translate", "span_corruption", "denoise"),
     heads_end=True,
+    labels=3,
 )
 MARIAN = Format(
     family="encoder_decoder",

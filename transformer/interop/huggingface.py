@@ -70,7 +70,7 @@ def write(folder: str | Path, config: Config, facts: Facts, params: Any, vocabs:
     with new_folder(folder) as new:
         tensors.write(new, arrays)
         _write_json(new / "config.json", fields)
-        if config.family != "encoder_only":
+        if "target" in config.sides:
             _write_json(new / "generation_config.json", configs.search_fields(config, facts))
         if config.objective.kind == "embed":
             sentences.write(new, config)
@@ -132,7 +132,7 @@ def _read_model(
     if values["objective.kind"] == "embed":
         arrays |= {name: array for name, array in _pooler(values["model.d_model"]).items() if name not in arrays}
         values |= sentences.read(folder)
-    facts = _make_facts(values, told, _labels(architecture, raw, where), folder)
+    facts = _make_facts(values, told, _labels(architecture, raw, where, form.labels), folder)
     config = _make_config(values, made, vocabularies.longest(folder) if made else None)
     families.check_vocabularies(config, made, where)
     return Imported(config, facts, convert.to_params(names, config, facts, arrays, str(folder)), made)
@@ -192,12 +192,12 @@ def _make_facts(values: Mapping[str, Any], told: Mapping[str, Any], labels: tupl
     return check_facts(Facts(**known, labels=labels), str(folder / "config.json"))
 
 
-def _labels(architecture: str, raw: Mapping[str, Any], where: str) -> tuple[str, ...]:
+def _labels(architecture: str, raw: Mapping[str, Any], where: str, default: int) -> tuple[str, ...]:
     """The labels by id, of the architectures that have them."""
-    if architecture not in ("BertForSequenceClassification", "BertForTokenClassification"):
+    if not architecture.endswith(("ForSequenceClassification", "ForTokenClassification")):
         return ()
     try:
-        count = raw.get("num_labels", raw.get("_num_labels", 2))
+        count = raw.get("num_labels", raw.get("_num_labels", default))
         named = raw.get("id2label") or {str(n): f"LABEL_{n}" for n in range(count)}
         labels = tuple(str(named[str(n)]) for n in range(len(named)))
     except (KeyError, TypeError):

@@ -152,6 +152,8 @@ BART = Names(
         "logits": "lm_head",
         "encoder/embedding_norm": "model.encoder.layernorm_embedding",
         "decoder/embedding_norm": "model.decoder.layernorm_embedding",
+        "pooler/dense": "classification_head.dense",
+        "classifier/dense": "classification_head.out_proj",
     }
     | _stack("encoder", "model.encoder.layers", _BART_LAYER)
     | _stack("decoder", "model.decoder.layers", _BART_LAYER | _BART_CROSS),
@@ -172,7 +174,7 @@ BART = Names(
     | {f"{stack}/position_table": Place(f"model.{stack}.embed_positions.weight", "table") for stack in ("encoder", "decoder")}
     | {"logits/bias": Place("final_logits_bias", "row", optional=True)},
     prefix="model.",
-    heads=("final_logits_bias", "lm_head."),
+    heads=("final_logits_bias", "lm_head.", "classification_head."),
     same=[("model.shared.weight", *_BART_TABLES, "lm_head.weight")],
     dropped=[r"model\.shared\.weight"],  # not read where the stacks have tables of their own
 )

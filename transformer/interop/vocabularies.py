@@ -11,8 +11,9 @@ from typing import Any
 from transformer.config import Config, Facts
 from transformer.data.tokenizers import tokenizer_classes
 from transformer.data.tokenizers.imported import Marian, Tokenizer
-from transformer.data.tokenizers.vocabulary import SPECIAL, UNKNOWN, Bytes, Characters, SentencePiece, Vocabulary
+from transformer.data.tokenizers.vocabulary import Bytes, Characters, SentencePiece, Vocabulary
 from transformer.errors import UserError
+from transformer.interop import tokenizer_json
 from transformer.interop.tensors import read_json
 
 FILE, PIECES = "tokenizer.json", "spiece.model"
@@ -27,7 +28,6 @@ TOKENS = {
 }
 SENTINELS = 100  # of T5, where its file says nothing
 CLASSES = {"t5": "T5Tokenizer", "marian": "MarianTokenizer"}
-MASK = "<mask>"  # where no entry of the vocabulary is the mask
 UNLIMITED = 10**9  # tokens; Transformers writes 10^30 where a tokenizer knows no limit
 
 
@@ -146,15 +146,16 @@ def write(folder: Path, config: Config, model_type: str, source: Vocabulary, tar
         described = {"separate_vocabs": (folder / "target_vocab.json").exists()}
     elif source is not target:
         raise UserError(f"a {model_type} model of Transformers has one vocabulary, and this one has two; it cannot be written")
-    elif isinstance(source, SentencePiece):
+    elif isinstance(source, SentencePiece) and not tokenizer_json.is_ours(source):
         (folder / PIECES).write_bytes(source.model)
         described = {"extra_ids": facts.sentinels}
     elif isinstance(source, Tokenizer):
         (folder / FILE).write_text(source.text, encoding="utf-8")
         described = {"tokenizer_class": "PreTrainedTokenizerFast"} | source.settings
     else:
-        assert isinstance(source, Bytes | Characters)
-        (folder / FILE).write_text(tokenizer_json(source, facts, _around(config, model_type, facts)), encoding="utf-8")
+        assert isinstance(source, Bytes | Characters | SentencePiece)
+        text = tokenizer_json.write(source, facts, _around(config, model_type, facts))
+        (folder / FILE).write_text(text, encoding="utf-8")
         described = {"tokenizer_class": "PreTrainedTokenizerFast"}
     if model_type == "bert":  # the second text of a pair has another type
         described.setdefault("model_input_names", ["input_ids", "token_type_ids", "attention_mask"])
@@ -167,7 +168,7 @@ def write(folder: Path, config: Config, model_type: str, source: Vocabulary, tar
     if isinstance(source, Tokenizer):  # whose class may know them by itself
         tokens = {role: name for role, name in tokens.items() if role not in tokenizer_classes.default_tokens(source.settings)}
     elif facts.mask is not None and (folder / FILE).exists():
-        tokens.setdefault("mask_token", MASK)
+        tokens.setdefault("mask_token", tokenizer_json.MASK)
     if not (folder / FILE).exists() and model_type in CLASSES:
         described["tokenizer_class"] = CLASSES[model_type]
     longest = config.model.positions.longest() or config.data.max_target_length
@@ -178,11 +179,12 @@ def write(folder: Path, config: Config, model_type: str, source: Vocabulary, tar
     (folder / "tokenizer_config.json").write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _around(config: Config, model_type: str, facts: Facts) -> tuple[list[int], list[int], list[int]]:
+def _around(config: Config, model_type: str, facts: Facts) -> tokenizer_json.Around:
     """Special tokens before a text, behind it, and between the two of a pair, as models of ours read texts."""
     begin = [] if facts.begin is None else [facts.begin]
+    if config.objective.kind == "classify" or model_type == "bert":
+        return begin or [facts.start], [facts.end], []
     return {
-        "bert": (begin or [facts.start], [facts.end], []),
         "bart": (begin, [facts.end], [facts.end]),
         "t5": (begin, [facts.end], []),
         "gpt2": ([facts.start] if config.search.start_token else [], [], []),
@@ -203,37 +205,3 @@ def _write_marian(folder: Path, *sides: Vocabulary) -> None:
 
 def _ids(side: SentencePiece) -> Mapping[str, int]:
     return {piece: number for number, piece in enumerate(side.pieces(range(side.size)))}
-
-
-def tokenizer_json(vocabulary: Bytes | Characters, facts: Facts, around: tuple[list[int], list[int], list[int]]) -> str:
-    """A `tokenizer.json` for bytes or characters, with special tokens `around` texts: before, behind, between two."""
-    from tokenizers import AddedToken, decoders, models, pre_tokenizers
-    from tokenizers import Tokenizer as Library
-
-    entries: dict[str, int] = dict(zip(SPECIAL, range(len(SPECIAL)), strict=True))
-    if isinstance(vocabulary, Bytes):
-        letters = _byte_letters()
-        made = Library(models.BPE(entries | {letters[b]: len(SPECIAL) + b for b in range(256)}, []))
-        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        made.decoder = decoders.ByteLevel()
-    else:
-        made = Library(models.BPE(entries | vocabulary.ids, [], unk_token=SPECIAL[UNKNOWN]))
-        made.decoder = decoders.Fuse()
-    extra = {} if facts.mask is None else {facts.mask: MASK}
-    extra |= {facts.target_size - 1 - k: f"<extra_id_{k}>" for k in range(facts.sentinels)}
-    # The library numbers what is added by itself, from the last entry on.
-    in_order = sorted(extra) == list(range(vocabulary.size, vocabulary.size + len(extra)))
-    more = [extra[number] for number in sorted(extra)] if in_order else []
-    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (*SPECIAL, *more)])
-    described = json.loads(made.to_str())
-    if any(around):
-        before, behind, between = ([SPECIAL[i] for i in ids] for ids in around)
-        described["post_processor"] = tokenizer_classes.template(before, behind, between, entries, second_type=1)
-    return json.dumps(described, indent=2, ensure_ascii=False)
-
-
-def _byte_letters() -> list[str]:
-    """The letter that stands for each byte (Radford et al. 2019): itself where it can be seen, else one past Latin-1."""
-    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in seen else chr(next(others)) for byte in range(256)]

@@ -1,4 +1,4 @@
-"""What stands on an encoder's states: a masked language model, a pooler, a classifier (Devlin et al. 2019, 3.1 and 4).
+"""What stands on a model's states: a masked language model, a pooler, a classifier (Devlin et al. 2019, 3.1 and 4).
 
 Letters: B rows, S tokens, D d_model, N entries of the table, C outputs.
 """
@@ -37,14 +37,25 @@ class MaskedLM(nn.Module):
 
 
 class Pooler(nn.Module):
-    """tanh(x_0 W + b) of the first token."""
+    """tanh(x W + b), where x is the state of the first token or, with dropout, of the last one (Lewis et al. 2020, 3.1)."""
 
     config: Model
+    last: bool = False
 
     @nn.compact
-    def __call__(self, states_BxSxD: Array) -> Array:
-        """BxD."""
-        return jnp.tanh(_dense(self.config, self.config.d_model, "dense")(states_BxSxD[:, 0]))
+    def __call__(self, states_BxSxD: Array, segments_BxS: Array | None = None, deterministic: bool = True) -> Array:
+        """BxD. One text a row; segments are 0 in the padding behind it."""
+        config = self.config
+        if not self.last:
+            x_BxD = states_BxSxD[:, 0]
+        elif segments_BxS is None:
+            x_BxD = states_BxSxD[:, -1]
+        else:
+            last_B = jnp.maximum(jnp.sum(segments_BxS > 0, axis=1) - 1, 0)
+            x_BxD = jnp.take_along_axis(states_BxSxD, last_B[:, None, None], axis=1)[:, 0]
+        if self.last:
+            x_BxD = Dropout(config.head_dropout_rate, config.dropout_generator, deterministic, name="dropout")(x_BxD)
+        return jnp.tanh(_dense(config, config.d_model, "dense")(x_BxD))
 
 
 class Classifier(nn.Module):

@@ -27,11 +27,29 @@ from transformer.models.stack import Logits, Memory, Stack, for_steps, recompute
 Array = jax.Array
 
 
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """What stands on the states: a masked language model, a pooler, a classifier of `outputs` scores (0: none).
+
+    The classifier reads each token (`per_token`), or the pooled sentence.
+    """
+
+    masked_lm: bool = False
+    pooler: bool = False
+    outputs: int = 0
+    per_token: bool = False
+
+
 class EncoderDecoder(nn.Module):
-    """The Transformer (Vaswani et al. 2017, figure 1)."""
+    """The Transformer (Vaswani et al. 2017, figure 1).
+
+    With a classifier it says one thing of a source, which the decoder reads, too, shifted by one token: the scores are of the
+    state at its last token (Lewis et al. 2020, 3.1).
+    """
 
     config: Model
     facts: Facts
+    heads: Heads = Heads()
     logits_modules: ClassVar[tuple[str, ...]] = ("target_embedding", "logits")  # whose parameters `logits` reads
 
     def setup(self) -> None:
@@ -45,21 +63,38 @@ class EncoderDecoder(nn.Module):
         self.memory_projection = MemoryProjection(config, kernel_initializer(config), name="memory")
         self.decoder = Stack(config, "decoder", cross=True, name="decoder")
         self.logits_layer = Logits(config, facts.target_rows, facts.target_size, name="logits")
+        if self.heads.outputs:
+            self.pooler = Pooler(config, last=True, name="pooler")
+            self.classifier = Classifier(config, self.heads.outputs, name="classifier")
 
-    def __call__(self, batch: Mapping[str, Array], deterministic: bool = True) -> Array:
-        """Logits BxTxN of a batch: `source` BxS and `inputs` BxT, and optionally positions and segments of each."""
-        return self.logits(self.states(batch, deterministic))
+    def __call__(self, batch: Mapping[str, Array], deterministic: bool = True) -> Any:
+        """Logits BxTxN of a batch: `source` BxS and `inputs` BxT, and optionally positions and segments of each.
+
+        With a classifier, of the source alone: `states` BxSxD and `scores` BxC by name.
+        """
+        states = self.states(batch, deterministic)
+        if not self.heads.outputs:
+            return self.logits(states)
+        return {"states": states, "scores": self.scores(states, deterministic, batch.get("source_segments"))}
 
     def states(self, batch: Mapping[str, Array], deterministic: bool = True) -> Array:
         """The decoder's last states BxTxD; `logits` makes logits of them."""
         memory = self.encode(batch["source"], batch.get("source_positions"), batch.get("source_segments"), deterministic)
-        inputs = batch["inputs"]
-        tokens = Tokens(_positions(batch.get("positions"), inputs), batch.get("segments"))
+        if self.heads.outputs:
+            start = jnp.full_like(batch["source"][:, :1], self.facts.start)
+            inputs, of_source = jnp.concatenate([start, batch["source"][:, :-1]], axis=1), "source_"
+        else:
+            inputs, of_source = batch["inputs"], ""
+        tokens = Tokens(_positions(batch.get(f"{of_source}positions"), inputs), batch.get(f"{of_source}segments"))
         return self.decoder(self.target_embedding(inputs), tokens, memory=memory, deterministic=deterministic)[0]
 
     def logits(self, states_BxTxD: Array) -> Array:
         """States to logits BxTxN."""
         return self.logits_layer(states_BxTxD, self.target_embedding if self.config.ties_output else None)
+
+    def scores(self, states_BxTxD: Array, deterministic: bool = True, segments_BxT: Array | None = None) -> Array:
+        """What the classifier says of sources: BxC."""
+        return self.classifier(self.pooler(states_BxTxD, segments_BxT, deterministic), deterministic)
 
     def encode(
         self,
@@ -131,19 +166,6 @@ class DecoderOnly(nn.Module):
         return _step(self, tokens_BxT, cache, memory, valid, whole)
 
 
-@dataclasses.dataclass(frozen=True)
-class Heads:
-    """What stands on an encoder: a masked language model, a pooler, a classifier of `outputs` scores (0: none).
-
-    The classifier reads each token (`per_token`), or the pooled sentence.
-    """
-
-    masked_lm: bool = False
-    pooler: bool = False
-    outputs: int = 0
-    per_token: bool = False
-
-
 class EncoderOnly(nn.Module):
     """BERT (Devlin et al. 2019): a body, which all heads share, and the heads on top."""
 
@@ -172,7 +194,7 @@ class EncoderOnly(nn.Module):
         if self.heads.masked_lm:
             result["logits"] = self.logits(states)
         if self.heads.outputs:
-            result["scores"] = self.scores(states, deterministic)
+            result["scores"] = self.scores(states, deterministic, batch.get("source_segments"))
         elif self.heads.pooler:
             result["pooled"] = self.pooler(states)
         return result
@@ -190,9 +212,10 @@ class EncoderOnly(nn.Module):
         """What the masked language model says: BxSxN."""
         return self.masked_lm(states_BxSxD, self.source_embedding if self.config.ties_output else None)
 
-    def scores(self, states_BxSxD: Array, deterministic: bool = True) -> Array:
+    def scores(self, states_BxSxD: Array, deterministic: bool = True, segments_BxS: Array | None = None) -> Array:
         """What the classifier says: BxC of sentences, BxSxC of tokens."""
-        return self.classifier(states_BxSxD if self.heads.per_token else self.pooler(states_BxSxD), deterministic)
+        read = states_BxSxD if self.heads.per_token else self.pooler(states_BxSxD, segments_BxS, deterministic)
+        return self.classifier(read, deterministic)
 
 
 def _step(

@@ -74,7 +74,7 @@ def count(config: Config, facts: Facts, lengths: Sequence[int] = ()) -> Costs:
     less.
     """
     source, target = (lengths[0], lengths[-1]) if lengths else _typical(config)
-    tokens = source if config.family == "encoder_only" else target
+    tokens = source if config.sides == ("source",) else target
     plain = Config(
         family=config.family,
         objective=config.objective,
@@ -112,11 +112,11 @@ def _programs(config: Config, facts: Facts, source: int, target: int) -> tuple[L
 
 
 def _pairs(config: Config) -> bool:
-    return config.family in ("encoder_decoder", "recurrent")
+    return len(config.sides) == 2
 
 
 def _size(config: Config, facts: Facts) -> int:
-    return facts.source_size if config.family == "encoder_only" else facts.target_size
+    return facts.source_size if config.sides == ("source",) else facts.target_size
 
 
 def _typical(config: Config) -> tuple[int, int]:
@@ -125,13 +125,13 @@ def _typical(config: Config) -> tuple[int, int]:
     if _pairs(config):
         source, target = (data.row_length or min(TYPICAL_ROW, limit) for limit in limits)
         return source, target
-    alone = data.row_length or limits[config.family != "encoder_only"]
+    alone = data.row_length or limits["target" in config.sides]
     return alone, alone
 
 
 def _batch(config: Config, source: int, target: int) -> dict[str, Any]:
     """Shapes of a batch of one row."""
-    length = source if config.family == "encoder_only" else target
+    length = source if config.sides == ("source",) else target
     ids = ("source", "source_positions", "source_segments", "token_types")
     batch = {name: jax.ShapeDtypeStruct((1, source), jnp.int32) for name in ids}
     batch |= {name: jax.ShapeDtypeStruct((1, length), jnp.int32) for name in ("inputs", "positions", "segments", "targets")}

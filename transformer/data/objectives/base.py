@@ -148,10 +148,11 @@ def said(targets: np.ndarray, start: int) -> dict[str, np.ndarray]:
     }
 
 
-def enclosed(begin: int, end: int, *parts: np.ndarray) -> dict[str, np.ndarray]:
-    """begin part end [part end]: `source`, and `token_types`, the number of a part with the `end` behind it."""
-    pieces = [np.array([begin]), *(np.append(part, end) for part in parts)]
-    sizes = [1 + len(pieces[1]), *map(len, pieces[2:])]
+def enclosed(begin: int, end: int, *parts: np.ndarray, between: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
+    """begin part end [between part end]: `source`, and `token_types`, the number of a part with what stands around it."""
+    ended = [np.append(part, end) for part in parts]
+    pieces = [np.append(begin, ended[0]), *(np.append(np.array(between, np.int64), part) for part in ended[1:])]
+    sizes = [*map(len, pieces)]
     return {
         "source": np.concatenate(pieces).astype(np.int32),
         "token_types": np.repeat(np.arange(len(parts), dtype=np.int32), sizes),

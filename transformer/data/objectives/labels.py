@@ -14,7 +14,7 @@ SPAN = Side("span", {"first": np.int32, "last": np.int32, "weights": np.float32}
 
 @dataclasses.dataclass(frozen=True)
 class Classify(Objective):
-    """Fields `text`, optionally `pair`, and `label`, one int a row: begin text end [pair end], and its label.
+    """Fields `text`, optionally `pair`, and `label`, one int a row: begin text end [between pair end], and its label.
 
     Without a label (the field is missing, the row is empty or -1) the weight is 0. Too long: the end of the longer one goes.
     """
@@ -22,10 +22,11 @@ class Classify(Objective):
     limit: int
     begin: int
     end: int
+    between: tuple[int, ...] = ()
     sides = (LABEL, READER)
 
     def __post_init__(self) -> None:
-        check_limit("max_source_length", self.limit, 5)
+        check_limit("max_source_length", self.limit, 5 + len(self.between))
 
     @property
     def limits(self) -> tuple[int, ...]:
@@ -34,20 +35,20 @@ class Classify(Objective):
     def lengths(self, corpus: Corpus) -> np.ndarray:
         length_N = corpus["text"].lengths + 2
         if "pair" in corpus:
-            length_N = length_N + corpus["pair"].lengths + 1
+            length_N = length_N + corpus["pair"].lengths + 1 + len(self.between)
         return np.stack([np.ones_like(length_N), length_N], axis=1)
 
     def features(self, corpus: Corpus, index: int, epoch: int) -> dict[str, np.ndarray]:
         parts = [corpus["text"][index][: self.limit - 2]]
         if "pair" in corpus:
             pair = corpus["pair"][index]
-            kept = share(len(corpus["text"][index]), len(pair), self.limit - 3)
+            kept = share(len(corpus["text"][index]), len(pair), self.limit - 3 - len(self.between))
             parts = [parts[0][: kept[0]], pair[: kept[1]]]
         label = max((int(n) for n in corpus["label"][index]), default=-1) if "label" in corpus else -1
         return {
             "label": np.array([max(label, 0)], np.int32),
             "weights": np.array([label >= 0], np.float32),
-            **enclosed(self.begin, self.end, *parts),
+            **enclosed(self.begin, self.end, *parts, between=self.between),
         }
 
 

@@ -38,6 +38,8 @@ class Tokenizer(Vocabulary):
         self.unknown = model.get("unk_id") if named is None else self.tokenizer.token_to_id(named)
         special = {entry["id"] for entry in described.get("added_tokens") or () if entry["special"]}
         self.special = frozenset(special if self.unknown is None else special | {self.unknown})
+        pair = self.tokenizer.encode("", "", add_special_tokens=True).ids
+        self.between = tuple(pair[len(self.around) : -1])  # behind the pair stands its end
 
     def encode(self, text: str) -> list[int]:
         return self._plain(self.tokenizer.encode(_valid(text), add_special_tokens=False).ids)

@@ -32,6 +32,7 @@ class Vocabulary(abc.ABC):
     size: int
     special: frozenset[int] = frozenset(range(len(SPECIAL)))
     unknown: int | None = UNKNOWN
+    between: tuple[int, ...] = ()  # special ids that stand before the second text of a pair, beside the end of the first
 
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
