@@ -334,7 +334,7 @@ def test_words_of_others_are_no_markup(tmp_path):
     written.write(tmp_path, study, loss(study))
     report.write(study, tmp_path)
     page = Page((tmp_path / "report.html").read_text())
-    assert page.tags & {"script", "em", "i", "b", "a"} == set() and page.count("h1") == 1 and page.count("h2") == 5
+    assert page.tags & {"script", "em", "i", "b", "a"} == set() and page.count("h1") == 1 and page.count("h2") == 6
     assert "“*x* <b> | $y$ _z_ d_k # no heading”" in page.text and "Is <i>it</i> *so*?" in page.text
     assert [cells[0] for cells in page.rows[1:3]] == ["a|b", "`c` <script>"]
 

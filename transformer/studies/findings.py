@@ -7,16 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformer.inference.scores import SCORES
-from transformer.studies import resampled, results, statistics, verdicts
+from transformer.studies import flags, resampled, results, statistics, verdicts
 from transformer.studies.resampled import Row as Sentences
 from transformer.studies.results import Row
 from transformer.studies.statistics import Contrast, Estimate, Interval, Scale, Table
 from transformer.studies.study import Claim, Metric, Study
 from transformer.studies.verdicts import Data, Finding, Verdict
-
-PERCENT = {*SCORES, "token_accuracy", "place_accuracy"}  # metrics of 0 to 100
-NEAR = 1.0  # so near to an end of it, in all arms, they cannot be told apart
 
 
 @dataclass(frozen=True)
@@ -54,13 +50,19 @@ class Measured:
 @dataclass(frozen=True)
 class Judged:
     """A claim, the verdict, and the runs that it is about. `claimed`: the effect or margin that the claim states, None if none.
-    `least`: what the study can show of that kind; None if it can show nothing."""
+    `least`: what the study can show of that kind; None if it can show nothing. `flags`: why the study does not decide it."""
 
     claim: Claim
     verdict: Verdict
     data: Data
     claimed: float | None = None
     least: float | None = None
+    flags: Sequence[str] = ()
+
+    @property
+    def word(self) -> str:
+        """The verdict of the study, which is none if there is a flag."""
+        return verdicts.UNDECIDED if self.flags else self.verdict.word
 
     @property
     def noise(self) -> float | None:
@@ -90,7 +92,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Findings:
-    """`missing`: (arm, seed) without a row. `plan`: whether the plan was followed, in a sentence."""
+    """`missing`: (arm, seed) without a row. `flags`: of arms. `plan`: whether the plan was followed, in a sentence."""
 
     study: Study
     rows: Sequence[Row]
@@ -100,6 +102,7 @@ class Findings:
     measured: Sequence[Measured]
     judged: Sequence[Judged]
     sentences: Sequence[Sentences]
+    flags: Mapping[str, Sequence[str]]
     plan: str
 
     def runs(self, arm: str, status: str | None = None) -> list[Row]:
@@ -129,9 +132,15 @@ def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = (),
         _measure(Metric(study.label(claim), "higher"), study, data[study.label(claim)], {}, planned)
         for claim in {study.label(claim): claim for claim in _computed(study) if claim.ranks}.values()
     ]
-    judged = [_judged(*each) for each in zip(study.claims, found, of_claims, strict=True)]
     search = [row for row in rows if row.part != "study"]
-    return Findings(study, ours, search, seeds, missing, measured, judged, sentences, plan)
+    estimates = {each.metric.label: each.estimates for each in measured}
+    of_arms = flags.of_arms(study, ours, search, estimates)
+    judged = []
+    for claim, verdict, each in zip(study.claims, found, of_claims, strict=True):
+        compared = [finding.comparison for finding in verdict.findings]
+        doubts = flags.of_claim(study, claim, compared, each, ours, estimates, of_arms)
+        judged.append(dataclasses.replace(_judged(claim, verdict, each), flags=doubts))
+    return Findings(study, ours, search, seeds, missing, measured, judged, sentences, of_arms, plan)
 
 
 def seeds_needed(study: Study, root: Path) -> int:
@@ -162,7 +171,7 @@ def seeds_needed(study: Study, root: Path) -> int:
 def scale_of(metric: Metric) -> Scale:
     """What means of a metric are taken on: what it says, else logit for percentages, log for what else is positive, and
     counts of updates, of which some may have stopped at the limit, as they are."""
-    return metric.scale or ("linear" if metric.take == "updates" else "logit" if _percent(metric) else "log")
+    return metric.scale or ("linear" if metric.take == "updates" else "logit" if flags.percent(metric) else "log")
 
 
 def _data(
@@ -242,10 +251,6 @@ def _difference(data: Data, arm: str, against: str, arms: int, planned: Mapping[
     return Difference(value, *statistics.games_howell(contrast, arms))
 
 
-def _percent(metric: Metric) -> bool:
-    return metric.take != "updates" and metric.score in PERCENT
-
-
 def _limit(metric: Metric, rows: Sequence[Row]) -> float | None:
     """An end of the metric's range that every arm's mean is at: a ceiling or a floor, under which nothing is compared."""
     values: dict[str, list[float]] = {}
@@ -253,8 +258,8 @@ def _limit(metric: Metric, rows: Sequence[Row]) -> float | None:
         if metric.label in row.values:
             values.setdefault(row.arm, []).append(row.values[metric.label])
     means = [sum(each) / len(each) for each in values.values()]
-    if _percent(metric) and means:
-        return next((end for end in (0.0, 100.0) if all(abs(mean - end) <= NEAR for mean in means)), None)
+    if means and len(ends := {flags.end(metric, mean) for mean in means}) == 1 and (end := ends.pop()) is not None:
+        return end
     if metric.take == "updates" and rows and all(metric.label in row.censored for row in rows if row.status == "finished"):
         return max(means, default=None)
     return None

@@ -3,7 +3,6 @@
 What is said of which number is here and in verdict_text.py; the numbers are findings.py's.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from transformer import plots
 from transformer.errors import counted, no_failure
 from transformer.files import new_file
-from transformer.studies import figures, limits, resampled, results
+from transformer.studies import figures, flags, limits, resampled, results
 from transformer.studies import findings as found
 from transformer.studies.findings import Findings, Measured
 from transformer.studies.html import page
@@ -20,7 +19,7 @@ from transformer.studies.plan import TOLERANCE, duration, followed
 from transformer.studies.results import Row
 from transformer.studies.statistics import Interval
 from transformer.studies.study import Study
-from transformer.studies.verdict_text import claimed, power, rule, sentence
+from transformer.studies.verdict_text import claimed, effects, power, rule, sentence
 
 FIGURE = "figure"
 
@@ -52,6 +51,7 @@ def markdown(findings: Findings) -> str:
         "## What came out",
         f"![each arm's runs, their mean and 95 % interval; learning curves]({FIGURE}.svg)",
         *(part for measured in findings.measured for part in _metric(findings, measured)),
+        *_flags(findings),
         *_how_computed(findings),
         *limits.section(findings),
         *_unfinished(findings),
@@ -69,11 +69,12 @@ def _claim(findings: Findings, number: int) -> list[str]:
     label = ", exploratory" if judged.exploratory else ""
     values = [finding.value for finding in judged.verdict.findings if finding.value is not None]
     written = Digits(judged.noise, values)
-    able = power(judged, written)
+    able, flagged = power(judged, written), f"Flags: {'; '.join(judged.flags)}. Without them: " if judged.flags else ""
     return [
         f"> “{plain(claim.text)}”\n>\n> {plain(claim.source)}",
         claimed(claim, findings.study.against(claim.arms[0]), unit),
-        f"**Verdict: {judged.verdict.word}{label}.** {sentence(judged, unit, written)}",
+        f"**Verdict: {judged.word}{label}.** {flagged}{sentence(judged, unit, written)}",
+        *effects(judged, written),
         *([able] if able else []),
         f"Rule: {rule(judged)}.",
     ]
@@ -143,8 +144,7 @@ def _notes(findings: Findings, measured: Measured) -> list[str]:
     elif measured.limit is not None:
         what = "Ceiling" if measured.limit else "Floor"
         notes.append(
-            f"**{what}**: every arm's mean is within {found.NEAR:g} of {measured.limit:g}, an end of the scale; what differs "
-            "there cannot be seen by it."
+            f"**{what}**: every arm's mean is at an end of the scale, {measured.limit:g}; what differs there cannot be seen."
         )
     if metric.take == "updates":
         notes.append(
@@ -155,6 +155,14 @@ def _notes(findings: Findings, measured: Measured) -> list[str]:
     if measured.without:
         notes.append(f"{counted(measured.without, 'finished run')} did not report it, or it was not finite: left out.")
     return [" ".join(notes)] if notes else []
+
+
+def _flags(findings: Findings) -> list[str]:
+    """Arms of which nothing can be said, and when an arm or a claim is flagged."""
+    if not findings.flags and not any(judged.flags for judged in findings.judged):
+        return []
+    lines = [f"- {code(arm)} {text}" for arm, doubts in findings.flags.items() for text in doubts]
+    return ["## Flags", *(["\n".join(lines)] if lines else []), flags.RULES]
 
 
 def _how_computed(findings: Findings) -> list[str]:
@@ -200,10 +208,19 @@ def _search(findings: Findings) -> list[str]:
     """What the learning rates were chosen by: the curve of each arm, and what is doubtful about it."""
     study, chooser = findings.study, results.chooser(findings.study)
     if not findings.search:
-        return []
+        trained = study.metrics[0].split != "start"
+        return (
+            ["## Learning rates", "Not searched: each arm has that of its settings, which may not be its best."]
+            if trained
+            else []
+        )
     rates = sorted({row.learning_rate for row in findings.search if row.learning_rate is not None})
     chosen = {row.arm: row.learning_rate for row in findings.rows}
-    lines, doubts = [], []
+    doubts = [
+        f"the best rate of {code(arm)} is at the end of its grid"
+        for arm in flags.at_the_end(study, findings.rows, findings.search)
+    ]
+    lines = []
     for part, name in (("search", "{}"), ("check", "{}, all updates")):
         for arm in study.arms:
             ours = [row for row in findings.search if row.part == part and row.arm == arm]
@@ -212,11 +229,8 @@ def _search(findings: Findings) -> list[str]:
             cells = [_searched([row for row in ours if row.learning_rate == rate], chooser.label) for rate in rates]
             taken = f"{chosen[arm]:g}" if chosen.get(arm) else ABSENT
             lines.append([code(name.format(arm)), *cells, taken])
-            tried = [row.learning_rate for row in ours if row.learning_rate is not None]
-            if len(set(tried)) > 1 and chosen.get(arm) in (min(tried), max(tried)):
-                doubts.append(f"the best rate of {code(arm)} is at the end of its grid")
     if study.search_fraction < 1:
-        short, whole = (_best_rate(findings, study.search_check, part) for part in ("search", "check"))
+        short, whole = (flags.best_rate(study, findings.search, study.search_check, part) for part in flags.PARTS)
         same = "the same rate as" if short == whole else "**another rate than**"
         doubts += [f"a search with all updates chooses {same} one with {study.search_fraction:g} of them"]
     note = (
@@ -226,17 +240,6 @@ def _search(findings: Findings) -> list[str]:
         + (f" Note: {listed(doubts)}." if doubts else "")
     )
     return ["## Learning rates", note, table(["arm", *(f"{rate:g}" for rate in rates), "chosen"], lines)]
-
-
-def _best_rate(findings: Findings, arm: str, part: str) -> float | None:
-    """The rate that a part of the search alone would choose."""
-    metric = results.chooser(findings.study)
-    scores: dict[float, list[float]] = {}
-    for row in findings.search:
-        if row.part == part and row.arm == arm and row.learning_rate is not None:
-            scores.setdefault(row.learning_rate, []).append(row.values.get(metric.label, math.inf))
-    sign = -1 if metric.higher_is_better else 1
-    return min(scores, key=lambda rate: sign * sum(scores[rate]) / len(scores[rate]), default=None)
 
 
 def _searched(rows: Sequence[Row], label: str) -> str:

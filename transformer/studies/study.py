@@ -32,6 +32,8 @@ class Metric:
     it was first reported to be as good as `target`. A run that never was counts as all of its updates: the mean is one
     restricted to them (Royston & Parmar 2013), so arms must have equally many.
 
+    `learned`: what an arm's mean must be as good as, else it has not learned what it was trained on, and nothing is said of it.
+
     `scale`: what means and intervals are computed on; None: logit for percentages, log for everything else, which is positive.
     """
 
@@ -40,6 +42,7 @@ class Metric:
     take: Literal["last", "best", "updates"] = "last"
     target: float | None = None
     scale: Literal["linear", "log", "logit"] | None = None
+    learned: float | None = None
 
     @property
     def split(self) -> str:
@@ -66,6 +69,12 @@ class Metric:
     @property
     def higher_is_better(self) -> bool:
         return self.better == "higher" and self.take != "updates"
+
+    def learnt(self, mean: float | None) -> bool:
+        """Whether an arm's mean is as good as `learned`."""
+        if mean is None or self.learned is None:
+            return False
+        return mean >= self.learned if self.higher_is_better else mean <= self.learned
 
     def reached(self, value: float | None) -> bool:
         """Whether a reported value is as good as `target`."""

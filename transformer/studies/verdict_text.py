@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from transformer.errors import counted
 from transformer.studies.findings import Judged
-from transformer.studies.markdown import Digits, amount, code, listed
+from transformer.studies.markdown import Digits, amount, code, listed, p_value
 from transformer.studies.statistics import Interval
 from transformer.studies.study import Claim
 from transformer.studies.verdicts import AGREES, CANNOT_TELL, DISAGREES, Finding
@@ -53,6 +53,30 @@ def sentence(judged: Judged, unit: str, digits: Digits) -> str:
     else:
         evidence = f"in {unit}, {listed([_compared(claim, finding, digits) for finding in verdict.findings])}"
     return f"{SAYS[verdict.word][0].upper()}{SAYS[verdict.word][1:]}: {evidence}."
+
+
+def effects(judged: Judged, digits: Digits) -> list[str]:
+    """Beside each published effect the interval, and whether the runs exclude it."""
+    result = []
+    for finding in judged.verdict.findings:
+        published = judged.claim.exponent if finding.comparison.law else judged.claim.effect
+        if published is None or finding.excluded is None or finding.value is None or finding.alone is None:
+            continue
+        arm = next((arm for arm in judged.claim.arms if arm in finding.comparison.weights), "")
+        what = "exponent" if finding.comparison.law else "effect"
+        of = f" of {code(arm)}" if len(judged.verdict.findings) > 1 else ""
+        says = "is excluded" if finding.excluded <= 0.05 else "is not excluded"
+        number = (lambda value: f"{value:.3g}") if finding.comparison.law else digits
+        interval = f"{number(finding.alone.low)} to {number(finding.alone.high)}"
+        many = f", with Holm's correction over {counted(judged.verdict.effects, 'published effect')}"
+        result.append(
+            f"**The published {what}{of}, {published:g}, {says}"
+            + (", but this study does not decide it" if judged.flags else "")
+            + f".** The runs have {number(finding.value)} (95 % interval {interval}; p {p_value(finding.excluded)}"
+            + (many if judged.verdict.effects > 1 else "")
+            + ")."
+        )
+    return result
 
 
 def rule(judged: Judged) -> str:

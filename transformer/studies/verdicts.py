@@ -6,6 +6,7 @@ Nothing else enters: neither arms that no claim names, nor their variances. Adva
 score: a lower loss is an advantage, so is a higher BLEU.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from transformer.studies.statistics import Contrast, Interval, Pair, Scale, Tabl
 from transformer.studies.study import Claim, Study
 
 AGREES, DISAGREES, CANNOT_TELL = "agrees", "disagrees", "cannot tell"
+UNDECIDED = "not decided by this study"  # whatever the runs say: a flag forbids a verdict
 LEVEL = 0.95
 
 
@@ -96,7 +98,8 @@ class Finding:
     """A comparison and what the runs say to it; None: they do not allow to say it. `interval` holds together with all others
     of the family, and ends where Holm's decisions do; `alone` is this comparison's own, of 95 %. `p`: of the claim or its
     opposite, adjusted by Holm. `error`, `freedom`: of a contrast. `diverged`: runs of the arm that is named first (of its
-    side), and of the other.
+    side), and of the other. `excluded`: p of "the published effect, or exponent, is the true one", by Holm over all that a
+    study's claims state.
     """
 
     comparison: Comparison
@@ -109,17 +112,19 @@ class Finding:
     freedom: float | None = None
     diverged: tuple[int, int] = (0, 0)
     law: power_law.PowerLaw | None = None
+    excluded: float | None = None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`word` is agrees, disagrees or cannot tell. `tests`: how many contrasts the family has. `problem`: why there are no
-    numbers."""
+    """`word` is agrees, disagrees or cannot tell. `tests`: how many contrasts the family has; `effects`: how many published
+    effects there are. `problem`: why there are no numbers."""
 
     word: str
     findings: Sequence[Finding]
     tests: int
     problem: str = ""
+    effects: int = 0
 
 
 def comparisons(claim: Claim, against: Callable[[str], str], higher_is_better: bool) -> list[Comparison]:
@@ -219,14 +224,32 @@ def judge(claims: Sequence[Claim], against: Callable[[str], str], data: Sequence
                 members[key] = _member(comparison, claim, of_metric)
             members[key].bounds |= {comparison.sign * bound for bound in (*comparison.above, *comparison.below)}
     _decide(list(members.values()))
+    effects = {
+        (claim.exponent if comparison.law else claim.effect, comparison.sign, key): None
+        for claim, each in zip(claims, asked, strict=True)
+        for comparison, key in each
+    }
+    ps = {which: p for which in effects if (p := _p_of_effect(members[which[2]], which[1], which[0])) is not None}
+    adjusted = dict(zip(ps, statistics.holm([[p] for p in ps.values()]), strict=True))
     result = []
-    for each in asked:
-        findings = [_finding(comparison, members[key]) for comparison, key in each]
+    for claim, each in zip(claims, asked, strict=True):
+        findings = []
+        for comparison, key in each:
+            p = adjusted.get((claim.exponent if comparison.law else claim.effect, comparison.sign, key))
+            findings.append(dataclasses.replace(_finding(comparison, members[key]), excluded=p and p[0]))
         words = [finding.word for finding in findings]
         word = DISAGREES if DISAGREES in words else CANNOT_TELL if CANNOT_TELL in words else AGREES
         problem = next((members[key].problem for _, key in each if members[key].problem), "")
-        result.append(Verdict(word, findings, len(members), problem))
+        result.append(Verdict(word, findings, len(members), problem, len(ps)))
     return result
+
+
+def _p_of_effect(member: _Member, sign: float, effect: float | None) -> float | None:
+    """Two-sided; None: none was published, or runs that diverged have no part in the difference."""
+    if effect is None or member.quantity is None or member.plus[0] + member.minus[0]:
+        return None
+    quantity, there = member.quantity, sign * effect
+    return min(1.0, 2 * min(float(quantity.p_above(there)), float(quantity.p_below(there))))
 
 
 def _member(comparison: Comparison, claim: Claim, data: Data) -> _Member:

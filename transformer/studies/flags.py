@@ -1,0 +1,169 @@
+"""What forbids a verdict: arms at an end of the scale, not trained far enough, or not at their best learning rate.
+
+A flag belongs to an arm or to a claim. A claim with a flag, or about an arm with one, is not decided by the study, whatever the
+intervals say.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from transformer.inference.scores import SCORES
+from transformer.studies import outcomes, results
+from transformer.studies.markdown import code, listed
+from transformer.studies.results import Row
+from transformer.studies.statistics import Contrast, Estimate
+from transformer.studies.study import Claim, Metric, Study
+from transformer.studies.verdicts import Comparison, Data
+
+PERCENT = {*SCORES, "token_accuracy", "place_accuracy"}  # metrics of 0 to 100
+NEAR = 1.0  # percent: so near to an end of the scale, arms cannot be told apart
+FLOOR = 0.02  # nats: nothing is left to learn
+LAST = 0.75  # curves are looked at from this fraction of the updates on
+STEEP = 0.1  # a loss that still falls by this fraction of itself there is in mid-transition
+POINTS = 5  # of a curve, at least
+RULES = (
+    f"Arms are flagged if their loss falls by more than {100 * STEEP:g} % in the last quarter of the updates, if they have not "
+    "learned what they were trained on, or if their best learning rate is at the end of its grid. Claims are flagged if all "
+    f"arms that they compare are within {NEAR:g} of 0 or 100 % or below {FLOOR:g} nats, if the curves of two arms cross in the "
+    "last quarter of the updates (each way outside a 95 % interval), or if the margin or the published effect is larger than "
+    "the loss itself. A claim that is flagged, or is about an arm that is, is not decided by this study."
+)
+
+Estimates = Mapping[str, Mapping[str, Estimate]]  # by metric and arm
+
+
+def percent(metric: Metric) -> bool:
+    return metric.take != "updates" and metric.score in PERCENT
+
+
+def is_loss(metric: Metric) -> bool:
+    return metric.take != "updates" and metric.split != "start" and metric.score in ("nll", "loss")
+
+
+def end(metric: Metric, mean: float | None) -> float | None:
+    """The end of the scale that a mean is at; None: none."""
+    if mean is None:
+        return None
+    if percent(metric):
+        return next((end for end in (0.0, 100.0) if abs(mean - end) <= NEAR), None)
+    return 0.0 if is_loss(metric) and mean < FLOOR else None
+
+
+# --- of arms -----------------------------------------------------------------------------------------------------------
+
+
+def of_arms(study: Study, rows: Sequence[Row], search: Sequence[Row], estimates: Estimates) -> dict[str, list[str]]:
+    """By arm, why nothing can be said of it."""
+    result: dict[str, list[str]] = {arm: [] for arm in study.arms}
+    for metric in study.metrics:
+        for arm, estimate in estimates[metric.label].items():
+            if metric.learned is not None and not metric.learnt(estimate.value):
+                what = "has no value" if estimate.value is None else f"is {estimate.value:.4g}"
+                result[arm].append(f"has not learned its task: {metric.label} {what}, for at least {metric.learned:g}")
+    for arm, fall in _falls(study, rows).items():
+        if fall > STEEP:
+            result[arm].append(f"still learns: its loss falls by {100 * fall:.0f} % in the last quarter of the updates")
+    for arm in at_the_end(study, rows, search):
+        result[arm].append("may not be at its best learning rate, which is at the end of its grid")
+    if study.search_fraction < 1 and len({best_rate(study, search, study.search_check, part) for part in PARTS}) > 1:
+        for doubts in result.values():
+            doubts.append(f"may not be at its best learning rate: all updates choose another than {study.search_fraction:g} do")
+    return {arm: doubts for arm, doubts in result.items() if doubts}
+
+
+PARTS = ("search", "check")
+
+
+def at_the_end(study: Study, rows: Sequence[Row], search: Sequence[Row]) -> list[str]:
+    """Arms whose rate is the smallest or the largest of those that were tried."""
+    chosen = {row.arm: row.learning_rate for row in rows}
+    tried = {arm: {row.learning_rate for row in search if row.arm == arm and row.learning_rate} for arm in study.arms}
+    return [arm for arm, rates in tried.items() if len(rates) > 1 and chosen.get(arm) in (min(rates), max(rates))]
+
+
+def best_rate(study: Study, search: Sequence[Row], arm: str, part: str) -> float | None:
+    """The rate that a part of the search alone would choose."""
+    metric = outcomes.chooser(study)
+    scores: dict[float, list[float]] = {}
+    for row in search:
+        if row.part == part and row.arm == arm and row.learning_rate is not None:
+            score = row.values.get(metric.label, math.nan)
+            score = -score if metric.higher_is_better else score
+            scores.setdefault(row.learning_rate, []).append(score if math.isfinite(score) else math.inf)
+    return min(scores, key=lambda rate: sum(scores[rate]) / len(scores[rate]), default=None)
+
+
+def _curves(study: Study, rows: Sequence[Row], arm: str) -> dict[int, np.ndarray]:
+    """By update, what the finished runs of an arm had there, of updates that all of them have."""
+    curves = [dict(row.curve) for row in rows if row.arm == arm and row.status == "finished" and len(row.curve) >= POINTS]
+    steps = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
+    values = {step: np.array([curve[step] for curve in curves]) for step in steps}
+    return {step: value_R for step, value_R in values.items() if np.isfinite(value_R).all()}
+
+
+def _falls(study: Study, rows: Sequence[Row]) -> dict[str, float]:
+    """By arm, by what fraction of itself the mean loss falls in the last quarter of the updates, unless it is at its floor."""
+    result = {}
+    for arm in study.arms if is_loss(Metric(results.curve_of(study), "lower")) else ():
+        means = {step: float(value_R.mean()) for step, value_R in _curves(study, rows, arm).items()}
+        if means and (last := means[max(means)]) >= FLOOR:
+            result[arm] = float(np.interp(LAST * max(means), list(means), list(means.values()))) / last - 1
+    return result
+
+
+# --- of claims ---------------------------------------------------------------------------------------------------------
+
+
+def of_claim(
+    study: Study,
+    claim: Claim,
+    comparisons: Sequence[Comparison],
+    data: Data,
+    rows: Sequence[Row],
+    estimates: Estimates,
+    arms: Mapping[str, Sequence[str]],
+) -> list[str]:
+    """Why the study does not decide a claim. `arms`: the flags of arms."""
+    metric, result = study.metric(claim.metric), _too_large(study, claim, estimates)
+    for each in comparisons:
+        cells = list(dict.fromkeys(cell for name in each.weights for cell in study.cells(name)))
+        names, interaction = listed([code(cell) for cell in cells]), len(each.weights) > 2
+        for label in filter(None, (metric.label, claim.minus)):
+            ends = [end(study.metric(label), estimates[label][cell].value) for cell in cells]
+            if interaction and any(at is not None for at in ends):
+                result.append(f"an arm among {names} is at an end of {code(label)}, so differences cannot be compared")
+            elif not interaction and len(set(ends)) == 1 and ends[0] is not None:
+                result.append(f"{names} are at the {'ceiling' if ends[0] else 'floor'} of {code(label)}")
+        if metric.take == "updates" or metric.split == "start":
+            continue  # nothing that the end of a curve could change
+        directed = claim.kind in ("better", "worse", "order") and len(cells) == 2
+        if directed and _cross(*(_curves(study, rows, arm) for arm in cells)):
+            result.append(f"the curves of {names} still cross in the last quarter of the updates")
+        result += [f"{code(arm)} {text}" for arm in cells for text in arms.get(arm, ())]
+    return list(dict.fromkeys(result))
+
+
+def _too_large(study: Study, claim: Claim, estimates: Estimates) -> list[str]:
+    """A margin or an effect that is no smaller than the loss of the arm that others are compared with."""
+    metric = study.metric(claim.metric)
+    if not is_loss(metric) or claim.minus or claim.ranks or claim.kind == "exponent":
+        return []
+    others = {claim.against or study.against(arm) for arm in claim.arms} if claim.kind != "order" else set(claim.arms)
+    means = [estimates[metric.label][cell].value for name in others for cell in study.cells(name)]
+    least = min((mean for mean in means if mean is not None), default=math.inf)
+    sizes = {"margin": claim.margin, "published effect": claim.effect or 0.0}
+    return [f"the {name}, {size:g}, is larger than the loss, {least:.3g}" for name, size in sizes.items() if size > least]
+
+
+def _cross(ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray]) -> bool:
+    """Whether the arm that is ahead at the end was behind in the last quarter, both beyond a 95 % interval."""
+    steps = sorted(set(ours) & set(theirs))
+    if not steps or min(len(ours[steps[-1]]), len(theirs[steps[-1]])) < 2:
+        return False
+    ahead = []
+    for step in [step for step in steps if step >= LAST * steps[-1]]:
+        low, high = Contrast.of([ours[step], theirs[step]], [1, -1]).interval()
+        ahead.append(1 if low > 0 else -1 if high < 0 else 0)
+    return ahead[-1] != 0 and -ahead[-1] in ahead
