@@ -1,0 +1,130 @@
+"""The tables of studies in RESULTS.md and README.md, made from the reports, which are made from results.csv.
+
+    python -m experiments.results
+
+writes what stands between the markers of both files; nothing there is written by hand. A verdict comes with all that restricts
+it: flags, "exploratory", learning rates that were not searched, a published effect that is excluded.
+"""
+
+import csv
+import datetime
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent
+DECIDED = ("agrees", "disagrees")
+BEGIN, END = "<!-- made by python -m experiments.results -->", "<!-- end -->"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """As a report has it. `verdict`: "agrees, exploratory"; `published`: sentences about published effects, or exponents."""
+
+    study: str
+    text: str
+    source: str
+    verdict: str
+    flags: str
+    evidence: str
+    published: str
+
+    @property
+    def decided(self) -> bool:
+        return self.verdict in DECIDED
+
+
+@dataclass(frozen=True)
+class Report:
+    """`searched`: whether learning rates were; None: nothing is trained."""
+
+    study: str
+    question: str
+    claims: list[Claim]
+    runs: int
+    seeds: int
+    seconds: float
+    searched: bool | None
+
+
+def read(folder: Path) -> Report:
+    """A report and the runs that it is of."""
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    claims = []
+    for part in re.split(r"(?m)^> “", text.partition("## What came out")[0])[1:]:
+        claimed, source = re.split(r"”\n>\n> ", part, maxsplit=1)
+        [(verdict, said)] = re.findall(r"(?m)^\*\*Verdict: (.*?)\.\*\* (.*)$", part)
+        flags, _, evidence = said.rpartition(" Without them: ")
+        evidence = evidence.split(": ", 1)[1].rstrip(".")
+        published = " ".join(re.findall(r"(?m)^\*\*The published .*$", part))
+        claims.append(
+            Claim(
+                folder.name,
+                claimed,
+                source.splitlines()[0],
+                verdict,
+                flags.removeprefix("Flags: ").rstrip("."),
+                evidence,
+                published,
+            )
+        )
+    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    ours, question = [row for row in rows if row["part"] == "study"], text.splitlines()[0].removeprefix("# ")
+    seeds, seconds = len({row["seed"] for row in ours}), sum(float(row["seconds"] or 0) for row in rows)
+    searched = "Not searched: each arm" not in text if "## Learning rates" in text else None
+    return Report(folder.name, question, claims, len(rows), seeds, seconds, searched)
+
+
+def reports() -> list[Report]:
+    return [read(file.parent) for file in sorted(ROOT.glob("reports/*/results.csv"))]
+
+
+def results_table(found: list[Report]) -> str:
+    """A row a claim, of RESULTS.md."""
+    lines = ["| study | claim | verdict | the runs |", "| --- | --- | --- | --- |"]
+    for report in found:
+        time = datetime.timedelta(seconds=round(report.seconds))
+        rates = {None: "", True: ", rates searched", False: ", rates as set"}[report.searched]
+        size = f"{report.runs} runs, {report.seeds} seeds, {time}{rates}"
+        for number, claim in enumerate(report.claims):
+            study = f"[{report.question}](reports/{report.study}/report.md) `{report.study}.py`: {size}" if not number else ""
+            verdict = f"**{claim.verdict}**" + (f": {claim.flags}" if claim.flags else "")
+            evidence = f"{claim.evidence}. {claim.published}".strip()
+            lines.append(f"| {study} | {claim.text} ({claim.source}) | {verdict} | {evidence} |")
+    return "\n".join(lines)
+
+
+def readme_tables(found: list[Report]) -> str:
+    """What was decided, a row a claim; then, apart, what was not or is exploratory, a row a study."""
+    lines = ["| published | here |", "| --- | --- |"]
+    for claim in (claim for report in found for claim in report.claims if claim.decided):
+        excluded = "; the published size is excluded" if "is excluded" in claim.published else ""
+        link = f"[{claim.verdict}](experiments/reports/{claim.study}/report.md)"
+        lines.append(f"| {claim.text} ({claim.source}) | {link}: {claim.evidence}{excluded} |")
+    lines += ["", "Not decided, or exploratory:", "", "| study | claims |", "| --- | --- |"]
+    for report in found:
+        open_claims = [claim for claim in report.claims if not claim.decided]
+        verdicts = dict.fromkeys(claim.verdict for claim in open_claims)
+        counts = [f"{sum(claim.verdict == verdict for claim in open_claims)} {verdict}" for verdict in verdicts]
+        if counts:
+            lines.append(f"| [{report.question}](experiments/reports/{report.study}/report.md) | {'; '.join(counts)} |")
+    return "\n".join(lines)
+
+
+def filled(text: str, made: str) -> str:
+    """A file's text with what was made between its markers."""
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{made}\n\n{END}{rest.split(END, 1)[1]}"
+
+
+def files() -> dict[Path, str]:
+    """Each file's text as it should be."""
+    found = reports()
+    made = {ROOT / "RESULTS.md": results_table(found), ROOT.parent / "README.md": readme_tables(found)}
+    return {file: filled(file.read_text(encoding="utf-8"), text) for file, text in made.items()}
+
+
+if __name__ == "__main__":
+    for path, content in files().items():
+        path.write_text(content, encoding="utf-8", newline="\n")
