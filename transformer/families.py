@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.components.attention import MASKED
-from transformer.config import Config, Facts
+from transformer.config import Config, Facts, Train
 from transformer.data import encode, objectives, prepare
 from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import UserError
@@ -148,7 +148,26 @@ def _scores(model: Any, params: Any, states: Array, batch: Any, dropout_key: Arr
 
 
 def make_loss(model: Any, config: Config, facts: Facts) -> Loss:
-    """The loss of the configuration's objective, and the penalties of its attention, if it has any."""
+    """The loss of the configuration's objective, and the penalties of its attention, if it has any.
+
+    Configurations whose programs are the same have the same one.
+    """
+    return _make_loss(model, of_programs(config), facts)
+
+
+# Settings of training that are no part of a program: its arguments, or what the loop around it does.
+NO_PROGRAM = ("seed", "steps", "init_from", "branch_from", "branch_step", "learning_rate", "warmup_steps", "decay_steps")
+NO_PROGRAM += ("max_skipped", "max_minutes", "log_every", "evaluate_every", "patience", "min_delta", "start_metrics")
+
+
+def of_programs(config: Config) -> Config:
+    """The settings that the loss and the update are compiled for; all others are at their defaults."""
+    train = dataclasses.replace(config.train, **{name: getattr(Train(), name) for name in NO_PROGRAM})
+    return Config(family=config.family, objective=config.objective, model=config.model, train=train)
+
+
+@functools.lru_cache(maxsize=64)
+def _make_loss(model: Any, config: Config, facts: Facts) -> Loss:
     loss, places = kind_of(config).loss(model, config, facts), FAMILIES[config.family].attention
     if not penalties.names(config.model, places):
         return loss
@@ -398,7 +417,12 @@ def init_params(model: nn.Module, objective: objectives.Objective, seed: int) ->
     """A model's parameters. The key is fold_in(seed, 0): stream 0 is initialisation."""
     batch = {name: jnp.zeros((1, 8), dtype) for name, dtype in features(objective).items()}
     key = jax.random.fold_in(jax.random.key(seed), 0)
-    return jax.jit(model.init)(key, batch)["params"]
+    return _init(model)(key, batch)["params"]
+
+
+@functools.lru_cache(maxsize=64)
+def _init(model: nn.Module) -> Callable[..., Any]:
+    return jax.jit(model.init)
 
 
 def features(objective: objectives.Objective) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from transformer.errors import UserError
 from transformer.runtime.stacked import Stack
 
 
-def step(state, batch, axis_name, seed):
+def step(state, batch, seed):
     total = batch["x"].sum()
     return {"w": state["w"] * 2 + total + seed}, {"seen": total}
 
@@ -59,7 +59,7 @@ def test_fields_are_cut_out_when_they_are_read():
         w = property(lambda self: self["w"])
 
     jax.tree_util.register_pytree_node(Named, lambda x: ((x["w"],), None), lambda _, leaves: Named(w=leaves[0]))
-    stack = Stack(lambda state, batch, axis_name, seed: (Named(w=state.w + seed), {"x": seed}), jax.devices()[:1])
+    stack = Stack(lambda state, batch, seed: (Named(w=state.w + seed), {"x": seed}), jax.devices()[:1])
     made = stack.update({n: (Named(w=np.zeros(2, np.float32)), {"x": np.ones(1)}) for n in (1, 4)})
     np.testing.assert_array_equal(made[4][0].w, [4.0, 4.0])
     with pytest.raises(AttributeError):

@@ -19,10 +19,11 @@ import pytest
 import small
 from test_study import STUDY
 
+from transformer import settings
 from transformer.errors import UserError
 from transformer.runtime.lock import only_run
-from transformer.runtime.workdir import Workdir
-from transformer.studies import outcomes, runs, study
+from transformer.runtime.workdir import Workdir, write_json
+from transformer.studies import outcomes, reuse, runs, study
 from transformer.studies import plan as plans
 from transformer.studies.plan import Pace
 from transformer.studies.processes import Place, Processes
@@ -74,6 +75,8 @@ class InProcess:
         return Done(0)
 
     def wait(self, started, seconds: float) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def run_all(made: plans.Plan, root: Path, place: Place | None = None) -> tuple[runs.Results, str]:
@@ -338,18 +341,42 @@ def test_two_processes_are_not_at_one_study(tmp_path):
 # --- processes of their own --------------------------------------------------------------------------------------------
 
 
-def test_what_ends_a_process_ends_one_run(tmp_path):
-    """Two at a time: one that the system kills, one that fails, one that is well."""
-    made = plan({"a": {}, "k": does("killed"), "f": does("fail")}, seeds=1)
-    results, _ = run_all(made, tmp_path, Processes(2))
+def test_a_worker_trains_many_runs_and_ends_with_one_that_fails(tmp_path):
+    """Runs that fail, or that the system kills, are lost alone."""
+    made = plan({"a": {}, "f": does("fail"), "b": {"model.d_ff": "9"}, "k": does("killed"), "c": {"model.d_ff": "16"}}, seeds=1)
+    place = Processes(1)
+    run_all(made, tmp_path, place)
     assert [(row["arm"], row["status"], row["error"]) for row in table(tmp_path)] == [
         ("a", "finished", ""),
-        ("k", "failed", "ended by signal SIGKILL; was there too little memory?"),
         ("f", "failed", "divide by"),
+        ("b", "finished", ""),
+        ("k", "failed", "ended by signal SIGKILL; was there too little memory?"),
+        ("c", "finished", ""),
     ]
-    assert {len({*fakes.starts(run.folder(tmp_path)), os.getpid()}) for run in made.runs({})} == {2}
+    first, failed, second, killed, third = (fakes.starts(run.folder(tmp_path)) for run in made.runs({}))
+    assert first == failed and second == killed and len({first[0], second[0], third[0], os.getpid()}) == 4
     logs = [run.folder(tmp_path).with_name(run.folder(tmp_path).name + ".log") for run in made.runs({})]
-    assert "ZeroDivisionError" in logs[2].read_text() and "Traceback" in logs[2].read_text()
+    assert "ZeroDivisionError" in logs[1].read_text() and "Traceback" in logs[1].read_text()
+    assert logs[2].read_text() == "" and not alive(third[0])  # all end with the study
+
+
+def test_data_is_prepared_once(tmp_path):
+    """A run begins with the vocabulary, the tokens and the facts of one that reads the same data."""
+    base = small.config(data__test="test")
+    made = Workdir(tmp_path / "a" / "0")
+    for folder in (made.vocabulary, made.tokens / "train"):
+        folder.mkdir(parents=True)
+        (folder / "x").write_text("1")
+    made.facts_file.write_text("{}")
+    write_json(made.config_file, settings.to_dict(base))
+    changes = ({"train__seed": 5}, {"data__test": None}, {"data__vocabulary_size": 99}, {"train__init_from": "other"})
+    found = []
+    for number, each in enumerate(changes):
+        config, new = small.config(**{"data__test": "test"} | each), Workdir(tmp_path / "b" / str(number))
+        reuse.take(config, new.path)
+        found.append([(new.tokens / "train" / "x").exists() and (new.vocabulary / "x").exists(), new.facts_file.exists()])
+        assert not new.path.exists() or new.config() == config
+    assert found == [[True, True], [True, False], [False, False], [False, False]]
 
 
 STOPPED = """

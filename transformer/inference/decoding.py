@@ -4,6 +4,7 @@ Letters: B sentences, S source tokens, T target tokens, N entries.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -89,6 +90,19 @@ def search_batch(
     return rule.finish(go_on(model, facts, params, memory, state, max_length, rule=rule, exact=False))
 
 
+@functools.lru_cache(maxsize=64)  # equal models share their programs
+def _programs(model: Any, facts: Facts) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    return (
+        jax.jit(functools.partial(begin, model, facts), static_argnames=("rule", "slots")),
+        jax.jit(functools.partial(go_on, model, facts), static_argnames=("rule", "exact")),
+    )
+
+
+_with_slots = jax.jit(lambda state, slots: state.replace(cache=with_slots(state.cache, slots)), static_argnames="slots")
+_of = jax.jit(lambda whole, rows: whole.of(rows))
+_finish = jax.jit(lambda rule, state: rule.finish(state), static_argnums=0)
+
+
 class PartedSearch:
     """The same in parts, each compiled on its own; arrays of what is found are NumPy's.
 
@@ -98,13 +112,7 @@ class PartedSearch:
 
     def __init__(self, model: Any, config: Config, facts: Facts):
         self.config, self.facts = config, facts
-        self._begin = jax.jit(functools.partial(begin, model, facts), static_argnames=("rule", "slots"))
-        self._go_on = jax.jit(functools.partial(go_on, model, facts), static_argnames=("rule", "exact"))
-        self._with_slots = jax.jit(
-            lambda state, slots: state.replace(cache=with_slots(state.cache, slots)), static_argnames="slots"
-        )
-        self._of = jax.jit(lambda whole, rows: whole.of(rows))
-        self._finish = jax.jit(lambda rule, state: rule.finish(state), static_argnums=0)
+        self._begin, self._go_on = _programs(model, facts)
 
     def __call__(
         self,
@@ -122,17 +130,17 @@ class PartedSearch:
         slots = max_length if exact else first_slots(before, max_length)
         memory, state = self._begin(params, source_BxS, segments_BxS, limit_B, rule=rule, slots=slots)
         state = self._go_on(params, memory, state, slots, rule=rule, exact=exact)
-        found, done_B = jax.device_get((self._finish(rule, state), state.done_B))
+        found, done_B = jax.device_get((_finish(rule, state), state.done_B))
         if not done_B.all():
             rows, few = np.flatnonzero(~done_B), len(done_B) // FEW
             if len(rows) <= few:  # filled up with one that is done
                 rows = np.concatenate([rows, np.full(few - len(rows), np.argmax(done_B))])
-                memory, state = memory and self._of(memory, rows), self._of(state, rows)
+                memory, state = memory and _of(memory, rows), _of(state, rows)
             else:
                 rows = np.arange(len(done_B))
-            state = self._with_slots(state, slots=max_length if memory else before + max_length)
+            state = _with_slots(state, slots=max_length if memory else before + max_length)
             state = self._go_on(params, memory, state, max_length, rule=rule, exact=exact)
-            found = jax.tree.map(functools.partial(_put, rows), found, jax.device_get(self._finish(rule, state)))
+            found = jax.tree.map(functools.partial(_put, rows), found, jax.device_get(_finish(rule, state)))
         return found if scored else found.replace(scores_BxN=None, log_probs_BxN=None)
 
 

@@ -4,7 +4,8 @@ What a model can be asked is `translate.py`, `generate.py`, `label.py`; which of
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,15 @@ class Loaded:
     steps: tuple[int, ...] = ()
 
 
+@functools.lru_cache(maxsize=64)  # equal models share their programs
+def _programs(model: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The outputs of a batch, and what attention kept of it."""
+    return (
+        jax.jit(lambda params, batch: model.apply({"params": params}, batch)),
+        jax.jit(lambda params, batch: model.apply({"params": params}, batch, mutable=["intermediates"])[1]),
+    )
+
+
 class Predictor:
     """What all ways to use a model share: the model's parts, and its application to a batch."""
 
@@ -50,13 +60,12 @@ class Predictor:
 
     def __init__(self, loaded: Loaded):
         self.loaded, self.config, self.facts, self.model = loaded, loaded.config, loaded.facts, loaded.model
-        self.params, model = loaded.params, loaded.model
+        self.params = loaded.params
         self._cut: list[int] = []  # numbers, from 1, of what the last call cut
         self._count = 0  # of what it was given
         self._told: list[Cut] = []  # what else the last call cut
         self._names = SpecialNames(loaded.config, loaded.facts, next(iter(loaded.vocabularies.values())))
-        self._said = jax.jit(lambda params, batch: model.apply({"params": params}, batch))
-        self._observe = jax.jit(lambda params, batch: model.apply({"params": params}, batch, mutable=["intermediates"])[1])
+        self._said, self._observe = _programs(loaded.model)
 
     def weights_of(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Weights LxBxHxTxS of a batch by place, as "decoder/cross"; nothing of a model without attention."""

@@ -7,7 +7,7 @@ own devices, which are its `share` of a batch.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -58,6 +58,12 @@ def peak_flops(devices: Sequence[Any]) -> float | None:
 
 
 _any = jax.jit(jax.numpy.any)
+
+
+@lru_cache(maxsize=64)
+def _compiled(function: Callable[..., Any], donated: int | None = None) -> Callable[..., Any]:
+    """`function` under jit: of one function there is one, so that its programs are kept from run to run of a process."""
+    return jax.jit(function, donate_argnums=donated)
 
 
 def simulate(count: int) -> None:
@@ -133,22 +139,29 @@ class Runtime:
         return {name: placed(rows) for name, rows in batch.items()}
 
     def compile_train(self, train_step: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
-        """`step(placed state, placed batch) -> placed state, metrics`; the old state's buffers are used again."""
+        """`step(placed state, placed batch) -> placed state, metrics`; the old state's buffers are used again.
+
+        On one device the keywords of a partial are arguments of the program, so that steps which differ in them alone share
+        it; elsewhere they are constants.
+        """
         if self.mode == "pmap":
             return jax.pmap(partial(train_step, axis_name=AXIS), axis_name=AXIS, donate_argnums=0, devices=self.devices)
         if self.mesh is None:
-            return jax.jit(train_step, donate_argnums=0)
+            if not isinstance(train_step, partial):
+                return _compiled(train_step, 0)
+            program, placed = _compiled(train_step.func, 0), jax.device_put(train_step.keywords, self.devices[0])
+            return lambda state, batch: program(state, batch, **placed)
         return self._on_mesh(self._mesh_train(train_step))
 
     def train_memory(self, train_step: Callable[..., tuple[Any, Any]], state: Any, batch: Batch) -> Any:
-        """What XLA says of the compiled step's bytes on one device. Of `state` and `batch` shapes are enough."""
+        """What XLA says of the bytes of the compiled step on one device. Of `state` and `batch` shapes are enough."""
         if self.mesh is None:
             if self.mode == "pmap":
                 state = jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.count, *x.shape), x.dtype), state)
                 batch = jax.tree.map(
                     lambda x: jax.ShapeDtypeStruct((self.count, x.shape[0] // self.count, *x.shape[1:]), x.dtype), dict(batch)
                 )
-            compiled: Any = self.compile_train(train_step)
+            compiled: Any = self.compile_train(train_step) if self.mode == "pmap" else jax.jit(train_step, donate_argnums=0)
             return compiled.lower(state, batch).compile().memory_analysis()
         rows = NamedSharding(self.mesh, PartitionSpec(sharding.ROWS))
         state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, self._shardings(state))
@@ -172,7 +185,7 @@ class Runtime:
         """`step(placed params, placed batch) -> sums`."""
         if self.mode == "pmap":
             return jax.pmap(partial(eval_step, axis_name=AXIS), axis_name=AXIS, devices=self.devices)
-        return self._on_mesh(jax.jit(eval_step))
+        return self._on_mesh(_compiled(eval_step) if self.mesh is None else jax.jit(eval_step))
 
     def fetch(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """Metrics to the host; waits for them."""

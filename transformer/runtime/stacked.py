@@ -46,12 +46,12 @@ class Cell:
 
 
 class Stack:
-    """`step(state, batch, axis_name, seed) -> state, metrics` of several runs at once."""
+    """`step(state, batch, seed=seed) -> state, metrics` of several runs at once."""
 
     def __init__(self, step: Step, devices: Sequence[Any] | None = None):
         keep_freed_memory()
         self._devices = devices or jax.devices()
-        self._step = jax.jit(jax.vmap(lambda state, batch, seed: step(state, batch, None, seed)), donate_argnums=0)
+        self._step = jax.jit(jax.vmap(lambda state, batch, seed: step(state, batch, seed=seed)), donate_argnums=0)
         self._seeds: tuple[int, ...] = ()
         self._state: Any = None
         self._placed_seeds: Any = None

@@ -106,6 +106,9 @@ class Cluster:
         else:  # some are not seen yet
             time.sleep(seconds)
 
+    def close(self) -> None:
+        """Each task ends with its run."""
+
 
 class Task:
     """A run on some node, then on another if that is lost."""

@@ -11,6 +11,7 @@ from transformer.studies.plan import Plan, Run, duration
 from transformer.training.telemetry import has_bar, make_bar, read_metrics
 
 PERIOD = 60  # seconds between two lines where there is no bar
+FIRST = 5  # seconds until the first one
 
 
 class Progress:
@@ -24,7 +25,7 @@ class Progress:
         self._ended: dict[Run, None] = {}
         self._under_way = self._before = 0  # updates: of runs that are not at their end; of those done before we began
         self._begun: float | None = None
-        self._last = time.monotonic()  # when a line was written
+        self._last = time.monotonic() - PERIOD + FIRST  # when a line was written
         self._bar: Any = None
 
     @staticmethod

@@ -1,6 +1,8 @@
-"""Runs that differ in how a trained model is scored alone are trained once."""
+"""What runs of a study have in common is made once: the training of those that differ in how the model is scored alone, and the
+vocabulary and the tokens of those that read the same data."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -23,12 +25,13 @@ def next_of(waiting: Sequence[Run], active: Collection[Run], seeds: int) -> list
 
 def take(config: Config, folder: Path) -> None:
     """If a run beside `folder`, the workdir of a run with these settings that has not begun, has its training, the workdir is
-    a copy of that, scores left out; the time it took is this one's, too."""
+    a copy of that, scores left out; the time it took is this one's, too. Else, if one has its data, it begins with that."""
     if folder.exists():
         return
+    prepared = None
     for file in sorted(folder.parents[1].glob(f"*/*/{Workdir(folder).config_file.name}")):
-        other = Workdir(file.parent)
-        if (other.checkpoints / str(config.train.steps)).is_dir() and _training(other.config()) == _training(config):
+        other, made = Workdir(file.parent), Workdir(file.parent).config()
+        if (other.checkpoints / str(config.train.steps)).is_dir() and _training(made) == _training(config):
             scores = (other.evaluation_file("test").parent, other.pictures)
             with new_folder(folder) as new:
                 shutil.copytree(other.path, new, ignore=shutil.ignore_patterns(*(p.name for p in scores)), dirs_exist_ok=True)
@@ -36,6 +39,29 @@ def take(config: Config, folder: Path) -> None:
             if (seconds := beside(other.path, ".seconds")).exists():
                 shutil.copy(seconds, beside(folder, ".seconds"))
             return
+        if other.facts_file.exists() and other.tokens.is_dir() and _data(made) == _data(config):
+            prepared = other
+    if prepared is not None and config.train.init_from is config.train.branch_from is None:
+        with new_folder(folder) as new:
+            begun = Workdir(new)
+            shutil.copytree(prepared.vocabulary, begun.vocabulary)
+            shutil.copytree(prepared.tokens, begun.tokens, copy_function=_link)
+            if prepared.config().data == config.data:  # else the longest output may be another
+                shutil.copy(prepared.facts_file, begun.facts_file)
+            begun.keep_variants(config)
+            write_json(begun.config_file, settings.to_dict(config))
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy(source, target)
+
+
+def _data(config: Config) -> tuple[object, ...]:
+    """What the vocabulary and the tokens of a split depend on. The search for a learning rate has no test split."""
+    return config.family, config.objective, config.train.init_from, dataclasses.replace(config.data, test=None)
 
 
 def _but_seed(config: Config) -> Config:

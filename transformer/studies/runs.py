@@ -4,6 +4,7 @@ A run is an ordinary workdir, so it resumes by itself, and all that is known of 
 the process that runs the study. Where it is executed, here or on a cluster, is a `Place` (processes.py).
 """
 
+import contextlib
 import dataclasses
 import signal
 import statistics
@@ -50,7 +51,7 @@ def run_all(plan: Plan, root: Path, train: Train, place: Place, stream: TextIO |
     study = plan.study
     found: dict[Run, Outcome] = {}
     rows: dict[tuple[str, ...], dict[str, str]] = {}
-    with only_run(root), Stop() as stop, Progress(plan, stream or sys.stderr) as progress:
+    with only_run(root), Stop() as stop, contextlib.closing(place), Progress(plan, stream or sys.stderr) as progress:
 
         def ended(run: Run, result: Outcome) -> None:
             found[run] = result

@@ -1,8 +1,10 @@
 """Schedules and update rules, as optax chains."""
 
+import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from transformer.config import Model, Train
@@ -18,34 +20,39 @@ def peak_learning_rate(train: Train, model: Model) -> float:
     return model.d_model**-0.5 * max(train.warmup_steps, 1) ** -0.5
 
 
+def numbers(train: Train, model: Model) -> dict[str, float]:
+    """What a schedule is a function of, beside the update: arguments of a program, which is then the same for all of them."""
+    peak = peak_learning_rate(train, model)
+    return {"peak": peak, "warmup": train.warmup_steps, "steps": train.steps, "decay": train.decay_updates}
+
+
 def make_schedule(train: Train, model: Model) -> optax.Schedule:
-    """Update number (from 0) -> learning rate. Linear warm-up to the peak at update `warmup_steps` - 1, then `schedule`.
+    """Update number (from 0) -> learning rate, as `learning_rate` with the settings' numbers."""
+    return functools.partial(learning_rate, train.schedule, **numbers(train, model))
+
+
+def learning_rate(schedule: str, update: Any, *, peak: Any, warmup: Any, steps: Any, decay: Any) -> Any:
+    """Of an update (from 0). Linear warm-up to the peak at update `warmup` - 1, then what `schedule` names.
 
     rsqrt: peak * sqrt(warmup / step), the paper's equation 3, whose steps count from 1; cosine and linear: from the peak
-    down to 0 at update `steps`, the first that is not made; wsd: the peak, and in the last `decay_steps` updates as linear.
+    down to 0 at update `steps`, the first that is not made; wsd: the peak, and in the last `decay` updates as linear.
     """
-    peak, warmup = peak_learning_rate(train, model), train.warmup_steps
-    rest = max(train.steps - warmup, 1)
+    if schedule == "rsqrt":
+        after = peak * ((update + 1) / jnp.maximum(warmup, 1)) ** -0.5
+    elif schedule == "cosine":
+        after = peak * 0.5 * (1 + jnp.cos(jnp.pi * _fraction(update - warmup, steps - warmup)))
+    elif schedule == "linear":
+        after = peak * (1 - _fraction(update - warmup, steps - warmup))
+    elif schedule == "wsd":
+        after = peak * (1 - _fraction(update - (steps - decay), decay))
+    else:
+        after = peak * jnp.ones(())
+    warming = peak * (update + 1) / jnp.maximum(warmup, 1)  # not from 0: the first update would do nothing
+    return jnp.where(update < warmup, warming, after)
 
-    def warm_up(update: Any) -> Any:  # not from 0: the first update would do nothing
-        return peak * (update + 1) / warmup
 
-    def rsqrt(update: Any) -> Any:  # updates since the end of the warm-up
-        return peak * ((update + 1 + warmup) / warmup) ** -0.5
-
-    after = {
-        "rsqrt": rsqrt,
-        "cosine": optax.cosine_decay_schedule(peak, rest),
-        "linear": optax.linear_schedule(peak, 0.0, rest),
-        "constant": optax.constant_schedule(peak),
-        "wsd": optax.join_schedules(
-            [optax.constant_schedule(peak), optax.linear_schedule(peak, 0.0, max(train.decay_updates, 1))],
-            [train.steps - warmup - train.decay_updates],
-        ),
-    }[train.schedule]
-    if warmup == 0:
-        return after
-    return optax.join_schedules([warm_up, after], [warmup])
+def _fraction(done: Any, of: Any) -> Any:
+    return jnp.clip(done / jnp.maximum(of, 1), 0, 1)
 
 
 def warm_up_warning(train: Train, model: Model) -> list[str]:

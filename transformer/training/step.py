@@ -4,6 +4,7 @@ The same `train_step` is jitted on one device, pmapped (with `axis_name`), or ji
 weights; gradients are divided once, by the global weight, so 1 and N devices agree up to rounding.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -52,18 +53,20 @@ def restore_state(checkpoints: Checkpoints, step: int, like: State) -> State:
 
 
 def make_train_step(
-    loss: Loss, optimizer: optax.GradientTransformation, schedule: optax.Schedule, train: Train
+    loss: Loss, optimizer: optax.GradientTransformation, schedule: Callable[..., Any], train: Train
 ) -> Callable[..., tuple[State, dict[str, Array]]]:
-    """`train_step(state, batch, axis_name=None, seed=None) -> state, metrics`; `seed`: if not `train.seed`.
+    """`train_step(state, batch, axis_name=None, seed=None, **numbers) -> state, metrics`.
+
+    `seed`: if not `train.seed`. `numbers`: what `schedule` wants beside the update.
 
     The batch's rows are cut into `accumulate` micro-batches, one after the other in memory. `optimizer` gives updates that
-    are multiplied by `schedule(state.step)` and subtracted. Metrics are the loss's sums over the whole batch, `gradient_norm`
-    (before clipping), `learning_rate`, and `skipped`: 1 where the loss or the norm is not finite; then nothing but the step is
-    changed.
+    are multiplied by `schedule(state.step, **numbers)` and subtracted. Metrics are the loss's sums over the whole batch,
+    `gradient_norm` (before clipping), `learning_rate`, and `skipped`: 1 where the loss or the norm is not finite; then nothing
+    but the step is changed.
     """
 
     def train_step(
-        state: State, batch: Batch, axis_name: str | None = None, seed: Array | None = None
+        state: State, batch: Batch, axis_name: str | None = None, seed: Any = None, **numbers: Any
     ) -> tuple[State, dict[str, Array]]:
         whole = jax.random.key(train.seed if seed is None else seed, impl="threefry2x32")
         key = jax.random.fold_in(jax.random.fold_in(whole, DROPOUT), state.step)
@@ -90,7 +93,7 @@ def make_train_step(
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(sums["loss_sum"]) & jnp.isfinite(norm)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-        rate = schedule(state.step)
+        rate = schedule(state.step, **numbers)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         average = state.average
         if average is not None and train.ema_decay is not None:
@@ -104,6 +107,7 @@ def make_train_step(
     return train_step
 
 
+@functools.lru_cache(maxsize=64)  # of one loss there is one, whose program is then kept (devices.py)
 def make_eval_step(loss: Loss) -> Callable[..., dict[str, Array]]:
     """`eval_step(params, batch, axis_name=None) -> sums`, deterministic."""
 

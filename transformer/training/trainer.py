@@ -1,16 +1,24 @@
-"""What a configuration trains with, put together: its loss, its step, and the state that the step begins with."""
+"""What a configuration trains with, put together: its loss, its step, and the state that the step begins with.
 
+Configurations that differ in numbers alone that a program is given, such as the seed and the learning rate, have one loss and
+one step, so that a process that trains many of them compiles once.
+"""
+
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from transformer import families
-from transformer.config import Config, Facts
+from transformer.config import Config, Facts, Train
 from transformer.training import optimizer
 from transformer.training import step as steps
 
 
 class Trainer(NamedTuple):
-    """`loss` and `step` as in step.py; `begin(params)` gives the state before the first update."""
+    """`loss` and `step` as in step.py; `begin(params)` gives the state before the first update.
+
+    `step` is a partial: its function is what equal programs share, its keywords are the numbers in which they differ.
+    """
 
     loss: steps.Loss
     step: Callable[..., tuple[steps.State, dict[str, Any]]]
@@ -19,7 +27,15 @@ class Trainer(NamedTuple):
 
 def make(config: Config, facts: Facts, model: Any) -> Trainer:
     """Of a `model` of the configuration's family."""
-    train, loss = config.train, families.make_loss(model, config, facts)
+    loss, train = families.make_loss(model, config, facts), config.train
+    program, begin = _programs(families.of_programs(config).train, loss)
+    return Trainer(loss, functools.partial(program, seed=train.seed, **optimizer.numbers(train, config.model)), begin)
+
+
+@functools.lru_cache(maxsize=64)
+def _programs(
+    train: Train, loss: steps.Loss
+) -> tuple[Callable[..., tuple[steps.State, dict[str, Any]]], Callable[[steps.Params], steps.State]]:
     rule = optimizer.make_optimizer(train)
-    step = steps.make_train_step(loss, rule, optimizer.make_schedule(train, config.model), train)
-    return Trainer(loss, step, lambda params: steps.init_state(params, rule, train))
+    step = steps.make_train_step(loss, rule, functools.partial(optimizer.learning_rate, train.schedule), train)
+    return step, lambda params: steps.init_state(params, rule, train)
