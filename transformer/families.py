@@ -157,7 +157,7 @@ def make_loss(model: Any, config: Config, facts: Facts) -> Loss:
 
 # Settings of training that are no part of a program: its arguments, or what the loop around it does.
 NO_PROGRAM = ("seed", "steps", "init_from", "branch_from", "branch_step", "learning_rate", "warmup_steps", "decay_steps")
-NO_PROGRAM += ("max_skipped", "max_minutes", "log_every", "evaluate_every", "patience", "min_delta", "start_metrics")
+NO_PROGRAM += ("max_skipped", "max_minutes", "log_every", "evaluate_every", "patience", "min_delta", "init_metrics")
 
 
 def of_programs(config: Config) -> Config:

@@ -43,7 +43,6 @@ def ablate(
     jax.config.update("jax_platforms", "cpu")  # devices are for the runs; this process only counts
     if workers and workers > 1 and ray is None:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else the first run takes an accelerator's memory
-    say(f"{counted(len(study.arms), 'arm')}: counting parameters and FLOP")
     plan = plans.make(study, reported)
     for arm, config in plan.configs.items():
         check_evaluate(config)
