@@ -235,15 +235,16 @@ def usage() -> str:
     return "\n".join(lines)
 
 
-def _settings(config: Any, prefix: str = "", indent: str = "  ") -> Iterator[str]:
-    """A line for each setting, and below a component those that it can be in its place, with their own settings."""
+def _settings(config: Any, prefix: str = "", indent: str = "  ", inside: tuple[type, ...] = ()) -> Iterator[str]:
+    """A line for each setting, and below a component those that it can be in its place, with their own settings. Of components
+    inside components of the same kind (`inside`) there is no end, so that they are not listed again."""
     for name, kind, field, value in settings.fields(config, prefix):
         yield f"{indent}{name}={settings.text_of(value)}  {field.metadata['meaning']} ({settings.type_name(kind)})"
-        others = kind.registry.values() if isinstance(value, registry.Component) else ()
+        others = kind.registry.values() if isinstance(value, registry.Component) and kind not in inside else ()
         for other in others:
             if other is not type(value):
                 yield f"{indent}  {name}={other.name}: {(other.__doc__ or '').strip().splitlines()[0]}"
-                yield from _settings(other(), f"{name}.", f"{indent}    ")
+                yield from _settings(other(), f"{name}.", f"{indent}    ", (*inside, kind))
 
 
 def run() -> None:

@@ -39,7 +39,7 @@ def percent(metric: Metric) -> bool:
 
 
 def is_loss(metric: Metric) -> bool:
-    return metric.take != "updates" and metric.split != "start" and metric.score in ("nll", "loss")
+    return metric.take != "updates" and metric.split != "init" and metric.score in ("nll", "loss")
 
 
 def end(metric: Metric, mean: float | None) -> float | None:
@@ -136,7 +136,7 @@ def of_claim(
                 result.append(f"an arm among {names} is at an end of {code(label)}, so differences cannot be compared")
             elif not interaction and len(set(ends)) == 1 and ends[0] is not None:
                 result.append(f"{names} are at the {'ceiling' if ends[0] else 'floor'} of {code(label)}")
-        if metric.take == "updates" or metric.split == "start":
+        if metric.take == "updates" or metric.split == "init":
             continue  # nothing that the end of a curve could change
         directed = claim.kind in ("better", "worse", "order") and len(cells) == 2
         if directed and _cross(*(_curves(study, rows, arm) for arm in cells)):

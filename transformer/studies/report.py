@@ -208,7 +208,7 @@ def _search(findings: Findings) -> list[str]:
     """What the learning rates were chosen by: the curve of each arm, and what is doubtful about it."""
     study, chooser = findings.study, results.chooser(findings.study)
     if not findings.search:
-        trained = study.metrics[0].split != "start"
+        trained = study.metrics[0].split != "init"
         return (
             ["## Learning rates", "Not searched: each arm has that of its settings, which may not be its best."]
             if trained

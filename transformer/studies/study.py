@@ -245,7 +245,7 @@ def validate(study: Study) -> Study:
         raise UserError(f"config.learning_rates is {study.learning_rates}: name each rate once")
     if study.learning_rates and study.base.data.validation is None:
         raise UserError("config.learning_rates: config.base.data.validation is none, so there is nothing to choose on")
-    if study.learning_rates and study.metrics[0].split == "start":
+    if study.learning_rates and study.metrics[0].split == "init":
         raise UserError(
             f"config.learning_rates: the first metric, {study.metrics[0].name!r}, is of before any update: no rate is better; "
             "leave them out"
