@@ -203,6 +203,10 @@ def test_the_defaults_are_valid():
         ({"data.number_range": (-5, 5)}, ["config.data.number_range is -5,5"]),
         ({"data.number_test_range": (0, 2_000_000)}, ["config.data.number_test_range is 0,2000000", "number_range"]),
         ({"train.warmup_steps": 0}, ["config.train.warmup_steps is 0", "rsqrt"]),
+        (
+            {"family": "decoder_only", "objective.kind": "causal_lm", "evaluate.stride": 257, "model.mask": "prefix"},
+            ["config.evaluate.stride 257", "config.data.max_target_length 256"],
+        ),
         ({"search.n_best": 5}, ["config.search.n_best 5", "config.search.beam_size 4"]),
         ({"evaluate.average": 4}, ["config.evaluate.average 4", "config.checkpoint.keep_last 3"]),
         ({"evaluate.checkpoint": "best", "data.validation": None}, ["config.evaluate.checkpoint best", "validation is none"]),

@@ -119,6 +119,11 @@ def validate(config: Config) -> Config:
             f"config.train.init_metrics gradient_distance: of what is said, and config.family {config.family} with "
             f"config.objective.kind {config.objective.kind} says nothing word by word; leave it out"
         )
+    if config.evaluate.stride is not None and config.evaluate.stride > data.max_target_length:
+        raise UserError(
+            f"config.evaluate.stride {config.evaluate.stride} is more than config.data.max_target_length "
+            f"{data.max_target_length}, a window's tokens: what lies between two windows would not be scored; lower the first"
+        )
     if config.search.n_best > config.search.beam_size:
         raise UserError(
             f"config.search.n_best {config.search.n_best} is more than config.search.beam_size {config.search.beam_size}; "

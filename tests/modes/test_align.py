@@ -104,7 +104,8 @@ class Reads(Stub):
         return {"decoder/self": np.ones((1, len(pairs), 1, 9, 9))}, np.full(len(pairs), 9)
 
 
-def test_a_decoder_alone_has_nothing_to_align(monkeypatch):
+def test_a_decoder_alone_has_nothing_to_align(monkeypatch, capsys):
     monkeypatch.setattr(mode.predict, "load", lambda *arguments: Reads([]))
     with pytest.raises(UserError, match="run has no attention from what it says to what it read"):
         mode.align(trained.run().workdir, {})
+    assert "256 of 2,000" in capsys.readouterr().out  # how much of the split is read, with the table

@@ -80,6 +80,13 @@ def test_an_unfair_comparison_is_an_error(fair, arms, parts):
     plan(arms={"a": {}, "b": {"model.attention.qk_norm": "true"}}, fair=(fair, *others), claims=(), compare_with="a")
 
 
+def test_an_arm_that_may_end_early_has_no_equal_number_of_updates():
+    arms = {"a": {}, "b": {"train.patience": "2"}}
+    with pytest.raises(UserError, match="equal steps, but 'b' .*config.train.patience 2"):
+        plan(arms=arms, claims=(), compare_with="a")
+    plan(arms=arms, fair=("parameters",), claims=(), compare_with="a")
+
+
 def test_what_is_equal_is_counted_as_describe_does():
     """By hand: two tables less than 5 % apart, and just more."""
     table, rest = 8 * 8000, plans.amounts(plan(fair=()), "parameters")["8"] - 8 * 8000

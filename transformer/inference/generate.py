@@ -176,7 +176,7 @@ class Generator(Predictor):
         The window is as long as a training row and moves on by `config.evaluate.stride` tokens.
         """
         window = self.config.data.max_target_length
-        stride, rows = min(self.config.evaluate.stride or window, window), self.config.search.batch_size
+        stride, rows = self.config.evaluate.stride or window, self.config.search.batch_size
         objective = self.loaded.objective
         documents = list(listed(documents))
         encoded = self.vocabulary.encode_batch(documents)

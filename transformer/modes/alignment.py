@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from transformer.data.encode import touching
-from transformer.errors import UserError, counted, say
+from transformer.errors import UserError, counted
 from transformer.inference import predict
 from transformer.modes.common import kept_as
 from transformer.probes import alignment, head_statistics
@@ -31,7 +31,8 @@ def align(path: Path, overrides: Mapping[str, str]) -> None:
     if data.source != "number_words":
         raise UserError(f"--mode=align: words are aligned for config.data.source number_words alone, not {data.source}")
     pairs, sentences = alignment.numbers(predictor, "test")
-    say(f"attention of {counted(len(pairs), 'test number')}, with their translations given")
+    read = f"attention of the first {len(pairs):,} of {counted(data.number_test_size, 'test number')}, their translations given"
+    print(read, flush=True)
     weights, lengths = predictor.weights(pairs)
     if head_statistics.CROSS not in weights:
         raise UserError(
@@ -40,7 +41,7 @@ def align(path: Path, overrides: Mapping[str, str]) -> None:
     table = _agreement(weights[head_statistics.CROSS], sentences)
     near = head_statistics.by_neighbour(predictor.config, weights, lengths)
     hidden = _hidden(predictor, pairs, sentences)
-    told = {"sentences": len(pairs), "heads": table, "near": near, "hidden": hidden}
+    told = {"sentences": len(pairs), "of": data.number_test_size, "heads": table, "near": near, "hidden": hidden}
     name, _ = kept_as("alignment", workdir.config(), predictor.config)
     try:
         workdirs.write_json(workdir.evaluation_file(name), told)

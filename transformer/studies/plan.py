@@ -199,6 +199,13 @@ def amounts(plan: Plan, fair: Fair) -> dict[str, float]:
 
 def _check_fair(plan: Plan, fair: Fair) -> None:
     amount_of = amounts(plan, fair)
+    if fair != "parameters":
+        for arm, config in plan.configs.items():
+            if config.train.patience is not None:
+                raise UserError(
+                    f"arms are to have equal {fair}, but {arm!r} may end before its last update (config.train.patience "
+                    f"{config.train.patience}); set that to none, or leave {fair} out of config.fair"
+                )
     for arms in plan.study.groups().values():
         _check_equal(fair, {arm: amount_of[arm] for arm in arms})
 
