@@ -16,7 +16,8 @@ from transformer.components.rotary import Rotary as Rotary  # registers itself
 from transformer.settings import Variations, override, setting
 
 HeadPlace = Literal["all", "encoder/self", "decoder/self", "decoder/cross"]
-LayerMetric = Literal["logit_variance", "attention_entropy", "jacobian_norm", "query_gradient", "gradient_norm"]
+SoftmaxMetric = Literal["logit_variance", "attention_entropy", "jacobian_norm"]
+LayerMetric = Literal[SoftmaxMetric, "query_gradient", "gradient_norm"]
 InitMetric = Literal[LayerMetric, "gradient_distance", "sequential_products", "operations", "gradient_seconds"]
 
 

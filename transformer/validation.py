@@ -4,9 +4,10 @@ import itertools
 import typing
 
 from transformer import effects, registry, settings
+from transformer.components.attention import Attention
 from transformer.components.masks import Stack
-from transformer.components.positions import Positions, T5Buckets
-from transformer.config import Config, Facts, LayerMetric, Model, Parallel
+from transformer.components.positions import Positions
+from transformer.config import Config, Facts, LayerMetric, Model, Parallel, SoftmaxMetric
 from transformer.errors import UserError, nearest
 
 
@@ -199,6 +200,7 @@ def _check_components(config: Config) -> None:
     for stack in STACKS[config.family]:
         for each in config.model.layer_types_in_turn(stack):
             _check_layer(each, stack)
+            _check_use(each, stack, config)
 
 
 def _check_layer(model: Model, stack: Stack) -> None:
@@ -213,20 +215,30 @@ def _check_layer(model: Model, stack: Stack) -> None:
             f"config.model.num_kv_heads {model.num_kv_heads} does not divide config.model.num_heads {model.num_heads}; "
             "change one"
         )
-    causal = model.mask.during(True).causal and model.mask.during(False).causal
-    if stack == "decoder" and not causal and isinstance(model.positions, T5Buckets):
-        raise UserError(
-            f"config.model.mask {registry.reference(type(model.mask))}: the buckets of config.model.positions t5 in a decoder "
-            "are for earlier tokens; choose other positions"
-        )
-    sizes, mask = model.sizes(stack), model.self_mask(stack)
-    reasons = (
-        model.positions.check(sizes),
-        model.attention.check(sizes),
-        model.attention.supports(mask, model.positions, sizes),
-    )
+    sizes = model.sizes(stack)
+    reasons = [model.positions.check(sizes), model.attention.check(sizes)]
+    for training in (True, False):
+        mask = model.self_mask(stack, training)
+        reasons += [model.positions.supports(mask, sizes), model.attention.supports(mask, model.positions, sizes)]
     if why := next(filter(None, reasons), None):
         raise UserError(why)
+
+
+def _check_use(model: Model, stack: Stack, config: Config) -> None:
+    """UserError: what is done with the model is not possible with its attention."""
+    attention = registry.reference(type(model.attention))
+    of_softmax = [name for name in config.train.init_metrics if name in typing.get_args(SoftmaxMetric)]
+    if of_softmax and not model.attention.softmax:
+        raise UserError(
+            f"config.train.init_metrics {','.join(of_softmax)}: of a softmax, which config.model.attention {attention} "
+            "does not compute; leave it out"
+        )
+    keeps_state = type(model.attention).state is not Attention.state
+    if keeps_state and config.family == "decoder_only" and config.objective.kind == "translate":
+        raise UserError(
+            f"config.model.attention {attention}: a search takes the last token of a prefix back, which its state does not "
+            "forget; set config.family to encoder_decoder, or another attention"
+        )
 
 
 def _check_layer_types(config: Config) -> None:

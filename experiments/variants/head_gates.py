@@ -2,7 +2,7 @@
 
 A gate is 0, 1, or between; which, training learns: the number of gates that are expected to be open, times `penalty_per_head`,
 is added to the loss. Gates learn with `rate` times the learning rate: a gate has about five units to go, and an update of
-Adam's goes no further than the learning rate, so a short run needs 50 or so.
+Adam's goes no further than the learning rate, so a short run needs 50 or so. Supports every mask and position encoding.
 
 Letters: B rows, T queries, H heads, V width of a head's values, D d_model.
 """

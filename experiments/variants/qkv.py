@@ -4,6 +4,8 @@
 `InputValues` has no value projection: each head's values are a slice of the input. `EvenWeights` gives each visible key the
 same weight; its queries and keys exist and do nothing. `HardMax` puts all weight on one key.
 
+Not supported: grouped key-value heads with `SharedQK`; values narrower than d_model / heads with `InputValues`.
+
 Letters: B rows, T queries, S keys, H heads, N key-value heads, K, V head widths, D d_model.
 """
 

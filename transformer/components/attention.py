@@ -57,6 +57,7 @@ class Attention(Component, name="multi_head"):
     2023).
     """
 
+    softmax: ClassVar[bool] = True  # False: the weights are no softmax of the logits, and measures of it have no meaning
     random: ClassVar[bool] = False  # True: while training, hooks find a key of randomness in p["random_key"]
     scale: Literal["1/sqrt(d_k)", "none", "1/d_k", "learned"] = setting(
         "1/sqrt(d_k)", "factor on the logits; learned: one a head"
@@ -118,13 +119,17 @@ class Attention(Component, name="multi_head"):
 
     def queries(self, p: Parameters, x_BxTxD: Array, tokens: Tokens, positions: Bound, sizes: Sizes) -> Streams:
         """Streams of the queries, the factor on the logits included; never cached."""
-        query_BxTxHxK = project(p, "query", x_BxTxD)
-        if self.qk_norm:
-            query_BxTxHxK = rms_norm(query_BxTxHxK, p["query_norm/scale"], self.norm_epsilon)
-        query_BxTxHxK = positions.rotate(query_BxTxHxK, tokens.positions)
+        query_BxTxHxK = self.query(p, x_BxTxD, tokens, positions, sizes)
         factor = {"1/sqrt(d_k)": sizes.d_k**-0.5, "none": 1.0, "1/d_k": 1.0 / sizes.d_k}.get(self.scale)
         scale = jnp.asarray(p["scale"] if factor is None else factor, query_BxTxHxK.dtype)
         return {"query": query_BxTxHxK * scale.reshape((1, 1, -1, 1))} | positions.query_streams(x_BxTxD, tokens)
+
+    def query(self, p: Parameters, x_BxTxD: Array, tokens: Tokens, positions: Bound, sizes: Sizes) -> Array:
+        """The queries BxTxHxK without the factor."""
+        query_BxTxHxK = project(p, "query", x_BxTxD)
+        if self.qk_norm:
+            query_BxTxHxK = rms_norm(query_BxTxHxK, p["query_norm/scale"], self.norm_epsilon)
+        return positions.rotate(query_BxTxHxK, tokens.positions)
 
     def keys(self, p: Parameters, x_BxSxD: Array, tokens: Tokens, positions: Bound, sizes: Sizes) -> Streams:
         """Streams of the keys, as they are cached."""
@@ -214,7 +219,10 @@ class Attention(Component, name="multi_head"):
         write: Write,
         backend: Backend,
     ) -> tuple[Array, dict[str, Array]]:
-        """`attend` for new tokens, with the streams of those before them from the cache; and the cache with theirs written."""
+        """`attend` for new tokens, with the streams of those before them from the cache; and the cache with theirs written.
+
+        Where `state` is the cache, `pairs.key` are the new tokens alone, and `write` is not used.
+        """
         assert pairs.sizes is not None
         cache, k = write(cache, k)
         return self.attend(p, q, self.expand(p, k, pairs.sizes), pairs, positions, backend), cache
@@ -238,13 +246,13 @@ class Attention(Component, name="multi_head"):
 
     def _not_in_library(self, q: Streams, k: Streams, positions: Bound, backend: Backend) -> str | None:
         """Why jax.nn.dot_product_attention does not compute this attention; None: it does."""
-        hooks = ("scores", "logits", "normalize", "mix")
+        hooks = ("scores", "logits", "normalize", "mix", "weights")
         if any(getattr(type(self), hook) is not getattr(Attention, hook) for hook in hooks):
             return f"jax.nn.dot_product_attention does not know {type(self).__name__}"
         if backend.dropout is not None:
             return "jax.nn.dot_product_attention has no dropout"
-        if positions.overrides("values"):
-            return f"jax.nn.dot_product_attention has no values by position, which {type(positions.positions).__name__} adds"
+        if positions.overrides("values") or positions.positions.of_content:
+            return f"jax.nn.dot_product_attention does not know the positions {type(positions.positions).__name__}"
         if k["value"].shape[-1] != q["query"].shape[-1]:
             return "jax.nn.dot_product_attention needs d_v equal to d_k"
         return None

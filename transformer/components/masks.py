@@ -202,7 +202,8 @@ class Pairs:
     """Both sides of an attention and the rule between them, within segments where the keys have them.
 
     `layer` is the number of the layer in its stack, from 0 on, an int32 scalar. `sizes` and `mask` are static. `aligned`:
-    queries and keys are the same tokens in the same order. `training`: dropout and the like are applied.
+    queries and keys are the same tokens in the same order. `ordered`: the keys of a segment are in the order of their
+    positions, as they are everywhere but in a ring cache. `training`: dropout and the like are applied.
     """
 
     query: Tokens
@@ -211,6 +212,7 @@ class Pairs:
     mask: Mask = dataclasses.field(default=All(), metadata={"static": True})
     sizes: Sizes | None = dataclasses.field(default=None, metadata={"static": True})
     aligned: bool = dataclasses.field(default=False, metadata={"static": True})
+    ordered: bool = dataclasses.field(default=True, metadata={"static": True})
     training: bool = dataclasses.field(default=False, metadata={"static": True})
     allowed: Array | None = None  # booleans [B or 1] x T x S of the caller's, beside the rule
 
@@ -233,6 +235,21 @@ class Pairs:
     def distance(self) -> Array:
         """Key position minus query position: int32, [B or 1] x T x S."""
         return _with_rows(self.key.positions[..., None, :] - self.query.positions[..., :, None])
+
+    def sum_from(self, values_BxHxTxS: Array) -> Array:
+        """For each query and key, the sum of the values of this key and of the later keys that the query sees: BxHxTxS.
+
+        The axis of queries may be 1 in `values`. What it gives for keys that are not seen has no meaning.
+        """
+        seen = self.seen()
+        if seen is not None:
+            values_BxHxTxS = jnp.where(seen, values_BxHxTxS, 0)
+        if self.ordered:
+            return jax.lax.cumsum(values_BxHxTxS, axis=3, reverse=True)
+        positions = self.key.positions
+        order = jnp.argsort(positions, axis=-1).reshape(-1, 1, 1, positions.shape[-1])
+        sums = jax.lax.cumsum(jnp.take_along_axis(values_BxHxTxS, order, axis=3), axis=3, reverse=True)
+        return jnp.take_along_axis(sums, jnp.argsort(order, axis=-1), axis=3)
 
     def block(self, start: Array | int, size: int) -> "Pairs":
         """The pairs of `size` queries from `start` on with all keys."""

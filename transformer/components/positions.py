@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer.components.masks import Pairs, Sizes, Tokens
+from transformer import registry
+from transformer.components.masks import Mask, Pairs, Sizes, Tokens
 from transformer.components.parameters import Declared, Drawn, Parameters, Streams
 from transformer.registry import Component
 from transformer.settings import setting
@@ -30,10 +31,21 @@ class Positions(Component):
 
     owner: ClassVar[Literal["stack", "layer"]] = "stack"
     relative: ClassVar[bool] = False
+    of_content: ClassVar[bool] = False  # True: `bias` reads the queries, keys or scores, which are as Attention makes them
+    backward: ClassVar[bool] = False  # True: a key ahead of its query has no position
 
     def check(self, sizes: Sizes) -> str | None:
         """Why the encoding cannot be used at these sizes; None: it can."""
         return None
+
+    def supports(self, mask: Mask, sizes: Sizes) -> str | None:
+        """Why the encoding cannot be used with a mask; None: it can."""
+        if not self.backward or mask.causal:
+            return None
+        name = registry.reference(type(self))
+        if sizes.stack == "encoder":
+            return f"config.model.positions {name}: for decoders only; set config.model.layer_types.encoder.positions to others"
+        return f"config.model.positions {name}: needs a causal config.model.mask"
 
     def longest(self) -> int | None:
         """The number of positions that it can encode; None: any number."""
@@ -152,6 +164,14 @@ class T5Buckets(Positions, name="t5"):
     buckets: int = setting(32, "buckets of distance", at_least=4)
     max_distance: int = setting(128, "distance from which on all share the last bucket", at_least=2)
 
+    def supports(self, mask: Mask, sizes: Sizes) -> str | None:
+        if sizes.bidirectional or mask.causal:
+            return None
+        return (
+            f"config.model.mask {registry.reference(type(mask))}: the buckets of config.model.positions t5 in a decoder are "
+            "for earlier tokens; choose other positions"
+        )
+
     def check(self, sizes: Sizes) -> str | None:
         if self.max_distance <= self.buckets // 2:
             return (
@@ -190,6 +210,7 @@ class Shaw(Positions, name="shaw"):
 
     owner: ClassVar[Literal["stack", "layer"]] = "layer"
     relative: ClassVar[bool] = True
+    of_content: ClassVar[bool] = True
     clip: int = setting(16, "distance at which distances are clipped (k)", at_least=1)
 
     def parameters(self, sizes: Sizes, stddev: float) -> Declared:

@@ -93,9 +93,13 @@ def with_slots(cache: Cache, count: int) -> Cache:
 
 @struct.dataclass
 class Step:
-    """What a step of T new tokens reads and writes: their own tokens, and by window (0: the whole cache) keys and slots."""
+    """What a step of T new tokens reads and writes: their own tokens, and by window (0: the whole cache) keys and slots.
+
+    `new`: the tokens as keys, which are all that layers with a state see beside it.
+    """
 
     query: Tokens
+    new: Tokens
     keys: dict[int, Tokens]
     writes: dict[int, Write]
 
@@ -132,7 +136,8 @@ def advance(cache: Cache, valid_BxT: Array, prefix: bool = False) -> tuple[Cache
             "segments": _scatter(ring["segments"], valid, slots_BxT, 1),
         }
     cache = cache | {"positions": key_positions, "segments": key_segments, "rings": rings}
-    return cache, Step(Tokens(positions_BxT), keys, writes)
+    new = Tokens(positions_BxT, valid, valid > 0 if prefix else None)
+    return cache, Step(Tokens(positions_BxT), new, keys, writes)
 
 
 def finish(cache: Cache, valid_BxT: Array) -> Cache:

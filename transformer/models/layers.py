@@ -129,13 +129,13 @@ class Layer(nn.Module):
         Returns the output and the layer's cache; the pair is what a scan over layers wants.
         """
         config = self.config
-        cache, write, keys = per_layer.get("cache"), None, broadcast["query"]
+        cache, write, keys, kind = per_layer.get("cache"), None, broadcast["query"], ""
         if cache is not None:
             (kind, cache), step = next(iter(cache.items())), broadcast["step"]
             window = config.ring if kind == "ring" else 0
-            write, keys = step.writes[window], step.keys[window]
+            write, keys = step.writes[window], step.new if kind == "state" else step.keys[window]
         mask = config.self_mask(self.stack, not self.deterministic)
-        pairs = Pairs(broadcast["query"], keys, per_layer["number"], mask, aligned=cache is None)
+        pairs = Pairs(broadcast["query"], keys, per_layer["number"], mask, aligned=cache is None, ordered=kind != "ring")
         written = None
 
         def attention(role: Role, pairs: Pairs, **arguments: Any) -> Callable[[Array], Array]:

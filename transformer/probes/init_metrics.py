@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import optax
 
 from transformer import families
-from transformer.config import Config, LayerMetric, Model
+from transformer.config import Config, LayerMetric, Model, SoftmaxMetric
 from transformer.models import program
 from transformer.models.losses import Batch, Loss, Params, over_parts
 from transformer.models.stack import layers_in_order
@@ -42,7 +42,7 @@ from transformer.probes.softmax import of_softmax
 
 Array = jax.Array
 
-OF_SOFTMAX = ("logit_variance", "attention_entropy", "jacobian_norm")
+OF_SOFTMAX = typing.get_args(SoftmaxMetric)
 OF_LAYERS = typing.get_args(LayerMetric)
 LAST = "last"
 TIMED = 5
