@@ -2,10 +2,16 @@
 
 import os
 import re
+import shutil
+import tempfile
 from typing import Any
 
-# Tests compile what they test, and leave the user's folder of compiled programs alone; so do processes that they start.
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# Tests compile hundreds of programs and run each for milliseconds. This leaves a program, its types and the order of its
+# sums' operands as they are; rounding differs, inside every test's tolerance. Processes that tests start do the same. To run
+# the tests on code as users get it: JAX_DISABLE_MOST_OPTIMIZATIONS=0 python -m pytest.
+QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ
+if QUICK:
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -14,16 +20,32 @@ import pytest  # noqa: E402
 # Silent broadcasting between ranks hides mistakes in shapes.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Tests compile hundreds of programs and run each for milliseconds. This leaves a program, its types and the order of its
-# sums' operands as they are; rounding differs, inside every test's tolerance. To run the tests on code as users get it:
-# JAX_DISABLE_MOST_OPTIMIZATIONS=0 python -m pytest.
-if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
-    jax.config.update("jax_disable_most_optimizations", True)
-    if jax.__version_info__ < (0, 11):  # XLA ends the process on a flag that it no longer has
-        quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}"
+if QUICK and jax.__version_info__ < (0, 11):  # XLA ends the process on a flag that it no longer has
+    quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}"
 
 # --- processes ---------------------------------------------------------------------------------------------------------
+
+_compiled = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A program is compiled once a session: what one process has compiled, those of pytest and those that tests start find.
+
+    The folder is new in each session and goes with it, so that no test sees a program of another commit, or of the user's.
+    """
+    if not hasattr(config, "workerinput"):
+        settings = {"compilation_cache_dir": tempfile.mkdtemp(), "persistent_cache_min_compile_time_secs": 0.05}
+        config.stash[_compiled] = str(settings["compilation_cache_dir"])
+        for name, value in settings.items():
+            os.environ[f"JAX_{name.upper()}"] = str(value)
+            jax.config.update(f"jax_{name}", value)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _compiled in config.stash:
+        shutil.rmtree(config.stash[_compiled], ignore_errors=True)
+
 
 # Files that use the run of trained.py or what it compiles. One process runs them all, so that it is made only once.
 TRAINED = re.compile(r"\btrained\.run\(|\btranslator\(|^(import|from) places\b", re.MULTILINE)

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from transformer import families
 from transformer.config import Checkpoint, Config, Data, Facts, Model, Train
@@ -79,6 +80,36 @@ def _drawn(shapes, scale: float):
         return (near + draw.normal(scale=scale, size=leaf.shape)).astype(leaf.dtype)
 
     return jax.tree.map_with_path(values, shapes)
+
+
+def some(values, *chosen, others=pytest.mark.slow):
+    """Parameters of a test, of which those that are chosen always run, and the others only where their mark is asked for.
+
+    A value is one parameter, or a tuple of several.
+    """
+    values = list(values)
+    assert all(value in values for value in chosen)
+    given = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [pytest.param(*each, marks=() if value in chosen else others) for value, each in zip(values, given, strict=True)]
+
+
+def drawn(module, *arguments):
+    """A module's variables, drawn and not initialised: nothing is compiled."""
+    return _drawn(jax.eval_shape(module.init, jax.random.key(0), *arguments), 0.3)
+
+
+def apply(module, variables, *arguments, method: str | None = None):
+    """`module.apply`, compiled as a whole for each method: much sooner done than operation by operation. Numbers are static.
+
+    What a context changes while a model is traced, as `scaled_heads` does, is not seen: the program may be there already.
+    """
+    numbers = tuple(n for n, argument in enumerate(arguments, 1) if isinstance(argument, int))
+    return _applied(module, method, numbers)(variables, *arguments)
+
+
+@functools.lru_cache(maxsize=64)
+def _applied(module, method, numbers):
+    return jax.jit(functools.partial(module.apply, method=method), static_argnums=numbers)
 
 
 def trainer(config: Config):

@@ -85,8 +85,8 @@ def test_there_are_some(tmp_path):
     assert {config.objective.kind for config in every} >= jobs
 
 
-# One of each family is run every time, the others with the slow tests.
-ALWAYS = ("number_words", "gpt_number_words", "bert_list_ops", "rnn_bahdanau")
+# Two are run every time, the others with the slow tests; tests/modes/test_kinds.py trains each family.
+ALWAYS = ("number_words", "bert_list_ops")
 MARKED = [pytest.param(path, id=path.stem, marks=() if path.stem in ALWAYS else pytest.mark.slow) for path in FILES]
 
 
@@ -150,12 +150,14 @@ def costs(name: str, arms: list[str]) -> dict[str, cost_lib.Costs]:
     return {arm: cost_lib.count(c, cost_lib.assumed_facts(c)) for arm, c in configs.items()}
 
 
+@pytest.mark.slow
 def test_sizes_of_the_scaling_study_are_those_that_are_counted():
     claim = studies.read(ROOT / "ablations" / "scaling.py", {}).claims[0]
     counted = [cost.size_without_embeddings for cost in costs("scaling", list(claim.arms)).values()]
     assert counted == list(claim.sizes) and len(counted) >= 6 and max(counted) / min(counted) >= 10**1.5
 
 
+@pytest.mark.slow
 def test_rows_of_table_3_differ_from_the_base_by_the_published_parameters():
     """Its column "params" in millions, less the base model's 65; the paper's vocabulary was a little larger than 37,000."""
     published = {"B: d_k 16": 58, "C: N 2": 36, "C: N 8": 80, "C: d_model 256": 28, "C: d_ff 4096": 90, "big": 213}

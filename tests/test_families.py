@@ -71,7 +71,7 @@ def labelled(kind: str, **settings):
     draw = np.random.default_rng(2)
     segments = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], np.int32)
     batch = {"source": draw.integers(3, 17, (2, 5)) * segments, "token_types": segments * 0, "source_segments": segments}
-    return model, loss, families.init_params(model, objective, 0), {k: v.astype(np.int32) for k, v in batch.items()}
+    return model, loss, small.filled(model, objective), {k: v.astype(np.int32) for k, v in batch.items()}
 
 
 def log_softmax(x):
@@ -82,7 +82,7 @@ def log_softmax(x):
 def test_loss_of_labels_is_that_of_the_classifier():
     model, loss, params, batch = labelled("classify")
     batch |= {"label": np.array([[2], [0]]), "weights": np.array([[1.0], [0.5]], np.float32)}
-    scores = log_softmax(model.apply({"params": params}, batch)["scores"])
+    scores = log_softmax(small.apply(model, {"params": params}, batch)["scores"])
     sums = loss(params, batch)
     np.testing.assert_allclose(sums["nll_sum"], -scores[0, 2] - 0.5 * scores[1, 0], rtol=1e-5)
     assert sums["weight_sum"] == 1.5
@@ -91,7 +91,7 @@ def test_loss_of_labels_is_that_of_the_classifier():
 def test_loss_of_a_span_is_the_mean_of_both_ends_over_the_tokens_there_are():
     model, loss, params, batch = labelled("answer")
     batch |= {"first": np.array([[1], [0]]), "last": np.array([[4], [2]]), "weights": np.ones((2, 1), np.float32)}
-    scores = np.asarray(model.apply({"params": params}, batch)["scores"], np.float64)
+    scores = np.asarray(small.apply(model, {"params": params}, batch)["scores"], np.float64)
     whole, part = log_softmax(scores[0].T), log_softmax(scores[1, :3].T)  # the second row has three tokens
     sums = loss(params, batch)
     np.testing.assert_allclose(sums["nll_sum"], -(whole[0, 1] + whole[1, 4] + part[0, 0] + part[1, 2]) / 2, rtol=1e-5)
@@ -103,7 +103,7 @@ def test_next_sentence_weighs_as_much_as_all_tokens():
     weights = np.array([[0, 1, 1, 0, 0], [0, 1, 0, 0, 0]], np.float32)
     batch |= {"targets": batch["source"], "weights": weights}
     batch |= {"related": np.array([[1], [0]]), "related_weights": np.ones((2, 1), np.float32)}
-    said = model.apply({"params": params}, batch)
+    said = small.apply(model, {"params": params}, batch)
     tokens, guessed = log_softmax(said["logits"]), log_softmax(said["scores"])
     token_nll = -(np.take_along_axis(tokens, batch["targets"][..., None], -1)[..., 0] * weights).sum()
     sums = loss(params, batch)
@@ -122,7 +122,7 @@ def test_initialisation_is_told_by_the_seed():
     assert len({np.asarray(a).tobytes() for a, _ in kernels}) == len(kernels)  # and no two modules begin the same
 
 
-@pytest.mark.parametrize("tying", ["three_way", "none"])
+@pytest.mark.parametrize("tying", small.some(["three_way", "none"], "none"))
 def test_loss_and_gradient_are_those_of_whole_logits(tying):
     """Slices of tokens reach every parameter, those of the logits (a table that is shared, or a kernel and a bias) too."""
     config = small.config(model__tying=tying, model__logits_bias=True, train__loss_chunk=10, train__label_smoothing=0.2)

@@ -528,7 +528,7 @@ def test_help_says_what_may_be_chosen():
 
 def python(code: str, folder: Path, *arguments: str, **more) -> subprocess.CompletedProcess[str]:
     """`code` with launch.py importable, as a user's process: none of the tests' own settings but a quick compilation."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=folder, env=environment, capture_output=True, text=True, **more
     )

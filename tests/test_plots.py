@@ -219,9 +219,10 @@ def test_layers_go_down_and_heads_across(tmp_path, figures):
     assert labels.count("▁Mädchen") == 3 + 2  # under each column and beside each row
 
 
-@pytest.mark.parametrize(
-    "shape", [(1, 1, 5, 5), (2, 4, 5, 5), (2, 4, 60, 60), (6, 8, 5, 5), (6, 8, 60, 60), (1, 8, 1, 30), (2, 4, 24, 3)]
-)
+LARGE = pytest.param((6, 8, 60, 60), marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 5, 5), (2, 4, 5, 5), (6, 8, 5, 5), LARGE, (1, 8, 1, 30), (2, 4, 24, 3)])
 def test_legible_grid(tmp_path, figures, shape):
     layers, heads, length_T, length_S = shape
     weights_LxHxTxS = np.random.default_rng(0).random((layers, heads, length_T, length_S))

@@ -1,6 +1,7 @@
 """What a target costs when words of its source are hidden, and where attention was while it was said."""
 
 import numpy as np
+import small
 import trained
 
 PAIRS = [("abcdef", "ABCDEF"), ("fa", "FAA")]
@@ -21,7 +22,7 @@ def test_what_is_hidden_from_all_is_as_if_it_had_not_stood_there():
     # Positions are the places left of it, so what is cut off at the end but for the end itself is not there at all.
     source = np.array([[*used.source_vocabulary.encode("abc"), used.facts.end]])
     batch = {"source": source, "source_positions": np.array([[0, 1, 2, 6]]), "inputs": np.array([used._inputs(["AB"])[0]])}
-    logits = np.asarray(used.model.apply({"params": used.params}, batch))[0]
+    logits = np.asarray(small.apply(used.model, {"params": used.params}, batch))[0]
     ids = used.target_vocabulary.encode("AB")
     wanted = np.log(np.exp(logits).sum(axis=-1))[:2] - logits[np.arange(2), ids]
     np.testing.assert_allclose(found, wanted, atol=1e-4)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 
 from transformer.components.rotary import Rotary
 from transformer.config import Config, Data, Model, Search
@@ -72,7 +73,10 @@ def said_of(used: Labeller, *parts: list[int]) -> dict[str, np.ndarray]:
 TEXTS = ["a", "bad cafe", "feed a deaf cab.", "abcdefgh" * 3, "", "hhh", "be"]
 
 
-@pytest.mark.parametrize("pairs", [None, ["b", "", "cab", "abc" * 4, "a", "hah", "be a cab?"]])
+PAIRS = ["b", "", "cab", "abc" * 4, "a", "hah", "be a cab?"]
+
+
+@pytest.mark.parametrize("pairs", small.some([None, PAIRS], PAIRS))
 def test_labels_are_those_of_each_text_alone(pairs):
     used = shared("classify")
     examples = [{"text": text} for text in TEXTS]
@@ -101,7 +105,7 @@ def test_a_long_text_is_cut_and_told():
 def test_text_is_made_as_training_text_was():
     used = labeller("classify", data__lowercase=True)
     scores = [said_of(used, LETTERS.encode(text))["scores"] for text in ("bad", "BAD")]
-    used._said = lambda params, batch: (batches.append(batch["source"]), used.model.apply({"params": params}, batch))[1]
+    used._said = lambda params, batch: (batches.append(batch["source"]), jitted(used.model)(params, batch))[1]
     batches: list[np.ndarray] = []
     used.predict([{"text": "  BaD\t"}, {"text": "bad"}])
     assert np.array_equal(batches[0][0], batches[0][1]) and not np.allclose(*scores)
@@ -191,7 +195,7 @@ QUESTIONS = [
 ]
 
 
-@pytest.mark.parametrize("longest", [30, 2])
+@pytest.mark.parametrize("longest", small.some([30, 2], 2))
 def test_answers_are_those_of_each_question_alone(longest, monkeypatch):
     assert label.LONGEST_ANSWER == 30
     monkeypatch.setattr(label, "LONGEST_ANSWER", longest)

@@ -32,7 +32,7 @@ def alone(beam: int) -> list[Output]:
     return [next(translator(beam).translate([sentence]))[0] for sentence in SENTENCES]
 
 
-@pytest.mark.parametrize(("beam", "size", "order"), [(1, 4, 1), (2, 4, 2), (2, 4, 3), (2, 3, 4)])
+@pytest.mark.parametrize(("beam", "size", "order"), [(1, 4, 1), (2, 4, 2), (2, 3, 3)])
 def test_company_changes_nothing(beam, size, order):
     """Lengths 1 to 23 share batches and two compiled lengths; the batch is in any order and of any size."""
     places = [n for n, sentence in enumerate(SENTENCES) if size == 4 or len(sentence) < 16]  # one more to compile, not two

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 
 from transformer.config import Facts, Model, Recurrent
 from transformer.errors import UserError
@@ -33,6 +34,7 @@ MODELS = {
     "cho, deep": {"cell": "lstm", "attention": "none", "context": "every_step", "layers": (1, 2)},
 }
 each_model = pytest.mark.parametrize("name", MODELS)
+some_models = pytest.mark.parametrize("name", small.some(MODELS, "sutskever", "bahdanau", "luong, concat", "cho, deep"))
 
 
 def make(layers=(1, 1), model=None, **settings):
@@ -234,7 +236,7 @@ def test_logits_and_weights_are_the_formulas(build, name):
 # --- steps -----------------------------------------------------------------------------------------------------------
 
 
-@each_model
+@some_models
 def test_steps_give_the_logits_of_the_plain_pass_and_beams_share_a_memory(build, name):
     """Two beams a sentence, each with tokens of its own; the first call has two tokens and, before them, padding."""
     network, variables, plain = build(name)
@@ -268,7 +270,7 @@ def test_steps_give_the_logits_of_the_plain_pass_and_beams_share_a_memory(build,
 # --- padding ---------------------------------------------------------------------------------------------------------
 
 
-@each_model
+@some_models
 def test_what_stands_in_padding_is_inert_to_the_bit_and_its_length_changes_nothing(build, name):
     _, variables, plain = build(name)
     batch = BATCH | {"segments": jnp.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]], jnp.int32)}
@@ -389,7 +391,7 @@ def test_a_token_is_told_by_all_before_it_and_by_none_after_it(build, differenti
 # --- how it is made, and trained -------------------------------------------------------------------------------------
 
 
-@each_model
+@some_models
 def test_it_learns(build, differentiate, name):
     """Plain gradient descent on one batch, in which every parameter has a part."""
     _, variables, _ = build(name)
@@ -403,7 +405,7 @@ def test_it_learns(build, differentiate, name):
     assert all(jax.tree.leaves(changed)), changed
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("cell", small.some(["gru", "lstm"], "lstm"))
 def test_first_parameters_are_those_of_the_papers(cell):
     network = make(cell=cell, attention="bahdanau", bidirectional=False)
     params = jax.jit(network.init)(jax.random.key(0), BATCH)["params"]
@@ -422,7 +424,7 @@ def with_dropout(draw):
     """Settings of computation -> a value and its gradients."""
 
     def with_dropout(**model):
-        network = make(**MODELS["luong, dot"], model={"dropout_rate": 0.3} | model)
+        network = make(**BAHDANAU, model={"dropout_rate": 0.3} | model)
         keywords = {"deterministic": False, "rngs": {"dropout": jax.random.key(1)}}
         value = jax.value_and_grad(lambda params: loss(network, params, BATCH | {"targets": TARGETS}, ALL, **keywords))
         return jax.jit(value)(draw(network, BATCH)["params"])
@@ -496,8 +498,7 @@ def test_tying_shares_tables_and_logits_read_what_they_say(tying, tables):
 
 
 def test_bfloat16_computes_with_float32_parameters_to_float32_logits(draw):
-    settings = MODELS["bahdanau, deep"]
-    narrow, wide = (make(**settings, model={"dtype": dtype}) for dtype in ("bfloat16", "float32"))
+    narrow, wide = (make(**BAHDANAU, model={"dtype": dtype}) for dtype in ("bfloat16", "float32"))
     variables = draw(narrow, BATCH)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
     states = jax.eval_shape(lambda v: narrow.apply(v, BATCH, method="states"), variables)

@@ -49,7 +49,10 @@ LAYERS["stacks that differ"] = (
     "alibi",
     {"layer_types": Variations({"encoder": {"num_heads": 2, "d_ff": 24}, "decoder": {"num_heads": 8, "num_kv_heads": 2}})},
 )
-each_kind = pytest.mark.parametrize("positions", KINDS)
+each_kind = pytest.mark.parametrize("positions", small.some(KINDS, "sinusoidal", "t5", "shaw"))
+# tests/models/test_alone.py has caches with each kind of positions.
+QUICK = ("sinusoidal", "t5", "shaw, other", "multi-query", "window, shaw", "pattern", "stacks that differ")
+CACHED = {kind: (kind, {}) for kind in KINDS} | {"rotary, other": ("rotary", OTHER), "shaw, other": ("shaw", OTHER)} | LAYERS
 
 
 def make(**settings):
@@ -84,13 +87,10 @@ def build(draw):
 # --- caches ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("positions", "settings"),
-    # The other settings change what positions act on: heads' widths, norms and scales.
-    [*((kind, {}) for kind in KINDS), ("rotary", OTHER), ("shaw", OTHER), *LAYERS.values()],
-    ids=[*KINDS, "rotary, other", "shaw, other", *LAYERS],
-)
-def test_cached_steps_give_the_logits_of_the_plain_pass(build, positions, settings):
+@pytest.mark.parametrize("name", small.some(CACHED, *QUICK))
+def test_cached_steps_give_the_logits_of_the_plain_pass(build, name):
+    """The other settings change what positions act on: heads' widths, norms and scales."""
+    positions, settings = CACHED[name]
     network, variables, plain = build(positions=positions, **settings)
 
     @jax.jit
@@ -155,7 +155,11 @@ def dependence(network, variables):
     return seen[:, 4:10], seen[:, 20:25]
 
 
-@pytest.mark.parametrize("settings", [{}, OTHER | {"positions": "shaw", "tying": "three_way"}], ids=["paper", "other"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, pytest.param(OTHER | {"positions": "shaw", "tying": "three_way"}, marks=pytest.mark.slow)],
+    ids=["paper", "other"],
+)
 def test_no_gradient_from_a_later_input_to_an_earlier_output(build, settings):
     from_source, from_inputs = dependence(*build(**settings)[:2])
     np.testing.assert_array_equal(from_inputs, np.tri(5, dtype=bool))
@@ -320,7 +324,9 @@ def trained():
     return trained
 
 
-@pytest.mark.parametrize("change", [{"unroll": 2}, {"remat": "full"}, {"remat": "dots"}], ids=str)
+@pytest.mark.parametrize(
+    "change", small.some([{"unroll": 2}, {"remat": "full"}, {"remat": "dots"}], {"unroll": 2}, {"remat": "dots"}), ids=str
+)
 def test_unrolling_and_rematerialisation_change_nothing(trained, change):
     (variables, value, gradients), (other_variables, other_value, other_gradients) = trained(), trained(**change)
     jax.tree.map(np.testing.assert_array_equal, variables, other_variables)
@@ -343,7 +349,7 @@ def test_unrolling_and_rematerialisation_are_done():
     assert "unroll=2" not in plain and "unroll=2" in program(unroll=2)
 
 
-@pytest.mark.parametrize("backend", ["chunked", "library"])
+@pytest.mark.parametrize("backend", small.some(["chunked", "library"], "chunked"))
 def test_backends_give_the_logits_of_plain_attention(build, backend):
     _, variables, plain = build(positions="t5")
     _, _, other = build(positions="t5", attention_backend=backend, attention_chunk=5)
@@ -464,8 +470,9 @@ def test_layers_of_a_pattern_are_layers_with_those_settings(build):
         layer = parts["rest_0"] if number == 3 else jax.tree.map(lambda leaf: leaf[0], parts["layers"][str(number)])
         alone = override(small.model(plain, final_norm=number == 3), types[name])
         own = {"layers": jax.tree.map(lambda leaf: leaf[None], layer), "final_norm": parts["final_norm"]}
-        x, _ = Stack(alone, "encoder", cross=False).apply({"params": own}, x, query)
-    encoded, _ = network.apply(variables, embedded, query, method=lambda net, *arguments: net.encoder(*arguments))
+        x, _ = jax.jit(Stack(alone, "encoder", cross=False).apply)({"params": own}, x, query)
+    encode = functools.partial(network.apply, method=lambda net, *arguments: net.encoder(*arguments))
+    encoded, _ = jax.jit(encode)(variables, embedded, query)
     real = np.asarray(BATCH["source_segments"])[..., None] > 0
     np.testing.assert_allclose(np.where(real, encoded, 0), np.where(real, x, 0), atol=1e-5)
 

@@ -48,7 +48,6 @@ def folder(tmp_path, monkeypatch) -> Path:
     (tmp_path / "tiny.py").write_text(kinds.EXPERIMENT)
     (tmp_path / "study.py").write_text(STUDY)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     return tmp_path
 
 

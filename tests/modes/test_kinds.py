@@ -29,7 +29,7 @@ MADE = {  # what the pictures of a run show
     "causal_lm": ["decoder self attention"],
 }
 # The runs of the others are made for further tests as well.
-SLOW = ("recurrent", "decoder_only", "prefix_lm")
+SLOW = ("recurrent", "decoder_only", "prefix_lm", "span_corruption")
 each_kind = pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in KINDS])
 
 
@@ -195,7 +195,6 @@ def test_a_prompt_past_the_positions_is_one_line_and_nothing_else(use):
         ("masked_lm", "translate", "predict, attend"),
         ("classify", "generate", "predict, attend"),
         ("causal_lm", "predict", "generate, attend"),
-        ("span_corruption", "generate", "translate, attend"),
     ],
 )
 def test_a_mode_that_a_kind_has_not(kind, mode, has):
@@ -265,6 +264,7 @@ def test_a_body_is_taken_over(tmp_path, first_state):
     assert again["labels"] == ["no", "yes"] and again["mask"] == json.loads((other / "facts.json").read_text())["mask"]
 
 
+@pytest.mark.slow
 def test_what_was_learned_from_corrupted_text_is_taken_over_whole(tmp_path, first_state):
     """As T5 is: a text-to-text task has the same model."""
     other, data = kinds.run("span_corruption").workdir, trained.write_corpus(tmp_path / "data")

@@ -1,11 +1,13 @@
 """An export does the job of its original in Transformers: pairs, texts made with default arguments, texts that are too long."""
 
+import itertools
 import json
 
 import folders
 import jax
 import numpy as np
 import pytest
+import small
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -52,9 +54,15 @@ def test_pairs_have_two_types_and_long_ones_are_cut(tmp_path, name, settings):
             np.testing.assert_array_equal(value, said[1][each], err_msg=each)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bart", "t5"])
-@pytest.mark.parametrize("generation", [{"max_length": 30}, {"max_new_tokens": 25}, {}], ids=["length", "new", "none"])
-def test_texts_are_as_long_with_default_arguments(tmp_path, name, generation):
+LIMITS = {"length": {"max_length": 30}, "new": {"max_new_tokens": 25}, "none": {}}
+SAMPLE = [("gpt2", "none"), ("bart", "length"), ("t5", "new")]
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"), small.some(itertools.product(["gpt2", "bart", "t5"], LIMITS), *SAMPLE, others=pytest.mark.thorough)
+)
+def test_texts_are_as_long_with_default_arguments(tmp_path, name, limit):
+    generation = LIMITS[limit]
     special = {"gpt2": ["<|endoftext|>"], "bart": BART}.get(name)
     made = folders.unigram() if special is None else folders.byte_bpe(special)
     end = {"gpt2": 0, "bart": 2, "t5": 1}[name]

@@ -101,6 +101,7 @@ class Process(subprocess.Popen):
 
     def __init__(self, folder: Path, *arguments, **environment: str):
         settings = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+        settings |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # as in a run of several processes
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         words = [sys.executable, __file__, *map(str, arguments)]
         super().__init__(words, cwd=folder, env=os.environ | settings | environment, **pipes)

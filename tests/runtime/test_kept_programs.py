@@ -25,9 +25,10 @@ print(events.count("/jax/compilation_cache/cache_hits"), compilations.count())
 def test_the_second_start_finds_what_the_first_compiled(tmp_path):
     more = {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     more |= {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    clean = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     said = []
     for _ in range(2):
-        done = subprocess.run([sys.executable, "-c", START], env=os.environ | more, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", START], env=clean | more, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
         said.append(done.stdout.split())
     (first, hits, compiled), (second, hits_again, compiled_again) = said
@@ -45,6 +46,7 @@ def enabled(monkeypatch, tmp_path):
     before = {name: getattr(jax.config, name) for name in NAMES}
     monkeypatch.setattr(os, "environ", {"XDG_CACHE_HOME": str(tmp_path / "cache")})
     jax.config.update("jax_enable_compilation_cache", True)
+    jax.config.update("jax_compilation_cache_dir", None)
     yield
     for name, value in before.items():
         jax.config.update(name, value)

@@ -68,8 +68,9 @@ TABLE_3: list[tuple[dict[str, Any], int]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "millions"), TABLE_3, ids=lambda value: str(value))
-def test_table_3_of_the_paper(changes, millions):
+@pytest.mark.parametrize("row", small.some(range(len(TABLE_3)), 0, 2, 3, 8))
+def test_table_3_of_the_paper(row):
+    changes, millions = TABLE_3[row]
     account = costs.count(Config(model=Model(**changes)), joint(41_000))
     assert abs(account.size / 1e6 - millions) <= 1
 
@@ -211,7 +212,7 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", small.some(PUBLISHED, "bert_base", "gpt2_small", "t5_base", "bart_base"))
 def test_published_shapes_have_the_published_counts(name):
     config = from_file(Path(__file__).parents[2] / "experiments" / "published" / f"{name}.py", Config)
     account = costs.count(config, costs.assumed_facts(config))
@@ -280,7 +281,7 @@ def test_flops_are_those_that_xla_counts(name):
     assert found.training_flops * rows * target == pytest.approx(training, rel=0.07)
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "adafactor"])
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
 def test_an_update_costs_some_operations_a_parameter(name):
     config = Config(model=Model(**SMALL), train=Train(optimizer=name, clip_norm=1.0))
     found = costs.count(config, joint(50))
