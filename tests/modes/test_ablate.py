@@ -109,7 +109,8 @@ def test_a_killed_study_ends_as_one_that_was_not(folder):
     done = [row for row in rows if (row["arm"], row["seed"]) != ("pre", "1")]
     assert table("killed") == done and not list(second.glob("1-*/evaluation"))
     again = ablate("--workdir=killed")
-    assert again.status == 0 and "\n5 of 6 runs are done already\n6/6 runs  pre, seed 1: validation/nll " in again.err
+    assert again.status == 0 and "\n5 of 6 runs are done already\n" in again.err
+    assert "\n6/6 runs  pre, seed 1: validation/nll " in again.err
     assert table("killed") == rows
 
     Path("kept").mkdir()
