@@ -144,7 +144,7 @@ def test_gradients_are_those_of_the_mean_loss(family):
 
 
 def test_micro_batches_and_dropout_change_nothing():
-    one = FAMILIES["encoder_only"] | {"train__start_metrics": ("logit_variance", "gradient_norm")}
+    one = FAMILIES["encoder_only"] | {"train__init_metrics": ("logit_variance", "gradient_norm")}
     changed = {"train__accumulate": 2, "model__dropout_rate": 0.5, "model__attention__dropout_rate": 0.5}
     assert measured(small.config(**one, **changed)) == pytest.approx(measured(small.config(**one)), rel=1e-4)
 
