@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from transformer import settings
 from transformer.components.masks import All, Causal, Pairs, Prefix, SameSegment, Tokens, Window
+from transformer.config import Config, Model
+from transformer.models.stack import start_cache
 
 B, T, S = 3, 6, 7
 GENERATOR = np.random.default_rng(0)
@@ -110,3 +113,13 @@ def test_segments_are_a_rule_that_all_rules_have():
 def test_count_is_the_number_of_keys_that_are_seen(rule, segments):
     pairs = make(rule, 2, segments)
     np.testing.assert_array_equal(np.broadcast_to(pairs.count()[:, 0, :, 0], (B, T)), np.maximum(loop(rule, pairs).sum(-1), 1))
+
+
+def test_a_composed_mask_is_a_setting_and_sizes_the_cache():
+    mask = Causal() & Window(4)
+    config = Config(model=Model(mask=mask, num_decoder_layers=1, d_model=8, num_heads=2))
+    assert settings.from_dict(settings.to_dict(config), Config) == config
+    parts = {"model.mask": "both", "model.mask.first": "causal", "model.mask.second": "window", "model.mask.second.size": "4"}
+    assert settings.override(Config(), parts).model.mask == mask
+    cache = start_cache(config.model, rows=2, max_length=16)
+    assert list(cache["rings"]) == [4] and {leaf.shape[2] for leaf in cache["layers"][0]["ring"].values()} == {4}
