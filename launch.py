@@ -101,6 +101,20 @@ _flag(_text, "source", "the sentence (attend), or the folder (import)", "attend 
 _flag(_text, "target", "its translation; default what the model says", "attend")
 _flag(_text, "profile", "a trace of updates FIRST:LAST, as 100:105, into WORKDIR/profile; slows those down", "train")
 _flag(
+    flags.DEFINE_multi_string,
+    "arm",
+    'an arm of a study without a file of its own, "8 heads: model.num_heads=8"; again for each; --config is any experiment',
+    "ablate report",
+    default=[],
+)
+_flag(
+    flags.DEFINE_multi_string,
+    "grid",
+    "arms of all combinations, model.num_heads=1,2,4; again for each setting; --config is any experiment",
+    "ablate report",
+    default=[],
+)
+_flag(
     _text,
     "dry_run",
     "only says what would be trained, what it costs and what it can find; measure: also how long it takes, from a few updates",
@@ -151,8 +165,13 @@ def main(overrides: Mapping[str, str]) -> None:
     workdir, notices = Path(FLAGS.workdir or Path("runs") / _name()), []
     if mode in STUDIES:
         if FLAGS.config is None:
-            raise UserError(f"--mode={mode} needs --config=FILE of a study, as in experiments/ablations")
-        config: Any = study.read(FLAGS.config, overrides, fitting.read)
+            raise UserError(
+                f"--mode={mode} needs --config=FILE of a study, as in experiments/ablations, or --arm and any experiment"
+            )
+        if FLAGS.arm or FLAGS.grid:
+            config: Any = study.from_flags(FLAGS.config, overrides, FLAGS.arm, FLAGS.grid, fitting.read)
+        else:
+            config = study.read(FLAGS.config, overrides, fitting.read)
     elif mode in ("train", "describe"):
         config, notices = _config(workdir, overrides)
         validate(config)

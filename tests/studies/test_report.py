@@ -186,15 +186,20 @@ def test_means_are_taken_on_the_metrics_scale(tmp_path):
 def test_a_target_that_is_not_reached_counts_as_all_updates(tmp_path):
     """By hand: 10, 20 and twice more than 40 make a mean of 27.5; 10, 10, 20 and 20 make 15."""
     study = make(metrics=(FAST,), seeds=4, arms={"8": {}, "16": {"model.d_model": "16"}})
-    updates = {"16": ["10", ">40", "20", ">40"], "8": ["10", "10", "20", "20"]}
-    rows = written.all_of(study, lambda arm, seed: {FAST.label: updates[arm][seed]})
+    updates, never = {"16": [10, 40, 20, 40], "8": [10, 10, 20, 20]}, {("16", 1), ("16", 3)}
+
+    def row(arm: str, seed: int) -> dict[str, object]:
+        return {FAST.label: updates[arm][seed], "not_reached": FAST.label if (arm, seed) in never else ""}
+
+    rows = written.all_of(study, row)
     text = said(tmp_path, study, rows)
     found = table(text, f"## `{FAST.label}` (lower is better)")
     assert (found["16"]["mean"], found["8"]["mean"]) == ("27.5", "15.0")
     assert [found[arm]["not reached"] for arm in ("16", "8")] == ["2", "0"]
     assert "counts as all of its updates" in text and "Ceiling" not in text
-    never = said(tmp_path, study, written.all_of(study, lambda arm, seed: {FAST.label: ">40"}))
-    assert "**Ceiling**: no run reached it" in never and table(never, "## `updates")["16"]["95 % interval"] == "–"
+    none = {FAST.label: 40, "not_reached": FAST.label}
+    text = said(tmp_path, study, written.all_of(study, lambda arm, seed: none))
+    assert "**Ceiling**: no run reached it" in text and table(text, "## `updates")["16"]["95 % interval"] == "–"
 
 
 def test_a_power_law_is_found_again(tmp_path):

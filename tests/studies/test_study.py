@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import small
 
+from transformer import settings
 from transformer.errors import UserError
 from transformer.studies import study as studies
 from transformer.studies.study import Claim, Metric, Study
@@ -190,3 +191,21 @@ def test_wrong_overrides_name_what_is_right(tmp_path):
     with pytest.raises(UserError, match=r"no attribute 'get_study'; get_study\(\) must return a Study"):
         (tmp_path / "mine.py").write_text("def get_config():\n    return 1\n")
         studies.read(tmp_path / "mine.py", {})
+
+
+def test_a_study_from_the_command_line():
+    """A grid has all combinations; the arm that is the base is what others are compared with, or there is one more."""
+    base = small.config(data__validation="validation")
+
+    def made(arms=(), grid=(), **overrides):
+        return studies.from_flags("x.py", overrides, arms, grid, lambda path, own, flag: settings.override(base, own))
+
+    found = made(["one: model.num_heads=1 model.d_ff=4"], ["model.d_model=8,16", "model.num_heads=2,4"], seeds="3")
+    assert list(found.arms) == [f"model.d_model={d}, model.num_heads={h}" for d in (8, 16) for h in (2, 4)] + ["one"]
+    assert found.compare_with == "model.d_model=8, model.num_heads=2" and found.seeds == 3
+    alone = made(["one: model.num_heads=1"], **{"base.train.steps": "7", "model.d_ff": "5"})
+    assert list(alone.arms) == ["base", "one"] and alone.compare_with == "base" and alone.metrics[0].take == "best"
+    assert (alone.base.train.steps, alone.base.model.d_ff) == (7, 5)
+    for wrong in (["one model.d_ff=4"], ["one: model.d_ff"], ["one: model.d_f=4"], ["a: model.d_ff=4", "a: model.d_ff=5"]):
+        with pytest.raises(UserError):
+            made(wrong)

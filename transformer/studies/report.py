@@ -19,7 +19,7 @@ from transformer.studies.plan import TOLERANCE, duration, followed
 from transformer.studies.results import Row
 from transformer.studies.statistics import Interval
 from transformer.studies.study import Study
-from transformer.studies.verdict_text import claimed, effects, power, rule, sentence
+from transformer.studies.verdict_text import claimed, conclusion, effects, power, rule, sentence
 
 FIGURE = "figure"
 
@@ -49,6 +49,7 @@ def markdown(findings: Findings) -> str:
         *(["## The claim" if len(study.claims) == 1 else "## The claims"] if study.claims else []),
         *(part for number in range(len(study.claims)) for part in _claim(findings, number)),
         "## What came out",
+        *([] if study.claims else [conclusion(findings)]),
         f"![each arm's runs, their mean and 95 % interval; learning curves]({FIGURE}.svg)",
         *(part for measured in findings.measured for part in _metric(findings, measured)),
         *_flags(findings),

@@ -85,8 +85,14 @@ def outcome(run: Run, rows: Rows, metrics: Sequence[Metric]) -> Outcome | None:
     if row is None or any(metric.label not in row for metric in metrics):
         return None
     texts = {metric.label: row[metric.label] for metric in metrics if row[metric.label]}
-    values = {label: math.inf if text.startswith(">") else float(text) for label, text in texts.items()}
+    never = _not_reached(row.get("not_reached"))
+    values = {label: math.inf if label in never else float(text) for label, text in texts.items()}
     return Outcome("finished" if row["status"] == "finished" else "diverged", values, row.get("error") or "")
+
+
+def _not_reached(text: str | None) -> frozenset[str]:
+    """The labels of targets that a run did not reach, as in the column `not_reached`."""
+    return frozenset(text.split("; ")) if text else frozenset()
 
 
 def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome], rows: Rows | None = None) -> None:
@@ -105,6 +111,7 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome], rows: Rows | 
         "error",
         "settings",
         "cuts",
+        "not_reached",
         f"curve of {curve_of(study)}",
     ]
     with new_file(root / NAME) as new, new.open("w", encoding="utf-8", newline="") as file:
@@ -118,7 +125,8 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome], rows: Rows | 
 
 def _row(run: Run, found: Outcome, folder: Path, curve: str) -> dict[str, Any]:
     workdir, row = Workdir(folder), {"part": run.part, "arm": run.arm, "seed": run.seed, "status": found.status}
-    row |= {name: f">{run.config.train.steps}" if value == math.inf else value for name, value in found.metrics.items()}
+    row |= {name: run.config.train.steps if value == math.inf else value for name, value in found.metrics.items()}
+    row["not_reached"] = "; ".join(name for name, value in found.metrics.items() if value == math.inf)
     row |= {"learning_rate": run.config.train.learning_rate, "hash": run.hash, "error": found.error}
     row |= {"settings": _settings(run.config)}
     row["cuts"] = json.dumps(cuts.to_json(_cuts(workdir)), ensure_ascii=False) if row["status"] == "finished" else ""
@@ -190,7 +198,8 @@ def beside(folder: Path, ending: str) -> Path:
 class Row:
     """A run as results.csv has it. What is absent there is None, or not in a mapping; `cuts` are none in older files.
 
-    `values`: by the metrics' labels. `censored`: labels of targets that were not reached, whose value is all updates.
+    `values`: by the metrics' labels. `censored`: labels of targets that were not reached (column `not_reached`), whose value
+    is all updates.
     """
 
     part: str
@@ -260,7 +269,7 @@ def _read_row(path: Path, number: int, line: Mapping[str, str | None], study: St
     if value("seed", int) is None:
         raise UserError(f"{path}, line {number}: it has no seed; correct it")
     texts = {metric.label: cell(metric.label) for metric in columns(study)}
-    values = {label: value(label, float, text.removeprefix(">")) for label, text in texts.items() if text}
+    values = {label: value(label, float, text) for label, text in texts.items() if text}
     points = [point.partition(":") for point in cell(f"curve of {curve_of(study)}").split()]
     try:
         pairs = [item.partition("=") for item in shlex.split(cell("settings"))]
@@ -272,7 +281,7 @@ def _read_row(path: Path, number: int, line: Mapping[str, str | None], study: St
         seed=value("seed", int),
         status=cell("status"),
         values=values,
-        censored=frozenset(label for label, text in texts.items() if text.startswith(">")),
+        censored=_not_reached(line.get("not_reached")),
         learning_rate=value("learning_rate", float),
         parameters=value("parameters", int),
         flops=value("flops", float),

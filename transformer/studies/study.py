@@ -6,8 +6,9 @@ Arms are settings that differ from a base; each is trained with several seeds. H
 import dataclasses
 import itertools
 import math
+import shlex
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -205,6 +206,51 @@ def read(
         own = {name.removeprefix("base."): text for name, text in changes.items() if name.startswith("base.")}
         study = dataclasses.replace(study, base=read_config(base, own, "--config.base"))
     return validate(settings.override(study, changes))
+
+
+def from_flags(
+    path: str | Path,
+    overrides: Mapping[str, str],
+    arms: Sequence[str],
+    grid: Sequence[str],
+    read_config: Callable[[str, dict[str, str], str], Config] = _read_config,
+) -> Study:
+    """A study without claims, of arms "NAME: SETTING=VALUE .." and of all combinations of a grid's "SETTING=VALUE,..".
+
+    The base is the experiment's file at `path`; if no arm is the base itself, it is one more, "base". They are compared by the
+    best validation loss. `overrides`: of the study's own settings, and of the base, with or without "base." before them.
+    """
+    own = {field.name for field in dataclasses.fields(Study) if field.metadata}
+    base = read_config(str(path), {n.removeprefix("base."): text for n, text in overrides.items() if n not in own}, "--config")
+    if base.data.validation is None:
+        raise UserError("--arm, --grid: arms are compared on validation, and config.data.validation is none; name one")
+    made: dict[str, dict[str, str]] = {}
+    axes = [[(name, value) for value in values.split(",")] for name, values in (_split(each, "--grid") for each in grid)]
+    for cell in itertools.product(*axes) if grid else ():
+        made[", ".join("=".join(each) for each in cell)] = dict(cell)
+    for arm in arms:
+        name, colon, rest = arm.partition(":")
+        if not name.strip() or not colon or name.strip() in made:
+            raise UserError(f'--arm={arm}: wants a name of its own, then its settings: --arm="8 heads: model.num_heads=8"')
+        made[name.strip()] = dict(_split(each, f"--arm={arm}") for each in shlex.split(rest))
+    names = " and ".join(dict.fromkeys(name for changes in made.values() for name in changes))
+    study = Study(f"What does another {names} change?", {**made, "": {}}, (), base=base)
+    configs = arm_configs(study)
+    same = next((name for name in made if configs[name] == configs[""]), "")
+    study = dataclasses.replace(
+        study,
+        arms=made if same else {"base": {}, **made},
+        compare_with=same or "base",
+        metrics=(Metric("validation/nll", "lower", "best"),),
+    )
+    return validate(settings.override(study, {name: text for name, text in overrides.items() if name in own}))
+
+
+def _split(text: str, flag: str) -> tuple[str, str]:
+    name, sign, value = text.strip().partition("=")
+    if not sign or not name:
+        raise UserError(f"{flag}: {text!r} is no SETTING=VALUE, such as model.num_heads=8; correct it")
+    return name, value
 
 
 def validate(study: Study) -> Study:

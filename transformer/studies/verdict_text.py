@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from transformer.errors import counted
-from transformer.studies.findings import Judged
+from transformer.studies.findings import Findings, Judged
 from transformer.studies.markdown import Digits, amount, code, listed, p_value
 from transformer.studies.statistics import Interval
 from transformer.studies.study import Claim
@@ -174,3 +174,24 @@ def power(judged: Judged, digits: Digits) -> str:
     if judged.claimed is None:
         return f"{able}; the claim states no size."
     return f"{able}; the claim is about {judged.claimed:g}{', too small for this study to settle' if label else ''}."
+
+
+def conclusion(findings: Findings) -> str:
+    """What differs from what in a study without claims, in a sentence."""
+    measured, against = findings.measured[0], findings.study.compare_with
+    number = Digits(measured.noise, [mean for mean, *_ in measured.estimates.values() if mean is not None])
+    differ, same, unknown = [], [], []
+    for arm, difference in measured.differences.items():
+        interval, value = difference.interval, difference.value
+        if interval is None or value is None:
+            unknown.append(code(arm))
+        elif interval.low <= 0 <= interval.high:
+            same.append(f"{code(arm)} ({number.interval(interval)})")
+        else:
+            more = "higher" if value > 0 else "lower"
+            differ.append(f"{code(arm)} is {more} by {number(abs(value))} (difference {number.interval(interval)})")
+    parts = [listed(differ)] if differ else []
+    parts += [f"no difference was found of {listed(same)}"] if same else []
+    parts += [f"nothing can be said of {listed(unknown)}, which has too few runs with a score"] if unknown else []
+    said = "; ".join(parts)
+    return f"In {code(measured.metric.label)}, compared with {code(against)}: {said}. No claim was planned: exploratory."
