@@ -115,3 +115,19 @@ def test_the_published_effect_is_tested_too(tmp_path):
     text = said(tmp_path, study, rows)
     assert "**The published effect, 0.25, is excluded.**" in text and "**The published effect, 0.2, is not excluded.**" in text
     assert "over 2 published effects" in text
+
+
+@pytest.mark.parametrize("bend, flagged", [(0.0, False), (0.05, True)])
+def test_a_power_law_that_does_not_fit(tmp_path, bend, flagged):
+    """Losses that lie on the curve, but for two sizes in the middle."""
+    arms = {str(width): {"model.d_model": str(width)} for width in (8, 16, 24, 32, 40)}
+    sizes = (1e3, 1e4, 1e5, 1e6, 1e7)
+    law = Claim("", "", "exponent", tuple(arms), 0.1, sizes=sizes, exponent=0.3)
+    study, noise = make(arms=arms, claims=(law,)), np.random.default_rng(2).normal(size=(5, 5))
+
+    def score(arm: str, seed: int) -> dict[str, float]:
+        at = list(arms).index(arm)
+        exact = 1.5 + 30 * sizes[at] ** -0.3 + bend * (at in (2, 3)) * (-1) ** at
+        return {NLL.label: exact * (1 + 0.005 * noise[at, seed])}
+
+    assert ("does not fit" in flags(tmp_path, study, written.all_of(study, score))) == flagged

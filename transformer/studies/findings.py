@@ -138,7 +138,7 @@ def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = (),
     judged = []
     for claim, verdict, each in zip(study.claims, found, of_claims, strict=True):
         compared = [finding.comparison for finding in verdict.findings]
-        doubts = flags.of_claim(study, claim, compared, each, ours, estimates, of_arms)
+        doubts = flags.of_claim(study, claim, compared, each, ours, estimates, of_arms, verdict.findings[0].law)
         judged.append(dataclasses.replace(_judged(claim, verdict, each), flags=doubts))
     return Findings(study, ours, search, seeds, missing, measured, judged, sentences, of_arms, plan)
 

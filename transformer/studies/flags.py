@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from transformer.inference.scores import SCORES
-from transformer.studies import outcomes, results
-from transformer.studies.markdown import code, listed
+from transformer.studies import outcomes, results, scaling_laws
+from transformer.studies.markdown import code, listed, p_value
+from transformer.studies.power_law import PowerLaw
 from transformer.studies.results import Row
-from transformer.studies.statistics import Contrast, Estimate
+from transformer.studies.statistics import Contrast, Estimate, finite
 from transformer.studies.study import Claim, Metric, Study
 from transformer.studies.verdicts import Comparison, Data
 
@@ -27,8 +28,9 @@ RULES = (
     f"Arms are flagged if their loss falls by more than {100 * STEEP:g} % in the last quarter of the updates, if they have not "
     "learned what they were trained on, or if their best learning rate is at the end of its grid. Claims are flagged if all "
     f"arms that they compare are within {NEAR:g} of 0 or 100 % or below {FLOOR:g} nats, if the curves of two arms cross in the "
-    "last quarter of the updates (each way outside a 95 % interval), or if the margin or the published effect is larger than "
-    "the loss itself. A claim that is flagged, or is about an arm that is, is not decided by this study."
+    "last quarter of the updates (each way outside a 95 % interval), if the margin or the published effect is larger than the "
+    "loss itself, or if a power law does not fit (F test of lack of fit, 5 %). A claim that is flagged, or is about an arm "
+    "that is, is not decided by this study."
 )
 
 Estimates = Mapping[str, Mapping[str, Estimate]]  # by metric and arm
@@ -124,9 +126,10 @@ def of_claim(
     rows: Sequence[Row],
     estimates: Estimates,
     arms: Mapping[str, Sequence[str]],
+    law: PowerLaw | None = None,
 ) -> list[str]:
-    """Why the study does not decide a claim. `arms`: the flags of arms."""
-    metric, result = study.metric(claim.metric), _too_large(study, claim, estimates)
+    """Why the study does not decide a claim. `arms`: the flags of arms; `law`: what was fitted for an exponent."""
+    metric, result = study.metric(claim.metric), _too_large(study, claim, estimates) + _misfit(claim, law, data)
     for each in comparisons:
         cells = list(dict.fromkeys(cell for name in each.weights for cell in study.cells(name)))
         names, interaction = listed([code(cell) for cell in cells]), len(each.weights) > 2
@@ -155,6 +158,17 @@ def _too_large(study: Study, claim: Claim, estimates: Estimates) -> list[str]:
     least = min((mean for mean in means if mean is not None), default=math.inf)
     sizes = {"margin": claim.margin, "published effect": claim.effect or 0.0}
     return [f"the {name}, {size:g}, is larger than the loss, {least:.3g}" for name, size in sizes.items() if size > least]
+
+
+def _misfit(claim: Claim, law: PowerLaw | None, data: Data) -> list[str]:
+    """An exponent of a curve that the losses do not follow says nothing."""
+    if law is None:
+        return []
+    runs = [(size, score) for arm, size in zip(claim.arms, claim.sizes, strict=True) for score in finite(data.table[arm])]
+    size_R, score_R = np.array(runs).T
+    curve_R = np.log(law.floor + law.scale / size_R**law.exponent)
+    p = scaling_laws.lack_of_fit(np.log(score_R), curve_R, scaling_laws.cells(size_R), 3)
+    return [] if p is None or p >= 0.05 else [f"the curve does not fit the losses (lack of fit: p {p_value(p)})"]
 
 
 def _cross(ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray]) -> bool:

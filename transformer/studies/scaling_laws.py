@@ -1,0 +1,179 @@
+"""Loss against size and data: L(N, D) = E + A / N^alpha + B / D^beta, and the size of the lowest loss for a budget.
+
+Two estimates of the exponent of the optimal size in the budget, side by side (Hoffmann et al. 2022): approach 2, a parabola of
+the loss in log N for each budget and a line through the minima; approach 3, the law in two variables, by which it is
+beta / (alpha + beta). The law is fitted to logarithms by the Huber loss. Intervals are of the Bayesian bootstrap (Rubin 1981)
+over cells, which are all runs of one N and D: each cell keeps some weight, so that every resample has a minimum to find.
+Letters: R runs, C cells, B resamples, K budgets.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize, special, stats
+
+from transformer.errors import UserError
+from transformer.studies.statistics import Interval
+
+DELTA = 1e-3  # of the Huber loss, in units of log loss (Hoffmann et al. 2022, appendix D.2)
+STARTS = [(-0.5, -0.5, -0.5, size, token) for size in (0.2, 0.7) for token in (0.2, 0.7)]
+
+
+@dataclass(frozen=True)
+class Law:
+    """L = `floor` + `size_scale` / N^`size_exponent` + `token_scale` / D^`token_exponent`."""
+
+    floor: float
+    size_scale: float
+    size_exponent: float
+    token_scale: float
+    token_exponent: float
+
+    def loss(self, sizes, tokens) -> np.ndarray:
+        return self.floor + self.size_scale / sizes**self.size_exponent + self.token_scale / tokens**self.token_exponent
+
+    @property
+    def optimal_exponent(self) -> float:
+        """Of the optimal size as a power of the budget C, which is proportional to N D."""
+        return self.token_exponent / (self.size_exponent + self.token_exponent)
+
+
+def fit(sizes_R, tokens_R, losses_R, delta: float = DELTA) -> Law:
+    """The best of several starts by least squares, from where the Huber loss is minimised. UserError: fewer than three sizes or
+    token counts, or values that are not above 0."""
+    sizes_R, tokens_R, losses_R = (np.asarray(each, dtype=np.float64) for each in (sizes_R, tokens_R, losses_R))
+    if min(len(np.unique(sizes_R)), len(np.unique(tokens_R))) < 3 or min(sizes_R.min(), tokens_R.min(), losses_R.min()) <= 0:
+        raise UserError("a law in size and data needs finished runs of three sizes and three numbers of tokens, all above 0")
+    logs = np.log(sizes_R), np.log(tokens_R), np.log(losses_R)
+    return _law(_minimise(*logs, delta), logs[0].mean(), logs[1].mean())
+
+
+def _law(parameters: np.ndarray, size_center: float, token_center: float) -> Law:
+    e, a, b, alpha, beta = parameters
+    a, b = a + alpha * size_center, b + beta * token_center
+    return Law(math.exp(e), math.exp(a), float(alpha), math.exp(b), float(beta))
+
+
+def _minimise(size_R, token_R, loss_R, delta: float, weight_R=1.0, start: np.ndarray | None = None) -> np.ndarray:
+    """log E, log A, log B (of sizes and tokens in units of their geometric means), alpha, beta; of logarithms."""
+    size_R, token_R = size_R - size_R.mean(), token_R - token_R.mean()
+
+    def cost(parameters: np.ndarray, delta: float) -> tuple[float, np.ndarray]:
+        e, a, b, alpha, beta = parameters
+        terms_3xR = np.exp(np.stack([np.full_like(size_R, e), a - alpha * size_R, b - beta * token_R]))
+        sum_R = terms_3xR.sum(0)
+        apart_R = np.log(sum_R) - loss_R
+        slope_3xR = terms_3xR / sum_R * (weight_R * np.clip(apart_R, -delta, delta))
+        gradient = [*slope_3xR.sum(1), -(slope_3xR[1] * size_R).sum(), -(slope_3xR[2] * token_R).sum()]
+        unit = min(delta, 0.01) ** 2
+        return float((weight_R * special.huber(delta, apart_R)).sum()) / unit, np.array(gradient) / unit
+
+    def search(start, delta: float, most: int):
+        bounds, options = [(-30.0, 10.0)] * 3 + [(1e-3, 5.0)] * 2, {"maxiter": most, "ftol": 1e-13, "gtol": 1e-9}
+        return optimize.minimize(cost, start, (delta,), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+
+    if start is None:
+        start = min((search(each, 1e3, 300) for each in STARTS), key=lambda each: each.fun).x
+    return search(start, delta, 1000).x
+
+
+def minima(sizes_R, budgets_R, losses_R, weights_BxR=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Budgets K, and log N of the lowest loss by a parabola of log loss in log N at each, BxK; nan where there is no minimum.
+    The third: whether it lies beyond the sizes that were tried. `weights_BxR`: how often each run counts."""
+    log_R, loss_R, budgets_R = np.log(sizes_R), np.log(losses_R), np.asarray(budgets_R, dtype=np.float64)
+    weights_BxR = np.ones((1, len(log_R))) if weights_BxR is None else weights_BxR
+    budgets_K, best, beyond = np.unique(budgets_R), [], []
+    for budget in budgets_K:
+        mine_R = budgets_R == budget
+        x_R, y_R, weight_BxR = log_R[mine_R] - log_R[mine_R].mean(), loss_R[mine_R], weights_BxR[:, mine_R]
+        power_Rx3 = np.stack([np.ones_like(x_R), x_R, x_R**2], axis=1)
+        left_Bx3x3 = np.einsum("br,ri,rj->bij", weight_BxR, power_Rx3, power_Rx3)
+        right_Bx3 = np.einsum("br,ri,r->bi", weight_BxR, power_Rx3, y_R)
+        solved_B = np.linalg.cond(left_Bx3x3) < 1e10
+        parabola_Bx3 = np.full_like(right_Bx3, np.nan)
+        parabola_Bx3[solved_B] = np.linalg.solve(left_Bx3x3[solved_B], right_Bx3[solved_B][..., None])[..., 0]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            at_B = np.where(parabola_Bx3[:, 2] > 0, -parabola_Bx3[:, 1] / (2 * parabola_Bx3[:, 2]), np.nan)
+        best.append(at_B + log_R[mine_R].mean())
+        beyond.append((at_B < x_R.min()) | (at_B > x_R.max()))
+    return budgets_K, np.stack(best, axis=1), np.stack(beyond, axis=1)
+
+
+@dataclass(frozen=True)
+class Optimal:
+    """The exponent of the optimal size in the budget, by parabolas, and its resamples. `beyond`: budgets whose minimum is not
+    among the sizes that were tried. `law`: the fit in two variables, `law_interval`: of its exponent, 95 %; `misfit`: p of
+    the test that it fits, None without repeated runs."""
+
+    value: float
+    resampled_B: np.ndarray
+    beyond: Sequence[float]
+    law: Law
+    law_interval: Interval
+    misfit: float | None
+
+    def p_above(self, bound: float) -> float:
+        """One-sided p of "the exponent is not above `bound`"; a resample without a minimum speaks against it."""
+        return float((1 + (~(self.resampled_B > bound)).sum()) / (1 + len(self.resampled_B)))
+
+    def p_below(self, bound: float) -> float:
+        return float((1 + (~(self.resampled_B < bound)).sum()) / (1 + len(self.resampled_B)))
+
+    def low(self, alpha: float) -> float:
+        return float(np.quantile(np.where(np.isnan(self.resampled_B), -np.inf, self.resampled_B), alpha, method="lower"))
+
+    def high(self, alpha: float) -> float:
+        return float(np.quantile(np.where(np.isnan(self.resampled_B), np.inf, self.resampled_B), 1 - alpha, method="higher"))
+
+    def interval(self, level: float = 0.95) -> Interval:
+        return Interval(self.low((1 - level) / 2), self.high((1 - level) / 2))
+
+
+def optimal(sizes_R, tokens_R, budgets_R, losses_R, samples: int = 1000, law_samples: int = 100, seed: int = 0) -> Optimal:
+    """UserError: fewer than two budgets with three sizes each, or a budget whose losses have no minimum."""
+    arrays = [np.asarray(each, dtype=np.float64) for each in (sizes_R, tokens_R, budgets_R, losses_R)]
+    sizes_R, tokens_R, budgets_R, losses_R = (each[np.isfinite(arrays[3])] for each in arrays)
+    counts = [len(np.unique(sizes_R[budgets_R == budget])) for budget in np.unique(budgets_R)]
+    if len(counts) < 2 or min(counts) < 3:
+        raise UserError("the optimal size needs finished runs of two budgets, each with three sizes; add arms or seeds")
+    law = fit(sizes_R, tokens_R, losses_R)
+    budgets_K, best_1xK, beyond_1xK = minima(sizes_R, budgets_R, losses_R)
+    if np.isnan(best_1xK).any():
+        raise UserError("the losses of a budget have no minimum over its sizes; add sizes on either side")
+    rng, cells_R = np.random.default_rng(seed), cells(sizes_R, tokens_R)
+    budget_C = np.array([budgets_R[cells_R == cell][0] for cell in range(cells_R.max() + 1)])
+    weights_BxC = np.zeros((samples, len(budget_C)))
+    for budget in budgets_K:
+        mine_C = np.flatnonzero(budget_C == budget)
+        weights_BxC[:, mine_C] = len(mine_C) * rng.dirichlet(np.ones(len(mine_C)), samples)
+    _, best_BxK, _ = minima(sizes_R, budgets_R, losses_R, weights_BxC[:, cells_R])
+    slope_K = np.log(budgets_K) - np.log(budgets_K).mean()
+    slope_K = slope_K / (slope_K**2).sum()
+    logs = np.log(sizes_R), np.log(tokens_R), np.log(losses_R)
+    start = _minimise(*logs, DELTA)
+    found = [_minimise(*logs, DELTA, weights_C[cells_R], start) for weights_C in weights_BxC[:law_samples]]
+    exponents = [each[4] / (each[3] + each[4]) for each in found]
+    low, high = np.quantile(exponents, [0.025, 0.975])
+    least_squares = fit(sizes_R, tokens_R, losses_R, delta=1e3)
+    misfit = lack_of_fit(np.log(losses_R), np.log(least_squares.loss(sizes_R, tokens_R)), cells_R, 5)
+    beyond = budgets_K[beyond_1xK[0]].tolist()
+    return Optimal(float(best_1xK[0] @ slope_K), best_BxK @ slope_K, beyond, law, Interval(float(low), float(high)), misfit)
+
+
+def cells(*values_R) -> np.ndarray:
+    """A number for each run, the same for runs that have the same values."""
+    return np.unique(np.stack(values_R, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def lack_of_fit(values_R: np.ndarray, predicted_R: np.ndarray, cells_R: np.ndarray, parameters: int) -> float | None:
+    """p of the F test that the means of cells are those of a curve, by the variance within cells (Draper & Smith 1998, 2.1);
+    None: no repeated runs that vary, or no more cells than parameters."""
+    count_C = np.bincount(cells_R)
+    means_C, curve_C = (np.bincount(cells_R, values) / count_C for values in (values_R, predicted_R))
+    pure, between = float(((values_R - means_C[cells_R]) ** 2).sum()), float((count_C * (means_C - curve_C) ** 2).sum())
+    freedom, within = len(count_C) - parameters, len(values_R) - len(count_C)
+    if min(freedom, within) < 1 or pure <= len(values_R) * 1e-20:
+        return None
+    return float(stats.f.sf(between / freedom / (pure / within), freedom, within))
