@@ -4,7 +4,8 @@
         --config.base.data.directory=DIR
 
 Three seeds, 15 s to 5 min a run on one of two cores. 2.10 nats a character at 6,592 parameters, 1.92, 1.80, 1.72, 1.69, 1.67,
-1.67 at 1.19 million: an exponent of 0.319 (95 % interval 0.268 to 0.372; published 0.34). That each size is better than the
+1.67 at 1.19 million: an exponent of 0.319 (95 % interval 0.268 to 0.372; published 0.34), but the curve does not fit
+the losses (F test), so the study does not decide that claim. That each size is better than the
 next smaller one cannot be told of all (the largest than the second by 0.001 nats, -0.021 to 0.024): with so few characters
 size may stop to pay there, which a law of N alone cannot say (it is high in the middle and low at the end).
 
