@@ -32,6 +32,7 @@ MODES = {
     "import": "makes a workdir of a folder --source of Hugging Face Transformers",
     "export": "makes such a folder, --output, of a workdir",
     "describe": "parameters, FLOPs and bytes of a configuration; runs nothing",
+    "check": "whether the variant of a configuration is right: a table of properties with measured errors, on a small model",
     "ablate": "trains the arms of a study with several seeds, or resumes it; results.csv and a report",
     "report": "writes the report of a study again, from WORKDIR/results.csv alone",
 }
@@ -67,7 +68,7 @@ _flag(
     _text,
     "config",
     f"experiment file; default: that of an existing --workdir, else experiments/{DEFAULT}. ablate, report: file of a study",
-    f"train describe ablate report {_trained}",
+    f"train describe check ablate report {_trained}",
     path=True,
 )
 _flag(_text, "workdir", "folder of the run; default runs/<name of the experiment file>", path=True)
@@ -172,7 +173,7 @@ def main(overrides: Mapping[str, str]) -> None:
             config: Any = study.from_flags(FLAGS.config, overrides, FLAGS.arm, FLAGS.grid, fitting.read)
         else:
             config = study.read(FLAGS.config, overrides, fitting.read)
-    elif mode in ("train", "describe"):
+    elif mode in ("train", "describe", "check"):
         config, notices = _config(workdir, overrides)
         validate(config)
     else:
@@ -195,7 +196,7 @@ def _name() -> str:
 def _config(workdir: Path, overrides: Mapping[str, str]) -> tuple[Config, list[str]]:
     """The settings of the experiment file, or, if none is named, of the run in --workdir; overrides on top; and notices."""
     stored = FLAGS.workdir and FLAGS.config is None
-    if stored and (FLAGS.mode == "describe" or (workdir / "config.json").is_file()):
+    if stored and (FLAGS.mode in ("describe", "check") or (workdir / "config.json").is_file()):
         from transformer.runtime.workdir import open_existing
 
         made = open_existing(workdir).config()

@@ -16,6 +16,7 @@ HOMES = {  # function -> file
     "ablate": "ablation",
     "align": "alignment",
     "attend": "pictures",
+    "check": "check",
     "describe": "costs",
     "evaluate": "scoring",
     "export_weights": "weights",
@@ -36,12 +37,13 @@ def __getattr__(name: str) -> Any:
 
 
 def run(mode: str, config: Any, workdir: Path, overrides: Mapping[str, str], flags: Any, notices: Sequence[str] = ()) -> None:
-    """The mode, with the flags that it has. `config`: what train and describe read, for ablate and report a study; the others
-    have the workdir's own. `notices` are about these settings, for the user."""
+    """The mode, with the flags that it has. `config`: what train, describe and check read, for ablate and report a study; the
+    others have the workdir's own. `notices` are about these settings, for the user."""
     modes: Any = sys.modules[__name__]
     actions = {
         "train": lambda: modes.train(config, workdir, flags.profile, notices=notices),
         "describe": lambda: (modes.describe(config, flags.devices, flags.memory_gib), *map(say, notices)),
+        "check": lambda: (modes.check(config), *map(say, notices)),
         "ablate": lambda: modes.ablate(config, workdir, flags.dry_run, flags.workers, flags.ray, flags.vmap_seeds),
         "report": lambda: modes.report(config, workdir),
         "evaluate": lambda: modes.evaluate(workdir, overrides, flags.split),

@@ -1,0 +1,70 @@
+"""Each property finds the fault that it is there for, and no fault where there is none."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import pytest
+from broken import BROKEN
+
+from transformer.checks import batches, table
+from transformer.checks.subject import Subject
+from transformer.config import Config, Model, Objective
+from transformer.families import param_shapes
+from transformer.settings import replace
+
+SMALL = Config(
+    family="decoder_only",
+    objective=Objective("causal_lm"),
+    model=Model(num_decoder_layers=2, d_model=8, d_ff=8, num_heads=4, tying="none", attention_backend="plain"),
+)
+OF = {each.measure: each for each in table.PROPERTIES}
+
+
+def subject(**model) -> Subject:
+    """A model with these settings, whose parameters are drawn: nothing is compiled."""
+    config = SMALL
+    for name, value in model.items():
+        config = replace(config, f"model.{name}", value)
+    made = Subject(config)
+    draw = np.random.default_rng(1)
+
+    def number(path, leaf):
+        return ((path[-1].key == "scale") + draw.normal(scale=0.4, size=leaf.shape)).astype(leaf.dtype)
+
+    shapes = param_shapes(made.model, {name: array.dtype for name, array in made.separate.items()})
+    return Subject(config, jax.tree.map_with_path(number, shapes))
+
+
+@functools.cache
+def sound() -> Subject:
+    return subject(num_kv_heads=2)
+
+
+def finding(measure, of: Subject) -> table.Finding:
+    (found,) = table.run(of, (OF[measure],))
+    return found
+
+
+# Those that compile gradients or steps.
+SLOW = {each for _, each in BROKEN.values() if not each.__module__.endswith("batches")} | {batches.causal}
+
+
+def few(cases: list, of: Callable) -> list:
+    """The cases, those marked slow whose property is in SLOW."""
+    return [pytest.param(case, marks=pytest.mark.slow) if of(case) in SLOW else case for case in cases]
+
+
+@pytest.mark.parametrize("name", few(list(BROKEN), lambda name: BROKEN[name][1]))
+def test_a_fault_is_found(name):
+    settings, measure = BROKEN[name]
+    found = finding(measure, subject(**settings))
+    assert found.failed, found
+    assert "broken.py" in table.remedy(found, subject(**settings).config)
+
+
+@pytest.mark.parametrize("measure", few(list(dict.fromkeys(m for _, m in BROKEN.values())), lambda each: each), ids=str)
+def test_a_sound_model_has_no_fault(measure):
+    found = finding(measure, sound())
+    assert not found.failed and found.error is not None, found

@@ -1,0 +1,114 @@
+"""Properties of decoding: step after step with a cache gives what one pass over the whole text gives.
+
+Letters: R rows, T new tokens of a call.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from transformer.checks.shrink import WINDOW
+from transformer.checks.subject import ROWS, SLOTS, Outcome, Subject, distance, examples, pack
+
+BEAMS, CHUNK, CACHE = 2, 4, 32  # rows of a sentence; tokens of a longer call; slots of the cache
+ORDER = np.arange(ROWS).reshape(-1, BEAMS)[:, ::-1].ravel()  # each sentence's rows, in the other order
+
+
+def no_cache(subject: Subject) -> str | None:
+    """Why a model has no cache; None: it has one."""
+    if subject.config.family == "encoder_only":
+        return "an encoder has no cache"
+    if not subject.recurrent and not subject.config.model.remembers_keys:
+        return "the mask lets tokens see later ones, so the prefix is recomputed at every step"
+    return None
+
+
+def one_by_one(subject: Subject) -> Outcome:
+    """One token in a call."""
+    return no_cache(subject) or _error(subject, [np.ones((ROWS, 1), bool)] * SLOTS)
+
+
+def in_chunks(subject: Subject) -> Outcome:
+    """Several tokens in a call, then one by one; in between the rows of each sentence change places, as beams do."""
+    return no_cache(subject) or _error(subject, _calls(CHUNK, CHUNK, 1, 1, 1, 1), reorder_after=2)
+
+
+def left_padding(subject: Subject) -> Outcome:
+    """Rows that begin with padding, each with as much of its own."""
+    padding = np.asarray([[0], [1], [3], [CHUNK], [2], [1]])
+    return no_cache(subject) or _error(subject, [np.arange(CHUNK) >= padding, *_calls(CHUNK, *[1] * 6)])
+
+
+def middle_padding(subject: Subject) -> Outcome:
+    """Rows with padding between and behind the tokens of a call."""
+    draw = np.random.default_rng(0)
+    calls = [draw.random((ROWS, length)) < 0.6 for length in (CHUNK, CHUNK, 1, CHUNK, 1, 1, CHUNK)]
+    return no_cache(subject) or _error(subject, calls)
+
+
+def past_window(subject: Subject) -> Outcome:
+    """All of these with a sliding window, which a ring cache holds: where the configuration has none, with one added."""
+    if (why := no_cache(subject)) or subject.recurrent:
+        return why or "a recurrent model has no window"
+    if any(each.window is not None for each in subject.layer_types()):
+        return "the configuration has a window: the four lines above decode past it"
+    windowed = subject.variant(window=WINDOW)
+    for each in windowed.layer_types():
+        mask, sizes = each.self_mask("decoder"), each.sizes("decoder")
+        if why := each.attention.supports(mask, each.positions, sizes):
+            return why
+    return max(float(each(windowed)) for each in (one_by_one, in_chunks, left_padding, middle_padding))
+
+
+def _calls(*lengths: int) -> list[np.ndarray]:
+    return [np.ones((ROWS, length), bool) for length in lengths]
+
+
+def _error(subject: Subject, calls: Sequence[np.ndarray], reorder_after: int | None = None) -> float:
+    """`calls`: for each call of the step, RxT, which of the tokens are no padding."""
+    sentences = [number for number in range(ROWS // BEAMS) for _ in range(BEAMS)]
+    texts = [pack(examples(seed), [(0,)]) for seed in range(ROWS)]
+    ids = np.concatenate([text["inputs"] for text in texts])  # RxT, full rows
+    whole = {name: array[sentences] for name, array in subject.separate.items()}
+    whole |= {"inputs": ids, "positions": np.tile(np.arange(SLOTS, dtype=np.int32), (ROWS, 1)), "segments": np.ones_like(ids)}
+    wanted = subject.outputs(whole)
+
+    found = _decode(subject, ids, calls, reorder_after)
+    return distance(found, [wanted[row, : len(found[row])] for row in range(ROWS)])
+
+
+def _decode(subject: Subject, ids: np.ndarray, calls: Sequence[np.ndarray], reorder_after: int | None) -> list[np.ndarray]:
+    """For each row of `ids` the logits after each token that was fed."""
+    model, memory = subject.model, None
+    if "source" in subject.reads:
+        source = {name: array[: ROWS // BEAMS] for name, array in subject.separate.items() if name.startswith("source")}
+
+        def encode(params: Any, source: Any) -> Any:
+            arguments = source["source"], source["source_positions"], source["source_segments"]
+            return model.apply({"params": params}, *arguments, method="encode")
+
+        memory = subject.program("encode", lambda: encode)(subject.params, source)
+    params, memory = model.for_steps(subject.params, memory)
+    cache = model.start(memory, CACHE, ROWS)
+
+    def step(params: Any, memory: Any, cache: Any, tokens: Any, valid: Any) -> Any:
+        return model.apply({"params": params}, tokens, cache, memory, valid, method="step")
+
+    run = subject.program("step", lambda: step)
+    order, fed, junk = np.arange(ROWS), np.zeros(ROWS, int), np.random.default_rng(3)
+    found: list[list[np.ndarray]] = [[] for _ in range(ROWS)]
+    for number, wanted in enumerate(calls):
+        if number == reorder_after:
+            cache, order = jax.tree.map(lambda leaf: leaf[ORDER], cache), order[ORDER]
+        tokens = junk.integers(0, subject.facts.target_size, wanted.shape).astype(np.int32)
+        valid = wanted & (np.cumsum(wanted, axis=1) + fed[order][:, None] <= SLOTS)
+        for place, row in enumerate(order):
+            count = int(valid[place].sum())
+            tokens[place, valid[place]] = ids[row, fed[row] : fed[row] + count]
+            fed[row] += count
+        logits, cache = run(params, memory, cache, tokens, valid)
+        for place, row in enumerate(order):
+            found[row].extend(np.asarray(logits[place], np.float32)[valid[place]])
+    return [np.stack(each) if each else np.zeros((0, subject.facts.target_size), np.float32) for each in found]

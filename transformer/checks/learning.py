@@ -1,0 +1,103 @@
+"""Properties of training: gradients, the loss, and what the model costs."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer.checks.programs import trained
+from transformer.checks.subject import PACKED, SLOTS, Outcome, Subject, pack, paths
+from transformer.config import Parallel
+from transformer.runtime.devices import Runtime
+from transformer.training import costs
+
+EXTREME = 100.0  # times the parameters of attention, so that logits are 10,000 times as large
+UPDATES = 100
+WIDE = 64  # d_model where operations are counted
+
+
+def masked_rows(subject: Subject) -> Outcome:
+    """Gradients that are not finite, where rows have no tokens, or no source."""
+    batch = {name: array.copy() for name, array in pack(subject.examples, PACKED).items()}
+    if len(subject.reads) == 2:
+        for name in ("source", "source_positions", "source_segments"):
+            batch[name][0] = 0
+    return _not_finite(subject.gradients(batch))
+
+
+def extreme_logits(subject: Subject) -> Outcome:
+    """Gradients that are not finite, where the parameters of attention are large."""
+
+    def large(path: Any, leaf: Any) -> Any:
+        return leaf * EXTREME if "attention" in jax.tree_util.keystr(path) else leaf
+
+    return _not_finite(subject.gradients(subject.packed, jax.tree.map_with_path(large, subject.params)))
+
+
+def _not_finite(trees: Any) -> float:
+    return float(sum(np.sum(~np.isfinite(np.asarray(leaf, np.float32))) for leaf in jax.tree.leaves(trees)))
+
+
+def unread(subject: Subject) -> dict[str, int]:
+    """Parameters without any gradient, by path: layers, or 1 for a parameter that is not of a layer."""
+    result = {}
+    for path, leaf in paths(subject.gradients(subject.packed)[1]).items():
+        layers = leaf if "/layers/" in path or path.startswith("memory/") else leaf[None]
+        if count := sum(not np.any(layer) for layer in layers):
+            result[path] = count
+    return result
+
+
+def no_gradient(subject: Subject) -> Outcome:
+    """How many parameters no gradient reaches."""
+    if not (missing := unread(subject)):
+        return 0.0
+    made = trained(subject)  # some act while training alone
+    if not isinstance(made, str):
+        loss = made[0].loss
+        gradients = jax.jit(jax.grad(lambda params: loss(params, made[2], jax.random.key(0))["loss_sum"]))(subject.params)
+        missing = {path for path in missing if not np.any(paths(gradients)[path])}
+    return float(len(missing))
+
+
+def repeated_batch(subject: Subject) -> Outcome:
+    """The loss after 100 updates on one batch, over that before them."""
+    made = trained(subject)
+    if isinstance(made, str):
+        return made
+    parts, step, batch = made
+    runtime = Runtime(Parallel("jit"), jax.devices("cpu")[:1])
+    state = runtime.place_state(jax.device_get(parts.begin(subject.initial)))
+    update, placed, losses = runtime.compile_train(step), runtime.place_batch(batch), []
+    for _ in range(UPDATES):
+        state, metrics = update(state, placed)
+        losses.append(metrics["loss_sum"])
+    return float(losses[-1] / losses[0])
+
+
+def parameters(subject: Subject) -> Outcome:
+    """Counted parameters, less those that the model has."""
+    counted = costs.count(subject.config, subject.facts, (SLOTS, SLOTS)).size
+    return float(abs(counted - sum(leaf.size for leaf in jax.tree.leaves(subject.params))))
+
+
+def flops(subject: Subject) -> Outcome:
+    """Counted operations of a forward pass over those that XLA counts, less 1."""
+    if subject.recurrent:
+        return "XLA does not count what is inside a loop over time"
+    model = subject.config.model
+    # Wider than elsewhere: nothing is run, and products should outweigh what XLA may count otherwise.
+    wide = {"d_model": WIDE, "d_ff": 4 * WIDE, "unroll": max(model.num_encoder_layers, model.num_decoder_layers)}
+    other = subject.variant(**wide)
+    batch = {name: jax.ShapeDtypeStruct((1, SLOTS), jnp.int32) for name in subject.separate}
+    params = jax.eval_shape(lambda: other.model.init(jax.random.key(0), jax.tree.map(jnp.zeros_like, batch))["params"])
+    with jax.default_device(jax.devices("cpu")[0]):
+        lowered = jax.jit(lambda params, batch: other.model.apply({"params": params}, batch)).lower(params, batch)
+        compiled = lowered.compile({"xla_backend_optimization_level": "0"})
+    text = compiled.as_text() or ""
+    if " while(" in text or "custom-call" in text:
+        return "XLA does not count what is inside a loop or a library's call"
+    measured = (compiled.cost_analysis() or {})["flops"]
+    found = costs.count(other.config, subject.facts, (SLOTS, SLOTS))
+    return float(abs(sum(work.total for work in found.forward.values()) / measured - 1))

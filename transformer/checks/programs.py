@@ -1,0 +1,158 @@
+"""Properties of how a model is computed: another program, another type, other devices, a copy that was saved."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer import families, settings
+from transformer.checks.subject import Outcome, Subject, distance, pack, paths
+from transformer.components.attention import Backend
+from transformer.components.positions import Bound
+from transformer.config import Checkpoint, Config, Parallel, Train
+from transformer.models import axes
+from transformer.runtime.checkpoints import Checkpoints
+from transformer.runtime.devices import Runtime
+from transformer.training import optimizer, step, trainer
+
+TRAIN = Train(learning_rate=0.01, schedule="constant", warmup_steps=10, label_smoothing=0.0)
+RECURRENT = "a recurrent model has no such setting"
+DEVICES = 8
+LAYOUTS = {
+    "pmap": Parallel("pmap"),
+    "fsdp": Parallel("mesh", fsdp=4),
+    "tensor": Parallel("mesh", fsdp=2, tensor=2),
+}
+
+
+def chunked(subject: Subject) -> Outcome:
+    """Blocks of 5 queries, which do not divide a row."""
+    return _against(subject, attention_backend="chunked", attention_chunk=5)
+
+
+def fused(subject: Subject) -> Outcome:
+    """The library's kernel: on a CPU its plain implementation, on a GPU or TPU the fused one."""
+    if subject.recurrent:
+        return RECURRENT
+    return not_fused(subject) or _against(subject, attention_backend="library")
+
+
+def not_fused(subject: Subject) -> str | None:
+    """Why the library's kernel does not compute a layer's attention; None: it does."""
+    for each in subject.layer_types():
+        q, k = {"query": jnp.zeros((1, 1, 1, each.key_width))}, {"value": jnp.zeros((1, 1, 1, each.value_width))}
+        if why := each.attention._not_in_library(q, k, Bound(each.positions), Backend("library")):
+            return why
+    return None
+
+
+def unrolled(subject: Subject) -> Outcome:
+    """Layers one after another in place of a loop over them."""
+    model = subject.config.model
+    return _against(subject, unroll=max(model.num_encoder_layers, model.num_decoder_layers))
+
+
+def remat(subject: Subject) -> Outcome:
+    """Activations that the backward pass computes again."""
+    return _against(subject, remat="full")
+
+
+def _against(subject: Subject, **model: Any) -> Outcome:
+    """What the model says, and gradients, against those of another program, on packed rows."""
+    if subject.recurrent:
+        return RECURRENT
+    wanted, found = subject.gradients(subject.packed), subject.variant(**model).gradients(subject.packed)
+    return max(distance(found[0], wanted[0]), distance(found[1], wanted[1]))
+
+
+def bfloat16(subject: Subject) -> Outcome:
+    """The root mean square of the difference over that of what fp32 gives."""
+    wanted, found = (each.outputs(subject.separate) for each in (subject, subject.variant(dtype="bfloat16")))
+    seen = subject.separate["segments" if subject.side == "target" else "source_segments"] > 0
+    ratio = np.sqrt(np.mean((found - wanted)[seen] ** 2) / np.mean(wanted[seen] ** 2))
+    return float(ratio) if np.isfinite(ratio) else float("inf")
+
+
+def trained(subject: Subject) -> Any:
+    """Loss, step, first state and a batch of the objective, or why there are none."""
+    config = settings.replace(subject.config, "train", TRAIN)
+    if families.kind_of(config).loss is families.no_loss:
+        return f"config.objective.kind {config.objective.kind} has no loss"
+    made = trainer.make(config, subject.facts, subject.model)
+
+    def loss(params: Any, batch: Any, key: Any) -> Any:
+        return made.loss(params, batch, None)  # without dropout, which draws its own numbers on each device of pmap
+
+    rule, schedule = optimizer.make_optimizer(TRAIN), optimizer.make_schedule(TRAIN, config.model)
+    return made, step.make_train_step(loss, rule, schedule, TRAIN), repeated(subject)
+
+
+def repeated(subject: Subject) -> dict[str, np.ndarray]:
+    """Eight rows, one of them empty, with targets of every objective."""
+    rows = [(number,) for number in range(6)] + [(1,), ()]
+    batch: dict[str, Any] = dict(pack(subject.examples, rows))
+    draw, side = np.random.default_rng(5), "source" if subject.side == "source" else "inputs"
+    seen = batch["source_segments" if subject.side == "source" else "segments"] > 0
+    kind = subject.config.objective.kind
+    labels = len(subject.facts.labels)
+    targets = draw.integers(0, labels, seen.shape) if kind == "tag" else np.roll(batch[side], 3, axis=1)
+    batch["targets"] = (targets * seen).astype(np.int32)
+    batch["weights"] = seen.astype(np.float32)
+    filled = seen.any(axis=1, keepdims=True)
+    batch["label"], batch["first"], batch["last"] = (
+        np.arange(8, dtype=np.int32)[:, None] % labels,
+        np.zeros((8, 1), np.int32),
+        np.full((8, 1), 2, np.int32),
+    )
+    batch["related"], batch["related_weights"] = np.arange(8, dtype=np.int32)[:, None] % 2, filled.astype(np.float32)
+    if kind in ("classify", "answer"):
+        batch.pop("targets")
+        batch["weights"] = filled.astype(np.float32)
+    return batch
+
+
+def devices(subject: Subject) -> Outcome:
+    """Loss and norm of the gradient in three updates: the greatest relative difference to those on one device."""
+    each = jax.devices("cpu")
+    if len(each) < DEVICES:
+        return f"this process has {len(each)} CPU devices, not {DEVICES}"
+    made = trained(subject)
+    if isinstance(made, str):
+        return made
+    errors, (parts, update, batch) = [], made
+    wanted = _metrics(Runtime(Parallel("jit"), each[:1]), parts, update, subject.params, batch)
+    for parallel in LAYOUTS.values():
+        runtime = Runtime(parallel, each[:DEVICES], axes.of_model(subject.config.model))
+        found = _metrics(runtime, parts, update, subject.params, batch)
+        errors += [abs(a - b) / abs(b) for a, b in zip(found, wanted, strict=True)]
+    return float(max(errors)) if np.isfinite(errors).all() else float("inf")
+
+
+def _metrics(runtime: Runtime, parts: Any, update: Any, params: Any, batch: Any) -> list[float]:
+    state = runtime.place_state(jax.device_get(parts.begin(params)))
+    compiled, placed, result = runtime.compile_train(update), runtime.place_batch(batch), []
+    for _ in range(3):
+        state, metrics = compiled(state, placed)
+        values = runtime.fetch(metrics)
+        result += [values["loss_sum"], values["gradient_norm"]]
+    return result
+
+
+def saved(subject: Subject) -> Outcome:
+    """Parameters in a checkpoint, settings in a file, and back: the greatest change of what the model says."""
+    text = json.dumps(settings.to_dict(subject.config))
+    if settings.from_dict(json.loads(text), Config) != subject.config:
+        return float("inf")
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(Path(folder), Checkpoint())
+        checkpoints.save(1, {"params": subject.params})
+        checkpoints.wait()
+        shapes = jax.eval_shape(lambda: subject.params)
+        restored = Checkpoints(Path(folder), Checkpoint()).restore(1, "params", shapes)
+    if list(paths(restored)) != list(paths(subject.params)):
+        return float("inf")
+    return float(np.abs(subject.outputs(subject.packed, restored) - subject.outputs(subject.packed)).max())

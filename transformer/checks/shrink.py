@@ -1,0 +1,63 @@
+"""A configuration made small enough to be checked in a minute, with what makes it a variant left as it is."""
+
+from typing import Any
+
+from transformer import effects, settings
+from transformer.config import Config, Model, Parallel
+from transformer.errors import UserError
+from transformer.settings import Variations
+from transformer.validation import validate
+
+SIZES = {"d_model": 16, "d_ff": 24, "num_heads": 4, "d_k": 4, "d_v": 4}  # at most
+WINDOW = 3  # shorter than a chunk of the cached properties, and than their rows
+LENGTH = 48  # positions that the properties use at most
+# How the program computes, which properties vary themselves.
+PLAIN = {"attention_backend": "plain", "attention_chunk": 512, "unroll": 1, "remat": "none", "dtype": "float32"}
+
+
+def shrink(config: Config) -> tuple[Config, list[str]]:
+    """The small configuration, and a line "name: old -> new" for each setting that was changed.
+
+    UserError: the variant does not allow the small sizes.
+    """
+    model = config.model
+    values: dict[str, Any] = {name: min(getattr(model, name), most) for name, most in SIZES.items() if getattr(model, name)}
+    values["num_kv_heads"] = _kv_heads(model, values["num_heads"])
+    values["window"] = model.window and min(model.window, WINDOW)
+    values["layer_types"] = Variations({name: _small(dict(each), values["num_heads"]) for name, each in model.layer_types})
+    if model.d_k is not None and model.d_v is not None and model.d_k != model.d_v:
+        values["d_v"] = values["d_k"] + 2
+    values["layer_pattern"] = pattern = tuple(dict.fromkeys(model.layer_pattern))
+    period = max(len(pattern), 1)
+    for stack in ("encoder", "decoder"):
+        depth = getattr(model, f"num_{stack}_layers")
+        # Two turns of the pattern, which are scanned, and, where there is a pattern, a layer that follows them.
+        values[f"num_{stack}_layers"] = min(depth, 2 * period + (period > 1))
+    small = settings.assign(config, {f"model.{name}": value for name, value in (values | PLAIN).items()})
+    small = effects.without_idle(settings.replace(small, "parallel", Parallel()))
+    changes = [line for line in settings.differences(config, small, free=True) if line.startswith("model.")]
+    try:
+        validate(small)
+        longest = small.model.positions.longest() if config.family != "recurrent" else None
+        if longest is not None and longest < LENGTH:
+            raise UserError(f"config.model.positions.size {longest}: the check needs {LENGTH} positions; raise it")
+    except UserError as error:
+        raise UserError(f"--mode=check makes the model small ({'; '.join(changes)}), and then {error}") from error
+    return small, changes
+
+
+def _kv_heads(model: Model, heads: int) -> int | None:
+    """Fewer than heads where they were, and still several where they were."""
+    if model.num_kv_heads is None:
+        return None
+    if model.num_kv_heads == model.num_heads:
+        return heads
+    return 1 if model.num_kv_heads == 1 else max(heads // 2, 1)
+
+
+def _small(changes: dict[str, str], heads: int) -> dict[str, str]:
+    """What differs in a layer type, with smaller sizes."""
+    limits = SIZES | {"num_kv_heads": max(heads // 2, 1), "window": WINDOW}
+    return {
+        name: str(min(int(text), limits[name])) if name in limits and text.isdigit() else text for name, text in changes.items()
+    }

@@ -1,0 +1,185 @@
+"""The small model that is checked: its parameters, its examples as batches, and its programs, each compiled once.
+
+Letters: B rows of a batch, T slots of a row, N entries of the vocabulary, D d_model.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer import families, settings
+from transformer.config import Config, Facts, Model
+from transformer.data.vocabulary import Bytes
+
+Batch = Mapping[str, np.ndarray]
+Outcome = float | str  # the measured error, or why the property does not apply
+
+ROWS, SLOTS = 6, 12
+SOURCES, TARGETS = (12, 6, 5, 4, 8, 3), (12, 5, 6, 7, 4, 3)  # tokens of the examples
+PACKED = ((0,), (1, 2), (3, 4), (5,), (), ())  # examples that share a row; two rows are empty
+FIRST, ENTRIES = 8, 56  # ids of ordinary tokens; entries of the vocabulary: 48 of them, as many as one row's slots twice
+FACTS = Facts(ENTRIES, ENTRIES, ENTRIES, ENTRIES, begin=4, mask=5, labels=("0", "1", "2"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """Token ids of a source and of a target; a model of one side reads the side that it has."""
+
+    source: np.ndarray
+    target: np.ndarray
+
+
+def examples(seed: int = 0) -> list[Example]:
+    """One for each length; no token occurs twice in an example."""
+    result = []
+    for number, (source, target) in enumerate(zip(SOURCES, TARGETS, strict=True)):
+        ids = np.random.default_rng((seed, number)).permutation(np.arange(FIRST, ENTRIES)).astype(np.int32)
+        result.append(Example(ids[:source], ids[-target:]))
+    return result
+
+
+def pack(given: Sequence[Example], rows: Sequence[Sequence[int]], slots: int = SLOTS, left: Sequence[int] = ()) -> Batch:
+    """Examples by number in rows of `slots` slots, with everything that a model of any family reads.
+
+    `left`: slots of padding that a row begins with.
+    """
+    result: dict[str, np.ndarray] = {}
+    for side, prefix in (("source", "source_"), ("target", "")):
+        tokens, positions, segments = np.zeros((3, len(rows), slots), np.int32)
+        for row, numbers in enumerate(rows):
+            begin = left[row] if left else 0
+            for segment, number in enumerate(numbers, 1):
+                ids = getattr(given[number], side)
+                place = slice(begin, begin := begin + len(ids))
+                tokens[row, place], positions[row, place], segments[row, place] = ids, np.arange(len(ids)), segment
+        name = "source" if side == "source" else "inputs"
+        result |= {name: tokens, f"{prefix}positions": positions, f"{prefix}segments": segments}
+    return result
+
+
+class Subject:
+    """A small model of a configuration.
+
+    Programs take parameters and batches of ROWS rows; equal shapes are compiled once. `model` and `params` can be replaced by
+    those of a broken variant to test the properties themselves.
+    """
+
+    def __init__(self, config: Config, params: Any = None):
+        self.config, self.facts = config, FACTS
+        self.model: Any = families.FAMILIES[config.family].model(config, FACTS)
+        self.examples = examples()
+        self.separate = pack(self.examples, [(number,) for number in range(ROWS)])
+        self.packed = pack(self.examples, PACKED)
+        self._params, self._programs = params, {}
+
+    # --- what the model is ------------------------------------------------------------------------------------------------
+
+    @property
+    def side(self) -> str:
+        """Which side of an example the outputs stand for."""
+        return "source" if self.config.family == "encoder_only" else "target"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The sides of an example that are read."""
+        sides = {"encoder_only": ("source",), "decoder_only": ("target",)}
+        return sides.get(self.config.family, ("source", "target"))
+
+    @property
+    def recurrent(self) -> bool:
+        return self.config.family == "recurrent"
+
+    @functools.cached_property
+    def initial(self) -> Any:
+        """Parameters as training begins with them."""
+        fields = families.text_fields(families.kind_of(self.config))
+        objective = families.make_objective(self.config, FACTS, dict.fromkeys(fields, Bytes()))
+        return families.init_params(self.model, objective, seed=0)
+
+    @functools.cached_property
+    def params(self) -> Any:
+        """The same with noise added, so that no bias is 0, no norm's factor 1, and attention is far from even."""
+        if self._params is not None:
+            return self._params
+        draw = np.random.default_rng(0)
+        return jax.tree.map(lambda leaf: leaf + jnp.asarray(draw.normal(scale=0.2, size=leaf.shape), leaf.dtype), self.initial)
+
+    def variant(self, **model: Any) -> "Subject":
+        """The same parameters with other settings of the model, which leave the parameters as they are."""
+        other = Subject(settings.replace(self.config, "model", dataclasses.replace(self.config.model, **model)), self.params)
+        return other
+
+    def layer_types(self) -> list[Model]:
+        """The settings of all kinds of layers."""
+        stacks = {"encoder_only": ("encoder",), "decoder_only": ("decoder",)}.get(self.config.family, ("encoder", "decoder"))
+        return [each for stack in stacks for each in self.config.model.layer_types_in_turn(stack)]
+
+    # --- programs ---------------------------------------------------------------------------------------------------------
+
+    def program(self, name: str, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+        """The compiled function of that name; `make` gives the function the first time."""
+        if name not in self._programs:
+            self._programs[name] = jax.jit(make())
+        return self._programs[name]
+
+    def apply(self, params: Any, batch: Any) -> dict[str, Any]:
+        """All that the model says of a batch, without randomness: "states" or "logits" BxTx.., and scores of a head."""
+        said = self.model.apply({"params": params}, batch)
+        return dict(said) if isinstance(said, Mapping) else {"logits": said}
+
+    def outputs(self, batch: Batch, params: Any = None) -> np.ndarray:
+        """What the model says at each token: BxTxN, or BxTxD of an encoder."""
+        said = self.program("apply", lambda: self.apply)(self.params if params is None else params, batch)
+        return np.asarray(said["logits"] if self.side == "target" else said["states"], np.float32)
+
+    def gradients(self, batch: Batch, params: Any = None) -> tuple[Any, Any]:
+        """All that the model says, and the gradients of a fixed random projection of all of it, padding left out."""
+        segments = "segments" if self.side == "target" else "source_segments"
+
+        def projection(params: Any, batch: Any) -> tuple[jax.Array, Any]:
+            said = self.apply(params, batch)
+            total = jnp.zeros(())
+            for number, name in enumerate(sorted(said)):
+                out = said[name].astype(jnp.float32)
+                factors = jax.random.normal(jax.random.key(number), out.shape)
+                if out.ndim == 3 and out.shape[1] == batch[segments].shape[1]:
+                    factors = factors * (batch[segments] > 0)[..., None]
+                total += jnp.sum(out * factors)
+            return total, said
+
+        both = self.program("gradients", lambda: jax.grad(projection, has_aux=True))
+        gradients, said = both(self.params if params is None else params, batch)
+        return jax.device_get(said), jax.device_get(gradients)
+
+    def tokens(self, outputs: np.ndarray, rows: Sequence[Sequence[int]], left: Sequence[int] = ()) -> dict[int, np.ndarray]:
+        """Of each example its outputs, one for each token, from rows as `pack` was given them."""
+        result = {}
+        for row, numbers in enumerate(rows):
+            begin = left[row] if left else 0
+            for number in numbers:
+                length = len(getattr(self.examples[number], self.side))
+                result[number] = outputs[row, begin : begin + length]
+                begin += length
+        return result
+
+
+def distance(found: Any, wanted: Any) -> float:
+    """The greatest difference of two arrays, or trees of them, over the greatest magnitude of `wanted`; inf if not finite."""
+    pairs = [
+        (np.asarray(a, np.float64), np.asarray(b, np.float64))
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
+    ]
+    if not all(np.isfinite(a).all() and np.isfinite(b).all() for a, b in pairs):
+        return float("inf")
+    magnitude = max((np.abs(b).max(initial=0.0) for _, b in pairs), default=0.0)
+    return max((np.abs(a - b).max(initial=0.0) for a, b in pairs), default=0.0) / max(magnitude, 1e-30)
+
+
+def paths(tree: Any) -> dict[str, Any]:
+    """Leaves by their path, "decoder/layers/.."."""
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
