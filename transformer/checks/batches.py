@@ -16,8 +16,8 @@ ALONE = [(number,) for number in range(ROWS)]
 
 def causal(subject: Subject) -> Outcome:
     """The greatest gradient of a state with respect to a later token, and the greatest change of it by other later tokens."""
-    if subject.config.family == "encoder_only":
-        return "an encoder sees all tokens"
+    if subject.side == "source":
+        return "a model that reads a source alone sees all of it"
     masks = [each.mask for each in subject.config.model.layer_types_in_turn("decoder")] if not subject.recurrent else []
     if not all(mask.during(False).causal for mask in masks):
         return "the mask lets tokens see later ones by design"

@@ -19,7 +19,8 @@ from transformer.runtime.checkpoints import Checkpoints
 from transformer.runtime.devices import Runtime
 from transformer.training import optimizer, step, trainer
 
-TRAIN = Train(learning_rate=0.01, schedule="constant", warmup_steps=10, label_smoothing=0.0)
+TRAIN = Train(label_smoothing=0.0)
+RATE, WARMUP = 0.01, 10
 RECURRENT = "a recurrent model has no such setting"
 DEVICES = 8
 LAYOUTS = {
@@ -87,8 +88,10 @@ def trained(subject: Subject) -> Any:
     def loss(params: Any, batch: Any, key: Any) -> Any:
         return made.loss(params, batch, None)  # without dropout, which draws its own numbers on each device of pmap
 
-    rule, schedule = optimizer.make_optimizer(TRAIN), optimizer.make_schedule(TRAIN, config.model)
-    return made, step.make_train_step(loss, rule, schedule, TRAIN), repeated(subject)
+    def rate(updates: Any) -> Any:
+        return RATE * jnp.minimum(1.0, (updates + 1) / WARMUP)
+
+    return made, step.make_train_step(loss, optimizer.make_optimizer(TRAIN), rate, TRAIN), repeated(subject)
 
 
 def repeated(subject: Subject) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from transformer import families, settings
 from transformer.config import Config, Facts, Model
-from transformer.data.vocabulary import Bytes
+from transformer.data.tokenizers.vocabulary import Bytes
 
 Batch = Mapping[str, np.ndarray]
 Outcome = float | str  # the measured error, or why the property does not apply
@@ -82,13 +82,12 @@ class Subject:
     @property
     def side(self) -> str:
         """Which side of an example the outputs stand for."""
-        return "source" if self.config.family == "encoder_only" else "target"
+        return "source" if self.config.sides == ("source",) else "target"
 
     @property
     def reads(self) -> tuple[str, ...]:
         """The sides of an example that are read."""
-        sides = {"encoder_only": ("source",), "decoder_only": ("target",)}
-        return sides.get(self.config.family, ("source", "target"))
+        return tuple(self.config.sides)
 
     @property
     def recurrent(self) -> bool:
@@ -133,7 +132,7 @@ class Subject:
         return dict(said) if isinstance(said, Mapping) else {"logits": said}
 
     def outputs(self, batch: Batch, params: Any = None) -> np.ndarray:
-        """What the model says at each token: BxTxN, or BxTxD of an encoder."""
+        """What the model says at each token: BxTxN, or BxTxD of a model that reads a source alone."""
         said = self.program("apply", lambda: self.apply)(self.params if params is None else params, batch)
         return np.asarray(said["logits"] if self.side == "target" else said["states"], np.float32)
 
