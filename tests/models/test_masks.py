@@ -109,7 +109,7 @@ def test_segments_are_a_rule_that_all_rules_have():
     np.testing.assert_array_equal(alone, pairs.seen()[:, 0])
 
 
-@pytest.mark.parametrize(("rule", "segments"), itertools.product(RULES, SEGMENTS))
+@pytest.mark.parametrize(("rule", "segments"), list(itertools.product(RULES, SEGMENTS)))
 def test_count_is_the_number_of_keys_that_are_seen(rule, segments):
     pairs = make(rule, 2, segments)
     np.testing.assert_array_equal(np.broadcast_to(pairs.count()[:, 0, :, 0], (B, T)), np.maximum(loop(rule, pairs).sum(-1), 1))
