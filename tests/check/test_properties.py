@@ -64,7 +64,9 @@ def test_a_fault_is_found(name):
     assert "broken.py" in table.remedy(found, subject(**settings).config)
 
 
-@pytest.mark.parametrize("measure", few(list(dict.fromkeys(m for _, m in BROKEN.values())), lambda each: each), ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "measure", few(list(dict.fromkeys(m for _, m in BROKEN.values())), lambda each: each), ids=lambda each: each.__name__
+)
 def test_a_sound_model_has_no_fault(measure):
     found = finding(measure, sound())
     assert not found.failed and found.error is not None, found

@@ -467,14 +467,20 @@ BAD: dict[str, Bad] = {
     ),
     "results with a column gone": Bad(
         "data",
-        file("run/results.csv", "part,arm,seed,status\nstudy,1/sqrt(d_k),0,finished\n"),
+        file("run/results.csv", "part,arm,seed,status\nstudy,d_k 64,0,finished\n"),
         REPORT,
-        ["run/results.csv, line 2: it has no 'validation/nll'", "--mode=ablate makes the file again"],
+        ["run/results.csv, line 2: it has no 'validation/nll (best)'", "--mode=ablate makes the file again"],
     ),
     "results that are no text": Bad(
         "data", file("run/results.csv", b"\xff\xfe\n"), REPORT, ["run/results.csv: damaged", "--mode=ablate"]
     ),
     "no workers": Bad("data", as_it_is, "--mode=ablate --workers=0", ["--workers=0", "see --help"]),
+    "a check of a model that is none": Bad(
+        "data",
+        as_it_is,
+        "--mode=check --config.model.num_heads=5",
+        ["config.model.d_model 32 is not divisible", "num_heads 5"],
+    ),
     "the cost of a model that is none": Bad(
         "data",
         as_it_is,

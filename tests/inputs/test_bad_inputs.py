@@ -38,7 +38,7 @@ def held(folder):
 
 def default(command):
     """A workdir has settings of its own."""
-    has_own = "--mode=" in command and not {"--mode=describe", "--mode=ablate"} & {*command.split()}
+    has_own = "--mode=" in command and not {"--mode=describe", "--mode=ablate", "--mode=check"} & {*command.split()}
     return ["--workdir=run"] if has_own else ["--config=tiny.py", "--workdir=run"]
 
 

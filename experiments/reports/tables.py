@@ -1,6 +1,6 @@
 """The tables of studies in RESULTS.md and README.md, made from the reports, which are made from results.csv.
 
-    python -m experiments.results
+    python -m experiments.reports.tables
 
 writes what stands between the markers of both files; nothing there is written by hand. A verdict comes with all that restricts
 it: flags, "exploratory", learning rates that were not searched, a published effect that is excluded.
@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 DECIDED = ("agrees", "disagrees")
-BEGIN, END = "<!-- made by python -m experiments.results -->", "<!-- end -->"
+BEGIN, END = "<!-- made by python -m experiments.reports.tables -->", "<!-- end -->"
 
 
 @dataclass(frozen=True)

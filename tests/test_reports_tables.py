@@ -1,11 +1,11 @@
 """The tables of studies in RESULTS.md and README.md are those of the reports."""
 
-from experiments import results
+from experiments.reports import tables as results
 
 
 def test_the_tables_are_made_from_the_reports():
     for path, text in results.files().items():
-        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python -m experiments.results"
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python -m experiments.reports.tables"
 
 
 def test_what_restricts_a_verdict_is_told_with_it():
