@@ -168,7 +168,10 @@ def works(config: Config, folder) -> None:
         assert len(predictor.predict(rows[:3])) == 3
 
 
-@pytest.mark.parametrize("number", [n if n < 4 else pytest.param(n, marks=pytest.mark.slow) for n in range(len(PAIRS))])
+MORE = pytest.mark.slow, pytest.mark.thorough
+
+
+@pytest.mark.parametrize("number", [n if n < 4 else pytest.param(n, marks=MORE[n % 2]) for n in range(len(PAIRS))])
 def test_a_valid_configuration_works(number, tmp_path):
     works(drawn(number), tmp_path)
 

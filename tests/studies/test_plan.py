@@ -198,8 +198,13 @@ def test_shipped_studies_are_valid(path):
             algorithms.check(config.data)
 
 
-@pytest.mark.slow
-@each_study
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=pytest.mark.thorough if "table3" in path.stem else pytest.mark.slow, id=path.stem)
+        for path in sorted((ROOT / "ablations").glob("[!_]*.py"))
+    ],
+)
 def test_shipped_studies_are_fair(path):
     """Each arm's model is traced, so each can be made."""
     plans.make(studies.read(path, {}), reported)
