@@ -6,12 +6,14 @@ import dataclasses
 import io
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import fakes
@@ -26,7 +28,7 @@ from transformer.runtime.workdir import Workdir, write_json
 from transformer.studies import outcomes, reuse, runs, study
 from transformer.studies import plan as plans
 from transformer.studies.plan import Pace
-from transformer.studies.processes import Place, Processes
+from transformer.studies.processes import Job, Place, Processes
 from transformer.studies.results import beside
 from transformer.studies.study import Metric
 
@@ -339,6 +341,15 @@ def test_two_processes_are_not_at_one_study(tmp_path):
 
 
 # --- processes of their own --------------------------------------------------------------------------------------------
+
+
+def test_a_job_that_is_over_may_be_waited_for_with_the_next_one_of_its_worker():
+    ours, theirs = multiprocessing.Pipe()
+    worker = types.SimpleNamespace(connection=ours, job=None)
+    first = Job(worker, print, print, {})
+    theirs.send(0)
+    assert first.exitcode == 0
+    Processes(1).wait([first, Job(worker, print, print, {})], 0)
 
 
 def test_a_worker_trains_many_runs_and_ends_with_one_that_fails(tmp_path):

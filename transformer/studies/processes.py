@@ -139,7 +139,8 @@ class Processes:
         return Job(free, _children, self._together, runs)
 
     def wait(self, started: Collection[Job], seconds: float) -> None:
-        connection.wait([job.worker.connection for job in started], seconds)
+        if all(job.is_alive() for job in started):  # a worker whose job is over may have the next one already
+            connection.wait([job.worker.connection for job in started], seconds)
 
     def close(self) -> None:
         for worker in self._workers:
