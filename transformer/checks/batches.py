@@ -107,10 +107,9 @@ def pure(subject: Subject) -> Outcome:
     programs = []
     for _ in range(2):
         programs.append(jax.make_jaxpr(lambda params, batch: subject.apply(params, batch))(subject.params, subject.separate))
-    drawn = sum(_random(program.jaxpr) for program in programs[:1])
     constants = [[np.asarray(each) for each in program.consts] for program in programs]
     same = str(programs[0]) == str(programs[1]) and jax.tree.all(jax.tree.map(np.array_equal, *constants))
-    return float(drawn + (not same))
+    return float(_random(programs[0].jaxpr) + (not same))
 
 
 def _random(jaxpr: Any) -> int:

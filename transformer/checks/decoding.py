@@ -27,7 +27,7 @@ def no_cache(subject: Subject) -> str | None:
 
 def one_by_one(subject: Subject) -> Outcome:
     """One token in a call."""
-    return no_cache(subject) or _error(subject, [np.ones((ROWS, 1), bool)] * SLOTS)
+    return no_cache(subject) or _error(subject, _calls(*[1] * SLOTS))
 
 
 def in_chunks(subject: Subject) -> Outcome:

@@ -15,6 +15,7 @@ import numpy as np
 from transformer import families, settings
 from transformer.config import Config, Facts, Model
 from transformer.data.tokenizers.vocabulary import Bytes
+from transformer.validation import STACKS
 
 Batch = Mapping[str, np.ndarray]
 Outcome = float | str  # the measured error, or why the property does not apply
@@ -110,13 +111,11 @@ class Subject:
 
     def variant(self, **model: Any) -> "Subject":
         """The same parameters with other settings of the model, which leave the parameters as they are."""
-        other = Subject(settings.replace(self.config, "model", dataclasses.replace(self.config.model, **model)), self.params)
-        return other
+        return Subject(settings.replace(self.config, "model", dataclasses.replace(self.config.model, **model)), self.params)
 
     def layer_types(self) -> list[Model]:
         """The settings of all kinds of layers."""
-        stacks = {"encoder_only": ("encoder",), "decoder_only": ("decoder",)}.get(self.config.family, ("encoder", "decoder"))
-        return [each for stack in stacks for each in self.config.model.layer_types_in_turn(stack)]
+        return [each for stack in STACKS[self.config.family] for each in self.config.model.layer_types_in_turn(stack)]
 
     # --- programs ---------------------------------------------------------------------------------------------------------
 

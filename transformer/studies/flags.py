@@ -61,7 +61,7 @@ def of_arms(study: Study, rows: Sequence[Row], search: Sequence[Row], estimates:
     result: dict[str, list[str]] = {arm: [] for arm in study.arms}
     for metric in study.metrics:
         for arm, estimate in estimates[metric.label].items():
-            if metric.learned is not None and not metric.learnt(estimate.value):
+            if metric.learned is not None and not metric.has_learned(estimate.value):
                 what = "has no value" if estimate.value is None else f"is {estimate.value:.4g}"
                 result[arm].append(f"has not learned its task: {metric.label} {what}, for at least {metric.learned:g}")
     for arm, fall in _falls(study, rows).items():
@@ -88,13 +88,10 @@ def at_the_end(study: Study, rows: Sequence[Row], search: Sequence[Row]) -> list
 def best_rate(study: Study, search: Sequence[Row], arm: str, part: str) -> float | None:
     """The rate that a part of the search alone would choose."""
     metric = outcomes.chooser(study)
-    scores: dict[float, list[float]] = {}
-    for row in search:
-        if row.part == part and row.arm == arm and row.learning_rate is not None:
-            score = row.values.get(metric.label, math.nan)
-            score = -score if metric.higher_is_better else score
-            scores.setdefault(row.learning_rate, []).append(score if math.isfinite(score) else math.inf)
-    return min(scores, key=lambda rate: sum(scores[rate]) / len(scores[rate]), default=None)
+    rows = [row for row in search if row.part == part and row.arm == arm]
+    tried = [(row.learning_rate, row.values.get(metric.label, math.nan)) for row in rows if row.learning_rate is not None]
+    means = outcomes.mean_scores(metric, tried)
+    return min(means, key=means.__getitem__, default=None)
 
 
 def _curves(study: Study, rows: Sequence[Row], arm: str) -> dict[int, np.ndarray]:

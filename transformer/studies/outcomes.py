@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,15 +76,21 @@ def searched(study: Study, outcomes: Mapping[Run, Outcome], part: str) -> dict[s
     """By arm, the mean score of each learning rate, lower being better; inf if a run diverged. One whose runs failed is
     absent."""
     metric = chooser(study)
-    scores: dict[str, dict[float, list[float]]] = {}
+    tried: dict[str, list[tuple[float, float]]] = {}
     for run, found in outcomes.items():
         rate = run.config.train.learning_rate
         if run.part == part and found.status != "failed" and rate is not None:
-            value = found.metrics.get(metric.label, math.nan)
-            score = -value if metric.higher_is_better else value
-            scores.setdefault(run.arm, {}).setdefault(rate, []).append(score if math.isfinite(score) else math.inf)
-    means = {arm: {rate: statistics.fmean(each) for rate, each in rates.items()} for arm, rates in scores.items()}
-    return {arm: dict(sorted(rates.items())) for arm, rates in means.items()}
+            tried.setdefault(run.arm, []).append((rate, found.metrics.get(metric.label, math.nan)))
+    return {arm: mean_scores(metric, each) for arm, each in tried.items()}
+
+
+def mean_scores(metric: Metric, tried: Iterable[tuple[float, float]]) -> dict[float, float]:
+    """The mean score of each learning rate, from (rate, value) of runs: lower is better; inf if a value is not finite."""
+    scores: dict[float, list[float]] = {}
+    for rate, value in tried:
+        score = -value if metric.higher_is_better else value
+        scores.setdefault(rate, []).append(score if math.isfinite(score) else math.inf)
+    return {rate: statistics.fmean(scores[rate]) for rate in sorted(scores)}
 
 
 def choose(study: Study, outcomes: Mapping[Run, Outcome]) -> dict[str, float]:

@@ -71,7 +71,7 @@ class Metric:
     def higher_is_better(self) -> bool:
         return self.better == "higher" and self.take != "updates"
 
-    def learnt(self, mean: float | None) -> bool:
+    def has_learned(self, mean: float | None) -> bool:
         """Whether an arm's mean is as good as `learned`."""
         if mean is None or self.learned is None:
             return False

@@ -196,9 +196,9 @@ def by_module(leaves: Leaves) -> dict[str, int]:
 
 def state_bytes(train: Train, leaves: Leaves, params: Any) -> dict[str, int]:
     """Bytes of what training holds: parameters, gradients, the optimizer's state without its counters, the average."""
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
+    size = _bytes(leaves)
     state = jax.eval_shape(make_optimizer(train).init, params)
-    moments = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if leaf.size > 1)
+    moments = _bytes([leaf for leaf in jax.tree.leaves(state) if leaf.size > 1])
     result = {"parameters": size, "gradients": size, f"optimizer ({train.optimizer})": moments}
     return result | ({"moving average": size} if train.ema_decay is not None else {})
 
@@ -216,13 +216,12 @@ def generating_bytes(config: Config, facts: Facts, source: int, target: int) -> 
         return memory, model.apply({"params": params}, memory, target, 1, method="start")
 
     memory, cache = jax.eval_shape(kept, params, jax.ShapeDtypeStruct((1, source), jnp.int32))
+    of_source = {} if memory is None else {f"source of {source} tokens": _bytes(memory)}
+    return of_source | {f"cache of {target} tokens": _bytes(cache)}
 
-    def size(tree: Any) -> int:
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
-    return ({f"source of {source} tokens": size(memory)} if memory is not None else {}) | {
-        f"cache of {target} tokens": size(cache)
-    }
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def device_bytes(tree: Any, sizes: Mapping[str, int], axes: sharding.Axes = ()) -> int:
