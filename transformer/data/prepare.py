@@ -26,7 +26,7 @@ from transformer.files import new_folder
 NAMES: tuple[SplitName, ...] = get_args(SplitName)
 SENTINELS = 100  # as many as T5 has
 SHOWN_UNKNOWN = 0.001  # a share of unknown tokens that is worth a notice
-# (examples, what encodes each field, labels) -> tokens. A `Sampled` encodes texts alone; `validate` sees to that.
+# (examples, what encodes each field, labels) -> tokens. A `RandomSegmentation` encodes texts alone; `validate` sees to that.
 Encode = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any], Sequence[str]], dict[str, corpus.Ragged]]
 
 

@@ -7,13 +7,13 @@ Ids 0 to 3 are the special ones of `Facts` (padding, start, end, unknown), in ev
 import abc
 import json
 import re
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from transformer.data.tokenizers.segmentation import RandomSegmentation
 from transformer.errors import UserError
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
@@ -42,8 +42,8 @@ class Vocabulary(abc.ABC):
         """`encode` of each."""
         return [self.encode(text) for text in texts]
 
-    def sampled(self, rate: float, seed: int) -> "Sampled":
-        """What cuts texts at random. UserError: there is one way alone."""
+    def sampled(self, rate: float, seed: int) -> RandomSegmentation:
+        """An encoder that draws segmentations at random. UserError: this vocabulary has only one segmentation."""
         raise UserError("config.data.segmentations: the vocabulary has one way to cut a text; set it to 1")
 
     def encode_with(self, text: str, names: Mapping[str, int]) -> list[int]:
@@ -155,9 +155,9 @@ class SentencePiece(Vocabulary):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self.processor.Encode(list(texts), out_type=int) if texts else []
 
-    def sampled(self, rate: float, seed: int) -> "Sampled":
-        """Texts cut at random: BPE-dropout (Provilkov et al. 2020) or, of a unigram model, samples (Kudo 2018)."""
-        return Sampled(self.processor, rate, seed)
+    def sampled(self, rate: float, seed: int) -> RandomSegmentation:
+        """BPE-dropout (Provilkov et al. 2020) or, for a unigram model, samples (Kudo 2018)."""
+        return RandomSegmentation(self.processor, rate, seed, LINE_ENDS)
 
     def spans(self, text: str) -> list[Span]:
         return [trimmed(text, *span) for span in self.processor.EncodeAsOffsetMapping(text)["offsets"]]
@@ -174,21 +174,6 @@ class SentencePiece(Vocabulary):
     def _piece(self, token: int) -> str:
         piece = self.processor.IdToPiece(token)
         return "".join(map(_visible, piece)) if piece in LINE_ENDS else piece
-
-
-class Sampled:
-    """An `Encoder` (corpus.py) that draws how texts are cut. The same calls in the same order give the same."""
-
-    def __init__(self, processor: Any, rate: float, seed: int):
-        self.processor, self.rate, self.seed, self.calls = processor, rate, seed, 0
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        import sentencepiece
-
-        sentencepiece.set_random_generator_seed(zlib.crc32(f"{self.seed} {self.calls}".encode()))  # one generator for all
-        self.calls += 1
-        drawing = {"enable_sampling": True, "alpha": self.rate, "nbest_size": -1, "num_threads": 1}
-        return self.processor.Encode(list(texts), out_type=int, **drawing) if texts else []
 
 
 def trimmed(text: str, first: int, last: int) -> Span:
