@@ -9,7 +9,7 @@ import numpy as np
 import small
 
 from transformer import families
-from transformer.config import Config, Facts
+from transformer.config import Config, DataInfo
 from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.inference.loading import Loaded
 from transformer.settings import assign
@@ -25,9 +25,9 @@ def loaded(
 ) -> Loaded:
     """Nothing is compiled. `scale`: standard deviation of the parameters."""
     source, target = (list(vocabularies.values())[place].size + mask for place in (0, -1))
-    facts = Facts(source, target, source, target, mask=source - 1 if mask else None, labels=labels)
-    objective = families.make_objective(config, facts, vocabularies)
-    model = families.FAMILIES[config.family].model(config, facts)
+    data_info = DataInfo(source, target, source, target, mask=source - 1 if mask else None, labels=labels)
+    objective = families.make_objective(config, data_info, vocabularies)
+    model = families.FAMILIES[config.family].model(config, data_info)
     draw = np.random.default_rng(0)
     params = jax.tree.map(lambda x: jnp.asarray(draw.normal(0, scale, x.shape), x.dtype), small.shapes(model, objective))
-    return Loaded(config, facts, model, objective, params, vocabularies)
+    return Loaded(config, data_info, model, objective, params, vocabularies)

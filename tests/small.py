@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from transformer import families
-from transformer.config import Checkpoint, Config, Data, Facts, Model, Train
+from transformer.config import Checkpoint, Config, Data, DataInfo, Model, Train
 from transformer.settings import assign
 from transformer.training import trainer as trainers
 
-FACTS = Facts(source_size=17, target_size=17, source_rows=20, target_rows=20)
+DATA_INFO = DataInfo(source_size=17, target_size=17, source_rows=20, target_rows=20)
 SMALL = Config(
     model=Model(num_encoder_layers=1, num_decoder_layers=1, d_model=8, d_ff=8, num_heads=2, dropout_rate=0.0),
     data=Data(max_source_length=12, max_target_length=12),
@@ -50,8 +50,8 @@ def batch(seed: int, rows: int) -> dict[str, np.ndarray]:
 
 def params(config: Config):
     """Parameters, drawn and not initialised."""
-    model = families.FAMILIES[config.family].model(config, FACTS)
-    return filled(model, families.make_objective(config, FACTS, {}))
+    model = families.FAMILIES[config.family].model(config, DATA_INFO)
+    return filled(model, families.make_objective(config, DATA_INFO, {}))
 
 
 def filled(model, objective):
@@ -64,9 +64,9 @@ def shapes(model, objective):
     return families.param_shapes(model, families.features(objective))
 
 
-def untrained(config: Config, facts: Facts):
+def untrained(config: Config, data_info: DataInfo):
     """A model of any family, and its parameters, drawn as NumPy arrays; they differ more than those of `filled`."""
-    model = families.FAMILIES[config.family].model(config, facts)
+    model = families.FAMILIES[config.family].model(config, data_info)
     sides = {"encoder_only": ("source",), "decoder_only": ("inputs",)}.get(config.family, ("source", "inputs"))
     shapes = jax.eval_shape(model.init, jax.random.key(0), {side: np.zeros((1, 8), np.int32) for side in sides})["params"]
     return model, _drawn(shapes, 0.4)
@@ -120,4 +120,4 @@ def trainer(config: Config):
 
 @functools.lru_cache(maxsize=64)
 def _made(config):
-    return trainers.make(config, FACTS, families.FAMILIES[config.family].model(config, FACTS))
+    return trainers.make(config, DATA_INFO, families.FAMILIES[config.family].model(config, DATA_INFO))

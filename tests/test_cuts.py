@@ -12,7 +12,7 @@ import pytest
 import trained
 
 from transformer import cuts, families
-from transformer.config import EXTRA_TOKENS, Config, Facts
+from transformer.config import EXTRA_TOKENS, Config, DataInfo
 from transformer.cuts import Cut, some
 from transformer.data import pipeline, prepare
 from transformer.data.corpus import Ragged
@@ -74,9 +74,9 @@ def test_every_objective_counts_what_it_drops_cuts_or_splits(kind, family, train
     """Three of twelve examples are too long: dropped in training, cut in evaluation; documents are read in chunks in both."""
     config = config_of(kind, family)
     size = LETTERS.size + 100
-    facts = Facts(size, size, size, size, mask=size - 1, sentinels=100, labels=("0", "1"))
+    data_info = DataInfo(size, size, size, size, mask=size - 1, sentinels=100, labels=("0", "1"))
     vocabularies = {field: LETTERS for field in families.text_fields(families.KINDS[kind])}
-    objective = families.make_objective(config, facts, vocabularies, training)
+    objective = families.make_objective(config, data_info, vocabularies, training)
     _, notices = pipeline.plan(corpus_of(kind), objective, config.data, 64, 1, 0, training)
     (cut,) = cuts.only(notices)
     assert (cut.count, cut.of) == (3, 12) and "config.data.max_" in cut.what
@@ -87,7 +87,7 @@ def test_every_objective_counts_what_it_drops_cuts_or_splits(kind, family, train
 
 
 def test_answers_that_no_window_holds_and_long_questions_are_counted():
-    objective = families.make_objective(config_of("answer", "encoder_only"), Facts(20, 20, 20, 20), {})
+    objective = families.make_objective(config_of("answer", "encoder_only"), DataInfo(20, 20, 20, 20), {})
     corpus = {"question": Ragged.of([[5] * 9, [5]]), "text": Ragged.of([[5] * 30, [5] * 30])}
     counted = {cut.what.split()[0]: cut.count for cut in objective.cuts({**corpus, "span": Ragged.of([[0, 8], [3, 4]])})}
     assert counted == {"questions": 1, "contexts": 2, "answers": 1}
@@ -99,7 +99,7 @@ def test_answers_that_no_window_holds_and_long_questions_are_counted():
 def translator(family: str = "encoder_decoder", longest: int = 0, **settings) -> Translator:
     config = config_of("translate", family, search__batch_size=4, search__beam_size=1, **settings)
     loaded = drawn.loaded(config, {"source": LETTERS, "target": LETTERS})
-    return Translator(dataclasses.replace(loaded, facts=dataclasses.replace(loaded.facts, longest_output=longest)))
+    return Translator(dataclasses.replace(loaded, data_info=dataclasses.replace(loaded.data_info, longest_output=longest)))
 
 
 @pytest.mark.parametrize("family", ["encoder_decoder", "decoder_only", "recurrent"])
@@ -127,7 +127,7 @@ def test_answers_may_be_as_long_as_the_longest_of_the_data():
 
 def test_outputs_that_the_model_does_not_end_are_counted(monkeypatch):
     used = translator(search__max_extra=2)
-    end = used.facts.end
+    end = used.data_info.end
 
     def found(params, tokens_BxS, segments_BxS, limit_B, max_length, exact, scored):
         said = np.full((len(tokens_BxS), 1, 3), 5)
@@ -180,7 +180,7 @@ def test_training_keeps_what_it_dropped(tmp_path):
     """`Workdir.cuts` of a run in which nothing was, and a file that is damaged."""
     run = trained.run()
     assert Workdir(run.workdir).cuts() == [] and (run.workdir / "cuts.json").exists()
-    assert Workdir(run.workdir).facts().longest_output == 21  # 20 letters and the end
+    assert Workdir(run.workdir).data_info().longest_output == 21  # 20 letters and the end
     (tmp_path / "cuts.json").write_text('[{"count": 1}]')
     with pytest.raises(Exception, match="cuts.json: damaged"):
         Workdir(tmp_path).cuts()

@@ -29,7 +29,7 @@ from transformer.components.feed_forward import FeedForward
 from transformer.components.masks import All
 from transformer.components.norms import RMSNorm
 from transformer.components.positions import NoPositions
-from transformer.config import Config, Facts
+from transformer.config import Config, DataInfo
 from transformer.data import pipeline, prepare
 from transformer.data.synthetic import algorithms, number_words
 from transformer.errors import UserError
@@ -184,14 +184,14 @@ def text_of(function: Callable, *arguments: Any) -> str:
     return re.sub("0x[0-9a-f]+", "", f"{program} {constants}")
 
 
-def facts(config: Config) -> Facts:
+def data_info(config: Config) -> DataInfo:
     extra = {"masked_lm": "mask", "denoise": "mask"}.get(config.objective.kind)
-    return Facts(20, 20, 20, 20, mask=19 if extra else None, sentinels=4, labels=("a", "b"))
+    return DataInfo(20, 20, 20, 20, mask=19 if extra else None, sentinels=4, labels=("a", "b"))
 
 
 def model_program(config: Config, deterministic: bool = False) -> str:
     """The initialisation and the forward pass, of texts so long that `attention_backend` auto is chunked."""
-    model = families.FAMILIES[config.family].model(config, facts(config))
+    model = families.FAMILIES[config.family].model(config, data_info(config))
     sides = {"encoder_only": ("source",), "decoder_only": ("inputs",)}.get(config.family, ("source", "inputs"))
     batch = {side: jax.ShapeDtypeStruct((2, 1024), np.int32) for side in sides}
     if config.objective.kind in ("translate", "prefix_lm") and config.family == "decoder_only":
@@ -209,7 +209,7 @@ VOCABULARY = types.SimpleNamespace(size=19, starts_word=lambda: np.ones(19, bool
 
 def loss_program(config: Config) -> str:
     """The loss, of an untrained model and a batch of the objective's shapes."""
-    model, known = families.FAMILIES[config.family].model(config, facts(config)), facts(config)
+    model, known = families.FAMILIES[config.family].model(config, data_info(config)), data_info(config)
     objective = families.make_objective(config, known, {"text": VOCABULARY})  # type: ignore[dict-item]
     batch = pipeline.blank(objective, config.data, 64, 128, 1)
     params = jax.eval_shape(lambda: families.init_params(model, objective, 0))
@@ -242,7 +242,7 @@ def batches(config: Config, folder: Path) -> str:
     kind, where = families.kind_of(config), prepare.Folders(folder / "vocabulary", folder / "tokens", folder / "cache")
     text = prepare.Text(config.data, kind.fields, where.cache, lambda notice: None)
     vocabularies = prepare.make_vocabularies(text, families.text_fields(kind), where)
-    known = prepare.make_facts(vocabularies, kind.extra, text, None)
+    known = prepare.make_data_info(vocabularies, kind.extra, text, None)
     result = hashlib.sha256(str(known).encode())
     for name in prepare.NAMES:
         training = name == "train"
@@ -346,7 +346,7 @@ def searched(config: Config) -> str:
     """The rules by which text is made."""
     modes, result = families.kind_of(config).modes, []
     if "translate" in modes:
-        result += [decoding.make_rule(config, facts(config), 9), config.search.output_limit(5)]
+        result += [decoding.make_rule(config, data_info(config), 9), config.search.output_limit(5)]
     if "generate" in modes:
         asked = config.search
         result += [sampling.Warp(asked.temperature, asked.top_k, asked.top_p, asked.repetition_penalty)]

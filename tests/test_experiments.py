@@ -147,7 +147,7 @@ def test_the_head_says_what_and_how(path, tmp_path):
 def costs(name: str, arms: list[str]) -> dict[str, cost_lib.Costs]:
     study = studies.read(ROOT / "ablations" / f"{name}.py", {})
     configs = {arm: settings.override(study.base, study.arms[arm]) for arm in arms}
-    return {arm: cost_lib.count(c, cost_lib.assumed_facts(c)) for arm, c in configs.items()}
+    return {arm: cost_lib.count(c, cost_lib.assumed_data_info(c)) for arm, c in configs.items()}
 
 
 @pytest.mark.slow

@@ -26,14 +26,14 @@ def test_a_row_fits_together(family, kind, next_sentence):
         families.KINDS[kind],
     )
     assert families.kind_of(config) is row and set(row.modes) <= set(launch.MODES)
-    facts = dataclasses.replace(small.FACTS, mask=16, sentinels=4, labels=("a", "b", "c"))
-    objective = families.make_objective(config, facts, dict.fromkeys(row.fields, Bytes()))
-    model = families.FAMILIES[family].model(config, facts)
+    data_info = dataclasses.replace(small.DATA_INFO, mask=16, sentinels=4, labels=("a", "b", "c"))
+    objective = families.make_objective(config, data_info, dict.fromkeys(row.fields, Bytes()))
+    model = families.FAMILIES[family].model(config, data_info)
     batch = {k: jnp.zeros((2, LENGTHS.get(side.name, 4)), d) for side in objective.sides for k, d in side.features.items()}
     for side in objective.sides:
         batch |= {name: jnp.ones((2, LENGTHS.get(side.name, 4)), jnp.int32) for name in (side.positions, side.segments)}
     params = jax.eval_shape(lambda: families.init_params(model, objective, 0))
-    sums = jax.eval_shape(lambda params: row.loss(model, config, facts)(params, batch, None), params)
+    sums = jax.eval_shape(lambda params: row.loss(model, config, data_info)(params, batch, None), params)
     assert {"loss_sum", "nll_sum", "correct_sum", "weight_sum"} <= sums.keys()
     assert all(x.shape == () and x.dtype == jnp.float32 for x in sums.values())
 
@@ -58,16 +58,16 @@ def test_a_mode_that_an_objective_lacks_says_which_it_has():
         families.check_mode(config, "translate")
 
 
-def loss_of(config, facts):
-    model = families.FAMILIES[config.family].model(config, facts)
-    return model, jax.jit(lambda params, batch: families.kind_of(config).loss(model, config, facts)(params, batch, None))
+def loss_of(config, data_info):
+    model = families.FAMILIES[config.family].model(config, data_info)
+    return model, jax.jit(lambda params, batch: families.kind_of(config).loss(model, config, data_info)(params, batch, None))
 
 
 def labelled(kind: str, **settings):
     config = small.config(family="encoder_only", objective__kind=kind, train__label_smoothing=0.0, **settings)
-    facts = dataclasses.replace(small.FACTS, mask=16, labels=("a", "b", "c"))
-    objective = families.make_objective(config, facts, {"text": Bytes()})
-    model, loss = loss_of(config, facts)
+    data_info = dataclasses.replace(small.DATA_INFO, mask=16, labels=("a", "b", "c"))
+    objective = families.make_objective(config, data_info, {"text": Bytes()})
+    model, loss = loss_of(config, data_info)
     draw = np.random.default_rng(2)
     segments = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], np.int32)
     batch = {"source": draw.integers(3, 17, (2, 5)) * segments, "token_types": segments * 0, "source_segments": segments}
@@ -113,8 +113,8 @@ def test_next_sentence_weighs_as_much_as_all_tokens():
 
 def test_initialisation_is_told_by_the_seed():
     config = small.config()
-    model = families.FAMILIES[config.family].model(config, small.FACTS)
-    objective = families.make_objective(config, small.FACTS, {})
+    model = families.FAMILIES[config.family].model(config, small.DATA_INFO)
+    objective = families.make_objective(config, small.DATA_INFO, {})
     one, same, other = (families.init_params(model, objective, seed) for seed in (3, 3, 4))
     jax.tree.map(np.testing.assert_array_equal, one, same)
     kernels = [(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True) if np.std(a) > 0]
@@ -126,13 +126,13 @@ def test_initialisation_is_told_by_the_seed():
 def test_loss_and_gradient_are_those_of_whole_logits(tying):
     """Slices of tokens reach every parameter, those of the logits (a table that is shared, or a kernel and a bias) too."""
     config = small.config(model__tying=tying, model__logits_bias=True, train__loss_chunk=10, train__label_smoothing=0.2)
-    model = families.FAMILIES[config.family].model(config, small.FACTS)
+    model = families.FAMILIES[config.family].model(config, small.DATA_INFO)
     _, _, loss = small.trainer(config)
     params, batch = small.params(config), small.batch(1, 5)
 
     def plain(params, batch, key):
         logits = model.apply({"params": params}, batch)
-        return cross_entropy(logits, batch["targets"], batch["weights"], 0.2, small.FACTS.target_size)
+        return cross_entropy(logits, batch["targets"], batch["weights"], 0.2, small.DATA_INFO.target_size)
 
     def gradient(loss):
         return jax.jit(

@@ -339,7 +339,7 @@ TRAINED: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "no settings to translate": (without("config.json"), ["--mode=translate"], ["{0}: it has no config.json"]),
     "no checkpoint": (without("checkpoints"), ["--mode=translate"], ["{0}/checkpoints has no checkpoint; train first"]),
     "no vocabulary": (without("vocabulary"), ["--mode=evaluate"], ["{0}/vocabulary: there is no vocabulary"]),
-    "no facts": (without("facts.json"), ["--mode=translate"], ["{0}: it has no facts.json yet"]),
+    "no data_info": (without("data_info.json"), ["--mode=translate"], ["{0}: it has no data_info.json yet"]),
     "damaged settings": (damaged("{"), ["--mode=translate"], ["{0}/config.json: damaged, line 1"]),
     "unknown settings": (damaged('{"modle": {}}'), ["--mode=translate"], ["{0}/config.json: unknown setting modle"]),
     "fixed setting": (

@@ -1,6 +1,6 @@
 """Every setting, once: typed, frozen dataclasses.
 
-An experiment file returns a `Config`. What only the data knows is in `Facts`, resolved once and stored in the workdir.
+An experiment file returns a `Config`. What only the data knows is in `DataInfo`, resolved once and stored in the workdir.
 How settings are named, overridden, written and read is `settings.py`; what must hold between them, `validation.py`.
 """
 
@@ -452,7 +452,7 @@ class Search:
 
     def output_limit(self, source: int, longest: int = 0) -> int:
         """Output tokens at most, the end included, for a source of `source` tokens. `longest`: of the longest target of the
-        run's own data (`Facts.longest_output`), which no limit cuts that is not set."""
+        run's own data (`DataInfo.longest_output`), which no limit cuts that is not set."""
         limit = max(source + EXTRA_TOKENS, longest) if self.max_extra is None else source + self.max_extra
         return limit if self.max_length is None else min(limit, self.max_length - 1)
 
@@ -548,8 +548,8 @@ class TrainingText:
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
-    """What only the data knows; models are built from (Model, Facts). Ids hold for both vocabularies.
+class DataInfo:
+    """What only the data knows; models are built from (Model, DataInfo). Ids hold for both vocabularies.
 
     A table may have more rows than the vocabulary (`*_rows`); surplus logits are masked.
     """

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.components.attention import MASKED
-from transformer.config import Config, Facts, Train
+from transformer.config import Config, DataInfo, Train
 from transformer.data import encode, objectives, prepare
 from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import UserError
@@ -39,7 +39,7 @@ class Family:
     stack/kind; each layer of the stack has one. `encodes`: it reads a source apart from what it says.
     """
 
-    model: Callable[[Config, Facts], nn.Module]
+    model: Callable[[Config, DataInfo], nn.Module]
     positions: bool = True
     attention: tuple[str, ...] = ()
     encodes: bool = True
@@ -50,13 +50,13 @@ class Kind:
     """What differs between objectives; `objectives` has one for each family that can have it.
 
     `fields`: what is read of an example, the texts that have a vocabulary first. `extra`: entries that the vocabulary
-    needs beside its own. `objectives` are made from (config, facts, vocabularies, whether to train).
+    needs beside its own. `objectives` are made from (config, data_info, vocabularies, whether to train).
     """
 
     fields: tuple[str, ...]
-    objectives: Mapping[str, Callable[[Config, Facts, Vocabularies, bool], objectives.Objective]]
+    objectives: Mapping[str, Callable[[Config, DataInfo, Vocabularies, bool], objectives.Objective]]
     encode: prepare.Encode
-    loss: Callable[[Any, Config, Facts], Loss]
+    loss: Callable[[Any, Config, DataInfo], Loss]
     output: Output
     modes: tuple[str, ...]
     extra: str | None = None
@@ -74,33 +74,33 @@ def _states(model: nn.Module, params: Any, batch: Any, dropout_key: Array | None
     return _apply(model, params, batch, dropout_key, method="states")
 
 
-def token_loss(model: Any, config: Config, facts: Facts) -> Loss:
+def token_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
     """Cross entropy of the targets of models that have `states` and `logits`, a slice of tokens' logits at a time."""
 
     def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
         states = _states(model, params, batch, dropout_key)
-        return _said(model, config, facts, params, states, batch)
+        return _said(model, config, data_info, params, states, batch)
 
     return loss
 
 
-def _said(model: Any, config: Config, facts: Facts, params: Any, states: Array, batch: Any) -> Sums:
+def _said(model: Any, config: Config, data_info: DataInfo, params: Any, states: Array, batch: Any) -> Sums:
     def sums(params: Any, states_BxTxD: Array, labels: tuple[Array, Array]) -> Sums:
         logits_BxTxN: Any = model.apply({"params": params}, states_BxTxD, method="logits")
-        return losses.cross_entropy(logits_BxTxN, *labels, config.train.label_smoothing, facts.target_size)
+        return losses.cross_entropy(logits_BxTxN, *labels, config.train.label_smoothing, data_info.target_size)
 
     used = {name: params[name] for name in model.logits_modules if name in params}
     return losses.in_chunks(sums, used, states, (batch["targets"], batch["weights"]), config.train.loss_chunk)
 
 
-def masked_loss(model: Any, config: Config, facts: Facts) -> Loss:
+def masked_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
     """`token_loss`, and, with `next_sentence`, the guess whether two segments belong together, all as heavy as all tokens."""
     if not config.objective.next_sentence:
-        return token_loss(model, config, facts)
+        return token_loss(model, config, data_info)
 
     def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
         states = _states(model, params, batch, dropout_key)
-        said = _said(model, config, facts, params, states, batch)
+        said = _said(model, config, data_info, params, states, batch)
         scores = _scores(model, params, states, batch, dropout_key)
         guessed = losses.cross_entropy(scores[:, None], batch["related"], batch["related_weights"], 0.0, 2)
         # Means of tokens and of pairs are added (Devlin et al. 2019, A.2).
@@ -111,23 +111,23 @@ def masked_loss(model: Any, config: Config, facts: Facts) -> Loss:
     return loss
 
 
-def no_loss(model: Any, config: Config, facts: Facts) -> Loss:
+def no_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
     """Of a model without a head nothing is learned. UserError."""
     raise UserError(f"config.objective.kind {config.objective.kind}: it has no loss; train on another objective")
 
 
-def label_loss(model: Any, config: Config, facts: Facts) -> Loss:
+def label_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
     """Cross entropy of the labels of sentences (`label`) or tokens (`targets`)."""
 
     def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
         scores = _scores(model, params, _states(model, params, batch, dropout_key), batch, dropout_key)
         labels, scores = (batch["targets"], scores) if "targets" in batch else (batch["label"], scores[:, None])
-        return losses.cross_entropy(scores, labels, batch["weights"], config.train.label_smoothing, len(facts.labels))
+        return losses.cross_entropy(scores, labels, batch["weights"], config.train.label_smoothing, len(data_info.labels))
 
     return loss
 
 
-def span_loss(model: Any, config: Config, facts: Facts) -> Loss:
+def span_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
     """Mean of the cross entropies of a span's first and last token, over the tokens of its row."""
 
     def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
@@ -147,12 +147,12 @@ def _scores(model: Any, params: Any, states: Array, batch: Any, dropout_key: Arr
     return _apply(model, params, states, dropout_key, method=scores)
 
 
-def make_loss(model: Any, config: Config, facts: Facts) -> Loss:
+def make_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
     """The loss of the configuration's objective, and the penalties of its attention, if it has any.
 
     Configurations whose programs are the same have the same one.
     """
-    return _make_loss(model, of_programs(config), facts)
+    return _make_loss(model, of_programs(config), data_info)
 
 
 # Settings of training that are no part of a program: its arguments, or what the loop around it does.
@@ -167,8 +167,8 @@ def of_programs(config: Config) -> Config:
 
 
 @functools.lru_cache(maxsize=64)
-def _make_loss(model: Any, config: Config, facts: Facts) -> Loss:
-    loss, places = kind_of(config).loss(model, config, facts), FAMILIES[config.family].attention
+def _make_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
+    loss, places = kind_of(config).loss(model, config, data_info), FAMILIES[config.family].attention
     if not penalties.names(config.model, places):
         return loss
 
@@ -184,76 +184,76 @@ def _make_loss(model: Any, config: Config, facts: Facts) -> Loss:
 # --- the tables --------------------------------------------------------------------------------------------------------
 
 
-def _heads(config: Config, facts: Facts) -> Heads:
+def _heads(config: Config, data_info: DataInfo) -> Heads:
     if config.family == "encoder_decoder" and config.objective.kind != "classify":
         return Heads()
     return {
         "masked_lm": Heads(masked_lm=True, pooler=config.objective.next_sentence, outputs=2 * config.objective.next_sentence),
-        "classify": Heads(pooler=True, outputs=len(facts.labels)),
+        "classify": Heads(pooler=True, outputs=len(data_info.labels)),
         "embed": Heads(pooler=True),
-        "tag": Heads(outputs=len(facts.labels), per_token=True),
+        "tag": Heads(outputs=len(data_info.labels), per_token=True),
         "answer": Heads(outputs=2, per_token=True),
     }[config.objective.kind]
 
 
 FAMILIES: dict[str, Family] = {
     "encoder_decoder": Family(
-        lambda config, facts: EncoderDecoder(config.model, facts, _heads(config, facts)),
+        lambda config, data_info: EncoderDecoder(config.model, data_info, _heads(config, data_info)),
         attention=("encoder/self", "decoder/self", "decoder/cross"),
     ),
-    "recurrent": Family(lambda config, facts: RecurrentEncoderDecoder(config.model, facts), positions=False),
+    "recurrent": Family(lambda config, data_info: RecurrentEncoderDecoder(config.model, data_info), positions=False),
     "encoder_only": Family(
-        lambda config, facts: EncoderOnly(config.model, facts, _heads(config, facts)),
+        lambda config, data_info: EncoderOnly(config.model, data_info, _heads(config, data_info)),
         attention=("encoder/self",),
     ),
     "decoder_only": Family(
-        lambda config, facts: DecoderOnly(config.model, facts),
+        lambda config, data_info: DecoderOnly(config.model, data_info),
         attention=("decoder/self",),
         encodes=False,
     ),
 }
 
 
-def _begin(facts: Facts) -> int:
-    return facts.start if facts.begin is None else facts.begin
+def _begin(data_info: DataInfo) -> int:
+    return data_info.start if data_info.begin is None else data_info.begin
 
 
-def _translate(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
+def _translate(config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
     data = config.data
-    return objectives.Translate(data.max_source_length, data.max_target_length, facts.start, facts.end, facts.begin)
+    return objectives.Translate(data.max_source_length, data.max_target_length, data_info.start, data_info.end, data_info.begin)
 
 
-def _causal(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
+def _causal(config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
     data = config.data
     return objectives.CausalLM(
-        data.max_target_length, facts.start, facts.end, config.train.seed, data.cross_documents, shift=training
+        data.max_target_length, data_info.start, data_info.end, config.train.seed, data.cross_documents, shift=training
     )
 
 
-def _translate_alone(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
-    return objectives.TranslateAlone(config.data.max_target_length, facts.start, facts.end)
+def _translate_alone(config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
+    return objectives.TranslateAlone(config.data.max_target_length, data_info.start, data_info.end)
 
 
-def _prefix(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
-    return objectives.PrefixLM(config.data.max_target_length, facts.start, facts.end, config.train.seed)
+def _prefix(config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
+    return objectives.PrefixLM(config.data.max_target_length, data_info.start, data_info.end, config.train.seed)
 
 
-def _encoded_prefix(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
+def _encoded_prefix(config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
     data = config.data
     return objectives.EncodedPrefixLM(
-        data.max_source_length, data.max_target_length, facts.start, facts.end, facts.begin, config.train.seed
+        data.max_source_length, data.max_target_length, data_info.start, data_info.end, data_info.begin, config.train.seed
     )
 
 
-def _masked(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
+def _masked(config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
     objective, vocabulary = config.objective, vocabularies["text"]
-    assert facts.mask is not None
+    assert data_info.mask is not None
     return objectives.MaskedLM(
         config.data.max_source_length,
-        _begin(facts),
-        facts.end,
-        facts.mask,
-        low=max(facts.pad, facts.start, facts.end, facts.unknown) + 1 if facts.begin is None else 0,
+        _begin(data_info),
+        data_info.end,
+        data_info.mask,
+        low=max(data_info.pad, data_info.start, data_info.end, data_info.unknown) + 1 if data_info.begin is None else 0,
         high=vocabulary.size,
         rate=objective.rate,
         starts_word=vocabulary.starts_word() if objective.whole_words else None,
@@ -262,34 +262,34 @@ def _masked(config: Config, facts: Facts, vocabularies: Vocabularies, training: 
     )
 
 
-def _spans(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
+def _spans(config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
     data, objective = config.data, config.objective
     return objectives.SpanCorruption(
         data.max_source_length,
         data.max_target_length,
-        facts.sentinels,
-        facts.target_size - 1,
-        facts.start,
-        facts.end,
+        data_info.sentinels,
+        data_info.target_size - 1,
+        data_info.start,
+        data_info.end,
         objective.rate,
         objective.span_length,
         config.train.seed,
     )
 
 
-def _denoise(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
+def _denoise(config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
     data, objective, vocabulary = config.data, config.objective, vocabularies["text"]
-    assert facts.mask is not None
+    assert data_info.mask is not None
     return objectives.Denoise(
         data.max_source_length,
         data.max_target_length,
-        facts.mask,
-        facts.start,
-        facts.end,
-        facts.begin,
+        data_info.mask,
+        data_info.start,
+        data_info.end,
+        data_info.begin,
         objective.rate,
         objective.span_length,
-        ends_sentence=encode.sentence_ends(vocabulary, facts.target_size) if objective.permute_sentences else None,
+        ends_sentence=encode.sentence_ends(vocabulary, data_info.target_size) if objective.permute_sentences else None,
         delete_rate=objective.delete_rate,
         seed=config.train.seed,
     )
@@ -297,18 +297,18 @@ def _denoise(config: Config, facts: Facts, vocabularies: Vocabularies, training:
 
 def _labelled(
     make: Callable[[int, int, int], objectives.Objective],
-) -> Mapping[str, Callable[[Config, Facts, Vocabularies, bool], objectives.Objective]]:
+) -> Mapping[str, Callable[[Config, DataInfo, Vocabularies, bool], objectives.Objective]]:
     return {
-        "encoder_only": lambda config, facts, vocabularies, training: make(
-            config.data.max_source_length, _begin(facts), facts.end
+        "encoder_only": lambda config, data_info, vocabularies, training: make(
+            config.data.max_source_length, _begin(data_info), data_info.end
         )
     }
 
 
-def classify(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool = False) -> objectives.Classify:
+def classify(config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool = False) -> objectives.Classify:
     """Texts or pairs of texts as a model with one output a row reads them."""
     between = vocabularies["text"].between
-    return objectives.Classify(config.data.max_source_length, _begin(facts), facts.end, between)
+    return objectives.Classify(config.data.max_source_length, _begin(data_info), data_info.end, between)
 
 
 TRANSLATING = ("train", "evaluate", "translate", "attend", "align", "export", "describe")
@@ -380,9 +380,11 @@ def kind_of(config: Config) -> Kind:
     return kind
 
 
-def make_objective(config: Config, facts: Facts, vocabularies: Vocabularies, training: bool = False) -> objectives.Objective:
+def make_objective(
+    config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool = False
+) -> objectives.Objective:
     """What the model is handed and must say."""
-    return kind_of(config).objectives[config.family](config, facts, vocabularies, training)
+    return kind_of(config).objectives[config.family](config, data_info, vocabularies, training)
 
 
 def check_mode(config: Config, mode: str) -> None:

@@ -7,26 +7,26 @@ from transformer import effects, registry, settings
 from transformer.components.attention import Attention
 from transformer.components.masks import Stack
 from transformer.components.positions import Positions
-from transformer.config import Config, Facts, LayerMetric, Model, Parallel, SoftmaxMetric
+from transformer.config import Config, DataInfo, LayerMetric, Model, Parallel, SoftmaxMetric
 from transformer.errors import UserError, nearest
 
 
-def check_facts(facts: Facts, where: str) -> Facts:
-    """`facts` itself, if its numbers fit together; else UserError that begins with `where`."""
+def check_data_info(data_info: DataInfo, where: str) -> DataInfo:
+    """`data_info` itself, if its numbers fit together; else UserError that begins with `where`."""
     for side in ("source", "target"):
-        size, rows = getattr(facts, f"{side}_size"), getattr(facts, f"{side}_rows")
+        size, rows = getattr(data_info, f"{side}_size"), getattr(data_info, f"{side}_rows")
         if not 1 <= size <= rows <= settings.MOST:
             raise UserError(f"{where}: a vocabulary of {size} entries does not fit a table of {rows} rows ({side}); restore it")
-    least = min(facts.source_rows, facts.target_rows)
+    least = min(data_info.source_rows, data_info.target_rows)
     for name in ("pad", "start", "end", "unknown", "begin", "mask"):
-        token = getattr(facts, name)
+        token = getattr(data_info, name)
         if token is not None and not 0 <= token < least:
             raise UserError(f"{where}: the {name} token is {token}, and the tables have the rows 0 to {least - 1}; restore it")
-    if facts.longest_output < 0:
-        raise UserError(f"{where}: the longest output has {facts.longest_output} tokens; restore it")
-    if not 0 <= facts.sentinels < facts.target_size:
-        raise UserError(f"{where}: {facts.sentinels} sentinels are not of {facts.target_size} entries; restore it")
-    return facts
+    if data_info.longest_output < 0:
+        raise UserError(f"{where}: the longest output has {data_info.longest_output} tokens; restore it")
+    if not 0 <= data_info.sentinels < data_info.target_size:
+        raise UserError(f"{where}: {data_info.sentinels} sentinels are not of {data_info.target_size} entries; restore it")
+    return data_info
 
 
 def validate(config: Config) -> Config:

@@ -19,7 +19,7 @@ from experiments.benchmarks import race, train_step
 from experiments.benchmarks.race import Contender
 from transformer.components.feed_forward import FeedForward
 from transformer.components.positions import Learned
-from transformer.config import Config, Data, Facts, Model, Objective, Parallel, Train
+from transformer.config import Config, Data, DataInfo, Model, Objective, Parallel, Train
 
 SEEDS = 8
 ONE = Parallel(mode="jit")  # device
@@ -37,8 +37,8 @@ class Job:
     entries: int
 
     @property
-    def facts(self) -> Facts:
-        return Facts(self.entries, self.entries, self.entries, self.entries)
+    def data_info(self) -> DataInfo:
+        return DataInfo(self.entries, self.entries, self.entries, self.entries)
 
     @property
     def tokens(self) -> int:
@@ -50,7 +50,7 @@ class Job:
         from transformer.training import costs
 
         encodes = self.config.family == "encoder_decoder"
-        found = costs.count(self.config, self.facts, [self.text] * (1 + encodes))
+        found = costs.count(self.config, self.data_info, [self.text] * (1 + encodes))
         return found.training_flops * self.tokens
 
 
@@ -105,7 +105,7 @@ def _parts(job: Job) -> tuple[Any, Callable[[int], Any]]:
     from transformer.data.objectives import CausalLM, Translate
 
     objective = CausalLM(job.slots) if job.config.family == "decoder_only" else Translate(job.slots, job.slots)
-    return train_step.parts(job.config, job.facts, objective)
+    return train_step.parts(job.config, job.data_info, objective)
 
 
 def ours(job: Job) -> Callable[[], None]:

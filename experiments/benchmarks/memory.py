@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from transformer.components.rotary import Rotary
-from transformer.config import Config, Data, Facts, Model, Objective, Train
+from transformer.config import Config, Data, DataInfo, Model, Objective, Train
 from transformer.modes import costs
 
 LENGTHS = tuple(2**n for n in range(8, 15))
@@ -45,7 +45,7 @@ def needed(length: int, entries: int, attention: str, slots: int) -> int:
         data=Data(source="documents", row_length=length, max_target_length=length),
         train=Train(batch_tokens=length, loss_chunk=slots),
     )
-    found = costs.memory(config, Facts(entries, entries, entries, entries), length)
+    found = costs.memory(config, DataInfo(entries, entries, entries, entries), length)
     return sum(found.held.values()) + found.temporary
 
 

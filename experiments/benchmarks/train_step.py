@@ -13,22 +13,22 @@ from typing import Any
 
 from experiments.benchmarks import race
 from experiments.benchmarks.race import Contender
-from transformer.config import Config, Facts, Model, Train
+from transformer.config import Config, DataInfo, Model, Train
 from transformer.runtime.memory import keep_freed_memory
 
 B, S, T, V = 64, 32, 32, 8000
 MODEL = Model(num_encoder_layers=3, num_decoder_layers=3, d_model=256, d_ff=1024, num_heads=4, unroll=3)
 TRAIN = Train(batch_tokens=B * T, learning_rate=1e-4, schedule="constant", warmup_steps=0)
-CONFIG, FACTS = Config(model=MODEL, train=TRAIN), Facts(source_size=V, target_size=V, source_rows=V, target_rows=V)
+CONFIG, DATA_INFO = Config(model=MODEL, train=TRAIN), DataInfo(source_size=V, target_size=V, source_rows=V, target_rows=V)
 
 
-def parts(config: Config, facts: Facts, objective: Any) -> tuple[Any, Callable[[int], Any]]:
+def parts(config: Config, data_info: DataInfo, objective: Any) -> tuple[Any, Callable[[int], Any]]:
     """The trainer's own step, not yet compiled, and a function that makes its state from a seed."""
     from transformer import families
     from transformer.training import trainer
 
-    model = families.FAMILIES[config.family].model(config, facts)
-    _, step, begin = trainer.make(config, facts, model)
+    model = families.FAMILIES[config.family].model(config, data_info)
+    _, step, begin = trainer.make(config, data_info, model)
     return step, lambda seed: begin(families.init_params(model, objective, seed))
 
 
@@ -38,7 +38,7 @@ def build(config: Config, rows: int = B) -> tuple[Any, Any, Any]:
 
     from transformer.data.objectives import Translate
 
-    step, init = parts(config, FACTS, Translate(S, T))
+    step, init = parts(config, DATA_INFO, Translate(S, T))
     rng, sides = np.random.default_rng(0), {"source": S, "inputs": T, "targets": T}
     batch = {name: rng.integers(3, V, (rows, length), np.int32) for name, length in sides.items()}
     batch |= {"source_segments": np.ones((rows, S), np.int32), "segments": np.ones((rows, T), np.int32)}
@@ -139,7 +139,7 @@ def main() -> None:
     asked = race.arguments(__doc__).parse_args()
     from transformer.training import costs
 
-    found = costs.count(CONFIG, FACTS, [S, T])
+    found = costs.count(CONFIG, DATA_INFO, [S, T])
     work = {"target tokens/s": B * T, "FLOP/s": found.training_flops * B * T}
     looped = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, unroll=1))
     contenders = {

@@ -16,12 +16,12 @@ from experiments.benchmarks import data as text
 from experiments.benchmarks import race
 from experiments.benchmarks.race import Contender
 from experiments.benchmarks.train_step import CONFIG, parts, torch_parts
-from transformer.config import Facts
+from transformer.config import DataInfo
 from transformer.data.corpus import Ragged
 from transformer.runtime.memory import keep_freed_memory
 
 PAIRS, BATCH_TOKENS = 2048, 2048
-FACTS = Facts(source_size=text.ENTRIES, target_size=text.ENTRIES, source_rows=text.ENTRIES, target_rows=text.ENTRIES)
+DATA_INFO = DataInfo(source_size=text.ENTRIES, target_size=text.ENTRIES, source_rows=text.ENTRIES, target_rows=text.ENTRIES)
 
 
 def read(directory: str) -> dict[str, Ragged]:
@@ -45,7 +45,7 @@ def ours(corpus: dict[str, Ragged], batching: str) -> Callable[[], None]:
     from transformer.runtime.devices import Runtime
 
     runtime, made = Runtime(CONFIG.parallel), text.planned(corpus, batching, BATCH_TOKENS)
-    train_step, init = parts(CONFIG, FACTS, text.OBJECTIVE)
+    train_step, init = parts(CONFIG, DATA_INFO, text.OBJECTIVE)
     step, state = runtime.compile_train(train_step), [runtime.create(lambda: init(0))]
 
     def turn() -> None:

@@ -19,12 +19,12 @@ from experiments.benchmarks import race
 from experiments.benchmarks.race import Contender
 from transformer.components.norms import LayerNorm
 from transformer.components.positions import Sinusoidal
-from transformer.config import Config, Data, Facts, Model, Search
+from transformer.config import Config, Data, DataInfo, Model, Search
 from transformer.runtime.memory import keep_freed_memory
 
 B, S, L, V = 64, 24, 32, 58_101
 NAMES = ["</s>", "<unk>", *(f"t{n}" for n in range(2, V - 1)), "<pad>"]  # of entries, by id
-FACTS = Facts(source_size=V, target_size=V - 1, source_rows=V, target_rows=V, pad=V - 1, start=V - 1, end=0, unknown=1)
+DATA_INFO = DataInfo(source_size=V, target_size=V - 1, source_rows=V, target_rows=V, pad=V - 1, start=V - 1, end=0, unknown=1)
 MODEL = Model(
     num_encoder_layers=3,
     num_decoder_layers=3,
@@ -50,7 +50,7 @@ def sentences() -> list[list[int]]:
     import numpy as np
 
     ids = np.random.default_rng(0).integers(2, V - 1, (B, S - 1))
-    return [[*map(int, row), FACTS.end] for row in ids]
+    return [[*map(int, row), DATA_INFO.end] for row in ids]
 
 
 def write(folder: Path) -> None:
@@ -62,12 +62,12 @@ def write(folder: Path) -> None:
     from transformer.data.objectives import Translate
     from transformer.interop import huggingface
 
-    made = families.FAMILIES["encoder_decoder"].model(config(1), FACTS)
+    made = families.FAMILIES["encoder_decoder"].model(config(1), DATA_INFO)
     params = families.init_params(made, Translate(S, L), seed=0)
-    params["logits"]["bias"] = params["logits"]["bias"].at[FACTS.end].add(-1e4)
+    params["logits"]["bias"] = params["logits"]["bias"].at[DATA_INFO.end].add(-1e4)
     table = params["target_embedding"]["table"]
-    params["target_embedding"]["table"] = table.at[FACTS.start].set(0)
-    huggingface.write(folder, config(1), FACTS, params, {})
+    params["target_embedding"]["table"] = table.at[DATA_INFO.start].set(0)
+    huggingface.write(folder, config(1), DATA_INFO, params, {})
     # A tokenizer for converters that want one.
     for name in ("source", "target"):
         with (folder / f"{name}.spm").open("wb") as file:
@@ -95,11 +95,11 @@ def ours(folder: str, beams: int) -> Callable[[], int]:
 
     imported = huggingface.read_model(folder)
     asked = config(beams)
-    model = families.FAMILIES["encoder_decoder"].model(asked, FACTS)
+    model = families.FAMILIES["encoder_decoder"].model(asked, DATA_INFO)
     params = jax.device_put(imported.params)
     tokens, segments = np.array(sentences(), np.int32), np.ones((B, S), np.int32)
     limits = np.full(B, L, np.int32)
-    search: Any = jax.jit(lambda *arguments: search_batch(model, asked, FACTS, *arguments, max_length=L).tokens_BxNxL)
+    search: Any = jax.jit(lambda *arguments: search_batch(model, asked, DATA_INFO, *arguments, max_length=L).tokens_BxNxL)
 
     def turn() -> int:
         return digest(list(jax.device_get(search(params, tokens, segments, limits))[:, 0]))

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transformer.config import Data, Facts
+from transformer.config import Data, DataInfo
 from transformer.data import encode, sources
-from transformer.data.prepare import Folders, Split, Text, encode_split, load_vocabularies, make_facts, make_vocabularies
+from transformer.data.prepare import Folders, Split, Text, encode_split, load_vocabularies, make_data_info, make_vocabularies
 from transformer.data.tokenizers.vocabulary import UNKNOWN, Bytes, Characters
 from transformer.errors import UserError
 
 FIELDS = ("source", "target")
-FACTS = Facts(0, 0, 0, 0)
+DATA_INFO = DataInfo(0, 0, 0, 0)
 TEXT = {
     "train.en": "abba\naba\n\nb\n",
     "train.de": "xyx\ny\nx\nyy\n",
@@ -53,7 +53,7 @@ def make(data: Data, folders: Folders):
 
 def split_of(data: Data, name, folders: Folders, vocabularies) -> Split:
     text = text_of(data, folders)
-    split = encode_split(text, name, folders, vocabularies, FACTS, encode.texts)
+    split = encode_split(text, name, folders, vocabularies, DATA_INFO, encode.texts)
     assert split is not None
     return split
 
@@ -135,11 +135,12 @@ def test_an_incomplete_workdir_is_said_in_a_line(data, folders):
 
 
 @pytest.mark.parametrize("joint", [True, False])
-def test_facts_have_the_vocabularies_sizes(data, folders, joint):
+def test_data_info_has_the_vocabularies_sizes(data, folders, joint):
     Path(data.directory, "train.de").write_text("xyz\ny\nx\nyy\n")
     data = dataclasses.replace(data, joint_vocabulary=joint)
-    facts = make_facts(make(data, folders), None, text_of(data, folders), None)
-    assert (facts.source_size, facts.target_size) == (facts.source_rows, facts.target_rows) == ((9, 9) if joint else (6, 7))
+    data_info = make_data_info(make(data, folders), None, text_of(data, folders), None)
+    sizes = (data_info.source_size, data_info.target_size)
+    assert sizes == (data_info.source_rows, data_info.target_rows) == ((9, 9) if joint else (6, 7))
 
 
 # --- splits ------------------------------------------------------------------------------------------------------------
@@ -164,14 +165,14 @@ def test_each_side_has_its_own_vocabulary(data, folders):
 
 def test_what_the_source_notices_is_told(data, folders):
     told = []
-    encode_split(text_of(data, folders, told.append), "train", folders, make(data, folders), FACTS, encode.texts)
+    encode_split(text_of(data, folders, told.append), "train", folders, make(data, folders), DATA_INFO, encode.texts)
     assert len(told) == 1 and (told[0].count, told[0].of) == (1, 4)
 
 
 def test_the_unknown_tokens_of_each_split_are_told(data, folders):
     told, made = [], make(data, folders)
     text = text_of(data, folders, told.append)
-    train, test = (encode_split(text, name, folders, made, FACTS, encode.texts) for name in ("train", "test"))
+    train, test = (encode_split(text, name, folders, made, DATA_INFO, encode.texts) for name in ("train", "test"))
     assert train and test
     assert [(cut.where, cut.count, cut.of) for cut in test.cuts] == [("test", 1, 3), ("test", 1, 3)]
     assert ["(source)" in test.cuts[0].what, "(target)" in test.cuts[1].what] == [True, True]
@@ -182,7 +183,7 @@ def test_the_unknown_tokens_of_each_split_are_told(data, folders):
 def test_a_split_that_no_setting_names_is_none(data, folders):
     made = make(data, folders)
     text = text_of(dataclasses.replace(data, test=None), folders)
-    assert encode_split(text, "test", folders, made, FACTS, encode.texts) is None
+    assert encode_split(text, "test", folders, made, DATA_INFO, encode.texts) is None
     assert not folders.tokens.exists()
 
 
@@ -237,7 +238,7 @@ def test_tokens_follow_what_a_vocabulary_of_one_name_holds(data, folders):
     assert new["source"] == [made["source"].encode(text) for text in ("abba", "aba", "b")] != old["source"]
 
 
-# --- text, labels, facts -----------------------------------------------------------------------------------------------
+# --- text, labels, data information -----------------------------------------------------------------------------------
 
 
 def test_a_split_is_read_once(data, folders, monkeypatch):
@@ -245,8 +246,8 @@ def test_a_split_is_read_once(data, folders, monkeypatch):
     monkeypatch.setattr(sources, "read", lambda data, name, cache: asked.append(name) or real(data, name, cache))
     text = text_of(data, folders)
     made = make_vocabularies(text, FIELDS, folders)
-    facts = make_facts(made, None, text, None)
-    assert encode_split(text, "train", folders, made, facts, encode.texts)
+    data_info = make_data_info(made, None, text, None)
+    assert encode_split(text, "train", folders, made, data_info, encode.texts)
     assert asked == ["train"]
 
 
@@ -262,8 +263,8 @@ def wordy(tmp_path) -> Data:
 def test_training_texts_are_there_in_several_segmentations(wordy, folders):
     text = text_of(wordy, folders)
     made = make_vocabularies(text, FIELDS, folders)
-    plain = encode_split(text, "train", folders, made, FACTS, encode.texts)
-    split = encode_split(text, "train", folders, made, FACTS, encode.texts, training=True)
+    plain = encode_split(text, "train", folders, made, DATA_INFO, encode.texts)
+    split = encode_split(text, "train", folders, made, DATA_INFO, encode.texts, training=True)
     assert plain and split
     for field in FIELDS:
         rows, once = tokens(split)[field], tokens(plain)[field]
@@ -274,10 +275,10 @@ def test_training_texts_are_there_in_several_segmentations(wordy, folders):
     assert tokens(split)["source"] != tokens(split)["target"]  # the two are drawn apart, even where their texts are one
     # Drawn again, in another folder, they are the same; another rate draws others.
     others = dataclasses.replace(folders, tokens=folders.tokens.with_name("other"))
-    again = encode_split(text, "train", others, made, FACTS, encode.texts, training=True)
+    again = encode_split(text, "train", others, made, DATA_INFO, encode.texts, training=True)
     assert again and tokens(again) == tokens(split)
     text.data = dataclasses.replace(wordy, segmentation_rate=0.3)
-    shorter = encode_split(text, "train", folders, made, FACTS, encode.texts, training=True)
+    shorter = encode_split(text, "train", folders, made, DATA_INFO, encode.texts, training=True)
     assert shorter and len(str(tokens(shorter))) > 1.1 * len(str(tokens(split)))
 
 
@@ -300,27 +301,27 @@ def labelled(tmp_path) -> Data:
 def test_labels_are_those_of_training_numbers_by_value(labelled, folders):
     text = Text(labelled, ("text", "pair", "label"), folders.cache, ignore)
     made = make_vocabularies(text, ("text", "pair"), folders)
-    facts = make_facts(made, None, text, None)
-    assert facts.labels == ("9", "10", "bad", "good")
-    split = encode_split(text, "train", folders, made, facts, encode.classified)
+    data_info = make_data_info(made, None, text, None)
+    assert data_info.labels == ("9", "10", "bad", "good")
+    split = encode_split(text, "train", folders, made, data_info, encode.classified)
     assert split is not None and tokens(split)["label"] == [[3], [2], [1], [0]] and "pair" not in split.tokens
     with pytest.raises(UserError, match="example 1 has the label 'worse', .* the labels are 9, 10, bad, good"):
-        encode_split(text, "test", folders, made, facts, encode.classified)
+        encode_split(text, "test", folders, made, data_info, encode.classified)
 
 
 def test_a_mask_and_sentinels_are_entries_behind_the_vocabulary(data, folders):
     text = text_of(data, folders)
     made = make(data, folders)
-    masked, spanned = make_facts(made, "mask", text, None), make_facts(made, "sentinels", text, None)
+    masked, spanned = make_data_info(made, "mask", text, None), make_data_info(made, "sentinels", text, None)
     assert (masked.source_size, masked.mask, masked.sentinels) == (9, 8, 0)
     assert (spanned.target_size, spanned.mask, spanned.sentinels) == (108, None, 100)
 
 
-def test_a_run_that_starts_from_another_has_its_facts_and_its_own_labels(labelled, folders):
+def test_a_run_that_starts_from_another_has_its_data_info_and_its_own_labels(labelled, folders):
     text = Text(labelled, ("text", "pair", "label"), folders.cache, ignore)
-    base = Facts(50, 60, 56, 64, start=7, mask=49, labels=("x",))
-    facts = make_facts(make_vocabularies(text, ("text", "pair"), folders), None, text, base)
-    assert facts == dataclasses.replace(base, labels=("9", "10", "bad", "good"))
+    base = DataInfo(50, 60, 56, 64, start=7, mask=49, labels=("x",))
+    data_info = make_data_info(make_vocabularies(text, ("text", "pair"), folders), None, text, base)
+    assert data_info == dataclasses.replace(base, labels=("9", "10", "bad", "good"))
 
 
 # --- ids of labels, tags and spans -------------------------------------------------------------------------------------

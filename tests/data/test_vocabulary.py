@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from transformer.config import Data, Facts
+from transformer.config import Data, DataInfo
 from transformer.data.tokenizers import load, training, vocabulary
 from transformer.data.tokenizers.imported import Marian, Tokenizer
 from transformer.data.tokenizers.training import pieces, train
@@ -161,8 +161,8 @@ def test_a_batch_is_its_texts_one_by_one(learned, kind):
 
 
 def test_the_special_ids_are_those_that_models_know():
-    facts = Facts(9, 9, 9, 9)
-    assert (facts.pad, facts.start, facts.end, facts.unknown) == (0, 1, 2, UNKNOWN)
+    data_info = DataInfo(9, 9, 9, 9)
+    assert (data_info.pad, data_info.start, data_info.end, data_info.unknown) == (0, 1, 2, UNKNOWN)
 
 
 @pytest.mark.parametrize("kind", KINDS)

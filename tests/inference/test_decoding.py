@@ -41,7 +41,7 @@ def sources(case):
     letters = Characters("abcdef")
     made = drawn.loaded(config, {"source": letters, "target": letters}, scale=0.5)
     bias = made.params["logits"]["bias"]
-    made.params["logits"]["bias"] = bias.at[: made.facts.unknown].add(-4.0)
+    made.params["logits"]["bias"] = bias.at[: made.data_info.unknown].add(-4.0)
     draw, lengths = np.random.default_rng(1), np.append(np.arange(S - B + 1, S) + 1, 0)
     segments = (np.arange(S)[None] < lengths[:, None]).astype(np.int32)
     segments = segments[:, ::-1].copy() if "prefix LM" in case else segments
@@ -51,9 +51,9 @@ def sources(case):
 @pytest.mark.parametrize("case", CASES)
 def test_parts_are_the_whole(case):
     made, source, segments = sources(case)
-    used = decoding.PartedSearch(made.model, made.config, made.facts)
+    used = decoding.PartedSearch(made.model, made.config, made.data_info)
     used._go_on, calls = noted(used._go_on)
-    whole = functools.partial(decoding.search_batch, made.model, made.config, made.facts, max_length=LONGEST)
+    whole = functools.partial(decoding.search_batch, made.model, made.config, made.data_info, max_length=LONGEST)
     whole = jax.jit(whole)
     few, many = [20, 60, 9, 31, 14, 32, 5, 0], [40, 33, LONGEST, 12, 33, 50, LONGEST, 0]
     for limits, wanted_calls in ((few, [(B, SLOTS), (B // decoding.FEW, LONGEST)]), (many, [(B, SLOTS), (B, LONGEST)])):

@@ -12,7 +12,7 @@ def test_nothing_hidden_costs_what_the_logits_say():
     nats = used.target_nll(PAIRS)
     for (_, target), found, logits in zip(PAIRS, nats, used.logits(*zip(*PAIRS, strict=True)), strict=True):
         ids = used.target_vocabulary.encode(target)
-        wanted = np.log(np.exp(logits).sum(axis=-1)) - logits[np.arange(len(logits)), [*ids, used.facts.end]]
+        wanted = np.log(np.exp(logits).sum(axis=-1)) - logits[np.arange(len(logits)), [*ids, used.data_info.end]]
         np.testing.assert_allclose(found, wanted[:-1], atol=1e-4)
 
 
@@ -20,7 +20,7 @@ def test_what_is_hidden_from_all_is_as_if_it_had_not_stood_there():
     used = trained.translator()
     [found] = used.target_nll([("abcdef", "AB")], [[3, 4, 5]], encoder=True)
     # Positions are the places left of it, so what is cut off at the end but for the end itself is not there at all.
-    source = np.array([[*used.source_vocabulary.encode("abc"), used.facts.end]])
+    source = np.array([[*used.source_vocabulary.encode("abc"), used.data_info.end]])
     batch = {"source": source, "source_positions": np.array([[0, 1, 2, 6]]), "inputs": np.array([used._inputs(["AB"])[0]])}
     logits = np.asarray(small.apply(used.model, {"params": used.params}, batch))[0]
     ids = used.target_vocabulary.encode("AB")

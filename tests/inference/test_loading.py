@@ -103,7 +103,7 @@ def test_a_workdir_from_which_something_is_missing(tmp_path):
     missing = {
         "no checkpoint": copy.checkpoints,
         "no vocabulary": copy.vocabulary,
-        "facts.json": copy.facts_file,
+        "data_info.json": copy.data_info_file,
         "config.json": copy.config_file,
     }
     for told, path in missing.items():

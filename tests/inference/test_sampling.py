@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from transformer.config import Facts, Model
+from transformer.config import DataInfo, Model
 from transformer.inference import sampling, search
 from transformer.inference.sampling import Warp
 from transformer.models.transformer import DecoderOnly
@@ -417,7 +417,7 @@ def test_start_goes_before_the_prompt():
 def test_transformer_with_padded_prompts():
     """The same tokens in a padded batch, alone, and by running the whole text again for each token."""
     config = Model(num_decoder_layers=1, d_model=16, d_ff=32, num_heads=2, dropout_rate=0.0, attention_backend="plain")
-    model = DecoderOnly(config, Facts(11, 11, 11, 11))
+    model = DecoderOnly(config, DataInfo(11, 11, 11, 11))
     params = model.init(jax.random.key(0), {"inputs": jnp.zeros((1, 4), jnp.int32)})["params"]
     params = jax.tree.map(lambda x: 3 * x, params)  # so that what was said matters
     prompts = [[4, 9, 8, 5], [7], [10, 3]]

@@ -6,7 +6,7 @@ import folders
 import pytest
 
 from transformer import settings
-from transformer.config import Config, Facts
+from transformer.config import Config, DataInfo
 from transformer.data.tokenizers.imported import Tokenizer
 from transformer.data.tokenizers.vocabulary import Bytes, Vocabulary
 from transformer.inference.special import SpecialNames
@@ -15,12 +15,12 @@ BERT = {"tokenizer_class": "BertTokenizer"}
 BART = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
 
-def names(family, kind, vocabulary: Vocabulary, data="imported", **facts) -> SpecialNames:
+def names(family, kind, vocabulary: Vocabulary, data="imported", **data_info) -> SpecialNames:
     config = Config()
     for name, value in {"family": family, "objective.kind": kind, "data.vocabulary": data}.items():
         config = settings.replace(config, name, value)
-    size = max(vocabulary.size, 1 + max(facts.get("mask", 0), facts.pop("top", 0)))
-    return SpecialNames(config, Facts(size, size, size, size, **facts), vocabulary)
+    size = max(vocabulary.size, 1 + max(data_info.get("mask", 0), data_info.pop("top", 0)))
+    return SpecialNames(config, DataInfo(size, size, size, size, **data_info), vocabulary)
 
 
 def test_a_mask_is_known_by_its_own_name_and_by_ours():

@@ -50,23 +50,23 @@ def score(used: Translator, source: str, target: str) -> float:
     """log P / ((5 + n) / 6)^alpha of n tokens (Wu et al. 2016, equation 14), the end among them, by the whole model."""
     logits = used.logits([source], [target])[0].astype(np.float64)
     limit = len(source) + 1 + used.config.search.max_extra
-    labels = [*used.target_vocabulary.encode(target), used.facts.end][:limit]
+    labels = [*used.target_vocabulary.encode(target), used.data_info.end][:limit]
     log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     return log_probs[np.arange(len(labels)), labels].sum() / ((5 + len(labels)) / 6) ** used.config.search.length_penalty
 
 
 def naive(used: Translator, sources: list[str], limits: list[int], exact: bool = False) -> list[str]:
     """Greedy, by the whole model at each step: no cache, and no search. `exact`: the end is never said."""
-    tokens, segments = pad([[*used.source_vocabulary.encode(s), used.facts.end] for s in sources], 20)
+    tokens, segments = pad([[*used.source_vocabulary.encode(s), used.data_info.end] for s in sources], 20)
     apply = jax.jit(used.model.apply)
     said: list[list[int]] = [[] for _ in sources]
     for n in range(max(limits)):
-        inputs, _ = pad([[used.facts.start, *ids][: max(limits)] for ids in said], max(limits))  # later inputs are not seen
+        inputs, _ = pad([[used.data_info.start, *ids][: max(limits)] for ids in said], max(limits))  # later inputs are not seen
         logits = apply({"params": used.params}, {"source": tokens, "source_segments": segments, "inputs": inputs})
         for ids, limit, row in zip(said, limits, logits, strict=True):
-            if len(ids) < limit and used.facts.end not in ids:
-                ids.append(int((row[n].at[used.facts.end].set(-jnp.inf) if exact else row[n]).argmax()))
-    return [used.target_vocabulary.decode([i for i in ids if i != used.facts.end]) for ids in said]
+            if len(ids) < limit and used.data_info.end not in ids:
+                ids.append(int((row[n].at[used.data_info.end].set(-jnp.inf) if exact else row[n]).argmax()))
+    return [used.target_vocabulary.decode([i for i in ids if i != used.data_info.end]) for ids in said]
 
 
 def test_greedy_is_the_likeliest_token_at_each_step():
@@ -151,7 +151,7 @@ def test_few_shapes_whatever_the_lengths():
     for tokens, segments, limit, max_length in calls:
         lengths = segments.sum(axis=1)
         assert len(tokens) == 8 and tokens.shape[1] <= 1000 and max_length == tokens.shape[1] + 5
-        assert all(tokens[lengths > 0, lengths[lengths > 0] - 1] == used.facts.end)
+        assert all(tokens[lengths > 0, lengths[lengths > 0] - 1] == used.data_info.end)
         assert np.array_equal(limit, np.where(lengths > 0, lengths + 5, 0))
     assert sum(int((segments.sum(axis=1) > 0).sum()) for _, segments, _, _ in calls) == len(texts)
 
@@ -223,7 +223,7 @@ def test_text_is_made_as_training_text_was():
     list(used.translate(["  AbC\t", "abc"]))
     tokens = calls[0][0]
     assert np.array_equal(tokens[0], tokens[1])
-    assert list(tokens[0, :4]) == [4, 5, 6, used.facts.end]
+    assert list(tokens[0, :4]) == [4, 5, 6, used.data_info.end]
     assert np.array_equal(used.logits([" AB"], ["Cd "])[0], used.logits(["ab"], ["cd"])[0])
 
 
@@ -240,7 +240,7 @@ def test_logits_are_the_models_own():
             "inputs": jnp.asarray([[1, *used.target_vocabulary.encode(target)]]),
         }
         want = jax.jit(used.model.apply)({"params": used.params}, batch)[0]
-        assert logits.shape == (len(target) + 1, used.facts.target_size)
+        assert logits.shape == (len(target) + 1, used.data_info.target_size)
         np.testing.assert_allclose(logits, want, atol=2e-5)
     assert used.logits([], []) == []
 
@@ -312,7 +312,7 @@ def test_a_decoder_alone_says_the_likeliest_in_any_company(beam):
     assert len({output.text for output in found}) > 2
     for source, output in zip(sources, found, strict=True):
         limit = len(source) + used.config.search.max_extra
-        labels = [*map(int, output.text.split()), used.facts.end][:limit]
+        labels = [*map(int, output.text.split()), used.data_info.end][:limit]
         logits = as_trained(used, source, labels)[: len(labels)]
         log_probs = (logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True)))[np.arange(len(labels)), labels]
         penalty = ((5 + len(labels)) / 6) ** used.config.search.length_penalty

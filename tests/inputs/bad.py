@@ -54,7 +54,7 @@ def every(pattern: str, content: str | None) -> Prepare:
     return prepare
 
 
-CHARACTERS, FACTS, INDEX = "run/vocabulary/joint.characters.json", "run/facts.json", "model.safetensors.index.json"
+CHARACTERS, DATA_INFO, INDEX = "run/vocabulary/joint.characters.json", "run/data_info.json", "model.safetensors.index.json"
 EXPERIMENT = "from transformer.config import *\n\ndef get_config():\n    return "
 NEW, AGAIN = "--workdir=new", "--config.train.steps=151"
 TRANSLATE, IMPORT = "--mode=translate", "--mode=import --source=theirs --workdir=new"
@@ -226,20 +226,20 @@ BAD: dict[str, Bad] = {
         "translator", file("run/config.json", b'{"\xe9": 1}'), TRANSLATE, ["run/config.json: damaged", "utf-8"]
     ),
     "a folder as settings": Bad("translator", a_folder("run/config.json"), TRANSLATE, ["--workdir=run: it has no config.json"]),
-    "facts without sizes": Bad(
-        "translator", file(FACTS, "{}"), TRANSLATE, ["run/facts.json: it lacks source_size, target_size", "restore"]
+    "data information without sizes": Bad(
+        "translator", file(DATA_INFO, "{}"), TRANSLATE, ["run/data_info.json: it lacks source_size, target_size", "restore"]
     ),
-    "facts with a strange end": Bad(
+    "data information with a strange end": Bad(
         "translator",
-        edited(FACTS, lambda facts: facts.update(end=99)),
+        edited(DATA_INFO, lambda data_info: data_info.update(end=99)),
         TRANSLATE,
-        ["run/facts.json: the end token is 99", "0 to 15"],
+        ["run/data_info.json: the end token is 99", "0 to 15"],
     ),
-    "facts below zero": Bad(
+    "data information below zero": Bad(
         "translator",
-        edited(FACTS, lambda facts: facts.update(source_size=-1)),
+        edited(DATA_INFO, lambda data_info: data_info.update(source_size=-1)),
         TRANSLATE,
-        ["run/facts.json", "-1 entries", "restore"],
+        ["run/data_info.json", "-1 entries", "restore"],
     ),
     "an empty vocabulary": Bad(
         "translator", file(CHARACTERS, "[]"), TRANSLATE, ["run/vocabulary: the vocabulary has 4 entries", "restore"]

@@ -138,14 +138,14 @@ def works(config: Config, folder) -> None:
     rows = examples(kind.fields)
     made = Bytes() if config.data.vocabulary == "bytes" else Characters(sorted(set("".join(TEXTS) + "?")))
     vocabularies = {field: made for field in families.text_fields(kind) if field != "pair"}
-    facts = prepare.make_facts(vocabularies, kind.extra, SimpleNamespace(training=lambda: listed(rows)), None)
-    model = family.model(config, facts)
-    objective = families.make_objective(config, facts, vocabularies, training=True)
-    tokens = kind.encode(rows, vocabularies, facts.labels)
+    data_info = prepare.make_data_info(vocabularies, kind.extra, SimpleNamespace(training=lambda: listed(rows)), None)
+    model = family.model(config, data_info)
+    objective = families.make_objective(config, data_info, vocabularies, training=True)
+    tokens = kind.encode(rows, vocabularies, data_info.labels)
     batches, _ = pipeline.plan(
         tokens, objective, config.data, config.train.batch_tokens, config.train.accumulate * runtime.count, 0, training=True
     )
-    _, train_step, begin = trainer.make(config, facts, model)
+    _, train_step, begin = trainer.make(config, data_info, model)
 
     def init():
         return begin(small.filled(model, objective))
@@ -159,7 +159,7 @@ def works(config: Config, folder) -> None:
     again = step.restore_state(checkpoints, 1, jax.eval_shape(init))
     checkpoints.close()
     assert jax.tree.all(jax.tree.map(lambda a, b: a.dtype == b.dtype and np.array_equal(a, b), after, again))
-    predictor = PREDICTORS[kind.output](Loaded(config, facts, model, objective, again.params, vocabularies))
+    predictor = PREDICTORS[kind.output](Loaded(config, data_info, model, objective, again.params, vocabularies))
     if hasattr(predictor, "translate"):
         assert len(list(predictor.translate(["ab", "", "ca"]))) == 3
     elif hasattr(predictor, "generate"):

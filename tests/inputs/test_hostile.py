@@ -33,7 +33,7 @@ def test_the_bomb_explodes(tmp_path):
 
 PARTS = {
     "config.json": "--mode=translate",
-    "facts.json": "--mode=translate",
+    "data_info.json": "--mode=translate",
     "vocabulary/*": "--mode=translate",
     "checkpoints/**/*": "--mode=translate",
     "checkpoints/**/manifest.json": "--mode=translate",

@@ -9,7 +9,7 @@ import pytest
 from transformer import settings
 from transformer.components.norms import LayerNorm, RMSNorm
 from transformer.components.positions import Learned, Sinusoidal
-from transformer.config import Config, Facts
+from transformer.config import Config, DataInfo
 from transformer.errors import UserError
 from transformer.interop import configs
 from transformer.interop.fields import COMMON_ONLY, FORMATS, SEARCH_ONLY, SILENT
@@ -67,7 +67,7 @@ def refused(name, fields, generation=None) -> str:
 
 
 def config_of(values) -> Config:
-    return settings.assign(Config(), {name: value for name, value in values.items() if not name.startswith("facts.")})
+    return settings.assign(Config(), {name: value for name, value in values.items() if not name.startswith("data_info.")})
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -88,7 +88,7 @@ def test_tables_name_settings_that_exist_and_values_that_they_may_have(name):
     kinds = {n: kind for n, kind, _, _ in settings.fields(config_of(read(name, SMALL[name])))}
     for field in form.fields:
         for ours in field.ours:
-            assert ours.replace(configs.DECODER, "model.") in kinds or ours.startswith("facts.")
+            assert ours.replace(configs.DECODER, "model.") in kinds or ours.startswith("data_info.")
             for _, value in field.values or ():
                 assert settings.has_type(value, kinds[ours]) or value == "inputs"
     for ours, value in (*form.fixed.items(), *form.training.items()):
@@ -103,11 +103,11 @@ def test_published_files_are_understood_and_written_again(name):
     values = read(name, published)
     config = config_of(values | {"family": FORMATS[name].family, "objective.kind": "masked_lm"})
     config = settings.replace(config, "objective.kind", next(iter(FORMATS[name].architectures.values())))
-    known = {n.removeprefix("facts."): v for n, v in values.items() if n.startswith("facts.")}
+    known = {n.removeprefix("data_info."): v for n, v in values.items() if n.startswith("data_info.")}
     sizes = {f"{side}_size": known[f"{side}_rows"] for side in ("source", "target")}
-    facts = Facts(**{"start": 0, "end": 0} | sizes | known)
+    data_info = DataInfo(**{"start": 0, "end": 0} | sizes | known)
     assert configs.choose(config) == name
-    written = configs.to_fields(name, config, facts)
+    written = configs.to_fields(name, config, data_info)
     assert (
         read(name, written | {k: published[k] for k in ("num_beams", "max_length", "bad_words_ids") if k in published})
         == values
@@ -208,7 +208,7 @@ def test_how_to_search_is_taken_from_the_file_that_is_for_it():
         "bart", SMALL["bart"] | {"num_beams": 9}, {"num_beams": 3, "length_penalty": 2.0, "decoder_start_token_id": 7}
     )
     assert (values["search.beam_size"], values["search.length_penalty"], values["search.penalty_form"]) == (3, 2.0, "power")
-    assert values["facts.start"] == 7
+    assert values["data_info.start"] == 7
     assert read("bart", SMALL["bart"] | {"num_beams": 9})["search.beam_size"] == 9
 
 
@@ -218,7 +218,7 @@ def test_when_a_search_ends_goes_both_ways(theirs, ours):
     assert values["search.stopping"] == ours
     form = FORMATS["bart"]
     config = config_of(values | {"family": form.family, "objective.kind": next(iter(form.architectures.values()))})
-    assert configs.search_fields(config, Facts(9, 9, 9, 9))["early_stopping"] is theirs
+    assert configs.search_fields(config, DataInfo(9, 9, 9, 9))["early_stopping"] is theirs
 
 
 @pytest.mark.parametrize(
@@ -247,5 +247,5 @@ def test_a_setting_that_they_have_not_is_named_when_writing(name, changes, named
     config = config_of(read(name, SMALL[name]) | {"family": form.family, "objective.kind": kind})
     config = settings.assign(config, changes)
     with pytest.raises(UserError) as error:
-        configs.to_fields(configs.choose(config), config, Facts(9, 9, 9, 9))
+        configs.to_fields(configs.choose(config), config, DataInfo(9, 9, 9, 9))
     assert named in str(error.value) and "\n" not in str(error.value)

@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 
 from transformer import families
-from transformer.config import Facts
+from transformer.config import DataInfo
 from transformer.data import prepare, tokenizers
 from transformer.data.tokenizers import imported, tokenizer_classes, vocabulary
 from transformer.errors import UserError
@@ -89,14 +89,14 @@ def test_what_is_read_is_written_and_read_again_to_the_bit(tmp_path, name):
     found = huggingface.read(folder)
     count = sum(np.size(leaf) for leaf in jax.tree.leaves(found.params))
     assert count == sum(tensor.size for tensor in made.values())
-    huggingface.write(tmp_path / "b", found.config, found.facts, found.params, found.vocabularies)
+    huggingface.write(tmp_path / "b", found.config, found.data_info, found.params, found.vocabularies)
     written = safetensors.numpy.load_file(tmp_path / "b" / "model.safetensors")
     bare = {n if n in made else n.removeprefix("bert."): t for n, t in written.items()}
     assert bare.keys() == made.keys()
     for tensor, value in made.items():
         np.testing.assert_array_equal(bare[tensor], value, err_msg=tensor)
     again = huggingface.read(tmp_path / "b")
-    assert (again.config, again.facts) == (found.config, found.facts)
+    assert (again.config, again.data_info) == (found.config, found.data_info)
     assert same(again.params, found.params)
     text = "the small cat über 12 naïve"
     for side, each in found.vocabularies.items():
@@ -114,8 +114,8 @@ def test_the_parameters_are_those_of_the_model_that_the_settings_make(tmp_path, 
     for each, vocab in found.vocabularies.items():
         vocab.save(tmp_path, each)
     by_field = prepare.load_vocabularies(found.config.data, fields, tmp_path)
-    model = families.FAMILIES[found.config.family].model(found.config, found.facts)
-    objective = families.make_objective(found.config, found.facts, by_field)
+    model = families.FAMILIES[found.config.family].model(found.config, found.data_info)
+    objective = families.make_objective(found.config, found.data_info, by_field)
     wanted = jax.eval_shape(lambda: families.init_params(model, objective, 0))
     assert jax.tree.map(np.shape, found.params) == jax.tree.map(lambda leaf: leaf.shape, wanted)
 
@@ -257,12 +257,12 @@ def test_shards_are_read_and_written(tmp_path):
     assert same(huggingface.read(folder).params, found.params)
 
 
-# --- facts -------------------------------------------------------------------------------------------------------------
+# --- data_info -------------------------------------------------------------------------------------------------------------
 
 
-def test_facts_are_those_of_the_tokenizer_and_the_settings(tmp_path):
-    facts = {name: huggingface.read(case(tmp_path / name, name)[0]).facts for name in CASES[:10] + CASES[13:14]}
-    t5, bart, marian, gpt2, bert = (facts[n] for n in ("t5 1.0", "bart", "marian", "gpt2", "bert Model"))
+def test_data_info_are_those_of_the_tokenizer_and_the_settings(tmp_path):
+    data_info = {name: huggingface.read(case(tmp_path / name, name)[0]).data_info for name in CASES[:10] + CASES[13:14]}
+    t5, bart, marian, gpt2, bert = (data_info[n] for n in ("t5 1.0", "bart", "marian", "gpt2", "bert Model"))
     assert (t5.pad, t5.start, t5.end, t5.unknown, t5.sentinels, t5.begin) == (0, 0, 1, 2, 4, None)
     assert t5.target_rows == t5.target_size + 3
     assert (bart.begin, bart.pad, bart.end, bart.start, bart.unknown, bart.mask) == (0, 1, 2, 2, 3, 4)
@@ -270,7 +270,7 @@ def test_facts_are_those_of_the_tokenizer_and_the_settings(tmp_path):
     assert marian.start == marian.pad == marian.target_rows - 1 == marian.source_rows - 1
     assert (gpt2.start, gpt2.end, gpt2.begin, gpt2.mask) == (0, 0, None, None)
     assert (bert.pad, bert.unknown, bert.begin, bert.end, bert.mask) == (0, 1, 2, 3, 4)
-    assert facts["bert SequenceClassification"].labels == ("no", "yes", "both") and bert.labels == ()
+    assert data_info["bert SequenceClassification"].labels == ("no", "yes", "both") and bert.labels == ()
 
 
 def test_a_forbidden_pad_is_past_the_vocabulary(tmp_path):
@@ -278,11 +278,11 @@ def test_a_forbidden_pad_is_past_the_vocabulary(tmp_path):
     pad = made["model.shared.weight"].shape[0] - 1
     (folder / "generation_config.json").write_text(json.dumps({"bad_words_ids": [[pad]], "num_beams": 6, "max_length": 9}))
     found = huggingface.read(folder)
-    assert found.facts.target_size == pad == found.facts.target_rows - 1
+    assert found.data_info.target_size == pad == found.data_info.target_rows - 1
     assert (found.config.search.beam_size, found.config.search.output_limit(50)) == (6, 8)
-    huggingface.write(tmp_path / "b", found.config, found.facts, found.params, found.vocabularies)
+    huggingface.write(tmp_path / "b", found.config, found.data_info, found.params, found.vocabularies)
     assert json.loads((tmp_path / "b/generation_config.json").read_text())["bad_words_ids"] == [[pad]]
-    assert huggingface.read(tmp_path / "b").facts == found.facts
+    assert huggingface.read(tmp_path / "b").data_info == found.data_info
 
 
 @pytest.mark.parametrize(("more", "said", "sentinels"), [(100, {}, 100), (7, {"extra_ids": 7}, 7), (3, {}, 0)])
@@ -293,11 +293,11 @@ def test_t5_s_sentinels_come_after_its_pieces_where_the_table_has_room(tmp_path,
     fields = folders.T5_FIELDS | {"vocab_size": size + more}
     folders.make(tmp_path / "a", fields, folders.draw(folders.t5(size + more)))
     found = huggingface.read(tmp_path / "a")
-    facts = found.facts
-    assert (facts.sentinels, facts.target_size, facts.target_rows) == (sentinels, size + sentinels, size + more)
-    huggingface.write(tmp_path / "b", found.config, facts, found.params, found.vocabularies)
+    data_info = found.data_info
+    assert (data_info.sentinels, data_info.target_size, data_info.target_rows) == (sentinels, size + sentinels, size + more)
+    huggingface.write(tmp_path / "b", found.config, data_info, found.params, found.vocabularies)
     assert (tmp_path / "b" / "spiece.model").read_bytes() == (tmp_path / "a" / "spiece.model").read_bytes()
-    assert huggingface.read(tmp_path / "b").facts == facts
+    assert huggingface.read(tmp_path / "b").data_info == data_info
 
 
 # --- what is wrong -----------------------------------------------------------------------------------------------------
@@ -327,9 +327,9 @@ def test_a_classifier_of_one_label_is_read(tmp_path):
         folder, lambda t: t | {"classifier.weight": t["classifier.weight"][:1], "classifier.bias": t["classifier.bias"][:1]}
     )
     found = huggingface.read(folder)
-    assert found.facts.labels == ("score",)
-    huggingface.write(tmp_path / "b", found.config, found.facts, found.params, found.vocabularies)
-    assert huggingface.read(tmp_path / "b").facts == found.facts
+    assert found.data_info.labels == ("score",)
+    huggingface.write(tmp_path / "b", found.config, found.data_info, found.params, found.vocabularies)
+    assert huggingface.read(tmp_path / "b").data_info == found.data_info
 
 
 def test_a_prompt_begins_as_the_folder_s_tokenizer_says(tmp_path):
@@ -340,7 +340,7 @@ def test_a_prompt_begins_as_the_folder_s_tokenizer_says(tmp_path):
     (folder / "tokenizer.json").write_text(json.dumps(described))
     found = huggingface.read(folder)
     assert found.config.search.start_token is True
-    huggingface.write(tmp_path / "b", found.config, found.facts, found.params, found.vocabularies)
+    huggingface.write(tmp_path / "b", found.config, found.data_info, found.params, found.vocabularies)
     assert huggingface.read(tmp_path / "b").config == found.config
 
 
@@ -447,9 +447,9 @@ def test_a_tokenizer_that_does_not_fit_is_said(tmp_path):
 def test_a_full_folder_is_not_written_into(tmp_path):
     found = huggingface.read(case(tmp_path / "a", "gpt2")[0])
     with pytest.raises(UserError, match="not empty"):
-        huggingface.write(tmp_path / "a", found.config, found.facts, found.params, found.vocabularies)
+        huggingface.write(tmp_path / "a", found.config, found.data_info, found.params, found.vocabularies)
     (tmp_path / "empty").mkdir()
-    huggingface.write(tmp_path / "empty", found.config, found.facts, found.params, found.vocabularies)
+    huggingface.write(tmp_path / "empty", found.config, found.data_info, found.params, found.vocabularies)
     assert (tmp_path / "empty" / "model.safetensors").exists()
 
 
@@ -460,8 +460,8 @@ def test_a_full_folder_is_not_written_into(tmp_path):
 def test_bytes_and_characters_are_written_as_a_tokenizer_that_says_the_same(tmp_path, made):
     from transformer.interop import tokenizer_json
 
-    facts = Facts(made.size, made.size, made.size, made.size)
-    again = imported.Tokenizer(tokenizer_json.write(made, facts, ([], [], [])))
+    data_info = DataInfo(made.size, made.size, made.size, made.size)
+    again = imported.Tokenizer(tokenizer_json.write(made, data_info, ([], [], [])))
     assert again.size == made.size and again.special == made.special
     for text in [*folders.TEXTS[:20], "", "a  b\n c", "€uro 12", "naïve \u0301 日本", "<s> </s>"]:
         assert again.encode(text) == made.encode(text)
@@ -473,7 +473,7 @@ def test_two_vocabularies_of_bytes_cannot_be_written(tmp_path):
     found = huggingface.read(case(tmp_path / "a", "gpt2")[0])
     two = {"source": vocabulary.Bytes(), "target": vocabulary.Bytes()}
     with pytest.raises(UserError, match="has one vocabulary"):
-        huggingface.write(tmp_path / "b", found.config, found.facts, found.params, two)
+        huggingface.write(tmp_path / "b", found.config, found.data_info, found.params, two)
     assert not (tmp_path / "b").exists()
 
 
@@ -482,7 +482,7 @@ def test_a_sentencepiece_vocabulary_is_written_for_t5_and_marian(tmp_path):
     own = tokenizers.load(tmp_path, "joint")
     for name in ("t5 1.0", "marian"):
         found = huggingface.read(case(tmp_path / name, name)[0])
-        huggingface.write(tmp_path / f"{name} b", found.config, found.facts, found.params, {"joint": own})
+        huggingface.write(tmp_path / f"{name} b", found.config, found.data_info, found.params, {"joint": own})
         again = huggingface.read(tmp_path / f"{name} b")
         for each in again.vocabularies.values():
             for text in folders.TEXTS[:10]:

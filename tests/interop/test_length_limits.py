@@ -4,7 +4,7 @@ import folders
 import pytest
 
 from transformer import settings
-from transformer.config import Config, Facts, Search
+from transformer.config import Config, DataInfo, Search
 from transformer.errors import UserError
 from transformer.interop import configs, limits
 from transformer.interop.fields import FORMATS
@@ -102,5 +102,5 @@ def test_every_model_that_makes_text_is_written_with_a_limit(name):
     t5 = folders.T5_FIELDS | {"scale_decoder_outputs": True}
     fields = {"gpt2": folders.GPT2_FIELDS, "t5": t5}.get(name, folders.BART_FIELDS)
     values = configs.to_settings(form, fields, {"max_length": 17}, "config.json", "generation_config.json")
-    config = config_of({n: v for n, v in values.items() if not n.startswith("facts.")}, form.family)
-    assert configs.search_fields(config, Facts(9, 9, 9, 9))["max_length"] == 17
+    config = config_of({n: v for n, v in values.items() if not n.startswith("data_info.")}, form.family)
+    assert configs.search_fields(config, DataInfo(9, 9, 9, 9))["max_length"] == 17

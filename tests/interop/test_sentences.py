@@ -45,9 +45,9 @@ def labeller(found: huggingface.Imported, **changes) -> Labeller:
     for name, value in changes.items():
         config = settings.replace(config, f"embed.{name}", value)
     vocabularies = {"text": found.vocabularies["joint"], "pair": found.vocabularies["joint"]}
-    model = families.FAMILIES[config.family].model(config, found.facts)
-    objective = families.make_objective(config, found.facts, vocabularies)
-    return Labeller(Loaded(config, found.facts, model, objective, found.params, vocabularies))
+    model = families.FAMILIES[config.family].model(config, found.data_info)
+    objective = families.make_objective(config, found.data_info, vocabularies)
+    return Labeller(Loaded(config, found.data_info, model, objective, found.params, vocabularies))
 
 
 @functools.cache
@@ -62,7 +62,7 @@ def found() -> huggingface.Imported:
 def test_a_vector_is_the_mean_of_the_states_or_the_first_and_may_have_length_1():
     used = labeller(found())
     vectors = used.embed(TEXTS)
-    model, ids = used.model, [found().facts.begin, *found().vocabularies["joint"].encode(TEXTS[1]), found().facts.end]
+    model, ids = used.model, [found().data_info.begin, *found().vocabularies["joint"].encode(TEXTS[1]), found().data_info.end]
     states = np.asarray(model.apply({"params": used.params}, {"source": np.array([ids])})["states"])[0]
     assert vectors.shape == (3, folders.D) and vectors.dtype == np.float32
     np.testing.assert_allclose(vectors[1], states.mean(axis=0), atol=1e-5)
@@ -91,7 +91,7 @@ def test_how_vectors_are_made_is_read_and_written(tmp_path):
     files = {"modules": modules("Transformer", "Pooling", "Normalize"), "length": {"max_seq_length": 11}}
     read = huggingface.read(encoder(tmp_path / "a", pooling={"pooling_mode_cls_token": True}, pooler=False, **files))
     assert (read.config.embed.pooling, read.config.embed.normalize, read.config.data.max_source_length) == ("first", True, 11)
-    huggingface.write(tmp_path / "b", read.config, read.facts, read.params, read.vocabularies)
+    huggingface.write(tmp_path / "b", read.config, read.data_info, read.params, read.vocabularies)
     assert huggingface.read(tmp_path / "b").config == read.config
     assert sentences.read(encoder(tmp_path / "c")) == {}
     newer = encoder(tmp_path / "d", modules=modules("Transformer", "Pooling"), pooling={"pooling_mode": "mean"})
@@ -115,4 +115,4 @@ def test_nothing_is_trained_without_a_head():
     with pytest.raises(UserError, match="--mode=train"):
         families.check_mode(found().config, "train")
     with pytest.raises(UserError, match="embed"):
-        families.make_loss(None, found().config, found().facts)
+        families.make_loss(None, found().config, found().data_info)

@@ -7,7 +7,7 @@ import folders
 import pytest
 
 from transformer.components.positions import Learned
-from transformer.config import Config, Data, Facts, Model
+from transformer.config import Config, Data, DataInfo, Model
 from transformer.data import tokenizers
 from transformer.data.tokenizers import tokenizer_classes, vocabulary
 from transformer.data.tokenizers.imported import Tokenizer
@@ -126,7 +126,7 @@ def test_a_folder_without_a_tokenizer_says_what_it_may_have(tmp_path):
 # --- out ---------------------------------------------------------------------------------------------------------------
 
 
-def written(folder, model_type, vocab, facts, **more) -> tuple[dict, Tokenizer]:
+def written(folder, model_type, vocab, data_info, **more) -> tuple[dict, Tokenizer]:
     folder.mkdir()
     families: Any = {"bert": "encoder_only", "gpt2": "decoder_only"}
     config = Config(
@@ -134,7 +134,7 @@ def written(folder, model_type, vocab, facts, **more) -> tuple[dict, Tokenizer]:
         model=Model(positions=Learned(size=300)),
         data=Data(max_source_length=33),
     )
-    vocabularies.write(folder, config, model_type, vocab, vocab, facts)
+    vocabularies.write(folder, config, model_type, vocab, vocab, data_info)
     described = json.loads((folder / "tokenizer_config.json").read_text())
     return described, Tokenizer((folder / "tokenizer.json").read_text(), described)
 
@@ -142,7 +142,7 @@ def written(folder, model_type, vocab, facts, **more) -> tuple[dict, Tokenizer]:
 def test_the_class_the_settings_and_the_longest_text_of_an_original_are_kept(tmp_path):
     settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": False, "model_max_length": 17, "mask_token": "[MASK]"}
     made = read(save(tmp_path / "a", folders.word_pieces(), **settings), "bert")
-    described, again = written(tmp_path / "b", "bert", made, Facts(*[made.size] * 4, unknown=1, begin=2, end=3, mask=4))
+    described, again = written(tmp_path / "b", "bert", made, DataInfo(*[made.size] * 4, unknown=1, begin=2, end=3, mask=4))
     assert described.items() >= settings.items() and "token_type_ids" in described["model_input_names"]
     assert (tmp_path / "b/tokenizer.json").read_bytes() == (tmp_path / "a/tokenizer.json").read_bytes()
     assert vocabularies.longest(tmp_path / "b") == 17 and again.encode("Cat") == made.encode("Cat")
@@ -153,17 +153,17 @@ def test_the_class_the_settings_and_the_longest_text_of_an_original_are_kept(tmp
 )
 def test_texts_in_a_vocabulary_of_ours_stand_between_the_tokens_that_the_model_reads(tmp_path, model_type, around, longest):
     known = vocabulary.Bytes()
-    described, again = written(tmp_path / "b", model_type, known, Facts(known.size, known.size, known.size, known.size))
+    described, again = written(tmp_path / "b", model_type, known, DataInfo(known.size, known.size, known.size, known.size))
     assert again.around == around and described["model_max_length"] == longest
 
 
 def test_a_mask_and_sentinels_of_ours_are_entries(tmp_path):
     known = vocabulary.Bytes()
     size = known.size + 1
-    _, again = written(tmp_path / "a", "bert", known, Facts(size, size, size, size, mask=known.size))
+    _, again = written(tmp_path / "a", "bert", known, DataInfo(size, size, size, size, mask=known.size))
     assert again.tokens[known.size] == "<mask>" and known.size in again.special
     size = known.size + 3
-    _, again = written(tmp_path / "b", "t5", known, Facts(size, size, size, size, sentinels=3))
+    _, again = written(tmp_path / "b", "t5", known, DataInfo(size, size, size, size, sentinels=3))
     assert [again.tokens[size - 1 - k] for k in range(3)] == ["<extra_id_0>", "<extra_id_1>", "<extra_id_2>"]
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import small
 
-from transformer.config import Facts, Model
+from transformer.config import DataInfo, Model
 from transformer.models.transformer import DecoderOnly, EncoderOnly, Heads
 
-FACTS = Facts(source_size=13, target_size=13, source_rows=16, target_rows=16)
+DATA_INFO = DataInfo(source_size=13, target_size=13, source_rows=16, target_rows=16)
 
 
 def model(**changes) -> Model:
@@ -22,7 +22,7 @@ def model(**changes) -> Model:
 
 @functools.cache
 def decoder(positions: str):
-    net = DecoderOnly(model(positions=positions), FACTS)
+    net = DecoderOnly(model(positions=positions), DATA_INFO)
     # Not as initialised: biases that are zero and scales that are one would hide what is left out.
     return functools.partial(small.apply, net, small.drawn(net, {"inputs": jnp.zeros((1, 4), jnp.int32)}))
 
@@ -54,7 +54,7 @@ def test_with_a_cache_the_logits_are_those_without(positions, prefix):
 
 @pytest.mark.parametrize("prefix", [0, 3])
 def test_nothing_is_seen_of_the_future_but_in_a_prefix(prefix):
-    net = DecoderOnly(model(), FACTS)
+    net = DecoderOnly(model(), DATA_INFO)
     batch = {"inputs": draw(1, 6)} | ({"prefix": (np.arange(6)[None] < prefix).astype(np.int32)} if prefix else {})
     params = small.drawn(net, batch)["params"]
 
@@ -79,7 +79,7 @@ def test_documents_that_share_a_row_do_not_see_each_other():
 
 @functools.cache
 def encoder(heads: Heads, **changes):
-    net = EncoderOnly(model(token_types=2, positions="learned", **changes), FACTS, heads)
+    net = EncoderOnly(model(token_types=2, positions="learned", **changes), DATA_INFO, heads)
     return net, small.drawn(net, {"source": jnp.zeros((1, 4), jnp.int32)})["params"]
 
 

@@ -10,7 +10,7 @@ import small
 
 from transformer.components.feed_forward import ACTIVATIONS
 from transformer.components.masks import Causal, Pairs, Tokens
-from transformer.config import Facts, Model
+from transformer.config import DataInfo, Model
 from transformer.models.attention import AttentionLayer
 from transformer.models.layers import (
     Embedding,
@@ -166,7 +166,7 @@ def test_dropout_stands_where_the_paper_has_it():
 
     def places(**rates):
         config = small.model(num_encoder_layers=1, num_decoder_layers=1, d_model=8, d_ff=8, num_heads=2, **rates)
-        network = EncoderDecoder(config, Facts(9, 9, 9, 9))
+        network = EncoderDecoder(config, DataInfo(9, 9, 9, 9))
         batch = {"source": jnp.ones((1, 3), jnp.int32), "inputs": jnp.ones((1, 2), jnp.int32)}
         variables = jax.eval_shape(network.init, jax.random.key(0), batch)
         keys = {"dropout": jax.random.key(1)}
@@ -251,7 +251,7 @@ def test_all_of_a_model_is_initialised_as_stated(initializer, embedding_init):
         init_stddev=0.05,
         embedding_init=embedding_init,
     )
-    network = EncoderDecoder(config, Facts(ROWS, ROWS, ROWS, ROWS))
+    network = EncoderDecoder(config, DataInfo(ROWS, ROWS, ROWS, ROWS))
     batch = {"source": jnp.ones((1, 2), jnp.int32), "inputs": jnp.ones((1, 2), jnp.int32)}
     parameters = jax.jit(network.init)(jax.random.key(0), batch)["params"]
     seen = set()

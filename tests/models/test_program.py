@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from transformer.config import Facts, Model, Recurrent
+from transformer.config import DataInfo, Model, Recurrent
 from transformer.models.program import count, sequential_products, total
 from transformer.models.recurrent import RecurrentEncoderDecoder
 from transformer.models.transformer import EncoderDecoder
@@ -87,8 +87,8 @@ def test_a_loop_of_unknown_length_is_refused(count):
 
 
 def of(model, source, target):
-    facts = Facts(source_size=50, target_size=50, source_rows=56, target_rows=56)
-    network = (RecurrentEncoderDecoder if model.recurrent.cell == "lstm" else EncoderDecoder)(model, facts)
+    data_info = DataInfo(source_size=50, target_size=50, source_rows=56, target_rows=56)
+    network = (RecurrentEncoderDecoder if model.recurrent.cell == "lstm" else EncoderDecoder)(model, data_info)
     batch = {
         name: jax.ShapeDtypeStruct((2, length), jnp.int32)
         for name, length in {"source": source, "source_segments": source, "inputs": target, "segments": target}.items()

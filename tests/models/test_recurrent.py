@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import small
 
-from transformer.config import Facts, Model, Recurrent
+from transformer.config import DataInfo, Model, Recurrent
 from transformer.errors import UserError
 from transformer.models import dropout
 from transformer.models.recurrent import RecurrentEncoderDecoder, over_time
 
-FACTS = Facts(source_size=50, target_size=50, source_rows=56, target_rows=56)
+DATA_INFO = DataInfo(source_size=50, target_size=50, source_rows=56, target_rows=56)
 D = 8
 
 # Each paper's model, and between them each cell, score, depth and way to read the source.
@@ -46,7 +46,7 @@ def make(layers=(1, 1), model=None, **settings):
         "dropout_rate": 0.0,
         "tying": "none",
     }
-    return RecurrentEncoderDecoder(Model(**small | (model or {}), recurrent=Recurrent(**settings)), FACTS)
+    return RecurrentEncoderDecoder(Model(**small | (model or {}), recurrent=Recurrent(**settings)), DATA_INFO)
 
 
 def tokens(*shape, seed=0):

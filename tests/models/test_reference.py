@@ -11,11 +11,11 @@ import small
 from experiments.variants.qkv import HardMax, SharedQKInputValues
 from experiments.variants.summed_heads import SummedHeads
 from transformer.components.norms import LayerNorm
-from transformer.config import Facts
+from transformer.config import DataInfo
 from transformer.models.transformer import EncoderDecoder
 
-FACTS = Facts(source_size=30, target_size=40, source_rows=32, target_rows=40)
-JOINT = Facts(source_size=40, target_size=40, source_rows=40, target_rows=40)
+DATA_INFO = DataInfo(source_size=30, target_size=40, source_rows=32, target_rows=40)
+JOINT = DataInfo(source_size=40, target_size=40, source_rows=40, target_rows=40)
 D, HEADS, CLIP = 16, 4, 2
 
 # Every choice that changes the sum is in one of these; the first is the paper's model.
@@ -244,8 +244,8 @@ class Reference:
 @pytest.mark.parametrize("name", CASES)
 def test_logits_are_those_of_the_reference(draw, name):
     config = small.model(num_encoder_layers=2, num_decoder_layers=3, d_model=D, d_ff=24, num_heads=HEADS, **CASES[name])
-    facts = JOINT if config.tying == "three_way" else FACTS
-    network = EncoderDecoder(config, facts)
+    data_info = JOINT if config.tying == "three_way" else DATA_INFO
+    network = EncoderDecoder(config, data_info)
     generator = np.random.default_rng(2)
     lengths = [(7, 5), (4, 6), (1, 1)]  # of sources and targets
     batch = {"source": generator.integers(1, 30, (3, 8)), "inputs": generator.integers(1, 40, (3, 6))}

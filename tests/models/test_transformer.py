@@ -10,13 +10,13 @@ import small
 
 from transformer.components.masks import All, Tokens
 from transformer.components.positions import Positions
-from transformer.config import Facts
+from transformer.config import DataInfo
 from transformer.models.stack import Memory, Stack
 from transformer.models.transformer import EncoderDecoder
 from transformer.probes.sites import scaled_heads
 from transformer.settings import Variations, override
 
-FACTS = Facts(source_size=50, target_size=50, source_rows=56, target_rows=56)
+DATA_INFO = DataInfo(source_size=50, target_size=50, source_rows=56, target_rows=56)
 OTHER = {
     "attention__qk_norm": True,
     "norm_order": "pre",
@@ -58,7 +58,7 @@ CACHED = {kind: (kind, {}) for kind in KINDS} | {"rotary, other": ("rotary", OTH
 def make(**settings):
     sizes = {"num_encoder_layers": 3, "num_decoder_layers": 2, "d_model": 16, "d_ff": 32, "num_heads": 4}
     clip = {"positions__clip": 3} if settings.get("positions") == "shaw" else {}
-    return EncoderDecoder(small.model(**sizes | clip | settings), FACTS)
+    return EncoderDecoder(small.model(**sizes | clip | settings), DATA_INFO)
 
 
 def tokens(*shape, seed=0):

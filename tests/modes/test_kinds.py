@@ -260,8 +260,8 @@ def test_a_body_is_taken_over(tmp_path, first_state):
     assert np.std(own["['pooler']['dense']['kernel']"]) > 0
     vocabulary = [sorted((path / "vocabulary").iterdir())[0].read_bytes() for path in (other, tmp_path / "run")]
     assert vocabulary[0] == vocabulary[1]
-    again = json.loads((tmp_path / "run" / "facts.json").read_text())
-    assert again["labels"] == ["no", "yes"] and again["mask"] == json.loads((other / "facts.json").read_text())["mask"]
+    again = json.loads((tmp_path / "run" / "data_info.json").read_text())
+    assert again["labels"] == ["no", "yes"] and again["mask"] == json.loads((other / "data_info.json").read_text())["mask"]
 
 
 @pytest.mark.slow
@@ -279,7 +279,7 @@ def test_what_was_learned_from_corrupted_text_is_taken_over_whole(tmp_path, firs
 
 
 def test_a_run_that_has_begun_does_without_the_other(tmp_path, monkeypatch, not_scored):
-    """Its vocabulary, facts and parameters are its own by then."""
+    """Its vocabulary, data_info and parameters are its own by then."""
     other = Path(shutil.copytree(kinds.run("masked_lm").workdir, tmp_path / "other"))
     assert started("tag", other, tmp_path, **{"train.steps": "1"}).status == 0
     shutil.rmtree(other)

@@ -138,11 +138,11 @@ def read_with_gates(used, pairs, gates_3x2):
     """Log probabilities BxTxN, and the tokens of targets with their ends and whether they are there, BxT."""
     inputs = used._inputs([target for _, target in pairs])
     batch, _ = used._batch_of(used._sources([source for source, _ in pairs]), inputs)
-    said = [[*ids[1:], used.facts.end] for ids in inputs]
+    said = [[*ids[1:], used.data_info.end] for ids in inputs]
     tokens_BxT, there_BxT = pad(said, batch["inputs"].shape[1])
     with scaled_heads({place: gates_H[None] for place, gates_H in zip(PLACES, gates_3x2, strict=True)}):
         logits = used.model.apply({"params": used.params}, batch)
-    return jax.nn.log_softmax(logits)[..., : used.facts.target_size], tokens_BxT, there_BxT
+    return jax.nn.log_softmax(logits)[..., : used.data_info.target_size], tokens_BxT, there_BxT
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ def test_training_leaves_a_whole_workdir():
         "config.json",
         "cuts.json",
         "evaluation",
-        "facts.json",
+        "data_info.json",
         "metrics.jsonl",
         "pictures",
         "record.json",

@@ -28,7 +28,7 @@ def write_tokenizer(folder, made, **settings):
 
 def exported(folder, out):
     found = huggingface.read(folder)
-    huggingface.write(out, found.config, found.facts, found.params, found.vocabularies)
+    huggingface.write(out, found.config, found.data_info, found.params, found.vocabularies)
     return found
 
 
@@ -118,10 +118,10 @@ def test_prompts_are_continued_as_theirs(tmp_path):
     write_tokenizer(tmp_path, made)
     found = huggingface.read(tmp_path)
     config = settings.replace(settings.replace(found.config, "search.temperature", 0.0), "search.max_new_tokens", 8)
-    kind = families.FAMILIES["decoder_only"].model(config, found.facts)
+    kind = families.FAMILIES["decoder_only"].model(config, found.data_info)
     vocabularies = {"text": found.vocabularies["joint"]}
-    objective = families.make_objective(config, found.facts, vocabularies)
-    used = Generator(Loaded(config, found.facts, kind, objective, found.params, vocabularies))
+    objective = families.make_objective(config, found.data_info, vocabularies)
+    used = Generator(Loaded(config, found.data_info, kind, objective, found.params, vocabularies))
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     for prompt in ("the cat", "a small bird sees"):
         given = tokenizer(prompt, return_tensors="pt")

@@ -14,7 +14,7 @@ transformers = pytest.importorskip("transformers")
 import theirs  # noqa: E402  (it imports both)
 
 from transformer import families, settings  # noqa: E402
-from transformer.config import Data, Facts  # noqa: E402
+from transformer.config import Data, DataInfo  # noqa: E402
 from transformer.data.tokenizers import training  # noqa: E402
 from transformer.inference.label import Labeller  # noqa: E402
 from transformer.inference.loading import Loaded  # noqa: E402
@@ -24,10 +24,13 @@ PAIRS = [("the small cat", "a dog"), ("a bird", "the big old dog sees a house " 
 
 
 def labeller(found: huggingface.Imported) -> Labeller:
-    model, vocabularies = families.FAMILIES[found.config.family].model(found.config, found.facts), found.vocabularies["joint"]
+    model, vocabularies = (
+        families.FAMILIES[found.config.family].model(found.config, found.data_info),
+        found.vocabularies["joint"],
+    )
     texts = dict.fromkeys(("text", "pair"), vocabularies)
-    objective = families.make_objective(found.config, found.facts, texts)
-    return Labeller(Loaded(found.config, found.facts, model, objective, found.params, texts))
+    objective = families.make_objective(found.config, found.data_info, texts)
+    return Labeller(Loaded(found.config, found.data_info, model, objective, found.params, texts))
 
 
 @pytest.mark.parametrize("name", ["bert sentences", "bart sentences"])
@@ -39,7 +42,7 @@ def test_scores_of_texts_and_pairs(tmp_path, name):
     made.save(str(tmp_path / "a/tokenizer.json"))
     (tmp_path / "a/tokenizer_config.json").write_text(json.dumps({"model_max_length": 30}))
     found = huggingface.read(tmp_path / "a")
-    huggingface.write(tmp_path / "b", found.config, found.facts, found.params, found.vocabularies)
+    huggingface.write(tmp_path / "b", found.config, found.data_info, found.params, found.vocabularies)
     ours = labeller(found)
     for folder in (tmp_path / "a", tmp_path / "b"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -58,11 +61,11 @@ def test_a_classifier_that_was_trained_here_is_exported_with_its_pieces(tmp_path
     model.save_pretrained(tmp_path / "sizes")
     config = huggingface.read_model(tmp_path / "sizes").config
     config = settings.assign(config, {"data.vocabulary": "bpe", "data.vocabulary_size": 90, "data.max_source_length": 30})
-    facts = Facts(known.size, known.size, known.size, known.size, labels=("score",))
+    data_info = DataInfo(known.size, known.size, known.size, known.size, labels=("score",))
     draw = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: draw.normal(0, 0.4, leaf.shape).astype(np.float32), convert.shapes(config, facts))
-    huggingface.write(tmp_path / "out", config, facts, params, {"text": known})
-    ours = labeller(huggingface.Imported(config, facts, params, {"joint": known}))
+    params = jax.tree.map(lambda leaf: draw.normal(0, 0.4, leaf.shape).astype(np.float32), convert.shapes(config, data_info))
+    huggingface.write(tmp_path / "out", config, data_info, params, {"text": known})
+    ours = labeller(huggingface.Imported(config, data_info, params, {"joint": known}))
     written = type(model).from_pretrained(tmp_path / "out").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     for texts in (PAIRS, [pair[:1] for pair in PAIRS]):
@@ -71,4 +74,4 @@ def test_a_classifier_that_was_trained_here_is_exported_with_its_pieces(tmp_path
             said = [written(**tokenizer(*each, return_tensors="pt", truncation=True)).logits.item() for each in texts]
         np.testing.assert_allclose(np.asarray(mine, float), said, atol=2e-4)
     again = huggingface.read(tmp_path / "out")
-    assert (again.facts.begin, again.facts.start, again.facts.end) == (None, facts.start, facts.end)
+    assert (again.data_info.begin, again.data_info.start, again.data_info.end) == (None, data_info.start, data_info.end)

@@ -10,7 +10,7 @@ import pytest
 transformers = pytest.importorskip("transformers")
 
 from transformer.components.positions import Learned  # noqa: E402
-from transformer.config import Config, Data, Facts, Model  # noqa: E402
+from transformer.config import Config, Data, DataInfo, Model  # noqa: E402
 from transformer.data.tokenizers import training  # noqa: E402
 from transformer.interop import vocabularies  # noqa: E402
 
@@ -30,13 +30,13 @@ def trained(kind: str, normalization: str):
 def exported(folder, model_type, known, mask=False):
     """The folder's tokenizer, as Transformers loads it."""
     size = known.size + mask
-    facts = Facts(size, size, size, size, mask=known.size if mask else None)
+    data_info = DataInfo(size, size, size, size, mask=known.size if mask else None)
     config = Config(
         family=FAMILIES.get(model_type, "encoder_decoder"),
         model=Model(positions=Learned(size=40)),
         data=Data(max_source_length=40),
     )
-    vocabularies.write(folder, config, model_type, known, known, facts)
+    vocabularies.write(folder, config, model_type, known, known, data_info)
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
     return transformers.AutoTokenizer.from_pretrained(folder)
 

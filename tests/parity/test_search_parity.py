@@ -71,9 +71,9 @@ def prepared(name):
 
 
 def ours(found, params, source, seen, alpha, beams, stopping):
-    model = families.FAMILIES[found.config.family].model(found.config, found.facts)
+    model = families.FAMILIES[found.config.family].model(found.config, found.data_info)
     apply = functools.partial(model.apply, {"params": params})
-    rows, memory, start_B = INPUTS * beams, None, jnp.full(INPUTS, found.facts.start)
+    rows, memory, start_B = INPUTS * beams, None, jnp.full(INPUTS, found.data_info.start)
     if found.config.family == "decoder_only":
         prompt_R, seen_R = (jnp.repeat(each, beams, axis=0) for each in (source, seen))
         cache = apply(None, LONGEST + NEW, rows, method="start")
@@ -85,7 +85,7 @@ def ours(found, params, source, seen, alpha, beams, stopping):
     def step(tokens, cache):
         return apply(tokens, cache, memory, method="step")
 
-    rule = search.make_rule(NEW, found.facts.end, beams, alpha, form="power", stopping=stopping)
+    rule = search.make_rule(NEW, found.data_info.end, beams, alpha, form="power", stopping=stopping)
     return search.find(rule, step, cache, start_B, jnp.full(INPUTS, NEW))
 
 
@@ -111,20 +111,20 @@ def test_outputs_are_theirs_token_for_token(name, way):
     how = {"beams": asked["num_beams"], "stopping": STOPPING[asked.get("early_stopping", False)]}
     mine = jax.device_get(call(found.params, *arrays, asked.get("length_penalty", 0.0), **how))
     said = model.generate(
-        torch.tensor(np.where(seen > 0, source, found.facts.pad)),
+        torch.tensor(np.where(seen > 0, source, found.data_info.pad)),
         attention_mask=torch.tensor(seen),
         max_new_tokens=NEW,
         do_sample=False,
-        pad_token_id=found.facts.pad,
+        pad_token_id=found.data_info.pad,
         output_logits=True,
         output_scores=True,
         return_dict_in_generate=True,
         **asked,
     )
     first = 1 if model.config.is_encoder_decoder else LONGEST
-    wanted = [cut(row[first:], found.facts.end) for row in said.sequences.tolist()]
+    wanted = [cut(row[first:], found.data_info.end) for row in said.sequences.tolist()]
     outputs = [row[0, :n].tolist() for row, [n] in zip(mine.tokens_BxNxL, mine.lengths_BxN, strict=True)]
-    ended = np.mean([row[-1] == found.facts.end for row in wanted])
+    ended = np.mean([row[-1] == found.data_info.end for row in wanted])
     assert 0.3 <= ended < 1 and len(set(map(tuple, wanted))) >= INPUTS / 8
     print(f"{name}, {way}: {ended:.0%} end by themselves")
     different = [row for row in range(INPUTS) if outputs[row] != wanted[row]]

@@ -37,7 +37,7 @@ def test_ids_are_theirs_and_go_round(tmp_path, name):
     folder = model(tmp_path / "a", name, made.get_vocab_size())
     made.save(str(folder / "tokenizer.json"))
     found = huggingface.read(folder)
-    huggingface.write(tmp_path / "b", found.config, found.facts, found.params, found.vocabularies)
+    huggingface.write(tmp_path / "b", found.config, found.data_info, found.params, found.vocabularies)
     for path in (folder, tmp_path / "b"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
         for text in TEXTS:
@@ -48,7 +48,7 @@ def test_ids_are_theirs_and_go_round(tmp_path, name):
     tokens |= {"mask": tokenizer.mask_token_id} if name in ("bert masked", "bart") else {}
     tokens |= {"begin": tokenizer.cls_token_id, "end": tokenizer.sep_token_id} if name == "bert masked" else {}
     for fact, value in tokens.items():
-        assert getattr(found.facts, fact) == value, fact
+        assert getattr(found.data_info, fact) == value, fact
 
 
 @pytest.mark.parametrize("separate", [False, True])
@@ -68,13 +68,13 @@ def test_marian_s_ids_are_theirs_and_go_round(tmp_path, separate):
     (folder / "tokenizer_config.json").write_text(json.dumps({"separate_vocabs": separate}))
     found = huggingface.read(folder)
     assert found.config.data.joint_vocabulary is False
-    huggingface.write(tmp_path / "b", found.config, found.facts, found.params, found.vocabularies)
+    huggingface.write(tmp_path / "b", found.config, found.data_info, found.params, found.vocabularies)
     for path in (folder, tmp_path / "b"):
         tokenizer = transformers.MarianTokenizer.from_pretrained(path)
         for text in [*TEXTS, ">>fr<< the cat"]:
             source, target = (found.vocabularies[side].encode(text) for side in ("source", "target"))
-            assert tokenizer(text).input_ids == [*source, found.facts.end]
-            assert tokenizer(text_target=text).input_ids == [*target, found.facts.end]
+            assert tokenizer(text).input_ids == [*source, found.data_info.end]
+            assert tokenizer(text_target=text).input_ids == [*target, found.data_info.end]
             assert found.vocabularies["target"].decode(target) == tokenizer.decode(target, skip_special_tokens=True)
 
 
@@ -87,9 +87,9 @@ def test_a_sentencepiece_file_of_t5_gives_their_ids(tmp_path):
     folder = model(tmp_path / "a", "t5", 60)
     found = huggingface.read(folder)
     size = found.vocabularies["joint"].size
-    assert (found.facts.target_size, found.facts.sentinels, found.facts.target_rows) == (size + 5, 5, 60)
+    assert (found.data_info.target_size, found.data_info.sentinels, found.data_info.target_rows) == (size + 5, 5, 60)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    assert tokenizer.convert_tokens_to_ids("<extra_id_0>") == found.facts.target_size - 1
+    assert tokenizer.convert_tokens_to_ids("<extra_id_0>") == found.data_info.target_size - 1
     same = sum(
         tokenizer(text, add_special_tokens=False).input_ids == found.vocabularies["joint"].encode(text) for text in TEXTS[:30]
     )
@@ -101,7 +101,7 @@ def test_our_own_model_is_read_by_their_classes(tmp_path):
     from transformer.components.feed_forward import FeedForward
     from transformer.components.norms import LayerNorm
     from transformer.components.positions import Learned
-    from transformer.config import Config, Facts, Model, Objective
+    from transformer.config import Config, DataInfo, Model, Objective
     from transformer.data.tokenizers.vocabulary import Characters
     from transformer.interop import convert
 
@@ -121,10 +121,10 @@ def test_our_own_model_is_read_by_their_classes(tmp_path):
         ),
         objective=Objective(kind="causal_lm"),
     )
-    facts = Facts(known.size, known.size, known.size, known.size)
+    data_info = DataInfo(known.size, known.size, known.size, known.size)
     draw = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: draw.normal(0, 0.3, leaf.shape).astype(np.float32), convert.shapes(config, facts))
-    huggingface.write(tmp_path / "out", config, facts, params, {"text": known})
+    params = jax.tree.map(lambda leaf: draw.normal(0, 0.3, leaf.shape).astype(np.float32), convert.shapes(config, data_info))
+    huggingface.write(tmp_path / "out", config, data_info, params, {"text": known})
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     text = "the small cat über"
     ids = tokenizer(text, add_special_tokens=False).input_ids

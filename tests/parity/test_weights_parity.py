@@ -60,13 +60,13 @@ def test_logits_are_theirs_in_both_directions(tmp_path, name):
     said, mask = theirs.say(model, *arrays), fed_seen if model.config.is_encoder_decoder else seen
     assert worst(name, theirs.ours(found)(*arrays), said, mask) < 1e-4
 
-    huggingface.write(tmp_path / "b", found.config, found.facts, found.params, {})
+    huggingface.write(tmp_path / "b", found.config, found.data_info, found.params, {})
     written = type(model).from_pretrained(tmp_path / "b").eval()
     for other, value in theirs.say(written, *arrays).items():
         np.testing.assert_array_equal(value, theirs.say(model, *arrays)[other])
 
     again = huggingface.read_model(tmp_path / "b")
-    assert (again.config, again.facts) == (found.config, found.facts)
+    assert (again.config, again.data_info) == (found.config, found.data_info)
     jax.tree.map(np.testing.assert_array_equal, again.params, found.params)
 
 
@@ -108,7 +108,7 @@ def test_their_classes_read_our_shards(tmp_path, monkeypatch):
     found = huggingface.read_model(tmp_path / "a")
     write = tensors.write
     monkeypatch.setattr(tensors, "write", lambda folder, arrays: write(folder, arrays, shard_bytes=5000))
-    huggingface.write(tmp_path / "b", found.config, found.facts, found.params, {})
+    huggingface.write(tmp_path / "b", found.config, found.data_info, found.params, {})
     assert len(list((tmp_path / "b").glob("*.safetensors"))) > 2
     written = type(model).from_pretrained(tmp_path / "b")
     for name, tensor in model.state_dict().items():

@@ -117,7 +117,7 @@ def say(model, source, seen, fed, fed_seen, types=None):
 
 def ours(found: huggingface.Imported):
     """A function of a batch: what the model of ours says."""
-    model = families.FAMILIES[found.config.family].model(found.config, found.facts)
+    model = families.FAMILIES[found.config.family].model(found.config, found.data_info)
 
     @jax.jit
     def call(params, source, seen, fed, fed_seen, types):

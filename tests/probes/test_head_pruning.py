@@ -49,9 +49,9 @@ def batch(kind: str, rows: int = ROWS) -> dict[str, np.ndarray]:
 def parts(kind: str):
     """Settings, loss, and parameters that are drawn."""
     config = configured(kind)
-    facts = settings.replace(settings.replace(small.FACTS, "mask", 3), "labels", ("even", "odd"))
-    model, params = small.untrained(config, facts)
-    return config, families.kind_of(config).loss(model, config, facts), params
+    data_info = settings.replace(settings.replace(small.DATA_INFO, "mask", 3), "labels", ("even", "odd"))
+    model, params = small.untrained(config, data_info)
+    return config, families.kind_of(config).loss(model, config, data_info), params
 
 
 def scaled(params, head: str, factor: float):
@@ -153,7 +153,7 @@ def test_stacks_may_have_different_numbers_of_heads():
         4,
         4,
     ]
-    cut = head_pruning.without(config, small.untrained(config, small.FACTS)[1], ["encoder/self/1/4"])
+    cut = head_pruning.without(config, small.untrained(config, small.DATA_INFO)[1], ["encoder/self/1/4"])
     kernel = cut["encoder"]["layers"]["self_attention"]["output"]["kernel"]
     assert kernel.shape == (1, 4, 2, 8) and not kernel[0, 3].any() and kernel[0, :3].all()
 

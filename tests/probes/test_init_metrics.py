@@ -33,9 +33,9 @@ def batch(family: str, rows: int = 8) -> dict[str, np.ndarray]:
 
 def parts(config: Config):
     """The model, its loss, and parameters that are drawn."""
-    facts = small.FACTS if config.objective.kind != "masked_lm" else settings.replace(small.FACTS, "mask", 3)
-    model, params = small.untrained(config, facts)
-    return model, families.kind_of(config).loss(model, config, facts), params
+    data_info = small.DATA_INFO if config.objective.kind != "masked_lm" else settings.replace(small.DATA_INFO, "mask", 3)
+    model, params = small.untrained(config, data_info)
+    return model, families.kind_of(config).loss(model, config, data_info), params
 
 
 def measured(config: Config, rows: int = 8) -> dict[str, float]:

@@ -96,7 +96,7 @@ def starts(parallel):
     config = small.config(train__init_metrics=("logit_variance", "jacobian_norm", "query_gradient", "gradient_norm"))
     first, _, loss = small.trainer(config)
     runtime = Runtime(parallel)
-    model = families.FAMILIES[config.family].model(config, small.FACTS)
+    model = families.FAMILIES[config.family].model(config, small.DATA_INFO)
     measure = runtime.compile_eval(init_metrics.make_init_step(loss, model, config))
     return runtime.fetch(measure(runtime.place_state(first).params, runtime.place_batch(small.batch(5, ROWS))))
 

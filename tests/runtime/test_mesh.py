@@ -80,7 +80,7 @@ def doubled(tree):
 def train(settings: dict, parallel: Parallel) -> dict:
     """Losses of 20 steps, the sums of an evaluation, and how much of the state a device has."""
     config = small.config(**settings, model__dtype="float64")
-    small.FACTS = dataclasses.replace(small.FACTS, labels=("even", "odd"))
+    small.DATA_INFO = dataclasses.replace(small.DATA_INFO, labels=("even", "odd"))
     first, train_step, loss = small.trainer(config)
     first = doubled(first)
     runtime = Runtime(parallel, axes=axes.of_model(config.model))

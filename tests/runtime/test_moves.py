@@ -84,7 +84,7 @@ def counted() -> dict:
     with contextlib.redirect_stdout(io.StringIO()) as out:
         costs.describe(small.config(**sizes, train__ema_decay=0.9), 8, 0.1)
     real_config = small.config(**sizes, train__optimizer="adafactor", model__remat="full")
-    found.append(real(real_config, small.FACTS, 64))
+    found.append(real(real_config, small.DATA_INFO, 64))
     return {"described": out.getvalue(), "memory": dict(zip(KINDS, map(dataclasses.asdict, found), strict=True))}
 
 

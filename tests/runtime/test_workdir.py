@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from transformer.config import Config, Facts
+from transformer.config import Config, DataInfo
 from transformer.errors import UserError
 from transformer.runtime import workdir as module
 from transformer.runtime.workdir import Workdir, create, open_existing, read_json, run_record, write_json
@@ -52,15 +52,15 @@ def unwritable():
     shutil.rmtree(folder)
 
 
-def test_settings_and_facts_come_back(tmp_path):
-    made, facts = create(tmp_path / "a" / "run", OTHER, no_notice), Facts(10, 20, 16, 32, pad=0, start=5)
-    made.write_facts(facts)
+def test_settings_and_data_info_come_back(tmp_path):
+    made, data_info = create(tmp_path / "a" / "run", OTHER, no_notice), DataInfo(10, 20, 16, 32, pad=0, start=5)
+    made.write_data_info(data_info)
     assert open_existing(str(tmp_path / "a" / "run")) == made
-    assert made.config() == OTHER and made.facts() == facts
+    assert made.config() == OTHER and made.data_info() == data_info
     again = create(tmp_path / "a" / "run", OTHER, no_notice)
     assert again == made and again.config() == OTHER
     shutil.move(tmp_path / "a" / "run", tmp_path / "moved")
-    assert open_existing(tmp_path / "moved").config() == OTHER and open_existing(tmp_path / "moved").facts() == facts
+    assert open_existing(tmp_path / "moved").config() == OTHER and open_existing(tmp_path / "moved").data_info() == data_info
 
 
 def test_its_parts_lie_inside(tmp_path):
@@ -68,7 +68,7 @@ def test_its_parts_lie_inside(tmp_path):
     names = [name for name, value in vars(Workdir).items() if isinstance(value, property)]
     places = [getattr(run, name).relative_to(tmp_path).as_posix() for name in names]
     assert sorted(places) == sorted(
-        ["config.json", "facts.json", "record.json", "cuts.json", "vocabulary", "tokens", "checkpoints"]
+        ["config.json", "data_info.json", "record.json", "cuts.json", "vocabulary", "tokens", "checkpoints"]
         + ["metrics.jsonl", "tensorboard", "profile", "pictures"]
     )
     assert run.evaluation_file("test") == tmp_path / "evaluation" / "test.json"
@@ -116,7 +116,7 @@ def test_what_is_no_workdir_is_said_with_the_remedy(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "it has no config.json" in message(open_existing, tmp_path / "empty")
     assert "is no workdir" in message(Workdir(tmp_path / "empty").config)
-    assert "has no facts.json yet" in message(Workdir(tmp_path / "number_words").facts)
+    assert "has no data_info.json yet" in message(Workdir(tmp_path / "number_words").data_info)
     (tmp_path / "empty" / "checkpoints").mkdir()
     assert "it has checkpoints of a run but no config.json" in message(create, tmp_path / "empty", Config(), no_notice)
     assert os.listdir(tmp_path / "empty") == ["checkpoints"]
@@ -138,8 +138,8 @@ def test_a_damaged_file_is_said_with_its_place(tmp_path):
         made.config_file.write_bytes(content)
         text = message(made.config)
         assert text.startswith(str(made.config_file)) and says in text
-    made.facts_file.write_text('{"source_size": 3}')
-    assert message(made.facts).startswith(str(made.facts_file))
+    made.data_info_file.write_text('{"source_size": 3}')
+    assert message(made.data_info).startswith(str(made.data_info_file))
 
 
 def test_a_folder_that_cannot_be_made_or_written(tmp_path, unwritable):
@@ -147,7 +147,7 @@ def test_a_folder_that_cannot_be_made_or_written(tmp_path, unwritable):
         text = message(create, path, Config(), no_notice)
         assert f"--workdir={path} cannot be made or written (Permission denied)" in text and "another --workdir" in text
     assert open_existing(unwritable / "run").config() == Config()  # reading needs no permission to write
-    path = unwritable / "run" / "facts.json"
+    path = unwritable / "run" / "data_info.json"
     assert f"{path} cannot be written (Permission denied)" in message(write_json, path, {})
 
 

@@ -372,20 +372,20 @@ def test_a_worker_trains_many_runs_and_ends_with_one_that_fails(tmp_path):
 
 
 def test_data_is_prepared_once(tmp_path):
-    """A run begins with the vocabulary, the tokens and the facts of one that reads the same data."""
+    """A run begins with the vocabulary, the tokens and the `DataInfo` of one that reads the same data."""
     base = small.config(data__test="test")
     made = Workdir(tmp_path / "a" / "0")
     for folder in (made.vocabulary, made.tokens / "train"):
         folder.mkdir(parents=True)
         (folder / "x").write_text("1")
-    made.facts_file.write_text("{}")
+    made.data_info_file.write_text("{}")
     write_json(made.config_file, settings.to_dict(base))
     changes = ({"train__seed": 5}, {"data__test": None}, {"data__vocabulary_size": 99}, {"train__init_from": "other"})
     found = []
     for number, each in enumerate(changes):
         config, new = small.config(**{"data__test": "test"} | each), Workdir(tmp_path / "b" / str(number))
         reuse.take(config, new.path)
-        found.append([(new.tokens / "train" / "x").exists() and (new.vocabulary / "x").exists(), new.facts_file.exists()])
+        found.append([(new.tokens / "train" / "x").exists() and (new.vocabulary / "x").exists(), new.data_info_file.exists()])
         assert not new.path.exists() or new.config() == config
     assert found == [[True, True], [True, False], [False, False], [False, False]]
 

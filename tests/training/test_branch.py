@@ -79,7 +79,7 @@ def runs(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         # A model that is compiled in a moment: one logit for each token, and noise in the place of dropout.
         patch.setattr(families, "init_params", lambda model, objective, seed: {"embedding": {"kernel": jnp.arange(16.0) / 8}})
-        patch.setattr(families, "make_loss", lambda model, config, facts: loss)
+        patch.setattr(families, "make_loss", lambda model, config, data_info: loss)
         patch.setattr(training, "_finish", lambda *arguments: None)
         patch.setattr(training, "peak_flops", lambda devices: None)
         training.train(config(folder), folder / "stable")

@@ -138,7 +138,7 @@ KEPT = {"bias", "scale", "position_table", "position_keys", "position_values"}
 def parameters(**settings):
     config = Config(model=small.model(num_encoder_layers=2, num_decoder_layers=2, d_model=8, d_ff=8, num_heads=2, **settings))
     family = families.FAMILIES[config.family]
-    model, objective = family.model(config, small.FACTS), families.make_objective(config, small.FACTS, {})
+    model, objective = family.model(config, small.DATA_INFO), families.make_objective(config, small.DATA_INFO, {})
     return jax.eval_shape(lambda: families.init_params(model, objective, 0))
 
 

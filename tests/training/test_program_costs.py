@@ -17,7 +17,7 @@ from transformer.components.attention import Attention
 from transformer.components.feed_forward import FeedForward
 from transformer.components.norms import RMSNorm
 from transformer.components.rotary import Rotary
-from transformer.config import Config, Data, Facts, Model, Objective, Recurrent, Train
+from transformer.config import Config, Data, DataInfo, Model, Objective, Recurrent, Train
 from transformer.data.tokenizers.vocabulary import Bytes
 from transformer.models.program import Work
 from transformer.models.transformer import EncoderDecoder
@@ -28,7 +28,7 @@ from transformer.training import step as steps
 
 
 def joint(size):
-    return Facts(size, size, size, size)
+    return DataInfo(size, size, size, size)
 
 
 def tokens(*shape):
@@ -43,13 +43,13 @@ def make_batch(rows, source, target):
     return batch | {"weights": jax.ShapeDtypeStruct((rows, target), jnp.float32)}
 
 
-def make_step(config, facts, batch):
+def make_step(config, data_info, batch):
     """The training step, its state's shapes, and the parameters' shapes. Deterministic: no rate of dropout is above 0."""
-    network = EncoderDecoder(config.model, facts)
+    network = EncoderDecoder(config.model, data_info)
     params = jax.eval_shape(network.init, jax.random.key(0), batch)["params"]
     update = optimizers.make_optimizer(config.train)
     schedule = optimizers.make_schedule(config.train, config.model)
-    step = steps.make_train_step(families.token_loss(network, config, facts), update, schedule, config.train)
+    step = steps.make_train_step(families.token_loss(network, config, data_info), update, schedule, config.train)
     return step, jax.eval_shape(lambda p: steps.init_state(p, update, config.train), params), params
 
 
@@ -83,7 +83,7 @@ def test_the_big_model_of_the_paper():
 
 def test_parameters_are_grouped_by_module_with_all_layers_together():
     model = Model(num_encoder_layers=3, num_decoder_layers=2, d_model=16, d_ff=24, num_heads=4, d_k=5, d_v=7, tying="none")
-    counts = costs.count(Config(model=model), Facts(50, 60, 56, 64)).parameters
+    counts = costs.count(Config(model=model), DataInfo(50, 60, 56, 64)).parameters
     assert counts["source_embedding"] == 56 * 16
     assert counts["target_embedding"] == counts["logits"] == 64 * 16
     assert counts["encoder/layers/self_attention/query"] == 3 * (16 + 1) * 4 * 5
@@ -93,14 +93,14 @@ def test_parameters_are_grouped_by_module_with_all_layers_together():
 
 
 def test_without_embeddings_leaves_out_the_tables_alone():
-    account = costs.count(Config(model=Model(d_model=64, tying="two_way")), Facts(50, 60, 56, 64))
+    account = costs.count(Config(model=Model(d_model=64, tying="two_way")), DataInfo(50, 60, 56, 64))
     assert account.size - account.size_without_embeddings == (56 + 64) * 64
 
 
 SMALL: dict[str, Any] = {"num_encoder_layers": 2, "num_decoder_layers": 3, "d_model": 16, "d_ff": 24, "num_heads": 4}
 
 
-def by_hand(model, facts, source, target):
+def by_hand(model, data_info, source, target):
     """2 m n k of the products of an encoder-decoder, from its shapes."""
     d, heads, k, v = model.d_model, model.num_heads, model.key_width, model.value_width
     shared = model.num_kv_heads or heads
@@ -117,7 +117,7 @@ def by_hand(model, facts, source, target):
 
     encoder = attention(source, source) + keys(source) + feed_forward(source)
     decoder = attention(target, target) + keys(target) + attention(target, source) + keys(source) + feed_forward(target)
-    logits = 2 * target * d * facts.target_rows
+    logits = 2 * target * d * data_info.target_rows
     return model.num_encoder_layers * encoder + model.num_decoder_layers * decoder + logits
 
 
@@ -131,10 +131,10 @@ VARIANTS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
 def test_products_are_those_worked_by_hand(changes):
-    config, facts = Config(model=small.model(**SMALL, **changes)), Facts(50, 60, 56, 64)
-    found = costs.count(config, facts, (7, 5))
-    assert sum(work.products for work in found.forward.values()) == by_hand(config.model, facts, 7, 5)
-    assert found.training.products == pytest.approx(3 * by_hand(config.model, facts, 7, 5), rel=1e-6)
+    config, data_info = Config(model=small.model(**SMALL, **changes)), DataInfo(50, 60, 56, 64)
+    found = costs.count(config, data_info, (7, 5))
+    assert sum(work.products for work in found.forward.values()) == by_hand(config.model, data_info, 7, 5)
+    assert found.training.products == pytest.approx(3 * by_hand(config.model, data_info, 7, 5), rel=1e-6)
 
 
 def test_variants_from_files_are_counted_without_a_line_for_them():
@@ -185,9 +185,9 @@ OTHERS = [
 @pytest.mark.parametrize("config", OTHERS, ids=lambda c: f"{c.objective.kind} {c.model.recurrent.attention}")
 def test_other_families_are_counted(config):
     """Every kernel is used, once a token or once a text; training is about three times the forward pass."""
-    facts = Facts(50, 60, 56, 64, labels=("a", "b", "c"))
-    found = costs.count(config, facts, ())
-    leaves = costs.parameter_shapes(config, facts)
+    data_info = DataInfo(50, 60, 56, 64, labels=("a", "b", "c"))
+    found = costs.count(config, data_info, ())
+    leaves = costs.parameter_shapes(config, data_info)
     kernels = sum(leaf.size for path, leaf in leaves.items() if path.endswith("kernel"))
     forward = sum((work for work in found.forward.values()), Work())
     assert forward.products > 2 * kernels / 2
@@ -215,7 +215,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", small.some(PUBLISHED, "bert_base", "gpt2_small", "t5_base", "bart_base"))
 def test_published_shapes_have_the_published_counts(name):
     config = from_file(Path(__file__).parents[2] / "experiments" / "published" / f"{name}.py", Config)
-    account = costs.count(config, costs.assumed_facts(config))
+    account = costs.count(config, costs.assumed_data_info(config))
     body = sum(n for module, n in account.parameters.items() if not module.startswith(("masked_lm", "classifier")))
     assert body == pytest.approx(PUBLISHED[name], rel=0.01)
 
@@ -255,20 +255,25 @@ MODERN = Model(
 # Model, training, vocabulary, then rows of source and target tokens.
 SHAPES = {
     "d_model 64": (PAPER, Train(), joint(500), (4, 16, 24)),
-    "d_model 128": (MODERN, Train(optimizer="adamw", clip_norm=1.0, ema_decay=0.999), Facts(700, 600, 704, 640), (6, 40, 32)),
+    "d_model 128": (
+        MODERN,
+        Train(optimizer="adamw", clip_norm=1.0, ema_decay=0.999),
+        DataInfo(700, 600, 704, 640),
+        (6, 40, 32),
+    ),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_flops_are_those_that_xla_counts(name):
-    model, train, facts, (rows, source, target) = SHAPES[name]
+    model, train, data_info, (rows, source, target) = SHAPES[name]
     # A scan unrolled to the end is no loop.
     config = Config(model=dataclasses.replace(model, unroll=2), train=dataclasses.replace(train, batch_tokens=rows * target))
     batch = make_batch(rows, source, target)
-    step, state, params = make_step(config, facts, batch)
-    network = EncoderDecoder(config.model, facts)
-    found = costs.count(config, facts, (source, target))
+    step, state, params = make_step(config, data_info, batch)
+    network = EncoderDecoder(config.model, data_info)
+    found = costs.count(config, data_info, (source, target))
 
     forward = xla_flops(network.apply, {"params": params}, batch)
     products = rows * sum(work.products for work in found.forward.values())
@@ -340,8 +345,8 @@ def test_total_training_flops_are_updates_times_tokens_times_flops_per_token():
     assert f"{account.total_flops:.3g} FLOP" in costs.table(account)
 
 
-def test_assumed_facts_are_as_large_as_the_settings_allow():
+def test_assumed_data_info_are_as_large_as_the_settings_allow():
     config = Config()
-    assert costs.assumed_facts(config).target_rows == config.data.vocabulary_size
+    assert costs.assumed_data_info(config).target_rows == config.data.vocabulary_size
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, vocabulary="bytes"))
-    assert costs.assumed_facts(config).source_size == Bytes().size
+    assert costs.assumed_data_info(config).source_size == Bytes().size

@@ -204,7 +204,7 @@ def test_bfloat16_computes_and_fp32_keeps():
     assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     floats = [x for x in jax.tree.leaves((new, metrics)) if jnp.issubdtype(x.dtype, jnp.floating)]
     assert all(x.dtype == jnp.float32 for x in floats) and len(floats) > 100
-    model = families.FAMILIES[config.family].model(config, small.FACTS)
+    model = families.FAMILIES[config.family].model(config, small.DATA_INFO)
     states = jax.eval_shape(lambda p: model.apply({"params": p}, batch, method="states"), state.params)
     assert states.dtype == jnp.bfloat16
     # What the compiler does with it is its own affair; the numbers must be those of fp32 to bfloat16's 8 bits.

@@ -53,8 +53,8 @@ def model_of(family: str, attention=None, **settings):
     kind, places = FAMILIES[family]
     given = {} if attention is None else {"model__attention": attention}
     config = small.config(family=family, objective__kind=kind, **given, **settings)
-    facts = dataclasses.replace(small.FACTS, mask=16)
-    return config, facts, *small.untrained(config, facts), places
+    data_info = dataclasses.replace(small.DATA_INFO, mask=16)
+    return config, data_info, *small.untrained(config, data_info), places
 
 
 def with_gates(params, log_alpha):
@@ -73,7 +73,7 @@ def without_gates(params):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_shut_gate_is_a_head_taken_out(family):
     """As the factor 0 on that head, given from outside, of a model without gates."""
-    config, facts, model, params, places = model_of(family, HeadGates())
+    config, data_info, model, params, places = model_of(family, HeadGates())
     assert penalties.names(config.model, places) == [f"open_heads@{place}" for place in places]
     log_alpha = {place: [[9.0, -9.0 if place == places[-1] else 9.0]] for place in places}
     batch = small.batch(0, 3)
@@ -112,11 +112,11 @@ def test_gates_that_learn_faster_are_the_same_gates():
 
 
 def test_what_open_gates_cost():
-    config, facts, model, params, places = model_of("encoder_decoder", HeadGates(penalty_per_head=0.1))
+    config, data_info, model, params, places = model_of("encoder_decoder", HeadGates(penalty_per_head=0.1))
     params = with_gates(params, {place: [[9.0, -9.0 if "cross" in place else 0.5]] for place in places})
     batch = small.batch(0, 3)
-    plain = families.kind_of(config).loss(model, config, facts)
-    loss = families.make_loss(model, config, facts)
+    plain = families.kind_of(config).loss(model, config, data_info)
+    loss = families.make_loss(model, config, data_info)
     found, bare = loss(params, batch, None), plain(params, batch, None)
     weight = float(bare["weight_sum"])
     assert found["loss_sum"] == pytest.approx(float(bare["loss_sum"]) + 0.1 * 5 * weight, rel=1e-5)
@@ -133,7 +133,7 @@ def test_training_shuts_what_costs_more_than_it_is_worth():
     """A high price shuts all, none leaves them open; each update draws anew."""
 
     def after(penalty: float):
-        config, facts, model, params, places = model_of(
+        config, data_info, model, params, places = model_of(
             "encoder_decoder",
             HeadGates(penalty_per_head=penalty),
             train__steps=60,
@@ -141,7 +141,7 @@ def test_training_shuts_what_costs_more_than_it_is_worth():
             train__schedule="constant",
         )
         params = with_gates(params, {place: [[gates.OPEN] * 2] for place in places})
-        _, train_step, begin = trainers.make(config, facts, model)
+        _, train_step, begin = trainers.make(config, data_info, model)
         step, state, batch = Runtime(config.parallel).compile_train(train_step), begin(params), small.batch(0, 8)
         losses = set()
         for _update in range(60):

@@ -14,13 +14,13 @@ from experiments.variants.summed_heads import SummedHeads
 from transformer.components import attention
 from transformer.components.attention import Attention, Backend
 from transformer.components.masks import All, Causal, Pairs, Tokens
-from transformer.config import Facts
+from transformer.config import DataInfo
 from transformer.models.attention import AttentionLayer
 from transformer.models.transformer import DecoderOnly, EncoderDecoder
 from transformer.probes.sites import scaled_heads
 
 B, T, H, K, D = 2, 5, 2, 4, 8
-FACTS = Facts(source_size=40, target_size=40, source_rows=40, target_rows=40)
+DATA_INFO = DataInfo(source_size=40, target_size=40, source_rows=40, target_rows=40)
 
 
 def normal(*shape, seed=0):
@@ -123,7 +123,7 @@ FAMILIES = {"encoder_decoder": EncoderDecoder, "decoder_only": DecoderOnly}
 
 @functools.cache
 def network(family, **settings):
-    return FAMILIES[family](small.model(**SMALL, **settings), FACTS)
+    return FAMILIES[family](small.model(**SMALL, **settings), DATA_INFO)
 
 
 @pytest.mark.parametrize(

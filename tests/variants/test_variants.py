@@ -35,7 +35,7 @@ from transformer.components.masks import Causal, Pairs, Tokens
 from transformer.components.norms import Norm
 from transformer.components.positions import Alibi, NoPositions, Shaw
 from transformer.components.rotary import Rotary
-from transformer.config import Facts
+from transformer.config import DataInfo
 from transformer.errors import UserError
 from transformer.models.attention import AttentionLayer
 from transformer.models.transformer import DecoderOnly
@@ -43,7 +43,7 @@ from transformer.settings import Variations
 from transformer.training import costs
 
 D, H, K, LAYER = 8, 4, 2, 2
-FACTS = Facts(source_size=20, target_size=20, source_rows=20, target_rows=20)
+DATA_INFO = DataInfo(source_size=20, target_size=20, source_rows=20, target_rows=20)
 SIZES = {"num_decoder_layers": 2, "d_model": D, "d_ff": 8, "num_heads": H, "dropout_rate": 0.0, "norm_order": "pre"}
 
 
@@ -272,7 +272,7 @@ def network(case: Case, **settings: Any) -> DecoderOnly:
     local = {"layer_pattern": ("local", "global"), "layer_types": Variations({"local": {"window": 3}, "global": {"d_ff": 8}})}
     chosen = (local if case.windows else {}) | ({"num_kv_heads": 2} if case.kv_heads else {})
     return DecoderOnly(
-        small.model(**SIZES | chosen, attention=case.attention, positions=case.with_positions, **settings), FACTS
+        small.model(**SIZES | chosen, attention=case.attention, positions=case.with_positions, **settings), DATA_INFO
     )
 
 
@@ -347,7 +347,7 @@ def test_half_precision_mixes_no_types(draw, name):
 def test_costs_are_counted_as_of_any_attention(draw, name):
     config = small.config(family="decoder_only", objective__kind="causal_lm")
     net = network(CASES[name])
-    counted = costs.count(dataclasses.replace(config, model=net.config), FACTS, (8,))
+    counted = costs.count(dataclasses.replace(config, model=net.config), DATA_INFO, (8,))
     assert counted.size == sum(leaf.size for leaf in jax.tree.leaves(draw(net, batch())))
     assert counted.generating["cache of 8 tokens"] > 0
 

@@ -45,7 +45,7 @@ def _later_gradient(subject: Subject, training: bool) -> float:
 def _later_change(subject: Subject) -> float:
     half, changed = SLOTS // 2, {name: array.copy() for name, array in subject.separate.items()}
     changed["inputs"][:, half:] = np.roll(changed["inputs"][:, half:], 1, axis=1) + (changed["inputs"][:, half:] > 0)
-    changed["inputs"] = np.minimum(changed["inputs"], subject.facts.target_size - 1)
+    changed["inputs"] = np.minimum(changed["inputs"], subject.data_info.target_size - 1)
     before, after = (subject.outputs(batch)[:, :half] for batch in (subject.separate, changed))
     seen = subject.separate["segments"][:, :half] > 0
     return float(np.abs(before - after)[seen].max())
@@ -67,7 +67,7 @@ def padding(subject: Subject) -> Outcome:
         other = {name: array.copy() for name, array in batch.items()}
         for name, segments in (("source", "source_segments"), ("inputs", "segments")):
             empty = batch[segments] == 0
-            other[name][empty] = np.random.default_rng(1).integers(0, subject.facts.target_size, empty.sum())
+            other[name][empty] = np.random.default_rng(1).integers(0, subject.data_info.target_size, empty.sum())
             positions = "source_positions" if name == "source" else "positions"
             other[positions][empty] = np.random.default_rng(2).integers(0, SLOTS, empty.sum())
         seen = batch["segments" if subject.side == "target" else "source_segments"] > 0

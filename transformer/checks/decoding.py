@@ -102,7 +102,7 @@ def _decode(subject: Subject, ids: np.ndarray, calls: Sequence[np.ndarray], reor
     for number, wanted in enumerate(calls):
         if number == reorder_after:
             cache, order = jax.tree.map(lambda leaf: leaf[ORDER], cache), order[ORDER]
-        tokens = junk.integers(0, subject.facts.target_size, wanted.shape).astype(np.int32)
+        tokens = junk.integers(0, subject.data_info.target_size, wanted.shape).astype(np.int32)
         valid = wanted & (np.cumsum(wanted, axis=1) + fed[order][:, None] <= SLOTS)
         for place, row in enumerate(order):
             count = int(valid[place].sum())
@@ -111,4 +111,4 @@ def _decode(subject: Subject, ids: np.ndarray, calls: Sequence[np.ndarray], reor
         logits, cache = run(params, memory, cache, tokens, valid)
         for place, row in enumerate(order):
             found[row].extend(np.asarray(logits[place], np.float32)[valid[place]])
-    return [np.stack(each) if each else np.zeros((0, subject.facts.target_size), np.float32) for each in found]
+    return [np.stack(each) if each else np.zeros((0, subject.data_info.target_size), np.float32) for each in found]

@@ -78,7 +78,7 @@ def repeated_batch(subject: Subject) -> Outcome:
 
 def parameters(subject: Subject) -> Outcome:
     """Counted parameters, less those that the model has."""
-    counted = costs.count(subject.config, subject.facts, (SLOTS, SLOTS)).size
+    counted = costs.count(subject.config, subject.data_info, (SLOTS, SLOTS)).size
     return float(abs(counted - sum(leaf.size for leaf in jax.tree.leaves(subject.params))))
 
 
@@ -99,5 +99,5 @@ def flops(subject: Subject) -> Outcome:
     if " while(" in text or "custom-call" in text:
         return "XLA does not count what is inside a loop or a library's call"
     measured = (compiled.cost_analysis() or {})["flops"]
-    found = costs.count(other.config, subject.facts, (SLOTS, SLOTS))
+    found = costs.count(other.config, subject.data_info, (SLOTS, SLOTS))
     return float(abs(sum(work.total for work in found.forward.values()) / measured - 1))

@@ -83,7 +83,7 @@ def trained(subject: Subject) -> Any:
     config = settings.replace(subject.config, "train", TRAIN)
     if families.kind_of(config).loss is families.no_loss:
         return f"config.objective.kind {config.objective.kind} has no loss"
-    made = trainer.make(config, subject.facts, subject.model)
+    made = trainer.make(config, subject.data_info, subject.model)
 
     def loss(params: Any, batch: Any, key: Any) -> Any:
         return made.loss(params, batch, None)  # without dropout, which draws its own numbers on each device of pmap
@@ -101,7 +101,7 @@ def repeated(subject: Subject) -> dict[str, np.ndarray]:
     draw, side = np.random.default_rng(5), "source" if subject.side == "source" else "inputs"
     seen = batch["source_segments" if subject.side == "source" else "segments"] > 0
     kind = subject.config.objective.kind
-    labels = len(subject.facts.labels)
+    labels = len(subject.data_info.labels)
     targets = draw.integers(0, labels, seen.shape) if kind == "tag" else np.roll(batch[side], 3, axis=1)
     batch["targets"] = (targets * seen).astype(np.int32)
     batch["weights"] = seen.astype(np.float32)

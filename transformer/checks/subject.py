@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer import families, settings
-from transformer.config import Config, Facts, Model
+from transformer.config import Config, DataInfo, Model
 from transformer.data.tokenizers.vocabulary import Bytes
 from transformer.validation import STACKS
 
@@ -24,7 +24,7 @@ ROWS, SLOTS = 6, 12
 SOURCES, TARGETS = (12, 6, 5, 4, 8, 3), (12, 5, 6, 7, 4, 3)  # tokens of the examples
 PACKED = ((0,), (1, 2), (3, 4), (5,), (), ())  # examples that share a row; two rows are empty
 FIRST, ENTRIES = 8, 56  # ids of ordinary tokens; entries of the vocabulary: 48 of them, as many as one row's slots twice
-FACTS = Facts(ENTRIES, ENTRIES, ENTRIES, ENTRIES, begin=4, mask=5, labels=("0", "1", "2"))
+DATA_INFO = DataInfo(ENTRIES, ENTRIES, ENTRIES, ENTRIES, begin=4, mask=5, labels=("0", "1", "2"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Subject:
     """
 
     def __init__(self, config: Config, params: Any = None):
-        self.config, self.facts = config, FACTS
-        self.model: Any = families.FAMILIES[config.family].model(config, FACTS)
+        self.config, self.data_info = config, DATA_INFO
+        self.model: Any = families.FAMILIES[config.family].model(config, DATA_INFO)
         self.examples = examples()
         self.separate = pack(self.examples, [(number,) for number in range(ROWS)])
         self.packed = pack(self.examples, PACKED)
@@ -98,7 +98,7 @@ class Subject:
     def initial(self) -> Any:
         """Parameters as training begins with them."""
         fields = families.text_fields(families.kind_of(self.config))
-        objective = families.make_objective(self.config, FACTS, dict.fromkeys(fields, Bytes()))
+        objective = families.make_objective(self.config, DATA_INFO, dict.fromkeys(fields, Bytes()))
         return families.init_params(self.model, objective, seed=0)
 
     @functools.cached_property

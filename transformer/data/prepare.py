@@ -1,4 +1,4 @@
-"""From settings to what training reads: splits, vocabularies, token ids, and the facts that only the data knows.
+"""From settings to what training reads: splits, vocabularies, token ids, and the `DataInfo` that only the data can give.
 
 All of it is kept in the workdir and read from there the next time.
 """
@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from transformer.config import Data, Facts
+from transformer.config import Data, DataInfo
 from transformer.cuts import Cut, Notice, only
 from transformer.data import corpus, sources
 from transformer.data.encode import find_labels
@@ -82,7 +82,7 @@ def encode_split(
     name: SplitName,
     folders: Folders,
     vocabularies: Mapping[str, Vocabulary],
-    facts: Facts,
+    data_info: DataInfo,
     encode: Encode,
     training: bool = False,
 ) -> Split | None:
@@ -93,7 +93,7 @@ def encode_split(
     split = text.split(name)
     if split is None:
         return None
-    key = hashlib.sha256((split.fingerprint + encode.__name__ + "\n".join(facts.labels)).encode())
+    key = hashlib.sha256((split.fingerprint + encode.__name__ + "\n".join(data_info.labels)).encode())
     for path in sorted(folders.vocabulary.iterdir()):
         key.update(path.name.encode() + path.read_bytes())
     copies, rate = (text.data.segmentations, text.data.segmentation_rate) if training else (1, 0.0)
@@ -102,11 +102,11 @@ def encode_split(
     folder = folders.tokens / f"{name}-{key.hexdigest()[:16]}"
 
     def build() -> dict[str, corpus.Ragged]:
-        every = [encode(split.examples, vocabularies, facts.labels)]
+        every = [encode(split.examples, vocabularies, data_info.labels)]
         for copy in range(1, copies):
             seeds = itertools.count(copy * len(vocabularies))  # fields are drawn apart
             drawn = {field: each.sampled(rate, next(seeds)) for field, each in vocabularies.items()}
-            every.append(encode(split.examples, drawn, facts.labels))
+            every.append(encode(split.examples, drawn, data_info.labels))
         return {field: corpus.Ragged.joined([tokens[field] for tokens in every]) for field in every[0]}
 
     tokens = corpus.cached(folder, build)
@@ -156,10 +156,10 @@ def load_vocabularies(data: Data, fields: Sequence[str], folder: Path) -> dict[s
     return {f: each for name, of in _names(data, fields).items() for each in [load(folder, name)] for f in of}
 
 
-def make_facts(vocabularies: Mapping[str, Vocabulary], extra: str | None, text: Text, base: Facts | None) -> Facts:
+def make_data_info(vocabularies: Mapping[str, Vocabulary], extra: str | None, text: Text, base: DataInfo | None) -> DataInfo:
     """What models need to know of the data. `extra`: "mask" or "sentinels", entries beyond the vocabularies' own.
 
-    `base`: facts of the run that this one starts from, whose vocabulary it has; labels alone are its own.
+    `base`: that of the run that this one starts from, whose vocabulary it uses; only the labels are its own.
     """
     labels = find_labels(text.training().examples)
     if base is not None:
@@ -167,10 +167,10 @@ def make_facts(vocabularies: Mapping[str, Vocabulary], extra: str | None, text: 
     each = list(vocabularies.values())
     more = {None: 0, "mask": 1, "sentinels": SENTINELS}[extra]
     source, target = each[0].size + more, each[-1].size + more
-    facts = Facts(source, target, source, target, labels=labels)
+    data_info = DataInfo(source, target, source, target, labels=labels)
     if extra == "mask":
-        return dataclasses.replace(facts, mask=source - 1)
-    return dataclasses.replace(facts, sentinels=more)
+        return dataclasses.replace(data_info, mask=source - 1)
+    return dataclasses.replace(data_info, sentinels=more)
 
 
 def longest_output(tokens: Mapping[str, Corpus], data: Data) -> int:

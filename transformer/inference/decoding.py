@@ -13,7 +13,7 @@ import numpy as np
 
 from transformer import families
 from transformer.components.attention import MASKED
-from transformer.config import Config, Facts
+from transformer.config import Config, DataInfo
 from transformer.inference import search
 from transformer.inference.loading import most_positions, round_length
 from transformer.models.cache import with_slots
@@ -30,19 +30,27 @@ def positions_left(config: Config, source_length: int, limit: int) -> int:
     return min(limit, most if families.FAMILIES[config.family].encodes else most - source_length)
 
 
-def make_rule(config: Config, facts: Facts, max_length: int, scored: bool = True) -> Rule:
+def make_rule(config: Config, data_info: DataInfo, max_length: int, scored: bool = True) -> Rule:
     """How `config.search` searches, for outputs of at most `max_length` tokens."""
     asked = config.search
     how: Any = {"form": asked.penalty_form, "stopping": asked.stopping, "scored": scored}
-    return search.make_rule(max_length, facts.end, asked.beam_size, asked.length_penalty, asked.n_best, **how)
+    return search.make_rule(max_length, data_info.end, asked.beam_size, asked.length_penalty, asked.n_best, **how)
 
 
 def begin(
-    model: Any, facts: Facts, params: Any, source_BxS: Array, segments_BxS: Array, limit_B: Array, *, rule: Rule, slots: int
+    model: Any,
+    data_info: DataInfo,
+    params: Any,
+    source_BxS: Array,
+    segments_BxS: Array,
+    limit_B: Array,
+    *,
+    rule: Rule,
+    slots: int,
 ) -> tuple[Any, search.State]:
     """What the model knows of the sources, and the search before the first token, with room for `slots` output tokens."""
     apply = functools.partial(model.apply, {"params": params})
-    starts = jnp.full(limit_B.shape, facts.start, jnp.int32)
+    starts = jnp.full(limit_B.shape, data_info.start, jnp.int32)
     if hasattr(model, "encode"):
         memory = apply(source_BxS, None, segments_BxS, method="encode")
         return memory, rule.begin(apply(memory, slots, rule.beam_size * len(limit_B), method="start"), starts, limit_B)
@@ -57,14 +65,22 @@ def begin(
 
 
 def go_on(
-    model: Any, facts: Facts, params: Any, memory: Any, state: search.State, until: Array | int, *, rule: Rule, exact: bool
+    model: Any,
+    data_info: DataInfo,
+    params: Any,
+    memory: Any,
+    state: search.State,
+    until: Array | int,
+    *,
+    rule: Rule,
+    exact: bool,
 ) -> search.State:
     """The search until all sentences are done, or have `until` tokens. `exact`: none of which is the end."""
     params, memory = model.for_steps(params, memory)
 
     def step(tokens_BxT: Array, cache: Any) -> tuple[Array, Any]:
         logits_BxTxN, cache = model.apply({"params": params}, tokens_BxT, cache, memory, method="step")
-        return logits_BxTxN.at[..., facts.end].set(MASKED) if exact else logits_BxTxN, cache
+        return logits_BxTxN.at[..., data_info.end].set(MASKED) if exact else logits_BxTxN, cache
 
     return rule.run(step, state, until)
 
@@ -72,7 +88,7 @@ def go_on(
 def search_batch(
     model: Any,
     config: Config,
-    facts: Facts,
+    data_info: DataInfo,
     params: Any,
     source_BxS: Array,
     segments_BxS: Array,
@@ -85,16 +101,16 @@ def search_batch(
 
     A row of limit 0 fills the batch. Of a prefix LM the sources end at the right. Meant to be called under jit.
     """
-    rule = make_rule(config, facts, max_length, scored)
-    memory, state = begin(model, facts, params, source_BxS, segments_BxS, limit_B, rule=rule, slots=max_length)
-    return rule.finish(go_on(model, facts, params, memory, state, max_length, rule=rule, exact=False))
+    rule = make_rule(config, data_info, max_length, scored)
+    memory, state = begin(model, data_info, params, source_BxS, segments_BxS, limit_B, rule=rule, slots=max_length)
+    return rule.finish(go_on(model, data_info, params, memory, state, max_length, rule=rule, exact=False))
 
 
 @functools.lru_cache(maxsize=64)  # equal models share their programs
-def _programs(model: Any, facts: Facts) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _programs(model: Any, data_info: DataInfo) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return (
-        jax.jit(functools.partial(begin, model, facts), static_argnames=("rule", "slots")),
-        jax.jit(functools.partial(go_on, model, facts), static_argnames=("rule", "exact")),
+        jax.jit(functools.partial(begin, model, data_info), static_argnames=("rule", "slots")),
+        jax.jit(functools.partial(go_on, model, data_info), static_argnames=("rule", "exact")),
     )
 
 
@@ -110,9 +126,9 @@ class PartedSearch:
     there are slots for the former, for the latter once they turn up; and if few have turned up, for them alone.
     """
 
-    def __init__(self, model: Any, config: Config, facts: Facts):
-        self.config, self.facts = config, facts
-        self._begin, self._go_on = _programs(model, facts)
+    def __init__(self, model: Any, config: Config, data_info: DataInfo):
+        self.config, self.data_info = config, data_info
+        self._begin, self._go_on = _programs(model, data_info)
 
     def __call__(
         self,
@@ -126,7 +142,7 @@ class PartedSearch:
         scored: bool,
     ) -> search.Hypotheses:
         """As `search_batch`. `exact`: of as many tokens as the limit says, none of which is the end. `scored`: with scores."""
-        rule, before = make_rule(self.config, self.facts, max_length, scored), source_BxS.shape[1]
+        rule, before = make_rule(self.config, self.data_info, max_length, scored), source_BxS.shape[1]
         slots = max_length if exact else first_slots(before, max_length)
         memory, state = self._begin(params, source_BxS, segments_BxS, limit_B, rule=rule, slots=slots)
         state = self._go_on(params, memory, state, slots, rule=rule, exact=exact)

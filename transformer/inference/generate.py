@@ -79,7 +79,7 @@ class Generator(Predictor):
     def _tokens(self, text: str) -> list[int]:
         self._names.reset()
         [ids] = self._names.encode_batch([text.lower() if self.config.data.lowercase else text])
-        return [self.facts.start, *ids] if self.config.search.start_token or not ids else ids
+        return [self.data_info.start, *ids] if self.config.search.start_token or not ids else ids
 
     def _unread(self, what: str, length: int, which: str) -> Cut:
         setting = "model.positions.size" if most_positions(self.config) else "data.max_target_length"
@@ -125,11 +125,11 @@ class Generator(Predictor):
             lengths_B, active_B = np.asarray(state.lengths_B), np.asarray(state.active_B)
             first = drawn - new_BxN.shape[1]
             rows = [
-                [int(i) for i in new[: max(have - first, 0)] if i != self.facts.end]
+                [int(i) for i in new[: max(have - first, 0)] if i != self.data_info.end]
                 for new, have in zip(np.asarray(new_BxN), lengths_B, strict=True)
             ]
             # A sample that reached this part's limit goes on in the next; one that ended does not.
-            ended_B = (lengths_B < np.minimum(drawn, limit_B)) | (np.asarray(state.last_B) == self.facts.end)
+            ended_B = (lengths_B < np.minimum(drawn, limit_B)) | (np.asarray(state.last_B) == self.data_info.end)
             going = going & ~ended_B
             yield rows, going
             if not (active_B & going).any():
@@ -152,7 +152,7 @@ class Generator(Predictor):
         asked = self.config.search
         cache = self.model.apply({"params": params}, None, length, tokens_BxP.shape[0], method="start")
         warp = sampling.Warp(asked.temperature, asked.top_k, asked.top_p, asked.repetition_penalty)
-        return sampling.begin(self._step(params), cache, tokens_BxP, valid_BxP, limit_B, self.facts.end, key, warp)
+        return sampling.begin(self._step(params), cache, tokens_BxP, valid_BxP, limit_B, self.data_info.end, key, warp)
 
     def _extend_samples(self, params: Any, state: sampling.State, *, count: int) -> tuple[sampling.State, Array]:
         return sampling.extend(self._step(params), state, count)
@@ -184,11 +184,11 @@ class Generator(Predictor):
         changed = sum(a != b for a, b in zip(documents, decoded, strict=True))
         what = "documents are not what their tokens decode to; bits are those of a character or byte of the decoded text"
         self._told = some(Cut(changed, len(documents), what))
-        ids = [[*each, self.facts.end] for each in encoded]
+        ids = [[*each, self.data_info.end] for each in encoded]
         if isinstance(objective, CausalLM) and objective.cross_documents:
             ids = [[token for each in ids for token in each]]
         score = partial(self._nll, self.params)
-        sums = perplexity.sums(perplexity.token_nll(score, ids, self.facts.start, window, stride, rows))
+        sums = perplexity.sums(perplexity.token_nll(score, ids, self.data_info.start, window, stride, rows))
         characters, size = sum(map(len, decoded)), sum(len(d.encode("utf-8", "surrogateescape")) for d in decoded)
         return perplexity.measures(sums, characters, size)
 
@@ -203,7 +203,9 @@ class Generator(Predictor):
         if len(ids) > self.window:
             self._told = [self._unread("text", len(ids), "first")]
         ids = ids[: self.window]
-        pieces = ["<s>" if i == self.facts.start else piece for i, piece in zip(ids, self.vocabulary.pieces(ids), strict=True)]
+        pieces = [
+            "<s>" if i == self.data_info.start else piece for i, piece in zip(ids, self.vocabulary.pieces(ids), strict=True)
+        ]
         weights_LxBxHxTxS = self.weights_of({"inputs": np.asarray([ids])})["decoder/self"]
         return [Map("decoder self attention", weights_LxBxHxTxS[:, 0], pieces, pieces)]
 

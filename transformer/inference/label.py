@@ -52,7 +52,7 @@ class Labeller(Predictor):
     @property
     def longest_answer(self) -> int:
         """Tokens that an answer may have: no answer of the run's own data has more."""
-        return max(LONGEST_ANSWER, self.facts.longest_output)
+        return max(LONGEST_ANSWER, self.data_info.longest_output)
 
     def parse(self, line: str, number: int = 1) -> dict[str, str]:
         """A line as an example: its fields, parted by tabs. UserError: too few or many."""
@@ -73,9 +73,9 @@ class Labeller(Predictor):
     def _labels(self, examples: Sequence[Mapping[str, str]], first: int) -> list[str]:
         corpus = self.objective.arrange(texts(examples, self.loaded.vocabularies, ()))
         rows = self._rows(corpus, first)
-        if len(self.facts.labels) == 1:  # a score, not a choice
+        if len(self.data_info.labels) == 1:  # a score, not a choice
             return [f"{float(scores[0]):.9g}" for scores in rows]
-        return [self.facts.labels[int(scores.argmax())] for scores in rows]
+        return [self.data_info.labels[int(scores.argmax())] for scores in rows]
 
     def embed(self, examples: Sequence[str | Mapping[str, str]], first: int = 1) -> np.ndarray:
         """A vector for each text (or pair, {"text": .., "pair": ..}), as `config.embed` says: float32 NxD.
@@ -91,7 +91,7 @@ class Labeller(Predictor):
             return np.zeros((0, self.config.model.d_model), np.float32)
         self._names.count(text for example in given for text in example.values())
         vocabulary = self.loaded.vocabularies["text"]
-        objective = families.classify(self.config, self.facts, {"text": vocabulary})
+        objective = families.classify(self.config, self.data_info, {"text": vocabulary})
         corpus = objective.arrange(texts(given, dict.fromkeys(("text", "pair"), vocabulary), ()))
         mean = self.config.embed.pooling == "mean"
         states = self._rows(corpus, first, objective, "states")
@@ -119,7 +119,7 @@ class Labeller(Predictor):
             for word in tagged_words(example["text"]):
                 # Nothing is known of a word that was cut, or that is no token.
                 known = tokens[word] and place < len(scores_SxC) - 1
-                tags.append(self.facts.labels[int(scores_SxC[place].argmax())] if known else "O")
+                tags.append(self.data_info.labels[int(scores_SxC[place].argmax())] if known else "O")
                 place += tokens[word]
             result.append(" ".join(tags))
         return result
@@ -157,12 +157,12 @@ class Labeller(Predictor):
 
     def _with_masks(self, text: str, number: int) -> tuple[list[int], list[int]]:
         """The tokens of a text, each mask of it one, between begin and end, and where the masks are. Too long: cut."""
-        facts, limit = self.facts, self.config.data.max_source_length
-        ids = [facts.start if facts.begin is None else facts.begin, *self._names.encode_batch([text])[0]]
+        data_info, limit = self.data_info, self.config.data.max_source_length
+        ids = [data_info.start if data_info.begin is None else data_info.begin, *self._names.encode_batch([text])[0]]
         if len(ids) >= limit:
             self._cut.append(number)
-        ids = [*ids[: limit - 1], facts.end]
-        return ids, [place for place, token in enumerate(ids) if token == facts.mask]
+        ids = [*ids[: limit - 1], data_info.end]
+        return ids, [place for place, token in enumerate(ids) if token == data_info.mask]
 
     def _rows(self, corpus: Any, first: int, objective: Objective | None = None, name: str = "scores") -> Iterator[np.ndarray]:
         """What the model says by that `name` of each row, in order. `first`: the number of the first one."""
@@ -195,11 +195,11 @@ class Labeller(Predictor):
         ids, _ = self._with_masks(clean(self.config, source), 1)
         types = [0] * len(ids)
         if target:
-            more = [*vocabulary.between, *vocabulary.encode(clean(self.config, target)), self.facts.end]
+            more = [*vocabulary.between, *vocabulary.encode(clean(self.config, target)), self.data_info.end]
             ids, types = ids + more, types + [1] * len(more)
         self._cut = [1] if len(ids) > limit else self._cut
         batch = {"source": np.asarray([ids[:limit]]), "token_types": np.asarray([types[:limit]])}
-        pieces = [MASK if i == self.facts.mask else vocabulary.pieces([i])[0] for i in ids[:limit]]
+        pieces = [MASK if i == self.data_info.mask else vocabulary.pieces([i])[0] for i in ids[:limit]]
         rows = {"encoder": pieces, "decoder": ["<s>", *pieces[:-1]]}  # a decoder reads the text behind its start
         maps = []
         for place, weights_LxBxHxTxS in self.weights_of(batch).items():

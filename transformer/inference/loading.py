@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from transformer import effects, families, settings
-from transformer.config import Config, Facts
+from transformer.config import Config, DataInfo
 from transformer.cuts import Cut, merged, some
 from transformer.data import prepare
 from transformer.data.objectives import Objective
@@ -36,7 +36,7 @@ class Loaded:
     """A model with its parameters, and vocabularies by field of an example. `steps`: the checkpoints it is made of."""
 
     config: Config
-    facts: Facts
+    data_info: DataInfo
     model: nn.Module
     objective: Objective
     params: Any
@@ -59,12 +59,12 @@ class Predictor:
     noun = "text"  # what is cut where it is too long
 
     def __init__(self, loaded: Loaded):
-        self.loaded, self.config, self.facts, self.model = loaded, loaded.config, loaded.facts, loaded.model
+        self.loaded, self.config, self.data_info, self.model = loaded, loaded.config, loaded.data_info, loaded.model
         self.params = loaded.params
         self._cut: list[int] = []  # numbers, from 1, of what the last call cut
         self._count = 0  # of what it was given
         self._told: list[Cut] = []  # what else the last call cut
-        self._names = SpecialNames(loaded.config, loaded.facts, next(iter(loaded.vocabularies.values())))
+        self._names = SpecialNames(loaded.config, loaded.data_info, next(iter(loaded.vocabularies.values())))
         self._said, self._observe = _programs(loaded.model)
 
     def weights_of(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -126,15 +126,15 @@ def read(
         raise UserError(f"--config: {path} was trained with other settings, they cannot change now: {', '.join(changed)}")
     if mode is not None:
         families.check_mode(config, mode)
-    facts, kind = workdir.facts(), families.kind_of(config)
-    if mode == "evaluate" and kind.output == "label" and len(facts.labels) == 1:
+    data_info, kind = workdir.data_info(), families.kind_of(config)
+    if mode == "evaluate" and kind.output == "label" and len(data_info.labels) == 1:
         raise UserError(
             f"--mode=evaluate: the model of {path} has one label, so that it gives scores (--mode=predict), no labels"
         )
     vocabularies = prepare.load_vocabularies(config.data, families.text_fields(kind), workdir.vocabulary)
-    _check_sizes(workdir.vocabulary, facts, list(vocabularies.values()))
-    model = families.FAMILIES[config.family].model(config, facts)
-    objective = families.make_objective(config, facts, vocabularies)
+    _check_sizes(workdir.vocabulary, data_info, list(vocabularies.values()))
+    model = families.FAMILIES[config.family].model(config, data_info)
+    objective = families.make_objective(config, data_info, vocabularies)
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
     evaluate, item = config.evaluate, "params" if config.train.ema_decay is None else "average"
     like = families.param_shapes(model, families.features(objective))
@@ -143,7 +143,7 @@ def read(
     checkpoints.close()
     for notice in notices:
         say(notice)
-    return Loaded(config, facts, model, objective, params, vocabularies, tuple(steps))
+    return Loaded(config, data_info, model, objective, params, vocabularies, tuple(steps))
 
 
 def _best(checkpoints: Checkpoints, path: str | Path) -> list[int]:
@@ -161,11 +161,11 @@ def _best(checkpoints: Checkpoints, path: str | Path) -> list[int]:
     return [best]
 
 
-def _check_sizes(folder: Path, facts: Facts, vocabularies: Sequence[Vocabulary]) -> None:
-    """UserError: the vocabularies are not those that the facts were made of. Sentinels and a mask may be in them or not."""
-    more = facts.sentinels + (facts.mask is not None)
+def _check_sizes(folder: Path, data_info: DataInfo, vocabularies: Sequence[Vocabulary]) -> None:
+    """UserError: the vocabularies are not those that `data_info` was made from. Sentinels and a mask may be in them or not."""
+    more = data_info.sentinels + (data_info.mask is not None)
     for side, each in (("source", vocabularies[0]), ("target", vocabularies[-1])):
-        size, rows = getattr(facts, f"{side}_size"), getattr(facts, f"{side}_rows")
+        size, rows = getattr(data_info, f"{side}_size"), getattr(data_info, f"{side}_rows")
         if not size - more <= each.size <= rows:
             raise UserError(
                 f"{folder}: the vocabulary has {each.size} entries, and the model was made for {size}; restore it, or train "

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from transformer import families
-from transformer.config import Config, Facts
+from transformer.config import Config, DataInfo
 from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import counted
 
@@ -17,13 +17,13 @@ class SpecialNames:
     """Of one vocabulary. `taken`: name -> token. Names of a vocabulary that was trained here are nobody's words, so that only
     those of published ones are counted."""
 
-    def __init__(self, config: Config, facts: Facts, vocabulary: Vocabulary):
+    def __init__(self, config: Config, data_info: DataInfo, vocabulary: Vocabulary):
         self.vocabulary, self.taken, self.sentinels = vocabulary, dict[str, int](), dict[int, str]()
         if families.kind_of(config).output in FILLING:
-            if facts.mask is not None:
-                own = vocabulary.pieces([facts.mask]) if facts.mask < vocabulary.size else []
-                self.taken = dict.fromkeys((MASK, *own), facts.mask)
-            self.sentinels = {facts.target_size - 1 - k: f"<extra_id_{k}>" for k in range(facts.sentinels)}
+            if data_info.mask is not None:
+                own = vocabulary.pieces([data_info.mask]) if data_info.mask < vocabulary.size else []
+                self.taken = dict.fromkeys((MASK, *own), data_info.mask)
+            self.sentinels = {data_info.target_size - 1 - k: f"<extra_id_{k}>" for k in range(data_info.sentinels)}
             self.taken |= {name: token for token, name in self.sentinels.items()}
         special = vocabulary.pieces(sorted(vocabulary.special)) if config.data.vocabulary == "imported" else []
         self._taken = _pattern(self.taken)

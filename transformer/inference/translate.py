@@ -46,7 +46,7 @@ class Translator(Predictor):
         fields = list(loaded.vocabularies.values())
         self.source_vocabulary, self.target_vocabulary = fields[0], fields[-1]
         self._encodes = hasattr(loaded.model, "encode")
-        self._search = PartedSearch(loaded.model, loaded.config, loaded.facts)
+        self._search = PartedSearch(loaded.model, loaded.config, loaded.data_info)
         self._given = jax.jit(self._with_hidden)
 
     def translate(self, texts: Iterable[str], scored: bool = True) -> Iterator[list[Output]]:
@@ -78,7 +78,7 @@ class Translator(Predictor):
         return positions_left(self.config, length, self._wanted(length))
 
     def _wanted(self, length: int) -> int:
-        return self.config.search.output_limit(length, self.facts.longest_output)
+        return self.config.search.output_limit(length, self.data_info.longest_output)
 
     def translate_to_length(self, pairs: Sequence[tuple[str, str]]) -> list[list[Output]]:
         """The same of sources, all hypotheses having as many tokens as the target: when to end is not asked of the model."""
@@ -189,7 +189,7 @@ class Translator(Predictor):
     @property
     def _around(self) -> tuple[list[int], list[int]]:
         """What stands before and after a source's own tokens."""
-        return [] if self.facts.begin is None else [self.facts.begin], [self.facts.end] if self._encodes else []
+        return [] if self.data_info.begin is None else [self.data_info.begin], [self.data_info.end] if self._encodes else []
 
     def _inputs(self, texts: Sequence[str]) -> list[list[int]]:
         """What the decoder reads of each target, the start included. UserError: past the end of a positions table."""
@@ -211,7 +211,7 @@ class Translator(Predictor):
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         return [
-            [self.facts.start, *ids]
+            [self.data_info.start, *ids]
             for ids in self.target_vocabulary.encode_batch([clean(self.config, t) for t in listed(texts)])
         ]
 
@@ -245,9 +245,9 @@ class Translator(Predictor):
         outputs = []
         for row in range(len(sources)):
             ids = [found.tokens_BxNxL[row, n, : found.lengths_BxN[row, n]] for n in range(found.lengths_BxN.shape[1])]
-            said = [[int(i) for i in best if i != self.facts.end] for best in ids]
+            said = [[int(i) for i in best if i != self.data_info.end] for best in ids]
             texts = [self._names.decode(best, sources[row], self.target_vocabulary) for best in said]
             scores = map(float, found.scores_BxN[row]) if scored else [None] * len(texts)
-            ended = [exact is not None or self.facts.end in best[-1:] for best in ids]
+            ended = [exact is not None or self.data_info.end in best[-1:] for best in ids]
             outputs.append([Output(*each) for each in zip(texts, scores, ended, strict=True)])
         return outputs

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from transformer import effects, registry, settings
-from transformer.config import Config, Facts
+from transformer.config import Config, DataInfo
 from transformer.errors import UserError, nearest
 from transformer.interop import limits
 from transformer.interop.fields import (
@@ -23,7 +23,8 @@ from transformer.interop.fields import (
 from transformer.settings import Variations
 from transformer.validation import STACKS
 
-Values = dict[str, Any]  # settings of ours by dotted name, those of Facts after "facts.", a decoder's own after "decoder."
+# Our settings by dotted name: fields of DataInfo begin with "data_info.", settings of the decoder alone with "decoder.".
+Values = dict[str, Any]
 DECODER = "decoder."
 # Ids that a generation_config.json may say otherwise than config.json does; text is made by the former.
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
@@ -86,11 +87,11 @@ def _check_only(only: Mapping[str, Any], raw: Mapping[str, Any], where: str) -> 
 def _check_search(generation: Mapping[str, Any], values: Values, where: str) -> None:
     """All at once: published files have several."""
     wrong = [f"{n} {generation[n]!r}" for n, allowed in SEARCH_ONLY.items() if generation.get(n, allowed[0]) not in allowed]
-    pad = values["facts.pad"]
-    if generation.get("bad_words_ids") == [[pad]] and pad == values["facts.target_rows"] - 1:
+    pad = values["data_info.pad"]
+    if generation.get("bad_words_ids") == [[pad]] and pad == values["data_info.target_rows"] - 1:
         wrong = [each for each in wrong if not each.startswith("bad_words_ids")]
-        values["facts.target_size"] = pad  # an entry past the vocabulary is never said
-    end = values.get("facts.end")
+        values["data_info.target_size"] = pad  # an entry past the vocabulary is never said
+    end = values.get("data_info.end")
     forced = generation.get("forced_eos_token_id")  # at its limit a hypothesis of ours is finished as it is
     if forced not in (None, end, [end]):
         wrong.append(f"forced_eos_token_id {forced!r}")
@@ -145,7 +146,7 @@ def _kinds(fixed: Mapping[str, Any]) -> dict[str, Any]:
     }
     kinds = {name: kind for name, kind, _, _ in settings.fields(settings.assign(Config(), components))}
     kinds |= {name.replace("model.", DECODER): kind for name, kind in kinds.items() if name.startswith("model.")}
-    return kinds | {f"facts.{name}": kind for name, kind in typing.get_type_hints(Facts).items()}
+    return kinds | {f"data_info.{name}": kind for name, kind in typing.get_type_hints(DataInfo).items()}
 
 
 def choose(config: Config) -> str:
@@ -167,7 +168,7 @@ def _families() -> str:
     return ", ".join(dict.fromkeys(form.family for form in FORMATS.values()))
 
 
-def to_fields(name: str, config: Config, facts: Facts) -> dict[str, Any]:
+def to_fields(name: str, config: Config, data_info: DataInfo) -> dict[str, Any]:
     """The fields of a `config.json` of model type `name`. UserError: a setting that such a model has not."""
     form, mine = FORMATS[name], {}
     for stack in reversed(STACKS[config.family]):  # the first one's settings are those of the model
@@ -182,7 +183,7 @@ def to_fields(name: str, config: Config, facts: Facts) -> dict[str, Any]:
                     f"config.{setting} is {of_stack[setting]}: a {name} model of Transformers has {value}; it cannot be written"
                 )
     _check_stacks(name, config)
-    mine |= {f"facts.{field}": value for field, value in settings.to_dict(facts).items()}
+    mine |= {f"data_info.{field}": value for field, value in settings.to_dict(data_info).items()}
     kinds = (*form.architectures.values(), *form.objectives)
     if config.objective.kind not in kinds:
         raise UserError(
@@ -242,17 +243,19 @@ def _inverse(name: str, field: Field, mine: Mapping[str, Any]) -> Any:
     )
 
 
-def search_fields(config: Config, facts: Facts) -> dict[str, Any]:
+def search_fields(config: Config, data_info: DataInfo) -> dict[str, Any]:
     """Fields of a `generation_config.json`. How to search is free, so what has no name there is left out."""
     search = config.search
-    ids = {"pad_token_id": facts.pad, "eos_token_id": facts.end} | limits.to_fields(config, facts.longest_output)
+    ids = {"pad_token_id": data_info.pad, "eos_token_id": data_info.end} | limits.to_fields(config, data_info.longest_output)
     if config.family == "encoder_decoder":
-        ids |= {"decoder_start_token_id": facts.start} | ({} if facts.begin is None else {"bos_token_id": facts.begin})
+        ids |= {"decoder_start_token_id": data_info.start} | (
+            {} if data_info.begin is None else {"bos_token_id": data_info.begin}
+        )
     else:
-        ids |= {"bos_token_id": facts.start}
+        ids |= {"bos_token_id": data_info.start}
     sampling = {n: v for n in ("temperature", "top_k", "top_p", "repetition_penalty") if (v := getattr(search, n)) is not None}
-    if facts.target_size == facts.pad == facts.target_rows - 1:
-        ids |= {"bad_words_ids": [[facts.pad]], "renormalize_logits": True}
+    if data_info.target_size == data_info.pad == data_info.target_rows - 1:
+        ids |= {"bad_words_ids": [[data_info.pad]], "renormalize_logits": True}
     if search.penalty_form == "gnmt" and search.length_penalty:
         return ids | sampling
     mine: dict[str, Any] = settings.plain(config)

@@ -14,7 +14,7 @@ import numpy as np
 
 from transformer import families
 from transformer.components.positions import Sinusoidal
-from transformer.config import Config, Facts
+from transformer.config import Config, DataInfo
 from transformer.errors import UserError
 from transformer.interop.names import Names, Place
 
@@ -24,9 +24,9 @@ SHOWN = 3  # names in a message
 SINUSOID_TOLERANCE = 1e-3
 
 
-def shapes(config: Config, facts: Facts) -> Any:
+def shapes(config: Config, data_info: DataInfo) -> Any:
     """The tree of parameters of a model, as shapes."""
-    model = families.FAMILIES[config.family].model(config, facts)
+    model = families.FAMILIES[config.family].model(config, data_info)
     return families.param_shapes(model, dict.fromkeys(("source", "inputs"), np.int32))
 
 
@@ -46,9 +46,9 @@ def normalise(names: Names, tensors: Tensors) -> dict[str, np.ndarray]:
     return {names.normal(name, bare): tensor for name, tensor in tensors.items()}
 
 
-def to_params(names: Names, config: Config, facts: Facts, tensors: Tensors, where: str) -> Any:
+def to_params(names: Names, config: Config, data_info: DataInfo, tensors: Tensors, where: str) -> Any:
     """The parameters that the model needs, from normalised tensors. UserError: one lacks, does not fit, or has no place."""
-    tree, found, used = shapes(config, facts), {}, set()
+    tree, found, used = shapes(config, data_info), {}, set()
     for path, place, shape in places(names, config, tree):
         layers = range(shape[0]) if "{}" in place.name else [None]
         parts = []

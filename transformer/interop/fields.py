@@ -18,7 +18,7 @@ def _words(text: str) -> frozenset[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """`theirs` and the settings of ours ("model.d_ff", "facts.pad") that have its value; "decoder.d_ff" is the decoder's own.
+    """`theirs` and our settings ("model.d_ff", "data_info.pad") that have its value; "decoder.d_ff" is the decoder's alone.
 
     `default`: what a file without it means, or a function of the other fields; REQUIRED: there is none. `values`: (theirs,
     ours), where one is not the other; the first that fits counts. `written=False`: another name, which is only read.
@@ -74,7 +74,7 @@ _ACTIVATIONS = [
     ("swish", "silu"),
 ]
 _TIED = [(True, "three_way"), (True, "two_way"), (False, "none")]  # where there is one side, two or three ways are one
-_ROWS = ("facts.source_rows", "facts.target_rows")
+_ROWS = ("data_info.source_rows", "data_info.target_rows")
 _PREFIX = Field("prefix", ["data.prefix"], "")
 # Attention as published: all formats have it.
 _ATTENTION = {
@@ -115,9 +115,9 @@ T5 = Format(
         ),
         Field("tie_word_embeddings", ["model.tying"], True, [(True, "three_way"), (False, "inputs")]),
         Field("scale_decoder_outputs", ["model.logits_scale"], REQUIRED, [(True, "1/sqrt(d_model)"), (False, "none")]),
-        Field("pad_token_id", ["facts.pad"], 0),
-        Field("eos_token_id", ["facts.end"], 1),
-        Field("decoder_start_token_id", ["facts.start"], _same("pad_token_id")),
+        Field("pad_token_id", ["data_info.pad"], 0),
+        Field("eos_token_id", ["data_info.end"], 1),
+        Field("decoder_start_token_id", ["data_info.start"], _same("pad_token_id")),
         _PREFIX,
     ],
     fixed=_ATTENTION
@@ -197,10 +197,10 @@ BART = Format(
         Field("vocab_size", _ROWS, 50265),
         *_BART_FIELDS,
         Field("tie_word_embeddings", ["model.tying"], True, [(True, "three_way"), (False, "none")]),
-        Field("pad_token_id", ["facts.pad"], 1),
-        Field("bos_token_id", ["facts.begin"], 0),
-        Field("eos_token_id", ["facts.end"], 2),
-        Field("decoder_start_token_id", ["facts.start"], 2),
+        Field("pad_token_id", ["data_info.pad"], 1),
+        Field("bos_token_id", ["data_info.begin"], 0),
+        Field("eos_token_id", ["data_info.end"], 2),
+        Field("decoder_start_token_id", ["data_info.start"], 2),
     ],
     fixed=_BART_FIXED | {"model.positions": "learned", "model.positions.offset": 2, "model.embedding_norm": True},
     training=_NORMAL,
@@ -214,8 +214,8 @@ MARIAN = Format(
     family="encoder_decoder",
     architectures={"MarianMTModel": "translate", "MarianModel": "translate"},
     fields=[
-        Field("vocab_size", ["facts.source_rows"], 58101),
-        Field("decoder_vocab_size", ["facts.target_rows"], _same("vocab_size")),
+        Field("vocab_size", ["data_info.source_rows"], 58101),
+        Field("decoder_vocab_size", ["data_info.target_rows"], _same("vocab_size")),
         *_BART_FIELDS,
         # Both fields at once.
         Field(
@@ -224,9 +224,9 @@ MARIAN = Format(
             (True, True),
             [((True, True), "three_way"), ((True, False), "two_way"), ((False, False), "none"), ((False, True), "none")],
         ),
-        Field("pad_token_id", ["facts.pad"], 58100),
-        Field("eos_token_id", ["facts.end"], 0),
-        Field("decoder_start_token_id", ["facts.start"], 58100),
+        Field("pad_token_id", ["data_info.pad"], 58100),
+        Field("eos_token_id", ["data_info.end"], 0),
+        Field("decoder_start_token_id", ["data_info.start"], 58100),
     ],
     fixed=_BART_FIXED | {"model.positions": "sinusoidal", "model.positions.layout": "halves", "model.embedding_norm": False},
     training=_NORMAL,
@@ -274,7 +274,7 @@ BERT = Format(
         Field("initializer_range", ["model.init_stddev"], 0.02),
         Field("layer_norm_eps", ["model.norm.epsilon"], 1e-12),
         Field("tie_word_embeddings", ["model.tying"], True, _TIED),
-        Field("pad_token_id", ["facts.pad"], 0),
+        Field("pad_token_id", ["data_info.pad"], 0),
     ],
     fixed=_ALONE_FIXED
     | {"model.norm_order": "post", "model.final_norm": False, "model.embedding_norm": True, "model.logits_bias": True},
@@ -313,9 +313,9 @@ GPT2 = Format(
         Field("layer_norm_epsilon", ["model.norm.epsilon"], 1e-5),
         Field("initializer_range", ["model.init_stddev"], 0.02),
         Field("tie_word_embeddings", ["model.tying"], True, _TIED),
-        Field("bos_token_id", ["facts.start"], 50256),
-        Field("eos_token_id", ["facts.end"], 50256),
-        Field("pad_token_id", ["facts.pad"], _same("eos_token_id")),
+        Field("bos_token_id", ["data_info.start"], 50256),
+        Field("eos_token_id", ["data_info.end"], 50256),
+        Field("pad_token_id", ["data_info.pad"], _same("eos_token_id")),
     ],
     fixed=_ALONE_FIXED
     | {"model.norm_order": "pre", "model.final_norm": True, "model.embedding_norm": False, "model.logits_bias": False},

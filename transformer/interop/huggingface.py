@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from transformer import effects, families, settings
-from transformer.config import Config, Facts
+from transformer.config import Config, DataInfo
 from transformer.data.tokenizers.imported import Tokenizer
 from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import UserError
@@ -21,7 +21,7 @@ from transformer.files import new_folder
 from transformer.interop import configs, convert, sentences, tensors, vocabularies
 from transformer.interop.fields import FORMATS
 from transformer.interop.names import NAMES
-from transformer.validation import check_facts, validate
+from transformer.validation import check_data_info, validate
 
 LONGEST = 512  # tokens of a sentence, where positions know no end
 PACKED = ("translate", "causal_lm", "masked_lm")  # the other objectives take one example in a row
@@ -32,7 +32,7 @@ class Imported:
     """What a workdir is made of. Vocabularies by name: "joint", or "source" and "target"."""
 
     config: Config
-    facts: Facts
+    data_info: DataInfo
     params: Any
     vocabularies: dict[str, Vocabulary]
 
@@ -55,7 +55,7 @@ def read_model(folder: str | Path) -> Imported:
     return _read_model(folder, *_read_fields(folder), {}, {})
 
 
-def write(folder: str | Path, config: Config, facts: Facts, params: Any, vocabs: Mapping[str, Vocabulary]) -> None:
+def write(folder: str | Path, config: Config, data_info: DataInfo, params: Any, vocabs: Mapping[str, Vocabulary]) -> None:
     """Makes the folder: `config.json`, `generation_config.json`, `model.safetensors`, tokenizer.
 
     `vocabs`: of the source (the text) first, of the target last, or one. UserError: a setting or a vocabulary that
@@ -65,18 +65,18 @@ def write(folder: str | Path, config: Config, facts: Facts, params: Any, vocabs:
     name = configs.choose(config)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: it is there already and not empty; choose another folder")
-    fields = configs.to_fields(name, config, facts) | _head_fields(name, config, facts)
+    fields = configs.to_fields(name, config, data_info) | _head_fields(name, config, data_info)
     arrays = convert.to_tensors(NAMES[name], config, params)
     with new_folder(folder) as new:
         tensors.write(new, arrays)
         _write_json(new / "config.json", fields)
         if "target" in config.sides:
-            _write_json(new / "generation_config.json", configs.search_fields(config, facts))
+            _write_json(new / "generation_config.json", configs.search_fields(config, data_info))
         if config.objective.kind == "embed":
             sentences.write(new, config)
         if vocabs:
             sides = list(vocabs.values())
-            vocabularies.write(new, config, name, sides[0], sides[-1], facts)
+            vocabularies.write(new, config, name, sides[0], sides[-1], data_info)
 
 
 def _read_fields(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any] | None]:
@@ -132,10 +132,10 @@ def _read_model(
     if values["objective.kind"] == "embed":
         arrays |= {name: array for name, array in _pooler(values["model.d_model"]).items() if name not in arrays}
         values |= sentences.read(folder)
-    facts = _make_facts(values, told, _labels(architecture, raw, where, form.labels), folder)
+    data_info = _make_data_info(values, told, _labels(architecture, raw, where, form.labels), folder)
     config = _make_config(values, made, vocabularies.longest(folder) if made else None)
     families.check_vocabularies(config, made, where)
-    return Imported(config, facts, convert.to_params(names, config, facts, arrays, str(folder)), made)
+    return Imported(config, data_info, convert.to_params(names, config, data_info, arrays, str(folder)), made)
 
 
 def _pooler(width: int) -> dict[str, np.ndarray]:
@@ -161,9 +161,9 @@ def _completed(name: str, raw: dict[str, Any], arrays: convert.Tensors) -> dict[
 def _make_config(values: Mapping[str, Any], made: Mapping[str, Vocabulary], most_source: int | None) -> Config:
     """`most_source`: tokens of a source, or of an encoder's text, at most, as the tokenizer knows them."""
     config = Config()
-    config = settings.assign(config, {name: value for name, value in values.items() if not name.startswith("facts.")})
+    config = settings.assign(config, {name: value for name, value in values.items() if not name.startswith("data_info.")})
     if isinstance(text := made.get("joint"), Tokenizer) and config.family == "decoder_only":
-        config = settings.replace(config, "search.start_token", text.around[:1] == [values["facts.start"]])
+        config = settings.replace(config, "search.start_token", text.around[:1] == [values["data_info.start"]])
     table = config.model.positions.longest()
     longest, most = table or LONGEST, table or settings.MOST
     data: dict[str, Any] = {
@@ -178,8 +178,8 @@ def _make_config(values: Mapping[str, Any], made: Mapping[str, Vocabulary], most
     return validate(effects.without_idle(config))  # published files set what their model does not use
 
 
-def _make_facts(values: Mapping[str, Any], told: Mapping[str, Any], labels: tuple[str, ...], folder: Path) -> Facts:
-    said = {name.removeprefix("facts."): value for name, value in values.items() if name.startswith("facts.")}
+def _make_data_info(values: Mapping[str, Any], told: Mapping[str, Any], labels: tuple[str, ...], folder: Path) -> DataInfo:
+    said = {name.removeprefix("data_info."): value for name, value in values.items() if name.startswith("data_info.")}
     sizes = {side: told.get(f"{side}_size", said[f"{side}_rows"]) for side in ("source", "target")}
     for side, size in sizes.items():
         if size > said[f"{side}_rows"]:
@@ -189,7 +189,7 @@ def _make_facts(values: Mapping[str, Any], told: Mapping[str, Any], labels: tupl
     sizes["target"] = min(sizes["target"], said.get("target_size", sizes["target"]))
     known: dict[str, Any] = {"unknown": said.get("end", 0), "start": 0, "end": 0} | said | dict(told)
     known |= {f"{side}_size": size for side, size in sizes.items()}
-    return check_facts(Facts(**known, labels=labels), str(folder / "config.json"))
+    return check_data_info(DataInfo(**known, labels=labels), str(folder / "config.json"))
 
 
 def _labels(architecture: str, raw: Mapping[str, Any], where: str, default: int) -> tuple[str, ...]:
@@ -211,14 +211,14 @@ def _labels(architecture: str, raw: Mapping[str, Any], where: str, default: int)
     return labels
 
 
-def _head_fields(name: str, config: Config, facts: Facts) -> dict[str, Any]:
+def _head_fields(name: str, config: Config, data_info: DataInfo) -> dict[str, Any]:
     """`architectures`, and the labels."""
     form, kind = FORMATS[name], config.objective.kind
     suitable = [a for a, each in form.architectures.items() if each == kind] or list(form.architectures)
     architecture = suitable[0]
     if name == "bert" and kind == "masked_lm" and config.objective.next_sentence:
         architecture = "BertForPreTraining"
-    labels = dict(enumerate(facts.labels))
+    labels = dict(enumerate(data_info.labels))
     named = {"id2label": labels, "label2id": {label: number for number, label in labels.items()}} if labels else {}
     return {"architectures": [architecture]} | named
 

@@ -48,7 +48,7 @@ def _obeyed(generation: Mapping[str, Any], family: str) -> dict[str, Any]:
 def to_fields(config: Config, longest_output: int = 0) -> dict[str, Any]:
     """`max_length` always, or Transformers would stop after 20 tokens; `max_new_tokens` where it was asked for.
 
-    `longest_output`: as `Facts` has it.
+    `longest_output`: as `DataInfo` has it.
     """
     search, data = config.search, config.data
     positions = config.model.positions.longest()

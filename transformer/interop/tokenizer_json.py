@@ -7,7 +7,7 @@ file, too: a mark that combines with a letter which is normalised away, such as 
 import json
 from typing import Any
 
-from transformer.config import Facts
+from transformer.config import DataInfo
 from transformer.data.tokenizers import tokenizer_classes
 from transformer.data.tokenizers.imported import BLANK
 from transformer.data.tokenizers.vocabulary import SPECIAL, UNKNOWN, Bytes, Characters, SentencePiece
@@ -23,7 +23,7 @@ def is_ours(vocabulary: SentencePiece) -> bool:
     return tuple(vocabulary.pieces(range(len(SPECIAL)))) == SPECIAL
 
 
-def write(vocabulary: Bytes | Characters | SentencePiece, facts: Facts, around: Around) -> str:
+def write(vocabulary: Bytes | Characters | SentencePiece, data_info: DataInfo, around: Around) -> str:
     """The file's text."""
     from tokenizers import AddedToken
 
@@ -31,8 +31,8 @@ def write(vocabulary: Bytes | Characters | SentencePiece, facts: Facts, around: 
         made = _pieces(vocabulary)
     else:
         made = _characters(vocabulary) if isinstance(vocabulary, Characters) else _bytes()
-    extra = {} if facts.mask is None else {facts.mask: MASK}
-    extra |= {facts.target_size - 1 - k: f"<extra_id_{k}>" for k in range(facts.sentinels)}
+    extra = {} if data_info.mask is None else {data_info.mask: MASK}
+    extra |= {data_info.target_size - 1 - k: f"<extra_id_{k}>" for k in range(data_info.sentinels)}
     # The library numbers what is added by itself, from the last entry on.
     in_order = sorted(extra) == list(range(vocabulary.size, vocabulary.size + len(extra)))
     more = [extra[number] for number in sorted(extra)] if in_order else []

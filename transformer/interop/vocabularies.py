@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformer.config import Config, Facts
+from transformer.config import Config, DataInfo
 from transformer.data.tokenizers import tokenizer_classes
 from transformer.data.tokenizers.imported import Marian, Tokenizer
 from transformer.data.tokenizers.vocabulary import Bytes, Characters, SentencePiece, Vocabulary
@@ -32,7 +32,7 @@ UNLIMITED = 10**9  # tokens; Transformers writes 10^30 where a tokenizer knows n
 
 
 def read(folder: Path, model_type: str, rows: int) -> tuple[dict[str, Vocabulary], dict[str, Any]]:
-    """Vocabularies by name ("joint", or "source" and "target"), and what Facts they tell. `rows`: of the source's table.
+    """Vocabularies by name ("joint", or "source" and "target"), and what DataInfo they tell. `rows`: of the source's table.
 
     UserError: there are none, or they are damaged.
     """
@@ -77,31 +77,31 @@ def _read_tokenizer(folder: Path, made: Tokenizer, model_type: str) -> tuple[dic
         role: tokenizer_classes.token(made.settings, role, TOKENS[model_type].get(role)) for role in tokenizer_classes.ROLES
     }
     special = {role: ids[token] for role, token in names.items() if token in ids}
-    facts = {"source_size": made.size, "target_size": made.size}
+    data_info = {"source_size": made.size, "target_size": made.size}
     unknown = special.get("unk_token", made.unknown)
     if unknown is not None:
-        facts["unknown"] = unknown
+        data_info["unknown"] = unknown
     if "mask_token" in special:
-        facts["mask"] = special["mask_token"]
+        data_info["mask"] = special["mask_token"]
     if model_type == "bert":
         for role, fact in (("cls_token", "begin"), ("sep_token", "end"), ("mask_token", "mask")):
             if role not in special:
                 raise UserError(f"{folder / FILE}: it has no token {names[role]} ({role})")
-            facts[fact] = special[role]
-        facts["start"] = facts["begin"]
+            data_info[fact] = special[role]
+        data_info["start"] = data_info["begin"]
     if model_type == "t5":
         count = sum(token.startswith("<extra_id_") for token in ids)
         in_order = all(ids.get(f"<extra_id_{k}>") == made.size - 1 - k for k in range(count))
-        facts["sentinels"] = count if in_order else 0
-    return {"joint": made}, facts
+        data_info["sentinels"] = count if in_order else 0
+    return {"joint": made}, data_info
 
 
 def _read_pieces(folder: Path, made: SentencePiece, model_type: str, rows: int) -> tuple[dict[str, Vocabulary], dict[str, Any]]:
     sentinels = _config(folder).get("extra_ids", SENTINELS) if model_type == "t5" else 0
     sentinels = sentinels if made.size + sentinels <= rows else 0
     size = made.size + sentinels
-    facts = {"source_size": size, "target_size": size, "sentinels": sentinels, "unknown": made.processor.unk_id()}
-    return {"joint": made}, facts
+    data_info = {"source_size": size, "target_size": size, "sentinels": sentinels, "unknown": made.processor.unk_id()}
+    return {"joint": made}, data_info
 
 
 def _read_marian(folder: Path) -> tuple[dict[str, Vocabulary], dict[str, Any]]:
@@ -138,7 +138,7 @@ def _settings(folder: Path, model_type: str) -> dict[str, Any]:
     return result
 
 
-def write(folder: Path, config: Config, model_type: str, source: Vocabulary, target: Vocabulary, facts: Facts) -> None:
+def write(folder: Path, config: Config, model_type: str, source: Vocabulary, target: Vocabulary, data_info: DataInfo) -> None:
     """Writes the tokenizer's files. UserError: two vocabularies where Transformers has one."""
     described: dict[str, Any] = {}
     if model_type == "marian":
@@ -148,26 +148,31 @@ def write(folder: Path, config: Config, model_type: str, source: Vocabulary, tar
         raise UserError(f"a {model_type} model of Transformers has one vocabulary, and this one has two; it cannot be written")
     elif isinstance(source, SentencePiece) and not tokenizer_json.is_ours(source):
         (folder / PIECES).write_bytes(source.model)
-        described = {"extra_ids": facts.sentinels}
+        described = {"extra_ids": data_info.sentinels}
     elif isinstance(source, Tokenizer):
         (folder / FILE).write_text(source.text, encoding="utf-8")
         described = {"tokenizer_class": "PreTrainedTokenizerFast"} | source.settings
     else:
         assert isinstance(source, Bytes | Characters | SentencePiece)
-        text = tokenizer_json.write(source, facts, _around(config, model_type, facts))
+        text = tokenizer_json.write(source, data_info, _around(config, model_type, data_info))
         (folder / FILE).write_text(text, encoding="utf-8")
         described = {"tokenizer_class": "PreTrainedTokenizerFast"}
     if model_type == "bert":  # the second text of a pair has another type
         described.setdefault("model_input_names", ["input_ids", "token_type_ids", "attention_mask"])
-    known = {"pad_token": facts.pad, "eos_token": facts.end, "unk_token": facts.unknown, "mask_token": facts.mask}
-    begin = facts.start if facts.begin is None else facts.begin
-    known |= {"cls_token": begin, "sep_token": facts.end} if model_type == "bert" else {"bos_token": facts.begin}
+    known = {
+        "pad_token": data_info.pad,
+        "eos_token": data_info.end,
+        "unk_token": data_info.unknown,
+        "mask_token": data_info.mask,
+    }
+    begin = data_info.start if data_info.begin is None else data_info.begin
+    known |= {"cls_token": begin, "sep_token": data_info.end} if model_type == "bert" else {"bos_token": data_info.begin}
     if model_type == "gpt2":
-        known["bos_token"] = facts.start
+        known["bos_token"] = data_info.start
     tokens = {role: source.pieces([i])[0] for role, i in known.items() if i is not None and i < source.size}
     if isinstance(source, Tokenizer):  # whose class may know them by itself
         tokens = {role: name for role, name in tokens.items() if role not in tokenizer_classes.default_tokens(source.settings)}
-    elif facts.mask is not None and (folder / FILE).exists():
+    elif data_info.mask is not None and (folder / FILE).exists():
         tokens.setdefault("mask_token", tokenizer_json.MASK)
     if not (folder / FILE).exists() and model_type in CLASSES:
         described["tokenizer_class"] = CLASSES[model_type]
@@ -179,15 +184,15 @@ def write(folder: Path, config: Config, model_type: str, source: Vocabulary, tar
     (folder / "tokenizer_config.json").write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _around(config: Config, model_type: str, facts: Facts) -> tokenizer_json.Around:
+def _around(config: Config, model_type: str, data_info: DataInfo) -> tokenizer_json.Around:
     """Special tokens before a text, behind it, and between the two of a pair, as models of ours read texts."""
-    begin = [] if facts.begin is None else [facts.begin]
+    begin = [] if data_info.begin is None else [data_info.begin]
     if config.objective.kind == "classify" or model_type == "bert":
-        return begin or [facts.start], [facts.end], []
+        return begin or [data_info.start], [data_info.end], []
     return {
-        "bart": (begin, [facts.end], [facts.end]),
-        "t5": (begin, [facts.end], []),
-        "gpt2": ([facts.start] if config.search.start_token else [], [], []),
+        "bart": (begin, [data_info.end], [data_info.end]),
+        "t5": (begin, [data_info.end], []),
+        "gpt2": ([data_info.start] if config.search.start_token else [], [], []),
     }[model_type]
 
 

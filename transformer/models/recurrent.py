@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from transformer.components.attention import masked_softmax
-from transformer.config import Facts, Model
+from transformer.config import DataInfo, Model
 from transformer.errors import UserError
 from transformer.models.dropout import Dropout
 from transformer.models.layers import REMAT, Embedding, kernel_initializer
@@ -378,20 +378,20 @@ class RecurrentEncoderDecoder(nn.Module):
     """What `config.recurrent` says: Cho's, Sutskever's, Bahdanau's or Luong's model, or what lies between them."""
 
     config: Model
-    facts: Facts
+    data_info: DataInfo
     logits_modules: ClassVar[tuple[str, ...]] = ("target_embedding", "logits")  # whose parameters `logits` reads
 
     def setup(self) -> None:
-        config, facts = self.config, self.facts
-        self.target_embedding = Embedding(facts.target_rows, config, name="target_embedding")
+        config, data_info = self.config, self.data_info
+        self.target_embedding = Embedding(data_info.target_rows, config, name="target_embedding")
         if config.ties_inputs:
             self.source_embedding = self.target_embedding
         else:
-            self.source_embedding = Embedding(facts.source_rows, config, name="source_embedding")
+            self.source_embedding = Embedding(data_info.source_rows, config, name="source_embedding")
         self.encoder = Encoder(config, name="encoder")
         self.memory_projection = MemoryProjection(config, name="memory")
         self.decoder = Decoder(config, name="decoder")
-        self.logits_layer = Logits(config, facts.target_rows, facts.target_size, name="logits")
+        self.logits_layer = Logits(config, data_info.target_rows, data_info.target_size, name="logits")
 
     def __call__(self, batch: Mapping[str, Array], deterministic: bool = True) -> Array:
         """Logits BxTxN of a batch: `source` BxS and `inputs` BxT, and optionally segments of each, 0 where there is padding."""

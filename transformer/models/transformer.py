@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.components.masks import Tokens
-from transformer.config import Facts, Model
+from transformer.config import DataInfo, Model
 from transformer.models import cache as caches
 from transformer.models.attention import MemoryProjection
 from transformer.models.cache import Cache
@@ -48,21 +48,21 @@ class EncoderDecoder(nn.Module):
     """
 
     config: Model
-    facts: Facts
+    data_info: DataInfo
     heads: Heads = Heads()
     logits_modules: ClassVar[tuple[str, ...]] = ("target_embedding", "logits")  # whose parameters `logits` reads
 
     def setup(self) -> None:
-        config, facts = self.config, self.facts
-        self.target_embedding = Embedding(facts.target_rows, config, name="target_embedding")
+        config, data_info = self.config, self.data_info
+        self.target_embedding = Embedding(data_info.target_rows, config, name="target_embedding")
         if config.ties_inputs:
             self.source_embedding = self.target_embedding
         else:
-            self.source_embedding = Embedding(facts.source_rows, config, name="source_embedding")
+            self.source_embedding = Embedding(data_info.source_rows, config, name="source_embedding")
         self.encoder = Stack(config, "encoder", cross=False, name="encoder")
         self.memory_projection = MemoryProjection(config, kernel_initializer(config), name="memory")
         self.decoder = Stack(config, "decoder", cross=True, name="decoder")
-        self.logits_layer = Logits(config, facts.target_rows, facts.target_size, name="logits")
+        self.logits_layer = Logits(config, data_info.target_rows, data_info.target_size, name="logits")
         if self.heads.outputs:
             self.pooler = Pooler(config, last=True, name="pooler")
             self.classifier = Classifier(config, self.heads.outputs, name="classifier")
@@ -81,7 +81,7 @@ class EncoderDecoder(nn.Module):
         """The decoder's last states BxTxD; `logits` makes logits of them."""
         memory = self.encode(batch["source"], batch.get("source_positions"), batch.get("source_segments"), deterministic)
         if self.heads.outputs:
-            start = jnp.full_like(batch["source"][:, :1], self.facts.start)
+            start = jnp.full_like(batch["source"][:, :1], self.data_info.start)
             inputs, of_source = jnp.concatenate([start, batch["source"][:, :-1]], axis=1), "source_"
         else:
             inputs, of_source = batch["inputs"], ""
@@ -126,14 +126,14 @@ class DecoderOnly(nn.Module):
     """A causal language model (Radford et al. 2018); with a prefix that all see, a prefix LM (Raffel et al. 2020, 3.2.1)."""
 
     config: Model
-    facts: Facts
+    data_info: DataInfo
     logits_modules: ClassVar[tuple[str, ...]] = ("target_embedding", "logits")
 
     def setup(self) -> None:
-        config, facts = self.config, self.facts
-        self.target_embedding = Embedding(facts.target_rows, config, name="target_embedding")
+        config, data_info = self.config, self.data_info
+        self.target_embedding = Embedding(data_info.target_rows, config, name="target_embedding")
         self.decoder = Stack(config, "decoder", cross=False, name="decoder")
-        self.logits_layer = Logits(config, facts.target_rows, facts.target_size, name="logits")
+        self.logits_layer = Logits(config, data_info.target_rows, data_info.target_size, name="logits")
 
     def __call__(self, batch: Mapping[str, Array], deterministic: bool = True) -> Array:
         """Logits BxTxN of a batch: `inputs` BxT, and optionally `positions`, `segments`, and `prefix`, not 0 in a prefix."""
@@ -170,18 +170,18 @@ class EncoderOnly(nn.Module):
     """BERT (Devlin et al. 2019): a body, which all heads share, and the heads on top."""
 
     config: Model
-    facts: Facts
+    data_info: DataInfo
     heads: Heads
     logits_modules: ClassVar[tuple[str, ...]] = ("source_embedding", "masked_lm")
 
     def setup(self) -> None:
-        config, facts, heads = self.config, self.facts, self.heads
-        self.source_embedding = Embedding(facts.source_rows, config, name="source_embedding")
+        config, data_info, heads = self.config, self.data_info, self.heads
+        self.source_embedding = Embedding(data_info.source_rows, config, name="source_embedding")
         if config.token_types:
             self.type_embedding = Embedding(config.token_types, config, name="type_embedding")
         self.encoder = Stack(config, "encoder", cross=False, name="encoder")
         if heads.masked_lm:
-            self.masked_lm = MaskedLM(config, facts.source_rows, facts.source_size, name="masked_lm")
+            self.masked_lm = MaskedLM(config, data_info.source_rows, data_info.source_size, name="masked_lm")
         if heads.pooler:
             self.pooler = Pooler(config, name="pooler")
         if heads.outputs:

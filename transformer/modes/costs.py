@@ -5,7 +5,7 @@ import dataclasses
 import jax
 
 from transformer import families
-from transformer.config import Config, Facts
+from transformer.config import Config, DataInfo
 from transformer.data import pipeline, prepare
 from transformer.data.tokenizers.vocabulary import Bytes
 from transformer.errors import UserError, counted
@@ -29,28 +29,30 @@ class Memory:
 
 def describe(config: Config, count: int | None = None, gib: float | None = None) -> None:
     """Parameters, FLOPs and bytes; with `count` those of each of so many devices, and whether they fit in `gib` GiB."""
-    kind, facts = families.kind_of(config), costs.assumed_facts(config)
+    kind, data_info = families.kind_of(config), costs.assumed_data_info(config)
     if gib is not None and count is None:
         raise UserError(f"--memory_gib={gib:g} is of one of --devices=N; say how many there are, 1 at least")
     if count is not None:
         layout.choose(config.parallel, count)  # refuses what does not fit before anything is printed
         devices.simulate(count)
-    found = costs.count(config, facts)
+    found = costs.count(config, data_info)
     print(costs.table(found))
     if count is not None:
-        print(f"\n{table(memory(config, _completed(facts, kind.extra), found.tokens), gib)}")
+        print(f"\n{table(memory(config, _completed(data_info, kind.extra), found.tokens), gib)}")
 
 
-def memory(config: Config, facts: Facts, longest: int) -> Memory:
+def memory(config: Config, data_info: DataInfo, longest: int) -> Memory:
     """In the layout that training would use on all devices of this process, with rows of `longest` tokens. A step is compiled
     and not run.
 
     UserError: `config.parallel` does not fit the devices.
     """
     runtime = devices.Runtime(config.parallel, axes=axes.of_model(config.model))
-    model = families.FAMILIES[config.family].model(config, facts)
-    objective = families.make_objective(config, facts, dict.fromkeys(families.text_fields(families.kind_of(config)), Bytes()))
-    _, step, begin = trainer.make(config, facts, model)
+    model = families.FAMILIES[config.family].model(config, data_info)
+    objective = families.make_objective(
+        config, data_info, dict.fromkeys(families.text_fields(families.kind_of(config)), Bytes())
+    )
+    _, step, begin = trainer.make(config, data_info, model)
     state = jax.eval_shape(lambda: begin(families.init_params(model, objective, config.train.seed)))
     batch = pipeline.blank(objective, config.data, longest, config.train.batch_tokens, runtime.count * config.train.accumulate)
     rows, slots = batch[objective.sides[-1].segments].shape
@@ -83,8 +85,8 @@ def table(found: Memory, gib: float | None) -> str:
     return "\n".join(lines)
 
 
-def _completed(facts: Facts, extra: str | None) -> Facts:
+def _completed(data_info: DataInfo, extra: str | None) -> DataInfo:
     """With what some objectives add to a vocabulary, as entries that it has."""
     if extra == "mask":
-        return dataclasses.replace(facts, mask=facts.source_size - 1)
-    return dataclasses.replace(facts, sentinels=prepare.SENTINELS) if extra == "sentinels" else facts
+        return dataclasses.replace(data_info, mask=data_info.source_size - 1)
+    return dataclasses.replace(data_info, sentinels=prepare.SENTINELS) if extra == "sentinels" else data_info

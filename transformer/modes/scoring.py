@@ -125,7 +125,9 @@ def evaluate(path: Path, overrides: Mapping[str, str], split: SplitName) -> None
     text = prepare.Text(config.data, kind.fields, where.cache, say)
 
     def read(name: SplitName) -> prepare.Split | None:
-        return hosts.in_turn(lambda: prepare.encode_split(text, name, where, loaded.vocabularies, loaded.facts, kind.encode))
+        return hosts.in_turn(
+            lambda: prepare.encode_split(text, name, where, loaded.vocabularies, loaded.data_info, kind.encode)
+        )
 
     found = read(split)
     if found is None:
@@ -165,7 +167,7 @@ def score_split(
     """
     config, runtime = predictor.config, Runtime(predictor.config.parallel, axes=axes.of_model(predictor.config.model))
     kind = families.kind_of(config)
-    loss = families.make_loss(predictor.model, config, predictor.facts)
+    loss = families.make_loss(predictor.model, config, predictor.data_info)
     removed = heads_to_remove(runtime, loss, predictor.loaded, validation) if config.evaluate.heads_removed else []
     if removed:
         params = head_pruning.without(config, predictor.params, removed)

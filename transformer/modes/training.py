@@ -15,7 +15,7 @@ import numpy as np
 
 from transformer import families
 from transformer import settings as settings_lib
-from transformer.config import Config, Facts, Parallel
+from transformer.config import Config, DataInfo, Parallel
 from transformer.cuts import Cut, only
 from transformer.data import pipeline, prepare, sources
 from transformer.data.tokenizers.vocabulary import Vocabulary
@@ -90,9 +90,9 @@ def _train(
     family, kind = families.FAMILIES[config.family], families.kind_of(config)
     runtime = Runtime(config.parallel if alone else Parallel(mode="jit"), axes=axes.of_model(config.model))
     with _workdir(path, config) as (workdir, checkpoints):
-        vocabularies, facts, splits = hosts.in_turn(lambda: _read(config, kind, workdir))
-        model = family.model(config, facts)
-        objective = families.make_objective(config, facts, vocabularies, training=True)
+        vocabularies, data_info, splits = hosts.in_turn(lambda: _read(config, kind, workdir))
+        model = family.model(config, data_info)
+        objective = families.make_objective(config, data_info, vocabularies, training=True)
         rows = runtime.count * config.train.accumulate
         settings = config.train
         batches, found = pipeline.plan(
@@ -105,7 +105,7 @@ def _train(
         say(f"{counted(len(batches), 'update')} an epoch, padding {batches.padding:.1%}")
         params = _begin_with(config, checkpoints, lambda: families.init_params(model, objective, settings.seed))
 
-    loss, train_step, begin = trainer.make(config, facts, model)
+    loss, train_step, begin = trainer.make(config, data_info, model)
 
     def init() -> step_lib.State:
         return begin(families.init_params(model, objective, config.train.seed))
@@ -141,7 +141,7 @@ def _train(
             )
         validate = None
         if "validation" in splits:
-            deterministic = families.make_objective(config, facts, vocabularies)
+            deterministic = families.make_objective(config, data_info, vocabularies)
             validate, more = token_sums(runtime, loss, deterministic, "validation", splits["validation"].tokens, config)
             cut += [*splits["validation"].cuts, *more]
             for notice in more:
@@ -175,7 +175,7 @@ def _train(
             told.tensorboard,
             first,
             config.train.steps,
-            mfu_per_token=costs.count(config, facts, lengths).training_flops / peak if peak else None,
+            mfu_per_token=costs.count(config, data_info, lengths).training_flops / peak if peak else None,
         )
         step = runtime.compile_train(train_step) if alone else train_step
         with contextlib.ExitStack() as stack:
@@ -214,29 +214,30 @@ def _train(
 
 def _read(
     config: Config, kind: families.Kind, workdir: Workdir
-) -> tuple[dict[str, Vocabulary], Facts, dict[str, prepare.Split]]:
-    """Vocabularies, facts and splits, from the workdir or written there."""
+) -> tuple[dict[str, Vocabulary], DataInfo, dict[str, prepare.Split]]:
+    """Vocabularies, `DataInfo` and splits, from the workdir or written there."""
     where = folders(workdir)
     text = prepare.Text(config.data, kind.fields, where.cache, say)
     base = _start_from(config, kind, workdir)
     vocabularies = prepare.make_vocabularies(text, families.text_fields(kind), where)
     families.check_vocabularies(config, vocabularies, str(workdir.vocabulary))
-    facts = workdir.facts() if workdir.facts_file.exists() else prepare.make_facts(vocabularies, kind.extra, text, base)
+    prepared = workdir.data_info_file.exists()
+    data_info = workdir.data_info() if prepared else prepare.make_data_info(vocabularies, kind.extra, text, base)
     found = {
-        name: prepare.encode_split(text, name, where, vocabularies, facts, kind.encode, training=name == "train")
+        name: prepare.encode_split(text, name, where, vocabularies, data_info, kind.encode, training=name == "train")
         for name in prepare.NAMES
     }
     splits = {name: split for name, split in found.items() if split is not None}
-    if not workdir.facts_file.exists():
+    if not prepared:
         longest = prepare.longest_output({name: split.tokens for name, split in splits.items()}, config.data)
-        facts = dataclasses.replace(facts, longest_output=longest)
-        workdir.write_facts(facts)
+        data_info = dataclasses.replace(data_info, longest_output=longest)
+        workdir.write_data_info(data_info)
     _record(workdir, {name: split.fingerprint for name, split in splits.items()})
     sizes = ", ".join(f"{name} {len(split.examples):,}" for name, split in splits.items())
     asked = "" if config.data.vocabulary in ("bytes", "imported") else f" of {config.data.vocabulary_size:,} entries asked for"
     entries = ", ".join(f"{v.size:,}" for v in dict.fromkeys(vocabularies.values()))
     say(f"examples: {sizes}; vocabulary: {entries}{asked}")
-    return vocabularies, facts, splits
+    return vocabularies, data_info, splits
 
 
 @contextlib.contextmanager
@@ -317,13 +318,13 @@ def _record(workdir: Workdir, fingerprints: Mapping[str, str]) -> None:
         workdir.append_record(workdirs.run_record(fingerprints))
 
 
-def _start_from(config: Config, kind: families.Kind, workdir: Workdir) -> Facts | None:
-    """With `train.init_from` a new run has the vocabulary and the facts of the other."""
-    if config.train.init_from is None or workdir.facts_file.exists():
+def _start_from(config: Config, kind: families.Kind, workdir: Workdir) -> DataInfo | None:
+    """With `train.init_from` a new run has the vocabulary and the `DataInfo` of the other."""
+    if config.train.init_from is None or workdir.data_info_file.exists():
         return None
     other = workdirs.open_existing(Path(config.train.init_from))
-    facts = other.facts()
-    if (kind.extra == "mask" and facts.mask is None) or (kind.extra == "sentinels" and not facts.sentinels):
+    data_info = other.data_info()
+    if (kind.extra == "mask" and data_info.mask is None) or (kind.extra == "sentinels" and not data_info.sentinels):
         raise UserError(
             f"config.train.init_from {other.path}: its vocabulary has no {kind.extra}, which config.objective.kind "
             f"{config.objective.kind} needs; start from a run that has, or from none"
@@ -333,7 +334,7 @@ def _start_from(config: Config, kind: families.Kind, workdir: Workdir) -> Facts 
             shutil.copytree(other.vocabulary, workdir.vocabulary)
         except OSError as error:
             raise UserError(f"config.train.init_from {other.path}: its vocabulary cannot be copied: {error}") from error
-    return facts
+    return data_info
 
 
 def _begin_with(config: Config, checkpoints: Checkpoints, init: Callable[[], Any]) -> Any:

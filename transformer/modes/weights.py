@@ -31,7 +31,7 @@ def import_weights(path: Path, overrides: Mapping[str, str], source: str | None)
         with new_folder(workdir.vocabulary) as folder:
             for name, vocabulary in found.vocabularies.items():
                 vocabulary.save(folder, name)
-        workdir.write_facts(found.facts)
+        workdir.write_data_info(found.data_info)
         checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
         checkpoints.save(0, {"params": found.params})
         checkpoints.close()
@@ -53,7 +53,7 @@ def export_weights(path: Path, overrides: Mapping[str, str], output: str | None)
     workdirs.check_writable("--output", output)
     loaded = loading.read(path, overrides, "export")
     try:
-        huggingface.write(output, loaded.config, loaded.facts, loaded.params, loaded.vocabularies)
+        huggingface.write(output, loaded.config, loaded.data_info, loaded.params, loaded.vocabularies)
     except OSError as error:
         raise UserError(f"--output={output}: {error.strerror}; name a folder that can be written") from error
     print(output, flush=True)

@@ -24,11 +24,11 @@ from typing import Any
 import jax
 
 from transformer import cuts, registry, settings
-from transformer.config import Config, Facts
+from transformer.config import Config, DataInfo
 from transformer.cuts import Cut
 from transformer.errors import UserError, nearest, no_failure
 from transformer.files import new_file
-from transformer.validation import check_facts, validate
+from transformer.validation import check_data_info, validate
 
 RECORDED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
 SHOWN = 6  # settings named in a message
@@ -45,8 +45,8 @@ class Workdir:
         return self.path / "config.json"
 
     @property
-    def facts_file(self) -> Path:
-        return self.path / "facts.json"
+    def data_info_file(self) -> Path:
+        return self.path / "data_info.json"
 
     @property
     def cuts_file(self) -> Path:
@@ -117,15 +117,17 @@ class Workdir:
                 (self.path / "variants").mkdir(exist_ok=True)
                 shutil.copyfile(file, self.path / "variants" / file.name)
 
-    def facts(self) -> Facts:
-        """What the data told. UserError: not there yet, or damaged."""
-        if not self.facts_file.is_file():
-            raise UserError(f"--workdir={self.path}: it has no {self.facts_file.name} yet; let --mode=train prepare its data")
-        where = str(self.facts_file)
-        return check_facts(settings.from_dict(read_json(self.facts_file), Facts, where), where)
+    def data_info(self) -> DataInfo:
+        """UserError: the file is not there yet, or is damaged."""
+        if not self.data_info_file.is_file():
+            raise UserError(
+                f"--workdir={self.path}: it has no {self.data_info_file.name} yet; let --mode=train prepare its data"
+            )
+        where = str(self.data_info_file)
+        return check_data_info(settings.from_dict(read_json(self.data_info_file), DataInfo, where), where)
 
-    def write_facts(self, facts: Facts) -> None:
-        write_json(self.facts_file, settings.to_dict(facts))
+    def write_data_info(self, data_info: DataInfo) -> None:
+        write_json(self.data_info_file, settings.to_dict(data_info))
 
     def cuts(self) -> list[Cut]:
         """What of the data was dropped, cut or replaced in training; none where that is not known. UserError: damaged."""
@@ -157,7 +159,7 @@ def create(path: str | Path, config: Config, notice: Callable[[str], None]) -> W
         workdir.path.mkdir(parents=True, exist_ok=True)
     check_writable("--workdir", path)
     if not workdir.config_file.exists():
-        left = [part.name for part in (workdir.checkpoints, workdir.facts_file, workdir.vocabulary) if part.exists()]
+        left = [part.name for part in (workdir.checkpoints, workdir.data_info_file, workdir.vocabulary) if part.exists()]
         if left:
             raise UserError(
                 f"--workdir={path}: it has {' and '.join(left)} of a run but no {workdir.config_file.name}; "

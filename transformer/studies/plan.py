@@ -161,7 +161,7 @@ def make(study: Study, reported: Callable[[Config], Sequence[str]]) -> Plan:
     """
     configs = arm_configs(study)
     check_reported(study, configs, reported)
-    costs = {arm: cost_lib.count(config, cost_lib.assumed_facts(config)) for arm, config in configs.items()}
+    costs = {arm: cost_lib.count(config, cost_lib.assumed_data_info(config)) for arm, config in configs.items()}
     plan = Plan(study, configs, costs)
     for fair in study.fair:
         _check_fair(plan, fair)

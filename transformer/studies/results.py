@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from transformer import cuts, settings
-from transformer.config import Config, Facts
+from transformer.config import Config, DataInfo
 from transformer.cuts import Cut
 from transformer.errors import UserError, nearest, no_failure
 from transformer.files import new_file
@@ -132,8 +132,8 @@ def _row(run: Run, found: Outcome, folder: Path, curve: str) -> dict[str, Any]:
     row["cuts"] = json.dumps(cuts.to_json(_cuts(workdir)), ensure_ascii=False) if row["status"] == "finished" else ""
     points = [(line["step"], line[curve]) for line in read_metrics(workdir.metrics_file) if curve in line]
     row[f"curve of {curve}"] = " ".join(f"{step}:{math.nan if value is None else value:.5g}" for step, value in _few(points))
-    if workdir.facts_file.exists():
-        parameters, flops = _cost(settings.replace(run.config, "train.seed", 0), workdir.facts())
+    if workdir.data_info_file.exists():
+        parameters, flops = _cost(settings.replace(run.config, "train.seed", 0), workdir.data_info())
         row |= {"parameters": parameters, "flops": flops}
     if (times := beside(folder, ".seconds")).exists():
         row["seconds"] = round(sum(map(float, times.read_text().split())), 1)
@@ -180,9 +180,9 @@ def _few(points: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
 
 
 @functools.cache
-def _cost(config: Config, facts: Facts) -> tuple[int, float]:
+def _cost(config: Config, data_info: DataInfo) -> tuple[int, float]:
     """Parameters, and FLOPs of the whole training, with vocabularies as they came out."""
-    found = costs.count(config, facts)
+    found = costs.count(config, data_info)
     return found.size, found.total_flops
 
 

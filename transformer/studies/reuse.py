@@ -39,7 +39,7 @@ def take(config: Config, folder: Path) -> None:
             if (seconds := beside(other.path, ".seconds")).exists():
                 shutil.copy(seconds, beside(folder, ".seconds"))
             return
-        if other.facts_file.exists() and other.tokens.is_dir() and _data(made) == _data(config):
+        if other.data_info_file.exists() and other.tokens.is_dir() and _data(made) == _data(config):
             prepared = other
     if prepared is not None and config.train.init_from is config.train.branch_from is None:
         with new_folder(folder) as new:
@@ -47,7 +47,7 @@ def take(config: Config, folder: Path) -> None:
             shutil.copytree(prepared.vocabulary, begun.vocabulary)
             shutil.copytree(prepared.tokens, begun.tokens, copy_function=_link)
             if prepared.config().data == config.data:  # else the longest output may be another
-                shutil.copy(prepared.facts_file, begun.facts_file)
+                shutil.copy(prepared.data_info_file, begun.data_info_file)
             begun.keep_variants(config)
             write_json(begun.config_file, settings.to_dict(config))
 

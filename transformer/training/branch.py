@@ -67,7 +67,11 @@ def begin(config: Config, workdir: Workdir, checkpoints: Checkpoints) -> None:
     if problem := theirs.problem(step):
         raise UserError(f"{where}: checkpoint {step} is damaged ({problem}); choose another config.train.branch_step")
     with no_failure(where, "copied"):
-        for file in ("facts_file", "record_file", "metrics_file"):  # metrics of later updates are dropped when training begins
+        for file in (
+            "data_info_file",
+            "record_file",
+            "metrics_file",
+        ):  # metrics of later updates are dropped when training begins
             if getattr(other, file).exists():
                 with new_file(getattr(workdir, file)) as new:
                     shutil.copyfile(getattr(other, file), new)

@@ -18,7 +18,7 @@ from flax import traverse_util
 from jax.sharding import PartitionSpec
 
 from transformer import families, settings, sharding
-from transformer.config import Config, Facts, Train
+from transformer.config import Config, DataInfo, Train
 from transformer.errors import counted
 from transformer.models import program
 from transformer.models.program import Work
@@ -67,7 +67,7 @@ class Costs:
         return self.training_flops * self.train.batch_tokens * self.train.steps
 
 
-def count(config: Config, facts: Facts, lengths: Sequence[int] = ()) -> Costs:
+def count(config: Config, data_info: DataInfo, lengths: Sequence[int] = ()) -> Costs:
     """On a row of so many source and target tokens, or of the one side that there is.
 
     Without lengths: `config.data.row_length`, else the limit of a model of one side, and of pairs 64, or the limit if that is
@@ -81,10 +81,12 @@ def count(config: Config, facts: Facts, lengths: Sequence[int] = ()) -> Costs:
         model=dataclasses.replace(config.model, remat="none", attention_backend="plain", unroll=1),
         train=Train(label_smoothing=config.train.label_smoothing, loss_chunk=settings.MOST),
     )
-    leaves, forward, training = _programs(plain, facts, source, target)
+    leaves, forward, training = _programs(plain, data_info, source, target)
     params = traverse_util.unflatten_dict(dict(leaves), sep="/")
     entries = (
-        f"{facts.source_size:,} source and {facts.target_size:,} target" if _pairs(config) else f"{_size(config, facts):,}"
+        f"{data_info.source_size:,} source and {data_info.target_size:,} target"
+        if _pairs(config)
+        else f"{_size(config, data_info):,}"
     )
     rows = f"{source:,} source and {target:,} target" if _pairs(config) else f"{tokens:,}"
     return Costs(
@@ -95,17 +97,17 @@ def count(config: Config, facts: Facts, lengths: Sequence[int] = ()) -> Costs:
         update=_update(config, params),
         tokens=tokens,
         bytes=state_bytes(config.train, leaves, params),
-        generating=generating_bytes(config, facts, source, target),
+        generating=generating_bytes(config, data_info, source, target),
         train=config.train,
     )
 
 
 @functools.lru_cache(maxsize=256)  # arms of a study often have one model
-def _programs(config: Config, facts: Facts, source: int, target: int) -> tuple[Leaves, Mapping[str, Work], Work]:
+def _programs(config: Config, data_info: DataInfo, source: int, target: int) -> tuple[Leaves, Mapping[str, Work], Work]:
     """Parameters; a forward pass of a row by module; and forward, backward and loss."""
-    model, leaves = families.FAMILIES[config.family].model(config, facts), parameter_shapes(config, facts)
+    model, leaves = families.FAMILIES[config.family].model(config, data_info), parameter_shapes(config, data_info)
     params, batch = traverse_util.unflatten_dict(dict(leaves), sep="/"), _batch(config, source, target)
-    loss = families.make_loss(model, config, facts)
+    loss = families.make_loss(model, config, data_info)
     forward = program.count(lambda params, batch: model.apply({"params": params}, batch), params, batch)
     training = program.total(jax.grad(lambda params, batch: loss(params, batch, None)["loss_sum"]), params, batch)
     return leaves, _by_module(forward, type(model).__name__), training
@@ -115,8 +117,8 @@ def _pairs(config: Config) -> bool:
     return len(config.sides) == 2
 
 
-def _size(config: Config, facts: Facts) -> int:
-    return facts.source_size if config.sides == ("source",) else facts.target_size
+def _size(config: Config, data_info: DataInfo) -> int:
+    return data_info.source_size if config.sides == ("source",) else data_info.target_size
 
 
 def _typical(config: Config) -> tuple[int, int]:
@@ -177,9 +179,9 @@ def _update(config: Config, params: Any) -> Work:
 # --- parameters and bytes ----------------------------------------------------------------------------------------------
 
 
-def parameter_shapes(config: Config, facts: Facts) -> dict[str, jax.ShapeDtypeStruct]:
+def parameter_shapes(config: Config, data_info: DataInfo) -> dict[str, jax.ShapeDtypeStruct]:
     """Each parameter by its path, "encoder/layers/../kernel"."""
-    model = families.FAMILIES[config.family].model(config, facts)
+    model = families.FAMILIES[config.family].model(config, data_info)
     tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
     batch = dict.fromkeys(("source", "inputs", "token_types"), tokens)
     params: dict[str, Any] = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
@@ -203,12 +205,12 @@ def state_bytes(train: Train, leaves: Leaves, params: Any) -> dict[str, int]:
     return result | ({"moving average": size} if train.ema_decay is not None else {})
 
 
-def generating_bytes(config: Config, facts: Facts, source: int, target: int) -> dict[str, int]:
+def generating_bytes(config: Config, data_info: DataInfo, source: int, target: int) -> dict[str, int]:
     """Bytes that are kept while a sentence is generated: of a source of `source` tokens, and the cache of `target` tokens."""
-    model: Any = families.FAMILIES[config.family].model(config, facts)
+    model: Any = families.FAMILIES[config.family].model(config, data_info)
     if not hasattr(model, "start"):
         return {}
-    params = traverse_util.unflatten_dict(dict(parameter_shapes(config, facts)), sep="/")
+    params = traverse_util.unflatten_dict(dict(parameter_shapes(config, data_info)), sep="/")
 
     def kept(params: Any, source_BxS: Any) -> tuple[Any, Any]:
         encodes = families.FAMILIES[config.family].encodes
@@ -231,10 +233,10 @@ def device_bytes(tree: Any, sizes: Mapping[str, int], axes: sharding.Axes = ()) 
     return sum(leaf.size * leaf.dtype.itemsize // part for leaf, part in zip(jax.tree.leaves(tree), parts, strict=True))
 
 
-def assumed_facts(config: Config) -> Facts:
-    """Facts before any data is read: vocabularies as large as the settings allow, two labels."""
+def assumed_data_info(config: Config) -> DataInfo:
+    """DataInfo before any data is read: vocabularies as large as the settings allow, two labels."""
     size = 260 if config.data.vocabulary == "bytes" else config.data.vocabulary_size  # 256, and four special entries
-    return Facts(size, size, size, size, labels=("0", "1"))
+    return DataInfo(size, size, size, size, labels=("0", "1"))
 
 
 def table(costs: Costs) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from transformer import families
-from transformer.config import Config, Facts, Train
+from transformer.config import Config, DataInfo, Train
 from transformer.training import optimizer
 from transformer.training import step as steps
 
@@ -25,9 +25,9 @@ class Trainer(NamedTuple):
     begin: Callable[[steps.Params], steps.State]
 
 
-def make(config: Config, facts: Facts, model: Any) -> Trainer:
+def make(config: Config, data_info: DataInfo, model: Any) -> Trainer:
     """Of a `model` of the configuration's family."""
-    loss, train = families.make_loss(model, config, facts), config.train
+    loss, train = families.make_loss(model, config, data_info), config.train
     program, begin = _programs(families.of_programs(config).train, loss)
     return Trainer(loss, functools.partial(program, seed=train.seed, **optimizer.numbers(train, config.model)), begin)
 

@@ -1,6 +1,6 @@
 """Text to token ids and back: sentencepiece (BPE, unigram), bytes, characters. Trained once, kept in the workdir.
 
-Ids 0 to 3 are the special ones of `Facts` (padding, start, end, unknown), in every kind that is trained here
+Ids 0 to 3 are the special ones of `DataInfo` (padding, start, end, unknown), in every kind that is trained here
 (training.py). Vocabularies of published models are in imported.py and have their own special ids.
 """
 
