@@ -50,7 +50,7 @@ class RandomSegmentation:
 
     def _ids(self, words: Iterable[Sequence[str]]) -> list[int]:
         """As sentencepiece does, several unknown pieces in a row are one token."""
-        unknown = self.processor.unk_id()
+        unknown: int = self.processor.unk_id()
         found: list[int] = []
         for piece in itertools.chain.from_iterable(words):
             token = self.ids.get(piece, unknown)
