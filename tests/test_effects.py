@@ -73,6 +73,8 @@ OTHER: dict[str, Any] = {
     "model.tying": "none", "model.num_heads": 4, "model.positions": NoPositions(), "model.mask": All(), "model.norm": RMSNorm(),
     "model.attention": Attention(bias=False), "model.feed_forward": FeedForward(bias=False),
     "model.feed_forward.activation": "gelu", "model.attention.norm_epsilon": 1e-3,
+    "model.attention.scale_width": 3, "model.attention.logit_cap": 0.5, "model.attention.output_bias": False,
+    "model.logits_cap": 0.5, "model.residual": "parallel",
     "model.attention_backend": "plain", "model.norm.epsilon": 1e-3, "model.recurrent.attention": "luong_dot",
     "data.tfds_name": "wmt", "data.mixture": ("tasks:1",), "data.number_range": (0, 5000), "data.number_train_range": (0, 900),
     "data.number_test_range": (0, 900), "data.algorithm_train_lengths": (3, 6), "data.algorithm_test_lengths": (7, 8),
@@ -100,7 +102,11 @@ OTHER: dict[str, Any] = {
 # What else is set, so that a setting has an effect; without it, it is refused.
 NEEDS: dict[str, dict[str, Any]] = {
     "model.positions.layout": {"model.positions": "sinusoidal"},
-    "model.attention.norm_epsilon": {"model.attention.qk_norm": True},
+    **{
+        f"model.attention.{name}": {"model.attention.qk_norm": True}
+        for name in ("norm_epsilon", "qk_norm_over", "qk_norm_plus_one")
+    },
+    "model.residual": {"model.norm_order": "pre"},
     "model.init_stddev": {"model.initializer": "normal"},
     "model.recurrent.context": {"model.recurrent.attention": "none"},
     "model.recurrent.input_feeding": {"model.recurrent.attention": "luong_dot"},

@@ -74,8 +74,15 @@ class Model:
     mask: Mask = setting(Prefix(), "which tokens a decoder's token sees")
     feed_forward: FeedForward = setting(FeedForward(), "the feed-forward layers")
     norm: Norm = setting(LayerNorm(), "norms, but those of queries and keys")
-    norm_order: Literal["post", "pre"] = setting("post", "residual then norm (paper) or norm before each sub-layer")
-    final_norm: bool | None = setting(None, "a norm on top of each stack; none: with pre-norm only")
+    norm_order: Literal["post", "pre", "sandwich", "output"] = setting(
+        "post",
+        "post: norm(x + f(x)) (paper); pre: x + f(norm(x)); sandwich: x + norm(f(norm(x))) (Gemma 2); output: x + norm(f(x)) "
+        "(OLMo 2)",
+    )
+    residual: Literal["sequential", "parallel"] = setting(
+        "sequential", "sub-layers read one another's output, or all of them the layer's input (GPT-NeoX; not with post-norm)"
+    )
+    final_norm: bool | None = setting(None, "a norm on top of each stack; none: unless norm_order is post")
     embedding_norm: bool = setting(False, "a norm on the embedded inputs (BERT, BART)")
 
     dropout_rate: float = setting(0.1, "dropout on sub-layer outputs and embedded inputs (paper, 5.4)", at_least=0, below=1)
@@ -87,6 +94,9 @@ class Model:
     )
     embedding_scale: Literal["sqrt(d_model)", "none"] = setting("sqrt(d_model)", "factor on embeddings (paper, 3.4)")
     logits_scale: Literal["none", "1/sqrt(d_model)"] = setting("none", "factor on states before the logits (T5 1.0: tied)")
+    logits_cap: float | None = setting(
+        None, "soft cap on the logits of the vocabulary: cap * tanh(logits / cap) (Gemma 2); none: no cap", above=0
+    )
     logits_bias: bool = setting(False, "a bias per vocabulary entry on the logits (BART, Marian)")
     token_types: int = setting(0, "rows of a table of token types, added to embeddings (BERT: 2); 0: none", at_least=0)
     initializer: Literal["xavier_uniform", "fan_in", "normal"] = setting("xavier_uniform", "of the kernels")
@@ -163,7 +173,7 @@ class Model:
 
     @property
     def has_final_norm(self) -> bool:
-        return self.norm_order == "pre" if self.final_norm is None else self.final_norm
+        return self.norm_order != "post" if self.final_norm is None else self.final_norm
 
 
 @dataclasses.dataclass(frozen=True)

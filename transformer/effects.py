@@ -67,7 +67,7 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
     (
         "model",
         "d_ff num_heads num_kv_heads d_k d_v window layer_pattern layer_types attention positions mask feed_forward norm "
-        "attention_backend attention_chunk norm_order final_norm embedding_norm",
+        "attention_backend attention_chunk norm_order residual final_norm embedding_norm",
         lambda c: c.family != "recurrent",
         "in a Transformer, and config.family is recurrent",
     ),
@@ -78,7 +78,18 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
         lambda c: not c.model.attention.qk_norm,
         "without config.model.attention.qk_norm, which takes the size of queries away",
     ),
-    ("model.attention", "norm_epsilon", lambda c: c.model.attention.qk_norm, "with config.model.attention.qk_norm"),
+    (
+        "model.attention",
+        "norm_epsilon qk_norm_over qk_norm_plus_one",
+        lambda c: c.model.attention.qk_norm,
+        "with config.model.attention.qk_norm",
+    ),
+    (
+        "model.attention",
+        "scale_width",
+        lambda c: c.model.attention.scale == "1/sqrt(d_k)",
+        "with config.model.attention.scale=1/sqrt(d_k)",
+    ),
     (
         "model",
         "attention_chunk",
@@ -92,7 +103,12 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
         lambda c: type(c.model.mask) is not Causal or _has_prefix(c),
         "with config.family=decoder_only and an objective that reads a prefix, if it is causal",
     ),
-    ("model", "logits_scale logits_bias", lambda c: c.objective.kind not in LABELS, "in a model that predicts tokens"),
+    (
+        "model",
+        "logits_scale logits_cap logits_bias",
+        lambda c: c.objective.kind not in LABELS,
+        "in a model that predicts tokens",
+    ),
     (
         "model",
         "tying",

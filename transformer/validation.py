@@ -37,6 +37,11 @@ def validate(config: Config) -> Config:
     model, data, train = config.model, config.data, config.train
     if config.family != "recurrent":
         _check_components(config)
+    if model.residual == "parallel" and model.norm_order == "post":
+        raise UserError(
+            "config.model.residual parallel: with config.model.norm_order=post sub-layers read one another's output; "
+            "set it to pre, sandwich or output"
+        )
     most = model.positions.longest() if config.family != "recurrent" else None
     source = data.max_source_length if config.objective.kind != "causal_lm" else 0
     longest = max(source, data.max_target_length if "target" in config.sides else 0)

@@ -14,7 +14,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from transformer.components.attention import Attention, project, rms_norm
+from transformer.components.attention import Attention, project
 from transformer.components.masks import Pairs, Sizes, Tokens
 from transformer.components.parameters import Declared, Parameters, Streams
 from transformer.components.positions import Bound
@@ -43,8 +43,7 @@ class SharedQK(Attention):
         if sizes.role == "cross":
             return super().key(p, x_BxSxD, tokens, positions, sizes)
         key_BxSxHxK = project(p, "query", x_BxSxD)
-        if self.qk_norm:
-            key_BxSxHxK = rms_norm(key_BxSxHxK, p["query_norm/scale"], self.norm_epsilon)
+        key_BxSxHxK = self.normed(p, "query", key_BxSxHxK)
         return positions.rotate(key_BxSxHxK, tokens.positions)
 
 

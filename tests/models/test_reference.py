@@ -75,6 +75,33 @@ CASES = {
     "hard": {"positions": "alibi", "attention": HardMax()},
     "grouped, window": {"positions": "rotary", "num_kv_heads": 2, "window": 3, "attention__qk_norm": True},
     "multi-query, window": {"positions": "shaw", "positions__clip": CLIP, "num_kv_heads": 1, "window": 2},
+    "Gemma": {
+        "positions": "rotary",
+        "norm_order": "sandwich",
+        "norm": "rms",
+        "norm__plus_one": True,
+        "attention__qk_norm": True,
+        "attention__qk_norm_plus_one": True,
+        "attention__scale_width": 9,
+        "attention__logit_cap": 0.5,
+        "logits_cap": 2.0,
+        "num_kv_heads": 2,
+    },
+    "OLMo 2": {
+        "positions": "rotary",
+        "norm_order": "output",
+        "attention__qk_norm": True,
+        "attention__qk_norm_over": "all_heads",
+    },
+    "GPT-NeoX": {
+        "positions": "none",
+        "norm_order": "pre",
+        "residual": "parallel",
+        "attention__bias": False,
+        "attention__output_bias": True,
+        "logits_bias": True,
+        "logits_cap": 3.0,
+    },
     "none": {
         "positions": "none",
         "attention__scale": "1/d_k",
@@ -118,7 +145,10 @@ class Reference:
         if config.logits_scale == "1/sqrt(d_model)":
             states = states / math.sqrt(D)
         kernel = parameters["logits"]["kernel"] if config.tying == "none" else tables["target"].T
-        return states @ kernel + (parameters["logits"]["bias"] if config.logits_bias else 0)
+        return self.capped(states @ kernel + (parameters["logits"]["bias"] if config.logits_bias else 0), config.logits_cap)
+
+    def capped(self, x, cap):
+        return x if cap is None else cap * np.tanh(x / cap)
 
     def stack(self, name, x, layers, memory=None):
         mine = self.parameters[name]
@@ -127,27 +157,38 @@ class Reference:
             x = self.norm(x, mine["embedding_norm"])
         for index in range(layers):
             layer = jax.tree.map(lambda leaf, i=index: leaf[i], mine["layers"])
-            x = self.sublayer(x, layer["self_attention_norm"], lambda x, layer=layer: self.self_attention(x, layer, name, mine))
+            read = x if self.config.residual == "parallel" else None
+            x = self.sublayer(
+                x, read, layer, "self_attention", lambda x, layer=layer: self.self_attention(x, layer, name, mine)
+            )
             if memory is not None:
                 keys = jax.tree.map(lambda leaf, i=index: leaf[i], self.parameters["memory"])
-                norm = layer["cross_attention_norm"]
-                x = self.sublayer(x, norm, lambda x, layer=layer, keys=keys: self.cross_attention(x, layer, keys, memory))
-            x = self.sublayer(x, layer["feed_forward_norm"], lambda x, layer=layer: self.feed_forward(x, layer["feed_forward"]))
+                cross = lambda x, layer=layer, keys=keys: self.cross_attention(x, layer, keys, memory)  # noqa: E731
+                x = self.sublayer(x, read, layer, "cross_attention", cross)
+            forward = lambda x, layer=layer: self.feed_forward(x, layer["feed_forward"])  # noqa: E731
+            x = self.sublayer(x, read, layer, "feed_forward", forward)
         return self.norm(x, mine["final_norm"]) if "final_norm" in mine else x
 
-    def sublayer(self, x, norm, function):
-        if self.config.norm_order == "post":
-            return self.norm(x + function(x), norm)
-        return x + function(self.norm(x, norm))
+    def sublayer(self, x, read, layer, name, function):
+        read, order, norm = x if read is None else read, self.config.norm_order, layer[f"{name}_norm"]
+        if order == "post":
+            return self.norm(x + function(read), norm)
+        if order == "output":
+            return x + self.norm(function(read), norm)
+        y = function(self.norm(read, norm))
+        return x + (self.norm(y, layer[f"{name}_output_norm"]) if order == "sandwich" else y)
 
     def norm(self, x, parameters):
         if isinstance(self.config.norm, LayerNorm):
             x = x - x.mean(-1, keepdims=True)
         x = x / np.sqrt((x**2).mean(-1, keepdims=True) + self.config.norm.epsilon)
-        return x * parameters["scale"] + parameters.get("bias", 0)
+        return x * (parameters["scale"] + getattr(self.config.norm, "plus_one", 0)) + parameters.get("bias", 0)
 
     def head_norm(self, x, parameters):
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + self.config.attention.norm_epsilon) * parameters["scale"]
+        attention = self.config.attention
+        axes = (-2, -1) if attention.qk_norm_over == "all_heads" else -1
+        x = x / np.sqrt((x**2).mean(axes, keepdims=True) + attention.norm_epsilon)
+        return x * (parameters["scale"] + attention.qk_norm_plus_one)
 
     def feed_forward(self, x, parameters):
         def dense(x, name):
@@ -224,8 +265,8 @@ class Reference:
         return np.concatenate([pairs.real, pairs.imag], axis=-1)
 
     def attention(self, query, key, value, parameters, sees, bias, moved):
-        width = query.shape[-1]
-        scale = {"1/sqrt(d_k)": width**-0.5, "none": 1, "1/d_k": 1 / width}.get(self.config.attention.scale)
+        width = self.config.attention.scale_width or query.shape[-1]
+        scale = {"1/sqrt(d_k)": width**-0.5, "none": 1, "1/d_k": 1 / query.shape[-1]}.get(self.config.attention.scale)
         scale = parameters["scale"] if scale is None else np.full(HEADS, scale)
         summed = isinstance(self.config.attention, SummedHeads)
         last = parameters["summed_output" if summed else "output"]
@@ -233,7 +274,8 @@ class Reference:
         for t, h in np.ndindex(len(query), HEADS):
             q, seen = query[t, h] * scale[h], [s for s in range(len(key)) if sees(t, s)]
             shared = h * key.shape[1] // HEADS  # the head of keys and values
-            powers = [math.exp(q @ key[s, shared] + bias(h, q, t, s)) for s in seen]
+            cap = self.config.attention.logit_cap
+            powers = [math.exp(self.capped(q @ key[s, shared] + bias(h, q, t, s), cap)) for s in seen]
             if isinstance(self.config.attention, HardMax):
                 powers = [float(power == max(powers)) for power in powers]
             head = sum(power * (value[s, shared] + moved(t, s)) for power, s in zip(powers, seen, strict=True)) / sum(powers)

@@ -62,9 +62,18 @@ class Attention(Component, name="multi_head"):
     scale: Literal["1/sqrt(d_k)", "none", "1/d_k", "learned"] = setting(
         "1/sqrt(d_k)", "factor on the logits; learned: one a head"
     )
-    qk_norm: bool = setting(False, "RMSNorm of each head's queries and keys before their product (Dehghani et al. 2023)")
+    scale_width: int | None = setting(None, "scale 1/sqrt(d_k): the width in it; none: d_k (another one: Gemma 2)", at_least=1)
+    logit_cap: float | None = setting(
+        None, "soft cap on the logits, position biases included: cap * tanh(logits / cap) (Gemma 2); none: no cap", above=0
+    )
+    qk_norm: bool = setting(False, "RMSNorm of queries and keys before their product (Dehghani et al. 2023)")
+    qk_norm_over: Literal["head", "all_heads"] = setting(
+        "head", "qk_norm: each head's queries and keys are normalized, or those of all heads as one vector (OLMo 2)"
+    )
+    qk_norm_plus_one: bool = setting(False, "qk_norm: the factor is 1 + scale, and scale begins at 0 (Gemma 3)")
     norm_epsilon: float = setting(1e-6, "qk_norm: added to the mean square", above=0)
     bias: bool = setting(True, "biases in the projections")
+    output_bias: bool | None = setting(None, "a bias in the output projection; none: as the other projections")
     dropout_rate: float = setting(0.0, "dropout on the attention weights", at_least=0, below=1)
     query_init: Literal["initializer", "initializer/sqrt(d_k)"] = setting(
         "initializer", "of the query kernels; the second is T5's, whose logits have no scale"
@@ -89,9 +98,7 @@ class Attention(Component, name="multi_head"):
         declared: dict[str, Any] = {"query/kernel": Kernel((sizes.d_model, *heads), ("model", "heads", "width"), 1, divisor)}
         if self.bias:
             declared["query/bias"] = Constant(heads, ("heads", "width"))
-        if self.qk_norm:
-            declared["query_norm/scale"] = Constant((sizes.d_k,), (), 1.0)
-        declared |= self.output_parameters(sizes)
+        declared |= self.norm_parameters("query", sizes.num_heads, sizes.d_k) | self.output_parameters(sizes)
         if self.scale == "learned":
             declared["scale"] = Constant((sizes.num_heads,), (), sizes.d_k**-0.5)
         return declared
@@ -101,7 +108,17 @@ class Attention(Component, name="multi_head"):
         declared: dict[str, Any] = {
             "output/kernel": Kernel((sizes.num_heads, sizes.d_v, sizes.d_model), ("heads", "width", "model"), 2)
         }
-        return declared | ({"output/bias": Constant((sizes.d_model,))} if self.bias else {})
+        bias = self.bias if self.output_bias is None else self.output_bias
+        return declared | ({"output/bias": Constant((sizes.d_model,))} if bias else {})
+
+    def norm_parameters(self, name: str, heads: int, width: int) -> dict[str, Any]:
+        """Those of `normed`."""
+        if not self.qk_norm:
+            return {}
+        first = 0.0 if self.qk_norm_plus_one else 1.0
+        whole = self.qk_norm_over == "all_heads"
+        scale = Constant((heads, width), ("heads", "width"), first) if whole else Constant((width,), (), first)
+        return {f"{name}_norm/scale": scale}
 
     def key_parameters(self, sizes: Sizes) -> Declared:
         """Parameters that `keys` reads."""
@@ -111,8 +128,8 @@ class Attention(Component, name="multi_head"):
             declared[f"{name}/kernel"] = Kernel((sizes.d_model, *shape), ("model", *axes))
             if self.bias:
                 declared[f"{name}/bias"] = Constant(shape, axes)
-            if name == "key" and self.qk_norm:
-                declared["key_norm/scale"] = Constant((sizes.d_k,), (), 1.0)
+            if name == "key":
+                declared |= self.norm_parameters("key", *shape)
         return declared
 
     # --- the steps -------------------------------------------------------------------------------------------------------
@@ -120,15 +137,13 @@ class Attention(Component, name="multi_head"):
     def queries(self, p: Parameters, x_BxTxD: Array, tokens: Tokens, positions: Bound, sizes: Sizes) -> Streams:
         """Streams of the queries, the factor on the logits included; never cached."""
         query_BxTxHxK = self.query(p, x_BxTxD, tokens, positions, sizes)
-        factor = {"1/sqrt(d_k)": sizes.d_k**-0.5, "none": 1.0, "1/d_k": 1.0 / sizes.d_k}.get(self.scale)
+        factor = {"1/sqrt(d_k)": (self.scale_width or sizes.d_k) ** -0.5, "none": 1.0, "1/d_k": 1.0 / sizes.d_k}.get(self.scale)
         scale = jnp.asarray(p["scale"] if factor is None else factor, query_BxTxHxK.dtype)
         return {"query": query_BxTxHxK * scale.reshape((1, 1, -1, 1))} | positions.query_streams(x_BxTxD, tokens)
 
     def query(self, p: Parameters, x_BxTxD: Array, tokens: Tokens, positions: Bound, sizes: Sizes) -> Array:
         """The queries BxTxHxK without the factor."""
-        query_BxTxHxK = project(p, "query", x_BxTxD)
-        if self.qk_norm:
-            query_BxTxHxK = rms_norm(query_BxTxHxK, p["query_norm/scale"], self.norm_epsilon)
+        query_BxTxHxK = self.normed(p, "query", project(p, "query", x_BxTxD))
         return positions.rotate(query_BxTxHxK, tokens.positions)
 
     def keys(self, p: Parameters, x_BxSxD: Array, tokens: Tokens, positions: Bound, sizes: Sizes) -> Streams:
@@ -138,10 +153,15 @@ class Attention(Component, name="multi_head"):
 
     def key(self, p: Parameters, x_BxSxD: Array, tokens: Tokens, positions: Bound, sizes: Sizes) -> Array:
         """The keys BxSxNxK."""
-        key_BxSxNxK = project(p, "key", x_BxSxD)
-        if self.qk_norm:
-            key_BxSxNxK = rms_norm(key_BxSxNxK, p["key_norm/scale"], self.norm_epsilon)
+        key_BxSxNxK = self.normed(p, "key", project(p, "key", x_BxSxD))
         return positions.rotate(key_BxSxNxK, tokens.positions)
+
+    def normed(self, p: Parameters, name: str, x_BxTxHxK: Array) -> Array:
+        """Queries or keys with `qk_norm`, if there is one, and the parameters of that name."""
+        if not self.qk_norm:
+            return x_BxTxHxK
+        scale, axes = p[f"{name}_norm/scale"], (-2, -1) if self.qk_norm_over == "all_heads" else (-1,)
+        return rms_norm(x_BxTxHxK, scale + 1.0 if self.qk_norm_plus_one else scale, self.norm_epsilon, axes)
 
     def value(self, p: Parameters, x_BxSxD: Array, sizes: Sizes) -> Array:
         """The values BxSxNxV."""
@@ -165,7 +185,8 @@ class Attention(Component, name="multi_head"):
         """What is normalised: scores and the position bias, masked keys too: BxHxTxS in fp32."""
         scores_BxHxTxS = self.scores(p, q, k, pairs)
         added = positions.bias(q, k, scores_BxHxTxS, pairs)
-        return scores_BxHxTxS if added is None else scores_BxHxTxS + added.astype(jnp.float32)
+        logits_BxHxTxS = scores_BxHxTxS if added is None else scores_BxHxTxS + added.astype(jnp.float32)
+        return logits_BxHxTxS if self.logit_cap is None else self.logit_cap * jnp.tanh(logits_BxHxTxS / self.logit_cap)
 
     def normalize(self, p: Parameters, logits_BxHxTxS: Array, pairs: Pairs) -> Array:
         """Weights BxHxTxS in fp32: 0 on keys that are not seen, and a row of zeros where nothing is seen."""
@@ -249,6 +270,8 @@ class Attention(Component, name="multi_head"):
         hooks = ("scores", "logits", "normalize", "mix", "weights")
         if any(getattr(type(self), hook) is not getattr(Attention, hook) for hook in hooks):
             return f"jax.nn.dot_product_attention does not know {type(self).__name__}"
+        if self.logit_cap is not None:
+            return "jax.nn.dot_product_attention has no logit cap"
         if backend.dropout is not None:
             return "jax.nn.dot_product_attention has no dropout"
         if positions.overrides("values") or positions.positions.of_content:
@@ -384,11 +407,11 @@ def project(p: Parameters, name: str, x_BxTxD: Array) -> Array:
     return result + p[f"{name}/bias"].astype(result.dtype)[None, None] if f"{name}/bias" in p else result
 
 
-def rms_norm(x: Array, factor: Array, epsilon: float) -> Array:
-    """RMSNorm of the last axis, in fp32, times a learned factor per entry (QK-norm; Dehghani et al. 2023, section 2)."""
+def rms_norm(x: Array, factor: Array, epsilon: float, axes: tuple[int, ...] = (-1,)) -> Array:
+    """RMSNorm of the last axes, in fp32, times a learned factor per entry (QK-norm; Dehghani et al. 2023, section 2)."""
     y = x.astype(jnp.float32)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + epsilon)
-    return (y * factor.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=axes, keepdims=True) + epsilon)
+    return (y * factor.astype(jnp.float32).reshape((1,) * (x.ndim - factor.ndim) + factor.shape)).astype(x.dtype)
 
 
 def masked_softmax(logits: Array, seen: Array) -> Array:

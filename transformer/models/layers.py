@@ -112,7 +112,8 @@ def entries_first(states: int) -> bool:
 class Layer(nn.Module):
     """Self-attention, cross-attention if `cross`, feed-forward, each with its norm, dropout and residual.
 
-    Post-norm (the paper): norm(x + dropout(f(x))); pre-norm: x + dropout(f(norm(x))).
+    With dropout on each f, by `norm_order`: post (the paper): norm(x + f(x)); pre: x + f(norm(x)); sandwich: x +
+    norm(f(norm(x))); output: x + norm(f(x)). With parallel residuals every f reads the layer's input.
     """
 
     config: Model
@@ -152,19 +153,24 @@ class Layer(nn.Module):
             return call
 
         arguments = {"cache": cache, "write": write, "position_parameters": broadcast.get("position_parameters")}
-        x_BxTxD = self._residual("self_attention", x_BxTxD, attention("self", pairs, **arguments))
+        sublayers = {"self_attention": attention("self", pairs, **arguments)}
         if self.cross:
             source = Pairs(broadcast["cross_query"], broadcast["memory"], per_layer["number"])
-            cross = attention("cross", source, memory=per_layer["memory"])
-            x_BxTxD = self._residual("cross_attention", x_BxTxD, cross)
-        feed_forward = FeedForwardLayer(config, self.stack, self.deterministic, name="feed_forward")
-        x_BxTxD = self._residual("feed_forward", x_BxTxD, feed_forward)
+            sublayers["cross_attention"] = attention("cross", source, memory=per_layer["memory"])
+        sublayers["feed_forward"] = FeedForwardLayer(config, self.stack, self.deterministic, name="feed_forward")
+        read_BxTxD = x_BxTxD
+        for name, function in sublayers.items():
+            x_BxTxD = self._residual(name, x_BxTxD, function, read_BxTxD if config.residual == "parallel" else x_BxTxD)
         return x_BxTxD, written
 
-    def _residual(self, name: str, x_BxTxD: Array, function: Callable[[Array], Array]) -> Array:
-        norm = NormLayer(self.config, name=f"{name}_norm")
+    def _residual(self, name: str, x_BxTxD: Array, function: Callable[[Array], Array], read_BxTxD: Array) -> Array:
+        order, norm = self.config.norm_order, NormLayer(self.config, name=f"{name}_norm")
         rate, generator = self.config.dropout_rate, self.config.dropout_generator
         dropout = Dropout(rate, generator, self.deterministic, name=f"{name}_dropout")
-        if self.config.norm_order == "pre":
-            return x_BxTxD + dropout(function(norm(x_BxTxD)))
-        return norm(x_BxTxD + dropout(function(x_BxTxD)))
+        if order == "post":
+            return norm(x_BxTxD + dropout(function(read_BxTxD)))
+        y_BxTxD = function(read_BxTxD if order == "output" else norm(read_BxTxD))
+        if order != "pre":
+            last = norm if order == "output" else NormLayer(self.config, name=f"{name}_output_norm")
+            y_BxTxD = last(y_BxTxD)
+        return x_BxTxD + dropout(y_BxTxD)

@@ -280,6 +280,8 @@ class Logits(nn.Module):
             logits = all_products(states_BxTxD, self.param("kernel", initializer, (config.d_model, self.rows)).T)
         if config.logits_bias:
             logits = logits + self.param("bias", nn.initializers.zeros_init(), (self.rows,))[None, None]
+        if config.logits_cap is not None:
+            logits = config.logits_cap * jnp.tanh(logits / config.logits_cap)
         if self.rows == self.size:
             return logits
         return jnp.where((jnp.arange(self.rows) < self.size)[None, None], logits, MASKED)
