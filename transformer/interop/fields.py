@@ -84,6 +84,13 @@ _ATTENTION = {
     "model.num_kv_heads": None,
     "model.window": None,
     "model.layer_pattern": (),
+    "model.residual": "sequential",
+    "model.logits_cap": None,
+    "model.attention.scale_width": None,
+    "model.attention.logit_cap": None,
+    "model.attention.qk_norm_over": "head",
+    "model.attention.qk_norm_plus_one": False,
+    "model.attention.output_bias": None,
 }
 
 
