@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import small
 
-import launch
 from transformer import families
+from transformer.cli import flags
 from transformer.data.tokenizers.vocabulary import Bytes
 from transformer.errors import UserError
 from transformer.models.losses import cross_entropy
@@ -25,7 +25,7 @@ def test_a_row_fits_together(family, kind, next_sentence):
         small.config(family=family, objective__kind=kind, objective__next_sentence=next_sentence),
         families.KINDS[kind],
     )
-    assert families.kind_of(config) is row and set(row.modes) <= set(launch.MODES)
+    assert families.kind_of(config) is row and set(row.modes) <= set(flags.MODES)
     data_info = dataclasses.replace(small.DATA_INFO, mask=16, sentinels=4, labels=("a", "b", "c"))
     objective = families.make_objective(config, data_info, dict.fromkeys(row.fields, Bytes()))
     model = families.FAMILIES[family].model(config, data_info)

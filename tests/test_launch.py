@@ -1,5 +1,6 @@
 """The command line: what it says of wrong input, its help, its exit status, and what it never imports."""
 
+import dataclasses
 import json
 import os
 import re
@@ -12,8 +13,8 @@ import pytest
 import trained
 from trained import ROOT, command
 
-import launch
 from transformer import modes, streams
+from transformer.cli import flags
 from transformer.config import Config, Train
 from transformer.data import prepare
 from transformer.errors import UserError
@@ -95,7 +96,7 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "profile backwards": (nothing, ["--profile=9:8"], ["--profile=9:8: wants FIRST:LAST"]),
     "profile from 0": (nothing, ["--profile=0:8"], ["--profile=0:8: wants FIRST:LAST"]),
     "profile past the end": (nothing, ["--profile=149:151"], ["--profile=149:151: the run ends with update 150"]),
-    "mode": (nothing, ["--mode=trian"], ["--mode=trian", ", ".join(launch.MODES), "did you mean 'train'?"]),
+    "mode": (nothing, ["--mode=trian"], ["--mode=trian", ", ".join(flags.MODES), "did you mean 'train'?"]),
     "flag of another mode": (nothing, ["--mode=translate", "--source=ab"], ["--source", "translate", "attend, import"]),
     "a default of another mode": (nothing, ["--num_samples=1"], ["--num_samples", "--mode=train", "generate"]),
     "initials of a setting": (nothing, ["--lr=1"], ["--lr", "'config.train.learning_rate'"]),
@@ -501,33 +502,48 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
 # --- help --------------------------------------------------------------------------------------------------------------
 
 
+def test_help_lists_everything():
+    result = command("--help=all")
+    assert (result.status, result.err) == (0, "")
+    lines, text = result.lines, " ".join(result.out.split())
+    assert max(map(len, lines)) <= 120
+    for name, _, field, value in fields(Config()):
+        assert [line for line in lines if line.startswith(f"  {name}={text_of(value)}  ")], name
+        assert " ".join(field.metadata["meaning"].split()) in text, name
+
+
 @pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])
-def test_help_lists_everything(flag):
+def test_help_is_short_and_names_what_there_is(flag):
     result = command(flag)
     assert (result.status, result.err) == (0, "")
     lines = result.lines
-    for name, _, field, value in fields(Config()):
-        [line] = [line for line in lines if line.startswith(f"  {name}={text_of(value)}  ")]
-        assert field.metadata["meaning"] in line
+    assert len(lines) < 100 and max(map(len, lines)) <= 120
+    for name in [field.name for field in dataclasses.fields(Config) if field.name != "family"]:
+        assert [line for line in lines if re.match(f"  {name} +[A-Z]", line)], name
     named = "mode config workdir split input output prompt num_samples seed source target profile log_level"
     for name in named.split():
         assert [line for line in lines if line.startswith(f"  --{name}=")], name
-    for mode in launch.MODES:
+    for mode in flags.MODES:
         assert [line for line in lines if re.match(f"  {mode} +[a-z]", line)], mode
 
 
 def test_help_says_what_may_be_chosen():
-    text = command("--help").out
+    assert "<train|validation|test>" in command("--help").out
+    section = command("--help=model")
+    assert section.status == 0 and "train.steps" not in section.out and "model.d_model=512" in section.out
+    assert command("--help=config.model").out == section.out
+    text = " ".join(section.out.split())
     assert "(one of none, sinusoidal, learned, alibi, t5, shaw, rotary, or FILE.py:Class)" in text
     assert all(part in text for part in ("model.positions=rotary: ", "scaling=yarn: ", "model.positions.base=10000.0"))
-    assert "<train|evaluate|translate|predict|generate|attend|" in text and "<train|validation|test>" in text
+    wrong = command("--help=modle")
+    assert wrong.status == 2 and "--help=modle" in wrong.err and "did you mean 'model'?" in wrong.err
 
 
 # --- processes of their own --------------------------------------------------------------------------------------------
 
 
 def python(code: str, folder: Path, *arguments: str, **more) -> subprocess.CompletedProcess[str]:
-    """`code` with launch.py importable, as a user's process: none of the tests' own settings but a quick compilation."""
+    """`code` with the package importable, as a user's process: none of the tests' own settings but a quick compilation."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=folder, env=environment, capture_output=True, text=True, **more
@@ -536,11 +552,12 @@ def python(code: str, folder: Path, *arguments: str, **more) -> subprocess.Compl
 
 def test_help_and_typing_errors_do_not_wait_for_the_models(tmp_path):
     code = """
-import sys, launch
-for arguments in (["--help"], ["--inptu=x"], ["--config.model.num_head=3"]):
+import sys
+from transformer import cli
+for arguments in (["--help=model"], ["--inptu=x"], ["--config.model.num_head=3"]):
     sys.argv = ["launch.py", *arguments]
     try:
-        launch.run()
+        cli.run()
     except SystemExit as end:
         print("status", end.code)
 print([name for name in ("flax", "optax", "tensorflow", "matplotlib") if name in sys.modules])
@@ -579,12 +596,12 @@ class Blocker:  # TensorFlow seems to be installed, and cannot be imported
         raise AssertionError(f"{spec.name} is imported")
     exec_module = create_module
 sys.meta_path.insert(0, Blocker())
-import launch
+from transformer import cli
 for arguments in (sys.argv[1:], ["--mode=translate"]):
     sys.argv = ["launch.py", "--workdir=run", "--config.search.batch_size=4", *arguments]
     sys.stdin = io.TextIOWrapper(io.BytesIO(b"seven\\n"))
     try:
-        launch.run()
+        cli.run()
     except SystemExit as end:
         assert not end.code, end.code
 print("loaded:", [name for name in sys.modules if name.partition(".")[0] == "tensorflow"], "tensorflow_datasets" in sys.modules)

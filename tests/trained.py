@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import launch
+from transformer.cli import flags, main
 from transformer.inference import predict
 from transformer.inference.translate import Translator
 
-ROOT = Path(launch.__file__).parent
+ROOT = Path(__file__).parents[1]
 EXPERIMENT = """
 from transformer.components.rotary import Rotary
 from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search, Train
@@ -60,13 +60,13 @@ def command(*arguments: Any, stdin: bytes = b"", stdout: Any = None) -> Result:
     out, err = stdout or io.TextIOWrapper(io.BytesIO(), "ascii"), io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace")
     streams = {"stdin": io.TextIOWrapper(io.BytesIO(stdin), "ascii"), "stdout": out, "stderr": err}
     status: Any = 0
-    for flag in launch.FLAGS.get_key_flags_for_module(launch):
+    for flag in flags.FLAGS.get_key_flags_for_module(flags):
         flag.unparse()
     # A processor's speed is measured for seconds; that is tested elsewhere.
     known = mock.patch("transformer.modes.training.peak_flops", lambda devices: 1e11)
     with known, mock.patch.multiple(sys, argv=["launch.py", *map(str, arguments)], **streams):
         try:
-            launch.run()
+            main.run()
         except SystemExit as end:
             status = end.code or 0
     err.flush()

@@ -1,4 +1,4 @@
-"""What a user did wrong: one exception type, which `launch.py` turns into one line and exit status 2. And words to the user.
+"""What a user did wrong: an exception that the command line turns into one line and exit status 2. And words to the user.
 
 A message names the thing, the place and the remedy, in one line. Any other exception is a bug of ours, and keeps its traceback,
 below which stands `BUG`.
@@ -7,6 +7,7 @@ below which stands `BUG`.
 import contextlib
 import difflib
 import math
+import shlex
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -41,6 +42,16 @@ def nearest_setting(name: str, known: Iterable[str]) -> str:
         each for each in known if "_" in ends[each] and "".join(part[:1] for part in ends[each].split("_")) == end
     ]
     return f"; did you mean {' or '.join(map(repr, alike[:3]))}?" if alike else nearest(name, known)
+
+
+def program() -> str:
+    """The name of the running command, which begins a message: "launch.py", or "transformer" where that is installed."""
+    return Path(sys.argv[0]).name or "python"
+
+
+def launcher() -> str:
+    """How the running command is started, for commands that are proposed to the user."""
+    return f"python {shlex.quote(sys.argv[0])}" if program() == "launch.py" else "transformer"
 
 
 def first_line(error: Exception) -> str:

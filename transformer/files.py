@@ -1,10 +1,32 @@
-"""Files and folders that appear at once and whole, so that a stopped run leaves no half of one."""
+"""Files and folders that appear at once and whole, so that a stopped run leaves no half of one; and shipped files."""
 
 import contextlib
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"  # of the checkout, or beside the installed package
+
+
+def shipped(path: str | Path) -> Path:
+    """`path`, or, if there is no such file here, the file of that name that ships with the package.
+
+    `experiments/number_words.py` then names the same file in every folder.
+    """
+    path = Path(path).expanduser()
+    if path.parts[:1] == (EXPERIMENTS.name,) and not path.exists():
+        found = EXPERIMENTS.parent / path
+        return found if found.is_file() else path
+    return path
+
+
+def shipped_name(path: Path) -> str | None:
+    """The name by which `shipped` finds a file that ships with the package in the current folder; None: it does not."""
+    if EXPERIMENTS not in path.parents:
+        return None
+    name = path.relative_to(EXPERIMENTS.parent)
+    return str(name) if shipped(name).resolve() == path else None
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from transformer.errors import UserError, nearest
+from transformer.files import shipped, shipped_name
 
 LIBRARY = Path(__file__).resolve().parent
 _FILES: dict[Path, types.ModuleType] = {}
@@ -53,14 +54,14 @@ def _rebuild(kind: type[Component], name: str, file: str, values: dict[str, Any]
 
 def reference(cls: type[Component]) -> str:
     """How a class is named:
-    its registered name, or `FILE.py:Class` with the file relative to the current folder if it can be.
+    its registered name, or `FILE.py:Class` with the file relative to the current folder if it is in it, or shipped.
     """
     if cls.name is not None and cls.registry.get(cls.name) is cls:
         return cls.name
     file = _source(cls)
     assert file is not None, f"{cls} is in no file and has no name"
     inside = Path.cwd() in file.parents
-    return f"{file.relative_to(Path.cwd()) if inside else file}:{cls.__name__}"
+    return f"{file.relative_to(Path.cwd()) if inside else shipped_name(file) or file}:{cls.__name__}"
 
 
 def _source(cls: type) -> Path | None:
@@ -96,7 +97,7 @@ def find(kind: type[Component], name: str, where: str) -> type[Component]:
             )
         return kind.registry[name]
     file, _, class_name = name.rpartition(":")
-    path = Path(file).expanduser().resolve()
+    path = shipped(file).resolve()
     alike = [module for known, module in _FILES.items() if known.name == path.name]  # from another folder
     module = _FILES.get(path) or next(iter(alike), None) or _imported(path)
     if module is None:
@@ -114,7 +115,7 @@ def find(kind: type[Component], name: str, where: str) -> type[Component]:
 
 def load_file(path: str | Path, where: str) -> types.ModuleType:
     """Executes a Python file once, and remembers it. UserError, beginning with `where`, if it is missing or fails."""
-    file = Path(path).expanduser().resolve()
+    file = shipped(path).resolve()
     if (known := _FILES.get(file) or _imported(file)) is not None:
         _FILES[file] = known
         return known

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from transformer import registry
 from transformer.errors import UserError, nearest, nearest_setting
+from transformer.files import shipped
 from transformer.registry import Component
 
 C = TypeVar("C")
@@ -218,7 +219,7 @@ def from_file(
     If the file also has a function `fit_to_data(config, overrides, found)`, the result is what it makes of these settings and
     of what `look` finds for them. It cannot change what `overrides` sets.
     """
-    path, overrides = Path(path).expanduser(), overrides or {}
+    path, overrides = shipped(path), overrides or {}
     if not path.is_file():
         others = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise UserError(f"{flag}={path}: there is no such file{nearest(path.name, others)}")

@@ -11,8 +11,8 @@ from bad import BAD
 from places import copy, powerless
 from trained import ROOT, command
 
-import launch
 from transformer import modes
+from transformer.cli import flags
 from transformer.errors import BUG
 from transformer.inference.generate import Generator
 from transformer.inference.label import Labeller
@@ -68,7 +68,7 @@ def test_wrong_input(name, tmp_path, monkeypatch):
 def test_enough_is_wrong():
     assert len(BAD) >= 60
     used = " ".join(bad.command for bad in BAD.values())
-    for mode in launch.MODES.keys() - {"train"}:  # train needs no flag
+    for mode in flags.MODES.keys() - {"train"}:  # train needs no flag
         assert f"--mode={mode}" in used, mode
 
 
@@ -94,11 +94,12 @@ def test_processes_of_their_own(tmp_path):
     """What a shell sees: no traceback, the right status; in one process, as each imports for seconds."""
     copy("translator", tmp_path)
     code = """
-import sys, launch
+import sys
+from transformer import cli
 for line in sys.stdin.read().splitlines():
     sys.argv = ["launch.py", *line.split()]
     try:
-        launch.run()
+        cli.run()
     except SystemExit as end:
         print(end.code)
 """

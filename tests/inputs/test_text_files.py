@@ -116,7 +116,7 @@ CODE = f"""
 import sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 import types
-import launch
+from transformer import cli
 from transformer.inference import predict
 from transformer.inference.translate import Output
 
@@ -127,7 +127,7 @@ class Echo:
             yield [Output(text.upper(), 0.0)]
 
 predict.load = lambda path, overrides=None, mode=None: Echo()
-launch.run()
+cli.run()
 """
 
 

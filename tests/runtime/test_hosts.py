@@ -77,14 +77,14 @@ def main() -> None:
             return moves(sys.argv[2])
     import conftest  # noqa: F401  (what holds for every test holds here)
 
-    import launch
+    from transformer import cli
 
     training.peak_flops = lambda devices: 1e11
     training.show = lambda *arguments: None  # pictures, which the first draws
     in_turn, late = hosts.in_turn, float(os.environ.get("LATE", 0))
     hosts.in_turn = lambda action: time.sleep(late) or in_turn(action)
     sys.argv[0] = "launch.py"
-    launch.run()
+    cli.run()
 
 
 def free_port(among: Iterable[int] = (0,)) -> int:

@@ -14,7 +14,7 @@ from transformer.runtime.memory import keep_freed_memory
 print(len(os.listdir("/proc/self/task")))
 if {keep}:
     keep_freed_memory()
-import launch  # starts threads
+import transformer.cli.main  # starts threads
 
 def buffers():
     for _ in range(10):
@@ -34,7 +34,7 @@ print(found[1] * resource.getpagesize() / (20 * 80e6))
 
 
 def of(keep):
-    """Threads before launch.py asks, and the share of the buffers' pages that the system cleared in the second round."""
+    """Threads before the command line asks, and the share of the buffers' pages that the system cleared in the second round."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     program = [sys.executable, "-c", WORK.format(keep=keep)]
     said = subprocess.run(program, cwd=ROOT, env=clean, capture_output=True, text=True, check=True).stdout.split()

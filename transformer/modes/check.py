@@ -10,7 +10,7 @@ from transformer.checks.programs import DEVICES
 from transformer.checks.shrink import shrink
 from transformer.checks.subject import Subject
 from transformer.config import Config
-from transformer.errors import counted
+from transformer.errors import counted, program
 
 
 def check(config: Config) -> None:
@@ -29,7 +29,7 @@ def check(config: Config) -> None:
     print(f"\n{held} of {counted(applied, 'property', 'properties')} hold, {seconds:.0f} s")
     if failed:
         sys.stdout.flush()
-        sys.exit("\n".join(f"launch.py: {table.remedy(finding, small)}" for finding in failed))
+        sys.exit("\n".join(f"{program()}: {table.remedy(finding, small)}" for finding in failed))
 
 
 def simulate() -> None:

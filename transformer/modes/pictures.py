@@ -7,7 +7,7 @@ from typing import Any
 
 from transformer import families, plots
 from transformer.data import prepare
-from transformer.errors import UserError, optional, say
+from transformer.errors import UserError, launcher, optional, say
 from transformer.inference import predict
 from transformer.modes.common import file_name, kept_as
 from transformer.runtime import workdir as workdirs
@@ -16,9 +16,9 @@ from transformer.training.telemetry import read_metrics
 
 FURTHER = """
 your own text, two files of sentences, DIR/train.en and DIR/train.de, and the same for validation and test:
-  python launch.py --config=experiments/parallel_text.py --workdir=runs/mine --config.data.directory=DIR
+  {command} --config=experiments/parallel_text.py --workdir=runs/mine --config.data.directory=DIR
 your own question, arms with several seeds and a report; this prints the plan of one such study:
-  python launch.py --mode=ablate --config=experiments/ablations/attention_scale.py --dry_run"""  # after the default job
+  {command} --mode=ablate --config=experiments/ablations/attention_scale.py --dry_run"""
 
 
 def attend(path: Path, overrides: Mapping[str, str], source: str | None, target: str | None, output: str | None) -> None:
@@ -74,25 +74,25 @@ def show(workdir: Workdir, kind: families.Kind, splits: Mapping[str, prepare.Spl
     target = example["text"] if kind.fields[0] == "question" else None
     with optional("pictures of attention"):
         draw_attention(predictor, source, target, workdir.pictures)
+    launch = launcher()
     where, what = shlex.quote(str(workdir.path)), shlex.quote(source)
     more = what if target is None else shlex.quote(f"{source}\t{target}")
     each = {
-        "translate": f"echo {what} | python launch.py --mode=translate --workdir={where}",
-        "generate": f"python launch.py --mode=generate --workdir={where} --prompt={what}",
-        "predict": f"printf '%s\\n' {more} | python launch.py --mode=predict --workdir={where}",
-        "attend": f"python launch.py --mode=attend --workdir={where} --source={what}"
+        "translate": f"echo {what} | {launch} --mode=translate --workdir={where}",
+        "generate": f"{launch} --mode=generate --workdir={where} --prompt={what}",
+        "predict": f"printf '%s\\n' {more} | {launch} --mode=predict --workdir={where}",
+        "attend": f"{launch} --mode=attend --workdir={where} --source={what}"
         + ("" if target is None else f" --target={shlex.quote(target)}"),
-        "evaluate": f"python launch.py --mode=evaluate --workdir={where} "
-        f"--split={'validation' if 'validation' in splits else 'train'}",
+        "evaluate": f"{launch} --mode=evaluate --workdir={where} --split={'validation' if 'validation' in splits else 'train'}",
     }
-    shown = [command for mode, command in each.items() if mode in kind.modes]
+    shown = [line for mode, line in each.items() if mode in kind.modes]
     say(
         f"\nsamples: {workdir.samples_file('test' if 'test' in splits else 'validation')}\n"
         f"pictures in {workdir.pictures}: {', '.join(sorted(file.name for file in workdir.pictures.glob('*.png')))}\nnext:\n"
-        + "\n".join(f"  {command}" for command in [*shown, "python launch.py --help"])
+        + "\n".join(f"  {line}" for line in [*shown, f"{launch} --help"])
     )
     if predictor.config.data.source == "number_words":
-        say(FURTHER)
+        say(FURTHER.format(command=launch))
 
 
 def _interest(source: str) -> int:

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from transformer.errors import UserError, first_line
+from transformer.errors import UserError, first_line, program
 
 T = TypeVar("T")
 SILENCE = 60  # seconds without a sign of life after which a process counts as gone; one that ends is noticed at once
@@ -241,7 +241,7 @@ def _lost() -> NoReturn:
         time.sleep(GRACE)  # another thread is at it
     gone = "another process of this run ended, and so this one ends; once all are started again by the same command, the run "
     never = f"not all processes were there within {MEETING} seconds; start every one, --process_id=0 where --coordinator says"
-    print(f"launch.py: {gone}goes on from the last checkpoint" if _words.met else f"launch.py: {never}", file=_words.stderr)
+    print(f"{program()}: {gone}goes on from the last checkpoint" if _words.met else f"{program()}: {never}", file=_words.stderr)
     _words.stderr.flush()
     os._exit(1)
 

@@ -26,7 +26,7 @@ import jax
 from transformer import cuts, registry, settings
 from transformer.config import Config, DataInfo
 from transformer.cuts import Cut
-from transformer.errors import UserError, nearest, no_failure
+from transformer.errors import UserError, launcher, nearest, no_failure
 from transformer.files import new_file
 from transformer.validation import check_data_info, validate
 
@@ -188,7 +188,7 @@ def open_existing(path: str | Path) -> Workdir:
         siblings = [str(file.parent) for file in workdir.path.parent.glob(f"*/{workdir.config_file.name}")]
         what = f"it has no {workdir.config_file.name}" if workdir.path.exists() else "there is no such folder"
         raise UserError(
-            f"--workdir={path}: {what}{nearest(str(workdir.path), siblings)}; python launch.py --workdir={path} "
+            f"--workdir={path}: {what}{nearest(str(workdir.path), siblings)}; {launcher()} --workdir={path} "
             "[--config=experiments/X.py] trains a model there"
         )
     return workdir

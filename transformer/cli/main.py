@@ -1,0 +1,87 @@
+"""What a command line does: settings, the workdir, the mode; errors as one line and an exit status."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import app, logging
+
+from transformer import effects, registry, settings, streams
+from transformer.cli.flags import DEFAULT, FLAGS, STUDIES, parse
+from transformer.cli.usage import asked, usage
+from transformer.config import Config
+from transformer.data import fitting
+from transformer.errors import BUG, UserError, launcher, program
+from transformer.studies import study
+from transformer.validation import validate
+
+
+def main(overrides: Mapping[str, str]) -> None:
+    logging.set_verbosity(FLAGS.log_level)
+    mode = FLAGS.mode
+    for file in FLAGS.variants:
+        registry.load_file(file, "--variants")
+    if "://" in str(FLAGS.workdir):
+        raise UserError(
+            f"--workdir={FLAGS.workdir}: a workdir needs a file system, it is locked; mount the bucket, and name that"
+        )
+    workdir, notices = Path(FLAGS.workdir or Path("runs") / _name()), []
+    if mode in STUDIES:
+        if FLAGS.config is None:
+            raise UserError(
+                f"--mode={mode} needs --config=FILE of a study, as in experiments/ablations, or --arm and any experiment"
+            )
+        if FLAGS.arm or FLAGS.grid:
+            config: Any = study.from_flags(FLAGS.config, overrides, FLAGS.arm, FLAGS.grid, fitting.read)
+        else:
+            config = study.read(FLAGS.config, overrides, fitting.read)
+    elif mode in ("train", "describe", "check"):
+        config, notices = _config(workdir, overrides)
+        validate(config)
+    else:
+        config = None
+        if FLAGS.config is not None:
+            from transformer.runtime.workdir import with_file
+
+            overrides = with_file(workdir, FLAGS.config, fitting.read(FLAGS.config, overrides), overrides)
+    from transformer import modes  # here, so that --help and a mistyped name need not wait for JAX
+
+    modes.run(mode, config, workdir, overrides, FLAGS, notices)
+    sys.stdout.flush()  # here, where a closed pipe is caught
+
+
+def _name() -> str:
+    """Of the workdir, where none is named."""
+    return Path(FLAGS.source if FLAGS.mode == "import" and FLAGS.source else FLAGS.config or DEFAULT).stem
+
+
+def _config(workdir: Path, overrides: Mapping[str, str]) -> tuple[Config, list[str]]:
+    """The settings of the experiment file, or, if none is named, of the run in --workdir; overrides on top; and notices."""
+    stored = FLAGS.workdir and FLAGS.config is None
+    if stored and (FLAGS.mode in ("describe", "check") or (workdir / "config.json").is_file()):
+        from transformer.runtime.workdir import open_existing
+
+        made = open_existing(workdir).config()
+        return effects.settle(settings.override(made, overrides), overrides, lambda: made)
+    return fitting.settle(FLAGS.config or DEFAULT, overrides)
+
+
+def run() -> None:
+    try:
+        streams.prepare()
+        if (section := asked(sys.argv[1:])) is not None:
+            print(usage(section, launcher()), flush=True)
+            return
+        overrides = parse(sys.argv)
+        app.run(lambda _: main(overrides), argv=sys.argv[:1], flags_parser=lambda argv: argv)
+    except UserError as error:
+        print(f"{program()}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        streams.discard_stdout()
+    except KeyboardInterrupt:
+        sys.exit(f"{program()}: interrupted")
+    except Exception as error:
+        error.add_note(BUG)
+        raise
