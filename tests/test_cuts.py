@@ -51,7 +51,7 @@ def test_a_count_reads_as_a_line_and_goes_through_a_file():
 
 # --- data: every objective of every family -------------------------------------------------------------------------------
 
-CASES = [(kind, family) for kind, row in families.KINDS.items() for family in row.objectives]
+CASES = [(kind, family) for kind, row in families.TASKS.items() for family in row.objectives]
 LONG = {"source": 9, "target": 20, "text": 40, "pair": 2, "question": 2}  # tokens of every fourth example, of the others 2
 
 
@@ -60,7 +60,7 @@ def config_of(kind: str, family: str, **more) -> Config:
 
 
 def corpus_of(kind: str) -> dict[str, Ragged]:
-    fields = families.KINDS[kind].fields
+    fields = families.TASKS[kind].fields
     rows = {field: [[5] * (LONG[field] if n % 4 == 0 else 2) for n in range(12)] for field in fields if field in LONG}
     special = {"label": [[1]] * 12, "span": [[0, 1]] * 12}
     rows |= {"span": special["span"]} if kind == "answer" else {"label": special["label"]} if "label" in fields else {}
@@ -75,7 +75,7 @@ def test_every_objective_counts_what_it_drops_cuts_or_splits(kind, family, train
     config = config_of(kind, family)
     size = LETTERS.size + 100
     data_info = DataInfo(size, size, size, size, mask=size - 1, sentinels=100, labels=("0", "1"))
-    vocabularies = {field: LETTERS for field in families.text_fields(families.KINDS[kind])}
+    vocabularies = {field: LETTERS for field in families.text_fields(families.TASKS[kind])}
     objective = families.make_objective(config, data_info, vocabularies, training)
     _, notices = pipeline.plan(corpus_of(kind), objective, config.data, 64, 1, 0, training)
     (cut,) = cuts.only(notices)

@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import kinds
 import numpy as np
 import pytest
+import tasks
 import trained
 
 from transformer import effects, families
@@ -51,20 +51,20 @@ SMALL = {
     "train.batch_tokens": 512, "train.steps": 20, "train.warmup_steps": 3, "train.learning_rate": 0.1,
     "train.log_every": 2, "train.evaluate_every": 4, "checkpoint.every_steps": 5, "train.loss_chunk": 16,
 }  # fmt: skip
-CASES = {  # by family and objective; files that are read are written by tests/kinds.py
+CASES = {  # by family and objective; files that are read are written by tests/tasks.py
     "encoder_decoder translate": ({"data.source": "text"}, trained.write_corpus),
     "recurrent translate": ({"data.source": "text"}, trained.write_corpus),
     "decoder_only translate": ({"data.source": "text"}, trained.write_corpus),
-    "encoder_decoder prefix_lm": ({"data.source": "documents"}, kinds.DOCUMENTS),
-    "decoder_only prefix_lm": ({"data.source": "documents"}, kinds.DOCUMENTS),
-    "decoder_only causal_lm": ({"data.source": "documents", "data.batching": "packed"}, kinds.DOCUMENTS),
-    "encoder_only masked_lm": ({"data.source": "documents"}, kinds.DOCUMENTS),
-    "encoder_decoder span_corruption": ({"data.source": "documents", "objective.rate": 0.5}, kinds.DOCUMENTS),
-    "encoder_decoder denoise": ({"data.source": "documents"}, kinds.DOCUMENTS),
-    "encoder_only classify": ({"data.source": "tsv"}, kinds.KINDS["classify"].files),
-    "encoder_decoder classify": ({"data.source": "tsv"}, kinds.KINDS["classify"].files),
-    "encoder_only tag": ({"data.source": "conll"}, kinds.KINDS["tag"].files),
-    "encoder_only answer": ({"data.source": "squad"}, kinds.KINDS["answer"].files),
+    "encoder_decoder prefix_lm": ({"data.source": "documents"}, tasks.DOCUMENTS),
+    "decoder_only prefix_lm": ({"data.source": "documents"}, tasks.DOCUMENTS),
+    "decoder_only causal_lm": ({"data.source": "documents", "data.batching": "packed"}, tasks.DOCUMENTS),
+    "encoder_only masked_lm": ({"data.source": "documents"}, tasks.DOCUMENTS),
+    "encoder_decoder span_corruption": ({"data.source": "documents", "objective.rate": 0.5}, tasks.DOCUMENTS),
+    "encoder_decoder denoise": ({"data.source": "documents"}, tasks.DOCUMENTS),
+    "encoder_only classify": ({"data.source": "tsv"}, tasks.TASKS["classify"].files),
+    "encoder_decoder classify": ({"data.source": "tsv"}, tasks.TASKS["classify"].files),
+    "encoder_only tag": ({"data.source": "conll"}, tasks.TASKS["tag"].files),
+    "encoder_only answer": ({"data.source": "squad"}, tasks.TASKS["answer"].files),
 }
 
 # Another value than the default, where none is found by the type.
@@ -149,7 +149,7 @@ ELSEWHERE = {
     "data.directory": "files of another folder: tests/data/test_sources_files.py",
     "data.tfds_name": "needs a prepared data set: tests/data/test_sources.py",
     "data.workers": "processes that read ahead, batches stay: tests/data/test_pipeline.py",
-    "train.init_from": "tests/modes/test_kinds.py", "train.branch_from": "tests/training/test_branch.py",
+    "train.init_from": "tests/modes/test_tasks.py", "train.branch_from": "tests/training/test_branch.py",
     "train.branch_step": "tests/training/test_branch.py",
     "evaluate.average": "tests/inference/test_loading.py", "evaluate.checkpoint": "tests/inference/test_loading.py",
     "evaluate.stride": "tests/inference/test_perplexity.py",
@@ -245,14 +245,14 @@ def batches(config: Config, folder: Path) -> str:
             name: list(itertools.islice(examples, 5)) + [len(list(examples))] for name, examples in make(config.data).items()
         }
         return str(drawn)
-    kind, where = families.kind_of(config), prepare.Folders(folder / "vocabulary", folder / "tokens", folder / "cache")
-    text = prepare.Text(config.data, kind.fields, where.cache, lambda notice: None)
-    vocabularies = prepare.make_vocabularies(text, families.text_fields(kind), where)
-    known = prepare.make_data_info(vocabularies, kind.extra, text, None)
+    task, where = families.task_of(config), prepare.Folders(folder / "vocabulary", folder / "tokens", folder / "cache")
+    text = prepare.Text(config.data, task.fields, where.cache, lambda notice: None)
+    vocabularies = prepare.make_vocabularies(text, families.text_fields(task), where)
+    known = prepare.make_data_info(vocabularies, task.extra, text, None)
     result = hashlib.sha256(str(known).encode())
     for name in prepare.NAMES:
         training = name == "train"
-        split = prepare.encode_split(text, name, where, vocabularies, known, kind.encode, training)
+        split = prepare.encode_split(text, name, where, vocabularies, known, task.encode, training)
         if split is None:
             continue
         objective = families.make_objective(config, known, vocabularies, training)
@@ -333,14 +333,14 @@ EXAMPLES = {
 
 def scored(config: Config) -> str:
     """Scores and samples of given outputs, and the heads that are taken out."""
-    kind, predictor = families.kind_of(config), Fake(config)
+    task, predictor = families.task_of(config), Fake(config)
     scoring.check_evaluate(config)
-    split = prepare.Split(EXAMPLES.get(kind.output, []), {}, "")
+    split = prepare.Split(EXAMPLES.get(task.output, []), {}, "")
     found: Any = None
     alone = replace(config, "evaluate.head_statistics", False)
-    if judge := scoring.JUDGES.get(kind.output):
-        found = scoring._outputs(Fake(alone), judge, kind, "test", split)
-    elif kind.output == "continuation":
+    if judge := scoring.JUDGES.get(task.output):
+        found = scoring._outputs(Fake(alone), judge, task, "test", split)
+    elif task.output == "continuation":
         found = scoring._continuation(predictor, "test", split)
     removed = ()
     if config.evaluate.heads_removed:
@@ -350,7 +350,7 @@ def scored(config: Config) -> str:
 
 def searched(config: Config) -> str:
     """The rules by which text is made."""
-    modes, result = families.kind_of(config).modes, []
+    modes, result = families.task_of(config).modes, []
     if "translate" in modes:
         result += [decoding.make_rule(config, data_info(config), 9), config.search.output_limit(5)]
     if "generate" in modes:
@@ -498,9 +498,9 @@ def test_rows_name_settings_that_there_are():
     known = {name for name, *_ in fields(Config())}
     named = {f"{section}.{name}" for section, names, _, _ in effects.EFFECTS for name in names.split()}
     assert named <= known
-    translating = {name for name, kind in families.KINDS.items() if "translate" in kind.modes}
+    translating = {name for name, kind in families.TASKS.items() if "translate" in kind.modes}
     assert translating == set(effects.TRANSLATING)
-    assert set(effects.LABELS) == {name for name, kind in families.KINDS.items() if kind.output in ("label", "tags", "span")}
+    assert set(effects.LABELS) == {name for name, kind in families.TASKS.items() if kind.output in ("label", "tags", "span")}
 
 
 @pytest.mark.parametrize(

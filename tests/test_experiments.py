@@ -85,7 +85,7 @@ def test_there_are_some(tmp_path):
     assert {config.objective.kind for config in every} >= jobs
 
 
-# Two are run every time, the others with the slow tests; tests/modes/test_kinds.py trains each family.
+# Two are run every time, the others with the slow tests; tests/modes/test_tasks.py trains each family.
 ALWAYS = ("number_words", "bert_list_ops")
 MARKED = [pytest.param(path, id=path.stem, marks=() if path.stem in ALWAYS else pytest.mark.slow) for path in FILES]
 

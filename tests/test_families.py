@@ -14,7 +14,7 @@ from transformer.data.tokenizers.vocabulary import Bytes
 from transformer.errors import UserError
 from transformer.models.losses import cross_entropy
 
-PAIRS = [(family, kind) for kind, row in families.KINDS.items() if "train" in row.modes for family in row.objectives]
+PAIRS = [(family, kind) for kind, row in families.TASKS.items() if "train" in row.modes for family in row.objectives]
 
 
 @pytest.mark.parametrize(("family", "kind"), PAIRS)
@@ -23,15 +23,21 @@ def test_a_row_fits_together(family, kind, next_sentence):
     """Modes exist; what the objective makes is what the model reads, and its loss gives the sums that a report needs."""
     config, row = (
         small.config(family=family, objective__kind=kind, objective__next_sentence=next_sentence),
-        families.KINDS[kind],
+        families.TASKS[kind],
     )
-    assert families.kind_of(config) is row and set(row.modes) <= set(flags.MODES)
+    assert families.task_of(config) is row and set(row.modes) <= set(flags.MODES)
     data_info = dataclasses.replace(small.DATA_INFO, mask=16, sentinels=4, labels=("a", "b", "c"))
     objective = families.make_objective(config, data_info, dict.fromkeys(row.fields, Bytes()))
     model = families.FAMILIES[family].model(config, data_info)
-    batch = {k: jnp.zeros((2, LENGTHS.get(side.name, 4)), d) for side in objective.sides for k, d in side.features.items()}
-    for side in objective.sides:
-        batch |= {name: jnp.ones((2, LENGTHS.get(side.name, 4)), jnp.int32) for name in (side.positions, side.segments)}
+    batch = {
+        k: jnp.zeros((2, LENGTHS.get(sequence.name, 4)), d)
+        for sequence in objective.sequences
+        for k, d in sequence.features.items()
+    }
+    for sequence in objective.sequences:
+        batch |= {
+            name: jnp.ones((2, LENGTHS.get(sequence.name, 4)), jnp.int32) for name in (sequence.positions, sequence.segments)
+        }
     params = jax.eval_shape(lambda: families.init_params(model, objective, 0))
     sums = jax.eval_shape(lambda params: row.loss(model, config, data_info)(params, batch, None), params)
     assert {"loss_sum", "nll_sum", "correct_sum", "weight_sum"} <= sums.keys()
@@ -46,7 +52,7 @@ LENGTHS = {"label": 1, "span": 1, "related": 1}  # of sides that have something 
 )
 def test_what_does_not_fit_says_what_does(family, kind):
     with pytest.raises(UserError, match=f"config.objective.kind {kind} is for .*, not {family}, which has"):
-        families.kind_of(small.config(family=family, objective__kind=kind))
+        families.task_of(small.config(family=family, objective__kind=kind))
 
 
 def test_a_mode_that_an_objective_lacks_says_which_it_has():
@@ -60,7 +66,7 @@ def test_a_mode_that_an_objective_lacks_says_which_it_has():
 
 def loss_of(config, data_info):
     model = families.FAMILIES[config.family].model(config, data_info)
-    return model, jax.jit(lambda params, batch: families.kind_of(config).loss(model, config, data_info)(params, batch, None))
+    return model, jax.jit(lambda params, batch: families.task_of(config).loss(model, config, data_info)(params, batch, None))
 
 
 def labelled(kind: str, **settings):

@@ -537,7 +537,7 @@ class Config:
     parallel: Parallel = Parallel()
 
     @property
-    def sides(self) -> tuple[str, ...]:
+    def sequences(self) -> tuple[str, ...]:
         """The sequences of a batch's row: the source that is read, the target that is said, or both."""
         if self.family == "decoder_only":
             return ("target",)

@@ -178,11 +178,11 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
         _is("data.vocabulary", "bpe", "unigram", "characters"),
         "with config.data.vocabulary=bpe, unigram or characters",
     ),
-    ("data", "joint_vocabulary", _objective("translate"), "with config.objective.kind=translate, which has two sides"),
+    ("data", "joint_vocabulary", _objective("translate"), "with config.objective.kind=translate, which has two texts"),
     ("data", "segmentation_rate", lambda c: c.data.segmentations > 1, "with config.data.segmentations above 1"),
     ("data", "normalization", _is("data.vocabulary", "bpe", "unigram"), "with config.data.vocabulary=bpe or unigram"),
     ("data", "max_source_length", lambda c: c.objective.kind != "causal_lm", "in a model that reads a source"),
-    ("data", "max_target_length", lambda c: "target" in c.sides, "in a model that says a text"),
+    ("data", "max_target_length", lambda c: "target" in c.sequences, "in a model with a decoder"),
     (
         "data",
         "too_long",

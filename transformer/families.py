@@ -1,6 +1,6 @@
-"""Two tables: family -> model and what it costs; kind of objective -> data, loss, what comes out, modes.
+"""Two tables: FAMILIES, from a family to its model; TASKS, from an objective to its data, loss, outputs and modes.
 
-There is no `if family` anywhere else.
+No other module branches on the family.
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ from transformer.validation import shares_table
 Array = jax.Array
 Vocabularies = Mapping[str, Vocabulary]
 
-# What a model says: a text for a text, a text that goes on, a label, a label a word, a span, masks filled, a vector; "none": a
-# text for a text that is not scored.
+# What a model outputs: a text for a text, a continuation, a label, a label for each word, a span, the text with its masks
+# filled, a vector; "none": a text for a text, which is not scored.
 Output = Literal["text", "continuation", "label", "tags", "span", "filled", "vector", "none"]
 
 
@@ -35,8 +35,8 @@ Output = Literal["text", "continuation", "label", "tags", "span", "filled", "vec
 class Family:
     """What differs between architectures.
 
-    `positions`: whether it is told positions, so that a table of them may end. `attention`: its kinds of attention, as
-    stack/kind; each layer of the stack has one. `encodes`: it reads a source apart from what it says.
+    `positions`: whether the model has a position encoding, whose table may end. `attention`: its kinds of attention, as
+    "stack/kind"; each layer of that stack has one. `encodes`: whether an encoder reads the source.
     """
 
     model: Callable[[Config, DataInfo], nn.Module]
@@ -46,11 +46,12 @@ class Family:
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
-    """What differs between objectives; `objectives` has one for each family that can have it.
+class Task:
+    """What differs between the values of `config.objective.kind`.
 
-    `fields`: what is read of an example, the texts that have a vocabulary first. `extra`: entries that the vocabulary
-    needs beside its own. `objectives` are made from (config, data_info, vocabularies, whether to train).
+    `fields`: the fields of an example that are read; texts that have a vocabulary come first.
+    `objectives`: for each family that supports the task, a function of (config, data_info, vocabularies, training).
+    `extra`: entries that are added to the vocabulary ("mask" or "sentinels").
     """
 
     fields: tuple[str, ...]
@@ -79,12 +80,12 @@ def token_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
 
     def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
         states = _states(model, params, batch, dropout_key)
-        return _said(model, config, data_info, params, states, batch)
+        return _cross_entropy(model, config, data_info, params, states, batch)
 
     return loss
 
 
-def _said(model: Any, config: Config, data_info: DataInfo, params: Any, states: Array, batch: Any) -> Sums:
+def _cross_entropy(model: Any, config: Config, data_info: DataInfo, params: Any, states: Array, batch: Any) -> Sums:
     def sums(params: Any, states_BxTxD: Array, labels: tuple[Array, Array]) -> Sums:
         logits_BxTxN: Any = model.apply({"params": params}, states_BxTxD, method="logits")
         return losses.cross_entropy(logits_BxTxN, *labels, config.train.label_smoothing, data_info.target_size)
@@ -100,19 +101,19 @@ def masked_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
 
     def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
         states = _states(model, params, batch, dropout_key)
-        said = _said(model, config, data_info, params, states, batch)
+        tokens = _cross_entropy(model, config, data_info, params, states, batch)
         scores = _scores(model, params, states, batch, dropout_key)
         guessed = losses.cross_entropy(scores[:, None], batch["related"], batch["related_weights"], 0.0, 2)
         # Means of tokens and of pairs are added (Devlin et al. 2019, A.2).
-        share = jax.lax.stop_gradient(said["weight_sum"] / jnp.maximum(guessed["weight_sum"], 1.0))
+        share = jax.lax.stop_gradient(tokens["weight_sum"] / jnp.maximum(guessed["weight_sum"], 1.0))
         related = {"related_correct_sum": guessed["correct_sum"], "related_weight_sum": guessed["weight_sum"]}
-        return said | {"loss_sum": said["loss_sum"] + share * guessed["loss_sum"]} | related
+        return tokens | {"loss_sum": tokens["loss_sum"] + share * guessed["loss_sum"]} | related
 
     return loss
 
 
 def no_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
-    """Of a model without a head nothing is learned. UserError."""
+    """UserError: a model without a head has nothing to learn."""
     raise UserError(f"config.objective.kind {config.objective.kind}: it has no loss; train on another objective")
 
 
@@ -168,7 +169,7 @@ def of_programs(config: Config) -> Config:
 
 @functools.lru_cache(maxsize=64)
 def _make_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
-    loss, places = kind_of(config).loss(model, config, data_info), FAMILIES[config.family].attention
+    loss, places = task_of(config).loss(model, config, data_info), FAMILIES[config.family].attention
     if not penalties.names(config.model, places):
         return loss
 
@@ -230,8 +231,10 @@ def _causal(config: Config, data_info: DataInfo, vocabularies: Vocabularies, tra
     )
 
 
-def _translate_alone(config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
-    return objectives.TranslateAlone(config.data.max_target_length, data_info.start, data_info.end)
+def _decoder_only_translate(
+    config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool
+) -> objectives.Objective:
+    return objectives.DecoderOnlyTranslate(config.data.max_target_length, data_info.start, data_info.end)
 
 
 def _prefix(config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
@@ -314,16 +317,16 @@ def classify(config: Config, data_info: DataInfo, vocabularies: Vocabularies, tr
 TRANSLATING = ("train", "evaluate", "translate", "attend", "align", "export", "describe")
 LABELLING = ("train", "evaluate", "predict", "attend", "export", "describe")
 
-KINDS: dict[str, Kind] = {
-    "translate": Kind(
+TASKS: dict[str, Task] = {
+    "translate": Task(
         ("source", "target"),
-        {"encoder_decoder": _translate, "recurrent": _translate, "decoder_only": _translate_alone},
+        {"encoder_decoder": _translate, "recurrent": _translate, "decoder_only": _decoder_only_translate},
         encode.texts,
         token_loss,
         "text",
         TRANSLATING,
     ),
-    "causal_lm": Kind(
+    "causal_lm": Task(
         ("text",),
         {"decoder_only": _causal},
         encode.texts,
@@ -331,7 +334,7 @@ KINDS: dict[str, Kind] = {
         "continuation",
         ("train", "evaluate", "generate", "attend", "export", "describe"),
     ),
-    "prefix_lm": Kind(
+    "prefix_lm": Task(
         ("text",),
         {"encoder_decoder": _encoded_prefix, "decoder_only": _prefix},
         encode.texts,
@@ -339,7 +342,7 @@ KINDS: dict[str, Kind] = {
         "none",
         TRANSLATING,
     ),
-    "masked_lm": Kind(
+    "masked_lm": Task(
         ("text",),
         {"encoder_only": _masked},
         encode.texts,
@@ -348,11 +351,11 @@ KINDS: dict[str, Kind] = {
         LABELLING,
         extra="mask",
     ),
-    "span_corruption": Kind(
+    "span_corruption": Task(
         ("text",), {"encoder_decoder": _spans}, encode.texts, token_loss, "none", TRANSLATING, extra="sentinels"
     ),
-    "denoise": Kind(("text",), {"encoder_decoder": _denoise}, encode.texts, token_loss, "none", TRANSLATING, extra="mask"),
-    "classify": Kind(
+    "denoise": Task(("text",), {"encoder_decoder": _denoise}, encode.texts, token_loss, "none", TRANSLATING, extra="mask"),
+    "classify": Task(
         ("text", "pair", "label"),
         {"encoder_only": classify, "encoder_decoder": classify},
         encode.classified,
@@ -360,40 +363,40 @@ KINDS: dict[str, Kind] = {
         "label",
         LABELLING,
     ),
-    "embed": Kind(
+    "embed": Task(
         ("text", "pair"), {"encoder_only": classify}, encode.texts, no_loss, "vector", ("predict", "attend", "export")
     ),
-    "tag": Kind(("text", "tags"), _labelled(objectives.Tag), encode.tagged, label_loss, "tags", LABELLING),
-    "answer": Kind(("question", "text"), _labelled(objectives.Answer), encode.answered, span_loss, "span", LABELLING),
+    "tag": Task(("text", "tags"), _labelled(objectives.Tag), encode.tagged, label_loss, "tags", LABELLING),
+    "answer": Task(("question", "text"), _labelled(objectives.Answer), encode.answered, span_loss, "span", LABELLING),
 }
 
 
-def kind_of(config: Config) -> Kind:
+def task_of(config: Config) -> Task:
     """The row of the configuration's objective. UserError: its family cannot have it."""
-    kind = KINDS[config.objective.kind]
-    if config.family not in kind.objectives:
-        able = ", ".join(name for name, each in KINDS.items() if config.family in each.objectives)
+    task = TASKS[config.objective.kind]
+    if config.family not in task.objectives:
+        able = ", ".join(name for name, each in TASKS.items() if config.family in each.objectives)
         raise UserError(
-            f"config.objective.kind {config.objective.kind} is for config.family {' or '.join(kind.objectives)}, not "
+            f"config.objective.kind {config.objective.kind} is for config.family {' or '.join(task.objectives)}, not "
             f"{config.family}, which has {able}"
         )
-    return kind
+    return task
 
 
 def make_objective(
     config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool = False
 ) -> objectives.Objective:
     """What the model is handed and must say."""
-    return kind_of(config).objectives[config.family](config, data_info, vocabularies, training)
+    return task_of(config).objectives[config.family](config, data_info, vocabularies, training)
 
 
 def check_mode(config: Config, mode: str) -> None:
     """UserError: what was trained has no such mode."""
-    kind = kind_of(config)
-    if mode not in kind.modes:
+    task = task_of(config)
+    if mode not in task.modes:
         raise UserError(
             f"--mode={mode}: config.family {config.family} with config.objective.kind {config.objective.kind} has the modes "
-            f"{', '.join(kind.modes)}"
+            f"{', '.join(task.modes)}"
         )
 
 
@@ -410,9 +413,9 @@ def check_vocabularies(config: Config, vocabularies: Vocabularies, where: str) -
         )
 
 
-def text_fields(kind: Kind) -> Sequence[str]:
+def text_fields(task: Task) -> Sequence[str]:
     """Fields of an example that a vocabulary encodes."""
-    return [field for field in kind.fields if field not in ("label", "tags")]
+    return [field for field in task.fields if field not in ("label", "tags")]
 
 
 def init_params(model: nn.Module, objective: objectives.Objective, seed: int) -> Any:
@@ -429,7 +432,7 @@ def _init(model: nn.Module) -> Callable[..., Any]:
 
 def features(objective: objectives.Objective) -> dict[str, Any]:
     """The types of a batch's arrays, by name."""
-    return {name: dtype for side in objective.sides for name, dtype in side.features.items()}
+    return {name: dtype for sequence in objective.sequences for name, dtype in sequence.features.items()}
 
 
 def param_shapes(model: nn.Module, features: Mapping[str, Any]) -> Any:

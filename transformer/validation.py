@@ -44,7 +44,7 @@ def validate(config: Config) -> Config:
         )
     most = model.positions.longest() if config.family != "recurrent" else None
     source = data.max_source_length if config.objective.kind != "causal_lm" else 0
-    longest = max(source, data.max_target_length if "target" in config.sides else 0)
+    longest = max(source, data.max_target_length if "target" in config.sequences else 0)
     if most is not None and longest > most:
         raise UserError(
             f"config.model.positions.size {most} is shorter than the longest sequence, {longest} "
@@ -64,7 +64,7 @@ def validate(config: Config) -> Config:
             f"config.data.segmentations {data.segmentations}: labels of {config.objective.kind} belong to tokens; set it to 1"
         )
     _check_joint_vocabulary(config)
-    side = config.sides[-1]
+    side = config.sequences[-1]
     if data.row_length is not None and data.row_length < (longest := getattr(data, f"max_{side}_length")):
         raise UserError(
             f"config.data.row_length {data.row_length} is shorter than config.data.max_{side}_length {longest}; "
@@ -120,7 +120,7 @@ def validate(config: Config) -> Config:
             f"config.train.init_metrics {','.join(of_layers)}: of a Transformer's layers, which config.family recurrent has "
             "not; leave out"
         )
-    if "gradient_distance" in train.init_metrics and "target" not in config.sides:
+    if "gradient_distance" in train.init_metrics and "target" not in config.sequences:
         raise UserError(
             f"config.train.init_metrics gradient_distance: of what is said, and config.family {config.family} with "
             f"config.objective.kind {config.objective.kind} says nothing word by word; leave it out"

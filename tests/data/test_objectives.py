@@ -29,7 +29,7 @@ OBJECTIVES = {
     "causal_lm_evaluated": (lambda s, t: objectives.CausalLM(t, shift=False), TEXT, False),
     "prefix_lm": (lambda s, t: objectives.PrefixLM(t), TEXT, True),
     "encoded_prefix_lm": (lambda s, t: objectives.EncodedPrefixLM(s, t), TEXT, False),
-    "translate_alone": (lambda s, t: objectives.TranslateAlone(t), PAIRS, False),
+    "decoder_only_translate": (lambda s, t: objectives.DecoderOnlyTranslate(t), PAIRS, False),
     "masked_lm": (lambda s, t: objectives.MaskedLM(s, 1, 2, 3, 4, 100), TEXT, True),
     "masked_lm_words": (lambda s, t: objectives.MaskedLM(s, 1, 2, 3, 4, 100, starts_word=STARTS), TEXT, True),
     "masked_lm_next": (lambda s, t: objectives.MaskedLM(s, 1, 2, 3, 4, 100, next_sentence=True), TEXT, True),
@@ -59,8 +59,8 @@ def corpus_of(fields, draw) -> dict[str, Ragged]:
 
 
 def sizes(objective: Objective, features) -> list[int]:
-    """The length of each side, all its features having it."""
-    found = [{len(features[name]) for name in side.features} for side in objective.sides]
+    """The length of each sequence, all its features having it."""
+    found = [{len(features[name]) for name in sequence.features} for sequence in objective.sequences]
     assert all(len(each) == 1 for each in found)
     return [each.pop() for each in found]
 
@@ -71,9 +71,9 @@ def sizes(objective: Objective, features) -> list[int]:
 def test_features_have_the_declared_kinds_and_no_more_than_the_declared_lengths(name, data, longest_source, longest_target):
     make, fields, _ = OBJECTIVES[name]
     objective = make(longest_source, longest_target)
-    corpus = objective.arrange(corpus_of(fields, data.draw))
+    corpus = objective.chunk_documents(corpus_of(fields, data.draw))
     lengths_NxA, limits = objective.lengths(corpus), objective.limits
-    assert lengths_NxA.dtype == np.int64 and lengths_NxA.shape[1] == len(objective.sides) == len(limits)
+    assert lengths_NxA.dtype == np.int64 and lengths_NxA.shape[1] == len(objective.sequences) == len(limits)
     if "lm" in name or "span" in name or "denoise" in name:
         assert (lengths_NxA <= limits).all()  # documents are cut, so that nothing is dropped
     for index in range(len(lengths_NxA)):
@@ -81,7 +81,7 @@ def test_features_have_the_declared_kinds_and_no_more_than_the_declared_lengths(
             features = objective.features(corpus, index, epoch)
             found = sizes(objective, features)
             assert all(found <= np.minimum(lengths_NxA[index], limits))
-            kinds = {feature: np.dtype(kind) for side in objective.sides for feature, kind in side.features.items()}
+            kinds = {feature: np.dtype(kind) for sequence in objective.sequences for feature, kind in sequence.features.items()}
             assert {feature: values.dtype for feature, values in features.items()} == kinds
             if name not in UPPER_BOUNDS:
                 assert found == np.minimum(lengths_NxA[index], limits).tolist()
@@ -93,7 +93,7 @@ def test_features_have_the_declared_kinds_and_no_more_than_the_declared_lengths(
 def test_a_batch_is_its_examples_one_by_one(name, data):
     make, fields, _ = OBJECTIVES[name]
     objective = make(12, 9)
-    corpus = objective.arrange(corpus_of(fields, data.draw))
+    corpus = objective.chunk_documents(corpus_of(fields, data.draw))
     size = len(objective.lengths(corpus))
     index_N = np.array(data.draw(st.lists(st.integers(0, size - 1), max_size=6)), np.int64)
     epoch_N = np.arange(len(index_N)) // 2
@@ -101,8 +101,8 @@ def test_a_batch_is_its_examples_one_by_one(name, data):
     for row in range(len(index_N)):
         alone = objective.features(corpus, int(index_N[row]), int(epoch_N[row]))
         assert {n: rows[row].tolist() for n, rows in batch.items()} == {n: v.tolist() for n, v in alone.items()}
-    for side in objective.sides:
-        assert {n: batch[n].values.dtype for n in side.features} == {n: np.dtype(k) for n, k in side.features.items()}
+    for sequence in objective.sequences:
+        assert {n: batch[n].values.dtype for n in sequence.features} == {n: np.dtype(k) for n, k in sequence.features.items()}
 
 
 @every
@@ -111,12 +111,12 @@ def test_features_are_pure_and_differ_by_seed_epoch_and_example(name):
     rows = {"label": [[1]] * 2, "span": [[3, 4]] * 2}
     text = np.arange(4000) % 90 + 4
     corpus = {field: Ragged.of(rows.get(field, [text[:2000], text[:2000]])) for field in fields}
-    blocks = make(64, 64).arrange(corpus)
+    blocks = make(64, 64).chunk_documents(corpus)
     size = len(make(64, 64).lengths(blocks))
 
     def drawn(index: int, epoch: int, seed: int = 0) -> str:
         objective = dataclasses.replace(make(64, 64), seed=seed) if draws else make(64, 64)
-        return str({n: v.tolist() for n, v in objective.features(objective.arrange(corpus), index, epoch).items()})
+        return str({n: v.tolist() for n, v in objective.features(objective.chunk_documents(corpus), index, epoch).items()})
 
     middle = size // 4  # of the first document
     assert drawn(middle, 0) == drawn(middle, 0)

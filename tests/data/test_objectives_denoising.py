@@ -23,7 +23,7 @@ def spans(limit_source: int, limit_target: int, sentinels: int = 100, **others) 
 def test_chunks_are_as_long_as_the_published_code_makes_them(source, target, tokens):
     objective = spans(source, target)
     assert objective.window == tokens
-    lengths = objective.lengths(objective.arrange({"text": Ragged.of([[9] * (tokens + 1)])}))
+    lengths = objective.lengths(objective.chunk_documents({"text": Ragged.of([[9] * (tokens + 1)])}))
     assert len(lengths) == 2 and (lengths <= (source, target)).all()
     if (source, target) == (512, 114):
         assert lengths[0].tolist() == [512, 114]
@@ -52,7 +52,7 @@ def restore(source: list[int], targets: list[int]) -> list[int]:
 @given(DOCUMENTS, st.integers(3, 50), st.integers(3, 50), st.floats(0.05, 0.95), st.floats(1, 5), st.integers(0, 5))
 def test_spans_put_back_give_the_documents_again(documents, source, target, rate, span_length, epoch):
     objective = spans(source, target, rate=rate, span_length=span_length)
-    corpus = objective.arrange({"text": Ragged.of(documents)})
+    corpus = objective.chunk_documents({"text": Ragged.of(documents)})
     restored = []
     for index in range(len(objective.lengths(corpus))):
         row = {name: values.tolist() for name, values in objective.features(corpus, index, epoch).items()}
@@ -63,7 +63,7 @@ def test_spans_put_back_give_the_documents_again(documents, source, target, rate
 
 def test_15_percent_are_hidden_in_spans_of_3():
     objective = spans(512, 114)
-    corpus = objective.arrange({"text": Ragged.of([[9] * 568 * 3])})
+    corpus = objective.chunk_documents({"text": Ragged.of([[9] * 568 * 3])})
     for index in range(3):
         row = objective.features(corpus, index, 0)
         sentinels = np.sum(row["source"] > 100)
@@ -73,7 +73,7 @@ def test_15_percent_are_hidden_in_spans_of_3():
 
 def test_a_text_of_one_token_hides_nothing():
     objective = spans(9, 9)
-    row = objective.features(objective.arrange({"text": Ragged.of([[7]])}), 0, 0)
+    row = objective.features(objective.chunk_documents({"text": Ragged.of([[7]])}), 0, 0)
     assert row["source"].tolist() == [7, END] and row["targets"].tolist() == [END] and row["inputs"].tolist() == [START]
 
 
@@ -85,7 +85,7 @@ def noise(source: int = 40, target: int = 40, **others) -> Denoise:
 
 
 def rows(objective, documents, epoch: int = 0) -> list[dict[str, list]]:
-    corpus = objective.arrange({"text": Ragged.of(documents)})
+    corpus = objective.chunk_documents({"text": Ragged.of(documents)})
     every = range(len(objective.lengths(corpus)))
     return [{n: v.tolist() for n, v in objective.features(corpus, index, epoch).items()} for index in every]
 

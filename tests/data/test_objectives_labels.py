@@ -56,9 +56,9 @@ def test_a_text_without_a_label_weighs_nothing(label):
 
 
 def test_labels_are_a_side_of_their_own_before_the_text():
-    assert Classify.sides == (LABEL, READER) and Answer.sides == (SPAN, READER) and Tag.sides == (TAGGER,)
-    for side in (LABEL, SPAN):
-        mine = {*side.features, side.positions, side.segments}
+    assert Classify.sequences == (LABEL, READER) and Answer.sequences == (SPAN, READER) and Tag.sequences == (TAGGER,)
+    for sequence in (LABEL, SPAN):
+        mine = {*sequence.features, sequence.positions, sequence.segments}
         assert not mine & {*READER.features, READER.positions, READER.segments}
 
 
@@ -101,7 +101,7 @@ def test_windows_cover_the_context_and_point_at_the_answer_in_them(question, tex
     first = data.draw(st.integers(0, len(text) - 1))
     last = data.draw(st.integers(first, len(text) - 1))
     objective = Answer(limit, BEGIN, END, stride=stride, max_question=5)
-    corpus = objective.arrange(of(question=question, text=text, span=[first, last]))
+    corpus = objective.chunk_documents(of(question=question, text=text, span=[first, last]))
     asked = question[: min(5, (limit - 3) // 2)]
     room = limit - 3 - len(asked)
     starts = [0]
@@ -124,7 +124,7 @@ def test_windows_cover_the_context_and_point_at_the_answer_in_them(question, tex
 
 def test_windows_of_several_examples_say_whose_they_are():
     objective = Answer(10, BEGIN, END, stride=3)
-    corpus = objective.arrange(
+    corpus = objective.chunk_documents(
         {
             "question": Ragged.of([[5], [6, 7], [8]]),
             "text": Ragged.of([range(10, 20), [], [30]]),
@@ -140,5 +140,5 @@ def test_windows_of_several_examples_say_whose_they_are():
 
 def test_a_question_without_a_known_answer_weighs_nothing():
     objective = Answer(10, BEGIN, END)
-    found = plain(objective.features(objective.arrange(of(question=[5], text=[7, 8])), 0, 0))
+    found = plain(objective.features(objective.chunk_documents(of(question=[5], text=[7, 8])), 0, 0))
     assert found["weights"] == [0.0] and found["first"] == found["last"] == [0]

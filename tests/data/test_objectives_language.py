@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transformer.data.corpus import Ragged
-from transformer.data.objectives import CausalLM, EncodedPrefixLM, PrefixLM, TranslateAlone
+from transformer.data.objectives import CausalLM, DecoderOnlyTranslate, EncodedPrefixLM, PrefixLM
 
 START, END = 1, 2
 SOME = settings(max_examples=50, derandomize=True, deadline=None, database=None)
@@ -22,7 +22,7 @@ def rows(objective, corpus, epoch: int = 0) -> list[dict[str, list]]:
 @given(DOCUMENTS, st.integers(1, 9), st.booleans())
 def test_each_token_and_end_is_said_once_from_the_token_before_it(documents, block, cross):
     objective = CausalLM(block, START, END, cross_documents=cross, shift=False)
-    corpus = objective.arrange({"text": Ragged.of(documents)})
+    corpus = objective.chunk_documents({"text": Ragged.of(documents)})
     streams = [[*document, END] for document in documents]
     streams = [sum(streams, [])] if cross else streams
     found = rows(objective, corpus)
@@ -39,7 +39,7 @@ def test_a_shift_moves_all_chunks_but_first_and_last_of_a_document(lengths, bloc
     values = np.arange(10, 10 + sum(lengths), dtype=np.int32)  # a token is known by its number
     text = Ragged(values, np.concatenate([[0], np.cumsum(lengths)]))
     objective = CausalLM(block, START, END, seed=3, cross_documents=cross)
-    corpus = objective.arrange({"text": text})
+    corpus = objective.chunk_documents({"text": text})
     plain, moved = rows(CausalLM(block, START, END, cross_documents=cross, shift=False), corpus), rows(objective, corpus, epoch)
     streams = [[*text[i].tolist(), END] for i in range(len(text))]
     streams = [sum(streams, [])] if cross else streams
@@ -63,7 +63,7 @@ def test_a_shift_moves_all_chunks_but_first_and_last_of_a_document(lengths, bloc
 def test_shifts_over_epochs_are_all_there_are_and_cover_all():
     block = 4
     objective = CausalLM(block, START, END, seed=7)
-    corpus = objective.arrange({"text": Ragged.of([np.arange(10, 31)])})
+    corpus = objective.chunk_documents({"text": Ragged.of([np.arange(10, 31)])})
     found = [rows(objective, corpus, epoch) for epoch in range(60)]
     second = {epoch_rows[1]["targets"][0] - 10 for epoch_rows in found}
     assert second == {1, 2, 3, 4}
@@ -79,7 +79,7 @@ def test_shifts_of_a_seed_are_its_own():
 
     def shifts(seed):
         objective = CausalLM(16, START, END, seed=seed)
-        corpus = objective.arrange(text)
+        corpus = objective.chunk_documents(text)
         return [objective.features(corpus, 1, epoch)["targets"][0] for epoch in range(20)]
 
     assert shifts(0) == shifts(0) != shifts(1)
@@ -89,8 +89,8 @@ def test_shifts_of_a_seed_are_its_own():
 @SOME
 @given(st.lists(st.integers(4, 99), max_size=12), st.lists(st.integers(4, 99), max_size=12))
 def test_a_pair_is_read_as_source_start_target_and_said_as_target_end(source, target):
-    objective = TranslateAlone(40, START, END)
-    corpus = objective.arrange({"source": Ragged.of([source]), "target": Ragged.of([target])})
+    objective = DecoderOnlyTranslate(40, START, END)
+    corpus = objective.chunk_documents({"source": Ragged.of([source]), "target": Ragged.of([target])})
     assert objective.lengths(corpus).tolist() == [[len(source) + len(target) + 1]]
     (found,) = rows(objective, corpus)
     assert found["inputs"] == [*source, START, *target]
@@ -109,7 +109,7 @@ def test_a_pair_is_read_as_source_start_target_and_said_as_target_end(source, ta
 )
 def test_of_a_pair_that_is_too_long_the_longer_gives_way(source, target, inputs, said):
     corpus = {"source": Ragged.of([range(10, 10 + source)]), "target": Ragged.of([range(30, 30 + target)])}
-    (found,) = rows(TranslateAlone(6, START, END), corpus)
+    (found,) = rows(DecoderOnlyTranslate(6, START, END), corpus)
     assert found["inputs"] == inputs
     assert [t for t, w in zip(found["targets"], found["weights"], strict=True) if w] == said
 
@@ -118,7 +118,7 @@ def test_of_a_pair_that_is_too_long_the_longer_gives_way(source, target, inputs,
 @given(DOCUMENTS, st.integers(2, 9), st.integers(0, 9))
 def test_a_chunk_is_split_in_a_prefix_and_what_is_said(documents, block, epoch):
     objective = PrefixLM(block, START, END)
-    corpus = objective.arrange({"text": Ragged.of(documents)})
+    corpus = objective.chunk_documents({"text": Ragged.of(documents)})
     restored = []
     for row in rows(objective, corpus, epoch):
         split = row["inputs"].index(START)
@@ -132,7 +132,7 @@ def test_a_chunk_is_split_in_a_prefix_and_what_is_said(documents, block, epoch):
 
 def test_splits_are_all_there_are():
     objective = PrefixLM(6, START, END)
-    corpus = objective.arrange({"text": Ragged.of([[9] * 5])})
+    corpus = objective.chunk_documents({"text": Ragged.of([[9] * 5])})
     found = {sum(objective.features(corpus, 0, epoch)["prefix"]) - 1 for epoch in range(80)}
     assert found == {1, 2, 3, 4, 5}
 
@@ -141,7 +141,7 @@ def test_splits_are_all_there_are():
 @given(DOCUMENTS, st.integers(2, 9), st.integers(2, 9), st.sampled_from([None, 3]))
 def test_with_an_encoder_the_first_part_is_read_and_the_rest_said(documents, longest_source, longest_target, begin):
     objective = EncodedPrefixLM(longest_source + (begin is not None), longest_target, START, END, begin)
-    corpus = objective.arrange({"text": Ragged.of(documents)})
+    corpus = objective.chunk_documents({"text": Ragged.of(documents)})
     restored = []
     for row in rows(objective, corpus):
         assert row["source"][:-1][:1] == [begin] if begin else START not in row["source"]
@@ -152,6 +152,6 @@ def test_with_an_encoder_the_first_part_is_read_and_the_rest_said(documents, lon
 
 
 def test_splits_of_an_encoders_text_are_spread_evenly():
-    corpus = EncodedPrefixLM(20, 20).arrange({"text": Ragged.of([[9] * 5] * 4000)})
+    corpus = EncodedPrefixLM(20, 20).chunk_documents({"text": Ragged.of([[9] * 5] * 4000)})
     counts = np.bincount(corpus["source"].lengths, minlength=5)
     assert counts[0] == 0 and (abs(counts[1:] - 1000) < 120).all()  # 4 standard deviations

@@ -28,7 +28,7 @@ def near(count: float, of: int, probability: float) -> bool:
 @given(DOCUMENTS, st.integers(5, 20), st.integers(0, 5))
 def test_filling_what_was_chosen_gives_the_documents_again(documents, limit, epoch):
     objective = make(limit)
-    corpus = objective.arrange({"text": Ragged.of(documents)})
+    corpus = objective.chunk_documents({"text": Ragged.of(documents)})
     restored = []
     for index in range(len(objective.lengths(corpus))):
         row = objective.features(corpus, index, epoch)
@@ -47,7 +47,7 @@ def test_filling_what_was_chosen_gives_the_documents_again(documents, limit, epo
 def test_15_percent_are_chosen_and_of_these_80_10_10():
     tokens = np.random.default_rng(1).integers(LOW, HIGH, (1, 40_000))
     objective = make(limit=102)
-    corpus = objective.arrange({"text": Ragged.of(tokens)})
+    corpus = objective.chunk_documents({"text": Ragged.of(tokens)})
     rows = [objective.features(corpus, index, 0) for index in range(400)]
     source, targets, weights = (np.concatenate([row[n] for row in rows]) for n in ("source", "targets", "weights"))
     chosen = weights == 1
@@ -62,7 +62,7 @@ def test_15_percent_are_chosen_and_of_these_80_10_10():
 
 def test_masks_differ_by_epoch():
     objective = make(limit=102)
-    corpus = objective.arrange({"text": Ragged.of([[9] * 100])})
+    corpus = objective.chunk_documents({"text": Ragged.of([[9] * 100])})
     ever = sum(objective.features(corpus, 0, epoch)["weights"] for epoch in range(60))
     assert (ever[1:-1] > 0).all() and ever.max() < 30
 
@@ -74,7 +74,7 @@ def test_whole_words_are_never_split(next_sentence):
     documents = [np.where(generator.random(200) < 0.4, 50, 500) for _ in range(4)]
     starts_word = np.arange(HIGH) < 100
     objective = make(32, starts_word=starts_word, next_sentence=next_sentence)
-    corpus = objective.arrange({"text": Ragged.of(documents)})
+    corpus = objective.chunk_documents({"text": Ragged.of(documents)})
     several, total = 0, 0
     for index in range(len(objective.lengths(corpus))):
         row = objective.features(corpus, index, 0)
@@ -92,7 +92,7 @@ def test_whole_words_are_never_split(next_sentence):
 def test_what_begins_a_second_segment_is_no_part_of_the_first_ones_last_word():
     documents = [[50, 500, 500, 500], [50, 500, 500, 500]]
     objective = make(32, starts_word=np.arange(HIGH) < 100, next_sentence=True, rate=0.5)
-    corpus = objective.arrange({"text": Ragged.of(documents)})
+    corpus = objective.chunk_documents({"text": Ragged.of(documents)})
     found = {tuple(objective.features(corpus, 0, epoch)["weights"].astype(int)) for epoch in range(20)}
     assert found == {(0, 1, 1, 0, 0, 0, 0), (0, 0, 0, 0, 1, 1, 0)}
 
@@ -114,7 +114,7 @@ def segments_of(row) -> tuple[list[int], list[int]]:
 def test_a_second_segment_follows_or_is_of_another_document(sizes, limit, epoch):
     documents = [[1000 * number + place + 10 for place in range(size)] for number, size in enumerate(sizes)]
     objective = make(limit, next_sentence=True)
-    corpus = objective.arrange({"text": Ragged.of(documents)})
+    corpus = objective.chunk_documents({"text": Ragged.of(documents)})
     read = set()
     for index in range(len(objective.lengths(corpus))):
         row = objective.features(corpus, index, epoch)
@@ -133,7 +133,7 @@ def test_a_second_segment_follows_or_is_of_another_document(sizes, limit, epoch)
 def test_half_of_the_segments_are_related_and_others_come_from_everywhere():
     documents = [np.full(50, 100 + number) for number in range(20)]
     objective = make(28, next_sentence=True)
-    corpus = objective.arrange({"text": Ragged.of(documents)})
+    corpus = objective.chunk_documents({"text": Ragged.of(documents)})
     size = len(objective.lengths(corpus))
     assert size == 40
     labels, others = [], []
@@ -151,7 +151,7 @@ def test_half_of_the_segments_are_related_and_others_come_from_everywhere():
 
 def test_the_label_is_a_side_of_its_own_before_the_text():
     objective = make(next_sentence=True)
-    assert objective.sides == (RELATED, TAGGER) and make().sides == (TAGGER,)
+    assert objective.sequences == (RELATED, TAGGER) and make().sequences == (TAGGER,)
     assert objective.limits == (1, 16) and make().limits == (16,)
     assert not set(RELATED.features) & set(TAGGER.features)
     assert set(READER.features) < set(TAGGER.features)
@@ -159,4 +159,4 @@ def test_the_label_is_a_side_of_its_own_before_the_text():
 
 def test_one_document_has_no_unrelated_segment():
     with pytest.raises(UserError, match="next_sentence.*one document"):
-        make(next_sentence=True).arrange({"text": Ragged.of([[9] * 50, []])})
+        make(next_sentence=True).chunk_documents({"text": Ragged.of([[9] * 50, []])})

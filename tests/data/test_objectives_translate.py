@@ -55,8 +55,8 @@ def test_a_batch_is_its_examples_one_by_one(pairs, limits, begin, data):
         rows = [{name: found[name][row].tolist() for name in found} for row in range(len(index_N))]
         assert rows == [wanted(*pairs[i], *limits, begin) for i in index_N]
         assert all(len(rows) == len(index_N) for rows in found.values())
-        for side in objective.sides:
-            assert {name: found[name].values.dtype for name in side.features} == dict(side.features)
+        for sequence in objective.sequences:
+            assert {name: found[name].values.dtype for name in sequence.features} == dict(sequence.features)
 
 
 @SOME
@@ -98,7 +98,7 @@ def test_start_and_end_are_settings():
 
 
 def test_the_last_side_is_the_one_that_is_said():
-    assert Translate.sides == (ENCODER, DECODER)
+    assert Translate.sequences == (ENCODER, DECODER)
     assert not {*ENCODER.features, ENCODER.positions, ENCODER.segments} & {
         *DECODER.features,
         DECODER.positions,

@@ -22,8 +22,8 @@ def test_a_workdir_is_ready_to_use():
 
 def test_each_output_has_what_says_it():
     """And the methods that the modes call."""
-    assert set(predict.PREDICTORS) == set(typing.get_args(families.Output)) == {row.output for row in families.KINDS.values()}
-    for row in families.KINDS.values():
+    assert set(predict.PREDICTORS) == set(typing.get_args(families.Output)) == {row.output for row in families.TASKS.values()}
+    for row in families.TASKS.values():
         used = {"translate": Translator, "generate": Generator, "predict": Labeller}
         assert [used[mode] for mode in row.modes if mode in used] == [predict.PREDICTORS[row.output]]
         assert all(hasattr(predict.PREDICTORS[row.output], name) for name in row.modes if name in used)

@@ -81,7 +81,7 @@ COMPONENTS = {
     ),
 }
 OF_COMPONENTS = {"learned": {"model.positions.size": "16"}, "t5": {"model.positions.buckets": "4"}}
-PAIRS = [(family, kind) for kind, row in families.KINDS.items() for family in row.objectives if kind != "embed"]  # has no loss
+PAIRS = [(family, kind) for kind, row in families.TASKS.items() for family in row.objectives if kind != "embed"]  # has no loss
 TEXTS = ["ab cde", "b", "ca ab", "dd e", "abcde", "ab"]
 
 
@@ -105,7 +105,7 @@ def drawn(number: int) -> Config:
             }
             changed = {name: draw.choice(choices[name]) for name in draw.sample(sorted(choices), 8)}
             config = validate(effects.without_idle(settings.override(config, changed)))
-            families.kind_of(config)
+            families.task_of(config)
             return config
         except UserError as error:
             assert len(str(error).splitlines()) == 1
@@ -134,14 +134,14 @@ def examples(fields: tuple[str, ...]) -> list[dict[str, str]]:
 
 def works(config: Config, folder) -> None:
     """One update, saved and restored to the bit, and something said."""
-    family, kind, runtime = families.FAMILIES[config.family], families.kind_of(config), Runtime(config.parallel)
-    rows = examples(kind.fields)
+    family, task, runtime = families.FAMILIES[config.family], families.task_of(config), Runtime(config.parallel)
+    rows = examples(task.fields)
     made = Bytes() if config.data.vocabulary == "bytes" else Characters(sorted(set("".join(TEXTS) + "?")))
-    vocabularies = {field: made for field in families.text_fields(kind) if field != "pair"}
-    data_info = prepare.make_data_info(vocabularies, kind.extra, SimpleNamespace(training=lambda: listed(rows)), None)
+    vocabularies = {field: made for field in families.text_fields(task) if field != "pair"}
+    data_info = prepare.make_data_info(vocabularies, task.extra, SimpleNamespace(training=lambda: listed(rows)), None)
     model = family.model(config, data_info)
     objective = families.make_objective(config, data_info, vocabularies, training=True)
-    tokens = kind.encode(rows, vocabularies, data_info.labels)
+    tokens = task.encode(rows, vocabularies, data_info.labels)
     batches, _ = pipeline.plan(
         tokens, objective, config.data, config.train.batch_tokens, config.train.accumulate * runtime.count, 0, training=True
     )
@@ -159,7 +159,7 @@ def works(config: Config, folder) -> None:
     again = step.restore_state(checkpoints, 1, jax.eval_shape(init))
     checkpoints.close()
     assert jax.tree.all(jax.tree.map(lambda a, b: a.dtype == b.dtype and np.array_equal(a, b), after, again))
-    predictor = PREDICTORS[kind.output](Loaded(config, data_info, model, objective, again.params, vocabularies))
+    predictor = PREDICTORS[task.output](Loaded(config, data_info, model, objective, again.params, vocabularies))
     if hasattr(predictor, "translate"):
         assert len(list(predictor.translate(["ab", "", "ca"]))) == 3
     elif hasattr(predictor, "generate"):

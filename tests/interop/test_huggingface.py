@@ -109,8 +109,8 @@ def test_what_is_read_is_written_and_read_again_to_the_bit(tmp_path, name):
 @pytest.mark.parametrize("name", ["t5 1.1 untied", "marian", "gpt2", "bert PreTraining", "bert SequenceClassification"])
 def test_the_parameters_are_those_of_the_model_that_the_settings_make(tmp_path, name):
     found = huggingface.read(case(tmp_path / "a", name)[0])
-    kind = families.kind_of(found.config)
-    fields = families.text_fields(kind)
+    task = families.task_of(found.config)
+    fields = families.text_fields(task)
     for each, vocab in found.vocabularies.items():
         vocab.save(tmp_path, each)
     by_field = prepare.load_vocabularies(found.config.data, fields, tmp_path)

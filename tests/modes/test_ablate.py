@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-import kinds
 import pytest
+import tasks
 from trained import ROOT, command
 
 from transformer.studies import processes, results, runs
@@ -44,8 +44,8 @@ def get_study():
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     (tmp_path / "data").mkdir()
-    kinds.KINDS["classify"].files(tmp_path / "data")
-    (tmp_path / "tiny.py").write_text(kinds.EXPERIMENT)
+    tasks.TASKS["classify"].files(tmp_path / "data")
+    (tmp_path / "tiny.py").write_text(tasks.EXPERIMENT)
     (tmp_path / "study.py").write_text(STUDY)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -164,7 +164,7 @@ def study(old: str, new: str) -> str:
 # The study's text, more arguments, and a part of the line.
 WRONG: dict[str, tuple[str, list[str], str]] = {
     "no study": ("x = 1", [], "--config=study.py: AttributeError"),
-    "config": (kinds.EXPERIMENT, [], "get_study() must return a Study"),
+    "config": (tasks.EXPERIMENT, [], "get_study() must return a Study"),
     "setting": (STUDY, ["--config.base.model.num_head=3"], "did you mean 'base.model.num_heads'?"),
     "not the base's": (STUDY, ["--config.train.steps=3"], "did you mean 'base.train.steps'?"),
     "base": (STUDY, ["--config.base=tinny.py"], "--config.base=tinny.py: there is no such file; did you mean 'tiny.py'?"),

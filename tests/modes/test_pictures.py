@@ -88,11 +88,11 @@ def test_nothing_after_the_scores_fails_a_run(tmp_path, monkeypatch, capsys):
         def translate(self, texts):
             raise ZeroDivisionError("of nothing")
 
-    training._show(Workdir(workdir), families.kind_of(translator().config), splits, Broken())
+    training._show(Workdir(workdir), families.task_of(translator().config), splits, Broken())
     told = capsys.readouterr().err
     assert "ZeroDivisionError: of nothing (test_pictures.py:" in told and "--mode=translate" in told
     files = re.findall(r"--config=(\S+)", told)  # the default job leads to one's own text, and to a study
     assert len(files) == 2 and all((trained.ROOT / file).is_file() for file in files)
     monkeypatch.setattr(pictures, "_interest", lambda source: 1 / 0)
-    training._show(Workdir(workdir), families.kind_of(translator().config), splits, Broken())
+    training._show(Workdir(workdir), families.task_of(translator().config), splits, Broken())
     assert "ZeroDivisionError" in capsys.readouterr().err

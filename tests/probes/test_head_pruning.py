@@ -51,7 +51,7 @@ def parts(kind: str):
     config = configured(kind)
     data_info = settings.replace(settings.replace(small.DATA_INFO, "mask", 3), "labels", ("even", "odd"))
     model, params = small.untrained(config, data_info)
-    return config, families.kind_of(config).loss(model, config, data_info), params
+    return config, families.task_of(config).loss(model, config, data_info), params
 
 
 def scaled(params, head: str, factor: float):

@@ -35,7 +35,7 @@ def parts(config: Config):
     """The model, its loss, and parameters that are drawn."""
     data_info = small.DATA_INFO if config.objective.kind != "masked_lm" else settings.replace(small.DATA_INFO, "mask", 3)
     model, params = small.untrained(config, data_info)
-    return model, families.kind_of(config).loss(model, config, data_info), params
+    return model, families.task_of(config).loss(model, config, data_info), params
 
 
 def measured(config: Config, rows: int = 8) -> dict[str, float]:

@@ -3,9 +3,9 @@
 import dataclasses
 from pathlib import Path
 
-import kinds
 import pytest
 import small
+import tasks
 from test_study import STUDY
 
 from transformer import settings
@@ -122,13 +122,13 @@ def test_families_must_have_the_objective():
         plan(arms={"a": {}, "b": {"family": "encoder_only"}}, claims=(), compare_with="a")
 
 
-@pytest.mark.parametrize("kind", kinds.KINDS)
+@pytest.mark.parametrize("kind", tasks.TASKS)
 def test_what_is_reported(kind):
-    """The table of kinds, which other tests hold against real runs, says what the test split is scored by."""
-    changes = dict(argument.removeprefix("--config.").split("=", 1) for argument in kinds.arguments(kind))
+    """The table of tasks, which other tests hold against real runs, says what the test split is scored by."""
+    changes = dict(argument.removeprefix("--config.").split("=", 1) for argument in tasks.arguments(kind))
     config = settings.override(small.config(data__batching="bucketed"), changes)
-    test = {f"test/{name}" for name in kinds.KINDS[kind].scores}
-    assert set(reported(config)) == test | {f"validation/{name}" for name in kinds.TOKENS}
+    test = {f"test/{name}" for name in tasks.TASKS[kind].scores}
+    assert set(reported(config)) == test | {f"validation/{name}" for name in tasks.TOKENS}
     alone = settings.override(config, {"data.test": "none"})
     assert set(reported(alone)) == {name.replace("test/", "validation/") for name in test}
     assert set(reported(settings.override(config, {"data.validation": "none"}))) == test

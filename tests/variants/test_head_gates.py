@@ -115,7 +115,7 @@ def test_what_open_gates_cost():
     config, data_info, model, params, places = model_of("encoder_decoder", HeadGates(penalty_per_head=0.1))
     params = with_gates(params, {place: [[9.0, -9.0 if "cross" in place else 0.5]] for place in places})
     batch = small.batch(0, 3)
-    plain = families.kind_of(config).loss(model, config, data_info)
+    plain = families.task_of(config).loss(model, config, data_info)
     loss = families.make_loss(model, config, data_info)
     found, bare = loss(params, batch, None), plain(params, batch, None)
     weight = float(bare["weight_sum"])

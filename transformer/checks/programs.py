@@ -81,7 +81,7 @@ def bfloat16(subject: Subject) -> Outcome:
 def trained(subject: Subject) -> Any:
     """Loss, step, first state and a batch of the objective, or why there are none."""
     config = settings.replace(subject.config, "train", TRAIN)
-    if families.kind_of(config).loss is families.no_loss:
+    if families.task_of(config).loss is families.no_loss:
         return f"config.objective.kind {config.objective.kind} has no loss"
     made = trainer.make(config, subject.data_info, subject.model)
 

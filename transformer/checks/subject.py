@@ -83,12 +83,12 @@ class Subject:
     @property
     def side(self) -> str:
         """Which side of an example the outputs stand for."""
-        return "source" if self.config.sides == ("source",) else "target"
+        return "source" if self.config.sequences == ("source",) else "target"
 
     @property
     def reads(self) -> tuple[str, ...]:
         """The sides of an example that are read."""
-        return tuple(self.config.sides)
+        return tuple(self.config.sequences)
 
     @property
     def recurrent(self) -> bool:
@@ -97,7 +97,7 @@ class Subject:
     @functools.cached_property
     def initial(self) -> Any:
         """Parameters as training begins with them."""
-        fields = families.text_fields(families.kind_of(self.config))
+        fields = families.text_fields(families.task_of(self.config))
         objective = families.make_objective(self.config, DATA_INFO, dict.fromkeys(fields, Bytes()))
         return families.init_params(self.model, objective, seed=0)
 

@@ -20,13 +20,13 @@ class Plan:
     permutes rows, and members within their type: every epoch has the same number of rows, in other company.
     """
 
-    shape: tuple[int, ...]  # slots of a row, by side
+    shape: tuple[int, ...]  # slots of a row, for each sequence
     row_starts: np.ndarray
     slot_types: np.ndarray
     order: np.ndarray
     members: np.ndarray  # example numbers
     starts: np.ndarray
-    tokens: int  # slots of all rows and sides that are filled
+    tokens: int  # filled slots of all rows and sequences
 
     @property
     def num_rows(self) -> int:
@@ -34,7 +34,7 @@ class Plan:
 
     @property
     def padding(self) -> float:
-        """Fraction of the slots of all rows and sides that is empty."""
+        """Fraction of the slots of all rows and sequences that is empty."""
         return 1.0 - self.tokens / max(self.num_rows * sum(self.shape), 1)
 
     def shuffled(self, generator: np.random.Generator) -> np.ndarray:
@@ -50,18 +50,19 @@ class Plan:
 
 
 def choose_shape(lengths_NxA: np.ndarray, target_slots: int) -> tuple[int, ...]:
-    """Slots by side of a row with `target_slots` on the last: others in proportion to their tokens, the longest at least."""
+    """Slots of each sequence of a row: `target_slots` for the last, the others in proportion to their tokens, but at least
+    their longest example."""
     totals, longest = lengths_NxA.sum(axis=0), lengths_NxA.max(axis=0)
     others = [max(int(long), math.ceil(target_slots * total / totals[-1])) for long, total in zip(longest, totals, strict=True)]
     return (*others[:-1], target_slots)
 
 
 def pack(lengths_NxA: np.ndarray, shape: tuple[int, ...]) -> Plan:
-    """Rows of `shape` slots a side that hold every example once. Lengths of N examples on A = 1 or 2 sides, none above `shape`.
+    """Rows of `shape` slots a sequence that hold every example once. N examples of A = 1 or 2 sequences; none is above `shape`.
 
     Each row is begun with the example that is largest against the row, then filled with the type that has the greatest
     product with the room left (vector packing by dot product; Panigrahy et al. 2011): what fits the shape of the room. As
-    soon as two examples or one would fill what is left to the last slot of all sides, they do.
+    soon as two examples or one would fill what is left to the last slot of all sequences, they do.
     """
     room = np.asarray(shape, np.int64)
     lengths_N = np.ravel_multi_index(tuple(lengths_NxA.T), tuple(room + 1))  # one number each: sorts ten times as fast
@@ -148,7 +149,7 @@ def _plan(
 
 
 def buckets(lengths_NxA: np.ndarray, count: int) -> np.ndarray:
-    """Upper bounds, at most `count`, of an example's longest side, such that padding to them is least (dynamic programming)."""
+    """At most `count` bounds of an example's longest sequence such that padding to them is least (dynamic programming)."""
     values, counts = np.unique(lengths_NxA.max(axis=1), return_counts=True)
     before = np.concatenate([[0], np.cumsum(counts)])
     cost_JxI = np.where(  # slots of one bucket that holds values j .. i

@@ -50,7 +50,7 @@ class Batches(Sequence[Batch]):
 
     @property
     def padding(self) -> float:
-        """Fraction of the slots of an epoch's batches, of all sides, that hold no token. Rows without an example count too.
+        """Fraction of the slots of an epoch's batches, of all sequences, that hold no token. Rows without an example count too.
 
         Of training, the mean of `train/padding_share` over an epoch.
         """
@@ -81,14 +81,14 @@ class Batches(Sequence[Batch]):
         first_of_row = np.searchsorted(row_N, row_N)
         segment_N = np.arange(len(row_N)) - first_of_row + 1
         batch: Batch = {}
-        for side, slots in zip(self.objective.sides, shape, strict=True):
-            length_N = features[next(iter(side.features))].lengths
+        for sequence, slots in zip(self.objective.sequences, shape, strict=True):
+            length_N = features[next(iter(sequence.features))].lengths
             ends = np.cumsum(length_N)
             before_N = (ends - length_N) - (ends - length_N)[first_of_row]
             place = spread(row_N * slots + before_N, length_N)
-            arrays = {name: (features[name].values, dtype) for name, dtype in side.features.items()}
-            arrays[side.positions] = (spread(np.zeros_like(length_N), length_N), np.int32)
-            arrays[side.segments] = (np.repeat(segment_N, length_N), np.int32)
+            arrays = {name: (features[name].values, dtype) for name, dtype in sequence.features.items()}
+            arrays[sequence.positions] = (spread(np.zeros_like(length_N), length_N), np.int32)
+            arrays[sequence.segments] = (np.repeat(segment_N, length_N), np.int32)
             for name, (values, dtype) in arrays.items():
                 flat = np.zeros(rows * slots, dtype)
                 flat[place] = values
@@ -142,7 +142,7 @@ class Packed(Batches):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bucket:
-    """Examples of like length: `shape` slots by side, `rows` examples a batch."""
+    """Examples of like length: `shape` slots for each sequence, `rows` examples a batch."""
 
     members: np.ndarray
     shape: tuple[int, ...]
@@ -210,15 +210,15 @@ def plan(
     evaluation never drops an example. UserError: no example is left.
     """
     notices: list[str | Cut] = [*some(*objective.cuts(corpus))]
-    corpus = objective.arrange(corpus)
+    corpus = objective.chunk_documents(corpus)
     lengths_NxA, limits = objective.lengths(corpus), np.asarray(objective.limits)
     long_NxA = lengths_NxA > limits
     long_N, dropping = np.any(long_NxA, axis=1), training and data.too_long == "drop"
     if long_N.any():
         what = "dropped (config.data.too_long=cut keeps their beginning)" if dropping else "cut"
         over = [
-            (side.name, limit)
-            for side, limit, any_ in zip(objective.sides, limits, np.any(long_NxA, axis=0).tolist(), strict=True)
+            (sequence.name, limit)
+            for sequence, limit, any_ in zip(objective.sequences, limits, np.any(long_NxA, axis=0).tolist(), strict=True)
             if any_
         ]
         limit = " or ".join(f"{limit:,} {name} tokens (config.data.max_{name}_length)" for name, limit in over)
@@ -260,8 +260,8 @@ def blank(objective: Objective, data: Data, longest: int, batch_tokens: int, mul
     """A batch as `plan` would make it of rows of `longest` slots, where unpacked ones may be as long; without memory."""
     slots = [longest if data.batching == "packed" else min(longest, limit) for limit in objective.limits]
     rows, batch = Rows(multiple).height(_rows(slots[-1], batch_tokens)), {}
-    for side, length in zip(objective.sides, slots, strict=True):
-        types = {**side.features, side.positions: np.int32, side.segments: np.int32}
+    for sequence, length in zip(objective.sequences, slots, strict=True):
+        types = {**sequence.features, sequence.positions: np.int32, sequence.segments: np.int32}
         batch |= {name: np.broadcast_to(np.zeros((), dtype), (rows, length)) for name, dtype in types.items()}
     return batch
 
@@ -308,8 +308,8 @@ def _watched(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def count(batch: Mapping[str, np.ndarray], objective: Objective) -> dict[str, int]:
-    """What a batch holds: `examples`, `tokens` (of the last side), and of all sides `filled` and `slots`."""
-    segments = [batch[side.segments] for side in objective.sides]
+    """What a batch holds: `examples`, `tokens` (of the last sequence), and of all sequences `filled` and `slots`."""
+    segments = [batch[sequence.segments] for sequence in objective.sequences]
     return {
         "examples": int(segments[-1].max(axis=1).sum()),
         "tokens": int(np.count_nonzero(segments[-1])),

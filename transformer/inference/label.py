@@ -44,7 +44,7 @@ class Labeller(Predictor):
             if example.keys() != cleaned[0].keys():
                 has = [f"line {n} has the fields {', '.join(e)}" for n, e in ((number, example), (first, cleaned[0]))]
                 raise UserError(f"{'; '.join(has)}: give all the same")
-        output = families.kind_of(self.config).output
+        output = families.task_of(self.config).output
         if output not in ("filled", "vector"):  # which count by themselves
             self._names.count(text for example in cleaned for text in example.values())
         return ways[output](cleaned, first) if examples else []
@@ -57,7 +57,7 @@ class Labeller(Predictor):
     def parse(self, line: str, number: int = 1) -> dict[str, str]:
         """A line as an example: its fields, parted by tabs. UserError: too few or many."""
         several = {"label": ("text", "pair"), "vector": ("text", "pair"), "span": ("question", "text")}
-        fields = several.get(families.kind_of(self.config).output, ("text",))
+        fields = several.get(families.task_of(self.config).output, ("text",))
         parts = line.split("\t")
         least = 2 if fields[0] == "question" else 1
         if not least <= len(parts) <= len(fields):
@@ -71,7 +71,7 @@ class Labeller(Predictor):
         return {k: clean(self.config, v) for k, v in example.items() if k in ("text", "pair")}
 
     def _labels(self, examples: Sequence[Mapping[str, str]], first: int) -> list[str]:
-        corpus = self.objective.arrange(texts(examples, self.loaded.vocabularies, ()))
+        corpus = self.objective.chunk_documents(texts(examples, self.loaded.vocabularies, ()))
         rows = self._rows(corpus, first)
         if len(self.data_info.labels) == 1:  # a score, not a choice
             return [f"{float(scores[0]):.9g}" for scores in rows]
@@ -92,7 +92,7 @@ class Labeller(Predictor):
         self._names.count(text for example in given for text in example.values())
         vocabulary = self.loaded.vocabularies["text"]
         objective = families.classify(self.config, self.data_info, {"text": vocabulary})
-        corpus = objective.arrange(texts(given, dict.fromkeys(("text", "pair"), vocabulary), ()))
+        corpus = objective.chunk_documents(texts(given, dict.fromkeys(("text", "pair"), vocabulary), ()))
         mean = self.config.embed.pooling == "mean"
         states = self._rows(corpus, first, objective, "states")
         vectors_NxD = np.stack([(x_SxD.mean(axis=0) if mean else x_SxD[0]).astype(np.float32) for x_SxD in states])
@@ -127,7 +127,7 @@ class Labeller(Predictor):
     def _answers(self, examples: Sequence[Mapping[str, str]], first: int) -> list[str]:
         corpus = texts(examples, self.loaded.vocabularies, ())
         self._told += self.objective.cuts(corpus)
-        corpus = self.objective.arrange(corpus)
+        corpus = self.objective.chunk_documents(corpus)
         best = [(0.0, "")] * len(examples)
         spans = [self.loaded.vocabularies["text"].spans(example["text"]) for example in examples]
         for (example, place, length), scores_Sx2 in zip(

@@ -126,12 +126,12 @@ def read(
         raise UserError(f"--config: {path} was trained with other settings, they cannot change now: {', '.join(changed)}")
     if mode is not None:
         families.check_mode(config, mode)
-    data_info, kind = workdir.data_info(), families.kind_of(config)
-    if mode == "evaluate" and kind.output == "label" and len(data_info.labels) == 1:
+    data_info, task = workdir.data_info(), families.task_of(config)
+    if mode == "evaluate" and task.output == "label" and len(data_info.labels) == 1:
         raise UserError(
             f"--mode=evaluate: the model of {path} has one label, so that it gives scores (--mode=predict), no labels"
         )
-    vocabularies = prepare.load_vocabularies(config.data, families.text_fields(kind), workdir.vocabulary)
+    vocabularies = prepare.load_vocabularies(config.data, families.text_fields(task), workdir.vocabulary)
     _check_sizes(workdir.vocabulary, data_info, list(vocabularies.values()))
     model = families.FAMILIES[config.family].model(config, data_info)
     objective = families.make_objective(config, data_info, vocabularies)

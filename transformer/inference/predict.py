@@ -33,4 +33,4 @@ def load(
 
 def make(loaded: Loaded) -> Any:
     """As `load`, of a model that was read."""
-    return PREDICTORS[families.kind_of(loaded.config).output](loaded)
+    return PREDICTORS[families.task_of(loaded.config).output](loaded)

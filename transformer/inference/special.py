@@ -19,7 +19,7 @@ class SpecialNames:
 
     def __init__(self, config: Config, data_info: DataInfo, vocabulary: Vocabulary):
         self.vocabulary, self.taken, self.sentinels = vocabulary, dict[str, int](), dict[int, str]()
-        if families.kind_of(config).output in FILLING:
+        if families.task_of(config).output in FILLING:
             if data_info.mask is not None:
                 own = vocabulary.pieces([data_info.mask]) if data_info.mask < vocabulary.size else []
                 self.taken = dict.fromkeys((MASK, *own), data_info.mask)

@@ -70,7 +70,7 @@ def write(folder: str | Path, config: Config, data_info: DataInfo, params: Any, 
     with new_folder(folder) as new:
         tensors.write(new, arrays)
         _write_json(new / "config.json", fields)
-        if "target" in config.sides:
+        if "target" in config.sequences:
             _write_json(new / "generation_config.json", configs.search_fields(config, data_info))
         if config.objective.kind == "embed":
             sentences.write(new, config)

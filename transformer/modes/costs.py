@@ -29,7 +29,7 @@ class Memory:
 
 def describe(config: Config, count: int | None = None, gib: float | None = None) -> None:
     """Parameters, FLOPs and bytes; with `count` those of each of so many devices, and whether they fit in `gib` GiB."""
-    kind, data_info = families.kind_of(config), costs.assumed_data_info(config)
+    task, data_info = families.task_of(config), costs.assumed_data_info(config)
     if gib is not None and count is None:
         raise UserError(f"--memory_gib={gib:g} is of one of --devices=N; say how many there are, 1 at least")
     if count is not None:
@@ -38,7 +38,7 @@ def describe(config: Config, count: int | None = None, gib: float | None = None)
     found = costs.count(config, data_info)
     print(costs.table(found))
     if count is not None:
-        print(f"\n{table(memory(config, _completed(data_info, kind.extra), found.tokens), gib)}")
+        print(f"\n{table(memory(config, _completed(data_info, task.extra), found.tokens), gib)}")
 
 
 def memory(config: Config, data_info: DataInfo, longest: int) -> Memory:
@@ -50,12 +50,12 @@ def memory(config: Config, data_info: DataInfo, longest: int) -> Memory:
     runtime = devices.Runtime(config.parallel, axes=axes.of_model(config.model))
     model = families.FAMILIES[config.family].model(config, data_info)
     objective = families.make_objective(
-        config, data_info, dict.fromkeys(families.text_fields(families.kind_of(config)), Bytes())
+        config, data_info, dict.fromkeys(families.text_fields(families.task_of(config)), Bytes())
     )
     _, step, begin = trainer.make(config, data_info, model)
     state = jax.eval_shape(lambda: begin(families.init_params(model, objective, config.train.seed)))
     batch = pipeline.blank(objective, config.data, longest, config.train.batch_tokens, runtime.count * config.train.accumulate)
-    rows, slots = batch[objective.sides[-1].segments].shape
+    rows, slots = batch[objective.sequences[-1].segments].shape
     params, moments, average = (
         costs.device_bytes(part, runtime.layout.sizes, runtime.axes)
         for part in (state.params, state.optimizer_state, state.average)

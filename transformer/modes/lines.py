@@ -41,7 +41,7 @@ def translate(path: Path, overrides: Mapping[str, str], source: str | None, targ
 def predict(path: Path, overrides: Mapping[str, str], source: str | None, target: str | None) -> None:
     """A label, tags, an answer, a text with its masks filled or a vector for each line, whose fields are parted by tabs."""
     with _opened(path, overrides, source, target, "predict") as (predictor, texts, write):
-        numbers = families.kind_of(predictor.config).output == "vector"  # whose tabs separate them
+        numbers = families.task_of(predictor.config).output == "vector"  # whose tabs separate them
         numbered = enumerate(texts, 1)
         while batch := list(itertools.islice(numbered, BATCH)):
             examples = [predictor.parse(line, number) for number, line in batch]

@@ -63,15 +63,15 @@ def draw_attention(
     return True
 
 
-def show(workdir: Workdir, kind: families.Kind, splits: Mapping[str, prepare.Split], predictor: Any) -> None:
+def show(workdir: Workdir, task: families.Task, splits: Mapping[str, prepare.Split], predictor: Any) -> None:
     """Pictures of a finished run, and what to try next."""
     with optional("picture of the learning curve"):
         curve = workdir.pictures / "learning_curve.png"
         plots.learning_curve(read_metrics(workdir.metrics_file), curve, title=workdir.path.name)
     some = next(splits[name] for name in ("test", "validation", "train") if name in splits).examples[:50]
-    lines = [(line.strip(), e) for e in some for line in e[kind.fields[0]][:5000].split("\n")]
+    lines = [(line.strip(), e) for e in some for line in e[task.fields[0]][:5000].split("\n")]
     source, example = max(lines, key=lambda each: _interest(each[0]))
-    target = example["text"] if kind.fields[0] == "question" else None
+    target = example["text"] if task.fields[0] == "question" else None
     with optional("pictures of attention"):
         draw_attention(predictor, source, target, workdir.pictures)
     launch = launcher()
@@ -85,7 +85,7 @@ def show(workdir: Workdir, kind: families.Kind, splits: Mapping[str, prepare.Spl
         + ("" if target is None else f" --target={shlex.quote(target)}"),
         "evaluate": f"{launch} --mode=evaluate --workdir={where} --split={'validation' if 'validation' in splits else 'train'}",
     }
-    shown = [line for mode, line in each.items() if mode in kind.modes]
+    shown = [line for mode, line in each.items() if mode in task.modes]
     say(
         f"\nsamples: {workdir.samples_file('test' if 'test' in splits else 'validation')}\n"
         f"pictures in {workdir.pictures}: {', '.join(sorted(file.name for file in workdir.pictures.glob('*.png')))}\nnext:\n"

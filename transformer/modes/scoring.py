@@ -90,7 +90,7 @@ def check_evaluate(config: Config) -> None:
 def reported(config: Config) -> list[str]:
     """What a finished run reports, as "validation/nll": of validation as it trains, of the split scored at its end, and of
     the model at the start ("init/logit_variance")."""
-    output, data = families.kind_of(config).output, config.data
+    output, data = families.task_of(config).output, config.data
     ones: dict[str, float] = dict.fromkeys(("loss_sum", "nll_sum", "correct_sum", "weight_sum"), 1.0)
     ones |= {f"{name}_sum": 1.0 for name in penalties.names(config.model, families.FAMILIES[config.family].attention)}
     last = [*scores.token_scores(ones, words=1 if output == "text" else None)]
@@ -121,12 +121,12 @@ def evaluate(path: Path, overrides: Mapping[str, str], split: SplitName) -> None
     config, loaded = predictor.config, predictor.loaded
     check_evaluate(config)
     hosts.check_same({"--workdir": str(path), "--split": split, "checkpoints": list(loaded.steps), **overrides})
-    kind, where = families.kind_of(config), folders(workdir)
-    text = prepare.Text(config.data, kind.fields, where.cache, say)
+    task, where = families.task_of(config), folders(workdir)
+    text = prepare.Text(config.data, task.fields, where.cache, say)
 
     def read(name: SplitName) -> prepare.Split | None:
         return hosts.in_turn(
-            lambda: prepare.encode_split(text, name, where, loaded.vocabularies, loaded.data_info, kind.encode)
+            lambda: prepare.encode_split(text, name, where, loaded.vocabularies, loaded.data_info, task.encode)
         )
 
     found = read(split)
@@ -166,7 +166,7 @@ def score_split(
     `kept`: the name that results are kept under, the split's if none is given. `changed`: settings that are not the run's.
     """
     config, runtime = predictor.config, Runtime(predictor.config.parallel, axes=axes.of_model(predictor.config.model))
-    kind = families.kind_of(config)
+    task = families.task_of(config)
     loss = families.make_loss(predictor.model, config, predictor.data_info)
     removed = heads_to_remove(runtime, loss, predictor.loaded, validation) if config.evaluate.heads_removed else []
     if removed:
@@ -175,10 +175,10 @@ def score_split(
     loaded = predictor.loaded
     token_sum, cut = token_sums(runtime, loss, loaded.objective, name, split.tokens, config)
     sums = token_sum(runtime.place_state(loaded.params))
-    words = scored_words(predictor, split) if kind.output == "text" else None
-    if judge := JUDGES.get(kind.output):
-        scored = _outputs(predictor, judge, kind, name, split)
-    elif kind.output == "continuation":
+    words = scored_words(predictor, split) if task.output == "text" else None
+    if judge := JUDGES.get(task.output):
+        scored = _outputs(predictor, judge, task, name, split)
+    elif task.output == "continuation":
         scored = _continuation(predictor, name, split)
     else:
         scored = Scored({})
@@ -197,11 +197,11 @@ def score_split(
             _print(kept, scored, len(split.examples), loaded.steps, without)
 
 
-def _outputs(predictor: Any, judge: Judge, kind: families.Kind, name: str, split: prepare.Split) -> Scored:
+def _outputs(predictor: Any, judge: Judge, task: families.Task, name: str, split: prepare.Split) -> Scored:
     """What the model says of the split's examples, and how good that is."""
     say(f"decoding {counted(len(split.examples), judge.what)} of {name}")
     outputs = hosts.spread(functools.partial(judge.say, predictor), split.examples)
-    examples, asked, field = split.examples, predictor.config.evaluate, kind.fields[0]
+    examples, asked, field = split.examples, predictor.config.evaluate, task.fields[0]
     sources, references = ([example.get(side, "") for example in examples] for side in ("source", judge.reference))
     result = Scored({}, samples=_samples(split, field, judge.reference, outputs, asked.samples))
     result.cuts += some(*_of_all(predictor), *_beyond(predictor, split), empty(outputs, references))
@@ -214,7 +214,7 @@ def _outputs(predictor: Any, judge: Judge, kind: families.Kind, name: str, split
         if found.signature:
             result.signatures[score] = found.signature
         result.table |= scores.by_length(score, sources, outputs, references, asked.lengths, options)
-    if kind.output == "text":
+    if task.output == "text":
         if asked.true_lengths:
             given = said[scores.OF_TRUE_LENGTH] = hosts.spread(functools.partial(_of_true_length, predictor), examples)
             values = {score: scores.score(score, given, references, options).value for score in names}

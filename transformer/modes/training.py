@@ -87,10 +87,10 @@ def _train(
     config: Config, path: Path, stop: loop.Stop, wanted: range | None, pictures: bool, alone: bool, notices: Sequence[str]
 ) -> loop.Run[None]:
     """`alone`: its updates are compiled for all devices; else its step is asked for as it is, and it has one device."""
-    family, kind = families.FAMILIES[config.family], families.kind_of(config)
+    family, task = families.FAMILIES[config.family], families.task_of(config)
     runtime = Runtime(config.parallel if alone else Parallel(mode="jit"), axes=axes.of_model(config.model))
     with _workdir(path, config) as (workdir, checkpoints):
-        vocabularies, data_info, splits = hosts.in_turn(lambda: _read(config, kind, workdir))
+        vocabularies, data_info, splits = hosts.in_turn(lambda: _read(config, task, workdir))
         model = family.model(config, data_info)
         objective = families.make_objective(config, data_info, vocabularies, training=True)
         rows = runtime.count * config.train.accumulate
@@ -213,18 +213,18 @@ def _train(
 
 
 def _read(
-    config: Config, kind: families.Kind, workdir: Workdir
+    config: Config, task: families.Task, workdir: Workdir
 ) -> tuple[dict[str, Vocabulary], DataInfo, dict[str, prepare.Split]]:
     """Vocabularies, `DataInfo` and splits, from the workdir or written there."""
     where = folders(workdir)
-    text = prepare.Text(config.data, kind.fields, where.cache, say)
-    base = _start_from(config, kind, workdir)
-    vocabularies = prepare.make_vocabularies(text, families.text_fields(kind), where)
+    text = prepare.Text(config.data, task.fields, where.cache, say)
+    base = _start_from(config, task, workdir)
+    vocabularies = prepare.make_vocabularies(text, families.text_fields(task), where)
     families.check_vocabularies(config, vocabularies, str(workdir.vocabulary))
     prepared = workdir.data_info_file.exists()
-    data_info = workdir.data_info() if prepared else prepare.make_data_info(vocabularies, kind.extra, text, base)
+    data_info = workdir.data_info() if prepared else prepare.make_data_info(vocabularies, task.extra, text, base)
     found = {
-        name: prepare.encode_split(text, name, where, vocabularies, data_info, kind.encode, training=name == "train")
+        name: prepare.encode_split(text, name, where, vocabularies, data_info, task.encode, training=name == "train")
         for name in prepare.NAMES
     }
     splits = {name: split for name, split in found.items() if split is not None}
@@ -318,15 +318,15 @@ def _record(workdir: Workdir, fingerprints: Mapping[str, str]) -> None:
         workdir.append_record(workdirs.run_record(fingerprints))
 
 
-def _start_from(config: Config, kind: families.Kind, workdir: Workdir) -> DataInfo | None:
+def _start_from(config: Config, task: families.Task, workdir: Workdir) -> DataInfo | None:
     """With `train.init_from` a new run has the vocabulary and the `DataInfo` of the other."""
     if config.train.init_from is None or workdir.data_info_file.exists():
         return None
     other = workdirs.open_existing(Path(config.train.init_from))
     data_info = other.data_info()
-    if (kind.extra == "mask" and data_info.mask is None) or (kind.extra == "sentinels" and not data_info.sentinels):
+    if (task.extra == "mask" and data_info.mask is None) or (task.extra == "sentinels" and not data_info.sentinels):
         raise UserError(
-            f"config.train.init_from {other.path}: its vocabulary has no {kind.extra}, which config.objective.kind "
+            f"config.train.init_from {other.path}: its vocabulary has no {task.extra}, which config.objective.kind "
             f"{config.objective.kind} needs; start from a run that has, or from none"
         )
     if not workdir.vocabulary.is_dir():
@@ -363,7 +363,7 @@ def _finish(workdir: Workdir, config: Config, splits: Mapping[str, prepare.Split
     if name in splits:
         score_split(workdir, predictor, name, splits[name], splits.get("validation"))
     if pictures:
-        hosts.by_first(lambda: _show(workdir, families.kind_of(config), splits, predictor))
+        hosts.by_first(lambda: _show(workdir, families.task_of(config), splits, predictor))
 
 
 def _show(*arguments: Any) -> None:

@@ -30,7 +30,7 @@ def check(config: Config) -> None:
 def names(config: Config) -> list[str]:
     """The statistics that `of_split` gives for a model."""
     attention = families.FAMILIES[config.family].attention
-    if not attention or families.kind_of(config).output != "text":
+    if not attention or families.task_of(config).output != "text":
         return []
     own = [f"{name}_token_head" for name in NEIGHBOURS] + ["head_distance"]
     if CROSS not in attention or config.data.source != "number_words":

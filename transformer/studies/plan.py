@@ -172,7 +172,7 @@ def check_reported(study: Study, configs: Mapping[str, Config], reported: Callab
     """UserError: an arm's family cannot have its objective, or an arm does not report a metric."""
     for arm, config in configs.items():
         try:
-            families.kind_of(config)
+            families.task_of(config)
         except UserError as error:
             raise UserError(f"arm {arm!r}: {error}") from error
         at_the_end = reported(config)

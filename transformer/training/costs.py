@@ -68,13 +68,13 @@ class Costs:
 
 
 def count(config: Config, data_info: DataInfo, lengths: Sequence[int] = ()) -> Costs:
-    """On a row of so many source and target tokens, or of the one side that there is.
+    """On a row of so many source and target tokens, or of the one sequence that there is.
 
-    Without lengths: `config.data.row_length`, else the limit of a model of one side, and of pairs 64, or the limit if that is
-    less.
+    Without lengths: `config.data.row_length`; else, for a model of one sequence, its limit, and for pairs 64 or the limit,
+    whichever is less.
     """
     source, target = (lengths[0], lengths[-1]) if lengths else _typical(config)
-    tokens = source if config.sides == ("source",) else target
+    tokens = source if config.sequences == ("source",) else target
     plain = Config(
         family=config.family,
         objective=config.objective,
@@ -114,11 +114,11 @@ def _programs(config: Config, data_info: DataInfo, source: int, target: int) -> 
 
 
 def _pairs(config: Config) -> bool:
-    return len(config.sides) == 2
+    return len(config.sequences) == 2
 
 
 def _size(config: Config, data_info: DataInfo) -> int:
-    return data_info.source_size if config.sides == ("source",) else data_info.target_size
+    return data_info.source_size if config.sequences == ("source",) else data_info.target_size
 
 
 def _typical(config: Config) -> tuple[int, int]:
@@ -127,13 +127,13 @@ def _typical(config: Config) -> tuple[int, int]:
     if _pairs(config):
         source, target = (data.row_length or min(TYPICAL_ROW, limit) for limit in limits)
         return source, target
-    alone = data.row_length or limits["target" in config.sides]
+    alone = data.row_length or limits["target" in config.sequences]
     return alone, alone
 
 
 def _batch(config: Config, source: int, target: int) -> dict[str, Any]:
     """Shapes of a batch of one row."""
-    length = source if config.sides == ("source",) else target
+    length = source if config.sequences == ("source",) else target
     ids = ("source", "source_positions", "source_segments", "token_types")
     batch = {name: jax.ShapeDtypeStruct((1, source), jnp.int32) for name in ids}
     batch |= {name: jax.ShapeDtypeStruct((1, length), jnp.int32) for name in ("inputs", "positions", "segments", "targets")}

@@ -1,11 +1,11 @@
 """Token ids of one example -> what a model reads and what it must say: a class for each thing that is learned."""
 
-from transformer.data.objectives.base import DECODER, ENCODER, PREFIXED, READER, TAGGER, Corpus, Objective, Side
+from transformer.data.objectives.base import DECODER, ENCODER, PREFIXED, READER, TAGGER, Corpus, Objective, SequenceSpec
 from transformer.data.objectives.denoising import Denoise, SpanCorruption
 from transformer.data.objectives.labels import LABEL, SPAN, Answer, Classify, Tag
 from transformer.data.objectives.language import CausalLM, EncodedPrefixLM, PrefixLM
 from transformer.data.objectives.masked import RELATED, MaskedLM
-from transformer.data.objectives.translate import Translate, TranslateAlone
+from transformer.data.objectives.translate import DecoderOnlyTranslate, Translate
 
 __all__ = [
     "DECODER",
@@ -25,9 +25,9 @@ __all__ = [
     "MaskedLM",
     "Objective",
     "PrefixLM",
-    "Side",
+    "SequenceSpec",
     "SpanCorruption",
     "Tag",
     "Translate",
-    "TranslateAlone",
+    "DecoderOnlyTranslate",
 ]

@@ -1,4 +1,4 @@
-"""What every objective is, the sides of models, and the helpers that several objectives share.
+"""The interface of objectives, the sequences of a row, and helpers that several objectives use.
 
 An objective is a pure function of (its settings, the example, the epoch); it declares its lengths before anything is
 corrupted or drawn, because rows are planned once a run. Where examples land in a batch is `pipeline.py`.
@@ -21,58 +21,59 @@ SHIFT, SPLIT, MASK, SPANS, NOISE = range(4, 9)  # streams of randomness beside t
 
 
 @dataclasses.dataclass(frozen=True)
-class Side:
-    """One sequence of a model: the features an example has along it, and the names of its position and segment arrays."""
+class SequenceSpec:
+    """One sequence of a row: its features, all of one length, and the names of its position and segment arrays."""
 
     name: str
-    features: Mapping[str, Any]  # name -> dtype; 0 stands in padding
+    features: Mapping[str, Any]  # name -> dtype; padding is 0
     positions: str
     segments: str
 
 
-_SAID = {"inputs": np.int32, "targets": np.int32, "weights": np.float32}
-_READ = {"source": np.int32, "token_types": np.int32}
+_TARGET = {"inputs": np.int32, "targets": np.int32, "weights": np.float32}
+_SOURCE = {"source": np.int32, "token_types": np.int32}
 
-ENCODER = Side("source", {"source": np.int32}, "source_positions", "source_segments")
-DECODER = Side("target", _SAID, "positions", "segments")
-PREFIXED = Side("target", {**_SAID, "prefix": np.int32}, "positions", "segments")  # a decoder alone, part of it seen by all
-READER = Side("source", _READ, "source_positions", "source_segments")  # an encoder alone: what is said of it is another side
-TAGGER = Side(  # an encoder alone that says something of each token
-    "source", {**_READ, "targets": np.int32, "weights": np.float32}, "source_positions", "source_segments"
-)
+ENCODER = SequenceSpec("source", {"source": np.int32}, "source_positions", "source_segments")
+DECODER = SequenceSpec("target", _TARGET, "positions", "segments")
+# A decoder without an encoder; `prefix` marks the tokens that every token sees.
+PREFIXED = SequenceSpec("target", {**_TARGET, "prefix": np.int32}, "positions", "segments")
+# An encoder without a decoder; its labels are a sequence of their own.
+READER = SequenceSpec("source", _SOURCE, "source_positions", "source_segments")
+# An encoder without a decoder that predicts something for each token.
+TAGGER = SequenceSpec("source", {**_SOURCE, "targets": np.int32, "weights": np.float32}, "source_positions", "source_segments")
 
 
 class Objective(abc.ABC):
-    """What the pipeline needs to know. The last side is the one that `batch_tokens` counts."""
+    """How examples become features. `batch_tokens` counts the tokens of the last of `sequences`."""
 
-    sides: tuple[Side, ...]
+    sequences: tuple[SequenceSpec, ...]
 
-    def arrange(self, corpus: Corpus) -> Corpus:
-        """The corpus that the other methods are given, made once from the tokens of a split: documents cut to windows."""
+    def chunk_documents(self, corpus: Corpus) -> Corpus:
+        """Called once with the tokens of a split; the other methods get the result: documents cut into windows."""
         return corpus
 
     def cuts(self, corpus: Corpus) -> list[Cut]:
-        """What `arrange` takes apart or leaves out of a corpus as it was before, and `features` cuts whatever the limits; with
-        those of which there is none."""
+        """What `chunk_documents` splits or leaves out of the original corpus, and what `features` cuts at any limit; counts may
+        be 0."""
         return []
 
     @property
     @abc.abstractmethod
     def limits(self) -> tuple[int, ...]:
-        """Longest length allowed, by side. `features` cuts to it."""
+        """The longest length of each sequence. `features` cuts to it."""
 
     @abc.abstractmethod
     def lengths(self, corpus: Corpus) -> np.ndarray:
-        """int64 NxSides: what each example takes on each side at most, before any cut."""
+        """int64 NxA for A sequences: an upper bound of the length of each example before any cut."""
 
     @abc.abstractmethod
     def features(self, corpus: Corpus, index: int, epoch: int) -> dict[str, np.ndarray]:
-        """The features of every side, each of rank 1; those of one side have one length."""
+        """The features of every sequence, each of rank 1; features of one sequence have the same length."""
 
     def features_batch(self, corpus: Corpus, index_N: np.ndarray, epoch_N: np.ndarray) -> dict[str, Ragged]:
-        """`features` of many examples. Override it where a loop is too slow."""
+        """`features` of many examples. Subclasses override it where a loop is too slow."""
         each = [self.features(corpus, int(i), int(e)) for i, e in zip(index_N, epoch_N, strict=True)]
-        names = [(name, dtype) for side in self.sides for name, dtype in side.features.items()]
+        names = [(name, dtype) for sequence in self.sequences for name, dtype in sequence.features.items()]
         return {name: Ragged.of([features[name] for features in each], dtype) for name, dtype in names}
 
 

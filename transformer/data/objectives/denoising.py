@@ -43,7 +43,7 @@ class SpanCorruption(Objective):
     rate: float = 0.15
     span_length: float = 3.0
     seed: int = 0
-    sides = (ENCODER, DECODER)
+    sequences = (ENCODER, DECODER)
 
     def __post_init__(self) -> None:
         check_limit("max_source_length", self.max_source_length, 3)
@@ -68,7 +68,7 @@ class SpanCorruption(Objective):
         hidden_N, spans_N = corruption.span_counts(length_N, self.rate, self.span_length)
         return np.stack([length_N - hidden_N + spans_N + 1, hidden_N + spans_N + 1], axis=1)
 
-    def arrange(self, corpus: Corpus) -> Corpus:
+    def chunk_documents(self, corpus: Corpus) -> Corpus:
         return cut(corpus["text"], self.window)
 
     def cuts(self, corpus: Corpus) -> list[Cut]:
@@ -110,7 +110,7 @@ class Denoise(Objective):
     ends_sentence: np.ndarray | None = None
     delete_rate: float = 0.0
     seed: int = 0
-    sides = (ENCODER, DECODER)
+    sequences = (ENCODER, DECODER)
 
     def __post_init__(self) -> None:
         check_limit("max_source_length", self.max_source_length, 3)
@@ -125,7 +125,7 @@ class Denoise(Objective):
         """The most tokens of a chunk."""
         return min(self.max_source_length - self._special, self.max_target_length - 1)
 
-    def arrange(self, corpus: Corpus) -> Corpus:
+    def chunk_documents(self, corpus: Corpus) -> Corpus:
         return cut(corpus["text"], self.window)
 
     def cuts(self, corpus: Corpus) -> list[Cut]:

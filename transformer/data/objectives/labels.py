@@ -6,10 +6,10 @@ import numpy as np
 
 from transformer.cuts import Cut
 from transformer.data.corpus import Ragged, spread
-from transformer.data.objectives.base import READER, TAGGER, Corpus, Objective, Side, check_limit, enclosed, share
+from transformer.data.objectives.base import READER, TAGGER, Corpus, Objective, SequenceSpec, check_limit, enclosed, share
 
-LABEL = Side("label", {"label": np.int32, "weights": np.float32}, "label_positions", "label_segments")
-SPAN = Side("span", {"first": np.int32, "last": np.int32, "weights": np.float32}, "span_positions", "span_segments")
+LABEL = SequenceSpec("label", {"label": np.int32, "weights": np.float32}, "label_positions", "label_segments")
+SPAN = SequenceSpec("span", {"first": np.int32, "last": np.int32, "weights": np.float32}, "span_positions", "span_segments")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Classify(Objective):
     begin: int
     end: int
     between: tuple[int, ...] = ()
-    sides = (LABEL, READER)
+    sequences = (LABEL, READER)
 
     def __post_init__(self) -> None:
         check_limit("max_source_length", self.limit, 5 + len(self.between))
@@ -62,7 +62,7 @@ class Tag(Objective):
     limit: int
     begin: int
     end: int
-    sides = (TAGGER,)
+    sequences = (TAGGER,)
 
     def __post_init__(self) -> None:
         check_limit("max_source_length", self.limit, 3)
@@ -93,7 +93,7 @@ class Answer(Objective):
     """Fields `question`, `text` (the context) and `span`, the answer's first and last token in it: begin question end text end.
 
     `first` and `last` are places in the row. A context that does not fit is cut to windows, each `stride` tokens on from
-    the one before: `arrange` adds the field `window`, (example, first token of the context, number of tokens) a row. A
+    the one before: `chunk_documents` adds the field `window`, (example, first token of the context, number of tokens) a row. A
     window without the whole answer, and a row whose span is empty (there is no answer), point at `begin`, place 0, with
     weight 1 (BERT's code for SQuAD). Without the field `span` the weight is 0. A question keeps its first `max_question`
     tokens, half of the room at most.
@@ -104,7 +104,7 @@ class Answer(Objective):
     end: int
     stride: int = 128
     max_question: int = 64
-    sides = (SPAN, READER)
+    sequences = (SPAN, READER)
 
     def __post_init__(self) -> None:
         check_limit("max_source_length", self.limit, 5)
@@ -116,7 +116,7 @@ class Answer(Objective):
     def _question(self, length: np.ndarray) -> np.ndarray:
         return np.minimum(length, min(self.max_question, (self.limit - 3) // 2))
 
-    def arrange(self, corpus: Corpus) -> Corpus:
+    def chunk_documents(self, corpus: Corpus) -> Corpus:
         context_E = corpus["text"].lengths
         room_E = self.limit - 3 - self._question(corpus["question"].lengths)
         step_E = np.minimum(self.stride, room_E)
@@ -141,7 +141,7 @@ class Answer(Objective):
         ]
         if "span" not in corpus:
             return found
-        windows = self.arrange(corpus)["window"].values.reshape(-1, 3)
+        windows = self.chunk_documents(corpus)["window"].values.reshape(-1, 3)
         span_Ex2 = np.array([row if len(row) else (-1, -1) for row in corpus["span"]], np.int64).reshape(-1, 2)
         first_N, last_N = (span_Ex2[windows[:, 0]] - windows[:, 1:2]).T
         whole_N = (first_N >= 0) & (last_N < windows[:, 2])

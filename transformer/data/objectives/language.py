@@ -19,7 +19,7 @@ from transformer.data.objectives.base import (
     row_lengths,
     with_end,
 )
-from transformer.data.objectives.translate import Translate, TranslateAlone
+from transformer.data.objectives.translate import DecoderOnlyTranslate, Translate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +39,9 @@ class CausalLM(Objective):
     seed: int = 0
     cross_documents: bool = False
     shift: bool = True
-    sides = (DECODER,)
+    sequences = (DECODER,)
 
-    def arrange(self, corpus: Corpus) -> Corpus:
+    def chunk_documents(self, corpus: Corpus) -> Corpus:
         documents = with_end(corpus["text"], self.end)
         if self.cross_documents:
             documents = Ragged(documents.values, documents.offsets[[0, -1]])
@@ -80,7 +80,7 @@ class CausalLM(Objective):
 
 
 @dataclasses.dataclass(frozen=True)
-class PrefixLM(TranslateAlone):
+class PrefixLM(DecoderOnlyTranslate):
     """The prefix LM of Raffel et al. 2020, 3.2.1, by a decoder alone. Field `text`, a document a row.
 
     Documents with `end` are cut to chunks of `block` tokens, each split where (seed, epoch, example) says, both parts having
@@ -89,7 +89,7 @@ class PrefixLM(TranslateAlone):
 
     seed: int = 0
 
-    def arrange(self, corpus: Corpus) -> Corpus:
+    def chunk_documents(self, corpus: Corpus) -> Corpus:
         return cut(with_end(corpus["text"], self.end), self.block)
 
     def cuts(self, corpus: Corpus) -> list[Cut]:
@@ -118,7 +118,7 @@ class EncodedPrefixLM(Translate):
         check_limit("max_source_length", self.max_source_length, 2 + self._before)
         check_limit("max_target_length", self.max_target_length, 2)
 
-    def arrange(self, corpus: Corpus) -> Corpus:
+    def chunk_documents(self, corpus: Corpus) -> Corpus:
         chunks = cut(corpus["text"], self._window)["text"]
         share_N = draw(self.seed, SPLIT, 0).random(len(chunks))
         first_N = np.where(chunks.lengths > 1, 1 + (share_N * (chunks.lengths - 1)).astype(np.int64), 0)

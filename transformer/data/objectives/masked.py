@@ -6,10 +6,21 @@ import numpy as np
 
 from transformer.cuts import Cut
 from transformer.data.objectives import corruption
-from transformer.data.objectives.base import MASK, TAGGER, Corpus, Objective, Side, check_limit, chunked, cut, draw, enclosed
+from transformer.data.objectives.base import (
+    MASK,
+    TAGGER,
+    Corpus,
+    Objective,
+    SequenceSpec,
+    check_limit,
+    chunked,
+    cut,
+    draw,
+    enclosed,
+)
 from transformer.errors import UserError
 
-RELATED = Side("related", {"related": np.int32, "related_weights": np.float32}, "related_positions", "related_segments")
+RELATED = SequenceSpec("related", {"related": np.int32, "related_weights": np.float32}, "related_positions", "related_segments")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,14 +48,14 @@ class MaskedLM(Objective):
         check_limit("max_source_length", self.limit, 5)
 
     @property
-    def sides(self) -> tuple[Side, ...]:  # type: ignore[override]
+    def sequences(self) -> tuple[SequenceSpec, ...]:  # type: ignore[override]
         return (RELATED, TAGGER) if self.next_sentence else (TAGGER,)
 
     @property
     def _special(self) -> int:
         return 3 if self.next_sentence else 2
 
-    def arrange(self, corpus: Corpus) -> Corpus:
+    def chunk_documents(self, corpus: Corpus) -> Corpus:
         """UserError: `next_sentence`, and there is one document only."""
         chunks = cut(corpus["text"], self.limit - self._special, even=self.next_sentence)
         if self.next_sentence and len(np.unique(chunks["document"].values)) < 2:
@@ -63,7 +74,7 @@ class MaskedLM(Objective):
 
     def lengths(self, corpus: Corpus) -> np.ndarray:
         length_N = corpus["text"].lengths + self._special
-        return np.stack([np.ones_like(length_N), length_N], axis=1)[:, -len(self.sides) :]
+        return np.stack([np.ones_like(length_N), length_N], axis=1)[:, -len(self.sequences) :]
 
     def features(self, corpus: Corpus, index: int, epoch: int) -> dict[str, np.ndarray]:
         generator = draw(self.seed, MASK, epoch, index)

@@ -21,7 +21,7 @@ class Translate(Objective):
     start: int = 1
     end: int = 2
     begin: int | None = None
-    sides = (ENCODER, DECODER)
+    sequences = (ENCODER, DECODER)
 
     @property
     def _before(self) -> int:
@@ -64,7 +64,7 @@ class Translate(Objective):
 
 
 @dataclasses.dataclass(frozen=True)
-class TranslateAlone(Objective):
+class DecoderOnlyTranslate(Objective):
     """Fields `source` and `target`, to a decoder alone: it reads source, start, target, all of it seeing the source and start.
 
     `prefix` is 1 along what all see (the rule "prefix" of masks.py); weights are 1 where the target and `end` are said. Where
@@ -74,7 +74,7 @@ class TranslateAlone(Objective):
     block: int
     start: int = 1
     end: int = 2
-    sides = (PREFIXED,)
+    sequences = (PREFIXED,)
 
     def __post_init__(self) -> None:
         check_limit("max_target_length", self.block, 2)

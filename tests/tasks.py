@@ -1,4 +1,4 @@
-"""A tiny run of each kind of model, trained once a test process through the command line, on files written here."""
+"""A tiny run of each task, trained once a test process through the command line, on files written here."""
 
 import atexit
 import contextlib
@@ -80,7 +80,7 @@ def _questions(folder: Path) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class Task:
     """`settings` beside those of the experiment; `files` writes the data; `scores`: what the test split is scored by."""
 
     settings: dict[str, str]
@@ -92,18 +92,18 @@ DOCUMENTS = _lines(_document, ".txt", between="\n")
 TOKENS = ("loss", "nll", "token_accuracy", "perplexity")
 TEXTS = (*TOKENS, "perplexity_per_word", "bleu", "chrf")
 
-KINDS: dict[str, Kind] = {  # by objective; of translating, which has a run of its own, by family
-    "recurrent": Kind(
+TASKS: dict[str, Task] = {  # by objective; of translating, which has a run of its own, by family
+    "recurrent": Task(
         {"family": "recurrent", "data.source": "text", "model.positions": "sinusoidal"}, trained.write_corpus, TEXTS
     ),
-    "decoder_only": Kind(
+    "decoder_only": Task(
         {"family": "decoder_only", "data.source": "text", "model.tying": "two_way"}, trained.write_corpus, TEXTS
     ),
-    "prefix_lm": Kind({"family": "encoder_decoder", "data.source": "documents"}, DOCUMENTS, TOKENS),
-    "span_corruption": Kind(
+    "prefix_lm": Task({"family": "encoder_decoder", "data.source": "documents"}, DOCUMENTS, TOKENS),
+    "span_corruption": Task(
         {"family": "encoder_decoder", "data.source": "documents", "data.vocabulary_size": "140"}, DOCUMENTS, TOKENS
     ),
-    "causal_lm": Kind(
+    "causal_lm": Task(
         {
             "family": "decoder_only",
             "data.source": "documents",
@@ -114,18 +114,18 @@ KINDS: dict[str, Kind] = {  # by objective; of translating, which has a run of i
         DOCUMENTS,
         (*TOKENS, *(f"sliding_{name}" for name in ("nll", "perplexity", "bits_per_character", "bits_per_byte"))),
     ),
-    "masked_lm": Kind({"family": "encoder_only", "model.token_types": "2", "data.source": "documents"}, DOCUMENTS, TOKENS),
-    "classify": Kind(
+    "masked_lm": Task({"family": "encoder_only", "model.token_types": "2", "data.source": "documents"}, DOCUMENTS, TOKENS),
+    "classify": Task(
         {"family": "encoder_only", "model.token_types": "2", "data.source": "tsv"},
         _lines(_labelled, ".tsv"),
         (*TOKENS, "accuracy", "macro_f1"),
     ),
-    "tag": Kind(
+    "tag": Task(
         {"family": "encoder_only", "model.token_types": "2", "data.source": "conll"},
         _lines(_tagged, ".conll", between="\n"),
         (*TOKENS, "entity_f1"),
     ),
-    "answer": Kind(
+    "answer": Task(
         {"family": "encoder_only", "model.token_types": "2", "data.source": "squad"},
         _questions,
         (*TOKENS, "squad_exact_match", "squad_f1"),
@@ -148,20 +148,20 @@ class Run:
         return self.folder / "run"
 
 
-def arguments(kind: str, **more: str) -> list[str]:
-    given = {"objective.kind": "translate" if kind in families.FAMILIES else kind} | KINDS[kind].settings | more
+def arguments(task: str, **more: str) -> list[str]:
+    given = {"objective.kind": "translate" if task in families.FAMILIES else task} | TASKS[task].settings | more
     return [f"--config.{name}={value}" for name, value in given.items()]
 
 
 @functools.cache
-def run(kind: str) -> Run:
+def run(task: str) -> Run:
     """Do not write into it."""
     folder, made, load = Path(tempfile.mkdtemp()), [], predict.load
     atexit.register(shutil.rmtree, folder)
     (folder / "data").mkdir()
-    KINDS[kind].files(folder / "data")
+    TASKS[task].files(folder / "data")
     (folder / "tiny.py").write_text(EXPERIMENT)
-    given = ["--config=tiny.py", *arguments(kind)]
+    given = ["--config=tiny.py", *arguments(task)]
     with contextlib.chdir(folder), mock.patch.object(predict, "load", lambda *a: made.append(load(*a)) or made[-1]):
         result = command(*given, "--workdir=run")
     return Run(folder, given, result, made[-1] if made else None)

@@ -1,4 +1,4 @@
-"""Each kind of model from its files to its scores, pictures and outputs, through the command line."""
+"""Each task from its files to its scores, pictures and outputs, through the command line."""
 
 import json
 import shlex
@@ -7,12 +7,12 @@ from pathlib import Path
 from unittest import mock
 
 import jax
-import kinds
 import numpy as np
 import pytest
+import tasks
 import trained
-from kinds import KINDS
 from seqeval.metrics import f1_score
+from tasks import TASKS
 from trained import command
 
 from transformer import families
@@ -30,15 +30,15 @@ MADE = {  # what the pictures of a run show
 }
 # The runs of the others are made for further tests as well.
 SLOW = ("recurrent", "decoder_only", "prefix_lm", "span_corruption")
-each_kind = pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in KINDS])
+each_task = pytest.mark.parametrize("task", [pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in TASKS])
 
 
 @pytest.fixture
 def use(monkeypatch):
-    """A kind's run; modes then use the predictor that it made at its end, which is compiled."""
+    """A task's run; modes then use the predictor that it made at its end, which is compiled."""
 
-    def use(kind: str) -> kinds.Run:
-        run = kinds.run(kind)
+    def use(task: str) -> tasks.Run:
+        run = tasks.run(task)
         monkeypatch.setattr(predict, "load", lambda *arguments, **named: run.predictor)
         return run
 
@@ -47,34 +47,34 @@ def use(monkeypatch):
 
 def test_every_kind_has_a_run():
     """`translate` and `embed` have theirs elsewhere; `denoise` differs from `span_corruption` in its objective alone."""
-    assert families.KINDS.keys() - {"translate", "denoise", "embed"} == KINDS.keys() - families.FAMILIES.keys()
+    assert families.TASKS.keys() - {"translate", "denoise", "embed"} == TASKS.keys() - families.FAMILIES.keys()
 
 
 # --- train ---------------------------------------------------------------------------------------------------------------
 
 
-@each_kind
-def test_a_run_is_scored_and_drawn(kind):
-    run = kinds.run(kind)
+@each_task
+def test_a_run_is_scored_and_drawn(task):
+    run = tasks.run(task)
     assert run.result.status == 0, run.result.err
     steps = [line.split()[1] for line in run.result.err.splitlines() if line.startswith("step ") and "/loss" not in line]
     assert steps == ["1/3", "2/3", "3/3"]
     found = json.loads((run.workdir / "evaluation" / "test.json").read_text())
-    assert tuple(found["scores"]) == KINDS[kind].scores and all(np.isfinite(list(found["scores"].values())))
+    assert tuple(found["scores"]) == TASKS[task].scores and all(np.isfinite(list(found["scores"].values())))
     rows = [line.split() for line in run.result.lines[1 : 1 + len(found["scores"])]]
     shown = {row[0]: float(row[1].replace(",", "")) for row in rows if row[1] != ">1,000,000"}  # a perplexity
     assert shown == pytest.approx({name: found["scores"][name] for name in shown}, rel=1e-3, abs=1e-4)
     assert run.result.out.endswith((run.workdir / "evaluation" / "test.txt").read_text())
-    maps = MADE.get(kind, ["encoder self attention"])
+    maps = MADE.get(task, ["encoder self attention"])
     pictures = {f"attention_{name.replace(' ', '_')}" for name in maps} | {"learning_curve"}
     pictures |= {"cross_attention"} if "decoder cross attention" in maps else set()
     assert {path.stem for path in (run.workdir / "pictures").iterdir()} == pictures
 
 
-@each_kind
-def test_what_a_run_proposes_at_its_end_works(kind, use, tmp_path, monkeypatch):
-    """Every mode that its kind has, on a copy, one command after another."""
-    run = use(kind)
+@each_task
+def test_what_a_run_proposes_at_its_end_works(task, use, tmp_path, monkeypatch):
+    """Every mode that its task has, on a copy, one command after another."""
+    run = use(task)
     shutil.copytree(run.folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     proposed = [shlex.split(line) for line in run.result.err.split("next:\n")[1].splitlines()]
@@ -86,7 +86,7 @@ def test_what_a_run_proposes_at_its_end_works(kind, use, tmp_path, monkeypatch):
         stdin = f"{before[-2]}\n".encode() if before else b""
         results[mode] = (command(*after, stdin=stdin), stdin.decode(), after)
         assert results[mode][0].status == 0, results[mode][0].err
-    modes = families.KINDS[run.predictor.config.objective.kind].modes
+    modes = families.TASKS[run.predictor.config.objective.kind].modes
     assert set(results) == {"evaluate", "translate", "predict", "generate", "attend"} & set(modes)
     last = json.loads((run.workdir / "metrics.jsonl").read_text().splitlines()[-1])
     found = json.loads(Path("run/evaluation/validation.json").read_text())["scores"]
@@ -116,13 +116,13 @@ def percent(said: list[str], right: list[str]) -> float:
 def test_scores_of_labels_tags_and_answers_are_those_of_their_lines(use):
     """The other way round: lines of the test files through `predict`, compared with what stands in them."""
     said, right, found = {}, {}, {}
-    for kind, texts in (("classify", _labels), ("tag", _tags), ("answer", _answers)):
-        run = use(kind)
-        asked, right[kind] = texts(run.folder / "data")
+    for task, texts in (("classify", _labels), ("tag", _tags), ("answer", _answers)):
+        run = use(task)
+        asked, right[task] = texts(run.folder / "data")
         result = command("--mode=predict", f"--workdir={run.workdir}", stdin="".join(f"{line}\n" for line in asked).encode())
         assert (result.status, result.err, len(result.lines)) == (0, "", len(asked))
-        said[kind] = result.lines
-        found[kind] = json.loads((run.workdir / "evaluation" / "test.json").read_text())["scores"]
+        said[task] = result.lines
+        found[task] = json.loads((run.workdir / "evaluation" / "test.json").read_text())["scores"]
     assert found["classify"]["accuracy"] == pytest.approx(percent(said["classify"], right["classify"]))
     tags, true = ([line.split() for line in each["tag"]] for each in (said, right))
     assert found["tag"]["entity_f1"] == pytest.approx(100 * f1_score(true, tags))
@@ -186,22 +186,22 @@ def test_a_prompt_past_the_positions_is_one_line_and_nothing_else(use):
     assert result.err.startswith("launch.py: the prompt has 12 tokens, the start included, and the model positions for 5")
 
 
-# --- what a kind has not -------------------------------------------------------------------------------------------------
+# --- modes that a task lacks -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("kind", "mode", "has"),
+    ("task", "mode", "has"),
     [
         ("masked_lm", "translate", "predict, attend"),
         ("classify", "generate", "predict, attend"),
         ("causal_lm", "predict", "generate, attend"),
     ],
 )
-def test_a_mode_that_a_kind_has_not(kind, mode, has):
-    result = command(f"--mode={mode}", f"--workdir={kinds.run(kind).workdir}", stdin=b"a\n")
+def test_a_mode_that_a_task_does_not_have(task, mode, has):
+    result = command(f"--mode={mode}", f"--workdir={tasks.run(task).workdir}", stdin=b"a\n")
     assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
     assert result.err.startswith(f"launch.py: --mode={mode}: ")
-    assert f"config.objective.kind {kind} has the modes train, evaluate, {has}" in result.err
+    assert f"config.objective.kind {task} has the modes train, evaluate, {has}" in result.err
 
 
 # --- a run that starts from another --------------------------------------------------------------------------------------
@@ -221,18 +221,18 @@ def first_state(monkeypatch):
     return states
 
 
-def started(kind: str, other: Path, folder: Path, **settings: str):
-    run = kinds.run(kind)
-    given = kinds.arguments(kind, **{"train.init_from": str(other), "data.directory": str(run.folder / "data")} | settings)
+def started(task: str, other: Path, folder: Path, **settings: str):
+    run = tasks.run(task)
+    given = tasks.arguments(task, **{"train.init_from": str(other), "data.directory": str(run.folder / "data")} | settings)
     return command(f"--config={run.folder / 'tiny.py'}", *given, f"--workdir={folder / 'run'}")
 
 
-@pytest.mark.parametrize("kind", ["causal_lm", "classify", "tag", "answer"])
-def test_files_are_found_from_any_folder(kind, tmp_path, monkeypatch, first_state):
+@pytest.mark.parametrize("task", ["causal_lm", "classify", "tag", "answer"])
+def test_files_are_found_from_any_folder(task, tmp_path, monkeypatch, first_state):
     """The workdir says where they are, though the command did not."""
-    run = kinds.run(kind)
+    run = tasks.run(task)
     monkeypatch.chdir(run.folder / "data")
-    given = kinds.arguments(kind, **{"data.directory": "none"})
+    given = tasks.arguments(task, **{"data.directory": "none"})
     result = command(f"--config={run.folder / 'tiny.py'}", *given, f"--workdir={tmp_path / 'run'}")
     assert result.status == 0, result.err
     written = json.loads((tmp_path / "run" / "config.json").read_text())["data"]["directory"]
@@ -244,7 +244,7 @@ def leaves(params) -> dict[str, np.ndarray]:
 
 
 def test_a_body_is_taken_over(tmp_path, first_state):
-    other = kinds.run("masked_lm").workdir
+    other = tasks.run("masked_lm").workdir
     result = started("classify", other, tmp_path)
     assert result.status == 0, result.err
     [told] = [line for line in result.err.splitlines() if line.startswith(f"from {other}: ")]
@@ -267,7 +267,7 @@ def test_a_body_is_taken_over(tmp_path, first_state):
 @pytest.mark.slow
 def test_what_was_learned_from_corrupted_text_is_taken_over_whole(tmp_path, first_state):
     """As T5 is: a text-to-text task has the same model."""
-    other, data = kinds.run("span_corruption").workdir, trained.write_corpus(tmp_path / "data")
+    other, data = tasks.run("span_corruption").workdir, trained.write_corpus(tmp_path / "data")
     task = {"objective.kind": "translate", "data.source": "text", "data.directory": str(data)}
     result = started("span_corruption", other, tmp_path, **task)
     assert result.status == 0, result.err
@@ -280,7 +280,7 @@ def test_what_was_learned_from_corrupted_text_is_taken_over_whole(tmp_path, firs
 
 def test_a_run_that_has_begun_does_without_the_other(tmp_path, monkeypatch, not_scored):
     """Its vocabulary, data_info and parameters are its own by then."""
-    other = Path(shutil.copytree(kinds.run("masked_lm").workdir, tmp_path / "other"))
+    other = Path(shutil.copytree(tasks.run("masked_lm").workdir, tmp_path / "other"))
     assert started("tag", other, tmp_path, **{"train.steps": "1"}).status == 0
     shutil.rmtree(other)
     result = started("tag", other, tmp_path, **{"train.steps": "1"})
@@ -288,16 +288,16 @@ def test_a_run_that_has_begun_does_without_the_other(tmp_path, monkeypatch, not_
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "parts"),
+    ("task", "settings", "parts"),
     [
         ("classify", {"model.d_model": "8"}, ["/kernel has the shape (1, 16, 16) there and (1, 8, 16) here", "the same sizes"]),
         ("causal_lm", {"model.d_ff": "8", "model.token_types": "0"}, ["no parameter by a name of this model's"]),
     ],
 )
-def test_what_cannot_be_taken_over_leaves_no_trace(kind, settings, parts, tmp_path, first_state):
+def test_what_cannot_be_taken_over_leaves_no_trace(task, settings, parts, tmp_path, first_state):
     """Else the corrected command would meet the settings of the wrong one."""
-    other = kinds.run("masked_lm").workdir
-    result = started(kind, other, tmp_path, **settings)
+    other = tasks.run("masked_lm").workdir
+    result = started(task, other, tmp_path, **settings)
     assert result.status == 2 and result.out == "" and not first_state
     last = result.err.splitlines()[-1]
     assert last.startswith(f"launch.py: config.train.init_from {other}: ") and all(part in last for part in parts)
@@ -305,7 +305,7 @@ def test_what_cannot_be_taken_over_leaves_no_trace(kind, settings, parts, tmp_pa
 
 
 def test_a_vocabulary_without_a_mask_cannot_fill_masks(tmp_path, first_state):
-    other = kinds.run("classify").workdir
+    other = tasks.run("classify").workdir
     result = started("masked_lm", other, tmp_path)
     assert result.status == 2 and not (tmp_path / "run").exists()
     assert result.err == (
