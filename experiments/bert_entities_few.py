@@ -19,6 +19,6 @@ def get_config() -> Config:
     config = bert_entities.get_config()
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, puzzle_train_size=300, buckets=1),
+        data=dataclasses.replace(config.data, synthetic_train_size=300, buckets=1),
         train=dataclasses.replace(config.train, steps=150, batch_tokens=1024, warmup_steps=30, evaluate_every=50),
     )

@@ -2,7 +2,7 @@
 
     python launch.py --config=experiments/bert_list_ops.py
 
-Seed 0, with --config.data.puzzle_train_size=60000 --config.train.steps=2000: 62.7 % right of 2,000, macro F1 63.6 (the most
+Seed 0, with --config.data.synthetic_train_size=60000 --config.train.steps=2000: 62.7 % right of 2,000, macro F1 63.6 (the most
 frequent label: 11 %); 29 min on one of two cores beside other work.
 
 Real ListOps (nyu-mll/spinn's d8: other operations, up to 277 tokens), its 10,000 lines shuffled by `random.Random(0).shuffle`

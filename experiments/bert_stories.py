@@ -2,7 +2,7 @@
 
     python launch.py --config=experiments/bert_stories.py
 
-Seed 0, with --config.data.puzzle_train_size=100000 --config.train.steps=2000: exact match 82.9, F1 84.3 on 2,000 test
+Seed 0, with --config.data.synthetic_train_size=100000 --config.train.steps=2000: exact match 82.9, F1 84.3 on 2,000 test
 questions; 25 min on one of two cores beside other work. All are right but "what does Ben have?",
 of which 25 % are, a guess among a story's three things, from update 500 on.
 """

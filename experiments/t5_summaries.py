@@ -22,6 +22,6 @@ def get_config() -> Config:
     return dataclasses.replace(
         config,
         model=small.t5(),
-        data=dataclasses.replace(config.data, puzzle_train_size=1000, buckets=1, prefix="summarize: "),
+        data=dataclasses.replace(config.data, synthetic_train_size=1000, buckets=1, prefix="summarize: "),
         train=dataclasses.replace(config.train, steps=400, batch_tokens=1024),
     )

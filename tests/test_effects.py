@@ -84,7 +84,7 @@ OTHER: dict[str, Any] = {
     "data.max_source_length": 12, "data.max_target_length": 12, "data.vocabulary": "bytes", "data.buckets": 1,
     "data.batching": "packed", "data.document": "file", "data.number_train_size": 70, "data.number_test_by_digits": 0.5,
     "data.number_test_size": 7,
-    "data.puzzle_train_size": 70, "data.puzzle_test_size": 7,
+    "data.synthetic_train_size": 70, "data.synthetic_test_size": 7,
     "objective.rate": 0.6,
     "train.schedule": "constant", "train.optimizer": "adafactor",
      "train.decay_steps": 4, "train.label_smoothing": 0.3, "train.clip_norm": 0.5,
@@ -131,8 +131,8 @@ NEEDS: dict[str, dict[str, Any]] = {
             "small_copies",
         )
     },
-    "data.puzzle_train_size": {"data.source": "algorithms"},
-    "data.puzzle_test_size": {"data.source": "algorithms"},
+    "data.synthetic_train_size": {"data.source": "algorithms"},
+    "data.synthetic_test_size": {"data.source": "algorithms"},
     **{f"data.algorithm{name}": {"data.source": "algorithms"} for name in ("", "_alphabet", "_train_lengths", "_test_lengths")},
     "train.decay_steps": {"train.schedule": "wsd"},
     "train.weight_decay": {"train.optimizer": "adamw"},
@@ -401,7 +401,7 @@ def walk(tmp_path_factory) -> Callable:
         given |= {f"data.{split}": f"{split}.txt" for split in prepare.NAMES if given["data.source"] == "documents"}
         if given["data.source"] in ("number_words", "algorithms"):
             given |= {"data.number_train_size": 60, "data.number_test_size": 6} if given["data.source"] == "number_words" else {
-                "data.puzzle_train_size": 60, "data.puzzle_test_size": 6, "data.algorithm_train_lengths": (3, 5)
+                "data.synthetic_train_size": 60, "data.synthetic_test_size": 6, "data.algorithm_train_lengths": (3, 5)
             }  # fmt: skip
         config = Config(family=family, objective=replace(Config(), "objective.kind", kind).objective)  # type: ignore[arg-type]
         config = assign(config, {**given, "data.directory": str(folder(case))})

@@ -585,7 +585,7 @@ def test_a_process_ends_with_status_2_and_with_0_on_a_closed_pipe(tmp_path):
 
 @pytest.mark.slow
 def test_tensorflow_is_never_imported(tmp_path):
-    """Training on an embedded TFDS data set, and translating, where TensorFlow cannot be imported."""
+    """Training on a synthetic TFDS data set, and translating, where TensorFlow cannot be imported."""
     code = """
 import importlib.machinery, io, sys
 class Blocker:  # TensorFlow seems to be installed, and cannot be imported

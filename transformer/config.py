@@ -139,7 +139,7 @@ class Model:
         """The settings of a stack: those of the layer type named as the stack prevail over the model's."""
         return override(self, dict(dict(self.layer_types).get(stack, ())), load=False)
 
-    def layer_types_in_turn(self, stack: str) -> tuple["Model", ...]:
+    def layers_of_period(self, stack: str) -> tuple["Model", ...]:
         """The settings of each layer of the pattern in a stack; one, of all its layers, if there is no pattern."""
         whole = dataclasses.replace(self.of_stack(stack), layer_pattern=(), layer_types=Variations())
         return tuple(override(whole, self.layer_types.get(name), load=False) for name in self.layer_pattern) or (whole,)
@@ -147,7 +147,7 @@ class Model:
     @property
     def remembers_keys(self) -> bool:
         """Whether a decoder's keys stay as they are when tokens follow, so that they can be cached."""
-        return all(each.mask.during(False).causal for each in self.layer_types_in_turn("decoder"))
+        return all(each.mask.during(False).causal for each in self.layers_of_period("decoder"))
 
     def sizes(self, stack: Stack, role: Role = "self") -> Sizes:
         """The sizes of a layer's attention, as components are told them."""
@@ -196,14 +196,14 @@ class Data:
         "tfds",
     ] = setting(
         "number_words",
-        "embedded (number_words, algorithms, summaries, list_ops_pairs: pairs; list_ops: labels; entities: tags; stories: "
+        "synthetic (number_words, algorithms, summaries, list_ops_pairs: pairs; list_ops: labels; entities: tags; stories: "
         "questions), two text files, documents, labelled files, or TFDS catalogue",
     )
     source_language: str = setting("en", "language read")
     target_language: str = setting("de", "language written")
     directory: str | None = setting(
         None,
-        "folder of the data; none: here (files), the workdir (embedded tasks), TFDS's data_dir (tfds)",
+        "folder of the data; none: here (files), the workdir (synthetic tasks), TFDS's data_dir (tfds)",
         free=True,
         path=True,
     )
@@ -241,8 +241,8 @@ class Data:
         at_most=1,
     )
     number_test_size: int = setting(2_000, "number_words: validation pairs, and as many test pairs", at_least=1)
-    puzzle_train_size: int = setting(20_000, "the other embedded tasks: training examples", at_least=1)
-    puzzle_test_size: int = setting(2_000, "the other embedded tasks: validation examples, and as many to test", at_least=1)
+    synthetic_train_size: int = setting(20_000, "the other synthetic tasks: training examples", at_least=1)
+    synthetic_test_size: int = setting(2_000, "the other synthetic tasks: validation examples, and as many to test", at_least=1)
 
     algorithm: Literal["copy", "reverse", "sort", "list", "recall", "addition"] = setting(
         "copy", "algorithms: which; list: items translated one by one; recall: the value of a key"

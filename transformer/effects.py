@@ -161,9 +161,9 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
     ),
     (
         "data",
-        "puzzle_train_size puzzle_test_size",
+        "synthetic_train_size synthetic_test_size",
         _source("algorithms", "list_ops", "list_ops_pairs", "entities", "stories", "summaries"),
-        "with an embedded task other than number_words",
+        "with a synthetic task other than number_words",
     ),
     (
         "data",

@@ -203,7 +203,7 @@ def _check_components(config: Config) -> None:
     """UserError: heads or components do not fit the sizes, one another, or the family."""
     _check_layer_types(config)
     for stack in STACKS[config.family]:
-        for each in config.model.layer_types_in_turn(stack):
+        for each in config.model.layers_of_period(stack):
             _check_layer(each, stack)
             _check_use(each, stack, config)
 
@@ -273,7 +273,7 @@ def _check_layer_types(config: Config) -> None:
                 raise UserError(
                     f"config.model.layer_types.{name}.{setting}: cannot differ by {what}; what can is {', '.join(able)}"
                 )
-    for each in (each for stack in STACKS[config.family] for each in model.layer_types_in_turn(stack)):
+    for each in (each for stack in STACKS[config.family] for each in model.layers_of_period(stack)):
         if each.positions != model.positions and any(
             type(p).embed is not Positions.embed or (p.owner == "stack" and p.parameters(model.sizes("encoder"), 1.0))
             for p in (each.positions, model.positions)

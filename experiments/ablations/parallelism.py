@@ -31,7 +31,7 @@ SIZES = {"model.num_encoder_layers": "1", "model.num_decoder_layers": "1", "mode
 def base() -> Config:
     """A recurrent model of one layer a side, on lists that are copied."""
     task = algorithms.get_config()
-    data = dataclasses.replace(task.data, max_source_length=160, max_target_length=160, puzzle_train_size=2048)
+    data = dataclasses.replace(task.data, max_source_length=160, max_target_length=160, synthetic_train_size=2048)
     whole = dataclasses.replace(rnn_fixed.get_config(), data=data)
     whole = override(whole, SIZES | {"train.batch_tokens": "4096", "model.recurrent.reverse_source": "false"})
     return studies.at_start(whole, "sequential_products", "operations", "gradient_distance", "gradient_seconds")

@@ -26,7 +26,7 @@ FILE = "experiments/variants/qkv.py"
 
 def base() -> Config:
     """3 to 5 pairs, of 8 letters."""
-    small = {"data.algorithm_alphabet": "8", "data.puzzle_train_size": "30000", "train.learning_rate": "0.001"}
+    small = {"data.algorithm_alphabet": "8", "data.synthetic_train_size": "30000", "train.learning_rate": "0.001"}
     return override(studies.gpt_algorithm("recall", (3, 5), (3, 5), steps=2000, norm_order="post"), small)
 
 

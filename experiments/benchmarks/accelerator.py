@@ -119,11 +119,11 @@ def seeds(job: Job, together: bool) -> Callable[[], None]:
     import jax
     import numpy as np
 
-    from transformer.runtime.stacked import Stack
+    from transformer.runtime.vmap_seeds import VmapSeeds
 
     step, init = _parts(job)
     states, batch = {seed: init(seed) for seed in range(SEEDS)}, _batch(job)
-    one, stack = jax.jit(step, donate_argnums=0), Stack(step, jax.devices()[:1])
+    one, stack = jax.jit(step, donate_argnums=0), VmapSeeds(step, jax.devices()[:1])
 
     def turn() -> None:
         if together:

@@ -138,7 +138,7 @@ def base_m(**model: Any) -> Config:
 
 
 def gpt_algorithm(algorithm: str, lengths: tuple[int, int], test: tuple[int, int], steps: int, **model: Any) -> Config:
-    """An embedded algorithm, by a decoder alone. Embeddings are as large as sinusoids, so that both are heard."""
+    """A synthetic algorithm, by a decoder alone. Embeddings are as large as sinusoids, so that both are heard."""
     base = gpt_algorithms.get_config()
     model = {"embedding_scale": "sqrt(d_model)", "embedding_init": "1/sqrt(d_model)"} | model
     return dataclasses.replace(
@@ -149,7 +149,7 @@ def gpt_algorithm(algorithm: str, lengths: tuple[int, int], test: tuple[int, int
             algorithm=algorithm,
             algorithm_train_lengths=lengths,
             algorithm_test_lengths=test,
-            puzzle_train_size=50_000,
+            synthetic_train_size=50_000,
             max_source_length=128,
             max_target_length=128,
         ),

@@ -19,8 +19,8 @@ from transformer.validation import validate
 NAMES = ("copy", "reverse", "sort", "list", "recall", "addition")
 SMALL = Data(
     source="algorithms",
-    puzzle_train_size=330,
-    puzzle_test_size=90,
+    synthetic_train_size=330,
+    synthetic_test_size=90,
     algorithm_train_lengths=(4, 9),
     algorithm_test_lengths=(6, 24),
 )
@@ -104,7 +104,11 @@ def test_short_numbers():
     """Of one digit there are 100 sums, zero included: all of them are drawn, each once."""
     drawn = algorithms.make(
         given(
-            "addition", puzzle_train_size=80, puzzle_test_size=10, algorithm_train_lengths=(1, 1), algorithm_test_lengths=None
+            "addition",
+            synthetic_train_size=80,
+            synthetic_test_size=10,
+            algorithm_train_lengths=(1, 1),
+            algorithm_test_lengths=None,
         )
     )
     assert {source for source, _ in every(drawn)} == {f"{a} + {b}" for a in range(10) for b in range(10)}
@@ -144,7 +148,7 @@ def test_lengths_are_drawn_evenly(made, algorithm):
 def test_splits_share_nothing_and_do_not_depend_on_what_is_trained_on(made, algorithm):
     pairs = every(made[algorithm])
     assert len({source for source, _ in pairs}) == len(pairs) == 330 + 2 * 90
-    fewer = algorithms.make(given(algorithm, puzzle_train_size=40))
+    fewer = algorithms.make(given(algorithm, synthetic_train_size=40))
     assert fewer["test"] == made[algorithm]["test"] and fewer["validation"] == made[algorithm]["validation"]
     assert fewer["train"] == made[algorithm]["train"][:40]
 
@@ -162,12 +166,12 @@ def test_items_do_not_tell_of_each_other(made):
 def test_all_sources_there_are():
     """Each is drawn once, and which ones are for test and validation is not for training to say."""
     few = Data(
-        source="algorithms", algorithm_alphabet=2, algorithm_train_lengths=(3, 3), puzzle_train_size=6, puzzle_test_size=1
+        source="algorithms", algorithm_alphabet=2, algorithm_train_lengths=(3, 3), synthetic_train_size=6, synthetic_test_size=1
     )
     drawn = algorithms.make(few)
     assert {source for source, _ in every(drawn)} == {f"{a} {b} {c}" for a in "ab" for b in "ab" for c in "ab"}
     for size in range(1, 6):
-        fewer = algorithms.make(dataclasses.replace(few, puzzle_train_size=size))
+        fewer = algorithms.make(dataclasses.replace(few, synthetic_train_size=size))
         assert (fewer["test"], fewer["validation"]) == (drawn["test"], drawn["validation"])
 
 
@@ -175,14 +179,14 @@ def test_all_sources_there_are():
     ("changes", "message"),
     [
         (
-            {"algorithm_train_lengths": (1, 9), "puzzle_train_size": 270},
+            {"algorithm_train_lengths": (1, 9), "synthetic_train_size": 270},
             "config.data.algorithm_train_lengths 1,9: needs 40 sources of length 1, and copy has 26; raise the "
-            "first, lower config.data.puzzle_train_size or raise config.data.algorithm_alphabet",
+            "first, lower config.data.synthetic_train_size or raise config.data.algorithm_alphabet",
         ),
         (
             {"algorithm_test_lengths": (1, 3)},
             "config.data.algorithm_test_lengths 1,3: needs 30 sources of length 1, and copy has 26; raise the first, "
-            "lower config.data.puzzle_test_size or raise config.data.algorithm_alphabet",
+            "lower config.data.synthetic_test_size or raise config.data.algorithm_alphabet",
         ),
         (
             {"algorithm": "recall", "algorithm_test_lengths": (6, 27)},
@@ -192,7 +196,7 @@ def test_all_sources_there_are():
         (
             {"algorithm": "addition", "algorithm_train_lengths": (1, 3), "algorithm_test_lengths": None},
             "config.data.algorithm_train_lengths 1,3: needs 170 sources of length 1, and addition has 100; raise the "
-            "first, lower config.data.puzzle_train_size",
+            "first, lower config.data.synthetic_train_size",
         ),
     ],
 )
@@ -212,12 +216,12 @@ def test_how_many_there_are(algorithm, length, size):
         algorithm_alphabet=2,
         algorithm_train_lengths=(length, length),
         algorithm_test_lengths=None,
-        puzzle_train_size=size - 2,
-        puzzle_test_size=1,
+        synthetic_train_size=size - 2,
+        synthetic_test_size=1,
     )
     assert len({source for source, _ in every(algorithms.make(whole))}) == size
     with pytest.raises(UserError):
-        algorithms.make(dataclasses.replace(whole, puzzle_train_size=size - 1))
+        algorithms.make(dataclasses.replace(whole, synthetic_train_size=size - 1))
 
 
 # --- as a data set -------------------------------------------------------------------------------------------------------
@@ -231,8 +235,8 @@ def test_how_many_there_are(algorithm, length, size):
         {"algorithm_train_lengths": (5, 9)},
         {"algorithm_test_lengths": (6, 23)},
         {"algorithm_test_lengths": None},
-        {"puzzle_train_size": 300},
-        {"puzzle_test_size": 80},
+        {"synthetic_train_size": 300},
+        {"synthetic_test_size": 80},
     ],
 )
 def test_a_folder_has_the_settings_in_its_name(changes, made):

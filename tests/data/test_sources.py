@@ -199,13 +199,13 @@ def test_a_stopped_preparation_leaves_nothing_broken(tmp_path, monkeypatch):
 
 
 def test_two_runs_may_prepare_at_once(tmp_path, monkeypatch):
-    prepare: Any = tasks.Embedded.download_and_prepare
+    prepare: Any = tasks.Synthetic.download_and_prepare
 
     def late(self, **arguments):
         prepare(self, **arguments)
         raise OSError("the folder is there")
 
-    monkeypatch.setattr(tasks.Embedded, "download_and_prepare", late)
+    monkeypatch.setattr(tasks.Synthetic, "download_and_prepare", late)
     assert len(pairs(sources.read(SMALL, "train", tmp_path))) == 300
 
 

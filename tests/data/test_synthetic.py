@@ -1,4 +1,4 @@
-"""Embedded puzzles: each truth worked out again from the text alone, splits that share nothing, the same draws every time."""
+"""Synthetic tasks: answers are worked out again from the text; splits share nothing; draws are the same every time."""
 
 import collections
 import dataclasses
@@ -23,11 +23,11 @@ SPLITS: tuple[sources.SplitName, ...] = ("train", "validation", "test")
 TEXTS = {"list_ops": "text", "entities": "text", "stories": "text", "summaries": "source", "algorithms": "source"}
 PUZZLES = tuple(TEXTS)
 FOLDERS = {"algorithms": "copy-alphabet_26-train_1500_of_5_20-test_200_of_5_20"}
-SMALL = Data(puzzle_train_size=1500, puzzle_test_size=200)
+SMALL = Data(synthetic_train_size=1500, synthetic_test_size=200)
 
 
 @pytest.fixture(scope="module")
-def puzzles() -> dict[str, dict[str, list[Any]]]:
+def synthetic() -> dict[str, dict[str, list[Any]]]:
     made = {name: tasks.TASKS[name].make(dataclasses.replace(SMALL, source=name)) for name in PUZZLES}
     return {name: {split: list(examples) for split, examples in splits.items()} for name, splits in made.items()}
 
@@ -37,11 +37,11 @@ def every(splits: dict[str, list[Any]]) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("name", PUZZLES)
-def test_on_disk_as_drawn(puzzles, tmp_path, name):
+def test_on_disk_as_drawn(synthetic, tmp_path, name):
     data = dataclasses.replace(SMALL, source=name)
     for split, size in zip(SPLITS, (1500, 200, 200), strict=True):
         found = sources.read(data, split, tmp_path)
-        assert found and list(found.examples) == puzzles[name][split] and len(found.examples) == size
+        assert found and list(found.examples) == synthetic[name][split] and len(found.examples) == size
         assert found.notices == (
             ("examples: 1,500 for training, 200 for validation, 200 for the test",) if split == "train" else ()
         )
@@ -51,11 +51,11 @@ def test_on_disk_as_drawn(puzzles, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", PUZZLES)
-def test_splits_share_nothing_and_do_not_depend_on_each_other(puzzles, name):
-    texts = [example[TEXTS[name]] for example in every(puzzles[name])]
+def test_splits_share_nothing_and_do_not_depend_on_each_other(synthetic, name):
+    texts = [example[TEXTS[name]] for example in every(synthetic[name])]
     assert len(set(texts)) == len(texts) == 1900
-    fewer = tasks.TASKS[name].make(dataclasses.replace(SMALL, source=name, puzzle_train_size=50))
-    assert list(fewer["test"]) == puzzles[name]["test"] and list(fewer["train"]) == puzzles[name]["train"][:50]
+    fewer = tasks.TASKS[name].make(dataclasses.replace(SMALL, source=name, synthetic_train_size=50))
+    assert list(fewer["test"]) == synthetic[name]["test"] and list(fewer["train"]) == synthetic[name]["train"][:50]
 
 
 @pytest.mark.parametrize(
@@ -67,23 +67,25 @@ def test_splits_share_nothing_and_do_not_depend_on_each_other(puzzles, name):
         ("summaries", "f728593f0b7d3e6d"),
     ],
 )
-def test_draws_are_what_they_were(puzzles, name, drawn):
+def test_draws_are_what_they_were(synthetic, name, drawn):
     # Runs are compared over years: who draws otherwise must raise the task's version.
-    assert hashlib.sha256(json.dumps(puzzles[name]).encode()).hexdigest()[:16] == drawn
+    assert hashlib.sha256(json.dumps(synthetic[name]).encode()).hexdigest()[:16] == drawn
 
 
 def test_more_than_there_is():
-    with pytest.raises(UserError, match="config.data.puzzle_train_size 9: stories has no more examples than about 3") as error:
+    with pytest.raises(
+        UserError, match="config.data.synthetic_train_size 9: stories has no more examples than about 3"
+    ) as error:
         draws = iter(["a", "b", "c", *["a"] * 5000])
         tasks.stories.distinct(
-            Data(source="stories", puzzle_train_size=9, puzzle_test_size=1), lambda rng, held: {"text": next(draws)}
+            Data(source="stories", synthetic_train_size=9, synthetic_test_size=1), lambda rng, held: {"text": next(draws)}
         )
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", PUZZLES)
 def test_lower_case(tmp_path, name):
-    data = Data(source=name, puzzle_train_size=20, puzzle_test_size=5)
+    data = Data(source=name, synthetic_train_size=20, synthetic_test_size=5)
     plain, lowered = (sources.read(dataclasses.replace(data, lowercase=x), "train", tmp_path) for x in (False, True))
     assert plain and lowered and plain.fingerprint != lowered.fingerprint
     for a, b in zip(plain.examples, lowered.examples, strict=True):
@@ -127,22 +129,22 @@ def test_evaluator(text, value):
     assert evaluate(text.split()) == value
 
 
-def test_list_ops(puzzles):
+def test_list_ops(synthetic):
     depths = collections.Counter()
-    for example in every(puzzles["list_ops"]):
+    for example in every(synthetic["list_ops"]):
         tokens = example["text"].split(" ")
         depth = [sum(t[0] == "[" for t in tokens[:i]) - tokens[:i].count("]") for i in range(len(tokens))]
         depths[max(depth)] += 1
         assert len(tokens) <= 24 and max(depth) <= 2
         assert evaluate(tokens) == int(example["label"]) and not tokens, example
     assert min(depths[d] for d in (1, 2)) > 300
-    labels = collections.Counter(example["label"] for example in every(puzzles["list_ops"]))
+    labels = collections.Counter(example["label"] for example in every(synthetic["list_ops"]))
     assert all(140 < labels[str(digit)] < 240 for digit in range(10)), labels  # 190 expected, standard deviation 13
 
 
-def test_list_ops_as_pairs(puzzles):
+def test_list_ops_as_pairs(synthetic):
     made = tasks.TASKS["list_ops_pairs"].make(dataclasses.replace(SMALL, source="list_ops_pairs"))
-    for split, examples in puzzles["list_ops"].items():
+    for split, examples in synthetic["list_ops"].items():
         assert [(pair["source"], pair["target"]) for pair in made[split]] == [(e["text"], e["label"]) for e in examples]
 
 
@@ -172,8 +174,8 @@ def readings(text: str) -> set[str]:
     return found
 
 
-def test_sentences_have_one_reading(puzzles):
-    for example in every(puzzles["entities"]):
+def test_sentences_have_one_reading(synthetic):
+    for example in every(synthetic["entities"]):
         assert readings(example["text"]) == {example["tags"]}, example
         assert len(example["text"].split()) == len(example["tags"].split()) <= 30
 
@@ -184,14 +186,14 @@ def spans(example: dict[str, str]) -> set[tuple[int, int, str]]:
     return {(i, ends[i], tag[2:]) for i, tag in enumerate(tags) if tag[0] == "B"}
 
 
-def test_words_alone_do_not_tell(puzzles):
+def test_words_alone_do_not_tell(synthetic):
     """A table of each word's most frequent tag in training, O for others, finds less than half of the entities."""
     table = collections.defaultdict(collections.Counter)
-    for example in puzzles["entities"]["train"]:
+    for example in synthetic["entities"]["train"]:
         for word, tag in zip(example["text"].split(), example["tags"].split(), strict=True):
             table[word][tag] += 1
     right = true = said = 0
-    for example in puzzles["entities"]["test"]:
+    for example in synthetic["entities"]["test"]:
         tags = [table[word].most_common(1)[0][0] if word in table else "O" for word in example["text"].split()]
         guess = spans({"tags": " ".join(tags)})
         right, true, said = right + len(guess & spans(example)), true + len(spans(example)), said + len(guess)
@@ -200,16 +202,16 @@ def test_words_alone_do_not_tell(puzzles):
     assert all({"B-PER", "B-LOC"} <= set(table[word]) for word in ("Jordan", "Georgia", "Victoria"))
 
 
-def test_half_of_the_names_in_test_are_new(puzzles):
-    seen = {word for example in puzzles["entities"]["train"] for word in example["text"].split()}
+def test_half_of_the_names_in_test_are_new(synthetic):
+    seen = {word for example in synthetic["entities"]["train"] for word in example["text"].split()}
     for split in ("validation", "test"):
-        names = [w for e in puzzles["entities"][split] for w in e["text"].split() if w[0].isupper()]
+        names = [w for e in synthetic["entities"][split] for w in e["text"].split() if w[0].isupper()]
         assert 0.35 < sum(name not in seen for name in names) / len(names) < 0.65
 
 
-def test_all_types_are_frequent(puzzles):
+def test_all_types_are_frequent(synthetic):
     for split in SPLITS:
-        counts = collections.Counter(kind for example in puzzles["entities"][split] for *_, kind in spans(example))
+        counts = collections.Counter(kind for example in synthetic["entities"][split] for *_, kind in spans(example))
         assert set(counts) == set(entities.TYPES) and min(counts.values()) > 0.05 * sum(counts.values()), counts
 
 
@@ -256,8 +258,8 @@ def answer(text: str, question: str) -> tuple[str, int]:
     return f"{things['number']} {kind}", things["number at"]
 
 
-def test_stories(puzzles):
-    for example in every(puzzles["stories"]):
+def test_stories(synthetic):
+    for example in every(synthetic["stories"]):
         found, start = answer(example["text"], example["question"])
         assert (found, str(start)) == (example["answer"], example["start"]), example
         assert example["text"][start : start + len(found)] == found
@@ -265,10 +267,10 @@ def test_stories(puzzles):
         assert json.loads(example["answers"]) == [found, *also]
 
 
-def test_the_question_decides(puzzles):
+def test_the_question_decides(synthetic):
     """Whatever ignores the question is wrong: other questions to the same story have other answers, anywhere in it."""
     sentences, kinds = collections.Counter(), collections.Counter()
-    for example in every(puzzles["stories"]):
+    for example in every(synthetic["stories"]):
         state = simulate(example["text"])
         asked = [f"who has the {kind} ?" for kind in state] + [
             f"how many {k} does {s['owner']} have ?" for k, s in state.items()
@@ -280,8 +282,8 @@ def test_the_question_decides(puzzles):
     assert min(kinds.values()) > 0.15 * 1900 and len(kinds) == 4, kinds
 
 
-def test_things_change_hands(puzzles):
-    asked = [e for e in every(puzzles["stories"]) if e["question"].startswith("who ha")]
+def test_things_change_hands(synthetic):
+    asked = [e for e in every(synthetic["stories"]) if e["question"].startswith("who ha")]
     states = [(simulate(e["text"])[e["question"].split()[3]], e["question"].split()[1]) for e in asked]
     moved = [verb for state, verb in states if state["owner"] != state["first"]]
     assert len(moved) > 0.3 * len(asked) and min(moved.count("has"), moved.count("had")) > 0.3 * len(moved)
@@ -290,17 +292,17 @@ def test_things_change_hands(puzzles):
 # --- summaries ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_summary_says_who_has_what_in_the_end(puzzles):
-    for example in every(puzzles["summaries"]):
+def test_a_summary_says_who_has_what_in_the_end(synthetic):
+    for example in every(synthetic["summaries"]):
         state = simulate(example["source"])
         owners = sorted({things["owner"] for things in state.values()})
         each = [" and ".join(f"{t['number']} {kind}" for kind, t in state.items() if t["owner"] == owner) for owner in owners]
         assert example["target"] == " ".join(f"{o} has {things} ." for o, things in zip(owners, each, strict=True))
 
 
-def test_a_summary_is_no_copy(puzzles):
+def test_a_summary_is_no_copy(synthetic):
     """The first sentences, as many as a summary has, are almost never it."""
-    examples = every(puzzles["summaries"])
+    examples = every(synthetic["summaries"])
     lead = [" .".join(e["source"].split(" .")[: e["target"].count(" .")]) + " ." for e in examples]
     assert sum(first == e["target"] for first, e in zip(lead, examples, strict=True)) < 0.05 * len(examples)
     assert all(len(e["target"]) < len(e["source"]) for e in examples)
@@ -320,7 +322,7 @@ from transformer.inference import scores
 from transformer.probes import alignment
 assert "tensorflow_datasets" not in sys.modules, "TFDS is imported before it is needed"
 for source in {PUZZLES!r}:
-    data = Data(source=source, puzzle_train_size=20, puzzle_test_size=5)
+    data = Data(source=source, synthetic_train_size=20, synthetic_test_size=5)
     for _ in range(2):
         assert len(list(sources.read(data, "train", Path({str(tmp_path)!r})).examples)) == 20
 for name in ("rouge1", "entity_f1"):

@@ -100,7 +100,7 @@ def test_cached_steps_give_the_logits_of_the_plain_pass(build, name):
         cache = apply(memory, 8, 2 * memory.rows(), method="start")
         rows = jnp.repeat(batch["inputs"], 2, axis=0)  # two beams a sentence
         first, cache = apply(rows[:, :2], cache, memory, method="step")
-        params, memory = network.for_steps(variables["params"], memory)
+        params, memory = network.unstack_layers(variables["params"], memory)
 
         def step(cache, token):
             logits, cache = network.apply({"params": params}, token[:, None], cache, memory, method="step")

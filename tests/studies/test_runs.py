@@ -324,9 +324,9 @@ def test_a_run_that_ends_far_above_its_best_has_diverged(tmp_path):
     assert found[1] and "0.4" in found[1].error
 
 
-def test_embedded_data_is_made_once(tmp_path):
-    embedded = small.config(data__source="number_words")
-    assert runs._placed(embedded, tmp_path).data.directory == str(tmp_path / "data")
+def test_synthetic_data_is_made_once(tmp_path):
+    synthetic = small.config(data__source="number_words")
+    assert runs._placed(synthetic, tmp_path).data.directory == str(tmp_path / "data")
     for given, wanted in (("text", None), os.getcwd()), (("number_words", "x"), os.path.abspath("x")), (("tfds", None), None):
         config = small.config(data__source=given[0], data__directory=given[1])
         assert runs._placed(config, tmp_path).data.directory == wanted

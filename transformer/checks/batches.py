@@ -18,7 +18,7 @@ def causal(subject: Subject) -> Outcome:
     """The greatest gradient of a state with respect to a later token, and the greatest change of it by other later tokens."""
     if subject.side == "source":
         return "a model that reads a source alone sees all of it"
-    masks = [each.mask for each in subject.config.model.layer_types_in_turn("decoder")] if not subject.recurrent else []
+    masks = [each.mask for each in subject.config.model.layers_of_period("decoder")] if not subject.recurrent else []
     if not all(mask.during(False).causal for mask in masks):
         return "the mask lets tokens see later ones by design"
     training = all(mask.during(True).causal for mask in masks)

@@ -90,7 +90,7 @@ def _decode(subject: Subject, ids: np.ndarray, calls: Sequence[np.ndarray], reor
             return model.apply({"params": params}, *arguments, method="encode")
 
         memory = subject.program("encode", lambda: encode)(subject.params, source)
-    params, memory = model.for_steps(subject.params, memory)
+    params, memory = model.unstack_layers(subject.params, memory)
     cache = model.start(memory, CACHE, ROWS)
 
     def step(params: Any, memory: Any, cache: Any, tokens: Any, valid: Any) -> Any:

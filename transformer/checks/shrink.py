@@ -31,7 +31,7 @@ def shrink(config: Config) -> tuple[Config, list[str]]:
     period = max(len(pattern), 1)
     for stack in ("encoder", "decoder"):
         depth = getattr(model, f"num_{stack}_layers")
-        # Two turns of the pattern, which are scanned, and, where there is a pattern, a layer that follows them.
+        # Two repeats of the pattern, which are scanned, and, where there is a pattern, a layer that follows them.
         values[f"num_{stack}_layers"] = min(depth, 2 * period + (period > 1))
     small = settings.assign(config, {f"model.{name}": value for name, value in (values | PLAIN).items()})
     small = effects.without_idle(settings.replace(small, "parallel", Parallel()))

@@ -115,7 +115,7 @@ class Subject:
 
     def layer_types(self) -> list[Model]:
         """The settings of all kinds of layers."""
-        return [each for stack in STACKS[self.config.family] for each in self.config.model.layer_types_in_turn(stack)]
+        return [each for stack in STACKS[self.config.family] for each in self.config.model.layers_of_period(stack)]
 
     # --- programs ---------------------------------------------------------------------------------------------------------
 

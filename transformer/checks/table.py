@@ -133,6 +133,6 @@ def _hooks(each: Property, config: Any) -> list[str]:
 
 def components(config: Any) -> list[Component]:
     """The components of all kinds of layers."""
-    models = [config.model, *(each for stack in ("encoder", "decoder") for each in config.model.layer_types_in_turn(stack))]
+    models = [config.model, *(each for stack in ("encoder", "decoder") for each in config.model.layers_of_period(stack))]
     found = [getattr(model, f.name) for model in models for f in dataclasses.fields(model)]
     return list(dict.fromkeys(each for each in found if isinstance(each, Component)))

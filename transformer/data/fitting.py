@@ -24,7 +24,7 @@ def measure(config: Config) -> TrainingText:
     from transformer.data import sources  # here, as it imports NumPy, for which a mistyped setting need not wait
 
     data = config.data
-    if sources.SOURCES[data.source] is sources.read_embedded:
+    if sources.SOURCES[data.source] is sources.read_synthetic:
         raise UserError(f"config.data.source {data.source}: this experiment is fitted to files; name a source that reads files")
     train = sources.read(data, "train", Path())
     if train is None:

@@ -36,7 +36,7 @@ class Folders:
 
     vocabulary: Path
     tokens: Path
-    cache: Path  # of embedded data sets
+    cache: Path  # of synthetic data sets
 
 
 @dataclasses.dataclass(frozen=True)

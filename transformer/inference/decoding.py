@@ -76,7 +76,7 @@ def go_on(
     exact: bool,
 ) -> search.State:
     """The search until all sentences are done, or have `until` tokens. `exact`: none of which is the end."""
-    params, memory = model.for_steps(params, memory)
+    params, memory = model.unstack_layers(params, memory)
 
     def step(tokens_BxT: Array, cache: Any) -> tuple[Array, Any]:
         logits_BxTxN, cache = model.apply({"params": params}, tokens_BxT, cache, memory, method="step")

@@ -139,7 +139,7 @@ class Generator(Predictor):
             drawn += CHUNK
 
     def _step(self, params: Any) -> sampling.Step:
-        params, _ = self.model.for_steps(params, None)
+        params, _ = self.model.unstack_layers(params, None)
 
         def step(tokens_BxT: Array, cache: Any, valid_BxT: Array | None = None) -> tuple[Array, Any]:
             return self.model.apply({"params": params}, tokens_BxT, cache, None, valid_BxT, method="step")  # type: ignore[return-value]

@@ -71,7 +71,7 @@ class Predictor:
         """Weights LxBxHxTxS of a batch by place, as "decoder/cross"; nothing of a model without attention."""
         result, model = {}, self.config.model
         for stack, sown in self._observe(self.params, batch).get("intermediates", {}).items():
-            layers = layers_in_order(sown, len(model.layer_types_in_turn(stack)), model.depth(stack))
+            layers = layers_in_order(sown, len(model.layers_of_period(stack)), model.depth(stack))
             for name in layers[0]:
                 result[f"{stack}/{name.removesuffix('_attention')}"] = np.stack([layer[name]["weights"][0] for layer in layers])
         return result

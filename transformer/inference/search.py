@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from transformer.inference.likeliest import likeliest
+from transformer.inference.top_k import top_k_log_probs
 
 Array = jax.Array
 Cache = Any
@@ -131,7 +131,7 @@ class Greedy:
 
     def _extend(self, step: Step, state: Any) -> State:
         logits_Bx1xV, cache = step(state.last_B[:, None], state.cache)
-        gained_B, next_B = (best_Bx1[:, 0] for best_Bx1 in likeliest(logits_Bx1xV[:, -1], 1))
+        gained_B, next_B = (best_Bx1[:, 0] for best_Bx1 in top_k_log_probs(logits_Bx1xV[:, -1], 1))
         next_B, active_B = jnp.where(state.done_B, 0, next_B), ~state.done_B
         log_probs_B = jnp.where(active_B, state.log_probs_B + gained_B, state.log_probs_B) if self.scored else state.log_probs_B
         return state.replace(
@@ -210,7 +210,7 @@ class Beam:
         beam_size, shape, batch = self.beam_size, state.last_BxK.shape, state.last_BxK.shape[0]
         logits_RxTxV, cache = step(state.last_BxK.reshape(-1, 1), state.cache)
         # Each beam's best candidates, then the best of all beams'.
-        gained_RxC, tokens_RxC = likeliest(logits_RxTxV[:, -1], 2 * beam_size)
+        gained_RxC, tokens_RxC = top_k_log_probs(logits_RxTxV[:, -1], 2 * beam_size)
         each = gained_RxC.shape[1]
         flat_BxKC = (state.log_probs_BxK[:, :, None] + gained_RxC.reshape(*shape, each)).reshape(batch, -1)
         log_probs_BxC, index_BxC = jax.lax.top_k(flat_BxKC, min(2 * beam_size, flat_BxKC.shape[1]))

@@ -151,7 +151,7 @@ class MemoryProjection(nn.Module):
     @nn.compact
     def __call__(self, states_BxSxD: Array, tokens: Tokens) -> tuple[Streams, ...]:
         """By layer of the pattern, for each stream an array with the layers of that kind first, each as it is kept."""
-        types, layers = self.config.layer_types_in_turn("decoder"), self.config.num_decoder_layers
+        types, layers = self.config.layers_of_period("decoder"), self.config.num_decoder_layers
         counts = [len(range(number, layers, len(types))) for number in range(len(types))]
         return tuple(
             self._streams(config, count, f"{number}_" if len(types) > 1 else "", states_BxSxD, tokens)

@@ -12,7 +12,7 @@ def of_model(model: Model) -> Axes:
     """Patterns of the ends of paths, with the names of their axes."""
     found: dict[str, tuple[str | None, ...]] = {}
     for stack in ("encoder", "decoder"):
-        for each in model.layer_types_in_turn(stack):
+        for each in model.layers_of_period(stack):
             for role in ("self", "cross"):
                 sizes, attention = each.sizes(stack, role), each.attention
                 ends = _ends(f"{role}_attention/", {**attention.parameters(sizes), **attention.key_parameters(sizes)})

@@ -23,7 +23,7 @@ def names(model: Model, places: Iterable[str]) -> list[str]:
     result = []
     for place in places:
         stack, role = _split(place)
-        for each in model.layer_types_in_turn(stack):
+        for each in model.layers_of_period(stack):
             if type(each.attention).penalty is Attention.penalty:
                 continue
             sizes = each.sizes(stack, role)
@@ -44,7 +44,7 @@ def of_layers(model: Model, places: Iterable[str], params: Any, training: bool) 
     total, reported = jnp.zeros(()), {}
     for place in places:
         stack, role = place.split("/")
-        types = model.layer_types_in_turn(stack)
+        types = model.layers_of_period(stack)
         for number, layer in enumerate(layers_in_order(params[stack], len(types), model.depth(stack))):
             attention = types[number % len(types)].attention
             if type(attention).penalty is not Attention.penalty:

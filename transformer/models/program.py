@@ -207,7 +207,7 @@ def _scan(equation: Any, body: Any, given: list[int]) -> list[int]:
     carried, first_row = whole(equation.outvars, body.outvars), whole(equation.invars, body.invars)
     constants = given[: first_row - carried]
     carry, rows, stacked = given[len(constants) : first_row], given[first_row:], [0] * (len(body.outvars) - carried)
-    for _turn in range(equation.params["length"]):
+    for _step in range(equation.params["length"]):
         found = _depths(body, [*constants, *carry, *rows])
         carry, stacked = found[:carried], [max(pair) for pair in zip(found[carried:], stacked, strict=True)]
     return [*carry, *stacked]

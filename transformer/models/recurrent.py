@@ -420,7 +420,7 @@ class RecurrentEncoderDecoder(nn.Module):
         annotations_BxSxD, last = self.encoder(self.source_embedding(source_BxS), valid_BxS, deterministic)
         return self.memory_projection(annotations_BxSxD, last, valid_BxS)
 
-    def for_steps(self, params: Any, memory: Memory) -> tuple[Any, Memory]:
+    def unstack_layers(self, params: Any, memory: Memory) -> tuple[Any, Memory]:
         """Both as a loop of `step` wants them: as they are."""
         return params, memory
 

@@ -1,7 +1,7 @@
 """A stack of scanned layers, and logits. Models made of them are transformer.py, what is remembered while generating cache.py.
 
-Layers may differ (`config.layer_pattern`): the pattern's layers are the body of the scan, one turn after another, and layers
-that do not fill a turn follow it, each on its own.
+Layers may differ (`config.layer_pattern`): the pattern's layers are the body of the scan, repeated, and layers
+that do not fill a whole period follow it one by one.
 
 Letters: B rows (sentences), S source tokens, T target tokens, C slots of a cache, L layers, D d_model, H heads, N entries of
 the target table.
@@ -46,9 +46,9 @@ class Memory:
         """The same, with arrays of its own for each layer: see `unstack_layers`."""
         if self.unstacked:
             return self
-        turns = [unstack_layers(each) for each in self.streams]
-        period = len(turns)
-        return Memory(tuple(turns[n % period][n // period] for n in range(num_layers)), self.tokens, unstacked=True)
+        repeats = [unstack_layers(each) for each in self.streams]
+        period = len(repeats)
+        return Memory(tuple(repeats[n % period][n // period] for n in range(num_layers)), self.tokens, unstacked=True)
 
     def rows(self) -> int:
         """The number of sources."""
@@ -66,8 +66,8 @@ class Memory:
         return dataclasses.replace(self, tokens=tokens)
 
 
-class Turn(nn.Module):
-    """The layers of one turn of the pattern."""
+class Period(nn.Module):
+    """The layers of one period of the pattern."""
 
     types: tuple[Model, ...]
     stack: Any
@@ -119,7 +119,7 @@ class Stack(nn.Module):
         if memory is not None:
             broadcast |= {"cross_query": Tokens(query.positions, None if cache else query.segments), "memory": memory.tokens}
         per_layer: dict[str, Any] = {"number": jnp.arange(layers)}
-        types = config.layer_types_in_turn(self.stack)
+        types = config.layers_of_period(self.stack)
         if cache is not None:
             x_BxTxD, cache = self._with_cache(types, x_BxTxD, per_layer, memory, broadcast | {"step": step}, cache)
         else:
@@ -131,9 +131,9 @@ class Stack(nn.Module):
     def _scanned(
         self, types: tuple[Model, ...], x: Array, per_layer: Any, memory: Memory | None, broadcast: Any, deterministic: bool
     ) -> Array:
-        """One compiled body for all turns of the pattern; then the layers that are left."""
+        """One compiled body for all repeats of the pattern; then the layers that are left."""
         config, period = self.config, len(types)
-        turns, left = divmod(config.depth(self.stack), period)
+        repeats, left = divmod(config.depth(self.stack), period)
 
         def own(number: int, part: Any, of_memory: Any) -> Any:
             mine = jax.tree.map(lambda leaf: leaf[part], per_layer)
@@ -143,24 +143,24 @@ class Stack(nn.Module):
                 else mine | {"memory": jax.tree.map(lambda leaf: leaf[of_memory], memory.streams[number])}
             )
 
-        if turns:
-            body: Any = Turn if period > 1 else _rematerialized(config)
+        if repeats:
+            body: Any = Period if period > 1 else _rematerialized(config)
             layers = nn.scan(
                 body,
                 variable_axes={"params": 0, "intermediates": 0},
                 split_rngs={"params": True, "dropout": True},
                 in_axes=(0, nn.broadcast),  # type: ignore[arg-type]  (a tuple, as its docstring says)
-                length=turns,
-                unroll=min(config.unroll, turns),
+                length=repeats,
+                unroll=min(config.unroll, repeats),
             )
-            each = [own(n, slice(n, turns * period, period), slice(0, turns)) for n in range(period)]
+            each = [own(n, slice(n, repeats * period, period), slice(0, repeats)) for n in range(period)]
             what = types if period > 1 else types[0]
             x, _ = layers(what, self.stack, self.cross, deterministic, name="layers")(
                 x, each if period > 1 else each[0], broadcast
             )
         for number in range(left):
             layer = _rematerialized(types[number])(types[number], self.stack, self.cross, deterministic, name=f"rest_{number}")
-            x, _ = layer(x, own(number, turns * period + number, turns), broadcast)
+            x, _ = layer(x, own(number, repeats * period + number, repeats), broadcast)
         return x
 
     def _with_cache(
@@ -191,26 +191,26 @@ def layers_in_order(params: Mapping[str, Any], period: int, count: int) -> tuple
     """A stack's parameters, layer by layer; `layers` may be a tuple of all of them already."""
     if isinstance(params.get("layers"), tuple):
         return params["layers"]
-    turns = unstack_layers(params["layers"]) if "layers" in params else ()
-    scanned = [turn if period == 1 else turn[str(number)] for turn in turns for number in range(period)]
+    repeats = unstack_layers(params["layers"]) if "layers" in params else ()
+    scanned = [repeat if period == 1 else repeat[str(number)] for repeat in repeats for number in range(period)]
     return tuple(scanned + [params[f"rest_{number}"] for number in range(count - len(scanned))])
 
 
 def layer_path(number: int, period: int, count: int) -> tuple[tuple[str, ...], int | None]:
     """Where layer `number`, from 0 on, is in a stack's parameters: the path, and its index there if layers share arrays."""
-    turn, place = divmod(number, period)
-    if turn == count // period:
+    repeat, place = divmod(number, period)
+    if repeat == count // period:
         return (f"rest_{place}",), None
-    return ("layers",) if period == 1 else ("layers", str(place)), turn
+    return ("layers",) if period == 1 else ("layers", str(place)), repeat
 
 
-def for_steps(config: Model, params: Any, memory: Memory | None) -> tuple[Any, Memory | None]:
-    """Parameters and memory as a loop of steps wants them, the decoder's layers unstacked: in a loop XLA would cut each out of
-    the stack again at every step."""
+def unstack_for_decoding(config: Model, params: Any, memory: Memory | None) -> tuple[Any, Memory | None]:
+    """Parameters and memory with the decoder's layers unstacked. Otherwise XLA would slice every layer out of the stacked
+    arrays again at each step of a decoding loop."""
     if not config.remembers_keys:  # the whole stack recomputes the prefix
         return params, memory
     count = config.num_decoder_layers
-    layers = layers_in_order(params["decoder"], len(config.layer_types_in_turn("decoder")), count)
+    layers = layers_in_order(params["decoder"], len(config.layers_of_period("decoder")), count)
     decoder = {n: each for n, each in params["decoder"].items() if not n.startswith("rest_")} | {"layers": layers}
     return {**params, "decoder": decoder}, None if memory is None else memory.unstack(count)
 
@@ -223,7 +223,7 @@ def start_cache(config: Model, rows: int, max_length: int) -> Cache:
     if not config.remembers_keys:
         empty = caches.start_tokens(rows, max_length, set())
         return empty | {"tokens": jnp.zeros((rows, max_length), jnp.int32)}
-    types = config.layer_types_in_turn("decoder")
+    types = config.layers_of_period("decoder")
     layers = [_empty(types[index % len(types)], rows, max_length) for index in range(config.num_decoder_layers)]
     windows = {each.ring for each in types if each.ring is not None and each.ring < max_length}
     return caches.start_tokens(rows, max_length, windows) | {"layers": layers}

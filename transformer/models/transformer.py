@@ -22,7 +22,7 @@ from transformer.models.attention import MemoryProjection
 from transformer.models.cache import Cache
 from transformer.models.heads import Classifier, MaskedLM, Pooler
 from transformer.models.layers import Embedding, kernel_initializer
-from transformer.models.stack import Logits, Memory, Stack, for_steps, recompute_prefix, start_cache
+from transformer.models.stack import Logits, Memory, Stack, recompute_prefix, start_cache, unstack_for_decoding
 
 Array = jax.Array
 
@@ -108,9 +108,9 @@ class EncoderDecoder(nn.Module):
         states, _ = self.encoder(self.source_embedding(source_BxS), tokens, deterministic=deterministic)
         return Memory(self.memory_projection(states, tokens), tokens)
 
-    def for_steps(self, params: Any, memory: Memory) -> tuple[Any, Memory]:
-        """Both as a loop of `step` wants them: stack.for_steps."""
-        return for_steps(self.config, params, memory)  # type: ignore[return-value]
+    def unstack_layers(self, params: Any, memory: Memory) -> tuple[Any, Memory]:
+        """Parameters and memory for a loop of `step`: see `stack.unstack_for_decoding`."""
+        return unstack_for_decoding(self.config, params, memory)  # type: ignore[return-value]
 
     def start(self, memory: Memory, max_length: int, rows: int) -> Cache:
         """An empty cache of `max_length` tokens for `rows`, a multiple of B: row b x beams + k is of sentence b."""
@@ -150,9 +150,9 @@ class DecoderOnly(nn.Module):
         """States to logits BxTxN."""
         return self.logits_layer(states_BxTxD, self.target_embedding if self.config.ties_output else None)
 
-    def for_steps(self, params: Any, memory: None) -> tuple[Any, None]:
+    def unstack_layers(self, params: Any, memory: None) -> tuple[Any, None]:
         """As EncoderDecoder's."""
-        return for_steps(self.config, params, memory)  # type: ignore[return-value]
+        return unstack_for_decoding(self.config, params, memory)  # type: ignore[return-value]
 
     def start(self, memory: None, max_length: int, rows: int) -> Cache:
         """An empty cache of `max_length` tokens for `rows`."""

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from transformer.errors import UserError, say
-from transformer.runtime import hosts, kept_programs
+from transformer.runtime import compilation_cache, hosts
 
 HOMES = {  # function -> file
     "ablate": "ablation",
@@ -58,7 +58,7 @@ def run(mode: str, config: Any, workdir: Path, overrides: Mapping[str, str], fla
     several = [flags[name].value for name in ("coordinator", "num_processes", "process_id")]
     try:
         with hosts.joined(*several) if mode in TOGETHER else contextlib.nullcontext():
-            kept_programs.keep()
+            compilation_cache.enable()
             actions[mode]()
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):

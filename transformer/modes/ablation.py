@@ -12,7 +12,7 @@ import jax
 from transformer.config import Parallel
 from transformer.errors import UserError, counted, say
 from transformer.modes.scoring import check_evaluate, reported
-from transformer.modes.training import train, train_together
+from transformer.modes.training import train, train_vmapped
 from transformer.runtime.lock import only_run
 from transformer.studies import cluster, resampled, runs
 from transformer.studies import plan as plans
@@ -59,7 +59,7 @@ def ablate(
         print(plans.table(plan))
         return
     with (
-        contextlib.nullcontext(Processes(workers or 1, vmap_seeds, train_together))
+        contextlib.nullcontext(Processes(workers or 1, vmap_seeds, train_vmapped))
         if ray is None
         else cluster.joined(ray, workers) as place
     ):

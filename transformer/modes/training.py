@@ -33,7 +33,7 @@ from transformer.runtime.checkpoints import Checkpoints, on_host
 from transformer.runtime.devices import Runtime, peak_flops
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
-from transformer.training import branch, costs, initial, loop, optimizer, together, tracing, trainer
+from transformer.training import branch, costs, loop, optimizer, pretrained, tracing, trainer, vmap_seeds
 from transformer.training import step as step_lib
 from transformer.training.monitor import Monitor
 from transformer.training.telemetry import Telemetry
@@ -46,7 +46,7 @@ def train(config: Config, path: Path, profile: str | None = None, pictures: bool
     loop.alone(_run(config, path, loop.Stop(config.train.max_minutes), wanted, pictures, notices=notices))
 
 
-def train_together(runs: Mapping[Path, Config], told: Mapping[Path, TextIO]) -> bool:
+def train_vmapped(runs: Mapping[Path, Config], told: Mapping[Path, TextIO]) -> bool:
     """As `train`, of runs that differ in their seeds alone, whose updates are made by one program (`vmap`). What a run says
     goes to its file of `told`. Returns whether all went well; a run that fails does not end the others."""
     stop = loop.Stop(next(iter(runs.values())).train.max_minutes)
@@ -58,7 +58,7 @@ def train_together(runs: Mapping[Path, Config], told: Mapping[Path, TextIO]) -> 
             stack.enter_context(contextlib.redirect_stderr(told[path]))
             return stack.pop_all()
 
-    return not together.train(
+    return not vmap_seeds.train(
         {seed: _run(runs[path], path, stop, None, pictures=False, alone=False) for seed, path in seeds.items()},
         {seed: functools.partial(saying, path) for seed, path in seeds.items()},
     )
@@ -74,7 +74,7 @@ def _run(
     notices: Sequence[str] = (),
 ) -> loop.Run[None]:
     families.check_mode(config, "train")
-    config = dataclasses.replace(config, data=sources.spelt_out(config.data))
+    config = dataclasses.replace(config, data=sources.resolve_paths(config.data))
     check_evaluate(config)
     texts = {f"config.{name}": settings_lib.text_of(value) for name, _, _, value in settings_lib.fields(config)}
     hosts.check_same({"--workdir": str(path)} | texts)
@@ -342,13 +342,13 @@ def _begin_with(config: Config, checkpoints: Checkpoints, init: Callable[[], Any
     if config.train.init_from is None or checkpoints.latest():
         return None
     params = loading.read(config.train.init_from).params
-    initial.adopt(jax.eval_shape(init), params, config.train.init_from)
+    pretrained.load_pretrained(jax.eval_shape(init), params, config.train.init_from)
     return params
 
 
 def _adopt(state: step_lib.State, other: Any, where: str) -> step_lib.State:
     """A first state with the parameters of `train.init_from`, which is `where`."""
-    params, lines = initial.adopt(state.params, other, where)
+    params, lines = pretrained.load_pretrained(state.params, other, where)
     for line in lines:
         say(line)
     average = None if state.average is None else jax.tree.map(jax.numpy.copy, params)

@@ -125,7 +125,7 @@ def without(config: Config, params: Any, removed: Iterable[str]) -> Any:
     head."""
     leaves, known = dict(flatten_dict(params)), {}
     for stack, kind in (place.split("/") for place in families.FAMILIES[config.family].attention):
-        model, period = config.model.of_stack(stack), len(config.model.layer_types_in_turn(stack))
+        model, period = config.model.of_stack(stack), len(config.model.layers_of_period(stack))
         for layer, head in np.ndindex(model.depth(stack), model.num_heads):
             inside, index = layer_path(layer, period, model.depth(stack))
             path = (stack, *inside, f"{kind}_attention", "output", "kernel")

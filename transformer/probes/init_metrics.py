@@ -168,7 +168,7 @@ def _query_squares(model: Model, gradients: Any, place: str) -> Array:
 
 def _layer_squares(model: Model, gradients: Any, stack: str) -> Array:
     squares_L = jnp.stack([jnp.square(optax.tree.norm(layer)) for layer in _layers(model, gradients, stack)])
-    memory, period = gradients.get("memory", {}) if stack == "decoder" else {}, len(model.layer_types_in_turn("decoder"))
+    memory, period = gradients.get("memory", {}) if stack == "decoder" else {}, len(model.layers_of_period("decoder"))
     for name, leaves in memory.items():  # of each kind of layer in the pattern, those layers first
         first = int(name.split("_")[0]) if period > 1 else 0
         for leaf in jax.tree.leaves(leaves):
@@ -177,7 +177,7 @@ def _layer_squares(model: Model, gradients: Any, stack: str) -> Array:
 
 
 def _layers(model: Model, tree: Any, stack: str) -> tuple[Any, ...]:
-    return layers_in_order(tree[stack], len(model.layer_types_in_turn(stack)), model.depth(stack))
+    return layers_in_order(tree[stack], len(model.layers_of_period(stack)), model.depth(stack))
 
 
 def _by_layer(metric: str, by_place: Mapping[str, Array]) -> dict[str, Array]:

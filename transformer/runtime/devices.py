@@ -1,4 +1,4 @@
-"""The only file that knows pmap and replicas; several processes are hosts.py's, several runs at once stacked.py's.
+"""The only file that knows pmap and replicas; several processes are hosts.py's, several runs at once vmap_seeds.py's.
 
 A `Runtime` compiles the pure steps for the devices at hand and moves state and batches to them and back. Above it, a
 state is one tree and a batch has one leading row axis, whatever the devices. Of several processes each has the rows of its

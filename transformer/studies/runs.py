@@ -17,7 +17,7 @@ from typing import TextIO
 
 from transformer.config import Config
 from transformer.data import sources
-from transformer.data.sources.records import read_embedded
+from transformer.data.sources.records import read_synthetic
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
 from transformer.settings import replace
@@ -129,10 +129,10 @@ def _each(active: Mapping[Run, Started]) -> list[Started]:
 
 
 def _placed(config: Config, root: Path) -> Config:
-    """With the data of an embedded task in one place for all runs, that none but the first makes it."""
-    embedded = sources.SOURCES[config.data.source] is read_embedded and config.data.directory is None
-    data = dataclasses.replace(config.data, directory=str((root / "data").resolve())) if embedded else config.data
-    return dataclasses.replace(config, data=sources.spelt_out(data))
+    """With the data of a synthetic task in one place for all runs, that none but the first makes it."""
+    synthetic = sources.SOURCES[config.data.source] is read_synthetic and config.data.directory is None
+    data = dataclasses.replace(config.data, directory=str((root / "data").resolve())) if synthetic else config.data
+    return dataclasses.replace(config, data=sources.resolve_paths(data))
 
 
 def _failed(folder: Path, status: int | None) -> Outcome:

@@ -1,4 +1,4 @@
-"""Where text comes from: embedded tasks, text files, labelled files, data sets of the TFDS catalogue.
+"""Where text comes from: synthetic tasks, text files, labelled files, data sets of the TFDS catalogue.
 
 An example is a mapping of names of fields to text: {"source", "target"} of a pair, {"text"} of a document, {"text", "pair"?,
 "label"}, {"text", "tags"}, {"question", "text", "answer", "start", "answers"}. Tokens are `tokenizers/`, batches
@@ -15,20 +15,20 @@ from transformer.data.sources.base import Example, Examples, Split, SplitName, f
 from transformer.data.sources.documents import read_documents
 from transformer.data.sources.labelled import read_conll, read_tsv
 from transformer.data.sources.pairs import prefixer, read_text
-from transformer.data.sources.records import read_catalogue, read_embedded
+from transformer.data.sources.records import read_catalogue, read_synthetic
 from transformer.data.sources.squad import read_squad
 from transformer.errors import UserError
 
-__all__ = ["SOURCES", "Example", "Examples", "Split", "SplitName", "read", "spelt_out"]
+__all__ = ["SOURCES", "Example", "Examples", "Split", "SplitName", "read", "resolve_paths"]
 
 SOURCES: Mapping[str, Callable[[Data, SplitName, Path], Split]] = {
-    "number_words": read_embedded,
-    "list_ops": read_embedded,
-    "list_ops_pairs": read_embedded,
-    "entities": read_embedded,
-    "stories": read_embedded,
-    "summaries": read_embedded,
-    "algorithms": read_embedded,
+    "number_words": read_synthetic,
+    "list_ops": read_synthetic,
+    "list_ops_pairs": read_synthetic,
+    "entities": read_synthetic,
+    "stories": read_synthetic,
+    "summaries": read_synthetic,
+    "algorithms": read_synthetic,
     "text": read_text,
     "documents": read_documents,
     "tsv": read_tsv,
@@ -39,9 +39,9 @@ SOURCES: Mapping[str, Callable[[Data, SplitName, Path], Split]] = {
 PAIRS = ("number_words", "summaries", "algorithms", "text", "tfds")  # whose examples have a source
 
 
-def spelt_out(data: Data) -> Data:
+def resolve_paths(data: Data) -> Data:
     """With the folder as an absolute path, so that the data is found from any other folder, too."""
-    own = SOURCES[data.source] not in (read_embedded, read_catalogue)  # files, looked for here; others have homes of their own
+    own = SOURCES[data.source] not in (read_synthetic, read_catalogue)  # files, looked for here; others have homes of their own
     folder = "." if own and data.directory is None else data.directory
     return data if folder is None else dataclasses.replace(data, directory=os.path.abspath(folder))
 
@@ -49,7 +49,7 @@ def spelt_out(data: Data) -> Data:
 def read(data: Data, split: SplitName, cache: Path) -> Split | None:
     """The split that `data.train`, `.validation` or `.test` names; None where that setting is none.
 
-    An embedded data set is prepared in `data.directory` or, where that is none, in the folder `cache`. UserError where the
+    A synthetic data set is prepared in `data.directory` or, where that is none, in the folder `cache`. UserError where the
     data is missing, malformed or empty, or the settings do not fit it.
     """
     if getattr(data, split) is None:

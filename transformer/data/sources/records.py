@@ -1,4 +1,4 @@
-"""TFDS data sets, read from their array_record files: the embedded tasks, and those of the TFDS catalogue.
+"""TFDS data sets, read from their array_record files: the synthetic tasks, and those of the TFDS catalogue.
 
 TFDS is imported only when it is needed: it takes a while, and plain files do without. TensorFlow is never imported.
 """
@@ -16,7 +16,7 @@ from transformer.data.sources.base import Examples, Split, SplitName, fingerprin
 from transformer.errors import UserError, first_line, nearest
 
 
-def read_embedded(data: Data, split: SplitName, cache: Path) -> Split:
+def read_synthetic(data: Data, split: SplitName, cache: Path) -> Split:
     """The task named `data.source`, prepared in `data.directory` or, where that is none, in `cache`."""
     from transformer.data.synthetic import tasks
 

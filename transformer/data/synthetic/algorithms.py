@@ -1,4 +1,4 @@
-"""The embedded task of algorithms: sources whose target a line of code knows, at lengths that are settings.
+"""The synthetic task of algorithms: sources whose target a line of code knows, at lengths that are settings.
 
     copy       d a c h            d a c h
     reverse    d a c h            h c a d
@@ -95,8 +95,8 @@ def _even(rng: random.Random, lengths: Lengths) -> Iterator[int]:
 def _splits(data: Data) -> dict[str, tuple[Lengths, int]]:
     """Lengths and number of examples of each split, in the order in which they are drawn."""
     train, test = data.algorithm_train_lengths, data.algorithm_test_lengths or data.algorithm_train_lengths
-    size = data.puzzle_test_size
-    return {"test": (test, size), "validation": (train, size), "train": (train, data.puzzle_train_size)}
+    size = data.synthetic_test_size
+    return {"test": (test, size), "validation": (train, size), "train": (train, data.synthetic_train_size)}
 
 
 def check(data: Data) -> None:
@@ -111,7 +111,7 @@ def check(data: Data) -> None:
             side = "train" if low <= length <= high else "test"
             low, high = getattr(data, f"algorithm_{side}_lengths")
             more = "" if data.algorithm == "addition" else " or raise config.data.algorithm_alphabet"
-            remedy = f"raise the first, lower config.data.puzzle_{side}_size{more}" if there else f"lower the second{more}"
+            remedy = f"raise the first, lower config.data.synthetic_{side}_size{more}" if there else f"lower the second{more}"
             raise UserError(
                 f"config.data.algorithm_{side}_lengths {low},{high}: needs {counted(count, 'source')} of length {length}, "
                 f"and {data.algorithm} has {there:,}; {remedy}"

@@ -1,4 +1,4 @@
-"""What an embedded task is, and how its examples are drawn so that no two splits share one.
+"""What a synthetic task is, and how its examples are drawn so that no two splits share one.
 
 Each task has a file of its own; `tasks.py` has the table of them and keeps them on disk.
 """
@@ -19,18 +19,18 @@ def words(text: str) -> list[str]:
     return text.split()
 
 
-def puzzle_name(data: Data) -> str:
-    return f"train_{data.puzzle_train_size}-test_{data.puzzle_test_size}"
+def synthetic_name(data: Data) -> str:
+    return f"train_{data.synthetic_train_size}-test_{data.synthetic_test_size}"
 
 
-def puzzle_notice(data: Data) -> str:
-    held = data.puzzle_test_size
-    return f"examples: {data.puzzle_train_size:,} for training, {held:,} for validation, {held:,} for the test"
+def synthetic_notice(data: Data) -> str:
+    held = data.synthetic_test_size
+    return f"examples: {data.synthetic_train_size:,} for training, {held:,} for validation, {held:,} for the test"
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """An embedded task. The same settings give the same examples; raise `version` when they come out differently.
+    """A synthetic task. The same settings give the same examples; raise `version` when they come out differently.
 
     `make(data)` gives the examples of train, validation and test in random order; `texts` and `numbers` are their fields;
     `name` is a folder's name that says all that the examples depend on, the version aside; `notice` is said when they are
@@ -42,14 +42,14 @@ class Task:
     texts: tuple[str, ...]
     make: Callable[[Data], Mapping[str, Iterable[Mapping[str, Any]]]]
     numbers: tuple[str, ...] = ()
-    name: Callable[[Data], str] = puzzle_name
-    notice: Callable[[Data], str] = puzzle_notice
+    name: Callable[[Data], str] = synthetic_name
+    notice: Callable[[Data], str] = synthetic_notice
 
 
 def distinct(
     data: Data, draw: Callable[[random.Random, bool], Mapping[str, str]], field: str = "text"
 ) -> dict[str, list[Mapping[str, str]]]:
-    """The splits of a puzzle; no two examples have the same `field`.
+    """The splits of a task; no two examples have the same `field`.
 
     `draw(rng, held)` gives an example, `held` being true for validation and test; these are drawn before the training
     examples, whose number does not change them. UserError if there are not as many different examples.
@@ -71,9 +71,9 @@ def distinct(
                 result.append(example)
         return result
 
-    size = data.puzzle_test_size
-    held = several(random.Random(0), True, 2 * size, "puzzle_test_size")
-    train = several(random.Random(1), False, data.puzzle_train_size, "puzzle_train_size")
+    size = data.synthetic_test_size
+    held = several(random.Random(0), True, 2 * size, "synthetic_test_size")
+    train = several(random.Random(1), False, data.synthetic_train_size, "synthetic_train_size")
     splits = {"train": train, "validation": held[:size], "test": held[size:]}
     texts = [example[field] for examples in splits.values() for example in examples]
     assert len(set(texts)) == len(texts), "an example is in two splits"

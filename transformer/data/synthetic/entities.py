@@ -1,4 +1,4 @@
-"""The embedded task of labelling: who, where, when, and what a number in words means in a sentence.
+"""The synthetic task of labelling: who, where, when, and what a number in words means in a sentence.
 
     the road from Jordan to Verona is closed until seven thirty .
     O   O    O    B-LOC  O  B-LOC  O  O      O     B-TIME I-TIME O

@@ -1,4 +1,4 @@
-"""The embedded task of classification: nested operations on lists of digits (ListOps; Nangia and Bowman 2018).
+"""The synthetic task of classification: nested operations on lists of digits (ListOps; Nangia and Bowman 2018).
 
 `[MAX 2 9 [MIN 4 7 ] 0 ]` is 9. The operations are theirs: MAX, MIN, MED (the median; of an even number of values the mean
 of the middle two, rounded down) and SM (the sum modulo 10). Modest in depth and length, so that a small model learns it.

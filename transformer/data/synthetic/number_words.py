@@ -1,4 +1,4 @@
-"""The embedded task of translation: numbers in words, from one language to another.
+"""The synthetic task of translation: numbers in words, from one language to another.
 
 `num2words` writes the words. Which words translate each other is number_alignment.py.
 """

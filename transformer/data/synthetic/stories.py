@@ -1,4 +1,4 @@
-"""The embedded task of answering questions: who has what after things changed hands; the answer is a span of the story.
+"""The synthetic task of answering questions: who has what after things changed hands; the answer is a span of the story.
 
     Ben has five apples . Anna has two pears . Dora has six keys . Ben gives the apples to Carl .
     who has the apples ?  Carl                    who had the apples first ?  Ben

@@ -1,4 +1,4 @@
-"""The embedded task of summarising: who has what in the end, after things changed hands.
+"""The synthetic task of summarising: who has what in the end, after things changed hands.
 
     Ben has five apples . Anna has two pears . Dora has six keys . Ben gives the apples to Anna .
     Anna has five apples and two pears . Dora has six keys .

@@ -1,4 +1,4 @@
-"""Embedded tasks as TFDS data sets that need no download: one table, one builder, kept as array_record.
+"""Synthetic tasks as TFDS data sets that need no download: one table, one builder, kept as array_record.
 
 What a task's examples are is said by its own file. Imported only where one is read (`sources/records.py`), because TFDS takes a
 while to import; TensorFlow is not needed.
@@ -31,18 +31,18 @@ TASKS: Mapping[str, Task] = {
 
 
 @dataclasses.dataclass(eq=False)
-class EmbeddedConfig(tfds.core.BuilderConfig):
-    """The settings that an `Embedded` is made from."""
+class SyntheticConfig(tfds.core.BuilderConfig):
+    """The settings of a `Synthetic`."""
 
     data: Data = Data()
 
 
-class Embedded(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Synthetic(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """The task `config.data.source` in the splits train, validation and test."""
 
     url_infos = None  # nothing is downloaded; to look for checksums TFDS 4.9 wants a package that it does not require
 
-    def __init__(self, config: EmbeddedConfig, folder: Path):
+    def __init__(self, config: SyntheticConfig, folder: Path):
         self.name = config.data.source  # type: ignore[misc]  (TFDS takes the class's name, where there is no other)
         self.task = TASKS[config.data.source]
         super().__init__(data_dir=folder, config=config, file_format="array_record")
@@ -58,7 +58,7 @@ class Embedded(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         config = self.builder_config
-        assert isinstance(config, EmbeddedConfig)
+        assert isinstance(config, SyntheticConfig)
         return {split: self._generate_examples(examples) for split, examples in self.task.make(config.data).items()}
 
     def _generate_examples(self, examples: Any) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -71,9 +71,9 @@ def prepare(data: Data, folder: Path) -> tfds.core.DatasetBuilder:
     UserError if the settings do not fit or the folder cannot be written.
     """
 
-    def builder() -> Embedded:
+    def builder() -> Synthetic:
         task = TASKS[data.source]
-        return Embedded(EmbeddedConfig(name=task.name(data), version=task.version, data=data), folder)
+        return Synthetic(SyntheticConfig(name=task.name(data), version=task.version, data=data), folder)
 
     try:
         result = builder()

@@ -11,7 +11,7 @@ import pytest
 import simulated
 
 from transformer.errors import UserError
-from transformer.runtime.stacked import Stack
+from transformer.runtime.vmap_seeds import VmapSeeds
 
 
 def step(state, batch, seed):
@@ -28,7 +28,7 @@ def updated(stack, states, seeds=(5, 0, 3, 2)):
 
 def run(count):
     """Four runs, then three of them; what came of either, and how many devices held them."""
-    stack = Stack(step, jax.devices()[:count])
+    stack = VmapSeeds(step, jax.devices()[:count])
     metrics, values, states = updated(stack, {seed: {"w": np.float32(seed)} for seed in (5, 0, 3, 2)})
     held = [len(states[0]._stacked["w"].sharding.device_set)]
     *fewer, states = updated(stack, states, (5, 3, 2))
@@ -59,7 +59,7 @@ def test_fields_are_cut_out_when_they_are_read():
         w = property(lambda self: self["w"])
 
     jax.tree_util.register_pytree_node(Named, lambda x: ((x["w"],), None), lambda _, leaves: Named(w=leaves[0]))
-    stack = Stack(lambda state, batch, seed: (Named(w=state.w + seed), {"x": seed}), jax.devices()[:1])
+    stack = VmapSeeds(lambda state, batch, seed: (Named(w=state.w + seed), {"x": seed}), jax.devices()[:1])
     made = stack.update({n: (Named(w=np.zeros(2, np.float32)), {"x": np.ones(1)}) for n in (1, 4)})
     np.testing.assert_array_equal(made[4][0].w, [4.0, 4.0])
     with pytest.raises(AttributeError):
@@ -69,7 +69,7 @@ def test_fields_are_cut_out_when_they_are_read():
 def test_batches_of_other_shapes():
     batches = {n: (np.float32(0), {"x": np.ones((2, n), np.float32)}) for n in (2, 3)}
     with pytest.raises(UserError, match="differ in their shapes"):
-        Stack(step, jax.devices()[:1]).update(batches)
+        VmapSeeds(step, jax.devices()[:1]).update(batches)
 
 
 if __name__ == "__main__":

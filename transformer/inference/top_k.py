@@ -18,7 +18,7 @@ Array = jax.Array
 BLOCK = 128
 
 
-def likeliest(logits_RxV: Array, count: int) -> tuple[Array, Array]:
+def top_k_log_probs(logits_RxV: Array, count: int) -> tuple[Array, Array]:
     """Log probabilities and ids, both RxC, of the C = min(count, V) likeliest tokens, best first; of equals the lowest id."""
     logits_RxV = logits_RxV.astype(jnp.float32)
     rows, size = logits_RxV.shape

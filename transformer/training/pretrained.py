@@ -9,7 +9,7 @@ from flax import traverse_util
 from transformer.errors import UserError, counted
 
 
-def adopt(params: Any, other: Any, where: str) -> tuple[Any, list[str]]:
+def load_pretrained(params: Any, other: Any, where: str) -> tuple[Any, list[str]]:
     """`params` with every leaf that `other` has by the same path replaced by it, and lines that say what was taken.
 
     Where there are fewer heads of keys and values here, those of the other run are averaged in groups.

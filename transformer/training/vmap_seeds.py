@@ -10,7 +10,7 @@ from typing import Any
 
 from transformer.errors import UserError
 from transformer.runtime import compilations
-from transformer.runtime.stacked import Stack
+from transformer.runtime.vmap_seeds import VmapSeeds
 from transformer.training.loop import Run, Update
 
 
@@ -19,7 +19,7 @@ def train(runs: Mapping[int, Run], told: Mapping[int, Callable[[], AbstractConte
     entered whenever a run goes on, so that what it says goes where it should."""
     waiting: dict[int, Update] = {}
     failed: list[int] = []
-    stack: Stack | None = None
+    stack: VmapSeeds | None = None
 
     def go_on(seed: int, how: Callable[[], Update]) -> None:
         waiting.pop(seed, None)
@@ -38,7 +38,7 @@ def train(runs: Mapping[int, Run], told: Mapping[int, Callable[[], AbstractConte
     for seed, run in runs.items():
         go_on(seed, lambda run=run: next(run))
     while waiting:
-        stack = stack or Stack(next(iter(waiting.values())).step)
+        stack = stack or VmapSeeds(next(iter(waiting.values())).step)
         before = compilations.count()
         try:
             made = stack.update({seed: (update.state, update.batch) for seed, update in waiting.items()})

@@ -8,15 +8,15 @@ from pathlib import Path
 import jax
 import pytest
 
-from transformer.runtime import kept_programs
+from transformer.runtime import compilation_cache
 
 ROOT = Path(__file__).resolve().parents[2]
 START = """
 import jax, jax.numpy as jnp
-from transformer.runtime import compilations, kept_programs
+from transformer.runtime import compilations, compilation_cache
 events = []
 jax.monitoring.register_event_listener(lambda event, **more: events.append(event))
-kept_programs.keep()
+compilation_cache.enable()
 print(float(jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones(3))))
 print(events.count("/jax/compilation_cache/cache_hits"), compilations.count())
 """
@@ -33,7 +33,8 @@ def test_the_second_start_finds_what_the_first_compiled(tmp_path):
         said.append(done.stdout.split())
     (first, hits, compiled), (second, hits_again, compiled_again) = said
     assert first == second and compiled == compiled_again  # both are counted alike
-    assert int(hits) == 0 < int(hits_again) == len(list((tmp_path / "jax_transformer" / kept_programs.processor()).iterdir()))
+    kept = list((tmp_path / "jax_transformer" / compilation_cache.processor()).iterdir())
+    assert int(hits) == 0 < int(hits_again) == len(kept)
     assert (tmp_path / "jax_transformer").stat().st_mode & 0o77 == 0
 
 
@@ -53,8 +54,8 @@ def enabled(monkeypatch, tmp_path):
 
 
 def test_processes_that_are_started_keep_theirs_there_too(enabled, tmp_path):
-    kept_programs.keep()
-    folder = str(tmp_path / "cache" / "jax_transformer" / kept_programs.processor())
+    compilation_cache.enable()
+    folder = str(tmp_path / "cache" / "jax_transformer" / compilation_cache.processor())
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == jax.config.jax_compilation_cache_dir == folder  # type: ignore[attr-defined]
 
 
@@ -69,7 +70,7 @@ def test_nothing_is_kept(enabled, monkeypatch, tmp_path, why):
         monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     else:
         (tmp_path / "cache").write_text("")
-    kept_programs.keep()
+    compilation_cache.enable()
     assert jax.config.jax_compilation_cache_dir == wanted  # type: ignore[attr-defined]
     assert not [name for name in os.environ if name.startswith("JAX_")] and not (tmp_path / "cache").is_dir()
 
@@ -81,7 +82,7 @@ def test_the_oldest_make_room(tmp_path):
         path.write_bytes(bytes(10))
         os.utime(path, (number, number))
     for room, left in ((30, ["a/c", "a/d", "b"]), (29, ["a/c", "a/d"]), (10, ["a/c"]), (0, [])):
-        kept_programs.make_room(tmp_path, room)
+        compilation_cache.make_room(tmp_path, room)
         assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*-cache")) == [
             f"{name}-cache" for name in left
         ]

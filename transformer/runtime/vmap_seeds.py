@@ -45,7 +45,7 @@ class Cell:
         return np.asarray(np.asarray(self._stacked)[self._row], dtype)
 
 
-class Stack:
+class VmapSeeds:
     """`step(state, batch, seed=seed) -> state, metrics` of several runs at once."""
 
     def __init__(self, step: Step, devices: Sequence[Any] | None = None):

@@ -11,7 +11,7 @@ from transformer.config import Checkpoint, Config, Data, Model, Train
 from transformer.errors import UserError
 from transformer.inference import loading
 from transformer.modes import training
-from transformer.runtime.stacked import Stack
+from transformer.runtime.vmap_seeds import VmapSeeds
 from transformer.settings import override
 from transformer.training.telemetry import TIMED, read_metrics
 
@@ -55,7 +55,7 @@ def alone(data):
 
 def together(data, root):
     told = {root / f"{seed}": io.StringIO() for seed in SEEDS}
-    well = training.train_together({root / f"{seed}": config(data, seed) for seed in SEEDS}, told)
+    well = training.train_vmapped({root / f"{seed}": config(data, seed) for seed in SEEDS}, told)
     return well, {int(path.name): stream.getvalue() for path, stream in told.items()}
 
 
@@ -137,7 +137,7 @@ def test_an_update_that_fails_is_told_to_all(data, tmp_path, monkeypatch):
     def fail(*arguments):
         raise UserError("there is no memory")
 
-    monkeypatch.setattr(Stack, "update", fail)
+    monkeypatch.setattr(VmapSeeds, "update", fail)
     well, said = together(data, tmp_path)
     assert not well and all("there is no memory" in text for text in said.values())
     assert not any((tmp_path / str(seed) / "evaluation").exists() for seed in SEEDS)

@@ -1,10 +1,10 @@
-"""The likeliest tokens, against sorting all log probabilities in fp64."""
+"""The most probable tokens, against sorting all log probabilities in fp64."""
 
 import jax
 import numpy as np
 import pytest
 
-from transformer.inference.likeliest import BLOCK, likeliest
+from transformer.inference.top_k import BLOCK, top_k_log_probs
 
 
 def sorted_by_hand(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -31,7 +31,7 @@ def test_is_what_sorting_gives(size, count, kind, rows):
         logits[:, draw.permutation(size)[: size // 2]] = -1e30
     if kind == "all equal":
         logits[:] = 2.5
-    values, ids = jax.jit(likeliest, static_argnums=1)(logits, count)
+    values, ids = jax.jit(top_k_log_probs, static_argnums=1)(logits, count)
     wanted_values, wanted_ids = sorted_by_hand(logits, count)
     assert np.array_equal(ids, wanted_ids)
     np.testing.assert_allclose(values, np.maximum(wanted_values, -1e30), rtol=1e-6, atol=2e-5)
@@ -39,7 +39,7 @@ def test_is_what_sorting_gives(size, count, kind, rows):
 
 def test_half_precision_is_summed_in_full():
     logits = np.random.default_rng(0).normal(size=(2, 5000)).astype(np.float32)
-    values, ids = likeliest(jax.numpy.asarray(logits, jax.numpy.bfloat16), 3)
+    values, ids = top_k_log_probs(jax.numpy.asarray(logits, jax.numpy.bfloat16), 3)
     wanted = sorted_by_hand(np.asarray(jax.numpy.asarray(logits, jax.numpy.bfloat16), np.float32), 3)
     assert values.dtype == np.float32 and np.array_equal(ids, wanted[1])
     np.testing.assert_allclose(values, wanted[0], atol=2e-5)

@@ -1,4 +1,4 @@
-"""What JAX compiles is kept on disk, for the next start."""
+"""A folder on disk in which JAX keeps compiled programs, so that the next start does not compile them again."""
 
 import contextlib
 import hashlib
@@ -9,18 +9,18 @@ from pathlib import Path
 
 import jax
 
-ROOM = 2**30  # bytes of what is kept
-LEAST = 0.3  # seconds that a program took to compile to be kept: reading one back takes a tenth of that
+ROOM = 2**30  # bytes of the whole cache
+LEAST = 0.3  # seconds; programs that compile faster are not cached (reading one takes a tenth of that)
 
 
-def keep() -> None:
-    """Lets this process, and those that it starts, keep what they compile on disk, and look there first.
+def enable() -> None:
+    """Enables JAX's persistent compilation cache for this process and those that it starts.
 
-    To be called before anything is compiled. The folder is the user's own, not the workdir: that may be read-only, or come from
-    somebody else, and what is kept is run as it is. What takes more than `ROOM` goes, the oldest first. Nothing is kept where
-    `JAX_ENABLE_COMPILATION_CACHE` is false, where the user has set `JAX_COMPILATION_CACHE_DIR` (JAX then uses that one), where
-    the folder cannot be written, or by one of several processes: only the first would write, and what it finds, and need not
-    compile, the others might wait for.
+    Call it before anything is compiled. The folder belongs to the user and is not the workdir: a workdir may be read-only or
+    come from somebody else, and cached programs are executed as they are. Above `ROOM` bytes the oldest are deleted. The
+    cache stays off if `JAX_ENABLE_COMPILATION_CACHE` is false, if the user has set `JAX_COMPILATION_CACHE_DIR` (JAX then uses
+    that folder), if the folder is not writable, and in a run of several processes: only the first would write, and where it
+    finds a program and does not compile, the others might wait for it.
     """
     if (
         not jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
@@ -46,7 +46,7 @@ def keep() -> None:
 
 
 def make_room(root: Path, room: int) -> None:
-    """Takes what was written longest ago away, until the files below `root` have `room` bytes at most."""
+    """Deletes the oldest files below `root` until they have at most `room` bytes."""
     found = []
     for path in root.rglob("*-cache"):
         with contextlib.suppress(FileNotFoundError):  # another process makes room, too
@@ -61,11 +61,11 @@ def make_room(root: Path, room: int) -> None:
 
 
 def processor() -> str:
-    """A name for this kind of processor. JAX's own keys do not tell apart those that differ in their instructions, and hosts of
-    a cluster may share a home."""
-    told = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else platform.processor()
-    first = told.split("\n\n")[0]  # of many that are the same
+    """A name for this kind of processor: JAX's keys do not distinguish instruction sets, and the hosts of a cluster may share
+    a home folder."""
+    described = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else platform.processor()
+    first = described.split("\n\n")[0]  # all cores are alike
     lasting = [
         line for line in first.splitlines() if re.match(r"(?i)vendor|cpu (family|impl|arch|var|part)|model|flags|feat", line)
     ]
-    return f"{platform.machine()}-{hashlib.sha256(repr(lasting or told).encode()).hexdigest()[:12]}"
+    return f"{platform.machine()}-{hashlib.sha256(repr(lasting or described).encode()).hexdigest()[:12]}"
