@@ -577,3 +577,4 @@ class DataInfo:
     longest_output: int = 0  # tokens of the longest target (end included) or answer of the data's splits; 0: not known
     sentinels: int = 0  # that stand for spans (T5): number k is target_size - 1 - k
     labels: tuple[str, ...] = ()  # of classify and tag, by id
+    model_type: str | None = None  # of the model of Transformers that was imported

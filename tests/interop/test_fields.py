@@ -1,18 +1,22 @@
 """config.json: every field is a setting, one value, silent, or refused by name; published files are understood."""
 
 import json
+import math
 from pathlib import Path
 
 import folders
+import jax
 import pytest
 
 from transformer import settings
 from transformer.components.norms import LayerNorm, RMSNorm
-from transformer.components.positions import Learned, Sinusoidal
+from transformer.components.positions import Learned, NoPositions, Sinusoidal
+from transformer.components.rotary import Llama3, Rotary
 from transformer.config import Config, DataInfo
 from transformer.errors import UserError
-from transformer.interop import configs
-from transformer.interop.fields import COMMON_ONLY, FORMATS, SEARCH_ONLY, SILENT
+from transformer.interop import configs, convert, decoders, huggingface
+from transformer.interop.fields import COMMON_ONLY, OLDER, SEARCH_ONLY, SILENT
+from transformer.interop.formats import FORMATS
 from transformer.settings import Variations
 
 SMALL = {
@@ -22,6 +26,9 @@ SMALL = {
     "marian": folders.BART_FIELDS,
     "t5": folders.T5_FIELDS | {"scale_decoder_outputs": True},
 }
+HIDDEN = {"vocab_size": 48, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 28}
+SMALL |= {name: HIDDEN for name in decoders.FORMATS if name != "opt"}
+SMALL["opt"] = {"hidden_size": 24, "ffn_dim": 28, "num_hidden_layers": 3, "num_attention_heads": 4}
 # Settings that change nothing of a trained model, or nothing where positions are those of these families.
 IDLE = {
     "dropout_rate",
@@ -49,7 +56,10 @@ ABSENT = {
     "marian": {"token_types"},
     "bert": {"num_decoder_layers"},
     "gpt2": {"num_encoder_layers", "token_types"},
-}
+} | dict.fromkeys(decoders.FORMATS, {"num_encoder_layers", "token_types"})
+# Written otherwise: swish is silu; a window that no layer has; a start that is null; weights are fp32.
+OTHERWISE = {"activation_function", "classifier_dropout", "sliding_window", "bos_token_id", "torch_dtype", "max_window_layers"}
+LAYERS = ("model.positions", "model.window", "model.layer_pattern")  # which `LayerFields` says
 
 # As published: facebook/bart-base less its rules of search, Helsinki-NLP/opus-mt-en-de, t5-small, bert-base-uncased, gpt2.
 PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text())
@@ -77,6 +87,7 @@ def test_every_setting_of_the_model_has_its_place(name):
     said = {ours for field in form.fields for ours in field.ours} | {*form.fixed, *form.training}
     said |= {"model.d_k", "model.d_v"} if form.heads_end else set()
     said |= {f"model.{each}" for each in IDLE | ABSENT[name]}
+    said |= {each for each in settings.plain(config_of(read(name, SMALL[name]))) if form.layers and each.startswith(LAYERS)}
     config = config_of(read(name, SMALL[name]))
     mine = {each for each in settings.plain(config) if each.startswith("model.") and not each.startswith("model.recurrent")}
     assert mine - said == set()
@@ -105,20 +116,28 @@ def test_published_files_are_understood_and_written_again(name):
     config = settings.replace(config, "objective.kind", next(iter(FORMATS[name].architectures.values())))
     known = {n.removeprefix("data_info."): v for n, v in values.items() if n.startswith("data_info.")}
     sizes = {f"{side}_size": known[f"{side}_rows"] for side in ("source", "target")}
-    data_info = DataInfo(**{"start": 0, "end": 0} | sizes | known)
-    assert configs.choose(config) == name
+    data_info = DataInfo(**{"start": 0, "end": 0} | sizes | known, model_type=name)
+    assert configs.choose(config, data_info) == name
     written = configs.to_fields(name, config, data_info)
     assert (
         read(name, written | {k: published[k] for k in ("num_beams", "max_length", "bad_words_ids") if k in published})
         == values
     )
     for field, value in published.items():
-        if field in written and field not in ("activation_function", "classifier_dropout"):  # swish is silu
+        same = (
+            "activation_function",
+            "classifier_dropout",
+            "sliding_window",
+            "bos_token_id",
+            "torch_dtype",
+            "max_window_layers",
+        )
+        if field in written and field not in same:
             assert written[field] == value, field
 
 
 def test_what_published_models_are():
-    bart, marian, t5, bert, gpt2 = (config_of(read(n, PUBLISHED[n])).model for n in PUBLISHED)
+    bart, marian, t5, bert, gpt2 = (config_of(read(n, PUBLISHED[n])).model for n in PUBLISHED if n in OLDER)
     assert (bart.d_model, bart.num_heads, bart.embedding_norm) == (768, 12, True)
     assert (bart.positions, bart.norm) == (Learned(size=1024, offset=2), LayerNorm(epsilon=1e-5))
     assert (marian.positions, marian.embedding_scale) == (Sinusoidal(layout="halves", size=512), "sqrt(d_model)")
@@ -127,6 +146,94 @@ def test_what_published_models_are():
     assert (bert.norm.epsilon, bert.feed_forward.activation, bert.token_types, bert.norm_order) == (1e-12, "gelu", 2, "post")
     assert (gpt2.norm_order, gpt2.d_ff, gpt2.has_final_norm) == ("pre", 3072, True)
     assert gpt2.feed_forward.activation == "gelu_tanh"
+
+
+def sized(fields):
+    """The configuration and the number of parameters of a model with these fields."""
+    form = FORMATS[fields["model_type"]]
+    values = read(fields["model_type"], fields) | {"family": form.family, "objective.kind": "causal_lm"}
+    data_info = huggingface._make_data_info(values, {}, (), Path("."))
+    config = huggingface._make_config(values, {}, None)
+    return config, sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(convert.shapes(config, data_info)))
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "parameters"),
+    [
+        ("llama", {}, 1_235_814_400),  # Llama 3.2 1B
+        ("llama", dict(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, head_dim=128,
+                       tie_word_embeddings=False), 8_030_261_248),  # Llama 3 8B
+        ("mistral", {}, 7_241_732_096),  # Mistral 7B
+        ("qwen2", {}, 494_032_768),  # Qwen2.5 0.5B
+        ("qwen3", {}, 596_049_920),  # Qwen3 0.6B
+        ("qwen3", dict(hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_attention_heads=32,
+                       tie_word_embeddings=False), 8_190_735_360),  # Qwen3 8B
+        ("gemma", {}, 2_506_172_416),  # Gemma 2B
+        ("gemma2", {}, 2_614_341_888),  # Gemma 2 2B
+        ("gemma3_text", {}, 999_885_952),  # Gemma 3 1B
+        ("phi3", {}, 3_821_079_552),  # Phi-3 mini
+        ("olmo2", {}, 1_484_916_736),  # OLMo 2 1B
+        ("smollm3", {}, 3_075_098_624),  # SmolLM3 3B
+        ("gpt_neox", {}, 162_322_944),  # Pythia 160M
+        ("gpt_neox", dict(hidden_size=2048, intermediate_size=8192, num_hidden_layers=24, num_attention_heads=16),
+         1_414_647_808),  # Pythia 1.4B
+        ("opt", {}, 125_239_296),  # OPT 125M
+    ],
+)  # fmt: skip
+def test_published_decoders_have_their_number_of_parameters(name, more, parameters):
+    assert sized(PUBLISHED[name] | more)[1] == parameters
+
+
+def test_layers_of_published_decoders():
+    gemma = sized(PUBLISHED["gemma3_text"])[0].model
+    local, *_, whole = gemma.layer_types_in_turn("decoder")
+    assert gemma.layer_pattern == ("local",) * 5 + ("global",)
+    assert (local.window, local.positions.base, whole.window, whole.positions.base) == (512, 1e4, None, 1e6)
+    smol = sized(PUBLISHED["smollm3"])[0].model
+    assert [type(each.positions) for each in smol.layer_types_in_turn("decoder")] == [Rotary] * 3 + [NoPositions]
+    assert sized(PUBLISHED["mistral"])[0].model.window == 4096
+    qwen = PUBLISHED["qwen2"] | {"use_sliding_window": True, "max_window_layers": 21}
+    assert [each.window for each in sized(qwen)[0].model.layer_types_in_turn("decoder")] == [None] * 21 + [32768] * 3
+    llama = sized(PUBLISHED["llama"])[0].model.positions
+    assert llama == Rotary(base=5e5, size=131072, scaling=Llama3(factor=32.0, trained_length=8192))
+    assert sized(PUBLISHED["gpt_neox"])[0].model.positions == Rotary(fraction=0.25, size=2048)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "named"),
+    [
+        ("llama", {"rope_scaling": {"rope_type": "spiral"}}, "rope_type"),
+        ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0, "turns": 3}}, "turns"),
+        ("gemma2", {"layer_types": ["full_attention"] * 2}, "layer_types"),
+        ("gemma2", {"layer_types": ["full_attention", "linear_attention", "full_attention"]}, "layer_types"),
+        ("mistral", {"sliding_window": "wide"}, "sliding_window"),
+        ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers"),
+        ("llama", {"max_position_embeddings": 0}, "max_position_embeddings"),
+        ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+    ],
+)
+def test_what_is_not_supported_of_layers_is_named(name, fields, named):
+    assert named in refused(name, SMALL[name] | fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "named"),
+    [
+        ("llama", {"model.positions.layout": "interleaved"}, "layout"),
+        ("llama", {"model.positions.size": None}, "size"),
+        ("llama", {"model.residual": "parallel"}, "config.model.residual"),
+        ("gpt_neox", {"model.window": 3}, "config.model.window"),
+        ("gemma3_text", {"model.layer_types": Variations({"local": {"window": 3, "d_ff": 7}, "global": {}})}, "d_ff"),
+        ("gemma3_text", {"model.layer_types": Variations({"local": {"window": 3}, "global": {"window": 4}})}, "window"),
+    ],
+)
+def test_layers_that_they_have_not_are_named_when_writing(name, changes, named):
+    form, fields = FORMATS[name], SMALL[name] | {"num_hidden_layers": 6}
+    values = read(name, fields) | {"family": form.family, "objective.kind": "causal_lm"}
+    config = settings.assign(config_of(values), changes)
+    with pytest.raises(UserError) as error:
+        configs.to_fields(name, config, DataInfo(9, 9, 9, 9))
+    assert named in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +333,7 @@ def test_when_a_search_ends_goes_both_ways(theirs, ours):
     [
         ("bart", {"model.attention.qk_norm": True}, "config.model.attention.qk_norm"),
         ("bart", {"model.positions": "rotary"}, "config.model.positions rotary"),
+        ("gpt2", {"model.positions": "alibi"}, "config.model.positions alibi"),
         ("bart", {"model.d_k": 5}, "config.model.d_k"),
         ("bart", {"model.feed_forward.activation": "swiglu"}, "config.model.feed_forward.activation"),
         ("bart", {"model.tying": "two_way"}, "config.model.tying"),
@@ -247,5 +355,5 @@ def test_a_setting_that_they_have_not_is_named_when_writing(name, changes, named
     config = config_of(read(name, SMALL[name]) | {"family": form.family, "objective.kind": kind})
     config = settings.assign(config, changes)
     with pytest.raises(UserError) as error:
-        configs.to_fields(configs.choose(config), config, DataInfo(9, 9, 9, 9))
+        configs.choose(config, DataInfo(9, 9, 9, 9))
     assert named in str(error.value) and "\n" not in str(error.value)

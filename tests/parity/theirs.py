@@ -45,6 +45,18 @@ GPT2 = {
 }
 BERT = {"vocab_size": V, "hidden_size": 15, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
 BERT |= {"max_position_embeddings": P}
+HIDDEN = {"vocab_size": V, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 28}
+HIDDEN |= {"max_position_embeddings": P, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+GROUPED = HIDDEN | {"num_key_value_heads": 2}
+OPT = {name: value for name, value in HIDDEN.items() if name != "intermediate_size"}
+OPT |= {"ffn_dim": 28, "word_embed_proj_dim": 24}
+LOCAL = {"sliding_window": 4, "head_dim": 6, "query_pre_attn_scalar": 7}
+ROPE = {
+    "llama3": {"factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16},
+    "yarn": {"factor": 2.0, "original_max_position_embeddings": 8},
+    "longrope": {"short_factor": [1.0, 1.5, 2.0], "long_factor": [3.0, 4.0, 5.0]},
+}
+ROPE = {kind: {"rope_parameters": {"rope_type": kind, "rope_theta": 500.0} | rope} for kind, rope in ROPE.items()}
 LABELS = {"id2label": dict(enumerate("abcd")), "label2id": {label: n for n, label in enumerate("abcd")}}
 
 # name -> (class, settings)
@@ -64,6 +76,31 @@ MODELS = {
     "marian two tables": ("MarianMTModel", MARIAN | {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": V}),
     "gpt2": ("GPT2LMHeadModel", GPT2),
     "gpt2 untied": ("GPT2LMHeadModel", GPT2 | {"tie_word_embeddings": False, "n_inner": 22, "activation_function": "gelu"}),
+    "llama": ("LlamaForCausalLM", GROUPED | ROPE["llama3"]),
+    "llama biased": ("LlamaForCausalLM", GROUPED | ROPE["yarn"] | {"attention_bias": True, "mlp_bias": True, "head_dim": 10}),
+    "llama tied": ("LlamaForCausalLM", HIDDEN | {"tie_word_embeddings": True, "hidden_act": "gelu"}),
+    "mistral": ("MistralForCausalLM", GROUPED | {"sliding_window": 3, "head_dim": 8}),
+    "mistral whole": ("MistralForCausalLM", GROUPED | {"sliding_window": None, "head_dim": 6}),
+    "qwen2": ("Qwen2ForCausalLM", GROUPED | {"tie_word_embeddings": True}),
+    "qwen2 windows": (
+        "Qwen2ForCausalLM",
+        GROUPED | {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
+    ),
+    "qwen3": ("Qwen3ForCausalLM", GROUPED | {"head_dim": 8}),
+    "gemma": ("GemmaForCausalLM", GROUPED | {"head_dim": 8}),
+    "gemma2": ("Gemma2ForCausalLM", GROUPED | LOCAL | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
+    "gemma3": ("Gemma3ForCausalLM", GROUPED | LOCAL | {"num_hidden_layers": 8}),
+    "phi3": ("Phi3ForCausalLM", GROUPED | {"sliding_window": 5}),
+    "phi3 long": ("Phi3ForCausalLM", HIDDEN | ROPE["longrope"] | {"original_max_position_embeddings": 6}),
+    "olmo2": ("Olmo2ForCausalLM", GROUPED),
+    "smollm3": ("SmolLM3ForCausalLM", GROUPED | {"num_hidden_layers": 5}),
+    "gpt_neox": ("GPTNeoXForCausalLM", HIDDEN | {"hidden_size": 32}),
+    "gpt_neox sequential": (
+        "GPTNeoXForCausalLM",
+        HIDDEN | {"use_parallel_residual": False, "rotary_pct": 0.5, "hidden_size": 16},
+    ),
+    "opt": ("OPTForCausalLM", OPT),
+    "opt unbiased": ("OPTForCausalLM", OPT | {"enable_bias": False, "tie_word_embeddings": False}),
     "bert body": ("BertModel", BERT),
     "bert pre-training": ("BertForPreTraining", BERT),
     "bert masked": ("BertForMaskedLM", BERT | {"type_vocab_size": 3}),
@@ -79,7 +116,8 @@ def make(name, spread=0.4, seed=0, **more):
     kind, settings = MODELS[name]
     torch.manual_seed(seed)
     settings = {**settings, **more}
-    model = getattr(transformers, kind)(getattr(transformers, _CONFIGS[name.split()[0]])(**settings)).eval()
+    configuration = getattr(transformers, kind).config_class
+    model = getattr(transformers, kind)(configuration(**settings)).eval()
     if name == "t5 1.1":
         model.lm_head.weight = torch.nn.Parameter(torch.zeros(V, settings["d_model"]))  # made tied in Transformers 5
     biases = [(name, each) for name, each in model.named_buffers() if name == "final_logits_bias"]
@@ -90,9 +128,6 @@ def make(name, spread=0.4, seed=0, **more):
                 if tensor.ndim == 1 and part.endswith("weight"):  # of a norm
                     tensor += 1.0
     return model
-
-
-_CONFIGS = {"t5": "T5Config", "bart": "BartConfig", "marian": "MarianConfig", "gpt2": "GPT2Config", "bert": "BertConfig"}
 
 
 def batch(rows=5, seed=0, longest=9):

@@ -153,6 +153,10 @@ class Rotary(Positions, name="rotary"):
     frequencies: float = setting(1.0, "fraction of the frequencies that rotate, the highest first (p-RoPE)", above=0, at_most=1)
     layout: Literal["halves", "interleaved"] = setting("halves", "which entries form a pair: i and i + R/2, or 2i and 2i + 1")
     scaling: Scaling = setting(NoScaling(), "of the frequencies, for longer texts than in training")
+    size: int | None = setting(None, "longest text, in tokens, that the model is meant for; none: no limit", at_least=1)
+
+    def longest(self) -> int | None:
+        return self.size
 
     def check(self, sizes: Sizes) -> str | None:
         if (width := self.width(sizes.d_k)) % 2 or width == 0:

@@ -11,7 +11,6 @@ from transformer.errors import UserError, nearest
 from transformer.interop import limits
 from transformer.interop.fields import (
     COMMON_ONLY,
-    FORMATS,
     REQUIRED,
     SEARCH,
     SEARCH_ONLY,
@@ -20,6 +19,7 @@ from transformer.interop.fields import (
     Field,
     Format,
 )
+from transformer.interop.formats import FORMATS
 from transformer.settings import Variations
 from transformer.validation import STACKS
 
@@ -38,7 +38,7 @@ def to_settings(
     only = {**COMMON_ONLY, **form.only}
     named = [name for field in form.fields for name in field.theirs.split()]
     only = {name: allowed for name, allowed in only.items() if name not in named}
-    known = {*named, *only, *SILENT, *form.silent, *searching, *IDS}
+    known = {*named, *only, *SILENT, *form.silent, *searching, *IDS, *(form.layers.names if form.layers else ())}
     _check_names(raw, known, where)
     _check_only(only, raw, where)
     if generation is None:
@@ -50,6 +50,8 @@ def to_settings(
                 raise UserError(f"{search_where}: {name} is {generation[name]!r}: search has no such setting; remove it there")
         raw = {**raw, **{name: generation[name] for name in IDS if name in named and generation.get(name) is not None}}
     values = dict(form.fixed) | dict(form.training) | _values(form.fields, raw, where, form.fixed)
+    if form.layers:
+        values |= form.layers.read(raw, values["model.num_decoder_layers"], where)
     values |= {"search.penalty_form": "power"} | _values(SEARCH, generation, search_where)
     _check_search(generation, values, search_where)
     return _with_decoder(values) | limits.to_settings(generation, form.family, search_where)
@@ -149,19 +151,30 @@ def _kinds(fixed: Mapping[str, Any]) -> dict[str, Any]:
     return kinds | {f"data_info.{name}": kind for name, kind in typing.get_type_hints(DataInfo).items()}
 
 
-def choose(config: Config) -> str:
-    """The model type that a configuration is written as. UserError: there is none, and why."""
+def choose(config: Config, data_info: DataInfo) -> str:
+    """The model type that a configuration is written as: the first that can. UserError: there is none, and why."""
     mine = {name: form for name, form in FORMATS.items() if form.family == config.family}
     if not mine:
         raise UserError(f"config.family {config.family}: Transformers has no such model; {_families()} can be written")
-    by_positions = {form.fixed["model.positions"]: name for name, form in mine.items()}
-    positions = registry.reference(type(config.model.positions))
-    if positions not in by_positions:
+    turns = config.model.layer_types_in_turn(STACKS[config.family][-1])
+    kinds = {registry.reference(type(each.positions)) for each in (config.model, *turns)}
+    suitable = [name for name, form in mine.items() if form.positions in kinds]
+    if not suitable:
         raise UserError(
-            f"config.model.positions {positions}: of {config.family}, Transformers has models with "
-            f"{', '.join(by_positions)} ({', '.join(mine)}); others cannot be written"
+            f"config.model.positions {registry.reference(type(config.model.positions))}: of {config.family}, Transformers has "
+            f"models with {', '.join({form.positions: None for form in mine.values()})} ({', '.join(mine)}); others cannot be "
+            "written"
         )
-    return by_positions[positions]
+    reasons = []
+    suitable.sort(key=lambda name: name != data_info.model_type)  # what it was before, if it can be that still
+    for name in suitable:
+        try:
+            to_fields(name, config, data_info)
+            return name
+        except UserError as error:
+            reasons.append(str(error))
+    more = f" (nor as {', '.join(suitable[1:])})" if len(suitable) > 1 else ""
+    raise UserError(reasons[0] + more)
 
 
 def _families() -> str:
@@ -196,6 +209,8 @@ def to_fields(name: str, config: Config, data_info: DataInfo) -> dict[str, Any]:
             written = dict(zip(names, value if len(names) > 1 else [value], strict=True))
             none = field.default is not None and len(names) == 1  # where nothing is said there would be one
             result |= {theirs: each for theirs, each in written.items() if each is not None or none}
+    if form.layers:
+        result |= form.layers.write(config, name)
     return result | {"is_encoder_decoder": config.family == "encoder_decoder", "torch_dtype": "float32"}
 
 

@@ -3,9 +3,10 @@
 What is read is float32, whatever it is stored as; what is written is what is there, to the bit.
 """
 
+import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,14 +31,61 @@ def shapes(config: Config, data_info: DataInfo) -> Any:
     return families.param_shapes(model, dict.fromkeys(("source", "inputs"), np.int32))
 
 
-def places(names: Names, config: Config, tree: Any) -> Iterator[tuple[str, Place, tuple[int, ...]]]:
-    """Every parameter of the tree: its path, its place in theirs, its shape. UserError: theirs have no such parameter."""
-    for keys, leaf in jax.tree.flatten_with_path(tree)[0]:
-        path = "/".join(key.key for key in keys)
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A parameter of ours and its place in theirs. `shape`: of one layer. `layers`: the layer of each entry of its first axis,
+    or the one that it is of (`single`); None: it is of no layer. `parts`: shapes of those that share the tensor, this one's
+    being number `number`.
+    """
+
+    path: str
+    place: Place
+    shape: tuple[int, ...]
+    layers: Sequence[int] | None = None
+    single: bool = False
+    parts: tuple[tuple[int, ...], ...] = ()
+    number: int = 0
+
+    def tensors(self) -> list[str]:
+        """Names in theirs, one for each layer."""
+        return [self.place.name.format(layer) for layer in self.layers or [0]]
+
+
+def places(names: Names, config: Config, tree: Any) -> Iterator[Found]:
+    """Every parameter of the tree. UserError: theirs have no such parameter."""
+    leaves = {"/".join(key.key for key in keys): leaf.shape for keys, leaf in jax.tree.flatten_with_path(tree)[0]}
+    for path, shape in leaves.items():
+        plain, layers, single = _layers(path, shape, config)
         try:
-            yield path, names.place(path, config), leaf.shape
+            place = names.place(plain, config)
+            beside = [path.removesuffix(_tail(plain)) + _tail(each) for each in place.fused]
+            parts = tuple(leaves[each] if single or layers is None else leaves[each][1:] for each in beside)
         except KeyError:
             raise UserError(f"a model with the parameter {path} has no name in Transformers; it cannot be written") from None
+        if "{}" not in place.name:
+            layers, single = None, False
+        shape = shape if layers is None or single else shape[1:]
+        yield Found(path, place, shape, layers, single, parts, beside.index(path) if parts else 0)
+
+
+def _tail(plain: str) -> str:
+    """Of "decoder/layers/module/../leaf", what follows the layers."""
+    return plain.partition("/layers/")[2]
+
+
+def _layers(path: str, shape: tuple[int, ...], config: Config) -> tuple[str, Sequence[int] | None, bool]:
+    """The path without its place in a pattern, the layers that the parameter is of, and whether it is of one alone."""
+    if path.startswith("memory/"):
+        return path, range(shape[0]), False
+    found = re.match(r"(encoder|decoder)/(layers|rest_(\d+))/((\d+)/)?", path)
+    if found is None:
+        return path, None, False
+    stack, _, rest, _, place = found.groups()
+    plain, count = f"{stack}/layers/{path[found.end() :]}", config.model.depth(stack)
+    period = len(config.model.layer_types_in_turn(stack))
+    if rest is not None:
+        return plain, [count // period * period + int(rest)], True
+    return plain, range(int(place or 0), int(place or 0) + shape[0] * period, period), False
 
 
 def normalise(names: Names, tensors: Tensors) -> dict[str, np.ndarray]:
@@ -48,69 +96,87 @@ def normalise(names: Names, tensors: Tensors) -> dict[str, np.ndarray]:
 
 def to_params(names: Names, config: Config, data_info: DataInfo, tensors: Tensors, where: str) -> Any:
     """The parameters that the model needs, from normalised tensors. UserError: one lacks, does not fit, or has no place."""
-    tree, found, used = shapes(config, data_info), {}, set()
-    for path, place, shape in places(names, config, tree):
-        layers = range(shape[0]) if "{}" in place.name else [None]
+    tree, made, used = shapes(config, data_info), {}, set()
+    for found in places(names, config, tree):
         parts = []
-        for layer in layers:
-            name = _find(names, tensors, place.name.format(layer), place)
-            wanted = shape if layer is None else shape[1:]
+        for wanted in found.tensors():
+            name = _find(names, tensors, wanted, found.place)
             if name is not None:
                 used.add(name)
-                parts.append(_to_ours(tensors[name], place, path, wanted, where, name))
-            elif place.optional:
-                parts.append(np.zeros(wanted, np.float32))
+                parts.append(_to_ours(tensors[name], found, where, name))
+            elif found.place.optional:
+                parts.append(np.zeros(found.shape, np.float32))
             else:
-                raise UserError(f"{where}: it has no tensor {place.name.format(layer)} ({path})")
-        found[path] = parts[0] if layers == [None] else np.stack(parts)
+                raise UserError(f"{where}: it has no tensor {wanted} ({found.path})")
+        made[found.path] = parts[0] if found.layers is None or found.single else np.stack(parts)
     _check_others(names, tensors, used, where)
-    return jax.tree.map_with_path(lambda keys, _: jnp.asarray(found["/".join(key.key for key in keys)]), tree)
+    return jax.tree.map_with_path(lambda keys, _: jnp.asarray(made["/".join(key.key for key in keys)]), tree)
 
 
 def to_tensors(names: Names, config: Config, params: Any) -> dict[str, np.ndarray]:
     """Every tensor of theirs, by name. UserError: theirs have no such parameter."""
     params = jax.tree.map(np.asarray, params)
     values = {"/".join(key.key for key in keys): leaf for keys, leaf in jax.tree.flatten_with_path(params)[0]}
-    pieces: dict[str, dict[int, np.ndarray]] = {}
-    for path, place, shape in places(names, config, params):
-        layered = "{}" in place.name
-        for layer in range(shape[0]) if layered else [None]:
-            value = values[path] if layer is None else values[path][layer]
-            pieces.setdefault(place.name.format(layer), {})[place.part[0]] = _to_theirs(value, place, path)
+    pieces: dict[str, dict[int, tuple[Found, np.ndarray]]] = {}
+    for found in places(names, config, params):
+        value = values[found.path]
+        each = [value] if found.layers is None or found.single else value
+        for name, one in zip(found.tensors(), each, strict=True):
+            pieces.setdefault(name, {})[found.number] = found, one
     return {
-        name: np.ascontiguousarray(np.concatenate([parts[n] for n in sorted(parts)], axis=-1) if len(parts) > 1 else parts[0])
+        name: np.ascontiguousarray(_to_theirs([parts[number] for number in sorted(parts)]))
         for name, parts in sorted(pieces.items())
     }
 
 
 def _inputs(path: str) -> int:
-    """How many axes of a kernel are its inputs: heads and their width, where attention ends; else d_model."""
-    return 2 if path.endswith("attention/output/kernel") else 1
+    """How many axes of a kernel are its inputs: heads and their width, where attention ends; else d_model. A bias has none."""
+    return 0 if not path.endswith("kernel") else 2 if path.endswith("attention/output/kernel") else 1
 
 
-def _their_shape(place: Place, path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of the part that is ours."""
-    size = math.prod(shape)
-    matrix = (math.prod(shape[: _inputs(path)]), math.prod(shape[_inputs(path) :]))
-    return {"table": shape, "vector": (size,), "row": (1, size), "kernel": matrix, "turned": matrix[::-1]}[place.form]
+def _matrix(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Inputs and outputs of a kernel, outputs of a bias, each as one axis."""
+    inputs = _inputs(path)
+    return (*([math.prod(shape[:inputs])] if inputs else []), math.prod(shape[inputs:]))
 
 
-def _to_ours(tensor: np.ndarray, place: Place, path: str, shape: tuple[int, ...], where: str, name: str) -> np.ndarray:
-    wanted = _their_shape(place, path, shape)
-    whole = (*wanted[:-1], wanted[-1] * place.part[1])
-    if tensor.shape != whole:
-        raise UserError(f"{where}: {name} has the shape {tensor.shape}, and config.json says {whole}")
+def _their_shape(found: Found) -> tuple[int, ...]:
+    place, path = found.place, found.path
+    if place.form in ("table", "row"):
+        return found.shape if place.form == "table" else (1, math.prod(found.shape))
+    shape = _matrix(path, found.shape)
+    if found.parts:
+        shape = (*shape[:-1], sum(_matrix(path, part)[-1] for part in found.parts))
+    return shape[::-1] if place.form == "turned" else shape
+
+
+def _to_ours(tensor: np.ndarray, found: Found, where: str, name: str) -> np.ndarray:
+    place, wanted = found.place, _their_shape(found)
+    if tensor.shape != wanted:
+        raise UserError(f"{where}: {name} has the shape {tensor.shape}, and config.json says {wanted}")
     if tensor.dtype.name not in ("float32", "float16", "bfloat16", "float64"):
         raise UserError(f"{where}: {name} is of type {tensor.dtype}; wants float32, float16 or bfloat16")
-    tensor = np.split(tensor, place.part[1], axis=-1)[place.part[0]].astype(np.float32)
+    tensor = tensor.astype(np.float32)
     tensor = tensor.T if place.form == "turned" else tensor
-    return (tensor[..., ::-1] if place.flipped else tensor).reshape(shape)
+    if found.parts:
+        if place.by_head:
+            tensor = tensor.reshape(*tensor.shape[:-1], found.shape[-2], -1)
+        widths = [part[-1] if place.by_head else _matrix(found.path, part)[-1] for part in found.parts]
+        tensor = np.split(tensor, np.cumsum(widths)[:-1], axis=-1)[found.number]
+    return (tensor[..., ::-1] if place.flipped else tensor).reshape(found.shape)
 
 
-def _to_theirs(value: np.ndarray, place: Place, path: str) -> np.ndarray:
-    value = value[..., ::-1] if place.flipped else value
-    shape = _their_shape(place, path, value.shape)
-    return value.reshape(shape[::-1]).T if place.form == "turned" else value.reshape(shape)
+def _to_theirs(parts: Sequence[tuple[Found, np.ndarray]]) -> np.ndarray:
+    """One tensor of theirs of the parameters that it holds."""
+    found, value = parts[0]
+    if len(parts) > 1:
+        inputs = _inputs(found.path)
+        each = [part if found.place.by_head else part.reshape(_matrix(one.path, one.shape)) for one, part in parts]
+        value = np.concatenate(each, axis=-1)
+        value = value.reshape(math.prod(value.shape[:inputs]), -1) if inputs else value.reshape(-1)
+    value = value[..., ::-1] if found.place.flipped else value
+    shape = _their_shape(found)
+    return value.reshape(shape[::-1]).T if found.place.form == "turned" else value.reshape(shape)
 
 
 def _find(names: Names, tensors: Tensors, name: str, place: Place) -> str | None:

@@ -8,11 +8,14 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from transformer.interop.layer_fields import LayerFields
+
 REQUIRED = object()
 Fields = Mapping[str, Any]
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """The words of a text."""
     return frozenset(text.split())
 
 
@@ -45,10 +48,16 @@ class Format:
     objectives: Sequence[str] = ()  # others that make the same model
     heads_end: bool = False  # d_k and d_v are d_model / num_heads
     labels: int = 2  # of a classifier, where a file does not say
+    layers: LayerFields | None = None  # rotary positions and windows, which several fields say together
+
+    @property
+    def positions(self) -> str:
+        """The position encoding that such a model has."""
+        return "rotary" if self.layers else self.fixed["model.positions"]
 
 
 # What says nothing of the model: where it comes from, how it is run, names of what it is not used for.
-SILENT = _words(
+SILENT = words(
     "architectures model_type transformers_version _name_or_path name_or_path torch_dtype dtype use_cache output_attentions "
     "output_hidden_states output_past return_dict torchscript use_bfloat16 tf_legacy_loss task_specific_params "
     "finetuning_task gradient_checkpointing tokenizer_class chunk_size_feed_forward _commit_hash _attn_implementation "
@@ -64,7 +73,7 @@ COMMON_ONLY: dict[str, Sequence[Any]] = {
     "problem_type": (None, "single_label_classification", "regression"),
 }
 
-_ACTIVATIONS = [
+ACTIVATIONS = [
     ("relu", "relu"),
     ("gelu", "gelu"),
     ("gelu_python", "gelu"),
@@ -73,11 +82,11 @@ _ACTIVATIONS = [
     ("silu", "silu"),
     ("swish", "silu"),
 ]
-_TIED = [(True, "three_way"), (True, "two_way"), (False, "none")]  # where there is one side, two or three ways are one
-_ROWS = ("data_info.source_rows", "data_info.target_rows")
+TIED = [(True, "three_way"), (True, "two_way"), (False, "none")]  # where there is one side, two or three ways are one
+ROWS = ("data_info.source_rows", "data_info.target_rows")
 _PREFIX = Field("prefix", ["data.prefix"], "")
 # Attention as published: all formats have it.
-_ATTENTION = {
+ATTENTION = {
     "model.attention": "multi_head",
     "model.mask": "prefix",
     "model.feed_forward": "feed_forward",
@@ -94,7 +103,8 @@ _ATTENTION = {
 }
 
 
-def _same(name: str) -> Callable[[Fields], Any]:
+def same(name: str) -> Callable[[Fields], Any]:
+    """The default that another field, which stands before, has as its value."""
     return lambda fields: fields[name]
 
 
@@ -102,12 +112,12 @@ T5 = Format(
     family="encoder_decoder",
     architectures={"T5ForConditionalGeneration": "translate", "T5WithLMHeadModel": "translate", "T5Model": "translate"},
     fields=[
-        Field("vocab_size", _ROWS, 32128),
+        Field("vocab_size", ROWS, 32128),
         Field("d_model", ["model.d_model"], 512),
         Field("d_kv", ["model.d_k", "model.d_v"], 64),
         Field("d_ff", ["model.d_ff"], 2048),
         Field("num_layers", ["model.num_encoder_layers"], 6),
-        Field("num_decoder_layers", ["model.num_decoder_layers"], _same("num_layers")),
+        Field("num_decoder_layers", ["model.num_decoder_layers"], same("num_layers")),
         Field("num_heads", ["model.num_heads"], 8),
         Field("relative_attention_num_buckets", ["model.positions.buckets"], 32),
         Field("relative_attention_max_distance", ["model.positions.max_distance"], 128),
@@ -118,16 +128,16 @@ T5 = Format(
             "feed_forward_proj",
             ["model.feed_forward.activation"],
             "relu",
-            [*_ACTIVATIONS, ("gated-gelu", "geglu_tanh"), ("gated-gelu_new", "geglu_tanh"), ("gated-silu", "swiglu")],
+            [*ACTIVATIONS, ("gated-gelu", "geglu_tanh"), ("gated-gelu_new", "geglu_tanh"), ("gated-silu", "swiglu")],
         ),
         Field("tie_word_embeddings", ["model.tying"], True, [(True, "three_way"), (False, "inputs")]),
         Field("scale_decoder_outputs", ["model.logits_scale"], REQUIRED, [(True, "1/sqrt(d_model)"), (False, "none")]),
         Field("pad_token_id", ["data_info.pad"], 0),
         Field("eos_token_id", ["data_info.end"], 1),
-        Field("decoder_start_token_id", ["data_info.start"], _same("pad_token_id")),
+        Field("decoder_start_token_id", ["data_info.start"], same("pad_token_id")),
         _PREFIX,
     ],
-    fixed=_ATTENTION
+    fixed=ATTENTION
     | {
         "model.positions": "t5",
         "model.attention.scale": "none",
@@ -145,21 +155,21 @@ T5 = Format(
     training={"model.initializer": "normal", "model.embedding_init": "unit"},
     only={"is_encoder_decoder": (True,), "is_decoder": (False,)},
     # dense_act_fn and is_gated_act are made of feed_forward_proj; n_positions limits nothing; no text begins with a token.
-    silent=_words("initializer_factor n_positions dense_act_fn is_gated_act bos_token_id"),
+    silent=words("initializer_factor n_positions dense_act_fn is_gated_act bos_token_id"),
     objectives=("translate", "span_corruption", "denoise"),
 )
 
 _BART_FIELDS = [
     Field("d_model", ["model.d_model"], 1024),
     Field("encoder_layers", ["model.num_encoder_layers"], 12),
-    Field("num_hidden_layers", ["model.num_encoder_layers"], _same("encoder_layers"), written=False),
+    Field("num_hidden_layers", ["model.num_encoder_layers"], same("encoder_layers"), written=False),
     Field("decoder_layers", ["model.num_decoder_layers"], 12),
     Field("encoder_attention_heads", ["model.num_heads"], 16),
     Field("decoder_attention_heads", ["decoder.num_heads"], 16),
     Field("encoder_ffn_dim", ["model.d_ff"], 4096),
     Field("decoder_ffn_dim", ["decoder.d_ff"], 4096),
     Field("max_position_embeddings", ["model.positions.size"], 1024),
-    Field("activation_function", ["model.feed_forward.activation"], "gelu", _ACTIVATIONS),
+    Field("activation_function", ["model.feed_forward.activation"], "gelu", ACTIVATIONS),
     Field("dropout", ["model.dropout_rate"], 0.1),
     Field("attention_dropout", ["model.attention.dropout_rate"], 0.0),
     Field("activation_dropout", ["model.feed_forward.dropout_rate"], 0.0),
@@ -168,7 +178,7 @@ _BART_FIELDS = [
     Field("scale_embedding", ["model.embedding_scale"], False, [(True, "sqrt(d_model)"), (False, "none")]),
     _PREFIX,
 ]
-_BART_FIXED = _ATTENTION | {
+_BART_FIXED = ATTENTION | {
     "model.attention.scale": "1/sqrt(d_k)",
     "model.attention.qk_norm": False,
     "model.attention.bias": True,
@@ -191,7 +201,7 @@ _BART_ONLY: dict[str, Sequence[Any]] = {
     "add_bias_logits": (False,),
 }
 _BART_SILENT = frozenset({"classif_dropout"})  # of heads that are not read
-_NORMAL = {"model.initializer": "normal", "model.embedding_init": "normal"}
+NORMAL = {"model.initializer": "normal", "model.embedding_init": "normal"}
 
 BART = Format(
     family="encoder_decoder",
@@ -201,7 +211,7 @@ BART = Format(
         "BartForSequenceClassification": "classify",
     },
     fields=[
-        Field("vocab_size", _ROWS, 50265),
+        Field("vocab_size", ROWS, 50265),
         *_BART_FIELDS,
         Field("tie_word_embeddings", ["model.tying"], True, [(True, "three_way"), (False, "none")]),
         Field("pad_token_id", ["data_info.pad"], 1),
@@ -210,7 +220,7 @@ BART = Format(
         Field("decoder_start_token_id", ["data_info.start"], 2),
     ],
     fixed=_BART_FIXED | {"model.positions": "learned", "model.positions.offset": 2, "model.embedding_norm": True},
-    training=_NORMAL,
+    training=NORMAL,
     only=_BART_ONLY | {"normalize_embedding": (True,), "static_position_embeddings": (False,), "extra_pos_embeddings": (2,)},
     silent=_BART_SILENT,
     objectives=("translate", "span_corruption", "denoise"),
@@ -222,7 +232,7 @@ MARIAN = Format(
     architectures={"MarianMTModel": "translate", "MarianModel": "translate"},
     fields=[
         Field("vocab_size", ["data_info.source_rows"], 58101),
-        Field("decoder_vocab_size", ["data_info.target_rows"], _same("vocab_size")),
+        Field("decoder_vocab_size", ["data_info.target_rows"], same("vocab_size")),
         *_BART_FIELDS,
         # Both fields at once.
         Field(
@@ -236,14 +246,14 @@ MARIAN = Format(
         Field("decoder_start_token_id", ["data_info.start"], 58100),
     ],
     fixed=_BART_FIXED | {"model.positions": "sinusoidal", "model.positions.layout": "halves", "model.embedding_norm": False},
-    training=_NORMAL,
+    training=NORMAL,
     only=_BART_ONLY | {"normalize_embedding": (False,), "static_position_embeddings": (True,)},
     silent=_BART_SILENT | {"bos_token_id", "extra_pos_embeddings"},  # neither is used
     objectives=("translate", "span_corruption", "denoise"),
     heads_end=True,
 )
 
-_ALONE_FIXED = _ATTENTION | {
+_ALONE_FIXED = ATTENTION | {
     "model.positions": "learned",
     "model.positions.offset": 0,
     "model.attention.scale": "1/sqrt(d_k)",
@@ -267,25 +277,25 @@ BERT = Format(
         "BertForQuestionAnswering": "answer",
     },
     fields=[
-        Field("vocab_size", _ROWS, 30522),
+        Field("vocab_size", ROWS, 30522),
         Field("hidden_size", ["model.d_model"], 768),
         Field("num_hidden_layers", ["model.num_encoder_layers"], 12),
         Field("num_attention_heads", ["model.num_heads"], 12),
         Field("intermediate_size", ["model.d_ff"], 3072),
-        Field("hidden_act", ["model.feed_forward.activation"], "gelu", _ACTIVATIONS),
+        Field("hidden_act", ["model.feed_forward.activation"], "gelu", ACTIVATIONS),
         Field("hidden_dropout_prob", ["model.dropout_rate"], 0.1),
         Field("attention_probs_dropout_prob", ["model.attention.dropout_rate"], 0.1),
-        Field("classifier_dropout", ["model.head_dropout_rate"], _same("hidden_dropout_prob")),
+        Field("classifier_dropout", ["model.head_dropout_rate"], same("hidden_dropout_prob")),
         Field("max_position_embeddings", ["model.positions.size"], 512),
         Field("type_vocab_size", ["model.token_types"], 2),
         Field("initializer_range", ["model.init_stddev"], 0.02),
         Field("layer_norm_eps", ["model.norm.epsilon"], 1e-12),
-        Field("tie_word_embeddings", ["model.tying"], True, _TIED),
+        Field("tie_word_embeddings", ["model.tying"], True, TIED),
         Field("pad_token_id", ["data_info.pad"], 0),
     ],
     fixed=_ALONE_FIXED
     | {"model.norm_order": "post", "model.final_norm": False, "model.embedding_norm": True, "model.logits_bias": True},
-    training=_NORMAL | {"model.feed_forward.dropout_rate": 0.0},
+    training=NORMAL | {"model.feed_forward.dropout_rate": 0.0},
     only={
         "is_encoder_decoder": (False,),
         "is_decoder": (False,),
@@ -296,7 +306,7 @@ BERT = Format(
     },
     # The pooler's other fields are of TensorFlow's first release; begin and end are the tokenizer's [CLS] and [SEP]. No model
     # reads a prefix by itself.
-    silent=_words(
+    silent=words(
         "prefix pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head bos_token_id eos_token_id"
     ),
     heads_end=True,
@@ -306,27 +316,27 @@ GPT2 = Format(
     family="decoder_only",
     architectures={"GPT2LMHeadModel": "causal_lm", "GPT2Model": "causal_lm"},
     fields=[
-        Field("vocab_size", _ROWS, 50257),
+        Field("vocab_size", ROWS, 50257),
         Field("n_positions", ["model.positions.size"], 1024),
-        Field("n_ctx", ["model.positions.size"], _same("n_positions"), written=False),
+        Field("n_ctx", ["model.positions.size"], same("n_positions"), written=False),
         Field("n_embd", ["model.d_model"], 768),
         Field("n_layer", ["model.num_decoder_layers"], 12),
         Field("n_head", ["model.num_heads"], 12),
         Field("n_inner", ["model.d_ff"], lambda fields: 4 * fields["n_embd"]),
-        Field("activation_function", ["model.feed_forward.activation"], "gelu_new", _ACTIVATIONS),
+        Field("activation_function", ["model.feed_forward.activation"], "gelu_new", ACTIVATIONS),
         Field("resid_pdrop", ["model.dropout_rate"], 0.1),
         Field("embd_pdrop", ["model.dropout_rate"], 0.1),
         Field("attn_pdrop", ["model.attention.dropout_rate"], 0.1),
         Field("layer_norm_epsilon", ["model.norm.epsilon"], 1e-5),
         Field("initializer_range", ["model.init_stddev"], 0.02),
-        Field("tie_word_embeddings", ["model.tying"], True, _TIED),
+        Field("tie_word_embeddings", ["model.tying"], True, TIED),
         Field("bos_token_id", ["data_info.start"], 50256),
         Field("eos_token_id", ["data_info.end"], 50256),
-        Field("pad_token_id", ["data_info.pad"], _same("eos_token_id")),
+        Field("pad_token_id", ["data_info.pad"], same("eos_token_id")),
     ],
     fixed=_ALONE_FIXED
     | {"model.norm_order": "pre", "model.final_norm": True, "model.embedding_norm": False, "model.logits_bias": False},
-    training=_NORMAL | {"model.feed_forward.dropout_rate": 0.0},
+    training=NORMAL | {"model.feed_forward.dropout_rate": 0.0},
     only={
         "is_encoder_decoder": (False,),
         "is_decoder": (False, True),
@@ -336,14 +346,14 @@ GPT2 = Format(
         "reorder_and_upcast_attn": (False,),
     },
     # Of a head that is not read, and of the code that GPT-2 was converted by.
-    silent=_words(
+    silent=words(
         "summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout n_special "
         "predict_special_tokens prefix"
     ),
     heads_end=True,
 )
 
-FORMATS: dict[str, Format] = {"t5": T5, "bart": BART, "marian": MARIAN, "bert": BERT, "gpt2": GPT2}
+OLDER: dict[str, Format] = {"t5": T5, "bart": BART, "marian": MARIAN, "bert": BERT, "gpt2": GPT2}
 
 # How to search: generation_config.json, or, in files made before there was one, config.json. Limits of length are limits.py.
 SEARCH = [
@@ -380,7 +390,7 @@ SEARCH_ONLY: dict[str, Sequence[Any]] = {
     "force_bos_token_to_be_generated": (False, None),
     "bad_words_ids": (None, []),
 }
-SEARCH_SILENT = SILENT | _words(
+SEARCH_SILENT = SILENT | words(
     "output_scores return_dict_in_generate output_logits remove_invalid_values renormalize_logits cache_implementation "
     "bos_token_id"
 )

@@ -19,10 +19,10 @@ from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.files import new_folder
 from transformer.interop import configs, convert, sentences, tensors, vocabularies
-from transformer.interop.fields import FORMATS
-from transformer.interop.names import NAMES
+from transformer.interop.formats import FORMATS, NAMES
 from transformer.validation import check_data_info, validate
 
+MOST_SLOTS = 4096  # tokens of a text, unless a setting says more: a model's positions may be for many more than memory is
 LONGEST = 512  # tokens of a sentence, where positions know no end
 PACKED = ("translate", "causal_lm", "masked_lm")  # the other objectives take one example in a row
 
@@ -62,7 +62,7 @@ def write(folder: str | Path, config: Config, data_info: DataInfo, params: Any, 
     Transformers has not, or the folder has something in it.
     """
     folder = Path(folder)
-    name = configs.choose(config)
+    name = configs.choose(config, data_info)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: it is there already and not empty; choose another folder")
     fields = configs.to_fields(name, config, data_info) | _head_fields(name, config, data_info)
@@ -132,7 +132,7 @@ def _read_model(
     if values["objective.kind"] == "embed":
         arrays |= {name: array for name, array in _pooler(values["model.d_model"]).items() if name not in arrays}
         values |= sentences.read(folder)
-    data_info = _make_data_info(values, told, _labels(architecture, raw, where, form.labels), folder)
+    data_info = _make_data_info(values, {**told, "model_type": name}, _labels(architecture, raw, where, form.labels), folder)
     config = _make_config(values, made, vocabularies.longest(folder) if made else None)
     families.check_vocabularies(config, made, where)
     return Imported(config, data_info, convert.to_params(names, config, data_info, arrays, str(folder)), made)
@@ -165,7 +165,7 @@ def _make_config(values: Mapping[str, Any], made: Mapping[str, Vocabulary], most
     if isinstance(text := made.get("joint"), Tokenizer) and config.family == "decoder_only":
         config = settings.replace(config, "search.start_token", text.around[:1] == [values["data_info.start"]])
     table = config.model.positions.longest()
-    longest, most = table or LONGEST, table or settings.MOST
+    longest, most = min(table or LONGEST, MOST_SLOTS), table or settings.MOST
     data: dict[str, Any] = {
         "max_source_length": min([each for each in (most_source, values.get("data.max_source_length")) if each] or [longest]),
         "max_target_length": min(values.get("data.max_target_length", longest), most),

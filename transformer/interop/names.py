@@ -18,11 +18,14 @@ Form = Literal["table", "vector", "row", "kernel", "turned"]
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a parameter of ours lies: tensor `name`, of it part `part[0]` of `part[1]` along the outputs."""
+    """Where a parameter of ours lies: tensor `name`. `fused`: modules whose outputs it holds, in this order, ours among them;
+    `by_head`: for each head in turn, else one module after another.
+    """
 
     name: str
     form: Form
-    part: tuple[int, int] = (0, 1)
+    fused: tuple[str, ...] = ()
+    by_head: bool = False
     flipped: bool = False  # outputs in the other order
     optional: bool = False  # zeros where a file has it not
 
@@ -37,7 +40,8 @@ LEAVES: dict[str, tuple[str, Form]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """`modules`: ours -> theirs, "name i/n" being part i of n. `variants`: (setting, its values, modules that it brings).
+    """`modules`: ours -> theirs. `variants`: (setting, its values, modules that it brings). `fused`: one of theirs, by the end
+    of its name, and the modules of a layer that it holds, whose outputs stand side by side.
 
     `prefix`: of every module of the body; the bare body's file has it not. `places`: parameters that no leaf's rule gives.
     `same`: names of one tensor, which may stand for each other. `dropped`: patterns of tensors that say nothing new.
@@ -51,6 +55,8 @@ class Names:
     same: Sequence[tuple[str, ...]] = ()
     dropped: Sequence[str] = ()
     turned: bool = True
+    fused: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    by_head: bool = False
 
     def place(self, path: str, config: Config) -> Place:
         """Of the parameter "module/../leaf". KeyError: this family has no such parameter."""
@@ -61,11 +67,12 @@ class Names:
         for name, values, more in self.variants:
             if settings.plain(config).get(name) in values:
                 modules |= more
-        name, _, part = modules[module].partition(" ")
-        ending, form = LEAVES[leaf]
-        number, _, count = (part or "0/1").partition("/")
+        name, (ending, form) = modules[module], LEAVES[leaf]
         form = "kernel" if form == "turned" and not self.turned else form
-        return Place(f"{name}.{ending}", form, (int(number), int(count)), name == "cls.seq_relationship")
+        parts = next((parts for each, parts in self.fused.items() if name.endswith(each)), ())
+        inside = module.removesuffix(next((part for part in parts if module.endswith(part)), ""))
+        fused = tuple(f"{inside}{part}/{leaf}" for part in parts)
+        return Place(f"{name}.{ending}", form, fused, self.by_head and bool(fused), name == "cls.seq_relationship")
 
     def normal(self, name: str, bare: bool) -> str:
         """A tensor's name as this table has it. `bare`: the file is of a body alone."""
@@ -73,7 +80,7 @@ class Names:
         return name if not bare or name.startswith(self.heads) else self.prefix + name
 
 
-def _stack(ours: str, theirs: str, modules: Mapping[str, str]) -> dict[str, str]:
+def stack(ours: str, theirs: str, modules: Mapping[str, str]) -> dict[str, str]:
     """The modules of a stack's layers, by their names in a layer."""
     return {f"{ours}/layers/{module}": f"{theirs}.{{}}.{name}" for module, name in modules.items()}
 
@@ -99,7 +106,7 @@ def _t5_feed_forward(names: Mapping[str, str]) -> dict[str, str]:
     parts = {f"feed_forward/{ours}": f"DenseReluDense.{theirs}" for ours, theirs in names.items()}
     encoder = {ours: f"layer.1.{theirs}" for ours, theirs in parts.items()}
     decoder = {ours: f"layer.2.{theirs}" for ours, theirs in parts.items()}
-    return _stack("encoder", "encoder.block", encoder) | _stack("decoder", "decoder.block", decoder)
+    return stack("encoder", "encoder.block", encoder) | stack("decoder", "decoder.block", decoder)
 
 
 T5 = Names(
@@ -109,8 +116,8 @@ T5 = Names(
         "encoder/final_norm": "encoder.final_layer_norm",
         "decoder/final_norm": "decoder.final_layer_norm",
     }
-    | _stack("encoder", "encoder.block", _T5_SELF | {"feed_forward_norm": "layer.1.layer_norm"})
-    | _stack("decoder", "decoder.block", _T5_SELF | _T5_CROSS | {"feed_forward_norm": "layer.2.layer_norm"}),
+    | stack("encoder", "encoder.block", _T5_SELF | {"feed_forward_norm": "layer.1.layer_norm"})
+    | stack("decoder", "decoder.block", _T5_SELF | _T5_CROSS | {"feed_forward_norm": "layer.2.layer_norm"}),
     variants=[
         ("model.feed_forward.activation", ("relu", "gelu", "gelu_tanh", "silu"), _t5_feed_forward(_T5_PLAIN)),
         ("model.feed_forward.activation", ("geglu", "geglu_tanh", "swiglu"), _t5_feed_forward(_T5_GATED)),
@@ -155,8 +162,8 @@ BART = Names(
         "pooler/dense": "classification_head.dense",
         "classifier/dense": "classification_head.out_proj",
     }
-    | _stack("encoder", "model.encoder.layers", _BART_LAYER)
-    | _stack("decoder", "model.decoder.layers", _BART_LAYER | _BART_CROSS),
+    | stack("encoder", "model.encoder.layers", _BART_LAYER)
+    | stack("decoder", "model.decoder.layers", _BART_LAYER | _BART_CROSS),
     variants=[
         ("model.tying", ("three_way",), {"target_embedding": "model.shared"}),
         (
@@ -192,7 +199,7 @@ BERT = Names(
         "masked_lm/transform": "cls.predictions.transform.dense",
         "masked_lm/norm": "cls.predictions.transform.LayerNorm",
     }
-    | _stack(
+    | stack(
         "encoder",
         "bert.encoder.layer",
         {
@@ -233,14 +240,14 @@ GPT2 = Names(
         "logits": "lm_head",
         "decoder/final_norm": "transformer.ln_f",
     }
-    | _stack(
+    | stack(
         "decoder",
         "transformer.h",
         {
             "self_attention_norm": "ln_1",
-            "self_attention/query": "attn.c_attn 0/3",
-            "self_attention/key": "attn.c_attn 1/3",
-            "self_attention/value": "attn.c_attn 2/3",
+            "self_attention/query": "attn.c_attn",
+            "self_attention/key": "attn.c_attn",
+            "self_attention/value": "attn.c_attn",
             "self_attention/output": "attn.c_proj",
             "feed_forward_norm": "ln_2",
             "feed_forward/inner": "mlp.c_fc",
@@ -256,6 +263,7 @@ GPT2 = Names(
     same=[("transformer.wte.weight", "lm_head.weight")],
     dropped=[r"transformer\.h\.\d+\.attn\.(masked_)?bias"],  # the causal mask
     turned=False,
+    fused={"attn.c_attn": ("self_attention/query", "self_attention/key", "self_attention/value")},
 )
 
-NAMES: dict[str, Names] = {"t5": T5, "bart": BART, "marian": MARIAN, "bert": BERT, "gpt2": GPT2}
+OLDER: dict[str, Names] = {"t5": T5, "bart": BART, "marian": MARIAN, "bert": BERT, "gpt2": GPT2}

@@ -17,6 +17,7 @@ from transformer.interop import tokenizer_json
 from transformer.interop.tensors import read_json
 
 FILE, PIECES = "tokenizer.json", "spiece.model"
+PIECES_OF_DECODERS = "tokenizer.model"  # Llama, Mistral, Gemma
 WORD_PIECES, ENTRIES, MERGES = "vocab.txt", "vocab.json", "merges.txt"  # of folders older than tokenizer.json
 PAIR = ("source.spm", "target.spm")
 # Names of the special tokens, where neither tokenizer_config.json nor special_tokens_map.json says them.
@@ -26,6 +27,8 @@ TOKENS = {
     "t5": {"unk_token": "<unk>"},
     "gpt2": {"unk_token": "<|endoftext|>"},
 }
+GENERAL = "PreTrainedTokenizerFast"  # reads tokenizer.json as it is
+BYTE_PAIRS = ("gpt2", "bart", "qwen2", "qwen3", "opt", "gpt_neox")  # types whose older folders have vocab.json and merges.txt
 SENTINELS = 100  # of T5, where its file says nothing
 CLASSES = {"t5": "T5Tokenizer", "marian": "MarianTokenizer"}
 UNLIMITED = 10**9  # tokens; Transformers writes 10^30 where a tokenizer knows no limit
@@ -41,13 +44,15 @@ def read(folder: Path, model_type: str, rows: int) -> tuple[dict[str, Vocabulary
             return _read_marian(folder)
         if (text := _tokenizer_text(folder, model_type)) is not None:
             return _read_tokenizer(folder, Tokenizer(text, _settings(folder, model_type)), model_type)
-        if (path := folder / PIECES).is_file():
+        if (path := folder / PIECES).is_file() or (path := folder / PIECES_OF_DECODERS).is_file():
             return _read_pieces(folder, SentencePiece(path.read_bytes()), model_type, rows)
     except tokenizer_classes.Contradiction as error:
         raise UserError(f"{folder}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{folder}: its tokenizer cannot be read ({type(error).__name__}: {error}); fetch it again") from error
-    raise UserError(f"{folder}: there is no tokenizer; wants {FILE}, or {PIECES}, {WORD_PIECES}, or {ENTRIES} and {MERGES}")
+    raise UserError(
+        f"{folder}: there is no tokenizer; wants {FILE}, {PIECES}, {PIECES_OF_DECODERS}, {WORD_PIECES}, or {ENTRIES} and {MERGES}"
+    )
 
 
 def longest(folder: Path) -> int | None:
@@ -62,7 +67,7 @@ def _tokenizer_text(folder: Path, model_type: str) -> str | None:
         return path.read_text(encoding="utf-8")
     if model_type == "bert" and (path := folder / WORD_PIECES).is_file():
         described = tokenizer_classes.from_word_pieces(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
-    elif model_type in ("gpt2", "bart") and (folder / ENTRIES).is_file() and (path := folder / MERGES).is_file():
+    elif model_type in BYTE_PAIRS and (folder / ENTRIES).is_file() and (path := folder / MERGES).is_file():
         described = tokenizer_classes.from_merges(
             read_json(folder / ENTRIES), path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         )
@@ -74,7 +79,8 @@ def _tokenizer_text(folder: Path, model_type: str) -> str | None:
 def _read_tokenizer(folder: Path, made: Tokenizer, model_type: str) -> tuple[dict[str, Vocabulary], dict[str, Any]]:
     ids = {token: number for number, token in made.tokens.items()}
     names = {
-        role: tokenizer_classes.token(made.settings, role, TOKENS[model_type].get(role)) for role in tokenizer_classes.ROLES
+        role: tokenizer_classes.token(made.settings, role, TOKENS.get(model_type, {}).get(role))
+        for role in tokenizer_classes.ROLES
     }
     special = {role: ids[token] for role, token in names.items() if token in ids}
     data_info = {"source_size": made.size, "target_size": made.size}
@@ -134,7 +140,7 @@ def _settings(folder: Path, model_type: str) -> dict[str, Any]:
             }
     if not isinstance(result.get("tokenizer_class"), str):
         named = read_json(folder / "config.json").get("tokenizer_class") if (folder / "config.json").is_file() else None
-        result["tokenizer_class"] = named if isinstance(named, str) else tokenizer_classes.CLASSES[model_type]
+        result["tokenizer_class"] = named if isinstance(named, str) else tokenizer_classes.CLASSES.get(model_type, GENERAL)
     return result
 
 
@@ -151,12 +157,12 @@ def write(folder: Path, config: Config, model_type: str, source: Vocabulary, tar
         described = {"extra_ids": data_info.sentinels}
     elif isinstance(source, Tokenizer):
         (folder / FILE).write_text(source.text, encoding="utf-8")
-        described = {"tokenizer_class": "PreTrainedTokenizerFast"} | source.settings
+        described = {"tokenizer_class": GENERAL} | source.settings
     else:
         assert isinstance(source, Bytes | Characters | SentencePiece)
         text = tokenizer_json.write(source, data_info, _around(config, model_type, data_info))
         (folder / FILE).write_text(text, encoding="utf-8")
-        described = {"tokenizer_class": "PreTrainedTokenizerFast"}
+        described = {"tokenizer_class": GENERAL}
     if model_type == "bert":  # the second text of a pair has another type
         described.setdefault("model_input_names", ["input_ids", "token_type_ids", "attention_mask"])
     known = {
@@ -167,7 +173,7 @@ def write(folder: Path, config: Config, model_type: str, source: Vocabulary, tar
     }
     begin = data_info.start if data_info.begin is None else data_info.begin
     known |= {"cls_token": begin, "sep_token": data_info.end} if model_type == "bert" else {"bos_token": data_info.begin}
-    if model_type == "gpt2":
+    if config.family == "decoder_only":
         known["bos_token"] = data_info.start
     tokens = {role: source.pieces([i])[0] for role, i in known.items() if i is not None and i < source.size}
     if isinstance(source, Tokenizer):  # whose class may know them by itself
@@ -192,8 +198,7 @@ def _around(config: Config, model_type: str, data_info: DataInfo) -> tokenizer_j
     return {
         "bart": (begin, [data_info.end], [data_info.end]),
         "t5": (begin, [data_info.end], []),
-        "gpt2": ([data_info.start] if config.search.start_token else [], [], []),
-    }[model_type]
+    }.get(model_type, ([data_info.start] if config.search.start_token else [], [], []))
 
 
 def _write_marian(folder: Path, *sides: Vocabulary) -> None:

@@ -1,0 +1,275 @@
+"""Fields of a `config.json` that together say several settings: rotary positions and their scaling, windows, layer patterns.
+
+Transformers 5 writes `rope_parameters` and `layer_types`; older files have `rope_theta`, `rope_scaling` and rules for which
+layers have a window. Both are read, the former are written.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from transformer import registry, settings
+from transformer.components.positions import NoPositions
+from transformer.components.rotary import DynamicNTK, Linear, Llama3, LongRope, NoScaling, Rotary, Yarn
+from transformer.config import Config, Model
+from transformer.errors import UserError
+from transformer.settings import Variations
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+BASES = ("rotary_emb_base", "rope_theta")
+ROPE_NAMES = ("rope_parameters", *BASES, "rope_scaling", "rope_local_base_freq", "original_max_position_embeddings")
+FRACTIONS = ("partial_rotary_factor", "rotary_pct")
+NO_ROPE = ("no_rope_layers", "no_rope_layer_interval")
+WINDOW_NAMES = ("sliding_window", "layer_types", "use_sliding_window", "max_window_layers")
+PATTERNS = ("sliding_window_pattern", "_sliding_window_pattern")
+# What one layer may have for itself; everything else is the same in all layers.
+OWN = ("model.window", "model.positions")
+
+Fields = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerFields:
+    """How a model type says its rotary positions and the windows of its layers.
+
+    `windows`: of no layer, of all, as `layer_types` says, or of layers from `max_window_layers` on if `use_sliding_window`.
+    `period`: without `layer_types`, every so many layers there is one without a window; None: as `windows` says.
+    """
+
+    longest: int = 2048  # max_position_embeddings, where a file does not say
+    base: float = 10000.0
+    local_base: float | None = None  # of the layers with a window, where they have one of their own
+    fraction: float = 1.0
+    windows: Literal["no", "all", "types", "from"] = "no"
+    window: int | None = None  # where a file does not say
+    period: int | None = None
+    positionless: bool = False  # some layers may have no positions
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Fields that are read here."""
+        return (
+            "max_position_embeddings",
+            *ROPE_NAMES,
+            *FRACTIONS,
+            *WINDOW_NAMES,
+            *PATTERNS,
+            *(NO_ROPE if self.positionless else ()),
+        )
+
+    # --- in --------------------------------------------------------------------------------------------------------------
+
+    def read(self, raw: Fields, layers: int, where: str) -> dict[str, Any]:
+        """Settings by dotted name. UserError: a field that says what is not supported."""
+        longest = raw.get("max_position_embeddings", self.longest)
+        if not (type(longest) is int and longest >= 1):
+            raise UserError(f"{where}: max_position_embeddings is {longest!r}: wants a number of tokens, 1 or more")
+        each = [
+            {"model.window": window} | self._positions(raw, window, rotated, longest, where)
+            for window, rotated in zip(self._windows(raw, layers, where), self._rotated(raw, layers, where), strict=True)
+        ]
+        period = next(p for p in range(1, layers + 1) if all(each[n] == each[n % p] for n in range(layers)))
+        turn = each[:period]
+        base = next((own for own in turn if own["model.window"] is None and own["model.positions"] == "rotary"), turn[0])
+        if period == 1:
+            return base
+        named = [_name(own) for own in turn]
+        types = {name: _differing(own, base) for name, own in zip(named, turn, strict=True)}
+        return base | {"model.layer_pattern": tuple(named), "model.layer_types": Variations(types)}
+
+    def _windows(self, raw: Fields, layers: int, where: str) -> list[int | None]:
+        window, types = raw.get("sliding_window", self.window), raw.get("layer_types")
+        if self.windows == "no" and types is None:
+            return [None] * layers
+        if self.windows == "from":
+            first = raw.get("max_window_layers", layers) if raw.get("use_sliding_window") else layers
+            window = window if raw.get("use_sliding_window") else None
+            types = types or [FULL if n < first else SLIDING for n in range(layers)]
+        if types is None:
+            period = next((raw[name] for name in PATTERNS if isinstance(raw.get(name), int)), self.period)
+            types = [SLIDING if period is None or (n + 1) % period else FULL for n in range(layers)]
+        if not isinstance(types, list) or len(types) != layers or not {*types} <= {FULL, SLIDING}:
+            raise UserError(f"{where}: layer_types is {types!r}: wants {FULL} or {SLIDING} for each of {layers} layers")
+        if window is not None and not (type(window) is int and window >= 1):
+            raise UserError(f"{where}: sliding_window is {window!r}: wants a number of tokens, 1 or more")
+        return [window if each == SLIDING else None for each in types]
+
+    def _rotated(self, raw: Fields, layers: int, where: str) -> list[bool]:
+        given = raw.get("no_rope_layers") if self.positionless else None
+        if given is None:
+            every = raw.get("no_rope_layer_interval", 4) if self.positionless else layers + 1
+            return [(n + 1) % every != 0 for n in range(layers)]
+        if not isinstance(given, list) or len(given) != layers:
+            raise UserError(f"{where}: no_rope_layers is {given!r}: wants 0 or 1 for each of {layers} layers")
+        return [bool(each) for each in given]
+
+    def _positions(self, raw: Fields, window: int | None, rotated: bool, longest: int, where: str) -> dict[str, Any]:
+        if not rotated:
+            return {"model.positions": "none"}
+        given = raw.get("rope_parameters") or {}
+        if {*given} & {FULL, SLIDING}:
+            rope = dict(given[FULL if window is None else SLIDING])
+        elif given:
+            rope = dict(given)
+        else:
+            rope = dict(raw.get("rope_scaling") or {})
+            if self.local_base is not None and window is not None:
+                rope = {"rope_theta": raw.get("rope_local_base_freq", self.local_base)}
+            elif (named := next((name for name in BASES if name in raw), None)) is not None:
+                rope = {"rope_theta": raw[named]} | rope
+        default = self.base if window is None or self.local_base is None else self.local_base
+        fraction = next((raw[name] for name in FRACTIONS if raw.get(name) is not None), self.fraction)
+        values = {
+            "model.positions": "rotary",
+            "model.positions.size": longest,
+            "model.positions.base": float(rope.pop("rope_theta", default)),
+            "model.positions.fraction": float(rope.pop("partial_rotary_factor", fraction)),
+        }
+        kind = rope.pop("rope_type", rope.pop("type", "default"))
+        rope.pop("type", None)
+        original = rope.pop("original_max_position_embeddings", raw.get("original_max_position_embeddings")) or longest
+        if kind not in SCALINGS:
+            raise UserError(f"{where}: rope_type is {kind!r}: only {', '.join(SCALINGS)} are supported")
+        scaling, named = SCALINGS[kind]
+        prefix = "model.positions.scaling"
+        values[prefix] = registry.reference(scaling)
+        known = {field.name for field in dataclasses.fields(scaling)}
+        if "trained_length" in known:
+            values[f"{prefix}.trained_length"] = original
+        if kind == "longrope" and rope.get("factor") is None:
+            values[f"{prefix}.factor"] = longest / original
+        for theirs, value in rope.items():
+            if value is None:
+                continue
+            if (ours := named.get(theirs)) is None:
+                raise UserError(f"{where}: {theirs} is {value!r} in rope_parameters of type {kind}: it is not supported")
+            values[f"{prefix}.{ours}"] = tuple(map(float, value)) if isinstance(value, list) else value
+        return {name: float(value) if type(value) is int and _is_float(name) else value for name, value in values.items()}
+
+    # --- out -------------------------------------------------------------------------------------------------------------
+
+    def write(self, config: Config, name: str) -> dict[str, Any]:
+        """The fields. UserError: a model of type `name` cannot have these layers."""
+        model, count = config.model, config.model.num_decoder_layers
+        turn = model.layer_types_in_turn("decoder")
+        layers = [turn[n % len(turn)] for n in range(count)]
+        for each in turn:
+            _check_alike(turn[0], each, name)
+        windows = [each.window for each in layers]
+        rotated = [not isinstance(each.positions, NoPositions) for each in layers]
+        some = {each for each in windows if each is not None}
+        if len(some) > 1:
+            raise UserError(f"config.model.layer_types: a {name} model has one window, and these are {sorted(some)}")
+        types = [FULL if window is None else SLIDING for window in windows]
+        local = self.local_base is not None
+        ropes = {kind: self._rope(each, name) for kind, each in zip(types, layers, strict=True) if _rotary(each)}
+        if not local and len({str(rope) for rope in ropes.values()}) > 1:
+            raise UserError(f"config.model.layer_types: a {name} model has one kind of rotary positions for all layers")
+        if not ropes:
+            raise UserError(f"config.model.positions none: a {name} model of Transformers has rotary; it cannot be written")
+        if not all(rotated) and not self.positionless:
+            raise UserError(
+                f"config.model.layer_types: each layer of a {name} model has rotary positions; it cannot be written"
+            )
+        self._check_windows(types, name)
+        window = next(iter(some), None)
+        one = next(iter(ropes.values()))
+        result: dict[str, Any] = {"max_position_embeddings": next(e.positions.longest() for e in layers if _rotary(e))}
+        result["rope_parameters"] = {kind: ropes.get(kind, one) for kind in (FULL, SLIDING)} if local else one
+        if not local and "original_max_position_embeddings" in one:
+            result["original_max_position_embeddings"] = one["original_max_position_embeddings"]
+        if self.windows != "no":
+            result["sliding_window"] = window
+        if self.windows in ("types", "from"):
+            result["layer_types"] = types
+        if self.windows == "from":
+            result |= {"use_sliding_window": window is not None, "max_window_layers": types.count(FULL)}
+        if self.positionless:
+            result["no_rope_layers"] = [int(each) for each in rotated]
+        return result
+
+    def _check_windows(self, types: Sequence[str], name: str) -> None:
+        if self.windows == "no" and SLIDING in types:
+            raise UserError(f"config.model.window: a {name} model of Transformers has none; it cannot be written")
+        if self.windows == "all" and len({*types}) > 1:
+            raise UserError(f"config.model.layer_types: all layers of a {name} model have a window, or none has")
+
+    def _rope(self, model: Model, name: str) -> dict[str, Any]:
+        positions = model.positions
+        assert isinstance(positions, Rotary)
+        if positions.layout != "halves" or positions.frequencies != 1 or positions.size is None:
+            raise UserError(f"config.model.positions: a {name} model has layout=halves, frequencies=1 and a size; set these")
+        kind = next(kind for kind, (scaling, _) in SCALINGS.items() if type(positions.scaling) is scaling)
+        scaling, named = positions.scaling, SCALINGS[kind][1]
+        rope: dict[str, Any] = {"rope_type": kind, "rope_theta": positions.base}
+        if positions.fraction != 1 or self.fraction != 1:
+            rope["partial_rotary_factor"] = positions.fraction
+        for theirs, ours in named.items():
+            value = getattr(scaling, ours)
+            if value is not None:
+                rope[theirs] = list(value) if isinstance(value, tuple) else value
+        if hasattr(scaling, "trained_length"):
+            rope["original_max_position_embeddings"] = scaling.trained_length  # type: ignore[attr-defined]
+        return rope
+
+
+# rope_type -> class of ours, and theirs -> ours for its settings.
+SCALINGS: dict[str, tuple[type, dict[str, str]]] = {
+    "default": (NoScaling, {}),
+    "linear": (Linear, {"factor": "factor"}),
+    "dynamic": (DynamicNTK, {"factor": "factor"}),
+    "yarn": (
+        Yarn,
+        {name: name for name in ("factor", "beta_fast", "beta_slow", "truncate", "attention_factor")},
+    ),
+    "llama3": (
+        Llama3,
+        {
+            "factor": "factor",
+            "low_freq_factor": "low_frequency_factor",
+            "high_freq_factor": "high_frequency_factor",
+        },
+    ),
+    "longrope": (
+        LongRope,
+        {
+            "short_factor": "short_factors",
+            "long_factor": "long_factors",
+            "factor": "factor",
+            "attention_factor": "attention_factor",
+        },
+    ),
+}
+
+
+def _is_float(name: str) -> bool:
+    return not name.endswith(("trained_length", "size", "window"))
+
+
+def _rotary(model: Model) -> bool:
+    return isinstance(model.positions, Rotary)
+
+
+def _name(own: Mapping[str, Any]) -> str:
+    """What a layer type is called."""
+    reach = "global" if own["model.window"] is None else "local"
+    return reach if own["model.positions"] == "rotary" else f"{reach}_without_positions"
+
+
+def _differing(own: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a layer type that are not those of the model, by their names in it."""
+    differing = {name: value for name, value in own.items() if base.get(name) != value}
+    if "model.positions.scaling" not in differing and any("scaling." in name for name in differing):
+        differing = {"model.positions.scaling": own["model.positions.scaling"]} | differing
+    return {name.removeprefix("model."): value for name, value in differing.items()}
+
+
+def _check_alike(first: Model, other: Model, name: str) -> None:
+    """UserError: two layer types differ in more than windows and positions."""
+    one, two = settings.plain(first), settings.plain(other)
+    for setting in one.keys() | two.keys():
+        if not f"model.{setting}".startswith(OWN) and one.get(setting) != two.get(setting):
+            raise UserError(
+                f"config.model.layer_types: {setting} is {one.get(setting)} in one and {two.get(setting)} in another, and a "
+                f"{name} model of Transformers has one for all layers; it cannot be written"
+            )
