@@ -186,14 +186,14 @@ def test_published_decoders_have_their_number_of_parameters(name, more, paramete
 
 def test_layers_of_published_decoders():
     gemma = sized(PUBLISHED["gemma3_text"])[0].model
-    local, *_, whole = gemma.layer_types_in_turn("decoder")
+    local, *_, whole = gemma.layers_of_period("decoder")
     assert gemma.layer_pattern == ("local",) * 5 + ("global",)
     assert (local.window, local.positions.base, whole.window, whole.positions.base) == (512, 1e4, None, 1e6)
     smol = sized(PUBLISHED["smollm3"])[0].model
-    assert [type(each.positions) for each in smol.layer_types_in_turn("decoder")] == [Rotary] * 3 + [NoPositions]
+    assert [type(each.positions) for each in smol.layers_of_period("decoder")] == [Rotary] * 3 + [NoPositions]
     assert sized(PUBLISHED["mistral"])[0].model.window == 4096
     qwen = PUBLISHED["qwen2"] | {"use_sliding_window": True, "max_window_layers": 21}
-    assert [each.window for each in sized(qwen)[0].model.layer_types_in_turn("decoder")] == [None] * 21 + [32768] * 3
+    assert [each.window for each in sized(qwen)[0].model.layers_of_period("decoder")] == [None] * 21 + [32768] * 3
     llama = sized(PUBLISHED["llama"])[0].model.positions
     assert llama == Rotary(base=5e5, size=131072, scaling=Llama3(factor=32.0, trained_length=8192))
     assert sized(PUBLISHED["gpt_neox"])[0].model.positions == Rotary(fraction=0.25, size=2048)

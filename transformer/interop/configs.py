@@ -156,7 +156,7 @@ def choose(config: Config, data_info: DataInfo) -> str:
     mine = {name: form for name, form in FORMATS.items() if form.family == config.family}
     if not mine:
         raise UserError(f"config.family {config.family}: Transformers has no such model; {_families()} can be written")
-    turns = config.model.layer_types_in_turn(STACKS[config.family][-1])
+    turns = config.model.layers_of_period(STACKS[config.family][-1])
     kinds = {registry.reference(type(each.positions)) for each in (config.model, *turns)}
     suitable = [name for name, form in mine.items() if form.positions in kinds]
     if not suitable:

@@ -82,7 +82,7 @@ def _layers(path: str, shape: tuple[int, ...], config: Config) -> tuple[str, Seq
         return path, None, False
     stack, _, rest, _, place = found.groups()
     plain, count = f"{stack}/layers/{path[found.end() :]}", config.model.depth(stack)
-    period = len(config.model.layer_types_in_turn(stack))
+    period = len(config.model.layers_of_period(stack))
     if rest is not None:
         return plain, [count // period * period + int(rest)], True
     return plain, range(int(place or 0), int(place or 0) + shape[0] * period, period), False

@@ -151,7 +151,7 @@ class LayerFields:
     def write(self, config: Config, name: str) -> dict[str, Any]:
         """The fields. UserError: a model of type `name` cannot have these layers."""
         model, count = config.model, config.model.num_decoder_layers
-        turn = model.layer_types_in_turn("decoder")
+        turn = model.layers_of_period("decoder")
         layers = [turn[n % len(turn)] for n in range(count)]
         for each in turn:
             _check_alike(turn[0], each, name)

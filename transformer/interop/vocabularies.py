@@ -50,9 +50,8 @@ def read(folder: Path, model_type: str, rows: int) -> tuple[dict[str, Vocabulary
         raise UserError(f"{folder}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{folder}: its tokenizer cannot be read ({type(error).__name__}: {error}); fetch it again") from error
-    raise UserError(
-        f"{folder}: there is no tokenizer; wants {FILE}, {PIECES}, {PIECES_OF_DECODERS}, {WORD_PIECES}, or {ENTRIES} and {MERGES}"
-    )
+    files = f"{FILE}, {PIECES}, {PIECES_OF_DECODERS}, {WORD_PIECES}, or {ENTRIES} and {MERGES}"
+    raise UserError(f"{folder}: there is no tokenizer; wants {files}")
 
 
 def longest(folder: Path) -> int | None:
@@ -78,10 +77,8 @@ def _tokenizer_text(folder: Path, model_type: str) -> str | None:
 
 def _read_tokenizer(folder: Path, made: Tokenizer, model_type: str) -> tuple[dict[str, Vocabulary], dict[str, Any]]:
     ids = {token: number for number, token in made.tokens.items()}
-    names = {
-        role: tokenizer_classes.token(made.settings, role, TOKENS.get(model_type, {}).get(role))
-        for role in tokenizer_classes.ROLES
-    }
+    usual = TOKENS.get(model_type, {})
+    names = {role: tokenizer_classes.token(made.settings, role, usual.get(role)) for role in tokenizer_classes.ROLES}
     special = {role: ids[token] for role, token in names.items() if token in ids}
     data_info = {"source_size": made.size, "target_size": made.size}
     unknown = special.get("unk_token", made.unknown)
