@@ -189,5 +189,5 @@ def test_training_keeps_what_it_dropped(tmp_path):
 def test_empty_outputs_are_counted_and_visible_in_samples():
     found = scoring.empty(["", " ", "a", ""], ["x", "y", "z", ""])
     assert (found.count, found.of) == (2, 4) and not some(scoring.empty(["a", ""], ["b", ""]))
-    shown = scoring._shown({"source": "s", "output": "", "target": "x", "right": False})
-    assert shown.splitlines()[1].strip() != "said"
+    shown = scoring._shown({"source": "s", "reference": "x", "prediction": "", "correct": False})
+    assert shown.splitlines()[-1].split() == ["prediction", "(empty)"]

@@ -169,13 +169,13 @@ def of_programs(config: Config) -> Config:
 
 @functools.lru_cache(maxsize=64)
 def _make_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
-    loss, places = task_of(config).loss(model, config, data_info), FAMILIES[config.family].attention
-    if not penalties.names(config.model, places):
+    loss, sites = task_of(config).loss(model, config, data_info), FAMILIES[config.family].attention
+    if not penalties.names(config.model, sites):
         return loss
 
     def with_penalties(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
         sums = loss(params, batch, dropout_key)
-        penalty, reported = penalties.of_layers(config.model, places, params, training=dropout_key is not None)
+        penalty, reported = penalties.of_layers(config.model, sites, params, training=dropout_key is not None)
         logged = {f"{name}_sum": sums["weight_sum"] * value for name, value in reported.items()}
         return sums | {"loss_sum": sums["loss_sum"] + sums["weight_sum"] * penalty} | logged
 

@@ -43,11 +43,11 @@ def test_only_newlines_end_lines(character, tmp_path):
 @odd
 def test_outputs_are_resampled_line_by_line(character, tmp_path, monkeypatch):
     text = f"a{character}b"
-    row = {"source": text, "output": text, "reference": text}
+    row = {"source": text, "prediction": text, "reference": text}
     monkeypatch.setattr(resampled.Workdir, "outputs_file", lambda workdir, split: tmp_path / "test.jsonl")
     (tmp_path / "test.jsonl").write_text(2 * (json.dumps(row, ensure_ascii=False) + "\n"), encoding="utf-8")
     run = SimpleNamespace(folder=lambda root: tmp_path, config=Config())
-    found = resampled._outputs(run, tmp_path, "test", "exact_match", "output")  # type: ignore[arg-type]
+    found = resampled._outputs(run, tmp_path, "test", "exact_match", "prediction")  # type: ignore[arg-type]
     assert found and np.array_equal(found.statistics_SxK, [[1, 1], [1, 1]])
 
 

@@ -66,7 +66,7 @@ def test_scores_of_outputs_as_long_as_their_targets(tmp_path, monkeypatch, loade
     given = [best[0].text for best in used.translate_to_length(pairs)]
     assert found["exact_match@true_length"] == 100 * sum(a == b for a, (_, b) in zip(given, pairs, strict=True)) / 12
     said = [json.loads(line) for line in kept(run, ".jsonl").read_text().splitlines()]
-    assert [row["output@true_length"] for row in said] == given != [row["output"] for row in said]
+    assert [row["prediction@true_length"] for row in said] == given != [row["prediction"] for row in said]
     named = {name.removeprefix("test/") for name in reported(used.config) if name.startswith("test/")}
     assert named == set(found) and {"exact_match@true_length", "word_accuracy@true_length"} <= named
 
@@ -83,7 +83,7 @@ def test_scores_by_length(tmp_path, monkeypatch, loaded):
     assert 0 <= found["place_accuracy@1-1"] <= 100
     said = [json.loads(line) for line in kept(run, ".jsonl").read_text().splitlines()]
     assert [row["source"] for row in said] == (trained.run().folder / "data" / "test.en").read_text().split()
-    outputs, references = ([row[name] for row in said] for name in ("output", "reference"))
+    outputs, references = ([row[name] for row in said] for name in ("prediction", "reference"))
     assert scores.score("chrf", outputs, references).value == found["chrf"]
     assert [line.split()[0] for line in result.lines[6:10]] == ["exact_match", "exact_match@1-1", "chrf", "chrf@1-1"]
     named = {name.removeprefix("test/") for name in reported(used.config) if name.startswith("test/")}
@@ -175,7 +175,7 @@ def test_scores_of_a_model_without_heads(tmp_path):
     nll = -np.sum(np.take_along_axis(np.asarray(chances), tokens[..., None], axis=-1)[..., 0] * there) / there.sum()
     assert found["scores"]["nll"] == pytest.approx(float(nll), rel=1e-4)
     assert abs(nll - before["scores"]["nll"]) > 0.01
-    said = [(sample["source"], sample["output"]) for sample in found["samples"]]
+    said = [(sample["source"], sample["prediction"]) for sample in found["samples"]]
     chances, tokens, there = read_with_gates(used, said, gates_3x2)
     before_the_end = np.arange(there.shape[1]) < there.sum(axis=1, keepdims=True) - 1  # an output may be cut before it
     assert len(said) == 12 and np.all((np.argmax(chances, axis=-1) == tokens)[before_the_end])

@@ -91,12 +91,12 @@ def test_scores_are_right():
     found = json.loads((run.workdir / "evaluation" / "test.json").read_text())
     pairs = [(run.folder / "data" / f"test.{language}").read_text().splitlines() for language in ("en", "de")]
     samples = found["samples"]
-    assert sorted((s["source"], s["target"]) for s in samples) == sorted(zip(*pairs, strict=True))
-    said, wanted = [s["output"] for s in samples], [s["target"] for s in samples]
+    assert sorted((s["source"], s["reference"]) for s in samples) == sorted(zip(*pairs, strict=True))
+    said, wanted = [s["prediction"] for s in samples], [s["reference"] for s in samples]
     assert found["scores"]["chrf"] == pytest.approx(CHRF().corpus_score(said, [wanted]).score)
     right = sum(a == b for a, b in zip(said, wanted, strict=True))
     assert found["scores"]["exact_match"] == pytest.approx(100 * right / 12)
-    assert [s["right"] for s in samples] == [True] * right + [False] * (12 - right)
+    assert [s["correct"] for s in samples] == [True] * right + [False] * (12 - right)
     assert len(set(said)) > 6  # a model that says the same of everything would hide mistakes here
 
     used = translator()

@@ -41,9 +41,9 @@ def kept(plan, root, without=(), true_lengths=False):
         if (run.arm, run.seed) not in without:
             file = Workdir(run.folder(root)).outputs_file("test")
             file.parent.mkdir(parents=True)
-            rows = [{"source": "ü", "output": o, "reference": r} for o, r in zip(outputs, references, strict=True)]
+            rows = [{"source": "ü", "prediction": o, "reference": r} for o, r in zip(outputs, references, strict=True)]
             if true_lengths:
-                rows = [row | {"output@true_length": row["reference"]} for row in rows]
+                rows = [row | {"prediction@true_length": row["reference"]} for row in rows]
             file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         outcomes[run] = Outcome("finished", {"validation/nll": 2.0 + run.seed, "test/bleu": 30.0 + int(run.arm) + run.seed})
     return outcomes

@@ -29,13 +29,13 @@ def _later_gradient(subject: Subject, training: bool) -> float:
     batch = {name: array[:1] for name, array in subject.separate.items()}
     tokens = batch["inputs"][0]  # all different, so that a row of the table stands for one token
 
-    def said(table: jax.Array, params: dict[str, dict[str, jax.Array]]) -> jax.Array:
+    def outputs_of(table: jax.Array, params: dict[str, dict[str, jax.Array]]) -> jax.Array:
         params = params | {"target_embedding": params["target_embedding"] | {"table": table}}
         rngs = {"dropout": jax.random.key(0)} if training else {}
         states = subject.model.apply({"params": params}, batch, not training, rngs=rngs, method="states")
         return states[0] @ jax.random.normal(jax.random.key(1), states.shape[-1:])
 
-    of_tokens = subject.program("token gradients", lambda: jax.jacrev(said))
+    of_tokens = subject.program("token gradients", lambda: jax.jacrev(outputs_of))
     gradients = np.asarray(of_tokens(subject.params["target_embedding"]["table"], subject.params))  # T x N x D
     later = np.triu(np.ones((SLOTS, SLOTS), bool), 1)
     by_token = np.abs(gradients[:, tokens]).max(axis=-1)

@@ -127,32 +127,32 @@ class Subject:
 
     def apply(self, params: Any, batch: Any) -> dict[str, Any]:
         """All that the model says of a batch, without randomness: "states" or "logits" BxTx.., and scores of a head."""
-        said = self.model.apply({"params": params}, batch)
-        return dict(said) if isinstance(said, Mapping) else {"logits": said}
+        outputs = self.model.apply({"params": params}, batch)
+        return dict(outputs) if isinstance(outputs, Mapping) else {"logits": outputs}
 
     def outputs(self, batch: Batch, params: Any = None) -> np.ndarray:
         """What the model says at each token: BxTxN, or BxTxD of a model that reads a source alone."""
-        said = self.program("apply", lambda: self.apply)(self.params if params is None else params, batch)
-        return np.asarray(said["logits"] if self.side == "target" else said["states"], np.float32)
+        outputs = self.program("apply", lambda: self.apply)(self.params if params is None else params, batch)
+        return np.asarray(outputs["logits"] if self.side == "target" else outputs["states"], np.float32)
 
     def gradients(self, batch: Batch, params: Any = None) -> tuple[Any, Any]:
         """All that the model says, and the gradients of a fixed random projection of all of it, padding left out."""
         segments = "segments" if self.side == "target" else "source_segments"
 
         def projection(params: Any, batch: Any) -> tuple[jax.Array, Any]:
-            said = self.apply(params, batch)
+            outputs = self.apply(params, batch)
             total = jnp.zeros(())
-            for number, name in enumerate(sorted(said)):
-                out = said[name].astype(jnp.float32)
+            for number, name in enumerate(sorted(outputs)):
+                out = outputs[name].astype(jnp.float32)
                 factors = jax.random.normal(jax.random.key(number), out.shape)
                 if out.ndim == 3 and out.shape[1] == batch[segments].shape[1]:
                     factors = factors * (batch[segments] > 0)[..., None]
                 total += jnp.sum(out * factors)
-            return total, said
+            return total, outputs
 
         both = self.program("gradients", lambda: jax.grad(projection, has_aux=True))
-        gradients, said = both(self.params if params is None else params, batch)
-        return jax.device_get(said), jax.device_get(gradients)
+        gradients, outputs = both(self.params if params is None else params, batch)
+        return jax.device_get(outputs), jax.device_get(gradients)
 
     def tokens(self, outputs: np.ndarray, rows: Sequence[Sequence[int]], left: Sequence[int] = ()) -> dict[int, np.ndarray]:
         """Of each example its outputs, one for each token, from rows as `pack` was given them."""

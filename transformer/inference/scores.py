@@ -21,8 +21,9 @@ from transformer.inference.sums import SUMS, of_sentences
 from transformer.models import penalties
 
 FEWEST = 10  # pairs that are scored apart
-TRUE_LENGTH = "true_length"  # what stands after a score's "@" if outputs were made as long as their references
-OF_TRUE_LENGTH = f"output@{TRUE_LENGTH}"  # where such outputs are kept, beside "output"
+TRUE_LENGTH = "true_length"  # follows a score's "@" where outputs are decoded to the length of their references
+PREDICTION = "prediction"  # the field of <split>.jsonl that holds outputs
+OF_TRUE_LENGTH = f"{PREDICTION}@{TRUE_LENGTH}"  # and the field of those decoded to the length of their references
 
 
 @dataclass(frozen=True)
@@ -100,20 +101,20 @@ def _version(package: str, settings: str) -> str:
 
 def _macro_f1(hypotheses: Sequence[str], references: Sequence[str], options: Options) -> Result:
     right = collections.Counter(h for h, r in zip(hypotheses, references, strict=True) if h == r)
-    said = collections.Counter([*hypotheses, *references])
-    return Result(100.0 * sum(2 * right[label] / said[label] for label in said) / len(said))
+    counts = collections.Counter([*hypotheses, *references])
+    return Result(100.0 * sum(2 * right[label] / counts[label] for label in counts) / len(counts))
 
 
 def _entity_f1(hypotheses: Sequence[str], references: Sequence[str], options: Options) -> Result:
     from seqeval.metrics import f1_score
 
-    said, true = [tagged_words(h) for h in hypotheses], [tagged_words(r) for r in references]
-    for number, (a, b) in enumerate(zip(said, true, strict=True), 1):
+    predicted, true = [tagged_words(h) for h in hypotheses], [tagged_words(r) for r in references]
+    for number, (a, b) in enumerate(zip(predicted, true, strict=True), 1):
         if len(a) != len(b):
             raise UserError(
                 f"entity_f1: sentence {number} has {counted(len(a), 'tag')}, its reference {len(b)}; give each word one tag"
             )
-    value: Any = f1_score(true, said, zero_division=0)  # type: ignore[arg-type]  (its default, without the warning)
+    value: Any = f1_score(true, predicted, zero_division=0)  # type: ignore[arg-type]  (its default, without the warning)
     return Result(100.0 * float(value), _version("seqeval", "mode:default|average:micro"))
 
 
@@ -123,15 +124,15 @@ def _answer_words(text: str) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", text).split()
 
 
-def _answer_equal(said: list[str], true: list[str]) -> float:
-    return float(said == true)
+def _answer_equal(predicted: list[str], true: list[str]) -> float:
+    return float(predicted == true)
 
 
-def _answer_f1(said: list[str], true: list[str]) -> float:
+def _answer_f1(predicted: list[str], true: list[str]) -> float:
     """F1 of words as bags; where a side has none, as where there is no answer (v2), whether both have none."""
-    if not (said and true):
-        return float(said == true)
-    return 2 * (collections.Counter(said) & collections.Counter(true)).total() / (len(said) + len(true))
+    if not (predicted and true):
+        return float(predicted == true)
+    return 2 * (collections.Counter(predicted) & collections.Counter(true)).total() / (len(predicted) + len(true))
 
 
 def _squad(
@@ -139,7 +140,7 @@ def _squad(
 ) -> Result:
     """The mean of the best over the acceptable answers, which a reference is the JSON list of."""
     best = []
-    for number, (said, reference) in enumerate(zip(hypotheses, references, strict=True), 1):
+    for number, (predicted, reference) in enumerate(zip(hypotheses, references, strict=True), 1):
         try:
             answers = json.loads(reference)
         except ValueError:
@@ -147,7 +148,7 @@ def _squad(
         if not (isinstance(answers, list) and all(isinstance(answer, str) for answer in answers)):
             raise UserError(f"squad: reference {number} is not a JSON list of answers: {reference[:60]!r}")
         answers = [words for words in map(_answer_words, answers) if words] or [[]]
-        best.append(max(measure(_answer_words(said), words) for words in answers))
+        best.append(max(measure(_answer_words(predicted), words) for words in answers))
     return Result(100.0 * sum(best) / len(best), "case:lc|punctuation:no|articles:no")
 
 
@@ -217,8 +218,8 @@ def by_length(
     for bucket, lengths in buckets(edges).items():
         rows = [row for row, source in enumerate(sources) if len(source.split()) in lengths]
         if len(rows) >= FEWEST:
-            said, true = ([side[row] for row in rows] for side in (hypotheses, references))
-            result[f"{name}@{bucket}"] = score(name, said, true, options).value
+            predicted, true = ([side[row] for row in rows] for side in (hypotheses, references))
+            result[f"{name}@{bucket}"] = score(name, predicted, true, options).value
     return result
 
 
@@ -230,9 +231,9 @@ def by_place(hypotheses: Sequence[str], references: Sequence[str], edges: Sequen
     result = {}
     for bucket, places in buckets(edges).items():
         right = []
-        for said, true in ((h.split(), r.split()) for h, r in zip(hypotheses, references, strict=True)):
+        for predicted, true in ((h.split(), r.split()) for h, r in zip(hypotheses, references, strict=True)):
             own = range(places.start - 1, min(places.stop - 1, len(true)))
-            right.append([place < len(said) and said[place] == true[place] for place in own])
+            right.append([place < len(predicted) and predicted[place] == true[place] for place in own])
         if sum(map(bool, right)) >= FEWEST:
             result[f"place_accuracy@{bucket}"] = 100.0 * sum(map(sum, right)) / sum(map(len, right))
     return result

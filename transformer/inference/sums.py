@@ -57,8 +57,8 @@ def _bleu(sums: np.ndarray) -> np.ndarray:
 
 
 def _words(hypothesis: str, reference: str, tokenize: str) -> Sequence[float]:
-    said, true = hypothesis.split(), reference.split()
-    return [sum(a == b for a, b in zip(said, true, strict=False)), max(len(said), len(true))]
+    predicted, true = hypothesis.split(), reference.split()
+    return [sum(a == b for a, b in zip(predicted, true, strict=False)), max(len(predicted), len(true))]
 
 
 def _equal(hypothesis: str, reference: str, tokenize: str) -> Sequence[float]:

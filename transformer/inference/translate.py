@@ -245,8 +245,8 @@ class Translator(Predictor):
         outputs = []
         for row in range(len(sources)):
             ids = [found.tokens_BxNxL[row, n, : found.lengths_BxN[row, n]] for n in range(found.lengths_BxN.shape[1])]
-            said = [[int(i) for i in best if i != self.data_info.end] for best in ids]
-            texts = [self._names.decode(best, sources[row], self.target_vocabulary) for best in said]
+            trimmed = [[int(i) for i in best if i != self.data_info.end] for best in ids]
+            texts = [self._names.decode(best, sources[row], self.target_vocabulary) for best in trimmed]
             scores = map(float, found.scores_BxN[row]) if scored else [None] * len(texts)
             ended = [exact is not None or self.data_info.end in best[-1:] for best in ids]
             outputs.append([Output(*each) for each in zip(texts, scores, ended, strict=True)])

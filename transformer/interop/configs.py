@@ -105,7 +105,7 @@ def _check_search(generation: Mapping[str, Any], values: Values, where: str) -> 
 
 
 def _values(fields: Any, raw: Mapping[str, Any], where: str, fixed: Mapping[str, Any] | None = None) -> Values:
-    kinds, seen, result, said = _kinds(fixed or {}), {}, {}, {}
+    kinds, seen, result, stated = _kinds(fixed or {}), {}, {}, {}
     for field in fields:
         names = field.theirs.split()
         value = raw.get(field.theirs) if len(names) == 1 else _several(names, field, raw)
@@ -130,10 +130,10 @@ def _values(fields: Any, raw: Mapping[str, Any], where: str, fixed: Mapping[str,
                 raise UserError(f"{shown}: wants {settings.type_name(kinds[name])}")
             if result.get(name, value) != value:
                 raise UserError(
-                    f"{shown} and {said[name]}: config.{name} is one setting for both, so that a model in which they differ "
+                    f"{shown} and {stated[name]}: config.{name} is one setting for both, so that a model in which they differ "
                     "is not supported"
                 )
-            result[name], said[name] = value, shown.removeprefix(f"{where}: ")
+            result[name], stated[name] = value, shown.removeprefix(f"{where}: ")
     return result
 
 

@@ -45,8 +45,8 @@ def read(folder: str | Path) -> Imported:
     folder = Path(folder)
     model_type, raw, generation = _read_fields(folder)
     rows = raw.get("vocab_size") or next(f.default for f in FORMATS[model_type].fields if f.theirs == "vocab_size")
-    made, told = vocabularies.read(folder, model_type, rows)
-    return _read_model(folder, model_type, raw, generation, made, told)
+    made, found = vocabularies.read(folder, model_type, rows)
+    return _read_model(folder, model_type, raw, generation, made, found)
 
 
 def read_model(folder: str | Path) -> Imported:
@@ -117,7 +117,7 @@ def _read_model(
     raw: dict[str, Any],
     generation: dict[str, Any] | None,
     made: dict[str, Vocabulary],
-    told: Mapping[str, Any],
+    found: Mapping[str, Any],
 ) -> Imported:
     form, names, where = FORMATS[name], NAMES[name], str(folder / "config.json")
     architecture = _architecture(raw) or next(iter(form.architectures))
@@ -132,7 +132,7 @@ def _read_model(
     if values["objective.kind"] == "embed":
         arrays |= {name: array for name, array in _pooler(values["model.d_model"]).items() if name not in arrays}
         values |= sentences.read(folder)
-    data_info = _make_data_info(values, {**told, "model_type": name}, _labels(architecture, raw, where, form.labels), folder)
+    data_info = _make_data_info(values, {**found, "model_type": name}, _labels(architecture, raw, where, form.labels), folder)
     config = _make_config(values, made, vocabularies.longest(folder) if made else None)
     families.check_vocabularies(config, made, where)
     return Imported(config, data_info, convert.to_params(names, config, data_info, arrays, str(folder)), made)
@@ -178,16 +178,16 @@ def _make_config(values: Mapping[str, Any], made: Mapping[str, Vocabulary], most
     return validate(effects.without_idle(config))  # published files set what their model does not use
 
 
-def _make_data_info(values: Mapping[str, Any], told: Mapping[str, Any], labels: tuple[str, ...], folder: Path) -> DataInfo:
-    said = {name.removeprefix("data_info."): value for name, value in values.items() if name.startswith("data_info.")}
-    sizes = {side: told.get(f"{side}_size", said[f"{side}_rows"]) for side in ("source", "target")}
+def _make_data_info(values: Mapping[str, Any], found: Mapping[str, Any], labels: tuple[str, ...], folder: Path) -> DataInfo:
+    stated = {name.removeprefix("data_info."): value for name, value in values.items() if name.startswith("data_info.")}
+    sizes = {side: found.get(f"{side}_size", stated[f"{side}_rows"]) for side in ("source", "target")}
     for side, size in sizes.items():
-        if size > said[f"{side}_rows"]:
+        if size > stated[f"{side}_rows"]:
             raise UserError(
-                f"{folder}: its tokenizer has {size} entries, and vocab_size in config.json is {said[f'{side}_rows']}"
+                f"{folder}: its tokenizer has {size} entries, and vocab_size in config.json is {stated[f'{side}_rows']}"
             )
-    sizes["target"] = min(sizes["target"], said.get("target_size", sizes["target"]))
-    known: dict[str, Any] = {"unknown": said.get("end", 0), "start": 0, "end": 0} | said | dict(told)
+    sizes["target"] = min(sizes["target"], stated.get("target_size", sizes["target"]))
+    known: dict[str, Any] = {"unknown": stated.get("end", 0), "start": 0, "end": 0} | stated | dict(found)
     known |= {f"{side}_size": size for side, size in sizes.items()}
     return check_data_info(DataInfo(**known, labels=labels), str(folder / "config.json"))
 

@@ -39,12 +39,12 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def _pooling(path: Path) -> str:
-    said = read_json(path)
-    named = said.get("pooling_mode")
+    settings = read_json(path)
+    named = settings.get("pooling_mode")
     chosen = (
         [named]
         if isinstance(named, str)
-        else [mode for mode in ("cls", "mean", "max", "mean_sqrt_len", "weightedmean", "lasttoken") if _asked(said, mode)]
+        else [mode for mode in ("cls", "mean", "max", "mean_sqrt_len", "weightedmean", "lasttoken") if _asked(settings, mode)]
     )
     if len(chosen) != 1 or chosen[0] not in MODES:
         raise UserError(
@@ -53,9 +53,11 @@ def _pooling(path: Path) -> str:
     return MODES[chosen[0]]
 
 
-def _asked(said: dict[str, Any], mode: str) -> bool:
+def _asked(pooling: dict[str, Any], mode: str) -> bool:
     return bool(
-        said.get(f"pooling_mode_{mode}_tokens") or said.get(f"pooling_mode_{mode}_token") or said.get(f"pooling_mode_{mode}")
+        pooling.get(f"pooling_mode_{mode}_tokens")
+        or pooling.get(f"pooling_mode_{mode}_token")
+        or pooling.get(f"pooling_mode_{mode}")
     )
 
 

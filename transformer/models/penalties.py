@@ -1,6 +1,6 @@
 """What attention adds to the loss, and what it reports beside it, summed over the layers of each kind of attention.
 
-A kind of attention is named by its place: "encoder/self", "decoder/self", "decoder/cross". What is reported is named
+A kind of attention is named by its site: "encoder/self", "decoder/self", "decoder/cross". What is reported is named
 NAME@PLACE.
 """
 
@@ -18,11 +18,11 @@ from transformer.models.stack import layers_in_order
 Array = jax.Array
 
 
-def names(model: Model, places: Iterable[str]) -> list[str]:
-    """What is reported of the attention of these places; empty if no attention has a penalty."""
+def names(model: Model, sites: Iterable[str]) -> list[str]:
+    """What is reported of the attention of these sites; empty if no attention has a penalty."""
     result = []
-    for place in places:
-        stack, role = _split(place)
+    for site in sites:
+        stack, role = _split(site)
         for each in model.layers_of_period(stack):
             if type(each.attention).penalty is Attention.penalty:
                 continue
@@ -30,20 +30,20 @@ def names(model: Model, places: Iterable[str]) -> list[str]:
             declared = {**each.attention.parameters(sizes), **each.attention.key_parameters(sizes)}
             p = {name: jax.ShapeDtypeStruct(one.shape, jnp.float32) for name, one in declared.items()}
             found = jax.eval_shape(lambda p, attention=each.attention: dict(attention.penalty(p, False)[1]), p)
-            result += [f"{name}@{place}" for name in found]
+            result += [f"{name}@{site}" for name in found]
     return list(dict.fromkeys(result))
 
 
-def _split(place: str) -> tuple[Any, Any]:
-    stack, role = place.split("/")
+def _split(site: str) -> tuple[Any, Any]:
+    stack, role = site.split("/")
     return stack, role
 
 
-def of_layers(model: Model, places: Iterable[str], params: Any, training: bool) -> tuple[Array, dict[str, Array]]:
+def of_layers(model: Model, sites: Iterable[str], params: Any, training: bool) -> tuple[Array, dict[str, Array]]:
     """The sum of all penalties, and what is reported, by name."""
     total, reported = jnp.zeros(()), {}
-    for place in places:
-        stack, role = place.split("/")
+    for site in sites:
+        stack, role = site.split("/")
         types = model.layers_of_period(stack)
         for number, layer in enumerate(layers_in_order(params[stack], len(types), model.depth(stack))):
             attention = types[number % len(types)].attention
@@ -52,7 +52,7 @@ def of_layers(model: Model, places: Iterable[str], params: Any, training: bool) 
                 penalty, found = attention.penalty(p, training)
                 total += penalty
                 for name, value in found.items():
-                    reported[f"{name}@{place}"] = reported.get(f"{name}@{place}", 0.0) + value
+                    reported[f"{name}@{site}"] = reported.get(f"{name}@{site}", 0.0) + value
     return total, reported
 
 

@@ -41,10 +41,10 @@ def align(path: Path, overrides: Mapping[str, str]) -> None:
     table = _agreement(weights[head_statistics.CROSS], sentences)
     near = head_statistics.by_neighbour(predictor.config, weights, lengths)
     hidden = _hidden(predictor, pairs, sentences)
-    told = {"sentences": len(pairs), "of": data.number_test_size, "heads": table, "near": near, "hidden": hidden}
+    result = {"sentences": len(pairs), "of": data.number_test_size, "heads": table, "near": near, "hidden": hidden}
     name, _ = kept_as("alignment", workdir.config(), predictor.config)
     try:
-        workdirs.write_json(workdir.evaluation_file(name), told)
+        workdirs.write_json(workdir.evaluation_file(name), result)
     finally:  # the table is not lost because it cannot be written
         _print(table, near, hidden)
 
@@ -87,11 +87,11 @@ def _hidden(
             other = draw.choice([word for word in range(len(known.source)) if word != source])
             some.append(pair)
             places.append((sentence, known.target[target], known.source[source], known.source[other]))
-    said = [touching(sentence.target_tokens, target) for sentence, target, _, _ in places]
+    words = [touching(sentence.target_tokens, target) for sentence, target, _, _ in places]
 
     def cost(hidden: list[list[int]] | None = None, encoder: bool = False) -> float:
         nats = predictor.target_nll(some, hidden, encoder)
-        return float(np.mean([nll[tokens].sum() for nll, tokens in zip(nats, said, strict=True)]))
+        return float(np.mean([nll[tokens].sum() for nll, tokens in zip(nats, words, strict=True)]))
 
     words = {
         "aligned": [touching(sentence.source_tokens, word) for sentence, _, word, _ in places],

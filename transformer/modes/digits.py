@@ -36,8 +36,8 @@ def of_split(
         return {}
     by_name: dict[str, tuple[list[str], list[str]]] = {}
     for example, output in sorted(zip(examples, outputs, strict=True), key=lambda pair: len(pair[0]["number"])):
-        said, right = by_name.setdefault(_name(len(example["number"])), ([], []))
-        said.append(output)
+        predicted, right = by_name.setdefault(_name(len(example["number"])), ([], []))
+        predicted.append(output)
         right.append(example["target"])
     put = prefixer(data.prefix, data.lowercase)
     trained = [put(dict(example)) for example in number_words.trained(data)] if data.train == "train" else []

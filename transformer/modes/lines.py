@@ -45,8 +45,8 @@ def predict(path: Path, overrides: Mapping[str, str], source: str | None, target
         numbered = enumerate(texts, 1)
         while batch := list(itertools.islice(numbered, BATCH)):
             examples = [predictor.parse(line, number) for number, line in batch]
-            for said in predictor.predict(examples, batch[0][0]):
-                write((said if numbers else said.translate(ONE_LINE)) + "\n")
+            for output in predictor.predict(examples, batch[0][0]):
+                write((output if numbers else output.translate(ONE_LINE)) + "\n")
 
 
 def generate(

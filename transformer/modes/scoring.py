@@ -1,4 +1,4 @@
-"""Scoring: a split's tokens, what the model says of its examples, and samples of that."""
+"""Scoring: the losses of a split, the model's outputs for its examples, and samples of them."""
 
 import dataclasses
 import functools
@@ -35,9 +35,9 @@ Examples = Sequence[Mapping[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """How an output is scored: what is said of examples, the field that says what is right, and scores by default."""
+    """How a kind of output is scored: its predictions, the field of the reference, the default scores, a word for examples."""
 
-    say: Callable[[Any, Examples], list[str]]
+    predict: Callable[[Any, Examples], list[str]]
     reference: str
     scores: tuple[str, ...]
     what: str
@@ -45,7 +45,7 @@ class Judge:
 
 @dataclasses.dataclass
 class Scored:
-    """Scores by name, signatures of those that have one, what was said of each example, samples of it, and what was cut."""
+    """Scores by name and their signatures; rows of source, reference and prediction; some of them as samples; what was cut."""
 
     table: dict[str, float]
     signatures: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -77,7 +77,7 @@ JUDGES: dict[families.Output, Judge] = {
 
 
 def check_evaluate(config: Config) -> None:
-    """UserError: `config.evaluate` names a score that is none, or asks something of heads that there are not."""
+    """UserError: `config.evaluate` names an unknown score, or asks for heads of a model that has none."""
     head_pruning.check(config)
     head_statistics.check(config)
     for name in config.evaluate.scores:
@@ -88,8 +88,8 @@ def check_evaluate(config: Config) -> None:
 
 
 def reported(config: Config) -> list[str]:
-    """What a finished run reports, as "validation/nll": of validation as it trains, of the split scored at its end, and of
-    the model at the start ("init/logit_variance")."""
+    """The names of what a finished run reports: validation during training ("validation/nll"), scores of the final split, and
+    metrics of the initial model ("init/logit_variance")."""
     output, data = families.task_of(config).output, config.data
     ones: dict[str, float] = dict.fromkeys(("loss_sum", "nll_sum", "correct_sum", "weight_sum"), 1.0)
     ones |= {f"{name}_sum": 1.0 for name in penalties.names(config.model, families.FAMILIES[config.family].attention)}
@@ -113,8 +113,8 @@ def reported(config: Config) -> list[str]:
 
 
 def evaluate(path: Path, overrides: Mapping[str, str], split: SplitName) -> None:
-    """Scores a split; a table to stdout, all of it to evaluation/<split>.json, or, with other settings than the workdir's or
-    of another data set, to evaluation/<split>-<what differs>.json."""
+    """Scores a split: prints a table and writes evaluation/<split>.json; with settings or data that differ from the workdir's,
+    evaluation/<split>-<what differs>.json."""
     workdir = workdirs.open_existing(path)
     workdirs.check_writable("--workdir", path, workdir.evaluation_file(split).parent)
     predictor = predict.load(path, overrides, "evaluate", (f"data.{split}",))
@@ -141,7 +141,7 @@ def evaluate(path: Path, overrides: Mapping[str, str], split: SplitName) -> None
 
 
 def _named(workdir: Workdir, split: SplitName, config: Config, fingerprint: str) -> tuple[str, dict[str, Any]]:
-    """The split's name, with that of its data if they are not those that the run began with; and the settings behind it."""
+    """The split's name, with the name of its data if they are not the run's own; and the settings that differ."""
     made, records, setting = workdir.config(), workdir.records(), f"data.{split}"
     known = records[-1]["data"].get(split) if records else None
     value = getattr(config.data, split)
@@ -160,10 +160,11 @@ def score_split(
     kept: str | None = None,
     changed: Mapping[str, Any] | None = None,
 ) -> None:
-    """A split's scores and samples, to stdout and into the workdir; of the model without the heads that
-    `config.evaluate.heads_removed` takes out, by what `validation` tells of them.
+    """Prints the scores and samples of a split and writes them to the workdir.
 
-    `kept`: the name that results are kept under, the split's if none is given. `changed`: settings that are not the run's.
+    With `config.evaluate.heads_removed`, of the model without those heads, which are chosen on `validation`.
+
+    `kept`: the name of the result files; by default that of the split. `changed`: settings that differ from the run's.
     """
     config, runtime = predictor.config, Runtime(predictor.config.parallel, axes=axes.of_model(predictor.config.model))
     task = families.task_of(config)
@@ -198,14 +199,14 @@ def score_split(
 
 
 def _outputs(predictor: Any, judge: Judge, task: families.Task, name: str, split: prepare.Split) -> Scored:
-    """What the model says of the split's examples, and how good that is."""
+    """The model's outputs for the examples of the split, and their scores."""
     say(f"decoding {counted(len(split.examples), judge.what)} of {name}")
-    outputs = hosts.spread(functools.partial(judge.say, predictor), split.examples)
+    outputs = hosts.spread(functools.partial(judge.predict, predictor), split.examples)
     examples, asked, field = split.examples, predictor.config.evaluate, task.fields[0]
     sources, references = ([example.get(side, "") for example in examples] for side in ("source", judge.reference))
     result = Scored({}, samples=_samples(split, field, judge.reference, outputs, asked.samples))
     result.cuts += some(*_of_all(predictor), *_beyond(predictor, split), empty(outputs, references))
-    said = {"source": [example[field] for example in examples], "output": outputs, "reference": references}
+    columns = {"source": [example[field] for example in examples], "reference": references, scores.PREDICTION: outputs}
     names = asked.scores or judge.scores
     options = scores.Options(asked.bleu_tokenize, predictor.config.data.lowercase)
     for score in names:
@@ -216,11 +217,11 @@ def _outputs(predictor: Any, judge: Judge, task: families.Task, name: str, split
         result.table |= scores.by_length(score, sources, outputs, references, asked.lengths, options)
     if task.output == "text":
         if asked.true_lengths:
-            given = said[scores.OF_TRUE_LENGTH] = hosts.spread(functools.partial(_of_true_length, predictor), examples)
+            given = columns[scores.OF_TRUE_LENGTH] = hosts.spread(functools.partial(_of_true_length, predictor), examples)
             values = {score: scores.score(score, given, references, options).value for score in names}
             result.table |= {f"{score}@{scores.TRUE_LENGTH}": value for score, value in values.items()}
         result.table |= scores.by_place(outputs, references, asked.places)
-        result.table |= digits.of_split(predictor.config.data, functools.partial(judge.say, predictor), examples, outputs)
+        result.table |= digits.of_split(predictor.config.data, functools.partial(judge.predict, predictor), examples, outputs)
         for setting, first, edges in (("lengths", names[0], asked.lengths), ("places", "place_accuracy", asked.places)):
             ranges = scores.buckets(edges)
             few = sum(f"{first}@{each}" not in result.table for each in ranges)
@@ -228,25 +229,25 @@ def _outputs(predictor: Any, judge: Judge, task: families.Task, name: str, split
             result.cuts += some(Cut(few, len(ranges), what))
     if asked.head_statistics:
         result.table |= head_statistics.of_split(predictor, name, examples)
-        what = f"examples are not looked at for head statistics: the first {alignment.SENTENCES:,} are"
+        what = f"examples are not used for head statistics: the first {alignment.SENTENCES:,} are"
         result.cuts += some(Cut(max(len(examples) - alignment.SENTENCES, 0), len(examples), what))
-    result.rows = [dict(zip(said, row, strict=True)) for row in zip(*said.values(), strict=True)]
+    result.rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return result
 
 
 def empty(outputs: Sequence[str], references: Sequence[str]) -> Cut:
-    """Outputs without any text where there should be some, as those of a model that has hardly been trained."""
+    """Empty outputs whose references are not empty; a model that has hardly been trained has many."""
     count = sum(not output.strip() and bool(wanted.strip()) for output, wanted in zip(outputs, references, strict=True))
     return Cut(count, len(outputs), "outputs are empty, though their references are not")
 
 
 def _of_all(predictor: Any) -> list[Cut]:
-    """What the last call of any process cut."""
+    """What the last call cut, in all processes."""
     return cuts.merged(cuts.from_json(hosts.every(cuts.to_json(predictor.cuts))))
 
 
 def _beyond(predictor: Any, split: prepare.Split) -> list[Cut]:
-    """References that no output can be, as they are longer than the limit on it."""
+    """References that are longer than the limit on outputs, so that no output can equal them."""
     if "target" in split.tokens:
         limit_N = np.array(predictor.limits(split.tokens["source"].lengths.tolist()))
         over, setting = split.tokens["target"].lengths + 1 > limit_N, translate.LIMIT_SETTING
@@ -259,7 +260,7 @@ def _beyond(predictor: Any, split: prepare.Split) -> list[Cut]:
 
 
 def scored_words(predictor: Any, split: prepare.Split) -> int:
-    """Words of the targets, as far as their tokens are scored: of one that is cut, those of what is left."""
+    """The number of words in the targets whose tokens are scored; a target that is cut counts with what is left of it."""
     objective, tokens = predictor.loaded.objective, split.tokens
     cut_N = np.any(objective.lengths(tokens) > np.asarray(objective.limits), axis=1)
     texts = []
@@ -273,12 +274,12 @@ def scored_words(predictor: Any, split: prepare.Split) -> int:
 
 
 def _continuation(predictor: Any, name: str, split: prepare.Split) -> Scored:
-    """How well the model foresees the split's text, and texts that it draws from the start on."""
+    """The perplexity of the split's text, and samples that are drawn without a prompt."""
     say(f"scoring {name} by a window that slides over it")
     found = predictor.perplexity([example["text"] for example in split.examples])
     result = Scored({f"sliding_{measure}": value for measure, value in found.items()}, cuts=some(*predictor.cuts))
     if count := predictor.config.evaluate.samples:
-        result.samples = [{"output": text} for text in predictor.generate("", count)]
+        result.samples = [{"prediction": text} for text in predictor.generate("", count)]
         result.cuts += some(*predictor.cuts)
     return result
 
@@ -309,28 +310,29 @@ def _print(name: str, scored: Scored, count: int, steps: Sequence[int], without:
 
 
 def _shown(sample: Mapping[str, Any]) -> str:
-    if "right" not in sample:
-        return f"sample:\n{sample['output']}\n"
-    want = "" if sample["right"] else f"    want {sample['target']}\n"
-    return f"{'right' if sample['right'] else 'wrong'}: {sample['source']}\n    said {sample['output'] or '(nothing)'}\n{want}"
+    if "correct" not in sample:
+        return f"sample:\n{sample['prediction']}\n"
+    names = ("source", "reference", "prediction")
+    lines = [f"  {name:<12}{sample[name] or '(empty)'}\n" for name in names if name != "reference" or not sample["correct"]]
+    return "".join([f"{'correct' if sample['correct'] else 'wrong'}\n", *lines])
 
 
 def _samples(split: prepare.Split, field: str, reference: str, outputs: list[str], count: int) -> list[dict[str, Any]]:
-    """Right and wrong outputs, half of each where there are enough."""
+    """Correct and wrong predictions, half of each where there are enough."""
     rows = [
-        {"source": e[field], "output": o, "target": wanted, "right": o == wanted}
+        {"source": e[field], "reference": wanted, "prediction": o, "correct": o == wanted}
         for e, o in zip(split.examples, outputs, strict=True)
         for wanted in [e.get("answer", e[reference])]
     ]
-    wrong, right = [r for r in rows if not r["right"]], [r for r in rows if r["right"]]
-    shown = wrong[: max(count // 2, count - len(right))]
-    return right[: count - len(shown)] + shown
+    wrong, correct = [r for r in rows if not r["correct"]], [r for r in rows if r["correct"]]
+    shown = wrong[: max(count // 2, count - len(correct))]
+    return correct[: count - len(shown)] + shown
 
 
 def heads_to_remove(
     runtime: Runtime, loss: families.Loss, loaded: loading.Loaded, validation: prepare.Split | None
 ) -> list[str]:
-    """As many heads as `config.evaluate` says, the first to go first."""
+    """The heads that `config.evaluate.heads_removed` removes, in the order of removal."""
     config = loaded.config
     if config.evaluate.head_order == "random":
         order = head_pruning.at_random(head_pruning.heads(config), config.train.seed)

@@ -46,21 +46,21 @@ def train(config: Config, path: Path, profile: str | None = None, pictures: bool
     loop.alone(_run(config, path, loop.Stop(config.train.max_minutes), wanted, pictures, notices=notices))
 
 
-def train_vmapped(runs: Mapping[Path, Config], told: Mapping[Path, TextIO]) -> bool:
-    """As `train`, of runs that differ in their seeds alone, whose updates are made by one program (`vmap`). What a run says
-    goes to its file of `told`. Returns whether all went well; a run that fails does not end the others."""
+def train_vmapped(runs: Mapping[Path, Config], logs: Mapping[Path, TextIO]) -> bool:
+    """As `train`, for runs that differ only in their seeds; one vmapped program makes their updates. `logs`: the file that a
+    run writes its output to. Returns whether every run succeeded; a failure does not end the other runs."""
     stop = loop.Stop(next(iter(runs.values())).train.max_minutes)
     seeds = {config.train.seed: path for path, config in runs.items()}
 
-    def saying(path: Path) -> contextlib.ExitStack:
+    def redirected(path: Path) -> contextlib.ExitStack:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(contextlib.redirect_stdout(told[path]))
-            stack.enter_context(contextlib.redirect_stderr(told[path]))
+            stack.enter_context(contextlib.redirect_stdout(logs[path]))
+            stack.enter_context(contextlib.redirect_stderr(logs[path]))
             return stack.pop_all()
 
     return not vmap_seeds.train(
         {seed: _run(runs[path], path, stop, None, pictures=False, alone=False) for seed, path in seeds.items()},
-        {seed: functools.partial(saying, path) for seed, path in seeds.items()},
+        {seed: functools.partial(redirected, path) for seed, path in seeds.items()},
     )
 
 
@@ -169,10 +169,10 @@ def _train(
 
         lengths = [max(round(mean), 1) for mean in objective.lengths(batches.corpus).clip(max=objective.limits).mean(axis=0)]
         peak = peak_flops(runtime.devices)
-        told = workdir if hosts.is_first() else Workdir(Path(nowhere))
+        logs = workdir if hosts.is_first() else Workdir(Path(nowhere))
         telemetry = Telemetry(
-            told.metrics_file,
-            told.tensorboard,
+            logs.metrics_file,
+            logs.tensorboard,
             first,
             config.train.steps,
             mfu_per_token=costs.count(config, data_info, lengths).training_flops / peak if peak else None,

@@ -32,13 +32,13 @@ ORDER = 2  # a stream of randomness, as in training/step.py: keys are fold_in(se
 
 
 def heads(config: Config) -> list[str]:
-    """The heads that `config.evaluate.head_place` speaks of, by place, layer and number."""
+    """The heads that `config.evaluate.head_place` speaks of, by site, layer and number."""
     return [
-        f"{place}/{layer}/{head}"
-        for place in families.FAMILIES[config.family].attention
-        if config.evaluate.head_place in ("all", place)
-        for model in [config.model.of_stack(place.split("/")[0])]
-        for layer in range(1, model.depth(place.split("/")[0]) + 1)
+        f"{site}/{layer}/{head}"
+        for site in families.FAMILIES[config.family].attention
+        if config.evaluate.head_place in ("all", site)
+        for model in [config.model.of_stack(site.split("/")[0])]
+        for layer in range(1, model.depth(site.split("/")[0]) + 1)
         for head in range(1, model.num_heads + 1)
     ]
 
@@ -50,16 +50,16 @@ def number(config: Config) -> int:
 
 def check(config: Config) -> None:
     """UserError: `config.evaluate` wants heads taken out, and that cannot be."""
-    asked, places = config.evaluate, families.FAMILIES[config.family].attention
+    asked, sites = config.evaluate, families.FAMILIES[config.family].attention
     if not asked.heads_removed:
         return
     what = f"config.evaluate.heads_removed {asked.heads_removed:g}"
-    if not places:
+    if not sites:
         raise UserError(f"{what}: config.family {config.family} has no heads; leave it at 0")
-    if asked.head_place not in ("all", *places):
+    if asked.head_place not in ("all", *sites):
         raise UserError(
             f"config.evaluate.head_place {asked.head_place}: config.family {config.family} has no such attention; "
-            f"choose all or {' or '.join(places)}"
+            f"choose all or {' or '.join(sites)}"
         )
     if type(config.model.attention).output is not Attention.output:
         name = registry.reference(type(config.model.attention))
@@ -79,9 +79,9 @@ def make_importance(loss: Loss, config: Config) -> Loss:
     xi_h is a factor on head h, 1 here, and L(x) the row's `loss_sum`. A row must be one example: rows that are packed are
     several. No row changes another's loss, so with factors for each row one backward pass gives the gradients of all.
     """
-    places: dict[str, list[str]] = collections.defaultdict(list)
+    sites: dict[str, list[str]] = collections.defaultdict(list)
     for head in heads(config):
-        places[head.rsplit("/", 2)[0]].append(head)
+        sites[head.rsplit("/", 2)[0]].append(head)
 
     def importance(params: Any, batch: Any, dropout_key: Array | None) -> dict[str, Array]:
         rows = len(next(iter(batch.values())))
@@ -90,14 +90,14 @@ def make_importance(loss: Loss, config: Config) -> Loss:
             with scaled_heads(factors):
                 return loss(params, batch, dropout_key)["loss_sum"]
 
-        stacks = {place: place.split("/")[0] for place in places}
+        stacks = {site: site.split("/")[0] for site in sites}
         shapes = {
-            place: (config.model.depth(stack), rows, config.model.of_stack(stack).num_heads) for place, stack in stacks.items()
+            site: (config.model.depth(stack), rows, config.model.of_stack(stack).num_heads) for site, stack in stacks.items()
         }
-        gradients = jax.grad(scaled)({place: by_rows(jnp.ones(shape), axis=1) for place, shape in shapes.items()})
+        gradients = jax.grad(scaled)({site: by_rows(jnp.ones(shape), axis=1) for site, shape in shapes.items()})
         result = {}
-        for place, names in places.items():
-            sums_LxH = jnp.sum(jnp.abs(gradients[place]), axis=1)
+        for site, names in sites.items():
+            sums_LxH = jnp.sum(jnp.abs(gradients[site]), axis=1)
             result |= dict(zip(names, sums_LxH.reshape(-1), strict=True))
         return result
 
@@ -117,14 +117,14 @@ def by_importance(importance: Mapping[str, float]) -> list[str]:
 def at_random(heads: Sequence[str], seed: int) -> list[str]:
     """Heads in an order that the seed alone says."""
     key = jax.random.fold_in(jax.random.key(seed), ORDER)
-    return [heads[int(place)] for place in np.asarray(jax.random.permutation(key, len(heads)))]
+    return [heads[int(index)] for index in np.asarray(jax.random.permutation(key, len(heads)))]
 
 
 def without(config: Config, params: Any, removed: Iterable[str]) -> Any:
     """Parameters of the model without these heads. The bias of W^O, which is no head's, stays. UserError: there is no such
     head."""
     leaves, known = dict(flatten_dict(params)), {}
-    for stack, kind in (place.split("/") for place in families.FAMILIES[config.family].attention):
+    for stack, kind in (site.split("/") for site in families.FAMILIES[config.family].attention):
         model, period = config.model.of_stack(stack), len(config.model.layers_of_period(stack))
         for layer, head in np.ndindex(model.depth(stack), model.num_heads):
             inside, index = layer_path(layer, period, model.depth(stack))
@@ -133,6 +133,6 @@ def without(config: Config, params: Any, removed: Iterable[str]) -> Any:
     for name in removed:
         if name not in known:
             raise UserError(f"there is no head {name!r}{nearest(name, known)}; heads are PLACE/LAYER/HEAD, from 1 on")
-        path, place = known[name]
-        leaves[path] = jnp.asarray(leaves[path]).at[place].set(0)
+        path, index = known[name]
+        leaves[path] = jnp.asarray(leaves[path]).at[index].set(0)
     return unflatten_dict(leaves)

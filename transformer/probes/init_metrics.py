@@ -1,13 +1,13 @@
 """What is measured of a model before its first update, on that update's batch (`config.train.init_metrics`).
 
-A metric is told of the whole model as `init/NAME`, and of each layer as `init/NAME@PLACE/LAYER`. LAYER is 1 for the one
+A metric is told of the whole model as `init/NAME`, and of each layer as `init/NAME@SITE/LAYER`. LAYER is 1 for the one
 next to the inputs, and `last` is one more name of the one next to the outputs, whatever the depth.
 
-logit_variance, attention_entropy, jacobian_norm: means over queries and heads of what softmax.py defines; PLACE is
-    a stack and a kind of its attention, `decoder/cross`. Of the model: the mean over all layers of all places.
+logit_variance, attention_entropy, jacobian_norm: means over queries and heads of what softmax.py defines; SITE is
+    a stack and a kind of its attention, `decoder/cross`. Of the model: the mean over all layers of all sites.
 query_gradient: ||dL / dW_q|| / ||dL / dtheta||, L the mean loss, theta all parameters: which share of the gradient the kernels
-    of the queries have, 0 to 1. PLACE as above. Of the model: of all W_q together, the root of the sum of squares.
-gradient_norm: ||dL / dtheta_layer||. PLACE is a stack; a decoder's layer has its keys and values of the source too. Of the
+    of the queries have, 0 to 1. SITE as above. Of the model: of all W_q together, the root of the sum of squares.
+gradient_norm: ||dL / dtheta_layer||. SITE is a stack; a decoder's layer has its keys and values of the source too. Of the
     model: ||dL / dtheta||, as `train/gradient_norm` is, but for dropout.
 
 Others are of the whole model alone:
@@ -48,10 +48,10 @@ LAST = "last"
 TIMED = 5
 
 
-def places(config: Config, metric: str) -> Sequence[str]:
+def sites(config: Config, metric: str) -> Sequence[str]:
     """Where a metric is measured, in each layer."""
     attention = families.FAMILIES[config.family].attention
-    return list(dict.fromkeys(place.split("/")[0] for place in attention)) if metric == "gradient_norm" else attention
+    return list(dict.fromkeys(site.split("/")[0] for site in attention)) if metric == "gradient_norm" else attention
 
 
 def names(config: Config) -> list[str]:
@@ -62,9 +62,9 @@ def names(config: Config) -> list[str]:
             result += [f"init/{metric}@{distance}" for distance in gradient_distance.distances(config) if distance > 1]
             continue
         result.append(f"init/{metric}")
-        for place in places(config, metric) if metric in OF_LAYERS else ():
-            layers = (*range(1, config.model.depth(place.split("/")[0]) + 1), LAST)
-            result += [f"init/{metric}@{place}/{layer}" for layer in layers]
+        for site in sites(config, metric) if metric in OF_LAYERS else ():
+            layers = (*range(1, config.model.depth(site.split("/")[0]) + 1), LAST)
+            result += [f"init/{metric}@{site}/{layer}" for layer in layers]
     return result
 
 
@@ -98,17 +98,17 @@ def make_init_step(loss: Loss, model: Any, config: Config) -> Callable[..., dict
             }
         for metric in of_layers:
             if metric in OF_SOFTMAX:
-                by_place = {place: _mean(config.model, softmax, place, metric) for place in places(config, metric)}
-                whole = jnp.mean(jnp.concatenate(list(by_place.values())))
+                by_site = {site: _mean(config.model, softmax, site, metric) for site in sites(config, metric)}
+                whole = jnp.mean(jnp.concatenate(list(by_site.values())))
             else:
                 squares = _query_squares if metric == "query_gradient" else _layer_squares
-                found = {place: squares(config.model, gradients, place) for place in places(config, metric)}
+                found = {site: squares(config.model, gradients, site) for site in sites(config, metric)}
                 norm = optax.tree.norm(gradients)
                 unit = norm if metric == "query_gradient" else 1.0
-                by_place = {place: jnp.sqrt(squares_L) / unit for place, squares_L in found.items()}
+                by_site = {site: jnp.sqrt(squares_L) / unit for site, squares_L in found.items()}
                 of_all = jnp.sqrt(jnp.sum(jnp.concatenate(list(found.values())))) / unit
                 whole = of_all if metric == "query_gradient" else norm
-            result |= {f"init/{metric}": whole} | _by_layer(metric, by_place)
+            result |= {f"init/{metric}": whole} | _by_layer(metric, by_site)
         return result
 
     return init_step
@@ -153,15 +153,15 @@ def _summed(loss: Loss, params: Params, batch: Batch) -> tuple[Array, dict[str, 
     return sums["loss_sum"], {"weight_sum": sums["weight_sum"]}
 
 
-def _mean(model: Model, softmax: Any, place: str, metric: str) -> Array:
+def _mean(model: Model, softmax: Any, site: str, metric: str) -> Array:
     """By layer, over queries and heads: L. NaN where no query sees two keys."""
-    stack, kind = place.split("/")
+    stack, kind = site.split("/")
     sums = [layer[f"{kind}_attention"]["softmax"][0] for layer in _layers(model, softmax, stack)]
     return jnp.stack([each[metric] / each["queries"] for each in sums])
 
 
-def _query_squares(model: Model, gradients: Any, place: str) -> Array:
-    stack, kind = place.split("/")
+def _query_squares(model: Model, gradients: Any, site: str) -> Array:
+    stack, kind = site.split("/")
     kernels = [layer[f"{kind}_attention"]["query"]["kernel"] for layer in _layers(model, gradients, stack)]
     return jnp.stack([jnp.sum(jnp.square(kernel)) for kernel in kernels])
 
@@ -180,9 +180,9 @@ def _layers(model: Model, tree: Any, stack: str) -> tuple[Any, ...]:
     return layers_in_order(tree[stack], len(model.layers_of_period(stack)), model.depth(stack))
 
 
-def _by_layer(metric: str, by_place: Mapping[str, Array]) -> dict[str, Array]:
+def _by_layer(metric: str, by_site: Mapping[str, Array]) -> dict[str, Array]:
     result = {}
-    for place, values_L in by_place.items():
-        result |= {f"init/{metric}@{place}/{layer}": value for layer, value in enumerate(values_L, 1)}
-        result[f"init/{metric}@{place}/{LAST}"] = values_L[-1]
+    for site, values_L in by_site.items():
+        result |= {f"init/{metric}@{site}/{layer}": value for layer, value in enumerate(values_L, 1)}
+        result[f"init/{metric}@{site}/{LAST}"] = values_L[-1]
     return result

@@ -34,7 +34,7 @@ def at_attention(function: Callable[[AttentionLayer, Array, Site], Array]) -> Ab
 
 
 def scaled_heads(factors: Mapping[str, Array]) -> AbstractContextManager[Any]:
-    """A context in which heads are multiplied by factors, LxH, or LxBxH, each row its own, by place ("decoder/cross")."""
+    """A context in which heads are multiplied by factors, LxH, or LxBxH, each row its own, by site ("decoder/cross")."""
 
     def scale(layer: AttentionLayer, heads_BxTxHxV: Array, site: Site) -> Array:
         factors_of_layers = factors.get(f"{layer.stack}/{layer.role}")

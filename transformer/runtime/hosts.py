@@ -228,9 +228,9 @@ def _aborted(number: int) -> None:
     if _words.status is not None:  # this process fails, too, and is about to say why
         time.sleep(GRACE)
         os._exit(_words.status)
-    said = _words.read()
-    if "distributed service" not in said:
-        print(said, file=_words.stderr, flush=True)
+    text = _words.read()
+    if "distributed service" not in text:
+        print(text, file=_words.stderr, flush=True)
         os._exit(1)
     _lost()
 

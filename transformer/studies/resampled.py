@@ -81,7 +81,7 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome]) -> None:
     }
     outputs: dict[tuple[str, str, str], dict[tuple[str, int], Outputs]] = {}  # once for all ranges of a split's score
     for metric in filter(summed, study.metrics):
-        field = scores.OF_TRUE_LENGTH if metric.where == scores.TRUE_LENGTH else "output"
+        field = scores.OF_TRUE_LENGTH if metric.where == scores.TRUE_LENGTH else scores.PREDICTION
         if (which := (metric.split, metric.score, field)) not in outputs:
             every = {key: _outputs(run, root, *which) for key, run in finished.items()}
             outputs[which] = {key: each for key, each in every.items() if each is not None}

@@ -210,8 +210,8 @@ class Telemetry:
         a part ("init/gradient_norm@encoder/1")."""
         row = {name: float(value) for name, value in metrics.items()}
         self._write(step, row)
-        told = [f"{name} {readable(name, value, _number(value))}" for name, value in row.items() if "@" not in name]
-        self.note("  ".join([f"step {step}/{self._steps}", *told]))
+        shown = [f"{name} {readable(name, value, _number(value))}" for name, value in row.items() if "@" not in name]
+        self.note("  ".join([f"step {step}/{self._steps}", *shown]))
 
     def skipped(self, step: int) -> None:
         """Update `step` changed nothing, as its loss or gradient was not finite: a line of its own."""

@@ -1,6 +1,6 @@
-"""Seeds of one arm side by side: each is a run with its own data, reports and checkpoints; one program makes their updates.
+"""Trains several seeds of one arm at once: one vmapped program updates them all.
 
-Results are those of the run alone, up to rounding.
+Each seed is a run with its own data, logs and checkpoints, and has the results of a run alone, up to rounding.
 """
 
 import traceback
@@ -14,16 +14,18 @@ from transformer.runtime.vmap_seeds import VmapSeeds
 from transformer.training.loop import Run, Update
 
 
-def train(runs: Mapping[int, Run], told: Mapping[int, Callable[[], AbstractContextManager[Any]]]) -> list[int]:
-    """Each run, by its seed, to its end; returns the seeds of those that failed, which do not end the others. `told`: what is
-    entered whenever a run goes on, so that what it says goes where it should."""
+def train(runs: Mapping[int, Run], redirect: Mapping[int, Callable[[], AbstractContextManager[Any]]]) -> list[int]:
+    """Trains every run, by its seed, to its end; returns the seeds that failed. A failure does not end the other runs.
+
+    `redirect`: makes the context that is entered whenever a run continues, so that its output goes to its own log.
+    """
     waiting: dict[int, Update] = {}
     failed: list[int] = []
     stack: VmapSeeds | None = None
 
-    def go_on(seed: int, how: Callable[[], Update]) -> None:
+    def resume(seed: int, how: Callable[[], Update]) -> None:
         waiting.pop(seed, None)
-        with told[seed]():
+        with redirect[seed]():
             try:
                 waiting[seed] = how()
             except StopIteration:
@@ -36,18 +38,18 @@ def train(runs: Mapping[int, Run], told: Mapping[int, Callable[[], AbstractConte
                 failed.append(seed)
 
     for seed, run in runs.items():
-        go_on(seed, lambda run=run: next(run))
+        resume(seed, lambda run=run: next(run))
     while waiting:
         stack = stack or VmapSeeds(next(iter(waiting.values())).step)
         before = compilations.count()
         try:
             made = stack.update({seed: (update.state, update.batch) for seed, update in waiting.items()})
-        except Exception as error:  # all of them have met it
+        except Exception as error:  # raised in every run
             for seed in list(waiting):
-                go_on(seed, lambda seed=seed, error=error: runs[seed].throw(error))
+                resume(seed, lambda seed=seed, error=error: runs[seed].throw(error))
             continue
         waited = compilations.count() > before
         for seed, (state, metrics) in made.items():
             result = (state, metrics, waited)
-            go_on(seed, lambda seed=seed, result=result: runs[seed].send(result))
+            resume(seed, lambda seed=seed, result=result: runs[seed].send(result))
     return failed

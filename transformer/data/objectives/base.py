@@ -135,13 +135,13 @@ def chunked(length_N: np.ndarray, window: int, *settings: str) -> list[Cut]:
 
 
 def share(first: int, second: int, room: int) -> tuple[int, int]:
-    """What two lengths keep if they must fit `room` together: the longer one gives way, until both have half."""
+    """Two lengths, cut so that their sum is at most `room`: the longer one is cut first, down to half of it."""
     kept = min(second, max(room - first, room // 2))
     return min(first, room - kept), kept
 
 
-def said(targets: np.ndarray, start: int) -> dict[str, np.ndarray]:
-    """A decoder's features: it reads `start` and all but the last of what it says."""
+def shifted(targets: np.ndarray, start: int) -> dict[str, np.ndarray]:
+    """Features of a decoder: its inputs are `start` and all targets but the last."""
     return {
         "inputs": np.concatenate([[start], targets[:-1]]).astype(np.int32),
         "targets": targets.astype(np.int32),

@@ -18,7 +18,7 @@ from transformer.data.objectives.base import (
     chunked,
     cut,
     draw,
-    said,
+    shifted,
 )
 from transformer.errors import UserError
 
@@ -87,7 +87,7 @@ class SpanCorruption(Objective):
         hidden_N = corruption.random_spans(len(tokens), self.rate, self.span_length, generator)
         spans = corruption.to_sentinels(tokens, ~hidden_N, self.top) if hidden_N.any() else tokens[:0]
         source = np.append(corruption.to_sentinels(tokens, hidden_N, self.top), self.end)
-        return {"source": source.astype(np.int32), **said(np.append(spans, self.end), self.start)}
+        return {"source": source.astype(np.int32), **shifted(np.append(spans, self.end), self.start)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,4 +149,4 @@ class Denoise(Objective):
         corrupted, _ = corruption.infill(corrupted, self.rate, self.span_length, self.mask, generator)
         before = [] if self.begin is None else [self.begin]
         source = np.concatenate([before, corrupted, [self.end]]).astype(np.int32)
-        return {"source": source, **said(np.append(tokens, self.end), self.start)}
+        return {"source": source, **shifted(np.append(tokens, self.end), self.start)}

@@ -101,7 +101,7 @@ class PrefixLM(DecoderOnlyTranslate):
     def features(self, corpus: Corpus, index: int, epoch: int) -> dict[str, np.ndarray]:
         tokens = corpus["text"][index][: self.block]
         split = int(draw(self.seed, SPLIT, epoch, index).integers(1, len(tokens))) if len(tokens) > 1 else 0
-        return self.said(tokens[:split], tokens[split:])
+        return self.prefixed(tokens[:split], tokens[split:])
 
 
 @dataclasses.dataclass(frozen=True)

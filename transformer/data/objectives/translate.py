@@ -89,9 +89,9 @@ class DecoderOnlyTranslate(Objective):
     def features(self, corpus: Corpus, index: int, epoch: int) -> dict[str, np.ndarray]:
         source, target = corpus["source"][index], np.append(corpus["target"][index], self.end)
         kept, left = share(len(source), len(target), self.block)
-        return self.said(source[:kept], target[:left])
+        return self.prefixed(source[:kept], target[:left])
 
-    def said(self, source: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
+    def prefixed(self, source: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
         """Features of a row: `target`, its end included, said behind `source`."""
         read = np.concatenate([source, [self.start], target]).astype(np.int32)
         place = np.arange(len(read) - 1)

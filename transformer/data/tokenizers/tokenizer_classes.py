@@ -200,8 +200,8 @@ def _with_special(described: Mapping[str, Any], settings: Settings, defaults: Ma
     """With the tokens that the settings add, and those of a role marked as special: they stand for no text."""
     vocab, added = described["model"]["vocab"], {entry["content"]: entry for entry in described.get("added_tokens") or ()}
     ids = vocab if isinstance(vocab, Mapping) else {entry: number for number, (entry, _) in enumerate(vocab)}
-    told = settings.get("added_tokens_decoder") or {}
-    for number, entry in sorted((int(number), entry) for number, entry in told.items()):
+    added = settings.get("added_tokens_decoder") or {}
+    for number, entry in sorted((int(number), entry) for number, entry in added.items()):
         if entry["content"] not in added and ids.get(entry["content"], number) == number:
             added[entry["content"]] = _added(number, entry["content"]) | dict(entry)
     for role in ROLES:
