@@ -571,6 +571,7 @@ class DataInfo:
     pad: int = 0
     start: int = 1  # what the decoder is fed first
     end: int = 2
+    more_ends: tuple[int, ...] = ()  # other tokens that end what a language model writes
     unknown: int = 3
     begin: int | None = None  # what a source begins with (BERT's [CLS], BART's <s>); none: with its text
     mask: int | None = None  # stands for what masked_lm and denoise hide
@@ -578,3 +579,8 @@ class DataInfo:
     sentinels: int = 0  # that stand for spans (T5): number k is target_size - 1 - k
     labels: tuple[str, ...] = ()  # of classify and tag, by id
     model_type: str | None = None  # of the model of Transformers that was imported
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """All tokens that end a text."""
+        return (self.end, *self.more_ends)

@@ -22,6 +22,8 @@ def check_data_info(data_info: DataInfo, where: str) -> DataInfo:
         token = getattr(data_info, name)
         if token is not None and not 0 <= token < least:
             raise UserError(f"{where}: the {name} token is {token}, and the tables have the rows 0 to {least - 1}; restore it")
+    if not all(0 <= end < least for end in data_info.more_ends):
+        raise UserError(f"{where}: the ends are {data_info.ends}, and the tables have the rows 0 to {least - 1}; restore it")
     if data_info.longest_output < 0:
         raise UserError(f"{where}: the longest output has {data_info.longest_output} tokens; restore it")
     if not 0 <= data_info.sentinels < data_info.target_size:

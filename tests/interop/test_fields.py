@@ -254,7 +254,7 @@ def test_layers_that_they_have_not_are_named_when_writing(name, changes, named):
         ("gpt2", "add_cross_attention", True),
         ("gpt2", "n_ctx", 99),
         ("gpt2", "embd_pdrop", 0.7),
-        ("gpt2", "eos_token_id", [1, 2]),
+        ("bart", "eos_token_id", [1, 2]),
         ("t5", "feed_forward_proj", "gated-relu"),
         ("t5", "is_gated_action", True),
         ("t5", "is_decoder", True),

@@ -133,7 +133,10 @@ class LongRope(Scaling, name="longrope"):
     def rates(self, base: float, width: int, longest: Array) -> Any:
         short, long = (np.asarray(factors, np.float32) for factors in (self.short_factors, self.long_factors))
         longer = jnp.asarray(longest > self.trained_length)[..., None]
-        return plain_rates(base, width) / jnp.where(longer, long.reshape((1,) * (longer.ndim - 1) + (-1,)), short)
+        rates, short, long = (
+            each.reshape((1,) * (longer.ndim - 1) + (-1,)) for each in (plain_rates(base, width), short, long)
+        )
+        return rates / jnp.where(longer, long, short)
 
     def magnitude(self) -> float:
         if self.attention_factor is not None:

@@ -125,11 +125,11 @@ class Generator(Predictor):
             lengths_B, active_B = np.asarray(state.lengths_B), np.asarray(state.active_B)
             first = drawn - new_BxN.shape[1]
             rows = [
-                [int(i) for i in new[: max(have - first, 0)] if i != self.data_info.end]
+                [int(i) for i in new[: max(have - first, 0)] if i not in self.data_info.ends]
                 for new, have in zip(np.asarray(new_BxN), lengths_B, strict=True)
             ]
             # A sample that reached this part's limit goes on in the next; one that ended does not.
-            ended_B = (lengths_B < np.minimum(drawn, limit_B)) | (np.asarray(state.last_B) == self.data_info.end)
+            ended_B = (lengths_B < np.minimum(drawn, limit_B)) | np.isin(np.asarray(state.last_B), self.data_info.ends)
             going = going & ~ended_B
             yield rows, going
             if not (active_B & going).any():
@@ -152,7 +152,7 @@ class Generator(Predictor):
         asked = self.config.search
         cache = self.model.apply({"params": params}, None, length, tokens_BxP.shape[0], method="start")
         warp = sampling.Warp(asked.temperature, asked.top_k, asked.top_p, asked.repetition_penalty)
-        return sampling.begin(self._step(params), cache, tokens_BxP, valid_BxP, limit_B, self.data_info.end, key, warp)
+        return sampling.begin(self._step(params), cache, tokens_BxP, valid_BxP, limit_B, self.data_info.ends, key, warp)
 
     def _extend_samples(self, params: Any, state: sampling.State, *, count: int) -> tuple[sampling.State, Array]:
         return sampling.extend(self._step(params), state, count)

@@ -56,7 +56,7 @@ class State:
     limit_B: Array
     keys_B: Array
     said_BxV: Array | None  # None: no repetition penalty
-    end: int = struct.field(pytree_node=False)
+    ends: tuple[int, ...] = struct.field(pytree_node=False)  # tokens that end a sample
     warp: Warp = struct.field(pytree_node=False)
 
 
@@ -128,7 +128,7 @@ def sample(
     start_B: Array,
     limit_B: Array,
     max_length: int,
-    end: int,
+    end: int | tuple[int, ...],
     key: Array,
     *,
     temperature: float = 1.0,
@@ -139,7 +139,8 @@ def sample(
     valid_BxP: Array | None = None,
     samples_B: Array | None = None,
 ) -> Hypotheses:
-    """One sample a row, until `end` or its limit; N is 1. Log probabilities, and scores, are the model's before warping.
+    """One sample a row, until `end` (or one of several) or its limit; N is 1. Log probabilities, and scores, are the model's
+    before warping.
 
     `start_B`, `limit_B` and `max_length` are as in `search.find`. What follows the start in a row is `prompt_BxP`, padded
     on the left where `valid_BxP` is False (None: no padding); it is not part of the output. The rest is as in `begin`.
@@ -173,7 +174,7 @@ def begin(
     prompt_BxP: Array,
     valid_BxP: Array | None,
     limit_B: Array,
-    end: int,
+    end: int | tuple[int, ...],
     key: Array,
     warp: Warp,
     samples_B: Array | None = None,
@@ -205,7 +206,7 @@ def begin(
         limit_B=limit_B.astype(jnp.int32),
         keys_B=jax.vmap(jax.random.fold_in, (None, 0))(key, samples_B),
         said_BxV=said_BxV,
-        end=end,
+        ends=(end,) if isinstance(end, int) else end,
         warp=warp,
     )
     state = _draw(state, logits_BxPxV[:, -1])
@@ -248,7 +249,7 @@ def _draw(state: State, logits_BxV: Array) -> State:
         state,
         n=n,
         last_B=jnp.where(active_B, drawn_B, 0),
-        active_B=active_B & (drawn_B != state.end) & (n < state.limit_B),
+        active_B=active_B & ~jnp.isin(drawn_B, jnp.array(state.ends)) & (n < state.limit_B),
         lengths_B=state.lengths_B + active_B,
         log_probs_B=jnp.where(active_B, state.log_probs_B + gained_B, state.log_probs_B),
         said_BxV=said_BxV,

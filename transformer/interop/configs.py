@@ -49,12 +49,26 @@ def to_settings(
             if name not in {*searching, *IDS, *SEARCH_SILENT}:
                 raise UserError(f"{search_where}: {name} is {generation[name]!r}: search has no such setting; remove it there")
         raw = {**raw, **{name: generation[name] for name in IDS if name in named and generation.get(name) is not None}}
-    values = dict(form.fixed) | dict(form.training) | _values(form.fields, raw, where, form.fixed)
+    raw, more_ends = _ends(form, raw)
+    values = more_ends | dict(form.fixed) | dict(form.training) | _values(form.fields, raw, where, form.fixed)
     if form.layers:
         values |= form.layers.read(raw, values["model.num_decoder_layers"], where)
     values |= {"search.penalty_form": "power"} | _values(SEARCH, generation, search_where)
     _check_search(generation, values, search_where)
     return _with_decoder(values) | limits.to_settings(generation, form.family, search_where)
+
+
+def _ends(form: Format, raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], Values]:
+    """Of several ids that end a text, the first and the others."""
+    ends = raw.get("eos_token_id")
+    if (
+        form.family != "decoder_only"
+        or not isinstance(ends, list)
+        or len(ends) < 2
+        or not all(type(each) is int for each in ends)
+    ):
+        return raw, {}
+    return {**raw, "eos_token_id": ends[0]}, {"data_info.more_ends": tuple(ends[1:])}
 
 
 def _with_decoder(values: Values) -> Values:
@@ -261,7 +275,10 @@ def _inverse(name: str, field: Field, mine: Mapping[str, Any]) -> Any:
 def search_fields(config: Config, data_info: DataInfo) -> dict[str, Any]:
     """Fields of a `generation_config.json`. How to search is free, so what has no name there is left out."""
     search = config.search
-    ids = {"pad_token_id": data_info.pad, "eos_token_id": data_info.end} | limits.to_fields(config, data_info.longest_output)
+    ends = list(data_info.ends) if data_info.more_ends else data_info.end
+    ids: dict[str, Any] = {"pad_token_id": data_info.pad, "eos_token_id": ends} | limits.to_fields(
+        config, data_info.longest_output
+    )
     if config.family == "encoder_decoder":
         ids |= {"decoder_start_token_id": data_info.start} | (
             {} if data_info.begin is None else {"bos_token_id": data_info.begin}
