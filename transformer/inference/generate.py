@@ -164,10 +164,15 @@ class Generator(Predictor):
 
         UserError: as in `stream`.
         """
+        batch = self.batch(texts)
+        logits, lengths = np.asarray(self._said(self.params, batch)), batch["segments"].sum(axis=1)
+        return [each[:length] for each, length in zip(logits, lengths, strict=True)]
+
+    def batch(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """What the model is called with for these texts: tokens and segments, int32 BxT. UserError: as in `stream`."""
         rows = [self._ids(text, "a text") for text in listed(texts)]
         tokens, segments = pad(rows, max(map(len, rows), default=1))
-        logits = np.asarray(self._said(self.params, {"inputs": tokens, "segments": segments}))
-        return [logits[row, : len(ids)] for row, ids in enumerate(rows)]
+        return {"inputs": tokens, "segments": segments}
 
     def perplexity(self, documents: Sequence[str]) -> dict[str, float]:
         """Nats and perplexity per token, an end behind each document, and bits per character and byte of the text that its

@@ -188,18 +188,29 @@ class Labeller(Predictor):
                 results[n] = found[row] if found.ndim == 2 else found[row, : len(rows[n]["source"])]
         return iter(results)
 
+    def batch(self, sources: Sequence[str], targets: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """What the model is called with for these texts, with a second segment each if `targets` are given: int32 BxS."""
+        self._cut, self._told, self._count, limit = [], [], len(listed(sources)), self.config.data.max_source_length
+        vocabulary, rows = self.loaded.vocabularies["text"], []
+        for number, source in enumerate(sources):
+            ids, _ = self._with_masks(clean(self.config, source), number + 1)
+            types = [0] * len(ids)
+            if targets is not None:
+                more = [*vocabulary.between, *vocabulary.encode(clean(self.config, targets[number])), self.data_info.end]
+                ids, types = ids + more, types + [1] * len(more)
+            if len(ids) > limit and number + 1 not in self._cut:
+                self._cut.append(number + 1)
+            rows.append((ids[:limit], types[:limit]))
+        length = max((len(ids) for ids, _ in rows), default=1)
+        tokens, segments = pad([ids for ids, _ in rows], length)
+        return {"source": tokens, "source_segments": segments, "token_types": pad([types for _, types in rows], length)[0]}
+
     def attention(self, source: str, target: str | None = None) -> list[Map]:
         """Weights while the text is read; `target`: a second segment."""
-        self._cut, self._told, self._count, limit = [], [], 1, self.config.data.max_source_length
         vocabulary = self.loaded.vocabularies["text"]
-        ids, _ = self._with_masks(clean(self.config, source), 1)
-        types = [0] * len(ids)
-        if target:
-            more = [*vocabulary.between, *vocabulary.encode(clean(self.config, target)), self.data_info.end]
-            ids, types = ids + more, types + [1] * len(more)
-        self._cut = [1] if len(ids) > limit else self._cut
-        batch = {"source": np.asarray([ids[:limit]]), "token_types": np.asarray([types[:limit]])}
-        pieces = [MASK if i == self.data_info.mask else vocabulary.pieces([i])[0] for i in ids[:limit]]
+        batch = self.batch([source], [target] if target else None)
+        ids = batch["source"][0].tolist()
+        pieces = [MASK if i == self.data_info.mask else vocabulary.pieces([i])[0] for i in ids]
         rows = {"encoder": pieces, "decoder": ["<s>", *pieces[:-1]]}  # a decoder reads the text behind its start
         maps = []
         for place, weights_LxBxHxTxS in self.weights_of(batch).items():

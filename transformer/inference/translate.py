@@ -94,6 +94,10 @@ class Translator(Predictor):
         logits = np.asarray(self._said(self.params, batch))
         return [logits[row, place : place + len(ids)] for row, (ids, place) in enumerate(zip(inputs, places, strict=True))]
 
+    def batch(self, sources: Sequence[str], targets: Sequence[str]) -> dict[str, np.ndarray]:
+        """What the model is called with for these pairs: tokens and segments, int32 BxS and BxT."""
+        return self._batch_of(self._sources(sources), self._inputs(targets))[0]
+
     def attention(self, source: str, target: str | None = None) -> list[Map]:
         """Weights of each stack, while `target` is said (none: what the model says). What has no place in a table of
         positions is cut."""

@@ -1,16 +1,14 @@
 """How far a gradient reaches: from what is said, back to what was read so many tokens before (Vaswani et al. 2017, 4)."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from transformer import families
 from transformer.config import Config
-from transformer.models.layers import Embedding
 from transformer.models.losses import Batch, Loss, Params
+from transformer.probes.sites import added_to_embeddings
 
 Array = jax.Array
 Sums = dict[int, tuple[Array, Array]]  # by distance: the sum of norms, and of how many rows
@@ -38,7 +36,7 @@ def norms(loss: Loss, config: Config, params: Params, batch: Batch) -> Sums:
     only_one = dict(batch) | {"weights": batch["weights"] * (places_1xT == chosen_B[:, None])}
 
     def of_inputs(added_BxSxD: Array) -> Array:
-        with nn.intercept_methods(_adding(added_BxSxD)):
+        with added_to_embeddings(added_BxSxD):
             return loss(params, only_one, None)["loss_sum"]
 
     gradient_BxSxD = jax.grad(of_inputs)(jnp.zeros((*batch[side].shape, config.model.d_model)))
@@ -63,17 +61,3 @@ def relative(sums: Sums) -> dict[int, Array]:
     """Means over rows, in units of that at a distance of 1. NaN: no row is so long."""
     means = {distance: total / rows for distance, (total, rows) in sums.items()}
     return {distance: mean / means[1] for distance, mean in means.items() if distance > 1}
-
-
-def _adding(added: Array) -> Callable[..., Any]:
-    """An interceptor of calls that adds to what the first embedding gives, which is of the source where there is one."""
-    embedded = []
-
-    def interceptor(call: Callable[..., Any], arguments: Any, named: Any, context: Any) -> Any:
-        result = call(*arguments, **named)
-        if isinstance(context.module, Embedding) and context.method_name == "__call__" and not embedded:
-            embedded.append(True)
-            return result + added.astype(result.dtype)
-        return result
-
-    return interceptor

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 
 from transformer.models.attention import AttentionLayer, Site
+from transformer.models.layers import Embedding
 
 Array = jax.Array
 
@@ -29,6 +30,19 @@ def at_attention(function: Callable[[AttentionLayer, Array, Site], Array]) -> Ab
         if isinstance(layer, AttentionLayer) and context.method_name == "heads":
             return function(layer, *arguments, **named)
         return call(*arguments, **named)
+
+    return nn.intercept_methods(interceptor)
+
+
+def added_to_embeddings(*added: Array) -> AbstractContextManager[Any]:
+    """A context in which these are added to what the first, second, .. embedding of a call gives: the source's comes first."""
+    left = list(added)
+
+    def interceptor(call: Callable[..., Any], arguments: Any, named: Any, context: Any) -> Any:
+        result = call(*arguments, **named)
+        if isinstance(context.module, Embedding) and context.method_name == "__call__" and left:
+            return result + left.pop(0).astype(result.dtype)
+        return result
 
     return nn.intercept_methods(interceptor)
 

@@ -1,0 +1,287 @@
+"""The library from Python: train, load, ask, look inside. Wrong arguments are a `UserError` of one line.
+
+Letters: N texts or classes, S source tokens, T target tokens, D d_model, L layers, V vocabulary.
+"""
+
+import csv
+import dataclasses
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import flax.linen as nn
+import numpy as np
+
+from transformer import modes, settings
+from transformer.config import Config
+from transformer.data import fitting
+from transformer.data.tokenizers.vocabulary import Vocabulary
+from transformer.errors import UserError, no_failure
+from transformer.inference import loading, predict
+from transformer.inference.generate import Generator
+from transformer.inference.label import Labeller
+from transformer.inference.loading import Loaded, Map
+from transformer.inference.translate import Output, Translator
+from transformer.probes import head_pruning, inside
+from transformer.runtime.workdir import Workdir, read_json
+from transformer.studies.results import NAME
+from transformer.training.telemetry import read_metrics
+from transformer.validation import validate
+
+if TYPE_CHECKING:
+    import pandas
+
+Value = str | int | float | bool | None | Sequence[str | int | float]
+Params = Mapping[str, object]
+
+
+class TrainedModel:
+    """A model of a workdir: what it says, and what it computes on the way.
+
+    Which methods it has follows from what it was trained for; another one is a `UserError` that names those that it has. After
+    a call `notices` says what was cut.
+    """
+
+    def __init__(self, loaded: Loaded):
+        self._loaded = loaded
+        self._predictor: Translator | Generator | Labeller = predict.make(loaded)
+
+    @property
+    def config(self) -> Config:
+        return self._loaded.config
+
+    @property
+    def model(self) -> nn.Module:
+        """The Flax module, for `model.apply({"params": params}, batch)`."""
+        return self._loaded.model
+
+    @property
+    def params(self) -> Params:
+        return self._loaded.params
+
+    @property
+    def vocabularies(self) -> Mapping[str, Vocabulary]:
+        """By field of an example, such as "source" and "target"; each has `encode` and `decode`."""
+        return self._loaded.vocabularies
+
+    @property
+    def notices(self) -> list[str]:
+        """What the last call cut, or could not read."""
+        return self._predictor.notices
+
+    # --- what it says ---------------------------------------------------------------------------------------------------
+
+    def translate(self, texts: Sequence[str]) -> list[Output]:
+        """The best output for each text: `.text`, `.score` (a length-penalised log probability), `.ended`."""
+        return [outputs[0] for outputs in self.n_best(texts)]
+
+    def n_best(self, texts: Sequence[str]) -> list[list[Output]]:
+        """For each text the `config.search.n_best` outputs, best first."""
+        return list(self._translator("translate").translate(_texts(texts, "texts")))
+
+    def generate(self, prompt: str, num_samples: int = 1, seed: int = 0) -> list[str]:
+        """What follows the prompt, `num_samples` times, drawn as `config.search` says."""
+        if not isinstance(self._predictor, Generator):
+            raise self._cannot("generate")
+        if not isinstance(num_samples, int) or num_samples < 1:
+            raise UserError(f"num_samples is {num_samples!r}: wants a whole number of at least 1")
+        return self._predictor.generate(_text(prompt, "prompt"), num_samples, seed)
+
+    def predict(self, texts: Sequence[str]) -> list[str]:
+        """A label, tags, an answer, or the text with its masks filled, for each; fields of a text are separated by tabs, as a
+        question and its text are."""
+        labeller = self._labeller("predict")
+        lines = enumerate(_texts(texts, "texts"), 1)
+        return labeller.predict([labeller.parse(line, number) for number, line in lines])
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """A vector for each text, float32 NxD, as `config.embed` says."""
+        return self._labeller("embed").embed(_texts(texts, "texts"))
+
+    # --- what it computes -----------------------------------------------------------------------------------------------
+
+    def batch(self, sources: Sequence[str], targets: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """What the model is called with for these texts: tokens, and segments, which are 0 in padding; int32.
+
+        `targets`: what a decoder says of each source, or a second segment of a text; a language model has none.
+        """
+        sources, targets = _pairs(sources, targets)
+        if isinstance(self._predictor, Labeller):
+            return self._predictor.batch(sources, targets)
+        if isinstance(self._predictor, Generator):
+            if targets is not None:
+                raise UserError("targets: a language model reads one text; put both into one, and leave targets out")
+            return self._predictor.batch(sources)
+        if targets is None:
+            raise UserError("targets: this model reads a source and its target; pass one target for each source")
+        return self._predictor.batch(sources, targets)
+
+    def logits(self, sources: Sequence[str], targets: Sequence[str] | None = None) -> list[np.ndarray]:
+        """For each text the logits: TxV of a decoder, of the token that follows each; of an encoder those of its head."""
+        if isinstance(self._predictor, Translator):
+            sources, targets = _pairs(sources, targets)
+            if targets is not None:
+                return self._predictor.logits(sources, targets)
+        batch = self.batch(sources, targets)
+        found = self.model.apply({"params": self.params}, batch)
+        if isinstance(found, Mapping):
+            found = found.get("scores", found.get("logits"))
+            if found is None:
+                raise self._cannot("logits")
+        rows, there = np.asarray(found), batch["segments" if "segments" in batch else "source_segments"] > 0
+        return list(rows) if rows.ndim == 2 else [row[mask] for row, mask in zip(rows, there, strict=True)]
+
+    def hidden_states(self, sources: Sequence[str], targets: Sequence[str] | None = None) -> dict[str, list[np.ndarray]]:
+        """The residual stream after each layer, by stack ("encoder", "decoder"): for each text LxTxD."""
+        batch = self.batch(sources, targets)
+        found = inside.hidden_states(self.config, self.model, self.params, batch)
+        result = {}
+        for stack, states_LxBxTxD in found.items():
+            there_BxT = batch["segments" if stack == "decoder" and "segments" in batch else "source_segments"] > 0
+            result[stack] = [states_LxBxTxD[:, row, there] for row, there in enumerate(there_BxT)]
+        return result
+
+    def gradients(self, sources: Sequence[str], targets: Sequence[str] | None = None) -> dict[str, list[np.ndarray]]:
+        """How the log probability of the targets (of what an encoder says, without targets) changes with each token's
+        embedding: for each text SxD of the "source" and TxD of the "inputs" of a decoder."""
+        batch = self.batch(sources, targets)
+        found = inside.input_gradients(self.config, self.model, self.params, batch)
+        masks = {name: batch[inside.SEGMENTS[name]] > 0 for name in found}
+        return {name: [each[mask] for each, mask in zip(x, masks[name], strict=True)] for name, x in found.items()}
+
+    def attention(self, source: str, target: str | None = None) -> list[Map]:
+        """Attention weights of every stack, LxHxTxS with the tokens of both axes; without `target`, of what it says."""
+        return self._predictor.attention(_text(source, "source"), None if target is None else _text(target, "target"))
+
+    def without_heads(self, heads: Sequence[str]) -> "TrainedModel":
+        """The model without these heads, each named PLACE/LAYER/HEAD, such as "decoder/cross/1/4"; it is not trained again."""
+        params = head_pruning.without(self.config, self.params, _texts(heads, "heads"))
+        return TrainedModel(dataclasses.replace(self._loaded, params=params))
+
+    # --- checks ---------------------------------------------------------------------------------------------------------
+
+    def _translator(self, method: str) -> Translator:
+        if not isinstance(self._predictor, Translator):
+            raise self._cannot(method)
+        return self._predictor
+
+    def _labeller(self, method: str) -> Labeller:
+        if not isinstance(self._predictor, Labeller):
+            raise self._cannot(method)
+        return self._predictor
+
+    def _cannot(self, method: str) -> UserError:
+        able = {Translator: "translate and n_best", Generator: "generate", Labeller: "predict and embed"}
+        config = self.config
+        return UserError(
+            f"{method}: config.family {config.family} with config.objective.kind {config.objective.kind} has none; use "
+            f"{able[type(self._predictor)]}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRun:
+    """A run that has ended: its scores on the test split (else on validation), by name, and its model."""
+
+    workdir: Path
+    scores: Mapping[str, float]
+    model: TrainedModel
+
+
+class Results(Sequence[Mapping[str, str | float | None]]):
+    """Rows of a table: dictionaries with the same keys. `frame()` makes a pandas frame of them."""
+
+    def __init__(self, rows: Sequence[Mapping[str, str | float | None]]):
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number):  # type: ignore[override]  # noqa: ANN001, ANN204  (rows or one, as of any sequence)
+        return Results(self._rows[number]) if isinstance(number, slice) else self._rows[number]
+
+    def __iter__(self) -> Iterator[Mapping[str, str | float | None]]:
+        return iter(self._rows)
+
+    def frame(self) -> "pandas.DataFrame":
+        """UserError: pandas is not installed."""
+        try:
+            frames = importlib.import_module("pandas")
+        except ImportError as error:
+            raise UserError('frame: pandas is not installed; pip install "functional-transformer[eval]"') from error
+        return frames.DataFrame(list(self._rows))
+
+
+def load(workdir: str | Path, overrides: Mapping[str, Value] | None = None) -> TrainedModel:
+    """The model of a workdir. `overrides`: settings that change no parameter, such as {"search.beam_size": 1}."""
+    return TrainedModel(loading.read(workdir, _words(overrides)))
+
+
+def train(config: Config | str | Path, workdir: str | Path, overrides: Mapping[str, Value] | None = None) -> TrainingRun:
+    """Trains, or resumes what is in the workdir, and scores the test split.
+
+    `config`: settings, or an experiment file, such as "experiments/number_words.py". `overrides`: settings by dotted name,
+    such as {"train.steps": 100}. Progress goes to stderr, the table of scores to stdout.
+    """
+    if isinstance(config, Config):
+        made = settings.override(config, _words(overrides))
+    elif isinstance(config, str | Path):
+        made = fitting.read(config, _words(overrides), "config")
+    else:
+        raise UserError(f"config is a {type(config).__name__}: wants a Config or the name of an experiment file")
+    folder = Workdir(Path(workdir).expanduser())
+    modes.train(validate(made), folder.path, pictures=False)
+    found = [file for name in ("test", "validation") if (file := folder.evaluation_file(name)).is_file()]
+    return TrainingRun(folder.path, read_json(found[0])["scores"] if found else {}, load(folder.path))
+
+
+def results(workdir: str | Path) -> Results:
+    """The rows of a study (one a run) or of a run (one a report of its training). UserError: there are none."""
+    folder = Path(workdir).expanduser()
+    if (table := folder / NAME).is_file():
+        with no_failure(str(table), "read"), table.open(encoding="utf-8", newline="") as file:
+            return Results([{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)])
+    if rows := read_metrics(Workdir(folder).metrics_file):
+        names = dict.fromkeys(name for row in rows for name in row)
+        return Results([{name: row.get(name) for name in names} for row in rows])
+    raise UserError(f"{workdir}: there is neither {NAME} of a study nor metrics.jsonl of a run; train something there first")
+
+
+def _number(text: str) -> str | float | None:
+    if text == "":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _words(overrides: Mapping[str, Value] | None) -> dict[str, str]:
+    if overrides is not None and not isinstance(overrides, Mapping):
+        raise UserError(f'overrides is {overrides!r}: wants settings by name, such as {{"train.steps": 100}}')
+    return {name: settings.text_of(value) for name, value in (overrides or {}).items()}
+
+
+def _text(value: str, name: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{name} is a {type(value).__name__}: wants one text")
+    return value
+
+
+def _texts(values: Sequence[str], name: str) -> list[str]:
+    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
+        raise UserError(f"{name} is {str(values)[:40]!r}: wants a list of texts, [..]")
+    if wrong := [value for value in values if not isinstance(value, str)]:
+        raise UserError(f"{name} has a {type(wrong[0]).__name__} in it: wants texts alone")
+    return list(values)
+
+
+def _pairs(sources: Sequence[str], targets: Sequence[str] | None) -> tuple[list[str], list[str] | None]:
+    first = _texts(sources, "sources")
+    if targets is None:
+        return first, None
+    second = _texts(targets, "targets")
+    if len(first) != len(second):
+        raise UserError(f"sources has {len(first):,} texts and targets {len(second):,}: wants one target for each source")
+    return first, second

@@ -1,0 +1,76 @@
+"""What a trained model computes of a batch: the states after each layer, and the gradients of its words.
+
+Letters: L layers, B rows, S source tokens, T target tokens, D d_model.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer.config import Config
+from transformer.errors import UserError
+from transformer.models.layers import Layer
+from transformer.models.stack import layers_in_order
+from transformer.probes.sites import added_to_embeddings
+
+Array = jax.Array
+Batch = Mapping[str, np.ndarray]
+SEGMENTS = {"source": "source_segments", "inputs": "segments"}  # of what is embedded: where there are tokens
+
+
+def hidden_states(config: Config, model: nn.Module, params: object, batch: Batch) -> dict[str, np.ndarray]:
+    """The residual stream after each layer, LxBxTxD by stack ("encoder", "decoder"); a final norm is not in it.
+
+    UserError: the model has no such layers.
+    """
+    result = {}
+    for stack, sown in _kept(model)(params, batch).get("intermediates", {}).items():
+        period, depth = len(config.model.layer_types_in_turn(stack)), config.model.depth(stack)
+        layers = layers_in_order(sown, period, depth)
+        result[stack] = np.stack([np.asarray(layer["__call__"][0][0]) for layer in layers])
+    if not result:
+        raise UserError(f"hidden states: config.family {config.family} has no layers of attention")
+    return result
+
+
+@functools.lru_cache(maxsize=64)  # equal models share their programs
+def _kept(model: nn.Module) -> Callable[..., Any]:
+    apply = functools.partial(model.apply, capture_intermediates=_is_layer, mutable=["intermediates"])
+    return jax.jit(lambda params, batch: apply({"params": params}, batch)[1])
+
+
+def _is_layer(module: nn.Module, method: str) -> bool:
+    return isinstance(module, Layer) and method == "__call__"
+
+
+def input_gradients(config: Config, model: nn.Module, params: object, batch: Batch) -> dict[str, np.ndarray]:
+    """d log p / dx for each embedded token x: BxSxD of the source, BxTxD of what a decoder reads, by name.
+
+    p is the probability of the decoder's tokens behind the prefix, or, of an encoder alone, of what the model says.
+    """
+    zeros = {name: np.zeros((*batch[name].shape, config.model.d_model), np.float32) for name in SEGMENTS if name in batch}
+    return {name: np.asarray(each) for name, each in _gradients(model)(zeros, params, batch).items()}
+
+
+@functools.lru_cache(maxsize=64)
+def _gradients(model: nn.Module) -> Callable[..., Any]:
+    def log_probability(added: Mapping[str, Array], params: Any, batch: Mapping[str, Array]) -> Array:
+        with added_to_embeddings(*(added[name] for name in SEGMENTS if name in added)):
+            given = model.apply({"params": params}, batch)
+        logits = given if not isinstance(given, Mapping) else given["scores" if "scores" in given else "logits"]
+        log_probs = jax.nn.log_softmax(jnp.asarray(logits).astype(jnp.float32))
+        if "inputs" not in batch:
+            there = batch["source_segments"] > 0 if log_probs.ndim == 3 else 1
+            return jnp.sum(jnp.max(log_probs, axis=-1) * there)
+        said_BxT = batch["segments"][:, 1:] > 0
+        if "prefix" in batch:
+            said_BxT = said_BxT & (batch["prefix"][:, 1:] == 0)
+        own_BxT = jnp.take_along_axis(log_probs[:, :-1], batch["inputs"][:, 1:, None], axis=-1)[..., 0]
+        return jnp.sum(own_BxT * said_BxT)
+
+    return jax.jit(jax.grad(log_probability))
