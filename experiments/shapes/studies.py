@@ -107,9 +107,10 @@ def base_m(**model: Any) -> Config:
     """Base M, the base of the core ablations: `MULTI30K`, cased and untokenised. 1.9 M parameters (as the dry run of heads.py
     counts them), scored with the best checkpoint.
 
-    Pre-norm, so that no arm depends on the warm-up; no label smoothing, because losses are compared.
+    Pre-norm, so that no arm depends on the warm-up; no label smoothing, because losses are compared. 2,000 updates are some 7
+    epochs and 8 minutes of two cores (0.45 s of processor time an update).
     """
-    steps = 3000
+    steps = 2000
     return Config(
         model=Model(
             num_encoder_layers=3,

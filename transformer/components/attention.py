@@ -98,7 +98,8 @@ class Attention(Component, name="multi_head"):
         declared: dict[str, Any] = {"query/kernel": Kernel((sizes.d_model, *heads), ("model", "heads", "width"), 1, divisor)}
         if self.bias:
             declared["query/bias"] = Constant(heads, ("heads", "width"))
-        declared |= self.norm_parameters("query", sizes.num_heads, sizes.d_k) | self.output_parameters(sizes)
+        declared |= self.norm_parameters("query", sizes.num_heads, sizes.d_k)
+        declared |= self.output_parameters(sizes)
         if self.scale == "learned":
             declared["scale"] = Constant((sizes.num_heads,), (), sizes.d_k**-0.5)
         return declared
