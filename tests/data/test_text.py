@@ -15,7 +15,7 @@ from transformer.inference import scores
 from transformer.inference.loading import clean
 from transformer.modes import common
 from transformer.runtime.checkpoints import _is_step
-from transformer.studies import resampled
+from transformer.studies import resampling
 
 # No-break, ideographic and thin spaces; and what `str.splitlines` takes for line ends, though no line counter does.
 SPACES = ("\u00a0", "\u3000", "\u2009")
@@ -44,10 +44,10 @@ def test_only_newlines_end_lines(character, tmp_path):
 def test_outputs_are_resampled_line_by_line(character, tmp_path, monkeypatch):
     text = f"a{character}b"
     row = {"source": text, "prediction": text, "reference": text}
-    monkeypatch.setattr(resampled.Workdir, "outputs_file", lambda workdir, split: tmp_path / "test.jsonl")
+    monkeypatch.setattr(resampling.Workdir, "outputs_file", lambda workdir, split: tmp_path / "test.jsonl")
     (tmp_path / "test.jsonl").write_text(2 * (json.dumps(row, ensure_ascii=False) + "\n"), encoding="utf-8")
     run = SimpleNamespace(folder=lambda root: tmp_path, config=Config())
-    found = resampled._outputs(run, tmp_path, "test", "exact_match", "prediction")  # type: ignore[arg-type]
+    found = resampling._outputs(run, tmp_path, "test", "exact_match", "prediction")  # type: ignore[arg-type]
     assert found and np.array_equal(found.statistics_SxK, [[1, 1], [1, 1]])
 
 

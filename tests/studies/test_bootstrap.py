@@ -7,7 +7,7 @@ from sacrebleu.significance import PairedTest
 from scipy import stats
 
 from transformer.errors import UserError
-from transformer.studies import bootstrap, statistics
+from transformer.studies import resampling, statistics
 
 
 def ratio(sums):
@@ -21,10 +21,20 @@ def sentences(rng, count, rate):
     return np.stack([rng.binomial(words, rate), words], axis=1)
 
 
+def two(ours_SxK, theirs_SxK, level=0.95, score=ratio, **draws):
+    ours, theirs = (resampling.resample(score, each, **draws) for each in (ours_SxK, theirs_SxK))
+    return resampling.checkpoints(ours, theirs, level)
+
+
+def shared_error(ours_RxSxK, theirs_RxSxK, **draws):
+    ours, theirs = ([resampling.resample(ratio, each, **draws) for each in side] for side in (ours_RxSxK, theirs_RxSxK))
+    return resampling.shared_error(ours, theirs)
+
+
 def test_two_checkpoints_are_scipys_paired_bootstrap():
     rng = np.random.default_rng(0)
     ours, theirs = sentences(rng, 200, 0.6), sentences(rng, 200, 0.55)
-    result = bootstrap.checkpoints(ratio, ours, theirs, level=0.9, samples=4000)
+    result = two(ours, theirs, level=0.9, samples=4000)
 
     def difference(a, b, c, d, axis):
         return a.sum(axis) / b.sum(axis) - c.sum(axis) / d.sum(axis)
@@ -34,8 +44,8 @@ def test_two_checkpoints_are_scipys_paired_bootstrap():
     )
     assert result.value == pytest.approx(ratio(ours.sum(0)) - ratio(theirs.sum(0)))
     assert result.interval == pytest.approx(tuple(scipys.confidence_interval), abs=2e-3)
-    assert bootstrap.checkpoints(ratio, ours, theirs, level=0.9, samples=4000) == result
-    assert bootstrap.checkpoints(ratio, ours, theirs, level=0.9, samples=4000, seed=1) != result
+    assert two(ours, theirs, level=0.9, samples=4000) == result
+    assert two(ours, theirs, level=0.9, samples=4000, seed=1) != result
 
 
 def test_p_is_that_of_approximate_randomization():
@@ -46,7 +56,7 @@ def test_p_is_that_of_approximate_randomization():
     def spoiled(share):
         return [" ".join(w if rng.random() > share else "x" for w in line.split()) for line in references]
 
-    one, two = spoiled(0.20), spoiled(0.23)
+    one, other = spoiled(0.20), spoiled(0.23)
     metric = BLEU()
     by_sentence = BLEU(effective_order=True)
 
@@ -54,8 +64,8 @@ def test_p_is_that_of_approximate_randomization():
         scores = map(by_sentence.sentence_score, lines, ([reference] for reference in references))
         return np.array([_bleu_statistics(score) for score in scores])
 
-    ours = bootstrap.checkpoints(_bleu, of_lines(one), of_lines(two), samples=2000)
-    named = [("two", two), ("one", one)]
+    ours = two(of_lines(one), of_lines(other), score=_bleu, samples=2000)
+    named = [("two", other), ("one", one)]
     scores = PairedTest(named, {"BLEU": metric}, [references], test_type="ar", n_samples=2000)()[1]["BLEU"]
     assert ours.value == pytest.approx(scores[1].score - scores[0].score)
     assert 0.01 < scores[1].p_value < 0.5
@@ -75,20 +85,20 @@ def test_sentences_that_move_all_seeds_alike():
     """Seeds that are all alike: the bootstrap of one of them; whose sentences are all alike: nothing; one seed: no answer."""
     rng = np.random.default_rng(0)
     ours, theirs = sentences(rng, 300, 0.6), sentences(rng, 300, 0.55)
-    low, high = bootstrap.checkpoints(ratio, ours, theirs, samples=4000).interval
-    shared = bootstrap.shared_error(ratio, np.stack([ours] * 4), np.stack([theirs] * 4), samples=4000, seed=1)
+    low, high = two(ours, theirs, samples=4000).interval
+    shared = shared_error(np.stack([ours] * 4), np.stack([theirs] * 4), samples=4000, seed=1)
     assert shared == pytest.approx((high - low) / 2 / 1.96, rel=0.05)
     constant = np.array([[6, 10], [7, 10], [5, 10]])[:, None] * np.ones((1, 50, 1))
-    assert bootstrap.shared_error(ratio, constant, constant[::-1]) == pytest.approx(0.0, abs=1e-9)
-    assert bootstrap.shared_error(ratio, ours[None], theirs[None]) is None
+    assert shared_error(constant, constant[::-1]) == pytest.approx(0.0, abs=1e-9)
+    assert shared_error(ours[None], theirs[None]) is None
 
 
 def test_scores_of_other_sentences_are_refused():
     ours, theirs = (np.stack([sentences(np.random.default_rng(0), 40, 0.5)] * 2) for _ in range(2))
     with pytest.raises(UserError, match="same sentences"):
-        bootstrap.shared_error(ratio, ours[:, :39], theirs)
+        shared_error(ours[:, :39], theirs)
     with pytest.raises(UserError, match="same sentences"):
-        bootstrap.checkpoints(ratio, ours[0, :1], theirs[0])  # would broadcast
+        two(ours[0, :1], theirs[0])  # would broadcast
 
 
 @pytest.mark.parametrize("by_seed, by_sentence, by_both", [(0.3, 1.0, 0.3), (0.05, 1.0, 0.3), (0.05, 0.2, 2.0)])
@@ -99,7 +109,7 @@ def test_intervals_of_arms_cover(by_seed, by_sentence, by_both):
         rng = np.random.default_rng(study)
         right_RxS = by_seed * rng.normal(size=(R, 1)) + by_sentence * rng.normal(size=S) + by_both * rng.normal(size=(R, S))
         ours, theirs = (np.stack([each, np.ones((R, S))], axis=-1) for each in (right_RxS, np.zeros((R, S))))
-        shared = bootstrap.shared_error(ratio, ours, theirs, samples=200, seed=study)
+        shared = shared_error(ours, theirs, samples=200, seed=study)
         table = {"ours": right_RxS.mean(axis=1).tolist(), "theirs": [0.0] * R}
         low, high = statistics.contrast(table, {"ours": 1, "theirs": -1}, blocked=True, shared=shared).interval()
         covered += low <= 0 <= high

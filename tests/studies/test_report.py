@@ -19,7 +19,7 @@ from test_study import STUDY
 
 from transformer import plots
 from transformer.errors import UserError
-from transformer.studies import figures, findings, report, resampled, results, statistics
+from transformer.studies import figures, findings, report, resampling, results, statistics
 from transformer.studies import study as studies
 from transformer.studies.plan import followed
 from transformer.studies.study import Claim, Metric, Study
@@ -451,7 +451,7 @@ each_kept = pytest.mark.parametrize("kept", sorted(ROOT.glob("reports/*/results.
 @each_kept
 def test_the_text_of_a_report_that_is_kept_can_be_made_again(kept):
     study = studies.read(ROOT / "ablations" / f"{kept.parent.name}.py", {})
-    sentences = resampled.read(kept.parent / resampled.NAME, study)
+    sentences = resampling.read(kept.parent / resampling.NAME, study)
     found = findings.find(study, results.read(kept, study), sentences, followed(study, kept.parent))
     assert report.markdown(found) == (kept.parent / "report.md").read_text()
 

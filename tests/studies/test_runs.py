@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import fakes
@@ -25,7 +26,7 @@ from transformer import settings
 from transformer.errors import UserError
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir, write_json
-from transformer.studies import outcomes, reuse, runs, study
+from transformer.studies import outcomes, report, resampling, results, reuse, runs, study
 from transformer.studies import plan as plans
 from transformer.studies.plan import Pace
 from transformer.studies.processes import Job, Place, Processes
@@ -117,13 +118,10 @@ def test_only_what_is_missing_is_run(tmp_path):
     assert again == first and (tmp_path / "results.csv").read_bytes() == before
     assert told == "4 of 4 runs are done already\n"
 
-    changed = plan(arms | {"b": {"model.d_model": "24"}}, seeds=3)
-    results, told = run_all(changed, tmp_path)
-    assert told.startswith("2 of 6 runs are done already\n")
-    assert all(
-        len(fakes.starts(run.folder(tmp_path))) == 1 for run in [*first.outcomes, *results.outcomes]
-    )  # the old ones stay
-    assert [(row["arm"], row["seed"]) for row in table(tmp_path)] == [(arm, str(seed)) for arm in "ab" for seed in range(3)]
+    more, told = run_all(plan(arms | {"c": {"model.d_model": "24"}}, seeds=3), tmp_path)
+    assert told.startswith("4 of 9 runs are done already\n")
+    assert all(len(fakes.starts(run.folder(tmp_path))) == 1 for run in more.outcomes)
+    assert [(row["arm"], row["seed"]) for row in table(tmp_path)] == [(arm, str(seed)) for arm in "abc" for seed in range(3)]
 
 
 def test_what_differs_in_scores_alone_is_trained_once(tmp_path):
@@ -275,23 +273,125 @@ def test_a_search_may_take_fewer_updates_if_one_arm_is_checked(tmp_path):
     assert parts.count(("check", "b")) == parts.count(("search", "a")) == 3
 
 
-def test_what_is_committed_is_enough_to_resume(tmp_path):
-    """On another machine, without the workdirs: no run is repeated, the rows stay, and seeds can be added."""
-    arms = {"a": {}, "b": {"model.d_model": "16"}, "d": does("diverge")}
-    changes = {"learning_rates": (0.15, 0.3, 0.6), "search_seeds": 1}
-    run_all(plan(arms, **changes), tmp_path / "first")
-    (tmp_path / "second").mkdir()
-    for name in ("results.csv", "plan.json"):
-        shutil.copy(tmp_path / "first" / name, tmp_path / "second")
-    again, _ = run_all(plan(arms, **changes), tmp_path / "second")
-    assert not (tmp_path / "second" / "runs").exists() and not again.stopped
-    assert (tmp_path / "second" / "results.csv").read_text() == (tmp_path / "first" / "results.csv").read_text()
-    more, _ = run_all(plan(arms, **changes, seeds=3), tmp_path / "second")
-    trained = {int(run.name.partition("-")[0]) for run in (tmp_path / "second" / "runs").glob("*/*-*") if run.is_dir()}
-    assert trained == {2} and len(more.outcomes) == len(again.outcomes) + 3
-    changed = plan(arms | {"a": {"model.d_ff": "9"}}, **changes)  # another arm is another run
-    run_all(changed, tmp_path / "second")
-    assert all(fakes.starts(run.folder(tmp_path / "second")) for run in changed.runs({"a": 0.3}))
+COMMITTED = ("plan.json", "results.csv", "curves.csv", "sentences.csv", "resamples.csv")
+
+
+def elsewhere(root: Path, place: Path) -> Path:
+    """A folder with the files of a study that are committed, and no workdir: another machine."""
+    place.mkdir()
+    for name in COMMITTED:
+        if (root / name).exists():
+            shutil.copy(root / name, place)
+    return place
+
+
+def finished(made: plans.Plan, root: Path) -> dict[str, str]:
+    """The report of a study that has run to its end, and the tables beside it."""
+    found, _ = run_all(made, root)
+    resampling.write(made, root, found.outcomes)
+    report.write(made.study, root)
+    return {name: (root / name).read_text() for name in ("report.md", "summary.csv", "curves.csv") if (root / name).exists()}
+
+
+class Stopping(InProcess):
+    """Asks the study to stop once so many runs have ended."""
+
+    def __init__(self, runs: int):
+        self.left = runs
+
+    def start(self, train, runs) -> Done:
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().start(train, runs)
+
+
+@pytest.mark.parametrize("ended", [3, 12])
+def test_a_study_resumes_from_what_is_committed(tmp_path, monkeypatch, ended):
+    """Half-way through the search, and through the runs: on another machine only missing runs are trained, and the report is
+    that of a study without a break."""
+    monkeypatch.setattr(results, "beside", lambda folder, ending: Path("/none"))  # times differ
+    made = plan(
+        {"a": {}, "b": {"model.d_model": "16"}}, learning_rates=(0.15, 0.3, 0.6), metrics=(Metric("test/nll", "lower"),)
+    )
+    whole = finished(made, tmp_path / "whole")
+    first, _ = run_all(made, tmp_path / "first", Stopping(ended))
+    assert first.stopped and len(table(tmp_path / "first")) == ended
+    place = elsewhere(tmp_path / "first", tmp_path / "second")
+    assert finished(made, place) == whole
+    trained = [folder for folder in (place / "runs").glob("*/*-*") if folder.is_dir()]
+    assert len(trained) == 2 * (3 * 2 + 2) - ended
+    assert table(place) == table(tmp_path / "whole")
+
+
+def older(root: Path, change: Callable[[str], str]) -> None:
+    """Makes the settings in results.csv and plan.json those of another version of the library."""
+    with (root / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with (root / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [name for name in rows[0] if name != "sources"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(row | {"settings": change(row["settings"]), "hash": "older"} for row in rows)
+    known = json.loads((root / "plan.json").read_text())
+    plan = {name: value for name, value in known["plan"].items() if name != "max_seeds"}
+    plan["base"] = {change(name + "=")[:-1].split("=")[0]: text for name, text in plan["base"].items()}
+    del known["defaults"]
+    (root / "plan.json").write_text(json.dumps(known | {"plan": plan, "hash": plans.digest(plan)}))
+
+
+def test_rows_of_an_older_version_are_kept(tmp_path):
+    """Settings that have another name, are new, or are no more; and a folder of data that is elsewhere. Failed runs are tried
+    again; the rows of the others stay as they are, to the letter, whatever becomes of the rest."""
+    arms = {"a": {}, "b": {"model.d_model": "16"}, "d": does("diverge"), "f": does("fail")}
+    run_all(plan(arms), tmp_path / "first")
+    place = elsewhere(tmp_path / "first", tmp_path / "second")
+    older(place, lambda text: text.replace("train.steps=", "train.updates=") + " data.directory=there model.gone=3")
+    kept = [row for row in table(place) if row["status"] != "failed"]
+    more = plan(
+        arms | {"n": does("fail") | {"model.d_ff": "9"}}, base=settings.replace(TINY, "data.directory", "/here"), seeds=3
+    )
+    run_all(more, place)
+    after = table(place)
+    assert all({name: now[name] for name in row} == row for row in kept for now in after if key(now) == key(row))
+    assert {key(row) for row in kept} < {key(row) for row in after} and len(after) == 15
+    started = {(folder.parent.name, folder.name[0]) for folder in (place / "runs").glob("*/*-*") if folder.is_dir()}
+    assert started == {("f", "0"), ("f", "1"), *((arm, "2") for arm in "abdf"), *(("n", seed) for seed in "012")}
+
+
+def key(row: dict[str, str]) -> tuple[str, ...]:
+    return row["part"], row["arm"], row["seed"]
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        ({"base": small.config(train__steps=4, train__batch_tokens=64)}, "config.base.train.batch_tokens was .* and is 64"),
+        ({"base": small.config(train__steps=5)}, "config.base.train.steps was 4 and is 5"),
+        (
+            {"arms": {"a": {}, "b": {"model.d_model": "24"}}},
+            "arm 'b' .*: config.base.model.d_model was 16 and is 24",
+        ),
+        ({"arms": {"a": {}, "c": {"model.d_model": "16"}}}, "arm 'b', which the study does not have"),
+    ],
+)
+def test_finished_runs_of_other_settings_are_not_lost(tmp_path, now, told):
+    """One line names the setting; nothing is trained, and no file is touched."""
+    arms = {"a": {}, "b": {"model.d_model": "16"}}
+    run_all(plan(arms), tmp_path / "first")
+    place = elsewhere(tmp_path / "first", tmp_path / "second")
+    before = (place / "results.csv").read_bytes()
+    with pytest.raises(UserError, match=told):
+        run_all(plan(**{"arms": arms, **now}), place)
+    assert (place / "results.csv").read_bytes() == before and not (place / "runs").exists()
+
+
+def test_a_variant_that_has_changed_is_another_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(plans, "sources", lambda config: {"soft_cap.py": "1"})
+    made = plan({"a": {}, "b": {"model.d_model": "16"}})
+    run_all(made, tmp_path)
+    monkeypatch.setattr(plans, "sources", lambda config: {"soft_cap.py": "2"})
+    with pytest.raises(UserError, match=r"the file soft_cap\.py has changed"):
+        run_all(made, tmp_path)
 
 
 def test_the_plan_is_written_before_the_first_run(tmp_path):

@@ -14,7 +14,7 @@ from transformer.errors import UserError, counted, say
 from transformer.modes.scoring import check_evaluate, reported
 from transformer.modes.training import train, train_vmapped
 from transformer.runtime.lock import only_run
-from transformer.studies import cluster, resampled, runs
+from transformer.studies import cluster, resampling, runs
 from transformer.studies import plan as plans
 from transformer.studies import report as reports
 from transformer.studies.processes import Processes
@@ -67,10 +67,10 @@ def ablate(
             pass  # a workdir that cannot be used is said before the plan, in one line
         say(f"{plans.table(plan)}\neach run is a workdir in {workdir / 'runs'}, with what it prints in a .log beside it\n")
         results = runs.run_all(plan, workdir, functools.partial(train, pictures=False), place)
+    resampling.write(plan, workdir, results.outcomes)
     if results.stopped:
         say(f"stopped, {counted(len(results.outcomes), 'run')} done; the same command goes on from there")
         return
-    resampled.write(plan, workdir, results.outcomes)
     report(study, workdir)
     if failed := [run.arm for run, found in results.outcomes.items() if found.status == "failed"]:
         say(f"failed: {counted(len(failed), 'run')}, of {', '.join(dict.fromkeys(failed))}; the same command tries them again")

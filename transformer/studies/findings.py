@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformer.studies import flags, resampled, results, statistics, verdicts
-from transformer.studies.resampled import Row as Sentences
+from transformer.studies import flags, resampling, results, statistics, verdicts
+from transformer.studies.resampling import Row as Sentences
 from transformer.studies.results import Row
 from transformer.studies.statistics import Contrast, Estimate, Interval, Scale, Table
 from transformer.studies.study import Claim, Metric, Study
@@ -181,7 +181,7 @@ def _data(
         return None if row is None else math.nan if row.status == "diverged" else row.values.get(metric.label)
 
     table = {arm: [score(known.get((arm, seed))) for seed in seeds] for arm in study.arms}
-    shared = resampled.shared(sentences, metric)
+    shared = resampling.shared(sentences, metric)
     names = {name for claim in study.claims for name in (*claim.arms, *claim.beyond, claim.against)} | {study.compare_with}
     cells = {name: study.cells(name) for name in names if name and name not in study.arms}
     return Data(table, metric.higher_is_better, scale_of(metric), study.blocked, shared, cells, metric.label)

@@ -1,10 +1,11 @@
 """A study -> runs: what each arm costs and reports, whether the comparison is fair, and the table of a dry run.
 
-Nothing is trained here, and no file is read or written.
+Nothing is trained here. What identifies a run, here and in the files that are committed, is in the section on settings.
 """
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import math
@@ -13,12 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from transformer import families, settings
+from transformer import families, registry, settings
 from transformer.config import Config
 from transformer.errors import UserError, counted, nearest
 from transformer.files import new_file
+from transformer.registry import Component
 from transformer.studies.statistics import detectable
-from transformer.studies.study import SEARCH_SEED, Fair, Study, arm_configs
+from transformer.studies.study import SEARCH_SEED, Claim, Fair, Metric, Study, arm_configs
 from transformer.studies.verdicts import planned
 from transformer.training import costs as cost_lib
 
@@ -34,12 +36,14 @@ class Run:
     seed: int
     config: Config
     part: Literal["study", "search", "check"] = "study"
+    recorded: str = dataclasses.field(default="", compare=False)  # the hash in results.csv, which names an older workdir
 
     @property
     def hash(self) -> str:
-        """Of the complete settings: a run with other settings is another run."""
-        text = json.dumps(settings.to_dict(self.config), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """Of all settings that change results and are no defaults: a new setting of the library does not change it."""
+        stated = {name: text for name, text in changed(self.config).items() if not _is_free(name)} | sources(self.config)
+        text = json.dumps({"seed": self.seed, **stated}, sort_keys=True)
+        return self.recorded or hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def folder(self, root: Path) -> Path:
         """Its workdir. Where settings change, the folder is another one, so nothing is ever written over."""
@@ -58,14 +62,21 @@ class Plan:
         """Runs that choose the arms' learning rates, of the study's grid or of each arm's own `rates`. They have no test split:
         it is for what was chosen."""
         study, result = self.study, []
-        for arm, config in self.configs.items():
+        for arm in self.configs:
             checked = study.search_fraction < 1 and arm == study.search_check
             for rate in study.learning_rates if rates is None else rates.get(arm, ()):
                 for seed in range(SEARCH_SEED, SEARCH_SEED + study.search_seeds):
-                    whole = _replaced(config, {"train.seed": seed, "data.test": None, "train.learning_rate": rate})
-                    result.append(Run(arm, seed, _shortened(whole, study.search_fraction), "search"))
-                    result += [Run(arm, seed, whole, "check")] if checked else []
+                    result.append(self.run(arm, seed, "search", rate))
+                    result += [self.run(arm, seed, "check", rate)] if checked else []
         return result
+
+    def run(self, arm: str, seed: int, part: Literal["study", "search", "check"], rate: float | None) -> Run:
+        """A run of an arm. `rate`: its learning rate; None: that of the arm's settings."""
+        changes: dict[str, object] = {"train.seed": seed} | ({} if rate is None else {"train.learning_rate": rate})
+        if part != "study":
+            changes["data.test"] = None
+        config = _replaced(self.configs[arm], changes)
+        return Run(arm, seed, _shortened(config, self.study.search_fraction) if part == "search" else config, part)
 
     def runs(self, rates: Mapping[str, float], seeds: int | None = None) -> list[Run]:
         """The runs of the arms, in the order of seeds, so that a study that is stopped has some of each arm.
@@ -73,13 +84,11 @@ class Plan:
         `rates`: the learning rates that were chosen; where the study chooses, an arm without one has no runs. `seeds`: as
         many as the study's if not told.
         """
-        chosen = {arm: {"train.learning_rate": rate} for arm, rate in rates.items()}
-        if not self.study.learning_rates:
-            chosen = dict.fromkeys(self.configs, {})
+        chosen = rates if self.study.learning_rates else dict.fromkeys(self.configs)
         return [
-            Run(arm, seed, _replaced(config, chosen[arm] | {"train.seed": seed}))
+            self.run(arm, seed, "study", chosen[arm])
             for seed in range(self.study.seeds if seeds is None else seeds)
-            for arm, config in self.configs.items()
+            for arm in self.configs
             if arm in chosen
         ]
 
@@ -93,6 +102,87 @@ def _shortened(config: Config, fraction: float) -> Config:
     return _replaced(config, changes | ({"train.warmup_steps": warmup} if config.train.warmup_steps else {}))
 
 
+# --- settings as they are recorded -------------------------------------------------------------------------------------
+
+PATHS = ("data.train", "data.validation", "data.test", "train.init_from", "train.branch_from")  # they may be paths
+SCORING = ("train.steps", "train.decay_steps", "train.patience", "evaluate.", "search.")  # free in a workdir, not in a study
+
+
+def changed(config: Config) -> dict[str, str]:
+    """The settings that differ from their defaults, by name, but for the seed; as on the command line. Of a path its last
+    part."""
+    default = defaults()
+    return {name: text for name, text in _texts(config).items() if name != "train.seed" and text != default.get(name)}
+
+
+def defaults() -> dict[str, str]:
+    """Every setting's default, as `changed` writes it; without those of components that are not the default ones."""
+    return _texts(Config())
+
+
+def _texts(config: Config) -> dict[str, str]:
+    def text(name: str, value: Any) -> str:
+        place = name in (*PATHS, "data.directory") or isinstance(value, Component)
+        return Path(settings.text_of(value)).name if place and value else settings.text_of(value)
+
+    return {name: text(name, value) for name, _, _, value in settings.fields(config)}
+
+
+def _is_free(name: str) -> bool:
+    """Whether a setting says where or how a run is computed, and not what comes of it."""
+    return name in _free() and not name.startswith(SCORING)
+
+
+@functools.cache
+def _free() -> frozenset[str]:
+    return frozenset(name for name, _, field, _ in settings.fields(Config()) if field.metadata.get("free"))
+
+
+def sources(config: Config) -> dict[str, str]:
+    """The files of an arm's own components, each with the beginning of its hash."""
+    components = [value for *_, value in settings.fields(config) if isinstance(value, Component)]
+    return {file.name: digest[:12] for each in components for file, digest in registry.sources(type(each)).items()}
+
+
+def other_settings(config: Config, recorded: Mapping[str, str], before: Mapping[str, str]) -> list[str]:
+    """In which settings a run that was `recorded` (as `changed` has it) is not one of `config`, each as "name was A and is B".
+
+    The library may have changed since: a setting that is new counts if it is not at its default; one that there is no more,
+    if it has not become another one of the same value. `before`: the defaults at that time, as far as they are known.
+    """
+    now, usual = _texts(config), _defaults_of(config)
+    gone = {name: text for name, text in recorded.items() if name not in now}
+    result = []
+    for name, text in now.items():
+        if name == "train.seed" or _is_free(name):
+            continue
+        was = recorded.get(name, before.get(name, usual.get(name)))
+        if was is None or _same(was, text):
+            continue
+        renamed = next((old for old, value in gone.items() if _same(value, text)), None) if name not in recorded else None
+        if renamed is not None and name not in before:
+            del gone[renamed]
+        else:
+            result.append(f"config.base.{name} was {was} and is {text}")
+    return result
+
+
+def _defaults_of(config: Config) -> dict[str, str]:
+    """The default of each setting that this configuration has, those of its components among them."""
+    result = defaults()
+    for name, _, field, _ in settings.fields(config):
+        if name not in result and field.default is not dataclasses.MISSING:
+            result[name] = settings.text_of(field.default)
+    return result
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return one == other or float(one) == float(other)
+    except ValueError:
+        return False
+
+
 # --- the plan as it was before the first run ---------------------------------------------------------------------------
 
 PLAN = "plan.json"
@@ -100,17 +190,10 @@ PLAN = "plan.json"
 
 def as_data(study: Study) -> dict[str, Any]:
     """All that is decided before the first run: arms, claims with their margins, metrics, seeds, rates and rules."""
-    default = settings.to_dict(Config())
-    changes = {
-        f"{section}.{name}" if isinstance(values, dict) else section: value
-        for section, values in settings.to_dict(study.base).items()
-        for name, value in (values.items() if isinstance(values, dict) else [("", values)])
-        if value != (default[section][name] if isinstance(values, dict) else default[section])
-    }
     rest = {field.name: getattr(study, field.name) for field in dataclasses.fields(study) if field.name != "base"}
     rest |= {name: [dataclasses.asdict(each) for each in rest[name]] for name in ("claims", "metrics")}
     rules = {"level": 0.95, "correction": "Holm over all claims", "other pairs": "Games and Howell, exploratory"}
-    return json.loads(json.dumps({"base": changes, **rest, "rules": rules}, default=dict))
+    return json.loads(json.dumps({"base": changed(study.base), **rest, "rules": rules}, default=dict))
 
 
 def digest(data: Mapping[str, Any]) -> str:
@@ -124,28 +207,81 @@ def record(study: Study, root: Path, runs: int) -> None:
         data = as_data(study)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         with new_file(root / PLAN) as new:
-            text = {"hash": digest(data), "written": now, "runs_before": runs, "plan": data}
+            text = {"hash": digest(data), "written": now, "runs_before": runs, "plan": data, "defaults": defaults()}
             new.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
 
 
-def followed(study: Study, folder: Path) -> str:
-    """Whether the plan of a folder is the study's, in a sentence. UserError: plan.json is damaged."""
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """A plan.json. `defaults`: of the library when it was written; empty in older files."""
+
+    hash: str
+    written: str
+    before: int
+    plan: Mapping[str, Any]
+    defaults: Mapping[str, str]
+
+
+def recorded(folder: Path) -> Recorded | None:
+    """The plan.json of a folder; None: there is none. UserError: it is damaged."""
     path = folder / PLAN
     if not path.exists():
-        return "No plan was recorded before the first run."
+        return None
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        plan, written, before = known["plan"], known["written"], known["runs_before"]
-        damaged = digest(plan) != known["hash"]
+        names = ("hash", "written", "runs_before", "plan")
+        result = Recorded(*(known[name] for name in names), known.get("defaults", {}))
+        damaged = digest(result.plan) != result.hash
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged; restore it, or remove it, so that the report says there was no plan") from error
     if damaged:
         raise UserError(f"{path}: it does not have the hash that it states; restore it, or remove it")
-    now = as_data(study)
-    differ = sorted(name for name in {*plan, *now} if plan.get(name) != now.get(name))
-    when = "before the first run" if not before else f"after {counted(before, 'run')}"
-    text = f"The plan (plan.json, {known['hash']}) was written on {written[:10]}, {when}"
+    return result
+
+
+def followed(study: Study, folder: Path) -> str:
+    """Whether the plan of a folder is the study's, in a sentence. UserError: plan.json is damaged."""
+    known = recorded(folder)
+    if known is None:
+        return "No plan was recorded before the first run."
+    now, default = as_data(study), as_data(Study("", {}, ()))
+    differ = sorted(name for name in now if name not in ("base", "arms") and not _as_planned(name, known.plan, now, default))
+    if other_settings(study.base, _flat(known.plan.get("base", {})), known.defaults):
+        differ.append("base")
+    if _values(known.plan.get("arms", {})) != _values(now["arms"]):
+        differ.append("arms")
+    when = "before the first run" if not known.before else f"after {counted(known.before, 'run')}"
+    text = f"The plan (plan.json, {known.hash}) was written on {known.written[:10]}, {when}"
     return f"{text}, and followed." if not differ else f"{text}, and **not followed**: {', '.join(differ)} changed since."
+
+
+def _as_planned(name: str, plan: Mapping[str, Any], now: Mapping[str, Any], default: Mapping[str, Any]) -> bool:
+    """Whether a part of the study is that of the plan; what there was not at that time is as planned at its default."""
+    if name in ("claims", "metrics"):
+        blank = {"claims": dataclasses.asdict(Claim("", "", "better", ())), "metrics": dataclasses.asdict(Metric("", "lower"))}
+        usual = json.loads(json.dumps(blank[name]))
+        found, wanted = plan.get(name, []), now[name]
+        return len(found) == len(wanted) and all(
+            (old.get(key, usual[key]) == new[key]) for old, new in zip(found, wanted, strict=True) for key in new
+        )
+    return plan.get(name, default[name]) == now[name]
+
+
+def _values(arms: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
+    """By arm, the values of its settings, whose names may have changed."""
+    return {name: sorted(changes.values()) for name, changes in arms.items()}
+
+
+def _flat(base: Mapping[str, Any]) -> dict[str, str]:
+    """The settings of the base by name; an older plan.json has those of a component as one value."""
+    result: dict[str, str] = {}
+    for name, value in base.items():
+        if isinstance(value, dict) and "component" in value:
+            parts = {f"{name}.{key}": each for key, each in value.items() if key not in ("component", "sources")}
+            result |= {name: Path(value["component"]).name} | {key: settings.text_of(each) for key, each in parts.items()}
+        else:
+            result[name] = settings.text_of(settings.Variations(value) if isinstance(value, dict) else value)
+    return {name: Path(text).name if name in PATHS else text for name, text in result.items()}
 
 
 def _replaced(config: Config, changes: Mapping[str, object]) -> Config:

@@ -10,12 +10,12 @@ from pathlib import Path
 from transformer import plots
 from transformer.errors import counted, no_failure
 from transformer.files import new_file
-from transformer.studies import figures, flags, limits, resampled, results
+from transformer.studies import figures, flags, limits, resampling, results
 from transformer.studies import findings as found
 from transformer.studies.findings import Findings, Measured
 from transformer.studies.html import page
 from transformer.studies.markdown import ABSENT, Digits, amount, code, listed, p_value, plain, table
-from transformer.studies.plan import TOLERANCE, duration, followed
+from transformer.studies.plan import TOLERANCE, defaults, duration, followed
 from transformer.studies.results import Row
 from transformer.studies.statistics import Interval
 from transformer.studies.study import Study
@@ -26,7 +26,7 @@ FIGURE = "figure"
 
 def write(study: Study, folder: Path) -> None:
     """The report of the results.csv in `folder`, beside it. UserError: there is none, or it cannot be read or written."""
-    rows, sentences = results.read(folder / results.NAME, study), resampled.read(folder / resampled.NAME, study)
+    rows, sentences = results.read(folder / results.NAME, study), resampling.read(folder / resampling.NAME, study)
     findings = found.find(study, rows, sentences, followed(study, folder))
     with no_failure(str(folder), "written"):
         plots.study_figure(figures.panels(findings), *(folder / f"{FIGURE}{ending}" for ending in (".png", ".svg")))
@@ -131,7 +131,7 @@ def _resampled(findings: Findings, measured: Measured) -> list[str]:
     ]
 
 
-def _two(row: resampled.Row, number: Digits) -> list[str]:
+def _two(row: resampling.Row, number: Digits) -> list[str]:
     return [number(row.difference), number.interval(Interval(row.low, row.high)), p_value(row.p)]
 
 
@@ -277,7 +277,7 @@ def _costs(findings: Findings) -> list[str]:
 
 def _settings(findings: Findings) -> list[str]:
     """All settings of the comparison arm that are no defaults, and what each other arm has instead."""
-    study, default = findings.study, results.defaults()
+    study, default = findings.study, defaults()
     first = {arm: runs[0].settings for arm in study.arms if (runs := findings.runs(arm))}
     shown = next(iter(study.cells(study.compare_with)))
     shown = shown if shown in first else next(iter(first))
@@ -319,7 +319,7 @@ def _origin(findings: Findings) -> list[str]:
             ]
         ),
         f"Everything here is made from {code(results.NAME)}, a row a run"
-        + (f", and {code(resampled.NAME)}." if findings.sentences else "."),
+        + (f", and {code(resampling.NAME)}." if findings.sentences else "."),
     ]
 
 

@@ -18,26 +18,18 @@ from typing import Any
 from transformer import cuts, settings
 from transformer.config import Config, DataInfo
 from transformer.cuts import Cut
-from transformer.errors import UserError, nearest, no_failure
+from transformer.errors import UserError, counted, nearest, no_failure
 from transformer.files import new_file
 from transformer.runtime.workdir import Workdir, read_cuts, read_json
+from transformer.studies import plan as plans
 from transformer.studies.outcomes import Outcome, chooser
-from transformer.studies.plan import Plan, Run
+from transformer.studies.plan import Plan, Run, changed
 from transformer.studies.study import Metric, Study
 from transformer.training import costs
 from transformer.training.telemetry import read_metrics
 
 NAME = "results.csv"
 POINTS = 50  # of a curve, at most
-PLACES = (
-    "data.directory",
-    "data.train",
-    "data.validation",
-    "data.test",
-    "train.init_from",
-    "train.branch_from",
-)  # they may be paths
-
 Curve = Sequence[tuple[int, float]]
 
 
@@ -57,34 +49,61 @@ def curve_of(study: Study) -> str:
 # --- from workdirs -----------------------------------------------------------------------------------------------------
 
 
-Rows = Mapping[tuple[str, ...], Mapping[str, str]]  # of runs that ended, by `_key`
+Rows = Mapping[Run, Mapping[str, str]]  # of runs that ended
 
 
-def ended(root: Path) -> dict[tuple[str, ...], dict[str, str]]:
-    """The rows of a results.csv, if there is one, of runs that finished or diverged: they need no workdir to be kept."""
-    if not (root / NAME).is_file():
+def kept(plan: Plan, root: Path) -> dict[Run, dict[str, str]]:
+    """The rows of a results.csv, if there is one, of runs that finished or diverged: they need no workdir to be kept.
+
+    UserError: one is of an arm that there is not, or was trained with other settings than the arm's now.
+    """
+    path = root / NAME
+    if not path.is_file():
         return {}
-    with no_failure(str(root / NAME), "read"), (root / NAME).open(encoding="utf-8", newline="") as file:
+    with no_failure(str(path), "read"), path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get("status") in ("finished", "diverged")]
-    return {tuple(row.get(name) or "" for name in ("part", "arm", "seed", "settings")): row for row in rows}
+    before = known.defaults if (known := plans.recorded(root)) else {}
+    result: dict[Run, dict[str, str]] = {}
+    for number, row in enumerate(rows, 2):
+        run, where = _run_of(plan, row, f"{path}, row {number}"), f"{path}: a finished run of arm {row['arm']!r}"
+        stated = dict(item.partition("=")[::2] for item in shlex.split(row["settings"] or ""))
+        others = plans.other_settings(run.config, stated, before) + _other_files(run, row.get("sources") or "")
+        if others:
+            more = f" ({counted(len(others) - 1, 'other difference')} not shown)" if others[1:] else ""
+            raise UserError(
+                f"{where} would be lost: {others[0]}{more}; "
+                "change it back, or train the study in another --workdir (or remove the row, to train the run again)"
+            )
+        result[run] = row
+    return result
 
 
-def _key(run: Run) -> tuple[str, ...]:
-    """What a run is known by in a results.csv of whatever machine: all settings that are no defaults, of paths the last
-    part."""
-    return run.part, run.arm, str(run.seed), _settings(run.config)
+def _run_of(plan: Plan, row: Mapping[str, str], where: str) -> Run:
+    """The run that a row is of, as the plan has it now."""
+    arm, part = row.get("arm"), row.get("part")
+    if arm not in plan.configs or part not in ("study", "search", "check"):
+        raise UserError(
+            f"{where}: a finished run of arm {arm!r}, which the study does not have{nearest(str(arm), plan.configs)}; add the "
+            "arm, or train the study in another --workdir"
+        )
+    try:
+        seed, rate = int(row["seed"]), float(row["learning_rate"]) if row["learning_rate"] else None
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{where}: damaged, {error}; restore it") from error
+    searched = part != "study" or plan.study.learning_rates
+    run = plan.run(arm, seed, part, rate if searched else None)
+    return dataclasses.replace(run, recorded=row.get("hash") or "")
 
 
-def _settings(config: Config) -> str:
-    return shlex.join(f"{name}={value}" for name, value in changed(config).items())
+def _other_files(run: Run, recorded: str) -> list[str]:
+    """Variants whose files are not those that a run was trained with."""
+    then, now = dict(item.partition("=")[::2] for item in recorded.split()), plans.sources(run.config)
+    return [f"the file {name} has changed since" for name in now if then.get(name, now[name]) != now[name]]
 
 
-def outcome(run: Run, rows: Rows, metrics: Sequence[Metric]) -> Outcome | None:
-    """What a row says came of a run; None: there is no such row, or it was written without one of the metrics."""
-    row = rows.get(_key(run))
-    if row is None or any(metric.label not in row for metric in metrics):
-        return None
-    texts = {metric.label: row[metric.label] for metric in metrics if row[metric.label]}
+def outcome(row: Mapping[str, str], metrics: Sequence[Metric]) -> Outcome:
+    """What a row says came of a run. A metric that it does not have is absent."""
+    texts = {metric.label: text for metric in metrics if (text := row.get(metric.label))}
     never = _not_reached(row.get("not_reached"))
     values = {label: math.inf if label in never else float(text) for label, text in texts.items()}
     return Outcome("finished" if row["status"] == "finished" else "diverged", values, row.get("error") or "")
@@ -96,8 +115,8 @@ def _not_reached(text: str | None) -> frozenset[str]:
 
 
 def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome], rows: Rows | None = None) -> None:
-    """A row for every run with an outcome, in the order of the study's arms and seeds; the whole file at once. Those without a
-    workdir keep their row of `rows`."""
+    """A row for every run with an outcome, in the order of the study's arms and seeds; the whole file at once. Those that have
+    one in `rows` keep it."""
     arms, study = list(plan.configs), plan.study
     ordered = sorted(outcomes, key=lambda run: (run.part, arms.index(run.arm), run.seed, run.config.train.learning_rate or 0))
     head = ["part", "arm", "seed", "status", *(metric.label for metric in columns(study)), "learning_rate", "parameters"]
@@ -110,6 +129,7 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome], rows: Rows | 
         "hash",
         "error",
         "settings",
+        "sources",
         "cuts",
         "not_reached",
         f"curve of {curve_of(study)}",
@@ -118,9 +138,11 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome], rows: Rows | 
         writer = csv.DictWriter(file, head, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for run in ordered:
-            gone = not Workdir(run.folder(root)).config_file.exists()
-            known = (rows or {}).get(_key(run)) if gone else None
-            writer.writerow(known or _row(run, outcomes[run], run.folder(root), curve_of(study)))
+            found = outcomes[run]
+            if known := (rows or {}).get(run):  # a metric may be new
+                writer.writerow({label: value for label, value in found.metrics.items() if math.isfinite(value)} | known)
+            else:
+                writer.writerow(_row(run, found, run.folder(root), curve_of(study)))
 
 
 def _row(run: Run, found: Outcome, folder: Path, curve: str) -> dict[str, Any]:
@@ -128,7 +150,8 @@ def _row(run: Run, found: Outcome, folder: Path, curve: str) -> dict[str, Any]:
     row |= {name: run.config.train.steps if value == math.inf else value for name, value in found.metrics.items()}
     row["not_reached"] = "; ".join(name for name, value in found.metrics.items() if value == math.inf)
     row |= {"learning_rate": run.config.train.learning_rate, "hash": run.hash, "error": found.error}
-    row |= {"settings": _settings(run.config)}
+    row |= {"settings": shlex.join(f"{name}={text}" for name, text in changed(run.config).items())}
+    row |= {"sources": " ".join(f"{name}={digest}" for name, digest in plans.sources(run.config).items())}
     row["cuts"] = json.dumps(cuts.to_json(_cuts(workdir)), ensure_ascii=False) if row["status"] == "finished" else ""
     points = [(line["step"], line[curve]) for line in read_metrics(workdir.metrics_file) if curve in line]
     row[f"curve of {curve}"] = " ".join(f"{step}:{math.nan if value is None else value:.5g}" for step, value in _few(points))
@@ -152,25 +175,6 @@ def _cuts(workdir: Workdir) -> list[Cut]:
     files = [file for split in ("test", "validation") if (file := workdir.evaluation_file(split)).exists()]
     scored = [cut for file in files for cut in read_cuts(file, read_json(file).get("cuts", []))]
     return list(dict.fromkeys([*workdir.cuts(), *scored]))
-
-
-def changed(config: Config) -> dict[str, str]:
-    """The settings that differ from their defaults, by name, but for the seed. Of a path its last part."""
-    usual = settings.plain(Config())
-    differ = {n: value for n, value in settings.plain(config).items() if value != usual.get(n, ...) and n != "train.seed"}
-    return {name: _text(Path(value).name if name in PLACES and value else value) for name, value in differ.items()}
-
-
-def defaults() -> dict[str, str]:
-    """Every setting's default, as `changed` writes it."""
-    return {name: _text(value) for name, value in settings.plain(Config()).items()}
-
-
-def _text(value: Any) -> str:
-    """A setting as on the command line."""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def _few(points: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:

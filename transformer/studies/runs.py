@@ -11,13 +11,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from transformer.config import Config
 from transformer.data import sources
 from transformer.data.sources.records import read_synthetic
+from transformer.errors import UserError
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
 from transformer.settings import replace
@@ -50,36 +51,58 @@ def run_all(plan: Plan, root: Path, train: Train, place: Place, stream: TextIO |
     """
     study = plan.study
     found: dict[Run, Outcome] = {}
-    rows: dict[tuple[str, ...], dict[str, str]] = {}
-    with only_run(root), Stop() as stop, contextlib.closing(place), Progress(plan, stream or sys.stderr) as progress:
+    with only_run(root), Stop() as stop, contextlib.closing(place):
+        rows = results.kept(plan, root)
+        same = {run: run for run in rows}  # with the hash by which its workdir is known
+        progress = Progress(plan, stream or sys.stderr)
 
         def ended(run: Run, result: Outcome) -> None:
             found[run] = result
             results.write(plan, root, found, rows)
             progress.ended(run, result)
 
-        def all_of(runs: Sequence[Run], metrics: Sequence[Metric]) -> None:
+        def look(runs: Sequence[Run], metrics: Sequence[Metric]) -> None:
+            """For what came of runs that have ended."""
             for run in runs:
                 result = outcomes.read(run.folder(root), run.config, metrics, study.max_rise)
-                if result := result or results.outcome(run, rows, metrics):
+                if run in rows and (row := results.outcome(rows[run], metrics)):
+                    result = dataclasses.replace(row, metrics={**(result.metrics if result else {}), **row.metrics})
+                if result:
                     found[run] = result
+
+        def all_of(runs: Sequence[Run], metrics: Sequence[Metric]) -> None:
+            runs = [same.get(run, run) for run in runs]
+            look([run for run in runs if run not in rows], metrics)
             progress.begin(found, runs)
             results.write(plan, root, found, rows)
             waiting = [run for run in runs if run not in found]
             _execute(waiting, root, train, place, metrics, stop, ended, progress.watch, study.max_rise)
 
-        rows |= results.ended(root)
+        look(list(rows), results.columns(study))
         record(study, root, len(rows))
-        tried = plan.search()
-        while tried and not stop:
-            all_of(tried, [*study.metrics, outcomes.chooser(study)])
-            tried = [run for run in plan.search(outcomes.wider(study, found)) if run not in found]  # else one failed here
-        rates = outcomes.choose(study, found)
-        if not stop:
-            all_of(plan.runs(rates), study.metrics)
-        if not stop and (seeds := findings.seeds_needed(study, root)) > study.seeds:
-            all_of(plan.runs(rates, seeds), study.metrics)
+        with progress:
+            tried = plan.search()
+            while tried and not stop:
+                all_of(tried, [*study.metrics, outcomes.chooser(study)])
+                tried = [run for run in plan.search(outcomes.wider(study, found)) if run not in found]  # else one failed here
+            rates = outcomes.choose(study, found)
+            _check_rates(root, rows, rates if study.learning_rates else {})
+            if not stop:
+                all_of(plan.runs(rates), study.metrics)
+            if not stop and (seeds := findings.seeds_needed(study, root)) > study.seeds:
+                all_of(plan.runs(rates, seeds), study.metrics)
     return Results(found, bool(stop))
+
+
+def _check_rates(root: Path, rows: Iterable[Run], rates: Mapping[str, float]) -> None:
+    """UserError: finished runs of an arm were trained at another learning rate than the one that is chosen now."""
+    for run in rows:
+        if run.part == "study" and run.arm in rates and run.config.train.learning_rate != rates[run.arm]:
+            raise UserError(
+                f"{root / results.NAME}: finished runs of arm {run.arm!r} have the learning rate "
+                f"{run.config.train.learning_rate:g}, and the search now chooses {rates[run.arm]:g}; set config.learning_rates "
+                "back, or remove their rows, to train them again"
+            )
 
 
 def _execute(

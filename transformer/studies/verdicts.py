@@ -43,7 +43,7 @@ class Quantity(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """A metric's runs. `shared`: what the test's sentences add to the standard error of a pair (`bootstrap.shared_error`).
+    """A metric's runs. `shared`: what the test's sentences add to the standard error of a pair (`resampling.shared_error`).
     `cells`: names that stand for the mean of several arms, those of the tasks. `name`: what was measured."""
 
     table: Table

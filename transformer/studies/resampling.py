@@ -1,0 +1,268 @@
+"""What differences of arms are worth on other test sentences too, by resampling them; from the outputs that runs have kept.
+
+A score of a whole test set, such as BLEU, is a function of sums over sentences: `score` maps sums (..., K) to scores (...), for
+BLEU K counts of n-grams and lengths. resamples.csv has, of each run, its score on B resamples, the same ones for all runs;
+sentences.csv, made from it, a row of each pair of arms and score: the standard error that sentences add to that of the seeds,
+and, of one checkpoint of either side, what resampling sentences says. Letters: R seeds, S sentences, K statistics of a
+sentence, B resamples.
+"""
+
+import base64
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from transformer.data.text import lines as file_lines
+from transformer.errors import UserError, no_failure
+from transformer.files import new_file
+from transformer.inference import scores
+from transformer.inference.sums import SUMS, of_sentences
+from transformer.runtime.workdir import Workdir
+from transformer.studies.outcomes import Outcome
+from transformer.studies.plan import Plan, Run
+from transformer.studies.statistics import Interval, Pair, neighbours
+from transformer.studies.study import Metric, Study
+
+Score = Callable[[np.ndarray], np.ndarray]
+
+NAME, RUNS = "sentences.csv", "resamples.csv"
+COLUMNS = ("metric", "arm", "against", "error", "seed", "difference", "low", "high", "p")
+SAMPLES = 1000
+
+
+# --- the bootstrap -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """The score of a checkpoint on the test's `sentences`, and on resamples of them."""
+
+    value: float
+    values_B: np.ndarray
+    sentences: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Our checkpoint minus theirs, on sentences of this kind."""
+
+    value: float
+    interval: Interval
+    p: float
+
+
+def resample(score: Score, statistics_SxK: np.ndarray, samples: int = SAMPLES, seed: int = 0) -> Resampled:
+    """The draws depend on `seed` and the number of sentences alone, so that runs can be compared pairwise."""
+    rng, statistics_SxK = np.random.default_rng(seed), np.asarray(statistics_SxK, dtype=np.float64)
+    count = len(statistics_SxK)
+    sums_BxK = np.empty((samples, statistics_SxK.shape[1]))
+    for row_K in sums_BxK:
+        row_K[:] = np.bincount(rng.integers(count, size=count), minlength=count) @ statistics_SxK
+    return Resampled(float(score(statistics_SxK.sum(axis=0))), score(sums_BxK), count)
+
+
+def checkpoints(ours: Resampled, theirs: Resampled, level: float = 0.95) -> Difference:
+    """Paired bootstrap over the sentences of two checkpoints (Koehn 2004): nothing about other seeds of the same arms.
+
+    The interval is of percentiles. p is the share of resamples that stray from their mean as far as the difference is from
+    0, either way (Riezler & Maxwell 2005); SacreBLEU's paired bootstrap counts one way and gives about half.
+    UserError if the two were not scored on the same sentences.
+    """
+    _check_alike(ours, theirs)
+    value, difference_B = ours.value - theirs.value, ours.values_B - theirs.values_B
+    low, high = np.quantile(difference_B, [(1 - level) / 2, (1 + level) / 2])
+    stray = np.abs(difference_B - difference_B.mean()) >= abs(value)
+    return Difference(value, Interval(float(low), float(high)), (int(stray.sum()) + 1) / (len(difference_B) + 1))
+
+
+def shared_error(ours: Sequence[Resampled], theirs: Sequence[Resampled]) -> float | None:
+    """Standard error of the difference of two arms, our mean over seeds minus theirs, for its sentences being these.
+
+    Number r of both is seed r. What a resample of sentences does to all seeds alike is the covariance of their differences;
+    what it does to each seed by itself shows as a difference between seeds already, and is not counted again. None with fewer
+    than two seeds. UserError if the two were not scored on the same sentences.
+    """
+    _check_alike(*ours, *theirs)
+    if len(ours) < 2:
+        return None
+    difference_RxB = np.stack([our.values_B - their.values_B for our, their in zip(ours, theirs, strict=True)])
+    covariance_RxR, runs = np.cov(difference_RxB), len(ours)
+    shared = (covariance_RxR.sum() - covariance_RxR.trace()) / (runs * (runs - 1))
+    return float(max(shared, 0.0)) ** 0.5
+
+
+def _check_alike(*runs: Resampled) -> None:
+    if len({(run.sentences, len(run.values_B)) for run in runs}) > 1:
+        counts = " and ".join(str(count) for count in sorted({run.sentences for run in runs}))
+        raise UserError(f"scores of {counts} sentences are compared: score all runs on the same sentences")
+
+
+# --- sentences.csv -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """`error`: the standard error that all seeds of the pair share (`shared_error`); None: fewer than two, or nobody
+    asked. The others are of the checkpoints of `seed` alone: `arm` minus `against`, and its interval of 95 %."""
+
+    metric: str
+    arm: str
+    against: str
+    error: float | None
+    seed: int
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a run said: statistics of its sentences, and how many words the source of each has."""
+
+    statistics_SxK: np.ndarray
+    words: Sequence[int]
+
+    def of(self, words: range | None) -> np.ndarray:
+        """The statistics of sources of so many words; None: all."""
+        return self.statistics_SxK[[words is None or count in words for count in self.words]]
+
+
+def summed(metric: Metric) -> bool:
+    """Whether it is made of sums over sentences: all, those of sources of so many words, or all as long as references."""
+    known = metric.where in ("", scores.TRUE_LENGTH) or scores.bucket(metric.where) is not None
+    return known and metric.score in SUMS and metric.take == "last"
+
+
+def pairs(study: Study) -> list[Pair]:
+    """The arms that a report compares: each with `compare_with`, and the pairs of claims."""
+    each = [(arm, study.against(arm)) for arm in study.arms if arm != study.against(arm)]
+    claimed = [pair for claim in study.claims if claim.kind == "order" for pair in neighbours(claim.arms)]
+    claimed += [(arm, claim.against) for claim in study.claims if claim.against for arm in claim.arms]
+    claimed = [pair for pair in claimed if set(pair) <= set(study.arms)]
+    return each + [pair for pair in dict.fromkeys(claimed) if pair not in each and pair[::-1] not in each]
+
+
+def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome]) -> None:
+    """Both files, if there are outputs of a metric's arms to compare; else none, nor older ones.
+
+    Of runs without a workdir what resamples.csv has is kept, and rows of pairs of which it does not have all runs.
+    """
+    study, rows, old = plan.study, [], read(root / NAME, plan.study)
+    finished = [run for run, found in outcomes.items() if run.part == "study" and found.status == "finished"]
+    known = _runs(plan, root, sorted(finished, key=lambda run: (list(study.arms).index(run.arm), run.seed)))
+    for metric in filter(summed, study.metrics):
+        for pair in pairs(study):
+            mine = {arm: {run.seed for run in finished if run.arm == arm} for arm in pair}
+            seeds = [seed for seed in sorted(mine[pair[0]]) if all((metric.label, arm, seed) in known for arm in pair)]
+            whole = all(set(seeds) == each for each in mine.values())
+            kept = [row for row in old if (row.metric, row.arm, row.against) == (metric.label, *pair)]
+            if kept and not whole:
+                rows += kept
+            elif seeds:
+                rows.append(_compared(metric, pair, seeds[0], *([known[metric.label, arm, s] for s in seeds] for arm in pair)))
+    _write(root / NAME, COLUMNS, [[getattr(row, name) for name in COLUMNS] for row in rows])
+
+
+def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    path.unlink(missing_ok=True)
+    if rows:
+        with new_file(path) as new, new.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(rows)
+
+
+def _runs(plan: Plan, root: Path, finished: Sequence[Run]) -> dict[tuple[str, str, int], Resampled]:
+    """By metric, arm and seed, what runs have; resamples.csv is brought up to date."""
+    columns, result = ("metric", "arm", "seed", "sentences", "score", "unit", "resampled"), {}
+    lines: dict[tuple[str, str, int], list[str]] = {}
+    if (root / RUNS).is_file():
+        with no_failure(str(root / RUNS), "read"), (root / RUNS).open(encoding="utf-8", newline="") as file:
+            lines = {(line[0], line[1], int(line[2])): line for line in [*csv.reader(file)][1:]}
+    outputs: dict[tuple[Run, str, str, str], Outputs | None] = {}  # once for all ranges of a split's score
+    for metric in filter(summed, plan.study.metrics):
+        field = scores.OF_TRUE_LENGTH if metric.where == scores.TRUE_LENGTH else scores.PREDICTION
+        for run in finished:
+            key, which = (metric.label, run.arm, run.seed), (run, metric.split, metric.score, field)
+            if which not in outputs:
+                outputs[which] = _outputs(run, root, *which[1:])
+            if (each := outputs[which]) is not None:
+                chosen = each.of(scores.bucket(metric.where))
+                if len(chosen) < scores.FEWEST:
+                    continue
+                lines[key] = [*map(str, key), *_packed(resample(SUMS[metric.score].score, chosen))]
+            if key not in lines:
+                continue
+            try:
+                result[key] = _unpacked(lines[key])
+            except (ValueError, IndexError) as error:
+                raise UserError(f"{root / RUNS}: damaged; restore it, or remove it") from error
+    _write(root / RUNS, columns, [lines[key] for key in result])
+    return result
+
+
+def _packed(run: Resampled) -> list[str]:
+    """As texts: sentences, score, unit, and the resamples' distances from the score as 16-bit numbers of that unit."""
+    apart_B = run.values_B - run.value
+    unit = float(f"{np.abs(apart_B).max() / 32767 or 1.0:.6g}") * (1 + 1e-5)
+    whole_B = np.rint(apart_B / unit).astype("<i2")
+    return [str(run.sentences), repr(run.value), repr(unit), base64.b64encode(whole_B.tobytes()).decode()]
+
+
+def _unpacked(line: Sequence[str]) -> Resampled:
+    sentences, value, unit = int(line[3]), float(line[4]), float(line[5])
+    whole_B = np.frombuffer(base64.b64decode(line[6], validate=True), "<i2")
+    return Resampled(value, value + unit * whole_B.astype(np.float64), sentences)
+
+
+def _outputs(run: Run, root: Path, split: str, score: str, field: str) -> Outputs | None:
+    """None: the run has left none."""
+    path = Workdir(run.folder(root)).outputs_file(split)
+    if not path.is_file():
+        return None
+    lines = [json.loads(line) for line in file_lines(path.read_text(encoding="utf-8"))]
+    if any(field not in line for line in lines):
+        return None
+    outputs, references = ([line[side] for line in lines] for side in (field, "reference"))
+    statistics_SxK = of_sentences(score, outputs, references, run.config.evaluate.bleu_tokenize)
+    return Outputs(statistics_SxK, [len(line["source"].split()) for line in lines])
+
+
+def _compared(metric: Metric, pair: Pair, seed: int, ours: Sequence[Resampled], theirs: Sequence[Resampled]) -> Row:
+    error, two = shared_error(ours, theirs), checkpoints(ours[0], theirs[0])
+    value, low, high, p = (float(f"{x:.6g}") for x in (two.value, *two.interval, two.p))
+    return Row(metric.label, *pair, None if error is None else float(f"{error:.6g}"), seed, value, low, high, p)
+
+
+def read(path: Path, study: Study) -> list[Row]:
+    """What `write` wrote; nothing if there is no such file. UserError: damaged, or of another study."""
+    if not path.is_file():
+        return []
+    with no_failure(str(path), "read"):
+        data = path.read_text(encoding="utf-8")
+    lines = list(csv.DictReader(io.StringIO(data, newline="")))
+    rows = []
+    for number, line in enumerate(lines, 2):
+        try:
+            error = float(line["error"]) if line["error"] else None
+            values = [float(line[name]) for name in COLUMNS[5:]]
+            row = Row(line["metric"], line["arm"], line["against"], error, int(line["seed"]), *values)
+        except (KeyError, TypeError, ValueError) as wrong:
+            raise UserError(f"{path}, line {number}: damaged; --mode=ablate makes the file again from the runs") from wrong
+        known = {row.arm, row.against} <= set(study.arms) and row.metric in [metric.label for metric in study.metrics]
+        if not known or not math.isfinite(row.difference):
+            raise UserError(f"{path}, line {number}: it is not of this study; is --config the study's file?")
+        rows.append(row)
+    return rows
+
+
+def shared(rows: Sequence[Row], metric: Metric) -> dict[Pair, float]:
+    """By pair, for `statistics.contrasts`."""
+    return {(row.arm, row.against): row.error for row in rows if row.metric == metric.label and row.error is not None}
