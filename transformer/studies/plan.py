@@ -72,7 +72,9 @@ class Plan:
 
     def run(self, arm: str, seed: int, part: Literal["study", "search", "check"], rate: float | None) -> Run:
         """A run of an arm. `rate`: its learning rate; None: that of the arm's settings."""
-        changes: dict[str, object] = {"train.seed": seed} | ({} if rate is None else {"train.learning_rate": rate})
+        changes: dict[str, object] = {"train.seed": seed}
+        if rate is not None:
+            changes["train.learning_rate"] = rate
         if part != "study":
             changes["data.test"] = None
         config = _replaced(self.configs[arm], changes)
@@ -229,8 +231,8 @@ def recorded(folder: Path) -> Recorded | None:
         return None
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        names = ("hash", "written", "runs_before", "plan")
-        result = Recorded(*(known[name] for name in names), known.get("defaults", {}))
+        defaults = known.get("defaults", {})
+        result = Recorded(known["hash"], known["written"], known["runs_before"], known["plan"], defaults)
         damaged = digest(result.plan) != result.hash
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged; restore it, or remove it, so that the report says there was no plan") from error

@@ -11,7 +11,7 @@ import io
 import json
 import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def kept(plan: Plan, root: Path) -> dict[Run, dict[str, str]]:
     result: dict[Run, dict[str, str]] = {}
     for number, row in enumerate(rows, 2):
         run, where = _run_of(plan, row, f"{path}, row {number}"), f"{path}: a finished run of arm {row['arm']!r}"
-        stated = dict(item.partition("=")[::2] for item in shlex.split(row["settings"] or ""))
+        stated = _pairs(shlex.split(row.get("settings") or ""))
         others = plans.other_settings(run.config, stated, before) + _other_files(run, row.get("sources") or "")
         if others:
             more = f" ({counted(len(others) - 1, 'other difference')} not shown)" if others[1:] else ""
@@ -80,10 +80,10 @@ def kept(plan: Plan, root: Path) -> dict[Run, dict[str, str]]:
 
 def _run_of(plan: Plan, row: Mapping[str, str], where: str) -> Run:
     """The run that a row is of, as the plan has it now."""
-    arm, part = row.get("arm"), row.get("part")
+    arm, part = row.get("arm", ""), row.get("part", "")
     if arm not in plan.configs or part not in ("study", "search", "check"):
         raise UserError(
-            f"{where}: a finished run of arm {arm!r}, which the study does not have{nearest(str(arm), plan.configs)}; add the "
+            f"{where}: a finished run of arm {arm!r}, which the study does not have{nearest(arm, plan.configs)}; add the "
             "arm, or train the study in another --workdir"
         )
     try:
@@ -97,8 +97,12 @@ def _run_of(plan: Plan, row: Mapping[str, str], where: str) -> Run:
 
 def _other_files(run: Run, recorded: str) -> list[str]:
     """Variants whose files are not those that a run was trained with."""
-    then, now = dict(item.partition("=")[::2] for item in recorded.split()), plans.sources(run.config)
+    then, now = _pairs(recorded.split()), plans.sources(run.config)
     return [f"the file {name} has changed since" for name in now if then.get(name, now[name]) != now[name]]
+
+
+def _pairs(items: Iterable[str]) -> dict[str, str]:
+    return {name: text for name, _, text in (item.partition("=") for item in items)}
 
 
 def outcome(row: Mapping[str, str], metrics: Sequence[Metric]) -> Outcome:
@@ -140,7 +144,7 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome], rows: Rows | 
         for run in ordered:
             found = outcomes[run]
             if known := (rows or {}).get(run):  # a metric may be new
-                writer.writerow({label: value for label, value in found.metrics.items() if math.isfinite(value)} | known)
+                writer.writerow({**{label: each for label, each in found.metrics.items() if math.isfinite(each)}, **known})
             else:
                 writer.writerow(_row(run, found, run.folder(root), curve_of(study)))
 
