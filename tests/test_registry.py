@@ -14,6 +14,8 @@ from transformer.components.positions import Positions
 from transformer.config import Config
 from transformer.errors import UserError
 from transformer.modes import training
+from transformer.runtime import workdir as workdirs
+from transformer.studies.plan import Run
 
 SOFT_CAP = '''
 """Logits bounded by a soft cap."""
@@ -157,3 +159,45 @@ def test_a_run_with_a_variant_keeps_a_copy_and_its_workdir_runs_nothing(variant,
 def test_names_that_are_registered():
     assert {"multi_head"} <= Attention.registry.keys() and Attention.kind is Attention
     assert {"none", "sinusoidal", "learned", "rotary", "alibi", "t5", "shaw"} == Positions.registry.keys()
+
+
+def of_a_layer_type(variant, **more):
+    named = {"attention": f"{variant}:SoftCap"} | {f"attention.{name}": value for name, value in more.items()}
+    below = {f"model.layer_types.local.{name}": value for name, value in named.items()}
+    return settings.override(Config(), {"model.layer_pattern": "local", "model.positions": "none"} | below)
+
+
+def test_a_layer_type_s_class_is_recorded_as_the_model_s_is(variant, tmp_path, monkeypatch):
+    """Its file is hashed, copied for the record, loaded by other processes, and refused where it has changed."""
+    monkeypatch.chdir(tmp_path)
+    config = of_a_layer_type(variant, cap="30")
+    local = config.model.layers_of_period("decoder")[0]
+    assert type(local.attention).__name__ == "SoftCap" and local.attention.cap == 30
+    written = json.loads(json.dumps(settings.to_dict(config)))
+    assert written["model"]["layer_types"]["local"]["attention"]["sources"].keys() == {"soft_cap.py"}
+    assert settings.from_dict(written, Config) == config
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).model.layers_of_period('decoder')[0].attention.cap)"
+    there = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(config), capture_output=True, cwd=ROOT)
+    assert there.stdout == b"30.0\n", there.stderr
+    workdir = workdirs.create(tmp_path / "run", config, print)
+    assert (workdir.path / "variants" / "soft_cap.py").read_text() == SOFT_CAP and workdir.config() == config
+    known = Run("a", 0, config).hash
+    variant.write_text(SOFT_CAP + "\n# another line\n")
+    assert Run("a", 0, config).hash != known
+    said = message(workdir.config)
+    assert "model.layer_types.local.attention" in said and "soft_cap.py has changed" in said
+    registry.forget(variant)
+    for name in ("attention", {"component": "soft_cap.py:SoftCap"}, "soft_cap.py:SoftCap"):
+        if name != "attention":  # as it is written, then as a hand may write it
+            written["model"]["layer_types"]["local"]["attention"] = name
+            (workdir.path / "config.json").write_text(json.dumps(written))
+        said = message(workdir.config)
+        assert "model.layer_types.local.attention" in said and "--variants=soft_cap.py" in said
+
+
+def test_a_layer_type_may_have_an_object(variant):
+    """With the settings that it has, not those of its class."""
+    made = with_attention(f"{variant}:SoftCap", cap="30", bias="false").model.attention
+    config = settings.override(Config(), {"model.layer_pattern": "local", "model.positions": "none"})
+    config = settings.replace(config, "model.layer_types", settings.Variations({"local": {"attention": made}}))
+    assert config.model.layers_of_period("encoder")[0].attention == made

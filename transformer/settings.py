@@ -33,13 +33,28 @@ def setting(default: Any, meaning: str, **limits: Any) -> Any:
 
 
 class Variations(tuple[tuple[str, tuple[tuple[str, str], ...]], ...]):
-    """Named sets of settings, {name: {setting: value}}, hashable; values are texts, as on the command line."""
+    """Named sets of settings, {name: {setting: value}}, hashable; values are texts, as on the command line.
+
+    A component may be given as an object; its settings are then listed after it.
+    """
 
     def __new__(cls, values: Any = ()) -> "Variations":
         if not isinstance(values, Mapping):
             values = dict(values)
-        pairs = ((str(name), tuple((n, text_of(v)) for n, v in dict(each).items())) for name, each in values.items())
-        return super().__new__(cls, pairs)
+        return super().__new__(cls, ((str(name), tuple(_texts(dict(each)))) for name, each in values.items()))
+
+    def __reduce__(self) -> Any:
+        files = [str(file) for each in self.classes("config").values() for file in registry.sources(each)]
+        return _rebuild, (self.plain(), files)
+
+    def classes(self, where: str) -> dict[tuple[str, str], type[Component]]:
+        """The classes in files that values name, by (name, setting). UserError, beginning with `where`: not loaded."""
+        return {
+            (name, setting): registry.find(Component, text, f"{where}.{name}.{setting}")
+            for name, each in self
+            for setting, text in each
+            if ".py:" in text
+        }
 
     def get(self, name: str) -> dict[str, str]:
         """The settings of that name. KeyError."""
@@ -48,6 +63,20 @@ class Variations(tuple[tuple[str, tuple[tuple[str, str], ...]], ...]):
     def plain(self) -> dict[str, dict[str, str]]:
         """Nested dictionaries."""
         return {name: dict(each) for name, each in self}
+
+
+def _rebuild(values: dict[str, dict[str, str]], files: list[str]) -> Variations:
+    """Inverse of pickling `Variations`: a worker process loads the files that its parent was given."""
+    for file in files:
+        registry.load_file(file, "a worker process")
+    return Variations(values)
+
+
+def _texts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        yield name, text_of(value)
+        if isinstance(value, Component):
+            yield from ((below, text_of(each)) for below, _, _, each in fields(value, f"{name}."))
 
 
 def text_of(value: Any) -> str:
@@ -131,7 +160,7 @@ def override(config: C, overrides: Mapping[str, Any], load: bool = True) -> C:
         if (
             varied := next((n for n, kind in known.items() if kind is Variations and name.startswith(f"{n}.")), None)
         ) is not None:
-            config = replace(config, varied, _varied(get(config, varied), name.removeprefix(f"{varied}."), text, name))
+            config = replace(config, varied, _varied(get(config, varied), name.removeprefix(f"{varied}."), text, name, load))
             continue
         if name not in known:
             raise UserError(f"--config.{name}: there is no such setting{_hint(name, known)}")
@@ -169,12 +198,15 @@ def _load(text: Any, name: str) -> None:
         registry.load_file(text.rpartition(":")[0], f"--config.{name}")
 
 
-def _varied(old: Variations, path: str, text: str, name: str) -> Variations:
-    """With the setting `NAME.SETTING` of a variation replaced, as the command line says it."""
+def _varied(old: Variations, path: str, text: str, name: str, load: bool) -> Variations:
+    """`old` with NAME.SETTING, which is `path`, set to `text`. `name`: the whole name of the setting."""
     which, _, setting_name = path.partition(".")
     if not setting_name:
         raise UserError(f"--config.{name}: names no setting; wants {name}.SETTING=VALUE")
-    _load(text, name)
+    if load:
+        _load(text, name)
+    if isinstance(text, str) and ".py:" in text:
+        text = registry.reference(registry.find(Component, text, f"--config.{name}"))
     values = old.plain()
     return Variations(values | {which: values.get(which, {}) | {setting_name: text}})
 
@@ -257,16 +289,30 @@ def from_file(
 def to_dict(config: Any) -> dict[str, Any]:
     """Nested plain values, for JSON; a component's have its class's name under "component", and the hashes of its files."""
     if isinstance(config, Variations):
-        return config.plain()
+        values: dict[str, Any] = config.plain()
+        for (name, varied), cls in config.classes("config").items():
+            values[name][varied] = _recorded(cls)
+        return values
     if not dataclasses.is_dataclass(config):
         return config
     values = {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, Component):
-        named: dict[str, Any] = {"component": registry.reference(type(config))}
-        if hashes := {file.name: digest for file, digest in registry.sources(type(config)).items()}:
-            named["sources"] = hashes
-        values = named | values
+        values = _recorded(type(config)) | values
     return values
+
+
+def _recorded(cls: type[Component]) -> dict[str, Any]:
+    """A class's name, and the hashes of its files if it is not the library's."""
+    hashes = {file.name: digest for file, digest in registry.sources(cls).items()}
+    return {"component": registry.reference(cls)} | ({"sources": hashes} if hashes else {})
+
+
+def sources(config: Any) -> set[Path]:
+    """The files outside the library that components of these settings are from."""
+    values = [(name, value) for name, _, _, value in fields(config)]
+    classes = [type(value) for _, value in values if isinstance(value, Component)]
+    classes += [cls for name, v in values if isinstance(v, Variations) for cls in v.classes(f"config.{name}").values()]
+    return {file for cls in classes for file in registry.sources(cls)}
 
 
 def from_dict(values: Mapping[str, Any], kind: Any, where: str = "config.json", prefix: str = "") -> Any:
@@ -274,11 +320,7 @@ def from_dict(values: Mapping[str, Any], kind: Any, where: str = "config.json", 
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: {prefix or 'the file'} is no object of settings")
     if issubclass(kind, Component):
-        name = values.get("component")
-        if not isinstance(name, str):
-            raise UserError(f"{where}: {prefix}component is {name!r}, wants the name of a {kind.__name__}")
-        kind = registry.find(kind, name, f"{where}: {prefix.removesuffix('.')}")
-        registry.check_sources(kind, values.get("sources"), f"{where}: {prefix.removesuffix('.')}")
+        kind = _read_class(values, kind, where, prefix)
         values = {n: v for n, v in values.items() if n not in ("component", "sources")}
     hints = typing.get_type_hints(kind)
     arguments = {}
@@ -288,8 +330,8 @@ def from_dict(values: Mapping[str, Any], kind: Any, where: str = "config.json", 
         if dataclasses.is_dataclass(hints[name]):
             arguments[name] = from_dict(value, hints[name], where, f"{prefix}{name}.")
         else:
-            if hints[name] is Variations and _is_nested(value):
-                value = Variations(value)
+            if hints[name] is Variations and isinstance(value, Mapping) and all(isinstance(v, Mapping) for v in value.values()):
+                value = _read_variations(value, where, f"{prefix}{name}.")
             value = tuple(value) if isinstance(value, list) else value
             if not has_type(value, hints[name]):
                 raise UserError(f"{where}: {prefix}{name} is {value!r}, wants {type_name(hints[name])}")
@@ -301,11 +343,30 @@ def from_dict(values: Mapping[str, Any], kind: Any, where: str = "config.json", 
     return kind(**arguments)
 
 
-def _is_nested(value: Any) -> bool:
-    """Whether a value of JSON is {name: {setting: text}}."""
-    return isinstance(value, dict) and all(
-        isinstance(each, dict) and all(isinstance(text, str) for text in each.values()) for each in value.values()
-    )
+def _read_class(values: Mapping[str, Any], kind: type[Component], where: str, prefix: str) -> type[Component]:
+    """The class that `_recorded` wrote. UserError: its file is not loaded, or has changed."""
+    name = values.get("component")
+    if not isinstance(name, str):
+        raise UserError(f"{where}: {prefix}component is {name!r}, wants the name of a {kind.__name__}")
+    cls = registry.find(kind, name, f"{where}: {prefix.removesuffix('.')}")
+    registry.check_sources(cls, values.get("sources"), f"{where}: {prefix.removesuffix('.')}")
+    return cls
+
+
+def _read_variations(values: Mapping[str, Mapping[str, Any]], where: str, prefix: str) -> Variations:
+    read: dict[str, dict[str, str]] = {}
+    for name, each in values.items():
+        read[name] = {}
+        for varied, value in each.items():
+            at = f"{prefix}{name}.{varied}"
+            if isinstance(value, str) and ".py:" in value:
+                value = {"component": value}
+            if isinstance(value, Mapping):
+                value = registry.reference(_read_class(value, Component, where, f"{at}."))
+            if not isinstance(value, str):
+                raise UserError(f"{where}: {at} is {value!r}, wants a text")
+            read[name][varied] = value
+    return Variations(read)
 
 
 def has_type(value: Any, kind: Any) -> bool:
@@ -355,6 +416,8 @@ def check(config: Any) -> None:
     for name, kind, field, value in fields(config):
         if not has_type(value, kind):
             raise UserError(f"config.{name} is {value!r}: wants {type_name(kind)}")
+        if isinstance(value, Variations):
+            value.classes(f"config.{name}")
         if value is not None:
             _check_limits(name, field.metadata, value)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import tasks
+import test_registry
 from trained import ROOT, command
 
 from transformer.studies import processes, results, runs
@@ -209,6 +210,27 @@ def test_seeds_by_one_program_come_out_as_alone(folder):
             assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-4)
     [seconds] = Path("together/runs/post").glob("1-*.seconds")
     assert float(seconds.read_text()) > 0 and "examples: train" in seconds.with_suffix(".log").read_text()
+
+
+@pytest.mark.slow
+def test_arms_with_classes_in_files_are_trained_by_workers(folder):
+    """As the model's attention and as that of a layer type; the workdir keeps a copy of the file."""
+    (folder / "own.py").write_text(test_registry.SOFT_CAP)
+    arms = {
+        "whole": {"model.attention": "own.py:SoftCap", "model.attention.cap": "5"},
+        "stack": {
+            f"model.layer_types.encoder.attention{name}": value for name, value in (("", "own.py:SoftCap"), (".cap", "5"))
+        },
+    }
+    text = STUDY.replace('"pre": {"model.norm_order": "pre", "model.final_norm": "false"}', f"**{arms}")
+    (folder / "study.py").write_text(text.replace('("pre",)', '("stack",)'))
+    result = ablate("--workdir=run", "--workers=2")
+    assert result.status == 0, result.err
+    rows = {row["arm"]: row for row in table("run")}
+    assert {row["status"] for row in rows.values()} == {"finished"}
+    assert rows["whole"]["validation/nll"] == rows["stack"]["validation/nll"] != rows["post"]["validation/nll"]
+    for arm in arms:
+        assert [file.read_text() for file in Path("run/runs", arm).glob("0-*/variants/own.py")] == [test_registry.SOFT_CAP]
 
 
 def test_seeds_by_one_program_want_batches_of_one_shape(folder):

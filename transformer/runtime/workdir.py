@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 
-from transformer import cuts, registry, settings
+from transformer import cuts, settings
 from transformer.config import Config, DataInfo
 from transformer.cuts import Cut
 from transformer.errors import UserError, launcher, nearest, no_failure
@@ -111,11 +111,10 @@ class Workdir:
             raise UserError(f"{where}: {error}") from error
 
     def keep_variants(self, config: Config) -> None:
-        """Copies of the files of the user's that components are from, for the reader; nothing here is ever executed."""
-        for _, _, _, value in settings.fields(config):
-            for file in registry.sources(type(value)) if isinstance(value, registry.Component) else ():
-                (self.path / "variants").mkdir(exist_ok=True)
-                shutil.copyfile(file, self.path / "variants" / file.name)
+        """Copies the user's files that components are from, for the record; the copies are never executed."""
+        for file in settings.sources(config):
+            (self.path / "variants").mkdir(exist_ok=True)
+            shutil.copyfile(file, self.path / "variants" / file.name)
 
     def data_info(self) -> DataInfo:
         """UserError: the file is not there yet, or is damaged."""
