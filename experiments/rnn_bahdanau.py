@@ -6,7 +6,10 @@ Seed 0: 100.0 % of 2,000 unseen numbers right; 114 s on two cores. 40,000 number
 evenly.
 """
 
-from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Recurrent, Search, Train
+import dataclasses
+
+from experiments.number_words import NUMBERS
+from transformer.config import Checkpoint, Config, Evaluate, Model, Recurrent, Search, Train
 
 
 def get_config() -> Config:
@@ -18,7 +21,7 @@ def get_config() -> Config:
             d_model=128,
             recurrent=Recurrent(cell="gru", attention="bahdanau", bidirectional=True),
         ),
-        data=Data(vocabulary_size=128, batching="bucketed", buckets=4),
+        data=dataclasses.replace(NUMBERS, batching="bucketed", buckets=4),
         train=Train(
             steps=500,
             batch_tokens=2048,

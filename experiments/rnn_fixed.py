@@ -7,7 +7,10 @@ Cho et al. 2014: --config.model.recurrent.cell=gru --config.model.recurrent.cont
 --config.model.num_encoder_layers=1 --config.model.num_decoder_layers=1.
 """
 
-from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Recurrent, Search, Train
+import dataclasses
+
+from experiments.number_words import NUMBERS
+from transformer.config import Checkpoint, Config, Evaluate, Model, Recurrent, Search, Train
 
 
 def get_config() -> Config:
@@ -19,7 +22,7 @@ def get_config() -> Config:
             d_model=128,
             recurrent=Recurrent(cell="lstm", attention="none", context="initial", bidirectional=False, reverse_source=True),
         ),
-        data=Data(vocabulary_size=128, batching="bucketed", buckets=4),
+        data=dataclasses.replace(NUMBERS, batching="bucketed", buckets=4),
         train=Train(
             steps=500,
             batch_tokens=2048,

@@ -6,7 +6,10 @@ Seed 0: 100.0 % of 2,000 unseen numbers right; 673 s at low priority beside othe
 test numbers are drawn evenly. Other scores: --config.model.recurrent.attention=luong_dot or luong_concat.
 """
 
-from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Recurrent, Search, Train
+import dataclasses
+
+from experiments.number_words import NUMBERS
+from transformer.config import Checkpoint, Config, Evaluate, Model, Recurrent, Search, Train
 
 
 def get_config() -> Config:
@@ -20,7 +23,7 @@ def get_config() -> Config:
                 cell="lstm", attention="luong_general", bidirectional=False, reverse_source=True, input_feeding=True
             ),
         ),
-        data=Data(vocabulary_size=128, batching="bucketed", buckets=4),
+        data=dataclasses.replace(NUMBERS, batching="bucketed", buckets=4),
         train=Train(
             steps=500,
             batch_tokens=2048,
