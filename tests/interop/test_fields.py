@@ -14,7 +14,7 @@ from transformer.components.positions import Learned, NoPositions, Sinusoidal
 from transformer.components.rotary import Llama3, Rotary
 from transformer.config import Config, DataInfo
 from transformer.errors import UserError
-from transformer.interop import configs, convert, decoders, huggingface
+from transformer.interop import configs, convert, decoders, encoders, huggingface
 from transformer.interop.fields import COMMON_ONLY, OLDER, SEARCH_ONLY, SILENT
 from transformer.interop.formats import FORMATS
 from transformer.settings import Variations
@@ -28,6 +28,8 @@ SMALL = {
 }
 HIDDEN = {"vocab_size": 48, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 28}
 SMALL |= {name: HIDDEN for name in decoders.FORMATS if name != "opt"}
+SMALL |= dict.fromkeys(("roberta", "xlm-roberta", "camembert", "electra"), folders.BERT_FIELDS)
+SMALL["distilbert"] = {"vocab_size": 48, "dim": 24, "n_layers": 2, "n_heads": 4, "hidden_dim": 28}
 SMALL["opt"] = {"hidden_size": 24, "ffn_dim": 28, "num_hidden_layers": 3, "num_attention_heads": 4}
 # Settings that change nothing of a trained model, or nothing where positions are those of these families.
 IDLE = {
@@ -56,7 +58,9 @@ ABSENT = {
     "marian": {"token_types"},
     "bert": {"num_decoder_layers"},
     "gpt2": {"num_encoder_layers", "token_types"},
-} | dict.fromkeys(decoders.FORMATS, {"num_encoder_layers", "token_types"})
+}
+ABSENT |= dict.fromkeys(decoders.FORMATS, {"num_encoder_layers", "token_types"})
+ABSENT |= dict.fromkeys(encoders.FORMATS, {"num_decoder_layers"})
 # Written otherwise: swish is silu; a window that no layer has; a start that is null; weights are fp32.
 OTHERWISE = {"activation_function", "classifier_dropout", "sliding_window", "bos_token_id", "torch_dtype", "max_window_layers"}
 LAYERS = ("model.positions", "model.window", "model.layer_pattern")  # which `LayerFields` says
@@ -151,7 +155,8 @@ def test_what_published_models_are():
 def sized(fields):
     """The configuration and the number of parameters of a model with these fields."""
     form = FORMATS[fields["model_type"]]
-    values = read(fields["model_type"], fields) | {"family": form.family, "objective.kind": "causal_lm"}
+    kind = form.architectures[fields["architectures"][0]]
+    values = read(fields["model_type"], fields) | {"family": form.family, "objective.kind": kind}
     data_info = huggingface._make_data_info(values, {}, (), Path("."))
     config = huggingface._make_config(values, {}, None)
     return config, sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(convert.shapes(config, data_info)))
@@ -178,9 +183,13 @@ def sized(fields):
         ("gpt_neox", dict(hidden_size=2048, intermediate_size=8192, num_hidden_layers=24, num_attention_heads=16),
          1_414_647_808),  # Pythia 1.4B
         ("opt", {}, 125_239_296),  # OPT 125M
+        ("roberta", {}, 124_697_433),  # RoBERTa base
+        ("xlm-roberta", {}, 278_295_186),  # XLM-R base
+        ("camembert", {}, 110_655_493),  # CamemBERT base
+        ("distilbert", {}, 66_985_530),  # DistilBERT base
     ],
 )  # fmt: skip
-def test_published_decoders_have_their_number_of_parameters(name, more, parameters):
+def test_published_models_have_their_number_of_parameters(name, more, parameters):
     assert sized(PUBLISHED[name] | more)[1] == parameters
 
 

@@ -45,6 +45,8 @@ GPT2 = {
 }
 BERT = {"vocab_size": V, "hidden_size": 15, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
 BERT |= {"max_position_embeddings": P}
+ROBERTA = BERT | {"type_vocab_size": 1, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+DISTILBERT = {"vocab_size": V, "dim": 15, "n_layers": 2, "n_heads": 3, "hidden_dim": 20, "max_position_embeddings": P}
 HIDDEN = {"vocab_size": V, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 28}
 HIDDEN |= {"max_position_embeddings": P, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 GROUPED = HIDDEN | {"num_key_value_heads": 2}
@@ -108,6 +110,18 @@ MODELS = {
     "bert sentences": ("BertForSequenceClassification", BERT | LABELS),
     "bert tokens": ("BertForTokenClassification", BERT | LABELS),
     "bert spans": ("BertForQuestionAnswering", BERT),
+    "roberta": ("RobertaForMaskedLM", ROBERTA),
+    "roberta untied": ("RobertaForMaskedLM", ROBERTA | {"tie_word_embeddings": False}),
+    "roberta body": ("RobertaModel", ROBERTA),
+    "roberta sentences": ("RobertaForSequenceClassification", ROBERTA | LABELS),
+    "xlm-roberta tokens": ("XLMRobertaForTokenClassification", ROBERTA | LABELS),
+    "camembert spans": ("CamembertForQuestionAnswering", ROBERTA),
+    "distilbert": ("DistilBertForMaskedLM", DISTILBERT),
+    "distilbert body": ("DistilBertModel", DISTILBERT),
+    "distilbert tokens": ("DistilBertForTokenClassification", DISTILBERT | LABELS),
+    "electra": ("ElectraForMaskedLM", BERT | {"embedding_size": 15}),
+    "electra body": ("ElectraModel", BERT | {"embedding_size": 15}),
+    "electra spans": ("ElectraForQuestionAnswering", BERT | {"embedding_size": 15}),
 }
 
 
@@ -143,7 +157,7 @@ def say(model, source, seen, fed, fed_seen, types=None):
     arguments = {"input_ids": torch.tensor(source), "attention_mask": torch.tensor(seen)}
     if model.config.is_encoder_decoder and not hasattr(model, "classification_head"):
         arguments |= {"decoder_input_ids": torch.tensor(fed), "decoder_attention_mask": torch.tensor(fed_seen)}
-    if model.config.model_type == "bert":
+    if getattr(model.config, "type_vocab_size", 0) > 1:
         arguments["token_type_ids"] = torch.tensor(types)
     with torch.no_grad():
         said = model(**arguments)

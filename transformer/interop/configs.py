@@ -135,6 +135,7 @@ def _values(fields: Any, raw: Mapping[str, Any], where: str, fixed: Mapping[str,
         if value is None:
             continue  # ours has its own default
         shown = f"{where}: {field.theirs} is {value!r}"
+        value = value - field.added if field.added and type(value) is int else value
         if field.values is not None:
             value = next((ours for theirs, ours in field.values if theirs == value), REQUIRED)
             if value is REQUIRED:
@@ -262,7 +263,7 @@ def _inverse(name: str, field: Field, mine: Mapping[str, Any]) -> Any:
                 f"config.{other} is {mine[other]} and config.{field.ours[0]} {value}: a {name} model has one for both"
             )
     if field.values is None:
-        return value
+        return value + field.added if field.added else value
     for theirs, ours in field.values:
         if ours == value:
             return theirs

@@ -48,7 +48,7 @@ class Found:
 
     def tensors(self) -> list[str]:
         """Names in theirs, one for each layer."""
-        return [self.place.name.format(layer) for layer in self.layers or [0]]
+        return [] if self.place.name is None else [self.place.name.format(layer) for layer in self.layers or [0]]
 
 
 def places(names: Names, config: Config, tree: Any) -> Iterator[Found]:
@@ -62,7 +62,7 @@ def places(names: Names, config: Config, tree: Any) -> Iterator[Found]:
             parts = tuple(leaves[each] if single or layers is None else leaves[each][1:] for each in beside)
         except KeyError:
             raise UserError(f"a model with the parameter {path} has no name in Transformers; it cannot be written") from None
-        if "{}" not in place.name:
+        if place.name is None or "{}" not in place.name:
             layers, single = None, False
         shape = shape if layers is None or single else shape[1:]
         yield Found(path, place, shape, layers, single, parts, beside.index(path) if parts else 0)
@@ -108,6 +108,7 @@ def to_params(names: Names, config: Config, data_info: DataInfo, tensors: Tensor
                 parts.append(np.zeros(found.shape, np.float32))
             else:
                 raise UserError(f"{where}: it has no tensor {wanted} ({found.path})")
+        parts = parts or [np.zeros(found.shape, np.float32)]
         made[found.path] = parts[0] if found.layers is None or found.single else np.stack(parts)
     _check_others(names, tensors, used, where)
     return jax.tree.map_with_path(lambda keys, _: jnp.asarray(made["/".join(key.key for key in keys)]), tree)
@@ -120,6 +121,8 @@ def to_tensors(names: Names, config: Config, params: Any) -> dict[str, np.ndarra
     pieces: dict[str, dict[int, tuple[Found, np.ndarray]]] = {}
     for found in places(names, config, params):
         value = values[found.path]
+        if found.place.name is None:
+            continue
         each = [value] if found.layers is None or found.single else value
         for name, one in zip(found.tensors(), each, strict=True):
             pieces.setdefault(name, {})[found.number] = found, one

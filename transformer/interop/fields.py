@@ -32,6 +32,7 @@ class Field:
     default: Any = REQUIRED
     values: Sequence[tuple[Any, Any]] | None = None
     written: bool = True
+    added: int = 0  # theirs is ours and so many more
 
 
 @dataclasses.dataclass(frozen=True)

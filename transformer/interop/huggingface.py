@@ -20,6 +20,7 @@ from transformer.errors import UserError
 from transformer.files import new_folder
 from transformer.interop import configs, convert, sentences, tensors, vocabularies
 from transformer.interop.formats import FORMATS, NAMES
+from transformer.interop.names import Names
 from transformer.validation import check_data_info, validate
 
 MOST_SLOTS = 4096  # tokens of a text, unless a setting says more: a model's positions may be for many more than memory is
@@ -130,7 +131,7 @@ def _read_model(
         and "bert.pooler.dense.weight" in arrays
     )
     if values["objective.kind"] == "embed":
-        arrays |= {name: array for name, array in _pooler(values["model.d_model"]).items() if name not in arrays}
+        arrays |= {name: array for name, array in _pooler(names, values["model.d_model"]).items() if name not in arrays}
         values |= sentences.read(folder)
     data_info = _make_data_info(values, {**found, "model_type": name}, _labels(architecture, raw, where, form.labels), folder)
     config = _make_config(values, made, vocabularies.longest(folder) if made else None)
@@ -138,10 +139,12 @@ def _read_model(
     return Imported(config, data_info, convert.to_params(names, config, data_info, arrays, str(folder)), made)
 
 
-def _pooler(width: int) -> dict[str, np.ndarray]:
-    """Sentence encoders are often saved without it; no vector of a text is made by it."""
+def _pooler(names: Names, width: int) -> dict[str, np.ndarray]:
+    """Sentence encoders are often saved without it; no vector of a text is made by it. Some model types have none."""
+    if "pooler/dense/kernel" in names.places:
+        return {}
     shapes = {"weight": (width, width), "bias": (width,)}
-    return {f"bert.pooler.dense.{name}": np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    return {f"{names.prefix}pooler.dense.{name}": np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
 def _completed(name: str, raw: dict[str, Any], arrays: convert.Tensors) -> dict[str, Any]:

@@ -18,11 +18,13 @@ Form = Literal["table", "vector", "row", "kernel", "turned"]
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a parameter of ours lies: tensor `name`. `fused`: modules whose outputs it holds, in this order, ours among them;
-    `by_head`: for each head in turn, else one module after another.
+    """Where a parameter of ours lies: tensor `name`; None: they have none, and what is read is zeros.
+
+    `fused`: modules whose outputs the tensor holds, in this order, ours among them; `by_head`: for each head in turn, else one
+    module after another.
     """
 
-    name: str
+    name: str | None
     form: Form
     fused: tuple[str, ...] = ()
     by_head: bool = False

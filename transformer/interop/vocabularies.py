@@ -27,8 +27,15 @@ TOKENS = {
     "t5": {"unk_token": "<unk>"},
     "gpt2": {"unk_token": "<|endoftext|>"},
 }
+TOKENS |= dict.fromkeys(("distilbert", "electra"), TOKENS["bert"])
+TOKENS |= dict.fromkeys(
+    ("roberta", "xlm-roberta", "camembert"),
+    {"unk_token": "<unk>", "mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"},
+)
+ENCODERS = ("bert", "distilbert", "electra", "roberta", "xlm-roberta", "camembert")
 GENERAL = "PreTrainedTokenizerFast"  # reads tokenizer.json as it is
-BYTE_PAIRS = ("gpt2", "bart", "qwen2", "qwen3", "opt", "gpt_neox")  # types whose older folders have vocab.json and merges.txt
+# Types whose older folders have vocab.json and merges.txt
+BYTE_PAIRS = ("gpt2", "bart", "roberta", "qwen2", "qwen3", "opt", "gpt_neox")
 SENTINELS = 100  # of T5, where its file says nothing
 CLASSES = {"t5": "T5Tokenizer", "marian": "MarianTokenizer"}
 UNLIMITED = 10**9  # tokens; Transformers writes 10^30 where a tokenizer knows no limit
@@ -64,7 +71,7 @@ def _tokenizer_text(folder: Path, model_type: str) -> str | None:
     """`tokenizer.json`, or what an older folder has in its place as one."""
     if (path := folder / FILE).is_file():
         return path.read_text(encoding="utf-8")
-    if model_type == "bert" and (path := folder / WORD_PIECES).is_file():
+    if model_type in ("bert", "distilbert", "electra") and (path := folder / WORD_PIECES).is_file():
         described = tokenizer_classes.from_word_pieces(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
     elif model_type in BYTE_PAIRS and (folder / ENTRIES).is_file() and (path := folder / MERGES).is_file():
         described = tokenizer_classes.from_merges(
@@ -86,7 +93,7 @@ def _read_tokenizer(folder: Path, made: Tokenizer, model_type: str) -> tuple[dic
         data_info["unknown"] = unknown
     if "mask_token" in special:
         data_info["mask"] = special["mask_token"]
-    if model_type == "bert":
+    if model_type in ENCODERS:
         for role, fact in (("cls_token", "begin"), ("sep_token", "end"), ("mask_token", "mask")):
             if role not in special:
                 raise UserError(f"{folder / FILE}: it has no token {names[role]} ({role})")
@@ -160,7 +167,7 @@ def write(folder: Path, config: Config, model_type: str, source: Vocabulary, tar
         text = tokenizer_json.write(source, data_info, _around(config, model_type, data_info))
         (folder / FILE).write_text(text, encoding="utf-8")
         described = {"tokenizer_class": GENERAL}
-    if model_type == "bert":  # the second text of a pair has another type
+    if config.model.token_types > 1:  # the second text of a pair has another type
         described.setdefault("model_input_names", ["input_ids", "token_type_ids", "attention_mask"])
     known = {
         "pad_token": data_info.pad,
@@ -169,7 +176,7 @@ def write(folder: Path, config: Config, model_type: str, source: Vocabulary, tar
         "mask_token": data_info.mask,
     }
     begin = data_info.start if data_info.begin is None else data_info.begin
-    known |= {"cls_token": begin, "sep_token": data_info.end} if model_type == "bert" else {"bos_token": data_info.begin}
+    known |= {"cls_token": begin, "sep_token": data_info.end} if model_type in ENCODERS else {"bos_token": data_info.begin}
     if config.family == "decoder_only":
         known["bos_token"] = data_info.start
     tokens = {role: source.pieces([i])[0] for role, i in known.items() if i is not None and i < source.size}
@@ -190,7 +197,7 @@ def write(folder: Path, config: Config, model_type: str, source: Vocabulary, tar
 def _around(config: Config, model_type: str, data_info: DataInfo) -> tokenizer_json.Around:
     """Special tokens before a text, behind it, and between the two of a pair, as models of ours read texts."""
     begin = [] if data_info.begin is None else [data_info.begin]
-    if config.objective.kind == "classify" or model_type == "bert":
+    if config.objective.kind == "classify" or model_type in ENCODERS:
         return begin or [data_info.start], [data_info.end], []
     return {
         "bart": (begin, [data_info.end], [data_info.end]),

@@ -205,7 +205,8 @@ class EncoderOnly(nn.Module):
         tokens = Tokens(_positions(batch.get("source_positions"), source), batch.get("source_segments"))
         x_BxSxD = self.source_embedding(source)
         if self.config.token_types:
-            x_BxSxD = x_BxSxD + self.type_embedding(batch.get("token_types", jnp.zeros_like(source)))
+            types = batch.get("token_types") if self.config.token_types > 1 else None  # of one type all are alike
+            x_BxSxD = x_BxSxD + self.type_embedding(jnp.zeros_like(source) if types is None else types)
         return self.encoder(x_BxSxD, tokens, deterministic=deterministic)[0]
 
     def logits(self, states_BxSxD: Array) -> Array:

@@ -186,6 +186,7 @@ _DEFAULTS = {"BertTokenizer": _PIECE_TOKENS, "DistilBertTokenizer": _PIECE_TOKEN
 _DEFAULTS |= {"RobertaTokenizer": _BYTE_TOKENS, "BartTokenizer": _BYTE_TOKENS, "T5Tokenizer": _T5_TOKENS}
 # By the type of a model, where no file names a class.
 CLASSES = {"bert": "BertTokenizer", "gpt2": "GPT2Tokenizer", "bart": "BartTokenizer", "t5": "T5Tokenizer"}
+CLASSES |= {"distilbert": "DistilBertTokenizer", "electra": "BertTokenizer", "roberta": "RobertaTokenizer"}
 
 
 def _known(settings: Settings, role: str, defaults: Mapping[str, str], ids: Mapping[str, int]) -> str:
@@ -200,8 +201,8 @@ def _with_special(described: Mapping[str, Any], settings: Settings, defaults: Ma
     """With the tokens that the settings add, and those of a role marked as special: they stand for no text."""
     vocab, added = described["model"]["vocab"], {entry["content"]: entry for entry in described.get("added_tokens") or ()}
     ids = vocab if isinstance(vocab, Mapping) else {entry: number for number, (entry, _) in enumerate(vocab)}
-    added = settings.get("added_tokens_decoder") or {}
-    for number, entry in sorted((int(number), entry) for number, entry in added.items()):
+    listed = settings.get("added_tokens_decoder") or {}
+    for number, entry in sorted((int(number), entry) for number, entry in listed.items()):
         if entry["content"] not in added and ids.get(entry["content"], number) == number:
             added[entry["content"]] = _added(number, entry["content"]) | dict(entry)
     for role in ROLES:

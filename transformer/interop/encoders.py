@@ -1,0 +1,191 @@
+"""Encoders beside BERT: RoBERTa and its relatives, DistilBERT, ELECTRA; fields as in fields.py, names as in names.py."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from transformer.interop.fields import ACTIVATIONS, BERT, ROWS, Field, Format, words
+from transformer.interop.names import BERT as BERT_NAMES
+from transformer.interop.names import Names, Place, stack
+
+_GELU = [("gelu", "gelu"), ("gelu_python", "gelu")]  # heads have this one, whatever the layers have
+_OFFSET = 2  # the first position is behind that of padding
+
+
+def _instead(fields: Any, **others: Field | None) -> list[Field]:
+    """The fields with some of them replaced, by their names; None: left out."""
+    kept = [others.get(field.theirs, field) for field in fields]
+    return [field for field in kept if field is not None]
+
+
+def _roberta(name: str, vocab: int) -> Format:
+    tasks = {"ForMaskedLM": "masked_lm", "Model": "embed", "ForSequenceClassification": "classify"}
+    tasks |= {"ForTokenClassification": "tag", "ForQuestionAnswering": "answer"}
+    return dataclasses.replace(
+        BERT,
+        architectures={f"{name}{task}": kind for task, kind in tasks.items()},
+        fields=_instead(
+            BERT.fields,
+            vocab_size=Field("vocab_size", ROWS, vocab),
+            hidden_act=Field("hidden_act", ["model.feed_forward.activation"], "gelu", _GELU),
+            max_position_embeddings=Field("max_position_embeddings", ["model.positions.size"], 512, added=_OFFSET),
+            pad_token_id=Field("pad_token_id", ["data_info.pad"], 1),
+        ),
+        fixed={**BERT.fixed, "model.positions.offset": _OFFSET},
+        silent=BERT.silent | {"output_past"},
+    )
+
+
+_DISTILBERT = Format(
+    family="encoder_only",
+    architectures={
+        "DistilBertForMaskedLM": "masked_lm",
+        "DistilBertModel": "embed",
+        "DistilBertForTokenClassification": "tag",
+        "DistilBertForQuestionAnswering": "answer",
+    },
+    fields=[
+        Field("vocab_size", ROWS, 30522),
+        Field("dim", ["model.d_model"], 768),
+        Field("n_layers", ["model.num_encoder_layers"], 6),
+        Field("n_heads", ["model.num_heads"], 12),
+        Field("hidden_dim", ["model.d_ff"], 3072),
+        Field("activation", ["model.feed_forward.activation"], "gelu", ACTIVATIONS),
+        Field("dropout", ["model.dropout_rate"], 0.1),
+        Field("attention_dropout", ["model.attention.dropout_rate"], 0.1),
+        Field("qa_dropout", ["model.head_dropout_rate"], 0.1),
+        Field("max_position_embeddings", ["model.positions.size"], 512),
+        Field("initializer_range", ["model.init_stddev"], 0.02),
+        Field("tie_word_embeddings", ["model.tying"], True, [(True, "three_way"), (True, "two_way"), (False, "none")]),
+        Field("pad_token_id", ["data_info.pad"], 0),
+    ],
+    fixed={**BERT.fixed, "model.norm.epsilon": 1e-12, "model.token_types": 0},
+    training=BERT.training,
+    only={"is_encoder_decoder": (False,), "is_decoder": (False,), "add_cross_attention": (False,)},
+    # Sinusoids are what the table began with; the other dropout is that of a head which is not read.
+    silent=words("sinusoidal_pos_embds seq_classif_dropout tie_weights_ bos_token_id eos_token_id prefix"),
+    heads_end=True,
+)
+
+_ELECTRA = dataclasses.replace(
+    BERT,
+    architectures={
+        "ElectraModel": "embed",
+        "ElectraForPreTraining": "embed",  # the discriminator, without its head
+        "ElectraForMaskedLM": "masked_lm",
+        "ElectraForTokenClassification": "tag",
+        "ElectraForQuestionAnswering": "answer",
+    },
+    fields=[
+        *_instead(BERT.fields, hidden_act=Field("hidden_act", ["model.feed_forward.activation"], "gelu", _GELU)),
+        Field("embedding_size", ["model.d_model"], lambda fields: fields["hidden_size"]),
+    ],
+    # Of a head that is not read.
+    silent=BERT.silent | words("summary_type summary_use_proj summary_activation summary_last_dropout"),
+)
+
+FORMATS: dict[str, Format] = {
+    "roberta": _roberta("Roberta", 50265),
+    "xlm-roberta": _roberta("XLMRoberta", 250002),
+    "camembert": _roberta("Camembert", 32005),
+    "distilbert": _DISTILBERT,
+    "electra": _ELECTRA,
+}
+
+
+def _body(prefix: str) -> dict[str, str]:
+    """The modules of BERT's body, which these have below another name."""
+    return {
+        ours: theirs.replace("bert.", prefix, 1)
+        for ours, theirs in BERT_NAMES.modules.items()
+        if theirs.startswith("bert.") and not ours.startswith("pooler")
+    }
+
+
+def _named(body: Mapping[str, str], prefix: str, table: str, positions: str, head: str, **more: Any) -> Names:
+    """`head`: the module whose bias, and, where it is not tied, whose kernel is that of the logits of masked tokens."""
+    return Names(
+        modules={**body, **more.pop("modules", {})},
+        variants=[
+            ("model.tying", ("three_way", "two_way"), {"masked_lm/logits": head.removesuffix(".decoder")}),
+            ("model.tying", ("none",), {"masked_lm/logits": head}),
+            *more.pop("variants", []),
+        ],
+        places={"encoder/position_table": Place(positions, "table"), **more.pop("places", {})},
+        prefix=prefix,
+        same=[(table, f"{head}.weight"), (f"{head.removesuffix('.decoder')}.bias", f"{head}.bias")],
+        **more,
+    )
+
+
+_ROBERTA = _named(
+    _body("roberta."),
+    "roberta.",
+    "roberta.embeddings.word_embeddings.weight",
+    "roberta.embeddings.position_embeddings.weight",
+    "lm_head.decoder",
+    modules={"masked_lm/transform": "lm_head.dense", "masked_lm/norm": "lm_head.layer_norm"},
+    variants=[
+        ("objective.kind", ("embed",), {"pooler/dense": "roberta.pooler.dense"}),
+        ("objective.kind", ("classify",), {"pooler/dense": "classifier.dense", "classifier/dense": "classifier.out_proj"}),
+        ("objective.kind", ("tag",), {"classifier/dense": "classifier"}),
+        ("objective.kind", ("answer",), {"classifier/dense": "qa_outputs"}),
+    ],
+    heads=("lm_head.", "classifier.", "qa_outputs."),
+    dropped=[r"roberta\.embeddings\.(position|token_type)_ids", r"roberta\.pooler\..*", r"lm_head\..*"],
+)
+
+_NO_POOLER = {f"pooler/dense/{leaf}": Place(None, "vector") for leaf in ("kernel", "bias")}
+
+_DISTILBERT_NAMES = _named(
+    {
+        "source_embedding": "distilbert.embeddings.word_embeddings",
+        "encoder/embedding_norm": "distilbert.embeddings.LayerNorm",
+        "masked_lm/transform": "vocab_transform",
+        "masked_lm/norm": "vocab_layer_norm",
+    }
+    | stack(
+        "encoder",
+        "distilbert.transformer.layer",
+        {
+            "self_attention_norm": "sa_layer_norm",
+            "self_attention/query": "attention.q_lin",
+            "self_attention/key": "attention.k_lin",
+            "self_attention/value": "attention.v_lin",
+            "self_attention/output": "attention.out_lin",
+            "feed_forward_norm": "output_layer_norm",
+            "feed_forward/inner": "ffn.lin1",
+            "feed_forward/outer": "ffn.lin2",
+        },
+    ),
+    "distilbert.",
+    "distilbert.embeddings.word_embeddings.weight",
+    "distilbert.embeddings.position_embeddings.weight",
+    "vocab_projector",
+    variants=[
+        ("objective.kind", ("tag",), {"classifier/dense": "classifier"}),
+        ("objective.kind", ("answer",), {"classifier/dense": "qa_outputs"}),
+    ],
+    places=_NO_POOLER,
+    heads=("vocab_", "classifier.", "qa_outputs.", "pre_classifier."),
+    dropped=[r"distilbert\.embeddings\.position_ids", r"vocab_.*"],
+)
+
+_ELECTRA_NAMES = _named(
+    _body("electra."),
+    "electra.",
+    "electra.embeddings.word_embeddings.weight",
+    "electra.embeddings.position_embeddings.weight",
+    "generator_lm_head",
+    modules={"masked_lm/transform": "generator_predictions.dense", "masked_lm/norm": "generator_predictions.LayerNorm"},
+    variants=[
+        ("objective.kind", ("tag",), {"classifier/dense": "classifier"}),
+        ("objective.kind", ("answer",), {"classifier/dense": "qa_outputs"}),
+    ],
+    places=_NO_POOLER,
+    heads=("generator_", "discriminator_", "classifier.", "qa_outputs."),
+    dropped=[r"electra\.embeddings\.position_ids", r"(generator|discriminator)_.*"],
+)
+
+NAMES: dict[str, Names] = dict.fromkeys(("roberta", "xlm-roberta", "camembert"), _ROBERTA)
+NAMES |= {"distilbert": _DISTILBERT_NAMES, "electra": _ELECTRA_NAMES}
