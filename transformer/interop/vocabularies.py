@@ -167,7 +167,7 @@ def write(folder: Path, config: Config, model_type: str, source: Vocabulary, tar
         text = tokenizer_json.write(source, data_info, _around(config, model_type, data_info))
         (folder / FILE).write_text(text, encoding="utf-8")
         described = {"tokenizer_class": GENERAL}
-    if config.model.token_types > 1:  # the second text of a pair has another type
+    if model_type in ("bert", "electra"):  # the second text of a pair has another type
         described.setdefault("model_input_names", ["input_ids", "token_type_ids", "attention_mask"])
     known = {
         "pad_token": data_info.pad,
