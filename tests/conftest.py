@@ -4,6 +4,8 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 # Tests compile hundreds of programs and run each for milliseconds. This leaves a program, its types and the order of its
@@ -64,6 +66,34 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
+# --- slow tests --------------------------------------------------------------------------------------------------------
+
+# Tests that took more than 1.7 s of processor time when they were last measured (--times); others are marked in their files.
+SLOW = frozenset((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").splitlines())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid in SLOW:
+            item.add_marker("slow")
+
+
+def _processor_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    before, path = _processor_seconds(), item.config.getoption("--times")
+    result = yield
+    if path is not None:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"{_processor_seconds() - before:.2f} {item.nodeid}\n")
+    return result
+
+
 # --- skips -------------------------------------------------------------------------------------------------------------
 
 # What a machine may lack: shared data, a GPU, what tests/parity compares with, an extra. Any other skip is a test that is gone.
@@ -72,6 +102,7 @@ _skipped: dict[str, str] = {}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--times", metavar="FILE", help="add each test's seconds of processor time to a file; best with -n 0")
     parser.addoption(
         "--few-skips", action="store_true", help="fail where a test is skipped for want of anything but " + EXPECTED.pattern
     )
