@@ -157,15 +157,22 @@ def test_the_table_of_a_dry_run():
     assert f"{plan().costs['8'].size:,}" in rows["8"] and rows["8"].endswith("0:02:30")
     assert f"{plan().costs['24'].total_flops:.3g}" in rows["24"]
     assert rows["16"].endswith("failed: it failed")
-    assert (
-        "3 arms x (2 seeds and 1 learning rate x 2 seeds of 1 of the updates) = 12 runs; expected 0:10:00 with 2 at a time"
-        in text
-    )
+    runs = "12 runs: 6 of 3 arms x 2 seeds; 6 of 3 arms x 1 learning rate x 2 seeds, with 1 of the updates"
+    assert f"{runs}, {4 * sum(cost.total_flops for cost in plan().costs.values()):.3g} FLOP in all" in text
+    assert "; expected 0:10:00 with 2 at a time" in text
     assert (
         STUDY.question in text
         and '"wide is better" (here)' in text
         and "compared with '8' by validation/nll, test/bleu" in text
     )
+
+
+def test_runs_of_the_search_are_counted_with_their_updates():
+    """Half of the updates for each arm, and all of them for the one that is checked."""
+    changes = {"learning_rates": (0.1, 0.2), "search_seeds": 1, "search_fraction": 0.5, "search_check": "8"}
+    text = plans.table(plan(**changes), dict.fromkeys(STUDY.arms, Pace(0.0, 1.0, None)))
+    assert "14 runs: 6 of 3 arms x 2 seeds; 6 of 3 arms" in text and "; 2 of '8' x 2 learning rates x 1 seed, with all" in text
+    assert f"; expected {plans.duration(6 * 40 + 6 * 20 + 2 * 40)} with 1 at a time" in text
 
 
 def test_the_plan_alone_says_what_it_can_find():

@@ -1,7 +1,9 @@
 """Reports: what they say against what is known or computed otherwise, and that results.csv is all that they need."""
 
+import csv
 import dataclasses
 import html.parser
+import math
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
@@ -493,6 +495,32 @@ def test_the_runs_are_not_needed_again(tmp_path):
     cells = [cell.strip() for line in text.splitlines() if line.startswith("| ") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
     shown = [cell for row in seen.rows for cell in row]
     assert shown == [cell.replace("`", "") for cell in cells if not re.fullmatch("-+:?", cell)]
+
+
+def test_tables_for_papers_have_the_numbers_of_the_report(tmp_path):
+    """Number columns hold numbers, or nothing; a name is set as TeX has it; curves are those of results.csv."""
+    name, arms = FAST.label, {"8": {}, "16 & more_": {"model.d_model": "16"}}
+    study = make(arms=arms, claims=(), metrics=(NLL, FAST))
+    rows = loss(study)
+    for row in rows:
+        row |= {name: 40, "not_reached": name, "curve of validation/nll": "20:3.5 40:2"}
+    path = written.write(tmp_path, study, rows)
+    report.write(study, path)
+    with (path / "summary.csv").open(newline="") as file:
+        summary = list(csv.DictReader(file))
+    found = table((path / "report.md").read_text(), "## `validation/nll`")["16 & more_"]
+    mine = next(row for row in summary if (row["metric"], row["arm"]) == ("validation/nll", "16 & more_"))
+    shown = numbers(found["mean"]) + numbers(found["95 % interval"]) + numbers(found["minus 8"]) + numbers(found["p"])
+    columns = ("mean", "low", "high", "difference", "p")
+    assert [float(mine[column]) for column in columns] == pytest.approx(shown, abs=2e-3)
+    words = {"metric", "better", "arm", "against"}
+    assert all(not text or math.isfinite(float(text)) for row in summary for column, text in row.items() if column not in words)
+    assert {row["not_reached"] for row in summary if row["metric"] == name} == {str(study.seeds)}
+    text = (path / "summary.tex").read_text()
+    assert "16 \\& more\\_ & $" in text and text.count("\\begin{tabular}") == text.count("\\end{tabular}") == 2
+    with (path / "curves.csv").open(newline="") as file:
+        curves = list(csv.DictReader(file))
+    assert len(curves) == 2 * len(rows) and curves[0]["validation/nll"] == "3.5" and curves[0]["update"] == "20"
 
 
 @pytest.mark.parametrize(("curve", "drawn"), [("1:2", False), ("1:2 2:1.5", True)])

@@ -345,6 +345,13 @@ def test_total_training_flops_are_updates_times_tokens_times_flops_per_token():
     assert f"{account.total_flops:.3g} FLOP" in costs.table(account)
 
 
+def test_totals_are_those_of_the_whole_count():
+    config = Config(model=Model(**SMALL, dropout_rate=0.3), train=Train(steps=7, optimizer="adamw", clip_norm=1.0, seed=3))
+    found, account = costs.totals(config, joint(50)), costs.count(config, joint(50))
+    assert (found.size, found.size_without_embeddings) == (account.size, account.size_without_embeddings)
+    assert found.total_flops == pytest.approx(account.total_flops)
+
+
 def test_assumed_data_info_are_as_large_as_the_settings_allow():
     config = Config()
     assert costs.assumed_data_info(config).target_rows == config.data.vocabulary_size

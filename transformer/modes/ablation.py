@@ -97,4 +97,4 @@ def _check_together(study: Study, ray: str | None) -> None:
 def report(study: Study, workdir: Path) -> None:
     """Writes the report of the results.csv in a folder, beside it. UserError: there is none, or it is another study's."""
     reports.write(study, workdir)
-    say(f"report: {workdir / 'report.md'}, report.html, figure.png, figure.svg; from results.csv")
+    say(f"report: {workdir / 'report.md'}, report.html, figure.png and .svg; tables: summary.csv and .tex, curves.csv")

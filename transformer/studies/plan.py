@@ -56,7 +56,7 @@ class Plan:
 
     study: Study
     configs: Mapping[str, Config]
-    costs: Mapping[str, cost_lib.Costs]
+    costs: Mapping[str, cost_lib.Totals]
 
     def search(self, rates: Mapping[str, Sequence[float]] | None = None) -> list[Run]:
         """Runs that choose the arms' learning rates, of the study's grid or of each arm's own `rates`. They have no test split:
@@ -299,7 +299,7 @@ def make(study: Study, reported: Callable[[Config], Sequence[str]]) -> Plan:
     """
     configs = arm_configs(study)
     check_reported(study, configs, reported)
-    costs = {arm: cost_lib.count(config, cost_lib.assumed_data_info(config)) for arm, config in configs.items()}
+    costs = {arm: cost_lib.totals(config, cost_lib.assumed_data_info(config)) for arm, config in configs.items()}
     plan = Plan(study, configs, costs)
     for fair in study.fair:
         _check_fair(plan, fair)
@@ -326,13 +326,13 @@ def check_reported(study: Study, configs: Mapping[str, Config], reported: Callab
 
 def amounts(plan: Plan, fair: Fair) -> dict[str, float]:
     """How much of it each arm has, as `--mode=describe` counts."""
-    count: Mapping[Fair, Callable[[cost_lib.Costs], float]] = {
-        "steps": lambda cost: cost.train.steps,
-        "tokens": lambda cost: cost.train.steps * cost.train.batch_tokens,
-        "flops": lambda cost: cost.total_flops,
-        "parameters": lambda cost: cost.size,
+    count: Mapping[Fair, Callable[[str], float]] = {
+        "steps": lambda arm: plan.configs[arm].train.steps,
+        "tokens": lambda arm: plan.configs[arm].train.steps * plan.configs[arm].train.batch_tokens,
+        "flops": lambda arm: plan.costs[arm].total_flops,
+        "parameters": lambda arm: plan.costs[arm].size,
     }
-    return {arm: count[fair](cost) for arm, cost in plan.costs.items()}
+    return {arm: count[fair](arm) for arm in plan.configs}
 
 
 def _check_fair(plan: Plan, fair: Fair) -> None:
@@ -384,26 +384,25 @@ def table(plan: Plan, paces: Mapping[str, Pace | str] | None = None, workers: in
     lines = [study.question, *(f'  "{claim.text}" ({claim.source})' for claim in study.claims), ""]
     head = f"{'arm':<{width}}{'parameters':>14}{'no embeddings':>15}{'FLOP':>11}{'updates':>10}"
     lines.append(head if paces is None else f"{head}{'s an update':>13}{'time of a run':>15}")
-    each = study.seeds + len(study.learning_rates) * study.search_seeds
-    total = 0.0
+    runs = [*plan.search(), *plan.runs(dict.fromkeys(plan.configs, 1.0))]
     for arm, config in plan.configs.items():
         cost, pace = plan.costs[arm], paces and paces[arm]
         line = f"{arm:<{width}}{cost.size:>14,}{cost.size_without_embeddings:>15,}{cost.total_flops:>11.3g}"
         line += f"{config.train.steps:>10,}"
         if isinstance(pace, Pace):
-            total += each * pace.expected(config)
             line += f"{pace.update:>13.3g}{duration(pace.expected(config)):>15}"
         lines.append(f"{line}  failed: {pace}" if isinstance(pace, str) else line)
-    search = ""
-    if study.learning_rates:
-        tried = f"{counted(len(study.learning_rates), 'learning rate')} x {counted(study.search_seeds, 'seed')}"
-        search = f" and {tried} of {study.search_fraction:g} of the updates"
-    expected = f"; expected {duration(total / workers)} with {workers} at a time, last scores not counted" if paces else ""
+    flops = sum(plan.costs[run.arm].total_flops * run.config.train.steps / plan.configs[run.arm].train.steps for run in runs)
+    expected = ""
+    if paces:
+        known = ((run, pace) for run in runs if isinstance(pace := paces[run.arm], Pace))
+        total = sum(pace.expected(run.config) for run, pace in known)
+        expected = f"; expected {duration(total / workers)} with {workers} at a time, last scores not counted"
     lines += [
         "",
         f"compared with {study.compare_with!r} by {', '.join(metric.label for metric in study.metrics)}; "
         f"equal: {', '.join(study.fair) or 'nothing'}",
-        f"{len(plan.configs)} arms x ({counted(study.seeds, 'seed')}{search}) = {len(plan.configs) * each} runs{expected}",
+        f"{_counted_runs(plan, runs)}, {flops:.3g} FLOP in all{expected}",
         _power(study),
     ]
     if paces is None:
@@ -411,15 +410,27 @@ def table(plan: Plan, paces: Mapping[str, Pace | str] | None = None, workers: in
     return "\n".join(lines)
 
 
+def _counted_runs(plan: Plan, runs: Sequence[Run]) -> str:
+    """ "48 runs: 3 arms x 4 seeds; to choose learning rates 3 arms x 3 rates x 4 seeds"."""
+    study, parts = plan.study, {part: sum(run.part == part for run in runs) for part in ("study", "search", "check")}
+    arms = counted(len(plan.configs), "arm")
+    text = f"{counted(len(runs), 'run')}: {parts['study']} of {arms} x {counted(study.seeds, 'seed')}"
+    if parts["search"]:
+        tried = f"{counted(len(study.learning_rates), 'learning rate')} x {counted(study.search_seeds, 'seed')}"
+        text += f"; {parts['search']} of {arms} x {tried}, with {study.search_fraction:g} of the updates"
+    return text + (f"; {parts['check']} of {study.search_check!r} x {tried}, with all updates" if parts["check"] else "")
+
+
 def _power(study: Study) -> str:
     """Which differences so many seeds find. How far runs vary is not known yet, so that is the unit."""
     if study.seeds < 2:
         return "with one seed no difference can be told from noise; raise config.seeds"
     tests = max(planned(study), 1)
+    names = " and ".join(dict.fromkeys(study.label(claim) for claim in study.claims)) or study.metrics[0].label
     freedom = (study.seeds - 1) * (1 if study.blocked else 2 - 2 / study.seeds)
     least = detectable(math.sqrt(2 / study.seeds), freedom, tests)
     return (
-        f"in {study.metrics[0].label} a difference is found with a probability of 80 % from {least:.2g} standard deviations on "
+        f"in {names} a difference is found with a probability of 80 % from {least:.2g} standard deviations on "
         f"(of runs of one arm that differ in their seeds; {counted(tests, 'planned comparison')})"
     )
 

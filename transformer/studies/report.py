@@ -1,4 +1,4 @@
-"""results.csv (and sentences.csv) -> report.md, report.html and the figure. The same rows and study give the same files.
+"""results.csv (and sentences.csv) -> report.md, report.html, the figure, and tables. The same rows give the same files.
 
 What is said of which number is here and in verdict_text.py; the numbers are findings.py's.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from transformer import plots
 from transformer.errors import counted, no_failure
 from transformer.files import new_file
-from transformer.studies import figures, flags, limits, resampling, results
+from transformer.studies import figures, flags, limits, resampling, results, tables
 from transformer.studies import findings as found
 from transformer.studies.findings import Findings, Measured
 from transformer.studies.html import page
@@ -29,6 +29,8 @@ def write(study: Study, folder: Path) -> None:
     rows, sentences = results.read(folder / results.NAME, study), resampling.read(folder / resampling.NAME, study)
     findings = found.find(study, rows, sentences, followed(study, folder))
     with no_failure(str(folder), "written"):
+        tables.write(findings, folder)
+        results.add_curves(folder / results.CURVES, rows, study)
         plots.study_figure(figures.panels(findings), *(folder / f"{FIGURE}{ending}" for ending in (".png", ".svg")))
         text = markdown(findings)
         figure = (folder / f"{FIGURE}.svg").read_text(encoding="utf-8")

@@ -6,7 +6,6 @@ line), and a curve (`update:value`, at most 50 of them), so that a report can be
 
 import csv
 import dataclasses
-import functools
 import io
 import json
 import math
@@ -15,8 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformer import cuts, settings
-from transformer.config import Config, DataInfo
+from transformer import cuts
 from transformer.cuts import Cut
 from transformer.errors import UserError, counted, nearest, no_failure
 from transformer.files import new_file
@@ -28,8 +26,8 @@ from transformer.studies.study import Metric, Study
 from transformer.training import costs
 from transformer.training.telemetry import read_metrics
 
-NAME = "results.csv"
-POINTS = 50  # of a curve, at most
+NAME, CURVES = "results.csv", "curves.csv"
+FEW, POINTS = 50, 200  # of a curve, at most: in results.csv, and in curves.csv
 Curve = Sequence[tuple[int, float]]
 
 
@@ -147,6 +145,33 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome], rows: Rows | 
                 writer.writerow({**{label: each for label, each in found.metrics.items() if math.isfinite(each)}, **known})
             else:
                 writer.writerow(_row(run, found, run.folder(root), curve_of(study)))
+    _write_curves_of(plan, root, ordered, rows or {})
+
+
+def _write_curves_of(plan: Plan, root: Path, runs: Sequence[Run], rows: Rows) -> None:
+    """curves.csv: of runs with a workdir from that, of others what it had, or what results.csv has."""
+    shown, known = curve_of(plan.study), read_curves(root / CURVES)
+    names = dict.fromkeys(["train/loss", shown, *(m.name for m in plan.study.metrics if m.split == "validation")])
+    curves = {}
+    for run in runs:
+        lines = read_metrics(Workdir(run.folder(root)).metrics_file)
+        made = {name: [(line["step"], line[name]) for line in lines if line.get(name) is not None] for name in names}
+        old = known.get(_curve_key(run)) or {shown: _read_curve((rows.get(run) or {}).get(f"curve of {shown}") or "")}
+        curves[_curve_key(run)] = {name: curve for name, curve in made.items() if curve} or old
+    write_curves(root / CURVES, curves)
+
+
+def _read_curve(text: str) -> Curve:
+    pairs = (point.partition(":") for point in text.split())
+    return [(int(step), float(value)) for step, _, value in pairs]
+
+
+def add_curves(path: Path, rows: Sequence["Row"], study: Study) -> None:
+    """Writes a curves.csv of the rows of a results.csv, if there is none."""
+    if not path.exists() and any(row.curve for row in rows):
+        write_curves(
+            path, {(row.part, row.arm, row.seed, _rate(row.learning_rate)): {curve_of(study): row.curve} for row in rows}
+        )
 
 
 def _row(run: Run, found: Outcome, folder: Path, curve: str) -> dict[str, Any]:
@@ -158,10 +183,12 @@ def _row(run: Run, found: Outcome, folder: Path, curve: str) -> dict[str, Any]:
     row |= {"sources": " ".join(f"{name}={digest}" for name, digest in plans.sources(run.config).items())}
     row["cuts"] = json.dumps(cuts.to_json(_cuts(workdir)), ensure_ascii=False) if row["status"] == "finished" else ""
     points = [(line["step"], line[curve]) for line in read_metrics(workdir.metrics_file) if curve in line]
-    row[f"curve of {curve}"] = " ".join(f"{step}:{math.nan if value is None else value:.5g}" for step, value in _few(points))
+    row[f"curve of {curve}"] = " ".join(
+        f"{step}:{math.nan if value is None else value:.5g}" for step, value in _thin(points, FEW)
+    )
     if workdir.data_info_file.exists():
-        parameters, flops = _cost(settings.replace(run.config, "train.seed", 0), workdir.data_info())
-        row |= {"parameters": parameters, "flops": flops}
+        cost = costs.totals(run.config, workdir.data_info())
+        row |= {"parameters": cost.size, "flops": cost.total_flops}
     if (times := beside(folder, ".seconds")).exists():
         row["seconds"] = round(sum(map(float, times.read_text().split())), 1)
     if workdir.record_file.exists():
@@ -179,19 +206,6 @@ def _cuts(workdir: Workdir) -> list[Cut]:
     files = [file for split in ("test", "validation") if (file := workdir.evaluation_file(split)).exists()]
     scored = [cut for file in files for cut in read_cuts(file, read_json(file).get("cuts", []))]
     return list(dict.fromkeys([*workdir.cuts(), *scored]))
-
-
-def _few(points: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
-    """At most `POINTS` of them, evenly spread, the last one included."""
-    every = math.ceil(len(points) / POINTS) or 1
-    return list(points[::-every][::-1])
-
-
-@functools.cache
-def _cost(config: Config, data_info: DataInfo) -> tuple[int, float]:
-    """Parameters, and FLOPs of the whole training, with vocabularies as they came out."""
-    found = costs.count(config, data_info)
-    return found.size, found.total_flops
 
 
 def beside(folder: Path, ending: str) -> Path:
@@ -311,3 +325,58 @@ def _read_cuts(path: Path, number: int, text: str | None) -> list[Cut]:
         raise UserError(
             f"{path}, line {number}: cuts is {text[:40] if text else text!r}, no list of counts; correct it"
         ) from error
+
+
+# --- curves.csv --------------------------------------------------------------------------------------------------------
+
+Key = tuple[str, str, int, str]  # part, arm, seed, learning rate
+
+
+def _curve_key(run: Run) -> Key:
+    """What a run is known by in curves.csv."""
+    return run.part, run.arm, run.seed, _rate(run.config.train.learning_rate)
+
+
+def _rate(rate: float | None) -> str:
+    return "" if rate is None else str(rate)
+
+
+def _thin(points: Sequence[tuple[int, Any]], most: int) -> list[tuple[int, Any]]:
+    """At most `most` of them, evenly spread, the last one included."""
+    every = math.ceil(len(points) / most) or 1
+    return list(points[::-every][::-1])
+
+
+def write_curves(path: Path, curves: Mapping[Key, Mapping[str, Curve]]) -> None:
+    """Of each run its metrics by update, thinned: a column a metric."""
+    names = list(dict.fromkeys(name for each in curves.values() for name in each))
+    with new_file(path) as new, new.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["part", "arm", "seed", "learning_rate", "update", *names])
+        for run, each in curves.items():
+            known = {name: dict(_thin(curve, POINTS)) for name, curve in each.items()}
+            for update in sorted({update for curve in known.values() for update in curve}):
+                writer.writerow([*run, update, *(_number(known.get(name, {}).get(update)) for name in names)])
+
+
+def read_curves(path: Path) -> dict[Key, dict[str, Curve]]:
+    """What `write_curves` wrote; nothing if there is no such file. UserError: it is damaged."""
+    if not path.is_file():
+        return {}
+    result: dict[Key, dict[str, list[tuple[int, float]]]] = {}
+    with no_failure(str(path), "read"), path.open(encoding="utf-8", newline="") as file:
+        lines: Iterable[dict[str, str]] = list(csv.DictReader(file))
+    try:
+        for line in lines:
+            run = (line.pop("part"), line.pop("arm"), int(line.pop("seed")), line.pop("learning_rate"))
+            update = int(line.pop("update"))
+            for name, text in line.items():
+                if text:
+                    result.setdefault(run, {}).setdefault(name, []).append((update, float(text)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged; restore it, or remove it: it is made again from the runs that are there") from error
+    return {run: dict(each) for run, each in result.items()}
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value:.6g}"

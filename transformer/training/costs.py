@@ -74,15 +74,9 @@ def count(config: Config, data_info: DataInfo, lengths: Sequence[int] = ()) -> C
     whichever is less.
     """
     source, target = (lengths[0], lengths[-1]) if lengths else _typical(config)
-    tokens = source if config.sequences == ("source",) else target
-    plain = Config(
-        family=config.family,
-        objective=config.objective,
-        model=dataclasses.replace(config.model, remat="none", attention_backend="plain", unroll=1),
-        train=Train(label_smoothing=config.train.label_smoothing, loss_chunk=settings.MOST),
-    )
-    leaves, forward, training = _programs(plain, data_info, source, target)
-    params = traverse_util.unflatten_dict(dict(leaves), sep="/")
+    tokens, plain = source if config.sequences == ("source",) else target, _plain(config)
+    leaves = dict(_leaves(plain, data_info))
+    params = traverse_util.unflatten_dict(leaves, sep="/")
     entries = (
         f"{data_info.source_size:,} source and {data_info.target_size:,} target"
         if _pairs(config)
@@ -92,9 +86,9 @@ def count(config: Config, data_info: DataInfo, lengths: Sequence[int] = ()) -> C
     return Costs(
         given=f"vocabulary of {entries} entries; rows of {rows} tokens",
         parameters=by_module(leaves),
-        forward=dict(forward),
-        training=training,
-        update=_update(config, params),
+        forward=dict(_forward(plain, data_info, source, target)),
+        training=_training(plain, data_info, source, target),
+        update=_update(_rule(config.train), tuple(leaves.items())),
         tokens=tokens,
         bytes=state_bytes(config.train, leaves, params),
         generating=generating_bytes(config, data_info, source, target),
@@ -102,15 +96,66 @@ def count(config: Config, data_info: DataInfo, lengths: Sequence[int] = ()) -> C
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Totals:
+    """Of `Costs` what a study compares its arms by."""
+
+    size: int
+    size_without_embeddings: int
+    total_flops: float
+
+
+def totals(config: Config, data_info: DataInfo) -> Totals:
+    """The same numbers as `count` gives, without tracing what they do not need. Equal programs are traced once."""
+    source, target = _typical(config)
+    tokens, plain, train = source if config.sequences == ("source",) else target, _plain(config), config.train
+    leaves = _leaves(plain, data_info)
+    sizes = by_module(dict(leaves))
+    embeddings = sum(count for name, count in sizes.items() if name.endswith("embedding"))
+    update = _update(_rule(train), leaves).total / train.batch_tokens
+    flops = (_training(plain, data_info, source, target).total / tokens + update) * train.batch_tokens * train.steps
+    return Totals(sum(sizes.values()), sum(sizes.values()) - embeddings, flops)
+
+
+def _plain(config: Config) -> Config:
+    """What the program of one row depends on. Dropout is not counted, so arms that differ in it have one program."""
+    computed = {"remat": "none", "attention_backend": "plain", "unroll": 1, "dropout_rate": 0.0, "head_dropout_rate": 0.0}
+    return Config(
+        family=config.family,
+        objective=config.objective,
+        model=dataclasses.replace(config.model, **computed),
+        train=Train(label_smoothing=config.train.label_smoothing, loss_chunk=settings.MOST),
+    )
+
+
+def _rule(train: Train) -> Train:
+    """What the operations of an update depend on."""
+    names = ("optimizer", "beta1", "beta2", "epsilon", "weight_decay", "clip_norm", "ema_decay")
+    return Train(**{name: getattr(train, name) for name in names})
+
+
 @functools.lru_cache(maxsize=256)  # arms of a study often have one model
-def _programs(config: Config, data_info: DataInfo, source: int, target: int) -> tuple[Leaves, Mapping[str, Work], Work]:
-    """Parameters; a forward pass of a row by module; and forward, backward and loss."""
-    model, leaves = families.FAMILIES[config.family].model(config, data_info), parameter_shapes(config, data_info)
-    params, batch = traverse_util.unflatten_dict(dict(leaves), sep="/"), _batch(config, source, target)
-    loss = families.make_loss(model, config, data_info)
-    forward = program.count(lambda params, batch: model.apply({"params": params}, batch), params, batch)
-    training = program.total(jax.grad(lambda params, batch: loss(params, batch, None)["loss_sum"]), params, batch)
-    return leaves, _by_module(forward, type(model).__name__), training
+def _leaves(plain: Config, data_info: DataInfo) -> tuple[tuple[str, jax.ShapeDtypeStruct], ...]:
+    """Each parameter's path and shape."""
+    return tuple(parameter_shapes(plain, data_info).items())
+
+
+@functools.lru_cache(maxsize=256)
+def _forward(plain: Config, data_info: DataInfo, source: int, target: int) -> Mapping[str, Work]:
+    """A forward pass of a row by module."""
+    model = families.FAMILIES[plain.family].model(plain, data_info)
+    params, batch = traverse_util.unflatten_dict(dict(_leaves(plain, data_info)), sep="/"), _batch(plain, source, target)
+    found = program.count(lambda params, batch: model.apply({"params": params}, batch), params, batch)
+    return _by_module(found, type(model).__name__)
+
+
+@functools.lru_cache(maxsize=256)
+def _training(plain: Config, data_info: DataInfo, source: int, target: int) -> Work:
+    """Forward, backward and loss of a row."""
+    model = families.FAMILIES[plain.family].model(plain, data_info)
+    params, batch = traverse_util.unflatten_dict(dict(_leaves(plain, data_info)), sep="/"), _batch(plain, source, target)
+    loss = families.make_loss(model, plain, data_info)
+    return program.total(jax.grad(lambda params, batch: loss(params, batch, None)["loss_sum"]), params, batch)
 
 
 def _pairs(config: Config) -> bool:
@@ -160,9 +205,10 @@ def _by_module(found: Mapping[str, Work], model: str) -> dict[str, Work]:
     return {name: work for name, work in result.items() if work.total}
 
 
-def _update(config: Config, params: Any) -> Work:
+@functools.lru_cache(maxsize=256)
+def _update(train: Train, leaves: tuple[tuple[str, jax.ShapeDtypeStruct], ...]) -> Work:
     """The division by the weight, the norm that is reported, the rule, the addition, the moving average."""
-    rule, decay = make_optimizer(config.train), config.train.ema_decay
+    rule, decay, params = make_optimizer(train), train.ema_decay, traverse_util.unflatten_dict(dict(leaves), sep="/")
 
     def update(params: Any, state: Any, gradients: Any, weight: Any, average: Any) -> Any:
         gradients = jax.tree.map(lambda g: g / weight, gradients)
