@@ -40,6 +40,7 @@ def study(question: str, claims: tuple[Claim, ...], scales: tuple[str, ...] = SC
         metrics=(METRICS[first], *METRICS[:first], *METRICS[first + 1 :]),
         compare_with=name("1/sqrt(d_k)", 64),
         seeds=3,
+        checkpoint="last",
         fair=("steps", "tokens"),
     )
 

@@ -104,5 +104,6 @@ def get_study() -> Study:
         metrics=METRICS,
         compare_with="Bahdanau",
         seeds=3,
+        checkpoint="last",
         fair=("steps", "tokens", "parameters"),
     )

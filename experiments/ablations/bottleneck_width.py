@@ -29,5 +29,6 @@ def get_study() -> Study:
         metrics=bottleneck.METRICS,
         compare_with="width 128",
         seeds=3,
+        checkpoint="last",
         fair=("steps", "tokens"),
     )

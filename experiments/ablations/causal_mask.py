@@ -40,5 +40,6 @@ def get_study() -> Study:
         ),
         compare_with="both",
         seeds=3,
+        checkpoint="last",
         fair=("steps", "tokens", "flops", "parameters"),
     )

@@ -31,6 +31,7 @@ def study(question: str, claims: tuple[Claim, ...], arms: dict[str, dict[str, st
         compare_with=compare_with,
         seeds=3,
         blocked=True,
+        checkpoint="last",
         fair=("steps", "tokens", "flops", "parameters"),
     )
 

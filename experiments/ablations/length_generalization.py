@@ -57,5 +57,6 @@ def get_study() -> Study:
         ),
         compare_with="none",
         seeds=3,
+        checkpoint="last",
         fair=("steps", "tokens", "parameters"),
     )

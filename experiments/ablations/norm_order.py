@@ -52,5 +52,6 @@ def get_study() -> Study:
         metrics=studies.NUMBER_WORDS,
         compare_with=f"post, warm-up, {HIGH}",
         seeds=3,
+        checkpoint="last",
         fair=("steps", "tokens", "flops", "parameters"),
     )

@@ -67,5 +67,6 @@ def get_study() -> Study:
         metrics=tuple(Metric(f"init/gradient_norm@{layer}", "lower") for layer in LAYERS),
         compare_with=name("post", 18),
         seeds=15,
+        checkpoint="last",
         fair=("steps", "tokens"),
     )

@@ -69,6 +69,7 @@ def study(question: str, claims: tuple[Claim, ...], compare_with: str, first: in
         metrics=(METRICS[first], *METRICS[:first], *METRICS[first + 1 :]),
         compare_with=name(compare_with, 32),
         seeds=3,
+        checkpoint="last",
         fair=("steps", "tokens"),
     )
 

@@ -40,5 +40,6 @@ def get_study() -> Study:
         },
         metrics=tuple(Metric(f"init/gradient_distance@{distance}", "higher") for distance in (64, 32, 16, 8, 4, 2)),
         compare_with="Transformer",
+        checkpoint="last",
         fair=("steps", "tokens"),
     )

@@ -64,5 +64,6 @@ def get_study() -> Study:
         ),
         compare_with="Q, K, V",
         seeds=3,
+        checkpoint="last",
         fair=("steps", "tokens", "parameters"),
     )

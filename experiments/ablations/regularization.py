@@ -46,5 +46,6 @@ def get_study() -> Study:
         ),
         compare_with="0.1, 0.1",
         seeds=3,
+        checkpoint="last",
         fair=("steps", "tokens", "flops", "parameters"),
     )

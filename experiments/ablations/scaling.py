@@ -73,5 +73,6 @@ def get_study() -> Study:
         metrics=(Metric("validation/nll", "lower"), Metric("validation/token_accuracy", "higher")),
         compare_with=names[-1],
         seeds=3,
+        checkpoint="last",
         fair=("steps", "tokens"),
     )

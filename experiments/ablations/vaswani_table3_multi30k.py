@@ -71,4 +71,5 @@ def get_study() -> Study:
         base=base(),
         arms={"base": {}} | ROWS,
         seeds=2,
+        checkpoint="last",
     )

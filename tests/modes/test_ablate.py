@@ -37,6 +37,7 @@ def get_study():
         metrics=(Metric("validation/nll", "lower"), Metric("test/accuracy", "higher"), Metric("test/nll", "lower")),
         compare_with="post",
         seeds=1,
+        checkpoint="last",
         fair=("steps", "flops", "parameters"),
     )
 """

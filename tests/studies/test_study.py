@@ -17,6 +17,7 @@ STUDY = Study(
     metrics=(Metric("validation/nll", "lower"), Metric("test/bleu", "higher")),
     claims=(Claim("wide is better", "here", "better", ("16", "24"), 0.5),),
     compare_with="8",
+    checkpoint="last",
 )
 
 
@@ -36,10 +37,23 @@ def test_claims_of_a_law_and_of_a_size():
 
 
 def test_arms_are_the_base_with_changes():
-    assert studies.validate(STUDY) is STUDY
+    valid = studies.validate(STUDY)
+    assert valid == dataclasses.replace(STUDY, metrics=valid.metrics) == studies.validate(valid)
     configs = studies.arm_configs(STUDY)
     assert list(configs) == ["8", "16", "24"] and configs["8"] == small.SMALL
     assert [(config.model.d_model, config.model.d_ff) for config in configs.values()] == [(8, 8), (16, 8), (24, 16)]
+
+
+def test_the_best_checkpoint_is_scored_unless_the_study_says_the_last():
+    best = studies.validate(dataclasses.replace(STUDY, checkpoint="best"))
+    assert [metric.label for metric in best.metrics] == ["validation/nll (best)", "test/bleu"]
+    assert all(config.uses_best for config in studies.arm_configs(best).values())
+    assert best.base.checkpoint.best_metric == "validation/nll"
+    last = studies.validate(STUDY)
+    assert [metric.label for metric in last.metrics] == ["validation/nll", "test/bleu"] and last.base == STUDY.base
+    blind = dataclasses.replace(STUDY.base, data=dataclasses.replace(STUDY.base.data, validation=None))
+    alone = studies.validate(dataclasses.replace(STUDY, base=blind, checkpoint="best", metrics=STUDY.metrics[1:]))
+    assert alone.base == blind
 
 
 WRONG = {
@@ -167,7 +181,7 @@ def test_overrides_reach_every_arm(tmp_path):
     (tmp_path / "mine.py").write_text(FILE)
     (tmp_path / "other.py").write_text("import small\ndef get_config():\n    return small.config(model__num_heads=4)\n")
     plain = studies.read(tmp_path / "mine.py", {})
-    assert (plain.seeds, plain.base) == (5, small.SMALL)
+    assert (plain.seeds, plain.base.model) == (5, small.SMALL.model)
     changes = {"seeds": "3", "base.train.steps": "7", "learning_rates": "0.1,0.2", "fair": "steps,tokens"}
     changed = studies.read(tmp_path / "mine.py", changes | {"base": str(tmp_path / "other.py")})
     assert (changed.seeds, changed.learning_rates, changed.fair) == (3, (0.1, 0.2), ("steps", "tokens"))

@@ -42,7 +42,7 @@ def _whole(measured: Measured) -> str:
 
 def _range(measured: Measured) -> range | None:
     """10 to 19 of "test/bleu@10-19"."""
-    return scores.bucket(measured.metric.where) if measured.metric.take == "last" else None
+    return scores.bucket(measured.metric.where) if measured.metric.take != "updates" else None
 
 
 def _values(data: Data, arm: str) -> list[float]:

@@ -55,10 +55,10 @@ def _value(metric: Metric, rows: Sequence[Mapping[str, Any]], workdir: Workdir) 
     if not values:
         file = workdir.evaluation_file(metric.split)
         return read_json(file)["scores"].get(metric.name.partition("/")[2]) if file.exists() else None
-    if metric.take == "last":
-        return values[-1]
     if metric.take == "updates":
         return next((row["step"] for row in rows if metric.reached(row.get(metric.name))), math.inf)
+    if metric.take != "best":
+        return values[-1]
     best = min if metric.better == "lower" else max
     return best((value for value in values if value is not None), default=None)
 
@@ -66,7 +66,8 @@ def _value(metric: Metric, rows: Sequence[Mapping[str, Any]], workdir: Workdir) 
 def chooser(study: Study) -> Metric:
     """What learning rates are chosen by: the study's first metric, on validation."""
     first = study.metrics[0]
-    return dataclasses.replace(first, name=f"validation/{first.name.partition('/')[2]}")
+    take = "best" if study.checkpoint == "best" and not first.where and first.split != "validation" else first.take
+    return dataclasses.replace(first, name=f"validation/{first.name.partition('/')[2]}", take=take)
 
 
 EXTENSIONS = 2  # times that a grid of learning rates is made wider

@@ -137,7 +137,7 @@ class Outputs:
 def summed(metric: Metric) -> bool:
     """Whether it is made of sums over sentences: all, those of sources of so many words, or all as long as references."""
     known = metric.where in ("", scores.TRUE_LENGTH) or scores.bucket(metric.where) is not None
-    return known and metric.score in SUMS and metric.take == "last"
+    return known and metric.score in SUMS and metric.take != "updates"
 
 
 def pairs(study: Study) -> list[Pair]:

@@ -29,9 +29,10 @@ class Metric:
     """A number that a run reports, by the name it has there: "validation/nll", "test/bleu", and, of `train.init_metrics`,
     "init/jacobian_norm" or "init/jacobian_norm@decoder/cross/last".
 
-    `take`: of a number that is reported as training goes on, the last or the best one, or instead of it the `updates` until
-    it was first reported to be as good as `target`. A run that never was counts as all of its updates: the mean is one
-    restricted to them (Royston & Parmar 2013), so arms must have equally many.
+    `take`: of a number that is reported as training goes on, the last or the best one (None: as the study's `checkpoint`
+    says), or instead of it the `updates` until it was first reported to be as good as `target`. A run that never
+    was counts as all of its updates: the mean is one restricted to them (Royston & Parmar 2013), so arms must have equally
+    many.
 
     `learned`: what an arm's mean must be as good as, else it has not learned what it was trained on, and nothing is said of it.
 
@@ -40,7 +41,7 @@ class Metric:
 
     name: str
     better: Literal["lower", "higher"]
-    take: Literal["last", "best", "updates"] = "last"
+    take: Literal["last", "best", "updates"] | None = None
     target: float | None = None
     scale: Literal["linear", "log", "logit"] | None = None
     learned: float | None = None
@@ -65,7 +66,7 @@ class Metric:
         """Its name in tables."""
         if self.take == "updates":
             return f"updates until {self.name} {'<=' if self.better == 'lower' else '>='} {self.target:g}"
-        return self.name if self.take == "last" else f"{self.name} ({self.take})"
+        return f"{self.name} (best)" if self.take == "best" else self.name
 
     @property
     def higher_is_better(self) -> bool:
@@ -146,6 +147,9 @@ class Study:
         "the first `seeds` alone; 0: none are",
         at_least=0,
         below=SEARCH_SEED,
+    )
+    checkpoint: Literal["best", "last"] = setting(
+        "best", "what runs with validations are scored at: their best checkpoint, or the last one, however far they overfit"
     )
     max_rise: float = setting(
         0.0, "a run that ends so far above its best validation loss has diverged; 0: only one that is not finite", at_least=0
@@ -254,8 +258,11 @@ def _split(text: str, flag: str) -> tuple[str, str]:
 
 
 def validate(study: Study) -> Study:
-    """`study` itself, if its parts fit together; else UserError. What arms cost and report is checked by plan.py."""
+    """The study with what its `checkpoint` says, if its parts fit together; else UserError. What arms cost and report is
+    checked by plan.py."""
     settings.check(study)
+    if isinstance(study.metrics, tuple) and all(isinstance(metric, Metric) for metric in study.metrics):
+        study = _at_checkpoint(study)
     if not study.metrics:
         raise UserError("the study has no metrics: name one at least, such as Metric('validation/nll', 'lower')")
     if not isinstance(study.arms, Mapping) or not all(isinstance(changes, Mapping) for changes in study.arms.values()):
@@ -307,6 +314,22 @@ def validate(study: Study) -> Study:
             f"metric {counting[0]!r}: arms have {' and '.join(map(str, sorted(updates)))} updates; give all the same"
         )
     return study
+
+
+def _at_checkpoint(study: Study) -> Study:
+    """With the settings of the base, and what is taken of metrics, that nobody has set."""
+    base = study.base
+    best = study.checkpoint == "best" and base.data.validation is not None
+    if best and base.evaluate.checkpoint is None and base.evaluate.average == 1 and base.checkpoint.keep_best:
+        base = dataclasses.replace(base, evaluate=dataclasses.replace(base.evaluate, checkpoint="best"))
+        if base.checkpoint.best_metric == "validation/loss":  # which label smoothing is in
+            base = dataclasses.replace(base, checkpoint=dataclasses.replace(base.checkpoint, best_metric="validation/nll"))
+
+    def taken(metric: Metric) -> Metric:
+        take = "best" if best and metric.split == "validation" and not metric.where else "last"
+        return metric if metric.take else dataclasses.replace(metric, take=take)
+
+    return dataclasses.replace(study, base=base, metrics=tuple(map(taken, study.metrics)))
 
 
 def arm_configs(study: Study) -> dict[str, Config]:
