@@ -74,7 +74,7 @@ OTHER: dict[str, Any] = {
     "model.attention": Attention(bias=False), "model.feed_forward": FeedForward(bias=False),
     "model.feed_forward.activation": "gelu", "model.attention.norm_epsilon": 1e-3,
     "model.attention.scale_width": 3, "model.attention.logit_cap": 0.5, "model.attention.output_bias": False,
-    "model.logits_cap": 0.5, "model.residual": "parallel",
+    "model.lora_rank": 2, "train.freeze": ("*kernel",), "model.logits_cap": 0.5, "model.residual": "parallel",
     "model.attention_backend": "plain", "model.norm.epsilon": 1e-3, "model.recurrent.attention": "luong_dot",
     "data.tfds_name": "wmt", "data.mixture": ("tasks:1",), "data.number_range": (0, 5000), "data.number_train_range": (0, 900),
     "data.number_test_range": (0, 900), "data.algorithm_train_lengths": (3, 6), "data.algorithm_test_lengths": (7, 8),
@@ -107,6 +107,8 @@ NEEDS: dict[str, dict[str, Any]] = {
         for name in ("norm_epsilon", "qk_norm_over", "qk_norm_plus_one")
     },
     "model.residual": {"model.norm_order": "pre"},
+    "model.lora_alpha": {"model.lora_rank": 2},
+    "model.lora_kernels": {"model.lora_rank": 2},
     "model.init_stddev": {"model.initializer": "normal"},
     "model.recurrent.context": {"model.recurrent.attention": "none"},
     "model.recurrent.input_feeding": {"model.recurrent.attention": "luong_dot"},
@@ -232,7 +234,7 @@ def update_program(config: Config) -> str:
     def loss(params: Any, batch: Any, key: Any) -> Any:
         return {"loss_sum": sum(map(jnp.sum, jax.tree.leaves(params))) * jnp.sum(batch["x"]), "weight_sum": jnp.sum(batch["x"])}
 
-    update = step.make_train_step(loss, rule, schedule, train)
+    update = step.make_train_step(loss, rule, schedule, train, optimizer.freezing(train, False))
     rates = np.asarray(jax.vmap(schedule)(jnp.arange(20)))
     return text_of(update, step.init_state(params, rule, train), {"x": jnp.ones(12)}) + str(rates)
 

@@ -105,6 +105,16 @@ class Model:
         "1/sqrt(d_model)", "standard deviation of embeddings"
     )
 
+    lora_rank: int | None = setting(
+        None,
+        "rank of low-rank adapters, which are trained in place of the kernels (Hu et al. 2021); none: no adapters",
+        at_least=1,
+    )
+    lora_alpha: float = setting(16.0, "adapters: their sum is multiplied by alpha / rank", above=0)
+    lora_kernels: tuple[str, ...] = setting(
+        ("query", "value"), "adapters: of which kernels (query, key, value, output, inner, gate, outer, or a variant's own)"
+    )
+
     attention_backend: Literal["auto", "plain", "chunked", "library"] = setting("auto", "how attention is computed", free=True)
     attention_chunk: int = setting(512, "queries in a block of the chunked backend", at_least=1, free=True)
     unroll: int = setting(1, "layers unrolled in one pass of the scan over layers", at_least=1, free=True)
@@ -297,6 +307,10 @@ class Train:
     steps: int = setting(100_000, "updates", at_least=1, free=True)
     batch_tokens: int = setting(
         25_000, "target slots of one update, over all devices and micro-batches, padding included", at_least=1
+    )
+    freeze: tuple[str, ...] = setting(
+        (),
+        "parameters that stay as they are: patterns of their paths, as encoder/* or *embedding*; with adapters all others do",
     )
     init_from: str | None = setting(None, "workdir whose parameters and vocabulary a new run starts from", path=True)
     branch_from: str | None = setting(

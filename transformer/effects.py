@@ -71,6 +71,8 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
         lambda c: c.family != "recurrent",
         "in a Transformer, and config.family is recurrent",
     ),
+    ("model", "lora_rank", lambda c: c.family != "recurrent", "in a Transformer, and config.family is recurrent"),
+    ("model", "lora_alpha lora_kernels", lambda c: c.model.lora_rank is not None, "with config.model.lora_rank"),
     ("model", "dropout_generator", _has_dropout, "where a dropout rate is above 0"),
     (
         "model.attention",

@@ -50,6 +50,9 @@ IDLE = {
     "dtype",
     "positions.stddev",
     "layer_types",
+    "lora_rank",
+    "lora_alpha",
+    "lora_kernels",
 }
 # Those that a family's models cannot have.
 ABSENT = {

@@ -21,6 +21,7 @@ from transformer.data.objectives import Objective
 from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import UserError, say
 from transformer.inference.special import SpecialNames
+from transformer.models import lora
 from transformer.models.stack import layers_in_order
 from transformer.runtime import checkpoints as checkpoints_lib
 from transformer.runtime.checkpoints import Checkpoints
@@ -133,7 +134,7 @@ def read(
         )
     vocabularies = prepare.load_vocabularies(config.data, families.text_fields(task), workdir.vocabulary)
     _check_sizes(workdir.vocabulary, data_info, list(vocabularies.values()))
-    model = families.FAMILIES[config.family].model(config, data_info)
+    adapted, model = config, families.FAMILIES[config.family].model(config, data_info)
     objective = families.make_objective(config, data_info, vocabularies)
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
     evaluate, item = config.evaluate, "params" if config.train.ema_decay is None else "average"
@@ -141,6 +142,10 @@ def read(
     steps = _best(checkpoints, path) if config.uses_best else checkpoints.sound(evaluate.average, item)
     params = checkpoints_lib.average(checkpoints, steps, item, like)
     checkpoints.close()
+    if adapted.model.lora_rank is not None:
+        config = settings.replace(config, "model.lora_rank", None)
+        params = lora.merge(adapted.model, params)
+        model = families.FAMILIES[config.family].model(config, data_info)
     for notice in notices:
         say(notice)
     return Loaded(config, data_info, model, objective, params, vocabularies, tuple(steps))

@@ -18,6 +18,7 @@ from transformer.components.masks import Pairs, Role, Sizes, Stack, Tokens
 from transformer.components.parameters import Parameters, Streams
 from transformer.components.positions import Bound
 from transformer.config import Model
+from transformer.models import lora
 from transformer.models.cache import Write, store
 from transformer.models.declare import declare
 from transformer.models.dropout import dropout
@@ -81,8 +82,8 @@ class AttentionLayer(nn.Module):
         attention, sizes = self.config.attention, self.config.sizes(self.stack, self.role)
         own = self.role == "self"
         pairs = pairs.replace(sizes=sizes, training=not self.deterministic)
-        declared = dict(attention.parameters(sizes))
-        p = declare(self, declared | dict(attention.key_parameters(sizes)) if own else declared, self.kernel_init)
+        declared = {**attention.parameters(sizes), **(attention.key_parameters(sizes) if own else {})}
+        p = lora.adapted(self.config, declare(self, lora.declared(self.config, declared), self.kernel_init))
         if attention.random and not self.deterministic:
             p["random_key"] = self.make_rng("dropout")
         positions = self._positions(position_parameters or {}, sizes) if own else Bound()
@@ -161,11 +162,11 @@ class MemoryProjection(nn.Module):
 
     def _streams(self, config: Model, count: int, prefix: str, states_BxSxD: Array, tokens: Tokens) -> Streams:
         attention, sizes = config.attention, config.sizes("decoder", "cross")
-        declared = attention.key_parameters(sizes)
+        declared = lora.declared(config, attention.key_parameters(sizes))
         named = declare(self, {f"{prefix}{name}": each for name, each in declared.items()}, self.kernel_init, count)
 
         def of_layer(p: Parameters) -> Streams:
-            streams = attention.keys(p, states_BxSxD, tokens, Bound(), sizes)
+            streams = attention.keys(lora.adapted(config, p), states_BxSxD, tokens, Bound(), sizes)
             return {name: store(stream) for name, stream in streams.items()}
 
         return jax.vmap(of_layer, axis_size=count)({name: named[f"{prefix}{name}"] for name in declared})

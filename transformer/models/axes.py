@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from transformer.components.parameters import Declared
 from transformer.config import Model
+from transformer.models import lora
 from transformer.sharding import Axes
 
 
@@ -15,11 +16,12 @@ def of_model(model: Model) -> Axes:
         for each in model.layers_of_period(stack):
             for role in ("self", "cross"):
                 sizes, attention = each.sizes(stack, role), each.attention
-                ends = _ends(f"{role}_attention/", {**attention.parameters(sizes), **attention.key_parameters(sizes)})
+                of_keys = lora.declared(each, attention.key_parameters(sizes))
+                ends = _ends(f"{role}_attention/", {**lora.declared(each, attention.parameters(sizes)), **of_keys})
                 found |= ends
                 if role == "cross":
-                    found |= _ends(r"memory/(\d+_)?", attention.key_parameters(sizes))
-            found |= _ends("feed_forward/", each.feed_forward.parameters(each.sizes(stack)))
+                    found |= _ends(r"memory/(\d+_)?", of_keys)
+            found |= _ends("feed_forward/", lora.declared(each, each.feed_forward.parameters(each.sizes(stack))))
             found |= _ends("position_", each.positions.parameters(each.sizes(stack), 1.0))
     return tuple(found.items())
 

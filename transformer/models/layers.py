@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from transformer.components.masks import Pairs, Role
 from transformer.config import Model
+from transformer.models import lora
 from transformer.models.attention import AttentionLayer
 from transformer.models.declare import declare
 from transformer.models.dropout import Dropout
@@ -64,7 +65,8 @@ class FeedForwardLayer(nn.Module):
     @nn.compact
     def __call__(self, x_BxTxD: Array) -> Array:
         config, feed_forward = self.config, self.config.feed_forward
-        p = declare(self, feed_forward.parameters(config.sizes(self.stack)), kernel_initializer(config))
+        declared = lora.declared(config, feed_forward.parameters(config.sizes(self.stack)))
+        p = lora.adapted(config, declare(self, declared, kernel_initializer(config)))
         dropout = Dropout(feed_forward.dropout_rate, config.dropout_generator, self.deterministic, name="dropout")
         return feed_forward.output(p, dropout(feed_forward.hidden(p, x_BxTxD)))
 

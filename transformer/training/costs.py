@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec
 from transformer import families, settings, sharding
 from transformer.config import Config, DataInfo, Train
 from transformer.errors import counted
-from transformer.models import program
+from transformer.models import lora, program
 from transformer.models.program import Work
 from transformer.training.optimizer import make_optimizer
 
@@ -90,7 +90,7 @@ def count(config: Config, data_info: DataInfo, lengths: Sequence[int] = ()) -> C
         training=_training(plain, data_info, source, target),
         update=_update(_rule(config.train), tuple(leaves.items())),
         tokens=tokens,
-        bytes=state_bytes(config.train, leaves, params),
+        bytes=state_bytes(config.train, leaves, params, config.model.lora_rank is not None),
         generating=generating_bytes(config, data_info, source, target),
         train=config.train,
     )
@@ -130,7 +130,7 @@ def _plain(config: Config) -> Config:
 
 def _rule(train: Train) -> Train:
     """What the operations of an update depend on."""
-    names = ("optimizer", "beta1", "beta2", "epsilon", "weight_decay", "clip_norm", "ema_decay")
+    names = ("optimizer", "beta1", "beta2", "epsilon", "weight_decay", "clip_norm", "ema_decay", "freeze")
     return Train(**{name: getattr(train, name) for name in names})
 
 
@@ -208,7 +208,9 @@ def _by_module(found: Mapping[str, Work], model: str) -> dict[str, Work]:
 @functools.lru_cache(maxsize=256)
 def _update(train: Train, leaves: tuple[tuple[str, jax.ShapeDtypeStruct], ...]) -> Work:
     """The division by the weight, the norm that is reported, the rule, the addition, the moving average."""
-    rule, decay, params = make_optimizer(train), train.ema_decay, traverse_util.unflatten_dict(dict(leaves), sep="/")
+    params = traverse_util.unflatten_dict(dict(leaves), sep="/")
+    adapters = any(path.endswith((lora.A, lora.B)) for path, _ in leaves)
+    rule, decay = make_optimizer(train, adapters), train.ema_decay
 
     def update(params: Any, state: Any, gradients: Any, weight: Any, average: Any) -> Any:
         gradients = jax.tree.map(lambda g: g / weight, gradients)
@@ -242,10 +244,10 @@ def by_module(leaves: Leaves) -> dict[str, int]:
     return dict(counts)
 
 
-def state_bytes(train: Train, leaves: Leaves, params: Any) -> dict[str, int]:
+def state_bytes(train: Train, leaves: Leaves, params: Any, adapters: bool = False) -> dict[str, int]:
     """Bytes of what training holds: parameters, gradients, the optimizer's state without its counters, the average."""
     size = _bytes(leaves)
-    state = jax.eval_shape(make_optimizer(train).init, params)
+    state = jax.eval_shape(make_optimizer(train, adapters).init, params)
     moments = _bytes([leaf for leaf in jax.tree.leaves(state) if leaf.size > 1])
     result = {"parameters": size, "gradients": size, f"optimizer ({train.optimizer})": moments}
     return result | ({"moving average": size} if train.ema_decay is not None else {})

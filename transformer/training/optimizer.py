@@ -1,6 +1,8 @@
 """Schedules and update rules, as optax chains."""
 
+import fnmatch
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,9 +10,12 @@ import jax.numpy as jnp
 import optax
 
 from transformer.config import Model, Train
+from transformer.errors import UserError
+from transformer.models import lora
 
 # Last names of parameters that are decayed: kernels and embeddings; not norms' factors, biases, or a component's small tables.
-DECAYED = ("kernel", "table")
+DECAYED = ("kernel", "table", lora.A, lora.B)
+HEADS = ("classifier/", "pooler/")  # of labels, which a model that is fine-tuned has not had before
 
 
 def peak_learning_rate(train: Train, model: Model) -> float:
@@ -71,9 +76,38 @@ def decay_mask(params: optax.Params) -> optax.Params:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
 
 
-def make_optimizer(train: Train) -> optax.GradientTransformation:
+def frozen(path: str, patterns: tuple[str, ...], adapters: bool) -> bool:
+    """Whether the parameter of that path is not trained. With adapters, they and the heads of labels alone are."""
+    if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns):
+        return True
+    return adapters and path.rpartition("/")[2] not in (lora.A, lora.B) and not path.startswith(HEADS)
+
+
+def frozen_mask(params: Any, patterns: tuple[str, ...], adapters: bool) -> Any:
+    """True where a parameter is not trained. UserError: a pattern is of no parameter, or none is trained."""
+    paths = jax.tree_util.tree_map_with_path(lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params)
+    leaves = jax.tree.leaves(paths)
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(path, pattern) for path in leaves):
+            raise UserError(
+                f"config.train.freeze {pattern}: no parameter has such a path; they are as {leaves[0]}, {leaves[-1]}"
+            )
+    if all(frozen(path, patterns, adapters) for path in leaves):
+        raise UserError("config.train.freeze: no parameter is left to be trained; name fewer")
+    return jax.tree.map(lambda path: frozen(path, patterns, adapters), paths)
+
+
+def freezing(train: Train, adapters: bool) -> Callable[[Any], Any] | None:
+    """Parameters -> `frozen_mask`; None where all are trained."""
+    if not train.freeze and not adapters:
+        return None
+    return functools.partial(frozen_mask, patterns=train.freeze, adapters=adapters)
+
+
+def make_optimizer(train: Train, adapters: bool = False) -> optax.GradientTransformation:
     """Clipping by global norm, then Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019) or Adafactor
-    (Shazeer and Stern 2018). Its updates are to be multiplied by the learning rate and subtracted."""
+    (Shazeer and Stern 2018). Its updates are to be multiplied by the learning rate and subtracted. What is
+    frozen has no state and no updates."""
     parts = {
         "adam": lambda: [optax.scale_by_adam(train.beta1, train.beta2, train.epsilon)],
         "adamw": lambda: [
@@ -84,4 +118,11 @@ def make_optimizer(train: Train) -> optax.GradientTransformation:
     }[train.optimizer]()
     if train.clip_norm is not None:
         parts.insert(0, optax.clip_by_global_norm(train.clip_norm))
-    return optax.chain(*parts)
+    rule, mask = optax.chain(*parts), freezing(train, adapters)
+    if mask is None:
+        return rule
+
+    def labels(params: Any) -> Any:
+        return jax.tree.map(lambda still: "frozen" if still else "trained", mask(params))
+
+    return optax.multi_transform({"trained": rule, "frozen": optax.set_to_zero()}, labels)

@@ -53,11 +53,15 @@ def restore_state(checkpoints: Checkpoints, step: int, like: State) -> State:
 
 
 def make_train_step(
-    loss: Loss, optimizer: optax.GradientTransformation, schedule: Callable[..., Any], train: Train
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    schedule: Callable[..., Any],
+    train: Train,
+    frozen: Callable[[Params], Any] | None = None,
 ) -> Callable[..., tuple[State, dict[str, Array]]]:
     """`train_step(state, batch, axis_name=None, seed=None, **numbers) -> state, metrics`.
 
-    `seed`: if not `train.seed`. `numbers`: what `schedule` wants beside the update.
+    `seed`: if not `train.seed`. `numbers`: what `schedule` wants beside the update. `frozen`: where parameters are not trained.
 
     The batch's rows are cut into `accumulate` micro-batches, one after the other in memory. `optimizer` gives updates that
     are multiplied by `schedule(state.step, **numbers)` and subtracted. Metrics are the loss's sums over the whole batch,
@@ -74,6 +78,8 @@ def make_train_step(
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
         def objective(params: Params, part: Batch, part_key: Array) -> tuple[Array, dict[str, Array]]:
+            if frozen is not None:
+                params = jax.tree.map(lambda p, still: jax.lax.stop_gradient(p) if still else p, params, frozen(params))
             sums = loss(params, part, part_key)
             return sums["loss_sum"], sums
 

@@ -1,0 +1,61 @@
+"""Low-rank adapters (LoRA; Hu et al. 2021): W + alpha / r A B for the kernels of attention and feed-forward layers.
+
+W is frozen, A (inputs x r) is drawn, B (r x outputs) begins at 0 (section 4.1), so that an adapted model begins as the model
+it was made from. Adapters lie beside their kernel, as `lora_a` and `lora_b`; what is not trained further is merged into it.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from transformer.components.parameters import Constant, Declared, Drawn, Kernel, Parameters
+from transformer.config import Model
+
+Array = jax.Array
+A, B = "lora_a", "lora_b"
+
+
+def declared(config: Model, of_component: Declared) -> Declared:
+    """What a component declares, and the adapters of those of its kernels that `config.lora_kernels` names."""
+    result = dict(of_component)
+    for name, kernel in of_component.items():
+        module, _, leaf = name.rpartition("/")
+        if config.lora_rank is None or leaf != "kernel" or not isinstance(kernel, Kernel):
+            continue
+        if module.rpartition("/")[2] in config.lora_kernels:
+            inputs, outputs = kernel.shape[: kernel.inputs], kernel.shape[kernel.inputs :]
+            axes = kernel.axes or (None,) * len(kernel.shape)
+            deviation = 1 / math.sqrt(math.prod(inputs))
+            shape = (*inputs, config.lora_rank)
+            result[f"{module}/{A}"] = Drawn(shape, (*axes[: kernel.inputs], None), jax.nn.initializers.normal(deviation))
+            result[f"{module}/{B}"] = Constant((config.lora_rank, *outputs), (None, *axes[kernel.inputs :]))
+    return result
+
+
+def adapted(config: Model, p: Parameters) -> dict[str, Array]:
+    """The parameters that a component is handed: kernels with their adapters added."""
+    result = {name: value for name, value in p.items() if not name.endswith((A, B))}
+    for name in p:
+        module, _, leaf = name.rpartition("/")
+        if leaf == A:
+            kernel = f"{module}/kernel"
+            result[kernel] = _sum(config, p[kernel], p[name], p[f"{module}/{B}"])
+    return result
+
+
+def merge(config: Model, params: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree of parameters without adapters, whose kernels give the same."""
+    result = {name: merge(config, value) if isinstance(value, Mapping) else value for name, value in params.items()}
+    if A in result:
+        result["kernel"] = _sum(config, result["kernel"], result.pop(A), result.pop(B))
+    return result
+
+
+def _sum(config: Model, kernel: Any, a: Any, b: Any) -> Any:
+    """W + alpha / r A B. There may be axes of layers before the others."""
+    assert config.lora_rank is not None
+    layers = kernel.shape[: a.ndim + b.ndim - 2 - kernel.ndim]
+    product = a.reshape(*layers, -1, config.lora_rank) @ b.reshape(*layers, config.lora_rank, -1)
+    return kernel + config.lora_alpha / config.lora_rank * product.reshape(kernel.shape)
