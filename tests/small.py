@@ -1,6 +1,7 @@
 """A very small model, its settings and its batches, on which several files of tests train."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from transformer import families
 from transformer.config import Checkpoint, Config, Data, DataInfo, Model, Train
 from transformer.settings import assign
+from transformer.training import loop
 from transformer.training import trainer as trainers
 
 DATA_INFO = DataInfo(source_size=17, target_size=17, source_rows=20, target_rows=20)
@@ -29,6 +31,15 @@ def config(**settings) -> Config:
 def model(base: Model | None = None, **values) -> Model:
     """A model's settings; two underscores stand for a dot, and a component may be its name."""
     return assign(base or Model(), {name.replace("__", "."): value for name, value in values.items()})
+
+
+def callbacks(**functions: Any) -> loop.Callbacks:
+    """Callbacks of a training loop that do nothing, apart from these."""
+    nothing = {"count": lambda batch: dict.fromkeys(("examples", "tokens", "filled", "slots"), 1), "keep_batch": lambda *_: ""}
+    made = loop.Callbacks()
+    for name, function in (nothing | functions).items():
+        setattr(made, name, function)
+    return made
 
 
 def batch(seed: int, rows: int) -> dict[str, np.ndarray]:

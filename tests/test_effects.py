@@ -14,12 +14,14 @@ import types
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 import tasks
 import trained
 
@@ -284,16 +286,15 @@ def events(config: Config) -> list[str]:
         loss = 5.0 if state < 6 else 4.5 if state < 10 else 4.6 + state / 100
         return {"validation/loss": loss, "validation/nll": 5 + state / 10} if config.data.validation else {}
 
-    run = loop.train(
-        config, 0, 0, iter([{}] * config.train.steps), telemetry,
-        step=lambda state, batch: (state + 1, {"skipped": float(state + 1 in (6, 7))}),
-        place=dict, fetch=lambda metrics: {**sums, **metrics},
-        count=lambda batch: {"examples": 1, "tokens": 1, "filled": 1, "slots": 1},
-        evaluate=evaluate, save=lambda number, *rest: told.append(f"save {number}"), keep=lambda *given: "",
-        stop=loop.Stop(config.train.max_minutes, lambda: next(clock)), monitor=monitor,
-    )  # fmt: skip
+    def step(state: int, batch: Any) -> tuple[int, dict[str, float]]:
+        return state + 1, {"skipped": float(state + 1 in (6, 7))}
+
+    runtime = SimpleNamespace(place_batch=dict, fetch=lambda metrics: {**sums, **metrics}, asked=bool)
+    callbacks = small.callbacks(evaluate=evaluate, save=lambda number, *rest: told.append(f"save {number}"))
+    stop = loop.Stop(config.train.max_minutes, lambda: next(clock))
+    job = loop.Job(config, runtime, step, callbacks, telemetry, monitor, stop)
     with contextlib.suppress(UserError):
-        loop.alone(run)
+        loop.alone(loop.train(job, 0, 0, iter([{}] * config.train.steps)))
     with training._nan_checks(config.train.debug_nans):
         told.append(str(jax.config.jax_debug_nans))
     return [*told, *init_metrics.names(config), str(config.train.init_metrics)]

@@ -31,7 +31,7 @@ from transformer.inference.loading import Loaded
 from transformer.inference.predict import PREDICTORS
 from transformer.runtime.checkpoints import Checkpoints
 from transformer.runtime.devices import Runtime
-from transformer.training import loop, step, trainer
+from transformer.training import loop, state_files, trainer
 from transformer.validation import validate
 
 # --- valid ones --------------------------------------------------------------------------------------------------------
@@ -155,8 +155,8 @@ def works(config: Config, folder) -> None:
     assert np.isfinite(found["loss"]) and found["skipped"] == 0
     after = jax.device_get(runtime.single(state))
     checkpoints = Checkpoints(folder, config.checkpoint)
-    step.save_state(checkpoints, 1, after, {})
-    again = step.restore_state(checkpoints, 1, jax.eval_shape(init))
+    state_files.save(checkpoints, 1, after, {})
+    again = state_files.restore(checkpoints, 1, jax.eval_shape(init))
     checkpoints.close()
     assert jax.tree.all(jax.tree.map(lambda a, b: a.dtype == b.dtype and np.array_equal(a, b), after, again))
     predictor = PREDICTORS[task.output](Loaded(config, data_info, model, objective, again.params, vocabularies))

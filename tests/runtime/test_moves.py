@@ -21,7 +21,7 @@ from transformer.models import axes
 from transformer.modes import costs
 from transformer.runtime.checkpoints import Checkpoints
 from transformer.runtime.devices import Runtime
-from transformer.training import step
+from transformer.training import state_files
 
 ROWS = 16
 LAYOUTS = {  # how, and on how many devices
@@ -47,18 +47,18 @@ def moved(folder: Path) -> dict:
     def run(names: list[str], folder: Path) -> tuple[list[float], list[bool], Checkpoints]:
         losses, same = [], []
         checkpoints = Checkpoints(folder, Checkpoint(keep_last=20))
-        step.save_state(checkpoints, 0, first, {})
+        state_files.save(checkpoints, 0, first, {})
         for number, name in enumerate(names):
             runtime = runtimes[name]
-            read = step.restore_state(checkpoints, number, like)
+            read = state_files.restore(checkpoints, number, like)
             state = runtime.place_state(read)
             back = runtime.single(state)
             pairs = zip(jax.tree.leaves(read), jax.tree.leaves(back), strict=True)
             same.append(all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs))
             state, metrics = updates[name](state, runtime.place_batch(small.batch(number, ROWS)))
             losses.append(runtime.fetch(metrics)["loss_sum"])
-            step.save_state(checkpoints, number + 1, runtime.single(state), {})
-            written = step.restore_state(checkpoints, number + 1, like)
+            state_files.save(checkpoints, number + 1, runtime.single(state), {})
+            written = state_files.restore(checkpoints, number + 1, like)
             pairs = zip(jax.tree.leaves(written), jax.tree.leaves(runtime.single(state)), strict=True)
             same[-1] &= all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
         return losses, same, checkpoints

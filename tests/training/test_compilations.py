@@ -3,6 +3,7 @@
 import io
 import json
 import random
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -34,26 +35,13 @@ def run(tmp_path, lengths, step=None, **settings):
     for name, value in settings.items():
         config = replace(config, name.replace("__", "."), value)
     stream = io.StringIO()
-    count = {"examples": 1, "tokens": 1, "filled": 1, "slots": 1}
     with Telemetry(tmp_path / "metrics.jsonl", tmp_path / "events", 0, len(lengths), stream=stream) as telemetry:
-        loop.alone(
-            loop.train(
-                config,
-                jnp.zeros(()),
-                0,
-                [{"x": jnp.ones(length)} for length in lengths],
-                telemetry,
-                step=step or jax.jit(lambda state, batch: sums(state, batch)),  # of this run alone
-                place=lambda batch: batch,
-                fetch=lambda metrics: {name: float(value) for name, value in metrics.items()},
-                count=lambda batch: count,
-                evaluate=lambda state: {},
-                save=lambda *arguments: None,
-                keep=lambda step, batch: "",
-                stop=loop.Stop(),
-                monitor=Monitor(config),
-            )
+        runtime = SimpleNamespace(
+            place_batch=dict, fetch=lambda metrics: {name: float(value) for name, value in metrics.items()}, asked=bool
         )
+        step = step or jax.jit(lambda state, batch: sums(state, batch))  # of this run alone
+        job = loop.Job(config, runtime, step, small.callbacks(), telemetry, Monitor(config), loop.Stop())
+        loop.alone(loop.train(job, jnp.zeros(()), 0, [{"x": jnp.ones(length)} for length in lengths]))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     return stream.getvalue().splitlines(), [row["train/compilations"] for row in rows]
 

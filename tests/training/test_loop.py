@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+import small
 
 from transformer.config import Checkpoint, Config, Data, Model, Train
 from transformer.errors import UserError
@@ -104,24 +106,17 @@ def run(
         happens("save", number)
         events.append(f"with {metrics}")
 
-    run = loop.train(
-        config,
-        first,
-        first,
-        ({"number": n} for n in range(first, steps + 5)),  # more than are wanted
-        told,
-        step=step,
-        place=lambda batch: ("placed", batch["number"]),
-        fetch=fetch,
+    callbacks = small.callbacks(
         count=lambda batch: {"examples": 2, "tokens": 10 + batch["number"], "filled": 30 + batch["number"], "slots": 40},
         evaluate=evaluation,
         save=saved,
-        keep=lambda number, batch: events.append(f"keep {number} {batch['number']}") or "FILE",
-        stop=stop,
-        monitor=Monitor(config),
-        begin=begin,
+        keep_batch=lambda number, batch: events.append(f"keep {number} {batch['number']}") or "FILE",
+        **({} if begin is None else {"begin": begin}),
     )
-    return events, told, loop.alone(run)
+    runtime = SimpleNamespace(place_batch=lambda batch: ("placed", batch["number"]), fetch=fetch, asked=bool)
+    batches = ({"number": n} for n in range(first, steps + 5))  # more than are wanted
+    job = loop.Job(config, runtime, step, callbacks, told, Monitor(config), stop)
+    return events, told, loop.alone(loop.train(job, first, first, batches))
 
 
 def of(events, *names):

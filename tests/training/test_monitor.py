@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -104,24 +105,13 @@ def run(folder, stop_at=None, killed_at=None, patience=None, steps=28):
         for name in ("advance", "report", "score", "skipped"):
             setattr(telemetry, name, lambda *given, **named: None)
         with contextlib.suppress(Killed):
-            loop.alone(
-                loop.train(
-                    config,
-                    state,
-                    first,
-                    batches(first),
-                    telemetry,
-                    step=lambda state, batch: (state + 1, {"skipped": 0.0}),
-                    place=dict,
-                    fetch=lambda metrics: {**metrics, "weight_sum": 1.0, "loss_sum": 0.0, "nll_sum": 0.0, "correct_sum": 0.0},
-                    count=lambda batch: {"examples": 1, "tokens": 1, "filled": 1, "slots": 1},
-                    evaluate=lambda state: {METRIC: NLL[state]},
-                    save=save,
-                    keep=lambda number, batch: "",
-                    stop=stop,
-                    monitor=monitor,
-                )
+            sums = {"weight_sum": 1.0, "loss_sum": 0.0, "nll_sum": 0.0, "correct_sum": 0.0}
+            runtime = SimpleNamespace(place_batch=dict, fetch=lambda metrics: metrics | sums, asked=bool)
+            callbacks = small.callbacks(evaluate=lambda state: {METRIC: NLL[state]}, save=save)
+            job = loop.Job(
+                config, runtime, lambda state, batch: (state + 1, {"skipped": 0.0}), callbacks, telemetry, monitor, stop
             )
+            loop.alone(loop.train(job, state, first, batches(first)))
         return checkpoints.latest(), monitor, checkpoints.steps()
 
 

@@ -12,7 +12,7 @@ import small
 from transformer import families
 from transformer.config import Checkpoint, Train
 from transformer.runtime.checkpoints import Checkpoints
-from transformer.training import step
+from transformer.training import state_files, step
 
 # --- a loss whose every number is known --------------------------------------------------------------------------------
 
@@ -222,9 +222,9 @@ def test_saved_and_restored_to_the_bit(tmp_path, ema_decay):
     for number in range(3):
         state, _ = update(state, points(seed=number))
     with contextlib.closing(Checkpoints(tmp_path, Checkpoint())) as checkpoints:
-        step.save_state(checkpoints, 3, state, {"validation/loss": 0.5})
+        state_files.save(checkpoints, 3, state, {"validation/loss": 0.5})
         like = jax.eval_shape(lambda: step.init_state(PARAMS, optimizer, train))
-        found = step.restore_state(checkpoints, 3, like)
+        found = state_files.restore(checkpoints, 3, like)
         assert checkpoints.metrics(3) == {"validation/loss": 0.5}
     assert jax.tree.structure(found) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, found, state)

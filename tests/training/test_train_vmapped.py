@@ -117,7 +117,7 @@ def test_a_stop_saves_all(data, alone, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("error", [UserError("no room"), ZeroDivisionError("no room")], ids=["ours", "bug"])
 def test_one_that_fails_does_not_end_the_others(data, alone, tmp_path, monkeypatch, error):
-    save = training.step_lib.save_state
+    save = training.state_files.save
     saved = []
 
     def with_error(checkpoints, *rest):
@@ -126,7 +126,7 @@ def test_one_that_fails_does_not_end_the_others(data, alone, tmp_path, monkeypat
             raise error
         save(checkpoints, *rest)
 
-    monkeypatch.setattr(training.step_lib, "save_state", with_error)
+    monkeypatch.setattr(training.state_files, "save", with_error)
     well, said = together(data, tmp_path)
     assert not well and "no room" in said[SEEDS[1]]
     assert ("Traceback" in said[SEEDS[1]]) == isinstance(error, ZeroDivisionError)

@@ -14,7 +14,7 @@ from transformer.training import costs
 
 EXTREME = 100.0  # times the parameters of attention, so that logits are 10,000 times as large
 UPDATES = 100
-WIDE = 64  # d_model where operations are counted
+WIDE = 256  # d_model where operations are counted
 
 
 def masked_rows(subject: Subject) -> Outcome:
@@ -87,7 +87,7 @@ def flops(subject: Subject) -> Outcome:
     if subject.recurrent:
         return "XLA does not count what is inside a loop over time"
     model = subject.config.model
-    # Wider than elsewhere: nothing is run, and products should outweigh what XLA may count otherwise.
+    # Wider than elsewhere, so that products outweigh elementwise operations, which XLA counts in more detail; nothing is run.
     wide = {"d_model": WIDE, "d_ff": 4 * WIDE, "unroll": max(model.num_encoder_layers, model.num_decoder_layers)}
     other = subject.variant(**wide)
     batch = {name: jax.ShapeDtypeStruct((1, SLOTS), jnp.int32) for name in subject.separate}

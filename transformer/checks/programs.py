@@ -46,7 +46,7 @@ def not_fused(subject: Subject) -> str | None:
     """Why the library's kernel does not compute a layer's attention; None: it does."""
     for each in subject.layer_types():
         q, k = {"query": jnp.zeros((1, 1, 1, each.key_width))}, {"value": jnp.zeros((1, 1, 1, each.value_width))}
-        if why := each.attention._not_in_library(q, k, Bound(each.positions), Backend("library")):
+        if why := each.attention.why_not_library(q, k, Bound(each.positions), Backend("library")):
             return why
     return None
 

@@ -220,7 +220,7 @@ class Attention(Component, name="multi_head"):
 
     def attend(self, p: Parameters, q: Streams, k: Streams, pairs: Pairs, positions: Bound, backend: Backend) -> Array:
         """Weighted values of every head BxTxHxV; a query that sees nothing gives zeros, and zero gradients."""
-        if backend.name == "library" and (why := self._not_in_library(q, k, positions, backend)) is None:
+        if backend.name == "library" and (why := self.why_not_library(q, k, positions, backend)) is None:
             return self._library(q, k, pairs, positions)
         elif backend.name == "library":
             logging.log_first_n(logging.INFO, f"attention: {why}; using the plain backend", 1)
@@ -266,7 +266,7 @@ class Attention(Component, name="multi_head"):
             weights = backend.dropout(weights, first)
         return self.mix(p, weights, k, pairs, positions)
 
-    def _not_in_library(self, q: Streams, k: Streams, positions: Bound, backend: Backend) -> str | None:
+    def why_not_library(self, q: Streams, k: Streams, positions: Bound, backend: Backend) -> str | None:
         """Why jax.nn.dot_product_attention does not compute this attention; None: it does."""
         hooks = ("scores", "logits", "normalize", "mix", "weights")
         if any(getattr(type(self), hook) is not getattr(Attention, hook) for hook in hooks):

@@ -16,7 +16,7 @@ HOMES = {  # function -> file
     "ablate": "ablation",
     "align": "alignment",
     "attend": "pictures",
-    "check": "check",
+    "check": "checking",
     "describe": "costs",
     "evaluate": "scoring",
     "export_weights": "weights",

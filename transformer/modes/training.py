@@ -33,7 +33,7 @@ from transformer.runtime.checkpoints import Checkpoints, on_host
 from transformer.runtime.devices import Runtime, peak_flops
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
-from transformer.training import branch, costs, loop, optimizer, pretrained, tracing, trainer, vmap_seeds
+from transformer.training import branch, costs, loop, optimizer, pretrained, state_files, tracing, trainer, vmap_seeds
 from transformer.training import step as step_lib
 from transformer.training.monitor import Monitor
 from transformer.training.telemetry import Telemetry
@@ -118,7 +118,7 @@ def _train(
         hosts.check_same({"as its last checkpoint": first})
         shapes = jax.eval_shape(init)
         if first:
-            state = runtime.place_state(step_lib.restore_state(checkpoints, first, jax.tree.map(on_host, shapes)))
+            state = runtime.place_state(state_files.restore(checkpoints, first, jax.tree.map(on_host, shapes)))
         elif config.train.init_from is not None:
             state = runtime.place_state(_adopt(init(), params, config.train.init_from))
         else:
@@ -148,24 +148,31 @@ def _train(
                 say(notice)
         hosts.by_first(lambda: workdir.write_cuts(cut))
 
-        def evaluate(placed: Any) -> dict[str, float]:
-            if validate is None:
-                return {}
-            params = placed.average if config.train.ema_decay is not None else placed.params
-            found = scores.token_scores(validate(params))
-            return {f"validation/{name}": value for name, value in found.items()}
-
         measure = runtime.compile_eval(init_metrics.make_init_step(loss, model, config)) if settings.init_metrics else None
 
-        def begin_with(placed: Any, batch: Any) -> dict[str, float]:
-            assert measure is not None
-            found = runtime.fetch(measure(placed.params, batch))
-            if "gradient_seconds" in settings.init_metrics:
-                found["init/gradient_seconds"] = init_metrics.seconds(runtime.compile_eval, loss, placed.params, batch)
-            return {name: found[name] for name in init_metrics.names(config)}  # in that order
+        class Callbacks(loop.Callbacks):
+            def begin(self, state: Any, batch: Any) -> dict[str, float]:
+                if measure is None:
+                    return {}
+                found = runtime.fetch(measure(state.params, batch))
+                if "gradient_seconds" in settings.init_metrics:
+                    found["init/gradient_seconds"] = init_metrics.seconds(runtime.compile_eval, loss, state.params, batch)
+                return {name: found[name] for name in init_metrics.names(config)}  # in that order
 
-        def save(step: int, placed: Any, metrics: Mapping[str, float], periodic: bool) -> None:
-            step_lib.save_state(checkpoints, step, runtime.single(placed), {**metrics, **monitor.numbers}, periodic)
+            def count(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, int]:
+                return pipeline.count(batch, objective)
+
+            def evaluate(self, state: Any) -> dict[str, float]:
+                if validate is None:
+                    return {}
+                params = state.average if config.train.ema_decay is not None else state.params
+                return {f"validation/{name}": value for name, value in scores.token_scores(validate(params)).items()}
+
+            def save(self, step: int, state: Any, metrics: Mapping[str, float], periodic: bool) -> None:
+                state_files.save(checkpoints, step, runtime.single(state), {**metrics, **monitor.numbers}, periodic)
+
+            def keep_batch(self, step: int, batch: Mapping[str, np.ndarray]) -> str:
+                return _keep_batch(workdir, step, batch)
 
         lengths = [max(round(mean), 1) for mean in objective.lengths(batches.corpus).clip(max=objective.limits).mean(axis=0)]
         peak = peak_flops(runtime.devices)
@@ -183,26 +190,11 @@ def _train(
             stack.enter_context(stop)
             if wanted is not None and hosts.is_first():
                 step = stack.enter_context(tracing.traced(step, first, wanted, workdir.profile, telemetry))
-            _, done = yield from loop.train(
-                config,
-                state,
-                first,
-                pipeline.read(batches, first, first if ended else config.train.steps, config.data.workers),
-                telemetry,
-                step=step,
-                place=runtime.place_batch if alone else dict,
-                fetch=runtime.fetch,
-                count=lambda batch: pipeline.count(batch, objective),
-                evaluate=evaluate,
-                save=save,
-                keep=lambda step, batch: _keep_batch(workdir, step, batch),
-                stop=stop,
-                monitor=monitor,
-                agree=runtime.asked,
-                total=hosts.total,
-                begin=begin_with if measure else None,
-                held_before=pipeline.held(batches, range(first - first % settings.log_every, first), objective),
-            )
+            placing = runtime if alone else vmap_seeds.OnHost(runtime)
+            job = loop.Job(config, placing, step, Callbacks(), telemetry, monitor, stop)
+            read = pipeline.read(batches, first, first if ended else config.train.steps, config.data.workers)
+            held = pipeline.held(batches, range(first - first % settings.log_every, first), objective)
+            _, done = yield from loop.train(job, state, first, read, held)
     if done < config.train.steps and not ended:
         if not monitor.exhausted:
             why = f"config.train.max_minutes {config.train.max_minutes:g} reached: " if stop.late else ""

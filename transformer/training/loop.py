@@ -1,8 +1,10 @@
-"""The training loop: fetch, dispatch, log, save, stop. What is scored, and how, is a function it is handed.
+"""The training loop: fetch, dispatch, log, save, stop. What is scored and saved, and how, are callbacks of the run.
 
-Metrics of step n are fetched after step n + 1 is dispatched, so the device never waits for the host.
+Metrics of step n are fetched after step n + 1 is dispatched, so that the device never waits for the host. The loop is a
+generator that asks for each of its updates, so that one program can make the updates of several runs (vmap_seeds.py).
 """
 
+import dataclasses
 import math
 import signal
 import time
@@ -16,7 +18,7 @@ import numpy as np
 from transformer.config import Config
 from transformer.errors import UserError, counted
 from transformer.models import penalties
-from transformer.runtime import compilations
+from transformer.runtime import compilations, hosts
 from transformer.training.monitor import Monitor
 from transformer.training.telemetry import Telemetry
 
@@ -27,19 +29,19 @@ T = TypeVar("T")
 
 
 class Update(NamedTuple):
-    """What a run asks for: `step(state, batch)`."""
+    """What a run asks for: the result of `step(state, batch)`."""
 
     step: Callable[[Any, Any], tuple[Any, Any]]
     state: Any
     batch: Any
 
 
-# Training that asks for its updates, and is sent what came of each: state, metrics, whether it waited for the compiler.
+# Yields the updates that it asks for; is sent their results: state, metrics, whether the call waited for the compiler.
 Run = Generator[Update, tuple[Any, Any, bool], T]
 
 
 def alone(run: Run[T]) -> T:
-    """What the run returns, each of its updates made when it asks."""
+    """Makes every update that the run asks for, one by one; returns what the run returns."""
     try:
         asked = next(run)
         while True:
@@ -55,15 +57,15 @@ def alone(run: Run[T]) -> T:
 
 
 def means(sums: Mapping[str, float]) -> Metrics:
-    """What a report shows of a loss's sums: per unit of weight."""
+    """The metrics of a report from a loss's sums: means per unit of weight."""
     weight = max(sums["weight_sum"], 1e-9)
     shown = {"loss": sums["loss_sum"] / weight, "nll": sums["nll_sum"] / weight, "accuracy": sums["correct_sum"] / weight}
     return shown | penalties.means(sums, weight) | {name: value for name, value in sums.items() if not name.endswith("_sum")}
 
 
 class Stop:
-    """True once the process was asked to stop (SIGTERM, Ctrl-C), or `minutes` after it was made. Asked a second time, it ends
-    at once. A context manager, which several runs may be in."""
+    """True once the process was asked to stop (SIGTERM, Ctrl-C), or `minutes` after it was made; a second signal ends the
+    process at once. A context manager that several runs may enter."""
 
     def __init__(self, minutes: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.asked, self._clock, self._inside = False, clock, 0
@@ -96,75 +98,101 @@ class Stop:
         self.asked = True
 
 
+class Callbacks:
+    """What a run does around its updates. `state` and `batch` are as the runtime places them."""
+
+    def begin(self, state: Any, batch: Any) -> Metrics:
+        """Metrics, by their full names, of the state before update 1 and the batch of that update."""
+        return {}
+
+    def count(self, batch: Batch) -> Mapping[str, int]:
+        """What a batch holds: `examples`, `tokens`, `filled` and `slots`."""
+        raise NotImplementedError
+
+    def evaluate(self, state: Any) -> Metrics:
+        """Validation metrics, by their full names."""
+        return {}
+
+    def save(self, step: int, state: Any, metrics: Metrics, periodic: bool) -> None:
+        """Saves the state after `step` updates. `periodic`: the checkpoint is one of `config.checkpoint.every_steps`."""
+
+    def keep_batch(self, step: int, batch: Batch) -> str:
+        """Writes the batch of an update that was not finite; returns the name of the file."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run as the loop sees it. `step(state, batch) -> state, metrics`. `runtime` has `place_batch`, `fetch` and `asked`."""
+
+    config: Config
+    runtime: Any
+    step: Callable[[Any, Any], tuple[Any, Any]]
+    callbacks: Callbacks
+    telemetry: Telemetry
+    monitor: Monitor
+    stop: Stop
+
+
+class _Skipped:
+    """Watches for updates that were skipped because they were not finite. It looks one update late, so as not to wait."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._last, self._in_a_row = job, None, 0
+
+    def add(self, step: int, batch: Batch, flag: Any) -> None:
+        """Looks at the update before, and remembers this one, whose `flag` is known later."""
+        self.look()
+        self._last = step, batch, flag
+
+    def look(self) -> None:
+        """UserError: more than `config.train.max_skipped` updates in a row were skipped."""
+        if self._last is None:
+            return
+        (step, batch, flag), self._last = self._last, None
+        if not self._job.runtime.fetch({"skipped": flag})["skipped"]:
+            self._in_a_row = 0
+            return
+        self._in_a_row += 1
+        self._job.telemetry.skipped(step)
+        most = self._job.config.train.max_skipped
+        if self._in_a_row > most:
+            raise UserError(
+                f"loss or gradient was not finite in {counted(self._in_a_row, 'update')} in a row, the last {step} "
+                f"(config.train.max_skipped {most}); its batch is {self._job.callbacks.keep_batch(step, batch)}; the last "
+                "checkpoint is good: --config.train.debug_nans=true names the operation, a lower learning rate may avoid it"
+            )
+
+
 def train(
-    config: Config,
-    state: Any,
-    first_step: int,
-    batches: Iterable[Batch],
-    telemetry: Telemetry,
-    *,
-    step: Callable[[Any, Any], tuple[Any, Any]],
-    place: Callable[[Batch], Any],
-    fetch: Callable[[Any], Metrics],
-    count: Callable[[Batch], Mapping[str, int]],
-    evaluate: Callable[[Any], Metrics],
-    save: Callable[[int, Any, Metrics, bool], None],
-    keep: Callable[[int, Batch], str],
-    stop: Stop,
-    monitor: Monitor,
-    agree: Callable[[bool], bool] = bool,
-    total: Callable[[Mapping[str, int]], Mapping[str, int]] = dict,
-    begin: Callable[[Any, Any], Metrics] | None = None,
-    held_before: Mapping[str, int] | None = None,
+    job: Job, state: Any, first_step: int, batches: Iterable[Batch], held_before: Mapping[str, int] | None = None
 ) -> Run[tuple[Any, int]]:
     """Updates `first_step` to `config.train.steps`; returns the state and the number of updates done.
 
-    `stop` is looked at after each update; once it is true the state is saved and the loop ends early. The same holds once
-    the `monitor` of validations is exhausted; it also says which validations are saved because they are among the best.
-    `save` is given the step, the state, its scores, and whether the checkpoint is a periodic one. `evaluate` gives metrics by
-    their full names, and so does `begin`, of the state before update 1 and that update's placed batch; `count` what a batch
-    holds: `examples`, `tokens`, `filled`, `slots`. `held_before`: `filled` and `slots` of the updates between the last report
-    and `first_step`, so that a resumed run reports the same padding as an unbroken one. Of several processes each runs this
-    loop: `agree` makes one answer of theirs whether to stop, `total` one sum of their counts. UserError: more updates than
-    `config.train.max_skipped` in a row were skipped; `keep` writes the last one's batch and says where.
+    After each update `job.stop` is read; once it is true the state is saved and the loop ends early. The same holds once
+    `job.monitor`, which also says which validations are among the best, is exhausted. `held_before`: `filled` and `slots` of
+    the updates between the last report and `first_step`, so that a resumed run reports the same padding as an unbroken one.
+    Of several processes each runs this loop. UserError: too many updates in a row were skipped.
     """
-    settings, waiting, done = config.train, None, first_step
+    config, settings, runtime, callbacks = job.config, job.config.train, job.runtime, job.callbacks
+    telemetry, monitor, skipped = job.telemetry, job.monitor, _Skipped(job)
+    waiting, done = None, first_step
     counts: Counter[str] = Counter(held_before or {})  # of the batches since the last report
-    looked_at: tuple[int, Batch, Any] | None = None  # the last update, of which is not known yet whether it was skipped
-    in_a_row = 0
-
-    def look() -> None:
-        """At whether the last update was skipped."""
-        nonlocal in_a_row, looked_at
-        if looked_at is None:
-            return
-        (number, batch, flag), looked_at = looked_at, None
-        if not fetch({"skipped": flag})["skipped"]:
-            in_a_row = 0
-            return
-        in_a_row += 1
-        telemetry.skipped(number)
-        if in_a_row > settings.max_skipped:
-            raise UserError(
-                f"loss or gradient was not finite in {counted(in_a_row, 'update')} in a row, the last {number} "
-                f"(config.train.max_skipped {settings.max_skipped}); its batch is {keep(number, batch)}; the last checkpoint "
-                "is good: --config.train.debug_nans=true names the operation, a lower learning rate may avoid it"
-            )
 
     def report() -> None:
         if waiting is not None:
             number, metrics, held = waiting
-            held = total(held)
+            held = hosts.total(held)
             padding = {"padding_share": 1 - held["filled"] / held["slots"]}
-            telemetry.report(number, means(fetch(metrics) | padding), tokens=held["tokens"], examples=held["examples"])
+            telemetry.report(number, means(runtime.fetch(metrics) | padding), tokens=held["tokens"], examples=held["examples"])
 
     # Updates that had to wait for the compiler, and how many are due: one for each shape of batches.
     compiled, shapes = 0, config.data.buckets if config.data.batching == "bucketed" else 1
     for number, batch in enumerate(telemetry.awaited(batches), first_step):
-        placed = place(batch)
-        if begin is not None and number == 0:
-            telemetry.score(0, begin(state, placed))
-        state, metrics, waited = yield Update(step, state, placed)
+        placed = runtime.place_batch(batch)
+        if number == 0 and (found := callbacks.begin(state, placed)):
+            telemetry.score(0, found)
+        state, metrics, waited = yield Update(job.step, state, placed)
         done = number + 1
         telemetry.advance(done)
         if waited:
@@ -172,28 +200,28 @@ def train(
             if compiled == shapes + SPARE:
                 telemetry.recompiled(done, compiled, shapes)
         report()
-        look()
-        looked_at = done, batch, metrics.pop("skipped")
+        skipped.add(done, batch, metrics.pop("skipped"))
         waiting = None
-        counts.update(count(batch))
-        last, stopping = done == settings.steps, agree(bool(stop))  # asked once: a signal may come between saving and leaving
+        counts.update(callbacks.count(batch))
+        # Asked once an update: a signal may come between saving and leaving.
+        last, stopping = done == settings.steps, runtime.asked(bool(job.stop))
         if done % settings.log_every == 0 or last:
             waiting, counts = (done, metrics | {"compilations": compiled}, counts), Counter()
         scoring = done % settings.evaluate_every == 0 or last
         periodic = done % config.checkpoint.every_steps == 0
         if scoring or periodic or stopping:
             report()
-            look()
+            skipped.look()
             waiting = None
             with telemetry.paused():
-                scores = evaluate(state) if scoring else {}
+                scores = callbacks.evaluate(state) if scoring else {}
                 if scores:
                     telemetry.score(done, scores)
                 among_best = monitor.see(done, scores)
                 if among_best or periodic or last or stopping or monitor.exhausted:
-                    save(done, state, scores, periodic)
+                    callbacks.save(done, state, scores, periodic)
         if stopping or last or monitor.exhausted:
             break
     report()
-    look()
+    skipped.look()
     return state, done

@@ -5,7 +5,7 @@ weights; gradients are divided once, by the global weight, so 1 and N devices ag
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +15,6 @@ from flax import struct
 
 from transformer.config import Train
 from transformer.models.losses import Batch, Loss, Params, over_parts
-from transformer.runtime.checkpoints import Checkpoints
 
 Array = jax.Array
 
@@ -36,20 +35,6 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, train: T
     """The state before the first update."""
     average = jax.tree.map(jnp.copy, params) if train.ema_decay is not None else None
     return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
-
-
-def save_state(checkpoints: Checkpoints, step: int, state: State, metrics: Mapping[str, float], periodic: bool = True) -> None:
-    """Starts to save a state after `step` updates, parameters apart from the rest, which prediction does not read."""
-    items = {"params": state.params, "optimizer": state.optimizer_state, "average": state.average}
-    checkpoints.save(step, {name: item for name, item in items.items() if item is not None}, metrics, periodic)
-
-
-def restore_state(checkpoints: Checkpoints, step: int, like: State) -> State:
-    """The state saved after `step` updates; `like`: its shapes."""
-    average = like.average if like.average is None else checkpoints.restore(step, "average", like.average)
-    params = checkpoints.restore(step, "params", like.params)
-    optimizer_state = checkpoints.restore(step, "optimizer", like.optimizer_state)
-    return State(jnp.asarray(step, jnp.int32), params, optimizer_state, average)
 
 
 def make_train_step(

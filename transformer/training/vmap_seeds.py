@@ -10,8 +10,16 @@ from typing import Any
 
 from transformer.errors import UserError
 from transformer.runtime import compilations
+from transformer.runtime.devices import Runtime
 from transformer.runtime.vmap_seeds import VmapSeeds
 from transformer.training.loop import Run, Update
+
+
+class OnHost:
+    """A runtime whose batches stay on the host, where those of all seeds are stacked."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.place_batch, self.fetch, self.asked = dict, runtime.fetch, runtime.asked
 
 
 def train(runs: Mapping[int, Run], redirect: Mapping[int, Callable[[], AbstractContextManager[Any]]]) -> list[int]:
