@@ -30,7 +30,7 @@ def hidden_states(config: Config, model: nn.Module, params: object, batch: Batch
     """
     result = {}
     for stack, sown in _kept(model)(params, batch).get("intermediates", {}).items():
-        period, depth = len(config.model.layer_types_in_turn(stack)), config.model.depth(stack)
+        period, depth = len(config.model.layers_of_period(stack)), config.model.depth(stack)
         layers = layers_in_order(sown, period, depth)
         result[stack] = np.stack([np.asarray(layer["__call__"][0][0]) for layer in layers])
     if not result:
