@@ -1,5 +1,6 @@
 """What a command line does: settings, the workdir, the mode; errors as one line and an exit status."""
 
+import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,9 @@ from absl import app, logging
 from transformer import effects, registry, settings, streams
 from transformer.cli.flags import DEFAULT, FLAGS, STUDIES, parse
 from transformer.cli.usage import asked, usage
-from transformer.config import Config
+from transformer.config import Checkpoint, Config, Parallel, Train
 from transformer.data import fitting
-from transformer.errors import BUG, UserError, launcher, program
+from transformer.errors import BUG, UserError, launcher, program, say
 from transformer.studies import study
 from transformer.validation import validate
 
@@ -26,7 +27,7 @@ def main(overrides: Mapping[str, str]) -> None:
         raise UserError(
             f"--workdir={FLAGS.workdir}: a workdir needs a file system, it is locked; mount the bucket, and name that"
         )
-    workdir, notices = Path(FLAGS.workdir or Path("runs") / _name()), []
+    workdir, notices = Path(FLAGS.workdir or Path("runs") / _name(overrides)), []
     if mode in STUDIES:
         if FLAGS.config is None:
             raise UserError(
@@ -51,8 +52,10 @@ def main(overrides: Mapping[str, str]) -> None:
     sys.stdout.flush()  # here, where a closed pipe is caught
 
 
-def _name() -> str:
+def _name(overrides: Mapping[str, str]) -> str:
     """Of the workdir, where none is named."""
+    if FLAGS.config is None and (other := overrides.get("train.init_from")):
+        return f"{Path(other).name}_tuned"
     return Path(FLAGS.source if FLAGS.mode == "import" and FLAGS.source else FLAGS.config or DEFAULT).stem
 
 
@@ -64,7 +67,21 @@ def _config(workdir: Path, overrides: Mapping[str, str]) -> tuple[Config, list[s
 
         made = open_existing(workdir).config()
         return effects.settle(settings.override(made, overrides), overrides, lambda: made)
+    if FLAGS.config is None and (other := overrides.get("train.init_from")):
+        made = fine_tuning(Path(other))
+        return effects.settle(settings.override(made, overrides), overrides, lambda: made)
     return fitting.settle(FLAGS.config or DEFAULT, overrides)
+
+
+def fine_tuning(other: Path) -> Config:
+    """The settings of another run's model and data, to be trained further from its parameters: a short run, a low rate."""
+    from transformer.runtime.workdir import open_existing
+
+    say(f"--config.train.init_from={other}: its model and its data, unless settings say otherwise")
+    train = Train(steps=1000, learning_rate=1e-4, warmup_steps=50, schedule="linear", batch_tokens=2048, evaluate_every=100)
+    return dataclasses.replace(
+        open_existing(other).config(), train=train, checkpoint=Checkpoint(every_steps=500), parallel=Parallel()
+    )
 
 
 def run() -> None:
