@@ -1,6 +1,6 @@
 """Every setting, once: typed, frozen dataclasses.
 
-An experiment file returns a `Config`. What only the data knows is in `DataInfo`, resolved once and stored in the workdir.
+An experiment file returns a `Config`. What only the data can give is in `DataInfo`, made once and stored in the workdir.
 How settings are named, overridden, written and read is `settings.py`; what must hold between them, `validation.py`.
 """
 
@@ -23,19 +23,20 @@ InitMetric = Literal[LayerMetric, "gradient_distance", "sequential_products", "o
 
 @dataclasses.dataclass(frozen=True)
 class Recurrent:
-    """What the recurrent family has beside the network's sizes (`num_*_layers`, `d_model`, `dropout_rate`)."""
+    """Settings of the recurrent family, which also uses `num_*_layers`, `d_model` and `dropout_rate`."""
 
     cell: Literal["gru", "lstm"] = setting("gru", "recurrent cell (Cho et al. 2014; Hochreiter and Schmidhuber 1997)")
     attention: Literal["none", "bahdanau", "luong_dot", "luong_general", "luong_concat"] = setting(
         "bahdanau", "attention; none: one fixed vector"
     )
     context: Literal["initial", "every_step"] = setting(
-        "initial", "without attention the vector is the decoder's first state (Sutskever) or read at every step too (Cho)"
+        "initial",
+        "without attention: the encoder's vector is the decoder's first state (Sutskever), or an input of every step too (Cho)",
     )
-    bidirectional: bool = setting(True, "the encoder reads both ways")
-    reverse_source: bool = setting(False, "the source is read from its end (Sutskever et al. 2014, 3.3)")
+    bidirectional: bool = setting(True, "the encoder reads the source in both directions")
+    reverse_source: bool = setting(False, "the source is read from its end to its beginning (Sutskever et al. 2014, 3.3)")
     input_feeding: bool = setting(
-        True, "luong_*: the last attentional state is read with the next token (Luong et al. 2015, 3.3)"
+        True, "luong_*: the last attentional state is an input of the next step (Luong et al. 2015, 3.3)"
     )
 
 
@@ -56,50 +57,53 @@ class Model:
     )
     window: int | None = setting(
         None,
-        "sliding window of self-attention: a decoder's token sees the last so many tokens, itself included, an encoder's those "
-        "at most half as far away; none: no window",
+        "sliding window of self-attention: in a decoder the number of last tokens that a token sees, itself included; in an "
+        "encoder twice the greatest distance; none: no window",
         at_least=1,
     )
-    layer_pattern: tuple[str, ...] = setting(
-        (), "names of layer types, repeated over the layers; none named: all layers are alike"
-    )
+    layer_pattern: tuple[str, ...] = setting((), "names of layer types, repeated over the layers; empty: all layers are alike")
     layer_types: Variations = setting(
         Variations(),
-        "what differs in a layer type: layer_types.NAME.SETTING=VALUE, such as layer_types.local.window=512; in the types "
-        "encoder and decoder, what differs in all layers of that stack",
+        "settings of a layer type that differ from the model's: layer_types.NAME.SETTING=VALUE, such as "
+        "layer_types.local.window=512; the types encoder and decoder hold for all layers of that stack",
     )
 
-    attention: Attention = setting(Attention(), "how attention computes")
+    attention: Attention = setting(Attention(), "the attention function")
     positions: Positions = setting(Sinusoidal(), "position encoding")
-    mask: Mask = setting(Prefix(), "which tokens a decoder's token sees")
+    mask: Mask = setting(Prefix(), "which tokens a token of a decoder sees")
     feed_forward: FeedForward = setting(FeedForward(), "the feed-forward layers")
-    norm: Norm = setting(LayerNorm(), "norms, but those of queries and keys")
+    norm: Norm = setting(LayerNorm(), "normalization layers, except those of queries and keys")
     norm_order: Literal["post", "pre", "sandwich", "output"] = setting(
         "post",
         "post: norm(x + f(x)) (paper); pre: x + f(norm(x)); sandwich: x + norm(f(norm(x))) (Gemma 2); output: x + norm(f(x)) "
         "(OLMo 2)",
     )
     residual: Literal["sequential", "parallel"] = setting(
-        "sequential", "sub-layers read one another's output, or all of them the layer's input (GPT-NeoX; not with post-norm)"
+        "sequential",
+        "each sub-layer reads the output of the one before it, or all read the layer's input (GPT-NeoX; not with post-norm)",
     )
-    final_norm: bool | None = setting(None, "a norm on top of each stack; none: unless norm_order is post")
+    final_norm: bool | None = setting(None, "a norm on top of each stack; none: true unless norm_order is post")
     embedding_norm: bool = setting(False, "a norm on the embedded inputs (BERT, BART)")
 
     dropout_rate: float = setting(0.1, "dropout on sub-layer outputs and embedded inputs (paper, 5.4)", at_least=0, below=1)
-    head_dropout_rate: float = setting(0.1, "dropout before a classifier of sentences, tokens, spans", at_least=0, below=1)
-    dropout_generator: Literal["hash", "threefry"] = setting("hash", "random bits of dropout: a fast hash, or JAX's Threefry")
+    head_dropout_rate: float = setting(0.1, "dropout before the classifier of sentences, tokens or spans", at_least=0, below=1)
+    dropout_generator: Literal["hash", "threefry"] = setting(
+        "hash", "generator of the random bits of dropout: a fast hash, or JAX's Threefry"
+    )
 
     tying: Literal["three_way", "two_way", "inputs", "none"] = setting(
-        "three_way", "embeddings shared: source, target and output; target and output; source and target; none"
+        "three_way", "which embeddings are shared: source, target and output; target and output; source and target; none"
     )
     embedding_scale: Literal["sqrt(d_model)", "none"] = setting("sqrt(d_model)", "factor on embeddings (paper, 3.4)")
     logits_scale: Literal["none", "1/sqrt(d_model)"] = setting("none", "factor on states before the logits (T5 1.0: tied)")
     logits_cap: float | None = setting(
         None, "soft cap on the logits of the vocabulary: cap * tanh(logits / cap) (Gemma 2); none: no cap", above=0
     )
-    logits_bias: bool = setting(False, "a bias per vocabulary entry on the logits (BART, Marian)")
-    token_types: int = setting(0, "rows of a table of token types, added to embeddings (BERT: 2); 0: none", at_least=0)
-    initializer: Literal["xavier_uniform", "fan_in", "normal"] = setting("xavier_uniform", "of the kernels")
+    logits_bias: bool = setting(False, "a bias for each vocabulary entry on the logits (BART, Marian)")
+    token_types: int = setting(
+        0, "rows of the table of token types that is added to embeddings (BERT: 2); 0: no table", at_least=0
+    )
+    initializer: Literal["xavier_uniform", "fan_in", "normal"] = setting("xavier_uniform", "initializer of the kernels")
     init_stddev: float = setting(0.02, "standard deviation of the `normal` initializer", above=0)
     embedding_init: Literal["1/sqrt(d_model)", "normal", "unit"] = setting(
         "1/sqrt(d_model)", "standard deviation of embeddings"
@@ -118,8 +122,10 @@ class Model:
     attention_backend: Literal["auto", "plain", "chunked", "library"] = setting("auto", "how attention is computed", free=True)
     attention_chunk: int = setting(512, "queries in a block of the chunked backend", at_least=1, free=True)
     unroll: int = setting(1, "layers unrolled in one pass of the scan over layers", at_least=1, free=True)
-    remat: Literal["none", "full", "dots"] = setting("none", "what the backward pass computes again", free=True)
-    dtype: Literal["float32", "bfloat16"] = setting("float32", "type of computation; parameters are float32")
+    remat: Literal["none", "full", "dots"] = setting(
+        "none", "what the backward pass recomputes instead of storing it", free=True
+    )
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "type that is computed in; parameters are always float32")
     recurrent: Recurrent = Recurrent()
 
     @property
@@ -156,11 +162,11 @@ class Model:
 
     @property
     def remembers_keys(self) -> bool:
-        """Whether a decoder's keys stay as they are when tokens follow, so that they can be cached."""
+        """Whether a decoder's keys can be cached: they do not change when more tokens follow."""
         return all(each.mask.during(False).causal for each in self.layers_of_period("decoder"))
 
     def sizes(self, stack: Stack, role: Role = "self") -> Sizes:
-        """The sizes of a layer's attention, as components are told them."""
+        """The sizes of a layer's attention, which its components are given."""
         kv_heads = self.num_kv_heads or self.num_heads
         return Sizes(self.d_model, self.num_heads, kv_heads, self.key_width, self.value_width, self.d_ff, stack, role)
 
@@ -173,12 +179,12 @@ class Model:
 
     @property
     def ring(self) -> int | None:
-        """Slots that a decoder's self-attention needs of a cache; None: all of them."""
+        """The number of cache slots that a decoder's self-attention needs; None: one for each token."""
         before, _ = self.self_mask("decoder").span(prefix=False)
         return None if before is None else before + 1
 
     def depth(self, stack: str) -> int:
-        """Layers of the stack `encoder` or `decoder`."""
+        """The number of layers of the stack `encoder` or `decoder`."""
         return {"encoder": self.num_encoder_layers, "decoder": self.num_decoder_layers}[stack]
 
     @property
@@ -209,79 +215,98 @@ class Data:
         "synthetic (number_words, algorithms, summaries, list_ops_pairs: pairs; list_ops: labels; entities: tags; stories: "
         "questions), two text files, documents, labelled files, or TFDS catalogue",
     )
-    source_language: str = setting("en", "language read")
-    target_language: str = setting("de", "language written")
+    source_language: str = setting("en", "language of the sources")
+    target_language: str = setting("de", "language of the targets")
     directory: str | None = setting(
         None,
-        "folder of the data; none: here (files), the workdir (synthetic tasks), TFDS's data_dir (tfds)",
+        "folder of the data; none: the current folder (files), the workdir (synthetic tasks), TFDS's data_dir (tfds)",
         free=True,
         path=True,
     )
     train: str | None = setting(
-        "train", "prefix of <prefix>.<language>, file, or split, to train on; a slice as in input.txt[:90%]", path=True
+        "train",
+        "training data: the prefix of <prefix>.<language>, a file, or a split; a slice is written as input.txt[:90%]",
+        path=True,
     )
-    validation: str | None = setting("validation", "the same, to choose on", path=True)
-    test: str | None = setting("test", "the same, to score at the end", path=True)
+    validation: str | None = setting("validation", "validation data, as train", path=True)
+    test: str | None = setting("test", "test data, scored at the end, as train", path=True)
     tfds_name: str | None = setting(None, "name of a TFDS catalogue data set, with its config")
     mixture: tuple[str, ...] = setting(
-        (), "text: folders NAME:RATE of data.directory, one a task; a source is read with its name before it", path=True
+        (), "text: tasks NAME:RATE, each a folder of data.directory; the task's name is put before every source", path=True
     )
-    join: int = setting(1, "text: lines joined to one example, 1, 2, .. so many in turn, for longer ones", at_least=1)
-    prefix: str = setting("", "text put before every source (T5's name of the task)")
-    document: Literal["file", "paragraph", "line"] = setting("paragraph", "documents: what one is; blank lines part paragraphs")
-    cross_documents: bool = setting(False, "language models: attention crosses documents that share a row")
+    join: int = setting(1, "text: lines are joined to longer examples of 1, 2, .. up to this many lines in turn", at_least=1)
+    prefix: str = setting("", "text that is put before every source (the name of the task in T5)")
+    document: Literal["file", "paragraph", "line"] = setting(
+        "paragraph", "documents: what a document is; blank lines separate paragraphs"
+    )
+    cross_documents: bool = setting(False, "language models: attention crosses the documents of a row")
 
-    number_range: tuple[int, int] = setting((0, 1_000_000), "number_words: numbers from (included) to (excluded)")
-    number_train_range: tuple[int, int] | None = setting(None, "number_words: range of the training numbers; none: the whole")
-    number_test_range: tuple[int, int] | None = setting(None, "number_words: range of validation and test; none: the whole")
+    number_range: tuple[int, int] = setting((0, 1_000_000), "number_words: range of the numbers: first, and last plus one")
+    number_train_range: tuple[int, int] | None = setting(
+        None, "number_words: range of the training numbers; none: number_range"
+    )
+    number_test_range: tuple[int, int] | None = setting(None, "number_words: range of validation and test; none: number_range")
     number_train_size: int = setting(40_000, "number_words: training pairs", at_least=1)
     number_train_by_digits: float = setting(
         0.125,
-        "number_words: share of the training numbers drawn evenly over the counts of digits; the others: over the range",
+        "number_words: fraction of the training numbers drawn evenly over the counts of digits; the others: over the range",
         at_least=0,
         at_most=1,
     )
     number_small_copies: int = setting(
-        1, "number_words: copies of each training number below 100, which a draw holds few of", at_least=1
+        1, "number_words: copies of each training number below 100, of which a random sample has few", at_least=1
     )
     number_test_by_digits: float = setting(
         0.0,
-        "number_words: the same of validation and test, but at most a quarter of the numbers of each count of digits",
+        "number_words: as number_train_by_digits for validation and test, at most a quarter of the numbers of each count",
         at_least=0,
         at_most=1,
     )
-    number_test_size: int = setting(2_000, "number_words: validation pairs, and as many test pairs", at_least=1)
-    synthetic_train_size: int = setting(20_000, "the other synthetic tasks: training examples", at_least=1)
-    synthetic_test_size: int = setting(2_000, "the other synthetic tasks: validation examples, and as many to test", at_least=1)
+    number_test_size: int = setting(2_000, "number_words: number of validation pairs, and of test pairs", at_least=1)
+    synthetic_train_size: int = setting(20_000, "other synthetic tasks: number of training examples", at_least=1)
+    synthetic_test_size: int = setting(
+        2_000, "other synthetic tasks: number of validation examples, and of test examples", at_least=1
+    )
 
     algorithm: Literal["copy", "reverse", "sort", "list", "recall", "addition"] = setting(
-        "copy", "algorithms: which; list: items translated one by one; recall: the value of a key"
+        "copy", "algorithms: which one; list: items are translated one by one; recall: the value of a key"
     )
     algorithm_alphabet: int = setting(26, "algorithms: letters that items and keys are drawn from", at_least=2, at_most=52)
     algorithm_train_lengths: tuple[int, int] = setting(
-        (5, 20), "algorithms: items (recall: pairs; addition: digits) in training and validation, from and to (both included)"
+        (5, 20), "algorithms: least and greatest number of items (recall: pairs; addition: digits) in training and validation"
     )
-    algorithm_test_lengths: tuple[int, int] | None = setting(None, "algorithms: the same, in test; none: as in training")
+    algorithm_test_lengths: tuple[int, int] | None = setting(
+        None, "algorithms: as algorithm_train_lengths for the test; none: the same"
+    )
 
     vocabulary: Literal["bpe", "unigram", "bytes", "characters", "imported"] = setting("bpe", "kind of vocabulary")
-    vocabulary_size: int = setting(8000, "entries at most, special ones included (bpe, unigram, characters)", at_least=8)
-    joint_vocabulary: bool = setting(True, "one vocabulary for both sides")
+    vocabulary_size: int = setting(
+        8000, "greatest number of entries, special ones included (bpe, unigram, characters)", at_least=8
+    )
+    joint_vocabulary: bool = setting(True, "one vocabulary for source and target")
     segmentations: int = setting(
-        1, "bpe, unigram: copies of the training texts, all but the first cut into pieces at random", at_least=1
+        1, "bpe, unigram: copies of the training texts; all except the first are segmented at random", at_least=1
     )
     segmentation_rate: float = setting(
-        0.1, "of these, bpe: the share of merges left out (BPE-dropout); unigram: how sharp (alpha)", above=0, below=1
+        0.1,
+        "of segmentations, bpe: fraction of merges that are left out (BPE-dropout); unigram: smoothing alpha",
+        above=0,
+        below=1,
     )
-    lowercase: bool = setting(False, "lowercase all text before anything else")
+    lowercase: bool = setting(False, "convert all text to lower case first")
     normalization: Literal["nmt_nfkc", "nfkc", "identity"] = setting("nmt_nfkc", "sentencepiece's Unicode normalisation")
 
-    max_source_length: int = setting(256, "tokens of a source, end included", at_least=2)
-    max_target_length: int = setting(256, "tokens of a target, end included", at_least=2)
-    too_long: Literal["drop", "cut"] = setting("drop", "what happens to longer training pairs (counted)")
-    batching: Literal["packed", "bucketed"] = setting("packed", "several pairs in a row, or one pair in a row of a few lengths")
-    row_length: int | None = setting(None, "target slots of a packed row; none: the longest target, 64 at least")
-    buckets: int = setting(6, "shapes of bucketed batches", at_least=1)
-    workers: int = setting(0, "processes that read ahead (0: a thread of this one)", at_least=0, free=True)
+    max_source_length: int = setting(256, "greatest number of tokens of a source, its end included", at_least=2)
+    max_target_length: int = setting(256, "greatest number of tokens of a target, its end included", at_least=2)
+    too_long: Literal["drop", "cut"] = setting("drop", "what is done with longer training pairs, which are counted")
+    batching: Literal["packed", "bucketed"] = setting(
+        "packed", "several pairs in a row, or one pair in a row, with a few row lengths"
+    )
+    row_length: int | None = setting(
+        None, "target slots of a packed row; none: as many as the longest target has, but at least 64"
+    )
+    buckets: int = setting(6, "number of shapes of bucketed batches", at_least=1)
+    workers: int = setting(0, "processes that prepare batches ahead; 0: a thread of this process", at_least=0, free=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,21 +315,23 @@ class Objective:
 
     kind: Literal[
         "translate", "causal_lm", "prefix_lm", "masked_lm", "span_corruption", "denoise", "classify", "tag", "answer", "embed"
-    ] = setting("translate", "what is learned: a row of OBJECTIVES in transformer/families.py")
-    rate: float = setting(0.15, "masked_lm, span_corruption, denoise: share of tokens that is corrupted", above=0, below=1)
+    ] = setting("translate", "what is learned: a row of TASKS in transformer/families.py")
+    rate: float = setting(0.15, "masked_lm, span_corruption, denoise: fraction of tokens that are corrupted", above=0, below=1)
     span_length: float = setting(3.0, "span_corruption, denoise: mean length of a span", at_least=1)
     whole_words: bool = setting(False, "masked_lm: all pieces of a word are chosen together")
-    next_sentence: bool = setting(False, "masked_lm: two segments, half of them unrelated, and a guess whether they are (BERT)")
+    next_sentence: bool = setting(
+        False, "masked_lm: also predict whether two segments follow each other, which half of the pairs do (BERT)"
+    )
     permute_sentences: bool = setting(False, "denoise: sentences in random order (BART)")
-    delete_rate: float = setting(0.0, "denoise: share of tokens deleted", at_least=0, below=1)
+    delete_rate: float = setting(0.0, "denoise: fraction of tokens that are deleted", at_least=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
     """The optimisation."""
 
-    seed: int = setting(0, "of everything random: initialisation, order, dropout", at_least=0)
-    steps: int = setting(100_000, "updates", at_least=1, free=True)
+    seed: int = setting(0, "seed of initialisation, data order and dropout", at_least=0)
+    steps: int = setting(100_000, "number of updates", at_least=1, free=True)
     batch_tokens: int = setting(
         25_000, "target slots of one update, over all devices and micro-batches, padding included", at_least=1
     )
@@ -315,44 +342,51 @@ class Train:
     init_from: str | None = setting(None, "workdir whose parameters and vocabulary a new run starts from", path=True)
     branch_from: str | None = setting(
         None,
-        "workdir whose run a new run continues after update branch_step, with optimizer, data and metrics: as if it had been "
-        "trained with the new run's schedule from the start",
+        "workdir whose run a new run continues after update branch_step, with its optimizer state, data position and metrics; "
+        "the result is that of a run with the new schedule from the start",
         path=True,
     )
     branch_step: int | None = setting(
-        None, "branch_from: updates after which the new run branches; a checkpoint there", at_least=1
+        None, "branch_from: the update after which the new run branches; it must have a checkpoint", at_least=1
     )
     accumulate: int = setting(1, "micro-batches of one update", at_least=1)
     optimizer: Literal["adam", "adamw", "adafactor"] = setting("adam", "update rule")
     learning_rate: float | None = setting(
-        None, "highest learning rate; none: the paper's d_model^-0.5 warmup_steps^-0.5", above=0
+        None, "peak learning rate; none: d_model^-0.5 warmup_steps^-0.5, as in the paper", above=0
     )
     schedule: Literal["rsqrt", "cosine", "linear", "constant", "wsd"] = setting(
-        "rsqrt", "what follows the linear warm-up; cosine, linear: 0 after train.steps; wsd: constant, then linear decay to 0"
+        "rsqrt", "schedule after the linear warm-up; cosine, linear: 0 at train.steps; wsd: constant, then linear decay to 0"
     )
     warmup_steps: int = setting(4000, "updates of linear warm-up", at_least=0)
     decay_steps: int | None = setting(
-        None, "wsd: updates of the decay, which ends with train.steps; none: a tenth of them", at_least=0, free=True
+        None,
+        "wsd: number of updates of the decay, which ends at train.steps; none: a tenth of train.steps",
+        at_least=0,
+        free=True,
     )
-    beta1: float = setting(0.9, "Adam's decay of the mean", at_least=0, below=1)
-    beta2: float = setting(0.98, "Adam's decay of the square", above=0, below=1)
+    beta1: float = setting(0.9, "Adam: decay rate of the first moment", at_least=0, below=1)
+    beta2: float = setting(0.98, "Adam: decay rate of the second moment", above=0, below=1)
     epsilon: float = setting(1e-9, "Adam's epsilon", above=0)
-    weight_decay: float = setting(0.0, "adamw: decay of kernels and embeddings, times the learning rate", at_least=0)
-    clip_norm: float | None = setting(None, "greatest global norm of a gradient; none: no clipping", above=0)
-    loss_chunk: int = setting(4096, "target slots of a device whose logits exist at once", at_least=1, free=True)
-    label_smoothing: float = setting(0.1, "probability spread evenly over the vocabulary", at_least=0, below=1)
+    weight_decay: float = setting(
+        0.0, "adamw: weight decay of kernels and embeddings; it is multiplied by the learning rate", at_least=0
+    )
+    clip_norm: float | None = setting(None, "gradients are clipped to this global norm; none: no clipping", above=0)
+    loss_chunk: int = setting(
+        4096, "target slots of a device whose logits are in memory at the same time", at_least=1, free=True
+    )
+    label_smoothing: float = setting(0.1, "probability that is spread evenly over the vocabulary", at_least=0, below=1)
     ema_decay: float | None = setting(
         None, "decay of an exponential moving average of parameters; none: no average", above=0, below=1
     )
     max_skipped: int = setting(
         10,
-        "updates in a row that may be skipped as loss or gradient is not finite; one more ends the run",
+        "greatest number of updates in a row that are skipped because loss or gradient is not finite; one more ends the run",
         at_least=0,
         free=True,
     )
-    debug_nans: bool = setting(False, "each operation is checked for NaN, and the first is named; slow", free=True)
+    debug_nans: bool = setting(False, "check every operation for NaN and name the first one; slow", free=True)
     max_minutes: float | None = setting(
-        None, "minutes after which the run saves and stops, to be gone on with; none: no limit", above=0, free=True
+        None, "minutes after which the run is saved and stops; it can be resumed; none: no limit", above=0, free=True
     )
     log_every: int = setting(50, "updates between two reports", at_least=1)
     evaluate_every: int = setting(1000, "updates between two validations", at_least=1)
@@ -364,12 +398,12 @@ class Train:
         free=True,
     )
     min_delta: float = setting(
-        0.0, "early stopping: how much better a validation must be, to count as an improvement", at_least=0
+        0.0, "early stopping: how much better a validation must be to count as an improvement", at_least=0
     )
     init_metrics: tuple[InitMetric, ...] = setting(
         (),
-        "measured before the first update, on its batch: init/NAME, by layer init/NAME@decoder/cross/1 or @decoder/1, "
-        "by distance init/gradient_distance@8",
+        "metrics of the initial model on the first batch: init/NAME, by layer init/NAME@decoder/cross/1 or @decoder/1, by "
+        "distance init/gradient_distance@8",
     )
 
     @property
@@ -383,21 +417,23 @@ class Evaluate:
     """How a trained model is scored."""
 
     scores: tuple[str, ...] = setting(
-        (), "scores of what is said, beside losses; none named: those of the objective", free=True
+        (), "scores of the outputs, in addition to losses; empty: those of the objective", free=True
     )
     lengths: tuple[int, ...] = setting(
         (),
-        "pairs: scores of sources with so many words too, from each number (included) to the next (excluded); none named: no",
+        "pairs: also score ranges of the source's number of words; each range begins at a number and ends before the next",
         free=True,
     )
     places: tuple[int, ...] = setting(
         (),
-        "pairs: the share of right words too, by their place in the target (the first is 1), in the same ranges",
+        "pairs: also the percentage of correct words by their position in the target, from 1 on, in ranges as of lengths",
         free=True,
     )
-    true_lengths: bool = setting(False, "pairs: scores of outputs decoded to the length of their references too", free=True)
+    true_lengths: bool = setting(
+        False, "pairs: also score outputs that are decoded to the length of their references", free=True
+    )
     bleu_tokenize: Literal["13a", "none", "intl", "char"] = setting("13a", "sacrebleu's tokenisation", free=True)
-    average: int = setting(1, "how many of the last checkpoints are averaged", at_least=1, free=True)
+    average: int = setting(1, "number of last checkpoints that are averaged", at_least=1, free=True)
     checkpoint: Literal["last", "best"] | None = setting(
         None,
         "what is used: the mean of the last `average`, or the best one (checkpoint.best_metric); none: the best with "
@@ -406,82 +442,82 @@ class Evaluate:
     )
     samples: int = setting(8, "outputs shown", at_least=0, free=True)
     heads_removed: float = setting(
-        0.0, "share of the heads of attention that are taken out before a split is scored", at_least=0, at_most=1, free=True
+        0.0, "fraction of the attention heads that are removed before a split is scored", at_least=0, at_most=1, free=True
     )
     head_order: Literal["gradient", "random"] = setting(
-        "gradient", "which go first: by the gradients of their gates on validation, the least first; or any", free=True
+        "gradient", "order of removal: the least gradient of a head's gate on validation first, or random", free=True
     )
-    head_place: HeadPlace = setting("all", "which are counted and taken out: those of one kind of attention, or all", free=True)
+    head_place: HeadPlace = setting("all", "heads that are counted and removed: of one kind of attention, or all", free=True)
     head_statistics: bool = setting(
-        False, "Transformers that say a text: tell what heads have come to do too, as weight on a token's neighbours", free=True
+        False, "Transformers that output a text: also measure what heads attend to, such as the previous token", free=True
     )
     stride: int | None = setting(
         None,
-        "language models: tokens that the window moves on for perplexity; none: windows do not overlap",
+        "language models: stride of the sliding window for perplexity, in tokens; none: windows do not overlap",
         at_least=1,
         free=True,
     )
 
 
-EXTRA_TOKENS = 50  # of an output above its source's (Vaswani et al. 2017, 6.1), where no setting says how many
-NEW_TOKENS = 200  # of a continuation, where no setting limits it
+EXTRA_TOKENS = 50  # default limit of an output: its source's length and this many tokens (Vaswani et al. 2017, 6.1)
+NEW_TOKENS = 200  # default limit of a continuation
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
     """How text is generated."""
 
-    beam_size: int = setting(4, "hypotheses kept; 1: greedy", at_least=1, free=True)
+    beam_size: int = setting(4, "number of hypotheses that are kept; 1: greedy search", at_least=1, free=True)
     length_penalty: float = setting(0.6, "alpha of ((5 + n) / 6)^alpha (Wu et al. 2016)", at_least=0, free=True)
     penalty_form: Literal["gnmt", "power"] = setting("gnmt", "((5 + n) / 6)^alpha, or n^alpha", free=True)
     stopping: Literal["likely", "filled", "bound"] = setting(
         "likely",
-        "a sentence is done when beam_size hypotheses are finished and no beam alive, as long as it is, is better than their "
-        "worst; as soon as so many are finished; or when no beam can become better, however long",
+        "a sentence ends when beam_size hypotheses are finished and, likely: no live beam has a better score now; filled: at "
+        "once; bound: no live beam can reach a better score at any length",
         free=True,
     )
     max_extra: int | None = setting(
         None,
-        f"output tokens at most, above the source's; none: {EXTRA_TOKENS}, or up to the longest target of the data's splits",
+        f"limit of output tokens beyond the source's number; none: {EXTRA_TOKENS}, or the longest target of the data if longer",
         at_least=1,
         free=True,
     )
     max_length: int | None = setting(
         None,
-        "tokens at most: of an output and its start, or, generate, of a prompt and what follows; none: no such limit",
+        "limit of tokens of an output with its start token or, generate, of prompt and continuation; none: no such limit",
         at_least=2,
         free=True,
     )
-    n_best: int = setting(1, "hypotheses written for a sentence", at_least=1, free=True)
-    batch_size: int = setting(64, "sentences decoded together", at_least=1, free=True)
-    temperature: float = setting(1.0, "generate: logits are divided by it; 0: the likeliest token", at_least=0, free=True)
-    top_k: int | None = setting(None, "generate: of the k likeliest tokens alone", at_least=1, free=True)
+    n_best: int = setting(1, "number of hypotheses that are written for a sentence", at_least=1, free=True)
+    batch_size: int = setting(64, "number of sentences that are decoded at once", at_least=1, free=True)
+    temperature: float = setting(
+        1.0, "generate: logits are divided by it; 0: always the most probable token", at_least=0, free=True
+    )
+    top_k: int | None = setting(None, "generate: sample from the k most probable tokens only", at_least=1, free=True)
     top_p: float | None = setting(
         None,
-        "generate: of the least set of tokens with this probability alone (Holtzman et al. 2020)",
+        "generate: sample from the smallest set of tokens with this total probability (Holtzman et al. 2020)",
         above=0,
         at_most=1,
         free=True,
     )
-    repetition_penalty: float = setting(
-        1.0, "generate: logits of tokens said before are divided by it (CTRL)", above=0, free=True
-    )
+    repetition_penalty: float = setting(1.0, "generate: logits of earlier tokens are divided by it (CTRL)", above=0, free=True)
     max_new_tokens: int | None = setting(
-        None, f"generate: new tokens at most; none: as many as max_length allows, or {NEW_TOKENS}", at_least=1, free=True
+        None, f"generate: limit of new tokens; none: as many as max_length allows, or {NEW_TOKENS}", at_least=1, free=True
     )
     start_token: bool = setting(
-        True, "generate: the start token stands before a prompt, as in training; false: before an empty one alone", free=True
+        True, "generate: put the start token before the prompt, as in training; false: only before an empty prompt", free=True
     )
-    stop: str | None = setting(None, "generate: text that ends a sample", free=True)
+    stop: str | None = setting(None, "generate: a text at which a sample ends", free=True)
 
     def output_limit(self, source: int, longest: int = 0) -> int:
-        """Output tokens at most, the end included, for a source of `source` tokens. `longest`: of the longest target of the
-        run's own data (`DataInfo.longest_output`), which no limit cuts that is not set."""
+        """The limit of output tokens, end included, for a source of `source` tokens. `longest`: `DataInfo.longest_output`; the
+        default limit is not below it."""
         limit = max(source + EXTRA_TOKENS, longest) if self.max_extra is None else source + self.max_extra
         return limit if self.max_length is None else min(limit, self.max_length - 1)
 
     def continuation_limit(self, prompt: int) -> int:
-        """New tokens at most, the end included, after a prompt of `prompt` tokens; 0 or less: there is no room for one."""
+        """The limit of new tokens, end included, after a prompt of `prompt` tokens; 0 or less: there is no room."""
         limits = [] if self.max_length is None else [self.max_length - prompt]
         limits += [] if self.max_new_tokens is None else [self.max_new_tokens]
         return min(limits, default=NEW_TOKENS)
@@ -502,15 +538,20 @@ class Embed:
 class Checkpoint:
     """When and what is saved."""
 
-    every_steps: int = setting(1000, "updates between two checkpoints", at_least=1, free=True)
-    keep_last: int = setting(3, "latest checkpoints kept: those of every_steps, and the very last", at_least=1, free=True)
+    every_steps: int = setting(1000, "number of updates between two checkpoints", at_least=1, free=True)
+    keep_last: int = setting(
+        3, "number of latest checkpoints that are kept: those of every_steps, and the last one", at_least=1, free=True
+    )
     keep_best: int = setting(
-        1, "best checkpoints kept beside them, of all validations: each that is among the best is saved", at_least=0, free=True
+        1,
+        "number of best checkpoints that are kept as well; every validation that is among the best is saved",
+        at_least=0,
+        free=True,
     )
     best_metric: Literal["validation/loss", "validation/nll", "validation/token_accuracy"] = setting(
         "validation/loss",
-        "what the best checkpoints are chosen by, and what train.patience watches: the loss that is trained on, the same "
-        "without label smoothing, or the percentage of tokens that are predicted correctly",
+        "metric of the best checkpoints and of train.patience: the training loss, the same without label smoothing, or the "
+        "percentage of tokens that are predicted correctly",
     )
 
     @property
@@ -521,21 +562,23 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Parallel:
-    """How devices share the work."""
+    """How the work is divided over devices."""
 
     mode: Literal["auto", "jit", "pmap", "mesh"] = setting(
         "auto",
-        "jit: one device; pmap: a copy of the parameters on each; mesh: parameters cut over devices; auto: a mesh with fsdp or "
-        "tensor above 1 or several processes, else pmap with several devices",
+        "jit: one device; pmap: a copy of the parameters on each device; mesh: sharded parameters; auto: mesh if fsdp or "
+        "tensor is above 1 or there are several processes, else pmap if there are several devices",
         free=True,
     )
-    fsdp: int = setting(1, "of a mesh: devices that share the parameters of one copy, and rows", at_least=1, free=True)
-    tensor: int = setting(1, "of a mesh: devices that share heads, hidden units and the vocabulary", at_least=1, free=True)
+    fsdp: int = setting(1, "mesh: number of devices over which parameters and rows are sharded", at_least=1, free=True)
+    tensor: int = setting(
+        1, "mesh: number of devices over which heads, hidden units and the vocabulary are sharded", at_least=1, free=True
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One experiment: what is run. Where and how it is run is said by flags."""
+    """One experiment. Where and how it runs is given by command-line flags."""
 
     family: Literal["encoder_decoder", "recurrent", "encoder_only", "decoder_only"] = setting(
         "encoder_decoder", "model: a row of FAMILIES in transformer/families.py"
@@ -552,28 +595,28 @@ class Config:
 
     @property
     def sequences(self) -> tuple[str, ...]:
-        """The sequences of a batch's row: the source that is read, the target that is said, or both."""
+        """The sequences of a batch: source, target or both."""
         if self.family == "decoder_only":
             return ("target",)
         return ("source",) if self.family == "encoder_only" or self.objective.kind == "classify" else ("source", "target")
 
     @property
     def uses_best(self) -> bool:
-        """Whether the best checkpoint is used, and not the last ones."""
+        """Whether the best checkpoint is used instead of the last ones."""
         return (self.evaluate.checkpoint or ("last" if self.train.patience is None else "best")) == "best"
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingText:
-    """The size of a training split, which an experiment file may fit its settings to (`fit_to_data`)."""
+    """The size of a training split, to which an experiment file may fit its settings (`fit_to_data`)."""
 
     examples: int
-    bytes: int  # of UTF-8, of targets or, where there are none, of texts
+    bytes: int  # of the targets in UTF-8, or of the texts where there are no targets
 
 
 @dataclasses.dataclass(frozen=True)
 class DataInfo:
-    """What only the data knows; models are built from (Model, DataInfo). Ids hold for both vocabularies.
+    """What only the data can give; models are made from (Model, DataInfo). Ids are those of both vocabularies.
 
     A table may have more rows than the vocabulary (`*_rows`); surplus logits are masked.
     """
@@ -583,15 +626,15 @@ class DataInfo:
     source_rows: int
     target_rows: int
     pad: int = 0
-    start: int = 1  # what the decoder is fed first
+    start: int = 1  # first input of the decoder
     end: int = 2
     more_ends: tuple[int, ...] = ()  # other tokens that end what a language model writes
     unknown: int = 3
-    begin: int | None = None  # what a source begins with (BERT's [CLS], BART's <s>); none: with its text
-    mask: int | None = None  # stands for what masked_lm and denoise hide
-    longest_output: int = 0  # tokens of the longest target (end included) or answer of the data's splits; 0: not known
-    sentinels: int = 0  # that stand for spans (T5): number k is target_size - 1 - k
-    labels: tuple[str, ...] = ()  # of classify and tag, by id
+    begin: int | None = None  # first token of a source (BERT's [CLS], BART's <s>); none: sources have no such token
+    mask: int | None = None  # replaces tokens in masked_lm and denoise
+    longest_output: int = 0  # tokens of the longest target (with its end) or answer in any split; 0: unknown
+    sentinels: int = 0  # number of sentinels, which replace spans (T5); sentinel k is target_size - 1 - k
+    labels: tuple[str, ...] = ()  # names of the labels of classify and tag, by id
     model_type: str | None = None  # of the model of Transformers that was imported
 
     @property

@@ -10,6 +10,7 @@ import typing
 from types import SimpleNamespace
 from unittest import mock
 
+import every_variant
 import jax
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ import small
 from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from trained import ROOT, command
+from trained import command
 
 from transformer import effects, families, settings
+from transformer.components.attention import Attention
 from transformer.components.norms import Norm
 from transformer.components.positions import Positions
 from transformer.config import Config
@@ -69,16 +71,12 @@ DRAWN = {
     "data.joint_vocabulary": ("true", "false"),
     "data.batching": ("packed", "bucketed"),
 }
-VARIANTS = ROOT / "experiments" / "variants"
 # Components, one of each kind; and of their settings those that have few values, where they are not choices.
 COMPONENTS = {
-    "model.positions": tuple(Positions.registry),
+    "model.positions": (*Positions.registry, *every_variant.names(Positions)),
     "model.norm": tuple(Norm.registry),
-    "model.mask": ("prefix", "prefix", "causal", "all", f"{VARIANTS}/causal_mask.py:UnmaskedTraining"),
-    "model.attention": (
-        *("multi_head", f"{VARIANTS}/qkv.py:SharedQK", f"{VARIANTS}/qkv.py:HardMax", f"{VARIANTS}/qkv.py:EvenWeights"),
-        *(f"{VARIANTS}/summed_heads.py:SummedHeads", f"{VARIANTS}/head_gates.py:HeadGates"),
-    ),
+    "model.mask": ("prefix", "prefix", "causal", "all", f"{every_variant.FOLDER}/causal_mask.py:UnmaskedTraining"),
+    "model.attention": ("multi_head", *every_variant.names(Attention)),
 }
 OF_COMPONENTS = {"learned": {"model.positions.size": "16"}, "t5": {"model.positions.buckets": "4"}}
 PAIRS = [(family, kind) for kind, row in families.TASKS.items() for family in row.objectives if kind != "embed"]  # has no loss

@@ -1,0 +1,68 @@
+"""Every shipped variant on eight simulated devices, with remat and with an unrolled loop over layers: one device's numbers.
+
+This file is the program of the process that has the devices. The properties are those of --mode=check.
+"""
+
+import functools
+import json
+from pathlib import Path
+
+import every_variant
+import pytest
+import simulated
+
+from transformer import settings
+from transformer.checks import programs, table
+from transformer.checks.shrink import shrink
+from transformer.checks.subject import Subject
+from transformer.components.attention import Attention
+from transformer.components.masks import Mask
+from transformer.components.positions import Positions
+from transformer.config import Config
+
+KINDS = {"attention": Attention, "positions": Positions, "mask": Mask}
+NAMES = {name: setting for setting, kind in KINDS.items() for name in every_variant.names(kind)}
+BROKEN = f"{Path(__file__).parents[1] / 'check' / 'broken.py'}:BatchStatistics"  # a device sees a part of the batch alone
+BASE = {
+    "family": "decoder_only",
+    "objective.kind": "causal_lm",
+    "model.num_encoder_layers": "1",
+    "model.num_decoder_layers": "2",
+    "model.tying": "none",
+    "model.dropout_rate": "0",
+}
+
+
+def measured(name: str, setting: str) -> dict[str, float | str]:
+    positions = {} if setting == "positions" else {"model.positions": "none"}
+    config = settings.override(Config(), BASE | positions | {f"model.{setting}": name})
+    subject = Subject(shrink(config)[0])
+    if name == BROKEN:
+        return {"devices": programs.devices(subject)}
+    return {
+        "devices": programs.devices(subject.variant(remat="full")),
+        "remat": programs.remat(subject),
+        "unrolled": programs.unrolled(subject),
+    }
+
+
+@functools.cache
+def found() -> dict[str, dict[str, float | str]]:
+    return simulated.eight(__file__)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: Path(name).name)
+def test_every_layout_computes_the_same(name):
+    bounds = {each.measure.__name__: each.bound for each in table.PROPERTIES}
+    errors = found()[name]
+    assert all(isinstance(error, float) and error <= bounds[each] for each, error in errors.items()), errors
+
+
+@pytest.mark.slow
+def test_what_depends_on_a_device_s_share_of_the_batch_is_found():
+    assert found()[BROKEN]["devices"] > 1e-3
+
+
+if __name__ == "__main__":
+    print(json.dumps({name: measured(name, setting) for name, setting in (NAMES | {BROKEN: "attention"}).items()}))
