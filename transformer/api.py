@@ -37,10 +37,10 @@ Params = Mapping[str, object]
 
 
 class TrainedModel:
-    """A model of a workdir: what it says, and what it computes on the way.
+    """A model of a workdir: its outputs, and the values that it computes on the way.
 
     Which methods it has follows from what it was trained for; another one is a `UserError` that names those that it has. After
-    a call `notices` says what was cut.
+    a call `notices` lists what was cut.
     """
 
     def __init__(self, loaded: Loaded):
@@ -70,7 +70,7 @@ class TrainedModel:
         """What the last call cut, or could not read."""
         return self._predictor.notices
 
-    # --- what it says ---------------------------------------------------------------------------------------------------
+    # --- outputs ---------------------------------------------------------------------------------------------------
 
     def translate(self, texts: Sequence[str]) -> list[Output]:
         """The best output for each text: `.text`, `.score` (a length-penalised log probability), `.ended`."""
@@ -81,7 +81,7 @@ class TrainedModel:
         return list(self._translator("translate").translate(_texts(texts, "texts")))
 
     def generate(self, prompt: str, num_samples: int = 1, seed: int = 0) -> list[str]:
-        """What follows the prompt, `num_samples` times, drawn as `config.search` says."""
+        """`num_samples` continuations of the prompt, sampled with the settings of `config.search`."""
         if not isinstance(self._predictor, Generator):
             raise self._cannot("generate")
         if not isinstance(num_samples, int) or num_samples < 1:
@@ -96,7 +96,7 @@ class TrainedModel:
         return labeller.predict([labeller.parse(line, number) for number, line in lines])
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """A vector for each text, float32 NxD, as `config.embed` says."""
+        """A vector for each text, float32 NxD, with the settings of `config.embed`."""
         return self._labeller("embed").embed(_texts(texts, "texts"))
 
     # --- what it computes -----------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ class TrainedModel:
     def batch(self, sources: Sequence[str], targets: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """What the model is called with for these texts: tokens, and segments, which are 0 in padding; int32.
 
-        `targets`: what a decoder says of each source, or a second segment of a text; a language model has none.
+        `targets`: the decoder's text for each source, or a second segment of a text; a language model has none.
         """
         sources, targets = _pairs(sources, targets)
         if isinstance(self._predictor, Labeller):
@@ -143,7 +143,7 @@ class TrainedModel:
         return result
 
     def gradients(self, sources: Sequence[str], targets: Sequence[str] | None = None) -> dict[str, list[np.ndarray]]:
-        """How the log probability of the targets (of what an encoder says, without targets) changes with each token's
+        """How the log probability of the targets (without targets, of an encoder's predictions) changes with each token's
         embedding: for each text SxD of the "source" and TxD of the "inputs" of a decoder."""
         batch = self.batch(sources, targets)
         found = inside.input_gradients(self.config, self.model, self.params, batch)
@@ -151,7 +151,7 @@ class TrainedModel:
         return {name: [each[mask] for each, mask in zip(x, masks[name], strict=True)] for name, x in found.items()}
 
     def attention(self, source: str, target: str | None = None) -> list[Map]:
-        """Attention weights of every stack, LxHxTxS with the tokens of both axes; without `target`, of what it says."""
+        """Attention weights of every stack, LxHxTxS with the tokens of both axes; without `target`, of its own output."""
         return self._predictor.attention(_text(source, "source"), None if target is None else _text(target, "target"))
 
     def without_heads(self, heads: Sequence[str]) -> "TrainedModel":

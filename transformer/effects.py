@@ -318,9 +318,9 @@ def without_idle(config: Config, kept: Collection[str] = ()) -> Config:
 
 
 def settle(config: Config, given: Collection[str], before: Callable[[], Config]) -> tuple[Config, list[str]]:
-    """`config`, which is `before()` with the settings `given` changed, and what to tell the user.
+    """`config`, which is `before()` with the settings `given` changed, and notices for the user.
 
-    A setting that has no effect because of that change is set to its default, which is told. One that is among `given`, or that
+    A setting that has no effect because of that change is set to its default, with a notice. One that is among `given`, or that
     had no effect before, stays, for `check` to refuse.
     """
     if not given or all(name in given for name, _ in idle(config)):

@@ -16,7 +16,7 @@ from pathlib import Path
 MOST_PERPLEXITY = 1_000_000
 BUG = (
     "This is a bug, not a mistake of yours. Please report it where you have this code from (for a repository: its issues), "
-    "with the command and all of the above; record.json of the workdir says on what it ran."
+    "with the command and all of the above; record.json of the workdir describes the machine and versions."
 )
 
 
@@ -55,7 +55,7 @@ def launcher() -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What a library's error says, without what stands below; its type, where it says nothing."""
+    """The first line of a library's error message, or the error's type where the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -386,7 +386,7 @@ def task_of(config: Config) -> Task:
 def make_objective(
     config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool = False
 ) -> objectives.Objective:
-    """What the model is handed and must say."""
+    """The objective of a configuration: the inputs and targets of its model."""
     return task_of(config).objectives[config.family](config, data_info, vocabularies, training)
 
 

@@ -14,7 +14,7 @@ def prepare() -> None:
 
     UserError: stdout is closed.
     """
-    for descriptor in (0, 2):  # else the next file that is opened would get the number, and what is said would go there
+    for descriptor in (0, 2):  # else the next file that is opened would get the number, and output would go there
         try:
             os.fstat(descriptor)
         except OSError:
@@ -51,7 +51,7 @@ def discard_stdout() -> None:
 
 
 def stdin(instead: str) -> BinaryIO:
-    """stdin as bytes. UserError, which says what to use `instead`: it is closed."""
+    """stdin as bytes. UserError: it is closed; use `instead`."""
     if sys.stdin is None:
         raise UserError(f"stdin is closed; use {instead}")
     return sys.stdin.buffer

@@ -124,8 +124,8 @@ def validate(config: Config) -> Config:
         )
     if "gradient_distance" in train.init_metrics and "target" not in config.sequences:
         raise UserError(
-            f"config.train.init_metrics gradient_distance: of what is said, and config.family {config.family} with "
-            f"config.objective.kind {config.objective.kind} says nothing word by word; leave it out"
+            f"config.train.init_metrics gradient_distance is measured from output tokens; config.family {config.family} with "
+            f"config.objective.kind {config.objective.kind} has none; leave it out"
         )
     if config.evaluate.stride is not None and config.evaluate.stride > data.max_target_length:
         raise UserError(

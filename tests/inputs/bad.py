@@ -227,7 +227,7 @@ BAD: dict[str, Bad] = {
     ),
     "a folder as settings": Bad("translator", a_folder("run/config.json"), TRANSLATE, ["--workdir=run: it has no config.json"]),
     "data information without sizes": Bad(
-        "translator", file(DATA_INFO, "{}"), TRANSLATE, ["run/data_info.json: it lacks source_size, target_size", "restore"]
+        "translator", file(DATA_INFO, "{}"), TRANSLATE, ["run/data_info.json: source_size, target_size is missing", "restore"]
     ),
     "data information with a strange end": Bad(
         "translator",
@@ -279,13 +279,13 @@ BAD: dict[str, Bad] = {
         "translator",
         every("manifest.json", "[]"),
         TRANSLATE,
-        ["run/checkpoints: no checkpoint is whole", "manifest.json is damaged"],
+        ["run/checkpoints: no checkpoint is intact", "manifest.json is damaged"],
     ),
     "checkpoints that lack a file": Bad(
         "translator",
         every("_METADATA", None),
         TRANSLATE,
-        ["run/checkpoints: no checkpoint is whole", "_METADATA cannot be read"],
+        ["run/checkpoints: no checkpoint is intact", "_METADATA cannot be read"],
     ),
     # --- translate, evaluate, attend, align --------------------------------------------------------------------------------
     "input that ends in an error": Bad(

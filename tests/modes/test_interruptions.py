@@ -93,7 +93,7 @@ def spoil(monkeypatch, first: int) -> dict[int, dict[str, np.ndarray]]:
 def test_a_second_run_is_refused_and_touches_nothing(again, tmp_path):
     with only_run(tmp_path / "run"):
         before = contents(tmp_path)
-        with pytest.raises(UserError, match=f"--workdir={tmp_path / 'run'}: a run is going on there \\(process \\d+\\)"):
+        with pytest.raises(UserError, match=f"--workdir={tmp_path / 'run'}: it is in use by a run \\(process \\d+\\)"):
             again(steps=9, seed=3)
         assert contents(tmp_path) == before
 
@@ -106,7 +106,7 @@ def test_it_holds_the_lock_from_before_it_writes_until_its_cleaning_up_is_done(f
         real = getattr(training, name)
 
         def looking(*arguments):
-            with pytest.raises(UserError, match="a run is going on there"), only_run(tmp_path / "new"):
+            with pytest.raises(UserError, match="it is in use by a run"), only_run(tmp_path / "new"):
                 pass
             refused.append(name)
             if fails:
@@ -186,7 +186,7 @@ def test_a_full_disk_costs_no_checkpoint(again, tmp_path, monkeypatch):
 
     monkeypatch.setattr(training.pipeline, "read", full)
     try:
-        with pytest.raises(UserError, match=r"checkpoint 8 cannot be written \(File too large\).* goes on from step 6"):
+        with pytest.raises(UserError, match=r"checkpoint 8 cannot be written \(File too large\).* resumes from step 6"):
             again(steps=9)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

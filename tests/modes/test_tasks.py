@@ -291,7 +291,7 @@ def test_a_run_that_has_begun_does_without_the_other(tmp_path, monkeypatch, not_
     ("task", "settings", "parts"),
     [
         ("classify", {"model.d_model": "8"}, ["/kernel has the shape (1, 16, 16) there and (1, 8, 16) here", "the same sizes"]),
-        ("causal_lm", {"model.d_ff": "8", "model.token_types": "0"}, ["no parameter by a name of this model's"]),
+        ("causal_lm", {"model.d_ff": "8", "model.token_types": "0"}, ["no parameter with the name of one of this model's"]),
     ],
 )
 def test_what_cannot_be_taken_over_leaves_no_trace(task, settings, parts, tmp_path, first_state):

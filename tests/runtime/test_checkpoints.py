@@ -333,9 +333,9 @@ def test_any_damage_of_any_file_makes_it_fall_back(two, tmp_path, make, damage):
         left = {file: (folder / "20" / file).read_bytes() for file in names(folder / "20")}
         checkpoints = make(folder, keep_last=2)
         assert checkpoints.sound(notice=told.append) == [10], name
-        assert len(told) == 1 and told[0].startswith(f"checkpoint {folder / '20'} is passed over: ") and name in told[0]
+        assert len(told) == 1 and told[0].startswith(f"checkpoint {folder / '20'} is skipped: ") and name in told[0]
         checkpoints.set_aside(aside.append)
-        assert aside == [told[0].replace(" passed over:", " not used, and is now damaged-20:")]
+        assert aside == [told[0].replace(" skipped:", " not used, and is now damaged-20:")]
         assert checkpoints.steps() == [10] and checkpoints.best() == 10
         assert {file: (folder / "damaged-20" / file).read_bytes() for file in names(folder / "damaged-20")} == left
         if name.startswith("params/d/"):  # the rest is the same whatever was damaged, and takes its time
@@ -366,7 +366,7 @@ def test_only_as_many_as_are_wanted_are_looked_at(two, tmp_path, make):
     folder = Path(shutil.copytree(two, tmp_path / "copy"))
     flip(folder / "10" / "params" / "_METADATA")
     assert make(folder).sound(1, notice=pytest.fail) == [20]
-    assert make(folder).sound(2, notice=(told := []).append) == [20] and "10 is passed over: params/_METADATA" in told[0]
+    assert make(folder).sound(2, notice=(told := []).append) == [20] and "10 is skipped: params/_METADATA" in told[0]
 
 
 def test_where_nothing_can_be_trusted(two, tmp_path, make, capsys):
@@ -385,7 +385,7 @@ def test_where_nothing_can_be_trusted(two, tmp_path, make, capsys):
         flip(folder / str(step) / "params" / "_METADATA")
     for call in (make(folder).sound, make(folder).set_aside):
         text = message(call)
-        assert f"{folder}: no checkpoint is whole (checkpoint {folder / '20'} is passed over: params/_METADATA" in text
+        assert f"{folder}: no checkpoint is intact (checkpoint {folder / '20'} is skipped: params/_METADATA" in text
     assert sorted(os.listdir(folder)) == ["10", "20"]
 
 
@@ -420,7 +420,7 @@ def test_a_manifest_that_cannot_be_written_is_a_failed_save(make, monkeypatch):
     monkeypatch.setattr("transformer.runtime.checkpoints._hash", lambda file: os.open(file / "no", 0))
     checkpoints.save(20, {"params": table([2])})
     text = message(checkpoints.wait)
-    assert "checkpoint 20 cannot be written (Not a directory)" in text and "goes on from step 10" in text
+    assert "checkpoint 20 cannot be written (Not a directory)" in text and "resumes from step 10" in text
     monkeypatch.undo()
     assert make().sound(notice=[].append) == [10]
 
@@ -437,7 +437,7 @@ def test_a_full_disk_is_said_in_a_line_and_costs_no_other_checkpoint(make, caplo
         checkpoints.save(20, {"params": BIG})
         text = message(checkpoints.wait)
     assert f"{checkpoints.folder}: checkpoint 20 cannot be written (File too large)" in text
-    assert "make room" in text and "goes on from step 10" in text
+    assert "make room" in text and "resumes from step 10" in text
     assert not [record for record in caplog.records if "orbax" in record.pathname]  # no traceback, no chatter
     assert checkpoints.steps() == [10]
     checkpoints.save(20, {"params": BIG})  # there is room again
@@ -452,7 +452,7 @@ def test_a_failed_save_is_told_by_whatever_is_called_next(make, call):
     with full_disk():
         checkpoints.save(20, {"params": BIG})
         text = message(getattr(checkpoints, call), *arguments)
-    assert "checkpoint 20 cannot be written (File too large)" in text and "goes on from the start" in text
+    assert "checkpoint 20 cannot be written (File too large)" in text and "resumes from the start" in text
 
 
 def test_a_folder_that_is_a_file_is_said_in_a_line(make, tmp_path):

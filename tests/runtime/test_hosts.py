@@ -236,9 +236,7 @@ def test_a_workdir_that_is_trained_is_refused_by_both(folder, finished):
     before = sorted(folder.glob("run/**/*"))
     with only_run(folder / "run"):
         each = pair(folder, "--config=tiny.py", "--workdir=run", "--config.train.steps=100000", late=3)
-        line = (
-            f"launch.py: --workdir=run: a run is going on there (process {os.getpid()}); wait until it ends, or choose another"
-        )
+        line = f"launch.py: --workdir=run: it is in use by a run (process {os.getpid()}); wait until it ends, or choose another"
         for status, out, err in [process.ends() for process in each]:
             assert (status, out, err.count("\n")) == (2, "", 1) and err.startswith(line)
     assert sorted(folder.glob("run/**/*")) == before

@@ -37,7 +37,7 @@ def test_another_process_is_refused_until_the_owner_is_killed(tmp_path):
         child = int(owner.stdout.readline())
         try:
             text = refused(tmp_path)
-            assert f"--workdir={tmp_path}: a run is going on there (process {owner.pid})" in text
+            assert f"--workdir={tmp_path}: it is in use by a run (process {owner.pid})" in text
             owner.kill()
             owner.wait()
             os.kill(child, 0)  # it is there still

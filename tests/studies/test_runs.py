@@ -433,7 +433,7 @@ def test_synthetic_data_is_made_once(tmp_path):
 
 
 def test_two_processes_are_not_at_one_study(tmp_path):
-    with only_run(tmp_path), pytest.raises(UserError, match="a run is going on there"):
+    with only_run(tmp_path), pytest.raises(UserError, match="it is in use by a run"):
         run_all(plan({"a": {}, "b": {"model.d_ff": "9"}}), tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be made or written"):

@@ -17,7 +17,7 @@ ALONE = [(number,) for number in range(ROWS)]
 def causal(subject: Subject) -> Outcome:
     """The greatest gradient of a state with respect to a later token, and the greatest change of it by other later tokens."""
     if subject.side == "source":
-        return "a model that reads a source alone sees all of it"
+        return "a model without a decoder sees its whole source"
     masks = [each.mask for each in subject.config.model.layers_of_period("decoder")] if not subject.recurrent else []
     if not all(mask.during(False).causal for mask in masks):
         return "the mask lets tokens see later ones by design"

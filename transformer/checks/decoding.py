@@ -19,7 +19,7 @@ ORDER = np.arange(ROWS).reshape(-1, BEAMS)[:, ::-1].ravel()  # each sentence's r
 def no_cache(subject: Subject) -> str | None:
     """Why a model has no cache; None: it has one."""
     if subject.side == "source":
-        return "a model that reads a source alone has no cache"
+        return "a model without a decoder has no cache"
     if not subject.recurrent and not subject.config.model.remembers_keys:
         return "the mask lets tokens see later ones, so the prefix is recomputed at every step"
     return None

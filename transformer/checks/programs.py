@@ -58,12 +58,12 @@ def unrolled(subject: Subject) -> Outcome:
 
 
 def remat(subject: Subject) -> Outcome:
-    """Activations that the backward pass computes again."""
+    """With activations that the backward pass recomputes."""
     return _against(subject, remat="full")
 
 
 def _against(subject: Subject, **model: Any) -> Outcome:
-    """What the model says, and gradients, against those of another program, on packed rows."""
+    """Outputs and gradients against those of another program, on packed rows."""
     if subject.recurrent:
         return RECURRENT
     wanted, found = subject.gradients(subject.packed), subject.variant(**model).gradients(subject.packed)
@@ -146,7 +146,7 @@ def _metrics(runtime: Runtime, parts: Any, update: Any, params: Any, batch: Any)
 
 
 def saved(subject: Subject) -> Outcome:
-    """Parameters in a checkpoint, settings in a file, and back: the greatest change of what the model says."""
+    """Writes parameters and settings and reads them back: the greatest change of an output."""
     text = json.dumps(settings.to_dict(subject.config))
     if settings.from_dict(json.loads(text), Config) != subject.config:
         return float("inf")

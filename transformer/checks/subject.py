@@ -29,7 +29,7 @@ DATA_INFO = DataInfo(ENTRIES, ENTRIES, ENTRIES, ENTRIES, begin=4, mask=5, labels
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """Token ids of a source and of a target; a model of one side reads the side that it has."""
+    """Token ids of a source and of a target; a model of one text reads the one that it has."""
 
     source: np.ndarray
     target: np.ndarray
@@ -82,12 +82,12 @@ class Subject:
 
     @property
     def side(self) -> str:
-        """Which side of an example the outputs stand for."""
+        """Which text of an example the outputs belong to."""
         return "source" if self.config.sequences == ("source",) else "target"
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The sides of an example that are read."""
+        """The texts of an example that the model reads."""
         return tuple(self.config.sequences)
 
     @property
@@ -96,7 +96,7 @@ class Subject:
 
     @functools.cached_property
     def initial(self) -> Any:
-        """Parameters as training begins with them."""
+        """The parameters before training."""
         fields = families.text_fields(families.task_of(self.config))
         objective = families.make_objective(self.config, DATA_INFO, dict.fromkeys(fields, Bytes()))
         return families.init_params(self.model, objective, seed=0)
@@ -126,17 +126,17 @@ class Subject:
         return self._programs[name]
 
     def apply(self, params: Any, batch: Any) -> dict[str, Any]:
-        """All that the model says of a batch, without randomness: "states" or "logits" BxTx.., and scores of a head."""
+        """All outputs for a batch, without randomness: "states" or "logits" BxTx.., and the scores of a head."""
         outputs = self.model.apply({"params": params}, batch)
         return dict(outputs) if isinstance(outputs, Mapping) else {"logits": outputs}
 
     def outputs(self, batch: Batch, params: Any = None) -> np.ndarray:
-        """What the model says at each token: BxTxN, or BxTxD of a model that reads a source alone."""
+        """The output at each token: logits BxTxN, or states BxTxD of a model that reads only a source."""
         outputs = self.program("apply", lambda: self.apply)(self.params if params is None else params, batch)
         return np.asarray(outputs["logits"] if self.side == "target" else outputs["states"], np.float32)
 
     def gradients(self, batch: Batch, params: Any = None) -> tuple[Any, Any]:
-        """All that the model says, and the gradients of a fixed random projection of all of it, padding left out."""
+        """All outputs, and the gradients of a fixed random projection of them that leaves out padding."""
         segments = "segments" if self.side == "target" else "source_segments"
 
         def projection(params: Any, batch: Any) -> tuple[jax.Array, Any]:

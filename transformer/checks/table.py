@@ -16,7 +16,7 @@ from transformer.registry import Component
 
 @dataclasses.dataclass(frozen=True)
 class Property:
-    """`name` says what must hold; it holds where `measure` gives `bound` at most.
+    """`name` states what must hold; it holds if `measure` returns at most `bound`.
 
     `hooks`: of components, whose fault it may be; `where`: the file of the library that calls them.
     """
@@ -69,7 +69,7 @@ PROPERTIES = (
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What came out of one property. `reason`: why it does not apply, or how it failed without an error to measure."""
+    """The result for one property. `reason`: why it does not apply, or how it failed without a measured error."""
 
     property: Property
     error: float | None
@@ -82,7 +82,7 @@ def run(subject: Subject, properties: tuple[Property, ...] = PROPERTIES) -> Iter
     for each in properties:
         try:
             outcome = each.measure(subject)
-        except Exception as error:  # a hook may raise anything: that property has failed, and the others go on
+        except Exception as error:  # a hook may raise anything: that property fails, and the others are still checked
             yield Finding(each, None, f"{type(error).__name__}: {first_line(error)}{_place(error, subject)}", failed=True)
             continue
         if isinstance(outcome, str):

@@ -93,7 +93,7 @@ _flag(
 )
 _flag(_text, "split", "which split", _io, "evaluate", "test", choices=("train", "validation", "test"))
 _flag(_text, "source", "the sentence (attend), or the folder (import)", _io, "attend import")
-_flag(_text, "target", "its translation; default what the model says", _io, "attend")
+_flag(_text, "target", "its translation; default: the model's own output", _io, "attend")
 _flag(_text, "prompt", "the beginning; default all of stdin", _io, "generate")
 _flag(_number, "num_samples", "how many continuations", _io, "generate", 1, lower_bound=1)
 _flag(
@@ -158,7 +158,12 @@ _flag(
 _machine = "devices, speed and memory"
 _flag(_text, "profile", "a trace of updates FIRST:LAST, as 100:105, into WORKDIR/profile; slows those down", _machine, "train")
 _flag(
-    _number, "devices", "bytes of each of so many devices, divided as config.parallel says", _machine, "describe", lower_bound=1
+    _number,
+    "devices",
+    "also count the bytes on each of this many devices, laid out as in config.parallel",
+    _machine,
+    "describe",
+    lower_bound=1,
 )
 _flag(flags.DEFINE_float, "memory_gib", "GiB of a device, with --devices: does it fit?", _machine, "describe", lower_bound=0)
 _several = "train evaluate"  # what several processes can do as one

@@ -1,6 +1,6 @@
 """A split's text to token ids and label ids, by field: what objectives are handed.
 
-Text alone is `corpus.tokenize`. Labels are ids in the order of `labels`, which the training split has said.
+Text alone is `corpus.tokenize`. Labels are ids in the order of `labels`, which are found in the training split.
 """
 
 from collections.abc import Mapping, Sequence

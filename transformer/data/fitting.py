@@ -14,7 +14,7 @@ def read(path: str | Path, overrides: Mapping[str, str], flag: str = "--config")
 
 
 def settle(path: str | Path, overrides: Mapping[str, str], flag: str = "--config") -> tuple[Config, list[str]]:
-    """The same, and what to tell the user of settings of the file that have no effect because of the overrides."""
+    """The same, and notices about settings of the file that have no effect because of the overrides."""
     config = settings.from_file(path, Config, flag=flag, overrides=overrides, look=measure)
     return effects.settle(config, overrides, lambda: settings.from_file(path, Config, flag=flag))
 

@@ -176,7 +176,7 @@ def make_data_info(vocabularies: Mapping[str, Vocabulary], extra: str | None, te
 def longest_output(tokens: Mapping[str, Corpus], data: Data) -> int:
     """Tokens of the longest target, its end included, or of the longest answer, in any split; 0 where there is neither.
 
-    Of training targets as much as `data.max_target_length` allows: no model learns to say more.
+    Of training targets as much as `data.max_target_length` allows: no model learns to write more.
     """
     longest = [0]
     for name, fields in tokens.items():

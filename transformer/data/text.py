@@ -17,5 +17,5 @@ def lines(text: str) -> list[str]:
 
 
 def tagged_words(text: str) -> list[str]:
-    """The words of a text that have a tag each, or the columns of a line that says them."""
+    """The words of a text that have a tag each, or the columns of a line that contains them."""
     return [word for word in _BLANKS.split(text.strip("\r\n")) if word]

@@ -20,7 +20,7 @@ from transformer.models.cache import with_slots
 
 Array = jax.Array
 Rule = search.Greedy | search.Beam
-FEW = 4  # when one sentence in so many is not done, those are gone on with alone
+FEW = 4  # once at most one sentence in so many is unfinished, only these are decoded further
 
 
 def positions_left(config: Config, source_length: int, limit: int) -> int:
@@ -141,7 +141,8 @@ class PartedSearch:
         exact: bool,
         scored: bool,
     ) -> search.Hypotheses:
-        """As `search_batch`. `exact`: of as many tokens as the limit says, none of which is the end. `scored`: with scores."""
+        """As `search_batch`. `exact`: outputs have exactly as many tokens as the limit, none of them the end. `scored`: with
+        scores."""
         rule, before = make_rule(self.config, self.data_info, max_length, scored), source_BxS.shape[1]
         slots = max_length if exact else first_slots(before, max_length)
         memory, state = self._begin(params, source_BxS, segments_BxS, limit_B, rule=rule, slots=slots)

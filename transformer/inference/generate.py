@@ -1,4 +1,4 @@
-"""A text that goes on: samples of a causal language model, as they are drawn, and how likely it finds a text.
+"""Continuations: samples of a causal language model, written as they are drawn, and the likelihood of a text.
 
 Drawing itself is sampling.py, windows of long documents perplexity.py.
 Letters: B samples, P slots of a prompt, T tokens.
@@ -39,7 +39,7 @@ class Generator(Predictor):
         return most_positions(self.config) or self.config.data.max_target_length
 
     def generate(self, prompt: str, num_samples: int = 1, seed: int = 0) -> list[str]:
-        """What follows the prompt, `num_samples` times, as `config.search` says."""
+        """`num_samples` continuations of the prompt, sampled with the settings of `config.search`."""
         texts = [""] * num_samples
         for number, piece in self.stream(prompt, num_samples, seed):
             texts[number] += piece
@@ -63,7 +63,7 @@ class Generator(Predictor):
         return self._stream(given, limit, num_samples, seed)
 
     def _ids(self, text: str, what: str) -> list[int]:
-        """The text's tokens, behind the start where `config.search.start_token` says so.
+        """The tokens of the text, after the start token if `config.search.start_token` is set.
 
         UserError: more than the model's positions.
         """
@@ -115,7 +115,8 @@ class Generator(Predictor):
     def _draw(
         self, read: list[list[int]], going: np.ndarray, count: int, key: Array
     ) -> Iterator[tuple[list[list[int]], np.ndarray]]:
-        """Up to `count` tokens of each sample, a chunk at a time, and which samples go on; the caller may end some there."""
+        """Up to `count` tokens of each sample, a chunk at a time, and which samples are unfinished; the caller may end some
+        there."""
         length = min(round_length(max(map(len, read))), max(self.window, max(map(len, read))))
         tokens_BxP, valid_BxP = pad(read, length, left=True)
         limit_B = np.where(going, count, 0).astype(np.int32)
@@ -128,7 +129,7 @@ class Generator(Predictor):
                 [int(i) for i in new[: max(have - first, 0)] if i not in self.data_info.ends]
                 for new, have in zip(np.asarray(new_BxN), lengths_B, strict=True)
             ]
-            # A sample that reached this part's limit goes on in the next; one that ended does not.
+            # A sample that reached the limit of this part continues in the next one; a finished sample does not.
             ended_B = (lengths_B < np.minimum(drawn, limit_B)) | np.isin(np.asarray(state.last_B), self.data_info.ends)
             going = going & ~ended_B
             yield rows, going

@@ -1,4 +1,4 @@
-"""Labels of texts, tags of words, answers in texts, masked tokens filled in, vectors: what is said of a text that is read.
+"""Labels of texts, tags of words, answers in texts, masked tokens filled in, vectors: the outputs of models that read a text.
 
 An example is a mapping of fields, as `data/sources` gives them, without what is asked for.
 """
@@ -78,9 +78,9 @@ class Labeller(Predictor):
         return [self.data_info.labels[int(scores.argmax())] for scores in rows]
 
     def embed(self, examples: Sequence[str | Mapping[str, str]], first: int = 1) -> np.ndarray:
-        """A vector for each text (or pair, {"text": .., "pair": ..}), as `config.embed` says: float32 NxD.
+        """A vector for each text (or pair, {"text": .., "pair": ..}), with the settings of `config.embed`: float32 NxD.
 
-        Any encoder can, whatever head stands on it; vectors of one that was not trained for it say little of meaning.
+        Works with any encoder, whatever its head; but vectors of an encoder that was not trained for it carry little meaning.
         """
         if first == 1:
             self._cut, self._told = [], []
@@ -165,7 +165,7 @@ class Labeller(Predictor):
         return ids, [place for place, token in enumerate(ids) if token == data_info.mask]
 
     def _rows(self, corpus: Any, first: int, objective: Objective | None = None, name: str = "scores") -> Iterator[np.ndarray]:
-        """What the model says by that `name` of each row, in order. `first`: the number of the first one."""
+        """The output of that `name` for each row, in order. `first`: the number of the first row."""
         objective = objective or self.objective
         lengths, limit = objective.lengths(corpus)[:, -1], self.config.data.max_source_length
         self._cut += (np.flatnonzero(lengths > limit) + first).tolist()

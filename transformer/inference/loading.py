@@ -85,7 +85,7 @@ class Predictor:
 
     @property
     def notices(self) -> list[str]:
-        """What the user should be told of the last call."""
+        """Notices for the user about the last call."""
         lines = list(map(str, some(*self.cuts)))
         if self._cut:  # then they come first
             lines[0] += f", the first of them number {self._cut[0]:,}"
@@ -116,7 +116,7 @@ def read(
     those in `may_change`.
 
     The checkpoints are those of `config.evaluate`: the last, the best, or the mean of the last few; the moving average if
-    one was kept. A damaged one among the last is passed over, which is told. UserError: damaged or incomplete; what was trained
+    one was kept. A damaged one among the last is skipped with a notice. UserError: damaged or incomplete; what was trained
     has not `mode`.
     """
     workdir = open_existing(Path(path))
@@ -152,7 +152,7 @@ def read(
 
 
 def _best(checkpoints: Checkpoints, path: str | Path) -> list[int]:
-    """The step of the best checkpoint; nothing where there is no checkpoint. It is told if a better one was not kept."""
+    """The step of the best checkpoint; nothing where there is no checkpoint. There is a notice if a better one was not kept."""
     metric, best, last = checkpoints.settings.best_metric, checkpoints.best(), checkpoints.latest()
     if last is None:
         return []
@@ -186,7 +186,7 @@ def clean(config: Config, text: str) -> str:
 
 
 def most_positions(config: Config) -> int | None:
-    """Tokens that positions can be told of; none: any number."""
+    """The number of tokens that the position encoding supports; none: any number."""
     return config.model.positions.longest() if families.FAMILIES[config.family].positions else None
 
 

@@ -45,7 +45,7 @@ def token_nll(
 
     `score` always gets `batch_size` rows; those of several documents share a batch, and what is left of the last is empty.
     """
-    lengths: list[int] = []  # of documents begun and not yet given
+    lengths: list[int] = []  # of documents that are started and not yet returned
     scored: list[float] = []  # of their tokens, in order
 
     def rows() -> Iterator[Row]:

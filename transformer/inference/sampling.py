@@ -64,7 +64,7 @@ class State:
 
 
 def penalise_repetition(logits_BxV: Array, said_BxV: Array, penalty: float) -> Array:
-    """Tokens said before are less likely if `penalty` > 1: Keskar et al. 2019 (CTRL), equation 2.
+    """Earlier tokens are less likely if `penalty` > 1: Keskar et al. 2019 (CTRL), equation 2.
 
     Positive logits are divided, negative ones multiplied, as the authors' code does it: dividing those would reward.
     """
@@ -73,7 +73,7 @@ def penalise_repetition(logits_BxV: Array, said_BxV: Array, penalty: float) -> A
 
 
 def keep_top_k(logits_BxV: Array, k: int) -> Array:
-    """The `k` likeliest tokens alone (Fan et al. 2018); the lower id of equals."""
+    """Only the `k` most probable tokens (Fan et al. 2018); of equals the one with the lower id."""
     batch, size = logits_BxV.shape
     k = min(k, size)
     # The minimum, not the last: XLA turns a slice of a top-k into a full sort (CPU, V = 50,257: 10 ms instead of 0.1).
@@ -84,7 +84,7 @@ def keep_top_k(logits_BxV: Array, k: int) -> Array:
 def keep_top_p(logits_BxV: Array, p: float) -> Array:
     """The least set of tokens whose probability is at least `p` (Holtzman et al. 2020, section 3.1), one token at least.
 
-    The likeliest tokens come first, of equals the lower id.
+    The most probable tokens come first; of equals the one with the lower id.
     """
     # A token stays if it and all less likely ones have more than 1 - p. Sums from the tail are exact where they are small.
     sorted_BxV = jnp.sort(logits_BxV, axis=-1)
@@ -105,7 +105,7 @@ def _keep(logits_BxV: Array, least_B: Array, count_B: Array) -> Array:
 def warp_logits(logits_BxV: Array, said_BxV: Array | None, warp: Warp) -> Array:
     """Repetition penalty, temperature, top-k, top-p, in the order of Transformers' `generate`.
 
-    Temperature 0 is its limit: the likeliest token alone, the lowest id of equals.
+    Temperature 0 is the limit: only the most probable token; of equals the one with the lowest id.
     """
     if said_BxV is not None:
         logits_BxV = penalise_repetition(logits_BxV, said_BxV, warp.repetition_penalty)
@@ -181,8 +181,8 @@ def begin(
 ) -> tuple[State, Array]:
     """Feeds the prompts, the start token included, in one call, and draws a token of each: the state and tokens Bx1.
 
-    `valid_BxP`: False where a prompt is padded, on the left; None: nowhere, and `step` is not told. All that is valid counts
-    as said. The cache must hold a row's slots of prompt and one less than its limit.
+    `valid_BxP`: False where a prompt is padded, on the left; None: nowhere, and `step` gets no mask. All valid tokens count as
+    earlier tokens. The cache must hold a row's slots of prompt and one less than its limit.
 
     `samples_B`: the samples' numbers, 0 to B - 1 if None. Token n of sample i depends on (`key`, i, n) and its own logits
     alone, so that a sample is the same in whatever batch.

@@ -212,7 +212,7 @@ def by_length(
 ) -> dict[str, float]:
     """`score` by the words of the source, as "bleu@10-19", for each range of `buckets` (Bahdanau et al. 2015, figure 2).
 
-    Of fewer than `FEWEST` pairs a score says little: it is absent.
+    A score of fewer than `FEWEST` pairs means little and is left out.
     """
     result = {}
     for bucket, lengths in buckets(edges).items():

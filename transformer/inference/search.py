@@ -93,7 +93,7 @@ class _Beams(State):
 
 @dataclasses.dataclass(frozen=True)
 class Greedy:
-    """The likeliest token at each step (the lowest id of equals), until `end` or the sentence's limit; N is 1.
+    """The most probable token at each step (of equals the lowest id), until `end` or the sentence's limit; N is 1.
 
     `max_length`: L, to which limits are cut. Scores are divided by PENALTIES[form] with `alpha`; it changes no choice.
     `scored=False`: log probabilities are not summed, which takes a pass over the logits, and those given are 0.
@@ -149,13 +149,13 @@ class Greedy:
 class Beam:
     """The `n_best` best of what a beam search finds, by log probability / PENALTIES[form](length, alpha).
 
-    Each step takes the 2 `beam_size` likeliest continuations of a sentence's beams (the lower beam, then the lower id, of
-    equals). Those of the likeliest `beam_size` that end join the finished, of which the `beam_size` best are kept (the
-    earlier of equals), as in fairseq and Transformers; the likeliest `beam_size` of those that do not end live on. At its
+    Each step takes the 2 `beam_size` most probable continuations of a sentence's beams (the lower beam, then the lower id, of
+    equals). Those of the first `beam_size` that end join the finished, of which the `beam_size` best are kept (the
+    earlier of equals), as in fairseq and Transformers; the first `beam_size` of those that do not end stay live. At its
     limit every hypothesis ends. When a sentence is done, `stopping` says:
 
     - "filled": as soon as `beam_size` are finished (fairseq, CTranslate2, Transformers' early_stopping=True);
-    - "likely": when the likeliest beam alive, ended as long as it is, is no better than the worst of these (Transformers'
+    - "likely": when the best live beam, scored at its present length, is no better than the worst of these (Transformers'
       early_stopping=False);
     - "bound": when no beam alive can still become better than it (theirs, "never"). A score whose penalty is that of a long
       text may come long after all that is said;

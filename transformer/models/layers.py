@@ -81,7 +81,7 @@ class Embedding(nn.Module):
         self.table_NxD = self.param("table", embedding_initializer(self.config), (self.rows, self.config.d_model))
 
     def __call__(self, tokens_BxT: Array) -> Array:
-        """BxTxD, times sqrt(D) where the configuration says so (section 3.4)."""
+        """BxTxD, times sqrt(D) if `config.embedding_scale` is set (section 3.4)."""
         x_BxTxD = jnp.take(rows_whole(self.table_NxD), tokens_BxT, axis=0).astype(self.config.dtype)
         if self.config.embedding_scale == "sqrt(d_model)":
             x_BxTxD = x_BxTxD * math.sqrt(self.config.d_model)

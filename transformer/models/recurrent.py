@@ -244,7 +244,7 @@ class Encoder(nn.Module):
 
 
 def dropped(config: Model, deterministic: bool, name: str) -> Dropout:
-    """Dropout of what goes up, from layer to layer, never of what goes on in time (Zaremba et al. 2014)."""
+    """Dropout between layers, never between time steps (Zaremba et al. 2014)."""
     return Dropout(config.dropout_rate, config.dropout_generator, deterministic, name=name)
 
 
@@ -313,7 +313,7 @@ class DecoderStep(nn.Module):
 
     @nn.compact
     def __call__(self, cache: Cache, token: tuple[Array, Array], memory: Memory) -> tuple[Cache, tuple[Array, Array | None]]:
-        """`token`: gates' inputs RxG of the first layer, valid R. The output: what is said, or the last layer's state and the
+        """`token`: gates' inputs RxG of the first layer, valid R. The output: the attentional state, or the last state and the
         context that the first layer read."""
         config, kind = self.config, ATTENTIONS[self.config.recurrent.attention]
         width, cell = config.d_model, CELLS[config.recurrent.cell]
@@ -342,7 +342,7 @@ class DecoderStep(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Cells along the target, from the memory's first states or from a cache, and what is said after each token.
+    """Cells along the target, from the memory's first states or from a cache, and the output after each token.
 
     With Luong's attention that is the attentional state; where nothing is read at a step but the token, the last layer's
     state; where a context is, Bahdanau's or the fixed vector, a maxout layer of state, token and context (Cho et al.,
@@ -375,7 +375,7 @@ class Decoder(nn.Module):
 
 
 class RecurrentEncoderDecoder(nn.Module):
-    """What `config.recurrent` says: Cho's, Sutskever's, Bahdanau's or Luong's model, or what lies between them."""
+    """The model of Cho, Sutskever, Bahdanau or Luong, or a mixture of them, as `config.recurrent` describes."""
 
     config: Model
     data_info: DataInfo

@@ -14,7 +14,7 @@ Array = jax.Array
 
 
 class SelfAttention(nn.Module):
-    """Attention as `config` says: heads, widths, `attention`, `positions`, `mask`, `window`. Norms and residuals are yours.
+    """Attention with the heads, widths, `attention`, `positions`, `mask` and `window` of `config`; without norms and residuals.
 
     Position encodings that are added to embeddings (sinusoidal, learned) are added to the input. `causal`: as in a decoder.
     """

@@ -43,8 +43,8 @@ class Heads:
 class EncoderDecoder(nn.Module):
     """The Transformer (Vaswani et al. 2017, figure 1).
 
-    With a classifier it says one thing of a source, which the decoder reads, too, shifted by one token: the scores are of the
-    state at its last token (Lewis et al. 2020, 3.1).
+    With a classifier it has one output for a source, which the decoder reads as well, shifted by one token: the scores are of
+    the state at its last token (Lewis et al. 2020, 3.1).
     """
 
     config: Model
@@ -93,7 +93,7 @@ class EncoderDecoder(nn.Module):
         return self.logits_layer(states_BxTxD, self.target_embedding if self.config.ties_output else None)
 
     def scores(self, states_BxTxD: Array, deterministic: bool = True, segments_BxT: Array | None = None) -> Array:
-        """What the classifier says of sources: BxC."""
+        """The classifier's scores of sources: BxC."""
         return self.classifier(self.pooler(states_BxTxD, segments_BxT, deterministic), deterministic)
 
     def encode(
@@ -188,7 +188,7 @@ class EncoderOnly(nn.Module):
             self.classifier = Classifier(config, heads.outputs, name="classifier")
 
     def __call__(self, batch: Mapping[str, Array], deterministic: bool = True) -> Any:
-        """Everything that the heads say, by name: `states`, and `logits` of the masked language model, `pooled`, `scores`."""
+        """All outputs of the heads, by name: `states`, and `logits` of the masked language model, `pooled`, `scores`."""
         states = self.states(batch, deterministic)
         result = {"states": states}
         if self.heads.masked_lm:
@@ -210,11 +210,11 @@ class EncoderOnly(nn.Module):
         return self.encoder(x_BxSxD, tokens, deterministic=deterministic)[0]
 
     def logits(self, states_BxSxD: Array) -> Array:
-        """What the masked language model says: BxSxN."""
+        """The logits of the masked language model: BxSxN."""
         return self.masked_lm(states_BxSxD, self.source_embedding if self.config.ties_output else None)
 
     def scores(self, states_BxSxD: Array, deterministic: bool = True, segments_BxS: Array | None = None) -> Array:
-        """What the classifier says: BxC of sentences, BxSxC of tokens."""
+        """The classifier's scores: BxC of sentences, BxSxC of tokens."""
         read = states_BxSxD if self.heads.per_token else self.pooler(states_BxSxD, segments_BxS, deterministic)
         return self.classifier(read, deterministic)
 

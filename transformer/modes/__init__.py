@@ -1,4 +1,4 @@
-"""One function a mode: where all the rest meets. Each is imported when first asked for, with what it alone needs."""
+"""One function for each mode. A function is imported when it is first used, together with what only it needs."""
 
 import contextlib
 import importlib
@@ -37,8 +37,8 @@ def __getattr__(name: str) -> Any:
 
 
 def run(mode: str, config: Any, workdir: Path, overrides: Mapping[str, str], flags: Any, notices: Sequence[str] = ()) -> None:
-    """The mode, with the flags that it has. `config`: what train, describe and check read, for ablate and report a study; the
-    others have the workdir's own. `notices` are about these settings, for the user."""
+    """Runs a mode with its flags. `config`: what train, describe and check read, for ablate and report a study; the
+    other modes read the workdir's. `notices`: messages for the user about these settings."""
     modes: Any = sys.modules[__name__]
     actions = {
         "train": lambda: modes.train(config, workdir, flags.profile, notices=notices),

@@ -1,4 +1,4 @@
-"""How well attention agrees with the known alignment of numbers in words, and what it means for what is said.
+"""How well attention agrees with the known alignment of number words, and how much it matters for the output.
 
 Attention that points at a word need not use it (Jain and Wallace 2019): beside the error rate stands what happens to the
 translation of a word when that word is hidden, and when another one is.
@@ -35,9 +35,7 @@ def align(path: Path, overrides: Mapping[str, str]) -> None:
     print(read, flush=True)
     weights, lengths = predictor.weights(pairs)
     if head_statistics.CROSS not in weights:
-        raise UserError(
-            f"--mode=align: {path} has no attention from what it says to what it read; nothing there can be aligned"
-        )
+        raise UserError(f"--mode=align: {path} has no cross-attention, so there is nothing to align")
     table = _agreement(weights[head_statistics.CROSS], sentences)
     near = head_statistics.by_neighbour(predictor.config, weights, lengths)
     hidden = _hidden(predictor, pairs, sentences)

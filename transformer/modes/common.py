@@ -47,7 +47,7 @@ def file_name(text: str) -> str:
     return f"{short}-{hashlib.sha256(text.encode()).hexdigest()[:6]}" if lost else name
 
 
-ONE_LINE = str.maketrans("\n\r\t", "   ")  # what a vocabulary of bytes may say, and a reader of lines would stumble over
+ONE_LINE = str.maketrans("\n\r\t", "   ")  # a vocabulary of bytes may output these, which would break a line
 
 
 def lines(file: BinaryIO, name: str) -> Iterator[str]:

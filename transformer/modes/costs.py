@@ -31,7 +31,9 @@ def describe(config: Config, count: int | None = None, gib: float | None = None)
     """Parameters, FLOPs and bytes; with `count` those of each of so many devices, and whether they fit in `gib` GiB."""
     task, data_info = families.task_of(config), costs.assumed_data_info(config)
     if gib is not None and count is None:
-        raise UserError(f"--memory_gib={gib:g} is of one of --devices=N; say how many there are, 1 at least")
+        raise UserError(
+            f"--memory_gib={gib:g} is the memory of one device of --devices=N; give the number of devices, at least 1"
+        )
     if count is not None:
         layout.choose(config.parallel, count)  # refuses what does not fit before anything is printed
         devices.simulate(count)

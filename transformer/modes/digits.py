@@ -30,7 +30,7 @@ def of_split(
 ) -> dict[str, float]:
     """Percent of numbers that are right, by their count of digits, and of the training numbers below `number_words.SMALL`.
 
-    Of fewer than `scores.FEWEST` numbers a score says little: it is absent.
+    A score of fewer than `scores.FEWEST` numbers means little and is left out.
     """
     if data.source != "number_words":
         return {}

@@ -52,7 +52,7 @@ def predict(path: Path, overrides: Mapping[str, str], source: str | None, target
 def generate(
     path: Path, overrides: Mapping[str, str], prompt: str | None, num_samples: int, seed: int, target: str | None
 ) -> None:
-    """Text that goes on after `prompt` (none: all of stdin), written as it is drawn; several samples one after another."""
+    """Continuations of `prompt` (none: all of stdin), written as they are sampled, one sample after another."""
     with writer(target) as write:
         predictor = predict_lib.load(path, overrides, "generate")
         if prompt is None:

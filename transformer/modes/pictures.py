@@ -22,7 +22,7 @@ your own question, arms with several seeds and a report; this prints the plan of
 
 
 def attend(path: Path, overrides: Mapping[str, str], source: str | None, target: str | None, output: str | None) -> None:
-    """Attention maps of one sentence, whose files' names go to stdout. `target` none: what the model says, if it does."""
+    """Attention maps of one sentence, whose files' names go to stdout. `target` none: the model's own output, if it has one."""
     if not source or not source.strip():
         raise UserError("--mode=attend needs --source='a sentence'")
     workdir = workdirs.open_existing(path)
@@ -56,7 +56,7 @@ def draw_attention(
         if "cross" in each.name:
             file, caption = (
                 folder / "cross_attention.png",
-                "cross-attention while each token is said, last layer, mean of heads",
+                "cross-attention at each output token, last layer, mean of heads",
             )
             plots.attention_map(each.weights_LxHxTxS[-1].mean(axis=0), each.across, each.down, file, caption)
             tell(str(file))

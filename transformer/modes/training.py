@@ -40,8 +40,9 @@ from transformer.training.telemetry import Telemetry
 
 
 def train(config: Config, path: Path, profile: str | None = None, pictures: bool = True, notices: Sequence[str] = ()) -> None:
-    """Trains, or goes on where a run in that workdir stopped; then scores the test split and draws pictures, if they are
-    wanted. `profile`: FIRST:LAST, updates of which a trace is written. `notices`, for the user, are about the settings."""
+    """Trains, or resumes the run in that workdir; then scores the test split and, with `pictures`, draws pictures.
+
+    `profile`: FIRST:LAST, the updates that are traced. `notices`: messages for the user about the settings."""
     wanted = None if profile is None else tracing.updates(profile, config.train.steps)
     loop.alone(_run(config, path, loop.Stop(config.train.max_minutes), wanted, pictures, notices=notices))
 

@@ -1,4 +1,4 @@
-"""How far a gradient reaches: from what is said, back to what was read so many tokens before (Vaswani et al. 2017, 4)."""
+"""How far a gradient reaches: from an output token back to an input token so many positions before (Vaswani et al. 2017, 4)."""
 
 from collections.abc import Sequence
 

@@ -115,7 +115,7 @@ def by_importance(importance: Mapping[str, float]) -> list[str]:
 
 
 def at_random(heads: Sequence[str], seed: int) -> list[str]:
-    """Heads in an order that the seed alone says."""
+    """Heads in a random order, which depends only on the seed."""
     key = jax.random.fold_in(jax.random.key(seed), ORDER)
     return [heads[int(index)] for index in np.asarray(jax.random.permutation(key, len(heads)))]
 

@@ -1,6 +1,6 @@
 """What is measured of a model before its first update, on that update's batch (`config.train.init_metrics`).
 
-A metric is told of the whole model as `init/NAME`, and of each layer as `init/NAME@SITE/LAYER`. LAYER is 1 for the one
+A metric of the whole model is named `init/NAME`, that of a layer `init/NAME@SITE/LAYER`. LAYER is 1 for the one
 next to the inputs, and `last` is one more name of the one next to the outputs, whatever the depth.
 
 logit_variance, attention_entropy, jacobian_norm: means over queries and heads of what softmax.py defines; SITE is
@@ -55,7 +55,7 @@ def sites(config: Config, metric: str) -> Sequence[str]:
 
 
 def names(config: Config) -> list[str]:
-    """What a run with these settings tells of its start."""
+    """The names of the metrics that a run with these settings reports of its initial model."""
     result = []
     for metric in dict.fromkeys(config.train.init_metrics):
         if metric == "gradient_distance":

@@ -1,4 +1,4 @@
-"""The only file that knows orbax: trees of arrays to disk and back, to the bit, and which checkpoints are kept.
+"""Checkpoints: writes trees of arrays and reads them back exactly, and decides which are kept. Only this file uses orbax.
 
 A checkpoint is the folder `<step>`. Its items (parameters, optimizer state, ...) can be read one at a time; each is a
 flat table from a leaf's path to its values, so neither devices nor classes are stored, and it is read on any number of
@@ -84,7 +84,7 @@ class Checkpoints:
         """The last `count` steps whose checkpoints, or this item of them, are sound, ascending: the very last one, and periodic
         ones before it; with `count` none, all of them.
 
-        What is passed over is told. Where none is sound, those without a manifest. UserError: there are checkpoints, and
+        What is skipped is reported. If none is sound, those without a manifest are used. UserError: there are checkpoints, and
         all are damaged.
         """
         found, unproven, problems = [], [], []
@@ -97,12 +97,12 @@ class Checkpoints:
                 if not further or self._periodic(step):
                     found.append(step)
                 continue
-            problems.append(f"checkpoint {self.folder / str(step)} is passed over: {problem}")
+            problems.append(f"checkpoint {self.folder / str(step)} is skipped: {problem}")
             if not self._manifest(step).exists():
                 unproven.append(step)
         if problems and not found:
             if not unproven:
-                raise UserError(f"{self.folder}: no checkpoint is whole ({problems[0]}); restore it, or use another --workdir")
+                raise UserError(f"{self.folder}: no checkpoint is intact ({problems[0]}); restore it, or use another --workdir")
             notice(f"{self.folder}: no checkpoint has a {MANIFEST} to compare it with; they are used as they are")
             return sorted(unproven[:count])
         for problem in problems:
@@ -110,7 +110,7 @@ class Checkpoints:
         return sorted(found)
 
     def set_aside(self, notice: Callable[[str], None] = say) -> None:
-        """Renames what is not sound, so that it takes no place among what is kept: for who goes on writing."""
+        """Renames damaged checkpoints, so that they do not count among those that are kept. Call it before more are saved."""
         sound = self.sound(notice=lambda text: None)
         for step in set(self._steps()) - set(sound):
             number, problem = 0, self.problem(step)
@@ -123,7 +123,7 @@ class Checkpoints:
             notice(f"checkpoint {self.folder / str(step)} is not used, and is now {away.name}: {problem}")
 
     def problem(self, step: int, item: str | None = None) -> str | None:
-        """What of a checkpoint, or of this item of it, is not as its manifest says; none: nothing."""
+        """How a checkpoint, or this item of it, differs from its manifest; none: it does not."""
         if {(step, None), (step, item)} & self._compared:
             return None
         folder = self.folder / str(step)
@@ -246,7 +246,7 @@ class Checkpoints:
         return self.folder / str(step) / MANIFEST
 
     def _commit(self, step: int) -> None:
-        """Waits until orbax is done, then writes the manifest; training goes on meanwhile."""
+        """Waits until orbax is done, then writes the manifest; training continues meanwhile."""
         self._writer.wait_until_finished()  # orbax's own callback comes before it writes its last files
         if not hosts.is_first():
             return
@@ -300,7 +300,7 @@ class Checkpoints:
         folder = self.folder / str(step)
         if not (folder / item).is_dir():
             items = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir()))
-            raise UserError(f"checkpoint {folder} has no {item}, only {items}; was the setting off that makes one?")
+            raise UserError(f"checkpoint {folder} has no {item}, only {items}; was the setting that makes one off?")
         if self._manifest(step).exists() and (problem := self.problem(step, item)):
             raise self._unreadable(step, item, problem)
         import orbax.checkpoint as ocp
@@ -323,7 +323,7 @@ class Checkpoints:
         last = max((step for step in self._steps() if self._manifest(step).exists()), default=None)
         return UserError(
             f"{self.folder}: checkpoint {step} cannot be written ({_reason(error)}); make room or make the folder writable, "
-            f"then run the same again: it goes on from {'the start' if last is None else f'step {last}'}"
+            f"then run the same command again: it resumes from {'the start' if last is None else f'step {last}'}"
         )
 
 
@@ -361,7 +361,7 @@ def _table(tree: Any) -> dict[str, Any]:
 
 
 def on_host(leaf: Any) -> np.ndarray:
-    """Of the leaf's shape and type, without memory: in the place of `like`, says that an array of the host is wanted."""
+    """An array of the leaf's shape and type without memory; as `like` it asks for an array on the host."""
     return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
 
 

@@ -1,4 +1,4 @@
-"""How many programs JAX has compiled, as it says itself. A step that compiles again and again is slow, and nobody sees why."""
+"""The number of programs that JAX has compiled. A step that is compiled again and again is slow for no visible reason."""
 
 import threading
 

@@ -154,7 +154,7 @@ class Runtime:
         return self._on_mesh(self._mesh_train(train_step))
 
     def train_memory(self, train_step: Callable[..., tuple[Any, Any]], state: Any, batch: Batch) -> Any:
-        """What XLA says of the bytes of the compiled step on one device. Of `state` and `batch` shapes are enough."""
+        """XLA's count of the bytes of the compiled step on one device. `state` and `batch` may be shapes."""
         if self.mesh is None:
             if self.mode == "pmap":
                 state = jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.count, *x.shape), x.dtype), state)

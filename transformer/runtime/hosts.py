@@ -111,7 +111,7 @@ def check_same(values: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def exchange() -> Iterator[None]:
-    """Around what needs all processes. If another one is gone, this one says so and ends, with status 1."""
+    """Around what needs all processes. If another process is gone, this one reports it and ends with status 1."""
     try:
         yield
     except (RuntimeError, ValueError) as error:  # which of the two depends on the backend
@@ -241,7 +241,7 @@ def _lost() -> NoReturn:
         time.sleep(GRACE)  # another thread is at it
     gone = "another process of this run ended, and so this one ends; once all are started again by the same command, the run "
     never = f"not all processes were there within {MEETING} seconds; start every one, --process_id=0 where --coordinator says"
-    print(f"{program()}: {gone}goes on from the last checkpoint" if _words.met else f"{program()}: {never}", file=_words.stderr)
+    print(f"{program()}: {gone}resumes from the last checkpoint" if _words.met else f"{program()}: {never}", file=_words.stderr)
     _words.stderr.flush()
     os._exit(1)
 

@@ -46,8 +46,7 @@ def _lock(folder: Path) -> int:
             owner = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
             os.close(descriptor)
             raise UserError(
-                f"--workdir={folder}: a run is going on there (process {owner}); "
-                "wait until it ends, or choose another --workdir"
+                f"--workdir={folder}: it is in use by a run (process {owner}); wait until it ends, or choose another --workdir"
             ) from None
         except BaseException:
             os.close(descriptor)

@@ -88,7 +88,7 @@ class Workdir:
         return self.path / "evaluation" / f"{split}.json"
 
     def outputs_file(self, split: str) -> Path:
-        """A line of JSON for each example that was scored: what was read, what was said, what it was held against."""
+        """A line of JSON for each scored example: source, reference and prediction."""
         return self.path / "evaluation" / f"{split}.jsonl"
 
     def samples_file(self, split: str) -> Path:
@@ -148,9 +148,9 @@ class Workdir:
 
 
 def create(path: str | Path, config: Config, notice: Callable[[str], None]) -> Workdir:
-    """The workdir of a run with these settings: made, or, if it was made with the same ones, gone on with.
+    """The workdir of a run with these settings: a new one, or an old one that was made with the same settings.
 
-    Free settings (they change no result) may differ: the new ones are written, and `notice` is told. UserError: other
+    Free settings (they change no result) may differ: the new ones are written, and `notice` is called. UserError: other
     differences, a workdir without its settings, or a folder that cannot be made or written.
     """
     workdir = Workdir(Path(path))

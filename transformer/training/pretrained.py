@@ -1,4 +1,4 @@
-"""A new run's parameters taken from another run's, where both have them."""
+"""Initial parameters of a run that are taken from another run, where both have them."""
 
 import re
 from typing import Any
@@ -10,7 +10,7 @@ from transformer.errors import UserError, counted
 
 
 def load_pretrained(params: Any, other: Any, where: str) -> tuple[Any, list[str]]:
-    """`params` with every leaf that `other` has by the same path replaced by it, and lines that say what was taken.
+    """`params` with the leaves of `other` where both have the same path, and lines that list what was taken.
 
     Where there are fewer heads of keys and values here, those of the other run are averaged in groups.
 
@@ -27,7 +27,7 @@ def load_pretrained(params: Any, other: Any, where: str) -> tuple[Any, list[str]
                 "give both runs the same sizes, vocabulary and labels"
             )
     if not shared:
-        raise UserError(f"config.train.init_from {where}: it has no parameter by a name of this model's")
+        raise UserError(f"config.train.init_from {where}: it has no parameter with the name of one of this model's")
     taken = {path: jnp.asarray(theirs[path], own[path].dtype) if path in theirs else own[path] for path in own}
     lines = [f"from {where}: {len(shared)} of {len(own)} arrays, {_modules(shared)}"]
     if pooled:

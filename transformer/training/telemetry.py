@@ -1,4 +1,4 @@
-"""What a run tells: the progress line, metrics.jsonl and TensorBoard events. No model, device or metric is computed here.
+"""The progress line, metrics.jsonl and TensorBoard events of a run. No model, device or metric is computed here.
 
 A line of metrics.jsonl is one report: `step`, its metrics, and fields of `TIMED`. Without the latter, a run that was
 stopped and resumed writes the same file as one that was not.
@@ -19,7 +19,9 @@ from transformer.files import new_file
 
 # Fields that depend on the clock or the process, not on the training itself: leave them out of a comparison of two runs.
 TIMED = ("tokens_per_second", "examples_per_second", "mfu", "input_share", "pause_share", "time", "train/compilations")
-FIRST_ESTIMATE = 5.0  # seconds of training after which a stream without a bar is first told how long the run will take
+FIRST_ESTIMATE = (
+    5.0  # seconds of training after which the expected time of the run is first printed where there is no progress bar
+)
 T = TypeVar("T")
 
 
@@ -70,15 +72,15 @@ class Telemetry:
     """Tells about the updates `first_step` + 1 to `steps` of one run; a context manager.
 
     A terminal gets a live bar, any other stream a line for each report. Opening it drops what metrics.jsonl and the
-    TensorBoard events say of steps after `first_step`. Files that cannot be written: UserError.
+    TensorBoard events have steps after `first_step` only. Files that cannot be written: UserError.
 
     Speed is measured from the end of the first `advance`, so that the first step, which compiles, is in neither the
     time nor the tokens of the first report. What runs under `paused()` is not counted either.
 
-    Two shares say where the time since the last report went. `pause_share`: under `paused()`, for validation and checkpoints.
-    `input_share`: the host waited for a batch out of `awaited()`. Batches are read ahead, so it waits only if reading is slower
-    than training; a device that still computes the update before hides some of that, so the device waits no longer than this.
-    The rest is training: the device's work, and the host's around it.
+    Two fractions tell where the time since the last report went. `pause_share`: under `paused()`, for validation and
+    checkpoints. `input_share`: the host waited for a batch out of `awaited()`. Batches are read ahead, so it waits only if
+    reading is slower than training; a device that still computes the update before hides some of that, so the device waits no
+    longer than this. The rest is training: the device's work, and the host's around it.
 
     Args:
         metrics_path: the metrics.jsonl; a folder that is missing is made.

@@ -1,4 +1,4 @@
-"""Token ids of one example -> what a model reads and what it must say: a class for each thing that is learned."""
+"""Objectives: from the token ids of an example to the inputs and targets of a model, one class for each objective."""
 
 from transformer.data.objectives.base import DECODER, ENCODER, PREFIXED, READER, TAGGER, Corpus, Objective, SequenceSpec
 from transformer.data.objectives.denoising import Denoise, SpanCorruption

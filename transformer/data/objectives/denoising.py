@@ -27,7 +27,7 @@ from transformer.errors import UserError
 class SpanCorruption(Objective):
     """Field `text`, a document a row. The encoder reads a chunk with spans replaced by sentinels, and end.
 
-    The decoder says sentinel span sentinel span .. end, as T5's code has it: with no sentinel behind the last span, which
+    The targets are sentinel span sentinel span .. end, as T5's code has it: with no sentinel behind the last span, which
     ends the text (figure 2 of Raffel et al. 2020 shows one; their code, with which the published models were trained, has
     none). Sentinel k is the id `top` - k. Chunks are as long as `max_source_length`, `max_target_length` and the number
     of sentinels allow: 568 tokens for 512, 114 and 100. Spans are drawn again in each epoch; as the last one ends the
@@ -92,7 +92,7 @@ class SpanCorruption(Objective):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Denoise(Objective):
-    """Field `text`, a document a row. The encoder reads [begin] a corrupted chunk end; the decoder says the chunk and end.
+    """Field `text`, a document a row. The encoder reads [begin] a corrupted chunk end; the targets are the chunk and end.
 
     In this order: sentences permuted where `ends_sentence`, bool by token id, says what ends one; `delete_rate` of the
     tokens deleted; text infilling of `rate` of the rest with spans of Poisson(`span_length`) (Lewis et al. 2020, 2.2).

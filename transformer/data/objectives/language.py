@@ -26,11 +26,11 @@ from transformer.data.objectives.translate import DecoderOnlyTranslate, Translat
 class CausalLM(Objective):
     """Field `text`, a document a row: each token from those before it; `start` stands before a document, `end` behind it.
 
-    Documents are cut to chunks of `block` tokens; a chunk's first token is said from the one before it. `cross_documents`:
-    all documents are one, parted by `end`. `shift` (training): chunks but a document's first and last start earlier by a
-    number in [0, block) drawn from (seed, epoch), so that windows differ by epoch at no cost in length: as many tokens are
-    said twice, behind the first chunk's start, as are left out, before the last chunk. Without `shift` (evaluation) each
-    token is said once.
+    Documents are cut to chunks of `block` tokens; the first token of a chunk is predicted from the one before it.
+    `cross_documents`: all documents are one, parted by `end`. `shift` (training): chunks but a document's first and last start
+    earlier by a number in [0, block) drawn from (seed, epoch), so that windows differ by epoch at no cost in length: as many
+    tokens are predicted twice, behind the first chunk's start, as are left out, before the last chunk. Without `shift`
+    (evaluation) each token is predicted once.
     """
 
     block: int
@@ -83,8 +83,8 @@ class CausalLM(Objective):
 class PrefixLM(DecoderOnlyTranslate):
     """The prefix LM of Raffel et al. 2020, 3.2.1, by a decoder alone. Field `text`, a document a row.
 
-    Documents with `end` are cut to chunks of `block` tokens, each split where (seed, epoch, example) says, both parts having
-    a token if the chunk has two; the first part is the source, the second the target.
+    Documents with `end` are cut to chunks of `block` tokens, each split at a place that depends on (seed, epoch, example), both
+    parts having a token if the chunk has two; the first part is the source, the second the target.
     """
 
     seed: int = 0
@@ -106,7 +106,7 @@ class PrefixLM(DecoderOnlyTranslate):
 
 @dataclasses.dataclass(frozen=True)
 class EncodedPrefixLM(Translate):
-    """The same by an encoder, which reads a chunk's first part, and a decoder, which says the rest. Field `text`.
+    """The same with an encoder, which reads the first part of a chunk, and a decoder, which predicts the rest. Field `text`.
 
     As in T5 every part has its end. Rows are planned once, by their lengths, so (seed, example) says where a chunk is
     split, for all epochs; with a split drawn in each epoch, half of all slots would be padding.

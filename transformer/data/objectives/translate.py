@@ -10,7 +10,7 @@ from transformer.data.objectives.base import DECODER, ENCODER, PREFIXED, Corpus,
 
 @dataclasses.dataclass(frozen=True)
 class Translate(Objective):
-    """Fields `source` and `target`: the encoder reads source + end; the decoder reads start + target and says target + end.
+    """Fields `source` and `target`: the encoder reads source + end; the decoder reads start + target and predicts target + end.
 
     `begin`: the source begins with it (BART). Too long: a source keeps its first tokens and the end; a target is its first
     tokens, and does not claim to end there.
@@ -67,8 +67,8 @@ class Translate(Objective):
 class DecoderOnlyTranslate(Objective):
     """Fields `source` and `target`, to a decoder alone: it reads source, start, target, all of it seeing the source and start.
 
-    `prefix` is 1 along what all see (the rule "prefix" of masks.py); weights are 1 where the target and `end` are said. Where
-    both are longer than `block` the longer one gives way.
+    `prefix` is 1 along what all see (the rule "prefix" of masks.py); weights are 1 where the target and `end` are predicted.
+    Where both are longer than `block` the longer one gives way.
     """
 
     block: int
@@ -92,7 +92,7 @@ class DecoderOnlyTranslate(Objective):
         return self.prefixed(source[:kept], target[:left])
 
     def prefixed(self, source: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
-        """Features of a row: `target`, its end included, said behind `source`."""
+        """Features of a row in which `target`, its end included, is predicted after `source`."""
         read = np.concatenate([source, [self.start], target]).astype(np.int32)
         place = np.arange(len(read) - 1)
         return {

@@ -28,7 +28,7 @@ PARTED: Mapping[str, Callable[[str], list[str]]] = {
 
 
 def read_documents(data: Data, split: SplitName, cache: Path) -> Split:
-    """The file, or the slice of its characters, parted as `data.document` says; what is blank is no document.
+    """The file, or the slice of its characters, split as `data.document` says; blank parts are left out.
 
     Nothing inside a document changes, line ends included; the newline after a paragraph or a line does not belong to it.
     """

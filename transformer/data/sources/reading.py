@@ -1,4 +1,4 @@
-"""Files of a user: found by the name in a setting, cut by the slice in that name, read with errors that say where."""
+"""Files of a user: found by the name in a setting, cut by the slice in that name, read with errors that name the line."""
 
 import gzip
 import io

@@ -5,19 +5,19 @@
     sort       d a c h            a c d h      in the order of `LETTERS`
     list       d a c h            e b d i      each item translated: to the letter behind it, the last to the first
     recall     a 3 b 7 c 1 ? b    7            keys differ, and the one asked for is there
-    addition   3 7 + 5 8          5 9          37 + 58 = 95, said from the units on
+    addition   3 7 + 5 8          5 9          37 + 58 = 95, written from the units on
 
 Each item is a word of one character. So `config.data.vocabulary` bpe, with 200 entries, has one token an item and nothing
 unknown at any length; characters has the blanks too, and unigram may cut a rare item in two.
 
 The length is the number of items, of pairs (recall), or of each number's digits (addition). It is drawn evenly, as Kazemnejad
-et al. 2023 do, who train on lengths to 20, validate on the same, and test to 40, by exact match. They say a sum from its
+et al. 2023 do, who train on lengths to 20, validate on the same, and test to 40, by exact match. They write a sum from its
 highest digit; from its units on, each digit and the carry follow from three digits (Lee et al. 2023, "Teaching Arithmetic
 to Small Transformers").
 
-`list` asks whether one vector holds a long sentence: items are drawn evenly and each on its own, so nothing said helps to
-guess the next one, and what is said of k items has to come out of k log2(alphabet) bits that were kept. Words stand in
-order, so all that attention has to do is to point at the next one.
+`list` asks whether one vector holds a long sentence: items are drawn evenly and each on its own, so the output so far does not
+help to guess the next one, and k items need k log2(alphabet) bits of memory. Words stand in order, so all that attention has to
+do is to point at the next one.
 """
 
 import collections
@@ -140,9 +140,9 @@ def make(data: Data) -> dict[str, list[Mapping[str, str]]]:
 
 
 def name(data: Data) -> str:
-    """A folder's name that says all that the data set depends on, its version aside."""
+    """A folder name that contains all that the data set depends on, except its version."""
     parts = {split: f"{split}_{size}_of_{low}_{high}" for split, ((low, high), size) in _splits(data).items()}
     return f"{data.algorithm}-alphabet_{data.algorithm_alphabet}-{parts['train']}-{parts['test']}"
 
 
-TASK = Task("What algorithms read and what they say.", "1.0.0", ("source", "target"), make, name=name)
+TASK = Task("Inputs and outputs of algorithms.", "1.0.0", ("source", "target"), make, name=name)

@@ -33,7 +33,7 @@ class Task:
     """A synthetic task. The same settings give the same examples; raise `version` when they come out differently.
 
     `make(data)` gives the examples of train, validation and test in random order; `texts` and `numbers` are their fields;
-    `name` is a folder's name that says all that the examples depend on, the version aside; `notice` is said when they are
+    `name` is a folder name that contains all that the examples depend on, except the version; `notice` is printed when they are
     trained on.
     """
 

@@ -52,12 +52,12 @@ def _draw(rng: random.Random, held: bool) -> Mapping[str, str]:
 
 
 def make(data: Data) -> dict[str, list[Mapping[str, str]]]:
-    """Examples {"text", "label"}; each label from 0 to 9 has 9 to 11 % of them, the first operation alone tells 21 %."""
+    """Examples {"text", "label"}; each label from 0 to 9 has 9 to 11 % of them, the first operation alone determines 21 %."""
     return distinct(data, _draw)
 
 
 def make_pairs(data: Data) -> dict[str, list[Mapping[str, str]]]:
-    """The same examples as {"source", "target"}: the value is said (Raffel et al. 2020, 2.4)."""
+    """The same examples as {"source", "target"}: the value is a target text (Raffel et al. 2020, 2.4)."""
     return {
         split: [{"source": example["text"], "target": example["label"]} for example in examples]
         for split, examples in make(data).items()

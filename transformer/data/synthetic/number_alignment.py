@@ -16,7 +16,7 @@ from transformer.data.synthetic.number_words import MOST, speller
 from transformer.errors import UserError
 
 Span = tuple[int, int]  # first character and the one after the last
-Key = tuple[int, str]  # what a word says: a group of three digits, and which part of it
+Key = tuple[int, str]  # what a word stands for: a group of three digits, and which part of it
 Part = tuple[Sequence[str], Key]  # forms that a word may have, the longest first
 
 _ENGLISH = words("""zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen

@@ -117,7 +117,7 @@ def _spelled(data: Data, numbers: Sequence[int]) -> Iterator[Mapping[str, Any]]:
 
 
 def name(data: Data) -> str:
-    """A folder's name that says all that the data set depends on, its version aside."""
+    """A folder name that contains all that the data set depends on, except its version."""
 
     def part(split: str, size: int, limits: tuple[int, int] | None, by_digits: float) -> str:
         low, high = limits or data.number_range

@@ -4,7 +4,7 @@
     who has the apples ?  Carl                    who had the apples first ?  Ben
     how many apples does Carl have ?  five apples (or five)     what does Anna have ?  two pears
 
-One story has several facts and answers; which is asked for is said by the question alone, so neither the place in the story
+One story has several facts and answers; only the question determines which is asked for, so neither the place in the story
 nor the most frequent word answers it.
 """
 

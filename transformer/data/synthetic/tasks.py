@@ -1,7 +1,7 @@
 """Synthetic tasks as TFDS data sets that need no download: one table, one builder, kept as array_record.
 
-What a task's examples are is said by its own file. Imported only where one is read (`sources/records.py`), because TFDS takes a
-while to import; TensorFlow is not needed.
+The examples of each task are defined in its own file. Imported only where one is read (`sources/records.py`), because TFDS
+takes a while to import; TensorFlow is not needed.
 """
 
 import contextlib
