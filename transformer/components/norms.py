@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 
 from transformer.components.parameters import Constant, Declared, Parameters
 from transformer.registry import Component
@@ -57,8 +56,3 @@ class RMSNorm(Norm, name="rms"):
 
         scale = p["scale"] + 1.0 if self.plus_one else p["scale"]
         return nn.RMSNorm(epsilon=self.epsilon, dtype=x.dtype).apply({"params": {"scale": scale}}, x)  # type: ignore[return-value]
-
-
-def apply_norm(norm: Norm, p: Parameters, x: Array, dtype: str) -> Array:
-    """The norm of `x`, in the type of computation."""
-    return norm(p, x.astype(jnp.dtype(dtype)))
