@@ -103,7 +103,7 @@ OTHER: dict[str, Any] = {
 
 # What else is set, so that a setting has an effect; without it, it is refused.
 NEEDS: dict[str, dict[str, Any]] = {
-    "model.positions.layout": {"model.positions": "sinusoidal"},
+    **{f"model.positions.{name}": {"model.positions": "sinusoidal"} for name in ("layout", "spacing", "offset")},
     **{
         f"model.attention.{name}": {"model.attention.qk_norm": True}
         for name in ("norm_epsilon", "qk_norm_over", "qk_norm_plus_one")

@@ -14,7 +14,7 @@ from transformer.components.positions import Learned, NoPositions, Sinusoidal
 from transformer.components.rotary import Llama3, Rotary
 from transformer.config import Config, DataInfo
 from transformer.errors import UserError
-from transformer.interop import configs, convert, decoders, encoders, huggingface
+from transformer.interop import configs, convert, decoders, encoders, huggingface, seq2seq
 from transformer.interop.fields import COMMON_ONLY, OLDER, SEARCH_ONLY, SILENT
 from transformer.interop.formats import FORMATS
 from transformer.settings import Variations
@@ -29,6 +29,7 @@ SMALL = {
 HIDDEN = {"vocab_size": 48, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 28}
 SMALL |= {name: HIDDEN for name in decoders.FORMATS if name != "opt"}
 SMALL |= dict.fromkeys(("roberta", "xlm-roberta", "camembert", "electra"), folders.BERT_FIELDS)
+SMALL |= dict.fromkeys(("mt5", "umt5"), folders.T5_FIELDS) | dict.fromkeys(("pegasus", "mbart", "m2m_100"), folders.BART_FIELDS)
 SMALL["distilbert"] = {"vocab_size": 48, "dim": 24, "n_layers": 2, "n_heads": 4, "hidden_dim": 28}
 SMALL["opt"] = {"hidden_size": 24, "ffn_dim": 28, "num_hidden_layers": 3, "num_attention_heads": 4}
 # Settings that change nothing of a trained model, or nothing where positions are those of these families.
@@ -64,6 +65,7 @@ ABSENT = {
 }
 ABSENT |= dict.fromkeys(decoders.FORMATS, {"num_encoder_layers", "token_types"})
 ABSENT |= dict.fromkeys(encoders.FORMATS, {"num_decoder_layers"})
+ABSENT |= dict.fromkeys(seq2seq.FORMATS, {"token_types"})
 # Written otherwise: swish is silu; a window that no layer has; a start that is null; weights are fp32.
 OTHERWISE = {"activation_function", "classifier_dropout", "sliding_window", "bos_token_id", "torch_dtype", "max_window_layers"}
 LAYERS = ("model.positions", "model.window", "model.layer_pattern")  # which `LayerFields` says
@@ -186,6 +188,8 @@ def sized(fields):
         ("gpt_neox", dict(hidden_size=2048, intermediate_size=8192, num_hidden_layers=24, num_attention_heads=16),
          1_414_647_808),  # Pythia 1.4B
         ("opt", {}, 125_239_296),  # OPT 125M
+        ("mt5", {}, 300_176_768),  # mT5 small
+        ("m2m_100", {}, 615_073_792),  # NLLB-200 600M
         ("roberta", {}, 124_697_433),  # RoBERTa base
         ("xlm-roberta", {}, 278_295_186),  # XLM-R base
         ("camembert", {}, 110_655_493),  # CamemBERT base

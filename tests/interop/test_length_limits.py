@@ -100,7 +100,7 @@ def test_no_export_lets_a_text_outgrow_its_positions():
 def test_every_model_that_makes_text_is_written_with_a_limit(name):
     form = FORMATS[name]
     t5 = folders.T5_FIELDS | {"scale_decoder_outputs": True}
-    older = {"gpt2": folders.GPT2_FIELDS, "t5": t5}.get(name, folders.BART_FIELDS)
+    older = {"gpt2": folders.GPT2_FIELDS, "t5": t5, "mt5": t5, "umt5": t5}.get(name, folders.BART_FIELDS)
     hidden = {"vocab_size": 48, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 28}
     fields = {"hidden_size": 24} if name == "opt" else hidden if form.layers else older
     values = configs.to_settings(form, fields, {"max_length": 17}, "config.json", "generation_config.json")

@@ -213,3 +213,11 @@ def test_shaw_adds_vectors_to_keys_and_values(clip, rank):
         np.testing.assert_allclose(logits[b, h, t], [queries[b, t, h] @ tables["keys"][e] for e in entries], atol=1e-5)
         expected = sum(weights[b, h, t, s] * tables["values"][e] for s, e in enumerate(entries))
         np.testing.assert_allclose(values[b, t, h], expected, atol=1e-5)
+
+
+def test_sinusoids_of_tensor2tensor_reach_a_wavelength_10000_times_the_shortest():
+    """As in M2M-100: positions begin at 2, sines and cosines are in halves."""
+    encoded = Sinusoidal(layout="halves", spacing="tensor2tensor", offset=2).encode(jnp.arange(5), 8)
+    for p, i in np.ndindex(5, 4):
+        angle = (p + 2) / 10000 ** (i / 3)
+        np.testing.assert_allclose(encoded[p, [i, 4 + i]], [math.sin(angle), math.cos(angle)], atol=1e-5)

@@ -76,6 +76,11 @@ MODELS = {
     "bart scaled": ("BartForConditionalGeneration", BART | {"scale_embedding": True, "activation_function": "gelu_new"}),
     "marian": ("MarianMTModel", MARIAN | {"encoder_layers": 1}),
     "marian two tables": ("MarianMTModel", MARIAN | {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": V}),
+    "mt5": ("MT5ForConditionalGeneration", T5 | {"feed_forward_proj": "gated-gelu"}),
+    "umt5": ("UMT5ForConditionalGeneration", T5 | {"num_decoder_layers": 3}),
+    "pegasus": ("PegasusForConditionalGeneration", BART | {"scale_embedding": True}),
+    "mbart": ("MBartForConditionalGeneration", BART | {"decoder_layers": 3}),
+    "m2m_100": ("M2M100ForConditionalGeneration", BART | {"encoder_layers": 3, "attention_dropout": 0.0}),
     "gpt2": ("GPT2LMHeadModel", GPT2),
     "gpt2 untied": ("GPT2LMHeadModel", GPT2 | {"tie_word_embeddings": False, "n_inner": 22, "activation_function": "gelu"}),
     "llama": ("LlamaForCausalLM", GROUPED | ROPE["llama3"]),
@@ -137,7 +142,7 @@ def make(name, spread=0.4, seed=0, **more):
     biases = [(name, each) for name, each in model.named_buffers() if name == "final_logits_bias"]
     with torch.no_grad():
         for part, tensor in [*model.named_parameters(), *biases]:
-            if "embed_positions" not in part or kind != "MarianMTModel":  # which are sinusoids
+            if "embed_positions" not in part or name.split()[0] not in ("marian", "pegasus"):  # which are sinusoids
                 tensor.normal_(0, spread)
                 if tensor.ndim == 1 and part.endswith("weight"):  # of a norm
                     tensor += 1.0

@@ -95,12 +95,18 @@ class Sinusoidal(Positions, name="sinusoidal"):
         "interleaved", "sine and cosine alternate (paper), or in halves (Marian)"
     )
 
+    spacing: Literal["paper", "tensor2tensor"] = setting(
+        "paper", "wavelengths up to 10000^(1 - 2/D) times the shortest, or up to 10000 times (M2M-100)"
+    )
+    offset: int = setting(0, "added to positions (M2M-100: 2)", at_least=0)
     size: int | None = setting(None, "positions at most, as a table of sinusoids has them; none: any number", at_least=1)
 
     def longest(self) -> int | None:
         return self.size
 
     def check(self, sizes: Sizes) -> str | None:
+        if self.spacing == "tensor2tensor" and sizes.d_model < 4:
+            return f"config.model.d_model is {sizes.d_model}: such sinusoids need two wavelengths; it must be 4 or more"
         wrong = f"config.model.d_model is {sizes.d_model}: sinusoids come in pairs, so it must be even"
         return wrong if sizes.d_model % 2 else None
 
@@ -109,8 +115,9 @@ class Sinusoidal(Positions, name="sinusoidal"):
 
     def encode(self, positions: Array, width: int) -> Array:
         """positions (...) -> float32 (..., width)."""
-        rates = jnp.exp(jnp.arange(0, width, 2, dtype=jnp.float32) * (-math.log(10000.0) / width))
-        angles = positions[..., None].astype(jnp.float32) * rates.reshape((1,) * positions.ndim + (-1,))
+        last = width if self.spacing == "paper" else width - 2
+        rates = jnp.exp(jnp.arange(0, width, 2, dtype=jnp.float32) * (-math.log(10000.0) / last))
+        angles = (positions[..., None] + self.offset).astype(jnp.float32) * rates.reshape((1,) * positions.ndim + (-1,))
         waves = jnp.sin(angles), jnp.cos(angles)
         if self.layout == "halves":
             return jnp.concatenate(waves, axis=-1)
@@ -202,6 +209,13 @@ class T5Buckets(Positions, name="t5"):
         table_NxH = p["table"].astype(jnp.float32)
         bias_BxTxSxH = jnp.take(table_NxH, self.bucket(pairs.distance(), pairs.sizes.bidirectional), axis=0)
         return jnp.moveaxis(bias_BxTxSxH, -1, 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class T5LayerBuckets(T5Buckets, name="t5_layers"):
+    """The same with a table in each layer (UMT5; Chung et al. 2023)."""
+
+    owner: ClassVar[Literal["stack", "layer"]] = "layer"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -246,7 +246,9 @@ MARIAN = Format(
         Field("eos_token_id", ["data_info.end"], 0),
         Field("decoder_start_token_id", ["data_info.start"], 58100),
     ],
-    fixed=_BART_FIXED | {"model.positions": "sinusoidal", "model.positions.layout": "halves", "model.embedding_norm": False},
+    fixed=_BART_FIXED
+    | {"model.positions": "sinusoidal", "model.positions.layout": "halves", "model.embedding_norm": False}
+    | {"model.positions.spacing": "paper", "model.positions.offset": 0},
     training=NORMAL,
     only=_BART_ONLY | {"normalize_embedding": (False,), "static_position_embeddings": (True,)},
     silent=_BART_SILENT | {"bos_token_id", "extra_pos_embeddings"},  # neither is used

@@ -152,8 +152,10 @@ def _completed(name: str, raw: dict[str, Any], arrays: convert.Tensors) -> dict[
 
     Older files say both by `tie_word_embeddings`; Transformers 5 says that it ties whatever the tensors are.
     """
-    if name != "t5":
+    if name not in ("t5", "mt5", "umt5"):
         return raw
+    if name == "mt5":  # which never scales
+        raw = raw | {"scale_decoder_outputs": False}
     tied = raw.get("tie_word_embeddings") is not False
     scaled = raw.get("scale_decoder_outputs", tied)
     head, table = arrays.get("lm_head.weight"), arrays.get("shared.weight")

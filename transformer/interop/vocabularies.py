@@ -36,6 +36,7 @@ ENCODERS = ("bert", "distilbert", "electra", "roberta", "xlm-roberta", "camember
 GENERAL = "PreTrainedTokenizerFast"  # reads tokenizer.json as it is
 # Types whose older folders have vocab.json and merges.txt
 BYTE_PAIRS = ("gpt2", "bart", "roberta", "qwen2", "qwen3", "opt", "gpt_neox")
+T5S = ("t5", "mt5", "umt5")
 SENTINELS = 100  # of T5, where its file says nothing
 CLASSES = {"t5": "T5Tokenizer", "marian": "MarianTokenizer"}
 UNLIMITED = 10**9  # tokens; Transformers writes 10^30 where a tokenizer knows no limit
@@ -99,7 +100,7 @@ def _read_tokenizer(folder: Path, made: Tokenizer, model_type: str) -> tuple[dic
                 raise UserError(f"{folder / FILE}: it has no token {names[role]} ({role})")
             data_info[fact] = special[role]
         data_info["start"] = data_info["begin"]
-    if model_type == "t5":
+    if model_type in T5S:
         count = sum(token.startswith("<extra_id_") for token in ids)
         in_order = all(ids.get(f"<extra_id_{k}>") == made.size - 1 - k for k in range(count))
         data_info["sentinels"] = count if in_order else 0
@@ -107,7 +108,7 @@ def _read_tokenizer(folder: Path, made: Tokenizer, model_type: str) -> tuple[dic
 
 
 def _read_pieces(folder: Path, made: SentencePiece, model_type: str, rows: int) -> tuple[dict[str, Vocabulary], dict[str, Any]]:
-    sentinels = _config(folder).get("extra_ids", SENTINELS) if model_type == "t5" else 0
+    sentinels = _config(folder).get("extra_ids", SENTINELS) if model_type in T5S else 0
     sentinels = sentinels if made.size + sentinels <= rows else 0
     size = made.size + sentinels
     data_info = {"source_size": size, "target_size": size, "sentinels": sentinels, "unknown": made.processor.unk_id()}
@@ -201,7 +202,7 @@ def _around(config: Config, model_type: str, data_info: DataInfo) -> tokenizer_j
         return begin or [data_info.start], [data_info.end], []
     return {
         "bart": (begin, [data_info.end], [data_info.end]),
-        "t5": (begin, [data_info.end], []),
+        **dict.fromkeys((*T5S, "pegasus"), (begin, [data_info.end], [])),
     }.get(model_type, ([data_info.start] if config.search.start_token else [], [], []))
 
 
