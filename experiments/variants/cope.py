@@ -1,8 +1,8 @@
-"""CoPE: a position counts the keys that the query counts, not all of them (Golovneva et al. 2024, equations 3 to 6).
+"""CoPE, contextual position encoding: each query decides which keys count as positions (Golovneva et al. 2024).
 
     g_ij = sigmoid(q_i . k_j),   p_ij = sum over k = j .. i of g_ik,   logit_ij = q_i . (k_j + e[p_ij])
 
-e[p] between two whole numbers is interpolated; past the last one it is that of the last. Queries are scaled here, as in the
+Between two whole numbers e[p] is interpolated; beyond the last one it is that of the last. Queries are scaled here, as in the
 paper's appendix. Each layer has its own table, which all heads share. For causal masks: with a prefix, keys are counted up to
 its end. A window counts the keys inside. No fused kernel, and attentions whose queries differ (differential, latent) refuse it.
 

@@ -1,9 +1,9 @@
-"""Differential attention: the difference of two softmaxes, which cancels what both look at by chance (Ye et al. 2025).
+"""Differential attention: the difference of two softmaxes, which cancels the noise that both have (Ye et al. 2025).
 
-    (softmax(Q_1 K_1^T / sqrt(K)) - lambda softmax(Q_2 K_2^T / sqrt(K))) V                              (equation 1)
-    lambda = exp(lambda_q1 . lambda_k1) - exp(lambda_q2 . lambda_k2) + lambda_init                      (equation 2)
+    (softmax(Q_1 K_1^T / sqrt(K)) - lambda softmax(Q_2 K_2^T / sqrt(K))) V
+    lambda = exp(lambda_q1 . lambda_k1) - exp(lambda_q2 . lambda_k2) + lambda_init
     lambda_init = 0.8 - 0.6 exp(-0.3 l), l = 0 in the first layer
-    head = (1 - lambda_init) RMSNorm(..)                                                                (equation 3)
+    head = (1 - lambda_init) RMSNorm(..)
 
 Each of a head's two maps has half of its width d_k. A layer thus has the parameters of an ordinary one with as many heads, and
 a few vectors more; with the paper's d_model / 2d heads, d_k and d_v are 2d. Not supported: an odd d_k; positions that read

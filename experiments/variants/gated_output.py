@@ -1,4 +1,4 @@
-"""Gated output: each head's output times a sigmoid of the query's token (Qiu et al. 2025, section 2.2: head-wise, place G1).
+"""Gated output: each head's output times a sigmoid of the query's token (Qiu et al. 2025: head-wise, position G1).
 
     head_i * sigmoid(x W_i + b_i), W_i of D x 1
 

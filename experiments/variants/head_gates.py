@@ -1,8 +1,8 @@
-"""Heads with gates that training can close: "hard concrete" factors (Louizos et al. 2018), as in Voita et al. 2019, section 5.
+"""Heads with gates that training can close: "hard concrete" factors (Louizos et al. 2018), as used by Voita et al. (2019).
 
-A gate is 0, 1, or between; which, training learns: the number of gates that are expected to be open, times `penalty_per_head`,
-is added to the loss. Gates learn with `rate` times the learning rate: a gate has about five units to go, and an update of
-Adam's goes no further than the learning rate, so a short run needs 50 or so. Supports every mask and position encoding.
+A gate is between 0 and 1. Training learns it: the expected number of open gates, times `penalty_per_head`, is added to the
+loss. Gates are trained with `rate` times the learning rate: a gate has to move by about five units, and an update of Adam moves
+it by at most about the learning rate, so a short run needs a rate of 50 or so. Supports every mask and position encoding.
 
 Letters: B rows, T queries, H heads, V width of a head's values, D d_model.
 """
@@ -22,12 +22,12 @@ from transformer.settings import setting
 
 Array = jax.Array
 
-TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1  # beta, gamma, zeta (Louizos et al. 2018, section 4)
+TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1  # beta, gamma, zeta in Louizos et al. 2018
 OPEN = 2.5  # log alpha at first: without noise the gate is 1, with noise it is open 98 times of 100
 
 
 def gate(log_alpha: Array, key: Array | None = None) -> Array:
-    """Factors, fp32, of the shape of `log_alpha`: drawn (equations 10 and 11), or, without a key, equation 13."""
+    """Factors, fp32, of the shape of `log_alpha`: sampled, or, without a key, the deterministic gate of evaluation."""
     if key is None:
         stretched = jax.nn.sigmoid(log_alpha)
     else:
@@ -37,7 +37,7 @@ def gate(log_alpha: Array, key: Array | None = None) -> Array:
 
 
 def chance_open(log_alpha: Array) -> Array:
-    """The probability that a gate that is drawn is not 0 (equation 12)."""
+    """The probability that a sampled gate is not 0."""
     return jax.nn.sigmoid(log_alpha - TEMPERATURE * math.log(-LOW / HIGH))
 
 

@@ -1,6 +1,6 @@
-"""Linear attention: a product of features instead of a softmax, so that what was read is a state of constant size.
+"""Linear attention: a product of features instead of a softmax, so that the past is a state of constant size.
 
-Katharopoulos et al. 2020, equations 7, 9 and 18 to 20, with the features phi(x) = elu(x) + 1:
+Katharopoulos et al. 2020, with the features phi(x) = elu(x) + 1:
 
     out_t = phi(q_t) S_t / (phi(q_t) z_t),   S_t = S_(t-1) + phi(k_t) v_t^T,   z_t = z_(t-1) + phi(k_t)
 

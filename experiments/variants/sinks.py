@@ -1,4 +1,4 @@
-"""Attention sinks: a logit of each head that takes weight and has no value (Xiao et al. 2024, equation 2).
+"""Attention sinks: a logit of each head that takes weight and has no value (Xiao et al. 2024).
 
     softmax(l)_s = exp(l_s) / (exp(sink) + sum_j exp(l_j))
 

@@ -1,9 +1,10 @@
-"""Scalable softmax (SSMax): logits grow with the logarithm of the number of keys (Nakanishi 2025, equation 2).
+"""Scalable softmax (SSMax): logits grow with the logarithm of the number of keys (Nakanishi 2025).
 
     weights = softmax(s log(n) l)
 
-An ordinary softmax over more and more keys becomes flat; this one does not. s is learned, one a head, 1 at first; n is the
-number of keys that the query sees. Supports every mask and position encoding; a query that sees one key gives it all weight.
+An ordinary softmax over more and more keys becomes flat; this one does not. s is learned for each head and begins at 1; n is
+the number of keys that the query sees. Supports every mask and position encoding; a query that sees one key gives it all
+weight.
 
 Letters: B rows, T queries, S keys, H heads.
 """

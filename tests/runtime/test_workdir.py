@@ -112,7 +112,7 @@ def test_what_is_no_workdir_is_said_with_the_remedy(tmp_path):
     text = message(open_existing, tmp_path / "number_word")
     assert f"--workdir={tmp_path / 'number_word'}: there is no such folder; did you mean" in text
     assert repr(str(tmp_path / "number_words")) in text
-    assert f"python launch.py --workdir={tmp_path / 'number_word'}" in text
+    assert f" --workdir={tmp_path / 'number_word'} [" in text
     (tmp_path / "empty").mkdir()
     assert "it has no config.json" in message(open_existing, tmp_path / "empty")
     assert "is no workdir" in message(Workdir(tmp_path / "empty").config)
