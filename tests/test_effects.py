@@ -155,6 +155,7 @@ ELSEWHERE = {
     "data.workers": "processes that read ahead, batches stay: tests/data/test_pipeline.py",
     "train.init_from": "tests/modes/test_tasks.py", "train.branch_from": "tests/training/test_branch.py",
     "train.branch_step": "tests/training/test_branch.py",
+    "search.source_code": "tests/inference/test_languages.py", "search.target_code": "tests/inference/test_languages.py",
     "evaluate.average": "tests/inference/test_loading.py", "evaluate.checkpoint": "tests/inference/test_loading.py",
     "evaluate.stride": "tests/inference/test_perplexity.py",
     "search.batch_size": "how many are decoded together, outputs stay: tests/inference/test_translate.py",

@@ -509,6 +509,12 @@ class Search:
         True, "generate: put the start token before the prompt, as in training; false: only before an empty prompt", free=True
     )
     stop: str | None = setting(None, "generate: a text at which a sample ends", free=True)
+    source_code: str | None = setting(
+        None, "translate: entry that a source begins with, as eng_Latn of NLLB; none: as the model was imported", free=True
+    )
+    target_code: str | None = setting(
+        None, "translate: entry that an output begins with, as fra_Latn of NLLB; none: as the model was imported", free=True
+    )
 
     def output_limit(self, source: int, longest: int = 0) -> int:
         """The limit of output tokens, end included, for a source of `source` tokens. `longest`: `DataInfo.longest_output`; the
@@ -630,6 +636,7 @@ class DataInfo:
     end: int = 2
     more_ends: tuple[int, ...] = ()  # other tokens that end what a language model writes
     unknown: int = 3
+    first: int | None = None  # what every output begins with, after `start` (NLLB: its language's code); none: any token
     begin: int | None = None  # first token of a source (BERT's [CLS], BART's <s>); none: sources have no such token
     mask: int | None = None  # replaces tokens in masked_lm and denoise
     longest_output: int = 0  # tokens of the longest target (with its end) or answer in any split; 0: unknown

@@ -221,7 +221,8 @@ def _begin(data_info: DataInfo) -> int:
 
 def _translate(config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
     data = config.data
-    return objectives.Translate(data.max_source_length, data.max_target_length, data_info.start, data_info.end, data_info.begin)
+    lengths = data.max_source_length, data.max_target_length
+    return objectives.Translate(*lengths, data_info.start, data_info.end, data_info.begin, data_info.first)
 
 
 def _causal(config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool) -> objectives.Objective:

@@ -79,7 +79,11 @@ def go_on(
     params, memory = model.unstack_layers(params, memory)
 
     def step(tokens_BxT: Array, cache: Any) -> tuple[Array, Any]:
+        begins = None if data_info.first is None else cache["slot"][0] == 0
         logits_BxTxN, cache = model.apply({"params": params}, tokens_BxT, cache, memory, method="step")
+        if begins is not None:
+            only_N = jnp.full(logits_BxTxN.shape[-1], MASKED).at[data_info.first].set(0.0)
+            logits_BxTxN = jnp.where(begins, only_N[None, None], logits_BxTxN)
         return logits_BxTxN.at[..., data_info.end].set(MASKED) if exact else logits_BxTxN, cache
 
     return rule.run(step, state, until)

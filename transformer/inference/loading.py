@@ -20,7 +20,7 @@ from transformer.data import prepare
 from transformer.data.objectives import Objective
 from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import UserError, say
-from transformer.inference.special import SpecialNames
+from transformer.inference.special import SpecialNames, with_codes
 from transformer.models import lora
 from transformer.models.stack import layers_in_order
 from transformer.runtime import checkpoints as checkpoints_lib
@@ -134,6 +134,7 @@ def read(
         )
     vocabularies = prepare.load_vocabularies(config.data, families.text_fields(task), workdir.vocabulary)
     _check_sizes(workdir.vocabulary, data_info, list(vocabularies.values()))
+    data_info = with_codes(config, data_info, vocabularies)
     adapted, model = config, families.FAMILIES[config.family].model(config, data_info)
     objective = families.make_objective(config, data_info, vocabularies)
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)

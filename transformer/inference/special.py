@@ -1,16 +1,29 @@
 """Names of special tokens in texts, such as [MASK] and <extra_id_0>: those that a model fills are read as the tokens that they
 name, all others as text, which is counted."""
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from transformer import families
 from transformer.config import Config, DataInfo
 from transformer.data.tokenizers.vocabulary import Vocabulary
-from transformer.errors import counted
+from transformer.errors import UserError, counted
 
 MASK = "<mask>"  # in every vocabulary, beside the name that its own mask may have
 FILLING: tuple[families.Output, ...] = ("filled", "text", "none")  # outputs that can fill what an input leaves open
+
+
+def with_codes(config: Config, data_info: DataInfo, vocabularies: Mapping[str, Vocabulary]) -> DataInfo:
+    """`data_info` with what `config.search` says that sources and outputs begin with. UserError: there is no such entry."""
+    sides = list(vocabularies.values())
+    for setting, name, vocabulary in (("source_code", "begin", sides[0]), ("target_code", "first", sides[-1])):
+        if (code := getattr(config.search, setting)) is None:
+            continue
+        if config.family != "encoder_decoder" or (token := vocabulary.find(code)) is None:
+            raise UserError(f"config.search.{setting} {code}: the vocabulary has no such entry; leave it out or name another")
+        data_info = dataclasses.replace(data_info, **{name: token})
+    return data_info
 
 
 class SpecialNames:

@@ -27,6 +27,7 @@ from transformer.validation import STACKS
 Values = dict[str, Any]
 DECODER = "decoder."
 # Ids that a generation_config.json may say otherwise than config.json does; text is made by the former.
+FIRST = "forced_bos_token_id"  # what every output begins with
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
@@ -34,7 +35,7 @@ def to_settings(
     form: Format, raw: Mapping[str, Any], generation: Mapping[str, Any] | None, where: str, search_where: str
 ) -> Values:
     """Settings by dotted name. UserError names a field that is unknown, unsupported or ill-typed."""
-    searching = [field.theirs for field in SEARCH] + [*SEARCH_ONLY, *limits.THEIRS, limits.OURS, "forced_eos_token_id"]
+    searching = [field.theirs for field in SEARCH] + [*SEARCH_ONLY, *limits.THEIRS, limits.OURS, "forced_eos_token_id", FIRST]
     only = {**COMMON_ONLY, **form.only}
     named = [name for field in form.fields for name in field.theirs.split()]
     only = {name: allowed for name, allowed in only.items() if name not in named}
@@ -55,7 +56,15 @@ def to_settings(
         values |= form.layers.read(raw, values["model.num_decoder_layers"], where)
     values |= {"search.penalty_form": "power"} | _values(SEARCH, generation, search_where)
     _check_search(generation, values, search_where)
+    if generation.get(FIRST) is not None:
+        values["data_info.first"] = _first(form, generation[FIRST], search_where)
     return _with_decoder(values) | limits.to_settings(generation, form.family, search_where)
+
+
+def _first(form: Format, token: Any, where: str) -> int:
+    if type(token) is not int or form.family != "encoder_decoder":
+        raise UserError(f"{where}: {FIRST} is {token!r}: wants the number of a token, of a model with an encoder and a decoder")
+    return token
 
 
 def _ends(form: Format, raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], Values]:
@@ -281,6 +290,7 @@ def search_fields(config: Config, data_info: DataInfo) -> dict[str, Any]:
         config, data_info.longest_output
     )
     if config.family == "encoder_decoder":
+        ids |= {} if data_info.first is None else {FIRST: data_info.first}
         ids |= {"decoder_start_token_id": data_info.start} | (
             {} if data_info.begin is None else {"bos_token_id": data_info.begin}
         )

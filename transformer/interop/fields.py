@@ -384,7 +384,6 @@ SEARCH_ONLY: dict[str, Sequence[Any]] = {
     "eta_cutoff": (0.0, None),
     "penalty_alpha": (None,),
     "guidance_scale": (None, 1.0),
-    "forced_bos_token_id": (None,),
     "forced_decoder_ids": (None,),
     "suppress_tokens": (None, []),
     "begin_suppress_tokens": (None, []),

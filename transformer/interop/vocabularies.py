@@ -36,6 +36,7 @@ ENCODERS = ("bert", "distilbert", "electra", "roberta", "xlm-roberta", "camember
 GENERAL = "PreTrainedTokenizerFast"  # reads tokenizer.json as it is
 # Types whose older folders have vocab.json and merges.txt
 BYTE_PAIRS = ("gpt2", "bart", "roberta", "qwen2", "qwen3", "opt", "gpt_neox")
+CODED = ("m2m_100", "mbart")  # a text begins with its language's code
 T5S = ("t5", "mt5", "umt5")
 SENTINELS = 100  # of T5, where its file says nothing
 CLASSES = {"t5": "T5Tokenizer", "marian": "MarianTokenizer"}
@@ -100,6 +101,12 @@ def _read_tokenizer(folder: Path, made: Tokenizer, model_type: str) -> tuple[dic
                 raise UserError(f"{folder / FILE}: it has no token {names[role]} ({role})")
             data_info[fact] = special[role]
         data_info["start"] = data_info["begin"]
+    if model_type in CODED and (around := made.around) != [special.get("eos_token")]:
+        if len(around) != 2 or around[1] != special.get("eos_token"):
+            raise UserError(
+                f"{folder / FILE}: texts stand between {around}: wants a language's code before and the end behind them"
+            )
+        data_info["begin"] = around[0]
     if model_type in T5S:
         count = sum(token.startswith("<extra_id_") for token in ids)
         in_order = all(ids.get(f"<extra_id_{k}>") == made.size - 1 - k for k in range(count))
@@ -201,7 +208,7 @@ def _around(config: Config, model_type: str, data_info: DataInfo) -> tokenizer_j
     if config.objective.kind == "classify" or model_type in ENCODERS:
         return begin or [data_info.start], [data_info.end], []
     return {
-        "bart": (begin, [data_info.end], [data_info.end]),
+        **dict.fromkeys(("bart", *CODED), (begin, [data_info.end], [data_info.end])),
         **dict.fromkeys((*T5S, "pegasus"), (begin, [data_info.end], [])),
     }.get(model_type, ([data_info.start] if config.search.start_token else [], [], []))
 

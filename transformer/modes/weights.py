@@ -8,6 +8,7 @@ from transformer.config import Config
 from transformer.errors import UserError, say
 from transformer.files import new_folder
 from transformer.inference import loading
+from transformer.inference.special import with_codes
 from transformer.interop import huggingface
 from transformer.runtime import lock
 from transformer.runtime import workdir as workdirs
@@ -31,7 +32,7 @@ def import_weights(path: Path, overrides: Mapping[str, str], source: str | None)
         with new_folder(workdir.vocabulary) as folder:
             for name, vocabulary in found.vocabularies.items():
                 vocabulary.save(folder, name)
-        workdir.write_data_info(found.data_info)
+        workdir.write_data_info(with_codes(config, found.data_info, found.vocabularies))
         checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
         checkpoints.save(0, {"params": found.params})
         checkpoints.close()

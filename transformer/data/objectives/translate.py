@@ -12,8 +12,8 @@ from transformer.data.objectives.base import DECODER, ENCODER, PREFIXED, Corpus,
 class Translate(Objective):
     """Fields `source` and `target`: the encoder reads source + end; the decoder reads start + target and predicts target + end.
 
-    `begin`: the source begins with it (BART). Too long: a source keeps its first tokens and the end; a target is its first
-    tokens, and does not claim to end there.
+    `begin`: the source begins with it (BART); `first`: so does the target (NLLB). Too long: a source keeps its first tokens and
+    the end; a target is its first tokens, and does not claim to end there.
     """
 
     max_source_length: int
@@ -21,6 +21,7 @@ class Translate(Objective):
     start: int = 1
     end: int = 2
     begin: int | None = None
+    first: int | None = None
     sequences = (ENCODER, DECODER)
 
     @property
@@ -28,15 +29,20 @@ class Translate(Objective):
         return self.begin is not None
 
     @property
+    def _first(self) -> int:
+        return self.first is not None
+
+    @property
     def limits(self) -> tuple[int, ...]:
         return self.max_source_length, self.max_target_length
 
     def lengths(self, corpus: Corpus) -> np.ndarray:
-        return np.stack([corpus["source"].lengths + self._before, corpus["target"].lengths], axis=1) + 1
+        return np.stack([corpus["source"].lengths + self._before, corpus["target"].lengths + self._first], axis=1) + 1
 
     def features(self, corpus: Corpus, index: int, epoch: int) -> dict[str, np.ndarray]:
         source, target = corpus["source"][index], corpus["target"][index]
         before = [] if self.begin is None else [self.begin]
+        target = target if self.first is None else np.append(self.first, target)
         kept = source[: self.max_source_length - 1 - self._before]
         targets = np.append(target, self.end)[: self.max_target_length].astype(np.int32)
         return {
@@ -49,15 +55,18 @@ class Translate(Objective):
     def features_batch(self, corpus: Corpus, index_N: np.ndarray, epoch_N: np.ndarray) -> dict[str, Ragged]:
         source, target = corpus["source"], corpus["target"]
         source_N = np.minimum(row_lengths(source, index_N) + self._before + 1, self.max_source_length)
-        target_N = np.minimum(row_lengths(target, index_N) + 1, self.max_target_length)
-        said_N = np.minimum(row_lengths(target, index_N), target_N)
+        target_N = np.minimum(row_lengths(target, index_N) + 1 + self._first, self.max_target_length)
+        said_N = np.minimum(row_lengths(target, index_N), target_N - self._first)
         read = _place(source, index_N, source_N, self._before, source_N - 1 - self._before, self.end)
         if self.begin is not None:
             read.values[read.offsets[:-1]] = self.begin
-        targets = _place(target, index_N, target_N, 0, said_N, self.end)
+        targets = _place(target, index_N, target_N, self._first, said_N, self.end)
+        inputs = _place(target, index_N, target_N, 1 + self._first, target_N - 1 - self._first, self.start)
+        if self.first is not None:  # a target has two tokens at least
+            targets.values[targets.offsets[:-1]] = inputs.values[inputs.offsets[:-1] + 1] = self.first
         return {
             "source": read,
-            "inputs": _place(target, index_N, target_N, 1, target_N - 1, self.start),
+            "inputs": inputs,
             "targets": targets,
             "weights": Ragged(np.ones(len(targets.values), np.float32), targets.offsets),
         }

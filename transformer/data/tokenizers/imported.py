@@ -44,6 +44,9 @@ class Tokenizer(Vocabulary):
     def encode(self, text: str) -> list[int]:
         return self._plain(self.tokenizer.encode(_valid(text), add_special_tokens=False).ids)
 
+    def find(self, entry: str) -> int | None:
+        return self.tokenizer.token_to_id(entry)
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         found = self.tokenizer.encode_batch([_valid(text) for text in texts], add_special_tokens=False)
         return [self._plain(each.ids) for each in found]

@@ -46,6 +46,10 @@ class Vocabulary(abc.ABC):
         """An encoder that draws segmentations at random. UserError: this vocabulary has only one segmentation."""
         raise UserError("config.data.segmentations: the vocabulary has one way to cut a text; set it to 1")
 
+    def find(self, entry: str) -> int | None:
+        """The token of an entry, such as a language's code; None: there is no such entry."""
+        return next((n for n, piece in enumerate(self.pieces(range(self.size))) if piece == entry), None)
+
     def encode_with(self, text: str, names: Mapping[str, int]) -> list[int]:
         """`encode`, but each of the `names` in the text is the id that it stands for."""
         parts = re.split(f"({'|'.join(map(re.escape, sorted(names, key=len, reverse=True)))})", text) if names else [text]
