@@ -269,7 +269,7 @@ def test_round_trip_through_json(config):
         ({"model": {"positions": {"component": "rotray"}}}, ["config.json: model.positions: there is no Positions rotray"]),
         ({"model": {"positions": {"size": 3}}}, ["config.json: model.positions.component is None"]),
         ({"model": {"layer_types": {"a": 3}}}, ["model.layer_types"]),
-        ({"model": 3}, ["model.", "is no object of settings"]),
+        ({"model": 3}, ["model.", "is not an object of settings"]),
         ({"data": {"number_range": [1]}}, ["data.number_range"]),
     ],
 )

@@ -92,7 +92,7 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "flag": (nothing, ["--inptu=x"], ["--inptu: there is no such flag (see --help); did you mean 'input'?"]),
     "setting as flag": (nothing, ["--beam_size=3"], ["--beam_size: there is no", "did you mean 'config.search.beam_size'?"]),
     "flag without value": (nothing, ["--input"], ["--input", "see --help"]),
-    "profile": (nothing, ["--profile=100"], ["--profile=100: wants FIRST:LAST, two updates from 1 on, as in 100:105"]),
+    "profile": (nothing, ["--profile=100"], ["--profile=100: wants FIRST:LAST, the numbers of two updates"]),
     "profile backwards": (nothing, ["--profile=9:8"], ["--profile=9:8: wants FIRST:LAST"]),
     "profile from 0": (nothing, ["--profile=0:8"], ["--profile=0:8: wants FIRST:LAST"]),
     "profile past the end": (nothing, ["--profile=149:151"], ["--profile=149:151: the run ends with update 150"]),
@@ -151,7 +151,7 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "empty": (corpus(train_en=b""), [], ["data/train.en: the file is empty"]),
     "not utf-8": (corpus(validation_de=b"A\nB\xff\n"), [], ["data/validation.de: line 2 is not UTF-8"]),
     "lengths": (corpus(train_en=b"a\nb\nc\n"), [], ["train.en has 3 lines", "train.de has 200"]),
-    "blank only": (corpus(train_en=b" \n\n", train_de=b"A\nB\n"), [], ["no pair of lines of which neither is blank"]),
+    "blank only": (corpus(train_en=b" \n\n", train_de=b"A\nB\n"), [], ["no pair of lines that are both not blank"]),
     "no training split": (corpus(), ["--config.data.train=none"], ["config.data.train is none"]),
     "vocabulary": (
         corpus(),

@@ -273,7 +273,7 @@ def _texts(values: Sequence[str], name: str) -> list[str]:
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
         raise UserError(f"{name} is {str(values)[:40]!r}: wants a list of texts, [..]")
     if wrong := [value for value in values if not isinstance(value, str)]:
-        raise UserError(f"{name} has a {type(wrong[0]).__name__} in it: wants texts alone")
+        raise UserError(f"{name} has a {type(wrong[0]).__name__} in it: wants only texts")
     return list(values)
 
 

@@ -202,7 +202,7 @@ def _varied(old: Variations, path: str, text: str, name: str, load: bool) -> Var
     """`old` with NAME.SETTING, which is `path`, set to `text`. `name`: the whole name of the setting."""
     which, _, setting_name = path.partition(".")
     if not setting_name:
-        raise UserError(f"--config.{name}: names no setting; wants {name}.SETTING=VALUE")
+        raise UserError(f"--config.{name}: no setting is named; wants {name}.SETTING=VALUE")
     if load:
         _load(text, name)
     if isinstance(text, str) and ".py:" in text:
@@ -258,7 +258,8 @@ def from_file(
     spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(
-            f"{flag}={path}: it is no Python file, whose name ends in .py; {function}() in it returns a {kind.__name__}"
+            f"{flag}={path}: it is not a Python file (its name must end in .py) with {function}(), which "
+            f"returns a {kind.__name__}"
         )
     module = importlib.util.module_from_spec(spec)
 
@@ -318,7 +319,7 @@ def sources(config: Any) -> set[Path]:
 def from_dict(values: Mapping[str, Any], kind: Any, where: str = "config.json", prefix: str = "") -> Any:
     """The inverse of `to_dict`, every name and type checked. UserError names what is wrong."""
     if not isinstance(values, Mapping):
-        raise UserError(f"{where}: {prefix or 'the file'} is no object of settings")
+        raise UserError(f"{where}: {prefix or 'the file'} is not an object of settings")
     if issubclass(kind, Component):
         kind = _read_class(values, kind, where, prefix)
         values = {n: v for n, v in values.items() if n not in ("component", "sources")}

@@ -54,7 +54,8 @@ def validate(config: Config) -> Config:
         )
     if "://" in (data.directory or ""):
         raise UserError(
-            f"config.data.directory {data.directory}: records are read from files alone; mount the bucket, and name that"
+            f"config.data.directory {data.directory}: records are read from local files only; mount the bucket "
+            "and name that folder"
         )
     if data.segmentations > 1 and data.vocabulary not in ("bpe", "unigram"):
         raise UserError(
@@ -89,7 +90,9 @@ def validate(config: Config) -> Config:
     for name in ("algorithm_train_lengths", "algorithm_test_lengths"):
         low, high = getattr(data, name) or data.algorithm_train_lengths
         if not 1 <= low <= high:
-            raise UserError(f"config.data.{name} is {low},{high}: wants two lengths from 1 on, the first not above the second")
+            raise UserError(
+                f"config.data.{name} is {low},{high}: wants two lengths of at least 1, the first not above the second"
+            )
     if data.source == "algorithms" and data.lowercase and data.algorithm_alphabet > 26:
         raise UserError(
             f"config.data.lowercase true: config.data.algorithm_alphabet {data.algorithm_alphabet} has letters of both cases; "
@@ -103,7 +106,7 @@ def validate(config: Config) -> Config:
                 "above the last"
             )
     if train.warmup_steps == 0 and train.schedule == "rsqrt":
-        raise UserError("config.train.warmup_steps is 0: the rsqrt schedule needs 1 at least (or set config.train.schedule)")
+        raise UserError("config.train.warmup_steps is 0: the rsqrt schedule needs at least 1 (or set config.train.schedule)")
     if train.schedule == "wsd" and train.warmup_steps + train.decay_updates > train.steps:
         raise UserError(
             f"config.train.decay_steps {train.decay_updates} and config.train.warmup_steps {train.warmup_steps} are more than "
@@ -113,14 +116,14 @@ def validate(config: Config) -> Config:
         raise UserError("config.train.branch_from and config.train.branch_step need each other: set both or neither")
     if train.branch_step is not None and train.branch_step >= train.steps:
         raise UserError(
-            f"config.train.branch_step {train.branch_step}: config.train.steps {train.steps} must be more, as it counts the "
-            "updates before the branch too"
+            f"config.train.branch_step {train.branch_step}: config.train.steps {train.steps} must be greater, "
+            "as it includes the updates before the branch"
         )
     of_layers = [name for name in train.init_metrics if name in typing.get_args(LayerMetric)]
     if of_layers and config.family == "recurrent":
         raise UserError(
-            f"config.train.init_metrics {','.join(of_layers)}: of a Transformer's layers, which config.family recurrent has "
-            "not; leave out"
+            f"config.train.init_metrics {','.join(of_layers)}: these are metrics of Transformer layers, which "
+            "config.family recurrent does not have; leave them out"
         )
     if "gradient_distance" in train.init_metrics and "target" not in config.sequences:
         raise UserError(
@@ -130,7 +133,7 @@ def validate(config: Config) -> Config:
     if config.evaluate.stride is not None and config.evaluate.stride > data.max_target_length:
         raise UserError(
             f"config.evaluate.stride {config.evaluate.stride} is more than config.data.max_target_length "
-            f"{data.max_target_length}, a window's tokens: what lies between two windows would not be scored; lower the first"
+            f"{data.max_target_length}, the tokens of a window: text between two windows would not be scored; lower the first"
         )
     if config.search.n_best > config.search.beam_size:
         raise UserError(
@@ -146,7 +149,9 @@ def validate(config: Config) -> Config:
     if config.uses_best:
         wanted = "config.train.patience" if config.evaluate.checkpoint is None else "config.evaluate.checkpoint best"
         if data.validation is None:
-            raise UserError(f"{wanted}: config.data.validation is none, so no checkpoint is the best; name a validation split")
+            raise UserError(
+                f"{wanted}: config.data.validation is none, so there is no best checkpoint; name a validation split"
+            )
         if config.checkpoint.keep_best == 0:
             raise UserError(f"{wanted}: config.checkpoint.keep_best is 0; set it to at least 1")
     effects.check(config)
@@ -237,14 +242,14 @@ def _check_use(model: Model, stack: Stack, config: Config) -> None:
     of_softmax = [name for name in config.train.init_metrics if name in typing.get_args(SoftmaxMetric)]
     if of_softmax and not model.attention.softmax:
         raise UserError(
-            f"config.train.init_metrics {','.join(of_softmax)}: of a softmax, which config.model.attention {attention} "
-            "does not compute; leave it out"
+            f"config.train.init_metrics {','.join(of_softmax)}: these are metrics of a softmax, which "
+            f"config.model.attention {attention} does not compute; leave them out"
         )
     keeps_state = type(model.attention).state is not Attention.state
     if keeps_state and config.family == "decoder_only" and config.objective.kind == "translate":
         raise UserError(
-            f"config.model.attention {attention}: a search takes the last token of a prefix back, which its state does not "
-            "forget; set config.family to encoder_decoder, or another attention"
+            f"config.model.attention {attention}: a search takes the last token of a prefix back, and its state cannot "
+            "forget a token; set config.family to encoder_decoder, or another attention"
         )
 
 

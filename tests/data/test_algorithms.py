@@ -269,7 +269,10 @@ def test_nothing_is_unknown_at_any_length(made, kind):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data.algorithm_train_lengths": "0,4"}, "config.data.algorithm_train_lengths is 0,4: wants two lengths from 1 on"),
+        (
+            {"data.algorithm_train_lengths": "0,4"},
+            "config.data.algorithm_train_lengths is 0,4: wants two lengths of at least 1",
+        ),
         ({"data.algorithm_train_lengths": "9,4"}, "config.data.algorithm_train_lengths is 9,4"),
         ({"data.algorithm_test_lengths": "9,8"}, "config.data.algorithm_test_lengths is 9,8"),
         ({"data.algorithm_alphabet": "53"}, "config.data.algorithm_alphabet is 53: must be at most 52"),

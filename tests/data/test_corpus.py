@@ -196,7 +196,7 @@ def test_what_cannot_be_read_is_said_in_a_line(tmp_path, name, damage):
     with pytest.raises(UserError) as error:
         cached(path, never)
     message = str(error.value)
-    assert message.startswith(f"{path}: cannot read the tokens kept there") and "delete the folder" in message
+    assert message.startswith(f"{path}: cannot read the cached tokens") and "delete the folder" in message
     assert "\n" not in message
 
 

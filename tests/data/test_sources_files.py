@@ -254,7 +254,7 @@ QUESTION = "data[0].paragraphs[0].qas[1]"
 @pytest.mark.parametrize(
     ("where", "value", "words"),
     [
-        ((), [], ["the whole is not an object"]),
+        ((), [], ["the file is not an object"]),
         (("data",), None, ["data is not a list"]),
         (("data",), [], ["no question"]),
         (("data", 1), 3, ["data[1] is not an object"]),
@@ -303,9 +303,9 @@ def test_bad_squad(tmp_path, where, value, words):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"data": [\n  1,]}', ["train: line 2, column 5", "no JSON"]),
-        ("[" * 100_000, ["train: no JSON"]),
-        ('{"data": ' + "1" * 10_000 + "}", ["train: no JSON"]),
+        ('{"data": [\n  1,]}', ["train: line 2, column 5", "not JSON"]),
+        ("[" * 100_000, ["train: not JSON"]),
+        ('{"data": ' + "1" * 10_000 + "}", ["train: not JSON"]),
         (b"{}\n\xff", ["train: line 2 is not UTF-8"]),
         ("{}", ["train: data is missing"]),
     ],

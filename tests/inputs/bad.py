@@ -70,7 +70,7 @@ BAD: dict[str, Bad] = {
     # --- experiment files and settings ---------------------------------------------------------------------------------
     "a folder as experiment": Bad("data", as_it_is, "--config=data", ["--config=data: there is no such file"]),
     "an experiment that is no Python": Bad(
-        "data", file("mine.json", "{}"), "--config=mine.json", ["--config=mine.json: it is no Python file", ".py"]
+        "data", file("mine.json", "{}"), "--config=mine.json", ["--config=mine.json: it is not a Python file", ".py"]
     ),
     "an experiment with bytes": Bad("data", file("mine.py", b"\0\xff"), "--config=mine.py", ["--config=mine.py: SyntaxError"]),
     "an experiment that does not parse": Bad(
@@ -183,7 +183,7 @@ BAD: dict[str, Bad] = {
     "CoNLL without a sentence": Bad(
         "data", file("data/train.conll", "\n\n"), TAGS, ["config.data.train train: there is no example"]
     ),
-    "SQuAD that is no JSON": Bad("data", file("data/train.json", "{"), ANSWERS, ["train.json: line 1, column 2: no JSON"]),
+    "SQuAD that is no JSON": Bad("data", file("data/train.json", "{"), ANSWERS, ["train.json: line 1, column 2: not JSON"]),
     "SQuAD that is a list": Bad("data", file("data/train.json", "[]"), ANSWERS, ["train.json: the whole is not an object"]),
     "SQuAD that is deep": Bad("data", file("data/train.json", deep()), ANSWERS, ["train.json: no JSON of SQuAD's form"]),
     "SQuAD of NaN": Bad("data", file("data/train.json", '{"data": NaN}'), ANSWERS, ["train.json: data is not a list"]),
@@ -205,7 +205,7 @@ BAD: dict[str, Bad] = {
         "translator", cut("run/config.json"), TRANSLATE, ["run/config.json: damaged, line", "restore the file"]
     ),
     "settings that are a list": Bad(
-        "translator", file("run/config.json", "[]"), TRANSLATE, ["run/config.json", "no object of settings"]
+        "translator", file("run/config.json", "[]"), TRANSLATE, ["run/config.json", "not an object of settings"]
     ),
     "settings that are deep": Bad(
         "translator", file("run/config.json", deep()), TRANSLATE, ["run/config.json: damaged", "recursion"]
@@ -269,7 +269,7 @@ BAD: dict[str, Bad] = {
         "translator",
         file("run/record.json", "[1]"),
         AGAIN,
-        ["run/record.json: no list of records; move the file away"],
+        ["run/record.json: not a list of records; move the file away"],
         told=True,
     ),
     "a file as checkpoints": Bad(

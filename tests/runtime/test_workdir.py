@@ -115,7 +115,7 @@ def test_what_is_no_workdir_is_said_with_the_remedy(tmp_path):
     assert f" --workdir={tmp_path / 'number_word'} [" in text
     (tmp_path / "empty").mkdir()
     assert "it has no config.json" in message(open_existing, tmp_path / "empty")
-    assert "is no workdir" in message(Workdir(tmp_path / "empty").config)
+    assert "is not a workdir" in message(Workdir(tmp_path / "empty").config)
     assert "has no data_info.json yet" in message(Workdir(tmp_path / "number_words").data_info)
     (tmp_path / "empty" / "checkpoints").mkdir()
     assert "it has checkpoints of a run but no config.json" in message(create, tmp_path / "empty", Config(), no_notice)
@@ -130,7 +130,7 @@ def test_a_damaged_file_is_said_with_its_place(tmp_path):
         b"": "line 1, column 1",
         b'{"family": NaN}': "NaN is no JSON",
         b'{"family": "\xff"}': "utf-8",
-        b"[]": "no object of settings",
+        b"[]": "not an object of settings",
         whole.replace('"d_ff"', '"d_fff"').encode(): "unknown setting model.d_fff; did you mean 'd_ff'?",
         whole.replace('"d_ff": 2048', '"d_ff": "many"').encode(): "model.d_ff is 'many', wants int",
         whole.replace('"d_ff": 2048', '"d_ff": 0').encode(): "must be at least 1",
@@ -209,7 +209,7 @@ def test_every_start_is_recorded(tmp_path):
     assert sum(first["devices"].values()) == len(jax.devices()) and first["cpus"] == os.cpu_count()
     assert second["data"] == {} and second["command"]
     run.record_file.write_text("{}")
-    assert "no list of records" in message(run.append_record, {})
+    assert "not a list of records" in message(run.append_record, {})
     run.record_file.write_text("[")
     assert f"{run.record_file}: damaged" in message(run.append_record, {})
 

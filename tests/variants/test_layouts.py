@@ -38,9 +38,9 @@ def measured(name: str, setting: str) -> dict[str, float | str]:
     config = settings.override(Config(), BASE | positions | {f"model.{setting}": name})
     subject = Subject(shrink(config)[0])
     if name == BROKEN:
-        return {"devices": programs.devices(subject)}
+        return {"devices": programs.devices(subject, ["pmap"])}
     return {
-        "devices": programs.devices(subject.variant(remat="full")),
+        "devices": programs.devices(subject.variant(remat="full"), ["tensor"]),  # 2 x 2 x 2: rows, fsdp and tensor
         "remat": programs.remat(subject),
         "unrolled": programs.unrolled(subject),
     }

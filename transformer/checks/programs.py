@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def repeated(subject: Subject) -> dict[str, np.ndarray]:
     return batch
 
 
-def devices(subject: Subject) -> Outcome:
+def devices(subject: Subject, layouts: Iterable[str] = LAYOUTS) -> Outcome:
     """Loss and norm of the gradient in three updates: the greatest relative difference to those on one device."""
     each = jax.devices("cpu")
     if len(each) < DEVICES:
@@ -128,8 +129,8 @@ def devices(subject: Subject) -> Outcome:
         return made
     errors, (parts, update, batch) = [], made
     wanted = _metrics(Runtime(Parallel("jit"), each[:1]), parts, update, subject.params, batch)
-    for parallel in LAYOUTS.values():
-        runtime = Runtime(parallel, each[:DEVICES], axes.of_model(subject.config.model))
+    for name in layouts:
+        runtime = Runtime(LAYOUTS[name], each[:DEVICES], axes.of_model(subject.config.model))
         found = _metrics(runtime, parts, update, subject.params, batch)
         errors += [abs(a - b) / abs(b) for a, b in zip(found, wanted, strict=True)]
     return float(max(errors)) if np.isfinite(errors).all() else float("inf")

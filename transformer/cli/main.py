@@ -25,13 +25,14 @@ def main(overrides: Mapping[str, str]) -> None:
         registry.load_file(file, "--variants")
     if "://" in str(FLAGS.workdir):
         raise UserError(
-            f"--workdir={FLAGS.workdir}: a workdir needs a file system, it is locked; mount the bucket, and name that"
+            f"--workdir={FLAGS.workdir}: a workdir must be on a file system, as it is locked; mount the bucket "
+            "and name that folder"
         )
     workdir, notices = Path(FLAGS.workdir or Path("runs") / _name(overrides)), []
     if mode in STUDIES:
         if FLAGS.config is None:
             raise UserError(
-                f"--mode={mode} needs --config=FILE of a study, as in experiments/ablations, or --arm and any experiment"
+                f"--mode={mode} needs --config=FILE with a study, as in experiments/ablations, or --arm and any experiment"
             )
         if FLAGS.arm or FLAGS.grid:
             config: Any = study.from_flags(FLAGS.config, overrides, FLAGS.arm, FLAGS.grid, fitting.read)
@@ -77,7 +78,7 @@ def fine_tuning(other: Path) -> Config:
     """The settings of another run's model and data, to be trained further from its parameters: a short run, a low rate."""
     from transformer.runtime.workdir import open_existing
 
-    say(f"--config.train.init_from={other}: its model and its data, unless settings say otherwise")
+    say(f"--config.train.init_from={other}: its model and its data are used, unless settings differ")
     train = Train(steps=1000, learning_rate=1e-4, warmup_steps=50, schedule="linear", batch_tokens=2048, evaluate_every=100)
     return dataclasses.replace(
         open_existing(other).config(), train=train, checkpoint=Checkpoint(every_steps=500), parallel=Parallel()

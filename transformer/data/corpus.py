@@ -132,4 +132,4 @@ def cached(path: Path, build: Callable[[], Mapping[str, Ragged]]) -> dict[str, R
         names = sorted({file.name.partition(".")[0] for file in path.glob("*.npy")})  # of either file: the other may be lost
         return {n: Ragged.open(str(path / f"{n}.values.npy"), str(path / f"{n}.offsets.npy")) for n in names}
     except (OSError, ValueError, EOFError) as error:  # the last: a file without a byte
-        raise UserError(f"{path}: cannot read the tokens kept there ({error}); delete the folder, it is made again") from error
+        raise UserError(f"{path}: cannot read the cached tokens ({error}); delete the folder, it is made again") from error

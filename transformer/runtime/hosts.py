@@ -143,7 +143,7 @@ def joined(coordinator: str | None, count: int | None, number: int | None) -> It
     except (RuntimeError, ValueError) as error:
         _leave_alone(2)
         raise UserError(
-            f"--coordinator={coordinator or 'found by the cluster'}: no run with this process came about "
+            f"--coordinator={coordinator or 'found by the cluster'}: this process could not join a run "
             f"({first_line(error)}); start every process, process 0 at that address, at a port that is free"
         ) from error
     _words.met = True
@@ -188,7 +188,7 @@ def _check(coordinator: str | None, count: int | None, number: int | None) -> No
         return
     assert coordinator is not None and count is not None and number is not None
     if not re.fullmatch(r".+:\d+", coordinator):
-        raise UserError(f"--coordinator={coordinator}: wants HOST:PORT of process 0, as in 10.0.0.1:1234")
+        raise UserError(f"--coordinator={coordinator}: wants HOST:PORT of process 0, such as 10.0.0.1:1234")
     if not 0 <= number < count:
         raise UserError(f"--process_id={number}: wants a number from 0 to {count - 1}, one below --num_processes={count}")
 

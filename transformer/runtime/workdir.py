@@ -102,7 +102,7 @@ class Workdir:
     def config(self) -> Config:
         """The settings it was made with. UserError: damaged, or no settings of ours."""
         if not self.config_file.is_file():
-            raise UserError(f"--workdir={self.path}: it has no {self.config_file.name}, so it is no workdir")
+            raise UserError(f"--workdir={self.path}: it has no {self.config_file.name}, so it is not a workdir")
         where = str(self.config_file)
         config = settings.from_dict(read_json(self.config_file), Config, where)
         try:
@@ -143,7 +143,7 @@ class Workdir:
         """What `append_record` was given. UserError: damaged."""
         records = read_json(self.record_file) if self.record_file.exists() else []
         if not isinstance(records, list) or not all(isinstance(r, dict) and isinstance(r.get("data"), dict) for r in records):
-            raise UserError(f"{self.record_file}: no list of records; move the file away")
+            raise UserError(f"{self.record_file}: not a list of records; move the file away")
         return records
 
 
@@ -235,7 +235,7 @@ def read_cuts(path: Path, value: Any) -> list[Cut]:
     try:
         return cuts.from_json(value)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: damaged, it has no list of what was cut ({error}); remove the file") from error
+        raise UserError(f"{path}: damaged, it is not a list of what was cut ({error}); remove the file") from error
 
 
 def read_json(path: Path) -> Any:

@@ -90,10 +90,10 @@ def frozen_mask(params: Any, patterns: tuple[str, ...], adapters: bool) -> Any:
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(path, pattern) for path in leaves):
             raise UserError(
-                f"config.train.freeze {pattern}: no parameter has such a path; they are as {leaves[0]}, {leaves[-1]}"
+                f"config.train.freeze {pattern}: no parameter has such a path; paths look like {leaves[0]}, {leaves[-1]}"
             )
     if all(frozen(path, patterns, adapters) for path in leaves):
-        raise UserError("config.train.freeze: no parameter is left to be trained; name fewer")
+        raise UserError("config.train.freeze: no parameter is left to train; name fewer patterns")
     return jax.tree.map(lambda path: frozen(path, patterns, adapters), paths)
 
 

@@ -18,7 +18,7 @@ def updates(text: str, steps: int) -> range:
     """The updates of `--profile=text`, FIRST:LAST, both included, numbered in the whole run. UserError: it has no such ones."""
     found = re.fullmatch(r"(\d+):(\d+)", text, re.ASCII)
     if found is None or not 1 <= (first := int(found[1])) <= (last := int(found[2])):
-        raise UserError(f"--profile={text}: wants FIRST:LAST, two updates from 1 on, as in 100:105")
+        raise UserError(f"--profile={text}: wants FIRST:LAST, the numbers of two updates, such as 100:105")
     if last > steps:
         raise UserError(f"--profile={text}: the run ends with update {steps:,}; name earlier ones or raise config.train.steps")
     return range(first, last + 1)

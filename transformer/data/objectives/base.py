@@ -86,7 +86,7 @@ def check_limit(setting: str, limit: int, least: int) -> None:
     """UserError if a limit leaves no room for text beside the special tokens."""
     if limit < least:
         raise UserError(
-            f"config.data.{setting} is {limit}: this objective needs {least} at least, special tokens and some text"
+            f"config.data.{setting} is {limit}: this objective needs at least {least}, for special tokens and some text"
         )
 
 
@@ -128,7 +128,8 @@ def chunked(length_N: np.ndarray, window: int, *settings: str) -> list[Cut]:
         Cut(
             int((length_N > window).sum()),
             len(length_N),
-            f"documents are longer than {window:,} tokens and were split into chunks that do not see one another ({where})",
+            f"documents are longer than {window:,} tokens and were split into chunks that do not attend to each "
+            f"other ({where})",
         ),
         Cut(int((length_N == 0).sum()), len(length_N), "documents have no tokens and were left out"),
     ]

@@ -147,7 +147,7 @@ class Answer(Objective):
         whole_N = (first_N >= 0) & (last_N < windows[:, 2])
         has_E = span_Ex2[:, 0] >= 0
         lost = int(has_E.sum()) - len(np.unique(windows[whole_N & has_E[windows[:, 0]], 0]))
-        return [*found, Cut(lost, int(has_E.sum()), "answers are in no window whole and are never asked for")]
+        return [*found, Cut(lost, int(has_E.sum()), "answers are in no window as a whole and are never targets")]
 
     def lengths(self, corpus: Corpus) -> np.ndarray:
         example_N, _, length_N = corpus["window"].values.reshape(-1, 3).T

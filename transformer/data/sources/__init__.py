@@ -55,9 +55,11 @@ def read(data: Data, split: SplitName, cache: Path) -> Split | None:
     if getattr(data, split) is None:
         return None
     if data.mixture and data.source != "text":
-        raise UserError(f"config.data.mixture is of pairs of text files: set config.data.source=text, which is {data.source}")
+        raise UserError(f"config.data.mixture mixes pairs of text files: set config.data.source=text instead of {data.source}")
     if data.prefix and data.source not in PAIRS:
-        raise UserError(f"config.data.prefix stands before sources: config.data.source {data.source} has none")
+        raise UserError(
+            f"config.data.prefix is put before sources, which config.data.source {data.source} does not have; leave it out"
+        )
     result = SOURCES[data.source](data, split, cache)
     if not data.prefix:
         return result

@@ -37,7 +37,9 @@ def _read_files(data: Data, split: SplitName) -> Split:
         )
     where = range(len(sources))[cut(len(sources))]
     if not where:
-        raise UserError(f"config.data.{split} {getattr(data, split)}: of {counted(len(sources), 'line')} this slice has none")
+        raise UserError(
+            f"config.data.{split} {getattr(data, split)}: this slice has none of the {counted(len(sources), 'line')}"
+        )
     notices = ()
     if split == "train":
         blank = [i for i in where if not (sources[i] and targets[i])]
@@ -46,7 +48,9 @@ def _read_files(data: Data, split: SplitName) -> Split:
             notices = (Cut(len(blank), len(where), what, split),)
             where = sorted(set(where) - set(blank))
         if not where:
-            raise UserError(f"{paths[0]} and {paths[1]} have no pair of lines of which neither is blank: nothing to train on")
+            raise UserError(
+                f"{paths[0]} and {paths[1]} have no pair of lines that are both not blank: there is nothing to train on"
+            )
     sources, targets = ([side[i].lower() if data.lowercase else side[i] for i in where] for side in (sources, targets))
     if data.join > 1:
         groups = runs(len(sources), data.join)

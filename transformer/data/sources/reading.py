@@ -78,7 +78,8 @@ class _Expanded(io.RawIOBase):
         self.grown += len(data)
         if self.grown > GROWN and self.grown > TIMES * self.size:
             raise UserError(
-                f"{self.path}: more than {TIMES} times as large as the .gz, as no text is; decompress it yourself if it is"
+                f"{self.path}: more than {TIMES} times as large as the .gz, which no text should be; if it is "
+                "text, decompress it yourself"
             )
         buffer[: len(data)] = data
         return len(data)

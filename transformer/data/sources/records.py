@@ -44,7 +44,7 @@ def read_catalogue(data: Data, split: SplitName, cache: Path) -> Split:
             }
             raise UserError(
                 f"config.data.tfds_name {data.tfds_name}: not prepared in {folder}{nearest(data.tfds_name, prepared)}; "
-                "to prepare it takes the network and TensorFlow: on a machine that has both, run `tfds build "
+                "preparing it needs the network and TensorFlow: on a machine that has both, run `tfds build "
                 f"{data.tfds_name} --file_format=array_record --data_dir=DIR`, "
                 "then copy DIR here and set config.data.directory to it"
             ) from error
@@ -77,7 +77,7 @@ def _records(builder: Any, data: Data, split: SplitName, fields: Mapping[str, st
         ) from error
     except NotImplementedError as error:
         raise UserError(
-            f"{builder.data_dir}: kept as {info.file_format.value}, which takes TensorFlow to read: "
+            f"{builder.data_dir}: stored as {info.file_format.value}, which only TensorFlow reads: "
             "on a machine that has it, run `tfds convert_format --out_file_format=array_record "
             f"--dataset_version_dir={builder.data_dir}`"
         ) from error

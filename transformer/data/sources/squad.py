@@ -22,9 +22,9 @@ def read_squad(data: Data, split: SplitName, cache: Path) -> Split:
     try:
         content = json.loads("".join(read_lines(path)))
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {error.lineno}, column {error.colno}: no JSON ({error.msg})") from error
+        raise UserError(f"{path}: line {error.lineno}, column {error.colno}: not JSON ({error.msg})") from error
     except (RecursionError, ValueError) as error:  # nested too deep; a number too long
-        raise UserError(f"{path}: no JSON of SQuAD's form ({error})") from error
+        raise UserError(f"{path}: not JSON in SQuAD's format ({error})") from error
     articles = _get(path, "", content, "data", list)
     examples = []
     for a in range(len(articles))[cut(len(articles))]:
@@ -73,7 +73,7 @@ def _example(path: Path, where: str, context: str, question: Any) -> dict[str, s
 def _get(path: Path, where: str, value: Any, key: str, kind: type) -> Any:
     """`value[key]`, which must be of that kind; UserError with the path within the JSON."""
     if not isinstance(value, dict):
-        raise UserError(f"{path}: {where or 'the whole'} is not an object")
+        raise UserError(f"{path}: {where or 'the file'} is not an object")
     here = f"{where}.{key}".lstrip(".")
     if key not in value:
         raise UserError(f"{path}: {here} is missing")

@@ -110,9 +110,7 @@ def _joins(key: Key) -> tuple[Key, ...]:
 
 def _words(number: int, language: str, side: str) -> tuple[tuple[Span, ...], list[Key]]:
     if language not in LANGUAGES:
-        raise UserError(
-            f"config.data.{side}_language {language}: the words of numbers are aligned for {' and '.join(LANGUAGES)} alone"
-        )
+        raise UserError(f"config.data.{side}_language {language}: number words are aligned only for {' and '.join(LANGUAGES)}")
     text = _speller(language)(number)
     spans, keys, place = [], [], 0
     for forms, key in LANGUAGES[language](number):

@@ -49,7 +49,7 @@ def draw(data: Data) -> dict[str, list[int]]:
     if train_size > len(train_range) - len(taken):
         raise UserError(
             f"config.data.number_train_size {train_size}: config.data.number_train_range {train_range.start},"
-            f"{train_range.stop} has {counted(len(train_range) - len(taken), 'number')} beside those of validation and test; "
+            f"{train_range.stop} has {counted(len(train_range) - len(taken), 'number')} besides those of validation and test; "
             "lower the first or widen the second"
         )
     rng = random.Random(1)
