@@ -108,7 +108,7 @@ NEEDS: dict[str, dict[str, Any]] = {
         f"model.attention.{name}": {"model.attention.qk_norm": True}
         for name in ("norm_epsilon", "qk_norm_over", "qk_norm_plus_one")
     },
-    "model.residual": {"model.norm_order": "pre"},
+    **{f"model.{name}": {"model.norm_order": "pre"} for name in ("residual", "attention_norm")},
     "model.lora_alpha": {"model.lora_rank": 2},
     "model.lora_kernels": {"model.lora_rank": 2},
     "model.init_stddev": {"model.initializer": "normal"},

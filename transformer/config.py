@@ -78,6 +78,9 @@ class Model:
         "post: norm(x + f(x)) (paper); pre: x + f(norm(x)); sandwich: x + norm(f(norm(x))) (Gemma 2); output: x + norm(f(x)) "
         "(OLMo 2)",
     )
+    attention_norm: bool = setting(
+        True, "a norm before self-attention too; false, for a layer type: none (ModernBERT's first layer; not with post-norm)"
+    )
     residual: Literal["sequential", "parallel"] = setting(
         "sequential",
         "each sub-layer reads the output of the one before it, or all read the layer's input (GPT-NeoX; not with post-norm)",

@@ -67,7 +67,7 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
     (
         "model",
         "d_ff num_heads num_kv_heads d_k d_v window layer_pattern layer_types attention positions mask feed_forward norm "
-        "attention_backend attention_chunk norm_order residual final_norm embedding_norm",
+        "attention_backend attention_chunk norm_order attention_norm residual final_norm embedding_norm",
         lambda c: c.family != "recurrent",
         "in a Transformer, and config.family is recurrent",
     ),

@@ -39,11 +39,6 @@ def validate(config: Config) -> Config:
     model, data, train = config.model, config.data, config.train
     if config.family != "recurrent":
         _check_components(config)
-    if model.residual == "parallel" and model.norm_order == "post":
-        raise UserError(
-            "config.model.residual parallel: with config.model.norm_order=post sub-layers read one another's output; "
-            "set it to pre, sandwich or output"
-        )
     most = model.positions.longest() if config.family != "recurrent" else None
     source = data.max_source_length if config.objective.kind != "causal_lm" else 0
     longest = max(source, data.max_target_length if "target" in config.sequences else 0)
@@ -198,7 +193,7 @@ STACKS: dict[str, tuple[Stack, ...]] = {
     "recurrent": (),
 }
 # What a layer type may change: settings of one layer, of which no other part of the model needs to know.
-OF_A_LAYER = ("d_ff", "num_kv_heads", "window", "attention", "positions", "mask", "feed_forward")
+OF_A_LAYER = ("d_ff", "num_kv_heads", "window", "attention", "attention_norm", "positions", "mask", "feed_forward")
 # The same of the types `encoder` and `decoder`, which are of a whole stack.
 OF_A_STACK: dict[str, tuple[str, ...]] = {
     "encoder": ("num_heads", "d_k", "d_v", *(name for name in OF_A_LAYER if name != "mask")),
@@ -226,6 +221,16 @@ def _check_layer(model: Model, stack: Stack) -> None:
         raise UserError(
             f"config.model.num_kv_heads {model.num_kv_heads} does not divide config.model.num_heads {model.num_heads}; "
             "change one"
+        )
+    if model.residual == "parallel" and model.norm_order == "post":
+        raise UserError(
+            "config.model.residual parallel: with config.model.norm_order=post sub-layers read one another's output; "
+            "set it to pre, sandwich or output"
+        )
+    if not model.attention_norm and model.norm_order in ("post", "output"):
+        raise UserError(
+            f"config.model.attention_norm false: with config.model.norm_order={model.norm_order} there is no norm before "
+            "attention; set that to pre or sandwich"
         )
     sizes = model.sizes(stack)
     reasons = [model.positions.check(sizes), model.attention.check(sizes)]

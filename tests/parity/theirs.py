@@ -47,6 +47,8 @@ BERT = {"vocab_size": V, "hidden_size": 15, "num_hidden_layers": 2, "num_attenti
 BERT |= {"max_position_embeddings": P}
 ROBERTA = BERT | {"type_vocab_size": 1, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 DISTILBERT = {"vocab_size": V, "dim": 15, "n_layers": 2, "n_heads": 3, "hidden_dim": 20, "max_position_embeddings": P}
+MODERN = {"vocab_size": V, "hidden_size": 24, "num_hidden_layers": 5, "num_attention_heads": 4, "intermediate_size": 28}
+MODERN |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2, "local_attention": 4}
 HIDDEN = {"vocab_size": V, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 28}
 HIDDEN |= {"max_position_embeddings": P, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 GROUPED = HIDDEN | {"num_key_value_heads": 2}
@@ -121,6 +123,8 @@ MODELS = {
     "roberta sentences": ("RobertaForSequenceClassification", ROBERTA | LABELS),
     "xlm-roberta tokens": ("XLMRobertaForTokenClassification", ROBERTA | LABELS),
     "camembert spans": ("CamembertForQuestionAnswering", ROBERTA),
+    "modernbert": ("ModernBertForMaskedLM", MODERN),
+    "modernbert body": ("ModernBertModel", MODERN | {"norm_bias": True, "attention_bias": True}),
     "distilbert": ("DistilBertForMaskedLM", DISTILBERT),
     "distilbert body": ("DistilBertModel", DISTILBERT),
     "distilbert tokens": ("DistilBertForTokenClassification", DISTILBERT | LABELS),

@@ -38,7 +38,7 @@ def to_settings(
     searching = [field.theirs for field in SEARCH] + [*SEARCH_ONLY, *limits.THEIRS, limits.OURS, "forced_eos_token_id", FIRST]
     only = {**COMMON_ONLY, **form.only}
     named = [name for field in form.fields for name in field.theirs.split()]
-    only = {name: allowed for name, allowed in only.items() if name not in named}
+    only = {name: allowed for name, allowed in only.items() if name not in named and name not in form.silent}
     known = {*named, *only, *SILENT, *form.silent, *searching, *IDS, *(form.layers.names if form.layers else ())}
     _check_names(raw, known, where)
     _check_only(only, raw, where)
@@ -53,7 +53,7 @@ def to_settings(
     raw, more_ends = _ends(form, raw)
     values = more_ends | dict(form.fixed) | dict(form.training) | _values(form.fields, raw, where, form.fixed)
     if form.layers:
-        values |= form.layers.read(raw, values["model.num_decoder_layers"], where)
+        values |= form.layers.read(raw, values[f"model.num_{STACKS[form.family][-1]}_layers"], where)
     values |= {"search.penalty_form": "power"} | _values(SEARCH, generation, search_where)
     _check_search(generation, values, search_where)
     if generation.get(FIRST) is not None:

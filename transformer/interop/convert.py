@@ -122,6 +122,8 @@ def to_tensors(names: Names, config: Config, params: Any) -> dict[str, np.ndarra
     for found in places(names, config, params):
         value = values[found.path]
         if found.place.name is None:
+            if np.any(value):
+                raise UserError(f"{found.path} is not zero, and this model of Transformers has no such tensor; set it to zeros")
             continue
         each = [value] if found.layers is None or found.single else value
         for name, one in zip(found.tensors(), each, strict=True):

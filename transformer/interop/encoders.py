@@ -4,10 +4,21 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from transformer.interop.fields import ACTIVATIONS, BERT, ROWS, Field, Format, words
+from transformer.interop.fields import ACTIVATIONS, BERT, NORMAL, ROWS, Field, Format, words
+from transformer.interop.layer_fields import ModernBertLayers
 from transformer.interop.names import BERT as BERT_NAMES
 from transformer.interop.names import Names, Place, stack
 
+_LAYERED = (  # what fields or layers of ModernBERT say
+    "model.positions",
+    "model.window",
+    "model.layer_pattern",
+    "model.attention_norm",
+    "model.attention.bias",
+    "model.feed_forward.bias",
+    "model.norm.bias",
+    "model.logits_bias",
+)
 _GELU = [("gelu", "gelu"), ("gelu_python", "gelu")]  # heads have this one, whatever the layers have
 _OFFSET = 2  # the first position is behind that of padding
 
@@ -84,7 +95,55 @@ _ELECTRA = dataclasses.replace(
     silent=BERT.silent | words("summary_type summary_use_proj summary_activation summary_last_dropout"),
 )
 
+_MODERN = Format(
+    family="encoder_only",
+    architectures={"ModernBertForMaskedLM": "masked_lm", "ModernBertModel": "embed"},
+    fields=[
+        Field("vocab_size", ROWS, 50368),
+        Field("hidden_size", ["model.d_model"], 768),
+        Field("intermediate_size", ["model.d_ff"], 1152),
+        Field("num_hidden_layers", ["model.num_encoder_layers"], 22),
+        Field("num_attention_heads", ["model.num_heads"], 12),
+        Field("hidden_activation", ["model.feed_forward.activation"], "gelu", [("gelu", "geglu")]),
+        Field("initializer_range", ["model.init_stddev"], 0.02),
+        Field("norm_eps", ["model.norm.epsilon"], 1e-5),
+        Field("norm_bias", ["model.norm.bias"], False),
+        Field("attention_bias", ["model.attention.bias"], False),
+        Field("mlp_bias", ["model.feed_forward.bias"], False),
+        Field("attention_dropout", ["model.attention.dropout_rate"], 0.0),
+        Field("embedding_dropout", ["model.dropout_rate"], 0.0),
+        Field("mlp_dropout", ["model.feed_forward.dropout_rate"], 0.0),
+        Field("classifier_dropout", ["model.head_dropout_rate"], 0.0),
+        Field("decoder_bias", ["model.logits_bias"], True),
+        Field("tie_word_embeddings", ["model.tying"], True, [(True, "three_way"), (True, "two_way"), (False, "none")]),
+        Field("pad_token_id", ["data_info.pad"], 50283),
+    ],
+    fixed={
+        **{name: value for name, value in BERT.fixed.items() if not name.startswith(_LAYERED)},
+        "model.norm_order": "pre",
+        "model.final_norm": True,
+        "model.token_types": 0,
+    },
+    training=NORMAL,
+    only={
+        "is_encoder_decoder": (False,),
+        "is_decoder": (False,),
+        "add_cross_attention": (False,),
+        "classifier_bias": (False,),
+        "classifier_activation": ("gelu",),
+        "position_embedding_type": ("absolute", "sans_pos"),  # neither is used
+    },
+    silent=words(
+        "initializer_cutoff_factor bos_token_id eos_token_id cls_token_id deterministic_flash_attn sparse_prediction "
+        "sparse_pred_ignore_index classifier_pooling gradient_checkpointing reference_compile repad_logits_with_grad "
+        "layer_norm_eps sep_token_id"
+    ),
+    heads_end=True,
+    layers=ModernBertLayers(longest=8192, base=160_000.0, local_base=10_000.0, windows="types", window=128),
+)
+
 FORMATS: dict[str, Format] = {
+    "modernbert": _MODERN,
     "roberta": _roberta("Roberta", 50265),
     "xlm-roberta": _roberta("XLMRoberta", 250002),
     "camembert": _roberta("Camembert", 32005),
@@ -189,3 +248,34 @@ _ELECTRA_NAMES = _named(
 
 NAMES: dict[str, Names] = dict.fromkeys(("roberta", "xlm-roberta", "camembert"), _ROBERTA)
 NAMES |= {"distilbert": _DISTILBERT_NAMES, "electra": _ELECTRA_NAMES}
+
+_QKV = ("self_attention/query", "self_attention/key", "self_attention/value")
+NAMES["modernbert"] = Names(
+    modules={
+        "source_embedding": "model.embeddings.tok_embeddings",
+        "encoder/embedding_norm": "model.embeddings.norm",
+        "encoder/final_norm": "model.final_norm",
+        "masked_lm/transform": "head.dense",
+        "masked_lm/norm": "head.norm",
+        "masked_lm/logits": "decoder",
+    }
+    | stack(
+        "encoder",
+        "model.layers",
+        dict.fromkeys(_QKV, "attn.Wqkv")
+        | {
+            "self_attention_norm": "attn_norm",
+            "self_attention/output": "attn.Wo",
+            "feed_forward_norm": "mlp_norm",
+            "feed_forward/inner": "mlp.Wi",
+            "feed_forward/gate": "mlp.Wi",
+            "feed_forward/outer": "mlp.Wo",
+        },
+    ),
+    places={**_NO_POOLER, "masked_lm/transform/bias": Place(None, "vector")},
+    prefix="model.",
+    heads=("head.", "decoder."),
+    same=[("model.embeddings.tok_embeddings.weight", "decoder.weight")],
+    dropped=[r"head\..*", r"decoder\..*", r".*\.rotary_emb\.inv_freq"],
+    fused={"attn.Wqkv": _QKV, "mlp.Wi": ("feed_forward/inner", "feed_forward/gate")},
+)

@@ -95,6 +95,7 @@ ATTENTION = {
     "model.window": None,
     "model.layer_pattern": (),
     "model.residual": "sequential",
+    "model.attention_norm": True,
     "model.logits_cap": None,
     "model.attention.scale_width": None,
     "model.attention.logit_cap": None,

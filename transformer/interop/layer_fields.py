@@ -23,7 +23,7 @@ NO_ROPE = ("no_rope_layers", "no_rope_layer_interval")
 WINDOW_NAMES = ("sliding_window", "layer_types", "use_sliding_window", "max_window_layers")
 PATTERNS = ("sliding_window_pattern", "_sliding_window_pattern")
 # What one layer may have for itself; everything else is the same in all layers.
-OWN = ("model.window", "model.positions")
+OWN = ("model.window", "model.positions", "model.attention_norm")
 
 Fields = Mapping[str, Any]
 
@@ -65,17 +65,27 @@ class LayerFields:
         if not (type(longest) is int and longest >= 1):
             raise UserError(f"{where}: max_position_embeddings is {longest!r}: wants a number of tokens, 1 or more")
         each = [
-            {"model.window": window} | self._positions(raw, window, rotated, longest, where)
-            for window, rotated in zip(self._windows(raw, layers, where), self._rotated(raw, layers, where), strict=True)
+            {"model.window": window} | self._positions(raw, window, rotated, longest, where) | self._own(number)
+            for number, (window, rotated) in enumerate(
+                zip(self._windows(raw, layers, where), self._rotated(raw, layers, where), strict=True)
+            )
         ]
         period = next(p for p in range(1, layers + 1) if all(each[n] == each[n % p] for n in range(layers)))
         turn = each[:period]
-        base = next((own for own in turn if own["model.window"] is None and own["model.positions"] == "rotary"), turn[0])
+        whole = [own for own in turn if own["model.window"] is None and own["model.positions"] == "rotary"]
+        base = whole[-1] if whole else turn[0]
         if period == 1:
             return base
         named = [_name(own) for own in turn]
         types = {name: _differing(own, base) for name, own in zip(named, turn, strict=True)}
         return base | {"model.layer_pattern": tuple(named), "model.layer_types": Variations(types)}
+
+    def _own(self, number: int) -> dict[str, Any]:
+        """What else the layer of that number has for itself."""
+        return {}
+
+    def _check_own(self, layers: Sequence[Model], name: str) -> None:
+        """UserError: the layers have not what `_own` says."""
 
     def _windows(self, raw: Fields, layers: int, where: str) -> list[int | None]:
         window, types = raw.get("sliding_window", self.window), raw.get("layer_types")
@@ -150,8 +160,9 @@ class LayerFields:
 
     def write(self, config: Config, name: str) -> dict[str, Any]:
         """The fields. UserError: a model of type `name` cannot have these layers."""
-        model, count = config.model, config.model.num_decoder_layers
-        turn = model.layers_of_period("decoder")
+        stack = "encoder" if config.family == "encoder_only" else "decoder"
+        model, count = config.model, config.model.depth(stack)
+        turn = model.layers_of_period(stack)
         layers = [turn[n % len(turn)] for n in range(count)]
         for each in turn:
             _check_alike(turn[0], each, name)
@@ -172,6 +183,7 @@ class LayerFields:
                 f"config.model.layer_types: each layer of a {name} model has rotary positions; it cannot be written"
             )
         self._check_windows(types, name)
+        self._check_own(layers, name)
         window = next(iter(some), None)
         one = next(iter(ropes.values()))
         result: dict[str, Any] = {"max_position_embeddings": next(e.positions.longest() for e in layers if _rotary(e))}
@@ -253,6 +265,7 @@ def _rotary(model: Model) -> bool:
 def _name(own: Mapping[str, Any]) -> str:
     """What a layer type is called."""
     reach = "global" if own["model.window"] is None else "local"
+    reach = reach if own.get("model.attention_norm", True) else f"{reach}_without_norm"
     return reach if own["model.positions"] == "rotary" else f"{reach}_without_positions"
 
 
@@ -273,3 +286,33 @@ def _check_alike(first: Model, other: Model, name: str) -> None:
                 f"config.model.layer_types: {setting} is {one.get(setting)} in one and {two.get(setting)} in another, and a "
                 f"{name} model of Transformers has one for all layers; it cannot be written"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModernBertLayers(LayerFields):
+    """ModernBERT's: two-sided windows, of `local_attention` tokens; and no norm before the first layer's attention."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        more = ("global_attn_every_n_layers", "global_rope_theta", "local_rope_theta", "local_attention")
+        return ("max_position_embeddings", "rope_parameters", "rope_scaling", "layer_types", *more)
+
+    def read(self, raw: Fields, layers: int, where: str) -> dict[str, Any]:
+        every = raw.get("global_attn_every_n_layers", 3)
+        types = raw.get("layer_types") or [SLIDING if n % every else FULL for n in range(layers)]
+        fields = {name: raw[name] for name in ("max_position_embeddings", "rope_parameters", "rope_scaling") if name in raw}
+        fields |= {"sliding_window": raw.get("local_attention", self.window), "layer_types": types}
+        for theirs, ours in (("global_rope_theta", "rope_theta"), ("local_rope_theta", "rope_local_base_freq")):
+            fields |= {ours: raw[theirs]} if theirs in raw else {}
+        return super().read(fields, layers, where)
+
+    def write(self, config: Config, name: str) -> dict[str, Any]:
+        result = super().write(config, name)
+        return result | {"local_attention": result.pop("sliding_window") or self.window}
+
+    def _own(self, number: int) -> dict[str, Any]:
+        return {"model.attention_norm": number > 0}
+
+    def _check_own(self, layers: Sequence[Model], name: str) -> None:
+        if [each.attention_norm for each in layers] != [number > 0 for number in range(len(layers))]:
+            raise UserError(f"config.model.attention_norm: in a {name} model the first layer alone has none; set it so")

@@ -171,7 +171,8 @@ class Layer(nn.Module):
         dropout = Dropout(rate, generator, self.deterministic, name=f"{name}_dropout")
         if order == "post":
             return norm(x_BxTxD + dropout(function(read_BxTxD)))
-        y_BxTxD = function(read_BxTxD if order == "output" else norm(read_BxTxD))
+        bare = order == "output" or (name == "self_attention" and not self.config.attention_norm)
+        y_BxTxD = function(read_BxTxD if bare else norm(read_BxTxD))
         if order != "pre":
             last = norm if order == "output" else NormLayer(self.config, name=f"{name}_output_norm")
             y_BxTxD = last(y_BxTxD)
