@@ -10,12 +10,16 @@ def test_the_tables_are_made_from_the_reports():
 
 def test_what_restricts_a_verdict_is_told_with_it():
     found = results.reports()
-    table, readme = results.results_table(found), results.readme_tables(found)
-    decided, others = readme.split("Not decided, or exploratory:")
+    table, readme = results.results_table(found), results.readme_table(found)
     claims = [claim for report in found for claim in report.claims]
     assert claims and len(table.splitlines()) == 2 + len(claims)
     for claim, line in zip(claims, table.splitlines()[2:], strict=True):
         assert f"| {claim.text} ({claim.source}) | **{claim.verdict}**" in line
         assert claim.flags in line and claim.published in line and ("not decided" in claim.verdict) == bool(claim.flags)
-        assert f"/{claim.study}/" in (decided if claim.decided else others)
-    assert "exploratory" not in decided and "not decided" not in decided
+    planned, exploratory = readme.split("Exploratory")
+    shown = [claim for claim in claims if f"| {claim.text} (" in readme]
+    assert 3 <= len(shown) <= 8 and any(claim.decided for claim in shown) and not all(claim.decided for claim in shown)
+    for claim in shown:
+        assert f"[{claim.verdict}]" in (exploratory if "exploratory" in claim.verdict else planned)
+        assert claim.flags.split("; ")[0] in readme
+        assert ("the published size is excluded" in readme) or "is excluded" not in claim.published

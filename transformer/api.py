@@ -18,11 +18,14 @@ from transformer.config import Config
 from transformer.data import fitting
 from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import UserError, no_failure
+from transformer.files import shipped
 from transformer.inference import loading, predict
 from transformer.inference.generate import Generator
 from transformer.inference.label import Labeller
 from transformer.inference.loading import Loaded, Map
 from transformer.inference.translate import Output, Translator
+from transformer.modes import pictures
+from transformer.plots import AttentionPage
 from transformer.probes import head_pruning, inside
 from transformer.runtime.workdir import Workdir, read_json
 from transformer.studies.results import NAME
@@ -154,6 +157,12 @@ class TrainedModel:
         """Attention weights of every stack, LxHxTxS with the tokens of both axes; without `target`, of its own output."""
         return self._predictor.attention(_text(source, "source"), None if target is None else _text(target, "target"))
 
+    def attention_page(self, sources: Sequence[str], targets: Sequence[str] | None = None) -> AttentionPage:
+        """Attention to click on: a notebook shows it, `.save("attention.html")` writes it. Without targets, of what it says."""
+        first, second = _pairs(sources, targets)
+        pairs = zip(first, second or [None] * len(first), strict=True)
+        return pictures.page([pictures.attended(self._predictor, *pair) for pair in pairs])
+
     def without_heads(self, heads: Sequence[str]) -> "TrainedModel":
         """The model without these heads, each named PLACE/LAYER/HEAD, such as "decoder/cross/1/4"; it is not trained again."""
         params = head_pruning.without(self.config, self.params, _texts(heads, "heads"))
@@ -238,7 +247,7 @@ def train(config: Config | str | Path, workdir: str | Path, overrides: Mapping[s
 
 def results(workdir: str | Path) -> Results:
     """The rows of a study (one a run) or of a run (one a report of its training). UserError: there are none."""
-    folder = Path(workdir).expanduser()
+    folder = shipped(workdir)
     if (table := folder / NAME).is_file():
         with no_failure(str(table), "read"), table.open(encoding="utf-8", newline="") as file:
             return Results([{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)])

@@ -46,7 +46,8 @@ def nearest_setting(name: str, known: Iterable[str]) -> str:
 
 def program() -> str:
     """The name of the running command, which begins a message: "launch.py", or "transformer" where that is installed."""
-    return Path(sys.argv[0]).name or "python"
+    name = Path(sys.argv[0]).name
+    return "transformer" if name == "__main__.py" else name or "python"
 
 
 def launcher() -> str:

@@ -17,7 +17,7 @@ def shipped(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if path.parts[:1] == (EXPERIMENTS.name,) and not path.exists():
         found = EXPERIMENTS.parent / path
-        return found if found.is_file() else path
+        return found if found.exists() else path
     return path
 
 

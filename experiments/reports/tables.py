@@ -1,4 +1,4 @@
-"""The tables of studies in RESULTS.md and README.md, made from the reports, which are made from results.csv.
+"""The table of studies in RESULTS.md, and a few of its rows in README.md, made from the reports, those from results.csv.
 
     python -m experiments.reports.tables
 
@@ -14,6 +14,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DECIDED = ("agrees", "disagrees")
+HIGHLIGHTS = (  # study and number of a claim: what the README shows
+    ("bottleneck", 0),
+    ("causal_mask", 0),
+    ("heads_pruning", 0),
+    ("norm_order", 0),
+    ("regularization", 1),
+)
 BEGIN, END = "<!-- made by python -m experiments.reports.tables -->", "<!-- end -->"
 
 
@@ -95,21 +102,27 @@ def results_table(found: list[Report]) -> str:
     return "\n".join(lines)
 
 
-def readme_tables(found: list[Report]) -> str:
-    """What was decided, a row a claim; then, apart, what was not or is exploratory, a row a study."""
-    lines = ["| published | here |", "| --- | --- |"]
-    for claim in (claim for report in found for claim in report.claims if claim.decided):
-        excluded = "; the published size is excluded" if "is excluded" in claim.published else ""
-        link = f"[{claim.verdict}](experiments/reports/{claim.study}/report.md)"
-        lines.append(f"| {claim.text} ({claim.source}) | {link}: {claim.evidence}{excluded} |")
-    lines += ["", "Not decided, or exploratory:", "", "| study | claims |", "| --- | --- |"]
-    for report in found:
-        open_claims = [claim for claim in report.claims if not claim.decided]
-        verdicts = dict.fromkeys(claim.verdict for claim in open_claims)
-        counts = [f"{sum(claim.verdict == verdict for claim in open_claims)} {verdict}" for verdict in verdicts]
-        if counts:
-            lines.append(f"| [{report.question}](experiments/reports/{report.study}/report.md) | {'; '.join(counts)} |")
-    return "\n".join(lines)
+def readme_table(found: list[Report]) -> str:
+    """A few rows of the same, whichever way they went: claims that were decided, others, and apart what is exploratory."""
+    chosen = [claim for report in found for claim in report.claims if (claim.study, report.claims.index(claim)) in HIGHLIGHTS]
+    planned = [claim for claim in chosen if "exploratory" not in claim.verdict]
+    lines = ["| published claim | verdict | the runs |", "| --- | --- | --- |"]
+    lines += [_short(claim) for claim in sorted(planned, key=lambda claim: not claim.decided)]
+    lines += ["", "Exploratory, which confirms nothing:", "", *lines[:2]]
+    return "\n".join([*lines, *(_short(claim) for claim in chosen if "exploratory" in claim.verdict)])
+
+
+def _short(claim: Claim) -> str:
+    """A row with one comparison and its interval, or with what forbids a verdict."""
+    link = f"[{claim.verdict}](experiments/reports/{claim.study}/report.md)"
+    if claim.flags:
+        said = claim.flags.split("; ")[0]
+    else:
+        interval = re.search(r"alone ([^,)]*)\)", claim.evidence) or re.search(r"interval ([^,)]*)", claim.evidence)
+        found = re.match(r"in (`[^`]*`), (.*?) \(|(the fitted exponent is [^ ]*)", claim.evidence)
+        said = claim.evidence if found is None or interval is None else f"{found[2] or found[3]} ({interval[1]})"
+    excluded = "; the published size is excluded" if "is excluded" in claim.published else ""
+    return f"| {claim.text} ({claim.source.partition(',')[0]}) | {link} | {said}{excluded} |"
 
 
 def filled(text: str, made: str) -> str:
@@ -121,7 +134,7 @@ def filled(text: str, made: str) -> str:
 def files() -> dict[Path, str]:
     """Each file's text as it should be."""
     found = reports()
-    made = {ROOT / "RESULTS.md": results_table(found), ROOT.parent / "README.md": readme_tables(found)}
+    made = {ROOT / "RESULTS.md": results_table(found), ROOT.parent / "README.md": readme_table(found)}
     return {file: filled(file.read_text(encoding="utf-8"), text) for file, text in made.items()}
 
 

@@ -16,7 +16,7 @@ MODES = {
     "translate": "a line out for a line in, in order",
     "predict": "labels, tags, answers, filled masks, vectors: a line out for a line in, in order",
     "generate": "text that continues a prompt, written as it is drawn",
-    "attend": "attention maps of a sentence, PNG files",
+    "attend": "attention of a sentence: a page to click on, attention.html, and PNG files",
     "align": "number_words: how well attention agrees with the known alignment of words",
     "import": "makes a workdir of a folder --source of Hugging Face Transformers",
     "export": "makes such a folder, --output, of a workdir",
@@ -82,7 +82,14 @@ _flag(
     choices=("debug", "info", "warning", "error"),
 )
 _io = "what goes in and out"
-_flag(_text, "input", "file to read; default stdin", _io, "translate predict", path=True)
+_flag(
+    _text,
+    "input",
+    "file to read; default stdin; attend: a sentence a line, or sentence TAB target",
+    _io,
+    "translate predict attend",
+    path=True,
+)
 _flag(
     _text,
     "output",

@@ -25,18 +25,18 @@ def asked(arguments: list[str]) -> str | None:
 
 def usage(section: str, program: str) -> str:
     """The text. UserError: there is no such section."""
-    sections = {"study": _study, "general": _general} | dict.fromkeys(_sections(), _section)
+    known = {"study": _study, "general": _general} | dict.fromkeys(sections(), _section)
     if section == "all":
-        return "\n\n".join(["\n".join(_overview(program)), *("\n".join(make(name)) for name, make in sections.items())])
+        return "\n\n".join(["\n".join(_overview(program)), *("\n".join(make(name)) for name, make in known.items())])
     if not section:
         return "\n".join(_overview(program))
     name = section.removeprefix("config.")
-    if name not in sections:
-        raise UserError(f"--help={section}: wants one of {', '.join([*sections, 'all'])}{nearest(name, sections)}")
-    return "\n".join(sections[name](name))
+    if name not in known:
+        raise UserError(f"--help={section}: wants one of {', '.join([*known, 'all'])}{nearest(name, known)}")
+    return "\n".join(known[name](name))
 
 
-def _sections() -> dict[str, Any]:
+def sections() -> dict[str, Any]:
     """Sections of a configuration by name."""
     config = Config()
     return {f.name: value for f in dataclasses.fields(config) if dataclasses.is_dataclass(value := getattr(config, f.name))}
@@ -59,7 +59,7 @@ def _overview(program: str) -> Iterator[str]:
             yield _wrapped(f"  --{name}={shown}  ", f"{which}{meaning}{choices}", "      ")
     yield "\nsettings, --config.NAME=VALUE; --help=SECTION lists those of a section, --help=all lists all"
     yield _wrapped("  general     ", "The family of the model: config.family.")
-    for name, value in _sections().items():
+    for name, value in sections().items():
         yield _wrapped(f"  {name:<11} ", f"{_first_line(type(value))} ({sum(1 for _ in settings.fields(value))} settings)")
     yield _wrapped("  study       ", "What a study is made of, for --mode=ablate.")
 
@@ -80,7 +80,7 @@ def _general(name: str) -> Iterator[str]:
 
 
 def _section(name: str) -> Iterator[str]:
-    section = _sections()[name]
+    section = sections()[name]
     yield _wrapped(f"{name}: ", _first_line(type(section)))
     yield "set by --config.NAME=VALUE; defaults, which an experiment file may change:"
     yield from _settings(section, f"{name}.")

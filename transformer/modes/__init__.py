@@ -53,7 +53,7 @@ def run(mode: str, config: Any, workdir: Path, overrides: Mapping[str, str], fla
         "align": lambda: modes.align(workdir, overrides),
         "import": lambda: modes.import_weights(workdir, overrides, flags.source),
         "export": lambda: modes.export_weights(workdir, overrides, flags.output),
-        "attend": lambda: modes.attend(workdir, overrides, flags.source, flags.target, flags.output),
+        "attend": lambda: modes.attend(workdir, overrides, flags.source, flags.target, flags.output, flags.input),
     }
     several = [flags[name].value for name in ("coordinator", "num_processes", "process_id")]
     try:

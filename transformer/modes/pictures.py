@@ -1,15 +1,16 @@
-"""Pictures, as PNG files: attention maps of one text, and what a finished run shows."""
+"""Pictures: attention of a text, as PNG files and as a page to click on, and what a finished run shows."""
 
+import dataclasses
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformer import families, plots
 from transformer.data import prepare
 from transformer.errors import UserError, launcher, optional, say
-from transformer.inference import predict
-from transformer.modes.common import file_name, kept_as
+from transformer.inference import loading, predict
+from transformer.modes.common import file_name, kept_as, lines, reader
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.workdir import Workdir
 from transformer.training.telemetry import read_metrics
@@ -21,46 +22,92 @@ your own question, arms with several seeds and a report; this prints the plan of
   {command} --mode=ablate --config=experiments/ablations/attention_scale.py --dry_run"""
 
 
-def attend(path: Path, overrides: Mapping[str, str], source: str | None, target: str | None, output: str | None) -> None:
-    """Attention maps of one sentence, whose files' names go to stdout. `target` none: the model's own output, if it has one."""
-    if not source or not source.strip():
-        raise UserError("--mode=attend needs --source='a sentence'")
+def attend(
+    path: Path, overrides: Mapping[str, str], source: str | None, target: str | None, output: str | None, input_: str | None
+) -> None:
+    """Attention of one sentence, as pictures and a page to click on, or of each line of `input_`, on one page. The files' names
+    go to stdout. `target` none: the model's own output."""
+    if input_ is None and (not source or not source.strip()):
+        raise UserError("--mode=attend needs --source='a sentence', or --input=FILE with one on each line")
+    if input_ is not None and (source is not None or target is not None):
+        raise UserError("--input: a line is a sentence, or a sentence, a tab and its target; leave --source and --target out")
     workdir = workdirs.open_existing(path)
     folder = Path(output) if output else workdir.pictures
     workdirs.check_writable("--output" if output else "--workdir", output or path, folder)
     predictor = predict.load(path, overrides, "attend")
+    pairs = [(source or "", target)] if input_ is None else _pairs(input_)
     if not output:
-        text = source if target is None else f"{source} {target}"
-        folder /= kept_as(file_name(text.strip()), workdir.config(), predictor.config)[0]
-    if not draw_attention(predictor, source, target, folder, lambda text: print(text, flush=True)):
+        text = source or "" if target is None else f"{source} {target}"
+        name = text.strip() if input_ is None else Path(input_).stem
+        folder /= kept_as(file_name(name), workdir.config(), predictor.config)[0]
+    found = [attended(predictor, *pair) for pair in pairs]
+    if not found[0].maps:
         raise UserError("--mode=attend: this model has no attention to draw (config.model.recurrent.attention is none)")
+    if input_ is None:
+        _pictures(found[0], folder, lambda text: print(text, flush=True))
+    print(_page(found, folder), flush=True)
 
 
-def draw_attention(
-    predictor: Any, source: str, target: str | None, folder: Path, tell: Callable[[str], None] = lambda text: None
-) -> bool:
-    """One picture a stack with every layer and head, and one of the last layer's cross-attention. False: there is none."""
+def _pairs(input_: str) -> list[tuple[str, str | None]]:
+    """Lines of a file, each a source or a source, a tab and a target. UserError: there is none."""
+    with reader(input_) as file:
+        rows = [line.split("\t", 1) for line in lines(file, input_) if line.strip()]
+    if not rows:
+        raise UserError(f"--input={input_}: it has no line with a sentence")
+    return [(row[0], row[1] if len(row) > 1 else None) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class Attended:
+    """A sentence, or a pair, as a title, and its maps; none: the model has no attention."""
+
+    title: str
+    maps: Sequence[loading.Map]
+
+
+def attended(predictor: Any, source: str, target: str | None) -> Attended:
+    """Attention while `target` is decoded; none: what the model says, if it does."""
     if target is None and hasattr(predictor, "translate"):
         target = next(predictor.translate([source]))[0].text
     title = source if target is None else f"{source} → {target}"
     maps = predictor.attention(source, target)
-    if not maps:
-        return False
-    say(f"attention maps of: {title}")
-    for notice in predictor.notices:
-        say(notice)
-    for each in maps:
+    if maps:
+        say(f"attention maps of: {title}")
+        for notice in predictor.notices:
+            say(notice)
+    return Attended(title, maps)
+
+
+def page(found: Sequence[Attended]) -> plots.AttentionPage:
+    """Attention to click on."""
+    return plots.AttentionPage(
+        [
+            (
+                each.title,
+                [plots.View(m.name, m.weights_LxHxTxS, m.across, m.down, m.name.startswith("decoder")) for m in each.maps],
+            )
+            for each in found
+        ]
+    )
+
+
+def _page(found: Sequence[Attended], folder: Path) -> str:
+    """The file's name."""
+    file = folder / "attention.html"
+    page(found).save(file)
+    return str(file)
+
+
+def _pictures(found: Attended, folder: Path, tell: Callable[[str], None] = lambda text: None) -> None:
+    """One picture a stack with every layer and head, and one of the last layer's cross-attention."""
+    for each in found.maps:
         file = folder / f"attention_{each.name.replace(' ', '_')}.png"
-        plots.attention(each.weights_LxHxTxS, each.across, each.down, file, f"{each.name}: {title}")
+        plots.attention(each.weights_LxHxTxS, each.across, each.down, file, f"{each.name}: {found.title}")
         tell(str(file))
         if "cross" in each.name:
-            file, caption = (
-                folder / "cross_attention.png",
-                "cross-attention at each output token, last layer, mean of heads",
-            )
+            file, caption = folder / "cross_attention.png", "cross-attention at each output token, last layer, mean of heads"
             plots.attention_map(each.weights_LxHxTxS[-1].mean(axis=0), each.across, each.down, file, caption)
             tell(str(file))
-    return True
 
 
 def show(workdir: Workdir, task: families.Task, splits: Mapping[str, prepare.Split], predictor: Any) -> None:
@@ -73,7 +120,10 @@ def show(workdir: Workdir, task: families.Task, splits: Mapping[str, prepare.Spl
     source, example = max(lines, key=lambda each: _interest(each[0]))
     target = example["text"] if task.fields[0] == "question" else None
     with optional("pictures of attention"):
-        draw_attention(predictor, source, target, workdir.pictures)
+        found = attended(predictor, source, target)
+        if found.maps:
+            _pictures(found, workdir.pictures)
+            _page([found], workdir.pictures)
     launch = launcher()
     where, what = shlex.quote(str(workdir.path)), shlex.quote(source)
     more = what if target is None else shlex.quote(f"{source}\t{target}")
@@ -88,7 +138,7 @@ def show(workdir: Workdir, task: families.Task, splits: Mapping[str, prepare.Spl
     shown = [line for mode, line in each.items() if mode in task.modes]
     say(
         f"\nsamples: {workdir.samples_file('test' if 'test' in splits else 'validation')}\n"
-        f"pictures in {workdir.pictures}: {', '.join(sorted(file.name for file in workdir.pictures.glob('*.png')))}\nnext:\n"
+        f"pictures in {workdir.pictures}: {', '.join(sorted(file.name for file in workdir.pictures.iterdir()))}\nnext:\n"
         + "\n".join(f"  {line}" for line in [*shown, f"{launch} --help"])
     )
     if predictor.config.data.source == "number_words":

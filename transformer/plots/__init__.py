@@ -1,4 +1,4 @@
-"""Every picture: learning curves, attention maps, the figure of a study. Nothing is computed here but where ink goes.
+"""Every picture: learning curves, attention maps and their page, the figure of a study. Only where ink goes is computed here.
 
 Figures are built through matplotlib's object API, without pyplot's global state; the same input gives the same bytes.
 """
@@ -7,8 +7,10 @@ from transformer.plots.curves import learning_curve
 from transformer.plots.maps import attention, attention_map
 from transformer.plots.study import Dots, Law, Lines, Panel, Ranges, study_figure
 from transformer.plots.style import BLUE, GREEN, ORANGE, printable
+from transformer.plots.viewer import AttentionPage, View
 
 __all__ = [
+    "AttentionPage",
     "BLUE",
     "GREEN",
     "ORANGE",
@@ -17,6 +19,7 @@ __all__ = [
     "Lines",
     "Panel",
     "Ranges",
+    "View",
     "attention",
     "attention_map",
     "learning_curve",
