@@ -57,6 +57,11 @@ def test_with_a_variant(name, tmp_path):
     assert failures(config) == []
 
 
+def test_every_objective_can_be_made_of_the_check_s_data(tmp_path):
+    made = {type(Subject(shrink(test_experiments.read(path, tmp_path))[0]).objective).__name__ for path in FILES}
+    assert {"Translate", "CausalLM", "MaskedLM", "SpanCorruption", "Denoise", "Classify", "Tag", "Answer"} <= made
+
+
 # --- the command -------------------------------------------------------------------------------------------------------
 
 

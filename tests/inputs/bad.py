@@ -184,7 +184,7 @@ BAD: dict[str, Bad] = {
         "data", file("data/train.conll", "\n\n"), TAGS, ["config.data.train train: there is no example"]
     ),
     "SQuAD that is no JSON": Bad("data", file("data/train.json", "{"), ANSWERS, ["train.json: line 1, column 2: not JSON"]),
-    "SQuAD that is a list": Bad("data", file("data/train.json", "[]"), ANSWERS, ["train.json: the whole is not an object"]),
+    "SQuAD that is a list": Bad("data", file("data/train.json", "[]"), ANSWERS, ["train.json: the file is not an object"]),
     "SQuAD that is deep": Bad("data", file("data/train.json", deep()), ANSWERS, ["train.json: no JSON of SQuAD's form"]),
     "SQuAD of NaN": Bad("data", file("data/train.json", '{"data": NaN}'), ANSWERS, ["train.json: data is not a list"]),
     "SQuAD with half a place": Bad(

@@ -14,6 +14,7 @@ import numpy as np
 
 from transformer import families, settings
 from transformer.config import Config, DataInfo, Model
+from transformer.data.objectives import Objective
 from transformer.data.tokenizers.vocabulary import Bytes
 from transformer.validation import STACKS
 
@@ -24,7 +25,7 @@ ROWS, SLOTS = 6, 12
 SOURCES, TARGETS = (12, 6, 5, 4, 8, 3), (12, 5, 6, 7, 4, 3)  # tokens of the examples
 PACKED = ((0,), (1, 2), (3, 4), (5,), (), ())  # examples that share a row; two rows are empty
 FIRST, ENTRIES = 8, 56  # ids of ordinary tokens; entries of the vocabulary: 48 of them, as many as one row's slots twice
-DATA_INFO = DataInfo(ENTRIES, ENTRIES, ENTRIES, ENTRIES, begin=4, mask=5, labels=("0", "1", "2"))
+DATA_INFO = DataInfo(ENTRIES, ENTRIES, ENTRIES, ENTRIES, begin=4, mask=5, sentinels=8, labels=("0", "1", "2"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +96,15 @@ class Subject:
         return self.config.family == "recurrent"
 
     @functools.cached_property
+    def objective(self) -> Objective:
+        """What the configuration trains on."""
+        fields = families.text_fields(families.task_of(self.config))
+        return families.make_objective(self.config, DATA_INFO, dict.fromkeys(fields, Bytes()))
+
+    @functools.cached_property
     def initial(self) -> Any:
         """The parameters before training."""
-        fields = families.text_fields(families.task_of(self.config))
-        objective = families.make_objective(self.config, DATA_INFO, dict.fromkeys(fields, Bytes()))
-        return families.init_params(self.model, objective, seed=0)
+        return families.init_params(self.model, self.objective, seed=0)
 
     @functools.cached_property
     def params(self) -> Any:
