@@ -2,8 +2,8 @@
 
     python launch.py --config=experiments/rnn_bahdanau.py
 
-Seed 0: 100.0 % of 2,000 unseen numbers right; 114 s on two cores. 40,000 numbers to train on; test numbers are drawn
-evenly.
+Seed 0: 100.0 % of 2,000 unseen numbers right, and of the numbers below 100, which are training numbers; 183 s of processor
+time. The data are those of number_words.py, in padded batches.
 """
 
 import dataclasses
