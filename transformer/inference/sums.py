@@ -28,7 +28,7 @@ def of_sentences(name: str, hypotheses: Sequence[str], references: Sequence[str]
 
 
 def _percent(sums: np.ndarray) -> np.ndarray:
-    """Right of all; with nothing to say, all is right."""
+    """The percentage of correct items; 100 if there are none."""
     return np.where(sums[..., 1] > 0, 100.0 * sums[..., 0] / np.maximum(sums[..., 1], 1e-9), 100.0)
 
 

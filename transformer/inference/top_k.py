@@ -1,4 +1,4 @@
-"""The likeliest tokens of a row of logits, without an array of as many log probabilities.
+"""The log probabilities of the most probable tokens, without an array of the log probabilities of all tokens.
 
 At 256 rows of 58,000 logits that array is 60 MB, written and read again for every token. What is needed of it is a sum, and a
 few entries: these stand in the few blocks whose greatest entries are the greatest, so the others are not looked at twice.
@@ -19,7 +19,7 @@ BLOCK = 128
 
 
 def top_k_log_probs(logits_RxV: Array, count: int) -> tuple[Array, Array]:
-    """Log probabilities and ids, both RxC, of the C = min(count, V) likeliest tokens, best first; of equals the lowest id."""
+    """Log probabilities and ids, RxC, of the C = min(count, V) most probable tokens, best first (of equals the lower id)."""
     logits_RxV = logits_RxV.astype(jnp.float32)
     rows, size = logits_RxV.shape
     count, axis = min(count, size), 0 if entries_first(rows) else 1

@@ -1,4 +1,4 @@
-"""Text in, text out: tokens, batches by length, search, text again.
+"""Translation of texts: tokens, batches by length, search, texts.
 
 Search itself is search.py, over a model decoding.py. Letters: B sentences, S source tokens, T target tokens.
 """
@@ -36,7 +36,7 @@ class Output:
 
 
 class Translator(Predictor):
-    """Texts to texts, by search. Of a model with an encoder, or of a prefix LM, whose prefix is the source."""
+    """Translates texts by search, with an encoder-decoder model or a prefix LM whose prefix is the source."""
 
     noun = "sentence"
 
@@ -70,7 +70,7 @@ class Translator(Predictor):
         return [*super().cuts, Cut(self._unended, self._count, what)]
 
     def limits(self, source_lengths: Iterable[int]) -> list[int]:
-        """The most tokens of an output, its end included, for sources of so many tokens of their own."""
+        """The limit of output tokens, end included, for sources with these numbers of tokens."""
         around, most = sum(map(len, self._around)), self.config.data.max_source_length
         return [self._limit(min(length + around, most)) for length in source_lengths]
 
@@ -81,12 +81,12 @@ class Translator(Predictor):
         return self.config.search.output_limit(length, self.data_info.longest_output)
 
     def translate_to_length(self, pairs: Sequence[tuple[str, str]]) -> list[list[Output]]:
-        """The same of sources, all hypotheses having as many tokens as the target: when to end is not asked of the model."""
+        """As `translate`, with hypotheses of exactly as many tokens as the target: the model does not decide when to end."""
         targets = self.target_vocabulary.encode_batch([clean(self.config, target) for _, target in listed(pairs, "pairs")])
         return list(self._chunk([source for source, _ in pairs], 1, [len(target) for target in targets]))
 
     def logits(self, sources: Sequence[str], targets: Sequence[str]) -> list[np.ndarray]:
-        """For each pair the logits TxN after start, target token 1, ..., T - 1 target tokens."""
+        """For each pair the logits TxN after the start, after target token 1, ..., after T - 1 target tokens."""
         if not sources:
             return []
         inputs = self._inputs(targets)
@@ -99,8 +99,8 @@ class Translator(Predictor):
         return self._batch_of(self._sources(sources), self._inputs(targets))[0]
 
     def attention(self, source: str, target: str | None = None) -> list[Map]:
-        """Weights of each stack, while `target` is said (none: what the model says). What has no place in a table of
-        positions is cut."""
+        """Attention weights of each stack at the tokens of `target` (none: the model's own output). Texts are cut to the table
+        of positions."""
         if target is None:
             target = next(self.translate([source]))[0].text
         [source_ids], [input_ids] = self._sources([source]), self._tokens([target])
@@ -172,13 +172,13 @@ class Translator(Predictor):
         return batch, [0] * len(sources)
 
     def _asked(self, text: str) -> str:
-        """A source with the task's prefix before it, if it has not got it."""
+        """A source with the prefix of the task, which is added if it is missing."""
         text, prefix = clean(self.config, text), self.config.data.prefix
         prefix = prefix.lower() if self.config.data.lowercase else prefix
         return text if not text or text.startswith(prefix) else prefix + text
 
     def _sources(self, texts: Sequence[str], first: int = 1) -> list[list[int]]:
-        """What the encoder reads of each text, the end included; `first`: the number of the first text."""
+        """The encoder's inputs for each text, the end included; `first`: the number of the first text."""
         limit = self.config.data.max_source_length
         if first == 1:
             self._cut, self._told, self._unended = [], [], 0
@@ -192,11 +192,11 @@ class Translator(Predictor):
 
     @property
     def _around(self) -> tuple[list[int], list[int]]:
-        """What stands before and after a source's own tokens."""
+        """The special tokens before and after the tokens of a source."""
         return [] if self.data_info.begin is None else [self.data_info.begin], [self.data_info.end] if self._encodes else []
 
     def _inputs(self, texts: Sequence[str]) -> list[list[int]]:
-        """What the decoder reads of each target, the start included. UserError: past the end of a positions table."""
+        """The decoder's inputs for each target, the start included. UserError: past the end of a positions table."""
         inputs = self._tokens(texts)
         longest, most = max(map(len, inputs)), most_positions(self.config)
         if most is not None and longest > most:
@@ -206,7 +206,7 @@ class Translator(Predictor):
         return inputs
 
     def fits(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        """Whether each source and target have places in the table of positions; all do where there is none."""
+        """Whether each source and target fit into the table of positions; all do if there is none."""
         if (most := most_positions(self.config)) is None:
             return [True] * len(pairs)
         sources, inputs = self._sources([s for s, _ in pairs]), self._tokens([t for _, t in pairs])

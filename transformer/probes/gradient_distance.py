@@ -15,7 +15,7 @@ Sums = dict[int, tuple[Array, Array]]  # by distance: the sum of norms, and of h
 
 
 def distances(config: Config) -> Sequence[int]:
-    """1, 2, 4, .. tokens, as far as a text can be long."""
+    """1, 2, 4, .. tokens, up to the greatest length of a text."""
     side = "source" if families.FAMILIES[config.family].encodes else "target"
     longest = getattr(config.data, f"max_{side}_length")
     return [2**power for power in range(longest.bit_length()) if 2**power < longest]
@@ -58,6 +58,6 @@ def norms(loss: Loss, config: Config, params: Params, batch: Batch) -> Sums:
 
 
 def relative(sums: Sums) -> dict[int, Array]:
-    """Means over rows, in units of that at a distance of 1. NaN: no row is so long."""
+    """Means over rows, divided by that at a distance of 1. NaN: no row is long enough."""
     means = {distance: total / rows for distance, (total, rows) in sums.items()}
     return {distance: mean / means[1] for distance, mean in means.items() if distance > 1}

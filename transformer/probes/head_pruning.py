@@ -1,6 +1,6 @@
-"""Which heads a trained model needs least, and the model without them (Michel et al. 2019, section 4).
+"""The heads that a trained model needs least, and the model without them (Michel et al. 2019, section 4).
 
-A head has a name, PLACE/LAYER/HEAD: `decoder/cross/1/4` is of the decoder's attention to the source, layer 1, which is the one
+A head has a name, SITE/LAYER/HEAD: `decoder/cross/1/4` is of the decoder's attention to the source, layer 1, which is the one
 next to the inputs, head 4. To take it out is to multiply it by 0, which is to make its rows of W^O 0. What is left is not
 trained again.
 
@@ -32,7 +32,7 @@ ORDER = 2  # a stream of randomness, as in training/step.py: keys are fold_in(se
 
 
 def heads(config: Config) -> list[str]:
-    """The heads that `config.evaluate.head_place` speaks of, by site, layer and number."""
+    """The heads that `config.evaluate.head_place` selects, as site/layer/number."""
     return [
         f"{site}/{layer}/{head}"
         for site in families.FAMILIES[config.family].attention
@@ -44,12 +44,12 @@ def heads(config: Config) -> list[str]:
 
 
 def number(config: Config) -> int:
-    """How many of them are taken out: `config.evaluate.heads_removed` is their share, which is rounded."""
+    """The number of heads that are removed: the fraction `config.evaluate.heads_removed`, rounded."""
     return math.floor(config.evaluate.heads_removed * len(heads(config)) + 0.5)
 
 
 def check(config: Config) -> None:
-    """UserError: `config.evaluate` wants heads taken out, and that cannot be."""
+    """UserError: `config.evaluate` asks to remove heads of a model that cannot do without."""
     asked, sites = config.evaluate, families.FAMILIES[config.family].attention
     if not asked.heads_removed:
         return
@@ -121,7 +121,7 @@ def at_random(heads: Sequence[str], seed: int) -> list[str]:
 
 
 def without(config: Config, params: Any, removed: Iterable[str]) -> Any:
-    """Parameters of the model without these heads. The bias of W^O, which is no head's, stays. UserError: there is no such
+    """Parameters of the model without these heads. The bias of W^O stays, as it belongs to no head. UserError: there is no such
     head."""
     leaves, known = dict(flatten_dict(params)), {}
     for stack, kind in (site.split("/") for site in families.FAMILIES[config.family].attention):
@@ -132,7 +132,7 @@ def without(config: Config, params: Any, removed: Iterable[str]) -> Any:
             known[f"{stack}/{kind}/{layer + 1}/{head + 1}"] = path, head if index is None else (index, head)
     for name in removed:
         if name not in known:
-            raise UserError(f"there is no head {name!r}{nearest(name, known)}; heads are PLACE/LAYER/HEAD, from 1 on")
+            raise UserError(f"there is no head {name!r}{nearest(name, known)}; heads are SITE/LAYER/HEAD, from 1 on")
         path, index = known[name]
         leaves[path] = jnp.asarray(leaves[path]).at[index].set(0)
     return unflatten_dict(leaves)

@@ -19,7 +19,7 @@ NEIGHBOURS = {"previous": -1, "same": 0, "next": 1}  # tokens, by how many place
 
 
 def check(config: Config) -> None:
-    """UserError: `config.evaluate.head_statistics` is asked of a model that has none."""
+    """UserError: `config.evaluate.head_statistics` is set for a model that has no such heads."""
     if config.evaluate.head_statistics and not names(config):
         raise UserError(
             "config.evaluate.head_statistics: needs a Transformer whose output is a text, not config.family "
@@ -28,7 +28,7 @@ def check(config: Config) -> None:
 
 
 def names(config: Config) -> list[str]:
-    """The statistics that `of_split` gives for a model."""
+    """The names of the statistics that `of_split` computes for a model."""
     attention = families.FAMILIES[config.family].attention
     if not attention or families.task_of(config).output != "text":
         return []
@@ -78,7 +78,7 @@ def of_split(predictor: Any, split: str, examples: Sequence[Mapping[str, Any]]) 
 
 
 def by_neighbour(config: Config, weights: Mapping[str, np.ndarray], lengths_B: np.ndarray) -> list[dict[str, Any]]:
-    """Of each head that reads the source, the weight on each token's neighbours; none of a recurrent model."""
+    """For each head that reads the source the weight on the neighbours of each token; empty for a recurrent model."""
     attention = families.FAMILIES[config.family].attention
     if not attention:
         return []

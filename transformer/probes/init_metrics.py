@@ -1,4 +1,4 @@
-"""What is measured of a model before its first update, on that update's batch (`config.train.init_metrics`).
+"""Metrics of a model before its first update, on the batch of that update (`config.train.init_metrics`).
 
 A metric of the whole model is named `init/NAME`, that of a layer `init/NAME@SITE/LAYER`. LAYER is 1 for the one
 next to the inputs, and `last` is one more name of the one next to the outputs, whatever the depth.
@@ -49,7 +49,7 @@ TIMED = 5
 
 
 def sites(config: Config, metric: str) -> Sequence[str]:
-    """Where a metric is measured, in each layer."""
+    """The sites in each layer at which a metric is measured."""
     attention = families.FAMILIES[config.family].attention
     return list(dict.fromkeys(site.split("/")[0] for site in attention)) if metric == "gradient_norm" else attention
 
@@ -69,7 +69,7 @@ def names(config: Config) -> list[str]:
 
 
 def make_init_step(loss: Loss, model: Any, config: Config) -> Callable[..., dict[str, Array]]:
-    """`init_step(params, batch, axis_name=None) -> metrics`, the scalars that `names` names, but for what is timed."""
+    """`init_step(params, batch, axis_name=None) -> metrics`, the scalars of `names`, except those that are timed."""
     asked = list(dict.fromkeys(config.train.init_metrics))
     of_layers = [metric for metric in asked if metric in OF_LAYERS]
 
@@ -131,7 +131,7 @@ def seconds(compile: Callable[..., Any], loss: Loss, params: Params, batch: Batc
 
 
 def _of_program(loss: Loss, params: Params, batch: Batch, asked: Sequence[str]) -> dict[str, Array]:
-    """What is counted of dL / dtheta, of shapes alone."""
+    """What is counted in the program of dL / dtheta, from shapes only."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, dict(batch)))
     gradient, result = jax.grad(lambda p, b: loss(p, b, None)["loss_sum"]), {}
     if "sequential_products" in asked:

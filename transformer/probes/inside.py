@@ -1,4 +1,4 @@
-"""What a trained model computes of a batch: the states after each layer, and the gradients of its words.
+"""What a trained model computes for a batch: the states after each layer, and the gradients of its words.
 
 Letters: L layers, B rows, S source tokens, T target tokens, D d_model.
 """
@@ -51,7 +51,7 @@ def _is_layer(module: nn.Module, method: str) -> bool:
 def input_gradients(config: Config, model: nn.Module, params: object, batch: Batch) -> dict[str, np.ndarray]:
     """d log p / dx for each embedded token x: BxSxD of the source, BxTxD of what a decoder reads, by name.
 
-    p is the probability of the decoder's tokens behind the prefix, or, of an encoder alone, of what the model says.
+    p is the probability of the decoder's tokens behind the prefix, or, without a decoder, of the model's predictions.
     """
     zeros = {name: np.zeros((*batch[name].shape, config.model.d_model), np.float32) for name in SEGMENTS if name in batch}
     return {name: np.asarray(each) for name, each in _gradients(model)(zeros, params, batch).items()}

@@ -1,4 +1,4 @@
-"""Reads or changes what every attention layer of a model computes, without a word about it in the model.
+"""Reads or changes what every attention layer of a model computes, without code for it in the model.
 
     with at_attention(function):
         model.apply(variables, batch)

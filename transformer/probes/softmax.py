@@ -1,4 +1,4 @@
-"""What is measured of a softmax of attention, to see how far it is from even and what gradient it lets through.
+"""Measures of an attention softmax: how far it is from uniform, and how much gradient passes through it.
 
 Letters: B rows of a batch, T queries, S keys, H heads.
 """

@@ -76,7 +76,7 @@ class Checkpoints:
         self._saving = step, self._thread.submit(self._commit, step)
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints, ascending, sound or not; the save that is running is waited for."""
+        """Steps of the checkpoints, ascending, intact or not. Waits for the save that is running."""
         self.wait()
         return self._steps()
 
@@ -160,7 +160,7 @@ class Checkpoints:
         return self._ranking()
 
     def metrics(self, step: int | None) -> dict[str, float]:
-        """What was given to `save`. UserError as of `restore`."""
+        """The metrics that were given to `save`. UserError as in `restore`."""
         self.wait()
         return self._read(step, NOTES)["metrics"]
 
@@ -190,7 +190,7 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(like), [_place(saved[name], leaf) for name, leaf in wanted.items()])
 
     def wait(self) -> None:
-        """Until the running save is complete and what is not to be kept is deleted. UserError: it failed."""
+        """Waits until the running save is complete and old checkpoints are deleted. UserError: it failed."""
         if self._saving is None:
             return
         (step, saved), self._saving = self._saving, None
@@ -203,7 +203,7 @@ class Checkpoints:
             raise self._unwritable(step, error) from error
 
     def close(self) -> None:
-        """Waits, and ends all threads. UserError: the save failed."""
+        """Waits for the save and ends all threads. UserError: the save failed."""
         try:
             self.wait()
         finally:
@@ -279,7 +279,7 @@ class Checkpoints:
         return self._read(step, NOTES)["periodic"]
 
     def _prune(self) -> None:
-        """Deletes what is not to be kept, and what a killed save or deletion left."""
+        """Deletes checkpoints that are not kept, and what a killed save or deletion left behind."""
         if not hosts.is_first():
             return
         steps = self._steps()
@@ -339,7 +339,7 @@ def average(checkpoints: Checkpoints, steps: Iterable[int], item: str, like: Any
 
 
 def _is_step(name: str) -> bool:
-    """Whether a folder is named as a step is: other digits than ASCII's are no name of ours."""
+    """Whether the name of a folder is a step, in ASCII digits."""
     return name.isascii() and name.isdecimal()
 
 
@@ -353,7 +353,7 @@ def _hash_of_table(hashes: Mapping[str, str]) -> str:
 
 
 def _table(tree: Any) -> dict[str, Any]:
-    """Leaves by path, such as `0/mu/encoder/kernel`; classes, empty nodes and none leave no trace."""
+    """Leaves by path, such as `0/mu/encoder/kernel`; classes, empty nodes and None are not recorded."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     table = {jax.tree_util.keystr(path, simple=True, separator="/") or "value": leaf for path, leaf in leaves}
     assert len(table) == len(leaves), "two leaves have one path"
@@ -366,7 +366,7 @@ def on_host(leaf: Any) -> np.ndarray:
 
 
 def _whole(leaf: Any) -> Any:
-    """On the host, unless its parts are with several processes."""
+    """The array on the host, unless it is divided over several processes."""
     return leaf if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable else np.asarray(leaf)
 
 
@@ -375,7 +375,7 @@ def _place(array: np.ndarray, like: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """A failure in a few words; the system's own, where they are known."""
+    """A failure in a few words: the operating system's message where there is one."""
     code = re.search(r"os_error_code='(\d+)'", str(error))  # as orbax's storage library writes it
     if code:
         return os.strerror(int(code[1]))
@@ -386,5 +386,5 @@ def _reason(error: Exception) -> str:
 
 
 def _quiet(record: logging.LogRecord) -> bool:
-    """Of orbax only warnings: not what it does, and not the tracebacks of errors that it raises as well."""
+    """Shows only orbax's warnings: not its progress, and not tracebacks of errors that it also raises."""
     return "orbax" not in record.pathname or (record.levelno >= logging.WARNING and not record.exc_info)

@@ -1,4 +1,4 @@
-"""The only file that knows pmap and replicas; several processes are hosts.py's, several runs at once vmap_seeds.py's.
+"""Devices: only this file uses pmap and replicas. Several processes: hosts.py; several runs at once: vmap_seeds.py.
 
 A `Runtime` compiles the pure steps for the devices at hand and moves state and batches to them and back. Above it, a
 state is one tree and a batch has one leading row axis, whatever the devices. Of several processes each has the rows of its
@@ -100,13 +100,13 @@ class Runtime:
         return self.layout.describe(self.devices[0].platform) + processes
 
     def create(self, init: Callable[[], Any]) -> Any:
-        """What `init` makes, where steps want it; on a mesh no device ever holds it whole."""
+        """The result of `init`, placed where the steps need it; on a mesh no device ever holds all of it."""
         if self.mesh is None:
             return self.place_state(init())
         return jax.jit(init, out_shardings=self._shardings(jax.eval_shape(init)))()
 
     def place_state(self, state: Any) -> Any:
-        """A state on the host or one device -> where steps want it."""
+        """Moves a state from the host or one device to where the steps need it."""
         if self.mesh is not None:
             return jax.tree.map(self._cut, state, self._shardings(state))
         if self.mode == "jit":
@@ -115,11 +115,11 @@ class Runtime:
         return jax.tree.map(lambda x: jax.device_put(np.broadcast_to(np.asarray(x), (self.count, *np.shape(x))), each), state)
 
     def single(self, placed: Any) -> Any:
-        """The inverse of `place_state`: one copy, still on a device, or on those that share it."""
+        """The inverse of `place_state`: one copy of the state, on one device or sharded over several."""
         return jax.tree.map(lambda x: x.addressable_data(0)[0], placed) if self.mode == "pmap" else placed
 
     def place_batch(self, batch: Batch) -> Any:
-        """Rows cut over the devices: those of this process's `share`. Of all, their number must be a multiple of `count`."""
+        """Divides the rows of this process's `share` over its devices. The number of all rows must be a multiple of `count`."""
         if self.mode == "pmap":
             return {name: rows.reshape(self.count, -1, *rows.shape[1:]) for name, rows in batch.items()}
         if self.mesh is None:
@@ -188,7 +188,7 @@ class Runtime:
         return self._on_mesh(_compiled(eval_step) if self.mesh is None else jax.jit(eval_step))
 
     def fetch(self, metrics: Mapping[str, Any]) -> dict[str, float]:
-        """Metrics to the host; waits for them."""
+        """Moves metrics to the host; waits for them."""
         with hosts.exchange():
             values = jax.device_get(metrics)
         return {name: float(np.ravel(value)[0]) for name, value in values.items()}
@@ -216,7 +216,7 @@ class Runtime:
         return jax.make_array_from_callback(whole.shape, where, lambda index: whole[index])
 
     def _on_mesh(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, which then knows of the mesh (`sharding.by_rows`)."""
+        """`function` with the mesh in its context (`sharding.by_rows`)."""
         if self.mesh is None:
             return function
         mesh = self.mesh

@@ -43,12 +43,12 @@ _turns = itertools.count()
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks and writes."""
+    """Whether this process is the one that prints and writes files."""
     return jax.process_index() == 0
 
 
 def in_turn(action: Callable[[], T]) -> T:
-    """`action()` of process 0, then of the others, who find what it wrote. UserError: its own, and that of process 0."""
+    """Runs `action()` in process 0, then in the others, which find what it wrote. UserError: that of any `action`."""
     if jax.process_count() == 1:
         return action()
     turn = f"turn {next(_turns)}"
@@ -68,12 +68,12 @@ def in_turn(action: Callable[[], T]) -> T:
 
 
 def by_first(action: Callable[[], Any]) -> None:
-    """`action()` of process 0, for which the others wait. UserError: that of process 0."""
+    """Runs `action()` in process 0 while the others wait. UserError: that of process 0."""
     in_turn(lambda: action() if is_first() else None)
 
 
 def spread(say: Callable[[Sequence[Any]], list[str]], items: Sequence[Any]) -> list[str]:
-    """`say(items)`, a text for each item, in order; every process says its part of them."""
+    """`say(items)`, a text for each item, in order; each process computes its part."""
     count, number = jax.process_count(), jax.process_index()
     if count == 1:
         return say(items)
@@ -82,7 +82,7 @@ def spread(say: Callable[[Sequence[Any]], list[str]], items: Sequence[Any]) -> l
 
 
 def every(values: Sequence[Any]) -> list[Any]:
-    """The values of all processes, which JSON can hold, one after another."""
+    """The values of all processes in order; they must fit into JSON."""
     return list(values) if jax.process_count() == 1 else list(itertools.chain.from_iterable(_gather(list(values))))
 
 
@@ -95,7 +95,7 @@ def total(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def check_same(values: Mapping[str, Any]) -> None:
-    """UserError, of all: not every process has these values, which JSON can hold."""
+    """UserError in all processes: they do not all have these values, which must fit into JSON."""
     if jax.process_count() == 1:
         return
     every = _gather(dict(values))
@@ -167,7 +167,7 @@ def joined(coordinator: str | None, count: int | None, number: int | None) -> It
 
 
 def in_cluster(environment: Mapping[str, str]) -> bool:
-    """Whether a cluster that JAX knows started several processes, of which this is one."""
+    """Whether this is one of several processes that were started by a cluster that JAX knows."""
     slurm = "SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1
     kubernetes = "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment
     workers = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES") or ""
@@ -236,7 +236,7 @@ def _aborted(number: int) -> None:
 
 
 def _lost() -> NoReturn:
-    """Ends this process in a line. Whatever it waits for will not come, nor the others to a common end."""
+    """Ends this process with one line. Whatever it waits for will not come, nor the others to a common end."""
     if not _words.leaving.acquire(blocking=False):
         time.sleep(GRACE)  # another thread is at it
     gone = "another process of this run ended, and so this one ends; once all are started again by the same command, the run "
@@ -272,7 +272,7 @@ def _client() -> Any:
 
 
 def _gather(value: Any) -> list[Any]:
-    """What JSON can hold of each process, in order."""
+    """The values of each process in order, through JSON."""
     data = json.dumps(value).encode()
     with exchange():
         _client().wait_at_barrier(f"turn {next(_turns)}", PATIENCE)  # until the slowest is there
@@ -282,7 +282,7 @@ def _gather(value: Any) -> list[Any]:
 
 
 def _exchange(data: bytes) -> list[bytes]:
-    """Each process's bytes, as many of each, in order."""
+    """The bytes of each process, all of one length, in order."""
     with exchange():
         rows = multihost_utils.process_allgather(np.frombuffer(data, np.uint8))
     return [row.tobytes() for row in np.asarray(rows)]

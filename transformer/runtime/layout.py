@@ -33,7 +33,7 @@ class Layout:
 
     @property
     def used(self) -> int:
-        """Devices that do something."""
+        """The number of devices that are used."""
         return math.prod(self.sizes.values())
 
     @property

@@ -1,4 +1,4 @@
-"""One run in a workdir at a time: a lock that the system gives back when its owner ends, however it ends."""
+"""One run in a workdir at a time: a lock that the system releases when its owner ends, however it ends."""
 
 import contextlib
 import fcntl

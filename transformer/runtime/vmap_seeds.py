@@ -1,6 +1,6 @@
-"""States of several runs of one program, side by side: stacked, updated by `vmap`, cut over the devices that they fill evenly.
+"""Several seeds of one program at once: their states are stacked, updated by `vmap`, and divided evenly over the devices.
 
-A run sees its own state and metrics, which are cut out of the stack only if somebody reads them.
+A run sees its own state and metrics, which are sliced out of the stack only if they are read.
 """
 
 import math
@@ -19,7 +19,7 @@ Step = Callable[..., tuple[Any, Mapping[str, Any]]]
 
 
 class Slice:
-    """A run's state: each field of the stack's (`params`, ...) at this row, on one device."""
+    """The state of one run: each field (`params`, ...) is sliced out of the stacked state, onto one device."""
 
     def __init__(self, stacked: Any, row: int, device: Any):
         self._stacked, self._row, self._device = stacked, row, device
@@ -28,7 +28,7 @@ class Slice:
         return self._cut(getattr(self._stacked, name))
 
     def whole(self) -> Any:
-        """The state itself."""
+        """The whole state of the run."""
         return self._cut(self._stacked)
 
     def _cut(self, tree: Any) -> Any:
@@ -36,7 +36,7 @@ class Slice:
 
 
 class Cell:
-    """A run's value of a metric; whoever makes an array of it waits for the update."""
+    """The value of a metric of one run; converting it to an array waits for the update."""
 
     def __init__(self, stacked: jax.Array, row: int):
         self._stacked, self._row = stacked, row

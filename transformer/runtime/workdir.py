@@ -1,4 +1,4 @@
-"""What lies where in a workdir, which is all that a trained model needs; JSON in and out; the record of each start.
+"""The files of a workdir, which is all that a trained model needs; reading and writing JSON; the record of each start.
 
 Checkpoints themselves are checkpoints.py's, vocabularies data/tokenizers': here are only their places.
 """
@@ -36,7 +36,7 @@ SHOWN = 6  # settings named in a message
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
-    """A run's folder. Whether its parts exist depends on how far the run came."""
+    """The folder of a run. Which of its files exist depends on how far the run got."""
 
     path: Path
 
