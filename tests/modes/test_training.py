@@ -37,7 +37,8 @@ def test_training_leaves_a_whole_workdir():
     }
     assert {path.name for path in (run.workdir / "checkpoints").iterdir()} == {"100", "150"}
     pictures = list((run.workdir / "pictures").iterdir())
-    assert {"learning_curve.png", "cross_attention.png"} <= {path.name for path in pictures} and all(map(is_png, pictures))
+    assert {"learning_curve.png", "cross_attention.png", "attention.html"} <= {path.name for path in pictures}
+    assert all(is_png(path) for path in pictures if path.suffix != ".html")
     rows = [json.loads(line) for line in (run.workdir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "train/loss" in row] == [50, 100, 150]
     assert [row["step"] for row in rows if "validation/loss" in row] == [50, 100, 150]
