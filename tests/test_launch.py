@@ -15,6 +15,7 @@ from trained import ROOT, command
 
 from transformer import modes, streams
 from transformer.cli import flags
+from transformer.components.positions import Positions
 from transformer.config import Config, Train
 from transformer.data import prepare
 from transformer.errors import UserError
@@ -533,7 +534,7 @@ def test_help_says_what_may_be_chosen():
     assert section.status == 0 and "train.steps" not in section.out and "model.d_model=512" in section.out
     assert command("--help=config.model").out == section.out
     text = " ".join(section.out.split())
-    assert "(one of none, sinusoidal, learned, alibi, t5, shaw, rotary, or FILE.py:Class)" in text
+    assert f"(one of {', '.join(Positions.registry)}, or FILE.py:Class)" in text and "rotary" in Positions.registry
     assert all(part in text for part in ("model.positions=rotary: ", "scaling=yarn: ", "model.positions.base=10000.0"))
     wrong = command("--help=modle")
     assert wrong.status == 2 and "--help=modle" in wrong.err and "did you mean 'model'?" in wrong.err
