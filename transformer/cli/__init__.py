@@ -1,10 +1,10 @@
-"""The command line: flags in, one call out. `flags.py` reads it, `usage.py` explains it, `main.py` acts on it."""
+"""The command line: `flags.py` parses it, `usage.py` prints the help, `main.py` runs the mode."""
 
 from transformer.runtime.memory import keep_freed_memory
 
 
 def run() -> None:
-    """What `python launch.py` and the installed command `transformer` do."""
+    """The entry point of `python launch.py` and of the installed command `transformer`."""
     keep_freed_memory()  # before the imports below, which start threads
     from transformer.cli.main import run
 

@@ -1,4 +1,4 @@
-"""The flags, the modes that use each, and how a command line is read."""
+"""The flags, the modes that use each of them, and parsing."""
 
 import os
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def _flag(
     choices: tuple[str, ...] = (),
     **limits: Any,
 ) -> None:
-    """A flag, the modes that use it (with others it is an error), and what it may be."""
+    """Defines a flag, its section, and the modes that use it; with other modes it is an error."""
     MODES_OF[name], GROUP_OF[name] = tuple(modes.split()), group
     CHOICES.update({name: choices} if choices else {})
     PATHS.extend([name] if path else [])
@@ -180,7 +180,7 @@ _flag(_number, "process_id", "which of them this one is, from 0; with --coordina
 
 
 def parse(arguments: list[str]) -> dict[str, str]:
-    """Settings, `--config.a.b=value`, by name; the other arguments are parsed into FLAGS."""
+    """The settings `--config.a.b=value` by name; all other arguments are parsed into FLAGS."""
     if strange := [a for a in arguments if not a.isascii() and a.encode(errors="replace").decode() != a]:
         raise UserError(
             f"{strange[0]!a}: the argument is not UTF-8; set the terminal's encoding to it, or put the text into a file"
@@ -209,7 +209,7 @@ def parse(arguments: list[str]) -> dict[str, str]:
 
 
 def _check() -> None:
-    """UserError: a flag has a value that it cannot have, or the mode does not use it."""
+    """UserError: a flag has an invalid value, or the mode does not use it."""
     for name, choices in CHOICES.items():
         if (value := FLAGS[name].value) is not None and value not in choices:
             raise UserError(f"--{name}={value}: wants one of {', '.join(choices)}{nearest(value, choices)}")

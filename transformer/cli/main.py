@@ -1,4 +1,4 @@
-"""What a command line does: settings, the workdir, the mode; errors as one line and an exit status."""
+"""Runs a command: settings, workdir, mode; errors are one line and an exit status."""
 
 import dataclasses
 import sys
@@ -54,14 +54,14 @@ def main(overrides: Mapping[str, str]) -> None:
 
 
 def _name(overrides: Mapping[str, str]) -> str:
-    """Of the workdir, where none is named."""
+    """The name of the workdir if none is given."""
     if FLAGS.config is None and (other := overrides.get("train.init_from")):
         return f"{Path(other).name}_tuned"
     return Path(FLAGS.source if FLAGS.mode == "import" and FLAGS.source else FLAGS.config or DEFAULT).stem
 
 
 def _config(workdir: Path, overrides: Mapping[str, str]) -> tuple[Config, list[str]]:
-    """The settings of the experiment file, or, if none is named, of the run in --workdir; overrides on top; and notices."""
+    """The settings of the experiment file, or, if none is named, of the run in --workdir; with overrides; and notices."""
     stored = FLAGS.workdir and FLAGS.config is None
     if stored and (FLAGS.mode in ("describe", "check") or (workdir / "config.json").is_file()):
         from transformer.runtime.workdir import open_existing

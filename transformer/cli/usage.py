@@ -1,4 +1,4 @@
-"""What `--help` prints: modes, flags by their purpose, and the sections of settings; `--help=SECTION` lists a section."""
+"""The text of `--help`: modes, flags by purpose, and sections of settings; `--help=SECTION` lists the settings of one."""
 
 import dataclasses
 import textwrap
@@ -24,7 +24,7 @@ def asked(arguments: list[str]) -> str | None:
 
 
 def usage(section: str, program: str) -> str:
-    """The text. UserError: there is no such section."""
+    """The text of the help. UserError: there is no such section."""
     known = {"study": _study, "general": _general} | dict.fromkeys(sections(), _section)
     if section == "all":
         return "\n\n".join(["\n".join(_overview(program)), *("\n".join(make(name)) for name, make in known.items())])
@@ -37,7 +37,7 @@ def usage(section: str, program: str) -> str:
 
 
 def sections() -> dict[str, Any]:
-    """Sections of a configuration by name."""
+    """The sections of a configuration, by name."""
     config = Config()
     return {f.name: value for f in dataclasses.fields(config) if dataclasses.is_dataclass(value := getattr(config, f.name))}
 
@@ -104,7 +104,7 @@ def _line(name: str, kind: Any, field: dataclasses.Field[Any], value: Any, inden
 
 
 def _wrapped(first: str, text: str, indent: str | None = None) -> str:
-    """`text` behind `first`, in lines of at most `WIDTH` characters; `indent` begins the further ones."""
+    """`first` and `text`, wrapped at `WIDTH` characters; further lines begin with `indent`."""
     lines = textwrap.TextWrapper(WIDTH, break_long_words=False, break_on_hyphens=False, initial_indent=first)
     lines.subsequent_indent = " " * len(first) if indent is None else indent
     return lines.fill(text)

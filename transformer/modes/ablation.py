@@ -1,4 +1,4 @@
-"""Studies: what is missing is trained, then compared; and the report alone, of results that are there."""
+"""Studies: trains the runs that are missing and compares them; or only writes the report of existing results."""
 
 import contextlib
 import functools

@@ -23,7 +23,7 @@ from transformer.runtime import workdir as workdirs
 
 
 def align(path: Path, overrides: Mapping[str, str]) -> None:
-    """The table by layer and head, of test numbers, to stdout and evaluation/alignment.json."""
+    """Prints the table by layer and head for test numbers and writes evaluation/alignment.json."""
     workdir = workdirs.open_existing(path)
     workdirs.check_writable("--workdir", path, workdir.evaluation_file("alignment").parent)
     predictor = predict.load(path, overrides, "align")
@@ -62,7 +62,7 @@ def _print(table: list[dict[str, Any]], near: list[dict[str, Any]], hidden: dict
 
 
 def _agreement(weights_LxBxHxTxS: np.ndarray, sentences: Sequence[alignment.Words]) -> list[dict[str, Any]]:
-    """Each head, each layer's mean of heads, and even weights, to compare with."""
+    """Agreement of each head, of the mean of heads of each layer, and, for comparison, of uniform weights."""
     counts = np.array([len(sentence.source_tokens) for sentence in sentences])
     rows = {"even weights": np.ones_like(weights_LxBxHxTxS[0, :, 0]) / counts[:, None, None]}
     for layer, weights_BxHxTxS in enumerate(weights_LxBxHxTxS, 1):

@@ -1,4 +1,4 @@
-"""What modes share: lines in and out, folders of data, names of results."""
+"""Helpers that several modes use: lines in and out, folders of data, names of results."""
 
 import contextlib
 import functools
@@ -40,7 +40,7 @@ def kept_as(what: str, made: Config, used: Config) -> tuple[str, dict[str, Any]]
 
 
 def file_name(text: str) -> str:
-    """Text as the name of a file: letters, digits and some signs stay. Where that loses anything, a hash stands behind it."""
+    """Text as the name of a file: only letters, digits and some signs are kept; if anything is lost, a hash is appended."""
     name = re.sub(r"[^\w.,=+-]+", "_", text).strip("_.") or "_"
     short = name.encode()[:LONGEST_NAME].decode(errors="ignore")
     lost = short.replace("_", " ") != text.replace("_", " ")

@@ -76,7 +76,7 @@ def memory(config: Config, data_info: DataInfo, longest: int) -> Memory:
 
 
 def table(found: Memory, gib: float | None) -> str:
-    """As plain text, with an answer whether `gib` GiB are enough."""
+    """The counts as plain text, and whether `gib` GiB are enough."""
     total = sum(found.held.values()) + found.temporary
     values = found.held | {"activations and the like, compiled for CPUs": found.temporary, "total": total}
     lines = [f"{found.layout}, batches of {found.batch}: MB of one device"]
@@ -88,7 +88,7 @@ def table(found: Memory, gib: float | None) -> str:
 
 
 def _completed(data_info: DataInfo, extra: str | None) -> DataInfo:
-    """With what some objectives add to a vocabulary, as entries that it has."""
+    """With the entries that some objectives add to a vocabulary."""
     if extra == "mask":
         return dataclasses.replace(data_info, mask=data_info.source_size - 1)
     return dataclasses.replace(data_info, sentinels=prepare.SENTINELS) if extra == "sentinels" else data_info

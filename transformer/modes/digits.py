@@ -18,7 +18,7 @@ def _name(digits: int) -> str:
 
 
 def names(config: Config) -> list[str]:
-    """What `of_split` gives, where there are enough numbers."""
+    """The names of the scores of `of_split`, if there are enough numbers."""
     if config.data.source != "number_words":
         return []
     low, high = config.data.number_test_range or config.data.number_range

@@ -1,4 +1,4 @@
-"""Lines in, lines out: translate, predict; and generate, which writes as it draws."""
+"""Modes that read and write lines: translate and predict; and generate, which writes samples as they are drawn."""
 
 import contextlib
 import itertools
@@ -19,7 +19,7 @@ BATCH = 1024  # lines that are labelled together
 def _opened(
     path: Path, overrides: Mapping[str, str], source: str | None, target: str | None, mode: str
 ) -> Iterator[tuple[Any, Iterator[str], Callable[[str], Any]]]:
-    """The predictor, the lines of `source` (none: stdin), and what writes to `target` (none: stdout)."""
+    """The predictor, the lines of `source` (none: stdin), and a function that writes to `target` (none: stdout)."""
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(reader(source))
         write = stack.enter_context(writer(target))
@@ -39,7 +39,7 @@ def translate(path: Path, overrides: Mapping[str, str], source: str | None, targ
 
 
 def predict(path: Path, overrides: Mapping[str, str], source: str | None, target: str | None) -> None:
-    """A label, tags, an answer, a text with its masks filled or a vector for each line, whose fields are parted by tabs."""
+    """A label, tags, an answer, a text with its masks filled or a vector for each line, whose fields are separated by tabs."""
     with _opened(path, overrides, source, target, "predict") as (predictor, texts, write):
         numbers = families.task_of(predictor.config).output == "vector"  # whose tabs separate them
         numbered = enumerate(texts, 1)

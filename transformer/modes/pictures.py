@@ -66,7 +66,7 @@ class Attended:
 
 
 def attended(predictor: Any, source: str, target: str | None) -> Attended:
-    """Attention while `target` is decoded; none: what the model says, if it does."""
+    """Attention while `target` is decoded; none: the model's own output, if it has one."""
     if target is None and hasattr(predictor, "translate"):
         target = next(predictor.translate([source]))[0].text
     title = source if target is None else f"{source} → {target}"
@@ -79,7 +79,7 @@ def attended(predictor: Any, source: str, target: str | None) -> Attended:
 
 
 def page(found: Sequence[Attended]) -> plots.AttentionPage:
-    """Attention to click on."""
+    """The interactive page of attention."""
     return plots.AttentionPage(
         [
             (
@@ -92,14 +92,14 @@ def page(found: Sequence[Attended]) -> plots.AttentionPage:
 
 
 def _page(found: Sequence[Attended], folder: Path) -> str:
-    """The file's name."""
+    """Writes the page; returns the name of the file."""
     file = folder / "attention.html"
     page(found).save(file)
     return str(file)
 
 
 def _pictures(found: Attended, folder: Path, tell: Callable[[str], None] = lambda text: None) -> None:
-    """One picture a stack with every layer and head, and one of the last layer's cross-attention."""
+    """One picture for each stack with every layer and head, and one of the last layer's cross-attention."""
     for each in found.maps:
         file = folder / f"attention_{each.name.replace(' ', '_')}.png"
         plots.attention(each.weights_LxHxTxS, each.across, each.down, file, f"{each.name}: {found.title}")
@@ -111,7 +111,7 @@ def _pictures(found: Attended, folder: Path, tell: Callable[[str], None] = lambd
 
 
 def show(workdir: Workdir, task: families.Task, splits: Mapping[str, prepare.Split], predictor: Any) -> None:
-    """Pictures of a finished run, and what to try next."""
+    """Draws the pictures of a finished run and prints commands to try next."""
     with optional("picture of the learning curve"):
         curve = workdir.pictures / "learning_curve.png"
         plots.learning_curve(read_metrics(workdir.metrics_file), curve, title=workdir.path.name)
@@ -146,5 +146,5 @@ def show(workdir: Workdir, task: families.Task, splits: Mapping[str, prepare.Spl
 
 
 def _interest(source: str) -> int:
-    """Which text makes a readable attention map: about ten words."""
+    """How readable the attention map of a text is: best with about ten words."""
     return -abs(len(source.split()) - 10)

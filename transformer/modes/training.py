@@ -1,4 +1,4 @@
-"""Training: where settings, data, models, the loop and checkpoints meet."""
+"""The mode train: combines settings, data, model, training loop and checkpoints."""
 
 import contextlib
 import dataclasses
@@ -87,7 +87,7 @@ def _run(
 def _train(
     config: Config, path: Path, stop: loop.Stop, wanted: range | None, pictures: bool, alone: bool, notices: Sequence[str]
 ) -> loop.Run[None]:
-    """`alone`: its updates are compiled for all devices; else its step is asked for as it is, and it has one device."""
+    """`alone`: updates are compiled here for all devices; otherwise they are made together with those of other runs."""
     family, task = families.FAMILIES[config.family], families.task_of(config)
     runtime = Runtime(config.parallel if alone else Parallel(mode="jit"), axes=axes.of_model(config.model))
     with _workdir(path, config) as (workdir, checkpoints):
@@ -121,7 +121,7 @@ def _train(
         if first:
             state = runtime.place_state(state_files.restore(checkpoints, first, jax.tree.map(on_host, shapes)))
         elif config.train.init_from is not None:
-            state = runtime.place_state(_adopt(init(), params, config.train.init_from))
+            state = runtime.place_state(_load_pretrained(init(), params, config.train.init_from))
         else:
             state = runtime.create(init)
         size = sum(x.size for x in jax.tree.leaves(shapes.params))
@@ -235,7 +235,7 @@ def _read(
 
 @contextlib.contextmanager
 def _nan_checks(on: bool) -> Iterator[None]:
-    """With `on`, each operation is checked; UserError names the first whose result has a NaN, and its place in our code."""
+    """With `on` every operation is checked; UserError names the first one with a NaN, and its line in our code."""
     if not on:
         yield
         return
@@ -292,7 +292,7 @@ def _workdir(path: Path, config: Config) -> Iterator[tuple[Workdir, Checkpoints]
 
 
 def _open(workdir: Workdir, config: Config, done: int) -> None:
-    """Makes the workdir, or writes its new settings. UserError: they do not agree with the `done` updates that are made."""
+    """Makes the workdir, or writes its new settings. UserError: they contradict the `done` updates so far."""
     old = workdir.config() if done else None
     if old is not None and not settings_lib.differences(old, config):
         branch.check_past(old, config, done, f"--workdir={workdir.path}")
@@ -312,7 +312,7 @@ def _record(workdir: Workdir, fingerprints: Mapping[str, str]) -> None:
 
 
 def _start_from(config: Config, task: families.Task, workdir: Workdir) -> DataInfo | None:
-    """With `train.init_from` a new run has the vocabulary and the `DataInfo` of the other."""
+    """With `train.init_from` a new run uses the vocabulary and the `DataInfo` of the other run."""
     if config.train.init_from is None or workdir.data_info_file.exists():
         return None
     other = workdirs.open_existing(Path(config.train.init_from))
@@ -339,8 +339,8 @@ def _begin_with(config: Config, checkpoints: Checkpoints, init: Callable[[], Any
     return params
 
 
-def _adopt(state: step_lib.State, other: Any, where: str) -> step_lib.State:
-    """A first state with the parameters of `train.init_from`, which is `where`."""
+def _load_pretrained(state: step_lib.State, other: Any, where: str) -> step_lib.State:
+    """The initial state with the parameters of the run `where` (`train.init_from`)."""
     params, lines = pretrained.load_pretrained(state.params, other, where)
     for line in lines:
         say(line)
@@ -349,7 +349,7 @@ def _adopt(state: step_lib.State, other: Any, where: str) -> step_lib.State:
 
 
 def _finish(workdir: Workdir, config: Config, splits: Mapping[str, prepare.Split], pictures: bool) -> None:
-    """What a finished run shows: scores of the test split, samples, pictures, and what to try next."""
+    """Ends a run: scores of the test split, samples, pictures, and commands to try next."""
     hosts.by_first(lambda: None)  # the last checkpoint is whole
     predictor = predict.load(workdir.path)
     name = "test" if "test" in splits else "validation"

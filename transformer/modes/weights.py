@@ -1,4 +1,4 @@
-"""Weights in and out: a folder of Hugging Face's Transformers to a workdir, and back."""
+"""Modes import and export: from a folder of Hugging Face's Transformers to a workdir, and back."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ from transformer.validation import validate
 
 
 def import_weights(path: Path, overrides: Mapping[str, str], source: str | None) -> None:
-    """Makes a workdir of the folder `source`; then other modes work on it. `overrides` may name data to score on."""
+    """Makes a workdir of the folder `source`, which other modes can then use. `overrides` may name data to score on."""
     if not source:
         raise UserError("--mode=import needs --source=FOLDER, with config.json and model.safetensors")
     with lock.only_run(path):
@@ -41,14 +41,14 @@ def import_weights(path: Path, overrides: Mapping[str, str], source: str | None)
 
 
 def _check_kept(found: Config, config: Config) -> None:
-    """UserError: a setting that comes with the weights was changed."""
+    """UserError: `overrides` change a setting that is given by the weights."""
     own = ("family", "model.", "objective.", "data.vocabulary:", "data.joint_vocabulary:")
     if changed := [each for each in settings.differences(found, config) if each.startswith(own)]:
         raise UserError(f"--config: {', '.join(changed)}: these settings come with the weights; leave them as they are")
 
 
 def export_weights(path: Path, overrides: Mapping[str, str], output: str | None) -> None:
-    """Makes the folder `output` of a workdir's model; its name goes to stdout."""
+    """Writes the model of a workdir to the folder `output` and prints its name."""
     if not output:
         raise UserError("--mode=export needs --output=FOLDER")
     workdirs.check_writable("--output", output)

@@ -1,4 +1,4 @@
-"""A past that stays as it was: resuming with other settings, and branches of a run in workdirs of their own.
+"""Resuming a run with other settings, and branches of a run in new workdirs: past updates must stay the same.
 
 A run with the settings of its workdir would have made the same updates: a change of the learning rates of the past is refused.
 A branch begins with a copy of another run's past. To train further or to let the learning rate decay, branch from a checkpoint

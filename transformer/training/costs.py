@@ -48,27 +48,27 @@ class Costs:
 
     @property
     def size_without_embeddings(self) -> int:
-        """Without the tables of vocabularies, a tied output among them."""
+        """Parameters without the embedding tables of vocabularies, also where the output is tied to them."""
         return sum(count for name, count in self.parameters.items() if not name.endswith("embedding"))
 
     @property
     def forward_flops(self) -> float:
-        """Per target token."""
+        """FLOPs of a forward pass per target token."""
         return sum(work.total for work in self.forward.values()) / self.tokens
 
     @property
     def training_flops(self) -> float:
-        """Per target token: forward, backward, loss, and its share of an update."""
+        """FLOPs of training per target token: forward, backward, loss, and its share of an update."""
         return self.training.total / self.tokens + self.update.total / self.train.batch_tokens
 
     @property
     def total_flops(self) -> float:
-        """Of the whole training."""
+        """FLOPs of the whole training."""
         return self.training_flops * self.train.batch_tokens * self.train.steps
 
 
 def count(config: Config, data_info: DataInfo, lengths: Sequence[int] = ()) -> Costs:
-    """On a row of so many source and target tokens, or of the one sequence that there is.
+    """Costs for a row of these numbers of source and target tokens, or of the only sequence.
 
     Without lengths: `config.data.row_length`; else, for a model of one sequence, its limit, and for pairs 64 or the limit,
     whichever is less.
@@ -98,7 +98,7 @@ def count(config: Config, data_info: DataInfo, lengths: Sequence[int] = ()) -> C
 
 @dataclasses.dataclass(frozen=True)
 class Totals:
-    """Of `Costs` what a study compares its arms by."""
+    """The parts of `Costs` that a study compares its arms by."""
 
     size: int
     size_without_embeddings: int
@@ -106,7 +106,7 @@ class Totals:
 
 
 def totals(config: Config, data_info: DataInfo) -> Totals:
-    """The same numbers as `count` gives, without tracing what they do not need. Equal programs are traced once."""
+    """The same numbers as `count`, tracing only what they need; equal programs are traced once."""
     source, target = _typical(config)
     tokens, plain, train = source if config.sequences == ("source",) else target, _plain(config), config.train
     leaves = _leaves(plain, data_info)
@@ -118,7 +118,7 @@ def totals(config: Config, data_info: DataInfo) -> Totals:
 
 
 def _plain(config: Config) -> Config:
-    """What the program of one row depends on. Dropout is not counted, so arms that differ in it have one program."""
+    """What the program of one row depends on. Dropout is not counted, so arms that differ in it share one."""
     computed = {"remat": "none", "attention_backend": "plain", "unroll": 1, "dropout_rate": 0.0, "head_dropout_rate": 0.0}
     return Config(
         family=config.family,
@@ -129,20 +129,20 @@ def _plain(config: Config) -> Config:
 
 
 def _rule(train: Train) -> Train:
-    """What the operations of an update depend on."""
+    """The settings that the operations of an update depend on."""
     names = ("optimizer", "beta1", "beta2", "epsilon", "weight_decay", "clip_norm", "ema_decay", "freeze")
     return Train(**{name: getattr(train, name) for name in names})
 
 
 @functools.lru_cache(maxsize=256)  # arms of a study often have one model
 def _leaves(plain: Config, data_info: DataInfo) -> tuple[tuple[str, jax.ShapeDtypeStruct], ...]:
-    """Each parameter's path and shape."""
+    """The path and shape of each parameter."""
     return tuple(parameter_shapes(plain, data_info).items())
 
 
 @functools.lru_cache(maxsize=256)
 def _forward(plain: Config, data_info: DataInfo, source: int, target: int) -> Mapping[str, Work]:
-    """A forward pass of a row by module."""
+    """Work of a forward pass over one row, by module."""
     model = families.FAMILIES[plain.family].model(plain, data_info)
     params, batch = traverse_util.unflatten_dict(dict(_leaves(plain, data_info)), sep="/"), _batch(plain, source, target)
     found = program.count(lambda params, batch: model.apply({"params": params}, batch), params, batch)
@@ -151,7 +151,7 @@ def _forward(plain: Config, data_info: DataInfo, source: int, target: int) -> Ma
 
 @functools.lru_cache(maxsize=256)
 def _training(plain: Config, data_info: DataInfo, source: int, target: int) -> Work:
-    """Forward, backward and loss of a row."""
+    """Work of forward pass, backward pass and loss for one row."""
     model = families.FAMILIES[plain.family].model(plain, data_info)
     params, batch = traverse_util.unflatten_dict(dict(_leaves(plain, data_info)), sep="/"), _batch(plain, source, target)
     loss = families.make_loss(model, plain, data_info)
@@ -177,7 +177,7 @@ def _typical(config: Config) -> tuple[int, int]:
 
 
 def _batch(config: Config, source: int, target: int) -> dict[str, Any]:
-    """Shapes of a batch of one row."""
+    """The shapes of a batch of one row."""
     length = source if config.sequences == ("source",) else target
     ids = ("source", "source_positions", "source_segments", "token_types")
     batch = {name: jax.ShapeDtypeStruct((1, source), jnp.int32) for name in ids}
@@ -193,7 +193,7 @@ def _batch(config: Config, source: int, target: int) -> dict[str, Any]:
 
 
 def _by_module(found: Mapping[str, Work], model: str) -> dict[str, Work]:
-    """By module of the model, layers of a stack together; what is in no module under "rest"."""
+    """Work by module of the model, all layers of a stack together; what belongs to no module is named "rest"."""
     result: dict[str, Work] = {}
     for scope, work in found.items():
         parts = [part for part in scope.split("/") if not any(sign in part for sign in ".,(>")]
@@ -245,7 +245,7 @@ def by_module(leaves: Leaves) -> dict[str, int]:
 
 
 def state_bytes(train: Train, leaves: Leaves, params: Any, adapters: bool = False) -> dict[str, int]:
-    """Bytes of what training holds: parameters, gradients, the optimizer's state without its counters, the average."""
+    """Bytes that training keeps: parameters, gradients, the optimizer's state without its counters, the average."""
     size = _bytes(leaves)
     state = jax.eval_shape(make_optimizer(train, adapters).init, params)
     moments = _bytes([leaf for leaf in jax.tree.leaves(state) if leaf.size > 1])
@@ -254,7 +254,7 @@ def state_bytes(train: Train, leaves: Leaves, params: Any, adapters: bool = Fals
 
 
 def generating_bytes(config: Config, data_info: DataInfo, source: int, target: int) -> dict[str, int]:
-    """Bytes that are kept while a sentence is generated: of a source of `source` tokens, and the cache of `target` tokens."""
+    """Bytes that generation keeps: for a source of `source` tokens, and for the cache of `target` tokens."""
     model: Any = families.FAMILIES[config.family].model(config, data_info)
     if not hasattr(model, "start"):
         return {}
@@ -275,7 +275,7 @@ def _bytes(tree: Any) -> int:
 
 
 def device_bytes(tree: Any, sizes: Mapping[str, int], axes: sharding.Axes = ()) -> int:
-    """Bytes that a device of a mesh of these sizes has of arrays (or shapes), which are split as `sharding` says."""
+    """Bytes of arrays (or shapes) on one device of a mesh of these sizes, sharded as in `sharding`."""
     cuts = jax.tree.leaves(sharding.specs(tree, sizes, axes), is_leaf=lambda x: isinstance(x, PartitionSpec))
     parts = (math.prod(sizes[axis] for axis in cut if axis) for cut in cuts)
     return sum(leaf.size * leaf.dtype.itemsize // part for leaf, part in zip(jax.tree.leaves(tree), parts, strict=True))
