@@ -89,7 +89,7 @@ OTHER: dict[str, Any] = {
     "data.synthetic_train_size": 70, "data.synthetic_test_size": 7,
     "objective.rate": 0.6,
     "train.schedule": "constant", "train.optimizer": "adafactor",
-     "train.decay_steps": 4, "train.label_smoothing": 0.3, "train.clip_norm": 0.5,
+     "train.decay_steps": 4, "train.label_smoothing": 0.3, "train.z_loss": 0.1, "train.clip_norm": 0.5,
     "train.ema_decay": 0.5, "train.max_minutes": 2.0, "train.patience": 1, "train.loss_chunk": 64, "train.min_delta": 0.7,
     "train.max_skipped": 1, "train.init_metrics": ("operations",), "train.batch_tokens": 256,
     "train.warmup_steps": 6, "train.learning_rate": 0.2, "train.log_every": 3, "train.evaluate_every": 6,
@@ -375,7 +375,7 @@ def outcome(name: str, config: Config, folder: Path) -> str:
         return scored(config)
     if section == "search":
         return searched(config)
-    if rest in ("label_smoothing", "loss_chunk"):
+    if rest in ("label_smoothing", "loss_chunk", "z_loss"):
         return loss_program(config)
     return update_program(config) + str(events(config))
 
@@ -451,7 +451,7 @@ def _group(name: str) -> str:
         return "model.d_model"
     if section in ("evaluate", "search"):
         return f"{section}.samples"
-    return "train.loss_chunk" if rest in ("label_smoothing", "loss_chunk") else "train.log_every"
+    return "train.loss_chunk" if rest in ("label_smoothing", "loss_chunk", "z_loss") else "train.log_every"
 
 
 SECTIONS = {name: name.partition(".")[0] for name, *_ in fields(Config()) if name not in ELSEWHERE}

@@ -353,7 +353,9 @@ class Train:
         None, "branch_from: the update after which the new run branches; it must have a checkpoint", at_least=1
     )
     accumulate: int = setting(1, "micro-batches of one update", at_least=1)
-    optimizer: Literal["adam", "adamw", "adafactor"] = setting("adam", "update rule")
+    optimizer: Literal["adam", "adamw", "adafactor", "lion", "muon"] = setting(
+        "adam", "update rule; muon: for kernels of layers, and AdamW for all else"
+    )
     learning_rate: float | None = setting(
         None, "peak learning rate; none: d_model^-0.5 warmup_steps^-0.5, as in the paper", above=0
     )
@@ -376,6 +378,9 @@ class Train:
     clip_norm: float | None = setting(None, "gradients are clipped to this global norm; none: no clipping", above=0)
     loss_chunk: int = setting(
         4096, "target slots of a device whose logits are in memory at the same time", at_least=1, free=True
+    )
+    z_loss: float = setting(
+        0.0, "weight of the squared log of the softmax's normalizer, added to the loss (PaLM: 1e-4)", at_least=0
     )
     label_smoothing: float = setting(0.1, "probability that is spread evenly over the vocabulary", at_least=0, below=1)
     ema_decay: float | None = setting(

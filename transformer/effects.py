@@ -210,11 +210,18 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
     ("train", "decay_steps", _is("train.schedule", "wsd"), "with config.train.schedule=wsd"),
     (
         "train",
-        "beta1 beta2 epsilon",
-        _is("train.optimizer", "adam", "adamw"),
-        "with config.train.optimizer=adam or adamw",
+        "beta1 beta2",
+        lambda c: c.train.optimizer != "adafactor",
+        "with config.train.optimizer=adam, adamw, lion or muon",
     ),
-    ("train", "weight_decay", _is("train.optimizer", "adamw"), "with config.train.optimizer=adamw"),
+    ("train", "epsilon", _is("train.optimizer", "adam", "adamw", "muon"), "with config.train.optimizer=adam, adamw or muon"),
+    (
+        "train",
+        "weight_decay",
+        _is("train.optimizer", "adamw", "lion", "muon"),
+        "with config.train.optimizer=adamw, lion or muon",
+    ),
+    ("train", "z_loss", lambda c: c.objective.kind != "answer", "with another config.objective.kind than answer"),
     ("train", "loss_chunk", lambda c: c.objective.kind not in LABELS, "in a model that predicts tokens"),
     (
         "train",

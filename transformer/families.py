@@ -88,7 +88,9 @@ def token_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
 def _cross_entropy(model: Any, config: Config, data_info: DataInfo, params: Any, states: Array, batch: Any) -> Sums:
     def sums(params: Any, states_BxTxD: Array, labels: tuple[Array, Array]) -> Sums:
         logits_BxTxN: Any = model.apply({"params": params}, states_BxTxD, method="logits")
-        return losses.cross_entropy(logits_BxTxN, *labels, config.train.label_smoothing, data_info.target_size)
+        return losses.cross_entropy(
+            logits_BxTxN, *labels, config.train.label_smoothing, data_info.target_size, config.train.z_loss
+        )
 
     used = {name: params[name] for name in model.logits_modules if name in params}
     return losses.in_chunks(sums, used, states, (batch["targets"], batch["weights"]), config.train.loss_chunk)
@@ -123,7 +125,9 @@ def label_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
     def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
         scores = _scores(model, params, _states(model, params, batch, dropout_key), batch, dropout_key)
         labels, scores = (batch["targets"], scores) if "targets" in batch else (batch["label"], scores[:, None])
-        return losses.cross_entropy(scores, labels, batch["weights"], config.train.label_smoothing, len(data_info.labels))
+        return losses.cross_entropy(
+            scores, labels, batch["weights"], config.train.label_smoothing, len(data_info.labels), config.train.z_loss
+        )
 
     return loss
 

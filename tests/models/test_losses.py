@@ -158,3 +158,20 @@ def test_logits_of_one_slice_at_a_time():
 
     assert largest(1000) >= BATCH * LENGTH * ROWS
     assert largest(4) <= max(BATCH * 2 * ROWS, states.size + BATCH * WIDTH)  # two tokens of every row, or all the states
+
+
+def test_z_loss_by_hand():
+    """Its value and its gradient: 2 c log Z softmax."""
+    draw = np.random.default_rng(0)
+    logits, targets, weights = draw.normal(size=(2, 3, 5)), draw.integers(0, 5, (2, 3)), draw.random((2, 3))
+
+    def loss(logits, z_loss):
+        given = jnp.asarray(targets), jnp.asarray(weights)
+        return cross_entropy(logits, *given, 0.1, 5, z_loss)["loss_sum"]
+
+    both = [jax.value_and_grad(loss)(jnp.asarray(logits, jnp.float32), z_loss) for z_loss in (0.0, 0.3)]
+    normalizer = np.log(np.exp(logits).sum(-1))
+    assert float(both[1][0] - both[0][0]) == pytest.approx(0.3 * np.sum(weights * normalizer**2), rel=1e-4)
+    softmax = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    wanted = 0.6 * (weights * normalizer)[..., None] * softmax
+    np.testing.assert_allclose(both[1][1] - both[0][1], wanted, atol=1e-5)

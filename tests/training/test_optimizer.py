@@ -146,10 +146,11 @@ def names(path):
     return [part.key for part in path]
 
 
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
 @pytest.mark.parametrize("settings", ALL_PARAMETERS.values(), ids=ALL_PARAMETERS)
-def test_adamw_decays_kernels_and_embeddings_alone(settings):
+def test_kernels_and_embeddings_alone_decay(settings, name):
     params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), parameters(**settings))
-    rule = optimizer.make_optimizer(Train(optimizer="adamw", weight_decay=0.1))
+    rule = optimizer.make_optimizer(Train(optimizer=name, weight_decay=0.1))
     zeros = jax.tree.map(np.zeros_like, params)
     changes, _ = rule.update(zeros, rule.init(params), params)
     for path, change in jax.tree.leaves_with_path(changes):
@@ -164,7 +165,7 @@ def test_every_name_was_among_them():
     assert found == DECAYED | KEPT
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "adafactor"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "adafactor", "lion", "muon"])
 def test_a_loss_falls(name):
     draw = np.random.default_rng(0)
     inputs = draw.normal(size=(256, 130)).astype(np.float32)  # adafactor factors what has 128 entries along two axes
@@ -172,6 +173,7 @@ def test_a_loss_falls(name):
     rule = optimizer.make_optimizer(Train(optimizer=name))
 
     def loss(params):
+        params = params["encoder"]
         return jnp.mean((inputs @ params["kernel"] + params["bias"][None] - outputs) ** 2)
 
     @jax.jit
@@ -180,12 +182,39 @@ def test_a_loss_falls(name):
         changes, state = rule.update(gradient, state, params)
         return value, jax.tree.map(lambda x, change: x - 0.03 * change, params, changes), state
 
-    params = {"kernel": jnp.asarray(0.1 * draw.normal(size=(130, 140)), jnp.float32), "bias": jnp.zeros(140)}
+    params = {"encoder": {"kernel": jnp.asarray(0.1 * draw.normal(size=(130, 140)), jnp.float32), "bias": jnp.zeros(140)}}
     state, first = rule.init(params), None
     for _ in range(40):
         value, params, state = update(params, state)
         first = value if first is None else first
     assert value < 0.3 * first
+
+
+def test_muon_makes_each_layer_s_kernels_orthogonal_and_leaves_the_rest_to_adam():
+    """Heads and their width are one axis; the singular values of an update are about equal, of size 0.2 sqrt(max(m, n))."""
+    params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), parameters(num_kv_heads=1))
+    draw = np.random.default_rng(0)
+    gradients = jax.tree.map(lambda x: draw.normal(size=x.shape).astype(np.float32), params)
+    train = Train(optimizer="muon", epsilon=1e-8)
+    rule, adam = optimizer.make_optimizer(train), optimizer.make_optimizer(dataclasses.replace(train, optimizer="adam"))
+    changes, plain = (each.update(gradients, each.init(params), params)[0] for each in (rule, adam))
+    orthogonal = set()
+    for path, change in jax.tree.leaves_with_path(changes):
+        name = "/".join(names(path))
+        stacked = "/layers/" in name or name.startswith("memory")
+        if not name.endswith("kernel") or not stacked:
+            expected = plain
+            for part in path:
+                expected = expected[part.key]
+            np.testing.assert_allclose(change, expected, rtol=1e-4, atol=1e-5, err_msg=name)
+            continue
+        orthogonal.add(name.split("/")[-2])
+        for layer in np.asarray(change):
+            inputs = 2 if "attention/output" in name else 1
+            matrix = layer.reshape(int(np.prod(layer.shape[:inputs])), -1)
+            values = np.linalg.svd(matrix, compute_uv=False) / (0.2 * max(matrix.shape) ** 0.5)
+            assert values.min() > 0.5 and values.max() < 1.4, name
+    assert orthogonal == {"query", "key", "value", "output", "inner", "outer"}
 
 
 def test_adafactor_keeps_rows_and_columns_alone():

@@ -20,12 +20,18 @@ Loss = Callable[[Params, Batch, Array | None], Sums]
 
 
 def cross_entropy(
-    logits_BxTxN: Array, targets_BxT: Array, weights_BxT: Array, label_smoothing: float, size: int
+    logits_BxTxN: Array,
+    targets_BxT: Array,
+    weights_BxT: Array,
+    label_smoothing: float,
+    size: int,
+    z_loss: float = 0.0,
 ) -> dict[str, Array]:
     """Weighted sums over tokens: `loss_sum` (smoothed), `nll_sum`, `correct_sum`, `weight_sum`; all fp32 scalars.
 
     Label smoothing spreads `label_smoothing` evenly over the `size` entries of the vocabulary, the right one included
     (Szegedy et al. 2016, section 7). -sum_k q_k log p_k = log Z - (1 - e) z_y - (e / size) sum_k z_k: no dense target.
+    `z_loss` times (log Z)^2 is added to the loss, so that Z stays near 1 (Chowdhery et al. 2022, section 5).
     """
     logits = logits_BxTxN.astype(jnp.float32)
     log_normalizer = jax.nn.logsumexp(logits, axis=-1)
@@ -35,6 +41,8 @@ def cross_entropy(
     if label_smoothing > 0:
         mean = jnp.mean(logits[..., :size], axis=-1)
         loss = (1 - label_smoothing) * nll + label_smoothing * (log_normalizer - mean)
+    if z_loss > 0:
+        loss = loss + z_loss * jnp.square(log_normalizer)
     correct = (jax.lax.stop_gradient(right) >= jax.lax.stop_gradient(jnp.max(logits, axis=-1))).astype(jnp.float32)
     weights = weights_BxT.astype(jnp.float32)
     return {

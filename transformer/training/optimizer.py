@@ -2,6 +2,7 @@
 
 import fnmatch
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +77,46 @@ def decay_mask(params: optax.Params) -> optax.Params:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
 
 
+def _muon(train: Train) -> optax.GradientTransformation:
+    """Orthogonalized momentum for the kernels of layers (Jordan 2024), times 0.2 sqrt(max(inputs, outputs)), the size of Adam's
+    updates, so that one learning rate does for both (Liu et al. 2025, section 2.2); Adam for embeddings, heads, norms, biases.
+    """
+
+    def is_leaf(x: Any) -> bool:
+        return x is None or isinstance(x, optax.contrib.MuonDimensionNumbers)
+
+    def labels(params: Any) -> Any:
+        return jax.tree.map(lambda axes: "adam" if axes is None else "muon", matrices(params), is_leaf=is_leaf)
+
+    def sized(updates: Any, _: Any) -> Any:
+        def of(axes: Any, update: Any) -> Any:
+            sizes = [math.prod(update.shape[axis] for axis in side) for side in (axes.reduction_axis, axes.output_axis)]
+            return update * (0.2 * math.sqrt(max(sizes)))
+
+        return jax.tree.map(of, matrices(updates), updates, is_leaf=is_leaf)
+
+    muon = optax.chain(optax.contrib.scale_by_muon(weight_dimension_numbers=matrices), optax.stateless(sized))
+    adam = optax.scale_by_adam(train.beta1, train.beta2, train.epsilon)
+    return optax.multi_transform({"muon": muon, "adam": adam}, labels)
+
+
+def matrices(params: Any) -> Any:
+    """For each kernel of a layer its axes of inputs and of outputs, as one matrix each: d_model x (heads * width), and (heads *
+    width) x d_model for the output of attention; None for other parameters. Layers that are stacked are matrices of their own.
+    """
+
+    def of(path: tuple[Any, ...], leaf: Any) -> Any:
+        names = [part.key for part in path]
+        if names[-1] != "kernel" or names[0] not in ("encoder", "decoder", "memory"):
+            return None
+        first = int("layers" in names or names[0] == "memory")  # behind the axis of layers
+        inputs = 2 if names[-2] == "output" and leaf.ndim - first == 3 else 1
+        axes = range(first, leaf.ndim)
+        return optax.contrib.MuonDimensionNumbers(tuple(axes[:inputs]), tuple(axes[inputs:]))
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+
 def frozen(path: str, patterns: tuple[str, ...], adapters: bool) -> bool:
     """Whether the parameter of that path is not trained. With adapters, they and the heads of labels alone are."""
     if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns):
@@ -105,15 +146,18 @@ def freezing(train: Train, adapters: bool) -> Callable[[Any], Any] | None:
 
 
 def make_optimizer(train: Train, adapters: bool = False) -> optax.GradientTransformation:
-    """Clipping by global norm, then Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019) or Adafactor
-    (Shazeer and Stern 2018). Its updates are to be multiplied by the learning rate and subtracted. What is
-    frozen has no state and no updates."""
+    """Clipping by global norm, then Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019), Adafactor (Shazeer and Stern
+    2018), Lion (Chen et al. 2023) or Muon (Jordan 2024).
+
+    Its updates are to be multiplied by the learning rate and subtracted. What is frozen has no state and no updates.
+    """
+    adam = (train.beta1, train.beta2, train.epsilon)
+    decay = optax.add_decayed_weights(train.weight_decay, decay_mask)
     parts = {
-        "adam": lambda: [optax.scale_by_adam(train.beta1, train.beta2, train.epsilon)],
-        "adamw": lambda: [
-            optax.scale_by_adam(train.beta1, train.beta2, train.epsilon),
-            optax.add_decayed_weights(train.weight_decay, decay_mask),
-        ],
+        "adam": lambda: [optax.scale_by_adam(*adam)],
+        "adamw": lambda: [optax.scale_by_adam(*adam), decay],
+        "lion": lambda: [optax.scale_by_lion(train.beta1, train.beta2), decay],
+        "muon": lambda: [_muon(train), decay],
         "adafactor": lambda: [optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()],
     }[train.optimizer]()
     if train.clip_norm is not None:
