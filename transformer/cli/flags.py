@@ -22,6 +22,7 @@ MODES = {
     "export": "makes such a folder, --output, of a workdir",
     "describe": "parameters, FLOPs and bytes of a configuration; runs nothing",
     "check": "whether the variant of a configuration is right: a table of properties with measured errors, on a small model",
+    "compare": "runs side by side, --workdir=A,B,..: settings that differ, scores with intervals, outputs; an HTML page",
     "ablate": "trains the arms of a study with several seeds, or resumes it; results.csv and a report",
     "report": "writes the report of a study again, from WORKDIR/results.csv alone",
 }
@@ -65,7 +66,13 @@ _flag(
     f"train describe check ablate report {_trained}",
     path=True,
 )
-_flag(_text, "workdir", "folder of the run; default runs/<name of the experiment file>", _run, path=True)
+_flag(
+    _text,
+    "workdir",
+    "folder of the run; default runs/<name of the experiment file>; compare: several, separated by commas",
+    _run,
+    path=True,
+)
 _flag(
     flags.DEFINE_list,
     "variants",
@@ -93,12 +100,12 @@ _flag(
 _flag(
     _text,
     "output",
-    "file to write, default stdout; attend, export: folder; attend: default WORKDIR/pictures/<sentence>",
+    "file to write, default stdout; attend, export: folder; attend: default WORKDIR/pictures/<sentence>; compare: the page",
     _io,
-    "translate predict generate attend export",
+    "translate predict generate attend export compare",
     path=True,
 )
-_flag(_text, "split", "which split", _io, "evaluate", "test", choices=("train", "validation", "test"))
+_flag(_text, "split", "which split", _io, "evaluate compare", "test", choices=("train", "validation", "test"))
 _flag(_text, "source", "the sentence (attend), or the folder (import)", _io, "attend import")
 _flag(_text, "target", "its translation; default: the model's own output", _io, "attend")
 _flag(_text, "prompt", "the beginning; default all of stdin", _io, "generate")

@@ -38,6 +38,8 @@ def main(overrides: Mapping[str, str]) -> None:
             config: Any = study.from_flags(FLAGS.config, overrides, FLAGS.arm, FLAGS.grid, fitting.read)
         else:
             config = study.read(FLAGS.config, overrides, fitting.read)
+    elif mode == "compare" and overrides:
+        raise UserError(f"--config.{next(iter(overrides))}: --mode=compare does not use it; leave it out")
     elif mode in ("train", "describe", "check"):
         config, notices = _config(workdir, overrides)
         validate(config)
