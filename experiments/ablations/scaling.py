@@ -1,17 +1,15 @@
-"""How does the loss fall with size? Language models of characters, 6,600 to 1.2 million parameters without embeddings.
+"""How should a budget be divided between size and data? IsoFLOP profiles of language models of characters, on WikiText-2.
 
-    python launch.py --mode=ablate --config=experiments/ablations/scaling.py --workdir=runs/scaling \
+    python launch.py --mode=ablate --config=experiments/ablations/scaling.py --workdir=runs/scaling \\
         --config.base.data.directory=DIR
 
-Three seeds, 15 s to 5 min a run on one of two cores. 2.10 nats a character at 6,592 parameters, 1.92, 1.80, 1.72, 1.69, 1.67,
-1.67 at 1.19 million: an exponent of 0.319 (95 % interval 0.268 to 0.372; published 0.34), but the curve does not fit
-the losses (F test), so the study does not decide that claim. That each size is better than the
-next smaller one cannot be told of all (the largest than the second by 0.001 nats, -0.021 to 0.024): with so few characters
-size may stop to pay there, which a law of N alone cannot say (it is high in the middle and low at the end).
+DIR holds train.txt and valid.txt, the raw text of WikiText-2's splits. Four budgets, at each of which sizes from an eighth to
+eight times what 20 tokens a parameter would allow are trained as long as the budget lasts, at most four times over the
+text. Warm-up and schedule are scaled to each run, so each loss is one of a training that has come to its end.
 
-DIR holds input.txt, as for experiments/shakespeare.py. All sizes see the same 1.5 M characters, the training text one and a
-half times. The learning rate goes by width as in the paper's equation 3, d_model^-0.5. The exponent is one on this data, in
-this range: the published one is of web text and billions of parameters.
+How sizes and budgets are counted decides the exponent (Porian et al. 2024; Pearce & Song 2024), so the claims count in three
+ways. A run's budget is 6 (N + V d_model) tokens, the last layer included; attention over 128 tokens is left out, as in the
+papers. Published exponents are of web text, of other tokens and of far larger budgets.
 """
 
 import dataclasses
@@ -20,7 +18,13 @@ from experiments import shakespeare
 from transformer.config import Config, Evaluate
 from transformer.studies.study import Claim, Metric, Study
 
-SHAPES = ((2, 16), (2, 32), (3, 48), (4, 64), (4, 96), (4, 128), (6, 128))  # layers and d_model; heads are 16 wide
+BUDGETS = (3e11, 1e12, 3e12, 1e13)
+SHAPES = ((1, 32), (2, 32), (2, 48), (2, 64), (3, 80), (4, 96), (5, 112), (6, 128))  # layers, d_model; heads are 16 wide
+ENTRIES = 192  # characters and special tokens; others are seen less than five times
+TEXT = 10_780_437  # characters of train.txt
+EPOCHS = 4
+BATCH = 1024
+SPREAD = 8  # sizes within this factor of sqrt(C / 120)
 
 
 def size(layers: int, width: int) -> int:
@@ -28,51 +32,138 @@ def size(layers: int, width: int) -> int:
     return layers * (12 * width**2 + 13 * width) + 2 * width
 
 
-def name(layers: int, width: int) -> str:
-    return f"{layers} x {width}"
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """An arm. `budget`: what it was meant to cost."""
+
+    layers: int
+    width: int
+    budget: float
+
+    @property
+    def size(self) -> int:
+        return size(self.layers, self.width)
+
+    @property
+    def embeddings(self) -> int:
+        """One table, which is the output's too."""
+        return ENTRIES * self.width
+
+    @property
+    def steps(self) -> int:
+        return round(self.budget / (6 * (self.size + self.embeddings) * BATCH))
+
+    @property
+    def tokens(self) -> int:
+        return self.steps * BATCH
+
+    @property
+    def name(self) -> str:
+        return f"{self.layers} x {self.width}, {self.budget:.0e}"
+
+    def settings(self) -> dict[str, str]:
+        return {
+            "model.num_decoder_layers": str(self.layers),
+            "model.d_model": str(self.width),
+            "model.d_ff": str(4 * self.width),
+            "model.num_heads": str(self.width // 16),
+            "train.steps": str(self.steps),
+            "train.warmup_steps": str(self.steps // 20),
+            "train.evaluate_every": str(self.steps // 8),
+            "checkpoint.every_steps": str(self.steps),
+        }
 
 
-def arm(layers: int, width: int) -> dict[str, str]:
-    return {
-        "model.num_decoder_layers": str(layers),
-        "model.d_model": str(width),
-        "model.d_ff": str(4 * width),
-        "model.num_heads": str(width // 16),
-        "train.learning_rate": f"{3e-3 * (128 / width) ** 0.5:.2g}",
-    }
+def cells() -> list[Cell]:
+    every = [Cell(*shape, budget) for budget in BUDGETS for shape in SHAPES]
+    near = [cell for cell in every if 1 / SPREAD < cell.size / (cell.budget / 120) ** 0.5 < SPREAD]
+    return [cell for cell in near if cell.tokens <= EPOCHS * TEXT]
 
 
 def base() -> Config:
     whole = shakespeare.get_config()
-    return dataclasses.replace(whole, evaluate=Evaluate(samples=0))
+    data = dataclasses.replace(
+        whole.data,
+        train="train.txt",
+        validation="valid.txt[:10%]",
+        vocabulary_size=ENTRIES,
+        max_target_length=128,
+        row_length=128,
+    )
+    train = dataclasses.replace(whole.train, batch_tokens=BATCH, log_every=25)
+    model = dataclasses.replace(whole.model, unroll=1)
+    return dataclasses.replace(whole, model=model, data=data, train=train, evaluate=Evaluate(samples=0))
 
 
 def get_study() -> Study:
-    names = tuple(name(*shape) for shape in SHAPES)
+    found = cells()
+    tokens, alike = tuple(float(cell.tokens) for cell in found), tuple(cell.budget for cell in found)
+    without, whole = (tuple(float(cell.size + k * cell.embeddings) for cell in found) for k in (0, 1))
+    shared = {"arms": tuple(cell.name for cell in found), "tokens": tokens}
+    of_body, of_all = (tuple(6 * n * d for n, d in zip(sizes, tokens, strict=True)) for sizes in (without, whole))
+    hoffmann = "Hoffmann et al. 2022, table 2 and approach 3"
     return Study(
-        question="How does the loss of a language model fall with its size?",
+        question="How should a budget be divided between the size of a language model and its data?",
         claims=(
             Claim(
-                text="The loss falls as E + A / N^0.34 with the number of parameters, other things held.",
-                source="Hoffmann et al. 2022, approach 3: L = 1.69 + 406.4 / N^0.34 + 410.7 / D^0.28",
-                kind="exponent",
-                arms=names,
+                text="Optimal size ~ C^0.5: all parameters, and FLOPs with the last layer.",
+                source=hoffmann,
+                kind="isoflop",
+                sizes=whole,
+                budgets=of_all,
+                profiles=alike,
+                exponent=0.5,
                 margin=0.1,
-                sizes=tuple(float(size(*shape)) for shape in SHAPES),
-                exponent=0.34,
+                **shared,
             ),
             Claim(
-                text="Bigger models are better.",
-                source="Vaswani et al. 2017, 6.2 and Table 3 (C)",
-                kind="order",
-                arms=names[::-1],
+                text="Optimal size ~ C^0.5: parameters without embeddings, and FLOPs with the last layer.",
+                source="Porian et al. 2024, figure 1: counting the last layer closes a part of the gap to Kaplan et al.",
+                kind="isoflop",
+                sizes=without,
+                budgets=of_all,
+                profiles=alike,
+                exponent=0.5,
+                margin=0.1,
+                **shared,
+            ),
+            Claim(
+                text="Optimal size ~ C^0.73: parameters without embeddings, and FLOPs without the last layer.",
+                source="Kaplan et al. 2020, 6.1; of small models by way of counting: Pearce & Song 2024",
+                kind="isoflop",
+                sizes=without,
+                budgets=of_body,
+                profiles=alike,
+                exponent=0.73,
+                margin=0.1,
+                **shared,
+            ),
+            Claim(
+                text="L = E + A / N^0.34 + B / D^0.28: the exponent of the size.",
+                source=hoffmann,
+                kind="size exponent",
+                sizes=whole,
+                exponent=0.34,
+                margin=0.1,
+                **shared,
+            ),
+            Claim(
+                text="L = E + A / N^0.34 + B / D^0.28: the exponent of the data.",
+                source=hoffmann,
+                kind="data exponent",
+                sizes=whole,
+                exponent=0.28,
+                margin=0.1,
+                **shared,
             ),
         ),
         base=base(),
-        arms={name(*shape): arm(*shape) for shape in SHAPES},
-        metrics=(Metric("validation/nll", "lower"), Metric("validation/token_accuracy", "higher")),
-        compare_with=names[-1],
+        arms={cell.name: cell.settings() for cell in found},
+        metrics=(Metric("validation/nll", "lower"),),
+        compare_with=found[0].name,
         seeds=3,
-        checkpoint="last",
-        fair=("steps", "tokens"),
+        learning_rates=(2.5e-3, 5e-3, 1e-2),
+        search_fraction=0.5,
+        search_check=found[len(found) // 2].name,
+        fair=(),
     )

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import small
 import test_runs
+import test_scaling_laws as law
 import written
 from scipy import stats
 from test_study import STUDY
@@ -314,6 +315,50 @@ def test_claims_on_other_metrics_lengths_and_tasks(tmp_path):
         30, abs=1
     )
     report.write(study, tmp_path)  # with a figure for each task
+
+
+@pytest.mark.slow
+def test_claims_of_scaling_laws_have_figures_and_intervals(tmp_path):
+    """Losses of a known law: N ~ C^0.4375. A convention in which N is squared doubles that; a bend voids the verdicts."""
+    sizes, tokens, budgets = (each[::2] for each in (law.SIZES, law.TOKENS, law.BUDGETS))
+    exact = 1.2 + 40 / sizes**0.45 + 60 / tokens**0.35
+    names = tuple(f"{number}" for number in range(len(sizes)))
+    shared = {"arms": names, "tokens": tuple(tokens.tolist()), "margin": 0.15}
+    whole = shared | {"budgets": tuple(budgets.tolist())}
+    claims = (
+        Claim("N ~ C^0.5", "Hoffmann", "isoflop", sizes=tuple(sizes.tolist()), exponent=0.45, **whole),
+        Claim("N^2 ~ C", "Kaplan", "isoflop", sizes=tuple((sizes**2).tolist()), exponent=0.45, **whole),
+        Claim("by size", "there", "size exponent", sizes=tuple(sizes.tolist()), exponent=0.45, **shared),
+    )
+    arms = {name: {"model.d_ff": str(9 + int(name))} for name in names}
+    study = make(arms=arms, claims=claims, compare_with="0", seeds=3, fair=(), blocked=False)
+    noise = np.random.default_rng(0).normal(size=(len(sizes), 3))
+
+    def told(bend: float) -> str:
+        loss = exact * np.exp(bend * np.sin(3 * np.log(sizes)))
+        rows = written.all_of(
+            study, lambda arm, seed: {"validation/nll": loss[int(arm)] * np.exp(0.002 * noise[int(arm), seed])}
+        )
+        return said(tmp_path, study, rows)
+
+    text = told(0.0)
+    assert [word.split(".")[0] for word in re.findall(r"\*\*Verdict: (.*?)\*\*", text)] == ["agrees", "disagrees", "agrees"]
+    first, second, _ = (float(found) for found in re.findall(r"the fitted exponent is (\S+) ", text))
+    assert first == pytest.approx(0.4375, abs=0.03) and second == pytest.approx(2 * first, abs=0.01)
+    assert "by the law in N and D it is 0.4" in text and "**The published exponent, 0.45, is excluded.**" in text
+    found = findings.find(study, results.read(tmp_path / "results.csv", study))
+    profiles, optima = (panel for panel in figures.panels(found)[1:3])
+    assert (
+        isinstance(profiles, plots.Profiles)
+        and isinstance(optima, plots.Optima)
+        and optima.exponent == pytest.approx(first, abs=1e-2)
+    )
+    assert [len(runs) for runs in profiles.runs] == [21] * 4 and all(
+        size in sizes for runs in profiles.runs for size, _ in runs
+    )
+    plots.study_figure([profiles, optima], tmp_path / "law.svg")
+    bent = told(0.03)
+    assert bent.count("Verdict: not decided by this study") == 3 and bent.count("does not fit the losses") >= 3
 
 
 def test_seeds_are_added_until_the_claim_could_be_shown(tmp_path):

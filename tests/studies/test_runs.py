@@ -244,6 +244,8 @@ def test_learning_rates_are_chosen_on_validation(tmp_path):
         ("d", "0.0375", "diverged"),
     ]
     assert outcomes.chooser(made.study).name == "validation/nll"
+    long = dataclasses.replace(made.study, metrics=(Metric("test/exact_match@20-40", "higher"), Metric("test/bleu", "higher")))
+    assert outcomes.chooser(long).name == "validation/bleu"  # validation may have no such lengths
     higher = plan({"a": {}, "b": {"model.d_ff": "9"}}, learning_rates=(0.2, 0.1), metrics=(Metric("test/bleu", "higher"),))
     found = {
         run: outcomes.Outcome("finished", {"validation/bleu": run.config.train.learning_rate or 0}) for run in higher.search()

@@ -36,14 +36,39 @@ def test_parabola_and_law_find_the_exponent_of_the_optimal_size():
     assert low < truth < high < 0.6 and found.law_interval.low < found.law.optimal_exponent < found.law_interval.high
     assert found.p_below(0.73) == pytest.approx(1 / 401) and found.p_above(0.73) == 1.0 and found.p_above(truth) > 0.02
     assert found.misfit is not None and found.misfit > 0.01 and not found.beyond
-    below = scaling_laws.minima(SIZES, BUDGETS, np.exp((np.log(SIZES / BEST) + 3) ** 2))  # e^-3 of it, and 1/4 was tried
-    assert below[2].all() and below[1][0] == pytest.approx(np.log(BEST[::14]) - 3)
+    below = scaling_laws.profiles(SIZES, BUDGETS, np.exp((np.log(SIZES / BEST) + 3) ** 2))  # e^-3 of it, and 1/4 was tried
+    assert below.beyond_BxK.all() and below.log_best_BxK[0] == pytest.approx(np.log(BEST[::14]) - 3)
+
+
+def test_other_conventions_of_size_and_budget_move_the_exponent_as_they_must():
+    """Budgets that also count a last layer, so that they differ within a parabola: N^2 for N doubles the exponent, C^2 for C
+    halves it."""
+    loss, budgets = losses(0.002), BUDGETS * (1 + SIZES**-0.2)
+    found = [
+        scaling_laws.profiles(sizes, counted, loss, BUDGETS).exponent_B[0]
+        for sizes, counted in ((SIZES, budgets), (SIZES**2, budgets), (SIZES, budgets**2))
+    ]
+    assert found[1:] == pytest.approx([2 * found[0], found[0] / 2], rel=1e-6)
+    best_K = np.exp(scaling_laws.profiles(SIZES, budgets, loss, BUDGETS).log_best_BxK[0])
+    by_hand = np.polyfit(np.log(BUDGETS[::14] * (1 + best_K**-0.2)), np.log(best_K), 1)[0]
+    assert found[0] == pytest.approx(by_hand, rel=0.01)
+
+
+def test_exponents_of_the_law_have_intervals_that_hold_them():
+    for of_size, truth in ((True, ALPHA), (False, BETA)):
+        found = scaling_laws.law_exponent(SIZES, TOKENS, losses(0.003), of_size, samples=40)
+        low, high = found.interval()
+        assert low < truth < high and found.misfit is not None and found.misfit > 0.01
+    bent = losses(0.001) * np.exp(0.02 * np.sin(3 * np.log(SIZES)))
+    assert scaling_laws.law_exponent(SIZES, TOKENS, bent, True, samples=2).misfit < 0.01
 
 
 def test_a_minimum_is_numpys_parabola():
     loss, first = losses(0.01), BUDGETS[0] == BUDGETS
     _, slope, curve = np.polyfit(np.log(SIZES[first]), np.log(loss[first]), 2)[::-1]
-    assert scaling_laws.minima(SIZES, BUDGETS, loss)[1][0, 0] == pytest.approx(-slope / (2 * curve))
+    found = scaling_laws.profiles(SIZES, BUDGETS, loss)
+    assert found.log_best_BxK[0, 0] == pytest.approx(-slope / (2 * curve))
+    assert found.parabola_BxKx3[0, 0] == pytest.approx(np.polyfit(np.log(SIZES[first]), np.log(loss[first]), 2)[::-1])
 
 
 def test_lack_of_fit_has_its_level_and_finds_a_bend():

@@ -151,6 +151,81 @@ class Law:
 
 
 @dataclass(frozen=True)
+class Profiles:
+    """IsoFLOP profiles (Hoffmann et al. 2022, figure 3): losses against size, a colour and a parabola for each budget.
+
+    `runs`: by budget, (size, loss). `parabolas`: of log loss in log size, coefficients of 1, x and x^2. `best`: the sizes of
+    the minima.
+    """
+
+    label: str
+    runs: Sequence[Sequence[tuple[float, float]]]
+    parabolas: Sequence[Sequence[float]]
+    budgets: Sequence[float]
+    best: Sequence[float]
+
+    def height(self) -> float:
+        return 3.2
+
+    def draw(self, axes: Any) -> None:
+        axes.set_xlabel("size N")
+        axes.set_ylabel(printable(self.label, 40))
+        axes.set_xscale("log")
+        for place, (runs, parabola, budget, best) in enumerate(
+            zip(self.runs, self.parabolas, self.budgets, self.best, strict=True)
+        ):
+            colour = COLOURS[place % len(COLOURS)]
+            sizes, losses = np.array(runs).T
+            line = np.geomspace(sizes.min() / 1.1, sizes.max() * 1.1, 60)
+
+            def curve(at: Any, parabola: Sequence[float] = parabola) -> Any:
+                return np.exp(np.polyval(parabola[::-1], np.log(at)))
+
+            axes.plot(sizes, losses, "o", ms=4, color=colour, alpha=0.6, mew=0)
+            axes.plot(line, curve(line), color=colour, lw=1.2, label=f"C = {budget:.2g}")
+            axes.plot([best], [curve(best)], "*", ms=9, color=colour, mec="white", mew=0.6)
+        few_ticks(axes.xaxis)
+        axes.legend(loc="upper right", fontsize=SMALL, frameon=False)
+        axes.grid(color="#E4E4E4", lw=0.8)
+        axes.set_axisbelow(True)
+
+    def names(self) -> tuple[float, float]:
+        return 0.0, 0.0
+
+
+@dataclass(frozen=True)
+class Optima:
+    """The size of the lowest loss against the budget: minima, the line through them, and one with the published exponent."""
+
+    label: str
+    budgets: Sequence[float]
+    best: Sequence[float]
+    exponent: float
+    published: float
+    text: str
+
+    def height(self) -> float:
+        return 2.9
+
+    def draw(self, axes: Any) -> None:
+        axes.set_xlabel(printable(f"budget C; {self.label}", 90))
+        axes.set_ylabel("size N of the lowest loss")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.plot(self.budgets, self.best, "o", ms=5, color=BLUE, mew=0)
+        x, y = np.log(self.budgets), np.log(self.best)
+        line = np.linspace(x.min(), x.max(), 2)
+        for exponent, colour, style in ((self.exponent, BLUE, "-"), (self.published, ORANGE, "--")):
+            axes.plot(np.exp(line), np.exp(y.mean() + exponent * (line - x.mean())), color=colour, lw=1.3, ls=style)
+        axes.text(1, 1.02, self.text, transform=axes.transAxes, ha="right", size=SMALL, color=BLUE)
+        axes.grid(color="#E4E4E4", lw=0.8)
+        axes.set_axisbelow(True)
+
+    def names(self) -> tuple[float, float]:
+        return 0.0, 0.0
+
+
+@dataclass(frozen=True)
 class Lines:
     """Learning curves: each run's thinly (dashed where it diverged), and each arm's mean over the runs that finished.
 
@@ -197,7 +272,7 @@ class Lines:
         return 0.0, named_ends(self.curves)
 
 
-Panel = Dots | Ranges | Law | Lines
+Panel = Dots | Ranges | Law | Profiles | Optima | Lines
 
 
 def study_figure(panels: Sequence[Panel], *paths: Path) -> None:

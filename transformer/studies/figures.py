@@ -4,10 +4,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
 from transformer import plots
 from transformer.inference import scores
 from transformer.studies import results
 from transformer.studies.findings import Findings, Judged, Measured
+from transformer.studies.scaling_laws import Optimal
 from transformer.studies.verdicts import Data
 
 RANGES = 3  # of one score by length or place: from so many on they are a line, not a panel each
@@ -28,6 +31,7 @@ def panels(findings: Findings) -> list[plots.Panel]:
             elif measured is together[0]:
                 result.append(_ranges(findings, together, arms))
     result += [_law(judged) for judged in findings.judged if judged.claim.kind == "exponent"]
+    result += [panel for judged in findings.judged for panel in _isoflop(judged)]
     for arms in study.groups().values():
         curves = {arm: [(row.curve, row.status == "finished") for row in findings.runs(arm) if row.curve] for arm in arms}
         if any(len(curve) > 1 for of_arm in curves.values() for curve, _ in of_arm):
@@ -83,6 +87,31 @@ def _law(judged: Judged) -> plots.Law:
     curve = judged.law
     text = "{:.3g} + {:.3g} / N^{:.3g}".format(*curve) if curve else "no law fitted"
     return plots.Law(judged.data.name, [size for size, _ in runs], [score for _, score in runs], curve, text)
+
+
+def _isoflop(judged: Judged) -> list[plots.Panel]:
+    """The profiles of a claim about the optimal size, and that size against the budget."""
+    claim, law = judged.claim, judged.verdict.findings[0].law
+    if not isinstance(law, Optimal):
+        return []
+    found, names = law.profiles, claim.profiles or claim.budgets
+    runs = {
+        name: [
+            (size, score)
+            for arm, size, at in zip(claim.arms, claim.sizes, names, strict=True)
+            for score in _values(judged.data, arm)
+            if at == name
+        ]
+        for name in found.names_K.tolist()
+    }
+    minima = [np.exp(each_BxK[0]).tolist() for each_BxK in (found.log_budget_BxK, found.log_best_BxK)]
+    low, high = law.interval()
+    text = f"N ~ C^{law.value:.3g} ({low:.3g} to {high:.3g}); published {claim.exponent:g}"
+    label = f"{judged.data.name}: {claim.text}"
+    return [
+        plots.Profiles(judged.data.name, list(runs.values()), found.parabola_BxKx3[0].tolist(), *minima),
+        plots.Optima(label, *minima, law.value, claim.exponent or 0.0, text),
+    ]
 
 
 def _lost(findings: Findings) -> dict[str, str]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transformer.studies import flags, resampling, results, statistics, verdicts
+from transformer.studies.power_law import PowerLaw
 from transformer.studies.resampling import Row as Sentences
 from transformer.studies.results import Row
 from transformer.studies.statistics import Contrast, Estimate, Interval, Scale, Table
-from transformer.studies.study import Claim, Metric, Study
+from transformer.studies.study import LAWS, Claim, Metric, Study
 from transformer.studies.verdicts import Data, Finding, Verdict
 
 
@@ -77,7 +78,7 @@ class Judged:
     @property
     def exploratory(self) -> bool:
         """Too small for this study to settle: with one seed every difference is."""
-        if self.claim.kind == "exponent":
+        if self.claim.kind in LAWS:
             return False
         if self.least is None:  # what diverged is found without a score
             return not any(sum(finding.diverged) for finding in self.verdict.findings)
@@ -85,9 +86,9 @@ class Judged:
 
     @property
     def law(self) -> tuple[float, float, float] | None:
-        """Floor, scale and exponent of the curve that was fitted."""
+        """Floor, scale and exponent of the curve that was fitted in one variable."""
         law = self.verdict.findings[0].law
-        return None if law is None else (law.floor, law.scale, law.exponent)
+        return (law.floor, law.scale, law.exponent) if isinstance(law, PowerLaw) else None
 
 
 @dataclass(frozen=True)

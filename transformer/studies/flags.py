@@ -15,7 +15,7 @@ from transformer.studies.markdown import code, listed, p_value
 from transformer.studies.power_law import PowerLaw
 from transformer.studies.results import Row
 from transformer.studies.statistics import Contrast, Estimate, finite
-from transformer.studies.study import Claim, Metric, Study
+from transformer.studies.study import LAWS, Claim, Metric, Study
 from transformer.studies.verdicts import Comparison, Data
 
 PERCENT = {*SCORES, "token_accuracy", "place_accuracy"}  # metrics of 0 to 100
@@ -123,7 +123,7 @@ def of_claim(
     rows: Sequence[Row],
     estimates: Estimates,
     arms: Mapping[str, Sequence[str]],
-    law: PowerLaw | None = None,
+    law: PowerLaw | scaling_laws.Exponent | None = None,
 ) -> list[str]:
     """Why the study does not decide a claim. `arms`: the flags of arms; `law`: what was fitted for an exponent."""
     metric, result = study.metric(claim.metric), _too_large(study, claim, estimates) + _misfit(claim, law, data)
@@ -148,7 +148,7 @@ def of_claim(
 def _too_large(study: Study, claim: Claim, estimates: Estimates) -> list[str]:
     """A margin or an effect that is no smaller than the loss of the arm that others are compared with."""
     metric = study.metric(claim.metric)
-    if not is_loss(metric) or claim.minus or claim.ranks or claim.kind == "exponent":
+    if not is_loss(metric) or claim.minus or claim.ranks or claim.kind in LAWS:
         return []
     others = {claim.against or study.against(arm) for arm in claim.arms} if claim.kind != "order" else set(claim.arms)
     means = [estimates[metric.label][cell].value for name in others for cell in study.cells(name)]
@@ -157,14 +157,21 @@ def _too_large(study: Study, claim: Claim, estimates: Estimates) -> list[str]:
     return [f"the {name}, {size:g}, is larger than the loss, {least:.3g}" for name, size in sizes.items() if size > least]
 
 
-def _misfit(claim: Claim, law: PowerLaw | None, data: Data) -> list[str]:
+def _misfit(claim: Claim, law: PowerLaw | scaling_laws.Exponent | None, data: Data) -> list[str]:
     """An exponent of a curve that the losses do not follow says nothing."""
     if law is None:
         return []
+    if isinstance(law, scaling_laws.Exponent):
+        beyond = law.beyond if isinstance(law, scaling_laws.Optimal) else []
+        at = [f"the lowest loss of the budget {budget:.3g} lies beyond the sizes that were tried" for budget in beyond]
+        return at + _lack_of_fit(law.misfit)
     runs = [(size, score) for arm, size in zip(claim.arms, claim.sizes, strict=True) for score in finite(data.table[arm])]
     size_R, score_R = np.array(runs).T
     curve_R = np.log(law.floor + law.scale / size_R**law.exponent)
-    p = scaling_laws.lack_of_fit(np.log(score_R), curve_R, scaling_laws.cells(size_R), 3)
+    return _lack_of_fit(scaling_laws.lack_of_fit(np.log(score_R), curve_R, scaling_laws.cells(size_R), 3))
+
+
+def _lack_of_fit(p: float | None) -> list[str]:
     return [] if p is None or p >= 0.05 else [f"the curve does not fit the losses (lack of fit: p {p_value(p)})"]
 
 

@@ -64,10 +64,11 @@ def _value(metric: Metric, rows: Sequence[Mapping[str, Any]], workdir: Workdir) 
 
 
 def chooser(study: Study) -> Metric:
-    """What learning rates are chosen by: the study's first metric, on validation."""
-    first = study.metrics[0]
-    take = "best" if study.checkpoint == "best" and not first.where and first.split != "validation" else first.take
-    return dataclasses.replace(first, name=f"validation/{first.name.partition('/')[2]}", take=take)
+    """What learning rates are chosen by: the study's first metric on validation; one of some lengths or places alone, which
+    validation may not have, does not count."""
+    first = next((metric for metric in study.metrics if not metric.where), Metric("validation/nll", "lower"))
+    take = "best" if study.checkpoint == "best" and first.split != "validation" else first.take
+    return dataclasses.replace(first, name=f"validation/{first.name.partition('/')[2]}", take=take, learned=None)
 
 
 EXTENSIONS = 2  # times that a grid of learning rates is made wider

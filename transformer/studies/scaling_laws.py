@@ -70,48 +70,75 @@ def _minimise(size_R, token_R, loss_R, delta: float, weight_R=1.0, start: np.nda
         unit = min(delta, 0.01) ** 2
         return float((weight_R * special.huber(delta, apart_R)).sum()) / unit, np.array(gradient) / unit
 
-    def search(start, delta: float, most: int):
-        bounds, options = [(-30.0, 10.0)] * 3 + [(1e-3, 5.0)] * 2, {"maxiter": most, "ftol": 1e-13, "gtol": 1e-9}
+    def search(start, delta: float, most: int, precision: float = 1e-13):
+        bounds, options = [(-30.0, 10.0)] * 3 + [(1e-3, 5.0)] * 2, {"maxiter": most, "ftol": precision, "gtol": 1e-9}
         return optimize.minimize(cost, start, (delta,), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
 
-    if start is None:
-        start = min((search(each, 1e3, 300) for each in STARTS), key=lambda each: each.fun).x
+    if start is not None:
+        return search(start, delta, 200, 1e-9).x
+    start = min((search(each, 1e3, 300) for each in STARTS), key=lambda each: each.fun).x
     return search(start, delta, 1000).x
 
 
-def minima(sizes_R, budgets_R, losses_R, weights_BxR=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Budgets K, and log N of the lowest loss by a parabola of log loss in log N at each, BxK; nan where there is no minimum.
-    The third: whether it lies beyond the sizes that were tried. `weights_BxR`: how often each run counts."""
-    log_R, loss_R, budgets_R = np.log(sizes_R), np.log(losses_R), np.asarray(budgets_R, dtype=np.float64)
+@dataclass(frozen=True)
+class Profiles:
+    """A parabola of log loss in log N for each of K budgets, of B weightings of the runs. nan where there is no minimum.
+
+    `log_best_BxK`: log N of the minimum. `log_budget_BxK`: log C there. `beyond_BxK`: whether it lies beyond the sizes that
+    were tried. `parabola_BxKx3`: coefficients of 1, x and x^2, for x = log N.
+    """
+
+    names_K: np.ndarray
+    log_best_BxK: np.ndarray
+    log_budget_BxK: np.ndarray
+    beyond_BxK: np.ndarray
+    parabola_BxKx3: np.ndarray
+
+    @property
+    def exponent_B(self) -> np.ndarray:
+        """Of the best size in the budget, by least squares through the minima."""
+        x_BxK = self.log_budget_BxK - self.log_budget_BxK.mean(1, keepdims=True)
+        return (x_BxK * self.log_best_BxK).sum(1) / (x_BxK**2).sum(1)
+
+
+def profiles(sizes_R, budgets_R, losses_R, names_R=None, weights_BxR=None) -> Profiles:
+    """`names_R`: which runs belong to one parabola; None: those of one budget. Where the budgets of a parabola differ, as some
+    convention counts them, that of the minimum is between those of the sizes next to it. `weights_BxR`: how often each run
+    counts."""
+    log_R, loss_R, log_budget_R = np.log(sizes_R), np.log(losses_R), np.log(budgets_R)
+    names_R = np.asarray(budgets_R if names_R is None else names_R, dtype=np.float64)
     weights_BxR = np.ones((1, len(log_R))) if weights_BxR is None else weights_BxR
-    budgets_K, best, beyond = np.unique(budgets_R), [], []
-    for budget in budgets_K:
-        mine_R = budgets_R == budget
-        x_R, y_R, weight_BxR = log_R[mine_R] - log_R[mine_R].mean(), loss_R[mine_R], weights_BxR[:, mine_R]
+    names_K, best, budget, beyond, parabolas = np.unique(names_R), [], [], [], []
+    for name in names_K:
+        mine_R = names_R == name
+        center = log_R[mine_R].mean()
+        x_R, y_R, weight_BxR = log_R[mine_R] - center, loss_R[mine_R], weights_BxR[:, mine_R]
         power_Rx3 = np.stack([np.ones_like(x_R), x_R, x_R**2], axis=1)
         left_Bx3x3 = np.einsum("br,ri,rj->bij", weight_BxR, power_Rx3, power_Rx3)
         right_Bx3 = np.einsum("br,ri,r->bi", weight_BxR, power_Rx3, y_R)
         solved_B = np.linalg.cond(left_Bx3x3) < 1e10
         parabola_Bx3 = np.full_like(right_Bx3, np.nan)
         parabola_Bx3[solved_B] = np.linalg.solve(left_Bx3x3[solved_B], right_Bx3[solved_B][..., None])[..., 0]
+        constant_B, slope_B, curve_B = parabola_Bx3.T
         with np.errstate(divide="ignore", invalid="ignore"):
-            at_B = np.where(parabola_Bx3[:, 2] > 0, -parabola_Bx3[:, 1] / (2 * parabola_Bx3[:, 2]), np.nan)
-        best.append(at_B + log_R[mine_R].mean())
+            at_B = np.where(curve_B > 0, -slope_B / (2 * curve_B), np.nan)
+        order = np.argsort(x_R)
+        best.append(at_B + center)
+        budget.append(np.interp(at_B, x_R[order], log_budget_R[mine_R][order]))
         beyond.append((at_B < x_R.min()) | (at_B > x_R.max()))
-    return budgets_K, np.stack(best, axis=1), np.stack(beyond, axis=1)
+        shifted = constant_B - slope_B * center + curve_B * center**2, slope_B - 2 * curve_B * center, curve_B
+        parabolas.append(np.stack(shifted, axis=1))
+    return Profiles(names_K, *(np.stack(each, axis=1) for each in (best, budget, beyond, parabolas)))
 
 
 @dataclass(frozen=True)
-class Optimal:
-    """The exponent of the optimal size in the budget, by parabolas, and its resamples. `beyond`: budgets whose minimum is not
-    among the sizes that were tried. `law`: the fit in two variables, `law_interval`: of its exponent, 95 %; `misfit`: p of
-    the test that it fits, None without repeated runs."""
+class Exponent:
+    """An exponent and its resamples, those of a Bayesian bootstrap over cells. `law`: the fit in two variables. `misfit`: p of
+    the test that the curve fits the losses, None without repeated runs."""
 
     value: float
     resampled_B: np.ndarray
-    beyond: Sequence[float]
     law: Law
-    law_interval: Interval
     misfit: float | None
 
     def p_above(self, bound: float) -> float:
@@ -131,35 +158,76 @@ class Optimal:
         return Interval(self.low((1 - level) / 2), self.high((1 - level) / 2))
 
 
-def optimal(sizes_R, tokens_R, budgets_R, losses_R, samples: int = 1000, law_samples: int = 100, seed: int = 0) -> Optimal:
+@dataclass(frozen=True)
+class Optimal(Exponent):
+    """The exponent of the optimal size in the budget, by parabolas, whose fit `misfit` is about. `beyond`: budgets whose
+    minimum is not among the sizes that were tried. `law_interval`: of the exponent by the law in two variables, 95 %."""
+
+    profiles: Profiles
+    beyond: Sequence[float]
+    law_interval: Interval
+
+
+def optimal(
+    sizes_R, tokens_R, budgets_R, losses_R, names_R=None, samples: int = 1000, law_samples: int = 60, seed: int = 0
+) -> Optimal:
     """UserError: fewer than two budgets with three sizes each, or a budget whose losses have no minimum."""
     arrays = [np.asarray(each, dtype=np.float64) for each in (sizes_R, tokens_R, budgets_R, losses_R)]
-    sizes_R, tokens_R, budgets_R, losses_R = (each[np.isfinite(arrays[3])] for each in arrays)
-    counts = [len(np.unique(sizes_R[budgets_R == budget])) for budget in np.unique(budgets_R)]
+    sizes_R, tokens_R, budgets_R, losses_R = arrays
+    names_R = budgets_R if names_R is None else np.asarray(names_R, dtype=np.float64)
+    counts = [len(np.unique(sizes_R[names_R == name])) for name in np.unique(names_R)]
     if len(counts) < 2 or min(counts) < 3:
         raise UserError("the optimal size needs finished runs of two budgets, each with three sizes; add arms or seeds")
-    law = fit(sizes_R, tokens_R, losses_R)
-    budgets_K, best_1xK, beyond_1xK = minima(sizes_R, budgets_R, losses_R)
-    if np.isnan(best_1xK).any():
+    law, found = fit(sizes_R, tokens_R, losses_R), profiles(sizes_R, budgets_R, losses_R, names_R)
+    if np.isnan(found.log_best_BxK).any():
         raise UserError("the losses of a budget have no minimum over its sizes; add sizes on either side")
-    rng, cells_R = np.random.default_rng(seed), cells(sizes_R, tokens_R)
-    budget_C = np.array([budgets_R[cells_R == cell][0] for cell in range(cells_R.max() + 1)])
-    weights_BxC = np.zeros((samples, len(budget_C)))
-    for budget in budgets_K:
-        mine_C = np.flatnonzero(budget_C == budget)
-        weights_BxC[:, mine_C] = len(mine_C) * rng.dirichlet(np.ones(len(mine_C)), samples)
-    _, best_BxK, _ = minima(sizes_R, budgets_R, losses_R, weights_BxC[:, cells_R])
-    slope_K = np.log(budgets_K) - np.log(budgets_K).mean()
-    slope_K = slope_K / (slope_K**2).sum()
-    logs = np.log(sizes_R), np.log(tokens_R), np.log(losses_R)
-    start = _minimise(*logs, DELTA)
-    found = [_minimise(*logs, DELTA, weights_C[cells_R], start) for weights_C in weights_BxC[:law_samples]]
-    exponents = [each[4] / (each[3] + each[4]) for each in found]
-    low, high = np.quantile(exponents, [0.025, 0.975])
+    cells_R, rng = cells(sizes_R, tokens_R, names_R), np.random.default_rng(seed)
+    weights_BxR = _weights(cells_R, names_R, samples, rng)
+    resampled = profiles(sizes_R, budgets_R, losses_R, names_R, weights_BxR)
+    fits = _refitted(sizes_R, tokens_R, losses_R, weights_BxR[:law_samples])
+    low, high = np.quantile([each.optimal_exponent for each in fits], [0.025, 0.975])
+    place_R = np.searchsorted(found.names_K, names_R)
+    curve_R = (found.parabola_BxKx3[0, place_R] * np.log(sizes_R)[:, None] ** np.arange(3)).sum(1)
+    misfit = lack_of_fit(np.log(losses_R), curve_R, cells_R, 3 * len(found.names_K))
+    return Optimal(
+        float(found.exponent_B[0]),
+        resampled.exponent_B,
+        law,
+        misfit,
+        found,
+        np.exp(found.log_budget_BxK[0][found.beyond_BxK[0]]).tolist(),
+        Interval(float(low), float(high)),
+    )
+
+
+def law_exponent(sizes_R, tokens_R, losses_R, of_size: bool, samples: int = 200, seed: int = 0) -> Exponent:
+    """An exponent of L(N, D), that of the size or that of the tokens. UserError: see `fit`."""
+    sizes_R, tokens_R, losses_R = (np.asarray(each, dtype=np.float64) for each in (sizes_R, tokens_R, losses_R))
+    law, cells_R = fit(sizes_R, tokens_R, losses_R), cells(sizes_R, tokens_R)
+    weights_BxR = _weights(cells_R, np.zeros(len(cells_R)), samples, np.random.default_rng(seed))
+    fits = [law, *_refitted(sizes_R, tokens_R, losses_R, weights_BxR)]
+    value, *resampled = (each.size_exponent if of_size else each.token_exponent for each in fits)
     least_squares = fit(sizes_R, tokens_R, losses_R, delta=1e3)
     misfit = lack_of_fit(np.log(losses_R), np.log(least_squares.loss(sizes_R, tokens_R)), cells_R, 5)
-    beyond = budgets_K[beyond_1xK[0]].tolist()
-    return Optimal(float(best_1xK[0] @ slope_K), best_BxK @ slope_K, beyond, law, Interval(float(low), float(high)), misfit)
+    return Exponent(value, np.array(resampled), law, misfit)
+
+
+def _weights(cells_R: np.ndarray, names_R: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Of each run in each resample: those of a cell have one, drawn for the cells of each budget."""
+    name_C = np.array([names_R[cells_R == cell][0] for cell in range(cells_R.max() + 1)])
+    weights_BxC = np.zeros((samples, len(name_C)))
+    for name in np.unique(name_C):
+        mine_C = np.flatnonzero(name_C == name)
+        weights_BxC[:, mine_C] = len(mine_C) * rng.dirichlet(np.ones(len(mine_C)), samples)
+    return weights_BxC[:, cells_R]
+
+
+def _refitted(sizes_R, tokens_R, losses_R, weights_BxR: np.ndarray) -> list[Law]:
+    """The law of each resample, from the fit of all runs on."""
+    logs = np.log(sizes_R), np.log(tokens_R), np.log(losses_R)
+    start = _minimise(*logs, DELTA)
+    found = [_minimise(*logs, DELTA, weights_R, start) for weights_R in weights_BxR]
+    return [_law(each, logs[0].mean(), logs[1].mean()) for each in found]
 
 
 def cells(*values_R) -> np.ndarray:

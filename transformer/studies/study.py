@@ -19,7 +19,9 @@ from transformer.settings import setting
 from transformer.validation import validate as validate_config
 
 Fair = Literal["steps", "tokens", "flops", "parameters"]
-Kind = Literal["better", "worse", "equal", "not worse", "order", "rises", "falls", "exponent"]
+Law = Literal["exponent", "isoflop", "size exponent", "data exponent"]
+Kind = Literal["better", "worse", "equal", "not worse", "order", "rises", "falls"] | Law
+LAWS: tuple[Law, ...] = typing.get_args(Law)  # kinds that are about a fitted exponent
 
 SEARCH_SEED = 1_000_000  # learning rates are chosen on it; a study's own seeds are 0, 1, 2, ...
 
@@ -94,6 +96,11 @@ class Claim:
     `rises` or `falls` by more than `margin` with each doubling of the size (least squares), or falls as a power law whose
     exponent is `exponent` within `margin`.
 
+    Of scaling laws, over `arms` of these `sizes` N, `tokens` D and `budgets` C, as some convention counts them: the size of
+    the lowest loss grows as C^`exponent` within `margin` by parabolas (`isoflop`: Hoffmann et al. 2022, approach 2), or in
+    L = E + A / N^a + B / D^b, fitted by the Huber loss, a (`size exponent`) or b (`data exponent`) is `exponent`. `profiles`:
+    by which arms belong to one parabola, if the convention's budgets differ within it.
+
     `against`: the study's `compare_with` unless named. `beyond`: other arms, whose difference or slope is subtracted, which
     makes the claim one about an interaction: "each of `arms` is worse than `against` by more than beyond[0] is worse than
     beyond[1]"; with a slope as many arms as `arms`, of the same sizes. In a study with tasks, an arm that is named without its
@@ -113,6 +120,9 @@ class Claim:
     margin: float = 0.0
     effect: float | None = None
     sizes: tuple[float, ...] = ()
+    tokens: tuple[float, ...] = ()
+    budgets: tuple[float, ...] = ()
+    profiles: tuple[float, ...] = ()
     exponent: float | None = None
     against: str = ""
     beyond: tuple[str, ...] = ()
@@ -383,7 +393,7 @@ def _check_claim(study: Study, claim: Claim, where: str) -> None:
         if name not in (labels := [metric.label for metric in study.metrics]):
             raise UserError(f"{where} names the metric {name!r}{nearest(name, labels)}; the study has {', '.join(labels)}")
     pairwise, slope = claim.kind in ("better", "worse", "equal", "not worse"), claim.kind in ("rises", "falls")
-    least = {"order": 2, "rises": 2, "falls": 2, "exponent": 3}.get(claim.kind, 1)
+    least = {"order": 2, "rises": 2, "falls": 2, "exponent": 3}.get(claim.kind, 6 if claim.kind in LAWS else 1)
     if len(claim.arms) < least:
         raise UserError(f"{where}: of kind {claim.kind} it names {counted(len(claim.arms), 'arm')}; name at least {least}")
     if pairwise and any((against := claim.against or study.against(arm)) == arm for arm in claim.arms):
@@ -394,7 +404,7 @@ def _check_claim(study: Study, claim: Claim, where: str) -> None:
         raise UserError(f"{where}: of kind {claim.kind} it is beyond {counted(len(claim.beyond), 'arm')}; name {wanted}")
     if claim.ranks and (not study.tasks or claim.minus or not {*claim.arms, *claim.beyond}.isdisjoint(study.arms)):
         raise UserError(f"{where}: ranks are over the tasks of a study, so name its arms without their tasks, and no minus")
-    within = claim.kind in ("equal", "not worse", "exponent")
+    within = claim.kind in ("equal", "not worse", *LAWS)
     if claim.margin < 0 or (within and claim.margin == 0):
         raise UserError(f"{where}: its margin is {claim.margin}; wants {'a number above 0' if within else '0 at least'}")
     if claim.effect is not None and (claim.effect <= 0 or within):
@@ -406,19 +416,28 @@ def _check_claim(study: Study, claim: Claim, where: str) -> None:
             f"{where}: its sizes are {claim.sizes}; name one above 0 for each of its {len(claim.arms)} arms, "
             f"at least {least} that differ"
         )
-    if claim.kind == "exponent":
+    of_law = claim.tokens or claim.budgets or claim.profiles
+    if claim.kind in LAWS:
         _check_exponent(study, claim, where)
-    elif claim.exponent is not None or (claim.sizes and not slope):
+    elif claim.exponent is not None or (claim.sizes and not slope) or of_law:
         raise UserError(f"{where}: sizes and exponent are for kind exponent, it is of kind {claim.kind}; remove them")
 
 
 def _check_exponent(study: Study, claim: Claim, where: str) -> None:
-    if not claim.sizes:
-        raise UserError(f"{where}: of kind exponent it has no sizes; name one above 0 for each of its {len(claim.arms)} arms")
+    wanted = {"exponent": ("sizes",), "isoflop": ("sizes", "tokens", "budgets")}.get(claim.kind, ("sizes", "tokens"))
+    allowed = (*wanted, "profiles") if claim.kind == "isoflop" else wanted
+    for name in ("sizes", "tokens", "budgets", "profiles"):
+        values: tuple[float, ...] = getattr(claim, name)
+        if values and name not in allowed:
+            raise UserError(f"{where}: of kind {claim.kind} it has no use for {name}; remove them")
+        if (values or name in wanted) and (len(values) != len(claim.arms) or min(values) <= 0):
+            raise UserError(
+                f"{where}: of kind {claim.kind} its {name} are {values}; name one above 0 for each of {len(claim.arms)} arms"
+            )
     if claim.exponent is None or claim.exponent <= 0:
-        raise UserError(f"{where}: its exponent is {claim.exponent}; wants the published one, above 0, of E + A / N^exponent")
+        raise UserError(f"{where}: its exponent is {claim.exponent}; wants the published one, above 0")
     if (metric := study.metric(claim.metric)).better != "lower" or metric.take == "updates" or claim.minus or claim.ranks:
-        raise UserError(f"{where}: of kind exponent it is on a loss, and it names {study.label(claim)!r}; name a loss")
+        raise UserError(f"{where}: of kind {claim.kind} it is on a loss, and it names {study.label(claim)!r}; name a loss")
 
 
 def _no_arm(study: Study, name: str) -> str:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from transformer.errors import counted
 from transformer.studies.findings import Findings, Judged
 from transformer.studies.markdown import Digits, amount, code, listed, p_value
+from transformer.studies.scaling_laws import Exponent, Law, Optimal
 from transformer.studies.statistics import Interval
-from transformer.studies.study import Claim
+from transformer.studies.study import LAWS, Claim
 from transformer.studies.verdicts import AGREES, CANNOT_TELL, DISAGREES, Finding
 
 SAYS = {
@@ -29,6 +30,7 @@ def claimed(claim: Claim, against: str, unit: str) -> str:
     elif claim.beyond:
         than = f", compared with {listed([code(arm) for arm in claim.beyond])} of the same sizes"
     slope = f"over {arms}, of sizes {listed([amount(size) for size in claim.sizes])}, it"
+    runs = f"{counted(len(claim.arms), 'arm')} of {counted(len(set(claim.sizes)), 'size')}"
     texts: Mapping[str, str] = {
         "better": f"{each}{arms} is better than {other}{than or more}",
         "worse": f"{each}{arms} is worse than {other}{than or more}",
@@ -38,6 +40,10 @@ def claimed(claim: Claim, against: str, unit: str) -> str:
         "rises": f"{slope} rises{more} with each doubling{than}",
         "falls": f"{slope} falls{more} with each doubling{than}",
         "exponent": f"{slope} falls as E + A / N^a, with a within {margin} of {claim.exponent}",
+        "isoflop": f"over {runs} the size N of the lowest value for a budget C, by a parabola in log N for each budget, grows "
+        f"as C^a, with a within {margin} of {claim.exponent}",
+        "size exponent": f"over {runs} it falls as E + A / N^a + B / D^b, with a within {margin} of {claim.exponent}",
+        "data exponent": f"over {runs} it falls as E + A / N^a + B / D^b, with b within {margin} of {claim.exponent}",
     }
     published = f"; the published difference is {claim.effect:g}" if claim.effect is not None else ""
     return f"Taken as: in {unit}, {texts[claim.kind]}{published}."
@@ -48,7 +54,7 @@ def sentence(judged: Judged, unit: str, digits: Digits) -> str:
     claim, verdict = judged.claim, judged.verdict
     if verdict.problem:
         evidence = verdict.problem
-    elif claim.kind == "exponent":
+    elif claim.kind in LAWS:
         evidence = _exponent(claim, verdict.findings[0], judged)
     else:
         evidence = f"in {unit}, {listed([_compared(claim, finding, digits) for finding in verdict.findings])}"
@@ -82,7 +88,7 @@ def effects(judged: Judged, digits: Digits) -> list[str]:
 def rule(judged: Judged) -> str:
     """When the verdict is which."""
     margin, tests = judged.claim.margin, counted(judged.verdict.tests, "comparison")
-    if judged.claim.kind == "exponent":
+    if judged.claim.kind in LAWS:
         what = f"the exponent is shown to be within {margin:g} of {judged.claim.exponent:g}, disagrees if it is shown not to be"
         lost = "runs that diverged are no part of the fit"
     elif judged.claim.kind == "equal":
@@ -155,12 +161,27 @@ def _exponent(claim: Claim, finding: Finding, judged: Judged) -> str:
         within += f", alone {ends(finding.alone)}"
     diverged = sum(score != score for arm in claim.arms for score in judged.data.table[arm] if score is not None)
     lost = f", {counted(diverged, 'run')} that diverged left out" if diverged else ""
-    return f"the fitted exponent is {finding.value:.3g} ({within}{lost}), the published one {claim.exponent:g}"
+    text = f"the fitted exponent is {finding.value:.3g} ({within}{lost}), the published one {claim.exponent:g}"
+    law = finding.law
+    if isinstance(law, Optimal):
+        text += f"; by the law in N and D it is {law.law.optimal_exponent:.3g} (95 % interval {ends(law.law_interval)})"
+    elif isinstance(law, Exponent):
+        text += f"; the law is {_written(law.law)}"
+    return text
+
+
+def _written(law: Law) -> str:
+    size, token = (f"{scale:.3g} / {name}^{power:.3g}" for scale, name, power in _terms(law))
+    return f"{law.floor:.3g} + {size} + {token}"
+
+
+def _terms(law: Law) -> list[tuple[float, str, float]]:
+    return [(law.size_scale, "N", law.size_exponent), (law.token_scale, "D", law.token_exponent)]
 
 
 def power(judged: Judged, digits: Digits) -> str:
     """What the study could have shown, and whether the claim is smaller than that: then it is exploratory."""
-    if judged.claim.kind == "exponent":
+    if judged.claim.kind in LAWS:
         return ""
     label = "**Exploratory.** " if judged.exploratory else ""
     if judged.least is None:

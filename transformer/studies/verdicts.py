@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from transformer.errors import UserError
-from transformer.studies import power_law, statistics
-from transformer.studies.statistics import Contrast, Interval, Pair, Scale, Table
-from transformer.studies.study import Claim, Study
+from transformer.studies import power_law, scaling_laws, statistics
+from transformer.studies.statistics import Contrast, Interval, Pair, Scale, Table, finite
+from transformer.studies.study import LAWS, Claim, Study
 
 AGREES, DISAGREES, CANNOT_TELL = "agrees", "disagrees", "cannot tell"
 UNDECIDED = "not decided by this study"  # whatever the runs say: a flag forbids a verdict
@@ -79,7 +79,7 @@ class Comparison:
     weights: Mapping[str, float]
     above: tuple[float, ...] = ()
     below: tuple[float, ...] = ()
-    law: bool = False
+    law: tuple = ()  # of a fitted exponent, what else identifies it
 
     @property
     def key(self) -> tuple:
@@ -111,7 +111,7 @@ class Finding:
     error: float | None = None
     freedom: float | None = None
     diverged: tuple[int, int] = (0, 0)
-    law: power_law.PowerLaw | None = None
+    law: power_law.PowerLaw | scaling_laws.Exponent | None = None
     excluded: float | None = None
 
 
@@ -130,10 +130,10 @@ class Verdict:
 def comparisons(claim: Claim, against: Callable[[str], str], higher_is_better: bool) -> list[Comparison]:
     """The comparisons that a claim consists of. `against`: what an arm is compared with, if the claim does not say it."""
     sign, margin = (1.0 if higher_is_better else -1.0), claim.margin
-    if claim.kind == "exponent":
+    if claim.kind in LAWS:
         assert claim.exponent is not None  # a valid study's has one
-        weights = dict.fromkeys(claim.arms, 1.0)
-        return [Comparison(weights, (claim.exponent - margin,), (claim.exponent + margin,), law=True)]
+        weights, law = dict.fromkeys(claim.arms, 1.0), (claim.kind, claim.sizes, claim.tokens, claim.budgets, claim.profiles)
+        return [Comparison(weights, (claim.exponent - margin,), (claim.exponent + margin,), law=law)]
     if claim.kind in ("rises", "falls"):
         side, slopes = (1.0 if claim.kind == "rises" else -1.0), statistics.slope(claim.sizes)
         return [Comparison(_sum(side, slopes, claim.arms, [-slope for slope in slopes], claim.beyond), (margin,))]
@@ -257,10 +257,8 @@ def _member(comparison: Comparison, claim: Claim, data: Data) -> _Member:
     for arm in spread:
         statistics.known(data.table, arm)
     if comparison.law:
-        runs = [(size, score) for arm, size in zip(claim.arms, claim.sizes, strict=True) for score in data.table[arm]]
-        known = np.array([(size, score) for size, score in runs if score is not None]).reshape(-1, 2)
         try:
-            law = power_law.fit(*known.T)  # runs that diverged are no part of the fit
+            law = fitted(claim, data)
             return _Member(law, law.value)
         except UserError as error:
             return _Member(None, problem=str(error))
@@ -270,6 +268,18 @@ def _member(comparison: Comparison, claim: Claim, data: Data) -> _Member:
     value = statistics.difference(data.table, turned, data.scale)
     names = {arm: weight * comparison.sign for arm, weight in comparison.weights.items()}
     return _Member(data.contrast(names), value, lost, kept, len(names) > 2, data.higher_is_better)
+
+
+def fitted(claim: Claim, data: Data) -> power_law.PowerLaw | scaling_laws.Exponent:
+    """What a claim of an exponent is about. Runs that diverged are no part of the fit. UserError: there are too few others."""
+    columns = [each for each in (claim.sizes, claim.tokens, claim.budgets, claim.profiles) if each]
+    runs = [(*values, score) for arm, *values in zip(claim.arms, *columns, strict=True) for score in finite(data.table[arm])]
+    if claim.kind == "exponent":
+        return power_law.fit(*np.array(runs).reshape(-1, 2).T)
+    *known, losses_R = np.array(runs).reshape(-1, len(columns) + 1).T
+    if claim.kind == "isoflop":
+        return scaling_laws.optimal(*known[:3], losses_R, *known[3:])
+    return scaling_laws.law_exponent(*known, losses_R, of_size=claim.kind == "size exponent")
 
 
 def _decide(members: Sequence[_Member]) -> None:
@@ -324,5 +334,5 @@ def _finding(comparison: Comparison, member: _Member) -> Finding:
         float(contrast.error) if contrast else None,
         float(contrast.freedom) if contrast else None,
         lost,
-        quantity if isinstance(quantity, power_law.PowerLaw) else None,
+        quantity if isinstance(quantity, power_law.PowerLaw | scaling_laws.Exponent) else None,
     )
