@@ -3,11 +3,16 @@
     python launch.py --mode=ablate --config=experiments/ablations/length_generalization.py --workdir=runs/length_generalization
 
 A decoder alone copies lists of 5 to 20 letters, or adds numbers of 3 to 10 digits, whose sources have 7 to 21 tokens: so
-lengths in tokens coincide. Both are tested up to half as long again and up to twice as long, by exact match. Everything is under
-a causal mask, sources too, as in the paper: without positions a source that sees itself whole would be a bag of letters.
+lengths in tokens coincide. Both are tested up to half as long again and up to twice as long, by exact match. Everything is
+under a causal mask, sources too, as in the paper: without positions a source that sees itself whole would be a bag of
+letters.
 
 An arm that does not reach 99 % exact match at the lengths of training has not learned its task, and nothing is said of it.
 Encodings are ranked on each task, as the paper ranks them: the mean over tasks of 1 / rank.
+
+Not run yet. An update takes 0.35 s of one core's time. Copying without positions, of a schedule of 1,500 updates, had 55.5 % of
+validation's tokens right after 250, 79.9 % after 500, 88.5 % after 750 (seed 0): whether 3,000 suffice for 99 % is to be seen
+before the first run of the study.
 """
 
 from experiments.shapes import studies
@@ -35,7 +40,7 @@ def base() -> Config:
         "train.learning_rate": "0.001",
         "evaluate.lengths": "1,22,32,42",
     }
-    return override(studies.gpt_algorithm("copy", (5, 20), (5, 40), steps=2000, **model), short)
+    return override(studies.gpt_algorithm("copy", (5, 20), (5, 40), steps=3000, **model), short)
 
 
 def get_study() -> Study:

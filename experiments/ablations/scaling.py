@@ -10,6 +10,8 @@ text. Warm-up and schedule are scaled to each run, so each loss is one of a trai
 How sizes and budgets are counted decides the exponent (Porian et al. 2024; Pearce & Song 2024), so the claims count in three
 ways. A run's budget is 6 (N + V d_model) tokens, the last layer included; attention over 128 tokens is left out, as in the
 papers. Published exponents are of web text, of other tokens and of far larger budgets.
+
+Not run yet: 222 runs, 5.5e14 FLOP as budgets count them; --dry_run=measure says how long that takes.
 """
 
 import dataclasses

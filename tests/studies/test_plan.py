@@ -198,7 +198,7 @@ def test_shipped_studies_are_valid(path):
     study = studies.read(path, {})
     configs = studies.arm_configs(study)
     plans.check_reported(study, configs, reported)
-    assert study.claims and isinstance(configs[study.compare_with], Config)
+    assert study.claims and isinstance(configs[study.cells(study.compare_with)[0]], Config)
     for config in configs.values():
         check_evaluate(config)
         if config.data.source == "algorithms":

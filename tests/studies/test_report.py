@@ -317,7 +317,6 @@ def test_claims_on_other_metrics_lengths_and_tasks(tmp_path):
     report.write(study, tmp_path)  # with a figure for each task
 
 
-@pytest.mark.slow
 def test_claims_of_scaling_laws_have_figures_and_intervals(tmp_path):
     """Losses of a known law: N ~ C^0.4375. A convention in which N is squared doubles that; a bend voids the verdicts."""
     sizes, tokens, budgets = (each[::2] for each in (law.SIZES, law.TOKENS, law.BUDGETS))

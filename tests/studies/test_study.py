@@ -6,6 +6,7 @@ import pytest
 import small
 
 from transformer import settings
+from transformer.components.rotary import Rotary
 from transformer.errors import UserError
 from transformer.studies import study as studies
 from transformer.studies.study import Claim, Metric, Study
@@ -44,6 +45,24 @@ def test_arms_are_the_base_with_changes():
     assert [(config.model.d_model, config.model.d_ff) for config in configs.values()] == [(8, 8), (16, 8), (24, 16)]
 
 
+def test_arms_are_values_of_any_type():
+    """As texts say the same: a component with its own settings, none that the base's has; numbers, none, several."""
+    base = settings.override(STUDY.base, {"model.positions": "rotary", "model.positions.fraction": "0.5"})
+    values = {"model.positions": Rotary(base=5e5), "model.num_heads": 4, "model.norm_order": "pre", "train.clip_norm": None}
+    texts = {
+        "model.positions.base": "500000",
+        "model.positions.fraction": "1",
+        "model.num_heads": "4",
+        "model.norm_order": "pre",
+    }
+    study = dataclasses.replace(STUDY, base=base, arms={"8": {}, "16": values, "24": {"model.d_ff": 16}})
+    found = studies.validate(study)
+    assert all(isinstance(text, str) for changes in found.arms.values() for text in changes.values())
+    configs = studies.arm_configs(found)
+    assert configs["16"] == settings.override(base, texts) and configs["16"].model.positions == Rotary(base=5e5)
+    assert configs["24"].model.d_ff == 16
+
+
 def test_the_best_checkpoint_is_scored_unless_the_study_says_the_last():
     best = studies.validate(dataclasses.replace(STUDY, checkpoint="best"))
     assert [metric.label for metric in best.metrics] == ["validation/nll (best)", "test/bleu"]
@@ -72,7 +91,7 @@ WRONG = {
         "arm 'b': --config.model.num_head: there is no such setting",
     ),
     "value": ({"arms": {"8": {}, "b": {"model.num_heads": "x"}}}, "arm 'b': --config.model.num_heads=x: wants int"),
-    "no text": ({"arms": {"8": {}, "b": {"model.num_heads": 4}}}, "arm 'b': model.num_heads is 4: wants text"),
+    "ill-typed": ({"arms": {"8": {}, "b": {"model.num_heads": 4.5}}}, "arm 'b': --config.model.num_heads=4.5: wants int"),
     "settings that do not fit": ({"arms": {"8": {}, "b": {"model.num_heads": "3"}}}, "arm 'b': config.model.d_model 8 is not"),
     "seed": (
         {"arms": {"8": {}, "b": {"train.seed": "3"}}},

@@ -8,10 +8,14 @@ from typing import Any
 from transformer.studies import results
 from transformer.studies.study import Study, arm_configs
 
+_CONFIGS: list[Any] = []  # of the last study
+
 
 def row(study: Study, arm: str, seed: int, **more: Any) -> dict[str, Any]:
     """A finished run; `more`: other columns, or instead of these."""
-    config = arm_configs(study)[arm]
+    if not _CONFIGS or _CONFIGS[0] is not study:
+        _CONFIGS[:] = [study, arm_configs(study)]
+    config = _CONFIGS[1][arm]
     columns = {"part": "study", "arm": arm, "seed": seed, "status": "finished", "parameters": 1234567, "flops": 1.5e13}
     columns |= {
         "seconds": 61.0 + seed,

@@ -95,6 +95,8 @@ def _check_together(study: Study, ray: str | None) -> None:
 
 
 def report(study: Study, workdir: Path) -> None:
-    """Writes the report of the results.csv in a folder, beside it. UserError: there is none, or it is another study's."""
-    reports.write(study, workdir)
+    """Writes the report of the results.csv in a folder, beside it, and prints its verdicts. UserError: there is none, or it is
+    another study's."""
+    for sentence in reports.write(study, workdir):
+        print(sentence)
     say(f"report: {workdir / 'report.md'}, report.html, figure.png and .svg; tables: summary.csv and .tex, curves.csv")

@@ -89,7 +89,7 @@ def _law(judged: Judged) -> plots.Law:
     return plots.Law(judged.data.name, [size for size, _ in runs], [score for _, score in runs], curve, text)
 
 
-def _isoflop(judged: Judged) -> list[plots.Panel]:
+def _isoflop(judged: Judged) -> Sequence[plots.Panel]:
     """The profiles of a claim about the optimal size, and that size against the budget."""
     claim, law = judged.claim, judged.verdict.findings[0].law
     if not isinstance(law, Optimal):
@@ -104,13 +104,13 @@ def _isoflop(judged: Judged) -> list[plots.Panel]:
         ]
         for name in found.names_K.tolist()
     }
-    minima = [np.exp(each_BxK[0]).tolist() for each_BxK in (found.log_budget_BxK, found.log_best_BxK)]
+    budgets, best = (np.exp(each_BxK[0]).tolist() for each_BxK in (found.log_budget_BxK, found.log_best_BxK))
     low, high = law.interval()
     text = f"N ~ C^{law.value:.3g} ({low:.3g} to {high:.3g}); published {claim.exponent:g}"
     label = f"{judged.data.name}: {claim.text}"
     return [
-        plots.Profiles(judged.data.name, list(runs.values()), found.parabola_BxKx3[0].tolist(), *minima),
-        plots.Optima(label, *minima, law.value, claim.exponent or 0.0, text),
+        plots.Profiles(judged.data.name, list(runs.values()), found.parabola_BxKx3[0].tolist(), budgets, best),
+        plots.Optima(label, budgets, best, law.value, claim.exponent or 0.0, text),
     ]
 
 

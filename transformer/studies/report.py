@@ -24,8 +24,9 @@ from transformer.studies.verdict_text import claimed, conclusion, effects, power
 FIGURE = "figure"
 
 
-def write(study: Study, folder: Path) -> None:
-    """The report of the results.csv in `folder`, beside it. UserError: there is none, or it cannot be read or written."""
+def write(study: Study, folder: Path) -> list[str]:
+    """The report of the results.csv in `folder`, beside it; its verdicts, or in a study without claims what differs from what,
+    as sentences. UserError: there is none, or it cannot be read or written."""
     rows, sentences = results.read(folder / results.NAME, study), resampling.read(folder / resampling.NAME, study)
     findings = found.find(study, rows, sentences, followed(study, folder))
     with no_failure(str(folder), "written"):
@@ -38,6 +39,9 @@ def write(study: Study, folder: Path) -> None:
         for name, content in (("report.md", text), ("report.html", html)):
             with new_file(folder / name) as new:
                 new.write_text(content, encoding="utf-8", newline="\n")
+    if not study.claims:
+        return [conclusion(findings)]
+    return [f"{judged.word}: {judged.claim.text} ({judged.claim.source})" for judged in findings.judged]
 
 
 def markdown(findings: Findings) -> str:

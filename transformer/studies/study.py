@@ -15,6 +15,7 @@ from typing import Any, Literal
 from transformer import effects, settings
 from transformer.config import Config
 from transformer.errors import UserError, counted, nearest
+from transformer.registry import Component
 from transformer.settings import setting
 from transformer.validation import validate as validate_config
 
@@ -135,13 +136,14 @@ class Claim:
 class Study:
     """One question. What is a `setting` here can be changed on the command line, and so can every setting of the base.
 
-    `arms`: by name, the settings that differ from the base, name -> text, as on the command line.
+    `arms`: by name, the settings that differ from the base: values of their types, components as objects, or texts as on the
+    command line.
     `metrics`: the first decides, the others are shown. `tasks`: if each arm is trained on several, their names; then `arms` is
     made by `crossed`, and an arm is compared with the one of the same task.
     """
 
     question: str
-    arms: Mapping[str, Mapping[str, str]]
+    arms: Mapping[str, Mapping[str, Any]]
     metrics: tuple[Metric, ...]
     claims: tuple[Claim, ...] = ()
     tasks: tuple[str, ...] = ()
@@ -201,7 +203,7 @@ class Study:
         return next(metric for metric in self.metrics if label in ("", metric.label))
 
 
-def crossed(arms: Mapping[str, Mapping[str, str]], tasks: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+def crossed(arms: Mapping[str, Mapping[str, Any]], tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Each arm on each task, as arms of a study whose `tasks` these are; settings of the arm come before those of the task."""
     return {f"{arm}, {task}": {**settings_of, **own} for arm, own in arms.items() for task, settings_of in tasks.items()}
 
@@ -276,7 +278,8 @@ def validate(study: Study) -> Study:
     if not study.metrics:
         raise UserError("the study has no metrics: name one at least, such as Metric('validation/nll', 'lower')")
     if not isinstance(study.arms, Mapping) or not all(isinstance(changes, Mapping) for changes in study.arms.values()):
-        raise UserError("the study's arms are no mapping of names to settings, such as {'8 heads': {'model.num_heads': '8'}}")
+        raise UserError("the study's arms are no mapping of names to settings, such as {'8 heads': {'model.num_heads': 8}}")
+    study = dataclasses.replace(study, arms={name: as_text(changes) for name, changes in study.arms.items()})
     for metric in study.metrics:
         _check_metric(metric)
     if len({metric.label for metric in study.metrics}) < len(study.metrics):
@@ -326,6 +329,17 @@ def validate(study: Study) -> Study:
     return study
 
 
+def as_text(changes: Mapping[str, Any]) -> dict[str, str]:
+    """Settings as on the command line. A component, given as an object, is its class and all settings that it has."""
+    result: dict[str, str] = {}
+    for name, value in changes.items():
+        result[name] = value if isinstance(value, str) else settings.text_of(value)
+        if isinstance(value, Component):
+            fields = (field.name for field in dataclasses.fields(type(value)) if "meaning" in field.metadata)  # pyright: ignore[reportArgumentType]
+            result |= as_text({f"{name}.{field}": getattr(value, field) for field in fields})
+    return result
+
+
 def _at_checkpoint(study: Study) -> Study:
     """With the settings of the base, and what is taken of metrics, that nobody has set."""
     base = study.base
@@ -352,8 +366,7 @@ def arm_configs(study: Study) -> dict[str, Config]:
         )
         if taken := next((setting for setting in own if setting in changes), None):
             raise UserError(f"arm {name!r}: it sets {taken}, which the study sets by {own[taken]}; remove one of them")
-        if wrong := next((setting for setting, text in changes.items() if not isinstance(text, str)), None):
-            raise UserError(f"arm {name!r}: {wrong} is {changes[wrong]!r}: wants text, as on the command line")
+        changes = as_text(changes)
         try:
             config = settings.override(study.base, changes)
             idle.append(dict(effects.idle(config)))

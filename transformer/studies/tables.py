@@ -46,7 +46,7 @@ def write(findings: Findings, folder: Path) -> None:
         new.write_text(tex(findings), encoding="utf-8", newline="\n")
 
 
-def summary(findings: Findings) -> list[dict[str, Any]]:
+def summary(findings: Findings) -> list[dict[Any, Any]]:
     """Each metric's means and differences, by the names of `COLUMNS`. `p` is adjusted, as the report says of its kind."""
     result = []
     for measured in findings.measured:

@@ -278,8 +278,10 @@ def fitted(claim: Claim, data: Data) -> power_law.PowerLaw | scaling_laws.Expone
         return power_law.fit(*np.array(runs).reshape(-1, 2).T)
     *known, losses_R = np.array(runs).reshape(-1, len(columns) + 1).T
     if claim.kind == "isoflop":
-        return scaling_laws.optimal(*known[:3], losses_R, *known[3:])
-    return scaling_laws.law_exponent(*known, losses_R, of_size=claim.kind == "size exponent")
+        sizes_R, tokens_R, budgets_R, *names_R = known
+        return scaling_laws.optimal(sizes_R, tokens_R, budgets_R, losses_R, names_R[0] if names_R else None)
+    sizes_R, tokens_R = known
+    return scaling_laws.law_exponent(sizes_R, tokens_R, losses_R, of_size=claim.kind == "size exponent")
 
 
 def _decide(members: Sequence[_Member]) -> None:
