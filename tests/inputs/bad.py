@@ -322,6 +322,7 @@ BAD: dict[str, Bad] = {
         "translator", file("run/tokens"), "--mode=evaluate", ["run/tokens/test-", "cannot write the tokens"]
     ),
     "attention of nothing": Bad("translator", as_it_is, "--mode=attend", ["--mode=attend needs --source='a sentence'"]),
+    "a comparison of one run": Bad("translator", as_it_is, "--mode=compare", ["--mode=compare needs --workdir=A,B"]),
     "words that nobody aligned": Bad("translator", as_it_is, "--mode=align", ["--mode=align", "number_words alone, not text"]),
     "a translator asked for labels": Bad(
         "translator", as_it_is, "--mode=predict", ["--mode=predict", "has the modes train, evaluate"]
