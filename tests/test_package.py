@@ -58,7 +58,11 @@ def test_the_wheel_has_the_library_and_the_experiments_and_works_elsewhere(tmp_p
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "transformer").rglob("*.py")}
     files |= {str(path.relative_to(ROOT)) for path in (ROOT / "experiments").rglob("*.py")}
     left_out = {name for name in files if name.startswith(("experiments/benchmarks/", "experiments/reports/"))}
-    assert {"transformer/py.typed", "experiments/variants/soft_cap.py"} | files - left_out <= names and not left_out & names
+    assert {
+        "transformer/py.typed",
+        "transformer/plots/viewer.html",
+        "experiments/variants/soft_cap.py",
+    } | files - left_out <= names and not left_out & names
     [scripts] = [name for name in names if name.endswith("entry_points.txt")]
     assert "transformer = transformer.cli:run" in (tmp_path / "site" / scripts).read_text()
     (tmp_path / "elsewhere").mkdir()

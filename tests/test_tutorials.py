@@ -16,6 +16,7 @@ def test_a_notebook_begins_with_the_package_and_keeps_no_outputs(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     first = "".join(code[0]["source"])
+    assert cells[0]["cell_type"] == "markdown" and cells[0]["source"][0].startswith("# ")
     assert "pip install -e ." in first and re.search(r"^(import|from) transformer", first, re.MULTILINE)
     assert not [cell for cell in code if cell["outputs"] or cell["execution_count"]]
     for cell in code:
