@@ -47,6 +47,8 @@ RUNS = {  # settings, layouts; a copy on each of several devices draws dropout o
     "encoder_decoder accumulate": ({"train__accumulate": 2}, ["2 x 2 x 2"]),
     "encoder_decoder deep": (DEEP, ["2 x 2 x 2"]),
     "encoder_decoder dropout": (DROPPING | {"train__ema_decay": 0.9}, ["2 x 2 x 2"]),
+    "encoder_decoder muon": ({"train__optimizer": "muon"}, ["pmap", "2 x 2 x 2"]),
+    "encoder_decoder adapters": ({"model__lora_rank": 2, "model__lora_alpha": 8.0}, ["2 x 2 x 2"]),
     "decoder_only": ({"family": "decoder_only", "objective__kind": "causal_lm", "model__tying": "none"}, ["pmap", "2 x 2 x 2"]),
     "encoder_only": (TAG | {"model__head_dropout_rate": 0.0}, ["pmap", "2 x 2 x 2"]),
     "encoder_only dropout": (TAG, ["2 x 2 x 2"]),
