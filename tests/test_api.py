@@ -1,6 +1,7 @@
 """The library from Python, on models whose parameters are drawn: nothing is trained but where training is what is asked."""
 
 import functools
+import inspect
 import json
 import re
 
@@ -212,3 +213,17 @@ def test_self_attention_is_attention():
     weights = np.where(seen, np.exp(q @ k.T / 2), 0)
     expected = weights / weights.sum(axis=1, keepdims=True) @ v @ p["output"][0] + p["output"][1]
     np.testing.assert_allclose(small.apply(net, variables, x, segments)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_public_signatures_are_typed():
+    """Every argument and result has a type, and none is Any."""
+    functions = [getattr(transformer, name) for name in ("load", "train", "results", "generate")]
+    for kind in (transformer.TrainedModel, transformer.Results):
+        functions += [each for name, each in vars(kind).items() if inspect.isfunction(each) and not name.startswith("_")]
+        functions += [each.fget for each in vars(kind).values() if isinstance(each, property)]
+    assert len(functions) > 15
+    for function in functions:
+        signature = inspect.signature(function)
+        names = [name for name in signature.parameters if name != "self"]
+        assert set(names) | {"return"} == set(function.__annotations__), function
+        assert not [each for each in function.__annotations__.values() if re.search(r"\bAny\b", str(each))], function
