@@ -71,8 +71,8 @@ def main() -> None:
     fits = {kind: longest(asked.memory_gib, kind, 512) for kind in ("plain", "chunked")}
     _print("Tokens of the text", "attention", by_length)
     _print(f"Entries of the vocabulary, {TEXT:,} tokens", "loss", by_entries)
-    said = ", ".join(f"{length:,} with {kind} attention" for kind, length in fits.items())
-    Console().print(f"longest text (a power of two) in {asked.memory_gib:g} GiB: {said}")
+    lines = ", ".join(f"{length:,} with {kind} attention" for kind, length in fits.items())
+    Console().print(f"longest text (a power of two) in {asked.memory_gib:g} GiB: {lines}")
     if asked.output:
         with open(asked.output, "w") as file:
             json.dump({"bytes_by_length": by_length, "bytes_by_entries": by_entries, "longest": fits}, file, indent=1)

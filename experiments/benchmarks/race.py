@@ -38,11 +38,11 @@ class Contender:
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """Seconds of each turn after the first `warm_up` ones; `left_out`: why there are none; `said`: what the last turn gave."""
+    """Seconds of each turn after the first `warm_up` ones; `left_out`: why there are none; `output`: that of the last turn."""
 
     seconds: tuple[float, ...] = ()
     left_out: str = ""
-    said: Any = None
+    output: Any = None
 
     @property
     def median(self) -> float:
@@ -76,7 +76,7 @@ def take_turns(contenders: Mapping[str, Contender], rounds: int, warm_up: int, t
             left_out[name] = problem
             print(f"left out: {name}: {problem}", file=sys.stderr)
     times: dict[str, list[float]] = {name: [] for name in contenders if name not in left_out}
-    said: dict[str, Any] = {}
+    output: dict[str, Any] = {}
     for turn in range(-warm_up, rounds):
         for name in list(times):
             pipes[name].send(True)
@@ -86,13 +86,13 @@ def take_turns(contenders: Mapping[str, Contender], rounds: int, warm_up: int, t
                 print(f"left out: {name}: {answer}", file=sys.stderr)
                 del times[name]
                 continue
-            seconds, said[name] = answer
+            seconds, output[name] = answer
             if turn >= 0:
                 times[name].append(seconds)
     for process in processes:
         process.kill()
     return {
-        name: Times(left_out=left_out[name]) if name in left_out else Times(tuple(times[name]), said=said[name])
+        name: Times(left_out=left_out[name]) if name in left_out else Times(tuple(times[name]), output=output[name])
         for name in contenders
     }
 
@@ -111,8 +111,8 @@ def _serve(pipe: Connection, make: Callable[..., Turn], arguments: Sequence[Any]
         pipe.send("")
         while pipe.recv():
             begin = time.perf_counter()
-            said = turn()
-            pipe.send((time.perf_counter() - begin, said))
+            output = turn()
+            pipe.send((time.perf_counter() - begin, output))
     except ImportError as error:
         pipe.send(f"{error.name} is not installed")
     except Exception as error:  # told to whoever waits
@@ -183,7 +183,7 @@ def report(
             ratio,
             *shown,
         )
-        rows.append({"name": name, "seconds": found.seconds, "median": found.median, "rates": rates, "said": found.said})
+        rows.append({"name": name, "seconds": found.seconds, "median": found.median, "rates": rates, "output": found.output})
     Console(width=140).print(table)
     machine = {"threads": threads, "machine": _processor(), "python": platform.python_version(), "versions": _versions()}
     print(", ".join(f"{name} {value}" for name, value in machine["versions"].items()))

@@ -79,7 +79,7 @@ def write(folder: Path) -> None:
 
 
 def digest(rows: list[list[int]]) -> int:
-    """Of what was said: equal ids, equal number."""
+    """A hash of the outputs: equal ids, equal number."""
     return zlib.crc32(repr([[int(i) for i in row] for row in rows]).encode())
 
 
@@ -175,7 +175,7 @@ def main() -> None:
             title = f"{B} sentences of {S} tokens, {L} output tokens, {'greedy' if beams == 1 else f'beam {beams}'}"
             output = asked.output and f"{asked.output}.{'greedy' if beams == 1 else f'beam{beams}'}.json"
             race.report(title, times, contenders, asked.threads, output)
-            same = [name for name in times if times[name].said is not None and times[name].said == times["ours"].said]
+            same = [name for name in times if times[name].output is not None and times[name].output == times["ours"].output]
             print(f"the same tokens as ours: {', '.join(same[1:]) or 'none'}\n")
 
 

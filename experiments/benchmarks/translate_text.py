@@ -66,7 +66,7 @@ def transformers(folder: str, texts: list[str], beams: int) -> Callable[[], list
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def turn() -> list[str]:
-        said = [""] * len(texts)
+        outputs = [""] * len(texts)
         for numbers in by_length(tokenizer(texts)["input_ids"]):
             batch = tokenizer([texts[n] for n in numbers], return_tensors="pt", padding=True)
             with torch.inference_mode():
@@ -79,8 +79,8 @@ def transformers(folder: str, texts: list[str], beams: int) -> Callable[[], list
                     early_stopping=False,
                 )
             for number, text in zip(numbers, tokenizer.batch_decode(found, skip_special_tokens=True), strict=True):
-                said[number] = text
-        return said
+                outputs[number] = text
+        return outputs
 
     return turn
 
@@ -129,14 +129,14 @@ def launch(*flags: str) -> None:
 
 
 def told(times: Times, mine: Times, references: list[str]) -> Times:
-    """What was said, in two numbers."""
+    """The outputs in two numbers."""
     import sacrebleu
 
-    if times.said is None:
+    if times.output is None:
         return times
-    bleu = sacrebleu.corpus_bleu(times.said, [references], tokenize="none", force=True).score
-    same = sum(a == b for a, b in zip(times.said, mine.said, strict=True)) / len(references)
-    return dataclasses.replace(times, said={"bleu": round(bleu, 2), "same": same})
+    bleu = sacrebleu.corpus_bleu(times.output, [references], tokenize="none", force=True).score
+    same = sum(a == b for a, b in zip(times.output, mine.output, strict=True)) / len(references)
+    return dataclasses.replace(times, output={"bleu": round(bleu, 2), "same": same})
 
 
 def main() -> None:
@@ -167,8 +167,8 @@ def main() -> None:
             output = asked.output and f"{asked.output}.{way.replace(' ', '')}.json"
             race.report(f"{len(texts):,} sentences of Multi30k's test, {way}", times, contenders, asked.threads, output)
             for name, found in times.items():
-                if found.said:
-                    print(f"{name}: {found.said['bleu']} BLEU, {found.said['same']:.1%} of the lines as ours")
+                if found.output:
+                    print(f"{name}: {found.output['bleu']} BLEU, {found.output['same']:.1%} of the lines as ours")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ Cache = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class Form:
     """A way to attend. `keys`: annotations are projected; `additive`: v tanh(query + key), else query key.
 
     `before`: the query is the state before the token is read (Bahdanau); else after it (Luong).
@@ -44,12 +44,12 @@ class Kind:
     before: bool
 
 
-ATTENTIONS: dict[str, Kind | None] = {
+ATTENTIONS: dict[str, Form | None] = {
     "none": None,
-    "bahdanau": Kind(keys=True, additive=True, before=True),  # v tanh(W s_{i-1} + U h_j) (A.1.2)
-    "luong_dot": Kind(keys=False, additive=False, before=False),  # h_t h_s (equation 8, as the next two)
-    "luong_general": Kind(keys=True, additive=False, before=False),  # h_t W h_s
-    "luong_concat": Kind(keys=True, additive=True, before=False),  # v tanh(W [h_t; h_s]), W in two halves
+    "bahdanau": Form(keys=True, additive=True, before=True),  # v tanh(W s_{i-1} + U h_j) (A.1.2)
+    "luong_dot": Form(keys=False, additive=False, before=False),  # h_t h_s (equation 8, as the next two)
+    "luong_general": Form(keys=True, additive=False, before=False),  # h_t W h_s
+    "luong_concat": Form(keys=True, additive=True, before=False),  # v tanh(W [h_t; h_s]), W in two halves
 }
 
 
@@ -322,7 +322,7 @@ class DecoderStep(nn.Module):
         context, new = None, dict(cache)
         if attention and kind and kind.before:
             context = attention(cache["layers"][-1][0], memory)
-        read = cache.get("said", context)
+        read = cache.get("output", context)
         if read is not None:
             inputs = inputs + gate_inputs(config, width, "read", use_bias=False)(read)
         states: list[State] = []
@@ -336,8 +336,8 @@ class DecoderStep(nn.Module):
             # The attentional state (Luong et al. 2015, equation 5).
             both = jnp.concatenate([attention(output, memory), output], axis=-1)
             output = jnp.tanh(dense(config, width, "attentional", bias=False)(both))
-            if "said" in cache:
-                new["said"] = output
+            if "output" in cache:
+                new["output"] = output
         return hold(valid_R, new, cache), (output, context)
 
 
@@ -429,7 +429,7 @@ class RecurrentEncoderDecoder(nn.Module):
         beams = rows // len(memory.initial[0][0])
         cache: Cache = {"layers": jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), memory.initial)}
         if self.config.recurrent.attention.startswith("luong") and self.config.recurrent.input_feeding:
-            cache["said"] = jnp.zeros_like(cache["layers"][-1][0])
+            cache["output"] = jnp.zeros_like(cache["layers"][-1][0])
         return cache
 
     def step(self, tokens_BxT: Array, cache: Cache, memory: Memory, valid_BxT: Array | None = None) -> tuple[Array, Cache]:
