@@ -168,7 +168,7 @@ def modernbert_base() -> Config:
 
 def nllb_600m() -> Config:
     """NLLB Team 2022, section 6.4: the distilled model with 600 million parameters."""
-    shape = {"num_encoder_layers": 12, "num_decoder_layers": 12, "d_model": 1024, "d_ff": 4096, "num_heads": 16}
+    shape: dict[str, Any] = {"num_encoder_layers": 12, "num_decoder_layers": 12, "d_model": 1024, "d_ff": 4096, "num_heads": 16}
     return Config(
         model=Model(
             **NORMAL | shape | {"embedding_scale": "sqrt(d_model)", "dropout_rate": 0.1},
