@@ -395,8 +395,12 @@ def differences(old: Any, new: Any, free: bool = False) -> list[str]:
     """Settings that differ, as "name: old -> new"; those marked free (they change no result) only if `free`."""
     unchanged = {name for each in (old, new) for name, _, f, _ in fields(each) if f.metadata.get("free") and not free}
     was, now, none = plain(old), plain(new), "(no such setting)"
+
+    def shown(value: Any) -> Any:
+        return text_of(value) if isinstance(value, Variations) else value
+
     return [
-        f"{name}: {was.get(name, none)} -> {now.get(name, none)}"
+        f"{name}: {shown(was.get(name, none))} -> {shown(now.get(name, none))}"
         for name in dict.fromkeys([*was, *now])
         if was.get(name, none) != now.get(name, none) and name not in unchanged
     ]

@@ -16,7 +16,8 @@ from transformer.config import Config
 from transformer.errors import UserError
 from transformer.modes.checking import simulate
 
-LOCAL = {"layer_pattern": "local,global", "layer_types.local.window": "8", "positions": "rotary"}
+LOCAL = {"layer_pattern": "local,global", "positions": "rotary"}
+LOCAL |= {"layer_types.local.window": "8", "layer_types.global.window": "none"}
 CAPPED, SINKS, TALKING = "soft_cap.py:SoftCap", "sinks.py:Sinks", "talking_heads.py:TalkingHeads"
 
 # Each objective of the families that have several, and layers that differ, with a variant from a file.
@@ -58,7 +59,8 @@ def test_with_a_variant(name, tmp_path):
 
 
 def test_every_objective_can_be_made_of_the_check_s_data(tmp_path):
-    made = {type(Subject(shrink(test_experiments.read(path, tmp_path))[0]).objective).__name__ for path in FILES}
+    every = [test_experiments.read(path, tmp_path) for path in (*FILES, *PUBLISHED)]
+    made = {type(Subject(shrink(config)[0]).objective).__name__ for config in every}
     assert {"Translate", "CausalLM", "MaskedLM", "SpanCorruption", "Denoise", "Classify", "Tag", "Answer"} <= made
 
 
@@ -94,6 +96,7 @@ def test_what_is_made_small_is_listed_and_kinds_stay():
     assert small.model.layer_types.plain() == {"local": {"window": str(WINDOW)}, "global": {"d_ff": str(SIZES["d_ff"])}}
     assert {line.partition(":")[0] for line in changes} >= {"model.d_model", "model.window", "model.num_decoder_layers"}
     assert "model.num_heads: 8 -> 4" in changes
+    assert any(line.startswith("model.layer_types: local.window=64,global.d_ff=1024 -> local.window=3,") for line in changes)
 
 
 def test_a_model_that_cannot_be_small_is_one_line():

@@ -1,5 +1,6 @@
-"""A configuration made small enough to be checked in a minute, with what makes it a variant left as it is."""
+"""Makes a configuration small enough to be checked in a minute; what makes it a variant stays as it is."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformer import effects, settings
@@ -9,6 +10,7 @@ from transformer.settings import Variations
 from transformer.validation import validate
 
 SIZES = {"d_model": 16, "d_ff": 24, "num_heads": 4, "d_k": 4, "d_v": 4}  # at most
+WIDE = SIZES | {"d_model": 32, "d_ff": 48, "d_k": 8, "d_v": 8}  # where those are too small, as to rotate a quarter of a head
 WINDOW = 3  # shorter than a chunk of the cached properties, and than their rows
 LENGTH = 48  # positions that the properties use at most
 # How the program computes, which properties vary themselves.
@@ -20,11 +22,23 @@ def shrink(config: Config) -> tuple[Config, list[str]]:
 
     UserError: the variant does not allow the small sizes.
     """
+    try:
+        return _shrunk(config, SIZES)
+    except UserError as refused:
+        try:
+            return _shrunk(config, WIDE)
+        except UserError:
+            raise refused from None
+
+
+def _shrunk(config: Config, sizes: Mapping[str, int]) -> tuple[Config, list[str]]:
     model = config.model
-    values: dict[str, Any] = {name: min(getattr(model, name), most) for name, most in SIZES.items() if getattr(model, name)}
+    values: dict[str, Any] = {name: min(getattr(model, name), most) for name, most in sizes.items() if getattr(model, name)}
     values["num_kv_heads"] = _kv_heads(model, values["num_heads"])
     values["window"] = model.window and min(model.window, WINDOW)
-    values["layer_types"] = Variations({name: _small(dict(each), values["num_heads"]) for name, each in model.layer_types})
+    values["layer_types"] = Variations(
+        {name: _small(dict(each), sizes, values["num_heads"]) for name, each in model.layer_types}
+    )
     if model.d_k is not None and model.d_v is not None and model.d_k != model.d_v:
         values["d_v"] = values["d_k"] + 2
     values["layer_pattern"] = pattern = tuple(dict.fromkeys(model.layer_pattern))
@@ -55,9 +69,9 @@ def _kv_heads(model: Model, heads: int) -> int | None:
     return 1 if model.num_kv_heads == 1 else max(heads // 2, 1)
 
 
-def _small(changes: dict[str, str], heads: int) -> dict[str, str]:
+def _small(changes: dict[str, str], sizes: Mapping[str, int], heads: int) -> dict[str, str]:
     """What differs in a layer type, with smaller sizes."""
-    limits = SIZES | {"num_kv_heads": max(heads // 2, 1), "window": WINDOW}
+    limits = {**sizes} | {"num_kv_heads": max(heads // 2, 1), "window": WINDOW}
     return {
         name: str(min(int(text), limits[name])) if name in limits and text.isdigit() else text for name, text in changes.items()
     }
