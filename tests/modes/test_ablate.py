@@ -14,7 +14,7 @@ import tasks
 import test_registry
 from trained import ROOT, command
 
-from transformer.studies import processes, results, runs
+from transformer.studies import results, runs, workers
 from transformer.studies.outcomes import Outcome
 from transformer.studies.plan import Pace
 
@@ -130,7 +130,7 @@ def test_a_dry_run_trains_nothing(folder, monkeypatch):
     asked = "--workdir=run", "--config.base.train.steps=100", "--config.seeds=3"
     result = ablate(*asked, "--dry_run")
     assert result.status == 0 and not measured and not Path("run").exists()
-    assert "2 arms x (3 seeds) = 6 runs\n" in result.out
+    assert "6 runs: 6 of 2 arms x 3 seeds, " in result.out
     result = ablate(*asked, "--dry_run=measure")
     assert result.status == 0 and not Path("run").exists()
     assert [config.model.norm_order for config in measured] == ["post", "pre"]
@@ -186,7 +186,7 @@ WRONG: dict[str, tuple[str, list[str], str]] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_input_is_found_before_anything_is_trained(name, folder, monkeypatch):
     text, arguments, message = WRONG[name]
-    monkeypatch.setattr(processes, "start", lambda *arguments: pytest.fail("a run was started"))
+    monkeypatch.setattr(workers, "start", lambda *arguments: pytest.fail("a run was started"))
     (folder / "study.py").write_text(text)
     result = ablate("--workdir=run", *arguments)
     assert (result.status, result.out) == (2, "")

@@ -25,7 +25,7 @@ from test_runs import alive, does, plan, table
 
 from transformer.errors import UserError
 from transformer.runtime.workdir import Workdir
-from transformer.studies import cluster, outcomes
+from transformer.studies import outcomes, workers
 
 HERE = Path(__file__).parent
 PATHS = [str(HERE), str(HERE.parent), str(HERE.parents[1])]  # of the tests' modules and of the library
@@ -56,7 +56,7 @@ def nodes() -> Iterator[Any]:
 
 
 def on_cluster(nodes: Any, made: test_runs.plans.Plan, root: Path):
-    with cluster.joined(nodes.address, None) as place:
+    with workers.joined(nodes.address, None) as place:
         return test_runs.run_all(made, root, place)
 
 
@@ -97,7 +97,7 @@ def test_a_run_goes_on_where_its_node_is_killed(nodes, tmp_path, monkeypatch):
     victim = next(run for run in made.runs({}) if run.arm == "s").folder(tmp_path / "there")
     killed = []
 
-    class Killing(cluster.Task):
+    class Killing(workers.Task):
         """Kills the node of the first slow run, once that has begun."""
 
         def is_alive(self) -> bool:
@@ -107,7 +107,7 @@ def test_a_run_goes_on_where_its_node_is_killed(nodes, tmp_path, monkeypatch):
                 nodes.remove_node(killed[0], allow_graceful=False)
             return super().is_alive()
 
-    monkeypatch.setattr(cluster, "Task", Killing)
+    monkeypatch.setattr(workers, "Task", Killing)
     results, told = on_cluster(nodes, made, tmp_path / "there")
     assert killed and not results.stopped and "failed" not in told
     assert table(tmp_path / "there") == table(tmp_path / "here")
@@ -134,8 +134,8 @@ sys.path[:0] = {paths!r}
 import fakes
 if __name__ == "__main__":
     import test_runs
-    from transformer.studies import cluster, runs
-    with cluster.joined(sys.argv[2], None) as place:
+    from transformer.studies import runs, workers
+    with workers.joined(sys.argv[2], None) as place:
         results = runs.run_all(test_runs.slow(), Path(sys.argv[1]), fakes.train, place)
     print(results.stopped, flush=True)
 """
@@ -181,7 +181,7 @@ class RayError(Exception): ...
 
 
 class Ray:
-    """What `cluster.Task` uses of Ray. Its tasks are over at once: they return a number, or raise an error."""
+    """What `workers.Task` uses of Ray. Its tasks are over at once: they return a number, or raise an error."""
 
     exceptions = SimpleNamespace(
         NodeDiedError=NodeDiedError,
@@ -211,9 +211,9 @@ class Ray:
         self.cancelled.append(reference)
 
 
-def task(folder: Path, *results: int | Exception) -> tuple[cluster.Task, Ray]:
+def task(folder: Path, *results: int | Exception) -> tuple[workers.Task, Ray]:
     ray = Ray(*results)
-    return cluster.Task(ray, ray, (fakes.train, test_runs.TINY, folder, "")), ray
+    return workers.Task(ray, ray, (fakes.train, test_runs.TINY, folder, "")), ray
 
 
 def test_what_ray_says_of_a_task_is_told_of_the_run(tmp_path):
@@ -225,13 +225,13 @@ def test_what_ray_says_of_a_task_is_told_of_the_run(tmp_path):
 
 
 def test_a_run_loses_its_node_so_often_and_not_more(tmp_path):
-    lost = [NodeDiedError("gone")] * cluster.LOSSES
+    lost = [NodeDiedError("gone")] * workers.LOSSES
     ending, ray = task(tmp_path / "run", *lost[1:], 7)
-    assert [ending.is_alive() for _ in range(cluster.LOSSES)] == [True] * (cluster.LOSSES - 1) + [False]
+    assert [ending.is_alive() for _ in range(workers.LOSSES)] == [True] * (workers.LOSSES - 1) + [False]
     assert ending.exitcode == 7
     ending, ray = task(tmp_path / "run", *lost)
-    assert [ending.is_alive() for _ in lost] == [True] * (cluster.LOSSES - 1) + [False]
-    assert ending.exitcode == 1 and ray.started == cluster.LOSSES
+    assert [ending.is_alive() for _ in lost] == [True] * (workers.LOSSES - 1) + [False]
+    assert ending.exitcode == 1 and ray.started == workers.LOSSES
     stopped, ray = task(tmp_path / "run", *lost)
     stopped.terminate()
     assert not stopped.is_alive() and ray.started == 1 and ray.cancelled == [0]
@@ -247,7 +247,7 @@ def test_what_a_node_wrote_may_be_seen_late(tmp_path, monkeypatch):
                 Workdir(folder).evaluation_file("test").parent.mkdir(parents=True)
                 Workdir(folder).evaluation_file("test").write_text("{}")
             elif change == "time":
-                patch.setattr(cluster, "SEEN", 0.0)
+                patch.setattr(workers, "SEEN", 0.0)
             else:
                 done.terminate()
             assert not done.is_alive()
@@ -258,7 +258,7 @@ def test_what_a_node_wrote_may_be_seen_late(tmp_path, monkeypatch):
 def test_a_node_sees_what_the_study_sees(tmp_path):
     for folder, current in ((tmp_path / "gone" / "run", tmp_path), (tmp_path / "run", tmp_path / "gone")):
         with pytest.raises(UserError, match=f"gone: {socket.gethostname()} has no such folder; .* shared"):
-            cluster.on_node(fakes.train, test_runs.TINY, folder, str(current))
+            workers.on_node(fakes.train, test_runs.TINY, folder, str(current))
 
 
 # An address, and what is said of it.
@@ -275,7 +275,7 @@ WRONG = {
 def test_a_wrong_address_is_a_line(address, monkeypatch):
     """Before Ray is asked, which waits for minutes."""
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace())
-    with pytest.raises(UserError) as error, cluster.joined(address, None):
+    with pytest.raises(UserError) as error, workers.joined(address, None):
         pass
     assert str(error.value).startswith(f"--ray={address}: ") and WRONG[address] in str(error.value)
 
@@ -285,7 +285,7 @@ def test_what_ray_cannot_join_is_a_line(monkeypatch):
         raise ConnectionError("no cluster\nmore")
 
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init, shutdown=lambda: None))
-    with pytest.raises(UserError, match="^--ray=auto: no cluster; a study is started"), cluster.joined("auto", None):
+    with pytest.raises(UserError, match="^--ray=auto: no cluster; a study is started"), workers.joined("auto", None):
         pass
 
 
@@ -303,13 +303,13 @@ def test_what_runs_ask_for_and_what_they_are_told(monkeypatch, tmp_path):
     )
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    with cluster.joined("auto", None) as place:
+    with workers.joined("auto", None) as place:
         assert place.most > 10**9
     assert asked["num_cpus"] == 1 and "num_gpus" not in asked and asked["max_retries"] == 0
     variables = told["runtime_env"]["env_vars"]
     assert variables["JAX_PLATFORMS"] == "cpu" and all(name.startswith(("JAX_", "XLA_")) for name in variables)
     resources["GPU"] = 4.0
     asked.clear()
-    with cluster.joined("auto", 3) as place:
+    with workers.joined("auto", 3) as place:
         assert place.most == 3
     assert asked["num_gpus"] == 1

@@ -26,12 +26,12 @@ from transformer import settings
 from transformer.errors import UserError
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir, write_json
-from transformer.studies import outcomes, report, resampling, results, reuse, runs, study
+from transformer.studies import outcomes, report, resampling, results, runs, study
 from transformer.studies import plan as plans
 from transformer.studies.plan import Pace
-from transformer.studies.processes import Job, Place, Processes
 from transformer.studies.results import beside
 from transformer.studies.study import Metric
+from transformer.studies.workers import Job, Place, Processes
 
 TINY = small.config(train__steps=4)
 NAMES = ["validation/nll", "validation/bleu", "test/nll", "test/bleu", "test/perplexity", "init/jacobian_norm"]
@@ -486,7 +486,7 @@ def test_data_is_prepared_once(tmp_path):
     found = []
     for number, each in enumerate(changes):
         config, new = small.config(**{"data__test": "test"} | each), Workdir(tmp_path / "b" / str(number))
-        reuse.take(config, new.path)
+        runs.take_shared(config, new.path)
         found.append([(new.tokens / "train" / "x").exists() and (new.vocabulary / "x").exists(), new.data_info_file.exists()])
         assert not new.path.exists() or new.config() == config
     assert found == [[True, True], [True, False], [False, False], [False, False]]
@@ -499,8 +499,8 @@ sys.path[:0] = {paths!r}
 import fakes
 if __name__ == "__main__":
     import test_runs
-    from transformer.studies import processes, runs
-    print(runs.run_all(test_runs.slow(), Path(sys.argv[1]), fakes.train, processes.Processes(1)).stopped, flush=True)
+    from transformer.studies import runs, workers
+    print(runs.run_all(test_runs.slow(), Path(sys.argv[1]), fakes.train, workers.Processes(1)).stopped, flush=True)
 """
 
 

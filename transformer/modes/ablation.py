@@ -14,11 +14,11 @@ from transformer.errors import UserError, counted, say
 from transformer.modes.scoring import check_evaluate, reported
 from transformer.modes.training import train, train_vmapped
 from transformer.runtime.lock import only_run
-from transformer.studies import cluster, resampling, runs
 from transformer.studies import plan as plans
 from transformer.studies import report as reports
-from transformer.studies.processes import Processes
+from transformer.studies import resampling, runs
 from transformer.studies.study import Study, arm_configs
+from transformer.studies.workers import Processes, joined
 from transformer.training.optimizer import warm_up_warning
 
 
@@ -61,7 +61,7 @@ def ablate(
     with (
         contextlib.nullcontext(Processes(workers or 1, vmap_seeds, train_vmapped))
         if ray is None
-        else cluster.joined(ray, workers) as place
+        else joined(ray, workers) as place
     ):
         with only_run(workdir):
             pass  # a workdir that cannot be used is said before the plan, in one line

@@ -11,7 +11,7 @@ import numpy as np
 
 from transformer.inference.scores import SCORES
 from transformer.studies import outcomes, results, scaling_laws
-from transformer.studies.markdown import code, listed, p_value
+from transformer.studies.markup import code, listed, p_value
 from transformer.studies.power_law import PowerLaw
 from transformer.studies.results import Row
 from transformer.studies.statistics import Contrast, Estimate, finite

@@ -10,11 +10,10 @@ from pathlib import Path
 from transformer import plots
 from transformer.errors import counted, no_failure
 from transformer.files import new_file
-from transformer.studies import figures, flags, limits, resampling, results, tables
+from transformer.studies import figures, flags, resampling, results
 from transformer.studies import findings as found
 from transformer.studies.findings import Findings, Measured
-from transformer.studies.html import page
-from transformer.studies.markdown import ABSENT, Digits, amount, code, listed, p_value, plain, table
+from transformer.studies.markup import ABSENT, Digits, amount, code, listed, p_value, page, plain, table
 from transformer.studies.plan import TOLERANCE, defaults, duration, followed
 from transformer.studies.results import Row
 from transformer.studies.statistics import Interval
@@ -30,7 +29,7 @@ def write(study: Study, folder: Path) -> list[str]:
     rows, sentences = results.read(folder / results.NAME, study), resampling.read(folder / resampling.NAME, study)
     findings = found.find(study, rows, sentences, followed(study, folder))
     with no_failure(str(folder), "written"):
-        tables.write(findings, folder)
+        figures.write_tables(findings, folder)
         results.add_curves(folder / results.CURVES, rows, study)
         plots.study_figure(figures.panels(findings), *(folder / f"{FIGURE}{ending}" for ending in (".png", ".svg")))
         text = markdown(findings)
@@ -60,7 +59,7 @@ def markdown(findings: Findings) -> str:
         *(part for measured in findings.measured for part in _metric(findings, measured)),
         *_flags(findings),
         *_how_computed(findings),
-        *limits.section(findings),
+        *_limits(findings),
         *_unfinished(findings),
         *_search(findings),
         *_costs(findings),
@@ -330,3 +329,41 @@ def _origin(findings: Findings) -> list[str]:
 
 
 # --- the figure --------------------------------------------------------------------------------------------------------
+
+
+# --- dropped, cut or replaced ------------------------------------------------------------------------------------------
+
+
+def _limits(findings: Findings) -> list[str]:
+    """Nothing, if no run tells of any."""
+    kinds = list(dict.fromkeys((cut.where, cut.what) for row in findings.rows for cut in row.cuts))
+    if not kinds:
+        return []
+    return [
+        "## Dropped, cut or replaced",
+        "Counts of one run; of several runs that differ, the least and the most. Where arms differ in them, scores compare "
+        "these limits, too.",
+        "\n".join(_limit(findings, *kind) for kind in kinds),
+    ]
+
+
+def _limit(findings: Findings, where: str, what: str) -> str:
+    by_arm = {
+        arm: _counts_of([_count(row, where, what) for row in runs])
+        for arm in findings.study.arms
+        if (runs := [row for row in findings.runs(arm) if row.status == "finished"])
+    }
+    name = f"{plain(where)}: {plain(what)}" if where else plain(what)
+    if len(set(by_arm.values())) == 1:
+        return f"- {name}: {next(iter(by_arm.values()))} in every arm"
+    return f"- {name}: " + ", ".join(f"{code(arm)} {text}" for arm, text in by_arm.items())
+
+
+def _count(row: Row, where: str, what: str) -> tuple[int, int]:
+    return next(((cut.count, cut.of) for cut in row.cuts if (cut.where, cut.what) == (where, what)), (0, 0))
+
+
+def _counts_of(counts: Sequence[tuple[int, int]]) -> str:
+    least, most, of = min(n for n, _ in counts), max(n for n, _ in counts), max(of for _, of in counts)
+    number = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f"{number} of {of:,}" if of else number

@@ -1,36 +1,40 @@
 """Runs of a plan, several at a time; results.csv is kept as they end.
 
 A run is an ordinary workdir, so it resumes by itself, and all that is known of it is read from there: nothing is lost with
-the process that runs the study. Where it is executed, here or on a cluster, is a `Place` (processes.py).
+the process that runs the study. Where it is executed, here or on a cluster, is a `Place` (workers.py). What runs have in common
+is made once: the training of those that differ in how the model is scored alone, and the vocabulary and the tokens of those
+that read the same data.
 """
 
 import contextlib
 import dataclasses
+import os
+import shutil
 import signal
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from transformer.config import Config
+from transformer import settings
+from transformer.config import Config, Evaluate, Search
 from transformer.data import sources
 from transformer.data.sources.records import read_synthetic
 from transformer.errors import UserError
+from transformer.files import new_folder
 from transformer.runtime.lock import only_run
-from transformer.runtime.workdir import Workdir
-from transformer.settings import replace
-from transformer.studies import findings, outcomes, processes, results, reuse
+from transformer.runtime.workdir import Workdir, write_json
+from transformer.studies import findings, outcomes, results, workers
 from transformer.studies.outcomes import Outcome
-from transformer.studies.plan import Pace, Plan, Run, record
-from transformer.studies.processes import Place, Started, Train
-from transformer.studies.progress import Progress
+from transformer.studies.plan import Pace, Plan, Run, duration, record
 from transformer.studies.results import beside
 from transformer.studies.study import Metric
+from transformer.studies.workers import Place, Started, Train
 from transformer.training.loop import Stop
-from transformer.training.telemetry import read_metrics
+from transformer.training.telemetry import has_bar, make_bar, read_metrics
 
 MEASURED = 12  # updates of each arm in a dry run
 
@@ -122,10 +126,10 @@ def _execute(
     asked = False
     try:
         while active or (waiting and not stop):
-            while len(_each(active)) < place.most and not stop and (chosen := reuse.next_of(waiting, active, place.seeds)):
+            while len(_each(active)) < place.most and not stop and (chosen := next_of(waiting, active, place.seeds)):
                 for run in chosen:
                     waiting.remove(run)
-                    reuse.take(_placed(run.config, root), run.folder(root))
+                    take_shared(_placed(run.config, root), run.folder(root))
                 process = place.start(train, {run.folder(root): _placed(run.config, root) for run in chosen})
                 active.update(dict.fromkeys(chosen, process))
             place.wait(_each(active), 0.5)
@@ -177,10 +181,10 @@ def measure(config: Config, train: Train) -> Pace | str:
     updates = min(MEASURED, config.train.steps)
     changes = {"train.log_every": 1, "train.evaluate_every": max(1, updates // 2)}
     for name, value in changes.items():
-        config = replace(config, name, value)
+        config = settings.replace(config, name, value)
     with tempfile.TemporaryDirectory() as place:
         folder, begun = Path(place) / "run", time.monotonic()
-        process = processes.start(train, _placed(config, Path(place)), folder)
+        process = workers.start(train, _placed(config, Path(place)), folder)
         try:
             while True:
                 over = process.exitcode is not None
@@ -205,3 +209,155 @@ def _pace(trained: Mapping[int, float], validated: Mapping[int, float], seconds:
     validation = validated[updates] - trained[updates] if validated else None
     once = seconds - updates * update - len(validated) * (validation or 0.0)
     return Pace(max(once, 0.0), update, validation)
+
+
+# --- what runs have in common ------------------------------------------------------------------------------------------
+
+
+def next_of(waiting: Sequence[Run], active: Collection[Run], seeds: int) -> list[Run]:
+    """The first run that takes its training from none that is under way, and others that differ from it in their seeds alone,
+    `seeds` in all at most; [] if there is none."""
+    busy = [_training(other.config) for other in active]
+    free = [run for run in waiting if _training(run.config) not in busy]
+    return [run for run in free if _but_seed(run.config) == _but_seed(free[0].config)][:seeds]
+
+
+def take_shared(config: Config, folder: Path) -> None:
+    """If a run beside `folder`, the workdir of a run with these settings that has not begun, has its training, the workdir is
+    a copy of that, scores left out; the time it took is this one's, too. Else, if one has its data, it begins with that."""
+    if folder.exists():
+        return
+    prepared = None
+    for file in sorted(folder.parents[1].glob(f"*/*/{Workdir(folder).config_file.name}")):
+        other, made = Workdir(file.parent), Workdir(file.parent).config()
+        if (other.checkpoints / str(config.train.steps)).is_dir() and _training(made) == _training(config):
+            scores = (other.evaluation_file("test").parent, other.pictures)
+            with new_folder(folder) as new:
+                shutil.copytree(other.path, new, ignore=shutil.ignore_patterns(*(p.name for p in scores)), dirs_exist_ok=True)
+                write_json(Workdir(new).config_file, settings.to_dict(config))
+            if (seconds := beside(other.path, ".seconds")).exists():
+                shutil.copy(seconds, beside(folder, ".seconds"))
+            return
+        if other.data_info_file.exists() and other.tokens.is_dir() and _data(made) == _data(config):
+            prepared = other
+    if prepared is not None and config.train.init_from is config.train.branch_from is None:
+        with new_folder(folder) as new:
+            begun = Workdir(new)
+            shutil.copytree(prepared.vocabulary, begun.vocabulary)
+            shutil.copytree(prepared.tokens, begun.tokens, copy_function=_link)
+            if prepared.config().data == config.data:  # else the longest output may be another
+                shutil.copy(prepared.data_info_file, begun.data_info_file)
+            begun.keep_variants(config)
+            write_json(begun.config_file, settings.to_dict(config))
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy(source, target)
+
+
+def _data(config: Config) -> tuple[object, ...]:
+    """What the vocabulary and the tokens of a split depend on. The search for a learning rate has no test split."""
+    return config.family, config.objective, config.train.init_from, dataclasses.replace(config.data, test=None)
+
+
+def _but_seed(config: Config) -> Config:
+    """The settings that all seeds of an arm share."""
+    return settings.replace(config, "train.seed", 0)
+
+
+def _training(config: Config) -> Config:
+    """What of a run's settings its training depends on; the rest as it is by default."""
+    return dataclasses.replace(config, evaluate=Evaluate(), search=Search())
+
+
+# --- progress ----------------------------------------------------------------------------------------------------------
+
+
+PERIOD = 60  # seconds between two lines where there is no bar
+FIRST = 5  # seconds until the first one
+
+
+class Progress:
+    """How far a study is, in runs and updates: a bar on a terminal, elsewhere a line a minute and for each run that ends."""
+
+    def __init__(self, plan: Plan, stream: TextIO):
+        runs = [*plan.search(), *plan.runs(dict.fromkeys(plan.configs, 1.0))]
+        self._runs, self._updates = len(runs), sum(run.config.train.steps for run in runs)
+        self._known = {(run.part, run.arm, run.seed, self._rate(run)) for run in runs}
+        self._first, self._stream = plan.study.metrics[0].label, stream
+        self._ended: dict[Run, None] = {}
+        self._under_way = self._before = 0  # updates: of runs that are not at their end; of those done before we began
+        self._begun: float | None = None
+        self._last = time.monotonic() - PERIOD + FIRST  # when a line was written
+        self._bar: Any = None
+
+    @staticmethod
+    def _rate(run: Run) -> float | None:
+        return None if run.part == "study" else run.config.train.learning_rate
+
+    def __enter__(self) -> "Progress":
+        if has_bar(self._stream):
+            counted = "{task.description}", "{task.completed:.0f}/{task.total:.0f} updates{task.fields[eta]}"
+            self._bar = make_bar(self._stream, *counted)
+            self._task = self._bar.add_task("", total=self._updates, eta="")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def begin(self, outcomes: Mapping[Run, Outcome], runs: Sequence[Run]) -> None:
+        """What is done already; it does not count to the pace. `runs`: those that are to be done now, some of which may be more
+        than were expected."""
+        if more := [run for run in runs if (run.part, run.arm, run.seed, self._rate(run)) not in self._known]:
+            self._runs, self._updates = self._runs + len(more), self._updates + sum(run.config.train.steps for run in more)
+            self._known |= {(run.part, run.arm, run.seed, self._rate(run)) for run in more}
+        new = [run for run in outcomes if run not in self._ended]
+        self._ended |= dict.fromkeys(new)
+        self._before += sum(run.config.train.steps for run in new)
+        if self._begun is None:
+            self._begun = time.monotonic()
+        if new:
+            self._say(f"{len(new)} of {self._runs} runs are done already")
+
+    def ended(self, run: Run, result: Outcome) -> None:
+        self._ended[run] = None
+        self._under_way = 0
+        value = result.metrics.get(self._first)
+        what = f"{self._first} {value:.4g}" if value is not None else f"{result.status} {result.error}".rstrip()
+        search = f" at learning rate {run.config.train.learning_rate:g}" if run.part == "search" else ""
+        name = f"{run.arm}, seed {run.seed}{search}"
+        self._say(f"{len(self._ended)}/{self._runs} runs  {name}: {what}{self._eta()}")
+
+    def watch(self, active: Mapping[Run, Path]) -> None:
+        """Looks how far runs are."""
+        if not self._bar and time.monotonic() < self._last + PERIOD:
+            return
+        rows = [read_metrics(Workdir(folder).metrics_file) for folder in active.values()]
+        self._under_way = sum(each[-1]["step"] for each in rows if each)
+        done = f"{len(self._ended)}/{self._runs} runs"
+        if not self._bar:
+            at = ", ".join(f"{run.arm}, seed {run.seed}" for run in active)
+            self._say(f"{done}, {self._done():,}/{self._updates:,} updates, now {at or 'between two runs'}{self._eta()}")
+        else:
+            self._bar.update(self._task, description=done, completed=self._done(), eta=self._eta())
+
+    def _done(self) -> int:
+        return sum(run.config.train.steps for run in self._ended) + self._under_way
+
+    def _eta(self) -> str:
+        done = self._done()
+        if self._begun is None or done <= self._before or done >= self._updates:
+            return ""
+        return f"  ETA {duration((time.monotonic() - self._begun) / (done - self._before) * (self._updates - done))}"
+
+    def _say(self, text: str) -> None:
+        self._last = time.monotonic()
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        else:
+            print(text, file=self._stream, flush=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from transformer.errors import counted
 from transformer.studies.findings import Findings, Judged
-from transformer.studies.markdown import Digits, amount, code, listed, p_value
+from transformer.studies.markup import Digits, amount, code, listed, p_value
 from transformer.studies.scaling_laws import Exponent, Law, Optimal
 from transformer.studies.statistics import Interval
 from transformer.studies.study import LAWS, Claim
