@@ -12,7 +12,7 @@ from transformer.interop.formats import FORMATS
 
 MATHJAX = r"""window.MathJax = {
   tex: {inlineMath: [["\\(", "\\)"], ["$", "$"]], displayMath: [["\\[", "\\]"], ["$$", "$$"]]},
-  options: {ignoreHtmlClass: ".*", processHtmlClass: "arithmatex|jp-RenderedMarkdown|jp-MarkdownOutput"},
+  options: {ignoreHtmlClass: "jp-OutputArea|highlight|md-search"},
 };
 """
 
