@@ -195,7 +195,8 @@ def as_data(study: Study) -> dict[str, Any]:
     rest = {field.name: getattr(study, field.name) for field in dataclasses.fields(study) if field.name != "base"}
     rest |= {name: [dataclasses.asdict(each) for each in rest[name]] for name in ("claims", "metrics")}
     rules = {"level": 0.95, "correction": "Holm over all claims", "other pairs": "Games and Howell, exploratory"}
-    return json.loads(json.dumps({"base": changed(study.base), **rest, "rules": rules}, default=dict))
+    base = changed(dataclasses.replace(study.base, data=dataclasses.replace(study.base.data, directory=None)))  # any place
+    return json.loads(json.dumps({"base": base, **rest, "rules": rules}, default=dict))
 
 
 def digest(data: Mapping[str, Any]) -> str:
