@@ -23,7 +23,7 @@ from transformer.inference.scores import PREDICTION
 from transformer.inference.sums import SUMS, of_sentences
 from transformer.modes.common import file_name
 from transformer.runtime import workdir as workdirs
-from transformer.studies import html
+from transformer.studies import markup
 from transformer.training.telemetry import read_metrics
 
 RESAMPLINGS = 2000
@@ -153,7 +153,7 @@ def _page(runs: Sequence[Compared], split: str, changed: Sequence[Sequence[str]]
             lines = [["", "text"], ["source", _escaped(rows[0]["source"])], ["reference", _escaped(str(rows[0]["reference"]))]]
             lines += [[name, _marked(row[PREDICTION], str(row["reference"]))] for name, row in zip(names, rows, strict=True)]
             parts.append(_table(lines, escaped=True))
-    return html.page(f"{' and '.join(names)}", "\n\n".join(parts), figures)
+    return markup.page(f"{' and '.join(names)}", "\n\n".join(parts), figures)
 
 
 def _curves(runs: Sequence[Compared]) -> str | None:
