@@ -158,7 +158,7 @@ def test_a_run_with_a_variant_keeps_a_copy_and_its_workdir_runs_nothing(variant,
 
 def test_names_that_are_registered():
     assert {"multi_head"} <= Attention.registry.keys() and Attention.kind is Attention
-    assert {"none", "sinusoidal", "learned", "rotary", "alibi", "t5", "shaw"} == Positions.registry.keys()
+    assert {"none", "sinusoidal", "learned", "rotary", "alibi", "t5", "t5_layers", "shaw"} == Positions.registry.keys()
 
 
 def of_a_layer_type(variant, **more):

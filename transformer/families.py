@@ -249,7 +249,12 @@ def _prefix(config: Config, data_info: DataInfo, vocabularies: Vocabularies, tra
 def _encoded_prefix(config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
     data = config.data
     return objectives.EncodedPrefixLM(
-        data.max_source_length, data.max_target_length, data_info.start, data_info.end, data_info.begin, config.train.seed
+        data.max_source_length,
+        data.max_target_length,
+        data_info.start,
+        data_info.end,
+        data_info.begin,
+        seed=config.train.seed,
     )
 
 

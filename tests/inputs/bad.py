@@ -185,7 +185,7 @@ BAD: dict[str, Bad] = {
     ),
     "SQuAD that is no JSON": Bad("data", file("data/train.json", "{"), ANSWERS, ["train.json: line 1, column 2: not JSON"]),
     "SQuAD that is a list": Bad("data", file("data/train.json", "[]"), ANSWERS, ["train.json: the file is not an object"]),
-    "SQuAD that is deep": Bad("data", file("data/train.json", deep()), ANSWERS, ["train.json: no JSON of SQuAD's form"]),
+    "SQuAD that is deep": Bad("data", file("data/train.json", deep()), ANSWERS, ["train.json: not JSON in SQuAD's format"]),
     "SQuAD of NaN": Bad("data", file("data/train.json", '{"data": NaN}'), ANSWERS, ["train.json: data is not a list"]),
     "SQuAD with half a place": Bad(
         "data",
@@ -227,7 +227,7 @@ BAD: dict[str, Bad] = {
     ),
     "a folder as settings": Bad("translator", a_folder("run/config.json"), TRANSLATE, ["--workdir=run: it has no config.json"]),
     "data information without sizes": Bad(
-        "translator", file(DATA_INFO, "{}"), TRANSLATE, ["run/data_info.json: source_size, target_size is missing", "restore"]
+        "translator", file(DATA_INFO, "{}"), TRANSLATE, ["run/data_info.json: source_size, target_size", "restore"]
     ),
     "data information with a strange end": Bad(
         "translator",

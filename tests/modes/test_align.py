@@ -106,6 +106,6 @@ class Reads(Stub):
 
 def test_a_decoder_alone_has_nothing_to_align(monkeypatch, capsys):
     monkeypatch.setattr(mode.predict, "load", lambda *arguments: Reads([]))
-    with pytest.raises(UserError, match="run has no attention from what it says to what it read"):
+    with pytest.raises(UserError, match="run has no cross-attention"):
         mode.align(trained.run().workdir, {})
     assert "256 of 2,000" in capsys.readouterr().out  # how much of the split is read, with the table

@@ -85,11 +85,11 @@ def _hidden(
             other = draw.choice([word for word in range(len(known.source)) if word != source])
             some.append(pair)
             places.append((sentence, known.target[target], known.source[source], known.source[other]))
-    words = [touching(sentence.target_tokens, target) for sentence, target, _, _ in places]
+    target_tokens = [touching(sentence.target_tokens, target) for sentence, target, _, _ in places]
 
     def cost(hidden: list[list[int]] | None = None, encoder: bool = False) -> float:
         nats = predictor.target_nll(some, hidden, encoder)
-        return float(np.mean([nll[tokens].sum() for nll, tokens in zip(nats, words, strict=True)]))
+        return float(np.mean([nll[tokens].sum() for nll, tokens in zip(nats, target_tokens, strict=True)]))
 
     words = {
         "aligned": [touching(sentence.source_tokens, word) for sentence, _, word, _ in places],

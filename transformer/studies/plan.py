@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from transformer import families, registry, settings
+from transformer import families, settings
 from transformer.config import Config
 from transformer.errors import UserError, counted, nearest
 from transformer.files import new_file
@@ -142,8 +142,7 @@ def _free() -> frozenset[str]:
 
 def sources(config: Config) -> dict[str, str]:
     """The files of an arm's own components, each with the beginning of its hash."""
-    components = [value for *_, value in settings.fields(config) if isinstance(value, Component)]
-    return {file.name: digest[:12] for each in components for file, digest in registry.sources(type(each)).items()}
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in sorted(settings.sources(config))}
 
 
 def other_settings(config: Config, recorded: Mapping[str, str], before: Mapping[str, str]) -> list[str]:
