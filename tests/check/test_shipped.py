@@ -38,8 +38,15 @@ def failures(config: Config) -> list[str]:
     return [table.remedy(each, small) for each in table.run(Subject(small)) if each.failed]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", [*FILES, *PUBLISHED], ids=lambda path: path.stem)
+# One of each kind of model; the others, 10 to 30 seconds of processor time each, are run on demand.
+KINDS = {"number_words", "shakespeare", "rnn_bahdanau", "bert_list_ops", "t5_number_words", "bart_pretrain", "gemma_3_1b"}
+EACH = [
+    pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in KINDS else pytest.mark.thorough)
+    for path in (*FILES, *PUBLISHED)
+]
+
+
+@pytest.mark.parametrize("path", EACH)
 def test_a_shipped_configuration(path, tmp_path):
     config = test_experiments.read(path, tmp_path)
     small, _ = shrink(config)
