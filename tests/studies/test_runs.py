@@ -137,6 +137,7 @@ def test_what_differs_in_scores_alone_is_trained_once(tmp_path):
     assert not Workdir(b).samples_file("test").exists()  # what the other run said is not this one's
     times = [[float(x) for x in beside(folder, ".seconds").read_text().split()] for folder in (a, b)]
     assert times[1][:-1] == times[0] and len(times[0]) == 1  # its training's time is a part of its cost
+    (tmp_path / "results.csv").unlink()  # its rows are another study's
     search = plan({"c": {"search.beam_size": "3"}, "d": {"search.beam_size": "5"}}, base=made.configs["other"], seeds=1)
     run_all(search, tmp_path)
     assert {fakes.trained(run.folder(tmp_path)) for run in search.runs({})} == {0}
