@@ -76,7 +76,7 @@ OTHER: dict[str, Any] = {
     "model.attention": Attention(bias=False), "model.feed_forward": FeedForward(bias=False),
     "model.feed_forward.activation": "gelu", "model.attention.norm_epsilon": 1e-3,
     "model.attention.scale_width": 3, "model.attention.logit_cap": 0.5, "model.attention.output_bias": False,
-    "model.lora_rank": 2, "train.freeze": ("*kernel",), "model.logits_cap": 0.5, "model.residual": "parallel",
+    "model.lora_rank": 2, "model.lora_kernels": ("query",), "train.freeze": ("*kernel",), "model.logits_cap": 0.5, "model.residual": "parallel",
     "model.attention_backend": "plain", "model.norm.epsilon": 1e-3, "model.recurrent.attention": "luong_dot",
     "data.tfds_name": "wmt", "data.mixture": ("tasks:1",), "data.number_range": (0, 5000), "data.number_train_range": (0, 900),
     "data.number_test_range": (0, 900), "data.algorithm_train_lengths": (3, 6), "data.algorithm_test_lengths": (7, 8),

@@ -264,7 +264,7 @@ def test_a_checkpoint_of_one_process_is_read_and_written_by_two_to_the_bit(tmp_p
         port = free_port()
         first, second = (Process(tmp_path, "moves", tmp_path, f"127.0.0.1:{port}", n) for n in range(2))
         status, _, err = second.ends()
-        assert status == 1 and err.startswith("launch.py: another process of this run ended") and err.count("\n") == 1
+        assert status == 1 and ": another process of this run ended" in err and err.count("\n") == 1
         assert first.ends()[0] == -signal.SIGKILL
         assert checkpoints.sound(notice=pytest.fail) == [1, 2]
         back = checkpoints.restore(2, "state", known())
