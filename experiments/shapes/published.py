@@ -10,6 +10,20 @@ from transformer.components.norms import LayerNorm, RMSNorm
 from transformer.components.positions import Learned, T5Buckets
 from transformer.config import Config, Model, Objective, Train
 
+GPT2 = Train(
+    steps=600_000,
+    batch_tokens=524_288,
+    optimizer="adamw",
+    learning_rate=6e-4,
+    schedule="cosine",
+    warmup_steps=2000,
+    beta2=0.95,
+    epsilon=1e-8,
+    weight_decay=0.1,
+    clip_norm=1.0,
+    label_smoothing=0.0,
+)
+
 
 def bert(layers: int, d_model: int) -> Config:
     """Devlin et al. 2019, section 3: body, pooler, both pre-training heads; WordPiece of 30,522 entries with the mask's."""
@@ -76,19 +90,7 @@ def gpt2(layers: int, d_model: int, heads: int) -> Config:
             vocabulary_size=50_257,
             max_target_length=1024,
         ),
-        train=Train(
-            steps=600_000,
-            batch_tokens=524_288,
-            optimizer="adamw",
-            learning_rate=6e-4,
-            schedule="cosine",
-            warmup_steps=2000,
-            beta2=0.95,
-            epsilon=1e-8,
-            weight_decay=0.1,
-            clip_norm=1.0,
-            label_smoothing=0.0,
-        ),
+        train=GPT2,
     )
 
 

@@ -7,28 +7,16 @@ not what was published.
 import dataclasses
 from typing import Any
 
-from experiments.shapes import small
+from experiments.shapes import published, small
 from transformer.components.attention import Attention
 from transformer.components.feed_forward import FeedForward
 from transformer.components.norms import LayerNorm, RMSNorm
 from transformer.components.positions import Sinusoidal
 from transformer.components.rotary import Llama3, Rotary
-from transformer.config import Config, Data, Model, Objective, Train
+from transformer.config import Config, Data, Model, Objective
 from transformer.settings import Variations
 
-RECIPE = Train(
-    steps=100_000,
-    batch_tokens=524_288,
-    optimizer="adamw",
-    learning_rate=3e-4,
-    schedule="cosine",
-    warmup_steps=2000,
-    beta2=0.95,
-    epsilon=1e-8,
-    weight_decay=0.1,
-    clip_norm=1.0,
-    label_smoothing=0.0,
-)
+RECIPE = dataclasses.replace(published.GPT2, steps=100_000, learning_rate=3e-4)
 NORMAL: dict[str, Any] = {"initializer": "normal", "embedding_init": "normal", "embedding_scale": "none", "dropout_rate": 0.0}
 
 

@@ -36,8 +36,10 @@ each_task = pytest.mark.parametrize("task", [pytest.param(k, marks=pytest.mark.s
 @pytest.fixture
 def use(monkeypatch):
     """A task's run; modes then use the predictor that it made at its end, which is compiled."""
+    load = predict.load
 
     def use(task: str) -> tasks.Run:
+        monkeypatch.setattr(predict, "load", load)  # a run that is trained now loads its own
         run = tasks.run(task)
         monkeypatch.setattr(predict, "load", lambda *arguments, **named: run.predictor)
         return run

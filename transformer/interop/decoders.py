@@ -3,10 +3,11 @@
 Llama 2 and 3, Mistral, Qwen 2 and 3, Gemma 1 to 3 (text), Phi 3, OLMo 2, SmolLM 3, GPT-NeoX (Pythia), OPT.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformer.interop.fields import ACTIVATIONS, ATTENTION, NORMAL, ROWS, TIED, Field, Format, same, words
+from transformer.interop.fields import ACTIVATIONS, ATTENTION, GPT2, NORMAL, ROWS, TIED, Field, Format, same, words
 from transformer.interop.layer_fields import LayerFields
 from transformer.interop.names import Names, Place, stack
 
@@ -279,8 +280,9 @@ FORMATS: dict[str, Format] = {
         heads_end=True,
     ),
 }
-OPT = Format(
-    family="decoder_only",
+_BIASES = ("model.attention.bias", "model.feed_forward.bias")  # which OPT's fields say
+FORMATS["opt"] = dataclasses.replace(
+    GPT2,
     architectures={"OPTForCausalLM": "causal_lm", "OPTModel": "causal_lm"},
     fields=[
         Field("vocab_size", ROWS, 50272),
@@ -293,40 +295,24 @@ OPT = Format(
         Field("dropout", ["model.dropout_rate"], 0.1),
         Field("attention_dropout", ["model.attention.dropout_rate"], 0.0),
         Field("init_std", ["model.init_stddev"], 0.02),
-        Field("enable_bias", ["model.attention.bias", "model.feed_forward.bias"], True),
+        Field("enable_bias", _BIASES, True),
         _tied(True),
         *_ids(2, 2, 1),
     ],
-    fixed=ATTENTION
-    | {
-        "model.positions": "learned",
+    fixed={
+        **{name: value for name, value in GPT2.fixed.items() if name not in _BIASES},
         "model.positions.offset": 2,
-        "model.attention.scale": "1/sqrt(d_k)",
-        "model.attention.qk_norm": False,
-        "model.norm_order": "pre",
-        "model.norm": "layer",
         "model.norm.epsilon": 1e-5,
-        "model.norm.bias": True,
-        "model.final_norm": True,
-        "model.embedding_norm": False,
-        "model.embedding_scale": "none",
-        "model.logits_scale": "none",
-        "model.logits_bias": False,
     },
-    training=NORMAL | {"model.feed_forward.dropout_rate": 0.0},
     only={
-        "is_encoder_decoder": (False,),
-        "is_decoder": (False, True),
-        "add_cross_attention": (False,),
+        **{name: _ONLY[name] for name in ("is_encoder_decoder", "is_decoder", "add_cross_attention")},
         "do_layer_norm_before": (True,),
         "_remove_final_layer_norm": (False,),
         "layer_norm_elementwise_affine": (True,),
         "layerdrop": (0.0, 0),
     },
     silent=words("prefix word_embed_proj_dim activation_dropout"),
-    heads_end=True,
 )
-FORMATS["opt"] = OPT
 
 # --- names -------------------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ Fields = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class LayerFields:
-    """How a model type says its rotary positions and the windows of its layers.
+    """Which fields of a model type hold its rotary positions and the windows of its layers, and what they mean if absent.
 
     `windows`: of no layer, of all, as `layer_types` says, or of layers from `max_window_layers` on if `use_sliding_window`.
     `period`: without `layer_types`, every so many layers there is one without a window; None: as `windows` says.
@@ -153,8 +153,8 @@ class LayerFields:
                 continue
             if (ours := named.get(theirs)) is None:
                 raise UserError(f"{where}: {theirs} is {value!r} in rope_parameters of type {kind}: it is not supported")
-            values[f"{prefix}.{ours}"] = tuple(map(float, value)) if isinstance(value, list) else value
-        return {name: float(value) if type(value) is int and _is_float(name) else value for name, value in values.items()}
+            values[f"{prefix}.{ours}"] = tuple(map(float, value)) if isinstance(value, list) else _number(value)
+        return values
 
     # --- out -------------------------------------------------------------------------------------------------------------
 
@@ -254,8 +254,9 @@ SCALINGS: dict[str, tuple[type, dict[str, str]]] = {
 }
 
 
-def _is_float(name: str) -> bool:
-    return not name.endswith(("trained_length", "size", "window"))
+def _number(value: Any) -> Any:
+    """A factor that a file may write as a whole number."""
+    return float(value) if type(value) is int else value
 
 
 def _rotary(model: Model) -> bool:

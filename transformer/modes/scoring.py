@@ -322,7 +322,7 @@ def _samples(split: prepare.Split, field: str, reference: str, outputs: list[str
     rows = [
         {"source": e[field], "reference": wanted, "prediction": o, "correct": o == wanted}
         for e, o in zip(split.examples, outputs, strict=True)
-        for wanted in [e["answer"] if "answer" in e else e[reference]]
+        for wanted in [e.get("answer", e[reference])]
     ]
     wrong, correct = [r for r in rows if not r["correct"]], [r for r in rows if r["correct"]]
     shown = wrong[: max(count // 2, count - len(correct))]
