@@ -15,6 +15,7 @@ Not run yet: 222 runs, 5.5e14 FLOP as budgets count them; --dry_run=measure says
 """
 
 import dataclasses
+from typing import Any
 
 from experiments import shakespeare
 from transformer.config import Config, Evaluate
@@ -101,7 +102,8 @@ def get_study() -> Study:
     found = cells()
     tokens, alike = tuple(float(cell.tokens) for cell in found), tuple(cell.budget for cell in found)
     without, whole = (tuple(float(cell.size + k * cell.embeddings) for cell in found) for k in (0, 1))
-    shared = {"arms": tuple(cell.name for cell in found), "tokens": tokens}
+    shared: dict[str, Any] = {"arms": tuple(cell.name for cell in found), "tokens": tokens, "margin": 0.1}
+    isoflop = shared | {"kind": "isoflop", "profiles": alike}
     of_body, of_all = (tuple(6 * n * d for n, d in zip(sizes, tokens, strict=True)) for sizes in (without, whole))
     hoffmann = "Hoffmann et al. 2022, table 2 and approach 3"
     return Study(
@@ -110,35 +112,26 @@ def get_study() -> Study:
             Claim(
                 text="Optimal size ~ C^0.5: all parameters, and FLOPs with the last layer.",
                 source=hoffmann,
-                kind="isoflop",
                 sizes=whole,
                 budgets=of_all,
-                profiles=alike,
                 exponent=0.5,
-                margin=0.1,
-                **shared,
+                **isoflop,
             ),
             Claim(
                 text="Optimal size ~ C^0.5: parameters without embeddings, and FLOPs with the last layer.",
                 source="Porian et al. 2024, figure 1: counting the last layer closes a part of the gap to Kaplan et al.",
-                kind="isoflop",
                 sizes=without,
                 budgets=of_all,
-                profiles=alike,
                 exponent=0.5,
-                margin=0.1,
-                **shared,
+                **isoflop,
             ),
             Claim(
                 text="Optimal size ~ C^0.73: parameters without embeddings, and FLOPs without the last layer.",
                 source="Kaplan et al. 2020, 6.1; of small models by way of counting: Pearce & Song 2024",
-                kind="isoflop",
                 sizes=without,
                 budgets=of_body,
-                profiles=alike,
                 exponent=0.73,
-                margin=0.1,
-                **shared,
+                **isoflop,
             ),
             Claim(
                 text="L = E + A / N^0.34 + B / D^0.28: the exponent of the size.",
@@ -146,7 +139,6 @@ def get_study() -> Study:
                 kind="size exponent",
                 sizes=whole,
                 exponent=0.34,
-                margin=0.1,
                 **shared,
             ),
             Claim(
@@ -155,7 +147,6 @@ def get_study() -> Study:
                 kind="data exponent",
                 sizes=whole,
                 exponent=0.28,
-                margin=0.1,
                 **shared,
             ),
         ),

@@ -139,6 +139,17 @@ def written(folder, model_type, vocab, data_info, **more) -> tuple[dict, Tokeniz
     return described, Tokenizer((folder / "tokenizer.json").read_text(), described)
 
 
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", "electra", "modernbert"])
+def test_an_encoder_reads_texts_between_the_tokens_that_its_tokenizer_names(tmp_path, model_type):
+    folder = save(tmp_path / "a", folders.word_pieces())
+    [made], found = (
+        list(each.values()) if n == 0 else each for n, each in enumerate(vocabularies.read(folder, model_type, 99))
+    )
+    ids = {token: number for number, token in made.tokens.items()}
+    named = {"begin": "[CLS]", "start": "[CLS]", "end": "[SEP]", "mask": "[MASK]", "unknown": "[UNK]"}
+    assert {fact: found[fact] for fact in named} == {fact: ids[token] for fact, token in named.items()}
+
+
 def test_the_class_the_settings_and_the_longest_text_of_an_original_are_kept(tmp_path):
     settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": False, "model_max_length": 17, "mask_token": "[MASK]"}
     made = read(save(tmp_path / "a", folders.word_pieces(), **settings), "bert")

@@ -152,7 +152,7 @@ def _completed(name: str, raw: dict[str, Any], arrays: convert.Tensors) -> dict[
 
     Older files say both by `tie_word_embeddings`; Transformers 5 says that it ties whatever the tensors are.
     """
-    if name not in ("t5", "mt5", "umt5"):
+    if name not in vocabularies.T5S:
         return raw
     if name == "mt5":  # which never scales
         raw = raw | {"scale_decoder_outputs": False}

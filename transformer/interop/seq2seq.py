@@ -1,7 +1,7 @@
 """Encoder-decoders beside T5, BART and Marian: mT5, UMT5, Pegasus, mBART, M2M-100 and NLLB; as in fields.py and names.py."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformer.interop import names
@@ -38,6 +38,11 @@ _BART_ONLY = {name: value for name, value in _BART_ONLY.items() if "norm" not in
 _LAYER_DROP = words("encoder_layerdrop decoder_layerdrop")  # while training alone
 
 
+def _only(embedding_norm: bool, sinusoids: bool) -> dict[str, Sequence[Any]]:
+    norms = {"normalize_before": (True,), "add_final_layer_norm": (True,), "normalize_embedding": (embedding_norm,)}
+    return {**_BART_ONLY, **norms, "static_position_embeddings": (sinusoids,)}
+
+
 def _ids(pad: int, end: int, start: int) -> dict[str, Field]:
     return {
         "pad_token_id": Field("pad_token_id", ["data_info.pad"], pad),
@@ -67,8 +72,7 @@ FORMATS: dict[str, Format] = {
             **_ids(0, 1, 0),
         },
         fixed=_PRE_NORM,
-        only={**_BART_ONLY, "normalize_before": (True,), "add_final_layer_norm": (True,), "normalize_embedding": (False,),
-              "static_position_embeddings": (True,)},
+        only=_only(embedding_norm=False, sinusoids=True),
         silent=MARIAN.silent | _LAYER_DROP,
     ),
     "mbart": _with(
@@ -77,8 +81,7 @@ FORMATS: dict[str, Format] = {
         heads=("ForConditionalGeneration", "Model"),
         fields=_ids(1, 2, 2),
         fixed=_PRE_NORM,
-        only={**_BART_ONLY, "normalize_before": (True,), "add_final_layer_norm": (True,), "normalize_embedding": (True,),
-              "static_position_embeddings": (False,)},
+        only=_only(embedding_norm=True, sinusoids=False),
         silent=BART.silent | _LAYER_DROP,
     ),
     "m2m_100": _with(
@@ -104,10 +107,12 @@ FORMATS: dict[str, Format] = {
             "model.logits_bias": False,
         },
         only={"is_encoder_decoder": (True,), "is_decoder": (False,)},
-        silent=MARIAN.silent | _LAYER_DROP | words("normalize_before add_final_layer_norm static_position_embeddings "
-                                                    "normalize_embedding max_length"),
+        silent=MARIAN.silent
+        | _LAYER_DROP
+        | words("normalize_before add_final_layer_norm static_position_embeddings normalize_embedding max_length"),
     ),
-}  # fmt: skip
+}
+
 _FINAL = {f"{stack}/final_norm": f"model.{stack}.layer_norm" for stack in ("encoder", "decoder")}
 
 

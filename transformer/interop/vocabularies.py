@@ -14,6 +14,7 @@ from transformer.data.tokenizers.imported import Marian, Tokenizer
 from transformer.data.tokenizers.vocabulary import Bytes, Characters, SentencePiece, Vocabulary
 from transformer.errors import UserError
 from transformer.interop import tokenizer_json
+from transformer.interop.formats import FORMATS
 from transformer.interop.tensors import read_json
 
 FILE, PIECES = "tokenizer.json", "spiece.model"
@@ -27,12 +28,11 @@ TOKENS = {
     "t5": {"unk_token": "<unk>"},
     "gpt2": {"unk_token": "<|endoftext|>"},
 }
-TOKENS |= dict.fromkeys(("distilbert", "electra"), TOKENS["bert"])
+TOKENS |= dict.fromkeys(("distilbert", "electra", "modernbert"), TOKENS["bert"])
 TOKENS |= dict.fromkeys(
     ("roberta", "xlm-roberta", "camembert"),
     {"unk_token": "<unk>", "mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"},
 )
-ENCODERS = ("bert", "distilbert", "electra", "roberta", "xlm-roberta", "camembert")
 GENERAL = "PreTrainedTokenizerFast"  # reads tokenizer.json as it is
 # Types whose older folders have vocab.json and merges.txt
 BYTE_PAIRS = ("gpt2", "bart", "roberta", "qwen2", "qwen3", "opt", "gpt_neox")
@@ -95,7 +95,7 @@ def _read_tokenizer(folder: Path, made: Tokenizer, model_type: str) -> tuple[dic
         data_info["unknown"] = unknown
     if "mask_token" in special:
         data_info["mask"] = special["mask_token"]
-    if model_type in ENCODERS:
+    if FORMATS[model_type].family == "encoder_only":
         for role, fact in (("cls_token", "begin"), ("sep_token", "end"), ("mask_token", "mask")):
             if role not in special:
                 raise UserError(f"{folder / FILE}: it has no token {names[role]} ({role})")
@@ -184,7 +184,9 @@ def write(folder: Path, config: Config, model_type: str, source: Vocabulary, tar
         "mask_token": data_info.mask,
     }
     begin = data_info.start if data_info.begin is None else data_info.begin
-    known |= {"cls_token": begin, "sep_token": data_info.end} if model_type in ENCODERS else {"bos_token": data_info.begin}
+    known |= (
+        {"cls_token": begin, "sep_token": data_info.end} if config.family == "encoder_only" else {"bos_token": data_info.begin}
+    )
     if config.family == "decoder_only":
         known["bos_token"] = data_info.start
     tokens = {role: source.pieces([i])[0] for role, i in known.items() if i is not None and i < source.size}
@@ -205,7 +207,7 @@ def write(folder: Path, config: Config, model_type: str, source: Vocabulary, tar
 def _around(config: Config, model_type: str, data_info: DataInfo) -> tokenizer_json.Around:
     """Special tokens before a text, behind it, and between the two of a pair, as models of ours read texts."""
     begin = [] if data_info.begin is None else [data_info.begin]
-    if config.objective.kind == "classify" or model_type in ENCODERS:
+    if config.objective.kind == "classify" or config.family == "encoder_only":
         return begin or [data_info.start], [data_info.end], []
     return {
         **dict.fromkeys(("bart", *CODED), (begin, [data_info.end], [data_info.end])),
