@@ -5,8 +5,9 @@
 
 DIR holds Multi30k's train.*, val.* and test_2016_flickr.* in English and German, cased and untokenised.
 
-Under way: `experiments/reports/heads` holds the plan and the rows of the runs that are finished (3 of 78; 20 minutes each on
-two shared cores). With a copy of that folder as --workdir the study is resumed.
+Under way: `experiments/reports/heads` holds the plan and the rows of the finished runs, 3 of 78. Beside much other work a run
+took 68 minutes, and one of the search, which has a third of the updates, 20 to 26. With a copy of that folder as --workdir
+the study is resumed.
 
 Heads divide a fixed width: d_k = d_v = 128 / h, so that all arms cost the same. 32 heads have a d_k of 4 here, where those of
 the paper have 16. Grouped arms have 8 heads and 1 or 2 heads of keys and values; the parameters that this saves are given to

@@ -143,8 +143,7 @@ class Law:
         for axis in (axes.xaxis, axes.yaxis):
             if axis.get_scale() == "log":
                 few_ticks(axis)
-        axes.grid(color="#E4E4E4", lw=0.8)
-        axes.set_axisbelow(True)
+        grid(axes)
 
     def names(self) -> tuple[float, float]:
         return 0.0, 0.0
@@ -186,8 +185,7 @@ class Profiles:
             axes.plot([best], [curve(best)], "*", ms=9, color=colour, mec="white", mew=0.6)
         few_ticks(axes.xaxis)
         axes.legend(loc="upper right", fontsize=SMALL, frameon=False)
-        axes.grid(color="#E4E4E4", lw=0.8)
-        axes.set_axisbelow(True)
+        grid(axes)
 
     def names(self) -> tuple[float, float]:
         return 0.0, 0.0
@@ -218,8 +216,7 @@ class Optima:
         for exponent, colour, style in ((self.exponent, BLUE, "-"), (self.published, ORANGE, "--")):
             axes.plot(np.exp(line), np.exp(y.mean() + exponent * (line - x.mean())), color=colour, lw=1.3, ls=style)
         axes.text(1, 1.02, self.text, transform=axes.transAxes, ha="right", size=SMALL, color=BLUE)
-        axes.grid(color="#E4E4E4", lw=0.8)
-        axes.set_axisbelow(True)
+        grid(axes)
 
     def names(self) -> tuple[float, float]:
         return 0.0, 0.0
@@ -309,6 +306,12 @@ def styles(arms: Sequence[str] | Mapping[str, Any], compare_with: str) -> dict[s
     cycle = COLOURS[1:]
     found = {arm: (cycle[i % len(cycle)], STYLES[i // len(cycle) % len(STYLES)]) for i, arm in enumerate(others)}
     return found | {compare_with: (COLOURS[0], STYLES[0])}
+
+
+def grid(axes: Any) -> None:
+    """Pale lines behind what is drawn."""
+    axes.grid(color="#E4E4E4", lw=0.8)
+    axes.set_axisbelow(True)
 
 
 def few_ticks(axis: Any) -> None:
