@@ -15,8 +15,8 @@ import test_registry
 from trained import ROOT, command
 
 from transformer.studies import results, runs, workers
-from transformer.studies.outcomes import Outcome
 from transformer.studies.plan import Pace
+from transformer.studies.results import Outcome
 
 STUDY = """
 import pathlib

@@ -25,7 +25,7 @@ from test_runs import alive, does, plan, table
 
 from transformer.errors import UserError
 from transformer.runtime.workdir import Workdir
-from transformer.studies import outcomes, workers
+from transformer.studies import results, workers
 
 HERE = Path(__file__).parent
 PATHS = [str(HERE), str(HERE.parent), str(HERE.parents[1])]  # of the tests' modules and of the library
@@ -150,7 +150,7 @@ def test_a_study_that_is_stopped_goes_on(nodes, tmp_path, number):
     script = tmp_path / "script.py"
     script.write_text(STOPPED.format(paths=PATHS))
     process = subprocess.Popen([sys.executable, script, root, nodes.address], stdout=subprocess.PIPE, text=True)
-    while not (outcomes.read(quick, test_runs.TINY, ()) and Workdir(slow).metrics_file.exists()):
+    while not (results.read_workdir(quick, test_runs.TINY, ()) and Workdir(slow).metrics_file.exists()):
         assert process.poll() is None
         time.sleep(0.02)
     rows = begun(slow)

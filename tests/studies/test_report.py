@@ -22,7 +22,8 @@ from test_study import STUDY
 
 from transformer import plots
 from transformer.errors import UserError
-from transformer.studies import figures, findings, report, resampling, results, statistics
+from transformer.statistics import contrasts
+from transformer.studies import figures, findings, report, resampling, results
 from transformer.studies import study as studies
 from transformer.studies.plan import followed
 from transformer.studies.study import Claim, Metric, Study
@@ -241,8 +242,8 @@ def test_other_pairs_are_exploratory(tmp_path):
         if row["arm"] == "24":
             row["validation/nll"] = (2.0, 3.2, 1.0, 2.6, 1.2)[row["seed"]]
     scores = {arm: [row["validation/nll"] for row in rows if row["arm"] == arm] for arm in ("24", "8", "16")}
-    contrast = statistics.contrast(scores, {"24": 1, "8": -1})
-    interval, p = statistics.games_howell(contrast, 3)
+    contrast = contrasts.contrast(scores, {"24": 1, "8": -1})
+    interval, p = contrasts.games_howell(contrast, 3)
     text = said(tmp_path, study, rows)
     found = table(text, "## `validation/nll`")["24"]
     assert found["comparison"] == "exploratory" and found["p"] == f"{p:.3f}" and "Games & Howell" in text

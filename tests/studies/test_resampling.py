@@ -12,8 +12,9 @@ from test_report import table
 from transformer.errors import UserError
 from transformer.inference import sums
 from transformer.runtime.workdir import Workdir
+from transformer.statistics import bootstrap
 from transformer.studies import findings, report, resampling, results
-from transformer.studies.outcomes import Outcome
+from transformer.studies.results import Outcome
 from transformer.studies.study import Claim, Metric
 
 ARMS = {"8": {}, "16": {"model.d_model": "16"}, "24": {"model.d_model": "24"}}
@@ -58,10 +59,10 @@ def test_rows_are_those_of_the_bootstrap(plan, tmp_path):
     ]
     of = sums.SUMS["bleu"].score
     ours, theirs = (
-        [resampling.resample(of, sums.of_sentences("bleu", *statistics(arm, seed), "13a")) for seed in range(3)]
+        [bootstrap.resample(of, sums.of_sentences("bleu", *statistics(arm, seed), "13a")) for seed in range(3)]
         for arm in ("16", "8")
     )
-    two, shared = resampling.checkpoints(ours[0], theirs[0]), resampling.shared_error(ours, theirs)
+    two, shared = bootstrap.checkpoints(ours[0], theirs[0]), bootstrap.shared_error(ours, theirs)
     expected = (shared, two.value, *two.interval, two.p)
     assert dataclasses.astuple(rows[0])[3:4] + dataclasses.astuple(rows[0])[5:] == pytest.approx(expected, rel=1e-3)
 

@@ -26,8 +26,8 @@ from transformer import settings
 from transformer.errors import UserError
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir, write_json
-from transformer.studies import outcomes, report, resampling, results, runs, study
 from transformer.studies import plan as plans
+from transformer.studies import report, resampling, results, runs, study
 from transformer.studies.plan import Pace
 from transformer.studies.results import beside
 from transformer.studies.study import Metric
@@ -164,7 +164,7 @@ def test_runs_with_nothing_to_score_end_with_their_last_update(tmp_path):
     first = Workdir(made.runs({})[0].folder(tmp_path))
     rows = first.metrics_file.read_text().splitlines()
     first.metrics_file.write_text("\n".join(rows[:-1]) + "\n")
-    assert outcomes.read(first.path, base, ()) is None
+    assert results.read_workdir(first.path, base, ()) is None
 
 
 def test_failures_and_divergence_are_outcomes(tmp_path):
@@ -197,7 +197,7 @@ def test_a_run_that_diverged_and_then_failed_has_diverged(tmp_path):
 
 def test_numbers_come_from_the_workdir(tmp_path):
     workdir = Workdir(tmp_path)
-    assert outcomes.read(tmp_path, TINY, ()) is None
+    assert results.read_workdir(tmp_path, TINY, ()) is None
     (tmp_path / "evaluation").mkdir()
     workdir.evaluation_file("test").write_text('{"scores": {"nll": 9.0, "bleu": 30.0, "perplexity": null}}')
     values = [0.5, 0.25, 0.75]
@@ -208,7 +208,7 @@ def test_numbers_come_from_the_workdir(tmp_path):
         Metric("validation/nll", better, "updates", x) for better, x in (("lower", 0.3), ("higher", 0.5), ("lower", 0.2))
     ]
     metrics += [Metric("validation/bleu", "higher", "updates", 1.0)]
-    found = [outcomes.read(tmp_path, TINY, [metric]) for metric in metrics]
+    found = [results.read_workdir(tmp_path, TINY, [metric]) for metric in metrics]
     assert [list(each.metrics.values()) for each in found if each] == [
         [0.75],
         [0.25],
@@ -244,15 +244,15 @@ def test_learning_rates_are_chosen_on_validation(tmp_path):
         ("b", "0.3", "finished"),
         ("d", "0.0375", "diverged"),
     ]
-    assert outcomes.chooser(made.study).name == "validation/nll"
+    assert results.chooser(made.study).name == "validation/nll"
     long = dataclasses.replace(made.study, metrics=(Metric("test/exact_match@20-40", "higher"), Metric("test/bleu", "higher")))
-    assert outcomes.chooser(long).name == "validation/bleu"  # validation may have no such lengths
+    assert results.chooser(long).name == "validation/bleu"  # validation may have no such lengths
     higher = plan({"a": {}, "b": {"model.d_ff": "9"}}, learning_rates=(0.2, 0.1), metrics=(Metric("test/bleu", "higher"),))
     found = {
-        run: outcomes.Outcome("finished", {"validation/bleu": run.config.train.learning_rate or 0}) for run in higher.search()
+        run: results.Outcome("finished", {"validation/bleu": run.config.train.learning_rate or 0}) for run in higher.search()
     }
-    assert outcomes.choose(higher.study, found) == {"a": 0.2, "b": 0.2}
-    assert outcomes.wider(higher.study, found) == {"a": [0.4], "b": [0.4]}
+    assert results.choose(higher.study, found) == {"a": 0.2, "b": 0.2}
+    assert results.wider(higher.study, found) == {"a": [0.4], "b": [0.4]}
 
 
 def test_a_grid_of_learning_rates_grows_twice_at_most(tmp_path):
@@ -422,7 +422,7 @@ def test_a_run_that_ends_far_above_its_best_has_diverged(tmp_path):
     workdir.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     workdir.evaluation_file("test").parent.mkdir()
     workdir.evaluation_file("test").write_text('{"scores": {}}')
-    found = [outcomes.read(tmp_path, TINY, (), rise) for rise in (0.0, 0.3, 0.5)]
+    found = [results.read_workdir(tmp_path, TINY, (), rise) for rise in (0.0, 0.3, 0.5)]
     assert [each.status for each in found if each] == ["finished", "diverged", "finished"]
     assert found[1] and "0.4" in found[1].error
 

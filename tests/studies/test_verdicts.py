@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 from transformer.errors import UserError
-from transformer.studies import statistics, verdicts
+from transformer.statistics import contrasts
+from transformer.studies import verdicts
 from transformer.studies.study import Claim
 from transformer.studies.verdicts import Data
 
@@ -64,7 +65,7 @@ def test_not_significant_is_not_equal_and_significant_may_be():
 def test_numbers_are_those_of_the_contrast():
     """One comparison: no correction. As an advantage: turned for a loss."""
     table = losses(base=2.0, low=1.0)
-    contrast = statistics.contrast(table, {"base": 1, "low": -1}, "log")
+    contrast = contrasts.contrast(table, {"base": 1, "low": -1}, "log")
     [verdict] = judge(table, claim("better", ["low"], 0.9), scale="log")
     [found] = verdict.findings
     assert (found.value, found.error) == pytest.approx((float(contrast.value), float(contrast.error)))
@@ -118,9 +119,9 @@ def test_the_family_is_all_comparisons_of_all_claims():
     table = losses(base=2.0, low=1.99, high=2.02, same=2.0)
     claims = (claim("better", ["low"]), claim("worse", ["high", "same"]), claim("order", ["base", "high"]))
     found = judge(table, *claims)
-    contrasts = [statistics.contrast(table, {arm: 1, "base": -1}) for arm in ("low", "high", "same")]
+    three = [contrasts.contrast(table, {arm: 1, "base": -1}) for arm in ("low", "high", "same")]
     above, below = (
-        [p for (p,) in statistics.holm([[float(p(each))] for each in contrasts])]
+        [p for (p,) in contrasts.holm([[float(p(each))] for each in three])]
         for p in (lambda each: each.p_above(0), lambda each: each.p_below(0))
     )
     expected = [min(1, 2 * min(sides)) for sides in zip(above, below, strict=True)]

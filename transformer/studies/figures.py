@@ -14,11 +14,11 @@ import numpy as np
 from transformer import plots
 from transformer.files import new_file
 from transformer.inference import scores
+from transformer.statistics.contrasts import Interval
+from transformer.statistics.scaling_laws import Optimal
 from transformer.studies import results
 from transformer.studies.findings import Findings, Judged, Measured
 from transformer.studies.markup import Digits
-from transformer.studies.scaling_laws import Optimal
-from transformer.studies.statistics import Interval
 from transformer.studies.verdicts import Data
 
 RANGES = 3  # of one score by length or place: from so many on they are a line, not a panel each

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformer.studies import flags, resampling, results, statistics, verdicts
-from transformer.studies.power_law import PowerLaw
+from transformer.statistics import contrasts
+from transformer.statistics.contrasts import Contrast, Estimate, Interval, Scale, Table
+from transformer.statistics.power_law import PowerLaw
+from transformer.studies import flags, resampling, results, verdicts
 from transformer.studies.resampling import Row as Sentences
 from transformer.studies.results import Row
-from transformer.studies.statistics import Contrast, Estimate, Interval, Scale, Table
 from transformer.studies.study import LAWS, Claim, Metric, Study
 from transformer.studies.verdicts import Data, Finding, Verdict
 
@@ -156,7 +157,7 @@ def seeds_needed(study: Study, root: Path) -> int:
     rows = [row for row in results.read(root / results.NAME, study) if row.part != "study" or row.seed < study.seeds]
     needed = study.seeds
     for judged in find(study, rows).judged:
-        solve = statistics.provable_margin if judged.claim.kind == "equal" else statistics.detectable
+        solve = contrasts.provable_margin if judged.claim.kind == "equal" else contrasts.detectable
         for finding in judged.verdict.findings:
             if judged.claimed is None or finding.error is None or finding.freedom is None:
                 continue
@@ -200,7 +201,7 @@ def _derived(claim: Claim, study: Study, data: Mapping[str, Data]) -> Data:
     first = data[claim.metric or study.metrics[0].label]
     if claim.ranks:
         tasks = [{arm.removesuffix(f", {task}"): arm for arm in arms} for task, arms in study.groups().items()]
-        ranks = statistics.reciprocal_ranks(first.table, tasks, first.higher_is_better)
+        ranks = contrasts.reciprocal_ranks(first.table, tasks, first.higher_is_better)
         return Data(ranks, True, blocked=True, name=study.label(claim))
 
     def minus(ours: float | None, theirs: float | None) -> float | None:
@@ -219,7 +220,7 @@ def _measure(
     planned: Mapping[tuple, Finding],
 ) -> Measured:
     label, groups = metric.label, study.groups() if known else {"": list(data.table)}
-    estimates = {arm: statistics.interval(scores, data.scale) for arm, scores in data.table.items()}
+    estimates = {arm: contrasts.interval(scores, data.scale) for arm, scores in data.table.items()}
     arms = {arm: sum(estimates[other].count > 1 for other in group) for group in groups.values() for arm in group}
     pairs = [(arm, study.against(arm)) for arm in data.table if arm != study.against(arm)]
     errors = [float(found.error) for arm, against in pairs if (found := data.contrast({arm: 1.0, against: -1.0}))]
@@ -240,7 +241,7 @@ def _difference(data: Data, arm: str, against: str, arms: int, planned: Mapping[
     weights = {arm: 1.0, against: -1.0}
     comparison = verdicts.Comparison(weights)
     contrast = data.contrast(weights)
-    value = statistics.difference(data.table, weights, data.scale) if contrast is None else float(contrast.value)
+    value = contrasts.difference(data.table, weights, data.scale) if contrast is None else float(contrast.value)
     if finding := planned.get((data.name, comparison.key)):
         same = finding.comparison.sign == comparison.sign
         interval = finding.interval
@@ -249,7 +250,7 @@ def _difference(data: Data, arm: str, against: str, arms: int, planned: Mapping[
         return Difference(value, interval, finding.p, True)
     if not isinstance(contrast, Contrast):
         return Difference(value)
-    return Difference(value, *statistics.games_howell(contrast, arms))
+    return Difference(value, *contrasts.games_howell(contrast, arms))
 
 
 def _limit(metric: Metric, rows: Sequence[Row]) -> float | None:
@@ -267,7 +268,7 @@ def _limit(metric: Metric, rows: Sequence[Row]) -> float | None:
 
 
 def _judged(claim: Claim, verdict: Verdict, data: Data) -> Judged:
-    solve = statistics.provable_margin if claim.kind == "equal" else statistics.detectable
+    solve = contrasts.provable_margin if claim.kind == "equal" else contrasts.detectable
     known = [(each.error, each.freedom) for each in verdict.findings if each.error is not None and each.freedom is not None]
     whole = len(known) == len(verdict.findings)
     least = max((solve(error, freedom, verdict.tests) for error, freedom in known), default=None) if whole else None

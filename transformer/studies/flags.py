@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from transformer.inference.scores import SCORES
-from transformer.studies import outcomes, results, scaling_laws
+from transformer.statistics import scaling_laws
+from transformer.statistics.contrasts import Contrast, Estimate, finite
+from transformer.statistics.power_law import PowerLaw
+from transformer.studies import results
 from transformer.studies.markup import code, listed, p_value
-from transformer.studies.power_law import PowerLaw
 from transformer.studies.results import Row
-from transformer.studies.statistics import Contrast, Estimate, finite
 from transformer.studies.study import LAWS, Claim, Metric, Study
 from transformer.studies.verdicts import Comparison, Data
 
@@ -87,10 +88,10 @@ def at_the_end(study: Study, rows: Sequence[Row], search: Sequence[Row]) -> list
 
 def best_rate(study: Study, search: Sequence[Row], arm: str, part: str) -> float | None:
     """The rate that a part of the search alone would choose."""
-    metric = outcomes.chooser(study)
+    metric = results.chooser(study)
     rows = [row for row in search if row.part == part and row.arm == arm]
     tried = [(row.learning_rate, row.values.get(metric.label, math.nan)) for row in rows if row.learning_rate is not None]
-    means = outcomes.mean_scores(metric, tried)
+    means = results.mean_scores(metric, tried)
     return min(means, key=means.__getitem__, default=None)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from markdown_it import MarkdownIt
 
-from transformer.studies.statistics import Interval
+from transformer.statistics.contrasts import Interval
 
 ABSENT = "–"  # what the runs do not tell; never 0
 

@@ -19,7 +19,7 @@ from transformer.config import Config
 from transformer.errors import UserError, counted, nearest
 from transformer.files import new_file
 from transformer.registry import Component
-from transformer.studies.statistics import detectable
+from transformer.statistics.contrasts import detectable
 from transformer.studies.study import SEARCH_SEED, Claim, Fair, Metric, Study, arm_configs
 from transformer.studies.verdicts import planned
 from transformer.training import costs as cost_lib

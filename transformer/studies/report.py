@@ -10,13 +10,13 @@ from pathlib import Path
 from transformer import plots
 from transformer.errors import counted, no_failure
 from transformer.files import new_file
+from transformer.statistics.contrasts import Interval
 from transformer.studies import figures, flags, resampling, results
 from transformer.studies import findings as found
 from transformer.studies.findings import Findings, Measured
 from transformer.studies.markup import ABSENT, Digits, amount, code, listed, p_value, page, plain, table
 from transformer.studies.plan import TOLERANCE, defaults, duration, followed
 from transformer.studies.results import Row
-from transformer.studies.statistics import Interval
 from transformer.studies.study import Study
 from transformer.studies.verdict_text import claimed, conclusion, effects, power, rule, sentence
 

@@ -1,10 +1,8 @@
-"""What differences of arms are worth on other test sentences too, by resampling them; from the outputs that runs have kept.
+"""What differences of arms are worth on other test sentences too, from the outputs that runs have kept.
 
-A score of a whole test set, such as BLEU, is a function of sums over sentences: `score` maps sums (..., K) to scores (...), for
-BLEU K counts of n-grams and lengths. resamples.csv has, of each run, its score on B resamples, the same ones for all runs;
-sentences.csv, made from it, a row of each pair of arms and score: the standard error that sentences add to that of the seeds,
-and, of one checkpoint of either side, what resampling sentences says. Letters: R seeds, S sentences, K statistics of a
-sentence, B resamples.
+resamples.csv has, of each run, its score on B resamples of the test's sentences, the same ones for all runs; sentences.csv,
+made from it, has a row for each pair of arms and score: the standard error that sentences add to that of the seeds and, of one
+checkpoint of either side, what resampling sentences says. Letters: S sentences, K statistics of a sentence, B resamples.
 """
 
 import base64
@@ -12,7 +10,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,86 +22,14 @@ from transformer.files import new_file
 from transformer.inference import scores
 from transformer.inference.sums import SUMS, of_sentences
 from transformer.runtime.workdir import Workdir
-from transformer.studies.outcomes import Outcome
+from transformer.statistics.bootstrap import Resampled, checkpoints, resample, shared_error
+from transformer.statistics.contrasts import Pair, neighbours
 from transformer.studies.plan import Plan, Run
-from transformer.studies.statistics import Interval, Pair, neighbours
+from transformer.studies.results import Outcome
 from transformer.studies.study import Metric, Study
-
-Score = Callable[[np.ndarray], np.ndarray]
 
 NAME, RUNS = "sentences.csv", "resamples.csv"
 COLUMNS = ("metric", "arm", "against", "error", "seed", "difference", "low", "high", "p")
-SAMPLES = 1000
-
-
-# --- the bootstrap -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Resampled:
-    """The score of a checkpoint on the test's `sentences`, and on resamples of them."""
-
-    value: float
-    values_B: np.ndarray
-    sentences: int
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Our checkpoint minus theirs, on sentences of this kind."""
-
-    value: float
-    interval: Interval
-    p: float
-
-
-def resample(score: Score, statistics_SxK: np.ndarray, samples: int = SAMPLES, seed: int = 0) -> Resampled:
-    """The draws depend on `seed` and the number of sentences alone, so that runs can be compared pairwise."""
-    rng, statistics_SxK = np.random.default_rng(seed), np.asarray(statistics_SxK, dtype=np.float64)
-    count = len(statistics_SxK)
-    sums_BxK = np.empty((samples, statistics_SxK.shape[1]))
-    for row_K in sums_BxK:
-        row_K[:] = np.bincount(rng.integers(count, size=count), minlength=count) @ statistics_SxK
-    return Resampled(float(score(statistics_SxK.sum(axis=0))), score(sums_BxK), count)
-
-
-def checkpoints(ours: Resampled, theirs: Resampled, level: float = 0.95) -> Difference:
-    """Paired bootstrap over the sentences of two checkpoints (Koehn 2004): nothing about other seeds of the same arms.
-
-    The interval is of percentiles. p is the share of resamples that stray from their mean as far as the difference is from
-    0, either way (Riezler & Maxwell 2005); SacreBLEU's paired bootstrap counts one way and gives about half.
-    UserError if the two were not scored on the same sentences.
-    """
-    _check_alike(ours, theirs)
-    value, difference_B = ours.value - theirs.value, ours.values_B - theirs.values_B
-    low, high = np.quantile(difference_B, [(1 - level) / 2, (1 + level) / 2])
-    stray = np.abs(difference_B - difference_B.mean()) >= abs(value)
-    return Difference(value, Interval(float(low), float(high)), (int(stray.sum()) + 1) / (len(difference_B) + 1))
-
-
-def shared_error(ours: Sequence[Resampled], theirs: Sequence[Resampled]) -> float | None:
-    """Standard error of the difference of two arms, our mean over seeds minus theirs, for its sentences being these.
-
-    Number r of both is seed r. What a resample of sentences does to all seeds alike is the covariance of their differences;
-    what it does to each seed by itself shows as a difference between seeds already, and is not counted again. None with fewer
-    than two seeds. UserError if the two were not scored on the same sentences.
-    """
-    _check_alike(*ours, *theirs)
-    if len(ours) < 2:
-        return None
-    difference_RxB = np.stack([our.values_B - their.values_B for our, their in zip(ours, theirs, strict=True)])
-    covariance_RxR, runs = np.cov(difference_RxB), len(ours)
-    shared = (covariance_RxR.sum() - covariance_RxR.trace()) / (runs * (runs - 1))
-    return float(max(shared, 0.0)) ** 0.5
-
-
-def _check_alike(*runs: Resampled) -> None:
-    if len({(run.sentences, len(run.values_B)) for run in runs}) > 1:
-        counts = " and ".join(str(count) for count in sorted({run.sentences for run in runs}))
-        raise UserError(f"scores of {counts} sentences are compared: score all runs on the same sentences")
-
-
-# --- sentences.csv -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,9 @@ from transformer.errors import UserError
 from transformer.files import new_folder
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir, write_json
-from transformer.studies import findings, outcomes, results, workers
-from transformer.studies.outcomes import Outcome
+from transformer.studies import findings, results, workers
 from transformer.studies.plan import Pace, Plan, Run, duration, record
-from transformer.studies.results import beside
+from transformer.studies.results import Outcome, beside
 from transformer.studies.study import Metric
 from transformer.studies.workers import Place, Started, Train
 from transformer.training.loop import Stop
@@ -68,7 +67,7 @@ def run_all(plan: Plan, root: Path, train: Train, place: Place, stream: TextIO |
         def look(runs: Sequence[Run], metrics: Sequence[Metric]) -> None:
             """For what came of runs that have ended."""
             for run in runs:
-                result = outcomes.read(run.folder(root), run.config, metrics, study.max_rise)
+                result = results.read_workdir(run.folder(root), run.config, metrics, study.max_rise)
                 if run in rows and (row := results.outcome(rows[run], metrics)):
                     result = dataclasses.replace(row, metrics={**(result.metrics if result else {}), **row.metrics})
                 if result:
@@ -87,9 +86,9 @@ def run_all(plan: Plan, root: Path, train: Train, place: Place, stream: TextIO |
         with progress:
             tried = plan.search()
             while tried and not stop:
-                all_of(tried, [*study.metrics, outcomes.chooser(study)])
-                tried = [run for run in plan.search(outcomes.wider(study, found)) if run not in found]  # else one failed here
-            rates = outcomes.choose(study, found)
+                all_of(tried, [*study.metrics, results.chooser(study)])
+                tried = [run for run in plan.search(results.wider(study, found)) if run not in found]  # else one failed here
+            rates = results.choose(study, found)
             _check_rates(root, rows, rates if study.learning_rates else {})
             if not stop:
                 all_of(plan.runs(rates), study.metrics)
@@ -141,7 +140,7 @@ def _execute(
                 if process.is_alive():
                     continue
                 del active[run]
-                found = outcomes.read(run.folder(root), run.config, metrics, max_rise)
+                found = results.read_workdir(run.folder(root), run.config, metrics, max_rise)
                 if found or not stop:
                     ended(run, found or _failed(run.folder(root), process.exitcode))
             watch({run: run.folder(root) for run in active})
@@ -164,7 +163,7 @@ def _placed(config: Config, root: Path) -> Config:
 
 def _failed(folder: Path, status: int | None) -> Outcome:
     """What to say of a process that ended before its run did."""
-    if outcomes.diverged(read_metrics(Workdir(folder).metrics_file)):
+    if results.diverged(read_metrics(Workdir(folder).metrics_file)):
         return Outcome("diverged")
     if status is not None and status < 0:
         memory = "; was there too little memory?" if -status == signal.SIGKILL else ""

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from transformer.errors import counted
+from transformer.statistics.contrasts import Interval
+from transformer.statistics.scaling_laws import Exponent, Law, Optimal
 from transformer.studies.findings import Findings, Judged
 from transformer.studies.markup import Digits, amount, code, listed, p_value
-from transformer.studies.scaling_laws import Exponent, Law, Optimal
-from transformer.studies.statistics import Interval
 from transformer.studies.study import LAWS, Claim
 from transformer.studies.verdicts import AGREES, CANNOT_TELL, DISAGREES, Finding
 

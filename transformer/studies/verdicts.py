@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from transformer.errors import UserError
-from transformer.studies import power_law, scaling_laws, statistics
-from transformer.studies.statistics import Contrast, Interval, Pair, Scale, Table, finite
+from transformer.statistics import contrasts, power_law, scaling_laws
+from transformer.statistics.contrasts import Contrast, Interval, Pair, Scale, Table, finite
 from transformer.studies.study import LAWS, Claim, Study
 
 AGREES, DISAGREES, CANNOT_TELL = "agrees", "disagrees", "cannot tell"
@@ -43,7 +43,7 @@ class Quantity(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """A metric's runs. `shared`: what the test's sentences add to the standard error of a pair (`resampling.shared_error`).
+    """A metric's runs. `shared`: what the test's sentences add to the standard error of a pair (`bootstrap.shared_error`).
     `cells`: names that stand for the mean of several arms, those of the tasks. `name`: what was measured."""
 
     table: Table
@@ -67,7 +67,7 @@ class Data:
         """None if an arm has too few runs."""
         weights, pair = self.spread(weights), tuple(weights)
         error = self.shared.get((pair[0], pair[1]), self.shared.get((pair[1], pair[0]), 0.0)) if len(pair) == 2 else 0.0
-        return statistics.contrast(self.table, weights, self.scale, self.blocked, error)
+        return contrasts.contrast(self.table, weights, self.scale, self.blocked, error)
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,10 @@ def comparisons(claim: Claim, against: Callable[[str], str], higher_is_better: b
         weights, law = dict.fromkeys(claim.arms, 1.0), (claim.kind, claim.sizes, claim.tokens, claim.budgets, claim.profiles)
         return [Comparison(weights, (claim.exponent - margin,), (claim.exponent + margin,), law=law)]
     if claim.kind in ("rises", "falls"):
-        side, slopes = (1.0 if claim.kind == "rises" else -1.0), statistics.slope(claim.sizes)
+        side, slopes = (1.0 if claim.kind == "rises" else -1.0), contrasts.slope(claim.sizes)
         return [Comparison(_sum(side, slopes, claim.arms, [-slope for slope in slopes], claim.beyond), (margin,))]
     if claim.kind == "order":
-        pairs = statistics.neighbours(claim.arms)
+        pairs = contrasts.neighbours(claim.arms)
     else:
         pairs = [(arm, claim.against or against(arm)) for arm in claim.arms]
     if claim.kind == "equal":
@@ -207,7 +207,7 @@ class _Member:
         if self.interaction or not self.void(not above):
             return p
         ours, theirs = self.sides(above)
-        return min(1.0, 2 * min(p, statistics.diverges_more(theirs, ours)))
+        return min(1.0, 2 * min(p, contrasts.diverges_more(theirs, ours)))
 
 
 def judge(claims: Sequence[Claim], against: Callable[[str], str], data: Sequence[Data]) -> list[Verdict]:
@@ -230,7 +230,7 @@ def judge(claims: Sequence[Claim], against: Callable[[str], str], data: Sequence
         for comparison, key in each
     }
     ps = {which: p for which in effects if (p := _p_of_effect(members[which[2]], which[1], which[0])) is not None}
-    adjusted = dict(zip(ps, statistics.holm([[p] for p in ps.values()]), strict=True))
+    adjusted = dict(zip(ps, contrasts.holm([[p] for p in ps.values()]), strict=True))
     result = []
     for claim, each in zip(claims, asked, strict=True):
         findings = []
@@ -255,7 +255,7 @@ def _p_of_effect(member: _Member, sign: float, effect: float | None) -> float | 
 def _member(comparison: Comparison, claim: Claim, data: Data) -> _Member:
     spread = data.spread(comparison.weights)
     for arm in spread:
-        statistics.known(data.table, arm)
+        contrasts.known(data.table, arm)
     if comparison.law:
         try:
             law = fitted(claim, data)
@@ -264,8 +264,8 @@ def _member(comparison: Comparison, claim: Claim, data: Data) -> _Member:
             return _Member(None, problem=str(error))
     turned = {arm: weight * comparison.sign for arm, weight in spread.items()}
     plus, minus = ([arm for arm, weight in turned.items() if weight * side > 0] for side in (1, -1))
-    lost, kept = (statistics.outcomes(data.table, arms) for arms in (plus, minus))
-    value = statistics.difference(data.table, turned, data.scale)
+    lost, kept = (contrasts.outcomes(data.table, arms) for arms in (plus, minus))
+    value = contrasts.difference(data.table, turned, data.scale)
     names = {arm: weight * comparison.sign for arm, weight in comparison.weights.items()}
     return _Member(data.contrast(names), value, lost, kept, len(names) > 2, data.higher_is_better)
 
@@ -289,10 +289,10 @@ def _decide(members: Sequence[_Member]) -> None:
     alpha = (1 - LEVEL) / 2
     for above in (True, False):
         bounds = [sorted(member.bounds, reverse=not above) for member in members]
-        adjusted = statistics.holm(
+        adjusted = contrasts.holm(
             [[member.p(bound, above) for bound in chain] for member, chain in zip(members, bounds, strict=True)]
         )
-        levels = statistics.holm_levels(adjusted, alpha)
+        levels = contrasts.holm_levels(adjusted, alpha)
         for member, chain, ps, level in zip(members, bounds, adjusted, levels, strict=True):
             found = dict(zip(chain, ps, strict=True))
             passed = [bound for bound, p in found.items() if p <= alpha]

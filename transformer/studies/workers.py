@@ -30,7 +30,7 @@ from typing import Any, Protocol, TextIO
 
 from transformer.config import Config
 from transformer.errors import UserError, first_line, say
-from transformer.studies import outcomes
+from transformer.studies import results
 from transformer.studies.results import beside
 from transformer.training.loop import Stop
 
@@ -370,7 +370,7 @@ class Task:
             log.write(f"{text.rstrip()}\n")
 
     def _unseen(self) -> bool:
-        return time.monotonic() < self._ended + SEEN and outcomes.read(self._folder, self._config, ()) is None
+        return time.monotonic() < self._ended + SEEN and results.read_workdir(self._folder, self._config, ()) is None
 
 
 def on_node(train: Train, config: Config, folder: Path, current: str) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import optimize, special, stats
 
 from transformer.errors import UserError
-from transformer.studies.statistics import Interval
+from transformer.statistics.contrasts import Interval
 
 DELTA = 1e-3  # of the Huber loss, in units of log loss (Hoffmann et al. 2022, appendix D.2)
 STARTS = [(-0.5, -0.5, -0.5, size, token) for size in (0.2, 0.7) for token in (0.2, 0.7)]

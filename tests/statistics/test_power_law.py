@@ -7,7 +7,7 @@ import pytest
 from scipy import optimize, stats
 
 from transformer.errors import UserError
-from transformer.studies import power_law
+from transformer.statistics import power_law
 
 SIZES = np.repeat(np.geomspace(2e4, 2e6, 6), 3)
 

@@ -9,8 +9,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from transformer.errors import UserError
-from transformer.studies import statistics
-from transformer.studies.statistics import Contrast
+from transformer.statistics import contrasts
+from transformer.statistics.contrasts import Contrast
 
 NAN = float("nan")
 
@@ -33,7 +33,7 @@ def test_interval_is_scipys(scale):
         "logit": (lambda x: np.log(x / (100 - np.array(x))), lambda y: 100 / (1 + math.exp(-y))),
     }[scale]
     finite = [3.1, 2.9, 3.4, 3.0]
-    result = statistics.interval([3.1, 2.9, NAN, 3.4, None, 3.0], scale, level=0.9)
+    result = contrasts.interval([3.1, 2.9, NAN, 3.4, None, 3.0], scale, level=0.9)
     expected = stats.ttest_1samp(forward(finite), 0.0).confidence_interval(0.9)
     assert result.value == pytest.approx(back(np.mean(forward(finite))))
     assert result.interval == pytest.approx((back(expected.low), back(expected.high)))
@@ -41,16 +41,16 @@ def test_interval_is_scipys(scale):
 
 
 def test_interval_of_one_run_none_and_equal_ones():
-    assert statistics.interval([2.5, NAN]) == (2.5, None, 1)
-    assert statistics.interval([NAN, float("inf")], "log") == (None, None, 0)
-    assert statistics.interval([0.1, 0.1, 0.1], "log")[:2] == (0.1, (0.1, 0.1))
+    assert contrasts.interval([2.5, NAN]) == (2.5, None, 1)
+    assert contrasts.interval([NAN, float("inf")], "log") == (None, None, 0)
+    assert contrasts.interval([0.1, 0.1, 0.1], "log")[:2] == (0.1, (0.1, 0.1))
 
 
 def test_an_interval_stays_on_its_scale():
-    low, high = statistics.interval([99.0, 99.9], "logit").interval
+    low, high = contrasts.interval([99.0, 99.9], "logit").interval
     assert 0 < low < 99 < 99.9 < high < 100
-    assert statistics.interval([0.1, 0.3], "log").interval.low > 0
-    end = statistics.interval([99.0, 100.0], "logit")  # no logit: as it is, up to 100
+    assert contrasts.interval([0.1, 0.3], "log").interval.low > 0
+    end = contrasts.interval([99.0, 100.0], "logit")  # no logit: as it is, up to 100
     assert end.value == 99.5 and end.interval == pytest.approx((99.5 - 0.5 * stats.t.isf(0.025, 1), 100.0))
 
 
@@ -75,7 +75,7 @@ def test_within_seeds_it_is_the_paired_test():
     test = stats.ttest_rel(table["1"], table["0"])
     for holes in (0, 2):
         table = {"1": [*table["1"], *[9.0] * holes], "0": [*table["0"], *[NAN, None][:holes]]}  # seeds that only one has
-        ours = statistics.contrast(table, {"1": 1, "0": -1}, blocked=True)
+        ours = contrasts.contrast(table, {"1": 1, "0": -1}, blocked=True)
         assert ours.interval() == pytest.approx(tuple(test.confidence_interval(0.95)))
         assert 2 * min(ours.p_above(0), ours.p_below(0)) == pytest.approx(test.pvalue)
 
@@ -91,9 +91,9 @@ def test_limits_are_recovered_from_those_of_the_means(scale, blocked):
     limits = []
     for values in (ours, theirs):
         own = float(stats.t.sf(3.0, 3))  # as many standard errors away
-        limits.append(statistics.interval(values, scale, level=1 - 2 * own))
+        limits.append(contrasts.interval(values, scale, level=1 - 2 * own))
     (a, (a_low, a_high), _), (b, (b_low, b_high), _) = limits
-    scaled = [statistics.forward(values, scale) for values in (ours, theirs)]
+    scaled = [contrasts.forward(values, scale) for values in (ours, theirs)]
     r = np.corrcoef(scaled)[0, 1] if blocked else 0.0
     low = a - b - math.sqrt((a - a_low) ** 2 + (b_high - b) ** 2 - 2 * r * (a - a_low) * (b_high - b))
     high = a - b + math.sqrt((a_high - a) ** 2 + (b - b_low) ** 2 - 2 * r * (a_high - a) * (b - b_low))
@@ -105,12 +105,12 @@ def test_limits_are_recovered_from_those_of_the_means(scale, blocked):
 def test_contrasts_of_more_than_two():
     """A difference of differences on a linear scale: the t test of that sum, each arm with its own variance."""
     table = drawn(4, 6)
-    result = statistics.contrast(table, {"0": 1, "1": -1, "2": -1, "3": 1})
+    result = contrasts.contrast(table, {"0": 1, "1": -1, "2": -1, "3": 1})
     parts = [np.var(values, ddof=1) / 6 for values in table.values()]
     assert result.value == pytest.approx(np.dot([1, -1, -1, 1], [np.mean(values) for values in table.values()]))
     assert result.error == pytest.approx(math.sqrt(sum(parts)))
     assert result.freedom == pytest.approx(5 + (1 - 2 / 6) * (sum(parts) ** 2 / sum(part**2 / 5 for part in parts) - 5))
-    paired = statistics.contrast(table, {"0": 1, "1": -1, "2": -1, "3": 1}, blocked=True)
+    paired = contrasts.contrast(table, {"0": 1, "1": -1, "2": -1, "3": 1}, blocked=True)
     test = stats.ttest_1samp(np.dot([1, -1, -1, 1], list(table.values())), 0.0)
     assert paired.interval() == pytest.approx(tuple(test.confidence_interval(0.95)))
 
@@ -118,31 +118,31 @@ def test_contrasts_of_more_than_two():
 def test_what_all_seeds_share_is_added():
     """Satterthwaite's degrees of freedom of a sum, of which one part has (nearly) any number."""
     table, weights = drawn(2, 5), {"1": 1, "0": -1}
-    alone = statistics.contrast(table, weights, blocked=True)
-    both = statistics.contrast(table, weights, blocked=True, shared=2 * float(alone.error))
+    alone = contrasts.contrast(table, weights, blocked=True)
+    both = contrasts.contrast(table, weights, blocked=True, shared=2 * float(alone.error))
     assert both.value == alone.value and both.error == pytest.approx(alone.error * math.sqrt(5))
     assert both.freedom == pytest.approx(4 * 5**2)
     low, high = both.interval()
     assert (high - low) / 2 == pytest.approx(stats.t.isf(0.025, 100) * both.error)
-    still = statistics.contrast({"0": [1.0, 1.0], "1": [1.5, 1.5]}, weights, shared=0.1)
+    still = contrasts.contrast({"0": [1.0, 1.0], "1": [1.5, 1.5]}, weights, shared=0.1)
     assert still.interval() == pytest.approx((0.5 - 0.196, 0.5 + 0.196), abs=1e-3)  # seeds that do not vary have no part in it
 
 
 def test_reciprocal_ranks_by_hand():
     table = {"x, 1": [9.0, 1.0, 1.0], "y, 1": [8.0, 2.0, 2.0], "x, 2": [1.0, 5.0, None], "y, 2": [NAN, 5.0, 3.0]}
     groups = [{"x": "x, 1", "y": "y, 1"}, {"x": "x, 2", "y": "y, 2"}]
-    ranks = statistics.reciprocal_ranks(table, groups, higher_is_better=True)
+    ranks = contrasts.reciprocal_ranks(table, groups, higher_is_better=True)
     assert ranks == {"x": [1.0, (1 / 2 + 2 / 3) / 2, None], "y": [1 / 2, (1 + 2 / 3) / 2, None]}
-    assert statistics.reciprocal_ranks(table, groups[:1], higher_is_better=False)["x"] == [1 / 2, 1, 1]
+    assert contrasts.reciprocal_ranks(table, groups[:1], higher_is_better=False)["x"] == [1 / 2, 1, 1]
 
 
 def test_too_few_runs_are_no_contrast():
     table = {"a": [1.0, 2.0, None], "b": [NAN, 3.0, 4.0], "c": [1.0, None, None]}
-    assert statistics.contrast(table, {"a": 1, "c": -1}) is None
-    assert statistics.difference(table, {"a": 1, "c": -1}) == 0.5
-    assert statistics.contrast(table, {"a": 1, "b": -1}, blocked=True) is None
-    assert statistics.contrast(table, {"a": 1, "b": -1}).value == -2
-    assert statistics.difference({"a": [1.0], "b": [None]}, {"a": 1, "b": -1}) is None
+    assert contrasts.contrast(table, {"a": 1, "c": -1}) is None
+    assert contrasts.difference(table, {"a": 1, "c": -1}) == 0.5
+    assert contrasts.contrast(table, {"a": 1, "b": -1}, blocked=True) is None
+    assert contrasts.contrast(table, {"a": 1, "b": -1}).value == -2
+    assert contrasts.difference({"a": [1.0], "b": [None]}, {"a": 1, "b": -1}) is None
 
 
 @pytest.mark.filterwarnings("error")
@@ -151,7 +151,7 @@ def test_too_few_runs_are_no_contrast():
 def test_zero_variance(scale, blocked):
     """Intervals of no width around the truth; equal is neither above nor below."""
     table = {"a": [0.1] * 3, "same": [0.1] * 3, "more": [0.5] * 3, "noisy": [0.1, 0.2, 0.3]}
-    same, more, noisy = (statistics.contrast(table, {arm: 1, "a": -1}, scale, blocked) for arm in ("same", "more", "noisy"))
+    same, more, noisy = (contrasts.contrast(table, {arm: 1, "a": -1}, scale, blocked) for arm in ("same", "more", "noisy"))
     assert same.interval() == (0.0, 0.0) and (same.p_above(0), same.p_below(0)) == (1, 1)
     assert more.interval() == pytest.approx((0.4, 0.4)) and (more.p_above(0), more.p_below(0)) == (0, 1)
     low, high = noisy.interval()
@@ -161,17 +161,17 @@ def test_zero_variance(scale, blocked):
 def test_divergence_is_fishers_exact_test():
     """5 of 5 against 0 of 5: 2 of the 252 ways to choose 5 of 10 are as extreme, one in this direction."""
     table = {"a": [1.0] * 5, "b": [NAN] * 5, "c": [1.0, NAN, float("inf"), 2.0, None]}
-    assert [statistics.outcomes(table, [arm]) for arm in "abc"] == [(0, 5), (5, 5), (2, 4)]
-    assert statistics.outcomes(table, ["b", "c"]) == (7, 9)
-    assert statistics.diverges_more((5, 5), (0, 5)) == pytest.approx(1 / 252)
-    assert statistics.diverges_more((0, 5), (5, 5)) == 1
+    assert [contrasts.outcomes(table, [arm]) for arm in "abc"] == [(0, 5), (5, 5), (2, 4)]
+    assert contrasts.outcomes(table, ["b", "c"]) == (7, 9)
+    assert contrasts.diverges_more((5, 5), (0, 5)) == pytest.approx(1 / 252)
+    assert contrasts.diverges_more((0, 5), (5, 5)) == 1
 
 
 def test_bad_tables_are_named():
     with pytest.raises(UserError, match="a: 2, b: 1"):
-        statistics.contrast({"a": [1.0, 2.0], "b": [1.0]}, {"a": 1, "b": -1})
+        contrasts.contrast({"a": [1.0, 2.0], "b": [1.0]}, {"a": 1, "b": -1})
     with pytest.raises(UserError, match="no arm 'heads1'.*did you mean 'heads'"):
-        statistics.contrast({"heads": [1.0]}, {"heads1": 1.0})
+        contrasts.contrast({"heads": [1.0]}, {"heads1": 1.0})
 
 
 # --- several at once ---------------------------------------------------------------------------------------------------
@@ -179,37 +179,37 @@ def test_bad_tables_are_named():
 
 def test_holm_is_statsmodels():
     ps = np.random.default_rng(0).random(7) ** 3
-    ours = [p for (p,) in statistics.holm([[p] for p in ps])]
+    ours = [p for (p,) in contrasts.holm([[p] for p in ps])]
     assert ours == pytest.approx(multipletests(ps, method="holm")[1])
 
 
 def test_a_chain_stays_in_the_family_until_its_last_bound():
     """By hand. 0.01 of three passes; its next is looked at among three again, and so the others' levels stay at a third."""
-    stays, leaves = (statistics.holm([[0.01, second], [0.02], [0.03]]) for second in (0.5, 0.012))
+    stays, leaves = (contrasts.holm([[0.01, second], [0.02], [0.03]]) for second in (0.5, 0.012))
     assert sum(stays, []) == pytest.approx([0.03, 0.5, 0.06, 0.06])
     assert sum(leaves, []) == pytest.approx([0.03, 0.036, 0.04, 0.04])
 
 
 def test_limits_stand_where_holms_decisions_do():
-    levels = statistics.holm_levels([[0.01], [0.2], [0.01, 0.3]], 0.05)
+    levels = contrasts.holm_levels([[0.01], [0.2], [0.01, 0.3]], 0.05)
     assert levels == [None, 0.025, 0.025]
-    assert statistics.holm_levels([[0.01], [0.02]], 0.05) == [0.025, 0.025]
+    assert contrasts.holm_levels([[0.01], [0.02]], 0.05) == [0.025, 0.025]
 
 
 @pytest.mark.parametrize("arms, freedom", [(2, 2.0), (3, 4.3), (8, 2.7), (20, 50.0)])
 def test_the_studentized_range_is_scipys(arms, freedom):
     theirs = stats.studentized_range(arms, freedom)
     for bound in (0.7, 3.0, 12.0):
-        assert statistics.studentized_range_tail(bound, arms, freedom) == pytest.approx(theirs.sf(bound), rel=2e-3, abs=1e-6)
-    bound = statistics.studentized_range_bound(0.05, arms, freedom)
+        assert contrasts.studentized_range_tail(bound, arms, freedom) == pytest.approx(theirs.sf(bound), rel=2e-3, abs=1e-6)
+    bound = contrasts.studentized_range_bound(0.05, arms, freedom)
     assert theirs.sf(bound) == pytest.approx(0.05, rel=1e-3)
 
 
 def test_games_howell_by_hand():
     """Toothaker's formula: q times the root of half the sum of the two variances of means."""
     table = drawn(3, 6)
-    contrast = statistics.contrast(table, {"1": 1, "0": -1})
-    interval, p = statistics.games_howell(contrast, 3)
+    contrast = contrasts.contrast(table, {"1": 1, "0": -1})
+    interval, p = contrasts.games_howell(contrast, 3)
     theirs, unit = stats.studentized_range(3, float(contrast.freedom)), float(contrast.error) / math.sqrt(2)
     assert p == pytest.approx(theirs.sf(abs(contrast.value) / unit), abs=1e-4)
     assert (interval.high - interval.low) / 2 == pytest.approx(theirs.isf(0.05) * unit, rel=1e-3)
@@ -277,7 +277,7 @@ def test_so_it_does_for_interactions_slopes_and_equality(seeds, spreads):
     for arms, weights in (
         ([0, 1, 2, 3], [1, -1, -1, 1]),
         ([0, 2, 4, 5], [1, -1, -1, 1]),
-        ([1, 3, 5], statistics.slope([1, 2, 4])),
+        ([1, 3, 5], contrasts.slope([1, 2, 4])),
     ):
         contrast = Contrast.of(list(score_AxNxR[arms]), weights)
         wrong |= (contrast.low(0.025 / 3) > 0) | (contrast.high(0.025 / 3) < 0)
@@ -292,13 +292,13 @@ def test_so_it_does_for_interactions_slopes_and_equality(seeds, spreads):
 def test_detectable_effect_is_statsmodels():
     """Of one comparison within 6 seeds, a paired t test."""
     standard = TTestPower().solve_power(nobs=6, alpha=0.05, power=0.8, alternative="two-sided")
-    assert statistics.detectable(0.3 / math.sqrt(6), 5, 1) == pytest.approx(standard * 0.3, rel=2e-3)
-    one, many = (statistics.detectable(1.0, 5, tests) for tests in (1, 10))
-    assert many > one and statistics.detectable(0.0, 5, 1) == 0.0
+    assert contrasts.detectable(0.3 / math.sqrt(6), 5, 1) == pytest.approx(standard * 0.3, rel=2e-3)
+    one, many = (contrasts.detectable(1.0, 5, tests) for tests in (1, 10))
+    assert many > one and contrasts.detectable(0.0, 5, 1) == 0.0
 
 
 def test_simulated_studies_find_what_they_should():
-    effect, margin = (solve(1 / math.sqrt(4), 3, 2) for solve in (statistics.detectable, statistics.provable_margin))
+    effect, margin = (solve(1 / math.sqrt(4), 3, 2) for solve in (contrasts.detectable, contrasts.provable_margin))
     values_NxR = np.random.default_rng(0).normal(size=(4000, 4))
     alone = Contrast.of([values_NxR], [1.0])
     assert (alone.low(0.0125) + effect > 0).mean() == pytest.approx(0.8, abs=0.02)

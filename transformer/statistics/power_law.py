@@ -13,7 +13,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from transformer.errors import UserError
-from transformer.studies.statistics import ROUNDING, Interval
+from transformer.statistics.contrasts import ROUNDING, Interval
 
 GRID = np.geomspace(1e-3, 10.0, 300)
 SHARES = np.concatenate([[0.0], np.geomspace(1e-6, 1e6, 97)])  # E in units of A times the geometric mean of N^-a

@@ -126,7 +126,7 @@ def interval(values: Scores | np.ndarray, scale: Scale = "linear", level: float 
 class Contrast:
     """A weighted sum of means, in the metric's units. `error`: its standard error, to first order; `freedom`: degrees of
     freedom of that. `correlation`: of the means on their scales, as far as they share seeds; None: independent. `shared`: a
-    standard error that all seeds have in common (`resampling.shared_error`)."""
+    standard error that all seeds have in common (`bootstrap.shared_error`)."""
 
     means: Sequence[Mean]
     weights: Sequence[float]

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from transformer.errors import UserError
-from transformer.studies import scaling_laws
+from transformer.statistics import scaling_laws
 
 ALPHA, BETA = 0.45, 0.35
 FLOOR, SIZE_SCALE, TOKEN_SCALE = 1.2, 40.0, 60.0

@@ -7,7 +7,7 @@ from sacrebleu.significance import PairedTest
 from scipy import stats
 
 from transformer.errors import UserError
-from transformer.studies import resampling, statistics
+from transformer.statistics import bootstrap, contrasts
 
 
 def ratio(sums):
@@ -22,13 +22,13 @@ def sentences(rng, count, rate):
 
 
 def two(ours_SxK, theirs_SxK, level=0.95, score=ratio, **draws):
-    ours, theirs = (resampling.resample(score, each, **draws) for each in (ours_SxK, theirs_SxK))
-    return resampling.checkpoints(ours, theirs, level)
+    ours, theirs = (bootstrap.resample(score, each, **draws) for each in (ours_SxK, theirs_SxK))
+    return bootstrap.checkpoints(ours, theirs, level)
 
 
 def shared_error(ours_RxSxK, theirs_RxSxK, **draws):
-    ours, theirs = ([resampling.resample(ratio, each, **draws) for each in side] for side in (ours_RxSxK, theirs_RxSxK))
-    return resampling.shared_error(ours, theirs)
+    ours, theirs = ([bootstrap.resample(ratio, each, **draws) for each in side] for side in (ours_RxSxK, theirs_RxSxK))
+    return bootstrap.shared_error(ours, theirs)
 
 
 def test_two_checkpoints_are_scipys_paired_bootstrap():
@@ -111,6 +111,6 @@ def test_intervals_of_arms_cover(by_seed, by_sentence, by_both):
         ours, theirs = (np.stack([each, np.ones((R, S))], axis=-1) for each in (right_RxS, np.zeros((R, S))))
         shared = shared_error(ours, theirs, samples=200, seed=study)
         table = {"ours": right_RxS.mean(axis=1).tolist(), "theirs": [0.0] * R}
-        low, high = statistics.contrast(table, {"ours": 1, "theirs": -1}, blocked=True, shared=shared).interval()
+        low, high = contrasts.contrast(table, {"ours": 1, "theirs": -1}, blocked=True, shared=shared).interval()
         covered += low <= 0 <= high
     assert 0.89 < covered / studies < 0.995

@@ -1,0 +1,1 @@
+"""Contrasts of arms, resampled sentences, power laws and scaling laws: numbers in, numbers out, no file and no study."""
