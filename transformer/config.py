@@ -122,7 +122,11 @@ class Model:
         ("query", "value"), "adapters: of which kernels (query, key, value, output, inner, gate, outer, or a variant's own)"
     )
 
-    attention_backend: Literal["auto", "plain", "chunked", "library"] = setting("auto", "how attention is computed", free=True)
+    attention_backend: Literal["auto", "plain", "chunked", "fused"] = setting(
+        "auto",
+        "how attention is computed: with all weights, by blocks of queries, or by a kernel (auto: where there is one)",
+        free=True,
+    )
     attention_chunk: int = setting(512, "queries in a block of the chunked backend", at_least=1, free=True)
     unroll: int = setting(1, "layers unrolled in one pass of the scan over layers", at_least=1, free=True)
     remat: Literal["none", "full", "dots"] = setting(

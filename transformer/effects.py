@@ -95,8 +95,8 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
     (
         "model",
         "attention_chunk",
-        _is("model.attention_backend", "auto", "chunked"),
-        "with config.model.attention_backend=chunked or auto",
+        _is("model.attention_backend", "auto", "chunked", "fused"),
+        "with config.model.attention_backend=chunked, fused or auto",
     ),
     ("model", "mask", _family("encoder_decoder", "decoder_only"), "in a Transformer with a decoder"),
     (

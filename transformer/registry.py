@@ -52,6 +52,17 @@ def _rebuild(kind: type[Component], name: str, file: str, values: dict[str, Any]
     return find(kind, name, "a worker process")(**values)
 
 
+def restated(cls: type, statement: str, *methods: str) -> bool:
+    """Whether `statement`, which tells something of `methods`, is of no older class than they: a subclass that replaces one of
+    them and not the statement is not bound by it.
+    """
+
+    def age(name: str) -> int:
+        return next(number for number, each in enumerate(cls.__mro__) if name in each.__dict__)
+
+    return all(age(statement) <= age(each) for each in methods)
+
+
 def reference(cls: type[Component]) -> str:
     """How a class is named:
     its registered name, or `FILE.py:Class` with the file relative to the current folder if it is in it, or shipped.

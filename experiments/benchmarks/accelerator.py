@@ -203,7 +203,7 @@ def main() -> None:
     for number, (title, job) in enumerate(jobs.items()):
         work = {"tokens/s": job.tokens, "FLOP/s": job.flops}
         contenders = {}
-        for backend in ("library", "plain"):
+        for backend in ("fused", "plain"):
             for remat in ("none", "dots", "full"):
                 model = dataclasses.replace(job.config.model, attention_backend=backend, remat=remat)
                 changed = dataclasses.replace(job, config=dataclasses.replace(job.config, model=model))

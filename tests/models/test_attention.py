@@ -11,10 +11,10 @@ import pytest
 import small
 
 from transformer.components import attention
-from transformer.components.attention import Attention, Backend
+from transformer.components.attention import Backend
 from transformer.components.masks import All, Causal, Pairs, Prefix, Sizes, Tokens, Window
 from transformer.components.positions import Bound, NoPositions, Positions
-from transformer.models.attention import AttentionLayer, MemoryProjection, choose_backend
+from transformer.models.attention import AttentionLayer, MemoryProjection
 from transformer.models.dropout import dropout
 from transformer.probes.sites import scaled_heads
 
@@ -163,7 +163,7 @@ def test_gradients_are_the_loops_differences(name):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("backend", ["plain", "chunked", "library"])
+@pytest.mark.parametrize("backend", ["plain", "chunked"])
 @pytest.mark.parametrize("name", ["nothing, shared", "nothing, packed"])
 def test_a_query_that_sees_nothing_gives_zeros_and_no_gradient(name, backend, dtype):
     mask = MASKS[name]
@@ -187,7 +187,7 @@ def test_a_query_that_sees_nothing_gives_no_nan_on_the_way_either():
         jax.grad(lambda query: 1e6 * jnp.sum(attend(query, *inputs()[1:], MASKS["nothing, packed"], scale=0.5)))(inputs()[0])
 
 
-@pytest.mark.parametrize("backend", ["plain", "chunked", "library"])
+@pytest.mark.parametrize("backend", ["plain", "chunked"])
 def test_logits_are_in_fp32_whatever_the_inputs(backend):
     # 100, 100.125, 100.25, ..: in bfloat16, whose steps there are 0.5, most would be equal.
     key = np.zeros((1, 4, H, K))
@@ -279,37 +279,6 @@ def test_chunked_never_holds_all_weights():
 
     assert largest("plain") == B * H * 64 * 64
     assert largest("chunked") == max(B * H * 8 * 64, query.size, value.size)
-
-
-@pytest.mark.parametrize(("kind", "rank"), [("none", 1), ("none", 2), ("alibi", 2), ("t5", 1), ("t5", 2)])
-def test_the_librarys_is_plain(kind, rank):
-    mask, arguments = random_mask(B, T, S, rank), inputs(value_width=K)
-    assert (~np.asarray(mask.seen()).any(-1)).any()
-    plain = with_gradients(kind, mask, arguments)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Attention, "_block", None)  # plain cannot have run
-        library = with_gradients(kind, mask, arguments, backend="library")
-    assert_close(library, plain)
-
-
-def test_the_librarys_without_a_mask_is_plain():
-    arguments = (*inputs(value_width=K), MASKS["all"], 0.7)
-    assert_close(compiled(*arguments, backend="library"), compiled(*arguments))
-
-
-@pytest.mark.parametrize("why", ["values by position", "width of values", "dropout"])
-def test_the_librarys_falls_back_to_plain_where_it_cannot(why):
-    width = V if why == "width of values" else K
-    keywords = {"drop": lambda weights, first: 2 * weights} if why == "dropout" else {}
-    keywords |= {"positions": SOME} if why == "values by position" else {}
-    arguments = (*inputs(value_width=width), MASKS["causal, packed"])
-    plain = attend(*arguments, scale=0.7, **keywords)
-    np.testing.assert_array_equal(attend(*arguments, scale=0.7, backend="library", **keywords), plain)
-
-
-def test_auto_is_chunked_for_long_queries():
-    assert [choose_backend("auto", length) for length in (1023, 1024)] == ["plain", "chunked"]
-    assert choose_backend("library", 4096) == "library"
 
 
 # --- dropout ---------------------------------------------------------------------------------------------------------
@@ -444,7 +413,7 @@ def test_a_learned_scale_starts_at_the_papers(draw):
     np.testing.assert_allclose(jax.jit(module.init)(jax.random.key(0), x, mask)["params"]["scale"], 0.5)
 
 
-@pytest.mark.parametrize("backend", ["plain", "chunked", "library"])
+@pytest.mark.parametrize("backend", ["plain", "chunked"])
 def test_keys_of_a_sentence_serve_all_its_beams(draw, backend):
     module, variables, x, _, memory = build(draw, cross=True, attention_backend=backend, attention_chunk=4)
     beams = 3
@@ -481,7 +450,7 @@ def test_memory_is_each_layers_projection_of_the_states(draw, norm):
 # --- grouped heads, windows, arguments ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["plain", "chunked", "library"])
+@pytest.mark.parametrize("backend", ["plain", "chunked"])
 @pytest.mark.parametrize("shared", [1, 2])
 def test_grouped_heads_are_heads_with_repeated_keys_and_values(shared, backend):
     query, key, value = inputs(queries=9, value_width=K)

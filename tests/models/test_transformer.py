@@ -349,7 +349,7 @@ def test_unrolling_and_rematerialisation_are_done():
     assert "unroll=2" not in plain and "unroll=2" in program(unroll=2)
 
 
-@pytest.mark.parametrize("backend", small.some(["chunked", "library"], "chunked"))
+@pytest.mark.parametrize("backend", small.some(["chunked", "fused"], "chunked"))
 def test_backends_give_the_logits_of_plain_attention(build, backend):
     _, variables, plain = build(positions="t5")
     _, _, other = build(positions="t5", attention_backend=backend, attention_chunk=5)

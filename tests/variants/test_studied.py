@@ -40,7 +40,7 @@ def soft_weights(query, key, seen):
     return powers / np.maximum(powers.sum(-1, keepdims=True), 1e-30)
 
 
-@pytest.mark.parametrize("backend", ["plain", "chunked", "library"])
+@pytest.mark.parametrize("backend", ["plain", "chunked", "fused"])
 def test_a_hard_maximum_looks_at_one_key_and_learns_by_the_softmax(backend):
     query, key, value, cotangent = (normal(B, T, H, K, seed=seed) for seed in range(4))
 

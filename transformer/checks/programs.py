@@ -12,8 +12,7 @@ import numpy as np
 
 from transformer import families, settings
 from transformer.checks.subject import Outcome, Subject, distance, pack, paths
-from transformer.components.attention import Backend
-from transformer.components.positions import Bound
+from transformer.components import fused as kernels
 from transformer.config import Checkpoint, Config, Parallel, Train
 from transformer.models import axes
 from transformer.runtime.checkpoints import Checkpoints
@@ -37,19 +36,19 @@ def chunked(subject: Subject) -> Outcome:
 
 
 def fused(subject: Subject) -> Outcome:
-    """The library's kernel: on a CPU its plain implementation, on a GPU or TPU the fused one."""
+    """A fused kernel, or on a CPU, which has none, the parts that one is given."""
     if subject.recurrent:
         return RECURRENT
-    return not_fused(subject) or _against(subject, attention_backend="library")
+    return not_fused(subject) or _against(subject, attention_backend="fused")
 
 
 def not_fused(subject: Subject) -> str | None:
-    """Why the library's kernel does not compute a layer's attention; None: it does."""
-    for each in subject.layer_types():
-        q, k = {"query": jnp.zeros((1, 1, 1, each.key_width))}, {"value": jnp.zeros((1, 1, 1, each.value_width))}
-        if why := each.attention.why_not_library(q, k, Bound(each.positions), Backend("library")):
-            return why
-    return None
+    """How the first attention that no kernel computes is computed, and why; None: kernels compute all."""
+    other = subject.variant(attention_backend="fused")
+    with kernels.choices() as found:
+        jax.eval_shape(other.apply, other.params, other.packed)
+    names = {each.name for each in kernels.KERNELS.get(kernels.platform(), ())}
+    return next((f"{where}: {each}" for where, chosen in found.items() for each in chosen if each not in names), None)
 
 
 def unrolled(subject: Subject) -> Outcome:

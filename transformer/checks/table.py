@@ -49,7 +49,7 @@ PROPERTIES = (
     Property("other rows of the batch do not matter", batches.other_rows, ROUNDING, ALL, "models/layers.py"),
     Property("evaluation is deterministic", batches.pure, 0, ALL, "models/dropout.py"),
     Property("chunked equals plain", programs.chunked, ROUNDING, MASKING, "components/attention.py, _in_chunks"),
-    Property("fused equals plain", programs.fused, ROUNDING, MASKING, "components/attention.py, _library"),
+    Property("fused equals plain", programs.fused, ROUNDING, MASKING, "components/attention.py, fused"),
     Property("scanned equals unrolled", programs.unrolled, ROUNDING, ALL, "models/stack.py, _scanned"),
     Property("remat changes nothing", programs.remat, ROUNDING, ALL, "models/stack.py, _rematerialized"),
     Property("bf16 and fp32 are not mixed", batches.dtypes, 0, TYPES, "components/attention.py"),

@@ -22,12 +22,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from absl import logging
 
+from transformer.components import fused
 from transformer.components.masks import Mask, Pairs, Sizes, Tokens
 from transformer.components.parameters import Constant, Declared, Kernel, Parameters, Streams
 from transformer.components.positions import Bound, Positions
-from transformer.registry import Component
+from transformer.registry import Component, restated
 from transformer.settings import setting
 
 Array = jax.Array
@@ -39,13 +39,14 @@ MASKED = -1e30
 
 
 class Backend(NamedTuple):
-    """How `attend` computes: `plain` or `chunked` (blocks of `chunk` queries, recomputed in the backward pass: O(T) memory).
+    """How `attend` computes: `plain`, `chunked` (blocks of `chunk` queries, recomputed in the backward pass: O(T) memory), or
+    `fused` (fused.py; where no kernel fits, as `unfused` says).
 
     `dropout` is applied to the weights of a block, given the number of its first query; None: no dropout. `dtype` is the type
     of the weights that values are multiplied with.
     """
 
-    name: Literal["plain", "chunked", "library"] = "plain"
+    name: Literal["plain", "chunked", "fused"] = "plain"
     chunk: int = 512
     dropout: Callable[[Array, Array | int], Array] | None = None
     dtype: Any = jnp.float32
@@ -220,10 +221,12 @@ class Attention(Component, name="multi_head"):
 
     def attend(self, p: Parameters, q: Streams, k: Streams, pairs: Pairs, positions: Bound, backend: Backend) -> Array:
         """Weighted values of every head BxTxHxV; a query that sees nothing gives zeros, and zero gradients."""
-        if backend.name == "library" and (why := self.why_not_library(q, k, positions, backend)) is None:
-            return self._library(q, k, pairs, positions)
-        elif backend.name == "library":
-            logging.log_first_n(logging.INFO, f"attention: {why}; using the plain backend", 1)
+        if backend.name == "fused":
+            parts = "dropout on the attention weights" if backend.dropout is not None else self.fused(p, q, k, pairs, positions)
+            otherwise = unfused(pairs.query.positions.shape[-1])
+            if (heads := fused.attend(parts, describe(pairs), otherwise)) is not None:
+                return heads
+            backend = backend._replace(name=otherwise)
         if (span := reach(pairs)) is not None:
             return self._in_window(p, q, k, pairs, positions, backend, span)
         if backend.name == "chunked" and pairs.query.positions.shape[-1] > backend.chunk:
@@ -266,31 +269,39 @@ class Attention(Component, name="multi_head"):
             weights = backend.dropout(weights, first)
         return self.mix(p, weights, k, pairs, positions)
 
-    def why_not_library(self, q: Streams, k: Streams, positions: Bound, backend: Backend) -> str | None:
-        """Why jax.nn.dot_product_attention does not compute this attention; None: it does."""
-        hooks = ("scores", "logits", "normalize", "mix", "weights")
-        if any(getattr(type(self), hook) is not getattr(Attention, hook) for hook in hooks):
-            return f"jax.nn.dot_product_attention does not know {type(self).__name__}"
-        if self.logit_cap is not None:
-            return "jax.nn.dot_product_attention has no logit cap"
-        if backend.dropout is not None:
-            return "jax.nn.dot_product_attention has no dropout"
-        if positions.overrides("values") or positions.positions.of_content:
-            return f"jax.nn.dot_product_attention does not know the positions {type(positions.positions).__name__}"
-        if k["value"].shape[-1] != q["query"].shape[-1]:
-            return "jax.nn.dot_product_attention needs d_v equal to d_k"
-        return None
+    def fused(self, p: Parameters, q: Streams, k: Streams, pairs: Pairs, positions: Bound) -> fused.Parts | str:
+        """What a fused kernel needs to know of this attention; or why none computes it.
 
-    def _library(self, q: Streams, k: Streams, pairs: Pairs, positions: Bound) -> Array:
-        """jax.nn.dot_product_attention; it gives the mean of the values where nothing is seen, so its output is masked."""
-        query, added, seen = q["query"], None, pairs.seen()
+        A variant that replaces one of the steps from `scores` to `mix` is computed by a kernel only if it replaces this too.
+        """
+        kind, name = positions.positions, type(positions.positions).__name__
+        if not restated(type(self), "fused", "scores", "logits", "normalize", "mix", "weights"):
+            return f"the steps of {type(self).__name__} are its own"
+        if isinstance(band := pairs.band(), str):
+            return band
+        if kind.of_content or positions.overrides("values"):
+            return f"the positions {name} depend on contents"
+        bias = slopes = None
         if positions.overrides("bias"):
-            shape = query.shape[0], query.shape[2], query.shape[1], k["key"].shape[1]
-            added = positions.bias(q, k, jnp.zeros(shape, jnp.float32), pairs)
-        result = jax.nn.dot_product_attention(query, k["key"], k["value"], bias=added, mask=seen, scale=1.0)
-        if seen is None:
-            return result
-        return jnp.where(jnp.moveaxis(jnp.any(seen, axis=-1, keepdims=True), 1, 2), result, 0)
+            heads, sides = q["query"].shape[2], (q["query"].shape[1], k["key"].shape[1])
+            # Of two tokens of a segment the distance is that of their slots: one bias for all rows.
+            slots = (
+                pairs.replace(query=Tokens(jnp.arange(sides[0])), key=Tokens(jnp.arange(sides[1]))) if pairs.aligned else pairs
+            )
+            if restated(type(kind), "slopes", "bias"):
+                slopes = kind.slopes(heads)
+
+            def added_bias() -> Array:
+                none = jnp.broadcast_to(jnp.float32(0), (1, heads, *sides))
+                added = positions.bias(q, k, none, slots)
+                return none if added is None else added
+
+            bias = added_bias
+
+        segments = None
+        if pairs.key.segments is not None and pairs.query.segments is not None:
+            segments = pairs.query.segments, pairs.key.segments
+        return fused.Parts(q["query"], k["key"], k["value"], *band, segments, self.logit_cap, bias, slopes)
 
     def _in_chunks(self, p: Parameters, q: Streams, k: Streams, pairs: Pairs, positions: Bound, backend: Backend) -> Array:
         length, chunk = pairs.query.positions.shape[-1], backend.chunk
@@ -391,6 +402,16 @@ def attend(
     factor = jnp.asarray(width**-0.5 if scale is None else scale, query_BxTxHxK.dtype).reshape((1, 1, -1, 1))
     q, k = {"query": query_BxTxHxK * factor}, {"key": key_BxSxNxK, "value": value_BxSxNxV}
     return attention.attend(p or {}, q, k, pairs, positions, backend or Backend(dtype=query_BxTxHxK.dtype))
+
+
+def unfused(length: int) -> Literal["plain", "chunked"]:
+    """How so many queries are computed without a kernel: by chunks from 1,024 on, where weights outgrow everything else."""
+    return "chunked" if length >= 1024 else "plain"
+
+
+def describe(pairs: Pairs) -> str:
+    """Which attention of a model this is: "decoder cross"."""
+    return "" if pairs.sizes is None else f"{pairs.sizes.stack} {pairs.sizes.role}"
 
 
 def reach(pairs: Pairs) -> tuple[int, int] | None:

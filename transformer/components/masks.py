@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from transformer.registry import Component
+from transformer.registry import Component, restated
 from transformer.settings import setting
 
 Array = jax.Array
@@ -54,11 +54,13 @@ class Tokens:
     positions: int32, T (shared by the batch: fast) or BxT (packed rows, left-padded prompts).
     segments: int32 BxT or None. Tokens see only their own segment; segment 0 is padding and is seen by no token.
     prefix: bool BxT or None. Keys that are marked are seen by every query under the rule `Prefix`.
+    gaps: whether tokens between others of their segment may be in segment 0.
     """
 
     positions: Array
     segments: Array | None = None
     prefix: Array | None = None
+    gaps: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def replace(self, **changes: Any) -> "Tokens":
         """With other values of some fields."""
@@ -84,7 +86,8 @@ class Mask(Component):
     """A rule: which keys a query sees. Composes with `&`.
 
     `span` is how far a query can see backwards and forwards at most, in positions; None: without limit. The blocks of the
-    windowed computation and the size of a ring cache follow from it, so it must be true.
+    windowed computation and the size of a ring cache follow from it, so it must be true. `band` says that the query sees all
+    keys within its span, which fused kernels can compute; a class that replaces `seen` says so anew, or falls back.
     """
 
     causal: ClassVar[bool] = False  # True: no query sees a later position, except in a prefix; only then can keys be cached
@@ -97,6 +100,10 @@ class Mask(Component):
         """The greatest distance of a key that is seen, before and after the query. `prefix`: keys may be marked as a prefix."""
         return None, None
 
+    def band(self, prefix: bool) -> bool:
+        """Whether every key within `span` is seen."""
+        return False
+
     def during(self, training: bool) -> "Mask":
         """The rule while training, and while the model is scored or used."""
         return self
@@ -108,6 +115,9 @@ class Mask(Component):
 @dataclasses.dataclass(frozen=True)
 class All(Mask, name="all"):
     """Every token sees every token of its segment."""
+
+    def band(self, prefix: bool) -> bool:
+        return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +132,9 @@ class Causal(Mask, name="causal"):
     def span(self, prefix: bool) -> tuple[int | None, int | None]:
         return None, 0
 
+    def band(self, prefix: bool) -> bool:
+        return True
+
 
 @dataclasses.dataclass(frozen=True)
 class Prefix(Causal, name="prefix"):
@@ -133,6 +146,9 @@ class Prefix(Causal, name="prefix"):
 
     def span(self, prefix: bool) -> tuple[int | None, int | None]:
         return None, None if prefix else 0
+
+    def band(self, prefix: bool) -> bool:
+        return not prefix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +163,9 @@ class Window(Mask, name="window"):
 
     def span(self, prefix: bool) -> tuple[int | None, int | None]:
         return self.size - 1, self.size - 1
+
+    def band(self, prefix: bool) -> bool:
+        return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,12 +200,20 @@ class Both(Mask, name="both"):
         (before, after), (also_before, also_after) = self.first.span(prefix), self.second.span(prefix)
         return _nearest(before, also_before), _nearest(after, also_after)
 
+    def band(self, prefix: bool) -> bool:
+        return is_band(self.first, prefix) and is_band(self.second, prefix)
+
     def during(self, training: bool) -> Mask:
         return Both(self.first.during(training), self.second.during(training))
 
 
 def _nearest(first: int | None, second: int | None) -> int | None:
     return min((limit for limit in (first, second) if limit is not None), default=None)
+
+
+def is_band(mask: Mask, prefix: bool) -> bool:
+    """Whether the mask's rule is its span."""
+    return restated(type(mask), "band", "seen", "span") and mask.band(prefix)
 
 
 def both(first: Array | None, second: Array | None) -> Array | None:
@@ -224,6 +251,18 @@ class Pairs:
         """True where a query sees a key: [B or 1] x 1 x [T or 1] x S, ready to broadcast over heads; None: all see all."""
         seen = both((self.mask & SameSegment()).seen(self.query, self.key), self.allowed)
         return None if seen is None else seen[:, None]
+
+    def band(self) -> tuple[int | None, int | None] | str:
+        """How many slots before and after a query the keys of its segment are seen; or why the rule is no band of slots."""
+        prefix = self.key.prefix is not None
+        if self.key.segments is not None and (self.query.segments is None or self.key.gaps):
+            return "keys are hidden within a segment" if self.key.gaps else "keys have segments, and queries have none"
+        if self.allowed is not None:
+            return "a mask of booleans is given"
+        if not is_band(self.mask, prefix):
+            return "the mask depends on a prefix" if is_band(self.mask, False) else f"the mask {type(self.mask).__name__}"
+        span = self.mask.span(prefix)
+        return "queries and keys are different tokens" if span != (None, None) and not self.aligned else span
 
     def count(self) -> Array:
         """The number of keys that each query sees, at least 1: fp32, [B or 1] x 1 x [T or 1] x 1."""

@@ -81,6 +81,10 @@ class Positions(Component):
         """Added to the weighted values: BxTxHxV."""
         return None
 
+    def slopes(self, num_heads: int) -> np.ndarray | None:
+        """Of a `bias` that is -slope * |distance|, the slope of each head, as some fused kernels want to know it; else None."""
+        return None
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoPositions(Positions, name="none"):

@@ -13,7 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.components.attention import Attention, Backend
+from transformer.components import fused
+from transformer.components.attention import Attention, Backend, unfused
 from transformer.components.masks import Pairs, Role, Sizes, Stack, Tokens
 from transformer.components.parameters import Parameters, Streams
 from transformer.components.positions import Bound
@@ -26,11 +27,13 @@ from transformer.models.dropout import dropout
 Array = jax.Array
 
 
-def choose_backend(wanted: str, length: int) -> str:
-    """What "auto" stands for: chunked from 1,024 queries on, where T x S weights outgrow everything else; else plain."""
+def choose_backend(wanted: str, length: int, cached: bool = False) -> str:
+    """How so many queries are computed. "auto": fused where there are kernels and enough queries for a block of them, else as
+    `unfused` says. With a cache, whose new tokens are few, there is no kernel.
+    """
     if wanted == "auto":
-        return "chunked" if length >= 1024 else "plain"
-    return wanted
+        wanted = "fused" if fused.available() and length >= fused.TILE else unfused(length)
+    return unfused(length) if cached and wanted == "fused" else wanted
 
 
 class Site(NamedTuple):
@@ -88,7 +91,7 @@ class AttentionLayer(nn.Module):
             p["random_key"] = self.make_rng("dropout")
         positions = self._positions(position_parameters or {}, sizes) if own else Bound()
         q = attention.queries(p, x_BxTxD, pairs.query, positions, sizes)
-        backend = self._backend(pairs.query.positions.shape[-1], x_BxTxD.dtype)
+        backend = self._backend(pairs.query.positions.shape[-1], x_BxTxD.dtype, cache is not None)
         rows, beams = x_BxTxD.shape[0], 1
         if own:
             k = attention.keys(p, x_BxTxD, pairs.query, positions, sizes)
@@ -120,9 +123,9 @@ class AttentionLayer(nn.Module):
         own = declare(self, {f"position_{name}": each for name, each in declared.items()}, self.kernel_init)
         return Bound(positions, {name: own[f"position_{name}"] for name in declared})
 
-    def _backend(self, length: int, dtype: Any) -> Backend:
+    def _backend(self, length: int, dtype: Any, cached: bool) -> Backend:
         config, rate = self.config, self.config.attention.dropout_rate
-        name: Any = choose_backend(config.attention_backend, length)
+        name: Any = choose_backend(config.attention_backend, length, cached)
         if rate == 0 or self.deterministic:
             return Backend(name, config.attention_chunk, None, dtype)
         key = self.make_rng("dropout")

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer.components.fused import SAVED
 from transformer.components.masks import Pairs, Role
 from transformer.config import Model
 from transformer.models import lora
@@ -21,9 +22,11 @@ from transformer.sharding import by_rows, rows_whole
 
 Array = jax.Array
 
-REMAT: dict[str, Callable[..., bool] | None] = {
+REMAT: dict[str, Callable[..., Any] | None] = {
     "full": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, jax.checkpoint_policies.save_only_these_names(SAVED)
+    ),
 }
 
 

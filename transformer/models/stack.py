@@ -62,7 +62,7 @@ class Memory:
     def without(self, hidden_BxS: Array) -> "Memory":
         """The same source, of which attention does not see the tokens where `hidden_BxS` is true."""
         segments = jnp.ones(hidden_BxS.shape, jnp.int32) if self.tokens.segments is None else self.tokens.segments
-        tokens = self.tokens.replace(segments=jnp.where(hidden_BxS, 0, segments))
+        tokens = self.tokens.replace(segments=jnp.where(hidden_BxS, 0, segments), gaps=True)
         return dataclasses.replace(self, tokens=tokens)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from transformer import families
 from transformer import settings as settings_lib
+from transformer.components import fused
 from transformer.config import Config, DataInfo, Parallel
 from transformer.cuts import Cut, only
 from transformer.data import pipeline, prepare, sources
@@ -126,6 +127,12 @@ def _train(
             state = runtime.create(init)
         size = sum(x.size for x in jax.tree.leaves(shapes.params))
         say(f"{size:,} parameters; {runtime}")
+        kernels = _kernels(config, loss, shapes.params, batches[0])
+        for where, chosen in kernels.items():
+            say(f"{where} attention: {', '.join(chosen)}")
+        if hosts.is_first():
+            found = {name: split.fingerprint for name, split in splits.items()}
+            workdir.append_record(workdirs.run_record(found) | ({"attention": kernels} if kernels else {}))
         saved = checkpoints.metrics(first) if first else None
         monitor = Monitor(config, checkpoints.ranking().values(), saved)
         ended = first == config.train.steps or monitor.exhausted
@@ -225,7 +232,7 @@ def _read(
         longest = prepare.longest_output({name: split.tokens for name, split in splits.items()}, config.data)
         data_info = dataclasses.replace(data_info, longest_output=longest)
         workdir.write_data_info(data_info)
-    _record(workdir, {name: split.fingerprint for name, split in splits.items()})
+    _check_data(workdir, {name: split.fingerprint for name, split in splits.items()})
     sizes = ", ".join(f"{name} {len(split.examples):,}" for name, split in splits.items())
     asked = "" if config.data.vocabulary in ("bytes", "imported") else f" of {config.data.vocabulary_size:,} entries asked for"
     entries = ", ".join(f"{v.size:,}" for v in dict.fromkeys(vocabularies.values()))
@@ -299,7 +306,17 @@ def _open(workdir: Workdir, config: Config, done: int) -> None:
     workdirs.create(workdir.path, config, say)
 
 
-def _record(workdir: Workdir, fingerprints: Mapping[str, str]) -> None:
+def _kernels(config: Config, loss: Any, params: Any, batch: Any) -> dict[str, list[str]]:
+    """By stack and role the fused kernels that attention is computed by, and why it is not; empty where none is asked for."""
+    if config.model.attention_backend != "fused" and not (config.model.attention_backend == "auto" and fused.available()):
+        return {}
+    with fused.choices() as found:
+        jax.eval_shape(lambda *arguments: loss(*arguments, jax.random.key(0)), params, dict(batch))
+    return found
+
+
+def _check_data(workdir: Workdir, fingerprints: Mapping[str, str]) -> None:
+    """UserError: the run began with other data."""
     before = workdir.records()
     changed = [n for n, value in fingerprints.items() if before and before[-1]["data"].get(n, value) != value]
     if changed:
@@ -307,8 +324,6 @@ def _record(workdir: Workdir, fingerprints: Mapping[str, str]) -> None:
             f"{workdir.path}: the data ({', '.join(changed)}) is not what this run began with; "
             "put it back, or use another --workdir"
         )
-    if hosts.is_first():
-        workdir.append_record(workdirs.run_record(fingerprints))
 
 
 def _start_from(config: Config, task: families.Task, workdir: Workdir) -> DataInfo | None:
