@@ -142,6 +142,14 @@ class OwnSlopes(Alibi):
         return -super().bias(p, q, k, scores_BxHxTxS, pairs)
 
 
+class OfPosition(Alibi):
+    """Not of the distance alone: packed rows have another bias at each slot."""
+
+    def bias(self, p, q, k, scores_BxHxTxS, pairs):
+        query_BxT = pairs.query.positions.astype(jnp.float32)
+        return super().bias(p, q, k, scores_BxHxTxS, pairs) / (1 + query_BxT)[:, None, :, None]
+
+
 def parts(made: Attention = Attention(), mask=Causal(), positions: str = "none", **changes):  # noqa: B008
     case = Case(mask)
     pairs = case.pairs().replace(**changes)
@@ -168,10 +176,19 @@ def test_what_no_kernel_computes_says_why(refused):
 
 
 def test_a_subclass_is_not_bound_by_what_its_base_states():
-    changed = dataclasses.replace(Case(Causal(), positions="alibi").pairs())
+    changed = Case(Causal(), positions="alibi").pairs()
     arrays = {"query": jnp.zeros((B, T, H, K))}, {"key": jnp.zeros((B, S, H, K)), "value": jnp.zeros((B, S, H, V))}
     stated, own = (Attention().fused({}, *arrays, changed, Bound(kind)) for kind in (Alibi(), OwnSlopes()))
     assert stated.slopes is not None and own.slopes is None and own.bias is not None
+
+
+def test_a_bias_that_depends_on_more_than_distance_is_that_of_each_row():
+    arrays = [jnp.asarray(np.random.default_rng(n).normal(size=(B, T, H, K)), jnp.float32) for n in range(3)]
+    pairs = Case(Causal()).pairs()
+    with fused.choices() as chosen:
+        found = attention.attend(*arrays, pairs, positions=Bound(OfPosition()), backend=Backend("fused"))
+    assert list(chosen.values()) == [["xla"]]
+    np.testing.assert_allclose(found, attention.attend(*arrays, pairs, positions=Bound(OfPosition())), atol=2e-5)
 
 
 def test_attention_that_falls_back_is_plain_and_says_so_once(capsys, monkeypatch):

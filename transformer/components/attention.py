@@ -284,12 +284,11 @@ class Attention(Component, name="multi_head"):
         bias = slopes = None
         if positions.overrides("bias"):
             heads, sides = q["query"].shape[2], (q["query"].shape[1], k["key"].shape[1])
-            # Of two tokens of a segment the distance is that of their slots: one bias for all rows.
-            slots = (
-                pairs.replace(query=Tokens(jnp.arange(sides[0])), key=Tokens(jnp.arange(sides[1]))) if pairs.aligned else pairs
-            )
-            if restated(type(kind), "slopes", "bias"):
-                slopes = kind.slopes(heads)
+            slots = pairs
+            if pairs.aligned and kind.of_distance and restated(type(kind), "of_distance", "bias"):
+                # Of two tokens of a segment the distance is that of their slots: one bias for all rows.
+                slots = pairs.replace(query=Tokens(jnp.arange(sides[0])), key=Tokens(jnp.arange(sides[1])))
+                slopes = kind.slopes(heads) if restated(type(kind), "slopes", "bias") else None
 
             def added_bias() -> Array:
                 none = jnp.broadcast_to(jnp.float32(0), (1, heads, *sides))

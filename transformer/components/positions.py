@@ -32,6 +32,7 @@ class Positions(Component):
     owner: ClassVar[Literal["stack", "layer"]] = "stack"
     relative: ClassVar[bool] = False
     of_content: ClassVar[bool] = False  # True: `bias` reads the queries, keys or scores, which are as Attention makes them
+    of_distance: ClassVar[bool] = False  # True: `bias` depends on the head and on how far key and query are apart alone
     backward: ClassVar[bool] = False  # True: a key ahead of its query has no position
 
     def check(self, sizes: Sizes) -> str | None:
@@ -154,6 +155,7 @@ class Alibi(Positions, name="alibi"):
     """-slope_h |distance| added to the logits (Press et al. 2022, section 3)."""
 
     relative: ClassVar[bool] = True
+    of_distance: ClassVar[bool] = True
 
     def slopes(self, num_heads: int) -> np.ndarray:
         """2^(-8h/n), h = 1..n, for a power of two; else those of the power below, then every other one of the power above."""
@@ -172,6 +174,7 @@ class T5Buckets(Positions, name="t5"):
     """A learned scalar per head and bucket of distance, one table for the whole stack (Raffel et al. 2020, section 2.1)."""
 
     relative: ClassVar[bool] = True
+    of_distance: ClassVar[bool] = True
     buckets: int = setting(32, "buckets of distance", at_least=4)
     max_distance: int = setting(128, "distance from which on all share the last bucket", at_least=2)
 
