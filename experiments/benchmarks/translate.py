@@ -19,7 +19,8 @@ from experiments.benchmarks import race
 from experiments.benchmarks.race import Contender
 from transformer.components.norms import LayerNorm
 from transformer.components.positions import Sinusoidal
-from transformer.config import Config, Data, DataInfo, Model, Search
+from transformer.config import Config, Data, DataInfo, Model
+from transformer.config import Search as SearchSettings
 from transformer.runtime.memory import keep_freed_memory
 
 B, S, L, V = 64, 24, 32, 58_101
@@ -32,7 +33,7 @@ MODEL = Model(
     d_ff=1024,
     num_heads=4,
     unroll=3,
-    positions=Sinusoidal(layout="halves"),
+    positions=Sinusoidal(layout="halves", size=512),
     norm=LayerNorm(epsilon=1e-5),
     tying="three_way",
     logits_bias=True,
@@ -41,7 +42,7 @@ MODEL = Model(
 
 def config(beams: int) -> Config:
     """The search's form of length penalty is the one that all three have."""
-    search = Search(beam_size=beams, length_penalty=1.0, penalty_form="power", batch_size=B)
+    search = SearchSettings(beam_size=beams, length_penalty=1.0, penalty_form="power", batch_size=B)
     return Config(model=MODEL, data=Data(batching="bucketed"), search=search)
 
 
@@ -87,22 +88,19 @@ def ours(folder: str, beams: int) -> Callable[[], int]:
     """The search that `--mode=translate` uses, which like the others is asked for no scores."""
     keep_freed_memory()
     import jax
-    import numpy as np
 
     from transformer import families
-    from transformer.inference.decoding import search_batch
+    from transformer.inference.decoding import Search
     from transformer.interop import huggingface
 
     imported = huggingface.read_model(folder)
     asked = config(beams)
-    model = families.FAMILIES["encoder_decoder"].model(asked, DATA_INFO)
-    params = jax.device_put(imported.params)
-    tokens, segments = np.array(sentences(), np.int32), np.ones((B, S), np.int32)
-    limits = np.full(B, L, np.int32)
-    search: Any = jax.jit(lambda *arguments: search_batch(model, asked, DATA_INFO, *arguments, max_length=L).tokens_BxNxL)
+    params, ids = jax.device_put(imported.params), sentences()
+    search = Search(families.FAMILIES["encoder_decoder"].model(asked, DATA_INFO), asked, DATA_INFO)
 
     def turn() -> int:
-        return digest(list(jax.device_get(search(params, tokens, segments, limits))[:, 0]))
+        found = sorted(search(params, ids, [L] * B, scored=False), key=lambda each: each[0])
+        return digest([list(each.tokens_BxNxL[0, :L]) for _, each in found])
 
     return turn
 

@@ -32,7 +32,14 @@ def get_config() -> Config:
     return Config(
         model=MODEL,
         data=Data(
-            source="text", train="train", validation="val", test=TEST, vocabulary="bpe", vocabulary_size=10_000, buckets=4
+            source="text",
+            train="train",
+            validation="val",
+            test=TEST,
+            vocabulary="bpe",
+            vocabulary_size=10_000,
+            batching="bucketed",
+            buckets=4,
         ),
         train=Train(steps=600, batch_tokens=2048, learning_rate=1e-3, schedule="linear", warmup_steps=100, evaluate_every=200),
         evaluate=Evaluate(scores=("bleu",), bleu_tokenize="none", average=1),

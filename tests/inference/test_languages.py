@@ -22,27 +22,24 @@ CODES = ["<s>", "<pad>", "</s>", "<unk>", "eng_Latn", "fra_Latn"]
 
 @pytest.mark.parametrize("beam", [1, 2])
 def test_every_output_begins_with_the_code_which_costs_nothing(beam):
-    config = small.config(search__beam_size=beam, search__length_penalty=0.0)
+    config = small.config(search__beam_size=beam, search__length_penalty=0.0, search__batch_size=2, search__max_length=5)
     model, params = families.FAMILIES[config.family].model(config, small.DATA_INFO), small.params(config)
     source = jnp.asarray(np.random.default_rng(0).integers(3, 17, (3, 5)), jnp.int32)
 
     def found(**changes):
         data_info = dataclasses.replace(small.DATA_INFO, **changes)
-        limit = jnp.full(3, 4, jnp.int32)
-        search = jax.jit(
-            lambda: decoding.search_batch(model, config, data_info, params, source, source * 0 + 1, limit, max_length=4)
-        )
-        return search()
+        rows = decoding.Search(model, config, data_info)(params, source.tolist())
+        return np.stack([each.tokens_BxNxL[0, :2] for _, each in sorted(rows, key=lambda row: row[0])])
 
     for code in (5, 9):
-        hypotheses = found(first=code)
-        assert (hypotheses.tokens_BxNxL[:, 0, 0] == code).all()
+        tokens = found(first=code)
+        assert (tokens[:, 0] == code).all()
     # What follows is what the model says after the code, whose own log probability counts nothing.
     states = model.apply({"params": params}, {"source": source, "inputs": jnp.stack([jnp.array([1, 9])] * 3)})
     second = jax.nn.log_softmax(states[:, 1])
     if beam == 1:
-        np.testing.assert_array_equal(hypotheses.tokens_BxNxL[:, 0, 1], second.argmax(-1))
-    assert (found().tokens_BxNxL[:, 0, 0] != 9).any()
+        np.testing.assert_array_equal(tokens[:, 1], second.argmax(-1))
+    assert (found()[:, 0] != 9).any()
 
 
 def test_targets_begin_with_the_code_in_training_one_by_one_and_all_at_once():

@@ -324,3 +324,29 @@ def test_greedy_batch_alone_and_empty_rows():
         alone = search.find(search.make_rule(L, END), step, start_cache(SEEDS[one]), starts[one], limits[one])
         assert_same(jax.tree.map(lambda x, one=one: x[one], together), alone)
     assert texts(together, 2) == [()] and np.isneginf(together.scores_BxN[2, 0])
+
+
+# --- the cache's rows -----------------------------------------------------------------------------------------------------
+
+
+def test_each_beam_has_its_parents_row_and_as_few_as_can_be_are_copied():
+    draw = np.random.default_rng(0)
+    rows = jnp.asarray([draw.permutation(4) for _ in range(9)])
+    parents = jnp.asarray(np.concatenate([draw.integers(0, 4, (8, 4)), [[3, 1, 0, 2]]]))
+    cache = {"large": jnp.asarray(draw.normal(size=(36, 2, 600))), "small": jnp.arange(36)}
+
+    @jax.jit
+    def moved(rows, parents, cache):
+        new, source = search._rows(rows, parents)
+        source = (jnp.arange(9)[:, None] * 4 + source).reshape(-1)
+        return new, source, search._copy_rows(cache, source)
+
+    new, source, copied = moved(rows, parents, cache)
+    assert sorted(map(tuple, np.sort(new, axis=1))) == [(0, 1, 2, 3)] * 9
+    for name, leaf in copied.items():
+        of_beams = [np.asarray(x).reshape(9, 4, -1) for x in (leaf, cache[name])]
+        for sentence in range(9):
+            got, wanted = of_beams[0][sentence][new[sentence]], of_beams[1][sentence][rows[sentence][parents[sentence]]]
+            np.testing.assert_array_equal(got, wanted)
+    dead = sum(4 - len(set(each)) for each in parents.tolist())
+    assert int((source != np.arange(36)).sum()) == dead

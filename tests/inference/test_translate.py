@@ -16,7 +16,7 @@ from transformer.data.corpus import Ragged
 from transformer.data.tokenizers.vocabulary import Characters
 from transformer.errors import UserError
 from transformer.inference import predict
-from transformer.inference.loading import LENGTHS, pad
+from transformer.inference.loading import pad
 from transformer.inference.search import Hypotheses
 from transformer.inference.translate import CHUNK, Output, Translator
 from transformer.runtime.workdir import Workdir
@@ -128,32 +128,15 @@ def small(**settings) -> Translator:
 
 
 def stub(used: Translator) -> list[tuple]:
-    """Replaces the compiled search by one that notes what it is called with, and finds nothing."""
+    """Replaces the search by one that notes the sources that it is called with, and finds nothing."""
     calls = []
 
-    def search(params, tokens_BxS, segments_BxS, limit_B, max_length, exact, scored):
-        calls.append((tokens_BxS, segments_BxS, limit_B, max_length))
-        nothing = np.zeros((len(tokens_BxS), 1))
-        return Hypotheses(np.zeros((len(tokens_BxS), 1, 1), int), nothing.astype(int), nothing, nothing)
+    def search(params, sources, exact, scored):
+        calls.append(sources)
+        return [(n, Hypotheses(np.zeros((1, 1), int), np.zeros(1, int), np.zeros(1), np.zeros(1))) for n in range(len(sources))]
 
     used._search = search
     return calls
-
-
-def test_few_shapes_whatever_the_lengths():
-    used = small(data__max_source_length=1000, search__batch_size=8)
-    calls = stub(used)
-    texts = ["a" * length for length in range(1, 1200)]
-    random.Random(0).shuffle(texts)
-    assert len(list(used.translate(texts))) == len(texts)
-    shapes = {(*tokens.shape, max_length) for tokens, _, _, max_length in calls}
-    assert len(shapes) <= len(LENGTHS) + 3
-    for tokens, segments, limit, max_length in calls:
-        lengths = segments.sum(axis=1)
-        assert len(tokens) == 8 and tokens.shape[1] <= 1000 and max_length == tokens.shape[1] + 5
-        assert all(tokens[lengths > 0, lengths[lengths > 0] - 1] == used.data_info.end)
-        assert np.array_equal(limit, np.where(lengths > 0, lengths + 5, 0))
-    assert sum(int((segments.sum(axis=1) > 0).sum()) for _, segments, _, _ in calls) == len(texts)
 
 
 def test_memory_does_not_grow_with_the_text():
@@ -211,7 +194,7 @@ def test_long_sources_are_cut_and_told():
     list(used.translate(["a" * 9, "ab" * 5, "", "c" * 30]))
     cut = "2 of 4 sentences were cut to 10 tokens (config.data.max_source_length), the first of them number 2"
     assert used.notices[0] == cut
-    assert all(tokens.shape[1] == 10 for tokens, _, _, _ in calls)
+    assert [len(source) for source in calls[0]] == [10, 10, 10]
     list(used.translate(["a" * 9]))
     assert used.cuts[0].count == 0
     assert np.array_equal(used.logits(["abcdefabcdef"], ["a"])[0], used.logits(["abcdefabc"], ["a"])[0])
@@ -221,9 +204,7 @@ def test_text_is_made_as_training_text_was():
     used = small(data__lowercase=True)
     calls = stub(used)
     list(used.translate(["  AbC\t", "abc"]))
-    tokens = calls[0][0]
-    assert np.array_equal(tokens[0], tokens[1])
-    assert list(tokens[0, :4]) == [4, 5, 6, used.data_info.end]
+    assert calls[0] == [[4, 5, 6, used.data_info.end]] * 2
     assert np.array_equal(used.logits([" AB"], ["Cd "])[0], used.logits(["ab"], ["cd"])[0])
 
 
@@ -362,7 +343,6 @@ def test_a_task_is_told_once():
     used = small(data__prefix="Fa: ", data__lowercase=True)  # a prefix of training text was lowercased with it
     calls = stub(used)
     list(used.translate(["BC", "fa: bc", "Fa: bc", " "]))
-    tokens, segments = calls[0][:2]
-    assert segments.sum(axis=1).tolist() == [7, 7, 7, 0] and len(np.unique(tokens[:3], axis=0)) == 1
+    assert len(calls[0]) == 3 and len(calls[0][0]) == 7 and len(np.unique(calls[0], axis=0)) == 1
     blank = used.logits([""], ["a"])[0]  # blank sources stay blank
     assert np.array_equal(blank, small(data__lowercase=True).logits([""], ["a"])[0])

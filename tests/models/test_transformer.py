@@ -97,7 +97,7 @@ def test_cached_steps_give_the_logits_of_the_plain_pass(build, name):
     def stepped(variables, batch):
         apply = functools.partial(network.apply, variables)
         memory = apply(batch["source"], None, batch["source_segments"], method="encode")
-        cache = apply(memory, 8, 2 * memory.rows(), method="start")
+        cache = apply(memory, 8, 2 * len(batch["source"]), method="start")
         rows = jnp.repeat(batch["inputs"], 2, axis=0)  # two beams a sentence
         first, cache = apply(rows[:, :2], cache, memory, method="step")
         params, memory = network.unstack_layers(variables["params"], memory)
@@ -123,7 +123,7 @@ def test_padding_on_the_left_of_a_prompt_is_not_seen(build, positions):
     def stepped(variables, batch, waste):
         apply = functools.partial(network.apply, variables)
         memory = apply(batch["source"], None, batch["source_segments"], method="encode")
-        cache = apply(memory, 8, memory.rows(), method="start")
+        cache = apply(memory, 8, len(batch["source"]), method="start")
         first = jnp.concatenate([waste, batch["inputs"][:, :2]], axis=1)
         valid = jnp.broadcast_to(jnp.arange(4) > 1, (3, 4))
         logits, cache = apply(first, cache, memory, valid, method="step")

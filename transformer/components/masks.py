@@ -230,7 +230,7 @@ class Pairs:
 
     `layer` is the number of the layer in its stack, from 0 on, an int32 scalar. `sizes` and `mask` are static. `aligned`:
     queries and keys are the same tokens in the same order. `ordered`: the keys of a segment are in the order of their
-    positions, as they are everywhere but in a ring cache. `training`: dropout and the like are applied.
+    positions, as they are everywhere but in a cache. `training`: dropout and the like are applied.
     """
 
     query: Tokens

@@ -1,10 +1,12 @@
 """Greedy and beam search over any pure `step(tokens_BxT, cache) -> (logits_BxTxV, cache)`; no model is known here.
 
 What the search does not reorder (a memory) is closed over by the caller; every leaf of a cache has the batch axis first.
-Each sentence has its own limit, so that a batch gives it what it gets alone. Meant to be called under jit, at one go
-(`find`) or in parts, between which the caller may give the cache more room or leave out what is done.
+Each sentence has its own limit and its own number of tokens so far, so that a batch gives it what it gets alone, whenever it
+joins. Meant to be called under jit, at one go (`find`) or in parts, between which the caller may put other sentences in the
+place of those that are done, and give or take room.
 
-Letters: B sentences, K beams, C candidates, N hypotheses returned, T tokens fed, L slots for output tokens, V vocabulary.
+Letters: B sentences, R of them, K beams, C candidates, N hypotheses returned, T tokens fed, L room for output tokens,
+V vocabulary.
 """
 
 import dataclasses
@@ -52,50 +54,96 @@ class _Finished:
     last_BxK: Array
 
 
-@struct.dataclass
-class State:
-    """Of a search after `n` tokens. All but `n` and the cache have the batch axis first; the cache has B x K rows."""
+class State(struct.PyTreeNode):
+    """Of a search. All but the cache have the batch axis first; the cache has B x K rows."""
 
-    n: Array
     cache: Cache
+    n_B: Array  # output tokens so far
     limit_B: Array
     done_B: Array
 
-    def of(self, numbers_b: Array) -> "State":
+    @property
+    def beams(self) -> int:
+        """K."""
+        return 1
+
+    def rows(self, numbers_R: Array) -> Array:
+        """The cache's rows of the sentences with these numbers."""
+        return (numbers_R[:, None] * self.beams + jnp.arange(self.beams)[None]).reshape(-1)
+
+    def of(self, numbers_R: Array) -> "State":
         """The state of the sentences with these numbers alone."""
+        rows, rest = self.rows(numbers_R), self.replace(cache=None)
+        cache = jax.tree.map(lambda leaf: leaf[rows], self.cache)
+        return jax.tree.map(lambda leaf: leaf[numbers_R], rest).replace(cache=cache)
 
-        def rows(leaf: Array) -> Array:
-            of_each = leaf.reshape(*self.done_B.shape, -1, *leaf.shape[1:])
-            return of_each[numbers_b].reshape(-1, *leaf.shape[1:])
+    def put(self, numbers_R: Array, new: "State", put_cache: Callable[[Cache, Array, Cache], Cache]) -> "State":
+        """The state with R sentences in the place of those with these numbers; of one past the last, nothing."""
+        new, cache = new.with_room(self.room), put_cache(self.cache, self.rows(numbers_R), new.cache)
+        old, rest = self.replace(cache=None), new.replace(cache=None)
+        return jax.tree.map(lambda a, b: a.at[numbers_R].set(b, mode="drop"), old, rest).replace(cache=cache)
 
-        rest = jax.tree.map(lambda leaf: leaf if leaf.ndim == 0 else leaf[numbers_b], self.replace(cache=None))  # type: ignore[attr-defined]
-        return rest.replace(cache=jax.tree.map(rows, self.cache))
+    @property
+    def room(self) -> int:
+        """L."""
+        raise NotImplementedError
+
+    def with_room(self, room: int) -> "State":
+        """The same with room for so many output tokens, at least as many as there are."""
+        raise NotImplementedError
 
 
-@struct.dataclass
+def _with_room(x: Array, room: int) -> Array:
+    return jnp.pad(x[..., :room], [(0, 0)] * (x.ndim - 1) + [(0, max(room - x.shape[-1], 0))])
+
+
+def _write(x: Array, new: Array, n_B: Array, active_B: Array) -> Array:
+    """B..xL with one more entry for each active sentence, behind the `n_B` that it has. (A scatter is slower.)"""
+    here_BxL = (jnp.arange(x.shape[-1])[None] == n_B[:, None]) & active_B[:, None]
+    return jnp.where(here_BxL.reshape(len(x), *[1] * (x.ndim - 2), -1), new[..., None], x)
+
+
 class _Said(State):
     last_B: Array
     log_probs_B: Array
-    lengths_B: Array
     tokens_BxL: Array
 
+    @property
+    def room(self) -> int:
+        return self.tokens_BxL.shape[-1]
 
-@struct.dataclass
+    def with_room(self, room: int) -> "_Said":
+        return self.replace(tokens_BxL=_with_room(self.tokens_BxL, room))
+
+
 class _Beams(State):
     """Slot t of tokens and parents: each beam's token t, and the beam that its first t tokens came from."""
 
     log_probs_BxK: Array  # of the beams alive, best first; -inf: dead
+    rows_BxK: Array  # the row of the cache, of its sentence's, that each beam has
     last_BxK: Array
     tokens_BxKxL: Array
     parents_BxKxL: Array
     finished: _Finished
+
+    @property
+    def beams(self) -> int:
+        return self.last_BxK.shape[1]
+
+    @property
+    def room(self) -> int:
+        return self.tokens_BxKxL.shape[-1]
+
+    def with_room(self, room: int) -> "_Beams":
+        tokens, parents = (_with_room(each, room) for each in (self.tokens_BxKxL, self.parents_BxKxL))
+        return self.replace(tokens_BxKxL=tokens, parents_BxKxL=parents)
 
 
 @dataclasses.dataclass(frozen=True)
 class Greedy:
     """The most probable token at each step (of equals the lowest id), until `end` or the sentence's limit; N is 1.
 
-    `max_length`: L, to which limits are cut. Scores are divided by PENALTIES[form] with `alpha`; it changes no choice.
+    `max_length`: limits are cut to it. Scores are divided by PENALTIES[form] with `alpha`; it changes no choice.
     `scored=False`: log probabilities are not summed, which takes a pass over the logits, and those given are 0.
     """
 
@@ -106,42 +154,41 @@ class Greedy:
     scored: bool = True
     beam_size: ClassVar[int] = 1
 
-    def begin(self, cache: Cache, start_B: Array, limit_B: Array) -> State:
+    def begin(self, cache: Cache, start_B: Array, limit_B: Array, room: int) -> State:
         """The state before the first token: see `find`."""
-        limit_B, zeros_B = jnp.minimum(limit_B, self.max_length), jnp.zeros(start_B.shape, jnp.int32)
+        limit_B = jnp.minimum(limit_B, self.max_length)
         return _Said(
-            n=jnp.int32(0),
             cache=cache,
+            n_B=jnp.zeros(start_B.shape, jnp.int32),
             limit_B=limit_B,
             done_B=limit_B <= 0,
             last_B=start_B.astype(jnp.int32),
             log_probs_B=jnp.where(limit_B > 0, 0.0, -jnp.inf),
-            lengths_B=zeros_B,
-            tokens_BxL=jnp.zeros((*start_B.shape, self.max_length), jnp.int32),
+            tokens_BxL=jnp.zeros((*start_B.shape, room), jnp.int32),
         )
 
-    def run(self, step: Step, state: State, until: Array | int) -> State:
-        """The state when all sentences are done, or after `until` tokens."""
-        return _run(lambda state: self._extend(step, state), state, until)
+    def run(self, step: Step, state: State, enough: Array | int) -> State:
+        """The state when so many sentences are done, or one that is not has no room."""
+        return _run(lambda state: self._extend(step, state), state, enough)
 
     def finish(self, state: Any) -> Hypotheses:
         """What was found."""
-        scores_B = state.log_probs_B / PENALTIES[self.form](jnp.maximum(state.lengths_B, 1), self.alpha)
-        return Hypotheses(state.tokens_BxL[:, None], state.lengths_B[:, None], scores_B[:, None], state.log_probs_B[:, None])
+        scores_B = state.log_probs_B / PENALTIES[self.form](jnp.maximum(state.n_B, 1), self.alpha)
+        return Hypotheses(state.tokens_BxL[:, None], state.n_B[:, None], scores_B[:, None], state.log_probs_B[:, None])
 
     def _extend(self, step: Step, state: Any) -> State:
         logits_Bx1xV, cache = step(state.last_B[:, None], state.cache)
         gained_B, next_B = (best_Bx1[:, 0] for best_Bx1 in top_k_log_probs(logits_Bx1xV[:, -1], 1))
         next_B, active_B = jnp.where(state.done_B, 0, next_B), ~state.done_B
         log_probs_B = jnp.where(active_B, state.log_probs_B + gained_B, state.log_probs_B) if self.scored else state.log_probs_B
+        n_B = state.n_B + active_B
         return state.replace(
-            n=state.n + 1,
             cache=cache,
-            done_B=state.done_B | (next_B == self.end) | (state.n + 1 >= state.limit_B),
+            n_B=n_B,
+            done_B=state.done_B | (next_B == self.end) | (n_B >= state.limit_B),
             last_B=next_B,
             log_probs_B=log_probs_B,
-            lengths_B=state.lengths_B + active_B,
-            tokens_BxL=jax.lax.dynamic_update_slice(state.tokens_BxL, next_B[:, None], (0, state.n)),
+            tokens_BxL=_write(state.tokens_BxL, next_B, state.n_B, active_B),
         )
 
 
@@ -176,29 +223,30 @@ class Beam:
         if not 1 <= self.n_best <= self.beam_size:
             raise ValueError(f"n_best is {self.n_best}: must be between 1 and beam_size, {self.beam_size}")
 
-    def begin(self, cache: Cache, start_B: Array, limit_B: Array) -> State:
+    def begin(self, cache: Cache, start_B: Array, limit_B: Array, room: int) -> State:
         """The state before the first token: see `find`."""
         shape, limit_B = (start_B.shape[0], self.beam_size), jnp.minimum(limit_B, self.max_length)
         none_BxK, zeros_BxK = jnp.full(shape, -jnp.inf, jnp.float32), jnp.zeros(shape, jnp.int32)
-        zeros_BxKxL = jnp.zeros((*shape, self.max_length), jnp.int32)
+        zeros_BxKxL = jnp.zeros((*shape, room), jnp.int32)
         return _Beams(
-            n=jnp.int32(0),
             cache=cache,
+            n_B=jnp.zeros(start_B.shape, jnp.int32),
             limit_B=limit_B,
             done_B=limit_B <= 0,
             # All beams begin alike: one is alive, so that candidates differ.
             log_probs_BxK=none_BxK.at[:, 0].set(jnp.where(limit_B > 0, 0.0, -jnp.inf)),
+            rows_BxK=jnp.broadcast_to(jnp.arange(self.beam_size)[None], shape),
             last_BxK=jnp.broadcast_to(start_B[:, None], shape).astype(jnp.int32),
             tokens_BxKxL=zeros_BxKxL,
             parents_BxKxL=zeros_BxKxL,
             finished=_Finished(none_BxK, none_BxK, zeros_BxK, zeros_BxK, zeros_BxK),
         )
 
-    def run(self, step: Step, state: State, until: Array | int) -> State:
-        """The state when all sentences are done, or after `until` tokens."""
+    def run(self, step: Step, state: State, enough: Array | int) -> State:
+        """The state when so many sentences are done, or one that is not has no room."""
         # One table for scores and bounds, so that both round alike and a bound is one to the bit. Slot n is for n tokens.
         penalty_L = PENALTIES[self.form](jnp.arange(self.max_length + 1, dtype=jnp.float32), self.alpha)
-        return _run(lambda state: self._extend(step, state, penalty_L), state, until)
+        return _run(lambda state: self._extend(step, state, penalty_L), state, enough)
 
     def finish(self, state: Any) -> Hypotheses:
         """What was found."""
@@ -208,43 +256,48 @@ class Beam:
 
     def _extend(self, step: Step, state: Any, penalty_L: Array) -> State:
         beam_size, shape, batch = self.beam_size, state.last_BxK.shape, state.last_BxK.shape[0]
-        logits_RxTxV, cache = step(state.last_BxK.reshape(-1, 1), state.cache)
+        fed_BxK = jnp.take_along_axis(state.last_BxK, jnp.argsort(state.rows_BxK, axis=1), axis=1)
+        logits_RxTxV, cache = step(fed_BxK.reshape(-1, 1), state.cache)
         # Each beam's best candidates, then the best of all beams'.
-        gained_RxC, tokens_RxC = top_k_log_probs(logits_RxTxV[:, -1], 2 * beam_size)
-        each = gained_RxC.shape[1]
-        flat_BxKC = (state.log_probs_BxK[:, :, None] + gained_RxC.reshape(*shape, each)).reshape(batch, -1)
+        best = top_k_log_probs(logits_RxTxV[:, -1], 2 * beam_size)
+        rows_BxKx1, each = state.rows_BxK[:, :, None], best[0].shape[1]
+        gained_BxKxC, tokens_BxKxC = (jnp.take_along_axis(x.reshape(*shape, each), rows_BxKx1, axis=1) for x in best)
+        flat_BxKC = (state.log_probs_BxK[:, :, None] + gained_BxKxC).reshape(batch, -1)
         log_probs_BxC, index_BxC = jax.lax.top_k(flat_BxKC, min(2 * beam_size, flat_BxKC.shape[1]))
         log_probs_BxC = jnp.where(log_probs_BxC < IMPOSSIBLE, -jnp.inf, log_probs_BxC)
-        parents_BxC, tokens_BxC = index_BxC // each, jnp.take_along_axis(tokens_RxC.reshape(batch, -1), index_BxC, axis=1)
+        parents_BxC, tokens_BxC = index_BxC // each, jnp.take_along_axis(tokens_BxKxC.reshape(batch, -1), index_BxC, axis=1)
 
-        n = state.n + 1
-        ends_BxC = (tokens_BxC == self.end) | (n >= state.limit_B)[:, None]
+        active_B = ~state.done_B
+        n_B = state.n_B + active_B
+        ends_BxC = (tokens_BxC == self.end) | (n_B >= state.limit_B)[:, None]
         likely_C = jnp.arange(ends_BxC.shape[1]) < beam_size
-        scores_BxC = jnp.where(ends_BxC & likely_C[None], log_probs_BxC / penalty_L[n], -jnp.inf)
-        new = _Finished(scores_BxC, log_probs_BxC, jnp.full_like(tokens_BxC, n), parents_BxC, tokens_BxC)
-        found = _best(state.finished, new, beam_size)
-        finished = jax.tree.map(lambda old, new: jnp.where(state.done_B[:, None], old, new), state.finished, found)
+        scores_BxC = jnp.where(ends_BxC & likely_C[None], log_probs_BxC / penalty_L[n_B][:, None], -jnp.inf)
+        lengths_BxC = jnp.broadcast_to(n_B[:, None], tokens_BxC.shape)
+        found = _best(state.finished, _Finished(scores_BxC, log_probs_BxC, lengths_BxC, parents_BxC, tokens_BxC), beam_size)
+        finished = jax.tree.map(lambda old, new: jnp.where(active_B[:, None], new, old), state.finished, found)
 
         log_probs_BxK, slot_BxK = jax.lax.top_k(jnp.where(ends_BxC, -jnp.inf, log_probs_BxC), beam_size)
         parents_BxK = jnp.take_along_axis(parents_BxC, slot_BxK, axis=1)
         last_BxK = jnp.take_along_axis(tokens_BxC, slot_BxK, axis=1)
-        rows_R = (jnp.arange(batch)[:, None] * beam_size + parents_BxK).reshape(-1)
-        cache = jax.tree.map(lambda leaf: jnp.take(leaf, rows_R, axis=0, mode="clip"), cache)
+        rows_BxK, from_BxK = _rows(state.rows_BxK, parents_BxK)
+        from_BxK = jnp.where(active_B[:, None], from_BxK, jnp.arange(beam_size)[None])
+        cache = _copy_rows(cache, (jnp.arange(batch)[:, None] * beam_size + from_BxK).reshape(-1))
 
-        done_B = state.done_B | (n >= state.limit_B)
+        done_B = state.done_B | (n_B >= state.limit_B)
         if self.stopping == "filled":
             done_B |= finished.scores_BxK[:, -1] > -jnp.inf
         elif self.stopping != "limit":
-            best_B = log_probs_BxK[:, 0] / _mildest(penalty_L, n, state.limit_B, self.stopping)
+            best_B = log_probs_BxK[:, 0] / _mildest(penalty_L, n_B, state.limit_B, self.stopping)
             done_B |= best_B <= finished.scores_BxK[:, -1]
         return state.replace(
-            n=n,
             cache=cache,
+            n_B=n_B,
             done_B=done_B,
             log_probs_BxK=log_probs_BxK,
+            rows_BxK=rows_BxK,
             last_BxK=last_BxK,
-            tokens_BxKxL=state.tokens_BxKxL.at[:, :, state.n].set(last_BxK),
-            parents_BxKxL=state.parents_BxKxL.at[:, :, state.n].set(parents_BxK),
+            tokens_BxKxL=_write(state.tokens_BxKxL, last_BxK, state.n_B, active_B),
+            parents_BxKxL=_write(state.parents_BxKxL, parents_BxK, state.n_B, active_B),
             finished=finished,
         )
 
@@ -271,21 +324,60 @@ def find(rule: Greedy | Beam, step: Step, cache: Cache, start_B: Array, limit_B:
     `start_B`: the token each sentence is fed first. `limit_B`: its output tokens at most, the end included (0: a row that
     only fills the batch, which has no hypothesis). `cache` has B x beam_size rows, row b x beam_size + k of sentence b, beam k.
     """
-    return rule.finish(rule.run(step, rule.begin(cache, start_B, limit_B), rule.max_length))
+    return rule.finish(rule.run(step, rule.begin(cache, start_B, limit_B, rule.max_length), len(start_B)))
 
 
-def _run(extend: Callable[[State], State], state: State, until: Array | int) -> State:
-    return jax.lax.while_loop(lambda state: ~jnp.all(state.done_B) & (state.n < until), extend, state)
+def _run(extend: Callable[[State], State], state: State, enough: Array | int) -> State:
+    def going(state: State) -> Array:
+        return (jnp.sum(state.done_B) < enough) & ~jnp.any(~state.done_B & (state.n_B >= state.room))
+
+    return jax.lax.while_loop(going, extend, state)
 
 
-def _mildest(penalty_L: Array, n: Array, limit_B: Array, stopping: str) -> Array:
-    """What the log probability of a beam of `n` tokens is divided by, in the best case that `stopping` thinks of.
+def _rows(rows_BxK: Array, parents_BxK: Array) -> tuple[Array, Array]:
+    """The rows of new beams, and for each row of the cache the one that it is to be a copy of.
+
+    The first beam of a parent has its row, so that it stays where it is; the others have those of beams without children.
+    """
+    parent_BxK = jnp.take_along_axis(rows_BxK, parents_BxK, axis=1)
+    count = parents_BxK.shape[1]
+    same_BxKxK = parents_BxK[:, :, None] == parents_BxK[:, None, :]
+    first_BxK = ~jnp.any(same_BxKxK & jnp.tri(count, k=-1, dtype=bool)[None], axis=2)
+    taken_BxK = jnp.any((parent_BxK[:, :, None] == jnp.arange(count)[None, None]), axis=1)
+    free_BxK = jnp.argsort(taken_BxK, axis=1, stable=True)
+    other_BxK = jnp.take_along_axis(free_BxK, jnp.cumsum(~first_BxK, axis=1) - 1, axis=1, mode="clip")
+    new_BxK = jnp.where(first_BxK, parent_BxK, other_BxK)
+    return new_BxK, jnp.take_along_axis(parent_BxK, jnp.argsort(new_BxK, axis=1), axis=1)
+
+
+def _copy_rows(cache: Cache, from_R: Array) -> Cache:
+    """The cache, each row of which is a copy of the one with this number; a row that is copied is one that stays."""
+    if jax.default_backend() != "cpu":
+        return jax.tree.map(lambda leaf: leaf[from_R], cache)
+    # On a CPU time goes by what is copied: large rows one by one, only those that change.
+    changed_R = from_R != jnp.arange(len(from_R))
+    order_R = jnp.argsort(~changed_R)
+
+    def large(leaf: Array) -> bool:
+        return leaf[0].size >= 1024
+
+    def copy(n: Array, leaves: list[Array]) -> list[Array]:
+        to, source = order_R[n], from_R[order_R[n]]
+        return [jax.lax.dynamic_update_index_in_dim(leaf, leaf[source], to, 0) for leaf in leaves]
+
+    leaves, structure = jax.tree.flatten(cache)
+    copied = iter(jax.lax.fori_loop(0, jnp.sum(changed_R), copy, [leaf for leaf in leaves if large(leaf)]))
+    return jax.tree.unflatten(structure, [next(copied) if large(leaf) else leaf[from_R] for leaf in leaves])
+
+
+def _mildest(penalty_L: Array, n_B: Array, limit_B: Array, stopping: str) -> Array:
+    """What the log probability of a beam of `n_B` tokens is divided by, in the best case that `stopping` thinks of.
 
     Log probability only falls, so a beam scores best with the mildest penalty ahead: the limit's (the next one's if alpha < 0).
     """
     if stopping == "likely":
-        return penalty_L[n]
-    return jnp.maximum(penalty_L[jnp.maximum(limit_B, 0)], penalty_L[jnp.minimum(n + 1, len(penalty_L) - 1)])
+        return penalty_L[n_B]
+    return jnp.maximum(penalty_L[jnp.maximum(limit_B, 0)], penalty_L[jnp.minimum(n_B + 1, len(penalty_L) - 1)])
 
 
 def _best(old: _Finished, new: _Finished, count: int) -> _Finished:

@@ -1,4 +1,4 @@
-"""Translation of texts: tokens, batches by length, search, texts.
+"""Translation of texts: tokens, search, texts.
 
 Search itself is search.py, over a model decoding.py. Letters: B sentences, S source tokens, T target tokens.
 """
@@ -14,13 +14,14 @@ import numpy as np
 
 from transformer.cuts import Cut
 from transformer.errors import UserError
-from transformer.inference.decoding import PartedSearch, positions_left
-from transformer.inference.loading import Loaded, Map, Predictor, clean, listed, most_positions, pad, round_length
+from transformer.inference.decoding import Search, output_limit
+from transformer.inference.loading import Loaded, Map, Predictor, clean, listed, most_positions, pad
+from transformer.inference.search import Hypotheses
 
 Array = jax.Array
 
 LIMIT_SETTING = "config.search.max_extra, .max_length"
-CHUNK = 32  # batches sorted by length together; memory is constant however many lines come
+CHUNK = 32  # times config.search.batch_size: texts that are searched for together; memory is constant however many come
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Translator(Predictor):
         fields = list(loaded.vocabularies.values())
         self.source_vocabulary, self.target_vocabulary = fields[0], fields[-1]
         self._encodes = hasattr(loaded.model, "encode")
-        self._search = PartedSearch(loaded.model, loaded.config, loaded.data_info)
+        self._search = Search(loaded.model, loaded.config, loaded.data_info)
         self._given = jax.jit(self._with_hidden)
 
     def translate(self, texts: Iterable[str], scored: bool = True) -> Iterator[list[Output]]:
@@ -72,18 +73,12 @@ class Translator(Predictor):
     def limits(self, source_lengths: Iterable[int]) -> list[int]:
         """The limit of output tokens, end included, for sources with these numbers of tokens."""
         around, most = sum(map(len, self._around)), self.config.data.max_source_length
-        return [self._limit(min(length + around, most)) for length in source_lengths]
-
-    def _limit(self, length: int) -> int:
-        return positions_left(self.config, length, self._wanted(length))
-
-    def _wanted(self, length: int) -> int:
-        return self.config.search.output_limit(length, self.data_info.longest_output)
+        return [output_limit(self.config, self.data_info, min(length + around, most)) for length in source_lengths]
 
     def translate_to_length(self, pairs: Sequence[tuple[str, str]]) -> list[list[Output]]:
         """As `translate`, with hypotheses of exactly as many tokens as the target: the model does not decide when to end."""
         targets = self.target_vocabulary.encode_batch([clean(self.config, target) for _, target in listed(pairs, "pairs")])
-        return list(self._chunk([source for source, _ in pairs], 1, [len(target) for target in targets]))
+        return self._chunk([source for source, _ in pairs], 1, [len(target) for target in targets])
 
     def logits(self, sources: Sequence[str], targets: Sequence[str]) -> list[np.ndarray]:
         """For each pair the logits TxN after the start, after target token 1, ..., after T - 1 target tokens."""
@@ -221,37 +216,20 @@ class Translator(Predictor):
 
     def _chunk(
         self, texts: list[str], first: int, lengths: Sequence[int] | None = None, scored: bool = False
-    ) -> Iterator[list[Output]]:
-        sources, size = self._sources(texts, first), self.config.search.batch_size
-        blank = Output("", 0.0 if scored else None)
+    ) -> list[list[Output]]:
+        sources, blank = self._sources(texts, first), Output("", 0.0 if scored else None)
         results = [[blank] * self.config.search.n_best for _ in texts]
-        order = sorted((n for n in range(len(texts)) if texts[n].strip()), key=lambda n: len(sources[n]))
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            exact = None if lengths is None else [lengths[row] for row in rows]
-            for row, outputs in zip(rows, self._batch([sources[row] for row in rows], exact, scored), strict=True):
-                results[row] = outputs
-        yield from results
+        rows = [row for row, text in enumerate(texts) if text.strip()]
+        exact = None if lengths is None else [lengths[row] for row in rows]
+        for number, found in self._search(self.params, [sources[row] for row in rows], exact, scored):
+            results[rows[number]] = self._outputs(found, sources[rows[number]], exact is not None)
+        return results
 
-    def _batch(self, sources: list[list[int]], exact: Sequence[int] | None, scored: bool) -> list[list[Output]]:
-        size = self.config.search.batch_size
-        # No longer than any source may be: a table of positions may end there.
-        length = min(round_length(max(map(len, sources))), self.config.data.max_source_length)
-        tokens, segments = pad(sources + [[]] * (size - len(sources)), length, left=not self._encodes)
-        if exact is None:
-            limits, longest = [self._limit(len(source)) for source in sources], self._wanted(length)
-        else:
-            limits = [positions_left(self.config, len(source), n) for source, n in zip(sources, exact, strict=True)]
-            longest = round_length(max(exact))
-        longest = positions_left(self.config, 0, longest)
-        limits = np.array(limits + [0] * (size - len(sources)), np.int32)
-        found = self._search(self.params, tokens, segments, limits, max_length=longest, exact=exact is not None, scored=scored)
+    def _outputs(self, found: Hypotheses, source: list[int], exact: bool) -> list[Output]:
         outputs = []
-        for row in range(len(sources)):
-            ids = [found.tokens_BxNxL[row, n, : found.lengths_BxN[row, n]] for n in range(found.lengths_BxN.shape[1])]
-            trimmed = [[int(i) for i in best if i != self.data_info.end] for best in ids]
-            texts = [self._names.decode(best, sources[row], self.target_vocabulary) for best in trimmed]
-            scores = map(float, found.scores_BxN[row]) if scored else [None] * len(texts)
-            ended = [exact is not None or self.data_info.end in best[-1:] for best in ids]
-            outputs.append([Output(*each) for each in zip(texts, scores, ended, strict=True)])
+        for n, length in enumerate(found.lengths_BxN):
+            ids = found.tokens_BxNxL[n, :length].tolist()
+            text = self._names.decode([i for i in ids if i != self.data_info.end], source, self.target_vocabulary)
+            score = None if found.scores_BxN is None else float(found.scores_BxN[n])
+            outputs.append(Output(text, score, exact or self.data_info.end in ids[-1:]))
         return outputs

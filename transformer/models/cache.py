@@ -4,8 +4,9 @@
      "rings": {window: {"positions": BxW, "segments": BxW}}, "slot": B, "next": B}
 
 The batch axis is first in every leaf, so that beams can be reordered; a free slot has segment 0. All rows write the same slot
-of a full cache; in a ring a token's slot is its position modulo the window, row by row. `next` is the position of a row's next
-token, which left padding makes differ.
+of a full cache, and after the last slot the first one again: a row may begin at any slot, and needs as many slots as it has
+tokens. In a ring a token's slot is its position modulo the window, row by row. `next` is the position of a row's next token,
+which differs by row.
 
 A stream B x S x N x K is kept as B x N x S x K: each head's slots lie together, which makes attending several times as fast on
 a CPU.
@@ -13,6 +14,7 @@ a CPU.
 Letters: B rows, T new tokens, C slots, W slots of a ring, S keys that are visible, N key-value heads.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,7 +33,8 @@ def store(stream: Array) -> Array:
     return jnp.swapaxes(stream, 1, 2) if stream.ndim == 4 else stream
 
 
-def _slot_axis(kept: Array) -> int:
+def slot_axis(kept: Array) -> int:
+    """The axis of the slots of a stream that is kept."""
     return 2 if kept.ndim == 4 else 1
 
 
@@ -50,7 +53,7 @@ class Write:
         written, visible = {}, {}
         for name, stream in new.items():
             old, added = kept[name], store(stream).astype(kept[name].dtype)
-            axis = _slot_axis(old)
+            axis = slot_axis(old)
             if self.ring_slots is None:
                 written[name] = jax.lax.dynamic_update_slice_in_dim(old, added, self.slot, axis=axis)
                 visible[name] = store(written[name])
@@ -76,19 +79,54 @@ def start_tokens(rows: int, max_length: int, windows: set[int]) -> Cache:
     return free(max_length) | {"rings": {window: free(window) for window in sorted(windows)}, "slot": zeros, "next": zeros}
 
 
-def with_slots(cache: Cache, count: int) -> Cache:
-    """The same cache with `count` slots, the new ones free. Rings, states and a recurrent model's cache stay as they are."""
+def resize(cache: Cache, count: int) -> Cache:
+    """The same cache with `count` slots, which hold the newest tokens; the next token's slot is the first one.
+
+    Rings, states and a recurrent model's cache stay as they are.
+    """
     if "positions" not in cache:
         return cache
+    slot = cache["slot"][0]
+    return _map_slots(lambda leaf, axis: newest(leaf, slot, count, axis), cache) | {"slot": jnp.zeros_like(cache["slot"])}
 
-    def more(leaf: Array, axis: int) -> Array:
-        return jnp.pad(leaf, [(0, count - leaf.shape[n] if n == axis else 0) for n in range(leaf.ndim)])
+
+def put_rows(cache: Cache, rows_R: Array, new: Cache) -> Cache:
+    """The cache with the R rows of `new` in the place of the rows with these numbers; of one past the last row, nothing.
+
+    All slots of `new` are taken; their tokens end where the next one is written.
+    """
+    if "positions" not in cache:
+        return jax.tree.map(lambda old, leaf: put(old, rows_R, leaf), cache, new)
+    slot, count, taken = cache["slot"][0], cache["positions"].shape[1], new["positions"].shape[1]
+    new = _map_slots(lambda leaf, axis: jnp.roll(newest(leaf, 0, count, axis), slot, axis), new)
+    written = jax.tree.map(lambda old, leaf: put(old, rows_R, leaf), cache, new) | {"slot": cache["slot"]}
+    if not taken and "layers" in cache:  # slots that are free now are not seen, whatever is in them
+        pairs = zip(cache["layers"], written["layers"], strict=True)
+        written["layers"] = [old if "slots" in old else each for old, each in pairs]
+    return written
+
+
+def put(old: Array, rows_R: Array, new: Array) -> Array:
+    """R rows of an array in the place of those with these numbers; of one past the last row, nothing."""
+    return old.at[rows_R].set(new.astype(old.dtype), mode="drop")
+
+
+def newest(leaf: Array, slot: Array | int, count: int, axis: int) -> Array:
+    """`count` entries, the last of which is the one before `slot`, around the end; of fewer, the first ones are 0."""
+    leaf, size = jnp.roll(leaf, -slot, axis), leaf.shape[axis]
+    if count <= size:
+        return jax.lax.slice_in_dim(leaf, size - count, size, axis=axis)
+    return jnp.pad(leaf, [(count - size if n == axis else 0, 0) for n in range(leaf.ndim)])
+
+
+def _map_slots(change: Callable[[Array, int], Array], cache: Cache) -> Cache:
+    """The cache with `change(leaf, axis)` for each leaf that has slots, along `axis`."""
 
     def layer(each: dict[str, Any]) -> dict[str, Any]:
-        return {"slots": {n: more(leaf, _slot_axis(leaf)) for n, leaf in each["slots"].items()}} if "slots" in each else each
+        return {"slots": {n: change(leaf, slot_axis(leaf)) for n, leaf in each["slots"].items()}} if "slots" in each else each
 
-    grown = {name: more(cache[name], 1) for name in ("tokens", "positions", "segments") if name in cache}
-    return cache | grown | ({"layers": [layer(each) for each in cache["layers"]]} if "layers" in cache else {})
+    changed = {name: change(cache[name], 1) for name in ("tokens", "positions", "segments") if name in cache}
+    return cache | changed | ({"layers": [layer(each) for each in cache["layers"]]} if "layers" in cache else {})
 
 
 @struct.dataclass
@@ -143,4 +181,5 @@ def advance(cache: Cache, valid_BxT: Array, prefix: bool = False) -> tuple[Cache
 def finish(cache: Cache, valid_BxT: Array) -> Cache:
     """The cache with its counters moved past T tokens."""
     added = jnp.sum(valid_BxT.astype(jnp.int32), axis=1)
-    return cache | {"slot": cache["slot"] + valid_BxT.shape[1], "next": cache["next"] + added}
+    slot = (cache["slot"] + valid_BxT.shape[1]) % cache["positions"].shape[1]
+    return cache | {"slot": slot, "next": cache["next"] + added}

@@ -141,7 +141,9 @@ class Layer(nn.Module):
             window = config.ring if kind == "ring" else 0
             write, keys = step.writes[window], step.new if kind == "state" else step.keys[window]
         mask = config.self_mask(self.stack, not self.deterministic)
-        pairs = Pairs(broadcast["query"], keys, per_layer["number"], mask, aligned=cache is None, ordered=kind != "ring")
+        pairs = Pairs(
+            broadcast["query"], keys, per_layer["number"], mask, aligned=cache is None, ordered=kind not in ("slots", "ring")
+        )
         written = None
 
         def attention(role: Role, pairs: Pairs, **arguments: Any) -> Callable[[Array], Array]:

@@ -23,9 +23,10 @@ from flax import struct
 from transformer.components.attention import masked_softmax
 from transformer.config import DataInfo, Model
 from transformer.errors import UserError
+from transformer.models.cache import put
 from transformer.models.dropout import Dropout
 from transformer.models.layers import REMAT, Embedding, kernel_initializer
-from transformer.models.stack import Logits
+from transformer.models.stack import Logits, fit
 
 Array = jax.Array
 State = tuple[Array, ...]  # of a cell, RxW each; the first is what others read
@@ -67,6 +68,18 @@ class Memory:
     def of(self, numbers_b: Array) -> "Memory":
         """Of the sources with these numbers alone."""
         return jax.tree.map(lambda leaf: leaf[numbers_b], self)
+
+    def put(self, rows_R: Array, new: "Memory") -> "Memory":
+        """The same with R sources, no longer than these, in the place of those with these numbers; of one past the last,
+        nothing."""
+        new = new if self.valid_BxS is None else new.resize(self.valid_BxS.shape[1])
+        return jax.tree.map(lambda old, leaf: put(old, rows_R, leaf), self, new)
+
+    def resize(self, length: int) -> "Memory":
+        """The same with room for `length` source tokens each."""
+        names = ("keys_BxSxD", "values_BxSxD", "valid_BxS")
+        of_tokens = {name: fit(leaf, length, 1) for name in names if (leaf := getattr(self, name)) is not None}
+        return self.replace(**of_tokens)  # type: ignore[attr-defined]
 
     def without(self, hidden_BxS: Array) -> "Memory":
         """The same source, of which attention does not see the tokens where `hidden_BxS` is true."""

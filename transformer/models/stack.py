@@ -8,7 +8,7 @@ the target table.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -50,20 +50,38 @@ class Memory:
         period = len(repeats)
         return Memory(tuple(repeats[n % period][n // period] for n in range(num_layers)), self.tokens, unstacked=True)
 
-    def rows(self) -> int:
-        """The number of sources."""
-        return jax.tree.leaves(self.streams)[0].shape[0 if self.unstacked else 1]
+    def of(self, numbers_R: Array) -> "Memory":
+        """Of the sources with these numbers alone."""
+        return self._map(lambda leaf: leaf[numbers_R])
 
-    def of(self, numbers_b: Array) -> "Memory":
-        """Of the sources with these numbers only; not for unstacked layers."""
-        tokens = jax.tree.map(lambda leaf: leaf if leaf.ndim == 1 else leaf[numbers_b], self.tokens)
-        return Memory(jax.tree.map(lambda leaf: leaf[:, numbers_b], self.streams), tokens)
+    def put(self, numbers_R: Array, new: "Memory") -> "Memory":
+        """The same with R sources, no longer than these, in the place of those with these numbers; of one past the last,
+        nothing."""
+        new = new.resize(self.tokens.positions.shape[0])
+        return self._map(lambda old, leaf: caches.put(old, numbers_R, leaf), new)
+
+    def resize(self, length: int) -> "Memory":
+        """The same with room for `length` source tokens each."""
+        fitted = self._map(lambda leaf: fit(leaf, length, caches.slot_axis(leaf)))
+        return dataclasses.replace(fitted, tokens=fitted.tokens.replace(positions=jnp.arange(length)))
+
+    def _map(self, change: Callable[..., Array], *others: "Memory") -> "Memory":
+        """With `change` of each array whose first axis is that of sources; positions are those of all."""
+        streams = jax.tree.map(change if self.unstacked else jax.vmap(change), self.streams, *(each.streams for each in others))
+        segments = jax.tree.map(change, self.tokens.segments, *(each.tokens.segments for each in others))
+        return dataclasses.replace(self, streams=streams, tokens=self.tokens.replace(segments=segments))
 
     def without(self, hidden_BxS: Array) -> "Memory":
         """The same source, of which attention does not see the tokens where `hidden_BxS` is true."""
         segments = jnp.ones(hidden_BxS.shape, jnp.int32) if self.tokens.segments is None else self.tokens.segments
         tokens = self.tokens.replace(segments=jnp.where(hidden_BxS, 0, segments), gaps=True)
         return dataclasses.replace(self, tokens=tokens)
+
+
+def fit(x: Array, length: int, axis: int) -> Array:
+    """The first `length` entries of an axis; 0 where there are fewer."""
+    x = jax.lax.slice_in_dim(x, 0, min(length, x.shape[axis]), axis=axis)
+    return jnp.pad(x, [(0, length - x.shape[n] if n == axis else 0) for n in range(x.ndim)])
 
 
 class Period(nn.Module):
@@ -256,9 +274,12 @@ def recompute_prefix(
     slot = cache["slot"][0]
     cache, _ = caches.advance(cache, valid_BxT)
     tokens_BxC = jax.lax.dynamic_update_slice_in_dim(cache["tokens"], tokens_BxT, slot, axis=1)
-    states_BxCxD, _ = decoder(embedding(tokens_BxC), Tokens(cache["positions"], cache["segments"]), memory=memory)
-    new_BxTxD = jax.lax.dynamic_slice_in_dim(states_BxCxD, slot, tokens_BxT.shape[1], axis=1)
-    return new_BxTxD, cache | {"tokens": tokens_BxC}
+    # In the order of the text: the new tokens are the last ones.
+    read, positions, segments = (
+        jnp.roll(each, -(slot + tokens_BxT.shape[1]), axis=1) for each in (tokens_BxC, cache["positions"], cache["segments"])
+    )
+    states_BxCxD, _ = decoder(embedding(read), Tokens(positions, segments), memory=memory)
+    return states_BxCxD[:, -tokens_BxT.shape[1] :], cache | {"tokens": tokens_BxC}
 
 
 class Logits(nn.Module):
