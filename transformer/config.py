@@ -111,6 +111,13 @@ class Model:
     embedding_init: Literal["1/sqrt(d_model)", "normal", "unit"] = setting(
         "1/sqrt(d_model)", "standard deviation of embeddings"
     )
+    parametrization: Literal["standard", "mup"] = setting(
+        "standard",
+        "how initial values, factors and learning rates depend on the width; mup: so that the best learning rate does not "
+        "(Yang et al. 2022, Table 8); at base_width both are the same",
+    )
+    base_width: int = setting(128, "mup: the d_model at which it is the same as standard", at_least=1)
+    base_d_k: int | None = setting(None, "mup: d_k at base_width; none: base_width / num_heads", at_least=1)
 
     lora_rank: int | None = setting(
         None,
@@ -155,6 +162,23 @@ class Model:
         """d_v as used."""
         return self.d_v or self.d_model // self.num_heads
 
+    @property
+    def width_ratio(self) -> float:
+        """d_model / base_width with mup, else 1."""
+        return self.d_model / self.base_width if self.parametrization == "mup" else 1.0
+
+    @property
+    def embedding_width(self) -> int:
+        """The d_model that the size of embeddings follows."""
+        return self.base_width if self.parametrization == "mup" else self.d_model
+
+    @property
+    def logits_factor(self) -> float:
+        """Of attention, on top of its scale: with mup sqrt(d_k at base_width / d_k), which makes 1/sqrt(d_k) a 1/d_k."""
+        if self.parametrization == "standard":
+            return 1.0
+        return ((self.base_d_k or self.base_width / self.num_heads) / self.key_width) ** 0.5
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "layer_types", Variations(self.layer_types))
 
@@ -175,7 +199,8 @@ class Model:
     def sizes(self, stack: Stack, role: Role = "self") -> Sizes:
         """The sizes of a layer's attention, which its components are given."""
         kv_heads = self.num_kv_heads or self.num_heads
-        return Sizes(self.d_model, self.num_heads, kv_heads, self.key_width, self.value_width, self.d_ff, stack, role)
+        widths = self.key_width, self.value_width, self.d_ff
+        return Sizes(self.d_model, self.num_heads, kv_heads, *widths, stack, role, self.logits_factor)
 
     def self_mask(self, stack: Stack, training: bool = False) -> Mask:
         """Which tokens of its segment a token sees in the self-attention of a stack."""
@@ -416,6 +441,12 @@ class Train:
         (),
         "metrics of the initial model on the first batch: init/NAME, by layer init/NAME@decoder/cross/1 or @decoder/1, by "
         "distance init/gradient_distance@8",
+    )
+
+    coordinates: bool = setting(
+        False,
+        "each validation also reports the mean size of what layers compute, validation/coordinates@SITE/LAYER, and of the "
+        "logits, on its first batch (the coordinate check of Yang et al. 2022, D.1)",
     )
 
     @property

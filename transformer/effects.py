@@ -72,6 +72,8 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
         "in a Transformer, and config.family is recurrent",
     ),
     ("model", "lora_rank", lambda c: c.family != "recurrent", "in a Transformer, and config.family is recurrent"),
+    ("model", "parametrization", lambda c: c.family != "recurrent", "in a Transformer, and config.family is recurrent"),
+    ("model", "base_width base_d_k", _is("model.parametrization", "mup"), "with config.model.parametrization=mup"),
     ("model", "lora_alpha lora_kernels", lambda c: c.model.lora_rank is not None, "with config.model.lora_rank"),
     ("model", "dropout_generator", _has_dropout, "where a dropout rate is above 0"),
     (
@@ -230,6 +232,12 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
         "with another config.objective.kind than answer",
     ),
     ("train", "evaluate_every patience", lambda c: c.data.validation is not None, "with a config.data.validation"),
+    (
+        "train",
+        "coordinates",
+        lambda c: c.family != "recurrent" and c.data.validation is not None and c.objective.kind not in LABELS,
+        "in a Transformer that predicts tokens, with a config.data.validation",
+    ),
     ("train", "min_delta", lambda c: c.train.patience is not None, "with config.train.patience"),
     (
         "evaluate",

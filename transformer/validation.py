@@ -100,6 +100,8 @@ def validate(config: Config) -> Config:
                 f"config.evaluate.{name} {','.join(map(str, edges))}: wants two numbers or more, from {least} on, each "
                 "above the last"
             )
+    if model.parametrization == "mup":
+        _check_mup(config)
     if train.warmup_steps == 0 and train.schedule == "rsqrt":
         raise UserError("config.train.warmup_steps is 0: the rsqrt schedule needs at least 1 (or set config.train.schedule)")
     if train.schedule == "wsd" and train.warmup_steps + train.decay_updates > train.steps:
@@ -256,6 +258,22 @@ def _check_use(model: Model, stack: Stack, config: Config) -> None:
             f"config.model.attention {attention}: a search takes the last token of a prefix back, and its state cannot "
             "forget a token; set config.family to encoder_decoder, or another attention"
         )
+
+
+def _check_mup(config: Config) -> None:
+    """UserError: a setting for which Yang et al. 2022 give no rule, or which undoes theirs."""
+    model, rules, scales = config.model, ("adam", "adamw", "lion"), ("1/sqrt(d_k)", "1/d_k")
+    if config.train.optimizer not in rules:
+        found, remedy = f"config.train.optimizer {config.train.optimizer}", f"choose one of {', '.join(rules)}"
+    elif any(each.attention.scale not in scales for s in STACKS[config.family] for each in model.layers_of_period(s)):
+        found, remedy = f"config.model.attention.scale {model.attention.scale}", f"choose one of {', '.join(scales)}"
+    elif model.lora_rank is not None:
+        found, remedy = f"config.model.lora_rank {model.lora_rank}", "set it to none"
+    else:
+        return
+    raise UserError(
+        f"config.model.parametrization mup has no rule for {found}; {remedy}, or config.model.parametrization=standard"
+    )
 
 
 def _check_layer_types(config: Config) -> None:

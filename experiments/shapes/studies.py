@@ -40,7 +40,7 @@ def number_words(steps: int = 200, **model: Any) -> Config:
             learning_rate=2e-3,
             warmup_steps=50,
             label_smoothing=0.0,
-            evaluate_every=min(25, steps // 8),
+            evaluate_every=min(25, max(steps // 8, 1)),
         ),
         evaluate=Evaluate(scores=("exact_match",)),
         search=Search(beam_size=1, batch_size=256),

@@ -139,7 +139,8 @@ class Attention(Component, name="multi_head"):
     def queries(self, p: Parameters, x_BxTxD: Array, tokens: Tokens, positions: Bound, sizes: Sizes) -> Streams:
         """Streams of the queries, the factor on the logits included; never cached."""
         query_BxTxHxK = self.query(p, x_BxTxD, tokens, positions, sizes)
-        factor = {"1/sqrt(d_k)": (self.scale_width or sizes.d_k) ** -0.5, "none": 1.0, "1/d_k": 1.0 / sizes.d_k}.get(self.scale)
+        root = (self.scale_width or sizes.d_k) ** -0.5 * sizes.logits_factor
+        factor = {"1/sqrt(d_k)": root, "none": 1.0, "1/d_k": 1.0 / sizes.d_k}.get(self.scale)
         scale = jnp.asarray(p["scale"] if factor is None else factor, query_BxTxHxK.dtype)
         return {"query": query_BxTxHxK * scale.reshape((1, 1, -1, 1))} | positions.query_streams(x_BxTxD, tokens)
 

@@ -34,6 +34,7 @@ class Sizes:
     d_ff: int
     stack: Stack = "decoder"
     role: Role = "self"
+    logits_factor: float = 1.0  # of attention, on top of its scale; another one with muP
 
     @property
     def bidirectional(self) -> bool:

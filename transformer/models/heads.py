@@ -10,14 +10,15 @@ import jax.numpy as jnp
 from transformer.components.feed_forward import ACTIVATIONS
 from transformer.config import Model
 from transformer.models.dropout import Dropout
-from transformer.models.layers import Embedding, NormLayer, kernel_initializer
+from transformer.models.layers import Embedding, NormLayer, kernel_initializer, output_initializer
 from transformer.models.stack import Logits
 
 Array = jax.Array
 
 
-def _dense(config: Model, width: int, name: str) -> nn.Dense:
-    return nn.Dense(width, kernel_init=kernel_initializer(config), dtype=jnp.dtype(config.dtype), name=name)
+def _dense(config: Model, width: int, name: str, output: bool = False) -> nn.Dense:
+    initializer = output_initializer(config) if output else kernel_initializer(config)
+    return nn.Dense(width, kernel_init=initializer, dtype=jnp.dtype(config.dtype), name=name)
 
 
 class MaskedLM(nn.Module):
@@ -69,4 +70,4 @@ class Classifier(nn.Module):
         """.. x D -> .. x C, in fp32."""
         config = self.config
         x = Dropout(config.head_dropout_rate, config.dropout_generator, deterministic, name="dropout")(x)
-        return _dense(config, self.outputs, "dense")(x).astype(jnp.float32)
+        return _dense(config, self.outputs, "dense", output=True)(x).astype(jnp.float32)

@@ -31,18 +31,36 @@ REMAT: dict[str, Callable[..., Any] | None] = {
 
 
 def kernel_initializer(config: Model) -> Callable[..., Any]:
-    """Of projection kernels, (inputs, outputs)."""
+    """Of projection kernels, (inputs, outputs). With muP their variance is as 1 / width, which only `normal` must be told."""
     return {
         "xavier_uniform": nn.initializers.xavier_uniform(),
         "fan_in": nn.initializers.lecun_normal(),
-        "normal": nn.initializers.normal(config.init_stddev),
+        "normal": nn.initializers.normal(config.init_stddev * config.width_ratio**-0.5),
     }[config.initializer]
+
+
+def output_initializer(config: Model) -> Callable[..., Any]:
+    """Of kernels (d_model, outputs) whose number of outputs is no width, of logits and scores: `kernel_initializer`. With muP
+    the standard deviation is that at `base_width` divided by the ratio of widths (Yang et al. 2022, Table 3)."""
+    initializer, ratio = kernel_initializer(config), config.width_ratio
+    if ratio == 1:
+        return initializer
+
+    def stddev(inputs: int, outputs: int, normal: float) -> float:
+        return {"xavier_uniform": (2 / (inputs + outputs)) ** 0.5, "fan_in": inputs**-0.5, "normal": normal}[config.initializer]
+
+    def init(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+        wanted = stddev(config.base_width, shape[1], config.init_stddev) / ratio
+        drawn = stddev(*shape, config.init_stddev * ratio**-0.5)
+        return initializer(key, shape, dtype) * (wanted / drawn)
+
+    return init
 
 
 def embedding_initializer(config: Model) -> Callable[..., Any]:
     """Of embedding tables."""
-    stddev = {"1/sqrt(d_model)": config.d_model**-0.5, "normal": config.init_stddev, "unit": 1.0}[config.embedding_init]
-    return nn.initializers.normal(stddev)
+    stddev = {"1/sqrt(d_model)": config.embedding_width**-0.5, "normal": config.init_stddev, "unit": 1.0}
+    return nn.initializers.normal(stddev[config.embedding_init])
 
 
 class NormLayer(nn.Module):
@@ -87,12 +105,13 @@ class Embedding(nn.Module):
         """BxTxD, times sqrt(D) if `config.embedding_scale` is set (section 3.4)."""
         x_BxTxD = jnp.take(rows_whole(self.table_NxD), tokens_BxT, axis=0).astype(self.config.dtype)
         if self.config.embedding_scale == "sqrt(d_model)":
-            x_BxTxD = x_BxTxD * math.sqrt(self.config.d_model)
+            x_BxTxD = x_BxTxD * math.sqrt(self.config.embedding_width)
         return by_rows(x_BxTxD)
 
     def logits(self, states_BxTxD: Array) -> Array:
-        """States times the table: BxTxN in fp32."""
-        return all_products(states_BxTxD, self.table_NxD)
+        """States times the table: BxTxN in fp32. With muP divided by the ratio of widths."""
+        ratio = self.config.width_ratio
+        return all_products(states_BxTxD if ratio == 1 else states_BxTxD / ratio, self.table_NxD)
 
 
 def all_products(states_BxTxD: Array, table_NxD: Array) -> Array:

@@ -25,7 +25,7 @@ from transformer.models import cache as caches
 from transformer.models.cache import Cache, Step
 from transformer.models.declare import declare
 from transformer.models.dropout import Dropout
-from transformer.models.layers import REMAT, Embedding, Layer, NormLayer, all_products, kernel_initializer
+from transformer.models.layers import REMAT, Embedding, Layer, NormLayer, all_products, kernel_initializer, output_initializer
 
 Array = jax.Array
 
@@ -293,12 +293,12 @@ class Logits(nn.Module):
     def __call__(self, states_BxTxD: Array, tied: Embedding | None) -> Array:
         config = self.config
         if config.logits_scale == "1/sqrt(d_model)":
-            states_BxTxD = states_BxTxD * config.d_model**-0.5
+            states_BxTxD = states_BxTxD * config.embedding_width**-0.5
         if tied is not None:
             logits = tied.logits(states_BxTxD)
         else:
-            initializer = kernel_initializer(config)
-            logits = all_products(states_BxTxD, self.param("kernel", initializer, (config.d_model, self.rows)).T)
+            kernel = self.param("kernel", output_initializer(config), (config.d_model, self.rows))
+            logits = all_products(states_BxTxD, kernel.T)
         if config.logits_bias:
             logits = logits + self.param("bias", nn.initializers.zeros_init(), (self.rows,))[None, None]
         if config.logits_cap is not None:

@@ -23,7 +23,7 @@ from transformer.inference import loading, perplexity, predict, scores, translat
 from transformer.models import axes, penalties
 from transformer.modes import digits
 from transformer.modes.common import folders, kept_as
-from transformer.probes import alignment, head_pruning, head_statistics, init_metrics
+from transformer.probes import alignment, coordinates, head_pruning, head_statistics, init_metrics
 from transformer.runtime import hosts
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.devices import Runtime
@@ -109,7 +109,8 @@ def reported(config: Config) -> list[str]:
         last += head_statistics.names(config)
     by_split = {"validation": scores.token_scores(ones)} | {"test" if data.test is not None else "validation": last}
     scored = [f"{split}/{name}" for split, names in by_split.items() if getattr(data, split) is not None for name in names]
-    return scored + init_metrics.names(config)
+    measured = [f"validation/{name}" for name in coordinates.names(config)] if config.train.coordinates else []
+    return scored + measured + init_metrics.names(config)
 
 
 def evaluate(path: Path, overrides: Mapping[str, str], split: SplitName) -> None:

@@ -27,7 +27,7 @@ from transformer.models import axes
 from transformer.modes.common import folders
 from transformer.modes.pictures import show
 from transformer.modes.scoring import check_evaluate, score_split, token_sums
-from transformer.probes import init_metrics
+from transformer.probes import coordinates, init_metrics
 from transformer.runtime import hosts
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.checkpoints import Checkpoints, on_host
@@ -147,11 +147,13 @@ def _train(
                 f"config.train.schedule wsd: the learning rate is constant until step "
                 f"{settings.steps - settings.decay_updates:,}, then it falls to 0 in {settings.decay_updates:,} updates"
             )
-        validate = None
+        validate, coordinates_of = None, None
         if "validation" in splits:
             deterministic = families.make_objective(config, data_info, vocabularies)
             validate, more = token_sums(runtime, loss, deterministic, "validation", splits["validation"].tokens, config)
             cut += [*splits["validation"].cuts, *more]
+            if settings.coordinates:
+                coordinates_of = _coordinates(runtime, model, deterministic, splits["validation"].tokens, config)
             for notice in more:
                 say(notice)
         hosts.by_first(lambda: workdir.write_cuts(cut))
@@ -174,7 +176,8 @@ def _train(
                 if validate is None:
                     return {}
                 params = state.average if config.train.ema_decay is not None else state.params
-                return {f"validation/{name}": value for name, value in scores.token_scores(validate(params)).items()}
+                found = scores.token_scores(validate(params)) | ({} if coordinates_of is None else coordinates_of(params))
+                return {f"validation/{name}": value for name, value in found.items()}
 
             def save(self, step: int, state: Any, metrics: Mapping[str, float], periodic: bool) -> None:
                 state_files.save(checkpoints, step, runtime.single(state), {**metrics, **monitor.numbers}, periodic)
@@ -210,6 +213,18 @@ def _train(
             return
         say(monitor.reason(done))
     _finish(workdir, config, splits, pictures)
+
+
+def _coordinates(
+    runtime: Runtime, model: Any, objective: Any, tokens: Any, config: Config
+) -> Callable[[Any], dict[str, float]]:
+    """A function from placed parameters to `probes.coordinates` of the first batch of validation."""
+    rows, seed = runtime.count, config.train.seed
+    micro = config.train.batch_tokens // config.train.accumulate
+    batches, _ = pipeline.plan(tokens, objective, config.data, micro, rows, seed, training=False, share=runtime.share)
+    [batch] = pipeline.read(batches, 0, 1, 0)
+    placed, step = runtime.place_batch(batch), runtime.compile_eval(coordinates.make_step(model, config))
+    return lambda params: coordinates.complete(config, runtime.fetch(step(params, placed)))
 
 
 def _read(

@@ -5,7 +5,7 @@ Figures are built through matplotlib's object API, without pyplot's global state
 
 from transformer.plots.curves import learning_curve
 from transformer.plots.maps import attention, attention_map
-from transformer.plots.study import Dots, Law, Lines, Optima, Panel, Profiles, Ranges, study_figure
+from transformer.plots.study import BySize, Dots, Law, Lines, Optima, Panel, Profiles, Ranges, study_figure
 from transformer.plots.style import BLUE, GREEN, ORANGE, printable
 from transformer.plots.viewer import AttentionPage, View
 
@@ -14,6 +14,7 @@ __all__ = [
     "BLUE",
     "GREEN",
     "ORANGE",
+    "BySize",
     "Dots",
     "Law",
     "Lines",

@@ -150,6 +150,45 @@ class Law:
 
 
 @dataclass(frozen=True)
+class BySize:
+    """A metric against the size of arms, both on log scales where they can be: each run, and lines through the means.
+
+    `lines`: by what each is about, for each size its runs' values.
+    """
+
+    label: str
+    lines: Mapping[str, Sequence[tuple[float, Sequence[float]]]]
+
+    def height(self) -> float:
+        return 2.9
+
+    def draw(self, axes: Any) -> None:
+        colours, ends = styles(list(self.lines), ""), []
+        for name, points in self.lines.items():
+            colour, style = colours[name]
+            known = [(size, values) for size, values in points if values]
+            axes.plot(
+                *zip(*((size, value) for size, values in known for value in values), strict=True), "o", ms=3, color=colour
+            )
+            means = [(size, float(np.mean(values))) for size, values in known]
+            axes.plot(*zip(*means, strict=True), color=colour, lw=1.4, ls=style)
+            ends.append((printable(name, NAMED), colour, *means[-1]))
+        axes.set_xlabel("size")
+        axes.set_ylabel(printable(self.label, 40))
+        axes.set_xscale("log")
+        if all(value > 0 for points in self.lines.values() for _, values in points for value in values):
+            axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                few_ticks(axis)
+        grid(axes)
+        label_ends(axes, ends)
+
+    def names(self) -> tuple[float, float]:
+        return 0.0, named_ends(self.lines)
+
+
+@dataclass(frozen=True)
 class Profiles:
     """IsoFLOP profiles (Hoffmann et al. 2022, figure 3): losses against size, a colour and a parabola for each budget.
 
@@ -269,7 +308,7 @@ class Lines:
         return 0.0, named_ends(self.curves)
 
 
-Panel = Dots | Ranges | Law | Profiles | Optima | Lines
+Panel = Dots | Ranges | Law | BySize | Profiles | Optima | Lines
 
 
 def study_figure(panels: Sequence[Panel], *paths: Path) -> None:

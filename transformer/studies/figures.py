@@ -3,6 +3,7 @@ summary.tex, a row an arm and metric. Columns of numbers hold numbers; what the 
 
 import csv
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ def panels(findings: Findings) -> list[plots.Panel]:
                 result.append(_dots(findings, measured, arms))
             elif measured is together[0]:
                 result.append(_ranges(findings, together, arms))
+    result += _by_size(findings)
     result += [_law(judged) for judged in findings.judged if judged.claim.kind == "exponent"]
     result += [panel for judged in findings.judged for panel in _isoflop(judged)]
     for arms in study.groups().values():
@@ -95,6 +97,20 @@ def _law(judged: Judged) -> plots.Law:
     curve = judged.law
     text = "{:.3g} + {:.3g} / N^{:.3g}".format(*curve) if curve else "no law fitted"
     return plots.Law(judged.data.name, [size for size, _ in runs], [score for _, score in runs], curve, text)
+
+
+def _by_size(findings: Findings) -> list[plots.BySize]:
+    """One for each metric that claims say rises or falls with the size; a line for what the names of a claim's arms share."""
+    lines: dict[str, dict[str, list[tuple[float, list[float]]]]] = {}
+    for judged in findings.judged:
+        claim, data = judged.claim, judged.data
+        for arms in (claim.arms, claim.beyond) if claim.kind in ("rises", "falls") else ():
+            points = [
+                (size, _values(data, arm)) for size, arm in sorted(zip(claim.sizes, arms, strict=False)) if arm in data.table
+            ]
+            if any(values for _, values in points):
+                lines.setdefault(data.name, {})[os.path.commonprefix(arms).strip(" ,") or claim.text] = points
+    return [plots.BySize(name, of_metric) for name, of_metric in lines.items()]
 
 
 def _isoflop(judged: Judged) -> Sequence[plots.Panel]:

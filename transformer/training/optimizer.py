@@ -117,6 +117,23 @@ def matrices(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(of, params)
 
 
+def _by_width(ratio: float) -> optax.GradientTransformation:
+    """Divides the updates of kernels by the ratio of widths (muP for Adam; Yang et al. 2022, Table 8), if they read a vector of
+    that width. Embeddings, norms, biases and the small networks of positions keep the learning rate."""
+
+    def divided(updates: Any, _: Any) -> Any:
+        [width, *_] = {leaf.shape[-1] for name, each in updates.items() if "embedding" in name for leaf in each.values()}
+
+        def of(path: tuple[Any, ...], update: Any) -> Any:
+            names = [part.key for part in path]
+            wide = names[-1] == "kernel" and (not names[-2].startswith("position_") or width in update.shape[:2])
+            return update / ratio if wide else update
+
+        return jax.tree_util.tree_map_with_path(of, updates)
+
+    return optax.stateless(divided)
+
+
 def frozen(path: str, patterns: tuple[str, ...], adapters: bool) -> bool:
     """Whether the parameter of that path is not trained. With adapters, they and the heads of labels alone are."""
     if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns):
@@ -145,11 +162,12 @@ def freezing(train: Train, adapters: bool) -> Callable[[Any], Any] | None:
     return functools.partial(frozen_mask, patterns=train.freeze, adapters=adapters)
 
 
-def make_optimizer(train: Train, adapters: bool = False) -> optax.GradientTransformation:
+def make_optimizer(train: Train, adapters: bool = False, width_ratio: float = 1.0) -> optax.GradientTransformation:
     """Clipping by global norm, then Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019), Adafactor (Shazeer and Stern
     2018), Lion (Chen et al. 2023) or Muon (Jordan 2024).
 
     Its updates are to be multiplied by the learning rate and subtracted. What is frozen has no state and no updates.
+    `width_ratio`: that of the model, which divides the updates of kernels, but not their decay.
     """
     adam = (train.beta1, train.beta2, train.epsilon)
     decay = optax.add_decayed_weights(train.weight_decay, decay_mask)
@@ -160,6 +178,8 @@ def make_optimizer(train: Train, adapters: bool = False) -> optax.GradientTransf
         "muon": lambda: [_muon(train), decay],
         "adafactor": lambda: [optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()],
     }[train.optimizer]()
+    if width_ratio != 1:
+        parts.insert(1, _by_width(width_ratio))
     if train.clip_norm is not None:
         parts.insert(0, optax.clip_by_global_norm(train.clip_norm))
     rule, mask = optax.chain(*parts), freezing(train, adapters)

@@ -28,14 +28,16 @@ class Trainer(NamedTuple):
 def make(config: Config, data_info: DataInfo, model: Any) -> Trainer:
     """Of a `model` of the configuration's family."""
     loss, train = families.make_loss(model, config, data_info), config.train
-    program, begin = _programs(families.of_programs(config).train, loss, config.model.lora_rank is not None)
+    adapters, ratio = config.model.lora_rank is not None, config.model.width_ratio
+    program, begin = _programs(families.of_programs(config).train, loss, adapters, ratio)
     return Trainer(loss, functools.partial(program, seed=train.seed, **optimizer.numbers(train, config.model)), begin)
 
 
 @functools.lru_cache(maxsize=64)
 def _programs(
-    train: Train, loss: steps.Loss, adapters: bool
+    train: Train, loss: steps.Loss, adapters: bool, width_ratio: float
 ) -> tuple[Callable[..., tuple[steps.State, dict[str, Any]]], Callable[[steps.Params], steps.State]]:
-    rule, rate = optimizer.make_optimizer(train, adapters), functools.partial(optimizer.learning_rate, train.schedule)
+    rule = optimizer.make_optimizer(train, adapters, width_ratio)
+    rate = functools.partial(optimizer.learning_rate, train.schedule)
     step = steps.make_train_step(loss, rule, rate, train, optimizer.freezing(train, adapters))
     return step, lambda params: steps.init_state(params, rule, train)

@@ -1,0 +1,83 @@
+"""Does what a model computes stay the same size as it grows wider? The coordinate check of muP (Yang et al. 2022, D.1).
+
+    python launch.py --mode=ablate --config=experiments/ablations/coordinate_check.py --workdir=runs/coordinate_check
+
+Encoder-decoders of numbers and their words, 32 to 256 wide, in the standard parametrization and in muP with the base width 32,
+whose model is one of both. The mean size of activations and logits on a batch of validation after four updates, at a learning
+rate that is large for the wide models. With muP wider models keep the sizes of the narrow one, so that a learning rate that is
+good for one is good for all; in the standard parametrization the same rate moves them ever further.
+"""
+
+from experiments.shapes import studies
+from transformer.config import Config
+from transformer.settings import override
+from transformer.studies.study import Claim, Metric, Study
+
+WIDTHS = (32, 64, 128, 256)
+SITES = ("decoder/last", "decoder/cross/last", "logits")
+PAPER = "Yang et al. 2022, appendix D.1, figure 5"
+
+
+def base() -> Config:
+    """Nothing is decoded: outputs end after one token."""
+    config = studies.number_words(steps=4, norm_order="pre", dropout_rate=0.0)
+    return override(
+        config,
+        {
+            "train.schedule": "constant",
+            "train.warmup_steps": "0",
+            "train.learning_rate": "0.01",
+            "train.evaluate_every": "4",
+            "train.coordinates": "true",
+            "data.number_train_size": "4000",
+            "data.test": "none",
+            "search.max_length": "2",
+        },
+    )
+
+
+def arm(parametrization: str, width: int) -> dict[str, str]:
+    mup = {"model.parametrization": "mup", "model.base_width": str(WIDTHS[0])} if parametrization == "muP" else {}
+    return {"model.d_model": str(width), "model.d_ff": str(4 * width), **mup}
+
+
+def names(parametrization: str) -> tuple[str, ...]:
+    return tuple(f"{parametrization}, {width}" for width in WIDTHS)
+
+
+def claims(site: str) -> list[Claim]:
+    metric = f"validation/coordinates@{site}"
+    return [
+        Claim(
+            f"{site}: it grows faster with the width than in muP",
+            PAPER,
+            "rises",
+            names("standard"),
+            sizes=WIDTHS,
+            beyond=names("muP"),
+            metric=metric,
+        ),
+        Claim(
+            f"{site}: in muP it is the same at eight times the width",
+            PAPER,
+            "equal",
+            (names("muP")[-1],),
+            margin=0.5,
+            against=names("muP")[0],
+            metric=metric,
+        ),
+    ]
+
+
+def get_study() -> Study:
+    return Study(
+        question="Does what a model computes keep its size as the model grows wider?",
+        arms={f"{name}, {width}": arm(name, width) for name in ("standard", "muP") for width in WIDTHS},
+        metrics=tuple(Metric(f"validation/coordinates@{site}", "lower", take="last") for site in SITES),
+        claims=tuple(claim for site in SITES for claim in claims(site)),
+        base=base(),
+        compare_with=names("muP")[0],
+        seeds=5,
+        fair=("steps", "tokens"),
+        checkpoint="last",
+    )

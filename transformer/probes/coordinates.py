@@ -1,0 +1,102 @@
+"""The size of what a model computes, for coordinate checks (Yang et al. 2022, appendix D.1).
+
+In a parametrization that fits wide models the mean absolute value of each activation stays the same as the width grows, at
+the start and after some updates; in the standard one it grows with the width after the first updates.
+
+Names are those of `names`: `coordinates@decoder/2` is the mean absolute value of the residual stream after layer 2,
+`coordinates@decoder/self/2` that of the logits of its self-attention over the keys that are seen, `coordinates@logits` that
+of the logits. LAYER is 1 for the one next to the inputs, and `last` is one more name of the one next to the outputs.
+Padding counts for none of them.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from transformer import families
+from transformer.config import Config
+from transformer.models.layers import Layer
+from transformer.models.stack import layers_in_order
+from transformer.probes.sites import at_attention
+
+Array = jax.Array
+LOGITS = "coordinates@logits"
+
+
+def names(config: Config) -> list[str]:
+    """What is measured."""
+    result = []
+    for site in _sites(config):
+        result += [f"coordinates@{site}/{layer}" for layer in (*range(1, _depth(config, site) + 1), "last")]
+    return [*result, LOGITS]
+
+
+def _sites(config: Config) -> list[str]:
+    attention = families.FAMILIES[config.family].attention
+    return [*dict.fromkeys(site.split("/")[0] for site in attention), *attention]
+
+
+def _depth(config: Config, site: str) -> int:
+    return config.model.depth(site.split("/")[0])
+
+
+def make_step(model: Any, config: Config) -> Callable[..., dict[str, Array]]:
+    """`step(params, batch, axis_name=None) -> metrics`, deterministic, except those of `last`."""
+
+    def step(params: Any, batch: Mapping[str, Array], axis_name: str | None = None) -> dict[str, Array]:
+        def outputs(module: Any) -> tuple[Array, Array]:
+            states = module.states(batch, True)
+            return states, module.logits(states)
+
+        with at_attention(_sow_logits):
+            (states, logits), sown = model.apply(
+                {"params": params}, method=outputs, capture_intermediates=_is_layer, mutable=["intermediates"]
+            )
+        kept, sums = sown["intermediates"], {}
+        for site in _sites(config):
+            of_stack, _, role = site.partition("/")
+            layers = layers_in_order(kept[of_stack], len(config.model.layers_of_period(of_stack)), _depth(config, site))
+            for number, layer in enumerate(layers, 1):
+                if role:
+                    sums[f"coordinates@{site}/{number}"] = layer[f"{role}_attention"]["logits"][0]
+                else:
+                    sums[f"coordinates@{site}/{number}"] = _sizes(layer["__call__"][0][0], _tokens(batch, of_stack))
+        stack, side = ("decoder", "target") if "inputs" in batch else ("encoder", "source")
+        entries = getattr(model.data_info, f"{side}_size")  # rows of the table that are none are masked
+        sums[LOGITS] = _sizes(logits[..., :entries], _tokens(batch, stack))
+        if axis_name is not None:
+            sums = jax.lax.psum(sums, axis_name)
+        return {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
+
+    return step
+
+
+def complete(config: Config, metrics: Mapping[str, float]) -> dict[str, float]:
+    """What `step` gives and those of `last`, in the order of `names`."""
+    last = {f"coordinates@{site}/last": metrics[f"coordinates@{site}/{_depth(config, site)}"] for site in _sites(config)}
+    return {name: {**metrics, **last}[name] for name in names(config)}
+
+
+def _tokens(batch: Mapping[str, Array], stack: str) -> Array:
+    """True where there is a token, BxT."""
+    tokens, segments = ("source", "source_segments") if stack == "encoder" else ("inputs", "segments")
+    return batch[segments] > 0 if segments in batch else jnp.ones(batch[tokens].shape, bool)
+
+
+def _sizes(values_BxTxN: Array, tokens_BxT: Array) -> tuple[Array, Array]:
+    there = jnp.broadcast_to(tokens_BxT[..., None], values_BxTxN.shape)
+    return jnp.sum(jnp.abs(values_BxTxN.astype(jnp.float32)), where=there), jnp.sum(there, dtype=jnp.float32)
+
+
+def _sow_logits(layer: Any, heads: Array, site: Any) -> Array:
+    logits, seen = site.logits(), site.pairs.seen()
+    seen = jnp.broadcast_to(jnp.ones((1,) * 4, bool) if seen is None else seen, logits.shape)
+    sums = jnp.sum(jnp.abs(logits.astype(jnp.float32)), where=seen), jnp.sum(seen, dtype=jnp.float32)
+    layer.sow("intermediates", "logits", sums)
+    return heads
+
+
+def _is_layer(module: Any, method: str) -> bool:
+    return isinstance(module, Layer) and method == "__call__"
