@@ -422,6 +422,9 @@ class Train:
         free=True,
     )
     debug_nans: bool = setting(False, "check every operation for NaN and name the first one; slow", free=True)
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = setting(
+        (), "where the run can be followed too: Weights & Biases, MLflow; their environment variables say where", free=True
+    )
     max_minutes: float | None = setting(
         None, "minutes after which the run is saved and stops; it can be resumed; none: no limit", above=0, free=True
     )

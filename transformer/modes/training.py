@@ -34,7 +34,7 @@ from transformer.runtime.checkpoints import Checkpoints, on_host
 from transformer.runtime.devices import Runtime, peak_flops
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
-from transformer.training import branch, costs, loop, optimizer, pretrained, state_files, tracing, trainer, vmap_seeds
+from transformer.training import branch, costs, loop, optimizer, pretrained, state_files, tracing, trackers, trainer, vmap_seeds
 from transformer.training import step as step_lib
 from transformer.training.monitor import Monitor
 from transformer.training.telemetry import Telemetry
@@ -82,11 +82,19 @@ def _run(
     hosts.check_same({"--workdir": str(path)} | texts)
     with contextlib.ExitStack() as locked, _nan_checks(config.train.debug_nans):
         hosts.by_first(lambda: locked.enter_context(only_run(path)))
-        yield from _train(config, path, stop, wanted, pictures, alone, notices)
+        followed = locked.enter_context(trackers.Trackers(config.train.trackers if hosts.is_first() else ()))
+        yield from _train(config, path, stop, wanted, pictures, alone, notices, followed)
 
 
 def _train(
-    config: Config, path: Path, stop: loop.Stop, wanted: range | None, pictures: bool, alone: bool, notices: Sequence[str]
+    config: Config,
+    path: Path,
+    stop: loop.Stop,
+    wanted: range | None,
+    pictures: bool,
+    alone: bool,
+    notices: Sequence[str],
+    followed: trackers.Trackers,
 ) -> loop.Run[None]:
     """`alone`: updates are compiled here for all devices; otherwise they are made together with those of other runs."""
     family, task = families.FAMILIES[config.family], families.task_of(config)
@@ -188,12 +196,18 @@ def _train(
         lengths = [max(round(mean), 1) for mean in objective.lengths(batches.corpus).clip(max=objective.limits).mean(axis=0)]
         peak = peak_flops(runtime.devices)
         logs = workdir if hosts.is_first() else Workdir(Path(nowhere))
+        given = _changed(config)
+        followed.start(path, {name: settings_lib.text_of(value) for name, value in given.items()})
         telemetry = Telemetry(
             logs.metrics_file,
             logs.tensorboard,
             first,
             config.train.steps,
             mfu_per_token=costs.count(config, data_info, lengths).training_flops / peak if peak else None,
+            settings={
+                n: value if isinstance(value, bool | int | float) else settings_lib.text_of(value) for n, value in given.items()
+            },
+            follow=followed.log,
         )
         step = runtime.compile_train(train_step) if alone else train_step
         with contextlib.ExitStack() as stack:
@@ -212,7 +226,14 @@ def _train(
             say(f"{why}stopped after step {done:,} of {config.train.steps:,}, saved; the same command resumes there")
             return
         say(monitor.reason(done))
-    _finish(workdir, config, splits, pictures)
+    _finish(workdir, config, splits, pictures, followed)
+
+
+def _changed(config: Config) -> dict[str, Any]:
+    """The settings that differ from their defaults, and the seed."""
+    default = {name: value for name, _, _, value in settings_lib.fields(Config())}
+    values = {name: value for name, _, _, value in settings_lib.fields(config)}
+    return {name: value for name, value in values.items() if name == "train.seed" or value != default.get(name)}
 
 
 def _coordinates(
@@ -378,13 +399,18 @@ def _load_pretrained(state: step_lib.State, other: Any, where: str) -> step_lib.
     return state.replace(params=params, average=average)  # type: ignore[attr-defined]
 
 
-def _finish(workdir: Workdir, config: Config, splits: Mapping[str, prepare.Split], pictures: bool) -> None:
+def _finish(
+    workdir: Workdir, config: Config, splits: Mapping[str, prepare.Split], pictures: bool, followed: trackers.Trackers
+) -> None:
     """Ends a run: scores of the test split, samples, pictures, and commands to try next."""
     hosts.by_first(lambda: None)  # the last checkpoint is whole
     predictor = predict.load(workdir.path)
     name = "test" if "test" in splits else "validation"
     if name in splits:
         score_split(workdir, predictor, name, splits[name], splits.get("validation"))
+        if hosts.is_first():
+            found = workdirs.read_json(workdir.evaluation_file(name))["scores"]
+            followed.log(config.train.steps, {f"{name}/{score}": value for score, value in found.items()})
     if pictures:
         hosts.by_first(lambda: _show(workdir, families.task_of(config), splits, predictor))
 

@@ -88,6 +88,8 @@ class Telemetry:
         first_step: updates done before.
         steps: updates at the end of the run.
         mfu_per_token: a token's training FLOPs / the devices' peak FLOP/s; reports then have `mfu`.
+        settings: what TensorBoard's page HParams compares runs by.
+        follow: is given every row that is written, its step and its finite numbers by name.
         stream: where the progress goes; None: stderr.
         clock: seconds, rising.
     """
@@ -100,11 +102,14 @@ class Telemetry:
         steps: int,
         *,
         mfu_per_token: float | None = None,
+        settings: Mapping[str, bool | int | float | str] | None = None,
+        follow: Callable[[int, Mapping[str, float]], None] = lambda step, values: None,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._metrics_path, self._tensorboard_folder = metrics_path, tensorboard_folder
         self._first_step, self._steps, self._mfu_per_token = first_step, steps, mfu_per_token
+        self._settings, self._follow = settings or {}, follow
         self._stream, self._clock = stream or sys.stderr, clock
         self._started = clock()
         self._warm: tuple[int, float] | None = None  # first step that was dispatched, and when
@@ -121,7 +126,7 @@ class Telemetry:
                 self._metrics_path.parent.mkdir(parents=True, exist_ok=True)
                 _drop_after(self._metrics_path, self._first_step)
                 self._file = stack.enter_context(self._metrics_path.open("a", encoding="utf-8", newline="\n", buffering=1))
-                self._events = stack.enter_context(contextlib.closing(_events(self._tensorboard_folder, self._first_step)))
+                self._events = stack.enter_context(contextlib.closing(self._open_events()))
             except OSError as error:
                 raise self._unwritable(error) from error
             if has_bar(self._stream):
@@ -250,10 +255,19 @@ class Telemetry:
         line = {"step": step} | finite | {"time": self._clock() - self._started}
         try:
             self._file.write(json.dumps(line, allow_nan=False) + "\n")
-            self._events.write_event(_event(step, {name: value for name, value in finite.items() if value is not None}))
+            known = {name: value for name, value in finite.items() if value is not None}
+            self._events.write_event(_event(step, known))
             self._events.flush()
         except OSError as error:
             raise self._unwritable(error) from error
+        self._follow(step, known)
+
+    def _open_events(self) -> Any:
+        events = _events(self._tensorboard_folder, self._first_step)
+        for summary in _hparams(self._settings) if self._settings else ():
+            events.write_event(summary)
+        events.flush()
+        return events
 
 
 def has_bar(stream: TextIO) -> bool:
@@ -293,6 +307,15 @@ def _events(folder: Path, first_step: int) -> Any:
     events.write_event(Event(wall_time=time.time(), step=first_step + 1 if first_step else 0, session_log=start))
     events.flush()
     return events
+
+
+def _hparams(settings: Mapping[str, bool | int | float | str]) -> list[Any]:
+    """The events that give a run its line in TensorBoard's page HParams, where a metric is chosen by its name."""
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboardX.summary import hparams
+
+    experiment, begin, _ = hparams(dict(settings), dict.fromkeys(("validation/loss", "validation/nll", "train/loss"), 0.0))
+    return [Event(wall_time=time.time(), summary=summary) for summary in (experiment, begin)]
 
 
 def _event(step: int, values: Mapping[str, float]) -> Any:
