@@ -382,8 +382,10 @@ class Train:
         None, "branch_from: the update after which the new run branches; it must have a checkpoint", at_least=1
     )
     accumulate: int = setting(1, "micro-batches of one update", at_least=1)
-    optimizer: Literal["adam", "adamw", "adafactor", "lion", "muon"] = setting(
-        "adam", "update rule; muon: for kernels of layers, and AdamW for all else"
+    optimizer: Literal["adam", "adamw", "adafactor", "lion", "muon", "schedule_free"] = setting(
+        "adam",
+        "update rule; muon: for kernels of layers, and AdamW for all else; schedule_free: AdamW at a constant learning rate, "
+        "scored at an average",
     )
     learning_rate: float | None = setting(
         None, "peak learning rate; none: d_model^-0.5 warmup_steps^-0.5, as in the paper", above=0
@@ -451,6 +453,11 @@ class Train:
         "each validation also reports the mean size of what layers compute, validation/coordinates@SITE/LAYER, and of the "
         "logits, on its first batch (the coordinate check of Yang et al. 2022, D.1)",
     )
+
+    @property
+    def keeps_average(self) -> bool:
+        """Whether an average of the parameters is kept, which is what is scored."""
+        return self.ema_decay is not None or self.optimizer == "schedule_free"
 
     @property
     def decay_updates(self) -> int:

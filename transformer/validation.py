@@ -100,6 +100,11 @@ def validate(config: Config) -> Config:
                 f"config.evaluate.{name} {','.join(map(str, edges))}: wants two numbers or more, from {least} on, each "
                 "above the last"
             )
+    if train.optimizer == "schedule_free" and (train.schedule != "constant" or train.ema_decay is not None):
+        raise UserError(
+            "config.train.optimizer schedule_free takes the place of a decaying schedule and of an average: set "
+            "config.train.schedule=constant and config.train.ema_decay=none"
+        )
     if model.parametrization == "mup":
         _check_mup(config)
     if train.warmup_steps == 0 and train.schedule == "rsqrt":
@@ -262,7 +267,7 @@ def _check_use(model: Model, stack: Stack, config: Config) -> None:
 
 def _check_mup(config: Config) -> None:
     """UserError: a setting for which Yang et al. 2022 give no rule, or which undoes theirs."""
-    model, rules, scales = config.model, ("adam", "adamw", "lion"), ("1/sqrt(d_k)", "1/d_k")
+    model, rules, scales = config.model, ("adam", "adamw", "lion", "schedule_free"), ("1/sqrt(d_k)", "1/d_k")
     if config.train.optimizer not in rules:
         found, remedy = f"config.train.optimizer {config.train.optimizer}", f"choose one of {', '.join(rules)}"
     elif any(each.attention.scale not in scales for s in STACKS[config.family] for each in model.layers_of_period(s)):

@@ -55,6 +55,8 @@ IDLE = {
     "lora_rank",
     "lora_alpha",
     "lora_kernels",
+    "base_width",
+    "base_d_k",
 }
 # Those that a family's models cannot have.
 ABSENT = {

@@ -96,6 +96,23 @@ def test_a_sentencepiece_file_of_t5_gives_their_ids(tmp_path):
     assert same >= 29
 
 
+def test_byt5_s_ids_are_theirs_and_go_round(tmp_path):
+    """It has no file of entries: the class alone says that they are bytes."""
+    folder = model(tmp_path / "a", "t5", 384)
+    transformers.ByT5Tokenizer().save_pretrained(folder)
+    found = huggingface.read(folder)
+    assert (found.vocabularies["joint"].size, found.data_info.unknown) == (384, 2)
+    huggingface.write(tmp_path / "b", found.config, found.data_info, found.params, found.vocabularies)
+    for path in (folder, tmp_path / "b"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        for text in [*TEXTS, "", "\t\n  x\0"]:
+            ids = found.vocabularies["joint"].encode(text)
+            assert tokenizer(text).input_ids == [*ids, found.data_info.end]
+            assert found.vocabularies["joint"].decode(ids) == text == tokenizer.decode(ids)
+    again = huggingface.read(tmp_path / "b")
+    assert jax.tree.all(jax.tree.map(np.array_equal, again.params, found.params))
+
+
 def test_our_own_model_is_read_by_their_classes(tmp_path):
     """A model of ours with a vocabulary of characters: text in theirs gives the logits of ours."""
     from transformer.components.feed_forward import FeedForward

@@ -41,6 +41,12 @@ DEEP = {  # loops within loops
     "model__positions": "t5",
     "model__feed_forward__activation": "swiglu",
 }
+SCHEDULE_FREE = {
+    "train__optimizer": "schedule_free",
+    "train__schedule": "constant",
+    "model__parametrization": "mup",
+    "model__base_width": 8,
+}
 TAG = {"family": "encoder_only", "objective__kind": "tag"}
 RUNS = {  # settings, layouts; a copy on each of several devices draws dropout of its own, so pmap has none
     "encoder_decoder": ({}, LAYOUTS),
@@ -48,6 +54,7 @@ RUNS = {  # settings, layouts; a copy on each of several devices draws dropout o
     "encoder_decoder deep": (DEEP, ["2 x 2 x 2"]),
     "encoder_decoder dropout": (DROPPING | {"train__ema_decay": 0.9}, ["2 x 2 x 2"]),
     "encoder_decoder muon": ({"train__optimizer": "muon"}, ["pmap", "2 x 2 x 2"]),
+    "encoder_decoder schedule_free in muP": (SCHEDULE_FREE, ["2 x 2 x 2"]),
     "encoder_decoder adapters": ({"model__lora_rank": 2, "model__lora_alpha": 8.0}, ["2 x 2 x 2"]),
     "decoder_only": ({"family": "decoder_only", "objective__kind": "causal_lm", "model__tying": "none"}, ["pmap", "2 x 2 x 2"]),
     "encoder_only": (TAG | {"model__head_dropout_rate": 0.0}, ["pmap", "2 x 2 x 2"]),

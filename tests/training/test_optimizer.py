@@ -165,6 +165,30 @@ def test_every_name_was_among_them():
     assert found == DECAYED | KEPT
 
 
+def test_schedule_free_is_optax_s():
+    """Parameters and average over 30 updates with a warm-up, of which optax is given the schedule and we the numbers."""
+    train = Train(optimizer="schedule_free", beta1=0.9, beta2=0.95, weight_decay=0.1, schedule="constant", epsilon=1e-8)
+    draw = np.random.default_rng(0)
+    start = {"encoder": {"kernel": jnp.asarray(draw.normal(size=(3, 2)), jnp.float32)}}
+    rates = jnp.minimum(0.03 * jnp.arange(1, 31) / 10, 0.03)
+    theirs = optax.contrib.schedule_free(
+        optax.adamw(lambda count: rates[count], 0.0, 0.95, 1e-8, weight_decay=0.1), lambda count: rates[count - 1], b1=0.9
+    )
+    ours = optimizer.make_optimizer(train)
+    one, other, average = start, start, start
+    state, of_optax = ours.init(start), theirs.init(start)
+    for rate in rates:
+        gradient = jax.grad(lambda p: jnp.sum(jnp.sin(3 * p["encoder"]["kernel"])))
+        updates, state = ours.update(gradient(one), state, one)
+        one, state, average = optimizer.apply_updates(train, one, updates, state, average, rate)
+        updates, of_optax = theirs.update(gradient(other), of_optax, other)
+        other = optax.apply_updates(other, updates)
+    np.testing.assert_allclose(one["encoder"]["kernel"], other["encoder"]["kernel"], rtol=2e-5)
+    scored = optax.contrib.schedule_free_eval_params(of_optax, other)
+    np.testing.assert_allclose(average["encoder"]["kernel"], scored["encoder"]["kernel"], rtol=1e-4)
+    assert np.max(np.abs(average["encoder"]["kernel"] - one["encoder"]["kernel"])) > 1e-3
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "adafactor", "lion", "muon"])
 def test_a_loss_falls(name):
     draw = np.random.default_rng(0)

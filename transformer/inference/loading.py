@@ -138,7 +138,7 @@ def read(
     adapted, model = config, families.FAMILIES[config.family].model(config, data_info)
     objective = families.make_objective(config, data_info, vocabularies)
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
-    evaluate, item = config.evaluate, "params" if config.train.ema_decay is None else "average"
+    evaluate, item = config.evaluate, "average" if config.train.keeps_average else "params"
     like = families.param_shapes(model, families.features(objective))
     steps = _best(checkpoints, path) if config.uses_best else checkpoints.sound(evaluate.average, item)
     params = checkpoints_lib.average(checkpoints, steps, item, like)

@@ -88,6 +88,7 @@ ROWS = ("data_info.source_rows", "data_info.target_rows")
 _PREFIX = Field("prefix", ["data.prefix"], "")
 # Attention as published: all formats have it.
 ATTENTION = {
+    "model.parametrization": "standard",
     "model.attention": "multi_head",
     "model.mask": "prefix",
     "model.feed_forward": "feed_forward",

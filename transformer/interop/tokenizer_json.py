@@ -51,18 +51,11 @@ def _entries() -> dict[str, int]:
 def _bytes() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    letters = _byte_letters()
+    letters = tokenizer_classes.byte_letters()
     made = Tokenizer(models.BPE(_entries() | {letters[b]: len(SPECIAL) + b for b in range(256)}, []))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     made.decoder = decoders.ByteLevel()
     return made
-
-
-def _byte_letters() -> list[str]:
-    """The letter that stands for each byte (Radford et al. 2019): itself where it can be seen, else one past Latin-1."""
-    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in seen else chr(next(others)) for byte in range(256)]
 
 
 def _characters(vocabulary: Characters) -> Any:

@@ -38,6 +38,7 @@ GENERAL = "PreTrainedTokenizerFast"  # reads tokenizer.json as it is
 BYTE_PAIRS = ("gpt2", "bart", "roberta", "qwen2", "qwen3", "opt", "gpt_neox")
 CODED = ("m2m_100", "mbart")  # a text begins with its language's code
 T5S = ("t5", "mt5", "umt5")
+BYTES_OF_T5 = "ByT5Tokenizer"  # has no file of entries
 SENTINELS = 100  # of T5, where its file says nothing
 CLASSES = {"t5": "T5Tokenizer", "marian": "MarianTokenizer"}
 UNLIMITED = 10**9  # tokens; Transformers writes 10^30 where a tokenizer knows no limit
@@ -73,7 +74,9 @@ def _tokenizer_text(folder: Path, model_type: str) -> str | None:
     """`tokenizer.json`, or what an older folder has in its place as one."""
     if (path := folder / FILE).is_file():
         return path.read_text(encoding="utf-8")
-    if model_type in ("bert", "distilbert", "electra") and (path := folder / WORD_PIECES).is_file():
+    if tokenizer_classes.class_name(_settings(folder, model_type)) == BYTES_OF_T5:
+        described = tokenizer_classes.from_bytes(_settings(folder, model_type))
+    elif model_type in ("bert", "distilbert", "electra") and (path := folder / WORD_PIECES).is_file():
         described = tokenizer_classes.from_word_pieces(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
     elif model_type in BYTE_PAIRS and (folder / ENTRIES).is_file() and (path := folder / MERGES).is_file():
         described = tokenizer_classes.from_merges(

@@ -183,7 +183,7 @@ def _train(
             def evaluate(self, state: Any) -> dict[str, float]:
                 if validate is None:
                     return {}
-                params = state.average if config.train.ema_decay is not None else state.params
+                params = state.average if config.train.keeps_average else state.params
                 found = scores.token_scores(validate(params)) | ({} if coordinates_of is None else coordinates_of(params))
                 return {f"validation/{name}": value for name, value in found.items()}
 

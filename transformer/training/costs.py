@@ -22,7 +22,7 @@ from transformer.config import Config, DataInfo, Train
 from transformer.errors import counted
 from transformer.models import lora, program
 from transformer.models.program import Work
-from transformer.training.optimizer import make_optimizer
+from transformer.training.optimizer import apply_updates, make_optimizer
 
 TYPICAL_ROW = 64  # tokens of a row where the configuration leaves it to the data
 Leaves = Mapping[str, jax.ShapeDtypeStruct]
@@ -210,18 +210,16 @@ def _update(train: Train, leaves: tuple[tuple[str, jax.ShapeDtypeStruct], ...]) 
     """The division by the weight, the norm that is reported, the rule, the addition, the moving average."""
     params = traverse_util.unflatten_dict(dict(leaves), sep="/")
     adapters = any(path.endswith((lora.A, lora.B)) for path, _ in leaves)
-    rule, decay = make_optimizer(train, adapters), train.ema_decay
+    rule = make_optimizer(train, adapters)
 
     def update(params: Any, state: Any, gradients: Any, weight: Any, average: Any) -> Any:
         gradients = jax.tree.map(lambda g: g / weight, gradients)
         updates, state = rule.update(gradients, state, params)
-        params = jax.tree.map(lambda p, u: p - weight * u, params, updates)  # a number in the place of the learning rate
-        if decay is not None:
-            average = optax.incremental_update(params, average, 1 - decay)
+        params, state, average = apply_updates(train, params, updates, state, average, weight)  # a number for the rate
         return params, state, optax.tree.norm(gradients), average
 
     state, weight = jax.eval_shape(rule.init, params), jax.ShapeDtypeStruct((), jnp.float32)
-    return program.total(update, params, state, params, weight, params if decay is not None else None)
+    return program.total(update, params, state, params, weight, params if train.keeps_average else None)
 
 
 # --- parameters and bytes ----------------------------------------------------------------------------------------------
@@ -250,7 +248,7 @@ def state_bytes(train: Train, leaves: Leaves, params: Any, adapters: bool = Fals
     state = jax.eval_shape(make_optimizer(train, adapters).init, params)
     moments = _bytes([leaf for leaf in jax.tree.leaves(state) if leaf.size > 1])
     result = {"parameters": size, "gradients": size, f"optimizer ({train.optimizer})": moments}
-    return result | ({"moving average": size} if train.ema_decay is not None else {})
+    return result | ({"average": size} if train.keeps_average else {})
 
 
 def generating_bytes(config: Config, data_info: DataInfo, source: int, target: int) -> dict[str, int]:

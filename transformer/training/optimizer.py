@@ -4,7 +4,7 @@ import fnmatch
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -134,6 +134,48 @@ def _by_width(ratio: float) -> optax.GradientTransformation:
     return optax.stateless(divided)
 
 
+class ScheduleFree(NamedTuple):
+    """State of schedule-free training: of the rule, the sequence z, and the sum of squared learning rates."""
+
+    rule: optax.OptState
+    z: optax.Params
+    weight_sum: Any
+
+
+def _schedule_free(rule: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The rule's updates, for `apply_updates` to make z, the average x and the parameters y of (Defazio et al. 2024)."""
+
+    def init(params: Any) -> ScheduleFree:
+        return ScheduleFree(rule.init(params), jax.tree.map(jnp.copy, params), jnp.zeros(()))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, ScheduleFree]:
+        updates, inner = rule.update(updates, state.rule, params)
+        return updates, state._replace(rule=inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+def apply_updates(
+    train: Train, params: Any, updates: Any, optimizer_state: Any, average: Any, rate: Any
+) -> tuple[Any, Any, Any]:
+    """Parameters, optimizer's state and average after an update at the learning rate `rate`.
+
+    Schedule-free (Defazio et al. 2024, equations 3 to 5, with weights of squared learning rates): z -= rate u; x += c (z - x)
+    with c = rate^2 / sum of them; y = (1 - beta1) z + beta1 x. The parameters are y, and x is the average.
+    """
+    if train.optimizer != "schedule_free":
+        params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
+        if train.ema_decay is not None:
+            average = optax.incremental_update(params, average, 1 - train.ema_decay)
+        return params, optimizer_state, average
+    weight_sum = optimizer_state.weight_sum + rate**2
+    share = rate**2 / jnp.maximum(weight_sum, jnp.finfo(jnp.float32).tiny)
+    z = jax.tree.map(lambda z, u: z - rate * u, optimizer_state.z, updates)
+    average = jax.tree.map(lambda x, z: x + share * (z - x), average, z)
+    params = jax.tree.map(lambda x, z: z + train.beta1 * (x - z), average, z)
+    return params, optimizer_state._replace(z=z, weight_sum=weight_sum), average
+
+
 def frozen(path: str, patterns: tuple[str, ...], adapters: bool) -> bool:
     """Whether the parameter of that path is not trained. With adapters, they and the heads of labels alone are."""
     if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns):
@@ -164,9 +206,9 @@ def freezing(train: Train, adapters: bool) -> Callable[[Any], Any] | None:
 
 def make_optimizer(train: Train, adapters: bool = False, width_ratio: float = 1.0) -> optax.GradientTransformation:
     """Clipping by global norm, then Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019), Adafactor (Shazeer and Stern
-    2018), Lion (Chen et al. 2023) or Muon (Jordan 2024).
+    2018), Lion (Chen et al. 2023), Muon (Jordan 2024) or schedule-free AdamW (Defazio et al. 2024).
 
-    Its updates are to be multiplied by the learning rate and subtracted. What is frozen has no state and no updates.
+    Its updates are what `apply_updates` takes. What is frozen has no state and no updates.
     `width_ratio`: that of the model, which divides the updates of kernels, but not their decay.
     """
     adam = (train.beta1, train.beta2, train.epsilon)
@@ -176,6 +218,7 @@ def make_optimizer(train: Train, adapters: bool = False, width_ratio: float = 1.
         "adamw": lambda: [optax.scale_by_adam(*adam), decay],
         "lion": lambda: [optax.scale_by_lion(train.beta1, train.beta2), decay],
         "muon": lambda: [_muon(train), decay],
+        "schedule_free": lambda: [optax.scale_by_adam(0.0, train.beta2, train.epsilon), decay],
         "adafactor": lambda: [optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()],
     }[train.optimizer]()
     if width_ratio != 1:
@@ -183,10 +226,10 @@ def make_optimizer(train: Train, adapters: bool = False, width_ratio: float = 1.
     if train.clip_norm is not None:
         parts.insert(0, optax.clip_by_global_norm(train.clip_norm))
     rule, mask = optax.chain(*parts), freezing(train, adapters)
-    if mask is None:
-        return rule
+    if mask is not None:
 
-    def labels(params: Any) -> Any:
-        return jax.tree.map(lambda still: "frozen" if still else "trained", mask(params))
+        def labels(params: Any) -> Any:
+            return jax.tree.map(lambda still: "frozen" if still else "trained", mask(params))
 
-    return optax.multi_transform({"trained": rule, "frozen": optax.set_to_zero()}, labels)
+        rule = optax.multi_transform({"trained": rule, "frozen": optax.set_to_zero()}, labels)
+    return _schedule_free(rule) if train.optimizer == "schedule_free" else rule

@@ -15,6 +15,7 @@ from flax import struct
 
 from transformer.config import Train
 from transformer.models.losses import Batch, Loss, Params, over_parts
+from transformer.training.optimizer import apply_updates
 
 Array = jax.Array
 
@@ -28,12 +29,12 @@ class State:
     step: Array
     params: Params
     optimizer_state: optax.OptState
-    average: Params | None  # exponential moving average of the parameters, if one is kept
+    average: Params | None  # average of the parameters, if one is kept: exponential, or schedule-free training's x
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, train: Train) -> State:
     """The state before the first update."""
-    average = jax.tree.map(jnp.copy, params) if train.ema_decay is not None else None
+    average = jax.tree.map(jnp.copy, params) if train.keeps_average else None
     return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
 
@@ -49,9 +50,9 @@ def make_train_step(
     `seed`: if not `train.seed`. `numbers`: what `schedule` wants beside the update. `frozen`: where parameters are not trained.
 
     The batch's rows are cut into `accumulate` micro-batches, one after the other in memory. `optimizer` gives updates that
-    are multiplied by `schedule(state.step, **numbers)` and subtracted. Metrics are the loss's sums over the whole batch,
-    `gradient_norm` (before clipping), `learning_rate`, and `skipped`: 1 where the loss or the norm is not finite; then nothing
-    but the step is changed.
+    `apply_updates` takes with the learning rate `schedule(state.step, **numbers)`. Metrics are the loss's sums over the whole
+    batch, `gradient_norm` (before clipping), `learning_rate`, and `skipped`: 1 where the loss or the norm is not finite; then
+    nothing but the step is changed.
     """
 
     def train_step(
@@ -85,10 +86,7 @@ def make_train_step(
         finite = jnp.isfinite(sums["loss_sum"]) & jnp.isfinite(norm)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
         rate = schedule(state.step, **numbers)
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
-        average = state.average
-        if average is not None and train.ema_decay is not None:
-            average = optax.incremental_update(params, average, 1 - train.ema_decay)
+        params, optimizer_state, average = apply_updates(train, state.params, updates, optimizer_state, state.average, rate)
         new = State(state.step + 1, params, optimizer_state, average)
         old = State(new.step, state.params, state.optimizer_state, state.average)
         kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, old)

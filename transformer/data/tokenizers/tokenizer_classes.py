@@ -73,6 +73,29 @@ def from_merges(entries: Mapping[str, int], lines: Iterable[str]) -> Described:
     return _described({"type": "BPE", "vocab": dict(entries), "merges": merges})
 
 
+def from_bytes(settings: Settings) -> Described:
+    """ByT5's, which has no file of entries (Xue et al. 2022): a byte b is b + 3, behind them stand the extra ids."""
+    entries = {name: number for number, name in enumerate(_T5_TOKENS[role] for role in ("pad_token", "eos_token", "unk_token"))}
+    entries |= {letter: len(entries) + byte for byte, letter in enumerate(byte_letters())}
+    extra = int(settings.get("extra_ids", 125))
+    added = [_added(number, name) for name, number in entries.items() if len(name) > 1]
+    added += [_added(len(entries) + k, f"<extra_id_{k}>") for k in range(extra)]
+    flags = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    return _described({"type": "BPE", "vocab": entries, "merges": []}) | {
+        "added_tokens": added,
+        "pre_tokenizer": flags,
+        "decoder": flags,
+        "post_processor": template([], [_T5_TOKENS["eos_token"]], [], entries),
+    }
+
+
+def byte_letters() -> list[str]:
+    """The letter that stands for each byte (Radford et al. 2019): itself where it can be seen, else one past Latin-1."""
+    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in seen else chr(next(others)) for byte in range(256)]
+
+
 def _described(model: Described) -> Described:
     names = ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
     return {"version": "1.0", **dict.fromkeys(names), "added_tokens": [], "model": model}
@@ -179,11 +202,13 @@ _BUILDERS: dict[str, Callable[[Mapping[str, Any], Settings, Mapping[str, str]], 
     "RobertaTokenizer": _roberta,
     "BartTokenizer": _roberta,
     "T5Tokenizer": _t5,
+    "ByT5Tokenizer": lambda described, settings, defaults: {},
 }
 _MODELS = {"BertTokenizer": "WordPiece", "DistilBertTokenizer": "WordPiece", "GPT2Tokenizer": "BPE"}
-_MODELS |= {"RobertaTokenizer": "BPE", "BartTokenizer": "BPE", "T5Tokenizer": "Unigram"}
+_MODELS |= {"RobertaTokenizer": "BPE", "BartTokenizer": "BPE", "T5Tokenizer": "Unigram", "ByT5Tokenizer": "BPE"}
 _DEFAULTS = {"BertTokenizer": _PIECE_TOKENS, "DistilBertTokenizer": _PIECE_TOKENS, "GPT2Tokenizer": _TEXT_TOKENS}
-_DEFAULTS |= {"RobertaTokenizer": _BYTE_TOKENS, "BartTokenizer": _BYTE_TOKENS, "T5Tokenizer": _T5_TOKENS}
+_DEFAULTS |= {"RobertaTokenizer": _BYTE_TOKENS, "BartTokenizer": _BYTE_TOKENS}
+_DEFAULTS |= dict.fromkeys(("T5Tokenizer", "ByT5Tokenizer"), _T5_TOKENS)
 # By the type of a model, where no file names a class.
 CLASSES = {"bert": "BertTokenizer", "gpt2": "GPT2Tokenizer", "bart": "BartTokenizer", "t5": "T5Tokenizer"}
 CLASSES |= {"distilbert": "DistilBertTokenizer", "electra": "BertTokenizer", "roberta": "RobertaTokenizer"}
