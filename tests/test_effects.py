@@ -37,7 +37,7 @@ from transformer.data.synthetic import algorithms, number_words
 from transformer.errors import UserError
 from transformer.inference import decoding, sampling
 from transformer.modes import scoring, training
-from transformer.probes import head_pruning, init_metrics
+from transformer.probes import head_pruning
 from transformer.settings import assign, fields, override, replace
 from transformer.training import loop, optimizer, step
 from transformer.training.monitor import Monitor
@@ -77,7 +77,7 @@ OTHER: dict[str, Any] = {
     "model.feed_forward.activation": "gelu", "model.attention.norm_epsilon": 1e-3,
     "model.attention.scale_width": 3, "model.attention.logit_cap": 0.5, "model.attention.output_bias": False,
     "model.lora_rank": 2, "model.lora_kernels": ("query",), "train.freeze": ("*kernel",),
-    "model.logits_cap": 0.5, "model.residual": "parallel",
+    "model.logits_cap": 0.5, "model.residual": "parallel", "model.base_width": 7, "model.base_d_k": 7,
     "model.attention_backend": "plain", "model.norm.epsilon": 1e-3, "model.recurrent.attention": "luong_dot",
     "data.tfds_name": "wmt", "data.mixture": ("tasks:1",), "data.number_range": (0, 5000), "data.number_train_range": (0, 900),
     "data.number_test_range": (0, 900), "data.algorithm_train_lengths": (3, 6), "data.algorithm_test_lengths": (7, 8),
@@ -111,6 +111,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     },
     **{f"model.{name}": {"model.norm_order": "pre"} for name in ("residual", "attention_norm")},
     "model.lora_alpha": {"model.lora_rank": 2},
+    **{f"model.{name}": {"model.parametrization": "mup"} for name in ("base_width", "base_d_k")},
     "model.lora_kernels": {"model.lora_rank": 2},
     "model.init_stddev": {"model.initializer": "normal"},
     "model.recurrent.context": {"model.recurrent.attention": "none"},
@@ -155,7 +156,7 @@ ELSEWHERE = {
     "data.tfds_name": "needs a prepared data set: tests/data/test_sources.py",
     "data.workers": "processes that read ahead, batches stay: tests/data/test_pipeline.py",
     "train.init_from": "tests/modes/test_tasks.py", "train.branch_from": "tests/training/test_branch.py",
-    "train.branch_step": "tests/training/test_branch.py",
+    "train.branch_step": "tests/training/test_branch.py", "train.trackers": "tests/training/test_trackers.py",
     "search.source_code": "tests/inference/test_languages.py", "search.target_code": "tests/inference/test_languages.py",
     "evaluate.average": "tests/inference/test_loading.py", "evaluate.checkpoint": "tests/inference/test_loading.py",
     "evaluate.stride": "tests/inference/test_perplexity.py",
@@ -299,7 +300,7 @@ def events(config: Config) -> list[str]:
         loop.alone(loop.train(job, 0, 0, iter([{}] * config.train.steps)))
     with training._nan_checks(config.train.debug_nans):
         told.append(str(jax.config.jax_debug_nans))
-    return [*told, *init_metrics.names(config), str(config.train.init_metrics)]
+    return [*told, *scoring.reported(config), str(config.train.init_metrics)]
 
 
 class Fake:

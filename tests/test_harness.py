@@ -1,0 +1,146 @@
+"""What lm_eval asks of a language model, against its logits; and lm_eval itself, if installed, on a task of local files."""
+
+import dataclasses
+import functools
+import json
+
+import drawn
+import jax
+import numpy as np
+import pytest
+
+from transformer import harness, settings
+from transformer.api import TrainedModel
+from transformer.config import Config, Data, Model, Objective, Search
+from transformer.data.tokenizers.vocabulary import Characters
+from transformer.errors import UserError
+from transformer.inference import loading
+
+LETTERS = Characters("abcdefgh ?.")
+
+
+@functools.cache
+def loaded(kind: str = "causal_lm"):
+    config = Config(
+        family="decoder_only" if kind == "causal_lm" else "encoder_decoder",  # type: ignore[arg-type]
+        objective=Objective(kind=kind),  # type: ignore[arg-type]
+        model=Model(num_encoder_layers=1, num_decoder_layers=2, d_model=16, d_ff=16, num_heads=2, dropout_rate=0.0),
+        data=Data(vocabulary="characters", max_source_length=20, max_target_length=20),
+        search=Search(batch_size=2),
+    )
+    return drawn.loaded(config, dict.fromkeys(("text",) if kind == "causal_lm" else ("source", "target"), LETTERS), 0.4)
+
+
+def read(more):
+    found = loaded()
+    return dataclasses.replace(found, config=settings.override(found.config, more))
+
+
+def scorer(**options):
+    return harness.Scorer(read, **options)
+
+
+def by_hand(context: str, continuation: str) -> tuple[float, bool]:
+    """From the logits of the model itself, with a start token before the text."""
+    [logits] = TrainedModel(loaded()).logits([context + continuation])
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    ids, first = LETTERS.encode(context + continuation), len(LETTERS.encode(context))
+    places = range(first, len(ids))
+    return sum(float(log_p[n, ids[n]]) for n in places), all(int(log_p[n].argmax()) == ids[n] for n in places)
+
+
+def test_likelihoods_are_those_of_the_logits():
+    """Of several lengths in batches of two, one of them not full, in the order they were asked for."""
+    pairs = [("abc", "def"), ("a", "b"), ("", "cab"), ("hgf ed", " c?"), ("bb", "a")]
+    found = scorer(batch_size=2).loglikelihood(pairs)
+    for pair, (value, greedy) in zip(pairs, found, strict=True):
+        assert value == pytest.approx(by_hand(*pair)[0], rel=1e-4)
+        assert greedy == by_hand(*pair)[1]
+
+
+def test_blanks_belong_to_the_continuation():
+    assert scorer().tokens("ab ", "c") == (LETTERS.encode("ab"), LETTERS.encode(" c"))
+
+
+def test_of_a_long_text_the_end_is_read():
+    """The window has 20 tokens: what is before them changes nothing."""
+    one, other = scorer().loglikelihood([("a" * 30, "bcd"), ("h" * 10 + "a" * 20, "bcd")])
+    assert one == other
+    with pytest.raises(UserError, match="continuation"):
+        scorer().loglikelihood([("a", "b" * 21)])
+
+
+def test_greedy_continuations_end_where_they_are_asked_to():
+    made = scorer()
+    whole = made.generate("ab", [], 6, 0.0)
+    assert len(whole) <= 6 and made.generate("ab", [], 6, 0.0) == whole
+    assert made.loglikelihood([("ab", whole)])[0][1]
+    assert made.generate("ab", [whole[2:4], whole[1:4]], 6, 0.0) == whole[: min(whole.find(whole[2:4]), whole.find(whole[1:4]))]
+
+
+def test_another_kind_of_model_is_refused():
+    with pytest.raises(UserError, match=r"config\.objective\.kind is translate"):
+        harness.Scorer(lambda more: loaded("translate"))
+
+
+def test_without_lm_eval_it_is_a_line(monkeypatch, capsys):
+    monkeypatch.setattr(harness.importlib, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
+    with pytest.raises(SystemExit) as ended:
+        harness.main()
+    assert ended.value.code == 2 and "lm_eval: not installed" in capsys.readouterr().err
+
+
+TASKS = {
+    "choice": """
+output_type: multiple_choice
+doc_to_text: "{{text}}"
+doc_to_choice: ["a", "b"]
+doc_to_target: "{{label}}"
+metric_list: [{metric: acc}]
+""",
+    "rolling": """
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{text}}"
+metric_list: [{metric: bits_per_byte}]
+""",
+    "written": """
+output_type: generate_until
+doc_to_text: "{{text}}"
+doc_to_target: "{{label}}"
+generation_kwargs: {until: ["?"], max_gen_toks: 5}
+metric_list: [{metric: exact_match}]
+""",
+}
+
+
+@pytest.mark.slow
+def test_lm_eval_scores_a_task_of_local_files(tmp_path, monkeypatch):
+    """Each kind of request; accuracy and bits per byte are those of the logits."""
+    lm_eval = pytest.importorskip("lm_eval")
+    from lm_eval.tasks import TaskManager
+
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    texts = ["abc ", "ffg", "h? a"]
+    lines = [json.dumps({"text": text, "label": n % 2}) for n, text in enumerate(texts)]
+    (tmp_path / "data.jsonl").write_text("\n".join(lines) + "\n")
+    for name, text in TASKS.items():
+        head = f"task: ours_{name}\ndataset_path: json\ntest_split: test\ntarget_delimiter: ''\n"
+        files = f"dataset_kwargs: {{data_files: {{test: {tmp_path}/data.jsonl}}}}\n"
+        (tmp_path / f"{name}.yaml").write_text(head + files + text.lstrip())
+    monkeypatch.setattr(loading, "read", lambda workdir, more: read(more))
+    harness.register()
+    found = lm_eval.simple_evaluate(
+        model="workdir",
+        model_args={"workdir": "anywhere"},
+        tasks=[f"ours_{name}" for name in TASKS],
+        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+        bootstrap_iters=0,
+    )["results"]
+    right = [by_hand(text.rstrip(), text[len(text.rstrip()) :] + "ab"[n % 2])[0] for n, text in enumerate(texts)]
+    wrong = [by_hand(text.rstrip(), text[len(text.rstrip()) :] + "ba"[n % 2])[0] for n, text in enumerate(texts)]
+    assert found["ours_choice"]["acc,none"] == pytest.approx(np.mean([a > b for a, b in zip(right, wrong, strict=True)]))
+    bits = -sum(by_hand("", text)[0] for text in texts) / np.log(2) / sum(map(len, texts))
+    assert found["ours_rolling"]["bits_per_byte,none"] == pytest.approx(bits, rel=1e-4)
+    assert 0 <= found["ours_written"]["exact_match,none"] <= 1

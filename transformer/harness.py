@@ -1,0 +1,163 @@
+"""A workdir's language model in EleutherAI's lm_eval, which must be installed (the extra `eval`).
+
+    python -m transformer.harness run --model workdir --model_args workdir=runs/NAME --tasks NAME --include_path FOLDER
+
+Everything behind the module's name is lm_eval's own command line. `model_args` takes settings, too: `search.top_k=20`.
+Letters: B rows, T tokens, V vocabulary.
+"""
+
+import functools
+import importlib
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer.errors import UserError, say
+from transformer.inference import loading, perplexity, predict
+from transformer.inference.generate import Generator
+from transformer.inference.loading import Loaded, pad, round_length
+
+NAME = "workdir"  # what --model calls it
+NEW_TOKENS = 256  # limit of a continuation, where a task names none, as lm_eval's other models have it
+
+
+class Scorer:
+    """What lm_eval asks of a model, for a language model.
+
+    `read(settings)` gives the model with other settings of its search. UserError: it is another kind of model.
+    """
+
+    def __init__(self, read: Callable[[Mapping[str, str]], Loaded], batch_size: int = 16) -> None:
+        self._read, self._rows = read, batch_size
+        self._load = functools.cache(self._make)
+        self._model = self._load()
+        self._score = jax.jit(self._scores)
+
+    def _make(self, *settings: tuple[str, str]) -> Generator:
+        loaded = self._read(dict(settings))
+        found = predict.make(loaded)
+        if not isinstance(found, Generator):
+            kind = loaded.config.objective.kind
+            raise UserError(f"config.objective.kind is {kind}: lm_eval asks language models; choose a workdir of causal_lm")
+        return found
+
+    def _scores(self, params: Any, inputs_BxT: Any, targets_BxT: Any) -> tuple[jax.Array, jax.Array]:
+        """The log probability of each target, and whether it is the most probable token, BxT."""
+        logits_BxTxV: Any = self._model.model.apply({"params": params}, {"inputs": inputs_BxT})
+        found_BxT = jnp.take_along_axis(jax.nn.log_softmax(logits_BxTxV), targets_BxT[..., None], axis=-1)[..., 0]
+        return found_BxT, jnp.argmax(logits_BxTxV, axis=-1) == targets_BxT
+
+    def tokens(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Tokens of both, cut apart where the tokens of the context alone end. Blanks at the end of the context belong to the
+        continuation, as lm_eval has it."""
+        blanks = len(context) - len(context.rstrip())
+        if blanks:
+            context, continuation = context[:-blanks], context[-blanks:] + continuation
+        encode = self._model.vocabulary.encode
+        whole, first = encode(context + continuation), encode(context)
+        return whole[: len(first)], whole[len(first) :]
+
+    def loglikelihood(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[float, bool]]:
+        """For each context and continuation the log probability of the continuation, and whether greedy decoding gives it.
+
+        Of a text that is longer than the model's window the end is read. UserError: a continuation alone is longer.
+        """
+        start, window, rows = self._model.data_info.start, self._model.window, []
+        for context, continuation in pairs:
+            given, wanted = self.tokens(context, continuation)
+            if len(wanted) > window:
+                raise UserError(f"a continuation has {len(wanted):,} tokens, and the model sees {window:,}; use shorter ones")
+            ids = [start, *given, *wanted]
+            rows.append((ids[:-1][-window:], ids[1:][-window:], len(wanted)))
+        result: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
+        order = sorted(range(len(rows)), key=lambda number: len(rows[number][0]))  # rows of one length make little padding
+        for begin in range(0, len(order), self._rows):
+            numbers = order[begin : begin + self._rows]
+            length = min(round_length(max(len(rows[number][0]) for number in numbers)), window)
+            padded = [*(rows[number] for number in numbers), *[([start], [start], 0)] * (self._rows - len(numbers))]
+            inputs_BxT, targets_BxT = (pad([row[side] for row in padded], length)[0] for side in (0, 1))
+            found_BxT, likeliest_BxT = map(np.asarray, self._score(self._model.params, inputs_BxT, targets_BxT))
+            for row, number in enumerate(numbers):
+                ids, _, count = rows[number]
+                part = slice(len(ids) - count, len(ids))
+                result[number] = math.fsum(found_BxT[row, part]), bool(likeliest_BxT[row, part].all())
+        return result
+
+    def rolling(self, texts: Sequence[str]) -> list[float]:
+        """The log probability of each whole text, by windows that do not overlap."""
+        model = self._model
+        score, encoded = functools.partial(model._nll, model.params), [model.vocabulary.encode(text) for text in texts]
+        nll = perplexity.token_nll(score, encoded, model.data_info.start, model.window, model.window, self._rows)
+        return [-math.fsum(each) for each in nll]
+
+    def generate(self, prompt: str, until: Sequence[str], new_tokens: int, temperature: float) -> str:
+        """A continuation, without the first of the texts `until` that it meets and what follows; greedy at temperature 0.
+
+        The beginning of a prompt is left out that leaves no room for the new tokens.
+        """
+        model = self._load(("search.temperature", str(temperature)), ("search.max_new_tokens", str(new_tokens)))
+        room = max(model.window - new_tokens - 1, 1)
+        ids = model.vocabulary.encode(prompt)
+        text = model.generate(prompt if len(ids) <= room else model.vocabulary.decode(ids[-room:]))[0]
+        ends = [at for each in until if each and (at := text.find(each)) >= 0]
+        return text[: min(ends, default=len(text))]
+
+
+def _requests(requests: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    return (request.args for request in requests)
+
+
+def register() -> None:
+    """Makes the model known to lm_eval, as `workdir`. UserError: lm_eval is not installed."""
+    try:
+        models, registry = (importlib.import_module(f"lm_eval.api.{name}") for name in ("model", "registry"))
+    except ImportError as error:
+        raise UserError(f'lm_eval: not installed ({error}); pip install -e ".[eval]"') from error
+
+    @registry.register_model(NAME)
+    class WorkdirModel(models.LM):
+        def __init__(self, workdir: str, batch_size: int | str = 16, **settings: Any) -> None:
+            super().__init__()
+            size = 16 if batch_size in ("auto", None) else int(batch_size)
+            known = {name: str(value) for name, value in settings.items() if "." in name}  # lm_eval adds a device and others
+            self._scorer = Scorer(lambda more: loading.read(workdir, {**known, **more}), size)
+
+        def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+            return self._scorer.loglikelihood(_requests(requests))
+
+        def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
+            return self._scorer.rolling([text for (text,) in _requests(requests)])
+
+        def generate_until(self, requests: Sequence[Any]) -> list[str]:
+            result = []
+            for prompt, options in _requests(requests):
+                until = options.get("until") or []
+                sampled = options.get("do_sample", False)
+                result.append(
+                    self._scorer.generate(
+                        prompt,
+                        [until] if isinstance(until, str) else until,
+                        int(options.get("max_gen_toks", NEW_TOKENS)),
+                        float(options.get("temperature", 1.0)) if sampled else 0.0,
+                    )
+                )
+            return result
+
+
+def main() -> None:
+    """lm_eval's own command line, with the model of a workdir."""
+    try:
+        register()
+    except UserError as error:
+        say(f"transformer.harness: {error}")
+        sys.exit(2)
+    importlib.import_module("lm_eval.__main__").cli_evaluate()
+
+
+if __name__ == "__main__":
+    main()
