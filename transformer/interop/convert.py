@@ -4,9 +4,10 @@ What is read is float32, whatever it is stored as; what is written is what is th
 """
 
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from transformer.components.positions import Sinusoidal
 from transformer.config import Config, DataInfo
 from transformer.errors import UserError
 from transformer.interop.names import Names, Place
+from transformer.interop.tensors import Stored
 
 Tensors = Mapping[str, np.ndarray]
 SHOWN = 3  # names in a message
@@ -53,7 +55,7 @@ class Found:
 
 def places(names: Names, config: Config, tree: Any) -> Iterator[Found]:
     """Every parameter of the tree. UserError: theirs have no such parameter."""
-    leaves = {"/".join(key.key for key in keys): leaf.shape for keys, leaf in jax.tree.flatten_with_path(tree)[0]}
+    leaves = {path: leaf.shape for path, leaf in _by_path(tree)}
     for path, shape in leaves.items():
         plain, layers, single = _layers(path, shape, config)
         try:
@@ -88,36 +90,73 @@ def _layers(path: str, shape: tuple[int, ...], config: Config) -> tuple[str, Seq
     return plain, range(int(place or 0), int(place or 0) + shape[0] * period, period), False
 
 
-def normalise(names: Names, tensors: Tensors) -> dict[str, np.ndarray]:
+def normalise(names: Names, tensors: Stored) -> Stored:
     """The tensors by the names that the table uses."""
     bare = not any(name.startswith(names.prefix) for name in tensors)
-    return {names.normal(name, bare): tensor for name, tensor in tensors.items()}
+    return tensors.renamed(lambda name: names.normal(name, bare))
 
 
-def to_params(names: Names, config: Config, data_info: DataInfo, tensors: Tensors, where: str) -> Any:
-    """The parameters that the model needs, from normalised tensors. UserError: one lacks, does not fit, or has no place."""
+def to_params(
+    names: Names, config: Config, data_info: DataInfo, tensors: Tensors, where: str, place: Callable[[Any], Any] | None = None
+) -> Any:
+    """The parameters that the model needs, from normalised tensors. UserError: one lacks, does not fit, or has no place.
+
+    `place`: the tree of shapes -> that of shardings. Then each device is given its part of a parameter, and one tensor at a
+    time is in memory; else parameters are whole, on the default device.
+    """
     tree, made, used = shapes(config, data_info), {}, set()
+    shardings = None if place is None else dict(_by_path(place(tree)))
     for found in places(names, config, tree):
-        parts = []
+        known: list[str | None] = []
         for wanted in found.tensors():
             name = _find(names, tensors, wanted, found.place)
-            if name is not None:
-                used.add(name)
-                parts.append(_to_ours(tensors[name], found, where, name))
-            elif found.place.optional:
-                parts.append(np.zeros(found.shape, np.float32))
-            else:
+            if name is None and not found.place.optional:
                 raise UserError(f"{where}: it has no tensor {wanted} ({found.path})")
-        parts = parts or [np.zeros(found.shape, np.float32)]
-        made[found.path] = parts[0] if found.layers is None or found.single else np.stack(parts)
+            known.append(name)
+        used |= {name for name in known if name is not None}
+        part = functools.partial(_part, tensors, found, known or [None], where)
+        stacked = found.layers is not None and not found.single
+        shape = (len(known), *found.shape) if stacked else found.shape
+        if shardings is None:
+            made[found.path] = jnp.asarray(part((slice(None),) * len(shape)))
+        else:
+            made[found.path] = _placed(shape, shardings[found.path], part)
     _check_others(names, tensors, used, where)
-    return jax.tree.map_with_path(lambda keys, _: jnp.asarray(made["/".join(key.key for key in keys)]), tree)
+    return jax.tree.map_with_path(lambda keys, _: made["/".join(key.key for key in keys)], tree)
+
+
+def _placed(shape: tuple[int, ...], sharding: jax.sharding.Sharding, part: Callable[[Any], np.ndarray]) -> jax.Array:
+    """An array of parts, one device after another: what is read for one is given up before more is read."""
+    indices = sharding.addressable_devices_indices_map(shape)
+    pieces = [jax.block_until_ready(jax.device_put(part(index), device)) for device, index in indices.items()]
+    return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
+
+
+def _part(tensors: Tensors, found: Found, names: Sequence[str | None], where: str, index: tuple[slice, ...]) -> np.ndarray:
+    """A part of a parameter of ours, from the tensors of its layers; where there is none it is zeros."""
+
+    def of(name: str | None, index: tuple[slice, ...]) -> np.ndarray:
+        return (np.zeros(found.shape, np.float32) if name is None else _to_ours(tensors[name], found, where, name))[index]
+
+    if found.layers is None or found.single:
+        return of(names[0], index)
+    chosen = names[index[0]]
+    first = of(chosen[0], index[1:])
+    result = np.empty((len(chosen), *first.shape), np.float32)
+    for row, name in enumerate(chosen):  # one by one: a part that is kept keeps all of its tensor
+        result[row] = first if row == 0 else of(name, index[1:])
+    return result
+
+
+def _by_path(tree: Any) -> Iterator[tuple[str, Any]]:
+    for keys, leaf in jax.tree.flatten_with_path(tree)[0]:
+        yield "/".join(key.key for key in keys), leaf
 
 
 def to_tensors(names: Names, config: Config, params: Any) -> dict[str, np.ndarray]:
     """Every tensor of theirs, by name. UserError: theirs have no such parameter."""
     params = jax.tree.map(np.asarray, params)
-    values = {"/".join(key.key for key in keys): leaf for keys, leaf in jax.tree.flatten_with_path(params)[0]}
+    values = dict(_by_path(params))
     pieces: dict[str, dict[int, tuple[Found, np.ndarray]]] = {}
     for found in places(names, config, params):
         value = values[found.path]

@@ -4,9 +4,11 @@ BERT, GPT-2, T5 (1.0 and 1.1), BART, Marian. Names of parameters are names.py, s
 Neither PyTorch nor Transformers is needed.
 """
 
+import collections
 import dataclasses
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +40,26 @@ class Imported:
     vocabularies: dict[str, Vocabulary]
 
 
-def read(folder: str | Path) -> Imported:
+Placing = Callable[[Config, Any], Any]  # settings and the tree of a model's shapes -> the tree of shardings
+
+
+def read(folder: str | Path, place: Placing | None = None) -> Imported:
     """The model and the tokenizer of a folder with `config.json` and safetensors.
 
+    `place`: then parameters are read piece by piece onto the devices, and the host never has all of them.
     UserError, one line: what is missing, damaged or unsupported; fields of `config.json` by name.
     """
     folder = Path(folder)
     model_type, raw, generation = _read_fields(folder)
     rows = raw.get("vocab_size") or next(f.default for f in FORMATS[model_type].fields if f.theirs == "vocab_size")
     made, found = vocabularies.read(folder, model_type, rows)
-    return _read_model(folder, model_type, raw, generation, made, found)
+    return _read_model(folder, model_type, raw, generation, made, found, place)
 
 
-def read_model(folder: str | Path) -> Imported:
+def read_model(folder: str | Path, place: Placing | None = None) -> Imported:
     """`read` without the tokenizer: every entry of a table counts as one of the vocabulary."""
     folder = Path(folder)
-    return _read_model(folder, *_read_fields(folder), {}, {})
+    return _read_model(folder, *_read_fields(folder), {}, {}, place)
 
 
 def write(folder: str | Path, config: Config, data_info: DataInfo, params: Any, vocabs: Mapping[str, Vocabulary]) -> None:
@@ -119,10 +125,11 @@ def _read_model(
     generation: dict[str, Any] | None,
     made: dict[str, Vocabulary],
     found: Mapping[str, Any],
+    place: Placing | None = None,
 ) -> Imported:
     form, names, where = FORMATS[name], NAMES[name], str(folder / "config.json")
     architecture = _architecture(raw) or next(iter(form.architectures))
-    arrays = convert.normalise(names, tensors.read(folder))
+    arrays: convert.Tensors = convert.normalise(names, tensors.read(folder))
     values = configs.to_settings(form, _completed(name, raw, arrays), generation, where, str(folder / "generation_config.json"))
     values |= {"family": form.family, "objective.kind": form.architectures[architecture]}
     values["objective.next_sentence"] = (
@@ -131,12 +138,14 @@ def _read_model(
         and "bert.pooler.dense.weight" in arrays
     )
     if values["objective.kind"] == "embed":
-        arrays |= {name: array for name, array in _pooler(names, values["model.d_model"]).items() if name not in arrays}
+        missing = {name: array for name, array in _pooler(names, values["model.d_model"]).items() if name not in arrays}
+        arrays = collections.ChainMap(missing, arrays)  # type: ignore[arg-type]
         values |= sentences.read(folder)
     data_info = _make_data_info(values, {**found, "model_type": name}, _labels(architecture, raw, where, form.labels), folder)
     config = _make_config(values, made, vocabularies.longest(folder) if made else None)
     families.check_vocabularies(config, made, where)
-    return Imported(config, data_info, convert.to_params(names, config, data_info, arrays, str(folder)), made)
+    shardings = None if place is None else functools.partial(place, config)
+    return Imported(config, data_info, convert.to_params(names, config, data_info, arrays, str(folder), shardings), made)
 
 
 def _pooler(names: Names, width: int) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """Tensors of a folder by name, from `model.safetensors` or its shards, and into them. What the names mean is names.py."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,36 @@ SHARD_BYTES = 5_000_000_000  # of a file, where a model is larger
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
-def read(folder: Path) -> dict[str, np.ndarray]:
-    """Every tensor of the folder, as it is stored. UserError: there are none, they are not safetensors, or damaged."""
+class Stored(Mapping[str, np.ndarray]):
+    """The tensors of files by name, as they are stored; each is read when it is asked for, and none is kept."""
+
+    def __init__(self, places: Mapping[str, tuple[Any, str]]):
+        self._places = places  # by name the open file, and the name there
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        file, stored = self._places[name]
+        return file.get_tensor(stored)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def renamed(self, name_of: Callable[[str], str]) -> "Stored":
+        """The same tensors by other names."""
+        return Stored({name_of(name): place for name, place in self._places.items()})
+
+
+def read(folder: Path) -> Stored:
+    """Every tensor of the folder. UserError: there are none, they are not safetensors, or damaged."""
     if (folder / INDEX).is_file():
-        return _read_shards(folder)
+        return Stored(_shards(folder))
     if (folder / FILE).is_file():
-        return _read_file(folder / FILE)
+        return Stored(_places(folder / FILE))
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise UserError(
@@ -60,9 +84,13 @@ def write(folder: Path, tensors: Mapping[str, np.ndarray], shard_bytes: int = SH
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_file(path: Path) -> dict[str, np.ndarray]:
+def _places(path: Path) -> dict[str, tuple[Any, str]]:
     try:
-        return safetensors.numpy.load_file(path)
+        file = safetensors.safe_open(path, "numpy")
+        types = {file.get_slice(name).get_dtype(): name for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+        for name in types.values():
+            file.get_slice(name)[:0]  # a type that NumPy has not is told before anything is read
+        return {name: (file, name) for name in file.keys()}  # noqa: SIM118
     except AttributeError as error:  # NumPy has no such type
         raise UserError(
             f"{path}: it has numbers of a type that is not read here ({error}); wants float32 or half of it"
@@ -71,17 +99,17 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: damaged, or no safetensors file ({error}); fetch it again") from error
 
 
-def _read_shards(folder: Path) -> dict[str, np.ndarray]:
+def _shards(folder: Path) -> dict[str, tuple[Any, str]]:
     path = folder / INDEX
     places: Any = read_json(path).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise UserError(f"{path}: it has no weight_map of names to files; fetch it again")
-    result: dict[str, np.ndarray] = {}
+    result: dict[str, tuple[Any, str]] = {}
     held = {path.name for path in folder.iterdir() if path.is_file()}  # so no name leads out of the folder
     for name in sorted(set(places.values())):
         if name not in held:
             raise UserError(f"{path}: it names the file {name}, which is not in the folder; fetch it")
-        result |= _read_file(folder / name)
+        result |= _places(folder / name)
     if lacking := [tensor for tensor in places if tensor not in result]:
         raise UserError(f"{path}: its files have no tensor {lacking[0]}; fetch them again")
     return result

@@ -10,9 +10,11 @@ from transformer.files import new_folder
 from transformer.inference import loading
 from transformer.inference.special import with_codes
 from transformer.interop import huggingface
+from transformer.models import axes
 from transformer.runtime import lock
 from transformer.runtime import workdir as workdirs
 from transformer.runtime.checkpoints import Checkpoints
+from transformer.runtime.devices import Runtime
 from transformer.validation import validate
 
 
@@ -23,7 +25,7 @@ def import_weights(path: Path, overrides: Mapping[str, str], source: str | None)
     with lock.only_run(path):
         if any(file.name != lock.NAME for file in path.iterdir()):
             raise UserError(f"--workdir={path}: it is there already and not empty; choose another")
-        found = huggingface.read(source)
+        found = huggingface.read(source, _placing(overrides))
         config, notices = effects.settle(settings.override(found.config, overrides), overrides, lambda: found.config)
         _check_kept(found.config, validate(config))
         for notice in notices:
@@ -38,6 +40,14 @@ def import_weights(path: Path, overrides: Mapping[str, str], source: str | None)
         checkpoints.close()
         workdir.append_record(workdirs.run_record({"imported": str(source)}))
         say(f"{source}: config.family {config.family}, config.objective.kind {config.objective.kind}, imported to {path}")
+
+
+def _placing(overrides: Mapping[str, str]) -> huggingface.Placing | None:
+    """How parameters are divided over the devices of a mesh; None: there is none."""
+    parallel = settings.override(Config(), {n: text for n, text in overrides.items() if n.startswith("parallel.")}).parallel
+    if Runtime(parallel).mesh is None:
+        return None
+    return lambda config, shapes: Runtime(parallel, axes=axes.of_model(config.model)).shardings(shapes)
 
 
 def _check_kept(found: Config, config: Config) -> None:

@@ -103,12 +103,12 @@ class Runtime:
         """The result of `init`, placed where the steps need it; on a mesh no device ever holds all of it."""
         if self.mesh is None:
             return self.place_state(init())
-        return jax.jit(init, out_shardings=self._shardings(jax.eval_shape(init)))()
+        return jax.jit(init, out_shardings=self.shardings(jax.eval_shape(init)))()
 
     def place_state(self, state: Any) -> Any:
         """Moves a state from the host or one device to where the steps need it."""
         if self.mesh is not None:
-            return jax.tree.map(self._cut, state, self._shardings(state))
+            return jax.tree.map(self._cut, state, self.shardings(state))
         if self.mode == "jit":
             return jax.device_put(state, self.devices[0])
         each = NamedSharding(jax.sharding.Mesh(np.asarray(self.devices), (AXIS,)), PartitionSpec(AXIS))
@@ -164,7 +164,7 @@ class Runtime:
             compiled: Any = self.compile_train(train_step) if self.mode == "pmap" else jax.jit(train_step, donate_argnums=0)
             return compiled.lower(state, batch).compile().memory_analysis()
         rows = NamedSharding(self.mesh, PartitionSpec(sharding.ROWS))
-        state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, self._shardings(state))
+        state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, self.shardings(state))
         shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in batch.items()}
         with jax.set_mesh(self.mesh):
             return self._mesh_train(train_step).lower(state, shapes).compile().memory_analysis()
@@ -176,7 +176,7 @@ class Runtime:
         def step(state: Any, batch: Any) -> tuple[Any, Any]:
             state, metrics = train_step(state, batch)
             return jax.lax.with_sharding_constraint(
-                (state, metrics), (self._shardings(state), jax.tree.map(lambda _: whole, metrics))
+                (state, metrics), (self.shardings(state), jax.tree.map(lambda _: whole, metrics))
             )
 
         return jax.jit(step, donate_argnums=0)
@@ -227,7 +227,8 @@ class Runtime:
 
         return call
 
-    def _shardings(self, state: Any) -> Any:
+    def shardings(self, state: Any) -> Any:
+        """Of a mesh: where each leaf of a tree of arrays or shapes lies."""
         assert self.mesh is not None
         specs = sharding.specs(state, self.layout.sizes, self.axes)
         return jax.tree.map(partial(NamedSharding, self.mesh), specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
