@@ -10,7 +10,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def eight(file: str) -> Any:
+def eight(file: str, *arguments: str) -> Any:
     """What the program `file` prints, which is JSON."""
     settings = {
         "JAX_PLATFORMS": "cpu",
@@ -18,7 +18,7 @@ def eight(file: str) -> Any:
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
     }
-    done = subprocess.run([sys.executable, file], env=os.environ | settings, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, file, *arguments], env=os.environ | settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     # What XLA says where it copies an array to every device for want of a way from one layout to the next.
     assert "Involuntary full rematerialization" not in done.stderr, done.stderr[:3000]

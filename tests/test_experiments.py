@@ -85,9 +85,21 @@ def test_there_are_some(tmp_path):
     assert {config.objective.kind for config in every} >= jobs
 
 
-# Two are run every time, the others with the slow tests; tests/modes/test_tasks.py trains each family.
+# Two are run every time, one of each kind of data and job with the slow tests; tests/modes/test_tasks.py trains each family.
 ALWAYS = ("number_words", "bert_list_ops")
-MARKED = [pytest.param(path, id=path.stem, marks=() if path.stem in ALWAYS else pytest.mark.slow) for path in FILES]
+ONE_OF_A_KIND = (
+    "multi30k",
+    "shakespeare",
+    "rnn_luong",
+    "bert_pretrain",
+    "bert_stories",
+    "bert_entities",
+    "bart_pretrain",
+    "t5_pretrain",
+)
+ONE_OF_A_KIND += ("gpt_number_words", "parallel_text", "wmt14_big")
+MARKS = dict.fromkeys(ALWAYS, ()) | dict.fromkeys(ONE_OF_A_KIND, pytest.mark.slow)
+MARKED = [pytest.param(path, id=path.stem, marks=MARKS.get(path.stem, pytest.mark.thorough)) for path in FILES]
 
 
 @pytest.mark.parametrize("path", MARKED)

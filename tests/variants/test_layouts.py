@@ -5,6 +5,7 @@ This file is the program of the process that has the devices. The properties are
 
 import functools
 import json
+import sys
 from pathlib import Path
 
 import every_variant
@@ -46,16 +47,27 @@ def measured(name: str, setting: str) -> dict[str, float | str]:
     }
 
 
+# One of each kind of change: projections, normalisation, mixing, caches, and positions with parameters of their own.
+SAMPLE = ("talking_heads.py", "latent.py", "linear.py", "forgetting.py", "fire.py", "differential.py")
+MARKED = [
+    pytest.param(
+        name,
+        id=Path(name).name,
+        marks=pytest.mark.slow if Path(name).name.split(":")[0] in SAMPLE else pytest.mark.thorough,
+    )
+    for name in NAMES
+]
+
+
 @functools.cache
-def found() -> dict[str, dict[str, float | str]]:
-    return simulated.eight(__file__)
+def found(sample: bool = True) -> dict[str, dict[str, float | str]]:
+    return simulated.eight(__file__, *(["sample"] if sample else []))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES, ids=lambda name: Path(name).name)
+@pytest.mark.parametrize("name", MARKED)
 def test_every_layout_computes_the_same(name):
     bounds = {each.measure.__name__: each.bound for each in table.PROPERTIES}
-    errors = found()[name]
+    errors = found(Path(name).name.split(":")[0] in SAMPLE)[name]
     assert all(isinstance(error, float) and error <= bounds[each] for each, error in errors.items()), errors
 
 
@@ -65,4 +77,8 @@ def test_what_depends_on_a_device_s_share_of_the_batch_is_found():
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: measured(name, setting) for name, setting in (NAMES | {BROKEN: "attention"}).items()}))
+    inside = {
+        name: setting for name, setting in NAMES.items() if (Path(name).name.split(":")[0] in SAMPLE) == (sys.argv[1:] != [])
+    }
+    chosen = inside | ({BROKEN: "attention"} if sys.argv[1:] else {})
+    print(json.dumps({name: measured(name, setting) for name, setting in chosen.items()}))
