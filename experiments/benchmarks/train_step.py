@@ -3,8 +3,8 @@
     python -m experiments.benchmarks.train_step
 
 Batch 64, source 32, target 32, d_model 256, 4 heads, 3+3 layers, d_ff 1024, vocabulary 8,000, dropout 0.1, smoothing 0.1, Adam,
-fp32, tied embeddings. Where dropout's bits come from: ours `dropout_generator` (the default, a hash), torch's its own
-(a Mersenne twister on a CPU).
+fp32 and bf16 (torch: autocast), tied embeddings. Where dropout's bits come from: ours `dropout_generator` (the default, a
+hash), torch's its own (a Mersenne twister on a CPU).
 """
 
 import dataclasses
@@ -68,15 +68,16 @@ def updates(config: Config, train_step: Any, init: Callable[[], Any], batch: Any
     return turn
 
 
-def torch(compiled: bool) -> Callable[[], None]:
-    """Its updates without padding."""
+def torch(compiled: bool, half: bool = False) -> Callable[[], None]:
+    """Its updates without padding; `half`: under autocast, in bf16."""
     model, optimizer, loss_of = torch_parts(CONFIG, V, max(S, T))
     import torch  # pyright: ignore[reportMissingImports]
 
     source, inputs, targets = (torch.randint(3, V, (B, length)) for length in (S, T, T))
 
     def loss() -> Any:
-        return loss_of(model(source, inputs), targets)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            return loss_of(model(source, inputs), targets)
 
     run = torch.compile(loss) if compiled else loss
 
@@ -141,12 +142,17 @@ def main() -> None:
 
     found = costs.count(CONFIG, DATA_INFO, [S, T])
     work = {"target tokens/s": B * T, "FLOP/s": found.training_flops * B * T}
-    looped = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, unroll=1))
+    looped, half = (
+        dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, **changes))
+        for changes in ({"unroll": 1}, {"dtype": "bfloat16"})
+    )
     contenders = {
         "ours, unroll=3": Contender(ours, (CONFIG,), work),
         "ours, unroll=1": Contender(ours, (looped,), work),
+        "ours, bf16": Contender(ours, (half,), work),
         "torch.nn.Transformer": Contender(torch, (False,), work),
         "torch.nn.Transformer, compiled": Contender(torch, (True,), work),
+        "torch.nn.Transformer, bf16": Contender(torch, (False, True), work),
         race.PEAK: Contender(race.peak, (), {"FLOP/s": race.PEAK_FLOPS}),
     }
     times = race.take_turns(contenders, asked.rounds, 2, asked.threads)
