@@ -42,7 +42,7 @@ MODEL = Model(
 
 def config(beams: int) -> Config:
     """The search's form of length penalty is the one that all three have."""
-    search = SearchSettings(beam_size=beams, length_penalty=1.0, penalty_form="power", batch_size=B)
+    search = SearchSettings(beam_size=beams, length_penalty=1.0, penalty_form="power", batch_size=B, max_extra=L - S)
     return Config(model=MODEL, data=Data(batching="bucketed"), search=search)
 
 
@@ -99,7 +99,7 @@ def ours(folder: str, beams: int) -> Callable[[], int]:
     search = Search(families.FAMILIES["encoder_decoder"].model(asked, DATA_INFO), asked, DATA_INFO)
 
     def turn() -> int:
-        found = sorted(search(params, ids, [L] * B, scored=False), key=lambda each: each[0])
+        found = sorted(search(params, ids, scored=False), key=lambda each: each[0])
         return digest([list(each.tokens_BxNxL[0, :L]) for _, each in found])
 
     return turn
