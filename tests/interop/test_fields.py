@@ -378,3 +378,12 @@ def test_a_setting_that_they_have_not_is_named_when_writing(name, changes, named
     with pytest.raises(UserError) as error:
         configs.choose(config, DataInfo(9, 9, 9, 9))
     assert named in str(error.value) and "\n" not in str(error.value)
+
+
+def test_sinusoids_without_a_limit_are_written_as_a_table_that_is_large_enough():
+    """Transformers reads no folder whose number of positions is null."""
+    config = settings.assign(
+        config_of(read("marian", SMALL["marian"])),
+        {"model.positions.size": None, "data.max_source_length": 40, "search.max_extra": 30, "search.max_length": None},
+    )
+    assert configs.to_fields("marian", config, DataInfo(9, 9, 9, 9))["max_position_embeddings"] == 1 + 40 + 30

@@ -221,6 +221,9 @@ def to_fields(name: str, config: Config, data_info: DataInfo) -> dict[str, Any]:
                 )
     _check_stacks(name, config)
     mine |= {f"data_info.{field}": value for field, value in settings.to_dict(data_info).items()}
+    if mine.get("model.positions.size", 0) is None:  # theirs have a table: as large as sources and outputs may need
+        longest = limits.to_fields(config, data_info.longest_output)["max_length"]
+        mine |= {"model.positions.size": max(config.data.max_source_length, longest)}
     kinds = (*form.architectures.values(), *form.objectives)
     if config.objective.kind not in kinds:
         raise UserError(
