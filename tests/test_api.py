@@ -1,6 +1,7 @@
 """The library from Python, on models whose parameters are drawn: nothing is trained but where training is what is asked."""
 
 import functools
+import html
 import inspect
 import json
 import re
@@ -145,9 +146,34 @@ def test_training_gives_scores_and_the_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     trained.write_corpus(tmp_path / "data")
     (tmp_path / "tiny.py").write_text(trained.EXPERIMENT)
-    run = transformer.train("tiny.py", "run", {"train.steps": 3, "checkpoint.every_steps": 3})
+    [first, *_] = re.findall(r"```python\n(.*?)```", (trained.ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.S)
+    for shown, small_one in {
+        '"experiments/number_words.py"': '"tiny.py"',
+        '"runs/numbers"': '"run"',
+        '{"train.steps": 240}': '{"train.steps": 3, "checkpoint.every_steps": 3, "evaluate.scores": ["exact_match"]}',
+        ".frame()": "",  # pandas may be missing
+    }.items():
+        assert shown in first
+        first = first.replace(shown, small_one)
+    names: dict = {}
+    exec(compile(first, "docs/python.md", "exec"), names)  # noqa: S102  (our own text)
+    run = names["run"]
     assert run.scores == json.loads((tmp_path / "run" / "evaluation" / "test.json").read_text())["scores"]
     assert len(run.model.translate(["abc"])) == 1 and not list((tmp_path / "run").glob("pictures/*.png"))
+
+
+def test_a_page_of_attention_is_one_file_with_the_texts_and_their_weights(tmp_path):
+    """Of given targets, and of the model's own outputs; a notebook shows the same."""
+    made = model("translate")
+    page = made.attention_page(["ab", "cde"], ["fe", "d"])
+    page.save(str(tmp_path / "attention.html"))
+    text = (tmp_path / "attention.html").read_text(encoding="utf-8")
+    assert "<script src" not in text and "http://" not in text.replace("http://www.w3.org", "")
+    assert text == page.html() and html.escape(text) in page._repr_html_()
+    assert "encoder self" in text and "decoder cross" in text
+    assert len(page.sentences) == 2 and len(made.attention_page(["ab"]).sentences) == 1
+    with pytest.raises(UserError, match="wants one target for each source"):
+        made.attention_page(["ab"], ["a", "b"])
 
 
 # --- without a workdir: docs/python.md shows these ----------------------------------------------------------------------
