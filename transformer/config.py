@@ -119,6 +119,10 @@ class Model:
     base_width: int = setting(128, "mup: the d_model at which it is the same as standard", at_least=1)
     base_d_k: int | None = setting(None, "mup: d_k at base_width; none: base_width / num_heads", at_least=1)
 
+    pooler_activation: Literal["tanh", "relu", "gelu"] = setting(
+        "tanh", "activation between the two layers that classify a text (BERT and BART, DistilBERT, ELECTRA)"
+    )
+
     lora_rank: int | None = setting(
         None,
         "rank of low-rank adapters, which are trained in place of the kernels (Hu et al. 2021); none: no adapters",

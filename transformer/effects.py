@@ -71,6 +71,12 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
         lambda c: c.family != "recurrent",
         "in a Transformer, and config.family is recurrent",
     ),
+    (
+        "model",
+        "pooler_activation",
+        lambda c: c.objective.kind == "classify" or (c.objective.kind == "masked_lm" and c.objective.next_sentence),
+        "in a model that classifies texts",
+    ),
     ("model", "lora_rank", lambda c: c.family != "recurrent", "in a Transformer, and config.family is recurrent"),
     ("model", "parametrization", lambda c: c.family != "recurrent", "in a Transformer, and config.family is recurrent"),
     ("model", "base_width base_d_k", _is("model.parametrization", "mup"), "with config.model.parametrization=mup"),

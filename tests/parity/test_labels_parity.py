@@ -33,10 +33,10 @@ def labeller(found: huggingface.Imported) -> Labeller:
     return Labeller(Loaded(found.config, found.data_info, model, objective, found.params, texts))
 
 
-@pytest.mark.parametrize("name", ["bert sentences", "bart sentences"])
+@pytest.mark.parametrize("name", ["bert sentences", "bart sentences", "distilbert sentences", "electra sentences"])
 def test_scores_of_texts_and_pairs(tmp_path, name):
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    made = folders.word_pieces() if name.startswith("bert") else folders.byte_bpe(special)
+    made = folders.byte_bpe(special) if name.startswith("bart") else folders.word_pieces()
     model = theirs.make(name, vocab_size=made.get_vocab_size(), id2label={0: "score"}, label2id={"score": 0})
     model.save_pretrained(tmp_path / "a")
     made.save(str(tmp_path / "a/tokenizer.json"))

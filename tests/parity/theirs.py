@@ -127,6 +127,8 @@ MODELS = {
     "modernbert body": ("ModernBertModel", MODERN | {"norm_bias": True, "attention_bias": True}),
     "distilbert": ("DistilBertForMaskedLM", DISTILBERT),
     "distilbert body": ("DistilBertModel", DISTILBERT),
+    "distilbert sentences": ("DistilBertForSequenceClassification", DISTILBERT | LABELS),
+    "electra sentences": ("ElectraForSequenceClassification", BERT | {"embedding_size": 15} | LABELS),
     "distilbert tokens": ("DistilBertForTokenClassification", DISTILBERT | LABELS),
     "electra": ("ElectraForMaskedLM", BERT | {"embedding_size": 15}),
     "electra body": ("ElectraModel", BERT | {"embedding_size": 15}),

@@ -52,6 +52,7 @@ _DISTILBERT = Format(
     architectures={
         "DistilBertForMaskedLM": "masked_lm",
         "DistilBertModel": "embed",
+        "DistilBertForSequenceClassification": "classify",
         "DistilBertForTokenClassification": "tag",
         "DistilBertForQuestionAnswering": "answer",
     },
@@ -70,10 +71,10 @@ _DISTILBERT = Format(
         Field("tie_word_embeddings", ["model.tying"], True, [(True, "three_way"), (True, "two_way"), (False, "none")]),
         Field("pad_token_id", ["data_info.pad"], 0),
     ],
-    fixed={**BERT.fixed, "model.norm.epsilon": 1e-12, "model.token_types": 0},
+    fixed={**BERT.fixed, "model.norm.epsilon": 1e-12, "model.token_types": 0, "model.pooler_activation": "relu"},
     training=BERT.training,
     only={"is_encoder_decoder": (False,), "is_decoder": (False,), "add_cross_attention": (False,)},
-    # Sinusoids are what the table began with; the other dropout is that of a head which is not read.
+    # Sinusoids are what the table began with; one dropout of heads is read.
     silent=words("sinusoidal_pos_embds seq_classif_dropout tie_weights_ bos_token_id eos_token_id prefix"),
     heads_end=True,
 )
@@ -84,6 +85,7 @@ _ELECTRA = dataclasses.replace(
         "ElectraModel": "embed",
         "ElectraForPreTraining": "embed",  # the discriminator, without its head
         "ElectraForMaskedLM": "masked_lm",
+        "ElectraForSequenceClassification": "classify",
         "ElectraForTokenClassification": "tag",
         "ElectraForQuestionAnswering": "answer",
     },
@@ -91,6 +93,7 @@ _ELECTRA = dataclasses.replace(
         *_instead(BERT.fields, hidden_act=Field("hidden_act", ["model.feed_forward.activation"], "gelu", _GELU)),
         Field("embedding_size", ["model.d_model"], lambda fields: fields["hidden_size"]),
     ],
+    fixed={**BERT.fixed, "model.pooler_activation": "gelu"},
     # Of a head that is not read.
     silent=BERT.silent | words("summary_type summary_use_proj summary_activation summary_last_dropout"),
 )
@@ -222,6 +225,7 @@ _DISTILBERT_NAMES = _named(
     "distilbert.embeddings.position_embeddings.weight",
     "vocab_projector",
     variants=[
+        ("objective.kind", ("classify",), {"pooler/dense": "pre_classifier", "classifier/dense": "classifier"}),
         ("objective.kind", ("tag",), {"classifier/dense": "classifier"}),
         ("objective.kind", ("answer",), {"classifier/dense": "qa_outputs"}),
     ],
@@ -238,6 +242,7 @@ _ELECTRA_NAMES = _named(
     "generator_lm_head",
     modules={"masked_lm/transform": "generator_predictions.dense", "masked_lm/norm": "generator_predictions.LayerNorm"},
     variants=[
+        ("objective.kind", ("classify",), {"pooler/dense": "classifier.dense", "classifier/dense": "classifier.out_proj"}),
         ("objective.kind", ("tag",), {"classifier/dense": "classifier"}),
         ("objective.kind", ("answer",), {"classifier/dense": "qa_outputs"}),
     ],

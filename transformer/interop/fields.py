@@ -89,6 +89,7 @@ _PREFIX = Field("prefix", ["data.prefix"], "")
 # Attention as published: all formats have it.
 ATTENTION = {
     "model.parametrization": "standard",
+    "model.pooler_activation": "tanh",
     "model.attention": "multi_head",
     "model.mask": "prefix",
     "model.feed_forward": "feed_forward",

@@ -62,14 +62,14 @@ class Names:
 
     def place(self, path: str, config: Config) -> Place:
         """Of the parameter "module/../leaf". KeyError: this family has no such parameter."""
-        if path in self.places:
-            return self.places[path]
         module, _, leaf = path.rpartition("/")
-        modules = dict(self.modules)
+        modules: dict[str, str] = {}
         for name, values, more in self.variants:
             if settings.plain(config).get(name) in values:
                 modules |= more
-        name, (ending, form) = modules[module], LEAVES[leaf]
+        if path in self.places and module not in modules:
+            return self.places[path]
+        name, (ending, form) = {**self.modules, **modules}[module], LEAVES[leaf]
         form = "kernel" if form == "turned" and not self.turned else form
         parts = next((parts for each, parts in self.fused.items() if name.endswith(each)), ())
         inside = module.removesuffix(next((part for part in parts if module.endswith(part)), ""))

@@ -3,6 +3,8 @@
 Letters: B rows, S tokens, D d_model, N entries of the table, C outputs.
 """
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -38,7 +40,8 @@ class MaskedLM(nn.Module):
 
 
 class Pooler(nn.Module):
-    """tanh(x W + b), where x is the state of the first token or, with dropout, of the last one (Lewis et al. 2020, 3.1)."""
+    """tanh(x W + b), or with `pooler_activation`. x is the state of the first token or, with dropout, of the last one (Lewis et
+    al. 2020, 3.1)."""
 
     config: Model
     last: bool = False
@@ -56,7 +59,8 @@ class Pooler(nn.Module):
             x_BxD = jnp.take_along_axis(states_BxSxD, last_B[:, None, None], axis=1)[:, 0]
         if self.last:
             x_BxD = Dropout(config.head_dropout_rate, config.dropout_generator, deterministic, name="dropout")(x_BxD)
-        return jnp.tanh(_dense(config, config.d_model, "dense")(x_BxD))
+        function = {"tanh": jnp.tanh, "relu": jax.nn.relu, "gelu": partial(jax.nn.gelu, approximate=False)}
+        return function[config.pooler_activation](_dense(config, config.d_model, "dense")(x_BxD))
 
 
 class Classifier(nn.Module):
