@@ -6,6 +6,12 @@ Encoder-decoders of numbers and their words, 32 to 256 wide, in the standard par
 whose model is one of both. The mean size of activations and logits on a batch of validation after four updates, at a learning
 rate that is large for the wide models. With muP wider models keep the sizes of the narrow one, so that a learning rate that is
 good for one is good for all; in the standard parametrization the same rate moves them ever further.
+
+Five seeds, 40 runs in 16 min of processor time, most of it compiling (two cores of an Intel Xeon, Python 3.11, JAX 0.10.2).
+From 32 to 256 wide the last states grow from 4.8 to 82.7 in the standard parametrization, and from 4.8 to 4.95 in muP; logits
+from 0.98 to 4.35, and to 0.94; logits of cross-attention from 0.57 to 5.0, and they fall to 0.27 in muP, where those that are
+random at the start shrink with the width. All three claims of growth agree; that muP's sizes are the same within 0.5 is shown
+of the logits, and cannot be told of the states, whose seeds differ by more, and of cross-attention.
 """
 
 from experiments.shapes import studies

@@ -8,6 +8,7 @@ it: flags, "exploratory", learning rates that were not searched, a published eff
 
 import csv
 import datetime
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def read(folder: Path) -> Report:
     with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     ours, question = [row for row in rows if row["part"] == "study"], text.splitlines()[0].removeprefix("# ")
-    seeds, seconds = len({row["seed"] for row in ours}), sum(float(row["seconds"] or 0) for row in rows)
+    seeds, seconds = len({row["seed"] for row in ours}), math.fsum(float(row["seconds"] or 0) for row in rows)
     searched = "Not searched: each arm" not in text if "## Learning rates" in text else None
     return Report(folder.name, question, claims, len(rows), seeds, seconds, searched)
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import exact_laws as law
 import numpy as np
 import pytest
 import small
 import test_runs
-import test_scaling_laws as law
 import written
 from scipy import stats
 from test_study import STUDY

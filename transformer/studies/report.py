@@ -3,6 +3,7 @@
 What is said of which number is here and in verdict_text.py; the numbers are findings.py's.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -251,7 +252,7 @@ def _search(findings: Findings) -> list[str]:
 def _searched(rows: Sequence[Row], label: str) -> str:
     values = [row.values[label] for row in rows if label in row.values]
     lost = ", ".join(f"{count} {status}" for status, count in Counter(r.status for r in rows if r.status != "finished").items())
-    return ", ".join(part for part in (f"{sum(values) / len(values):.4g}" if values else "", lost) if part) or ABSENT
+    return ", ".join(part for part in (f"{math.fsum(values) / len(values):.4g}" if values else "", lost) if part) or ABSENT
 
 
 def _costs(findings: Findings) -> list[str]:
@@ -259,7 +260,7 @@ def _costs(findings: Findings) -> list[str]:
 
     def mean(values: Sequence[float | None]) -> float | None:
         known = [value for value in values if value is not None]
-        return sum(known) / len(known) if known else None
+        return math.fsum(known) / len(known) if known else None
 
     rows = []
     for arm in findings.study.arms:
@@ -276,7 +277,7 @@ def _costs(findings: Findings) -> list[str]:
         head.append("time of the search")
         for row, arm in zip(rows, findings.study.arms, strict=True):
             known = [each.seconds for each in findings.search if each.arm == arm and each.seconds is not None]
-            row.append(duration(sum(known)) if known else ABSENT)
+            row.append(duration(math.fsum(known)) if known else ABSENT)
     return ["## Cost", table(head, rows), f"{fair} Time is the mean over finished runs, with start, compilation and scores."]
 
 
