@@ -7,6 +7,8 @@ program of.
 
 import dataclasses
 import json
+import re
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -132,13 +134,31 @@ def born() -> dict:
     }
 
 
+def gathers(remat: str) -> dict:
+    """By shape: how often the program of an update gathers an array from eight devices, and how many parameters have it.
+
+    What a loop over layers does counts once; its body is one layer.
+    """
+    sizes = {"model__d_model": 16, "model__d_ff": 24, "model__num_heads": 8, "model__num_decoder_layers": 3}
+    config = small.config(**sizes, family="decoder_only", objective__kind="causal_lm", model__tying="none", model__remat=remat)
+    first, train_step, _ = small.trainer(config)
+    runtime = Runtime(LAYOUTS["fsdp 8"], axes=axes.of_model(config.model))
+    state, placed = runtime.place_state(first), runtime.place_batch(batch("decoder_only", 0))
+    with jax.set_mesh(runtime.mesh):
+        text = runtime._mesh_train(train_step).lower(state, placed).compile().as_text()
+    found = Counter(re.findall(r"= \w+\[([\d,]+)\]\S* all-gather(?:-start)?\(", text))
+    layers = dict(jax.tree_util.tree_leaves_with_path(state.params["decoder"]["layers"]))
+    cut = [leaf.shape[1:] for leaf in layers.values() if "fsdp" in str(leaf.sharding.spec)]
+    return {"found": dict(found), "parameters": Counter(",".join(map(str, shape)) for shape in cut)}
+
+
 def on_eight() -> dict:
     """All that needs eight devices."""
     runs = {
         name: {layout: train(settings, LAYOUTS[layout]) for layout in layouts} | {"one": train(settings, Parallel("jit"))}
         for name, (settings, layouts) in RUNS.items()
     }
-    return {"runs": runs, "born": born()}
+    return {"runs": runs, "born": born(), "gathers": {remat: gathers(remat) for remat in ("none", "full")}}
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +192,35 @@ def test_a_device_has_its_share(eight):
 @pytest.mark.slow
 def test_a_state_is_born_where_it_belongs(eight):
     assert eight["born"] == {"equal": True, "spec": "P('fsdp', 'tensor')", "back": True, "counts": [8, 8, 8, 4]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_a_layer_gathers_a_parameter_once_forward_and_once_backward(eight, remat):
+    found, parameters = eight["gathers"][remat].values()
+    assert sum(parameters.values()) == 6  # the kernels
+    assert {shape: found.get(shape) for shape in parameters} == {shape: 2 * count for shape, count in parameters.items()}
+    assert set(found) - set(parameters) <= {"20,16"}, found  # the two tables: nothing else is gathered
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_moments_are_cut_as_their_parameters_are(optimizer):
+    config = small.config(train__optimizer=optimizer, train__ema_decay=0.9)
+    first, *_ = small.trainer(config)
+    specs = sharding.specs(first, {"data": 1, "fsdp": 2, "tensor": 2}, axes.of_model(config.model))
+    of_parameters = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves(specs.params)}
+    moments = [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves(specs.optimizer_state)]
+    cut = 0
+    for path, spec in moments:
+        name = next((name for name in of_parameters if path.endswith(name)), None)
+        if name is not None:
+            assert spec == of_parameters[name], path
+            cut += any(spec)
+    assert cut >= sum(any(spec) for spec in of_parameters.values())
+
+
+def leaves(specs):
+    return jax.tree_util.tree_leaves_with_path(specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
 
 
 @pytest.mark.parametrize(
