@@ -1,230 +1,390 @@
-"""All that is to be measured on an accelerator, in one call: Transformer-big, decoders of 350 M and 1.3 B, seeds side by side.
+"""All that is to be measured on an accelerator, in a few minutes, the most valuable first.
 
-    python -m experiments.benchmarks.accelerator [--small] [--output=PREFIX]
+    python -m experiments.benchmarks.accelerator [--minutes=4] [--output=FILE.json] [--small]
 
-Not run on one yet. bf16, parameters and Adam fp32, dropout 0.1. Transformer-big (d_model 1024, 16 heads, d_ff 4096, 6+6) reads
-rows of 512 slots, each packed with texts of 32 tokens; decoders read rows of 1,024. Ours with each backend of attention and
-rule of remat, against the same layers of torch (`torch.compile`, its fused attention), which are given whole rows without a
-mask of segments. The share is of the device's published peak (`runtime/devices.py`; of a CPU, measured), its MFU. Seeds: eight
-small decoders trained by one program (`--vmap_seeds`), against one after the other. --small: the same at sizes that a laptop
-does, to see that all of it runs; its times but the seeds' say nothing.
+In this order: ten updates of every family against the CPU's losses; fused attention against plain; updates of
+Transformer-big and of decoders of 350 M and 1.3 B (jobs.py), with the share of the device's published peak (their MFU), against
+`torch.compile` with torch's fused attention, whose rows have no mask of segments; decoding, greedy and beam 4; eight seeds side
+by side (`vmap`); then studies with `--vmap_seeds`, in the folder `--studies`, while minutes remain. `--steps` names some of
+them. What there is no time for is left out, and so is a library that is not installed. A table is printed, and the JSON file
+written, as soon as there is one. Needs no network and no data.
+--small: toy sizes, to see on a laptop that all of it runs; its times say nothing.
 """
 
+import argparse
 import dataclasses
+import gc
+import json
+import multiprocessing
 import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks import race, train_step
-from experiments.benchmarks.race import Contender
-from transformer.components.feed_forward import FeedForward
-from transformer.components.positions import Learned
-from transformer.config import Config, Data, DataInfo, Model, Objective, Parallel, Train
+from rich.console import Console
+from rich.table import Table
 
-SEEDS = 8
-ONE = Parallel(mode="jit")  # device
-TOY = (2, 64, 2, 64, 500)
+from experiments.benchmarks import jobs, race
+from transformer.errors import first_line, say
+
+UPDATES = 10
+STUDIES = ("norm_order", "positions", "regularization", "attention_scale")
+ROOT = Path(__file__).resolve().parents[2]
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A configuration, and batches of `rows` rows of `slots`, packed with texts of `text` tokens."""
+@dataclasses.dataclass
+class Session:
+    """What was asked for, the time that is left, and what was found so far: rows by the title of their table."""
 
-    config: Config
-    rows: int
-    slots: int
-    text: int
-    entries: int
-
-    @property
-    def data_info(self) -> DataInfo:
-        return DataInfo(self.entries, self.entries, self.entries, self.entries)
+    small: bool
+    end: float
+    output: Path | None
+    studies: Path
+    machine: Mapping[str, Any]
+    tables: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
-    def tokens(self) -> int:
-        return self.rows * self.slots
+    def left(self) -> float:
+        """Seconds."""
+        return self.end - time.monotonic()
 
-    @property
-    def flops(self) -> float:
-        """Of an update, as `--mode=describe` counts: attention of texts to themselves, not of whole rows."""
-        from transformer.training import costs
+    def row(self, title: str, **values: Any) -> None:
+        """Adds a row to a table, and writes the file."""
+        self.tables.setdefault(title, []).append(values)
+        say(f"[{self.left:,.0f} s left] {title}: {', '.join(f'{name} {_shown(value)}' for name, value in values.items())}")
+        self._write()
 
-        encodes = self.config.family == "encoder_decoder"
-        found = costs.count(self.config, self.data_info, [self.text] * (1 + encodes))
-        return found.training_flops * self.tokens
+    def leave_out(self, what: str, why: str) -> None:
+        self.left_out[what] = why
+        say(f"left out: {what}: {why}")
+        self._write()
 
+    def show(self, title: str) -> None:
+        """Prints a table."""
+        rows = self.tables.get(title, [])
+        names = list(dict.fromkeys(name for row in rows for name, value in row.items() if not isinstance(value, list)))
+        table = Table(*names, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*(_shown(row.get(name, "")) for name in names))
+        Console(width=160).print(table)
 
-def translator(small: bool) -> Job:
-    """Transformer-big."""
-    sizes: dict[str, Any] = {"d_model": 1024, "d_ff": 4096, "num_heads": 16, "num_encoder_layers": 6, "num_decoder_layers": 6}
-    if small:
-        sizes = {"d_model": 64, "d_ff": 256, "num_heads": 4, "num_encoder_layers": 2, "num_decoder_layers": 2}
-    model = Model(**sizes, dtype="bfloat16")
-    rows, slots, entries = (2, 64, 500) if small else (48, 512, 37_000)
-    return Job(Config(model=model, train=_train(rows * slots), parallel=ONE), rows, slots, 32, entries)
-
-
-def decoder(layers: int, width: int, rows: int, slots: int, entries: int) -> Job:
-    """A GPT."""
-    model = Model(
-        num_decoder_layers=layers,
-        d_model=width,
-        d_ff=4 * width,
-        num_heads=max(width // 128, 1),
-        norm_order="pre",
-        feed_forward=FeedForward(activation="gelu_tanh"),
-        positions=Learned(size=slots),
-        tying="two_way",
-        dtype="bfloat16",
-    )
-    data = Data(source="documents", max_target_length=slots, row_length=slots)
-    train, objective = _train(rows * slots), Objective("causal_lm")
-    config = Config(family="decoder_only", objective=objective, model=model, data=data, train=train, parallel=ONE)
-    return Job(config, rows, slots, slots, entries)
+    def _write(self) -> None:
+        if self.output is not None:
+            found = {"machine": self.machine, "small": self.small, "tables": self.tables, "left_out": self.left_out}
+            new = self.output.with_suffix(".new")
+            new.write_text(json.dumps(found, indent=1) + "\n")
+            new.replace(self.output)
 
 
-def _train(tokens: int) -> Train:
-    return Train(batch_tokens=tokens, learning_rate=1e-4, schedule="constant", warmup_steps=0)
+def _shown(value: Any) -> str:
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
-def _batch(job: Job) -> Mapping[str, Any]:
-    """Random tokens; no slot is padding."""
-    import numpy as np
-
-    rng, shape = np.random.default_rng(0), (job.rows, job.slots)
-    own = np.broadcast_to(np.arange(job.slots, dtype=np.int32), shape)
-    segments, positions = own // job.text + 1, own % job.text
-    tokens = {name: rng.integers(3, job.entries, shape, np.int32) for name in ("inputs", "targets")}
-    batch = tokens | {"segments": segments, "positions": positions, "weights": np.ones(shape, np.float32)}
-    if job.config.family == "encoder_decoder":
-        batch |= {"source": tokens["targets"][::-1], "source_segments": segments, "source_positions": positions}
-    return batch
-
-
-def _parts(job: Job) -> tuple[Any, Callable[[int], Any]]:
-    from transformer.data.objectives import CausalLM, Translate
-
-    objective = CausalLM(job.slots) if job.config.family == "decoder_only" else Translate(job.slots, job.slots)
-    return train_step.parts(job.config, job.data_info, objective)
+def timed(turn: Callable[[], Any], seconds: float = 6.0) -> list[float]:
+    """Seconds of each turn after two: at least three, and as many as fit in `seconds`, ten at most."""
+    found: list[float] = []
+    for number in range(12):
+        begin = time.perf_counter()
+        turn()
+        if number > 1:
+            found.append(time.perf_counter() - begin)
+        if len(found) >= 3 and sum(found) > seconds:
+            break
+    return found
 
 
-def ours(job: Job) -> Callable[[], None]:
-    """An update as the trainer compiles it, on one device."""
-    step, init = _parts(job)
-    return train_step.updates(job.config, step, lambda: init(0), _batch(job))
+def free() -> None:
+    """Gives back what a contender held."""
+    import jax
+
+    gc.collect()
+    jax.clear_caches()
 
 
-def seeds(job: Job, together: bool) -> Callable[[], None]:
-    """An update of each of `SEEDS` models, by one program, as with `--vmap_seeds`, or one after the other."""
+# --- what is measured --------------------------------------------------------------------------------------------------
+
+
+def families(session: Session) -> None:
+    """Losses of the same updates from the same state, here and on the CPU."""
     import jax
     import numpy as np
 
-    from transformer.runtime.vmap_seeds import VmapSeeds
+    from transformer.components import fused
+    from transformer.runtime.devices import Runtime
 
-    step, init = _parts(job)
-    states, batch = {seed: init(seed) for seed in range(SEEDS)}, _batch(job)
-    one, stack = jax.jit(step, donate_argnums=0), VmapSeeds(step, jax.devices()[:1])
-
-    def turn() -> None:
-        if together:
-            made = stack.update({seed: (state, batch) for seed, state in states.items()})
-        else:
-            made = {seed: one(state, batch) for seed, state in states.items()}
-        states.update({seed: state for seed, (state, _) in made.items()})
-        for _, metrics in made.values():
-            float(np.asarray(metrics["loss_sum"]))
-
-    return turn
-
-
-def torch(job: Job) -> Callable[[], None]:
-    """The same layers, bf16 by autocast, compiled, with torch's fused attention; embeddings tied, learned positions."""
-    import torch  # pyright: ignore[reportMissingImports]
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(0)
-    torch.set_float32_matmul_precision("high")
-    m, encodes = job.config.model, job.config.family == "encoder_decoder"
-    kinds = {"dim_feedforward": m.d_ff, "dropout": m.dropout_rate, "batch_first": True}
-
-    class Network(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embed = torch.nn.Embedding(job.entries, m.d_model)
-            self.positions = torch.nn.Embedding(job.slots, m.d_model)
-            if encodes:
-                self.body = torch.nn.Transformer(m.d_model, m.num_heads, m.num_encoder_layers, m.num_decoder_layers, **kinds)
-            else:
-                layer = torch.nn.TransformerEncoderLayer(m.d_model, m.num_heads, activation="gelu", norm_first=True, **kinds)
-                self.body = torch.nn.TransformerEncoder(layer, m.num_decoder_layers, enable_nested_tensor=False)
-
-        def read(self, ids_BxT: Any) -> Any:
-            return self.embed(ids_BxT) * m.d_model**0.5 + self.positions.weight[: ids_BxT.shape[1]]
-
-        def forward(self, source_BxT: Any, inputs_BxT: Any, causal: Any) -> Any:
-            x = self.read(inputs_BxT)
-            if encodes:
-                return self.body(self.read(source_BxT), x, tgt_mask=causal, tgt_is_causal=True) @ self.embed.weight.T
-            return self.body(x, mask=causal, is_causal=True) @ self.embed.weight.T
-
-    model = Network().to(device).train()
-    optimizer = torch.optim.Adam(model.parameters(), 1e-4, fused=device == "cuda")
-    criterion = torch.nn.CrossEntropyLoss(label_smoothing=job.config.train.label_smoothing)
-    tokens = [torch.randint(3, job.entries, (job.rows, job.slots), device=device) for _ in range(3)]
-    causal = torch.nn.Transformer.generate_square_subsequent_mask(job.slots, device=device)
-
-    def loss() -> Any:
-        with torch.autocast(device, torch.bfloat16):
-            return criterion(model(tokens[0], tokens[1], causal).flatten(0, 1), tokens[2].flatten())
-
-    run = torch.compile(loss)
-
-    def turn() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        run().backward()
-        optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    return turn
+    title = f"{UPDATES} updates of tiny models in fp32, against the CPU"
+    for name in ("encoder_decoder", "decoder_only", "encoder_only", "recurrent"):
+        losses = {}
+        job = jobs.family(name)
+        first: Any = None
+        for device, backend in ((jax.devices("cpu")[0], "plain"), (jax.devices()[0], "auto")):
+            model = dataclasses.replace(job.config.model, attention_backend=backend)
+            config = dataclasses.replace(job.config, model=model)
+            step, init = jobs.parts(dataclasses.replace(job, config=config))
+            with jax.default_device(device), fused.choices() as chosen:
+                first = jax.device_get(init(0)) if first is None else first
+                runtime = Runtime(jobs.ONE, [device])
+                update, placed = runtime.compile_train(step), runtime.place_batch(jobs.batch(job))
+                state = runtime.place_state(first)
+                found = []
+                for _ in range(UPDATES):
+                    state, metrics = update(state, placed)
+                    found.append(runtime.fetch(metrics)["loss_sum"])
+            losses[backend] = np.asarray(found)
+        difference = float(np.max(np.abs(losses["auto"] / losses["plain"] - 1)))
+        attention = "; ".join(f"{where}: {', '.join(each)}" for where, each in chosen.items()) or "plain"
+        values = {"first loss": float(losses["auto"][0]), "last loss": float(losses["auto"][-1])}
+        session.row(title, family=name, **values, **{"greatest relative difference": difference, "attention": attention})
+    session.show(title)
 
 
-def main() -> None:
-    """Prints a table for each job."""
-    parser = race.arguments(__doc__)
-    parser.add_argument("--small", action="store_true", help="toy sizes: does it run?")
-    asked = parser.parse_args()
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # contenders share the device's memory
-    jobs = {
-        "Transformer-big, packed rows of 512": translator(asked.small),
-        "decoder of 350 M, rows of 1,024": decoder(*(TOY if asked.small else (24, 1024, 16, 1024, 50_304))),
-        "decoder of 1.3 B, rows of 1,024": decoder(*(TOY if asked.small else (24, 2048, 4, 1024, 50_304))),
-    }
-    for number, (title, job) in enumerate(jobs.items()):
-        work = {"tokens/s": job.tokens, "FLOP/s": job.flops}
-        contenders = {}
-        for backend in ("fused", "plain"):
-            for remat in ("none", "dots", "full"):
-                model = dataclasses.replace(job.config.model, attention_backend=backend, remat=remat)
-                changed = dataclasses.replace(job, config=dataclasses.replace(job.config, model=model))
-                contenders[f"ours, attention {backend}, remat {remat}"] = Contender(ours, (changed,), work)
-        contenders["torch, compiled"] = Contender(torch, (job,), work)
-        _race(title, contenders, asked, number)
-    small = decoder(2, 64, 8, 64, 500)
-    work = {"tokens/s": SEEDS * small.tokens}
-    pair = {name: Contender(seeds, (small, together), work) for name, together in (("side by side", True), ("in turn", False))}
-    _race(f"{SEEDS} seeds of a small decoder", pair, asked, len(jobs))
+def forward_and_backward(pairs: Any, backend: Any, dtype: Any) -> Callable[..., Any]:
+    """Attention of queries, keys and values: gradients of the sum of squares, and the outputs."""
+    import jax
+    import jax.numpy as jnp
+
+    from transformer.components.attention import Backend, attend
+
+    def total(query: Any, key: Any, value: Any) -> Any:
+        heads = attend(query, key, value, pairs, backend=Backend(backend, dtype=dtype))
+        return jnp.sum(heads.astype(jnp.float32) ** 2), heads
+
+    return jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))
 
 
-def _race(title: str, contenders: Mapping[str, Contender], asked: Any, number: int) -> None:
-    """Those that the device's memory does not hold are left out, and it says so."""
+def attention(session: Session) -> None:
+    """One attention, forward and backward, in bf16; errors are those to plain attention in fp32."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from transformer.components import fused
+    from transformer.components.masks import All, Causal, Pairs, Sizes, Tokens
+
+    title = "attention, forward and backward, 16 heads of 64, bf16"
+    shapes = {"packed texts of 32": (48, 512, 32, All()), "causal": (8, 2048, 2048, Causal())}
+    if session.small:
+        shapes = {"packed texts of 32": (2, 128, 32, All()), "causal": (2, 128, 128, Causal())}
+    for what, (rows, slots, text, mask) in shapes.items():
+        own = np.broadcast_to(np.arange(slots, dtype=np.int32), (rows, slots))
+        tokens = Tokens(jnp.asarray(own % text), jnp.asarray(own // text + 1))
+        pairs = Pairs(tokens, tokens, mask=mask, sizes=Sizes(1024, 16, 16, 64, 64, 0), aligned=True)
+        draw = np.random.default_rng(0)
+        arrays = [jnp.asarray(draw.normal(size=(rows, slots, 16, 64)), jnp.bfloat16) for _ in range(3)]
+        exact: Any = None
+        for backend, dtype in (("plain", jnp.float32), ("fused", jnp.bfloat16), ("plain", jnp.bfloat16)):
+            both = forward_and_backward(pairs, backend, dtype)
+            given = [each.astype(dtype) for each in arrays]
+            with fused.choices() as chosen:
+                found = jax.tree.map(lambda x: np.asarray(x, np.float32), both(*given))
+            if dtype == jnp.float32:
+                exact = found
+                continue
+            same = zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True)
+            errors = [float(np.max(np.abs(a - b)) / np.max(np.abs(b))) for a, b in same]
+            seconds = timed(lambda both=both, given=given: jax.block_until_ready(both(*given)), 1)
+            values = {"ms": 1e3 * statistics.median(seconds), "error of outputs": errors[-1]}
+            values["error of gradients"] = max(errors[:-1])
+            by = ", ".join(*chosen.values()) if chosen else backend
+            session.row(title, rows=f"{what}, {rows} x {slots}", backend=backend, by=by, **values)
+    session.show(title)
+
+
+def training(session: Session) -> None:
+    """Updates of large models, ours and torch's."""
     import jax
 
     from transformer.runtime.devices import peak_flops
 
-    times = race.take_turns(contenders, asked.rounds, 3, asked.threads)
-    output, peak = asked.output and f"{asked.output}.{number}.json", peak_flops(jax.devices()[:1])
-    race.report(title, times, contenders, asked.threads, output, peak)
+    title, peak, small = "updates in bf16", peak_flops(jax.devices()[:1]), session.small
+    large = {
+        "Transformer-big, packed rows of 512": lambda: jobs.translator(small),
+        "decoder of 350 M, rows of 1,024": lambda: jobs.decoder(*(jobs.TOY if small else (24, 1024, 16, 1024, 50_304))),
+        "decoder of 1.3 B, rows of 1,024": lambda: jobs.decoder(*(jobs.TOY if small else (24, 2048, 8, 1024, 50_304))),
+    }
+
+    def row(what: str, who: str, job: jobs.Job, seconds: list[float]) -> None:
+        median = statistics.median(seconds)
+        rates = {"ms": 1e3 * median, "tokens/s": job.tokens / median, "TFLOP/s": job.flops / median / 1e12}
+        share = {} if peak is None else {"share of the peak": job.flops / median / peak}
+        session.row(title, model=what, contender=who, **rates, **share, seconds=[round(each, 5) for each in seconds])
+
+    def ours(what: str, job: jobs.Job, backend: str, remat: str) -> None:
+        who = f"ours, attention {backend}, remat {remat}"
+        if not small and session.left < 40:
+            return session.leave_out(f"{what}, {who}", "no time")
+        model = dataclasses.replace(job.config.model, attention_backend=backend, remat=remat)
+        changed = dataclasses.replace(job, config=dataclasses.replace(job.config, model=model))
+        try:
+            row(what, who, job, timed(jobs.ours(changed)))
+        except Exception as error:  # such as a device that does not hold it
+            session.leave_out(f"{what}, {who}", first_line(error))
+        free()
+
+    def theirs(what: str, job: jobs.Job) -> None:
+        found = aside(jobs.torch, (job,), min(60, session.left - 60))
+        if isinstance(found, str):
+            return session.leave_out(f"{what}, torch, compiled", found)
+        row(what, "torch, compiled", job, found)
+
+    made = {what: make() for what, make in large.items()}
+    for turn in (
+        lambda what, job: ours(what, job, "fused", "none"),
+        theirs,
+        lambda what, job: ours(what, job, "plain", "none"),
+        lambda what, job: ours(what, job, "fused", "dots"),
+    ):
+        for what, job in made.items():
+            turn(what, job)
+    session.show(title)
+
+
+def decoding(session: Session) -> None:
+    """Transformer-big, 64 sentences of 24 tokens, 32 output tokens each, which the end is none of."""
+    import jax
+    import numpy as np
+
+    from transformer import families
+    from transformer.config import Search
+    from transformer.data.objectives import Translate
+    from transformer.inference.decoding import search_batch
+
+    rows, source, length = (4, 8, 8) if session.small else (64, 24, 32)
+    title, job = f"decoding, {rows} sentences, {length} output tokens", jobs.translator(session.small)
+    config = dataclasses.replace(job.config, model=dataclasses.replace(job.config.model, logits_bias=True))
+    model = families.FAMILIES["encoder_decoder"].model(config, job.data_info)
+    params = families.init_params(model, Translate(source, length), seed=0)
+    params["logits"]["bias"] = params["logits"]["bias"].at[job.data_info.end].add(-1e4)
+    tokens = np.random.default_rng(0).integers(4, job.entries, (rows, source), np.int32)
+    segments, limits = np.ones((rows, source), np.int32), np.full(rows, length, np.int32)
+    for beams in (1, 4):
+        asked = dataclasses.replace(config, search=Search(beam_size=beams, batch_size=rows))
+
+        def outputs(*arguments: Any, asked: Any = asked) -> Any:
+            return search_batch(model, asked, job.data_info, *arguments, max_length=length).tokens_BxNxL
+
+        search: Any = jax.jit(outputs)
+        seconds = timed(lambda search=search: np.asarray(search(params, tokens, segments, limits)), 3)
+        median = statistics.median(seconds)
+        values = {"ms": 1e3 * median, "output tokens/s": rows * length / median}
+        session.row(title, search="greedy" if beams == 1 else f"beam {beams}", **values)
+    session.show(title)
+    free()
+
+
+def seeds(session: Session) -> None:
+    """Updates of small decoders by one program, and one after the other."""
+    title = f"an update of {jobs.SEEDS} seeds of a small decoder (2 layers, d_model 64)"
+    job = jobs.decoder(2, 64, 8, 64, 500)
+    for together in (True, False):
+        seconds = statistics.median(timed(jobs.seeds(job, together), 2))
+        values = {"ms": 1e3 * seconds, "tokens/s": jobs.SEEDS * job.tokens / seconds}
+        session.row(title, seeds="side by side" if together else "in turn", **values)
+    session.show(title)
+    free()
+
+
+def studies(session: Session) -> None:
+    """Trains runs of studies, which the same command resumes."""
+    title = "studies"
+    for name in STUDIES:
+        if session.small or session.left < 30:
+            session.leave_out(f"study {name}", "toy sizes" if session.small else "no time")
+            continue
+        command = [sys.executable, "launch.py", "--mode=ablate", f"--config=experiments/ablations/{name}.py"]
+        command += [f"--workdir={session.studies / name}", f"--vmap_seeds={jobs.SEEDS}"]
+        begin = time.monotonic()
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        try:
+            process.wait(session.left - 15)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        done = "finished" if process.returncode == 0 else f"status {process.returncode}"
+        session.row(title, study=name, seconds=time.monotonic() - begin, ended=done, workdir=str(session.studies / name))
+    session.show(title)
+
+
+# --- contenders of their own -------------------------------------------------------------------------------------------
+
+
+def aside(make: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...], seconds: float) -> list[float] | str:
+    """`timed(make(*arguments))` in a process of its own; or why not: it fails, or takes longer than `seconds`."""
+    if seconds <= 0:
+        return "no time"
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_aside, args=(theirs, make, arguments), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv() if ours.poll(seconds) else f"not done in {seconds:.0f} s"
+    except EOFError:
+        return "its process died"
+    finally:
+        process.kill()
+        process.join()
+
+
+def _aside(pipe: Any, make: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> None:
+    try:
+        pipe.send(timed(make(*arguments)))
+    except ImportError as error:
+        pipe.send(f"{error.name} is not installed")
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {first_line(error)}")
+
+
+STEPS: Mapping[Callable[[Session], None], float] = {  # and the seconds without which one is not begun
+    families: 30,
+    attention: 20,
+    training: 40,
+    decoding: 30,
+    seeds: 20,
+    studies: 30,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Takes the steps while there is time."""
+    names = {step.__name__: (step, least) for step, least in STEPS.items()}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=4.0, help="that all of it may take")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--studies", type=Path, default=Path("runs/accelerator"), help="folder of the studies' workdirs")
+    parser.add_argument("--steps", default=",".join(names), help="some of them, between commas")
+    parser.add_argument("--small", action="store_true", help="toy sizes: does it run?")
+    asked = parser.parse_args(arguments)
+    if wrong := [name for name in asked.steps.split(",") if name not in names]:
+        parser.error(f"--steps: {', '.join(wrong)}: not one of {', '.join(names)}")
+    end = time.monotonic() + 60 * asked.minutes
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # contenders share the device's memory
+    import jax
+
+    kind = jax.devices()[0].device_kind
+    machine = {"device": kind, "devices": jax.device_count(), "processor": race.processor(), "versions": race.versions()}
+    session = Session(asked.small, end, asked.output, asked.studies.absolute(), machine)
+    for step, least in (names[name] for name in asked.steps.split(",")):
+        if not asked.small and session.left < least:
+            session.leave_out(step.__name__, "no time")
+            continue
+        try:
+            step(session)
+        except Exception as error:  # the other steps say something all the same
+            session.leave_out(step.__name__, f"{type(error).__name__}: {first_line(error)}")
+    print(f"{kind}, {', '.join(f'{name} {version}' for name, version in machine['versions'].items())}")
+    for what, why in session.left_out.items():
+        print(f"left out: {what}: {why}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 Turn = Callable[[], Any]
-PACKAGES = ("jax", "flax", "torch", "transformers", "ctranslate2")
+PACKAGES = ("jax", "flax", "tokamax", "torch", "transformers", "ctranslate2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +185,7 @@ def report(
         )
         rows.append({"name": name, "seconds": found.seconds, "median": found.median, "rates": rates, "output": found.output})
     Console(width=140).print(table)
-    machine = {"threads": threads, "machine": _processor(), "python": platform.python_version(), "versions": _versions()}
+    machine = {"threads": threads, "machine": processor(), "python": platform.python_version(), "versions": versions()}
     print(", ".join(f"{name} {value}" for name, value in machine["versions"].items()))
     print(f"{machine['machine']}, {threads} threads, {len(rows[0]['seconds'])} turns each, alternating")
     if path is not None:
@@ -195,7 +195,7 @@ def report(
         )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     found = {}
     for name in PACKAGES:
         try:
@@ -205,7 +205,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _processor() -> str:
+def processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())

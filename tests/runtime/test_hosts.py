@@ -59,13 +59,22 @@ def known() -> dict:
 
 
 def moves(folder: str) -> None:
-    """Reads checkpoint 1, which one process wrote; writes it, cut over both, as 2. Then the first process is killed."""
+    """Reads checkpoint 1, which one process wrote, cut over four devices of each process; writes it as 2. Then the first is
+    killed.
+    """
+    import jax
+
     from transformer.runtime.devices import Runtime
 
-    runtime = Runtime(Parallel(fsdp=2))
+    runtime = Runtime(Parallel(fsdp=4, tensor=2))
+    assert [len(jax.devices()), len(jax.local_devices()), runtime.count] == [8, 4, 4]
     with contextlib.closing(Checkpoints(Path(folder), Checkpoint())) as checkpoints:
-        state = runtime.place_state(checkpoints.restore(1, "state", known()))
-        assert state["logits"]["kernel"].addressable_data(0).shape == (4, 6)
+        state = checkpoints.restore(1, "state", runtime.like(known()))
+        kernel = state["logits"]["kernel"]
+        assert {part.data.shape for part in kernel.addressable_shards} == {(2, 3)}  # no process has all of it
+        assert all(a is b for a, b in zip(*map(jax.tree.leaves, (runtime.place_state(state), state)), strict=True))
+        whole = jax.jit(lambda x: (x @ x.T).sum())(kernel)  # of the parts of both
+        np.testing.assert_allclose(whole, (known()["logits"]["kernel"] @ known()["logits"]["kernel"].T).sum(), rtol=1e-5)
         hosts.by_first(lambda: None)  # nobody reads any more
         checkpoints.save(2, {"state": state}, {"loss": 1.0})
     hosts.by_first(lambda: os.kill(os.getpid(), signal.SIGKILL))
@@ -262,7 +271,8 @@ def test_a_checkpoint_of_one_process_is_read_and_written_by_two_to_the_bit(tmp_p
         checkpoints.save(1, {"state": known()})
         checkpoints.wait()
         port = free_port()
-        first, second = (Process(tmp_path, "moves", tmp_path, f"127.0.0.1:{port}", n) for n in range(2))
+        four = "--xla_force_host_platform_device_count=4"
+        first, second = (Process(tmp_path, "moves", tmp_path, f"127.0.0.1:{port}", n, XLA_FLAGS=four) for n in range(2))
         status, _, err = second.ends()
         assert status == 1 and ": another process of this run ended" in err and err.count("\n") == 1
         assert first.ends()[0] == -signal.SIGKILL

@@ -44,14 +44,19 @@ def moved(folder: Path) -> dict:
     updates = {name: runtime.compile_train(train_step) for name, runtime in runtimes.items()}
     like = jax.tree.map(np.asarray, first)
 
-    def run(names: list[str], folder: Path) -> tuple[list[float], list[bool], Checkpoints]:
-        losses, same = [], []
+    def run(names: list[str], folder: Path) -> tuple[list[float], list[bool], list[list[bool]], Checkpoints]:
+        losses, same, parts = [], [], []
         checkpoints = Checkpoints(folder, Checkpoint(keep_last=20))
         state_files.save(checkpoints, 0, first, {})
         for number, name in enumerate(names):
             runtime = runtimes[name]
             read = state_files.restore(checkpoints, number, like)
-            state = runtime.place_state(read)
+            divided = state_files.restore(checkpoints, number, runtime.like(first))
+            state = runtime.place_state(divided)
+            if runtime.mesh is not None:
+                parts.append(
+                    [a.sharding == b.sharding for a, b in zip(*map(jax.tree.leaves, (divided, state)), strict=True)][1:]
+                )  # all but the number of the step, which is no item
             back = runtime.single(state)
             pairs = zip(jax.tree.leaves(read), jax.tree.leaves(back), strict=True)
             same.append(all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs))
@@ -61,15 +66,19 @@ def moved(folder: Path) -> dict:
             written = state_files.restore(checkpoints, number + 1, like)
             pairs = zip(jax.tree.leaves(written), jax.tree.leaves(runtime.single(state)), strict=True)
             same[-1] &= all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
-        return losses, same, checkpoints
+        return losses, same, parts, checkpoints
 
     names = [*LAYOUTS, *reversed(LAYOUTS)]
     with contextlib.ExitStack() as stack:
-        losses, same, moving = run(names, folder / "moving")
+        losses, same, parts, moving = run(names, folder / "moving")
         stack.enter_context(contextlib.closing(moving))
-        wanted, _, staying = run(["jit 1"] * len(names), folder / "staying")
+        wanted, _, _, staying = run(["jit 1"] * len(names), folder / "staying")
         stack.enter_context(contextlib.closing(staying))
-    return {"same": same, "losses": losses, "wanted": wanted}
+        kernel = "decoder/layers/feed_forward/inner/kernel"
+        pieces = {
+            name: moving._read(number + 1, "params", {})[kernel].storage.chunk_shape for number, name in enumerate(LAYOUTS)
+        }
+    return {"same": same, "losses": losses, "wanted": wanted, "parts": parts, "pieces": pieces}
 
 
 def counted() -> dict:
@@ -99,6 +108,15 @@ def test_what_a_layout_wrote_every_other_reads_to_the_bit_and_trains_on(eight):
     assert moved["same"] == [True] * 2 * len(LAYOUTS)
     assert moved["losses"] == pytest.approx(moved["wanted"], rel=1e-5)
     assert moved["losses"][-1] != moved["losses"][0]
+
+
+@pytest.mark.slow
+def test_each_device_reads_and_writes_its_own_part(eight):
+    """No array is whole on the host on its way: what a mesh reads lies where it belongs, and files have a device's pieces."""
+    assert all(all(each) for each in eight["moved"]["parts"]) and len(eight["moved"]["parts"]) == 4
+    # On 2 x 2 x 2 devices there are two copies of each part, and each writes half of it.
+    wanted = {"jit 1": [1, 8, 8], "pmap 2": [1, 8, 8], "fsdp 4": [1, 2, 8], "2 x 2 x 2": [1, 2, 4]}
+    assert eight["moved"]["pieces"] == wanted
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ from transformer.modes.scoring import check_evaluate, score_split, token_sums
 from transformer.probes import coordinates, init_metrics
 from transformer.runtime import hosts
 from transformer.runtime import workdir as workdirs
-from transformer.runtime.checkpoints import Checkpoints, on_host
+from transformer.runtime.checkpoints import Checkpoints
 from transformer.runtime.devices import Runtime, peak_flops
 from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir
@@ -128,7 +128,7 @@ def _train(
         hosts.check_same({"as its last checkpoint": first})
         shapes = jax.eval_shape(init)
         if first:
-            state = runtime.place_state(state_files.restore(checkpoints, first, jax.tree.map(on_host, shapes)))
+            state = runtime.place_state(state_files.restore(checkpoints, first, runtime.like(shapes)))
         elif config.train.init_from is not None:
             state = runtime.place_state(_load_pretrained(init(), params, config.train.init_from))
         else:

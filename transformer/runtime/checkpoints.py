@@ -167,14 +167,15 @@ class Checkpoints:
     def restore(self, step: int | None, item: str, like: Any) -> Any:
         """An item, with the structure, shapes and types of `like`: a tree of arrays or `jax.ShapeDtypeStruct`s.
 
-        Where `like` has NumPy arrays so has the result; elsewhere it is on the default device. UserError: no such
-        checkpoint (`step` none: none at all), no such item, unreadable, or not like `like`.
+        Where `like` has NumPy arrays so has the result; where it has a sharding each device reads its own part; elsewhere the
+        result is on the default device. UserError: no such checkpoint (`step` none: none at all), no such item, unreadable, or
+        not like `like`.
         """
         self.wait()
         wanted = _table(like)
         if not wanted:
             return like
-        saved = self._read(step, item)
+        saved = self._read(step, item, {})
         where = f"checkpoint {self.folder / str(step)}: {item}"
         remedy = "settings or code have changed since it was made: go back to them, or use another --workdir"
         for names, others, problem in ((wanted, saved, "lacks"), (saved, wanted, "has, and the model has not,")):
@@ -187,6 +188,7 @@ class Checkpoints:
                 old, new = getattr(saved[name], what), getattr(leaf, what)
                 if old != new:
                     raise UserError(f"{where}/{name} has {what} {old}, the model's has {new}; {remedy}")
+        saved = self._read(step, item, wanted)
         return jax.tree.unflatten(jax.tree.structure(like), [_place(saved[name], leaf) for name, leaf in wanted.items()])
 
     def wait(self) -> None:
@@ -291,7 +293,10 @@ class Checkpoints:
                     path = path.rename(path.with_suffix(DELETED))
                 shutil.rmtree(path)
 
-    def _read(self, step: int | None, item: str) -> dict[str, Any]:
+    def _read(self, step: int | None, item: str, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """An item by path. `like`: the arrays that are wanted, on the host or as their shardings say; empty: none, their shapes
+        and types alone.
+        """
         steps = self._steps()
         if not steps:
             raise UserError(f"{self.folder} has no checkpoint; train first (--mode=train) or choose another --workdir")
@@ -308,8 +313,10 @@ class Checkpoints:
         try:
             if item == NOTES:
                 return dict(self._json.restore(folder / NOTES))
-            like = jax.tree.map(on_host, dict(self._reader.metadata(folder / item).tree))
-            return self._reader.restore(folder / item, args=ocp.args.StandardRestore(like))
+            if not like:
+                return dict(self._reader.metadata(folder / item).tree)
+            asked = {name: leaf if _divided(leaf) else on_host(leaf) for name, leaf in like.items()}
+            return self._reader.restore(folder / item, args=ocp.args.StandardRestore(asked))
         except Exception as error:  # whatever orbax and its storage raise
             raise self._unreadable(step, item, _reason(error)) from error
 
@@ -365,13 +372,19 @@ def on_host(leaf: Any) -> np.ndarray:
     return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
 
 
+def _divided(leaf: Any) -> bool:
+    """Whether the array, or what is asked for, is divided over devices."""
+    sharding = None if isinstance(leaf, np.ndarray) else getattr(leaf, "sharding", None)
+    return sharding is not None and len(sharding.device_set) > 1
+
+
 def _whole(leaf: Any) -> Any:
-    """The array on the host, unless it is divided over several processes."""
-    return leaf if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable else np.asarray(leaf)
+    """The array on the host, unless it is divided over devices, each of which then writes its part."""
+    return leaf if _divided(leaf) else np.asarray(leaf)
 
 
-def _place(array: np.ndarray, like: Any) -> Any:
-    return array if isinstance(like, np.ndarray) else jax.device_put(array)
+def _place(array: Any, like: Any) -> Any:
+    return array if isinstance(like, np.ndarray) or _divided(like) else jax.device_put(array)
 
 
 def _reason(error: Exception) -> str:

@@ -17,6 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from transformer import sharding
 from transformer.config import Parallel
 from transformer.runtime import hosts, layout
+from transformer.runtime.checkpoints import on_host
 from transformer.runtime.memory import keep_freed_memory
 
 Batch = Mapping[str, np.ndarray]
@@ -104,6 +105,12 @@ class Runtime:
         if self.mesh is None:
             return self.place_state(init())
         return jax.jit(init, out_shardings=self.shardings(jax.eval_shape(init)))()
+
+    def like(self, shapes: Any) -> Any:
+        """What to ask checkpoints for, to place it as a state of these shapes: on a mesh each device's parts."""
+        if self.mesh is None:
+            return jax.tree.map(on_host, shapes)
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self._shardings(shapes))
 
     def place_state(self, state: Any) -> Any:
         """Moves a state from the host or one device to where the steps need it."""
@@ -210,6 +217,8 @@ class Runtime:
         return _any(flags)
 
     def _cut(self, x: Any, where: NamedSharding) -> Any:
+        if isinstance(x, jax.Array) and x.sharding == where:
+            return x
         if where.is_fully_addressable:
             return jax.device_put(x, where)
         whole = np.asarray(x)
