@@ -129,11 +129,10 @@ def test_outputs_that_the_model_does_not_end_are_counted(monkeypatch):
     used = translator(search__max_extra=2)
     end = used.data_info.end
 
-    def found(params, tokens_BxS, segments_BxS, limit_B, max_length, exact, scored):
-        said = np.full((len(tokens_BxS), 1, 3), 5)
-        said[1, 0, 2] = end
-        lengths = np.full((len(tokens_BxS), 1), 3)
-        return search.Hypotheses(said, lengths, None, None)
+    def found(params, sources, exact, scored):
+        for number in range(len(sources)):
+            said = np.array([[5, 5, end if number == 1 else 5]])
+            yield number, search.Hypotheses(said, np.array([3]), None, None)
 
     monkeypatch.setattr(used, "_search", found)
     outputs = [best[0] for best in used.translate(["a", "ab", "abc", " "], scored=False)]
@@ -152,7 +151,8 @@ def test_what_is_cut_stands_with_the_scores(tmp_path, monkeypatch, capsys):
     tokens = {side: Ragged.of([LETTERS.encode(each[side]) for each in examples]) for side in ("source", "target")}
     split = prepare.Split(examples, tokens, "", (Cut(1, 9, "tokens are unknown", "test"),))
     assert scoring.scored_words(used, split) == 3 + 2  # "ab cd ef"[:8] has three words, and they alone are scored
-    monkeypatch.setattr(used, "_batch", lambda sources, exact, scored: [[Output("x", None, False)] for _ in sources])
+    monkeypatch.setattr(used, "_search", lambda params, sources, exact, scored: [(n, None) for n in range(len(sources))])
+    monkeypatch.setattr(used, "_outputs", lambda *found: [Output("x", None, False)])
     monkeypatch.setattr(scoring.step_lib, "make_eval_step", lambda loss: loss)
     monkeypatch.setattr(scoring.Runtime, "compile_eval", lambda runtime, step: lambda *arguments: None)
     monkeypatch.setattr(scoring.Runtime, "fetch", lambda runtime, part: {"nll_sum": 500.0, "weight_sum": 1.0})
