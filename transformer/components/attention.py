@@ -27,6 +27,7 @@ from transformer.components import fused
 from transformer.components.masks import Mask, Pairs, Sizes, Tokens
 from transformer.components.parameters import Constant, Declared, Kernel, Parameters, Streams
 from transformer.components.positions import Bound, Positions
+from transformer.components.products import product
 from transformer.registry import Component, restated
 from transformer.settings import setting
 
@@ -211,7 +212,7 @@ class Attention(Component, name="multi_head"):
 
     def output(self, p: Parameters, heads_BxTxHxV: Array, x_BxTxD: Array, sizes: Sizes) -> Array:
         """Concat(heads) W^O: BxTxD. `x` is what the queries were made of."""
-        result = jnp.einsum("bthv,hvd->btd", heads_BxTxHxV, p["output/kernel"].astype(heads_BxTxHxV.dtype))
+        result = product("bthv,hvd->btd", heads_BxTxHxV, p["output/kernel"])
         return result + p["output/bias"].astype(result.dtype)[None, None] if "output/bias" in p else result
 
     # --- all steps together ----------------------------------------------------------------------------------------------
@@ -425,7 +426,7 @@ def reach(pairs: Pairs) -> tuple[int, int] | None:
 
 def project(p: Parameters, name: str, x_BxTxD: Array) -> Array:
     """x W + b with the kernel D x heads x width and the bias, if there is one, of that name."""
-    result = jnp.einsum("btd,dhk->bthk", x_BxTxD, p[f"{name}/kernel"].astype(x_BxTxD.dtype))
+    result = product("btd,dhk->bthk", x_BxTxD, p[f"{name}/kernel"])
     return result + p[f"{name}/bias"].astype(result.dtype)[None, None] if f"{name}/bias" in p else result
 
 

@@ -11,6 +11,7 @@ import jax
 
 from transformer.components.masks import Sizes
 from transformer.components.parameters import Constant, Declared, Kernel, Parameters
+from transformer.components.products import product
 from transformer.registry import Component
 from transformer.settings import setting
 
@@ -60,5 +61,5 @@ class FeedForward(Component, name="feed_forward"):
 
 
 def _dense(p: Parameters, name: str, x: Array) -> Array:
-    result = x @ p[f"{name}/kernel"].astype(x.dtype)
+    result = product("btd,df->btf", x, p[f"{name}/kernel"])
     return result + p[f"{name}/bias"].astype(x.dtype)[None, None] if f"{name}/bias" in p else result

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from transformer.components.fused import SAVED
 from transformer.components.masks import Pairs, Role
+from transformer.components.products import wide_product
 from transformer.config import Model
 from transformer.models import lora
 from transformer.models.attention import AttentionLayer
@@ -125,7 +126,7 @@ def all_products(states_BxTxD: Array, table_NxD: Array) -> Array:
         # As fp32, in which products of half precision are exact: with these factors XLA has no such product (JAX 0.10.2).
         table_NxD, states_BxTxD = table_NxD.astype(jnp.float32), states_BxTxD.astype(jnp.float32)
         return jnp.moveaxis(jnp.einsum("nd,btd->nbt", table_NxD, states_BxTxD), 0, -1)
-    return jnp.einsum("btd,nd->btn", states_BxTxD, table_NxD, preferred_element_type=jnp.float32)
+    return wide_product("btd,nd->btn", states_BxTxD, table_NxD)
 
 
 def entries_first(states: int) -> bool:
