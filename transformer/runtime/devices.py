@@ -110,7 +110,7 @@ class Runtime:
         """What to ask checkpoints for, to place it as a state of these shapes: on a mesh each device's parts."""
         if self.mesh is None:
             return jax.tree.map(on_host, shapes)
-        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self._shardings(shapes))
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.shardings(shapes))
 
     def place_state(self, state: Any) -> Any:
         """Moves a state from the host or one device to where the steps need it."""
