@@ -53,8 +53,8 @@ def _rebuild(kind: type[Component], name: str, file: str, values: dict[str, Any]
 
 
 def restated(cls: type, statement: str, *methods: str) -> bool:
-    """Whether `statement`, which tells something of `methods`, is of no older class than they: a subclass that replaces one of
-    them and not the statement is not bound by it.
+    """Whether `statement`, which is about `methods`, is of no older class than they: a subclass that replaces one of them and
+    not the statement is not bound by it.
     """
 
     def age(name: str) -> int:

@@ -339,8 +339,8 @@ def from_dict(values: Mapping[str, Any], kind: Any, where: str = "config.json", 
             arguments[name] = value
     missing = dataclasses.MISSING
     needed = [f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing]
-    if lacking := [prefix + name for name in needed if name not in arguments]:
-        raise UserError(f"{where}: {', '.join(lacking)} is missing; restore the file")
+    if missing := [prefix + name for name in needed if name not in arguments]:
+        raise UserError(f"{where}: {', '.join(missing)} is missing; restore the file")
     return kind(**arguments)
 
 

@@ -28,6 +28,12 @@ MODELS = {
     "bart scaled": (0.3, 3, 2.0, 4.2),
     "marian": (0.4, 0, 2.0, 0.0),
     "gpt2": (0.8, 0, 3.0, 0.0),
+    **{
+        name: (0.6, 0, 3.0, 0.0)
+        for name in ("llama", "mistral", "qwen2", "qwen3", "phi3", "olmo2", "smollm3", "gpt_neox", "opt")
+    },
+    **{name: (0.6, 0, 3.0, 0.0) for name in ("gemma", "gemma2", "gemma3")},
+    **{name: (0.6, 0, 3.0, 0.0) for name in ("mt5", "umt5", "pegasus", "mbart", "m2m_100")},
 }
 WAYS = {
     "greedy": {"num_beams": 1},

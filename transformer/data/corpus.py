@@ -54,7 +54,7 @@ class Ragged:
         """int64, one a row."""
         return np.diff(self.offsets)
 
-    def parted(self, first_N: np.ndarray) -> tuple["Ragged", "Ragged"]:
+    def split_at(self, first_N: np.ndarray) -> tuple["Ragged", "Ragged"]:
         """Each row's first `first_N` values, and the rest of it; copies."""
 
         def taken(starts_N: np.ndarray, lengths_N: np.ndarray) -> Ragged:

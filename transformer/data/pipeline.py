@@ -301,7 +301,7 @@ def _watched(batches: Iterator[Batch]) -> Iterator[Batch]:
     except RuntimeError as error:
         if code := re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error)):
             raise UserError(
-                f"a process that reads data ended (exit code {code[1]}; -9: killed, perhaps for lack of memory); the same "
+                f"a process that reads data ended (exit code {code[1]}; -9: killed, perhaps because memory ran out); the same "
                 "command resumes from the last checkpoint; config.data.workers=0 uses no such processes"
             ) from error
         raise

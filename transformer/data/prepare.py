@@ -62,10 +62,10 @@ class Text:
             found = self._read[name] = sources.read(self.data, name, self.cache)
             for text in found.notices if found else ():
                 self.notice(text)
-            if found and (lacking := [f for f in self.fields if f not in found.examples[0] and f != "pair"]):
+            if found and (missing := [f for f in self.fields if f not in found.examples[0] and f != "pair"]):
                 raise UserError(
                     f"config.data.source {self.data.source}: its examples have {', '.join(found.examples[0])}, and "
-                    f"config.objective.kind wants {', '.join(lacking)}; choose another source or another kind"
+                    f"config.objective.kind wants {', '.join(missing)}; choose another source or another kind"
                 )
         return self._read[name]
 
@@ -104,7 +104,7 @@ def encode_split(
     def build() -> dict[str, corpus.Ragged]:
         every = [encode(split.examples, vocabularies, data_info.labels)]
         for copy in range(1, copies):
-            seeds = itertools.count(copy * len(vocabularies))  # fields are drawn apart
+            seeds = itertools.count(copy * len(vocabularies))  # each field has draws of its own
             drawn = {field: each.sampled(rate, next(seeds)) for field, each in vocabularies.items()}
             every.append(encode(split.examples, drawn, data_info.labels))
         return {field: corpus.Ragged.joined([tokens[field] for tokens in every]) for field in every[0]}

@@ -55,7 +55,7 @@ class Labeller(Predictor):
         return max(LONGEST_ANSWER, self.data_info.longest_output)
 
     def parse(self, line: str, number: int = 1) -> dict[str, str]:
-        """A line as an example: its fields, parted by tabs. UserError: too few or many."""
+        """A line as an example: its fields, separated by tabs. UserError: too few or many."""
         several = {"label": ("text", "pair"), "vector": ("text", "pair"), "span": ("question", "text")}
         fields = several.get(families.task_of(self.config).output, ("text",))
         parts = line.split("\t")

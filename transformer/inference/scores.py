@@ -20,7 +20,7 @@ from transformer.errors import UserError, counted, nearest
 from transformer.inference.sums import SUMS, of_sentences
 from transformer.models import penalties
 
-FEWEST = 10  # pairs that are scored apart
+FEWEST = 10  # pairs that get a score of their own
 TRUE_LENGTH = "true_length"  # follows a score's "@" where outputs are decoded to the length of their references
 PREDICTION = "prediction"  # the field of <split>.jsonl that holds outputs
 OF_TRUE_LENGTH = f"{PREDICTION}@{TRUE_LENGTH}"  # and the field of those decoded to the length of their references

@@ -205,7 +205,7 @@ class Beam:
     - "likely": when the best live beam, scored at its present length, is no better than the worst of these (Transformers'
       early_stopping=False);
     - "bound": when no beam alive can still become better than it (theirs, "never"). A score whose penalty is that of a long
-      text may come long after all that is said;
+      text may come long after all that was generated;
     - "limit": at its limit, with what "bound" gives.
 
     n_best over beam_size: ValueError.

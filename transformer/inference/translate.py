@@ -114,13 +114,13 @@ class Translator(Predictor):
         for place, weights_LxBxHxTxS in self.weights_of(batch).items():
             stack, kind = place.split("/")
             across = columns if kind == "cross" or stack == "encoder" else rows
-            # In cross-attention what is said looks at what it translates, not what was read.
+            # Rows of cross-attention are the tokens that are generated, not those that were read.
             down = [*rows[1:], "</s>"] if kind == "cross" else across
             maps.append(Map(f"{stack} {kind} attention", weights_LxBxHxTxS[:, 0], across, down))
         return maps
 
     def weights(self, pairs: Sequence[tuple[str, str]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """As `weights_of`, while each target is said, from the token after the start on; and how many tokens each text has
+        """As `weights_of`, while each target is generated, from the token after the start on; and how many tokens each text has
         that is read: a source, or, of a decoder alone, a source and its target. Rows have padding behind them."""
         pairs = listed(pairs, "pairs")
         batch, _ = self._batch_of(self._sources([s for s, _ in pairs]), self._inputs([t for _, t in pairs]))

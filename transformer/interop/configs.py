@@ -115,7 +115,7 @@ def _check_search(generation: Mapping[str, Any], values: Values, where: str) -> 
     pad = values["data_info.pad"]
     if generation.get("bad_words_ids") == [[pad]] and pad == values["data_info.target_rows"] - 1:
         wrong = [each for each in wrong if not each.startswith("bad_words_ids")]
-        values["data_info.target_size"] = pad  # an entry past the vocabulary is never said
+        values["data_info.target_size"] = pad  # an entry past the vocabulary is never generated
     end = values.get("data_info.end")
     forced = generation.get("forced_eos_token_id")  # at its limit a hypothesis of ours is finished as it is
     if forced not in (None, end, [end]):
@@ -133,7 +133,7 @@ def _values(fields: Any, raw: Mapping[str, Any], where: str, fixed: Mapping[str,
         names = field.theirs.split()
         value = raw.get(field.theirs) if len(names) == 1 else _several(names, field, raw)
         if field.theirs in raw and value is None and all(settings.has_type(None, kinds[name]) for name in field.ours):
-            continue  # it is said that there is none
+            continue  # the file states that there is none
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
         if value is None:
@@ -234,7 +234,7 @@ def to_fields(name: str, config: Config, data_info: DataInfo) -> dict[str, Any]:
         if field.written:
             names, value = field.theirs.split(), _inverse(name, field, mine)
             written = dict(zip(names, value if len(names) > 1 else [value], strict=True))
-            none = field.default is not None and len(names) == 1  # where nothing is said there would be one
+            none = field.default is not None and len(names) == 1  # without the field there would be one
             result |= {theirs: each for theirs, each in written.items() if each is not None or none}
     if form.layers:
         result |= form.layers.write(config, name)

@@ -99,7 +99,7 @@ def normalise(names: Names, tensors: Stored) -> Stored:
 def to_params(
     names: Names, config: Config, data_info: DataInfo, tensors: Tensors, where: str, place: Callable[[Any], Any] | None = None
 ) -> Any:
-    """The parameters that the model needs, from normalised tensors. UserError: one lacks, does not fit, or has no place.
+    """The parameters that the model needs, from normalised tensors. UserError: one is missing, does not fit, or has no place.
 
     `place`: the tree of shapes -> that of shardings. Then each device is given its part of a parameter, and one tensor at a
     time is in memory; else parameters are whole, on the default device.

@@ -89,7 +89,7 @@ def _places(path: Path) -> dict[str, tuple[Any, str]]:
         file = safetensors.safe_open(path, "numpy")
         types = {file.get_slice(name).get_dtype(): name for name in file.keys()}  # noqa: SIM118  (it is no mapping)
         for name in types.values():
-            file.get_slice(name)[:0]  # a type that NumPy has not is told before anything is read
+            file.get_slice(name)[:0]  # a type that NumPy does not have is reported before anything is read
         return {name: (file, name) for name in file.keys()}  # noqa: SIM118
     except AttributeError as error:  # NumPy has no such type
         raise UserError(
@@ -110,8 +110,8 @@ def _shards(folder: Path) -> dict[str, tuple[Any, str]]:
         if name not in held:
             raise UserError(f"{path}: it names the file {name}, which is not in the folder; fetch it")
         result |= _places(folder / name)
-    if lacking := [tensor for tensor in places if tensor not in result]:
-        raise UserError(f"{path}: its files have no tensor {lacking[0]}; fetch them again")
+    if missing := [tensor for tensor in places if tensor not in result]:
+        raise UserError(f"{path}: its files have no tensor {missing[0]}; fetch them again")
     return result
 
 

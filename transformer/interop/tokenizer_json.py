@@ -80,7 +80,7 @@ def _pieces(vocabulary: SentencePiece) -> Any:
         parts = [(piece, piece[:k], piece[k:]) for piece in normal for k in range(1, len(piece))]
         merges = [(left, right) for _, left, right in sorted(parts, key=lambda each: (-normal[each[0]], ids[each[0]]))]
         merges = [(left, right) for left, right in merges if left in normal and right in normal]
-        ready = any(len(piece) > 1 for piece in whole)  # the library merges what is no single character, unless told
+        ready = any(len(piece) > 1 for piece in whole)  # without it the library merges what is no single character
         made = Tokenizer(models.BPE(ids, merges, unk_token=SPECIAL[UNKNOWN], fuse_unk=True, ignore_merges=ready))
     else:
         made = Tokenizer(models.Unigram(pieces, unk_id=UNKNOWN, byte_fallback=False))

@@ -126,9 +126,9 @@ def _read_pieces(folder: Path, made: SentencePiece, model_type: str, rows: int) 
 
 
 def _read_marian(folder: Path) -> tuple[dict[str, Vocabulary], dict[str, Any]]:
-    lacking = [name for name in (*PAIR, "vocab.json") if not (folder / name).is_file()]
-    if lacking:
-        raise UserError(f"{folder}: there is no {lacking[0]}; a Marian tokenizer is {', '.join(PAIR)} and vocab.json")
+    missing = [name for name in (*PAIR, "vocab.json") if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder}: there is no {missing[0]}; a Marian tokenizer is {', '.join(PAIR)} and vocab.json")
     source, target = ((folder / name).read_bytes() for name in PAIR)
     ids = read_json(folder / "vocab.json")
     own = folder / "target_vocab.json"

@@ -32,7 +32,7 @@ REMAT: dict[str, Callable[..., Any] | None] = {
 
 
 def kernel_initializer(config: Model) -> Callable[..., Any]:
-    """Of projection kernels, (inputs, outputs). With muP their variance is as 1 / width, which only `normal` must be told."""
+    """Of projection kernels, (inputs, outputs). With muP the variance is as 1 / width: only `normal` needs a factor."""
     return {
         "xavier_uniform": nn.initializers.xavier_uniform(),
         "fan_in": nn.initializers.lecun_normal(),

@@ -64,12 +64,12 @@ def ablate(
         else joined(ray, workers) as place
     ):
         with only_run(workdir):
-            pass  # a workdir that cannot be used is said before the plan, in one line
+            pass  # a workdir that cannot be used is reported before the plan, in one line
         say(f"{plans.table(plan)}\neach run is a workdir in {workdir / 'runs'}, with what it prints in a .log beside it\n")
         results = runs.run_all(plan, workdir, functools.partial(train, pictures=False), place)
     resampling.write(plan, workdir, results.outcomes)
     if results.stopped:
-        say(f"stopped, {counted(len(results.outcomes), 'run')} done; the same command goes on from there")
+        say(f"stopped, {counted(len(results.outcomes), 'run')} done; the same command resumes there")
         return
     report(study, workdir)
     if failed := [run.arm for run, found in results.outcomes.items() if found.status == "failed"]:

@@ -11,9 +11,9 @@ from typing import Any
 from transformer.errors import UserError
 
 DPI = 150
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#9A5BA6"  # told apart by the colour-blind too
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#9A5BA6"  # which colour-blind readers distinguish too
 GREY = "#5A5A5A"
-# Fonts to look in, where they are installed, for what matplotlib's own lacks.
+# Fonts to look in, where they are installed, for what is missing in matplotlib's own.
 FONTS = ("DejaVu Sans", "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Arial Unicode MS")
 STYLE = {
     "font.size": 9,

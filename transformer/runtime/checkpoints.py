@@ -178,7 +178,7 @@ class Checkpoints:
         saved = self._read(step, item, {})
         where = f"checkpoint {self.folder / str(step)}: {item}"
         remedy = "settings or code have changed since it was made: go back to them, or use another --workdir"
-        for names, others, problem in ((wanted, saved, "lacks"), (saved, wanted, "has, and the model has not,")):
+        for names, others, problem in ((wanted, saved, "does not have"), (saved, wanted, "has, and the model does not have,")):
             missing = [name for name in names if name not in others]
             if missing:
                 more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

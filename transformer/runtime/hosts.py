@@ -157,7 +157,7 @@ def joined(coordinator: str | None, count: int | None, number: int | None) -> It
                 yield
     except UserError:
         _words.status = 2
-        with contextlib.suppress(RuntimeError, ValueError):  # some are gone, or go on
+        with contextlib.suppress(RuntimeError, ValueError):  # some have ended, or continue
             _client().wait_at_barrier("refused", LEAVING * 1000)  # who left would be lost to those who have not come to it
         _leave_alone(2)
         raise

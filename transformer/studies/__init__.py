@@ -1,1 +1,1 @@
-"""Studies: arms that differ in a setting, runs over seeds, and what they allow to be said."""
+"""Studies: arms that differ in a setting, runs over seeds, and what follows from them."""

@@ -20,7 +20,7 @@ from transformer.studies.verdicts import Data, Finding, Verdict
 @dataclass(frozen=True)
 class Difference:
     """An arm minus the comparison arm. `planned`: it is part of a claim, and interval and p are those of the claims' family;
-    else they are exploratory, of all pairs of arms (Games & Howell 1976). What the runs do not allow to be said is None."""
+    else they are exploratory, of all pairs of arms (Games & Howell 1976). What does not follow from the runs is None."""
 
     value: float | None
     interval: Interval | None = None

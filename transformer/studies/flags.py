@@ -20,7 +20,7 @@ from transformer.studies.study import LAWS, Claim, Metric, Study
 from transformer.studies.verdicts import Comparison, Data
 
 PERCENT = {*SCORES, "token_accuracy", "place_accuracy"}  # metrics of 0 to 100
-NEAR = 1.0  # percent: so near to an end of the scale, arms cannot be told apart
+NEAR = 1.0  # percent: so near to an end of the scale, arms cannot be distinguished
 FLOOR = 0.02  # nats: nothing is left to learn
 LAST = 0.75  # curves are looked at from this fraction of the updates on
 STEEP = 0.1  # a loss that still falls by this fraction of itself there is in mid-transition
@@ -58,7 +58,7 @@ def end(metric: Metric, mean: float | None) -> float | None:
 
 
 def of_arms(study: Study, rows: Sequence[Row], search: Sequence[Row], estimates: Estimates) -> dict[str, list[str]]:
-    """By arm, why nothing can be said of it."""
+    """By arm, why the study decides nothing about it."""
     result: dict[str, list[str]] = {arm: [] for arm in study.arms}
     for metric in study.metrics:
         for arm, estimate in estimates[metric.label].items():

@@ -84,7 +84,7 @@ class Plan:
         """The runs of the arms, in the order of seeds, so that a study that is stopped has some of each arm.
 
         `rates`: the learning rates that were chosen; where the study chooses, an arm without one has no runs. `seeds`: as
-        many as the study's if not told.
+        many as the study's if not given.
         """
         chosen = rates if self.study.learning_rates else dict.fromkeys(self.configs)
         return [

@@ -1,6 +1,6 @@
 """results.csv (and sentences.csv) -> report.md, report.html, the figure, and tables. The same rows give the same files.
 
-What is said of which number is here and in verdict_text.py; the numbers are findings.py's.
+The sentences are here and in verdict_text.py; the numbers are findings.py's.
 """
 
 import math
@@ -165,7 +165,7 @@ def _notes(findings: Findings, measured: Measured) -> list[str]:
 
 
 def _flags(findings: Findings) -> list[str]:
-    """Arms of which nothing can be said, and when an arm or a claim is flagged."""
+    """Arms of which nothing is known, and when an arm or a claim is flagged."""
     if not findings.flags and not any(judged.flags for judged in findings.judged):
         return []
     lines = [f"- {code(arm)} {text}" for arm, doubts in findings.flags.items() for text in doubts]
@@ -308,7 +308,7 @@ def _settings(findings: Findings) -> list[str]:
 def _origin(findings: Findings) -> list[str]:
     """Where the numbers come from."""
 
-    def told(name: str, value: Callable[[Row], str]) -> str:
+    def listed_by(name: str, value: Callable[[Row], str]) -> str:
         counts = Counter(value(row) or "not recorded" for row in findings.rows)
         texts = [plain(text) + (f" ({counted(count, 'run')})" if len(counts) > 1 else "") for text, count in counts.items()]
         return f"- {name}: {'; '.join(texts)}"
@@ -319,9 +319,9 @@ def _origin(findings: Findings) -> list[str]:
         "\n".join(
             [
                 f"- seeds: {', '.join(map(str, findings.seeds))}",
-                told("commit", lambda row: row.commit),
-                told("machine", lambda row: row.machine),
-                told("versions", lambda row: row.versions),
+                listed_by("commit", lambda row: row.commit),
+                listed_by("machine", lambda row: row.machine),
+                listed_by("versions", lambda row: row.versions),
             ]
         ),
         f"Everything here is made from {code(results.NAME)}, a row a run"
@@ -336,7 +336,7 @@ def _origin(findings: Findings) -> list[str]:
 
 
 def _limits(findings: Findings) -> list[str]:
-    """Nothing, if no run tells of any."""
+    """Nothing, if no run reports any."""
     kinds = list(dict.fromkeys((cut.where, cut.what) for row in findings.rows for cut in row.cuts))
     if not kinds:
         return []

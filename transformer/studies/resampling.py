@@ -50,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a run said: statistics of its sentences, and how many words the source of each has."""
+    """The outputs of a run: statistics of its sentences, and how many words the source of each has."""
 
     statistics_SxK: np.ndarray
     words: Sequence[int]

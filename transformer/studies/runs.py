@@ -201,7 +201,7 @@ def measure(config: Config, train: Train) -> Pace | str:
 
 
 def _pace(trained: Mapping[int, float], validated: Mapping[int, float], seconds: float) -> Pace:
-    """From the times at which updates and validations were told, by step. What comes once (compiling) is in the start."""
+    """From the times at which updates and validations were reported, by step. What happens once (compiling) is in the start."""
     updates = max(trained)
     steady = [step for step in trained if step > updates // 2 + 1] if updates > 3 else [s for s in trained if s > 1]
     update = statistics.median(trained[step] - trained[step - 1] for step in steady) if steady else 0.0

@@ -32,12 +32,12 @@ class Metric:
     """A number that a run reports, by the name it has there: "validation/nll", "test/bleu", and, of `train.init_metrics`,
     "init/jacobian_norm" or "init/jacobian_norm@decoder/cross/last".
 
-    `take`: of a number that is reported as training goes on, the last or the best one (None: as the study's `checkpoint`
+    `take`: of a number that is reported during training, the last or the best one (None: as the study's `checkpoint`
     says), or instead of it the `updates` until it was first reported to be as good as `target`. A run that never
     was counts as all of its updates: the mean is one restricted to them (Royston & Parmar 2013), so arms must have equally
     many.
 
-    `learned`: what an arm's mean must be as good as, else it has not learned what it was trained on, and nothing is said of it.
+    `learned`: what an arm's mean must be as good as, else it has not learned, and no claim about it is decided.
 
     `scale`: what means and intervals are computed on; None: logit for percentages, log for everything else, which is positive.
     """

@@ -34,7 +34,7 @@ from transformer.studies import results
 from transformer.studies.results import beside
 from transformer.training.loop import Stop
 
-Train = Callable[[Config, Path], None]  # trains, or goes on, in a workdir, and scores; a function of a module
+Train = Callable[[Config, Path], None]  # trains, or resumes, in a workdir, and scores; a function of a module
 # The same of runs that differ in their seeds alone, what each says going to a file; whether all went well.
 Together = Callable[[Mapping[Path, Config], Mapping[Path, TextIO]], bool]
 
@@ -241,7 +241,7 @@ def _end_with_the_study() -> None:
 INSTALL = 'pip install "ray>=2.60,<3"'
 ADDRESS = re.compile(r"auto|(?P<host>[^/\s]+):(?P<port>\d{1,5})")
 ANSWER = 5.0  # seconds that a head node has to answer
-LOSSES = 5  # a run may lose its node so often; what takes its node away each time is not to go on for ever
+LOSSES = 5  # a run may lose its node so often; a run that always brings its node down must end
 SEEN = 60.0  # seconds until a node's files are seen elsewhere: NFS may keep for so long that a file is not there (acdirmax)
 PASSED = ("JAX_", "XLA_")  # the beginnings of variables that runs have from the study's environment; all else is their node's
 
@@ -259,7 +259,7 @@ def joined(address: str, most: int | None) -> Iterator[Place]:
         raise UserError(f"--ray={address}: Ray, an extra, cannot be imported ({error}); {INSTALL}") from error
     _check(address)
     before = signal.getsignal(signal.SIGTERM)  # Ray takes it
-    with contextlib.redirect_stdout(sys.stderr):  # what Ray tells of its nodes is no result
+    with contextlib.redirect_stdout(sys.stderr):  # what Ray prints about its nodes is no result
         try:
             _join(ray, address)
             kind = "GPU" if ray.cluster_resources().get("GPU") else "CPU"

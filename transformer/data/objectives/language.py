@@ -27,9 +27,10 @@ class CausalLM(Objective):
     """Field `text`, a document a row: each token from those before it; `start` stands before a document, `end` behind it.
 
     Documents are cut to chunks of `block` tokens; the first token of a chunk is predicted from the one before it.
-    `cross_documents`: all documents are one, parted by `end`. `shift` (training): chunks but a document's first and last start
-    earlier by a number in [0, block) drawn from (seed, epoch), so that windows differ by epoch at no cost in length: as many
-    tokens are predicted twice, behind the first chunk's start, as are left out, before the last chunk. Without `shift`
+    `cross_documents`: all documents are one, with `end` between them. `shift` (training): chunks but a document's first and
+    last start earlier by a number in [0, block) drawn from (seed, epoch), so that windows differ by epoch at no cost in
+    length: as many tokens are predicted twice, behind the first chunk's start, as are left out, before the last chunk. Without
+    `shift`
     (evaluation) each token is predicted once.
     """
 
@@ -122,7 +123,7 @@ class EncodedPrefixLM(Translate):
         chunks = cut(corpus["text"], self._window)["text"]
         share_N = draw(self.seed, SPLIT, 0).random(len(chunks))
         first_N = np.where(chunks.lengths > 1, 1 + (share_N * (chunks.lengths - 1)).astype(np.int64), 0)
-        source, target = chunks.parted(first_N)
+        source, target = chunks.split_at(first_N)
         return {"source": source, "target": target}
 
     def cuts(self, corpus: Corpus) -> list[Cut]:

@@ -129,7 +129,7 @@ def _rates(data: Data) -> dict[str, float]:
 
 
 def shares(total: int, rates: dict[str, float]) -> dict[str, int]:
-    """`total` parted in proportion to the rates, in whole numbers that sum to it (largest remainders)."""
+    """`total` divided in proportion to the rates, in whole numbers that sum to it (largest remainders)."""
     exact = {name: total * rate / sum(rates.values()) for name, rate in rates.items()}
     result = {name: int(value) for name, value in exact.items()}
     for name in sorted(rates, key=lambda name: result[name] - exact[name])[: total - sum(result.values())]:

@@ -142,7 +142,7 @@ def _draw(rng: random.Random, held: bool) -> Mapping[str, str]:
 
 
 def make(data: Data) -> dict[str, list[Mapping[str, str]]]:
-    """Examples {"text", "tags"}: words and as many tags, parted by single spaces."""
+    """Examples {"text", "tags"}: words and as many tags, separated by single spaces."""
     return distinct(data, _draw)
 
 

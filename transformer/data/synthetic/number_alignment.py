@@ -33,7 +33,7 @@ _GERMAN_POWERS = (("tausend",), *((f"{w}en", f"{w}n", w) for w in words("Million
 class Alignment:
     """The words of a number in two languages, and the pairs (source word, target word), by index, that translate each other.
 
-    `source` and `target` are the words' places in the text that `speller` writes: words are parted by spaces, commas,
+    `source` and `target` are the words' places in the text that `speller` writes: words are separated by spaces, commas,
     hyphens and, in a German compound, nothing. `possible` has `links` and what may be aligned besides (Och and Ney 2003, 4.1).
     """
 

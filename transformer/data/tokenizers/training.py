@@ -17,7 +17,7 @@ _RESERVED = re.compile("[\0\u2585]")  # sentencepiece ignores a line with one of
 
 
 def train(data: Data, texts: Sequence[str], notice: Callable[[str], None]) -> Vocabulary:
-    """The vocabulary that `data` asks for, learned from `texts`. `notice` is told what is left out or not filled.
+    """The vocabulary that `data` asks for, learned from `texts`. `notice` is given what is left out or not filled.
 
     Where texts have line ends, these are entries, whatever the normalisation, so that a document keeps its lines.
     UserError: no such vocabulary can be made of the texts.
