@@ -247,13 +247,12 @@ def training(session: Session) -> None:
 
 def decoding(session: Session) -> None:
     """Transformer-big, 64 sentences of 24 tokens, 32 output tokens each, which the end is none of."""
-    import jax
     import numpy as np
 
     from transformer import families
-    from transformer.config import Search
+    from transformer.config import Search as SearchSettings
     from transformer.data.objectives import Translate
-    from transformer.inference.decoding import search_batch
+    from transformer.inference.decoding import Search
 
     rows, source, length = (4, 8, 8) if session.small else (64, 24, 32)
     title, job = f"decoding, {rows} sentences, {length} output tokens", jobs.translator(session.small)
@@ -261,16 +260,11 @@ def decoding(session: Session) -> None:
     model = families.FAMILIES["encoder_decoder"].model(config, job.data_info)
     params = families.init_params(model, Translate(source, length), seed=0)
     params["logits"]["bias"] = params["logits"]["bias"].at[job.data_info.end].add(-1e4)
-    tokens = np.random.default_rng(0).integers(4, job.entries, (rows, source), np.int32)
-    segments, limits = np.ones((rows, source), np.int32), np.full(rows, length, np.int32)
+    ids = np.random.default_rng(0).integers(4, job.entries, (rows, source)).tolist()
     for beams in (1, 4):
-        asked = dataclasses.replace(config, search=Search(beam_size=beams, batch_size=rows))
-
-        def outputs(*arguments: Any, asked: Any = asked) -> Any:
-            return search_batch(model, asked, job.data_info, *arguments, max_length=length).tokens_BxNxL
-
-        search: Any = jax.jit(outputs)
-        seconds = timed(lambda search=search: np.asarray(search(params, tokens, segments, limits)), 3)
+        asked = dataclasses.replace(config, search=SearchSettings(beam_size=beams, batch_size=rows, max_extra=length - source))
+        search = Search(model, asked, job.data_info)
+        seconds = timed(lambda search=search: [each.tokens_BxNxL for _, each in search(params, ids, scored=False)], 3)
         median = statistics.median(seconds)
         values = {"ms": 1e3 * median, "output tokens/s": rows * length / median}
         session.row(title, search="greedy" if beams == 1 else f"beam {beams}", **values)
