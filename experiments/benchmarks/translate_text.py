@@ -4,8 +4,9 @@
 
 DIR has Multi30k, as for experiments/multi30k.py. A model of the size of train_step.py's, laid out as Marian's are, is trained
 first, for as long as it takes to end its sentences where they end (kept in the workdir; the next call goes on from there), and
-exported. A turn: the 1,000 sentences of test_2016_flickr from text to text, as each does it: tokens, batches of 64 of like
-length, search with the same penalty and limit, text again. BLEU, and how many lines are ours to the letter, are printed.
+exported. A turn: the 1,000 sentences of test_2016_flickr from text to text, as each does it: tokens, 64 sentences at once,
+those of like length together, search with the same penalty and limit, text again. BLEU, and how many lines are ours to the
+letter, are printed.
 """
 
 import dataclasses
