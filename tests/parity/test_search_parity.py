@@ -28,12 +28,13 @@ MODELS = {
     "bart scaled": (0.3, 3, 2.0, 4.2),
     "marian": (0.4, 0, 2.0, 0.0),
     "gpt2": (0.8, 0, 3.0, 0.0),
-    **{
-        name: (0.6, 0, 3.0, 0.0)
-        for name in ("llama", "mistral", "qwen2", "qwen3", "phi3", "olmo2", "smollm3", "gpt_neox", "opt")
-    },
-    **{name: (0.6, 0, 3.0, 0.0) for name in ("gemma", "gemma2", "gemma3")},
-    **{name: (0.6, 0, 3.0, 0.0) for name in ("mt5", "umt5", "pegasus", "mbart", "m2m_100")},
+    "llama": (0.4, 1, 4.0, 0.0),
+    **dict.fromkeys(("mistral", "qwen2", "qwen3", "phi3", "olmo2", "smollm3", "opt"), (0.6, 0, 3.0, 0.0)),
+    **dict.fromkeys(("gemma", "gemma3", "mt5", "umt5"), (0.6, 0, 3.0, 0.0)),
+    "gemma2": (0.3, 0, 3.0, 0.0),
+    "gpt_neox": (0.3, 1, 8.0, 0.0),
+    "pegasus": (0.5, 5, 8.0, 2.0),
+    "mbart": (0.3, 2, 3.0, 2.0),
 }
 WAYS = {
     "greedy": {"num_beams": 1},
@@ -47,7 +48,12 @@ STOPPING = {"never": "bound", False: "likely", True: "filled"}
 
 def make(name):
     """A model that ends now and then: what the end's row says of a state is more than what others say."""
-    more = {"t5": {"num_decoder_layers": 2}, "marian": {"encoder_layers": 2}}  # their cache is as deep as the encoder
+    more = {
+        "t5": {"num_decoder_layers": 2},
+        "umt5": {"num_decoder_layers": 2},
+        "marian": {"encoder_layers": 2},
+        "mbart": {"encoder_layers": 3},
+    }  # their cache is as deep as the encoder
     spread, seed, factor, added = MODELS[name]
     model = theirs.make(name, spread, seed, **more.get(name, {}))
     with torch.no_grad():
@@ -104,6 +110,8 @@ SAMPLE = [
     ("marian", "beam"),
     ("gpt2", "greedy"),
     ("gpt2", "beam, filled"),
+    ("mistral", "greedy"),
+    ("mbart", "beam, filled"),
 ]
 
 

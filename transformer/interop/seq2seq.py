@@ -79,7 +79,7 @@ FORMATS: dict[str, Format] = {
         BART,
         name="MBart",
         heads=("ForConditionalGeneration", "Model"),
-        fields=_ids(1, 2, 2),
+        fields=_ids(1, 2, 0),  # without a field `generate` begins with bos
         fixed=_PRE_NORM,
         only=_only(embedding_norm=True, sinusoids=False),
         silent=BART.silent | _LAYER_DROP,
