@@ -13,6 +13,7 @@ from transformer import families
 from transformer.config import Checkpoint, Train
 from transformer.runtime.checkpoints import Checkpoints
 from transformer.training import state_files, step
+from transformer.training.optimizer import make_optimizer
 
 # --- a loss whose every number is known --------------------------------------------------------------------------------
 
@@ -215,10 +216,13 @@ def test_bfloat16_computes_and_fp32_keeps():
 # --- saved and restored ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ema_decay", [None, 0.9])
-def test_saved_and_restored_to_the_bit(tmp_path, ema_decay):
-    train, optimizer = Train(ema_decay=ema_decay), optax.scale_by_adam()
-    state, update = make(train, optimizer=optimizer)
+@pytest.mark.parametrize(
+    ("rule", "ema_decay"), [("adam", None), ("adam", 0.9), ("lion", None), ("muon", None), ("schedule_free", None)]
+)
+def test_saved_and_restored_to_the_bit(tmp_path, rule, ema_decay):
+    train = Train(optimizer=rule, ema_decay=ema_decay, weight_decay=0.0 if rule == "adam" else 0.1)
+    optimizer = make_optimizer(train)
+    state, update = make(train, optimizer=optimizer, schedule=lambda number: 0.1 + 0.01 * number)
     for number in range(3):
         state, _ = update(state, points(seed=number))
     with contextlib.closing(Checkpoints(tmp_path, Checkpoint())) as checkpoints:
@@ -229,7 +233,7 @@ def test_saved_and_restored_to_the_bit(tmp_path, ema_decay):
     assert jax.tree.structure(found) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, found, state)
     assert [x.dtype for x in jax.tree.leaves(found)] == [x.dtype for x in jax.tree.leaves(state)]
-    assert ((tmp_path / "3" / "average").exists(), found.average is None) == (ema_decay is not None, ema_decay is None)
-    if ema_decay is not None:
+    assert ((tmp_path / "3" / "average").exists(), found.average is not None) == (train.keeps_average,) * 2
+    if train.keeps_average:
         assert np.any(found.average["slope"] != found.params["slope"])
     jax.tree.map(np.testing.assert_array_equal, update(found, points(seed=3)), update(state, points(seed=3)))
