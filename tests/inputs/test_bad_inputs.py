@@ -26,7 +26,7 @@ def nothing_runs(monkeypatch):
     def fail(*arguments, **more):
         raise AssertionError("wrong input must be found before anything is run")
 
-    for where, name in ((loop, "train"), (Translator, "_batch"), (Generator, "_draw"), (Labeller, "_apply")):
+    for where, name in ((loop, "train"), (Translator, "_chunk"), (Generator, "_draw"), (Labeller, "_apply")):
         monkeypatch.setattr(where, name, fail)
 
 
@@ -74,7 +74,7 @@ def test_enough_is_wrong():
 
 def test_too_little_memory_is_said_in_a_line(monkeypatch, tmp_path):
     copy("translator", tmp_path)
-    monkeypatch.setattr(Translator, "_batch", lambda self, sources, exact, scored: jnp.zeros(2**46).sum())
+    monkeypatch.setattr(Translator, "_chunk", lambda *arguments, **more: jnp.zeros(2**46).sum())
     said = command(f"--workdir={tmp_path / 'run'}", "--mode=translate", stdin=b"ab\n")
     assert said.status == 2 and said.err.count("\n") == 1
     assert said.err.startswith("launch.py: --mode=translate: there is not enough memory; lower ")

@@ -50,7 +50,7 @@ def test_no_file_of_a_workdir_is_unpickled(pattern, tmp_path, monkeypatch):
     assert spoilt
     for path in spoilt:
         path.write_bytes(pickle.dumps(Bomb(mark)))
-    for where, name in ((loop, "train"), (Translator, "_batch")):
+    for where, name in ((loop, "train"), (Translator, "_chunk")):
         monkeypatch.setattr(where, name, lambda *arguments, **more: pytest.fail("it was taken for good"))
     monkeypatch.chdir(tmp_path)
     said = command("--config=tiny.py", "--workdir=run", PARTS[pattern], stdin=b"ab\n")

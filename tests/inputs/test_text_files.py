@@ -28,8 +28,12 @@ class Echo(Translator):
         vocabulary = Bytes()
         super().__init__(dataclasses.replace(loaded, config=config, vocabularies={"source": vocabulary, "target": vocabulary}))
 
-    def _batch(self, sources, exact, scored):
-        return [[Output(self.target_vocabulary.decode(ids[:-1]), 0.0)] for ids in sources]  # without the end
+    def _chunk(self, texts, first, lengths=None, scored=False):
+        sources = self._sources(texts, first)
+        said = [
+            self.target_vocabulary.decode(ids[:-1]) if text.strip() else "" for text, ids in zip(texts, sources, strict=True)
+        ]
+        return [[Output(text, 0.0)] for text in said]  # without the end
 
 
 @pytest.fixture(scope="module")

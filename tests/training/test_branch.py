@@ -60,7 +60,8 @@ def metrics(workdir: Path) -> list[dict]:
 def arrays(workdir: Path, step: int) -> dict[str, bytes]:
     with contextlib.closing(Checkpoints(workdir / "checkpoints", Checkpoint(keep_last=20))) as checkpoints:
         assert checkpoints.problem(step) is None
-        tables = {item: checkpoints._read(step, item) for item in ("params", "optimizer")}
+        shapes = {item: checkpoints._read(step, item) for item in ("params", "optimizer")}
+        tables = {item: checkpoints._read(step, item, like) for item, like in shapes.items()}
         return {f"{item}/{name}": np.asarray(leaf).tobytes() for item, table in tables.items() for name, leaf in table.items()}
 
 
