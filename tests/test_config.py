@@ -313,6 +313,7 @@ def test_no_free_setting_changes_parameters_or_data():
         "train.max_skipped",
         "train.debug_nans",
         "train.max_minutes",
+        "train.trackers",
         "train.patience",
         "train.decay_steps",
     }
