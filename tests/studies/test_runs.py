@@ -231,7 +231,7 @@ def test_learning_rates_are_chosen_on_validation(tmp_path):
     arms = {"a": {}, "b": {"model.d_model": "16"}, "d": does("diverge"), "f": does("fail")}
     metrics = (Metric("test/nll", "lower"),)
     made = plan(arms, seeds=1, learning_rates=(0.6, 0.3, 0.15), metrics=metrics)
-    results, _ = run_all(made, tmp_path)
+    ran, _ = run_all(made, tmp_path)
     rows = table(tmp_path)
     search = [row for row in rows if row["part"] == "search"]
     assert [row["validation/nll"] != "" for row in search if row["arm"] in "ad"] == [True] * 6 + [False] * 10
