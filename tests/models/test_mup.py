@@ -58,7 +58,7 @@ def test_coordinates_are_flat_in_mup_and_grow_otherwise(tying):
         grown[parametrization] = {name: wide[name] / narrow[name] for name in narrow}
     assert max(grown["mup"].values()) < 1.5
     assert min(value for name, value in grown["mup"].items() if "self" not in name) > 0.6  # logits of attention may fall
-    assert min(grown["standard"].values()) > 3
+    assert min(grown["standard"].values()) > 2
 
 
 def test_at_the_base_width_it_is_the_standard_one():
