@@ -97,7 +97,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 # --- skips -------------------------------------------------------------------------------------------------------------
 
 # What a machine may lack: shared data, a GPU, what tests/parity compares with, an extra. Any other skip is a test that is gone.
-EXPECTED = re.compile(r"TRANSFORMER_DATA|\bGPU\b|\bChromium\b|could not import '(torch|transformers|ray)'")
+EXPECTED = re.compile(
+    r"TRANSFORMER_DATA|\bGPU\b|\bChromium\b|could not import '(torch|transformers|ray|wandb|mlflow|lm_eval)'|tokamax is not"
+)
 _skipped: dict[str, str] = {}
 
 
