@@ -5,7 +5,7 @@
 
 DIR holds Multi30k's train.*, val.* and test_2016_flickr.* in English and German, cased and untokenised.
 
-Under way: `experiments/reports/heads` holds the plan and the rows of the finished runs, 3 of 78. Beside much other work a run
+Under way: `experiments/reports/heads` holds the plan and the rows of the finished runs, 4 of 78. Beside much other work a run
 took 68 minutes, and one of the search, which has a third of the updates, 20 to 26. With a copy of that folder as --workdir
 the study is resumed.
 
