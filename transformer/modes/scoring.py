@@ -346,13 +346,18 @@ def heads_to_remove(
     return order[: head_pruning.number(config)]
 
 
+def scored_batches(runtime: Runtime, objective: Objective, tokens: Corpus, config: Config) -> tuple[Any, Any]:
+    """The batches of a split, every example once, and what was cut; as `pipeline.plan` gives them."""
+    micro = config.train.batch_tokens // config.train.accumulate
+    seed, rows = config.train.seed, runtime.count
+    return pipeline.plan(tokens, objective, config.data, micro, rows, seed, training=False, share=runtime.share)
+
+
 def token_sums(
     runtime: Runtime, loss: step_lib.Loss, objective: Objective, name: str, tokens: Corpus, config: Config
 ) -> tuple[Callable[[Any], dict[str, float]], list[Cut]]:
     """A function from placed parameters to the loss's sums over a split, every example counted once; and what was cut."""
-    micro = config.train.batch_tokens // config.train.accumulate
-    seed, rows = config.train.seed, runtime.count
-    batches, notices = pipeline.plan(tokens, objective, config.data, micro, rows, seed, training=False, share=runtime.share)
+    batches, notices = scored_batches(runtime, objective, tokens, config)
     step = runtime.compile_eval(step_lib.make_eval_step(loss))
 
     def sums(params: Any) -> dict[str, float]:

@@ -26,7 +26,7 @@ from transformer.inference import loading, predict, scores
 from transformer.models import axes
 from transformer.modes.common import folders
 from transformer.modes.pictures import show
-from transformer.modes.scoring import check_evaluate, score_split, token_sums
+from transformer.modes.scoring import check_evaluate, score_split, scored_batches, token_sums
 from transformer.probes import coordinates, init_metrics
 from transformer.runtime import hosts
 from transformer.runtime import workdir as workdirs
@@ -240,9 +240,7 @@ def _coordinates(
     runtime: Runtime, model: Any, objective: Any, tokens: Any, config: Config
 ) -> Callable[[Any], dict[str, float]]:
     """A function from placed parameters to `probes.coordinates` of the first batch of validation."""
-    rows, seed = runtime.count, config.train.seed
-    micro = config.train.batch_tokens // config.train.accumulate
-    batches, _ = pipeline.plan(tokens, objective, config.data, micro, rows, seed, training=False, share=runtime.share)
+    batches, _ = scored_batches(runtime, objective, tokens, config)
     [batch] = pipeline.read(batches, 0, 1, 0)
     placed, step = runtime.place_batch(batch), runtime.compile_eval(coordinates.make_step(model, config))
     return lambda params: coordinates.complete(config, runtime.fetch(step(params, placed)))

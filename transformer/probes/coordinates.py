@@ -17,9 +17,9 @@ import jax.numpy as jnp
 
 from transformer import families
 from transformer.config import Config
-from transformer.models.layers import Layer
 from transformer.models.stack import layers_in_order
-from transformer.probes.sites import at_attention
+from transformer.probes.inside import is_layer
+from transformer.probes.sites import at_attention, visible
 
 Array = jax.Array
 LOGITS = "coordinates@logits"
@@ -52,7 +52,7 @@ def make_step(model: Any, config: Config) -> Callable[..., dict[str, Array]]:
 
         with at_attention(_sow_logits):
             (states, logits), sown = model.apply(
-                {"params": params}, method=outputs, capture_intermediates=_is_layer, mutable=["intermediates"]
+                {"params": params}, method=outputs, capture_intermediates=is_layer, mutable=["intermediates"]
             )
         kept, sums = sown["intermediates"], {}
         for site in _sites(config):
@@ -91,12 +91,8 @@ def _sizes(values_BxTxN: Array, tokens_BxT: Array) -> tuple[Array, Array]:
 
 
 def _sow_logits(layer: Any, heads: Array, site: Any) -> Array:
-    logits, seen = site.logits(), site.pairs.seen()
-    seen = jnp.broadcast_to(jnp.ones((1,) * 4, bool) if seen is None else seen, logits.shape)
+    logits = site.logits()
+    seen = visible(site, logits)
     sums = jnp.sum(jnp.abs(logits.astype(jnp.float32)), where=seen), jnp.sum(seen, dtype=jnp.float32)
     layer.sow("intermediates", "logits", sums)
     return heads
-
-
-def _is_layer(module: Any, method: str) -> bool:
-    return isinstance(module, Layer) and method == "__call__"

@@ -37,7 +37,7 @@ from transformer.models import program
 from transformer.models.losses import Batch, Loss, Params, over_parts
 from transformer.models.stack import layers_in_order
 from transformer.probes import gradient_distance
-from transformer.probes.sites import at_attention
+from transformer.probes.sites import at_attention, visible
 from transformer.probes.softmax import of_softmax
 
 Array = jax.Array
@@ -142,9 +142,9 @@ def _of_program(loss: Loss, params: Params, batch: Batch, asked: Sequence[str]) 
 
 
 def _sow_measures(layer: Any, heads: Array, site: Any) -> Array:
-    logits, seen = site.logits(), site.pairs.seen()
-    seen = jnp.broadcast_to(jnp.ones((1,) * 4, bool) if seen is None else seen, logits.shape)
-    layer.sow("intermediates", "softmax", of_softmax(logits, site.attention.normalize(site.p, logits, site.pairs), seen))
+    logits = site.logits()
+    weights = site.attention.normalize(site.p, logits, site.pairs)
+    layer.sow("intermediates", "softmax", of_softmax(logits, weights, visible(site, logits)))
     return heads
 
 

@@ -40,11 +40,12 @@ def hidden_states(config: Config, model: nn.Module, params: object, batch: Batch
 
 @functools.lru_cache(maxsize=64)  # equal models share their programs
 def _kept(model: nn.Module) -> Callable[..., Any]:
-    apply = functools.partial(model.apply, capture_intermediates=_is_layer, mutable=["intermediates"])
+    apply = functools.partial(model.apply, capture_intermediates=is_layer, mutable=["intermediates"])
     return jax.jit(lambda params, batch: apply({"params": params}, batch)[1])
 
 
-def _is_layer(module: nn.Module, method: str) -> bool:
+def is_layer(module: nn.Module, method: str) -> bool:
+    """Which calls Flax is to capture: those whose outputs are the residual stream after a layer."""
     return isinstance(module, Layer) and method == "__call__"
 
 

@@ -34,6 +34,12 @@ def at_attention(function: Callable[[AttentionLayer, Array, Site], Array]) -> Ab
     return nn.intercept_methods(interceptor)
 
 
+def visible(site: Site, logits_BxHxTxS: Array) -> Array:
+    """Which keys each query sees, as booleans of the shape of the logits."""
+    seen = site.pairs.seen()
+    return jax.numpy.broadcast_to(jax.numpy.ones((1,) * 4, bool) if seen is None else seen, logits_BxHxTxS.shape)
+
+
 def added_to_embeddings(*added: Array) -> AbstractContextManager[Any]:
     """A context in which these are added to what the first, second, .. embedding of a call gives: the source's comes first."""
     left = list(added)
