@@ -68,15 +68,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 # --- slow tests --------------------------------------------------------------------------------------------------------
 
-# Tests that took more than 1.7 s of processor time when they were last measured (--times); others are marked in their files.
-SLOW = frozenset((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").splitlines())
+# By what they took of processor time when they were last measured (--times): slow.txt is the slowest of the plain tests,
+# thorough.txt the slowest of the slow ones of which a sample is left. Others are marked in their files.
+MARKED = {
+    mark: frozenset((Path(__file__).parent / f"{mark}.txt").read_text(encoding="utf-8").splitlines())
+    for mark in ("slow", "thorough")
+}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.nodeid in SLOW:
-            item.add_marker("slow")
+        for mark, tests in MARKED.items():
+            if item.nodeid in tests:
+                item.add_marker(mark)
 
 
 def _processor_seconds() -> float:

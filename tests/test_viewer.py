@@ -9,7 +9,8 @@ import subprocess
 
 import numpy as np
 import pytest
-from trained import command, run
+import trained
+from trained import command
 
 from transformer.plots import AttentionPage, View
 
@@ -46,12 +47,13 @@ def test_a_large_model_fits():
 
 def test_lines_of_a_file_are_on_one_page(tmp_path):
     (tmp_path / "texts.txt").write_text("abc\nab\tAB\n\n")
-    made = command("--mode=attend", f"--workdir={run().workdir}", f"--input={tmp_path}/texts.txt", f"--output={tmp_path}/out")
+    run = f"--workdir={trained.run().workdir}"
+    made = command("--mode=attend", run, f"--input={tmp_path}/texts.txt", f"--output={tmp_path}/out")
     assert (made.status, made.lines) == (0, [f"{tmp_path}/out/attention.html"])
     page = (tmp_path / "out" / "attention.html").read_text(encoding="utf-8")
     titles = [each["title"] for each in json.loads(re.search(r'json">(.*?)</script>', page, re.DOTALL)[1])]  # type: ignore[index]
     assert len(titles) == 2 and titles[0].startswith("abc → ") and titles[1] == "ab → AB"
-    wrong = command("--mode=attend", f"--workdir={run().workdir}", f"--input={tmp_path}/texts.txt", "--source=a")
+    wrong = command("--mode=attend", run, f"--input={tmp_path}/texts.txt", "--source=a")
     assert wrong.status == 2 and "--input" in wrong.err
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trained import command, run
+import trained
+from trained import command
 
 from transformer.config import Config
 from transformer.modes import comparison
@@ -36,7 +37,7 @@ def test_an_interval_is_that_of_the_paired_difference():
 
 def test_two_runs_are_compared(tmp_path):
     """The second run is a copy whose search is another and one of whose outputs is spoilt."""
-    first = run().workdir
+    first = trained.run().workdir
     second = Path(shutil.copytree(first, tmp_path / "other"))
     config = json.loads((second / "config.json").read_text())
     config["search"]["beam_size"] = 1
@@ -57,5 +58,5 @@ def test_two_runs_are_compared(tmp_path):
 @pytest.mark.parametrize("value", ["", "{0}", "{0},{0}", "{0},nowhere"])
 def test_what_cannot_be_compared_is_one_line(tmp_path, monkeypatch, value):
     monkeypatch.chdir(tmp_path)
-    result = command("--mode=compare", *([f"--workdir={value.format(run().workdir)}"] if value else []))
+    result = command("--mode=compare", *([f"--workdir={value.format(trained.run().workdir)}"] if value else []))
     assert result.status == 2 and "--workdir" in result.err and result.err.count("\n") == 1 and not list(tmp_path.iterdir())
