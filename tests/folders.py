@@ -9,7 +9,7 @@ import random
 import numpy as np
 import safetensors.numpy
 import sentencepiece
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 D, F, P, HEADS, ENCODER, DECODER = 12, 16, 20, 3, 2, 3
 SENTENCE = "the small big old cat dog bird sees hears likes a house tree 12 um Größe über naïve"
@@ -153,6 +153,16 @@ def word_pieces():
     made.decoder = decoders.WordPiece()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     made.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=60, special_tokens=special, show_progress=False))
+    return made
+
+
+def between(made, begin, *end):
+    """The tokenizer, whose texts stand between these tokens; a pair has the last of them between its texts, too."""
+    made.post_processor = processors.TemplateProcessing(
+        " ".join([begin, "$A", *end]).strip(),
+        " ".join([begin, "$A", end[-1], "$B", *end]).strip(),
+        special_tokens=[(each, made.token_to_id(each)) for each in (begin, *end) if each],
+    )
     return made
 
 

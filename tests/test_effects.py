@@ -116,7 +116,10 @@ NEEDS: dict[str, dict[str, Any]] = {
     "model.init_stddev": {"model.initializer": "normal"},
     "model.recurrent.context": {"model.recurrent.attention": "none"},
     "model.recurrent.input_feeding": {"model.recurrent.attention": "luong_dot"},
-    **{f"model.{name}": {"objective.next_sentence": True} for name in ("head_dropout_rate", "pooler_activation")},
+    **{
+        f"model.{name}": {"objective.next_sentence": True}
+        for name in ("head_dropout_rate", "pooler_activation", "pooling", "prediction_head")
+    },
     "data.segmentation_rate": {"data.vocabulary": "bpe", "data.vocabulary_size": 40, "data.segmentations": 2},
     "data.segmentations": {"data.vocabulary": "bpe", "data.vocabulary_size": 40},
     "data.normalization": {"data.vocabulary": "bpe", "data.vocabulary_size": 40},

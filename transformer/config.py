@@ -120,7 +120,18 @@ class Model:
     base_d_k: int | None = setting(None, "mup: d_k at base_width; none: base_width / num_heads", at_least=1)
 
     pooler_activation: Literal["tanh", "relu", "gelu"] = setting(
-        "tanh", "activation between the two layers that classify a text (BERT and BART, DistilBERT, ELECTRA)"
+        "tanh", "activation between the two layers that classify (BERT and BART, DistilBERT, ELECTRA and ModernBERT)"
+    )
+    pooling: Literal["first", "mean"] = setting(
+        "first", "which states of an encoder a classifier of texts reads: the first token's, or the mean of all (ModernBERT)"
+    )
+    prediction_head: Literal["bert", "modernbert"] = setting(
+        "bert",
+        "what stands below a classifier; bert: activation(x W + b) for texts, nothing for tokens and spans; modernbert: "
+        "norm(activation(x W + b)) for all of them",
+    )
+    head_bias: bool = setting(
+        True, "a bias in the layer below a classifier and below the logits of a masked language model (ModernBERT: none)"
     )
 
     lora_rank: int | None = setting(

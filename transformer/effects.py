@@ -42,11 +42,20 @@ def _has_dropout(config: Config) -> bool:
     model, rates = config.model, [config.model.dropout_rate]
     if config.family != "recurrent":
         rates += [model.attention.dropout_rate, model.feed_forward.dropout_rate]
-    return any(rates) or (_has_head_dropout(config) and model.head_dropout_rate > 0)
+    return any(rates) or (_classifies(config) and model.head_dropout_rate > 0)
 
 
-def _has_head_dropout(config: Config) -> bool:
-    return config.objective.kind in LABELS or (config.objective.kind == "masked_lm" and config.objective.next_sentence)
+def _classifies(config: Config) -> bool:
+    return config.objective.kind in LABELS or _classifies_texts(config)
+
+
+def _has_pooler(config: Config) -> bool:
+    """A layer below the classifier."""
+    return _classifies_texts(config) or (_classifies(config) and config.model.prediction_head == "modernbert")
+
+
+def _classifies_texts(config: Config) -> bool:
+    return config.objective.kind == "classify" or (config.objective.kind == "masked_lm" and config.objective.next_sentence)
 
 
 def _normal(config: Config) -> bool:
@@ -74,8 +83,25 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
     (
         "model",
         "pooler_activation",
-        lambda c: c.objective.kind == "classify" or (c.objective.kind == "masked_lm" and c.objective.next_sentence),
-        "in a model that classifies texts",
+        _has_pooler,
+        "in a model that classifies texts, or with config.model.prediction_head=modernbert",
+    ),
+    (
+        "model",
+        "pooling",
+        lambda c: _classifies_texts(c) and c.family == "encoder_only",
+        "in an encoder that classifies texts",
+    ),
+    ("model", "prediction_head", _classifies, "in a model with a classifier"),
+    (
+        "model",
+        "head_bias",
+        lambda c: (
+            c.objective.kind == "masked_lm"
+            or _classifies_texts(c)
+            or (_classifies(c) and c.model.prediction_head == "modernbert")
+        ),
+        "in a masked language model, in one that classifies texts, or with config.model.prediction_head=modernbert",
     ),
     ("model", "lora_rank", lambda c: c.family != "recurrent", "in a Transformer, and config.family is recurrent"),
     ("model", "parametrization", lambda c: c.family != "recurrent", "in a Transformer, and config.family is recurrent"),
@@ -132,7 +158,7 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
         "with config.model.initializer=normal, config.model.embedding_init=normal, or learned or t5 positions",
     ),
     ("model", "token_types", _family("encoder_only"), "with config.family=encoder_only"),
-    ("model", "head_dropout_rate", _has_head_dropout, "in a model with a classifier"),
+    ("model", "head_dropout_rate", _classifies, "in a model with a classifier"),
     (
         "model.recurrent",
         "cell attention context bidirectional reverse_source input_feeding",

@@ -192,12 +192,13 @@ def _make_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
 def _heads(config: Config, data_info: DataInfo) -> Heads:
     if config.family == "encoder_decoder" and config.objective.kind != "classify":
         return Heads()
+    each = config.model.prediction_head == "modernbert"  # its layer is below every classifier
     return {
         "masked_lm": Heads(masked_lm=True, pooler=config.objective.next_sentence, outputs=2 * config.objective.next_sentence),
         "classify": Heads(pooler=True, outputs=len(data_info.labels)),
         "embed": Heads(pooler=True),
-        "tag": Heads(outputs=len(data_info.labels), per_token=True),
-        "answer": Heads(outputs=2, per_token=True),
+        "tag": Heads(pooler=each, outputs=len(data_info.labels), per_token=True),
+        "answer": Heads(pooler=each, outputs=2, per_token=True),
     }[config.objective.kind]
 
 

@@ -145,6 +145,7 @@ def modernbert_base() -> Config:
             norm=LayerNorm(epsilon=1e-5, bias=False),
             norm_order="pre",
             embedding_norm=True,
+            head_bias=False,
             logits_bias=True,
             layer_pattern=("first", *(turn[n % 3] for n in range(1, 22))),
             layer_types=Variations(types),

@@ -196,7 +196,7 @@ def sized(fields):
         ("roberta", {}, 124_697_433),  # RoBERTa base
         ("xlm-roberta", {}, 278_295_186),  # XLM-R base
         ("camembert", {}, 110_655_493),  # CamemBERT base
-        ("modernbert", {}, 149_655_232 + 768),  # ModernBERT base, and a bias here that is 0
+        ("modernbert", {}, 149_655_232),  # ModernBERT base
         ("distilbert", {}, 66_985_530),  # DistilBERT base
     ],
 )  # fmt: skip

@@ -122,6 +122,23 @@ def test_a_classifier_reads_the_first_token_and_a_tagger_its_own():
         assert np.flatnonzero(felt).tolist() == places
 
 
+def test_a_head_as_modernbert_s_is_below_classifiers_of_texts_and_of_tokens():
+    """norm(gelu(x W)) of the mean of the states that are no padding, or of each state, against NumPy."""
+    changes = {"prediction_head": "modernbert", "pooling": "mean", "head_bias": False, "pooler_activation": "gelu"}
+    tokens = {"source": draw(2, 5), "source_segments": np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])}
+    for heads in (Heads(pooler=True, outputs=3), Heads(pooler=True, outputs=3, per_token=True)):
+        net, params = encoder(heads, **changes)
+        said = small.apply(net, {"params": params}, tokens)
+        x = np.asarray(said["states"])
+        x = x if heads.per_token else np.stack([x[0, :3].mean(axis=0), x[1].mean(axis=0)])
+        assert params["pooler"]["dense"].keys() == {"kernel"}
+        x = np.asarray(jax.nn.gelu(x @ params["pooler"]["dense"]["kernel"], approximate=False))
+        x = (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-6)
+        x = x * params["pooler"]["norm"]["scale"] + params["pooler"]["norm"]["bias"]
+        wanted = x @ params["classifier"]["dense"]["kernel"] + params["classifier"]["dense"]["bias"]
+        np.testing.assert_allclose(said["scores"], wanted, atol=1e-5)
+
+
 def test_token_types_and_padding_of_an_encoder():
     net, params = encoder(HEADS["tag"][0])
     tokens = draw(1, 5)

@@ -15,7 +15,6 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 import theirs  # noqa: E402  (it imports both)
-from tokenizers import processors  # noqa: E402
 
 from transformer.inference import loading  # noqa: E402
 
@@ -46,11 +45,8 @@ def llm(name: str) -> Published:
 
 def modernbert() -> Published:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    made, names = folders.word_pieces(), dict(zip(("pad", "unk", "cls", "sep", "mask"), special, strict=True))
-    template = "[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]"
-    made.post_processor = processors.TemplateProcessing(
-        *template, special_tokens=[(each, made.token_to_id(each)) for each in ("[CLS]", "[SEP]")]
-    )
+    names = dict(zip(("pad", "unk", "cls", "sep", "mask"), special, strict=True))
+    made = folders.between(folders.word_pieces(), "[CLS]", "[SEP]")
     ids = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
     model = theirs.make("modernbert", vocab_size=made.get_vocab_size(), **ids)
     described = {f"{role}_token": token for role, token in names.items()}
@@ -60,11 +56,7 @@ def modernbert() -> Published:
 
 def nllb() -> Published:
     codes = ["<s>", "<pad>", "</s>", "<unk>", "eng_Latn", "fra_Latn"]
-    made = folders.byte_bpe(codes)
-    template = "eng_Latn $A </s>", "eng_Latn $A $B </s>"
-    made.post_processor = processors.TemplateProcessing(
-        *template, special_tokens=[(each, made.token_to_id(each)) for each in ("eng_Latn", "</s>")]
-    )
+    made = folders.between(folders.byte_bpe(codes), "eng_Latn", "</s>")
     ids = {"pad_token_id": 1, "eos_token_id": 2, "bos_token_id": 0, "decoder_start_token_id": 2}
     model = theirs.make("m2m_100", vocab_size=made.get_vocab_size(), **ids)
     model.generation_config.update(**ids, forced_bos_token_id=5, max_length=12)

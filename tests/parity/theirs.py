@@ -125,6 +125,13 @@ MODELS = {
     "camembert spans": ("CamembertForQuestionAnswering", ROBERTA),
     "modernbert": ("ModernBertForMaskedLM", MODERN),
     "modernbert body": ("ModernBertModel", MODERN | {"norm_bias": True, "attention_bias": True}),
+    "modernbert sentences": ("ModernBertForSequenceClassification", MODERN | LABELS),
+    "modernbert means": (
+        "ModernBertForSequenceClassification",
+        MODERN | LABELS | {"classifier_pooling": "mean", "classifier_bias": True, "norm_bias": True},
+    ),
+    "modernbert tokens": ("ModernBertForTokenClassification", MODERN | LABELS),
+    "modernbert spans": ("ModernBertForQuestionAnswering", MODERN | {"classifier_bias": True}),
     "distilbert": ("DistilBertForMaskedLM", DISTILBERT),
     "distilbert body": ("DistilBertModel", DISTILBERT),
     "distilbert sentences": ("DistilBertForSequenceClassification", DISTILBERT | LABELS),

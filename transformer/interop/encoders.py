@@ -18,6 +18,8 @@ _LAYERED = (  # what fields or layers of ModernBERT say
     "model.feed_forward.bias",
     "model.norm.bias",
     "model.logits_bias",
+    "model.pooling",
+    "model.head_bias",
 )
 _GELU = [("gelu", "gelu"), ("gelu_python", "gelu")]  # heads have this one, whatever the layers have
 _OFFSET = 2  # the first position is behind that of padding
@@ -100,7 +102,13 @@ _ELECTRA = dataclasses.replace(
 
 _MODERN = Format(
     family="encoder_only",
-    architectures={"ModernBertForMaskedLM": "masked_lm", "ModernBertModel": "embed"},
+    architectures={
+        "ModernBertForMaskedLM": "masked_lm",
+        "ModernBertModel": "embed",
+        "ModernBertForSequenceClassification": "classify",
+        "ModernBertForTokenClassification": "tag",
+        "ModernBertForQuestionAnswering": "answer",
+    },
     fields=[
         Field("vocab_size", ROWS, 50368),
         Field("hidden_size", ["model.d_model"], 768),
@@ -117,6 +125,8 @@ _MODERN = Format(
         Field("embedding_dropout", ["model.dropout_rate"], 0.0),
         Field("mlp_dropout", ["model.feed_forward.dropout_rate"], 0.0),
         Field("classifier_dropout", ["model.head_dropout_rate"], 0.0),
+        Field("classifier_pooling", ["model.pooling"], "cls", [("cls", "first"), ("mean", "mean")]),
+        Field("classifier_bias", ["model.head_bias"], False),
         Field("decoder_bias", ["model.logits_bias"], True),
         Field("tie_word_embeddings", ["model.tying"], True, [(True, "three_way"), (True, "two_way"), (False, "none")]),
         Field("pad_token_id", ["data_info.pad"], 50283),
@@ -126,19 +136,20 @@ _MODERN = Format(
         "model.norm_order": "pre",
         "model.final_norm": True,
         "model.token_types": 0,
+        "model.pooler_activation": "gelu",
+        "model.prediction_head": "modernbert",
     },
     training=NORMAL,
     only={
         "is_encoder_decoder": (False,),
         "is_decoder": (False,),
         "add_cross_attention": (False,),
-        "classifier_bias": (False,),
         "classifier_activation": ("gelu",),
         "position_embedding_type": ("absolute", "sans_pos"),  # neither is used
     },
     silent=words(
         "initializer_cutoff_factor bos_token_id eos_token_id cls_token_id deterministic_flash_attn sparse_prediction "
-        "sparse_pred_ignore_index classifier_pooling gradient_checkpointing reference_compile repad_logits_with_grad "
+        "sparse_pred_ignore_index gradient_checkpointing reference_compile repad_logits_with_grad "
         "layer_norm_eps sep_token_id"
     ),
     heads_end=True,
@@ -277,9 +288,16 @@ NAMES["modernbert"] = Names(
             "feed_forward/outer": "mlp.Wo",
         },
     ),
-    places={**_NO_POOLER, "masked_lm/transform/bias": Place(None, "vector")},
+    variants=[
+        (
+            "objective.kind",
+            ("classify", "tag", "answer"),
+            {"pooler/dense": "head.dense", "pooler/norm": "head.norm", "classifier/dense": "classifier"},
+        ),
+    ],
+    places=_NO_POOLER,
     prefix="model.",
-    heads=("head.", "decoder."),
+    heads=("head.", "decoder.", "classifier."),
     same=[("model.embeddings.tok_embeddings.weight", "decoder.weight")],
     dropped=[r"head\..*", r"decoder\..*", r".*\.rotary_emb\.inv_freq"],
     fused={"attn.Wqkv": _QKV, "mlp.Wi": ("feed_forward/inner", "feed_forward/gate")},

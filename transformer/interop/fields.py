@@ -90,6 +90,9 @@ _PREFIX = Field("prefix", ["data.prefix"], "")
 ATTENTION = {
     "model.parametrization": "standard",
     "model.pooler_activation": "tanh",
+    "model.pooling": "first",
+    "model.prediction_head": "bert",
+    "model.head_bias": True,
     "model.attention": "multi_head",
     "model.mask": "prefix",
     "model.feed_forward": "feed_forward",

@@ -218,7 +218,7 @@ def _labels(architecture: str, raw: Mapping[str, Any], where: str, default: int)
         raise UserError(
             f"{where}: id2label is {raw.get('id2label')!r}, num_labels {count!r}: wants a label for each of 0, 1, .."
         ) from None
-    if not labels or (len(labels) == 1 and architecture == "BertForTokenClassification"):
+    if not labels or (len(labels) == 1 and architecture.endswith("ForTokenClassification")):
         raise UserError(f"{where}: id2label has {len(labels)} entries: wants a label for each of 0, 1, ..")
     if len(labels) > 1 and raw.get("problem_type") == "regression":
         raise UserError(f"{where}: problem_type is 'regression' with {len(labels)} labels: only one number is supported")

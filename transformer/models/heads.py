@@ -20,7 +20,8 @@ Array = jax.Array
 
 def _dense(config: Model, width: int, name: str, output: bool = False) -> nn.Dense:
     initializer = output_initializer(config) if output else kernel_initializer(config)
-    return nn.Dense(width, kernel_init=initializer, dtype=jnp.dtype(config.dtype), name=name)
+    bias = output or config.head_bias
+    return nn.Dense(width, use_bias=bias, kernel_init=initializer, dtype=jnp.dtype(config.dtype), name=name)
 
 
 class MaskedLM(nn.Module):
@@ -40,27 +41,40 @@ class MaskedLM(nn.Module):
 
 
 class Pooler(nn.Module):
-    """tanh(x W + b), or with `pooler_activation`. x is the state of the first token or, with dropout, of the last one (Lewis et
-    al. 2020, 3.1)."""
+    """tanh(x W + b), or with `pooler_activation`; in a head as ModernBERT's a norm follows (Warner et al. 2024).
+
+    x is, as `pooling` says, the state of the first token or the mean of all; with `last` and dropout that of the last token
+    (Lewis et al. 2020, 3.1); with `per_token` each token's.
+    """
 
     config: Model
     last: bool = False
+    per_token: bool = False
 
     @nn.compact
     def __call__(self, states_BxSxD: Array, segments_BxS: Array | None = None, deterministic: bool = True) -> Array:
-        """BxD. One text a row; segments are 0 in the padding behind it."""
+        """BxD, or BxSxD of tokens. One text a row; segments are 0 in the padding behind it."""
         config = self.config
-        if not self.last:
-            x_BxD = states_BxSxD[:, 0]
-        elif segments_BxS is None:
-            x_BxD = states_BxSxD[:, -1]
-        else:
-            last_B = jnp.maximum(jnp.sum(segments_BxS > 0, axis=1) - 1, 0)
-            x_BxD = jnp.take_along_axis(states_BxSxD, last_B[:, None, None], axis=1)[:, 0]
+        x = states_BxSxD if self.per_token else self._pool(states_BxSxD, segments_BxS)
         if self.last:
-            x_BxD = Dropout(config.head_dropout_rate, config.dropout_generator, deterministic, name="dropout")(x_BxD)
+            x = Dropout(config.head_dropout_rate, config.dropout_generator, deterministic, name="dropout")(x)
         function = {"tanh": jnp.tanh, "relu": jax.nn.relu, "gelu": partial(jax.nn.gelu, approximate=False)}
-        return function[config.pooler_activation](_dense(config, config.d_model, "dense")(x_BxD))
+        x = function[config.pooler_activation](_dense(config, config.d_model, "dense")(x))
+        return NormLayer(config, name="norm")(x) if config.prediction_head == "modernbert" else x
+
+    def _pool(self, states_BxSxD: Array, segments_BxS: Array | None) -> Array:
+        """BxD."""
+        if not self.last and self.config.pooling == "mean":
+            seen_BxS = jnp.ones(states_BxSxD.shape[:2]) if segments_BxS is None else segments_BxS > 0
+            sums_BxD = jnp.einsum("bsd,bs->bd", states_BxSxD, seen_BxS, preferred_element_type=jnp.float32)
+            counts_Bx1 = jnp.maximum(jnp.sum(seen_BxS, axis=1, keepdims=True), 1)  # a row may be empty
+            return (sums_BxD / counts_Bx1).astype(states_BxSxD.dtype)
+        if not self.last:
+            return states_BxSxD[:, 0]
+        if segments_BxS is None:
+            return states_BxSxD[:, -1]
+        last_B = jnp.maximum(jnp.sum(segments_BxS > 0, axis=1) - 1, 0)
+        return jnp.take_along_axis(states_BxSxD, last_B[:, None, None], axis=1)[:, 0]
 
 
 class Classifier(nn.Module):

@@ -31,7 +31,7 @@ Array = jax.Array
 class Heads:
     """What stands on the states: a masked language model, a pooler, a classifier of `outputs` scores (0: none).
 
-    The classifier reads each token (`per_token`), or the pooled sentence.
+    The classifier reads each token (`per_token`), or the pooled sentence. With both, the pooler computes on each token.
     """
 
     masked_lm: bool = False
@@ -183,7 +183,7 @@ class EncoderOnly(nn.Module):
         if heads.masked_lm:
             self.masked_lm = MaskedLM(config, data_info.source_rows, data_info.source_size, name="masked_lm")
         if heads.pooler:
-            self.pooler = Pooler(config, name="pooler")
+            self.pooler = Pooler(config, per_token=heads.per_token, name="pooler")
         if heads.outputs:
             self.classifier = Classifier(config, heads.outputs, name="classifier")
 
@@ -215,7 +215,7 @@ class EncoderOnly(nn.Module):
 
     def scores(self, states_BxSxD: Array, deterministic: bool = True, segments_BxS: Array | None = None) -> Array:
         """The classifier's scores: BxC of sentences, BxSxC of tokens."""
-        read = states_BxSxD if self.heads.per_token else self.pooler(states_BxSxD, segments_BxS, deterministic)
+        read = self.pooler(states_BxSxD, segments_BxS, deterministic) if self.heads.pooler else states_BxSxD
         return self.classifier(read, deterministic)
 
 
