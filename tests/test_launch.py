@@ -13,7 +13,7 @@ import pytest
 import trained
 from trained import ROOT, command
 
-from transformer import modes, streams
+from transformer import cli, modes, streams
 from transformer.cli import flags
 from transformer.components.positions import Positions
 from transformer.config import Config, Train
@@ -489,6 +489,15 @@ def test_an_interrupted_command_says_so(monkeypatch, tmp_path):
     result = command(f"--config={run.experiment}", f"--workdir={tmp_path / 'run'}")
     assert result.status == "launch.py: interrupted"  # Python prints it, and exits with 1
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_not_installed_is_a_line(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "transformer.cli.main", raising=False)
+    monkeypatch.setitem(sys.modules, "absl", None)
+    with pytest.raises(SystemExit) as ended:
+        cli.run()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "absl" in said and "requirements.txt" in said and said.count("\n") == 1
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

@@ -114,6 +114,12 @@ def test_a_wrong_class_is_one_line(variant, name):
     assert part in message(lambda: settings.check(with_attention(f"{variant}:SoftCap")))
 
 
+def test_arguments_of_a_hook_need_no_shapes_in_their_names(variant):
+    hook = "    def normalize(self, p, logits, pairs):\n        return super().normalize(p, logits, pairs)\n"
+    variant.write_text(f"{SOFT_CAP}\n{hook}")
+    settings.check(with_attention(f"{variant}:SoftCap"))
+
+
 def test_it_goes_through_json_and_to_other_processes(variant):
     config = with_attention(f"{variant}:SoftCap", cap="30")
     written = json.loads(json.dumps(settings.to_dict(config)))

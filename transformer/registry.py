@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 import types
@@ -184,7 +185,7 @@ def check_class(cls: type[Component], where: str) -> None:
                 continue
             if name in hooks:
                 wanted, found = (list(inspect.signature(f).parameters) for f in (hooks[name], function))
-                if wanted != found:
+                if [*map(_without_shape, wanted)] != [*map(_without_shape, found)]:
                     raise UserError(
                         f"{where}: {each.__name__}.{name} has the arguments ({', '.join(found)}); those of "
                         f"{kind.__name__}.{name} are ({', '.join(wanted)})"
@@ -196,6 +197,11 @@ def check_class(cls: type[Component], where: str) -> None:
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if type(field.default).__hash__ is None or field.default_factory is not dataclasses.MISSING:
             raise UserError(f"{where}: {cls.__name__}.{field.name} cannot be hashed; use a tuple or a frozen dataclass")
+
+
+def _without_shape(name: str) -> str:
+    """`logits` of `logits_BxHxTxS`: a variant need not repeat shapes in its names."""
+    return re.sub(r"_[A-Z0-9]+(x[A-Z0-9]+)*$", "", name)
 
 
 def carry_over(old: Component | None, cls: type[Component]) -> Component:

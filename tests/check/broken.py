@@ -138,6 +138,14 @@ class LostInHalfPrecision(Attention):
         return (key_BxSxNxK + 200) - 200
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IntegersTimesFloats(Attention):
+    """Not broken: the product has the type of the logits."""
+
+    def logits(self, p, q, k, pairs, positions):
+        return super().logits(p, q, k, pairs, positions) * jnp.arange(1, 1 + k["key"].shape[1])[None, None, None]
+
+
 BROKEN = {  # name: (settings of the model, the property that must fail)
     "mask ignored in one backend": ({"attention": MaskIgnoredInChunks()}, programs.chunked),
     "cache written one slot late": ({"attention": CacheWrittenLate()}, decoding.one_by_one),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import pytest
-from broken import BROKEN
+from broken import BROKEN, IntegersTimesFloats
 
 from transformer.checks import batches, table
 from transformer.checks.subject import Subject
@@ -70,3 +70,8 @@ def test_a_fault_is_found(name):
 def test_a_sound_model_has_no_fault(measure):
     found = finding(measure, sound())
     assert not found.failed and found.error is not None, found
+
+
+def test_integers_that_meet_floats_are_no_fault_of_half_precision():
+    found = finding(batches.dtypes, subject(attention=IntegersTimesFloats()))
+    assert not found.failed and "integers and floats" in found.reason and "broken.py" in found.reason

@@ -1,5 +1,6 @@
 """Properties of one forward pass: what a token may depend on, and what it must not."""
 
+import re
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from transformer.checks.subject import PACKED, ROWS, SLOTS, Outcome, Subject, di
 from transformer.components.attention import Backend
 from transformer.components.masks import Pairs, Tokens
 from transformer.components.positions import Bound
+from transformer.errors import first_line
 
 ALONE = [(number,) for number in range(ROWS)]
 
@@ -143,6 +145,11 @@ def dtypes(subject: Subject) -> Outcome:
             heads = attention.attend(p, q, attention.expand(p, k, sizes), pairs, bound, Backend(dtype=jnp.bfloat16))
             return attention.output(p, heads, x, sizes)
 
-        with jax.numpy_dtype_promotion("strict"):
-            jax.eval_shape(layer, p, of_positions, jax.ShapeDtypeStruct((2, SLOTS, each.d_model), jnp.bfloat16))
+        try:
+            with jax.numpy_dtype_promotion("strict"):
+                jax.eval_shape(layer, p, of_positions, jax.ShapeDtypeStruct((2, SLOTS, each.d_model), jnp.bfloat16))
+        except jax.dtypes.TypePromotionError as error:
+            if len(set(re.findall(r"b?float\d+", first_line(error)))) != 1:
+                raise
+            return f"integers and floats are mixed{subject.place(error)}, which hides it: convert them with astype"
     return 0.0

@@ -5,17 +5,20 @@ Letters: B rows of a batch, T slots of a row, N entries of the vocabulary, D d_m
 
 import dataclasses
 import functools
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer import families, settings
+from transformer import families, registry, settings
 from transformer.config import Config, DataInfo, Model
 from transformer.data.objectives import Objective
 from transformer.data.tokenizers.vocabulary import Bytes
+from transformer.registry import Component
 from transformer.validation import STACKS
 
 Batch = Mapping[str, np.ndarray]
@@ -64,6 +67,13 @@ def pack(given: Sequence[Example], rows: Sequence[Sequence[int]], slots: int = S
     return result
 
 
+def components_of(config: Config) -> list[Component]:
+    """The components of all kinds of layers."""
+    models = [config.model, *(each for stack in ("encoder", "decoder") for each in config.model.layers_of_period(stack))]
+    found = [getattr(model, f.name) for model in models for f in dataclasses.fields(model)]
+    return list(dict.fromkeys(each for each in found if isinstance(each, Component)))
+
+
 class Subject:
     """A small model of a configuration.
 
@@ -94,6 +104,13 @@ class Subject:
     @property
     def recurrent(self) -> bool:
         return self.config.family == "recurrent"
+
+    def place(self, error: Exception) -> str:
+        """The line of a component's file in which an exception was raised, in brackets."""
+        files = {str(file) for component in components_of(self.config) for file in registry.sources(type(component))}
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames if frame.filename in files]
+        return f" ({lines[-1]})" if lines else ""
 
     @functools.cached_property
     def objective(self) -> Objective:

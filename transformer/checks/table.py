@@ -2,14 +2,12 @@
 
 import dataclasses
 import inspect
-import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from transformer import registry
 from transformer.checks import batches, decoding, learning, programs
-from transformer.checks.subject import Outcome, Subject
+from transformer.checks.subject import Outcome, Subject, components_of
 from transformer.errors import first_line
 from transformer.registry import Component
 
@@ -83,19 +81,12 @@ def run(subject: Subject, properties: tuple[Property, ...] = PROPERTIES) -> Iter
         try:
             outcome = each.measure(subject)
         except Exception as error:  # a hook may raise anything: that property fails, and the others are still checked
-            yield Finding(each, None, f"{type(error).__name__}: {first_line(error)}{_place(error, subject)}", failed=True)
+            yield Finding(each, None, f"{type(error).__name__}: {first_line(error)}{subject.place(error)}", failed=True)
             continue
         if isinstance(outcome, str):
             yield Finding(each, None, outcome)
         else:
             yield Finding(each, outcome, failed=not outcome <= each.bound)
-
-
-def _place(error: Exception, subject: Subject) -> str:
-    """The line of a component's file in which an exception was raised."""
-    files = {str(file) for component in components(subject.config) for file in registry.sources(type(component))}
-    lines = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
-    return f" ({lines[-1]})" if lines else ""
 
 
 def line(finding: Finding) -> str:
@@ -120,7 +111,7 @@ def remedy(finding: Finding, config: Any) -> str:
 def _hooks(each: Property, config: Any) -> list[str]:
     """The hooks that the configuration's classes from files replace, those first whose fault it may be."""
     result = []
-    for component in components(config):
+    for component in components_of(config):
         for cls in type(component).__mro__:
             if not issubclass(cls, Component) or not (file := registry.sources(cls)):
                 continue
@@ -129,10 +120,3 @@ def _hooks(each: Property, config: Any) -> list[str]:
             if suspects:
                 result.append(f"{', '.join(f'{cls.__name__}.{name}' for name in suspects)} in {next(iter(file)).name}")
     return list(dict.fromkeys(result))
-
-
-def components(config: Any) -> list[Component]:
-    """The components of all kinds of layers."""
-    models = [config.model, *(each for stack in ("encoder", "decoder") for each in config.model.layers_of_period(stack))]
-    found = [getattr(model, f.name) for model in models for f in dataclasses.fields(model)]
-    return list(dict.fromkeys(each for each in found if isinstance(each, Component)))

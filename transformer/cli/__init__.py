@@ -1,11 +1,19 @@
 """The command line: `flags.py` parses it, `usage.py` prints the help, `main.py` runs the mode."""
 
+import sys
+
 from transformer.runtime.memory import keep_freed_memory
 
 
 def run() -> None:
     """The entry point of `python launch.py` and of the installed command `transformer`."""
     keep_freed_memory()  # before the imports below, which start threads
-    from transformer.cli.main import run
+    try:
+        from transformer.cli.main import run
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("transformer"):
+            raise
+        print(f"launch.py: no {error.name} for {sys.executable}: run pip install -r requirements.txt", file=sys.stderr)
+        sys.exit(2)
 
     run()
