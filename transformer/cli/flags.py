@@ -222,4 +222,4 @@ def _check() -> None:
             raise UserError(f"--{name}={value}: wants one of {', '.join(choices)}{nearest(value, choices)}")
     for name, modes in MODES_OF.items():
         if FLAGS[name].present and FLAGS.mode not in modes:
-            raise UserError(f"--{name}: --mode={FLAGS.mode} does not use it (--mode={', '.join(modes)}); leave it out")
+            raise UserError(f"--{name}: --mode={FLAGS.mode} does not use it; leave it out, or use --mode={' or '.join(modes)}")
