@@ -82,6 +82,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for mark, tests in MARKED.items():
             if item.nodeid in tests:
                 item.add_marker(mark)
+        if item.get_closest_marker("thorough"):
+            item.add_marker("slow")
 
 
 def _processor_seconds() -> float:

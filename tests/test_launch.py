@@ -98,7 +98,7 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "profile from 0": (nothing, ["--profile=0:8"], ["--profile=0:8: wants FIRST:LAST"]),
     "profile past the end": (nothing, ["--profile=149:151"], ["--profile=149:151: the run ends with update 150"]),
     "mode": (nothing, ["--mode=trian"], ["--mode=trian", ", ".join(flags.MODES), "did you mean 'train'?"]),
-    "flag of another mode": (nothing, ["--mode=translate", "--source=ab"], ["--source", "translate", "--mode=attend or import"]),
+    "flag of another mode": (nothing, ["--mode=translate", "--source=ab"], ["--source", "translate", "attend or import"]),
     "a default of another mode": (nothing, ["--num_samples=1"], ["--num_samples", "--mode=train", "generate"]),
     "initials of a setting": (nothing, ["--lr=1"], ["--lr", "'config.train.learning_rate'"]),
     "setting of another section": (nothing, ["--config.train.num_heads=2"], ["'model.num_heads'"]),
