@@ -578,10 +578,16 @@ class Search:
     )
     stop: str | None = setting(None, "generate: a text at which a sample ends", free=True)
     source_code: str | None = setting(
-        None, "translate: entry that a source begins with, as eng_Latn of NLLB; none: as the model was imported", free=True
+        None,
+        "translate: entry that a source begins with, as eng_Latn of NLLB, or, of mBART-cc25, ends with; none: as the model was "
+        "imported",
+        free=True,
     )
     target_code: str | None = setting(
-        None, "translate: entry that an output begins with, as fra_Latn of NLLB; none: as the model was imported", free=True
+        None,
+        "translate: entry that an output begins with, as fra_Latn of NLLB, or, of mBART-cc25, that the decoder starts from; "
+        "none: as the model was imported",
+        free=True,
     )
 
     def output_limit(self, source: int, longest: int = 0) -> int:
@@ -706,6 +712,7 @@ class DataInfo:
     unknown: int = 3
     first: int | None = None  # what every output begins with, after `start` (NLLB: its language's code); none: any token
     begin: int | None = None  # first token of a source (BERT's [CLS], BART's <s>); none: sources have no such token
+    code: int | None = None  # last token of a source, behind `end` (mBART-cc25: its language's code); none: `end` is the last
     mask: int | None = None  # replaces tokens in masked_lm and denoise
     longest_output: int = 0  # tokens of the longest target (with its end) or answer in any split; 0: unknown
     sentinels: int = 0  # number of sentinels, which replace spans (T5); sentinel k is target_size - 1 - k

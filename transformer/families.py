@@ -227,7 +227,7 @@ def _begin(data_info: DataInfo) -> int:
 def _translate(config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
     data = config.data
     lengths = data.max_source_length, data.max_target_length
-    return objectives.Translate(*lengths, data_info.start, data_info.end, data_info.begin, data_info.first)
+    return objectives.Translate(*lengths, data_info.start, data_info.end, data_info.begin, data_info.first, data_info.code)
 
 
 def _causal(config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool) -> objectives.Objective:
@@ -305,6 +305,7 @@ def _denoise(config: Config, data_info: DataInfo, vocabularies: Vocabularies, tr
         objective.span_length,
         ends_sentence=encode.sentence_ends(vocabulary, data_info.target_size) if objective.permute_sentences else None,
         delete_rate=objective.delete_rate,
+        code=data_info.code,
         seed=config.train.seed,
     )
 

@@ -18,7 +18,7 @@ def check_data_info(data_info: DataInfo, where: str) -> DataInfo:
         if not 1 <= size <= rows <= settings.MOST:
             raise UserError(f"{where}: a vocabulary of {size} entries does not fit a table of {rows} rows ({side}); restore it")
     least = min(data_info.source_rows, data_info.target_rows)
-    for name in ("pad", "start", "first", "end", "unknown", "begin", "mask"):
+    for name in ("pad", "start", "first", "end", "unknown", "begin", "code", "mask"):
         token = getattr(data_info, name)
         if token is not None and not 0 <= token < least:
             raise UserError(f"{where}: the {name} token is {token}, and the tables have the rows 0 to {least - 1}; restore it")

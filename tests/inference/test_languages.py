@@ -59,11 +59,27 @@ def test_targets_begin_with_the_code_in_training_one_by_one_and_all_at_once():
         assert objective.lengths(texts).tolist() == [[5, 7]]
 
 
+def test_a_code_may_stand_behind_the_end_of_a_source():
+    """mBART-cc25's; a source that is too long keeps both."""
+    texts = {
+        "source": corpus.Ragged(np.array([7, 8, 9, 7]), np.array([0, 3, 4])),
+        "target": corpus.Ragged(np.array([6, 7]), np.array([0, 1, 2])),
+    }
+    for longest, whole in ((9, [7, 8, 9, 2, 5]), (4, [7, 8, 2, 5])):
+        objective = Translate(longest, 9, start=1, end=2, code=5)
+        assert objective.features(texts, 0, 0)["source"].tolist() == whole
+        both = objective.features_batch(texts, np.array([0, 1]), np.array([0, 0]))["source"]
+        assert both.values.tolist() == [*whole, 7, 2, 5]
+        assert objective.lengths(texts).tolist() == [[5, 2], [3, 2]]
+
+
 def test_codes_are_entries_of_the_vocabulary():
     made = Tokenizer(folders.byte_bpe(CODES).to_str())
     config = small.config(search__source_code="fra_Latn", search__target_code="eng_Latn")
     data_info = with_codes(config, small.DATA_INFO, {"joint": made})
     assert (data_info.begin, data_info.first) == (5, 4)
+    behind = with_codes(config, dataclasses.replace(small.DATA_INFO, code=3), {"joint": made})
+    assert (behind.begin, behind.code, behind.first, behind.start) == (None, 5, None, 4)
     for changes in ({"search__source_code": "deu_Latn"}, {"search__target_code": "deu_Latn", "search__source_code": None}):
         with pytest.raises(UserError) as error:
             with_codes(small.config(**changes), small.DATA_INFO, {"joint": made})

@@ -15,9 +15,10 @@ FILLING: tuple[families.Output, ...] = ("filled", "text", "none")  # outputs tha
 
 
 def with_codes(config: Config, data_info: DataInfo, vocabularies: Mapping[str, Vocabulary]) -> DataInfo:
-    """`data_info` with what `config.search` says that sources and outputs begin with. UserError: there is no such entry."""
+    """`data_info` with the languages' codes that `config.search` names. UserError: there is no such entry."""
     sides = list(vocabularies.values())
-    for setting, name, vocabulary in (("source_code", "begin", sides[0]), ("target_code", "first", sides[-1])):
+    of_source, of_target = ("begin", "first") if data_info.code is None else ("code", "start")
+    for setting, name, vocabulary in (("source_code", of_source, sides[0]), ("target_code", of_target, sides[-1])):
         if (code := getattr(config.search, setting)) is None:
             continue
         if config.family != "encoder_decoder" or (token := vocabulary.find(code)) is None:

@@ -181,14 +181,17 @@ class Translator(Predictor):
         self._count = first - 1 + len(texts)
         ids = self._names.encode_batch([self._asked(text) for text in listed(texts)])
         before, after = self._around
-        room = limit - len(before) - 1  # the end, or, behind a prefix, the start
+        room = limit - len(before) - max(len(after), 1)  # the end, or, behind a prefix, the start
         self._cut += [number for number, tokens in enumerate(ids, first) if len(tokens) > room]
         return [[*before, *tokens[:room], *after] for tokens in ids]
 
     @property
     def _around(self) -> tuple[list[int], list[int]]:
         """The special tokens before and after the tokens of a source."""
-        return [] if self.data_info.begin is None else [self.data_info.begin], [self.data_info.end] if self._encodes else []
+        known = self.data_info
+        if not self._encodes:
+            return [], []
+        return [] if known.begin is None else [known.begin], [known.end, *([] if known.code is None else [known.code])]
 
     def _inputs(self, texts: Sequence[str]) -> list[list[int]]:
         """The decoder's inputs for each target, the start included. UserError: past the end of a positions table."""

@@ -20,6 +20,7 @@ from transformer.interop.fields import (
     Format,
 )
 from transformer.interop.formats import FORMATS
+from transformer.interop.seq2seq import CODED
 from transformer.settings import Variations
 from transformer.validation import STACKS
 
@@ -295,7 +296,7 @@ def search_fields(config: Config, data_info: DataInfo) -> dict[str, Any]:
     if config.family == "encoder_decoder":
         ids |= {} if data_info.first is None else {FIRST: data_info.first}
         ids |= {"decoder_start_token_id": data_info.start} | (
-            {} if data_info.begin is None else {"bos_token_id": data_info.begin}
+            {} if data_info.begin is None or data_info.model_type in CODED else {"bos_token_id": data_info.begin}
         )
     else:
         ids |= {"bos_token_id": data_info.start}

@@ -9,10 +9,10 @@ from transformer.interop.fields import ACTIVATIONS, BART, MARIAN, ROWS, T5, Fiel
 from transformer.interop.names import Names, Place
 
 
-def _with(form: Format, *, name: str, heads: tuple[str, ...], fields: Mapping[str, Field], **changes: Any) -> Format:
-    """`form` for the classes `name` + `heads`, with these fields instead of those of the same name."""
-    kept = [fields.get(field.theirs, field) for field in form.fields]
-    more = [field for theirs, field in fields.items() if theirs not in {each.theirs for each in form.fields}]
+def _with(form: Format, *, name: str, heads: tuple[str, ...], fields: Mapping[str, Field | None], **changes: Any) -> Format:
+    """`form` for the classes `name` + `heads`, with these fields instead of those of the same name; None: without it."""
+    kept = [used for field in form.fields if (used := fields.get(field.theirs, field))]
+    more = [field for theirs, field in fields.items() if field and theirs not in {each.theirs for each in form.fields}]
     fixed = {**form.fixed, **changes.pop("fixed", {})}
     classes = {f"{name}{head}": "translate" for head in heads}
     return dataclasses.replace(form, architectures=classes, fields=[*kept, *more], fixed=fixed, **changes)
@@ -53,6 +53,7 @@ def _ids(pad: int, end: int, start: int) -> dict[str, Field]:
 
 _SHARED = Field("tie_word_embeddings", ["model.tying"], True, [(True, "three_way"), (False, "none")])
 
+CODED = ("m2m_100", "mbart")  # a text begins with its language's code, or, in mBART-cc25, ends with it
 FORMATS: dict[str, Format] = {
     "mt5": _with(T5, name="MT5", heads=_T5_CLASSES, fields=_T5_FIELDS, silent=T5.silent | {"tokenizer_class"}),
     "umt5": _with(
@@ -79,7 +80,7 @@ FORMATS: dict[str, Format] = {
         BART,
         name="MBart",
         heads=("ForConditionalGeneration", "Model"),
-        fields=_ids(1, 2, 0),  # without a field `generate` begins with bos
+        fields={**_ids(1, 2, 0), "bos_token_id": None},  # without a start `generate` begins with bos; no source does
         fixed=_PRE_NORM,
         only=_only(embedding_norm=True, sinusoids=False),
         silent=BART.silent | _LAYER_DROP,

@@ -1,6 +1,7 @@
 """The vocabularies of a folder of Transformers, in and out.
 
-`tokenizer.json`, `spiece.model`, Marian's three files, or what older folders have: `vocab.txt`, `vocab.json` and `merges.txt`.
+`tokenizer.json`, a sentencepiece model, Marian's three files, M2M-100's two, or what older folders have: `vocab.txt`,
+`vocab.json` and `merges.txt`.
 """
 
 import json
@@ -9,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from transformer.config import Config, DataInfo
-from transformer.data.tokenizers import tokenizer_classes
-from transformer.data.tokenizers.imported import Marian, Tokenizer
+from transformer.data.tokenizers import piece_classes, tokenizer_classes
+from transformer.data.tokenizers.imported import M2M100, Marian, Tokenizer
 from transformer.data.tokenizers.vocabulary import Bytes, Characters, SentencePiece, Vocabulary
 from transformer.errors import UserError
 from transformer.interop import tokenizer_json
 from transformer.interop.formats import FORMATS
+from transformer.interop.seq2seq import CODED
 from transformer.interop.tensors import read_json
 
 FILE, PIECES = "tokenizer.json", "spiece.model"
 PIECES_OF_DECODERS = "tokenizer.model"  # Llama, Mistral, Gemma
+PIECES_OF_FAIRSEQ = "sentencepiece.bpe.model"  # XLM-R, CamemBERT, mBART, M2M-100
 WORD_PIECES, ENTRIES, MERGES = "vocab.txt", "vocab.json", "merges.txt"  # of folders older than tokenizer.json
 PAIR = ("source.spm", "target.spm")
 # Names of the special tokens, where neither tokenizer_config.json nor special_tokens_map.json says them.
@@ -36,10 +39,10 @@ TOKENS |= dict.fromkeys(
 GENERAL = "PreTrainedTokenizerFast"  # reads tokenizer.json as it is
 # Types whose older folders have vocab.json and merges.txt
 BYTE_PAIRS = ("gpt2", "bart", "roberta", "qwen2", "qwen3", "opt", "gpt_neox")
-CODED = ("m2m_100", "mbart")  # a text begins with its language's code
 T5S = ("t5", "mt5", "umt5")
 BYTES_OF_T5 = "ByT5Tokenizer"  # has no file of entries
 SENTINELS = 100  # of T5, where its file says nothing
+M2M100_CLASS = "M2M100Tokenizer"  # splits by sentencepiece, and has ids of its own
 CLASSES = {"t5": "T5Tokenizer", "marian": "MarianTokenizer"}
 UNLIMITED = 10**9  # tokens; Transformers writes 10^30 where a tokenizer knows no limit
 
@@ -52,6 +55,8 @@ def read(folder: Path, model_type: str, rows: int) -> tuple[dict[str, Vocabulary
     try:
         if model_type == "marian":
             return _read_marian(folder)
+        if tokenizer_classes.class_name(_settings(folder, model_type)) == M2M100_CLASS and not (folder / FILE).is_file():
+            return _read_m2m_100(folder, model_type)
         if (text := _tokenizer_text(folder, model_type)) is not None:
             return _read_tokenizer(folder, Tokenizer(text, _settings(folder, model_type)), model_type)
         if (path := folder / PIECES).is_file() or (path := folder / PIECES_OF_DECODERS).is_file():
@@ -60,7 +65,7 @@ def read(folder: Path, model_type: str, rows: int) -> tuple[dict[str, Vocabulary
         raise UserError(f"{folder}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{folder}: its tokenizer cannot be read ({type(error).__name__}: {error}); fetch it again") from error
-    files = f"{FILE}, {PIECES}, {PIECES_OF_DECODERS}, {WORD_PIECES}, or {ENTRIES} and {MERGES}"
+    files = f"{FILE}, {PIECES}, {PIECES_OF_DECODERS}, {PIECES_OF_FAIRSEQ}, {WORD_PIECES}, or {ENTRIES} and {MERGES}"
     raise UserError(f"{folder}: there is no tokenizer; wants {files}")
 
 
@@ -82,6 +87,11 @@ def _tokenizer_text(folder: Path, model_type: str) -> str | None:
         described = tokenizer_classes.from_merges(
             read_json(folder / ENTRIES), path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         )
+    elif path := next((path for name in (PIECES, PIECES_OF_FAIRSEQ) if (path := folder / name).is_file()), None):
+        name = tokenizer_classes.class_name(_settings(folder, model_type))
+        if (made := piece_classes.from_pieces(path.read_bytes(), name)) is None:
+            return None
+        described = made
     else:
         return None
     return json.dumps(tokenizer_classes.resolved(described, _settings(folder, model_type)), ensure_ascii=False)
@@ -89,7 +99,7 @@ def _tokenizer_text(folder: Path, model_type: str) -> str | None:
 
 def _read_tokenizer(folder: Path, made: Tokenizer, model_type: str) -> tuple[dict[str, Vocabulary], dict[str, Any]]:
     ids = {token: number for number, token in made.tokens.items()}
-    usual = TOKENS.get(model_type, {})
+    usual = {**TOKENS.get(model_type, {}), **tokenizer_classes.default_tokens(made.settings)}
     names = {role: tokenizer_classes.token(made.settings, role, usual.get(role)) for role in tokenizer_classes.ROLES}
     special = {role: ids[token] for role, token in names.items() if token in ids}
     data_info = {"source_size": made.size, "target_size": made.size}
@@ -104,17 +114,31 @@ def _read_tokenizer(folder: Path, made: Tokenizer, model_type: str) -> tuple[dic
                 raise UserError(f"{folder / FILE}: it has no token {names[role]} ({role})")
             data_info[fact] = special[role]
         data_info["start"] = data_info["begin"]
-    if model_type in CODED and (around := made.around) != [special.get("eos_token")]:
-        if len(around) != 2 or around[1] != special.get("eos_token"):
-            raise UserError(
-                f"{folder / FILE}: texts stand between {around}: wants a language's code before and the end behind them"
-            )
-        data_info["begin"] = around[0]
+    if model_type in CODED:
+        data_info |= _code(made.around, special.get("eos_token"), folder)
     if model_type in T5S:
         count = sum(token.startswith("<extra_id_") for token in ids)
         in_order = all(ids.get(f"<extra_id_{k}>") == made.size - 1 - k for k in range(count))
         data_info["sentinels"] = count if in_order else 0
     return {"joint": made}, data_info
+
+
+def _code(around: list[int], end: int | None, folder: Path) -> dict[str, int | None]:
+    """Of a model of many languages: which token stands before a text, or behind its end."""
+    if around == [end]:
+        return {"begin": None}
+    if len(around) != 2 or end not in around:
+        raise UserError(f"{folder}: around texts stand {around}: wants their end, and a language's code before or behind them")
+    return {"begin": None, "code": around[1]} if around[0] == end else {"begin": around[0]}
+
+
+def _read_m2m_100(folder: Path, model_type: str) -> tuple[dict[str, Vocabulary], dict[str, Any]]:
+    for name in (ENTRIES, PIECES_OF_FAIRSEQ):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: there is no {name}; an {M2M100_CLASS} is {ENTRIES} and {PIECES_OF_FAIRSEQ}")
+    made = M2M100((folder / PIECES_OF_FAIRSEQ).read_bytes(), read_json(folder / ENTRIES), _settings(folder, model_type))
+    sizes = {"source_size": made.size, "target_size": made.size, "unknown": made.unknown}
+    return {"joint": made}, sizes | _code(made.around, made.ids["</s>"], folder)
 
 
 def _read_pieces(folder: Path, made: SentencePiece, model_type: str, rows: int) -> tuple[dict[str, Vocabulary], dict[str, Any]]:
@@ -173,6 +197,10 @@ def write(folder: Path, config: Config, model_type: str, source: Vocabulary, tar
     elif isinstance(source, Tokenizer):
         (folder / FILE).write_text(source.text, encoding="utf-8")
         described = {"tokenizer_class": GENERAL} | source.settings
+    elif isinstance(source, M2M100):
+        (folder / PIECES_OF_FAIRSEQ).write_bytes(source.model)
+        (folder / ENTRIES).write_text(json.dumps(source.own_ids, indent=2, ensure_ascii=False), encoding="utf-8")
+        described = source.settings | {"tokenizer_class": M2M100_CLASS}
     else:
         assert isinstance(source, Bytes | Characters | SentencePiece)
         text = tokenizer_json.write(source, data_info, _around(config, model_type, data_info))
@@ -180,6 +208,8 @@ def write(folder: Path, config: Config, model_type: str, source: Vocabulary, tar
         described = {"tokenizer_class": GENERAL}
     if model_type in ("bert", "electra"):  # the second text of a pair has another type
         described.setdefault("model_input_names", ["input_ids", "token_type_ids", "attention_mask"])
+    if model_type in CODED and isinstance(source, Tokenizer | M2M100):
+        described |= _write_code(folder, source, data_info)
     known = {
         "pad_token": data_info.pad,
         "eos_token": data_info.end,
@@ -187,9 +217,10 @@ def write(folder: Path, config: Config, model_type: str, source: Vocabulary, tar
         "mask_token": data_info.mask,
     }
     begin = data_info.start if data_info.begin is None else data_info.begin
-    known |= (
-        {"cls_token": begin, "sep_token": data_info.end} if config.family == "encoder_only" else {"bos_token": data_info.begin}
-    )
+    if config.family == "encoder_only":
+        known |= {"cls_token": begin, "sep_token": data_info.end}
+    elif model_type not in CODED:  # whose sources begin with a code
+        known |= {"bos_token": data_info.begin}
     if config.family == "decoder_only":
         known["bos_token"] = data_info.start
     tokens = {role: source.pieces([i])[0] for role, i in known.items() if i is not None and i < source.size}
@@ -207,13 +238,31 @@ def write(folder: Path, config: Config, model_type: str, source: Vocabulary, tar
     (folder / "tokenizer_config.json").write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _write_code(folder: Path, source: Tokenizer | M2M100, data_info: DataInfo) -> dict[str, str]:
+    """The language that sources are in, where it is another one now than the tokenizer's files say."""
+    end, before, behind = data_info.end, data_info.begin, data_info.code
+    around = [*([] if before is None else [before]), end, *([] if behind is None else [behind])]
+    if source.around == around:
+        return {}
+    if isinstance(source, M2M100) or tokenizer_classes.class_name(source.settings) in piece_classes.LANGUAGES:
+        code = before if behind is None else behind
+        return {} if code is None else {"src_lang": source.pieces([code])[0].strip("_")}
+    names = [source.pieces([i])[0] for i in around]
+    ids, place = dict(zip(names, around, strict=True)), around.index(end)
+    before_text, behind_text = (names[:place], names[place:])
+    described = json.loads(source.text) | {"post_processor": tokenizer_classes.template(before_text, behind_text, [], ids)}
+    (folder / FILE).write_text(json.dumps(described, ensure_ascii=False), encoding="utf-8")
+    return {}
+
+
 def _around(config: Config, model_type: str, data_info: DataInfo) -> tokenizer_json.Around:
     """Special tokens before a text, behind it, and between the two of a pair, as models of ours read texts."""
     begin = [] if data_info.begin is None else [data_info.begin]
     if config.objective.kind == "classify" or config.family == "encoder_only":
         return begin or [data_info.start], [data_info.end], []
     return {
-        **dict.fromkeys(("bart", *CODED), (begin, [data_info.end], [data_info.end])),
+        **dict.fromkeys(CODED, (begin, [data_info.end, *([] if data_info.code is None else [data_info.code])], [])),
+        "bart": (begin, [data_info.end], [data_info.end]),
         **dict.fromkeys((*T5S, "pegasus"), (begin, [data_info.end], [])),
     }.get(model_type, ([data_info.start] if config.search.start_token else [], [], []))
 

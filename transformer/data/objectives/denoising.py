@@ -92,7 +92,7 @@ class SpanCorruption(Objective):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Denoise(Objective):
-    """Field `text`, a document a row. The encoder reads [begin] a corrupted chunk end; the targets are the chunk and end.
+    """Field `text`, a document a row. The encoder reads [begin] a corrupted chunk end [code]; targets are the chunk and end.
 
     In this order: sentences permuted where `ends_sentence`, bool by token id, says what ends one; `delete_rate` of the
     tokens deleted; text infilling of `rate` of the rest with spans of Poisson(`span_length`) (Lewis et al. 2020, 2.2).
@@ -109,6 +109,7 @@ class Denoise(Objective):
     span_length: float = 3.0
     ends_sentence: np.ndarray | None = None
     delete_rate: float = 0.0
+    code: int | None = None
     seed: int = 0
     sequences = (ENCODER, DECODER)
 
@@ -118,7 +119,7 @@ class Denoise(Objective):
 
     @property
     def _special(self) -> int:
-        return 1 + (self.begin is not None)
+        return 1 + (self.begin is not None) + (self.code is not None)
 
     @property
     def window(self) -> int:
@@ -148,5 +149,6 @@ class Denoise(Objective):
         corrupted = corruption.delete_tokens(corrupted, self.delete_rate, generator)
         corrupted, _ = corruption.infill(corrupted, self.rate, self.span_length, self.mask, generator)
         before = [] if self.begin is None else [self.begin]
-        source = np.concatenate([before, corrupted, [self.end]]).astype(np.int32)
+        after = [self.end] if self.code is None else [self.end, self.code]
+        source = np.concatenate([before, corrupted, after]).astype(np.int32)
         return {"source": source, **shifted(np.append(tokens, self.end), self.start)}

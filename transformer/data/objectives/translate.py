@@ -12,8 +12,9 @@ from transformer.data.objectives.base import DECODER, ENCODER, PREFIXED, Corpus,
 class Translate(Objective):
     """Fields `source` and `target`: the encoder reads source + end; the decoder reads start + target and predicts target + end.
 
-    `begin`: the source begins with it (BART); `first`: so does the target (NLLB). Too long: a source keeps its first tokens and
-    the end; a target is its first tokens, and does not claim to end there.
+    `begin`: the source begins with it (BART); `first`: so does the target (NLLB); `code`: it is the source's last token, behind
+    its end (mBART). Too long: a source keeps its first tokens and the end; a target is its first tokens, and does not claim to
+    end there.
     """
 
     max_source_length: int
@@ -22,11 +23,17 @@ class Translate(Objective):
     end: int = 2
     begin: int | None = None
     first: int | None = None
+    code: int | None = None
     sequences = (ENCODER, DECODER)
 
     @property
     def _before(self) -> int:
         return self.begin is not None
+
+    @property
+    def _around(self) -> int:
+        """Special tokens of a source."""
+        return self._before + 1 + (self.code is not None)
 
     @property
     def _first(self) -> int:
@@ -37,16 +44,17 @@ class Translate(Objective):
         return self.max_source_length, self.max_target_length
 
     def lengths(self, corpus: Corpus) -> np.ndarray:
-        return np.stack([corpus["source"].lengths + self._before, corpus["target"].lengths + self._first], axis=1) + 1
+        return np.stack([corpus["source"].lengths + self._around, corpus["target"].lengths + self._first + 1], axis=1)
 
     def features(self, corpus: Corpus, index: int, epoch: int) -> dict[str, np.ndarray]:
         source, target = corpus["source"][index], corpus["target"][index]
         before = [] if self.begin is None else [self.begin]
         target = target if self.first is None else np.append(self.first, target)
-        kept = source[: self.max_source_length - 1 - self._before]
+        after = [self.end] if self.code is None else [self.end, self.code]
+        kept = source[: self.max_source_length - self._around]
         targets = np.append(target, self.end)[: self.max_target_length].astype(np.int32)
         return {
-            "source": np.concatenate([before, kept, [self.end]]).astype(np.int32),
+            "source": np.concatenate([before, kept, after]).astype(np.int32),
             "inputs": np.append(self.start, target)[: self.max_target_length].astype(np.int32),
             "targets": targets,
             "weights": np.ones(len(targets), np.float32),
@@ -54,12 +62,14 @@ class Translate(Objective):
 
     def features_batch(self, corpus: Corpus, index_N: np.ndarray, epoch_N: np.ndarray) -> dict[str, Ragged]:
         source, target = corpus["source"], corpus["target"]
-        source_N = np.minimum(row_lengths(source, index_N) + self._before + 1, self.max_source_length)
+        source_N = np.minimum(row_lengths(source, index_N) + self._around, self.max_source_length)
         target_N = np.minimum(row_lengths(target, index_N) + 1 + self._first, self.max_target_length)
         said_N = np.minimum(row_lengths(target, index_N), target_N - self._first)
-        read = _place(source, index_N, source_N, self._before, source_N - 1 - self._before, self.end)
+        read = _place(source, index_N, source_N, self._before, source_N - self._around, self.end)
         if self.begin is not None:
             read.values[read.offsets[:-1]] = self.begin
+        if self.code is not None:
+            read.values[read.offsets[1:] - 1] = self.code
         targets = _place(target, index_N, target_N, self._first, said_N, self.end)
         inputs = _place(target, index_N, target_N, 1 + self._first, target_N - 1 - self._first, self.start)
         if self.first is not None:  # a target has two tokens at least

@@ -16,7 +16,7 @@ def load(folder: Path, name: str) -> Vocabulary:
             return Characters(read_characters(json.loads(path.read_text(encoding="utf-8"))))
         if (folder / f"{name}.bytes").exists():
             return Bytes()
-        if (folder / f"{name}.tokenizer.json").exists() or (folder / f"{name}.marian.json").exists():
+        if any((folder / f"{name}.{kind}.json").exists() for kind in ("tokenizer", "marian", "m2m_100")):
             from transformer.data.tokenizers import imported  # its library is for few runs
 
             return imported.load(folder, name)

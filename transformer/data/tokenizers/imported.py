@@ -98,6 +98,8 @@ class Marian(Vocabulary):
     A language code such as >>fr<< before a text is one token.
     """
 
+    kind = "marian"
+
     def __init__(self, model: bytes, ids: Mapping[str, int]):
         import sentencepiece
 
@@ -127,8 +129,13 @@ class Marian(Vocabulary):
         return self._where(lambda i: self.tokens.get(i, "").startswith((BLANK, ">>")))
 
     def save(self, folder: Path, name: str) -> None:
-        value = {"model": base64.b64encode(self.model).decode(), "ids": self.ids}
-        (folder / f"{name}.marian.json").write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+        value = {"model": base64.b64encode(self.model).decode(), "ids": self.ids, **self._saved}
+        (folder / f"{name}.{self.kind}.json").write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+
+    @property
+    def _saved(self) -> dict[str, Any]:
+        """What else is saved."""
+        return {}
 
     def _text(self, ids: list[int]) -> str:
         joined = self.processor.DecodePieces([self._piece(i) for i in ids])
@@ -138,14 +145,62 @@ class Marian(Vocabulary):
         return self.tokens.get(token, f"<{token}>")
 
 
+class M2M100(Marian):
+    """M2M-100's: as Marian's, but one table, and behind its entries the codes of languages, such as __fr__, in an order that is
+    the same in all folders. `settings`: `tokenizer_config.json`."""
+
+    kind = "m2m_100"
+
+    def __init__(self, model: bytes, ids: Mapping[str, int], settings: Mapping[str, Any]):
+        self.settings, self.own_ids = dict(settings), dict(ids)
+        named = self.settings.get("language_codes", "m2m100")
+        if named not in M2M100_CODES:
+            raise ValueError(f"language_codes is {named!r}: only {', '.join(M2M100_CODES)} are known")
+        codes = {f"__{code}__": len(ids) + number for number, code in enumerate(M2M100_CODES[named])}
+        super().__init__(model, {**ids, **codes})
+        known = (*(piece for piece in ("<s>", "<pad>", "</s>", "<unk>") if piece in ids), *codes)
+        self.special = frozenset(self.ids[piece] for piece in known)
+
+    def encode(self, text: str) -> list[int]:
+        return [self.own_ids.get(piece, self.ids["<unk>"]) for piece in self.processor.Encode(text, out_type=str)]
+
+    def find(self, entry: str) -> int | None:
+        return self.ids.get(entry, self.ids.get(f"__{entry}__"))
+
+    def spans(self, text: str) -> list[Span]:
+        return [trimmed(text, *each) for each in self.processor.EncodeAsOffsetMapping(text)["offsets"]]
+
+    @property
+    def around(self) -> list[int]:
+        """The code of the source's language, and the end."""
+        language = self.settings.get("src_lang") or "en"
+        if (code := self.find(language)) is None:
+            raise ValueError(f"src_lang is {language!r}, which is no language of its")
+        return [code, self.ids["</s>"]]
+
+    @property
+    def _saved(self) -> dict[str, Any]:
+        return {"ids": self.own_ids, "settings": self.settings}
+
+
+_LANGUAGES = (
+    "af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga gd gl gu ha he hi hr ht hu hy id ig "
+    "ilo is it ja jv ka kk km kn ko lb lg ln lo lt lv mg mk ml mn mr ms my ne nl no ns oc or pa pl ps pt ro ru sd si sk sl so "
+    "sq sr ss su sv sw ta th tl tn tr uk ur uz vi wo xh yi yo zh zu"
+)
+M2M100_CODES = {"m2m100": _LANGUAGES.split(), "wmt21": ["en", "ha", "is", "ja", "cs", "ru", "zh", "de"]}
+
+
 def load(folder: Path, name: str) -> Vocabulary:
     """What `save(folder, name)` wrote. ValueError, KeyError, RuntimeError: damaged."""
     if (path := folder / f"{name}.tokenizer.json").exists():
         own = folder / f"{name}.tokenizer_config.json"
         settings = json.loads(own.read_text(encoding="utf-8")) if own.exists() else {}
         return Tokenizer(path.read_text(encoding="utf-8"), settings)
-    value = json.loads((folder / f"{name}.marian.json").read_text(encoding="utf-8"))
-    return Marian(base64.b64decode(value["model"]), value["ids"])
+    path = next(path for kind in (Marian, M2M100) if (path := folder / f"{name}.{kind.kind}.json").exists())
+    value = json.loads(path.read_text(encoding="utf-8"))
+    model = base64.b64decode(value["model"])
+    return M2M100(model, value["ids"], value["settings"]) if "settings" in value else Marian(model, value["ids"])
 
 
 def _computed(described: Mapping[str, Any]) -> Any:

@@ -5,16 +5,20 @@ what stands around it) from `tokenizer_config.json`: where the two contradict ea
 takes `tokenizer.json` as it is. What a class that is not known here does is not known either: there a contradiction is refused.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-Described = dict[str, Any]  # a tokenizer.json
-Settings = Mapping[str, Any]  # a tokenizer_config.json, and the special tokens of special_tokens_map.json
-
-
-class Contradiction(ValueError):
-    """The files of a tokenizer do not fit together. The message says what to change."""
-
+from transformer.data.tokenizers import piece_classes
+from transformer.data.tokenizers.tokenizer_parts import (
+    Contradiction,
+    Described,
+    Settings,
+    added_token,
+    described_as,
+    known_token,
+    template,
+    token,
+)
 
 GENERAL = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")
 ROLES = ("unk_token", "pad_token", "bos_token", "eos_token", "cls_token", "sep_token", "mask_token")
@@ -46,7 +50,7 @@ def resolved(described: Mapping[str, Any], settings: Settings) -> Described:
 def matching(described: Mapping[str, Any], tokens: Mapping[int, str]) -> Described:
     """A `tokenizer.json` that finds these tokens in text, even where special ones are read as text."""
     added = {entry["id"]: entry for entry in described.get("added_tokens") or ()}
-    added |= {number: added.get(number, _added(number, name)) | {"special": False} for number, name in tokens.items()}
+    added |= {number: added.get(number, added_token(number, name)) | {"special": False} for number, name in tokens.items()}
     return dict(described) | {"added_tokens": [added[number] for number in sorted(added)]}
 
 
@@ -55,37 +59,33 @@ def default_tokens(settings: Settings) -> Mapping[str, str]:
     return _DEFAULTS.get(class_name(settings), {})
 
 
-def token(settings: Settings, role: str, default: str | None = None) -> str | None:
-    """The special token of a role, such as "mask_token"."""
-    value = settings.get(role, default)
-    value = value.get("content") if isinstance(value, Mapping) else value
-    return value if isinstance(value, str) else default
-
-
 def from_word_pieces(entries: Iterable[str]) -> Described:
     """Of the lines of a `vocab.txt` (WordPiece), not yet resolved."""
-    return _described({"type": "WordPiece", "vocab": {entry: number for number, entry in enumerate(entries)}})
+    return described_as({"type": "WordPiece", "vocab": {entry: number for number, entry in enumerate(entries)}})
 
 
 def from_merges(entries: Mapping[str, int], lines: Iterable[str]) -> Described:
     """Of `vocab.json` and the lines of `merges.txt` (byte-level BPE), not yet resolved."""
     merges = [line for line in lines if line.strip() and not line.startswith("#version")]
-    return _described({"type": "BPE", "vocab": dict(entries), "merges": merges})
+    return described_as({"type": "BPE", "vocab": dict(entries), "merges": merges})
 
 
 def from_bytes(settings: Settings) -> Described:
     """ByT5's, which has no file of entries (Xue et al. 2022): a byte b is b + 3, behind them stand the extra ids."""
-    entries = {name: number for number, name in enumerate(_T5_TOKENS[role] for role in ("pad_token", "eos_token", "unk_token"))}
+    entries = {
+        name: number
+        for number, name in enumerate(piece_classes.T5_TOKENS[role] for role in ("pad_token", "eos_token", "unk_token"))
+    }
     entries |= {letter: len(entries) + byte for byte, letter in enumerate(byte_letters())}
     extra = int(settings.get("extra_ids", 125))
-    added = [_added(number, name) for name, number in entries.items() if len(name) > 1]
-    added += [_added(len(entries) + k, f"<extra_id_{k}>") for k in range(extra)]
+    added = [added_token(number, name) for name, number in entries.items() if len(name) > 1]
+    added += [added_token(len(entries) + k, f"<extra_id_{k}>") for k in range(extra)]
     flags = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    return _described({"type": "BPE", "vocab": entries, "merges": []}) | {
+    return described_as({"type": "BPE", "vocab": entries, "merges": []}) | {
         "added_tokens": added,
         "pre_tokenizer": flags,
         "decoder": flags,
-        "post_processor": template([], [_T5_TOKENS["eos_token"]], [], entries),
+        "post_processor": template([], [piece_classes.T5_TOKENS["eos_token"]], [], entries),
     }
 
 
@@ -94,11 +94,6 @@ def byte_letters() -> list[str]:
     seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(0x100, 0x200))
     return [chr(byte) if byte in seen else chr(next(others)) for byte in range(256)]
-
-
-def _described(model: Described) -> Described:
-    names = ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
-    return {"version": "1.0", **dict.fromkeys(names), "added_tokens": [], "model": model}
 
 
 # --- classes -----------------------------------------------------------------------------------------------------------
@@ -114,7 +109,7 @@ def _bert(described: Mapping[str, Any], settings: Settings, defaults: Mapping[st
         "strip_accents": settings.get("strip_accents"),
         "lowercase": bool(settings.get("do_lower_case", True)),
     }
-    before, after = (_known(settings, role, defaults, vocab) for role in ("cls_token", "sep_token"))
+    before, after = (known_token(settings, role, defaults, vocab) for role in ("cls_token", "sep_token"))
     return {
         "model": {"type": "WordPiece", **special, "max_input_chars_per_word": 100, "vocab": vocab},
         "normalizer": normalizer,
@@ -141,12 +136,12 @@ def _gpt2(described: Mapping[str, Any], settings: Settings, defaults: Mapping[st
     result, vocab = _byte_level(described, settings), described["model"]["vocab"]
     if described.get("post_processor") is not None or not settings.get("add_bos_token"):
         return result
-    return result | {"post_processor": template([_known(settings, "bos_token", defaults, vocab)], [], [], vocab)}
+    return result | {"post_processor": template([known_token(settings, "bos_token", defaults, vocab)], [], [], vocab)}
 
 
 def _roberta(described: Mapping[str, Any], settings: Settings, defaults: Mapping[str, str]) -> Described:
     vocab = described["model"]["vocab"]
-    before, after = (_known(settings, role, defaults, vocab) for role in ("cls_token", "sep_token"))
+    before, after = (known_token(settings, role, defaults, vocab) for role in ("cls_token", "sep_token"))
     return _byte_level(described, settings) | {
         "post_processor": {
             "type": "RobertaProcessing",
@@ -158,68 +153,33 @@ def _roberta(described: Mapping[str, Any], settings: Settings, defaults: Mapping
     }
 
 
-def _t5(described: Mapping[str, Any], settings: Settings, defaults: Mapping[str, str]) -> Described:
-    normalizer = described.get("normalizer") or {}
-    parts = normalizer.get("normalizers", [normalizer])
-    space = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
-    entries = {entry: number for number, (entry, _) in enumerate(described["model"]["vocab"])}
-    return {
-        "model": described["model"] | {"unk_id": 2, "byte_fallback": False},
-        "normalizer": next((part for part in parts if part.get("type") == "Precompiled"), None),
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, space]},
-        "post_processor": template([], [_known(settings, "eos_token", defaults, entries)], [], entries),
-        "decoder": space,
-    }
-
-
-def template(
-    before: Iterable[str], after: Iterable[str], between: Iterable[str], ids: Mapping[str, int], second_type: int = 0
-) -> Described:
-    """A post-processor: special tokens around a text; around the first of a pair, and `between` and behind the second."""
-
-    def named(tokens: Iterable[str], kind: int) -> list[Described]:
-        return [{"SpecialToken": {"id": each, "type_id": kind}} for each in tokens]
-
-    before, after, between = list(before), list(after), list(between)
-    single = [*named(before, 0), {"Sequence": {"id": "A", "type_id": 0}}, *named(after, 0)]
-    second = [{"Sequence": {"id": "B", "type_id": second_type}}, *named(after, second_type)]
-    special = {each: {"id": each, "ids": [ids[each]], "tokens": [each]} for each in (*before, *after, *between)}
-    pair = [*single, *named(between, second_type), *second]
-    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
-
-
 _BYTE_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "cls_token": "<s>"}
 _BYTE_TOKENS |= {"unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>"}
 _PIECE_TOKENS = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
 _PIECE_TOKENS |= {"cls_token": "[CLS]", "mask_token": "[MASK]"}
 _TEXT_TOKENS = dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>")
-_T5_TOKENS = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
-_BUILDERS: dict[str, Callable[[Mapping[str, Any], Settings, Mapping[str, str]], Described]] = {
+_BUILDERS: dict[str, piece_classes.Builder] = piece_classes.BUILDERS | {
     "BertTokenizer": _bert,
     "DistilBertTokenizer": _bert,
     "GPT2Tokenizer": _gpt2,
     "RobertaTokenizer": _roberta,
     "BartTokenizer": _roberta,
-    "T5Tokenizer": _t5,
     "ByT5Tokenizer": lambda described, settings, defaults: {},
 }
-_MODELS = {"BertTokenizer": "WordPiece", "DistilBertTokenizer": "WordPiece", "GPT2Tokenizer": "BPE"}
-_MODELS |= {"RobertaTokenizer": "BPE", "BartTokenizer": "BPE", "T5Tokenizer": "Unigram", "ByT5Tokenizer": "BPE"}
-_DEFAULTS = {"BertTokenizer": _PIECE_TOKENS, "DistilBertTokenizer": _PIECE_TOKENS, "GPT2Tokenizer": _TEXT_TOKENS}
-_DEFAULTS |= {"RobertaTokenizer": _BYTE_TOKENS, "BartTokenizer": _BYTE_TOKENS}
-_DEFAULTS |= dict.fromkeys(("T5Tokenizer", "ByT5Tokenizer"), _T5_TOKENS)
+_MODELS = piece_classes.MODELS | {"BertTokenizer": "WordPiece", "DistilBertTokenizer": "WordPiece", "GPT2Tokenizer": "BPE"}
+_MODELS |= {"RobertaTokenizer": "BPE", "BartTokenizer": "BPE", "ByT5Tokenizer": "BPE"}
+_DEFAULTS = piece_classes.DEFAULTS | {
+    "BertTokenizer": _PIECE_TOKENS,
+    "DistilBertTokenizer": _PIECE_TOKENS,
+    "GPT2Tokenizer": _TEXT_TOKENS,
+}
+_DEFAULTS |= {"RobertaTokenizer": _BYTE_TOKENS, "BartTokenizer": _BYTE_TOKENS, "ByT5Tokenizer": piece_classes.T5_TOKENS}
 # By the type of a model, where no file names a class.
 CLASSES = {"bert": "BertTokenizer", "gpt2": "GPT2Tokenizer", "bart": "BartTokenizer", "t5": "T5Tokenizer"}
 CLASSES |= {"distilbert": "DistilBertTokenizer", "electra": "BertTokenizer", "roberta": "RobertaTokenizer"}
-
-
-def _known(settings: Settings, role: str, defaults: Mapping[str, str], ids: Mapping[str, int]) -> str:
-    """Contradiction: the class needs a token that the entries have not."""
-    name = token(settings, role, defaults[role])
-    if name is None or name not in ids:
-        raise Contradiction(f"its tokenizer has no token {name} ({role}); name another in tokenizer_config.json")
-    return name
+CLASSES |= {"xlm-roberta": "XLMRobertaTokenizer", "camembert": "CamembertTokenizer", "pegasus": "PegasusTokenizer"}
+CLASSES |= {"mbart": "MBartTokenizer"}
 
 
 def _with_special(described: Mapping[str, Any], settings: Settings, defaults: Mapping[str, str]) -> Described:
@@ -229,7 +189,7 @@ def _with_special(described: Mapping[str, Any], settings: Settings, defaults: Ma
     listed = settings.get("added_tokens_decoder") or {}
     for number, entry in sorted((int(number), entry) for number, entry in listed.items()):
         if entry["content"] not in added and ids.get(entry["content"], number) == number:
-            added[entry["content"]] = _added(number, entry["content"]) | dict(entry)
+            added[entry["content"]] = added_token(number, entry["content"]) | dict(entry)
     for role in ROLES:
         name = token(settings, role, defaults.get(role))
         if name is None:
@@ -237,13 +197,8 @@ def _with_special(described: Mapping[str, Any], settings: Settings, defaults: Ma
         if name in added:
             added[name] = added[name] | {"special": True}
         elif name in ids:
-            added[name] = _added(ids[name], name)
+            added[name] = added_token(ids[name], name)
     return dict(described) | {"added_tokens": sorted(added.values(), key=lambda entry: entry["id"])}
-
-
-def _added(number: int, content: str) -> Described:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {"id": number, "content": content, **flags}
 
 
 def _check(described: Mapping[str, Any], settings: Settings, name: str) -> None:
