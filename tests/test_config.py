@@ -310,6 +310,7 @@ def test_no_free_setting_changes_parameters_or_data():
         "data.workers",
         "train.steps",
         "train.loss_chunk",
+        "train.loss_backend",
         "train.max_skipped",
         "train.debug_nans",
         "train.max_minutes",

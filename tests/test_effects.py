@@ -92,6 +92,7 @@ OTHER: dict[str, Any] = {
     "train.schedule": "constant", "train.optimizer": "adafactor",
      "train.decay_steps": 4, "train.label_smoothing": 0.3, "train.z_loss": 0.1, "train.clip_norm": 0.5,
     "train.ema_decay": 0.5, "train.max_minutes": 2.0, "train.patience": 1, "train.loss_chunk": 64, "train.min_delta": 0.7,
+    "train.loss_backend": "fused",
     "train.max_skipped": 1, "train.init_metrics": ("operations",), "train.batch_tokens": 256,
     "train.warmup_steps": 6, "train.learning_rate": 0.2, "train.log_every": 3, "train.evaluate_every": 6,
     "evaluate.scores": ("exact_match",), "evaluate.lengths": (0, 3), "evaluate.places": (1, 3), "evaluate.stride": 5,
@@ -380,7 +381,7 @@ def outcome(name: str, config: Config, folder: Path) -> str:
         return scored(config)
     if section == "search":
         return searched(config)
-    if rest in ("label_smoothing", "loss_chunk", "z_loss"):
+    if rest in ("label_smoothing", "loss_chunk", "loss_backend", "z_loss"):
         return loss_program(config)
     return update_program(config) + str(events(config))
 
@@ -456,7 +457,7 @@ def _group(name: str) -> str:
         return "model.d_model"
     if section in ("evaluate", "search"):
         return f"{section}.samples"
-    return "train.loss_chunk" if rest in ("label_smoothing", "loss_chunk", "z_loss") else "train.log_every"
+    return "train.loss_chunk" if rest in ("label_smoothing", "loss_chunk", "loss_backend", "z_loss") else "train.log_every"
 
 
 SECTIONS = {name: name.partition(".")[0] for name, *_ in fields(Config()) if name not in ELSEWHERE}

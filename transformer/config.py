@@ -425,6 +425,12 @@ class Train:
     loss_chunk: int = setting(
         4096, "target slots of a device whose logits are in memory at the same time", at_least=1, free=True
     )
+    loss_backend: Literal["auto", "chunked", "fused"] = setting(
+        "auto",
+        "cross entropy of tokens in training; chunked: loss_chunk slots at a time; fused: a kernel that keeps no logits, which "
+        "reports no token accuracy (validation does); auto: fused on a TPU with 8,192 entries or more, where Tokamax has it",
+        free=True,
+    )
     z_loss: float = setting(
         0.0, "weight of the squared log of the softmax's normalizer, added to the loss (PaLM: 1e-4)", at_least=0
     )

@@ -261,7 +261,7 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
         "with config.train.optimizer=adamw, lion, muon or schedule_free",
     ),
     ("train", "z_loss", lambda c: c.objective.kind != "answer", "with another config.objective.kind than answer"),
-    ("train", "loss_chunk", lambda c: c.objective.kind not in LABELS, "in a model that predicts tokens"),
+    ("train", "loss_chunk loss_backend", lambda c: c.objective.kind not in LABELS, "in a model that predicts tokens"),
     (
         "train",
         "label_smoothing",

@@ -17,7 +17,7 @@ from transformer.config import Config, DataInfo, Train
 from transformer.data import encode, objectives, prepare
 from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import UserError
-from transformer.models import losses, penalties
+from transformer.models import fused_loss, losses, penalties
 from transformer.models.losses import Loss, Sums
 from transformer.models.recurrent import RecurrentEncoderDecoder
 from transformer.models.transformer import DecoderOnly, EncoderDecoder, EncoderOnly, Heads
@@ -80,19 +80,26 @@ def token_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
 
     def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
         states = _states(model, params, batch, dropout_key)
-        return _cross_entropy(model, config, data_info, params, states, batch)
+        return _cross_entropy(model, config, data_info, params, states, batch, training=dropout_key is not None)
 
     return loss
 
 
-def _cross_entropy(model: Any, config: Config, data_info: DataInfo, params: Any, states: Array, batch: Any) -> Sums:
+def _cross_entropy(
+    model: Any, config: Config, data_info: DataInfo, params: Any, states: Array, batch: Any, training: bool
+) -> Sums:
+    used = {name: params[name] for name in model.logits_modules if name in params}
+    smoothing, z_loss = config.train.label_smoothing, config.train.z_loss
+    if training and fused_loss.wanted(config.train.loss_backend, data_info.target_size):
+        factors: Any = model.apply({"params": used}, states, True, method="logits")
+        fused = fused_loss.cross_entropy(factors, batch["targets"], batch["weights"], smoothing, z_loss)
+        if fused is not None:
+            return fused
+
     def sums(params: Any, states_BxTxD: Array, labels: tuple[Array, Array]) -> Sums:
         logits_BxTxN: Any = model.apply({"params": params}, states_BxTxD, method="logits")
-        return losses.cross_entropy(
-            logits_BxTxN, *labels, config.train.label_smoothing, data_info.target_size, config.train.z_loss
-        )
+        return losses.cross_entropy(logits_BxTxN, *labels, smoothing, data_info.target_size, z_loss)
 
-    used = {name: params[name] for name in model.logits_modules if name in params}
     return losses.in_chunks(sums, used, states, (batch["targets"], batch["weights"]), config.train.loss_chunk)
 
 
@@ -103,7 +110,7 @@ def masked_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
 
     def loss(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
         states = _states(model, params, batch, dropout_key)
-        tokens = _cross_entropy(model, config, data_info, params, states, batch)
+        tokens = _cross_entropy(model, config, data_info, params, states, batch, training=dropout_key is not None)
         scores = _scores(model, params, states, batch, dropout_key)
         guessed = losses.cross_entropy(scores[:, None], batch["related"], batch["related_weights"], 0.0, 2)
         # Means of tokens and of pairs are added (Devlin et al. 2019, A.2).

@@ -200,7 +200,7 @@ def test_attention_that_falls_back_is_plain_and_says_so_once(capsys, monkeypatch
     np.testing.assert_array_equal(found[0], attention.attend(*arrays, pairs))
     assert capsys.readouterr().err.count("OwnMask") == 1
     ((where, (text,)),) = chosen.items()
-    assert where == "decoder self" and text.startswith("plain (") and "OwnMask" in text
+    assert where == "decoder self attention" and text.startswith("plain (") and "OwnMask" in text
 
 
 def test_auto_is_fused_where_there_are_kernels(monkeypatch):
@@ -217,4 +217,4 @@ def test_dropout_on_weights_falls_back():
     arrays, pairs = [jnp.ones((B, T, H, K))] * 3, Case(Causal()).pairs()
     with fused.choices() as chosen:
         attention.attend(*arrays, pairs, backend=Backend("fused", dropout=lambda weights, first: weights))
-    assert "dropout" in chosen["decoder self"][0]
+    assert "dropout" in chosen["decoder self attention"][0]

@@ -123,18 +123,23 @@ def test_a_finished_run_is_not_trained_again(tmp_path, loaded):
     changed = {name for name, content in files(copy).items() if before.get(name) != content}
     assert changed - {name for name in changed if name.startswith("tensorboard")} == {"record.json"}
     first, second = json.loads((copy / "record.json").read_text())
-    assert first["data"] == second["data"] and "attention" not in first
+    assert first["data"] == second["data"] and "kernels" not in first
 
 
-def test_fused_attention_is_told_and_kept(tmp_path, not_scored):
+def test_fused_kernels_are_told_and_kept(tmp_path, not_scored):
     run = trained.run()
     copy = run.copy(tmp_path)
     with contextlib.chdir(run.folder):
-        result = command(f"--config={run.experiment}", f"--workdir={copy}", "--config.model.attention_backend=fused")
+        result = command(
+            f"--config={run.experiment}",
+            f"--workdir={copy}",
+            "--config.model.attention_backend=fused",
+            "--config.train.loss_backend=fused",
+        )
     assert result.status == 0, result.err
-    found = {"encoder self": ["xla"], "decoder self": ["xla"], "decoder cross": ["xla"]}
-    assert json.loads((copy / "record.json").read_text())[-1]["attention"] == found
-    assert all(f"{where} attention: xla\n" in result.err for where in found)
+    found = {f"{where} attention": ["xla"] for where in ("encoder self", "decoder self", "decoder cross")} | {"loss": ["xla"]}
+    assert json.loads((copy / "record.json").read_text())[-1]["kernels"] == found
+    assert all(f"{what}: xla\n" in result.err for what in found)
 
 
 def test_more_steps_go_on_where_it_stopped(tmp_path, not_scored):

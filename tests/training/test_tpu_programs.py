@@ -26,9 +26,9 @@ DECODER = LAYERS | {
     "model__tying": "two_way",
 }
 CASES = {  # settings; which attention there is
-    "encoder-decoder": (LAYERS, {"encoder self", "decoder self", "decoder cross"}),
-    "decoder": (DECODER | {"model__window": 200, "model__positions": "alibi"}, {"decoder self"}),
-    "encoder": (LAYERS | {"family": "encoder_only", "objective__kind": "tag"}, {"encoder self"}),
+    "encoder-decoder": (LAYERS, {"encoder self attention", "decoder self attention", "decoder cross attention"}),
+    "decoder": (DECODER | {"model__window": 200, "model__positions": "alibi"}, {"decoder self attention"}),
+    "encoder": (LAYERS | {"family": "encoder_only", "objective__kind": "tag"}, {"encoder self attention"}),
 }
 KERNELS = ("splash_mha_fwd", "splash_mha_dkv", "splash_mha_dq")
 
@@ -101,6 +101,6 @@ def test_on_a_mesh_each_device_computes_its_rows_and_heads():
     mesh = AbstractMesh((2, 2, 2), sharding.MESH, axis_types=(AxisType.Auto,) * 3)
     with jax.sharding.use_abstract_mesh(mesh):
         text, _, chosen = lowered(DECODER, mesh)
-    assert chosen == {"decoder self": ["splash"]} and not squares(text)
+    assert chosen == {"decoder self attention": ["splash"]} and not squares(text)
     queries = re.findall(rf"custom_call @tpu_custom_call.*?: \([^)]*?(tensor<\d+x\d+x{T}x\d+xf32>)", text)
     assert len(queries) == 3 and set(queries) == {f"tensor<{ROWS // 4}x{4 // 2}x{T}x2xf32>"}

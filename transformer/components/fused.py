@@ -70,7 +70,8 @@ _said: set[str] = set()
 
 @contextlib.contextmanager
 def choices() -> Iterator[dict[str, list[str]]]:
-    """What is chosen while models are traced in this context: by stack and role the implementations, and why where none is."""
+    """What is chosen while models are traced in this context: of each attention, and of the loss, the implementations, and why
+    where there is none."""
     found: dict[str, list[str]] = {}
     token = _CHOICES.set(found)
     try:
@@ -100,22 +101,28 @@ def attend(parts: Parts | str, where: str, otherwise: str) -> Array | None:
         reasons = []
         for kernel in KERNELS.get(platform(), ()):
             if (reason := kernel.refuses(parts)) is None:
-                _note(where, kernel.name)
+                note(f"{where} attention", kernel.name)
                 return _seen_only(parts, _on_devices(kernel, parts))
             reasons.append(f"{kernel.name}: {reason}")
         why = "; ".join(reasons) or f"there is none for {platform()}"
-    _note(where, f"{otherwise} ({why})")
-    text = f"attention, {where}: no fused kernel, {why}; {otherwise} instead"
-    if text not in _said:
-        _said.add(text)
-        say(text)
+    fall_back(f"{where} attention", why, otherwise)
     return None
 
 
-def _note(where: str, text: str) -> None:
+def fall_back(what: str, why: str, otherwise: str) -> None:
+    """Says once why no kernel computes it, and keeps that for `choices`."""
+    note(what, f"{otherwise} ({why})")
+    text = f"{what}: no fused kernel, {why}; {otherwise} instead"
+    if text not in _said:
+        _said.add(text)
+        say(text)
+
+
+def note(what: str, text: str) -> None:
+    """Keeps for `choices` what computes it."""
     found = _CHOICES.get()
-    if found is not None and text not in found.setdefault(where, []):
-        found[where].append(text)
+    if found is not None and text not in found.setdefault(what, []):
+        found[what].append(text)
 
 
 def _on_devices(kernel: Kernel, parts: Parts) -> Array:
@@ -294,14 +301,19 @@ def _bounded(arrays: Mapping[str, Array], parts: Parts) -> tuple[Array | None, A
     return first, end
 
 
+def tokamax_settings() -> None:
+    """Tokamax's settings are flags, which it would look for on the command line of any program."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
 def _tokamax(name: str) -> Kernel:
     """An implementation of Tokamax, which is told which keys a query sees by two bounds."""
 
     def compute(arrays: Mapping[str, Array], parts: Parts) -> Array:
         from tokamax._src.ops.attention import api, base  # pyright: ignore[reportMissingImports]  (its front takes no bounds)
 
-        if not flags.FLAGS.is_parsed():  # its settings are flags, which it would look for on the command line of any program
-            flags.FLAGS.mark_as_parsed()
+        tokamax_settings()
         first, end = _bounded(arrays, parts)
         causal = parts.after == 0  # tells the kernel which blocks to leave out; the end of a segment is then never reached
         bounds = {
@@ -321,7 +333,7 @@ def _tokamax(name: str) -> Kernel:
     def refuses(parts: Parts) -> str | None:
         if importlib.util.find_spec("tokamax") is None:
             return "it is not installed (the extra accelerator)"
-        return _tried(compute, parts)
+        return tried(lambda arrays: compute(arrays, parts), jax.eval_shape(lambda: dict(_arrays(parts))))
 
     return Kernel(f"tokamax {name}", refuses, _arrays, compute)
 
@@ -347,20 +359,17 @@ def _cudnn_refuses(parts: Parts) -> str | None:
         return "it takes no cap on logits"
     if parts.after not in (None, 0) or (parts.before is not None and parts.after is None):
         return "it takes no window of attention in both directions"
-    return _tried(_cudnn, parts)
+    return tried(lambda arrays: _cudnn(arrays, parts), jax.eval_shape(lambda: dict(_arrays(parts))))
 
 
-def _tried(compute: Callable[[Mapping[str, Array], Parts], Array], parts: Parts) -> str | None:
-    """Why a kernel refuses to be traced with its gradient; None: it does not."""
+def tried(compute: Callable[[Any], Array], arrays: Any) -> str | None:
+    """Why a kernel refuses to be traced with its gradient, of arrays or their shapes; None: it does not."""
 
-    def total(arrays: Mapping[str, Array]) -> Array:
-        return jnp.sum(compute(arrays, parts).astype(jnp.float32))
-
-    def whole(arrays: Any) -> Any:
-        return jax.grad(total, allow_int=True)(arrays)
+    def total(arrays: Any) -> Array:
+        return jnp.sum(compute(arrays).astype(jnp.float32))
 
     try:
-        jax.eval_shape(whole, jax.eval_shape(lambda: dict(_arrays(parts))))
+        jax.eval_shape(jax.grad(total, allow_int=True), arrays)
     except Exception as error:  # each implementation refuses in a way of its own
         return first_line(error)
     return None

@@ -4,6 +4,7 @@ Letters: B rows, S tokens, D d_model, N entries of the table, C outputs.
 """
 
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -32,12 +33,12 @@ class MaskedLM(nn.Module):
     size: int
 
     @nn.compact
-    def __call__(self, states_BxSxD: Array, tied: Embedding | None) -> Array:
-        """Logits BxSxN in fp32."""
+    def __call__(self, states_BxSxD: Array, tied: Embedding | None, factors: bool = False) -> Any:
+        """Logits BxSxN in fp32, or their `Factors`."""
         function, _ = ACTIVATIONS[self.config.feed_forward.activation]
         hidden_BxSxD = function(_dense(self.config, self.config.d_model, "transform")(states_BxSxD))
         hidden_BxSxD = NormLayer(self.config, name="norm")(hidden_BxSxD)
-        return Logits(self.config, self.rows, self.size, name="logits")(hidden_BxSxD, tied)
+        return Logits(self.config, self.rows, self.size, name="logits")(hidden_BxSxD, tied, factors)
 
 
 class Pooler(nn.Module):

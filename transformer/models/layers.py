@@ -109,10 +109,14 @@ class Embedding(nn.Module):
             x_BxTxD = x_BxTxD * math.sqrt(self.config.embedding_width)
         return by_rows(x_BxTxD)
 
-    def logits(self, states_BxTxD: Array) -> Array:
-        """States times the table: BxTxN in fp32. With muP divided by the ratio of widths."""
+    def factors(self, states_BxTxD: Array) -> tuple[Array, Array]:
+        """States and the table, whose products are logits. With muP states are divided by the ratio of widths."""
         ratio = self.config.width_ratio
-        return all_products(states_BxTxD if ratio == 1 else states_BxTxD / ratio, self.table_NxD)
+        return states_BxTxD if ratio == 1 else states_BxTxD / ratio, self.table_NxD
+
+    def logits(self, states_BxTxD: Array) -> Array:
+        """States times the table: BxTxN in fp32."""
+        return all_products(*self.factors(states_BxTxD))
 
 
 def all_products(states_BxTxD: Array, table_NxD: Array) -> Array:

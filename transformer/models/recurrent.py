@@ -417,9 +417,9 @@ class RecurrentEncoderDecoder(nn.Module):
         cache, x_BxTxD = self.start(memory, inputs.shape[1], len(inputs)), self.target_embedding(inputs)
         return self.decoder(x_BxTxD, filled(inputs, batch.get("segments")), cache, memory, deterministic)[0]
 
-    def logits(self, states_BxTxD: Array) -> Array:
-        """States to logits BxTxN."""
-        return self.logits_layer(states_BxTxD, self.target_embedding if self.config.ties_output else None)
+    def logits(self, states_BxTxD: Array, factors: bool = False) -> Any:
+        """States to logits BxTxN, or to their `Factors`."""
+        return self.logits_layer(states_BxTxD, self.target_embedding if self.config.ties_output else None, factors)
 
     def encode(
         self,

@@ -9,7 +9,7 @@ the target table.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -282,23 +282,35 @@ def recompute_prefix(
     return states_BxCxD[:, -tokens_BxT.shape[1] :], cache | {"tokens": tokens_BxC}
 
 
+class Factors(NamedTuple):
+    """States and a table whose products are a model's logits; `more`: what else is done with them, or None."""
+
+    states_BxTxD: Array
+    table_NxD: Array
+    more: str | None
+
+
 class Logits(nn.Module):
-    """States to fp32 logits BxTxN, with a tied table or its own; entries that are not in the vocabulary are masked."""
+    """States to fp32 logits BxTxN, with a tied table or its own; entries that are not in the vocabulary are masked.
+
+    With `factors`, what logits are products of, without entries that are not in the vocabulary.
+    """
 
     config: Model
     rows: int
     size: int
 
     @nn.compact
-    def __call__(self, states_BxTxD: Array, tied: Embedding | None) -> Array:
+    def __call__(self, states_BxTxD: Array, tied: Embedding | None, factors: bool = False) -> Any:
         config = self.config
         if config.logits_scale == "1/sqrt(d_model)":
             states_BxTxD = states_BxTxD * config.embedding_width**-0.5
-        if tied is not None:
-            logits = tied.logits(states_BxTxD)
-        else:
-            kernel = self.param("kernel", output_initializer(config), (config.d_model, self.rows))
-            logits = all_products(states_BxTxD, kernel.T)
+        own: Any = None if tied else self.param("kernel", output_initializer(config), (config.d_model, self.rows)).T
+        if factors:
+            states_BxTxD, table_NxD = tied.factors(states_BxTxD) if tied else (states_BxTxD, own)
+            more = ["a bias"] * config.logits_bias + ["a cap"] * (config.logits_cap is not None)
+            return Factors(states_BxTxD, table_NxD[: self.size], " and ".join(more) or None)
+        logits = tied.logits(states_BxTxD) if tied else all_products(states_BxTxD, own)
         if config.logits_bias:
             logits = logits + self.param("bias", nn.initializers.zeros_init(), (self.rows,))[None, None]
         if config.logits_cap is not None:

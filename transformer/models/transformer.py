@@ -88,9 +88,9 @@ class EncoderDecoder(nn.Module):
         tokens = Tokens(_positions(batch.get(f"{of_source}positions"), inputs), batch.get(f"{of_source}segments"))
         return self.decoder(self.target_embedding(inputs), tokens, memory=memory, deterministic=deterministic)[0]
 
-    def logits(self, states_BxTxD: Array) -> Array:
-        """States to logits BxTxN."""
-        return self.logits_layer(states_BxTxD, self.target_embedding if self.config.ties_output else None)
+    def logits(self, states_BxTxD: Array, factors: bool = False) -> Any:
+        """States to logits BxTxN, or to their `Factors`."""
+        return self.logits_layer(states_BxTxD, self.target_embedding if self.config.ties_output else None, factors)
 
     def scores(self, states_BxTxD: Array, deterministic: bool = True, segments_BxT: Array | None = None) -> Array:
         """The classifier's scores of sources: BxC."""
@@ -146,9 +146,9 @@ class DecoderOnly(nn.Module):
         tokens = Tokens(positions, batch.get("segments"), marked)
         return self.decoder(self.target_embedding(inputs), tokens, deterministic=deterministic)[0]
 
-    def logits(self, states_BxTxD: Array) -> Array:
-        """States to logits BxTxN."""
-        return self.logits_layer(states_BxTxD, self.target_embedding if self.config.ties_output else None)
+    def logits(self, states_BxTxD: Array, factors: bool = False) -> Any:
+        """States to logits BxTxN, or to their `Factors`."""
+        return self.logits_layer(states_BxTxD, self.target_embedding if self.config.ties_output else None, factors)
 
     def unstack_layers(self, params: Any, memory: None) -> tuple[Any, None]:
         """As EncoderDecoder's."""
@@ -209,9 +209,9 @@ class EncoderOnly(nn.Module):
             x_BxSxD = x_BxSxD + self.type_embedding(jnp.zeros_like(source) if types is None else types)
         return self.encoder(x_BxSxD, tokens, deterministic=deterministic)[0]
 
-    def logits(self, states_BxSxD: Array) -> Array:
-        """The logits of the masked language model: BxSxN."""
-        return self.masked_lm(states_BxSxD, self.source_embedding if self.config.ties_output else None)
+    def logits(self, states_BxSxD: Array, factors: bool = False) -> Any:
+        """The logits of the masked language model, BxSxN, or their `Factors`."""
+        return self.masked_lm(states_BxSxD, self.source_embedding if self.config.ties_output else None, factors)
 
     def scores(self, states_BxSxD: Array, deterministic: bool = True, segments_BxS: Array | None = None) -> Array:
         """The classifier's scores: BxC of sentences, BxSxC of tokens."""

@@ -137,10 +137,10 @@ def _train(
         say(f"{size:,} parameters; {runtime}")
         kernels = _kernels(config, loss, shapes.params, batches[0])
         for where, chosen in kernels.items():
-            say(f"{where} attention: {', '.join(chosen)}")
+            say(f"{where}: {', '.join(chosen)}")
         if hosts.is_first():
             found = {name: split.fingerprint for name, split in splits.items()}
-            workdir.append_record(workdirs.run_record(found) | ({"attention": kernels} if kernels else {}))
+            workdir.append_record(workdirs.run_record(found) | ({"kernels": kernels} if kernels else {}))
         saved = checkpoints.metrics(first) if first else None
         monitor = Monitor(config, checkpoints.ranking().values(), saved)
         ended = first == config.train.steps or monitor.exhausted
@@ -341,8 +341,10 @@ def _open(workdir: Workdir, config: Config, done: int) -> None:
 
 
 def _kernels(config: Config, loss: Any, params: Any, batch: Any) -> dict[str, list[str]]:
-    """By stack and role the fused kernels that attention is computed by, and why it is not; empty where none is asked for."""
-    if config.model.attention_backend != "fused" and not (config.model.attention_backend == "auto" and fused.available()):
+    """By stack and role of attention, and of the loss, the fused kernels, and why there is none; empty where none is asked
+    for."""
+    backends = {config.model.attention_backend, config.train.loss_backend}
+    if "fused" not in backends and not ("auto" in backends and fused.available()):
         return {}
     with fused.choices() as found:
         jax.eval_shape(lambda *arguments: loss(*arguments, jax.random.key(0)), params, dict(batch))

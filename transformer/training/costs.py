@@ -124,7 +124,7 @@ def _plain(config: Config) -> Config:
         family=config.family,
         objective=config.objective,
         model=dataclasses.replace(config.model, **computed),
-        train=Train(label_smoothing=config.train.label_smoothing, loss_chunk=settings.MOST),
+        train=Train(label_smoothing=config.train.label_smoothing, loss_chunk=settings.MOST, loss_backend="chunked"),
     )
 
 

@@ -59,7 +59,8 @@ def alone(run: Run[T]) -> T:
 def means(sums: Mapping[str, float]) -> Metrics:
     """The metrics of a report from a loss's sums: means per unit of weight."""
     weight = max(sums["weight_sum"], 1e-9)
-    shown = {"loss": sums["loss_sum"] / weight, "nll": sums["nll_sum"] / weight, "accuracy": sums["correct_sum"] / weight}
+    names = {"loss": "loss_sum", "nll": "nll_sum", "accuracy": "correct_sum"}  # a fused loss has no `correct_sum`
+    shown = {name: sums[each] / weight for name, each in names.items() if each in sums}
     return shown | penalties.means(sums, weight) | {name: value for name, value in sums.items() if not name.endswith("_sum")}
 
 
