@@ -276,6 +276,46 @@ def test_settings_are_those_that_ran(tmp_path):
     assert "the best rate of `8` is at the end of its grid" in text and table(text, "# Cost")["8"]["time of the search"]
 
 
+def test_the_lowest_point_is_that_of_the_parabola():
+    places = [-8.0, -7.0, -5.5, -4.5]
+    curve = {place: 2 + 0.3 * (place + 6.1) ** 2 for place in places}
+    assert findings.lowest_point(curve) == pytest.approx(-6.1)
+    assert findings.lowest_point({**curve, -7.0: math.inf}) == -5.5  # its neighbour diverged
+    assert findings.lowest_point({place: place for place in places}) == -8.0  # at the end of the grid
+    assert findings.lowest_point(dict.fromkeys(places, 1.0)) == -8.0 and findings.lowest_point({-7.0: 2.0}) == -7.0
+
+
+def test_claims_about_the_best_learning_rate(tmp_path):
+    """Of parabolas whose lowest points are known: one doubling lower for each doubling of the size, within seeds' noise. The
+    slope and its interval are those of a regression of the points of three seeds, with a variance for each size."""
+    claims = (
+        Claim("it falls", "here", "falls", ("8", "16", "24"), sizes=(8, 16, 32), effect=1.0, rates=True),
+        Claim("it is the same", "here", "equal", ("16",), margin=0.2, rates=True),
+    )
+    rates = tuple(2.0**-power for power in range(4, 11))
+    study = make(claims=claims, learning_rates=rates, search_seeds=3, blocked=False)
+    best = {arm: -6 - np.log2(int(arm) // 8) + 0.1 * NOISE[n, :3] for n, arm in enumerate(["8", "16"])}
+    best["24"] = -8 + 0.1 * NOISE[2, :3]
+    search = [
+        written.row(study, arm, studies.SEARCH_SEED + seed, part="search", learning_rate=rate, **{NLL.label: loss})
+        for arm, points in best.items()
+        for seed, point in enumerate(points)
+        for rate in rates
+        for loss in [2 + 0.05 * (math.log2(rate) - point) ** 2]
+    ]
+    rows = [row | {"learning_rate": rates[3]} for row in loss(study)]
+    path = written.write(tmp_path, study, [*search, *rows]) / "results.csv"
+    falls, same = findings.find(study, results.read(path, study)).judged
+    means = [best[arm].mean() for arm in ("8", "16", "24")]
+    finding = falls.verdict.findings[0]
+    assert finding.value == pytest.approx((means[0] - means[2]) / 2) and falls.word == "agrees"
+    assert finding.error == pytest.approx(math.sqrt((best["8"].var(ddof=1) + best["24"].var(ddof=1)) / 3) / 2)
+    assert finding.excluded == pytest.approx(2 * stats.t.sf(abs(finding.value - 1) / finding.error, finding.freedom))
+    assert same.word == "disagrees" and same.verdict.findings[0].value == pytest.approx(means[1] - means[0])
+    text = report.markdown(findings.find(study, results.read(path, study)))
+    assert "`log2 of the best learning rate`" in text
+
+
 LONG = Metric("test/exact_match@21-40", "higher", scale="linear")
 SHORT = Metric("test/exact_match@1-20", "higher", scale="linear")
 

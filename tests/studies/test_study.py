@@ -84,6 +84,7 @@ WRONG = {
     "against in an order": (claim(kind="order", against="8"), "claim 1: of kind order it is not against one arm"),
     "beyond one": (claim(beyond=("8",)), "claim 1: of kind better it is beyond 1 arm; name 2"),
     "ranks without tasks": (claim(ranks=True), "claim 1: ranks are over the tasks"),
+    "rates without a search": (claim(rates=True), "claim 1: rates are those of the search"),
     "slope without sizes": (claim(kind="rises"), "claim 1: its sizes are (); name one above 0 for each of its 2 arms"),
     "tasks that are not crossed": ({"tasks": ("copy",)}, "not every arm has each"),
     "setting": (

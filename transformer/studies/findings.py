@@ -120,7 +120,8 @@ def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = (),
     known = {(row.arm, row.seed): row for row in ours}
     missing = [(arm, seed) for arm in study.arms for seed in seeds if (arm, seed) not in known]
     data = {metric.label: _data(metric, study, seeds, known, sentences) for metric in study.metrics}
-    data |= {study.label(claim): _derived(claim, study, data) for claim in _computed(study)}
+    search = [row for row in rows if row.part != "study"]
+    data |= {study.label(claim): _derived(claim, study, data, search) for claim in _computed(study)}
     of_claims = [data[study.label(claim)] for claim in study.claims]
     found = verdicts.judge(study.claims, study.against, of_claims)
     planned = {
@@ -132,9 +133,8 @@ def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = (),
     measured = [_measure(metric, study, data[metric.label], known, planned) for metric in study.metrics]
     measured += [
         _measure(Metric(study.label(claim), "higher"), study, data[study.label(claim)], {}, planned)
-        for claim in {study.label(claim): claim for claim in _computed(study) if claim.ranks}.values()
+        for claim in {study.label(claim): claim for claim in _computed(study) if claim.ranks or claim.rates}.values()
     ]
-    search = [row for row in rows if row.part != "study"]
     estimates = {each.metric.label: each.estimates for each in measured}
     of_arms = flags.of_arms(study, ours, search, estimates)
     judged = []
@@ -192,12 +192,14 @@ def _data(
 def _computed(study: Study) -> list[Claim]:
     """Claims about what is computed of the metrics; ranks over tasks are computed of the first metric at least."""
     ranks = [Claim("", "", "better", (study.compare_with,), ranks=True)] if study.tasks else []
-    return [claim for claim in study.claims if claim.minus or claim.ranks] + ranks
+    return [claim for claim in study.claims if claim.computed] + ranks
 
 
-def _derived(claim: Claim, study: Study, data: Mapping[str, Data]) -> Data:
-    """What is computed of each run, or of each seed's runs, before arms are compared: a difference of two metrics, or ranks.
-    Ranks of one seed depend on each other, so they are compared within seeds."""
+def _derived(claim: Claim, study: Study, data: Mapping[str, Data], search: Sequence[Row]) -> Data:
+    """What is computed of each run, or of each seed's runs, before arms are compared: a difference of two metrics, ranks, or
+    the best learning rate. Ranks of one seed depend on each other, so they are compared within seeds."""
+    if claim.rates:
+        return Data({arm: _best_rates(study, search, arm) for arm in study.arms}, True, name=study.label(claim))
     first = data[claim.metric or study.metrics[0].label]
     if claim.ranks:
         tasks = [{arm.removesuffix(f", {task}"): arm for arm in arms} for task, arms in study.groups().items()]
@@ -210,6 +212,32 @@ def _derived(claim: Claim, study: Study, data: Mapping[str, Data]) -> Data:
     second = data[claim.minus].table
     table = {arm: [minus(*both) for both in zip(scores, second[arm], strict=True)] for arm, scores in first.table.items()}
     return dataclasses.replace(first, table=table, scale="linear", shared={}, name=study.label(claim))
+
+
+def _best_rates(study: Study, search: Sequence[Row], arm: str) -> list[float | None]:
+    """The base-2 logarithm of the arm's best learning rate, by seeds of the search."""
+    metric, result = results.chooser(study), []
+    ours = [row for row in search if row.part == "search" and row.arm == arm and row.learning_rate is not None]
+    for seed in sorted({row.seed for row in ours}):
+        tried = [(row.learning_rate or 0.0, row.values.get(metric.label, math.nan)) for row in ours if row.seed == seed]
+        scores = {math.log2(rate): score for rate, score in results.mean_scores(metric, tried).items()}
+        result.append(lowest_point(scores) if any(map(math.isfinite, scores.values())) else None)
+    return result
+
+
+def lowest_point(scores: Mapping[float, float]) -> float:
+    """Where the parabola through the lowest score and its neighbours is lowest; the lowest score's own place where it has no
+    neighbour on one side, or one that is not finite."""
+    places = sorted(scores)
+    at = min(range(len(places)), key=lambda number: scores[places[number]])
+    near = places[max(at - 1, 0) : at + 2]
+    values = [scores[place] for place in near]
+    if at == 0 or len(near) < 3 or not all(map(math.isfinite, values)):
+        return places[at]
+    left, right = near[0] - near[1], near[2] - near[1]
+    before, after = values[0] - values[1], values[2] - values[1]
+    down = before * right - after * left
+    return near[1] + (0.5 * (before * right**2 - after * left**2) / down if down > 0 else 0.0)
 
 
 def _measure(

@@ -139,7 +139,7 @@ def of_claim(
                 result.append(f"{names} are at the {'ceiling' if ends[0] else 'floor'} of {code(label)}")
         if metric.take == "updates" or metric.split == "init":
             continue  # nothing that the end of a curve could change
-        directed = claim.kind in ("better", "worse", "order") and len(cells) == 2
+        directed = claim.kind in ("better", "worse", "order") and len(cells) == 2 and not claim.rates
         if directed and _cross(*(_curves(study, rows, arm) for arm in cells)):
             result.append(f"the curves of {names} still cross in the last quarter of the updates")
         result += [f"{code(arm)} {text}" for arm in cells for text in arms.get(arm, ())]
@@ -149,7 +149,7 @@ def of_claim(
 def _too_large(study: Study, claim: Claim, estimates: Estimates) -> list[str]:
     """A margin or an effect that is no smaller than the loss of the arm that others are compared with."""
     metric = study.metric(claim.metric)
-    if not is_loss(metric) or claim.minus or claim.ranks or claim.kind in LAWS:
+    if not is_loss(metric) or claim.computed or claim.kind in LAWS:
         return []
     others = {claim.against or study.against(arm) for arm in claim.arms} if claim.kind != "order" else set(claim.arms)
     means = [estimates[metric.label][cell].value for name in others for cell in study.cells(name)]

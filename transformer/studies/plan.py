@@ -417,7 +417,8 @@ def _counted_runs(plan: Plan, runs: Sequence[Run]) -> str:
     text = f"{counted(len(runs), 'run')}: {parts['study']} of {arms} x {counted(study.seeds, 'seed')}"
     if parts["search"]:
         tried = f"{counted(len(study.learning_rates), 'learning rate')} x {counted(study.search_seeds, 'seed')}"
-        text += f"; {parts['search']} of {arms} x {tried}, with {study.search_fraction:g} of the updates"
+        share = f", with {study.search_fraction:.3g} of the updates" if study.search_fraction < 1 else ""
+        text += f"; {parts['search']} of {arms} x {tried}{share}"
     return text + (f"; {parts['check']} of {study.search_check!r} x {tried}, with all updates" if parts["check"] else "")
 
 

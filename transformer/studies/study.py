@@ -109,7 +109,9 @@ class Claim:
 
     `metric`: the label of the study's metric that the claim is about, the first unless named. `minus`: the label of another
     one, which is subtracted in each run ("more is lost at length 40 than at length 10"). `ranks`: the claim is about each
-    arm's mean reciprocal rank over the tasks in place of the metric itself.
+    arm's mean reciprocal rank over the tasks in place of the metric itself. `rates`: about each arm's best learning rate, of
+    every seed of the search one, in doublings (base-2 logarithms): where a parabola through the best of the rates that were
+    tried and its two neighbours has its lowest point.
 
     `effect`: the difference (or slope) that was published, if one was; both it and `margin` are in the metric's own units.
     """
@@ -130,6 +132,12 @@ class Claim:
     metric: str = ""
     minus: str = ""
     ranks: bool = False
+    rates: bool = False
+
+    @property
+    def computed(self) -> bool:
+        """Whether it is about what is computed of a metric, or of the search."""
+        return bool(self.minus) or self.ranks or self.rates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +204,8 @@ class Study:
     def label(self, claim: Claim) -> str:
         """What a claim is about, by name."""
         label = claim.metric or self.metrics[0].label
+        if claim.rates:
+            return "log2 of the best learning rate"
         return f"{label} minus {claim.minus}" if claim.minus else f"mean reciprocal rank by {label}" if claim.ranks else label
 
     def metric(self, label: str) -> Metric:
@@ -417,6 +427,11 @@ def _check_claim(study: Study, claim: Claim, where: str) -> None:
         raise UserError(f"{where}: of kind {claim.kind} it is beyond {counted(len(claim.beyond), 'arm')}; name {wanted}")
     if claim.ranks and (not study.tasks or claim.minus or not {*claim.arms, *claim.beyond}.isdisjoint(study.arms)):
         raise UserError(f"{where}: ranks are over the tasks of a study, so name its arms without their tasks, and no minus")
+    if claim.rates and (claim.minus or claim.ranks or claim.metric or len(study.learning_rates) < 3 or study.search_seeds < 2):
+        raise UserError(
+            f"{where}: rates are those of the search: it wants at least three config.learning_rates, at least two "
+            "config.search_seeds, and no metric, minus or ranks"
+        )
     within = claim.kind in ("equal", "not worse", *LAWS)
     if claim.margin < 0 or (within and claim.margin == 0):
         raise UserError(f"{where}: its margin is {claim.margin}; wants {'a number above 0' if within else '0 at least'}")
@@ -449,7 +464,7 @@ def _check_exponent(study: Study, claim: Claim, where: str) -> None:
             )
     if claim.exponent is None or claim.exponent <= 0:
         raise UserError(f"{where}: its exponent is {claim.exponent}; wants the published one, above 0")
-    if (metric := study.metric(claim.metric)).better != "lower" or metric.take == "updates" or claim.minus or claim.ranks:
+    if (metric := study.metric(claim.metric)).better != "lower" or metric.take == "updates" or claim.computed:
         raise UserError(f"{where}: of kind {claim.kind} it is on a loss, and it names {study.label(claim)!r}; name a loss")
 
 

@@ -1,0 +1,97 @@
+"""Does the best learning rate stay where it is as a model grows wider? Standard parametrization and muP, Yang et al. 2022.
+
+    python launch.py --mode=ablate --config=experiments/ablations/learning_rate_width.py --workdir=runs/learning_rate_width \\
+        --config.base.data.directory=DIR
+
+DIR holds input.txt (karpathy/char-rnn's tinyshakespeare), as for `shakespeare.py`. Decoders of two layers, 32 to 256 wide, in
+both parametrizations, with the base width 32, whose model is one of both. The search is the study: three seeds of each of seven
+rates, and for each seed the rate at which a parabola through the best and its neighbours is lowest. Losses at the chosen rates
+come second. Adam has no weight decay here, which muP would have to scale as well.
+
+Not run yet: 208 runs; --dry_run=measure says how long they take.
+"""
+
+from experiments import shakespeare
+from transformer.config import Config
+from transformer.settings import override
+from transformer.studies.study import Claim, Metric, Study
+
+WIDTHS = (32, 64, 128, 256)
+PAPER = "Yang et al. 2022, figure 1 and section 1"
+
+
+def base() -> Config:
+    changes = {
+        "model.num_decoder_layers": "2",
+        "train.optimizer": "adam",
+        "train.weight_decay": "0",
+        "train.clip_norm": "none",
+        "train.steps": "1000",
+        "train.schedule": "linear",
+        "train.warmup_steps": "50",
+        "train.evaluate_every": "250",
+        "evaluate.stride": "none",
+        "evaluate.samples": "1",
+        "search.max_new_tokens": "64",
+    }
+    return override(shakespeare.get_config(), changes)
+
+
+def arm(parametrization: str, width: int) -> dict[str, str]:
+    mup = {"model.parametrization": "mup", "model.base_width": str(WIDTHS[0])} if parametrization == "muP" else {}
+    return {"model.d_model": str(width), "model.d_ff": str(4 * width), **mup}
+
+
+def names(parametrization: str) -> tuple[str, ...]:
+    return tuple(f"{parametrization}, {width}" for width in WIDTHS)
+
+
+def get_study() -> Study:
+    standard, mup = names("standard"), names("muP")
+    return Study(
+        question="Does the best learning rate stay where it is as a model grows wider?",
+        claims=(
+            Claim(
+                "In the standard parametrization the best learning rate falls with the width.",
+                PAPER,
+                "falls",
+                standard,
+                sizes=WIDTHS,
+                rates=True,
+            ),
+            Claim(
+                "In muP it stays: at eight times the width it is the same within a factor of two.",
+                PAPER,
+                "equal",
+                mup[-1:],
+                margin=1.0,
+                against=mup[0],
+                rates=True,
+            ),
+            Claim(
+                "It falls faster in the standard parametrization than in muP.",
+                PAPER,
+                "falls",
+                standard,
+                sizes=WIDTHS,
+                beyond=mup,
+                rates=True,
+            ),
+            Claim(
+                "Both at their best rates, the widest model of muP is not worse (here: by 0.02 nats).",
+                PAPER,
+                "not worse",
+                mup[-1:],
+                margin=0.02,
+                against=standard[-1],
+            ),
+        ),
+        base=base(),
+        arms={f"{name}, {width}": arm(name, width) for name in ("standard", "muP") for width in WIDTHS},
+        metrics=(Metric("validation/nll", "lower", take="best"),),
+        compare_with=mup[0],
+        seeds=5,
+        learning_rates=(5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2),
+        search_seeds=3,
+        fair=("steps", "tokens"),
+    )
