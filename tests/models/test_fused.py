@@ -109,6 +109,37 @@ def test_splash_attention_is_plain_attention(name, monkeypatch):
     same(CASES[name], monkeypatch, kernel._replace(compute=compute), "splash")
 
 
+def test_blocks_are_few_alike_and_little_is_filled_up():
+    assert [fused.block(length) for length in (1, 128, 129, 384, 512, 513, 640, 1000, 1100, 2048)] == [
+        128, 128, 256, 384, 512, 384, 384, 512, 384, 512
+    ]  # fmt: skip
+    for length in range(1, 3000):
+        block = fused.block(length)
+        count = -(-length // block)
+        assert block % fused.TILE == 0 and block <= fused.BLOCK and count == -(-length // fused.BLOCK)
+        assert count * block - length < count * fused.TILE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lengths", [(1, 1), (129, 129), (640, 513), (515, 700)], ids=str)
+def test_splash_attention_of_odd_lengths_is_plain_attention(lengths):
+    """One or two blocks of queries and of keys, the last of which is filled up; causal where the lengths are equal."""
+    draw = np.random.default_rng(0)
+    queries, keys = lengths
+    query, cotangent = (jnp.asarray(draw.normal(size=(1, queries, 1, 8)), jnp.float32) for _ in range(2))
+    key, value = (jnp.asarray(draw.normal(size=(1, keys, 1, 8)), jnp.float32) for _ in range(2))
+
+    def total(compute, arrays):
+        given = fused.Parts(*arrays, after=0 if queries == keys else None)
+        return jnp.sum(compute(fused._arrays(given), given) * cotangent)
+
+    both = [
+        jax.jit(jax.value_and_grad(functools.partial(total, compute)))((query, key, value))
+        for compute in (functools.partial(fused._splash, interpret=True), fused._xla)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *both)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("tokamax") is None, reason="tokamax is not installed")
 @pytest.mark.parametrize("name", CASES)

@@ -27,7 +27,10 @@ from transformer.sharding import ROWS
 
 Array = jax.Array
 
-TILE = 128  # queries and keys of the smallest block of a kernel; shorter rows are padded to it
+TILE = 128  # blocks of splash attention are whole multiples of so many queries or keys
+BLOCK = (
+    512  # and no larger than this, which MaxText takes by default; each step of a grid of small ones costs as much as a large
+)
 SAVED = "attention"  # what checkpoint policies call the output of splash attention and its normalizer
 
 
@@ -230,13 +233,20 @@ def _with_slopes(arrays: Mapping[str, Array]) -> tuple[Array, Array]:
     )
 
 
+def block(length: int) -> int:
+    """Queries or keys of a block: rows are cut into as few blocks as may be, all alike, so that little is filled up."""
+    count = -(-length // BLOCK)
+    return -(-length // (count * TILE)) * TILE
+
+
 def _splash(arrays: Mapping[str, Array], parts: Parts, interpret: bool = False) -> Array:
     """Pallas's splash attention, of rows that are padded to whole blocks by keys of segment 0."""
     from jax.experimental.pallas.ops.tpu import splash_attention
 
     query, key = _with_slopes(arrays) if "slopes" in arrays else (arrays["query"], arrays["key"])
     rows, length, heads, _ = query.shape
-    whole = -(-length // TILE) * TILE, -(-key.shape[1] // TILE) * TILE
+    block_q, block_kv = block(length), block(key.shape[1])
+    whole = -(-length // block_q) * block_q, -(-key.shape[1] // block_kv) * block_kv
     segments = None
     if "query_segments" in arrays:
         segments = arrays["query_segments"], arrays["key_segments"]
@@ -249,8 +259,7 @@ def _splash(arrays: Mapping[str, Array], parts: Parts, interpret: bool = False) 
     def heads_first(x: Array, size: int) -> Array:
         return jnp.swapaxes(padded(x, size), 1, 2)
 
-    block_q, block_kv = (next(block for block in (512, 256, TILE) if size % block == 0) for size in whole)
-    blocks = splash_attention.BlockSizes(
+    sizes = splash_attention.BlockSizes(
         block_q=block_q,
         block_kv=block_kv,
         block_q_dkv=block_q,
@@ -263,7 +272,7 @@ def _splash(arrays: Mapping[str, Array], parts: Parts, interpret: bool = False) 
     with jax.ensure_compile_time_eval():
         kernel = splash_attention.make_splash_mha(
             splash_attention.MultiHeadMask([mask] * heads),
-            block_sizes=blocks,
+            block_sizes=sizes,
             head_shards=1,
             q_seq_shards=1,
             attn_logits_soft_cap=parts.cap,
