@@ -1,9 +1,9 @@
-"""Denoising of plain text files (Lewis et al. 2020): infilling, sentences permuted, by a small BART.
+"""Denoising of plain text files (Lewis et al. 2020): infilling and sentence permutation, by a small BART.
 
     python launch.py --config=experiments/bart_pretrain.py --config.data.directory=DIR
 
-DIR holds train.txt and validation.txt, paragraphs parted by blank lines. WikiText-2, seed 0: perplexity 82.2
-of validation's tokens, 31.0 % right; 29 min on one of two cores beside other work.
+DIR holds train.txt and validation.txt, with blank lines between paragraphs. WikiText-2, seed 0: perplexity 82.2
+of validation's tokens, 31.0 % of them right; 29 min on one of two cores beside other work.
 """
 
 from experiments.shapes import small

@@ -1,9 +1,10 @@
-"""Summarisation: who has what at the end of a story, by a small BART. Made on the spot.
+"""Summarisation: who has what at the end of a story, by a small BART. The data are generated.
 
     python launch.py --config=experiments/bart_summaries.py
 
-Seed 0: ROUGE-1 100.0, ROUGE-2 81.6, ROUGE-L 75.1, 29.8 % exact, on 2,000 test stories (their first three sentences: 83.7, 65.5,
-62.2); 38 minutes beside other work, 13 minutes of processor time. It names what there is, and not yet always who has it.
+Seed 0: ROUGE-1 100.0, ROUGE-2 81.6, ROUGE-L 75.1, 29.8 % exact, on 2,000 test stories (their first three sentences: 83.7,
+65.5, 62.2); 38 minutes beside other work, 13 minutes of processor time. The summaries name the right things, but not always
+who has them.
 """
 
 from experiments.shapes import small

@@ -1,4 +1,4 @@
-"""Named entities: words tagged by what they mean where they stand, by a small BERT. Made on the spot.
+"""Named entities: words are tagged by their meaning in context, by a small BERT. The data are generated.
 
     python launch.py --config=experiments/bert_entities.py
 

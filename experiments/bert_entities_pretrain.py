@@ -1,9 +1,9 @@
-"""Masked language model of the sentences of `bert_entities.py`, without their tags: what `bert_entities_few.py` starts from.
+"""Masked language model of the sentences of `bert_entities.py`, without tags: pre-training for `bert_entities_few.py`.
 
     python launch.py --config=experiments/bert_entities_pretrain.py
 
 709 s on one of two cores beside other work. Perplexity of masked tokens 66.8 on the test, 3 in training: half of the test's
-names are in no training sentence. What it is worth: bert_entities_few.py.
+names are in no training sentence. For its effect on tagging, see bert_entities_few.py.
 """
 
 import dataclasses

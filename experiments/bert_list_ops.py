@@ -1,8 +1,8 @@
-"""Classification: the value of nested list operations (Nangia and Bowman 2018), by a small BERT. Made on the spot.
+"""Classification: the value of nested list operations (Nangia and Bowman 2018), by a small BERT. The data are generated.
 
     python launch.py --config=experiments/bert_list_ops.py
 
-Seed 0, with --config.data.synthetic_train_size=60000 --config.train.steps=2000: 62.7 % right of 2,000, macro F1 63.6 (the most
+Seed 0, with --config.data.synthetic_train_size=60000 --config.train.steps=2000: 62.7 % of 2,000 right, macro F1 63.6 (the most
 frequent label: 11 %); 29 min on one of two cores beside other work.
 
 Real ListOps (nyu-mll/spinn's d8: other operations, up to 277 tokens), its 10,000 lines shuffled by `random.Random(0).shuffle`

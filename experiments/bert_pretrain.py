@@ -2,7 +2,7 @@
 
     python launch.py --config=experiments/bert_pretrain.py --config.data.directory=DIR
 
-DIR holds train.txt and validation.txt, paragraphs parted by blank lines. `--config.train.init_from=runs/bert_pretrain` then
+DIR holds train.txt and validation.txt, with blank lines between paragraphs. `--config.train.init_from=runs/bert_pretrain` then
 starts another run of the same sizes from it. WikiText-2, seed 0: perplexity 112.0 of the masked tokens of validation, 31.8 %
 right; 29 min on one of two cores beside other work.
 """

@@ -1,4 +1,4 @@
-"""Number words, English to German, by a decoder alone: the source is a prefix that all of it sees (Raffel et al. 2020, 3.2.1).
+"""Number words, English to German, by a decoder-only prefix language model (Raffel et al. 2020, 3.2.1).
 
     python launch.py --config=experiments/gpt_number_words.py
 

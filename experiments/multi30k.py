@@ -8,8 +8,8 @@ test_2016_flickr. Here, 2.6 M parameters, seeds 0 to 2, 98 to 120 min on two cor
     41.16, 40.96, 40.97 BLEU on test_2016_flickr (mean 41.03, 95 % interval 40.75 to 41.31), 41.81, 41.71, 41.37 on validation
     nrefs:1|case:mixed|eff:no|tok:none|smooth:exp|version:2.6.0
 
-Other than in the published recipe: BPE-dropout (a sentence cut in 8 ways, a merge in 20 left out), and with it dropout of 0.2
-in the place of 0.3; norms before the sub-layers; 9,000 updates of half as many tokens. What was tried before: RESULTS.md.
+Differences from the published recipe: BPE-dropout (8 segmentations of each sentence, one merge in 20 left out) and therefore
+dropout of 0.2 instead of 0.3; pre-norm; 9,000 updates of half as many tokens. Earlier recipes: RESULTS.md.
 """
 
 from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search, Train

@@ -1,11 +1,11 @@
-"""English number words to German: the default job, with data made on the spot.
+"""English number words to German: the default job, whose data are generated.
 
     python launch.py
 
-40,000 numbers below a million to train on, all numbers below 100 among them (20 copies of each): they are what a person types
-first, and too few to be held out. 2,000 others to score, of three to six digits in about equal parts (but at most an eighth of
-the 900 with three). A vocabulary of 128 has pieces of the size of number words, so that the cross-attention map shows
-which word is being translated.
+It trains on 40,000 numbers below a million. These include all numbers below 100 (20 copies of each), because they are what a
+person types first, and too few to be held out. It is scored on 2,000 other numbers with three to six digits in about equal
+parts (but at most an eighth of the 900 numbers with three digits). With a vocabulary of 128, tokens are about as long as number
+words, so that the cross-attention map shows which word is being translated.
 """
 
 from transformer.config import Checkpoint, Config, Data, Evaluate, Model, Search, Train

@@ -1,9 +1,9 @@
-"""Number words with the first attention: a GRU that reads both ways, and additive attention (Bahdanau et al. 2015).
+"""Number words with the first attention: a bidirectional GRU encoder and additive attention (Bahdanau et al. 2015).
 
     python launch.py --config=experiments/rnn_bahdanau.py
 
-Seed 0: 100.0 % of 2,000 unseen numbers right, and of the numbers below 100, which are training numbers; 183 s of processor
-time. The data are those of number_words.py, in padded batches.
+Seed 0: 100.0 % of 2,000 unseen numbers right, and 100.0 % of the numbers below 100, which are training numbers; 183 s of
+processor time. The data are those of number_words.py, in padded batches.
 """
 
 import dataclasses

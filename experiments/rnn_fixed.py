@@ -1,4 +1,4 @@
-"""Number words with one fixed vector: two layers of LSTM that read the source from its end (Sutskever et al. 2014).
+"""Number words with one fixed vector: two LSTM layers and a reversed source (Sutskever et al. 2014).
 
     python launch.py --config=experiments/rnn_fixed.py
 

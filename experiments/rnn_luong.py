@@ -1,4 +1,4 @@
-"""Number words with Luong's global attention, "general", and input feeding; two layers of LSTM (Luong et al. 2015).
+"""Number words with Luong's global attention, "general", and input feeding; two LSTM layers (Luong et al. 2015).
 
     python launch.py --config=experiments/rnn_luong.py
 

@@ -2,7 +2,7 @@
 
     python launch.py --config=experiments/t5_pretrain.py --config.data.directory=DIR
 
-DIR holds train.txt and validation.txt, paragraphs parted by blank lines. `--config.train.init_from=runs/t5_pretrain` then
+DIR holds train.txt and validation.txt, with blank lines between paragraphs. `--config.train.init_from=runs/t5_pretrain` then
 starts a run on a text-to-text task from it. WikiText-2, seed 0: perplexity 108.1 of the tokens of validation's missing spans,
 35.7 % right; 19 min on one of two cores beside other work.
 """

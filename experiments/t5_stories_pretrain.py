@@ -1,9 +1,9 @@
-"""Span corruption of stories of which there are no summaries: what `t5_summaries.py` starts from. Made on the spot.
+"""Span corruption of stories without summaries: pre-training for `t5_summaries.py`. The data are generated.
 
     python launch.py --config=experiments/t5_stories_pretrain.py
 
-Seed 0: perplexity 1.58 of what is missing in 2,000 other stories, 82.4 % of its tokens right; 18 min on one of two cores beside
-other work. What it is worth: t5_summaries.py.
+Seed 0: perplexity 1.58 of the missing spans of 2,000 other stories, 82.4 % of their tokens right; 18 min on one of two cores
+beside other work. For its effect, see t5_summaries.py.
 """
 
 from experiments.shapes import small

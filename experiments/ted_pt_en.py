@@ -3,7 +3,7 @@
     python launch.py --config=experiments/ted_pt_en.py --config.data.directory=DIR
 
 DIR holds the data set, prepared as array_record (`tfds build ted_hrlr_translate/pt_to_en --file_format=array_record
---data_dir=DIR`, on a machine with TensorFlow and the network). Not run yet.
+--data_dir=DIR`, on a machine with TensorFlow and internet access). Not run yet.
 """
 
 from transformer.config import Checkpoint, Config, Data, Model, Search, Train

@@ -5,10 +5,11 @@
 
 DIR holds Multi30k's train.*, val.* and test_2016_flickr.* in English and German, cased and untokenised.
 
-The paper's argument is about size: dot products of d_k unit variances have a variance of d_k. So the claim is an interaction:
-without the factor more is lost at d_k 64 than at d_k 16, each arm at its own best learning rate. All arms have two heads, and
-kernels whose variance is 1 / inputs, so that queries and keys of normalised inputs have the unit variances of the argument;
-values keep a width of 64. How the loss depends on the learning rate with and without the factor is the second result.
+The paper's argument is about size: the dot product of two vectors of d_k entries with unit variance has the variance d_k. So
+the claim is an interaction: removing the factor costs more at d_k 64 than at d_k 16, with each arm at its own best learning
+rate. All arms have two heads. Kernels have the variance 1 / fan-in, so that queries and keys of normalised inputs have the unit
+variance that the argument assumes. Values keep a width of 64. The second result is how the loss depends on the learning rate
+with and without the factor.
 """
 
 from experiments.shapes import studies

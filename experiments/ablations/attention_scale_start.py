@@ -1,13 +1,13 @@
-"""How does the variance of attention's logits go with d_k before training? Vaswani et al. 2017, 3.2.1 and footnote 4.
+"""How does the variance of attention logits depend on d_k before training? Vaswani et al. 2017, 3.2.1 and footnote 4.
 
     python launch.py --mode=ablate --config=experiments/ablations/attention_scale_start.py --workdir=runs/attention_scale_start
 
-Three seeds, 14 min with --workers=2 on two cores. Without a factor 6.0, 12, 24, 47, 102, 203, 414 at d_k 8 to 512: a power of
-1.04 of d_k (95 % interval 1.00 to 1.10), as published. It is about 0.8 d_k, not d_k, perhaps because the words of a sentence
-are not independent. Whether it is constant with the factor is attention_scale_start_scaled.py, what both do to the softmax's
-gradient attention_scale_start_softmax.py. The runs of all three are the same: with the folders `runs` and `data` of one
-workdir copied into the others nothing is trained again. All is measured before the one update of a run. The model is
-attention_scale.py's.
+Three seeds, 14 min with --workers=2 on two cores. Without the factor the variance is 6.0, 12, 24, 47, 102, 203, 414 at d_k 8
+to 512, which is proportional to d_k^1.04 (95 % interval 1.00 to 1.10), as published. It is about 0.8 d_k, not d_k, perhaps
+because the words of a sentence are not independent. attention_scale_start_scaled.py asks whether the variance is constant with
+the factor, and attention_scale_start_softmax.py asks what both do to the gradient of the softmax. All three studies have the
+same runs: copy the folders `runs` and `data` of one workdir into the others, and nothing is trained again. Everything is
+measured before the single update of a run. The model is that of attention_scale.py.
 """
 
 from experiments.shapes import studies

@@ -1,9 +1,9 @@
-"""Does the factor 1/sqrt(d_k) keep the variance of the logits constant? As attention_scale_start.py, with the factor alone.
+"""Does the factor 1/sqrt(d_k) keep the variance of the logits constant? As attention_scale_start.py, with the factor only.
 
     python launch.py --mode=ablate --config=experiments/ablations/attention_scale_start_scaled.py --workdir=runs/scaled_start
 
-0.66 to 0.73 at d_k 8 to 512, three seeds, the runs of attention_scale_start.py. Seeds of one d_k differ by as much, so that
-equality within 0.2 cannot be told.
+The variance is 0.66 to 0.73 at d_k 8 to 512 (three seeds, the runs of attention_scale_start.py). Seeds of the same d_k differ
+by as much, so the study cannot tell whether the variances are equal within 0.2.
 """
 
 from experiments.ablations.attention_scale_start import SOURCE, WIDTHS, name, study

@@ -1,15 +1,16 @@
-"""What gradient does the softmax of attention let through before training? As attention_scale_start.py, by its Jacobian.
+"""How much gradient passes through the softmax of attention before training? As attention_scale_start.py, by its Jacobian.
 
     python launch.py --mode=ablate --config=experiments/ablations/attention_scale_start_softmax.py --workdir=runs/softmax_start
 
-It agrees, three seeds, the runs of attention_scale_start.py: without the factor the norm falls from 0.31 to 0.08 between d_k 8
-and 512, with it it is 0.32 at any. And yet the queries' kernels have a larger gradient without it, not a smaller one: 50 %
-of the whole gradient's norm at d_k 512 against 6 %, and the whole is four times as large. What the softmax lets through is
-multiplied by keys that no factor makes small. The unscaled model is not cut off from its gradient at the start; it starts from
-attention that is nearly all on one word.
+The runs (three seeds, those of attention_scale_start.py) agree with the claim: without the factor the norm falls from 0.31 to
+0.08 between d_k 8 and 512; with the factor it is 0.32 at every d_k. And yet without the factor the gradient of the query
+kernels is larger, not smaller: 50 % of the norm of the whole gradient at d_k 512 against 6 %, and the whole gradient is four
+times as large. The gradient that passes through the softmax is multiplied by keys, which no factor makes smaller. So the
+unscaled model does receive a gradient at the start; it starts from attention that is nearly all on one word.
 
-The norm is that of diag(p) - p p^T, a mean over queries: sqrt(n - 1) / n where n keys have even weights, at most 1/2 (two have
-a half each), and 0 with all weight on one. So it need not fall from the first: sharp is not yet saturated.
+The norm is that of diag(p) - p p^T, averaged over queries. It is sqrt(n - 1) / n where n keys have equal weights, which is at
+most 1/2 (two keys with weight 1/2 each), and 0 where one key has all the weight. So it does not have to fall as soon as the
+weights become less even: sharp attention is not yet saturated.
 """
 
 from experiments.ablations.attention_scale_start import SOURCE, WIDTHS, name, study

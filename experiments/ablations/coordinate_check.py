@@ -1,17 +1,19 @@
-"""Does what a model computes stay the same size as it grows wider? The coordinate check of muP (Yang et al. 2022, D.1).
+"""Do activations and logits keep their size as a model gets wider? The coordinate check of muP (Yang et al. 2022, D.1).
 
     python launch.py --mode=ablate --config=experiments/ablations/coordinate_check.py --workdir=runs/coordinate_check
 
-Encoder-decoders of numbers and their words, 32 to 256 wide, in the standard parametrization and in muP with the base width 32,
-whose model is one of both. The mean size of activations and logits on a batch of validation after four updates, at a learning
-rate that is large for the wide models. With muP wider models keep the sizes of the narrow one, so that a learning rate that is
-good for one is good for all; in the standard parametrization the same rate moves them ever further.
+Encoder-decoders that translate number words, with widths of 32 to 256, in the standard parametrization and in muP with the base
+width 32; at that width the two parametrizations are the same model. The metric is the mean size of activations and logits on a
+batch of validation after four updates, at a learning rate that is large for the wide models. With muP, wider models keep the
+sizes of the narrow one, so that a learning rate that is good for one width is good for all; in the standard parametrization the
+sizes at the same learning rate increase with the width.
 
-Five seeds, 40 runs in 16 min of processor time, most of it compiling (two cores of an Intel Xeon, Python 3.11, JAX 0.10.2).
-From 32 to 256 wide the last states grow from 4.8 to 82.7 in the standard parametrization, and from 4.8 to 4.95 in muP; logits
-from 0.98 to 4.35, and to 0.94; logits of cross-attention from 0.57 to 5.0, and they fall to 0.27 in muP, where those that are
-random at the start shrink with the width. All three claims of growth agree; that muP's sizes are the same within 0.5 is shown
-of the logits, and cannot be told of the states, whose seeds differ by more, and of cross-attention.
+Five seeds, 40 runs in 16 min of processor time, most of it for compilation (two cores of an Intel Xeon, Python 3.11, JAX
+0.10.2). From width 32 to 256 the last states grow from 4.8 to 82.7 in the standard parametrization and from 4.8 to 4.95 in muP.
+The logits grow from 0.98 to 4.35 and fall to 0.94 in muP. The logits of cross-attention grow from 0.57 to 5.0 and fall to 0.27
+in muP, where logits that are random at the start shrink with the width. The runs agree with all three claims of growth. That
+muP's sizes are the same within 0.5 is shown for the logits. The study cannot tell for the states, whose seeds differ by more
+than that, and for cross-attention.
 """
 
 from experiments.shapes import studies

@@ -1,17 +1,16 @@
-"""How many attention heads, and how many of keys and values? Vaswani et al. 2017, Table 3 (A); Ainslie et al. 2023.
+"""How many attention heads, and how many key-value heads? Vaswani et al. 2017, Table 3 (A); Ainslie et al. 2023.
 
     python launch.py --mode=ablate --config=experiments/ablations/heads.py --workdir=runs/heads \\
         --config.base.data.directory=DIR
 
 DIR holds Multi30k's train.*, val.* and test_2016_flickr.* in English and German, cased and untokenised.
 
-Under way: `experiments/reports/heads` holds the plan and the rows of the finished runs, 4 of 78. Beside much other work a run
-took 68 minutes, and one of the search, which has a third of the updates, 20 to 26. With a copy of that folder as --workdir
-the study is resumed.
+Not finished: `experiments/reports/heads` holds the plan and the rows of the finished runs, 4 of 78. On a machine with much
+other work, a run took 68 minutes, and a run of the learning-rate search, which has a third of the updates, 20 to 26. To resume
+the study, use a copy of that folder as --workdir.
 
-Heads divide a fixed width: d_k = d_v = 128 / h, so that all arms cost the same. 32 heads have a d_k of 4 here, where those of
-the paper have 16. Grouped arms have 8 heads and 1 or 2 heads of keys and values; the parameters that this saves are given to
-the feed-forward layers.
+Heads divide a fixed width: d_k = d_v = 128 / h, so that all arms cost the same. With 32 heads, d_k is 4 here and 16 in the
+paper. Grouped arms have 8 query heads and 1 or 2 key-value heads; the feed-forward layers get the parameters that this saves.
 """
 
 from experiments.shapes import studies

@@ -1,13 +1,14 @@
-"""Do the gradients of gates say which heads a trained model needs? As heads_pruning.py, with as many heads at random.
+"""Do the gradients of gates show which heads a trained model needs? As heads_pruning.py, against heads removed at random.
 
     python launch.py --mode=ablate --config=experiments/ablations/heads_pruning_random.py --workdir=runs/heads_pruning_random
 
-Three seeds, the models of heads_pruning.py. In the order of the gradients 99, 81, 31, 4 % of numbers are right without 20, 40,
-60, 80 % of the heads, at random 96, 44, 6, 0 %. By the loss each step goes the same way and none can be told: seeds differ by
-as much (0.07 to 0.26 nats at 40 %), and few heads or many, all are pooled. Past 60 % the fall is sharp, as the paper says (0.42
-to 1.29 nats), before it is not told.
+Three seeds, the models of heads_pruning.py. Without 20, 40, 60, 80 % of the heads, 99, 81, 31, 4 % of the numbers are right if
+heads are removed in the order of their gradients, and 96, 44, 6, 0 % if they are removed at random. The losses at each
+percentage differ in the same direction, but the study cannot tell any of these differences from noise: seeds differ by as much
+(0.07 to 0.26 nats at 40 %), and the variance is pooled over all percentages. Beyond 60 % the score drops sharply, as the paper
+says (0.42 to 1.29 nats); the study cannot tell for smaller percentages.
 
-A random order is the seed's, so that arms with the same seed take out the first of the same one.
+The random order depends on the seed only, so that arms with the same seed remove the first heads of the same order.
 """
 
 from experiments.ablations.heads_pruning import ALL, SOURCE, study

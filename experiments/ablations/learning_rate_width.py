@@ -1,12 +1,12 @@
-"""Does the best learning rate stay where it is as a model grows wider? Standard parametrization and muP, Yang et al. 2022.
+"""Does the best learning rate stay the same as a model gets wider? Standard parametrization and muP, Yang et al. 2022.
 
     python launch.py --mode=ablate --config=experiments/ablations/learning_rate_width.py --workdir=runs/learning_rate_width \\
         --config.base.data.directory=DIR
 
-DIR holds input.txt (karpathy/char-rnn's tinyshakespeare), as for `shakespeare.py`. Decoders of two layers, 32 to 256 wide, in
-both parametrizations, with the base width 32, whose model is one of both. The search is the study: three seeds of each of seven
-rates, and for each seed the rate at which a parabola through the best and its neighbours is lowest. Losses at the chosen rates
-come second. Adam has no weight decay here, which muP would have to scale as well.
+DIR holds input.txt (karpathy/char-rnn's tinyshakespeare), as for `shakespeare.py`. Decoders of two layers with widths of 32
+to 256, in both parametrizations; the base width is 32, where both are the same model. The search itself is the study: three
+seeds of each of seven learning rates, and for each seed the minimum of a parabola through the best rate and its two neighbours.
+The losses at the chosen rates are the second result. Adam has no weight decay here, because muP would have to scale it too.
 
 Not run yet: 208 runs; --dry_run=measure says how long they take.
 """
@@ -49,7 +49,7 @@ def names(parametrization: str) -> tuple[str, ...]:
 def get_study() -> Study:
     standard, mup = names("standard"), names("muP")
     return Study(
-        question="Does the best learning rate stay where it is as a model grows wider?",
+        question="Does the best learning rate stay the same as a model gets wider?",
         claims=(
             Claim(
                 "In the standard parametrization the best learning rate falls with the width.",

@@ -1,18 +1,18 @@
-"""Which position encoding generalises to longer sequences than training had? Kazemnejad et al. 2023.
+"""Which position encoding generalises to sequences longer than those of training? Kazemnejad et al. 2023.
 
     python launch.py --mode=ablate --config=experiments/ablations/length_generalization.py --workdir=runs/length_generalization
 
-A decoder alone copies lists of 5 to 20 letters, or adds numbers of 3 to 10 digits, whose sources have 7 to 21 tokens: so
-lengths in tokens coincide. Both are tested up to half as long again and up to twice as long, by exact match. Everything is
-under a causal mask, sources too, as in the paper: without positions a source that sees itself whole would be a bag of
-letters.
+A decoder-only model copies lists of 5 to 20 letters, or adds numbers of 3 to 10 digits, whose sources have 7 to 21 tokens, so
+that both tasks have about the same lengths in tokens. Both are tested by exact match on lists and numbers up to 1.5 times and
+up to twice as long. The causal mask covers the source as well, as in the paper: without a position encoding, a source with
+bidirectional attention would be a bag of letters.
 
-An arm that does not reach 99 % exact match at the lengths of training has not learned its task, and nothing is said of it.
-Encodings are ranked on each task, as the paper ranks them: the mean over tasks of 1 / rank.
+An arm that does not reach 99 % exact match at the lengths of training has not learned its task, and no claim about it is
+tested. Encodings are ranked on each task, as in the paper: the mean over tasks of 1 / rank.
 
-Not run yet. An update takes 0.35 s of one core's time. Copying without positions, of a schedule of 1,500 updates, had 55.5 % of
-validation's tokens right after 250, 79.9 % after 500, 88.5 % after 750 (seed 0): whether 3,000 suffice for 99 % is to be seen
-before the first run of the study.
+Not run yet. An update takes 0.35 s of one core's time. Copying without positions, in a schedule of 1,500 updates, had 55.5 % of
+validation's tokens right after 250, 79.9 % after 500, 88.5 % after 750 (seed 0). Check before the first run of the study
+whether 3,000 updates are enough for 99 %.
 """
 
 from experiments.shapes import studies
@@ -46,7 +46,7 @@ def base() -> Config:
 def get_study() -> Study:
     source = "Kazemnejad et al. 2023, abstract and figure 2 (ten tasks; mean reciprocal ranks)"
     return Study(
-        question="Which position encoding generalises to longer sequences than training had?",
+        question="Which position encoding generalises to sequences longer than those of training?",
         claims=(
             Claim(
                 text="Decoders without position encoding outperform ALiBi and rotary encodings.",

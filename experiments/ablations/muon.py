@@ -4,12 +4,12 @@
         --config.base.data.directory=DIR
 
 DIR holds Multi30k's train.*, val.* and test_2016_flickr.* in English and German, cased and untokenised. The base is that of
-`heads.py`, with the weight decay of 0.1 that both rules have. Muon's updates have the size of Adam's, so both are searched
-over the same rates. Updates until a validation loss of 2.5 nats are counted, which one run with Adam at the smallest rate
-reached after 1,400 of 2,000; the report has the time of a run of each as well.
+`heads.py`; both optimizers have a weight decay of 0.1. Muon's updates are scaled to the size of Adam's, so both are searched
+over the same learning rates. The metric is the number of updates until the validation loss reaches 2.5 nats; one run with Adam
+at the smallest rate needed 1,400 of its 2,000 updates. The report also gives the time that a run of each takes.
 
-Published: about half of AdamW's training FLOPs for the same loss, of language models that are trained once over their text
-(Liu et al. 2025, section 3.2). Base M sees its text seven times, so that what is claimed here is the direction alone.
+Published: about half of AdamW's training FLOPs for the same loss, for language models that are trained for one epoch (Liu et
+al. 2025, section 3.2). Base M is trained for seven epochs, so only the direction of the difference is claimed here.
 
 Not run yet: 26 runs; --dry_run=measure says how long that takes.
 """

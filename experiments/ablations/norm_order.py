@@ -1,12 +1,12 @@
-"""Pre- or post-norm, with and without warm-up, at two learning rates? Six layers a side. Xiong et al. 2020.
+"""Pre- or post-norm, with and without warm-up, at two learning rates? Six encoder and six decoder layers. Xiong et al. 2020.
 
     python launch.py --mode=ablate --config=experiments/ablations/norm_order.py --workdir=runs/norm_order
 
-Three seeds, 2 to 6 min a run on one of two cores that did other work too. Narrow, so that depth is cheap. After 200 updates
-pre-norm is at 0.85 nats with the warm-up and 0.87 without (learning rate 0.004; 1.67 and 1.63 at 0.001), post-norm at 2.39
-and 2.84 (2.26 and 2.27). Pre-norm without the warm-up is better than post-norm by 1.96 (1.40 to 2.64); that post-norm needs
-the warm-up cannot be told (worse without it by 0.47, -0.48 to 1.29). No run diverged. So early no arm has numbers right, and
-what post-norm may catch up later is not seen here.
+Three seeds, 2 to 6 min a run on one of two cores that did other work too. The models are narrow, so that depth is cheap.
+After 200 updates the loss of pre-norm is 0.85 nats with the warm-up and 0.87 without (learning rate 0.004; 1.67 and 1.63 at
+0.001); that of post-norm is 2.39 and 2.84 (2.26 and 2.27). Pre-norm without the warm-up is better than post-norm by 1.96 (1.40
+to 2.64). The study cannot tell whether post-norm needs the warm-up (worse without it by 0.47, -0.48 to 1.29). No run diverged.
+After so few updates no arm translates numbers correctly, and the study does not show whether post-norm catches up later.
 """
 
 from experiments.shapes import studies

@@ -2,15 +2,16 @@
 
     python launch.py --mode=ablate --config=experiments/ablations/norm_order_start.py --workdir=runs/norm_order_start
 
-Fifteen seeds, 5 to 40 s a run on one of two cores. Of the decoder's last layer the norm is 0.91, 0.70, 0.52, 0.44, 0.30 with
-pre-norm at 3, 6, 12, 18, 36 layers, which falls as L^-0.44 (0.41 to 0.56; published -0.5), and 1.9 to 2.1 with post-norm at
-every depth. That these are equal within 0.4 cannot be told: 3 layers have 0.24 less than 18 (-0.02 to 0.51). Of the decoder's
-first layer post-norm has 1.03, 0.36, 0.033, 0.005, 0.000008, pre-norm 1.15, 1.12, 0.92, 0.80, 0.73: the
-theorem's gradients at the end are not too large here, but next to nothing of them comes through so many post-norms.
+Fifteen seeds, 5 to 40 s a run on one of two cores. With pre-norm, the gradient norm of the decoder's last layer is 0.91, 0.70,
+0.52, 0.44, 0.30 at 3, 6, 12, 18, 36 layers, proportional to L^-0.44 (0.41 to 0.56; published -0.5). With post-norm it is 1.9 to
+2.1 at every depth. The study cannot tell whether these are equal within 0.4: with 3 layers it is 0.24 less than with 18 (-0.02
+to 0.51). The gradient norm of the decoder's first layer is 1.03, 0.36, 0.033, 0.005, 0.000008 with post-norm, and 1.15, 1.12,
+0.92, 0.80, 0.73 with pre-norm. So the gradients of the last layer, which the theorem is about, are not too large here, but
+hardly any gradient passes through that many post-norm layers to the first one.
 
-With L layers the theorem bounds the gradient's norm by O(d sqrt(ln d)) with post-norm, by O(d sqrt(ln d / L))
-with pre-norm. It is of one kernel; here it is of all parameters of a layer, the decoder's last. The first layers stand beside.
-All is measured before the one update of a run. The models are those of norm_order.py, of more depths.
+With L layers the theorem bounds the gradient norm by O(d sqrt(ln d)) with post-norm and by O(d sqrt(ln d / L)) with pre-norm.
+The theorem is about one kernel; measured here are all parameters of the decoder's last layer, and those of the first layer for
+comparison. Everything is measured before the single update of a run. The models are those of norm_order.py, at more depths.
 """
 
 from experiments.ablations.norm_order import base

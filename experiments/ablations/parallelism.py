@@ -1,12 +1,13 @@
-"""How much must be done one after another, by length? Recurrent and self-attention layers; Vaswani et al. 2017, Table 1.
+"""How many operations are sequential, by length? Recurrent and self-attention layers; Vaswani et al. 2017, Table 1.
 
     python launch.py --mode=ablate --config=experiments/ablations/parallelism.py --workdir=runs/parallelism
 
-Counted, not timed: matrix products one after another in the gradient of a loss, forward and backward, for lists of so many
-items. Seeds 0 to 2, 7 min on two shared cores (--workers=2): 8 + 4 n by a recurrent model, 26 by a Transformer, whatever the
-length; the paper's claims hold (reports/parallelism). parallelism_operations.py counts operations, parallelism_path.py asks how
-far gradients reach. The recurrent model hands on one fixed vector, so that it has no attention; both have one layer a side. The
-seconds beside the counts are of two shared cores, which do not have the devices that the paper's argument is about.
+Counted, not timed: the longest chain of matrix products that depend on each other in the gradient of a loss, forward and
+backward, for lists of n items. Seeds 0 to 2, 7 min on two shared cores (--workers=2): 8 + 4 n for a recurrent model and 26 for
+a Transformer at every length, as the paper claims (reports/parallelism). parallelism_operations.py counts operations, and
+parallelism_path.py asks how far gradients reach. The recurrent model passes one fixed vector to the decoder, so that it has no
+attention. Both models have one layer in the encoder and one in the decoder. The seconds in the report are those of two shared
+cores, which do not have the parallel hardware that the paper's argument is about.
 """
 
 import dataclasses

@@ -5,9 +5,9 @@
 
 DIR holds Multi30k's train.*, val.* and test_2016_flickr.* in English and German, cased and untokenised.
 
-A learned table starts out with a standard deviation of 0.02, as in BERT and GPT-2, or with that of sinusoids, sqrt(1/2): a
-table that starts small is drowned by the embeddings, which have a variance of 1. "none" has no encoding at all; its encoder
-reads a bag of words, its decoder still has the causal mask. Lengths beyond those of training: length_generalization.py.
+A learned table is initialised with a standard deviation of 0.02, as in BERT and GPT-2, or with that of sinusoids, sqrt(1/2),
+because a table with small entries has little effect beside embeddings with a variance of 1. "none" has no encoding at all: its
+encoder reads a bag of words; its decoder still has the causal mask. Longer lengths than in training: length_generalization.py.
 """
 
 from experiments.shapes import studies

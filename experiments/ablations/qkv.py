@@ -1,19 +1,20 @@
-"""What do queries, keys and values each do? One is taken away at a time, where values are recalled by their keys.
+"""What do queries, keys and values each do? One is removed at a time, on a task where values are recalled by their keys.
 
     python launch.py --mode=ablate --config=experiments/ablations/qkv.py --workdir=runs/qkv
 
-Three seeds, 4 min a run on one of two cores. With all three 96 % of values are recalled, without projected values 93 % (no
-difference that can be told). With even weights, keys that are the queries, or a hard maximum recall is not learned in
-2,000 updates: 38 to 41 %, a guess among the values that are there. With keys that are the queries the loss is higher by 0.55
-nats (simultaneous interval 0.05 to 0.59). This is not Reformer's claim: there no token looks at itself, and here it may, so
-that each agrees most with itself. Some arms still learn at the end, so the study decides neither claim.
+Three seeds, 4 min a run on one of two cores. With all three, 96 % of the values are recalled; without projected values 93 %
+(the runs cannot tell this difference from noise). With even weights, with keys that equal the queries, or with a hard maximum,
+recall is not learned in 2,000 updates: 38 to 41 %, as a guess among the values in the source would give. With keys that equal
+the queries the loss is higher by 0.55 nats (simultaneous interval 0.05 to 0.59). This is not Reformer's claim: there a token
+does not attend to itself. Here it may, and its logit with itself is the largest. Some arms are still learning at the end, so
+the study decides neither claim.
 
-A decoder alone reads pairs and a key, "a 3 b 7 c 1 ? b", and says the value. What a projection had is given to
-the feed-forward layers. "even weights" are attention with logits of 0: its queries and keys are there and do
-nothing, so that it has the parameters of the others and computes a quarter less. "hard maximum" puts all weight on
-one key, and learns by the gradient of the softmax. Positions turn queries and keys (rotary), so that even weights
-do not hear of them either: with learned ones, added to what is read, recall was not learned in 1,500 updates (seed 0,
-26 letters, or 8 and 3 to 5 pairs as here; nor with them turned where the norm stands before the sub-layer).
+A decoder-only model reads pairs and a key, "a 3 b 7 c 1 ? b", and outputs the value. The feed-forward layers get the parameters
+of a removed projection. "even weights" is attention whose logits are 0: its queries and keys exist and have no effect, so that
+it has the same parameters as the others and a quarter less computation. "hard maximum" puts all weight on one key, and is
+trained with the gradient of the softmax. Positions rotate queries and keys, so that "even weights" has no position encoding
+either. With learned positions, added to the embeddings, recall was not learned in 1,500 updates (seed 0, 26 letters, or 8
+letters and 3 to 5 pairs as here), and neither was it with rotary positions and pre-norm.
 """
 
 from experiments.shapes import studies

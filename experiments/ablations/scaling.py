@@ -1,15 +1,16 @@
-"""How should a budget be divided between size and data? IsoFLOP profiles of language models of characters, on WikiText-2.
+"""How should a budget be divided between size and data? IsoFLOP profiles of character-level language models on WikiText-2.
 
     python launch.py --mode=ablate --config=experiments/ablations/scaling.py --workdir=runs/scaling \\
         --config.base.data.directory=DIR
 
-DIR holds train.txt and valid.txt, the raw text of WikiText-2's splits. Four budgets, at each of which sizes from an eighth to
-eight times what 20 tokens a parameter would allow are trained as long as the budget lasts, at most four times over the
-text. Warm-up and schedule are scaled to each run, so each loss is one of a training that has come to its end.
+DIR holds train.txt and valid.txt, the raw text of WikiText-2's splits. There are four budgets. For each of them, models
+are trained until the budget is used up; their sizes range from an eighth to eight times the size that 20 tokens per parameter
+would give, and no model sees the text more than four times. Warm-up and schedule are scaled to each run, so each loss is that
+of a completed schedule.
 
-How sizes and budgets are counted decides the exponent (Porian et al. 2024; Pearce & Song 2024), so the claims count in three
-ways. A run's budget is 6 (N + V d_model) tokens, the last layer included; attention over 128 tokens is left out, as in the
-papers. Published exponents are of web text, of other tokens and of far larger budgets.
+The exponent depends on how sizes and budgets are counted (Porian et al. 2024; Pearce & Song 2024), so the claims count in three
+ways. A run's budget is 6 (N + V d_model) tokens, which includes the last layer; attention over 128 tokens is not counted, as in
+the papers. The published exponents are for web text, other tokens and far larger budgets.
 
 Not run yet: 222 runs, 5.5e14 FLOP as budgets count them; --dry_run=measure says how long that takes.
 """

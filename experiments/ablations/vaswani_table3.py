@@ -3,9 +3,9 @@
     python launch.py --mode=ablate --config=experiments/ablations/vaswani_table3.py --workdir=runs/table3 \
         --config.base.data.directory=DIR
 
-DIR is as for experiments/wmt14_base.py. Not run yet. As in the paper: one run an arm, on newstest2013 (validation), beam 4,
-checkpoints not averaged. Equal: updates and tokens, but for the big model, which has 300,000 updates. A small twin:
-vaswani_table3_multi30k.py.
+DIR is as for experiments/wmt14_base.py. Not run yet. As in the paper: one run for each arm, scored on newstest2013
+(validation) with beam 4 and without averaging checkpoints. All arms have the same updates and tokens, except the big model,
+which has 300,000 updates. A small version: vaswani_table3_multi30k.py.
 """
 
 import dataclasses

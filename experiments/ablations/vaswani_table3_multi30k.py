@@ -1,16 +1,17 @@
-"""A small twin of Table 3 of "Attention Is All You Need": its rows in the same proportions, on Multi30k.
+"""A small version of Table 3 of "Attention Is All You Need": its rows in the same proportions, on Multi30k.
 
     python launch.py --mode=ablate --config=experiments/ablations/vaswani_table3_multi30k.py --workdir=runs/table3_multi30k \
         --config.base.data.directory=DIR
 
 DIR is as for experiments/multi30k.py. Two seeds, 45 min on two cores (--workers=2; 1 to 3 min a run, the big model 5 to 9).
-Two seeds cannot tell any of the paper's 19 rows after Holm's correction. Each alone, d_k 4 is worse by 0.097 nats (0.066 to
-0.127) and the big model better by 1.07 (1.00 to 1.13; 2.68 nats and 20 BLEU for 3.75 and 10), as published; without dropout
-the loss is lower by 0.216 (0.167 to 0.265), with 0.2 higher by 0.196, after three quarters of an epoch in which nothing can
-overfit.
+With two seeds none of the paper's 19 rows can be decided after Holm's correction. Taken alone, d_k 4 is worse by 0.097 nats
+(0.066 to 0.127) and the big model better by 1.07 (1.00 to 1.13; 2.68 nats and 20 BLEU against 3.75 and 10), as published.
+Without dropout the loss is lower by 0.216 (0.167 to 0.265), with dropout of 0.2 higher by 0.196: training stops after three
+quarters of an epoch, in which a model cannot overfit.
 
-The base model is the paper's, an eighth as wide and half as deep, with four heads, and pre-norm, without which so few updates
-teach it little; claims are the paper's of the row of the same name, on other text and after far less training.
+The base model is that of the paper at an eighth of the width and half the depth, with four heads. It has pre-norm, because with
+post-norm it learns little in so few updates. Each claim is that of the paper's row of the same name, on other text and after
+far less training.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
-"""The table of studies in RESULTS.md, and a few of its rows in README.md, made from the reports, those from results.csv.
+"""The table of studies in RESULTS.md, and a few of its rows in README.md, made from the reports (which results.csv determines).
 
     python -m experiments.reports.tables
 
-writes what stands between the markers of both files; nothing there is written by hand. A verdict comes with all that restricts
-it: flags, "exploratory", learning rates that were not searched, a published effect that is excluded.
+writes the text between the markers of both files; no part of it is written by hand. Each verdict is shown with its
+restrictions: flags, "exploratory", learning rates that were not searched, a published effect that is excluded.
 """
 
 import csv

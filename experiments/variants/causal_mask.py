@@ -1,4 +1,4 @@
-"""Decoders without the causal mask, of the study ablations/causal_mask.py (Vaswani et al. 2017, section 3.2.3).
+"""Decoders without the causal mask, for the study ablations/causal_mask.py (Vaswani et al. 2017, section 3.2.3).
 
 Where tokens see later ones in evaluation, there is no cache: the whole prefix is recomputed at every step.
 """

@@ -5,9 +5,9 @@
     lambda_init = 0.8 - 0.6 exp(-0.3 l), l = 0 in the first layer
     head = (1 - lambda_init) RMSNorm(..)
 
-Each of a head's two maps has half of its width d_k. A layer thus has the parameters of an ordinary one with as many heads, and
-a few vectors more; with the paper's d_model / 2d heads, d_k and d_v are 2d. Not supported: an odd d_k; positions that read
-queries and keys (Shaw, CoPE).
+Each of a head's two maps has half of its width d_k. A layer thus has the parameters of an ordinary one with the same number of
+heads, and a few more vectors; with the paper's d_model / 2d heads, d_k and d_v are 2d. Not supported: an odd d_k; positions
+that read queries and keys (Shaw, CoPE).
 
 Letters: B rows, T queries, S keys, H heads, N key-value heads, V width of a head's values.
 """

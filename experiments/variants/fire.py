@@ -1,9 +1,9 @@
-"""FIRE: a small network turns a distance, relative to how much the query sees, into a bias (Li et al. 2024, section 3).
+"""FIRE: a small network computes a bias from a distance, relative to the number of visible keys (Li et al. 2024, section 3).
 
     b(i, j) = f(psi(i - j) / psi(max(L, i))),   psi(x) = log(|c| x + 1)
 
-f has one hidden layer of rectified units and an output a head; c and L are learned. Each layer has its own (the paper's FIRE-S
-shares them). For causal masks: keys ahead of the query, in a prefix, are at distance 0. Any length.
+f has one hidden ReLU layer and one output for each head; c and L are learned. Each layer has its own (the paper's FIRE-S
+shares them). For causal masks; in a prefix, keys after the query have distance 0. Any length.
 
 Letters: B rows, T queries, S keys, H heads, W hidden units.
 """

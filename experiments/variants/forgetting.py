@@ -2,8 +2,9 @@
 
     f_t = sigmoid(w . x_t + b),   logit_ij += sum over l = j + 1 .. i of log f_l
 
-How fast is forgotten depends on the data, head by head. Needs no other positions. For causal masks: with a prefix, what stands
-between a key and the prefix's end. The cache holds log f, in fp32. Any length; fused kernels that take a bias may run it.
+How fast a head forgets depends on the data. Needs no other position encoding. For causal masks; with a prefix, the sum is over
+the tokens between a key and the end of the prefix. The cache holds log f, in fp32. Any length; fused kernels that take a bias
+may run it.
 
 Letters: B rows, T queries, S keys, H heads, D d_model.
 """

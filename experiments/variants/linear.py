@@ -1,4 +1,4 @@
-"""Linear attention: a product of features instead of a softmax, so that the past is a state of constant size.
+"""Linear attention: a product of features instead of a softmax, so that the past is summarised in a state of constant size.
 
 Katharopoulos et al. 2020, with the features phi(x) = elu(x) + 1:
 
@@ -7,8 +7,8 @@ Katharopoulos et al. 2020, with the features phi(x) = elu(x) + 1:
 Causal self-attention takes O(T) time, in blocks of `attention_chunk` tokens. The cache is S and z: K x V + K numbers a head, in
 fp32, however long the text. In encoders, with a prefix, and in cross-attention all T x S weights are computed. The tokens of a
 segment must lie together in a row, as packing puts them. Not supported: positions that are not added to the embeddings; windows
-(a state cannot forget); dropout on weights; another scale (it cancels); translation by a decoder alone (a search takes back the
-last token of a prefix).
+(a state cannot forget); dropout on weights; another scale (it cancels); translation by a decoder-only model (the search
+removes the last token of a prefix, and a state cannot).
 
 Letters: B rows, T queries, S keys, H heads, N key-value heads, K, V head widths, C tokens of a block.
 """

@@ -1,8 +1,8 @@
-"""What queries, keys and values are each for: attention without one of them, of the study ablations/qkv.py.
+"""What queries, keys and values are each for: attention without one of them, for the study ablations/qkv.py.
 
-`SharedQK` has no key projection: keys are the queries (Kitaev et al. 2020, section 2, but a token may see itself here).
+`SharedQK` has no key projection: keys equal the queries (Kitaev et al. 2020, section 2, but a token may attend to itself here).
 `InputValues` has no value projection: each head's values are a slice of the input. `EvenWeights` gives each visible key the
-same weight; its queries and keys exist and do nothing. `HardMax` puts all weight on one key.
+same weight; its queries and keys exist and have no effect. `HardMax` puts all weight on one key.
 
 Not supported: grouped key-value heads with `SharedQK`; values narrower than d_model / heads with `InputValues`.
 

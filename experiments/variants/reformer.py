@@ -2,8 +2,8 @@
 
     k_j = q_j / |q_j|
 
-A token does not attend to itself, whose key would agree with its query most, unless it sees nothing else. Sequences are not
-hashed: each token attends to all others that it sees. Cross-attention is ordinary attention. Needs as many key-value heads as
+A token does not attend to itself unless it sees no other token, because its logit with itself would be the largest. There is no
+hashing: each token attends to all others that it sees. Cross-attention is ordinary attention. Needs as many key-value heads as
 heads; supports every mask and position encoding.
 
 Letters: B rows, T queries, S keys, H heads, K width of a head.

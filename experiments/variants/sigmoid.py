@@ -3,7 +3,7 @@
     weight_s = sigmoid(l_s + b), b = -log n
 
 Section 2, with the paper's bias: where logits are 0, the weights of n keys sum to about 1. Here n is the number of keys that
-the query sees, so that decoding with a cache gives what training gave. Supports every mask and position encoding.
+the query sees, so that decoding with a cache gives the same outputs as training. Supports every mask and position encoding.
 
 Letters: B rows, T queries, S keys, H heads.
 """

@@ -1,9 +1,9 @@
-"""Attention sinks: a logit of each head that takes weight and has no value (Xiao et al. 2024).
+"""Attention sinks: each head has an extra logit that receives weight and has no value (Xiao et al. 2024).
 
     softmax(l)_s = exp(l_s) / (exp(sink) + sum_j exp(l_j))
 
-A head that finds nothing can give its keys almost no weight. `zero` is the paper's "SoftMax-off-by-one"; `learned`, a sink for
-each head, is that of gpt-oss (OpenAI 2025). Supports every mask and position encoding.
+A head that finds no relevant key can give all keys almost no weight. `zero` is the paper's "SoftMax-off-by-one"; `learned`, a
+learned sink logit for each head, is that of gpt-oss (OpenAI 2025). Supports every mask and position encoding.
 
 Letters: B rows, T queries, S keys, H heads.
 """

@@ -1,6 +1,6 @@
 """Logits with a soft cap: cap tanh(logits / cap) (Gemma 2; Riviere et al. 2024, section 2).
 
-Supports every mask and position encoding; the cap is on logits with their position bias."""
+Supports every mask and position encoding; the cap applies to logits with their position bias."""
 
 import dataclasses
 

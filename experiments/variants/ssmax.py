@@ -2,9 +2,9 @@
 
     weights = softmax(s log(n) l)
 
-An ordinary softmax over more and more keys becomes flat; this one does not. s is learned for each head and begins at 1; n is
-the number of keys that the query sees. Supports every mask and position encoding; a query that sees one key gives it all
-weight.
+An ordinary softmax over more and more keys becomes flat; this one does not. s is learned for each head and is initialised to
+1; n is the number of keys that the query sees. Supports every mask and position encoding; a query that sees one key gives it
+all weight.
 
 Letters: B rows, T queries, S keys, H heads.
 """

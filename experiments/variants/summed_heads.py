@@ -1,7 +1,7 @@
 """One output projection for the sum of the heads.
 
 Concat(heads) W^O is a sum over heads too, sum_i head_i W_i^O (Vaswani et al. 2017, section 3.2.2). Here the W_i^O are one
-matrix, so heads cannot write to places of their own. Supports every mask and position encoding.
+matrix, so heads cannot write to different subspaces. Supports every mask and position encoding.
 
 Letters: B rows, T queries, H heads, V width of a head's values, D d_model.
 """

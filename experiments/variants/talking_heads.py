@@ -2,7 +2,8 @@
 
     weights = softmax(scores P_l + bias) P_w, P_l and P_w of H x H
 
-Position biases are added to the mixed logits. As many heads of logits as of values. Supports every mask and position encoding.
+Position biases are added to the mixed logits. There are as many heads of logits as of values. Supports every mask and position
+encoding.
 
 Letters: B rows, T queries, S keys, H heads.
 """
