@@ -1,0 +1,44 @@
+"""Does Muon learn faster than AdamW, both at their own best learning rates? On characters of Shakespeare. Jordan 2024.
+
+    python launch.py --mode=ablate --config=experiments/ablations/muon_shakespeare.py --workdir=runs/muon_shakespeare \\
+        --config.base.data.directory=DIR
+
+DIR holds input.txt (karpathy/char-rnn's tinyshakespeare), as for `shakespeare.py`, whose model and schedule this has, with
+gradients that are not clipped: Muon's updates have the same size whatever the gradients. `muon.py` asks the same about
+translations of Multi30k. Updates until a validation loss of 1.8 nats a character are counted, on the last 5 % of the text,
+every 100 updates.
+
+Not run yet: 26 runs; --dry_run=measure says how long they take.
+"""
+
+from experiments import shakespeare
+from transformer.settings import override
+from transformer.studies.study import Claim, Metric, Study
+
+UNTIL = Metric("validation/nll", "lower", take="updates", target=1.8)
+
+
+def get_study() -> Study:
+    source = "Jordan 2024; Liu et al. 2025, section 3.2"
+    changes = {
+        "train.clip_norm": "none",
+        "train.evaluate_every": "100",
+        "data.validation": "input.txt[95%:]",
+        "evaluate.stride": "none",
+        "evaluate.samples": "1",
+        "search.max_new_tokens": "64",
+    }
+    return Study(
+        question="Does Muon learn faster than AdamW, both tuned, on Shakespeare?",
+        claims=(
+            Claim("Muon reaches a loss after fewer updates.", source, "better", ("Muon",), metric=UNTIL.label),
+            Claim("Muon ends at a lower loss after equally many updates.", source, "better", ("Muon",)),
+        ),
+        base=override(shakespeare.get_config(), changes),
+        arms={"AdamW": {}, "Muon": {"train.optimizer": "muon"}},
+        metrics=(Metric("validation/nll", "lower", take="best"), UNTIL),
+        compare_with="AdamW",
+        seeds=5,
+        learning_rates=(1.5e-3, 3e-3, 6e-3, 1.2e-2),
+        fair=("steps", "tokens", "parameters"),
+    )
