@@ -550,6 +550,11 @@ class Search:
         "once; bound: no live beam can reach a better score at any length",
         free=True,
     )
+    force_end: bool = setting(
+        False,
+        "an output that reaches its limit has the end as its last token (Transformers' forced_eos_token_id); false: any token",
+        free=True,
+    )
     max_extra: int | None = setting(
         None,
         f"limit of output tokens beyond the source's number; none: {EXTRA_TOKENS}, or the longest target of the data if longer",

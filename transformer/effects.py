@@ -317,7 +317,7 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
     ("evaluate", "stride", _objective("causal_lm"), "with config.objective.kind=causal_lm"),
     (
         "search",
-        "beam_size length_penalty penalty_form stopping max_extra n_best",
+        "beam_size length_penalty penalty_form stopping force_end max_extra n_best",
         _objective(*TRANSLATING),
         "in a model with --mode=translate",
     ),

@@ -277,6 +277,23 @@ def test_end_at_the_first_position():
         assert texts(found, 0) == [(END,)]
 
 
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_the_end_may_be_forced_at_the_limit_where_it_costs_nothing(beam_size):
+    """The log probability is that of what comes before, as of Transformers' forced_eos_token_id."""
+    rule = search.make_rule(L, END, beam_size, 0.0, force_end=True)
+    arrays = [jnp.asarray(x, jnp.int32) for x in (STARTS, LIMITS)]
+    found = jax.jit(lambda cache, *rest: search.find(rule, step, cache, *rest))(start_cache(SEEDS, beam_size), *arrays)
+    at_limit = 0
+    for row, limit in enumerate(LIMITS):
+        [tokens] = texts(found, row)
+        assert tokens[-1] == END and len(tokens) <= limit
+        at_limit += len(tokens) == limit
+        paid = tokens[:-1] if len(tokens) == limit else tokens
+        wanted = sum(log_probs(SEEDS[row], STARTS[row], tokens[:n])[token] for n, token in enumerate(paid))
+        np.testing.assert_allclose(found.log_probs_BxN[row, 0], wanted, atol=1e-4)
+    assert at_limit >= 2
+
+
 @pytest.mark.parametrize("masked", [-1e30, -1e9, -np.inf])
 def test_masked_tokens_never_appear(masked):
     """With two tokens left a beam of 4 has room for masked ones; hypotheses that do not exist have length 0."""

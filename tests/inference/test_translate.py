@@ -139,6 +139,23 @@ def stub(used: Translator) -> list[tuple]:
     return calls
 
 
+@pytest.mark.parametrize("forced", [False, True])
+def test_an_end_that_is_forced_at_the_limit_counts_as_the_limit(forced):
+    used = small(search__force_end=forced, search__max_length=5)
+    end = used.data_info.end
+
+    def search(params, sources, exact, scored):
+        assert [used.limit(len(source)) for source in sources] == [4, 4]
+        for n, tokens in enumerate(([4, 5, end, 0], [4, 5, 4, end])):
+            length = np.array([tokens.index(end) + 1])
+            yield n, Hypotheses(np.array([tokens]), length, np.zeros(1), np.zeros(1))
+
+    used._search = search
+    assert [outputs[0].ended for outputs in used.translate(["ab", "abc"])] == [True, not forced]
+    [cut] = [cut for cut in used.cuts if "limit on their length" in cut.what]
+    assert (cut.count, cut.of) == (int(forced), 2)
+
+
 def test_memory_does_not_grow_with_the_text():
     """Lines are read as they are needed, a chunk ahead at most."""
     used, asked = small(search__batch_size=2), []

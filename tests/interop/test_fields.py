@@ -331,6 +331,20 @@ def test_rules_of_search_that_we_have_not_are_named_all_at_once():
     assert "no_such_rule" in refused("bart", SMALL["bart"], {"no_such_rule": 1})
 
 
+def test_a_forced_end_goes_both_ways():
+    """Transformers has one by default for BART, Pegasus, mBART and Marian where there is no generation_config.json."""
+    for name, alone in {"bart": True, "marian": True, "mbart": True, "pegasus": True, "m2m_100": False, "t5": False}.items():
+        end = read(name, SMALL[name])["data_info.end"]
+        assert read(name, SMALL[name])["search.force_end"] is alone
+        assert read(name, SMALL[name] | {"forced_eos_token_id": None})["search.force_end"] is False
+        assert read(name, SMALL[name], {})["search.force_end"] is False
+        values = read(name, SMALL[name], {"forced_eos_token_id": end})
+        config = config_of(values | {"family": "encoder_decoder", "objective.kind": "translate"})
+        written = configs.search_fields(config, DataInfo(99, 99, 99, 99, end=end))
+        assert values["search.force_end"] is True and written["forced_eos_token_id"] == end
+    assert "forced_eos_token_id" in refused("gpt2", SMALL["gpt2"], {"forced_eos_token_id": 50256})
+
+
 def test_how_to_search_is_taken_from_the_file_that_is_for_it():
     values = read(
         "bart", SMALL["bart"] | {"num_beams": 9}, {"num_beams": 3, "length_penalty": 2.0, "decoder_start_token_id": 7}

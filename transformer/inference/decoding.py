@@ -39,10 +39,11 @@ def output_limit(config: Config, data_info: DataInfo, source_length: int) -> int
     return positions_left(config, source_length, config.search.output_limit(source_length, data_info.longest_output))
 
 
-def make_rule(config: Config, data_info: DataInfo, max_length: int, scored: bool = True) -> Rule:
-    """How `config.search` searches, for outputs of at most `max_length` tokens."""
+def make_rule(config: Config, data_info: DataInfo, max_length: int, scored: bool = True, exact: bool = False) -> Rule:
+    """How `config.search` searches, for outputs of at most `max_length` tokens, or of exactly that many, without an end."""
     asked = config.search
     how: Any = {"form": asked.penalty_form, "stopping": asked.stopping, "scored": scored}
+    how |= {"force_end": asked.force_end and not exact}
     return search.make_rule(max_length, data_info.end, asked.beam_size, asked.length_penalty, asked.n_best, **how)
 
 
@@ -186,7 +187,7 @@ class _Run:
         self.size = size if len(sources) > self.few else self.few
         self.at_once = max(self.size // REFILL, 1)
         longest = self._most_room(config.data.max_source_length)
-        self.rule = make_rule(config, data_info, longest, scored)
+        self.rule = make_rule(config, data_info, longest, scored, exact is not None)
         self.most_slots = longest if own.encodes else config.data.max_source_length + longest
         # The longest first: those that are left at last are short, and done soon.
         order = sorted(range(len(sources)), key=lambda number: -len(sources[number]))

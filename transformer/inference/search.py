@@ -139,12 +139,19 @@ class _Beams(State):
         return self.replace(tokens_BxKxL=tokens, parents_BxKxL=parents)
 
 
+def _only(token: int, logits_RxV: Array, rows_R: Array) -> Array:
+    """Logits that leave one token in these rows."""
+    only_V = jnp.full(logits_RxV.shape[-1], -jnp.inf, logits_RxV.dtype).at[token].set(0.0)
+    return jnp.where(rows_R[:, None], only_V[None], logits_RxV)
+
+
 @dataclasses.dataclass(frozen=True)
 class Greedy:
     """The most probable token at each step (of equals the lowest id), until `end` or the sentence's limit; N is 1.
 
     `max_length`: limits are cut to it. Scores are divided by PENALTIES[form] with `alpha`; it changes no choice.
-    `scored=False`: log probabilities are not summed, which takes a pass over the logits, and those given are 0.
+    `scored=False`: log probabilities are not summed, which takes a pass over the logits, and those given are 0. `force_end`: at
+    its limit an output ends with `end`, whose log probability is 0 there.
     """
 
     max_length: int
@@ -152,6 +159,7 @@ class Greedy:
     alpha: float = 0.0
     form: str = "gnmt"
     scored: bool = True
+    force_end: bool = False
     beam_size: ClassVar[int] = 1
 
     def begin(self, cache: Cache, start_B: Array, limit_B: Array, room: int) -> State:
@@ -178,7 +186,10 @@ class Greedy:
 
     def _extend(self, step: Step, state: Any) -> State:
         logits_Bx1xV, cache = step(state.last_B[:, None], state.cache)
-        gained_B, next_B = (best_Bx1[:, 0] for best_Bx1 in top_k_log_probs(logits_Bx1xV[:, -1], 1))
+        logits_BxV = logits_Bx1xV[:, -1]
+        if self.force_end:
+            logits_BxV = _only(self.end, logits_BxV, state.n_B + 1 >= state.limit_B)
+        gained_B, next_B = (best_Bx1[:, 0] for best_Bx1 in top_k_log_probs(logits_BxV, 1))
         next_B, active_B = jnp.where(state.done_B, 0, next_B), ~state.done_B
         log_probs_B = jnp.where(active_B, state.log_probs_B + gained_B, state.log_probs_B) if self.scored else state.log_probs_B
         n_B = state.n_B + active_B
@@ -208,7 +219,7 @@ class Beam:
       text may come long after all that was generated;
     - "limit": at its limit, with what "bound" gives.
 
-    n_best over beam_size: ValueError.
+    `force_end`: as Greedy's. n_best over beam_size: ValueError.
     """
 
     max_length: int
@@ -218,6 +229,7 @@ class Beam:
     n_best: int = 1
     form: str = "gnmt"
     stopping: str = "bound"
+    force_end: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.n_best <= self.beam_size:
@@ -259,7 +271,10 @@ class Beam:
         fed_BxK = jnp.take_along_axis(state.last_BxK, jnp.argsort(state.rows_BxK, axis=1), axis=1)
         logits_RxTxV, cache = step(fed_BxK.reshape(-1, 1), state.cache)
         # Each beam's best candidates, then the best of all beams'.
-        best = top_k_log_probs(logits_RxTxV[:, -1], 2 * beam_size)
+        logits_RxV = logits_RxTxV[:, -1]
+        if self.force_end:
+            logits_RxV = _only(self.end, logits_RxV, jnp.repeat(state.n_B + 1 >= state.limit_B, beam_size))
+        best = top_k_log_probs(logits_RxV, 2 * beam_size)
         rows_BxKx1, each = state.rows_BxK[:, :, None], best[0].shape[1]
         gained_BxKxC, tokens_BxKxC = (jnp.take_along_axis(x.reshape(*shape, each), rows_BxKx1, axis=1) for x in best)
         flat_BxKC = (state.log_probs_BxK[:, :, None] + gained_BxKxC).reshape(batch, -1)
@@ -312,10 +327,11 @@ def make_rule(
     form: str = "gnmt",
     stopping: str = "bound",
     scored: bool = True,
+    force_end: bool = False,
 ) -> Greedy | Beam:
     """`Beam`; with `beam_size` 1 `Greedy`, which alone can do without scores."""
-    beam = Beam(max_length, end, beam_size, alpha, n_best, form, stopping)
-    return Greedy(max_length, end, alpha, form, scored) if beam_size == 1 else beam
+    beam = Beam(max_length, end, beam_size, alpha, n_best, form, stopping, force_end)
+    return Greedy(max_length, end, alpha, form, scored, force_end) if beam_size == 1 else beam
 
 
 def find(rule: Greedy | Beam, step: Step, cache: Cache, start_B: Array, limit_B: Array) -> Hypotheses:

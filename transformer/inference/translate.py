@@ -73,7 +73,11 @@ class Translator(Predictor):
     def limits(self, source_lengths: Iterable[int]) -> list[int]:
         """The limit of output tokens, end included, for sources with these numbers of tokens."""
         around, most = sum(map(len, self._around)), self.config.data.max_source_length
-        return [output_limit(self.config, self.data_info, min(length + around, most)) for length in source_lengths]
+        return [self.limit(min(length + around, most)) for length in source_lengths]
+
+    def limit(self, source: int) -> int:
+        """The same for a source of so many tokens, special ones included."""
+        return output_limit(self.config, self.data_info, source)
 
     def translate_to_length(self, pairs: Sequence[tuple[str, str]]) -> list[list[Output]]:
         """As `translate`, with hypotheses of exactly as many tokens as the target: the model does not decide when to end."""
@@ -230,9 +234,10 @@ class Translator(Predictor):
 
     def _outputs(self, found: Hypotheses, source: list[int], exact: bool) -> list[Output]:
         outputs = []
+        limit = self.limit(len(source)) if self.config.search.force_end else None  # an end there may not be the model's
         for n, length in enumerate(found.lengths_BxN):
             ids = found.tokens_BxNxL[n, :length].tolist()
             text = self._names.decode([i for i in ids if i != self.data_info.end], source, self.target_vocabulary)
             score = None if found.scores_BxN is None else float(found.scores_BxN[n])
-            outputs.append(Output(text, score, exact or self.data_info.end in ids[-1:]))
+            outputs.append(Output(text, score, exact or (self.data_info.end in ids[-1:] and length != limit)))
         return outputs

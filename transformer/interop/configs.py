@@ -29,6 +29,7 @@ Values = dict[str, Any]
 DECODER = "decoder."
 # Ids that a generation_config.json may say otherwise than config.json does; text is made by the former.
 FIRST = "forced_bos_token_id"  # what every output begins with
+FORCED = "forced_eos_token_id"  # the last token of an output that reaches its limit
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
@@ -36,7 +37,7 @@ def to_settings(
     form: Format, raw: Mapping[str, Any], generation: Mapping[str, Any] | None, where: str, search_where: str
 ) -> Values:
     """Settings by dotted name. UserError names a field that is unknown, unsupported or ill-typed."""
-    searching = [field.theirs for field in SEARCH] + [*SEARCH_ONLY, *limits.THEIRS, limits.OURS, "forced_eos_token_id", FIRST]
+    searching = [field.theirs for field in SEARCH] + [*SEARCH_ONLY, *limits.THEIRS, limits.OURS, FORCED, FIRST]
     only = {**COMMON_ONLY, **form.only}
     named = [name for field in form.fields for name in field.theirs.split()]
     only = {name: allowed for name, allowed in only.items() if name not in named and name not in form.silent}
@@ -56,7 +57,9 @@ def to_settings(
     if form.layers:
         values |= form.layers.read(raw, values[f"model.num_{STACKS[form.family][-1]}_layers"], where)
     values |= {"search.penalty_form": "power"} | _values(SEARCH, generation, search_where)
-    _check_search(generation, values, search_where)
+    if form.force_end and search_where == where:
+        generation = {FORCED: values["data_info.end"], **generation}
+    _check_search(form, generation, values, search_where)
     if generation.get(FIRST) is not None:
         values["data_info.first"] = _first(form, generation[FIRST], search_where)
     return _with_decoder(values) | limits.to_settings(generation, form.family, search_where)
@@ -110,7 +113,7 @@ def _check_only(only: Mapping[str, Any], raw: Mapping[str, Any], where: str) -> 
         raise UserError(f"{where}: {shown}")
 
 
-def _check_search(generation: Mapping[str, Any], values: Values, where: str) -> None:
+def _check_search(form: Format, generation: Mapping[str, Any], values: Values, where: str) -> None:
     """All at once: published files have several."""
     wrong = [f"{n} {generation[n]!r}" for n, allowed in SEARCH_ONLY.items() if generation.get(n, allowed[0]) not in allowed]
     pad = values["data_info.pad"]
@@ -118,9 +121,10 @@ def _check_search(generation: Mapping[str, Any], values: Values, where: str) -> 
         wrong = [each for each in wrong if not each.startswith("bad_words_ids")]
         values["data_info.target_size"] = pad  # an entry past the vocabulary is never generated
     end = values.get("data_info.end")
-    forced = generation.get("forced_eos_token_id")  # at its limit a hypothesis of ours is finished as it is
-    if forced not in (None, end, [end]):
-        wrong.append(f"forced_eos_token_id {forced!r}")
+    forced = generation.get(FORCED)
+    if forced not in ((None, end, [end]) if form.family == "encoder_decoder" else (None,)):
+        wrong.append(f"{FORCED} {forced!r}")
+    values["search.force_end"] = forced is not None
     if wrong:
         raise UserError(
             f"{where}: {', '.join(wrong)}: search has no such rule; remove {'them' if len(wrong) > 1 else 'it'} from the file "
@@ -295,6 +299,7 @@ def search_fields(config: Config, data_info: DataInfo) -> dict[str, Any]:
     )
     if config.family == "encoder_decoder":
         ids |= {} if data_info.first is None else {FIRST: data_info.first}
+        ids |= {FORCED: data_info.end} if search.force_end else {}
         ids |= {"decoder_start_token_id": data_info.start} | (
             {} if data_info.begin is None or data_info.model_type in CODED else {"bos_token_id": data_info.begin}
         )

@@ -49,6 +49,7 @@ class Format:
     objectives: Sequence[str] = ()  # others that make the same model
     heads_end: bool = False  # d_k and d_v are d_model / num_heads
     labels: int = 2  # of a classifier, where a file does not say
+    force_end: bool = False  # an output that reaches its limit ends there, where no file says otherwise
     layers: LayerFields | None = None  # rotary positions and windows, which several fields say together
 
     @property
@@ -233,6 +234,7 @@ BART = Format(
     objectives=("translate", "span_corruption", "denoise"),
     heads_end=True,
     labels=3,
+    force_end=True,
 )
 MARIAN = Format(
     family="encoder_decoder",
@@ -260,6 +262,7 @@ MARIAN = Format(
     silent=_BART_SILENT | {"bos_token_id", "extra_pos_embeddings"},  # neither is used
     objectives=("translate", "span_corruption", "denoise"),
     heads_end=True,
+    force_end=True,
 )
 
 _ALONE_FIXED = ATTENTION | {

@@ -108,6 +108,7 @@ FORMATS: dict[str, Format] = {
             "model.logits_bias": False,
         },
         only={"is_encoder_decoder": (True,), "is_decoder": (False,)},
+        force_end=False,
         silent=MARIAN.silent
         | _LAYER_DROP
         | words("normalize_before add_final_layer_norm static_position_embeddings normalize_embedding max_length"),
