@@ -186,7 +186,7 @@ def _make_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
 
     def with_penalties(params: Any, batch: Any, dropout_key: Array | None) -> Sums:
         sums = loss(params, batch, dropout_key)
-        penalty, reported = penalties.of_layers(config.model, sites, params, training=dropout_key is not None)
+        penalty, reported = penalties.sum_over_layers(config.model, sites, params, training=dropout_key is not None)
         logged = {f"{name}_sum": sums["weight_sum"] * value for name, value in reported.items()}
         return sums | {"loss_sum": sums["loss_sum"] + sums["weight_sum"] * penalty} | logged
 

@@ -82,7 +82,7 @@ def test_work_is_known_by_scope():
 
 @pytest.mark.parametrize("count", [total, sequential_products])
 def test_a_loop_of_unknown_length_is_refused(count):
-    with pytest.raises(ValueError, match="whose length the data decides"):
+    with pytest.raises(ValueError, match="whose length depends on the data"):
         count(lambda x: jax.lax.while_loop(lambda y: y[0, 0] < 9, lambda y: y @ y, x), X)
 
 

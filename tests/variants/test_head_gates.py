@@ -148,6 +148,6 @@ def test_training_shuts_what_costs_more_than_it_is_worth():
             state, metrics = step(state, batch)
             losses.add(float(metrics["loss_sum"]))
         assert len(losses) > 50
-        return sum(map(float, penalties.of_layers(config.model, places, state.params, training=False)[1].values()))
+        return sum(map(float, penalties.sum_over_layers(config.model, places, state.params, training=False)[1].values()))
 
     assert after(0.0) >= 5 and after(50.0) == 0

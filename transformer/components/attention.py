@@ -1,15 +1,15 @@
 """Multi-head attention as a component: pure hooks, each of which a variant can replace (Vaswani et al. 2017, section 3.2).
 
-A layer's attention is, for self-attention,
+Self-attention is computed as
 
     q = queries(x)                      streams of the queries
-    k = expand(keys(x))                 streams of the keys, cached as `keys` gives them
+    k = expand(keys(x))                 streams of the keys; the cache holds the output of `keys`
     heads = mix(normalize(logits(q, k)), k)
     output(heads, x)
 
-and for cross-attention the same with `keys` of the encoder's states, computed once for a source. A stream is an array with the
-token axis second, so that any stream can be cut into blocks, cached and reordered. Hooks get their parameters `p` by name and
-hold no state. Whatever a variant does not replace, it inherits, in every family, backend and search.
+Cross-attention does the same with `keys` of the encoder's states, which are computed once for each source. A stream is an array
+with the token axis second, so that any stream can be cut into blocks, cached and reordered. Hooks receive their parameters `p`
+by name and hold no state. A variant inherits every hook that it does not replace, in every family, backend and search.
 
 Letters: B rows of a batch, T queries, S keys, H heads, N key-value heads, G heads that share one of them, K width of a head's
 queries and keys, V of its values, D d_model.
@@ -41,10 +41,10 @@ MASKED = -1e30
 
 class Backend(NamedTuple):
     """How `attend` computes: `plain`, `chunked` (blocks of `chunk` queries, recomputed in the backward pass: O(T) memory), or
-    `fused` (fused.py; where no kernel fits, as `unfused` says).
+    `fused` (fused.py; if no kernel supports the case, the backend that `backend_without_kernel` chooses).
 
-    `dropout` is applied to the weights of a block, given the number of its first query; None: no dropout. `dtype` is the type
-    of the weights that values are multiplied with.
+    `dropout` is applied to the weights of a block and receives the index of the block's first query; None means no dropout.
+    `dtype` is the type of the weights when they are multiplied with the values.
     """
 
     name: Literal["plain", "chunked", "fused"] = "plain"
@@ -55,45 +55,48 @@ class Backend(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attention(Component, name="multi_head"):
-    """softmax(Q K^T / sqrt(d_k)) V by heads; grouped-query attention if there are fewer key-value heads (Ainslie et al.
-    2023).
+    """softmax(Q K^T / sqrt(d_k)) V for each head; grouped-query attention if there are fewer key-value heads than query heads
+    (Ainslie et al. 2023).
     """
 
-    softmax: ClassVar[bool] = True  # False: the weights are no softmax of the logits, and measures of it have no meaning
-    random: ClassVar[bool] = False  # True: while training, hooks find a key of randomness in p["random_key"]
+    softmax: ClassVar[bool] = True  # False: the weights are not a softmax of the logits; statistics of a softmax do not apply
+    random: ClassVar[bool] = False  # True: during training, hooks find a random key in p["random_key"]
     scale: Literal["1/sqrt(d_k)", "none", "1/d_k", "learned"] = setting(
-        "1/sqrt(d_k)", "factor on the logits; learned: one a head"
+        "1/sqrt(d_k)", "factor on the logits; learned: one for each head"
     )
-    scale_width: int | None = setting(None, "scale 1/sqrt(d_k): the width in it; none: d_k (another one: Gemma 2)", at_least=1)
+    scale_width: int | None = setting(
+        None, "scale 1/sqrt(d_k): the width to use instead of d_k (Gemma 2); none: d_k", at_least=1
+    )
     logit_cap: float | None = setting(
-        None, "soft cap on the logits, position biases included: cap * tanh(logits / cap) (Gemma 2); none: no cap", above=0
+        None, "soft cap on the logits, including position biases: cap * tanh(logits / cap) (Gemma 2); none: no cap", above=0
     )
     qk_norm: bool = setting(False, "RMSNorm of queries and keys before their product (Dehghani et al. 2023)")
     qk_norm_over: Literal["head", "all_heads"] = setting(
-        "head", "qk_norm: each head's queries and keys are normalized, or those of all heads as one vector (OLMo 2)"
+        "head", "qk_norm: normalize the queries and keys of each head separately, or those of all heads as one vector (OLMo 2)"
     )
-    qk_norm_plus_one: bool = setting(False, "qk_norm: the factor is 1 + scale, and scale begins at 0 (Gemma 3)")
+    qk_norm_plus_one: bool = setting(False, "qk_norm: the factor is 1 + scale, and scale is initialized to 0 (Gemma 3)")
     norm_epsilon: float = setting(1e-6, "qk_norm: added to the mean square", above=0)
     bias: bool = setting(True, "biases in the projections")
-    output_bias: bool | None = setting(None, "a bias in the output projection; none: as the other projections")
+    output_bias: bool | None = setting(None, "a bias in the output projection; none: the same as `bias`")
     dropout_rate: float = setting(0.0, "dropout on the attention weights", at_least=0, below=1)
     query_init: Literal["initializer", "initializer/sqrt(d_k)"] = setting(
-        "initializer", "of the query kernels; the second is T5's, whose logits have no scale"
+        "initializer", "initializer of the query kernels; T5 uses the second, because its logits are not scaled"
     )
 
-    # --- what the variant is ---------------------------------------------------------------------------------------------
+    # --- parameters and limits -------------------------------------------------------------------------------------------
 
     def check(self, sizes: Sizes) -> str | None:
-        """Why the attention cannot have these sizes; None: it can."""
+        """The reason why the attention cannot have these sizes, or None if it can."""
         return None
 
     def supports(self, mask: Mask, positions: Positions, sizes: Sizes) -> str | None:
-        """Why the attention cannot honour a mask or a position encoding; None: it can."""
+        """The reason why the attention cannot use this mask or position encoding, or None if it can."""
         return None
 
     def parameters(self, sizes: Sizes) -> Declared:
         """Parameters of queries, logits and output, by name.
-        In cross-attention those of `key_parameters` belong to the source.
+
+        Those of `key_parameters` are separate, because in cross-attention they belong to the source.
         """
         heads = sizes.num_heads, sizes.d_k
         divisor = math.sqrt(sizes.d_k) if self.query_init == "initializer/sqrt(d_k)" else 1.0
@@ -107,7 +110,7 @@ class Attention(Component, name="multi_head"):
         return declared
 
     def output_parameters(self, sizes: Sizes) -> Declared:
-        """Those of `output`."""
+        """Parameters of `output`, by name."""
         declared: dict[str, Any] = {
             "output/kernel": Kernel((sizes.num_heads, sizes.d_v, sizes.d_model), ("heads", "width", "model"), 2)
         }
@@ -115,7 +118,7 @@ class Attention(Component, name="multi_head"):
         return declared | ({"output/bias": Constant((sizes.d_model,))} if bias else {})
 
     def norm_parameters(self, name: str, heads: int, width: int) -> dict[str, Any]:
-        """Those of `normed`."""
+        """Parameters of `normed`, by name."""
         if not self.qk_norm:
             return {}
         first = 0.0 if self.qk_norm_plus_one else 1.0
@@ -138,7 +141,7 @@ class Attention(Component, name="multi_head"):
     # --- the steps -------------------------------------------------------------------------------------------------------
 
     def queries(self, p: Parameters, x_BxTxD: Array, tokens: Tokens, positions: Bound, sizes: Sizes) -> Streams:
-        """Streams of the queries, the factor on the logits included; never cached."""
+        """Streams of the queries, already multiplied by the factor on the logits; they are never cached."""
         query_BxTxHxK = self.query(p, x_BxTxD, tokens, positions, sizes)
         root = (self.scale_width or sizes.d_k) ** -0.5 * sizes.logits_factor
         factor = {"1/sqrt(d_k)": root, "none": 1.0, "1/d_k": 1.0 / sizes.d_k}.get(self.scale)
@@ -146,12 +149,12 @@ class Attention(Component, name="multi_head"):
         return {"query": query_BxTxHxK * scale.reshape((1, 1, -1, 1))} | positions.query_streams(x_BxTxD, tokens)
 
     def query(self, p: Parameters, x_BxTxD: Array, tokens: Tokens, positions: Bound, sizes: Sizes) -> Array:
-        """The queries BxTxHxK without the factor."""
+        """The queries BxTxHxK before the factor on the logits."""
         query_BxTxHxK = self.normed(p, "query", project(p, "query", x_BxTxD))
         return positions.rotate(query_BxTxHxK, tokens.positions)
 
     def keys(self, p: Parameters, x_BxSxD: Array, tokens: Tokens, positions: Bound, sizes: Sizes) -> Streams:
-        """Streams of the keys, as they are cached."""
+        """Streams of the keys, in the form in which they are cached."""
         streams = {"key": self.key(p, x_BxSxD, tokens, positions, sizes), "value": self.value(p, x_BxSxD, sizes)}
         return streams | positions.key_streams(x_BxSxD, tokens)
 
@@ -161,7 +164,7 @@ class Attention(Component, name="multi_head"):
         return positions.rotate(key_BxSxNxK, tokens.positions)
 
     def normed(self, p: Parameters, name: str, x_BxTxHxK: Array) -> Array:
-        """Queries or keys with `qk_norm`, if there is one, and the parameters of that name."""
+        """Queries or keys, normalized if `qk_norm` is set, with the parameters `{name}_norm`."""
         if not self.qk_norm:
             return x_BxTxHxK
         scale, axes = p[f"{name}_norm/scale"], (-2, -1) if self.qk_norm_over == "all_heads" else (-1,)
@@ -172,7 +175,7 @@ class Attention(Component, name="multi_head"):
         return project(p, "value", x_BxSxD)
 
     def expand(self, p: Parameters, k: Streams, sizes: Sizes) -> Streams:
-        """Streams of the keys from what was cached, such as keys and values from a common latent."""
+        """Streams of the keys, computed from the cached ones; for example keys and values from a shared latent."""
         return k
 
     def scores(self, p: Parameters, q: Streams, k: Streams, pairs: Pairs) -> Array:
@@ -186,19 +189,19 @@ class Attention(Component, name="multi_head"):
         return scores.reshape(rows, heads, length, -1)
 
     def logits(self, p: Parameters, q: Streams, k: Streams, pairs: Pairs, positions: Bound) -> Array:
-        """What is normalised: scores and the position bias, masked keys too: BxHxTxS in fp32."""
+        """The input of `normalize`: scores plus the position bias, also for masked keys: BxHxTxS in fp32."""
         scores_BxHxTxS = self.scores(p, q, k, pairs)
         added = positions.bias(q, k, scores_BxHxTxS, pairs)
         logits_BxHxTxS = scores_BxHxTxS if added is None else scores_BxHxTxS + added.astype(jnp.float32)
         return logits_BxHxTxS if self.logit_cap is None else self.logit_cap * jnp.tanh(logits_BxHxTxS / self.logit_cap)
 
     def normalize(self, p: Parameters, logits_BxHxTxS: Array, pairs: Pairs) -> Array:
-        """Weights BxHxTxS in fp32: 0 on keys that are not seen, and a row of zeros where nothing is seen."""
+        """Weights BxHxTxS in fp32: 0 for keys that the query does not see, and a row of zeros if it sees none."""
         seen = pairs.seen()
         return jax.nn.softmax(logits_BxHxTxS, axis=-1) if seen is None else masked_softmax(logits_BxHxTxS, seen)
 
     def mix(self, p: Parameters, weights_BxHxTxS: Array, k: Streams, pairs: Pairs, positions: Bound) -> Array:
-        """Weights times values, and what positions add to values: BxTxHxV."""
+        """Weights times values, plus the position encoding's term for values: BxTxHxV."""
         value_BxSxNxV = k["value"]
         rows, heads, length, slots = weights_BxHxTxS.shape
         if heads == (shared := value_BxSxNxV.shape[2]):
@@ -211,7 +214,7 @@ class Attention(Component, name="multi_head"):
         return result if added is None else result + added
 
     def output(self, p: Parameters, heads_BxTxHxV: Array, x_BxTxD: Array, sizes: Sizes) -> Array:
-        """Concat(heads) W^O: BxTxD. `x` is what the queries were made of."""
+        """Concat(heads) W^O: BxTxD. `x` is the input from which the queries were computed."""
         result = product("bthv,hvd->btd", heads_BxTxHxV, p["output/kernel"])
         return result + p["output/bias"].astype(result.dtype)[None, None] if "output/bias" in p else result
 
@@ -222,14 +225,14 @@ class Attention(Component, name="multi_head"):
         return self.normalize(p, self.logits(p, q, k, pairs, positions), pairs)
 
     def attend(self, p: Parameters, q: Streams, k: Streams, pairs: Pairs, positions: Bound, backend: Backend) -> Array:
-        """Weighted values of every head BxTxHxV; a query that sees nothing gives zeros, and zero gradients."""
+        """Weighted values of every head BxTxHxV; zeros, with zero gradients, for a query that sees no key."""
         if backend.name == "fused":
             parts = "dropout on the attention weights" if backend.dropout is not None else self.fused(p, q, k, pairs, positions)
-            otherwise = unfused(pairs.query.positions.shape[-1])
+            otherwise = backend_without_kernel(pairs.query.positions.shape[-1])
             if (heads := fused.attend(parts, describe(pairs), otherwise)) is not None:
                 return heads
             backend = backend._replace(name=otherwise)
-        if (span := reach(pairs)) is not None:
+        if (span := block_span(pairs)) is not None:
             return self._in_window(p, q, k, pairs, positions, backend, span)
         if backend.name == "chunked" and pairs.query.positions.shape[-1] > backend.chunk:
             return self._in_chunks(p, q, k, pairs, positions, backend)
@@ -246,49 +249,49 @@ class Attention(Component, name="multi_head"):
         write: Write,
         backend: Backend,
     ) -> tuple[Array, dict[str, Array]]:
-        """`attend` for new tokens, with the streams of those before them from the cache; and the cache with theirs written.
+        """`attend` for new tokens, which also see the cached streams of earlier tokens. Also returns the updated cache.
 
-        Where `state` is the cache, `pairs.key` are the new tokens alone, and `write` is not used.
+        If `state` gives the cache, `pairs.key` contains only the new tokens, and `write` is not used.
         """
         assert pairs.sizes is not None
         cache, k = write(cache, k)
         return self.attend(p, q, self.expand(p, k, pairs.sizes), pairs, positions, backend), cache
 
     def state(self, sizes: Sizes, rows: int) -> dict[str, Array] | None:
-        """An empty cache of constant size, batch axis first, for a `with_cache` that keeps no keys; None: keys are cached."""
+        """An empty cache of constant size, batch axis first, if `with_cache` keeps a state instead of keys; else None."""
         return None
 
     def penalty(self, p: Parameters, training: bool) -> tuple[Array, Mapping[str, Array]]:
-        """What one layer adds to the loss of every token, and what is reported beside it, by name: scalars."""
+        """Scalars of one layer: the penalty added to the loss of every token, and values to report, by name."""
         return jnp.zeros(()), {}
 
     def _block(
         self, p: Parameters, q: Streams, k: Streams, pairs: Pairs, positions: Bound, backend: Backend, first: Array | int
     ) -> Array:
-        """Queries from number `first` on, all at once."""
+        """One block of queries without chunking; `first` is the index of its first query."""
         weights = self.weights(p, q, k, pairs, positions).astype(backend.dtype)
         if backend.dropout is not None:
             weights = backend.dropout(weights, first)
         return self.mix(p, weights, k, pairs, positions)
 
     def fused(self, p: Parameters, q: Streams, k: Streams, pairs: Pairs, positions: Bound) -> fused.Parts | str:
-        """What a fused kernel needs to know of this attention; or why none computes it.
+        """The arguments of a fused kernel for this attention, or the reason why no kernel can compute it.
 
-        A variant that replaces one of the steps from `scores` to `mix` is computed by a kernel only if it replaces this too.
+        A variant that replaces a step from `scores` to `mix` is computed by a kernel only if it also replaces this method.
         """
         kind, name = positions.positions, type(positions.positions).__name__
         if not restated(type(self), "fused", "scores", "logits", "normalize", "mix", "weights"):
-            return f"the steps of {type(self).__name__} are its own"
+            return f"{type(self).__name__} replaces steps of attention"
         if isinstance(band := pairs.band(), str):
             return band
         if kind.of_content or positions.overrides("values"):
-            return f"the positions {name} depend on contents"
+            return f"the position encoding {name} depends on the content of tokens"
         bias = slopes = None
         if positions.overrides("bias"):
             heads, sides = q["query"].shape[2], (q["query"].shape[1], k["key"].shape[1])
             slots = pairs
             if pairs.aligned and kind.of_distance and restated(type(kind), "of_distance", "bias"):
-                # Of two tokens of a segment the distance is that of their slots: one bias for all rows.
+                # Within a segment, the distance of two tokens equals the distance of their slots: one bias serves all rows.
                 slots = pairs.replace(query=Tokens(jnp.arange(sides[0])), key=Tokens(jnp.arange(sides[1])))
                 slopes = kind.slopes(heads) if restated(type(kind), "slopes", "bias") else None
 
@@ -306,7 +309,7 @@ class Attention(Component, name="multi_head"):
 
     def _in_chunks(self, p: Parameters, q: Streams, k: Streams, pairs: Pairs, positions: Bound, backend: Backend) -> Array:
         length, chunk = pairs.query.positions.shape[-1], backend.chunk
-        # The last block is moved back to end at the last query, so that no query is padded; what overlaps is computed twice.
+        # The last block is moved back so that it ends at the last query: no padding is needed; the overlap is computed twice.
         starts = jnp.minimum(jnp.arange(0, length, chunk), length - chunk)
 
         @jax.checkpoint
@@ -322,15 +325,15 @@ class Attention(Component, name="multi_head"):
     def _in_window(
         self, p: Parameters, q: Streams, k: Streams, pairs: Pairs, positions: Bound, backend: Backend, span: tuple[int, int]
     ) -> Array:
-        """Blocks of queries as rows of their own, each with the keys that it can see: O(T) work and memory for a window.
+        """Reshapes blocks of queries into separate rows, each with the keys that it can see: O(T) work and memory.
 
-        Queries and keys are the same tokens in the same order, and positions in a segment follow one another.
+        Queries and keys must be the same tokens in the same order, and positions within a segment must be consecutive.
         """
         length, (before, after) = pairs.query.positions.shape[-1], span
         size = max(before, after, 1)
         count = -(-length // size)
         rows = jax.tree.leaves(q)[0].shape[0]
-        left, right = -(-before // size), -(-after // size)  # neighbouring blocks whose keys are seen
+        left, right = -(-before // size), -(-after // size)  # number of neighbouring blocks whose keys are seen
 
         def padded(leaf: Array, axis: int) -> Array:
             return jnp.pad(leaf, [(0, count * size - length if n == axis else 0) for n in range(leaf.ndim)])
@@ -380,19 +383,21 @@ def attend(
 ) -> Array:
     """softmax(scale Q K^T + bias) V over the keys that `mask` lets a query see: BxTxHxV (Vaswani et al. 2017, equation 1).
 
-    `mask`: `Pairs`, booleans T x S or [B or 1] x T x S, or None: every key is seen. `scale`: a number, or one per head; None: 1
-    / sqrt(K). `attention` and `positions` with the parameters `p` that their hooks read. A row that sees nothing gives zeros,
-    and zero gradients; the softmax is in fp32. ValueError: shapes do not fit.
+    `mask`: `Pairs`, booleans T x S or [B or 1] x T x S, or None, with which every query sees every key. `scale`: a number, or
+    one per head; None means 1 / sqrt(K). `p`: the parameters that the hooks of `attention` read. The result is zero, with zero
+    gradients, for a query that sees no key. The softmax is computed in fp32. ValueError if the shapes do not match.
     """
     rows, length, heads, width = query_BxTxHxK.shape
     slots, shared = key_BxSxNxK.shape[1:3]
     if key_BxSxNxK.shape != (rows, slots, shared, width) or value_BxSxNxV.shape[:3] != (rows, slots, shared) or heads % shared:
         shapes = ", ".join(str(each.shape) for each in (query_BxTxHxK, key_BxSxNxK, value_BxSxNxV))
-        raise ValueError(f"queries BxTxHxK, keys BxSxNxK and values BxSxNxV, N a divisor of H, have the shapes {shapes}")
+        raise ValueError(
+            f"queries BxTxHxK, keys BxSxNxK and values BxSxNxV must match, and N must divide H; the shapes are {shapes}"
+        )
     if not isinstance(mask, Pairs):
         if mask is not None and (mask.dtype != bool or mask.shape[-2:] != (length, slots) or mask.ndim not in (2, 3)):
             raise ValueError(
-                f"a mask is booleans of shape {(length, slots)} or with rows before it, not {mask.dtype}{mask.shape}"
+                f"a mask must be booleans of shape {(length, slots)}, perhaps with a batch axis, not {mask.dtype}{mask.shape}"
             )
         allowed = mask if mask is None or mask.ndim == 3 else mask[None]
         mask = Pairs(Tokens(jnp.arange(length)), Tokens(jnp.arange(slots)), allowed=allowed)
@@ -405,18 +410,21 @@ def attend(
     return attention.attend(p or {}, q, k, pairs, positions, backend or Backend(dtype=query_BxTxHxK.dtype))
 
 
-def unfused(length: int) -> Literal["plain", "chunked"]:
-    """How so many queries are computed without a kernel: by chunks from 1,024 on, where weights outgrow everything else."""
+def backend_without_kernel(length: int) -> Literal["plain", "chunked"]:
+    """The backend without a kernel for this number of queries: chunks from 1,024 on, where weights take the most memory."""
     return "chunked" if length >= 1024 else "plain"
 
 
 def describe(pairs: Pairs) -> str:
-    """Which attention of a model this is: "decoder cross"."""
+    """The name of an attention within the model, such as "decoder cross"."""
     return "" if pairs.sizes is None else f"{pairs.sizes.stack} {pairs.sizes.role}"
 
 
-def reach(pairs: Pairs) -> tuple[int, int] | None:
-    """How far queries see if that is worth computing in blocks: self-attention of as many queries as keys, a short window."""
+def block_span(pairs: Pairs) -> tuple[int, int] | None:
+    """How many keys a query sees before and after it, if computing in blocks saves work; else None.
+
+    It does in self-attention with a window that is short relative to the sequence.
+    """
     before, after = pairs.mask.span(pairs.key.prefix is not None)
     length = pairs.query.positions.shape[-1]
     if before is None or after is None or not pairs.aligned:
@@ -425,23 +433,26 @@ def reach(pairs: Pairs) -> tuple[int, int] | None:
 
 
 def project(p: Parameters, name: str, x_BxTxD: Array) -> Array:
-    """x W + b with the kernel D x heads x width and the bias, if there is one, of that name."""
+    """x W + b with the parameters `{name}/kernel` (D x heads x width) and `{name}/bias`, if it exists."""
     result = product("btd,dhk->bthk", x_BxTxD, p[f"{name}/kernel"])
     return result + p[f"{name}/bias"].astype(result.dtype)[None, None] if f"{name}/bias" in p else result
 
 
 def rms_norm(x: Array, factor: Array, epsilon: float, axes: tuple[int, ...] = (-1,)) -> Array:
-    """RMSNorm of the last axes, in fp32, times a learned factor per entry (QK-norm; Dehghani et al. 2023, section 2)."""
+    """RMSNorm over `axes` in fp32, times a learned factor for each entry (QK-norm; Dehghani et al. 2023, section 2)."""
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=axes, keepdims=True) + epsilon)
     return (y * factor.astype(jnp.float32).reshape((1,) * (x.ndim - factor.ndim) + factor.shape)).astype(x.dtype)
 
 
 def masked_softmax(logits: Array, seen: Array) -> Array:
-    """Of the last axis, in fp32; zeros, and zero gradients, where nothing is seen. `seen` broadcasts to `logits`."""
+    """Softmax over the last axis in fp32; rows without a True in `seen` give zeros, with zero gradients.
+
+    `seen` broadcasts to `logits`.
+    """
     logits = jnp.where(seen, logits.astype(jnp.float32), MASKED)
     highest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     powers = jnp.where(seen, jnp.exp(logits - highest), 0)
     total = jnp.sum(powers, axis=-1, keepdims=True)
-    # Not a maximum with something tiny: its gradient would pass through infinities, masked only at the end.
+    # Not max(total, tiny): its gradient would pass through infinities, which are masked only at the end.
     return powers / jnp.where(total > 0, total, 1)

@@ -32,14 +32,14 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], bool]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeedForward(Component, name="feed_forward"):
-    """max(0, x W_1 + b_1) W_2 + b_2 (Vaswani et al. 2017, equation 2), or another activation, or gated."""
+    """max(0, x W_1 + b_1) W_2 + b_2 (Vaswani et al. 2017, equation 2), or with another activation or a gate."""
 
     activation: Activation = setting("relu", "geglu, geglu_tanh and swiglu are gated")
     bias: bool = setting(True, "biases in the projections")
     dropout_rate: float = setting(0.0, "dropout on the inner activations", at_least=0, below=1)
 
     def parameters(self, sizes: Sizes) -> Declared:
-        """What is learned, by name."""
+        """Learned parameters, by name."""
         inner = ("inner", "gate") if ACTIVATIONS[self.activation][1] else ("inner",)
         declared: dict[str, Any] = {}
         for name in inner:
@@ -56,7 +56,7 @@ class FeedForward(Component, name="feed_forward"):
         return hidden_BxTxF * _dense(p, "gate", x_BxTxD) if gated else hidden_BxTxF
 
     def output(self, p: Parameters, hidden_BxTxF: Array) -> Array:
-        """Back to BxTxD; dropout on the inner activations comes before it."""
+        """The output projection, BxTxD. Dropout is applied to the inner activations before it."""
         return _dense(p, "outer", hidden_BxTxF)
 
 

@@ -1,9 +1,9 @@
-"""Which keys a query sees: small static rules over positions, segments and prefix flags, which compose with `&`.
+"""Masks: small static rules that say which keys a query sees, from positions, segments and prefix flags. They compose with `&`.
 
     Causal() & Window(128) & SameSegment()
 
-Rules hold no arrays. `Pairs` joins a rule with both sides of an attention and turns it into booleans only where they are
-needed, a block at a time, so that nothing of size T x S is stored.
+Rules hold no arrays. `Pairs` combines a rule with the queries and keys of an attention. It makes booleans only where they are
+needed, one block at a time, so that no T x S array is stored.
 
 Letters: B rows of a batch, T queries, S keys, H heads, D d_model, K width of a head's queries and keys, V of its values.
 """
@@ -24,7 +24,7 @@ Role = Literal["self", "cross"]
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """The sizes of one layer's attention, and where it stands: all that a component needs to know of the model around it."""
+    """The sizes of one layer's attention, its stack and its role: all that a component needs to know about the model."""
 
     d_model: int
     num_heads: int
@@ -34,11 +34,11 @@ class Sizes:
     d_ff: int
     stack: Stack = "decoder"
     role: Role = "self"
-    logits_factor: float = 1.0  # of attention, on top of its scale; another one with muP
+    logits_factor: float = 1.0  # multiplies the attention logits in addition to the scale; not 1 only with muP
 
     @property
     def bidirectional(self) -> bool:
-        """Whether keys may lie ahead of the query."""
+        """Whether keys may come after the query."""
         return self.stack == "encoder"
 
     @property
@@ -50,12 +50,12 @@ class Sizes:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """One side of an attention.
+    """The queries or the keys of an attention.
 
     positions: int32, T (shared by the batch: fast) or BxT (packed rows, left-padded prompts).
-    segments: int32 BxT or None. Tokens see only their own segment; segment 0 is padding and is seen by no token.
-    prefix: bool BxT or None. Keys that are marked are seen by every query under the rule `Prefix`.
-    gaps: whether tokens between others of their segment may be in segment 0.
+    segments: int32 BxT or None. Tokens see only their own segment; segment 0 is padding, which no token sees.
+    prefix: bool BxT or None. With the rule `Prefix`, every query sees the keys that are marked.
+    gaps: whether segment 0 may also occur between tokens of one segment.
     """
 
     positions: Array
@@ -72,7 +72,7 @@ class Tokens:
         return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size, axis=-1), self)
 
     def followed_by(self, other: "Tokens", rows: int) -> "Tokens":
-        """Both, one after the other, as arrays of rank 2 for `rows` rows. Segments are those of both sides."""
+        """These tokens followed by `other`, as arrays of rank 2 with `rows` rows. Both must have segments."""
 
         def whole(leaf: Array) -> Array:
             return jnp.broadcast_to(leaf, (rows, leaf.shape[-1]))
@@ -84,29 +84,31 @@ class Tokens:
 
 @dataclasses.dataclass(frozen=True)
 class Mask(Component):
-    """A rule: which keys a query sees. Composes with `&`.
+    """A rule that says which keys a query sees. Rules compose with `&`.
 
-    `span` is how far a query can see backwards and forwards at most, in positions; None: without limit. The blocks of the
-    windowed computation and the size of a ring cache follow from it, so it must be true. `band` says that the query sees all
-    keys within its span, which fused kernels can compute; a class that replaces `seen` says so anew, or falls back.
+    `span` is the greatest distance, in positions, that a query can see backwards and forwards; None means no limit. The blocks
+    of the windowed computation and the size of a ring cache depend on it, so it must be correct. `band` says that the query
+    sees all keys within its span, which fused kernels can compute. A class that replaces `seen` must also replace `band` to
+    use these kernels.
     """
 
-    causal: ClassVar[bool] = False  # True: no query sees a later position, except in a prefix; only then can keys be cached
+    # True: no query sees a later position, except in a prefix; keys can be cached only then.
+    causal: ClassVar[bool] = False
 
     def seen(self, query: Tokens, key: Tokens) -> Array | None:
-        """True where a query sees a key: [B or 1] x T x S; None: everything is seen."""
+        """True where a query sees a key: [B or 1] x T x S; None if every query sees every key."""
         return None
 
     def span(self, prefix: bool) -> tuple[int | None, int | None]:
-        """The greatest distance of a key that is seen, before and after the query. `prefix`: keys may be marked as a prefix."""
+        """The greatest distance of a visible key, before and after the query. `prefix`: keys may be marked as a prefix."""
         return None, None
 
     def band(self, prefix: bool) -> bool:
-        """Whether every key within `span` is seen."""
+        """Whether the query sees every key within `span`."""
         return False
 
     def during(self, training: bool) -> "Mask":
-        """The rule while training, and while the model is scored or used."""
+        """The rule to apply during training, or else during evaluation and generation."""
         return self
 
     def __and__(self, other: "Mask") -> "Mask":
@@ -123,7 +125,7 @@ class All(Mask, name="all"):
 
 @dataclasses.dataclass(frozen=True)
 class Causal(Mask, name="causal"):
-    """A query sees the keys at its own position and before it (Vaswani et al. 2017, section 3.2.3), also inside a prefix."""
+    """A query sees the keys at its own and at earlier positions (Vaswani et al. 2017, section 3.2.3), also within a prefix."""
 
     causal: ClassVar[bool] = True
 
@@ -139,7 +141,7 @@ class Causal(Mask, name="causal"):
 
 @dataclasses.dataclass(frozen=True)
 class Prefix(Causal, name="prefix"):
-    """Causal, but every token sees the keys of a prefix, where the batch marks one (prefix LM; Raffel et al. 2020, 3.2.1)."""
+    """Causal, but every token sees the keys of the prefix if the batch marks one (prefix LM; Raffel et al. 2020, 3.2.1)."""
 
     def seen(self, query: Tokens, key: Tokens) -> Array | None:
         seen = super().seen(query, key)
@@ -154,9 +156,9 @@ class Prefix(Causal, name="prefix"):
 
 @dataclasses.dataclass(frozen=True)
 class Window(Mask, name="window"):
-    """A query sees the keys that are less than `size` positions away; with `Causal` these are `size` tokens, its own too."""
+    """A query sees the keys less than `size` positions away; with `Causal` these are `size` tokens, including its own."""
 
-    size: int = setting(128, "positions: keys less than so many away are seen", at_least=1)
+    size: int = setting(128, "a query sees the keys that are less than this number of positions away", at_least=1)
 
     def seen(self, query: Tokens, key: Tokens) -> Array | None:
         distance = key.positions[..., None, :] - query.positions[..., :, None]
@@ -171,7 +173,7 @@ class Window(Mask, name="window"):
 
 @dataclasses.dataclass(frozen=True)
 class SameSegment(Mask, name="same_segment"):
-    """Both are in one segment, and the key is not padding. `Pairs` applies it whatever the rule, so that none can forget it.
+    """Query and key are in the same segment, and the key is not padding. `Pairs` always applies this rule beside the mask.
 
     A query without segments sees every key that is not padding.
     """
@@ -185,7 +187,7 @@ class SameSegment(Mask, name="same_segment"):
 
 @dataclasses.dataclass(frozen=True)
 class Both(Mask, name="both"):
-    """What two rules both let a query see."""
+    """A query sees a key if both rules allow it."""
 
     first: Mask = setting(All(), "one rule")
     second: Mask = setting(All(), "the other")
@@ -213,12 +215,12 @@ def _nearest(first: int | None, second: int | None) -> int | None:
 
 
 def is_band(mask: Mask, prefix: bool) -> bool:
-    """Whether the mask's rule is its span."""
+    """Whether the mask lets a query see exactly the keys within its span."""
     return restated(type(mask), "band", "seen", "span") and mask.band(prefix)
 
 
 def both(first: Array | None, second: Array | None) -> Array | None:
-    """The logical and of two arrays of booleans that broadcast to each other; None stands for True everywhere."""
+    """The logical AND of two arrays of booleans that broadcast to each other; None means True everywhere."""
     if first is None or second is None:
         return second if first is None else first
     return jnp.logical_and(*jnp.broadcast_arrays(first, second))
@@ -227,11 +229,11 @@ def both(first: Array | None, second: Array | None) -> Array | None:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Both sides of an attention and the rule between them, within segments where the keys have them.
+    """The queries and keys of an attention and the mask between them. If the keys have segments, attention stays within them.
 
-    `layer` is the number of the layer in its stack, from 0 on, an int32 scalar. `sizes` and `mask` are static. `aligned`:
+    `layer` is the index of the layer in its stack, an int32 scalar that starts at 0. `sizes` and `mask` are static. `aligned`:
     queries and keys are the same tokens in the same order. `ordered`: the keys of a segment are in the order of their
-    positions, as they are everywhere but in a cache. `training`: dropout and the like are applied.
+    positions, which is always true except in a cache. `training`: dropout and other training-only steps are applied.
     """
 
     query: Tokens
@@ -242,19 +244,21 @@ class Pairs:
     aligned: bool = dataclasses.field(default=False, metadata={"static": True})
     ordered: bool = dataclasses.field(default=True, metadata={"static": True})
     training: bool = dataclasses.field(default=False, metadata={"static": True})
-    allowed: Array | None = None  # booleans [B or 1] x T x S of the caller's, beside the rule
+    allowed: Array | None = None  # booleans [B or 1] x T x S from the caller, combined with the mask
 
     def replace(self, **changes: Any) -> "Pairs":
         """With other values of some fields."""
         return dataclasses.replace(self, **changes)
 
     def seen(self) -> Array | None:
-        """True where a query sees a key: [B or 1] x 1 x [T or 1] x S, ready to broadcast over heads; None: all see all."""
+        """True where a query sees a key: [B or 1] x 1 x [T or 1] x S, to broadcast over heads; None if all queries see all
+        keys.
+        """
         seen = both((self.mask & SameSegment()).seen(self.query, self.key), self.allowed)
         return None if seen is None else seen[:, None]
 
     def band(self) -> tuple[int | None, int | None] | str:
-        """How many slots before and after a query the keys of its segment are seen; or why the rule is no band of slots."""
+        """How many slots before and after a query it sees all keys of its segment, or the reason why there is no such band."""
         prefix = self.key.prefix is not None
         if self.key.segments is not None and (self.query.segments is None or self.key.gaps):
             return "keys are hidden within a segment" if self.key.gaps else "keys have segments, and queries have none"
@@ -277,9 +281,9 @@ class Pairs:
         return _with_rows(self.key.positions[..., None, :] - self.query.positions[..., :, None])
 
     def sum_from(self, values_BxHxTxS: Array) -> Array:
-        """For each query and key, the sum of the values of this key and of the later keys that the query sees: BxHxTxS.
+        """For each query and key, the sum of the values of this key and of all later keys that the query sees: BxHxTxS.
 
-        The axis of queries may be 1 in `values`. What it gives for keys that are not seen has no meaning.
+        The query axis of `values` may have size 1. The result is undefined for keys that the query does not see.
         """
         seen = self.seen()
         if seen is not None:
@@ -292,11 +296,11 @@ class Pairs:
         return jnp.take_along_axis(sums, jnp.argsort(order, axis=-1), axis=3)
 
     def block(self, start: Array | int, size: int) -> "Pairs":
-        """The pairs of `size` queries from `start` on with all keys."""
+        """A block of `size` queries, beginning at index `start`, with all keys."""
         allowed = None if self.allowed is None else jax.lax.dynamic_slice_in_dim(self.allowed, start, size, axis=1)
         return self.replace(query=self.query.block(start, size), allowed=allowed, aligned=False)
 
 
 def _with_rows(x: Array) -> Array:
-    """Adds the batch axis to what positions of rank 1 gave."""
+    """Adds the batch axis that is missing if positions have rank 1."""
     return x if x.ndim == 3 else x[None]

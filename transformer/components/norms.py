@@ -1,4 +1,4 @@
-"""Norms as components: LayerNorm and RMSNorm, by Flax, as pure functions. Statistics are in fp32."""
+"""Norms as components: LayerNorm and RMSNorm as pure functions that call Flax. Statistics are computed in fp32."""
 
 import dataclasses
 
@@ -18,11 +18,11 @@ class Norm(Component):
     epsilon: float = setting(1e-6, "added to the variance", above=0)
 
     def parameters(self, width: int) -> Declared:
-        """What is learned, by name."""
+        """Learned parameters, by name."""
         return {"scale": Constant((width,), (), 1.0)}
 
     def __call__(self, p: Parameters, x: Array) -> Array:
-        """... x D -> the same, in the type of `x`."""
+        """The normalized input, with the shape (... x D) and type of `x`."""
         raise NotImplementedError
 
 
@@ -36,7 +36,7 @@ class LayerNorm(Norm, name="layer"):
         return dict(super().parameters(width)) | ({"bias": Constant((width,))} if self.bias else {})
 
     def __call__(self, p: Parameters, x: Array) -> Array:
-        import flax.linen as nn  # here, as reading settings need not wait for it
+        import flax.linen as nn  # imported here, because reading settings does not need it
 
         norm = nn.LayerNorm(epsilon=self.epsilon, use_bias=self.bias, dtype=x.dtype)
         return norm.apply({"params": dict(p)}, x)  # type: ignore[return-value]
@@ -46,7 +46,7 @@ class LayerNorm(Norm, name="layer"):
 class RMSNorm(Norm, name="rms"):
     """x / sqrt(mean(x^2) + epsilon) * scale (Zhang and Sennrich 2019)."""
 
-    plus_one: bool = setting(False, "the factor is 1 + scale, and scale begins at 0 (Gemma)")
+    plus_one: bool = setting(False, "the factor is 1 + scale, and scale is initialized to 0 (Gemma)")
 
     def parameters(self, width: int) -> Declared:
         return {"scale": Constant((width,), (), 0.0 if self.plus_one else 1.0)}

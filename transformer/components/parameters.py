@@ -1,4 +1,4 @@
-"""What components declare and are handed: parameters by name, and streams of one side of an attention."""
+"""Types of the parameters that components declare and receive, and of the streams of queries or keys."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -7,13 +7,13 @@ import jax
 
 Array = jax.Array
 Parameters = Mapping[str, Array]  # "module/leaf" -> array
-Streams = dict[str, Array]  # arrays of one side of an attention, by name, with the token axis second
+Streams = dict[str, Array]  # arrays of the queries or of the keys, by name, with the token axis second
 
 
 class Kernel(NamedTuple):
-    """A parameter that the model's initializer fills: a matrix with `inputs` leading axes of inputs, flattened for it.
+    """A parameter that is drawn by the model's initializer, as a matrix: the first `inputs` axes are flattened to its rows.
 
-    `axes` are the names of the axes that a mesh may split (sharding.RULES). `divisor` divides what is drawn.
+    `axes` are the names of the axes that a mesh may split (sharding.RULES). The initial values are divided by `divisor`.
     """
 
     shape: tuple[int, ...]
@@ -23,7 +23,7 @@ class Kernel(NamedTuple):
 
 
 class Constant(NamedTuple):
-    """A parameter that begins with the same value everywhere."""
+    """A parameter whose entries are all initialized to the same value."""
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...] = ()
@@ -31,7 +31,7 @@ class Constant(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A parameter with an initializer of its own."""
+    """A parameter with its own initializer."""
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]

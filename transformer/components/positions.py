@@ -1,9 +1,9 @@
-"""Position encodings: one class each; `NoPositions` is one of them. Rotary positions are rotary.py.
+"""Position encodings, one class for each, including `NoPositions`. Rotary position embeddings are in rotary.py.
 
-A class holds its settings and has pure hooks, which by default do nothing. Parameters stand outside: `parameters` names their
-initialisers, shapes and axes, whoever owns them hands them to the hooks, and `owner` says who that is: the stack (one set for
-all layers) or the layer. Positions are explicit integers, of rank 1 (shared by the batch) or 2. Encodings that act on pairs
-(`relative`) act in self-attention only.
+A class holds its settings and has pure hooks, which do nothing by default. It does not hold parameters: `parameters` declares
+their initializers, shapes and axes, and the module that owns them passes them to the hooks. `owner` is that module: the stack
+(one set for all layers) or the layer. Positions are explicit integers of rank 1 (shared by the batch) or 2. Encodings that
+depend on both query and key (`relative`) are used in self-attention only.
 
 Letters: B rows, T queries, S keys, H heads, K width of a head's keys, V of its values, D d_model, N buckets, E 2 clip + 1.
 """
@@ -31,33 +31,33 @@ class Positions(Component):
 
     owner: ClassVar[Literal["stack", "layer"]] = "stack"
     relative: ClassVar[bool] = False
-    of_content: ClassVar[bool] = False  # True: `bias` reads the queries, keys or scores, which are as Attention makes them
-    of_distance: ClassVar[bool] = False  # True: `bias` depends on the head and on how far key and query are apart alone
-    backward: ClassVar[bool] = False  # True: a key ahead of its query has no position
+    of_content: ClassVar[bool] = False  # True: `bias` reads the queries, keys or scores of `Attention`
+    of_distance: ClassVar[bool] = False  # True: `bias` depends only on the head and on the distance of key and query
+    backward: ClassVar[bool] = False  # True: the encoding is undefined for a key after its query
 
     def check(self, sizes: Sizes) -> str | None:
-        """Why the encoding cannot be used at these sizes; None: it can."""
+        """The reason why the encoding cannot be used with these sizes, or None if it can."""
         return None
 
     def supports(self, mask: Mask, sizes: Sizes) -> str | None:
-        """Why the encoding cannot be used with a mask; None: it can."""
+        """The reason why the encoding cannot be used with this mask, or None if it can."""
         if not self.backward or mask.causal:
             return None
         name = registry.reference(type(self))
         if sizes.stack == "encoder":
-            return f"config.model.positions {name}: for decoders only; set config.model.layer_types.encoder.positions to others"
+            return f"config.model.positions {name}: for decoders only; change config.model.layer_types.encoder.positions"
         return f"config.model.positions {name}: needs a causal config.model.mask"
 
     def longest(self) -> int | None:
-        """The number of positions that it can encode; None: any number."""
+        """The number of positions that it can encode, or None if there is no limit."""
         return None
 
     def parameters(self, sizes: Sizes, stddev: float) -> Declared:
-        """What is learned, by name. `stddev` is the model's `init_stddev`."""
+        """Learned parameters, by name. `stddev` is the model's `init_stddev`."""
         return {}
 
     def embed(self, p: Parameters, x_BxTxD: Array, positions: Array) -> Array:
-        """Applied once, to the embedded input of a stack."""
+        """Applied once to the embeddings that enter a stack."""
         return x_BxTxD
 
     def rotate(self, p: Parameters, x_BxTxHxK: Array, positions: Array) -> Array:
@@ -65,16 +65,17 @@ class Positions(Component):
         return x_BxTxHxK
 
     def query_streams(self, p: Parameters, x_BxTxD: Array, tokens: Tokens) -> Streams:
-        """More arrays that `bias` reads of queries."""
+        """Additional arrays for each query, which `bias` reads."""
         return {}
 
     def key_streams(self, p: Parameters, x_BxSxD: Array, tokens: Tokens) -> Streams:
-        """More arrays that `bias` reads of keys; they are cached with the keys."""
+        """Additional arrays for each key, which `bias` reads; they are cached with the keys."""
         return {}
 
     def bias(self, p: Parameters, q: Streams, k: Streams, scores_BxHxTxS: Array, pairs: Pairs) -> Array | None:
-        """Added to the attention logits: [B or 1] x H x T x S. Queries are scaled;
-        `scores` are their products with the keys.
+        """Added to the attention logits: [B or 1] x H x T x S.
+
+        Queries are already scaled, and `scores` are their products with the keys.
         """
         return None
 
@@ -83,7 +84,7 @@ class Positions(Component):
         return None
 
     def slopes(self, num_heads: int) -> np.ndarray | None:
-        """Of a `bias` that is -slope * |distance|, the slope of each head, as some fused kernels want to know it; else None."""
+        """The slope of each head if `bias` is -slope * |distance|, which some fused kernels need; else None."""
         return None
 
 
@@ -97,21 +98,25 @@ class Sinusoidal(Positions, name="sinusoidal"):
     """PE(p, 2i) = sin(p / 10000^(2i/D)), PE(p, 2i+1) = cos of the same (Vaswani et al. 2017, section 3.5)."""
 
     layout: Literal["interleaved", "halves"] = setting(
-        "interleaved", "sine and cosine alternate (paper), or in halves (Marian)"
+        "interleaved", "sines and cosines alternate (paper), or all sines come before all cosines (Marian)"
     )
 
     spacing: Literal["paper", "tensor2tensor"] = setting(
         "paper", "wavelengths up to 10000^(1 - 2/D) times the shortest, or up to 10000 times (M2M-100)"
     )
     offset: int = setting(0, "added to positions (M2M-100: 2)", at_least=0)
-    size: int | None = setting(None, "positions at most, as a table of sinusoids has them; none: any number", at_least=1)
+    size: int | None = setting(
+        None, "largest number of positions, if the sinusoids are stored in a table; none: no limit", at_least=1
+    )
 
     def longest(self) -> int | None:
         return self.size
 
     def check(self, sizes: Sizes) -> str | None:
         if self.spacing == "tensor2tensor" and sizes.d_model < 4:
-            return f"config.model.d_model is {sizes.d_model}: such sinusoids need two wavelengths; it must be 4 or more"
+            return (
+                f"config.model.d_model is {sizes.d_model}: spacing tensor2tensor needs two wavelengths, so it must be 4 or more"
+            )
         wrong = f"config.model.d_model is {sizes.d_model}: sinusoids come in pairs, so it must be even"
         return wrong if sizes.d_model % 2 else None
 
@@ -131,11 +136,11 @@ class Sinusoidal(Positions, name="sinusoidal"):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Learned(Positions, name="learned"):
-    """A table of vectors, read at position + offset (Gehring et al. 2017; BERT, GPT-2, BART)."""
+    """A table of learned vectors, indexed by position + offset (Gehring et al. 2017; BERT, GPT-2, BART)."""
 
     size: int = setting(1024, "positions in the table", at_least=1)
-    offset: int = setting(0, "added to positions before the table is read (BART: 2)", at_least=0)
-    stddev: float | None = setting(None, "standard deviation of the table at first; none: model.init_stddev", above=0)
+    offset: int = setting(0, "added to positions to get the index in the table (BART: 2)", at_least=0)
+    stddev: float | None = setting(None, "initial standard deviation of the table; none: model.init_stddev", above=0)
 
     def longest(self) -> int | None:
         return self.size
@@ -146,7 +151,7 @@ class Learned(Positions, name="learned"):
 
     def embed(self, p: Parameters, x_BxTxD: Array, positions: Array) -> Array:
         table_NxD = p["table"].astype(x_BxTxD.dtype)
-        # Callers check lengths before a run. Should one slip through, NaN shows it; a clamp would hide it.
+        # Callers check lengths before a run. If a check is missing, NaN makes the error visible; clamping would hide it.
         return x_BxTxD + _with_rows(table_NxD.at[positions + self.offset].get(mode="fill", fill_value=jnp.nan))
 
 
@@ -158,7 +163,9 @@ class Alibi(Positions, name="alibi"):
     of_distance: ClassVar[bool] = True
 
     def slopes(self, num_heads: int) -> np.ndarray:
-        """2^(-8h/n), h = 1..n, for a power of two; else those of the power below, then every other one of the power above."""
+        """2^(-8h/n), h = 1..n, if n is a power of two; else the slopes of the next lower power, then every second one of the
+        next higher.
+        """
         power = 2 ** int(math.log2(num_heads))
         slopes = [2.0 ** (-8.0 * h / power) for h in range(1, power + 1)]
         between = [2.0 ** (-8.0 * h / (2 * power)) for h in range(1, 2 * power + 1, 2)]
@@ -176,21 +183,21 @@ class T5Buckets(Positions, name="t5"):
     relative: ClassVar[bool] = True
     of_distance: ClassVar[bool] = True
     buckets: int = setting(32, "buckets of distance", at_least=4)
-    max_distance: int = setting(128, "distance from which on all share the last bucket", at_least=2)
+    max_distance: int = setting(128, "all distances from this one on share the last bucket", at_least=2)
 
     def supports(self, mask: Mask, sizes: Sizes) -> str | None:
         if sizes.bidirectional or mask.causal:
             return None
         return (
-            f"config.model.mask {registry.reference(type(mask))}: the buckets of config.model.positions t5 in a decoder are "
-            "for earlier tokens; choose other positions"
+            f"config.model.mask {registry.reference(type(mask))}: in a decoder, config.model.positions t5 "
+            "has buckets only for earlier tokens; choose another position encoding"
         )
 
     def check(self, sizes: Sizes) -> str | None:
         if self.max_distance <= self.buckets // 2:
             return (
-                f"config.model.positions.max_distance {self.max_distance}: must be above half of "
-                f"config.model.positions.buckets {self.buckets}, as near distances have a bucket each"
+                f"config.model.positions.max_distance {self.max_distance}: must be more than half of "
+                f"config.model.positions.buckets {self.buckets}, because each short distance has its own bucket"
             )
         return None
 
@@ -198,7 +205,9 @@ class T5Buckets(Positions, name="t5"):
         return {"table": Drawn((self.buckets, sizes.num_heads), (None, "heads"), jax.nn.initializers.normal(stddev))}
 
     def bucket(self, distance: Array, bidirectional: bool) -> Array:
-        """key position - query position -> bucket: half of them exact, the rest logarithmic up to max_distance."""
+        """The bucket of key position - query position: half of the buckets are exact, the others logarithmic up to
+        max_distance.
+        """
         buckets, offset = self.buckets, jnp.zeros_like(distance)
         if bidirectional:
             buckets //= 2
@@ -220,30 +229,30 @@ class T5Buckets(Positions, name="t5"):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class T5LayerBuckets(T5Buckets, name="t5_layers"):
-    """The same with a table in each layer (UMT5; Chung et al. 2023)."""
+    """`T5Buckets` with a separate table in each layer (UMT5; Chung et al. 2023)."""
 
     owner: ClassVar[Literal["stack", "layer"]] = "layer"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shaw(Positions, name="shaw"):
-    """A learned vector per clipped distance, added to keys and to values, one set a layer (Shaw et al. 2018, equations 3-4)."""
+    """A learned vector for each clipped distance, added to keys and to values in each layer (Shaw et al. 2018, eq. 3-4)."""
 
     owner: ClassVar[Literal["stack", "layer"]] = "layer"
     relative: ClassVar[bool] = True
     of_content: ClassVar[bool] = True
-    clip: int = setting(16, "distance at which distances are clipped (k)", at_least=1)
+    clip: int = setting(16, "largest distance; longer ones are clipped to it (k)", at_least=1)
 
     def parameters(self, sizes: Sizes, stddev: float) -> Declared:
         init, entries = jax.nn.initializers.xavier_uniform(), 2 * self.clip + 1
         return {"keys": Drawn((entries, sizes.d_k), (), init), "values": Drawn((entries, sizes.d_v), (), init)}
 
     def entry(self, pairs: Pairs) -> Array:
-        """Row of the tables: clipped distance + clip, [B or 1] x T x S."""
+        """Row index in the tables: clipped distance + clip, [B or 1] x T x S."""
         return jnp.clip(pairs.distance(), -self.clip, self.clip) + self.clip
 
     def bias(self, p: Parameters, q: Streams, k: Streams, scores_BxHxTxS: Array, pairs: Pairs) -> Array | None:
-        # One product with all 2 clip + 1 vectors, then a choice: no T x S x K array exists.
+        # One product with all 2 clip + 1 vectors, then a lookup: this avoids a T x S x K array.
         query_BxTxHxK = q["query"]
         scores_BxHxTxE = jnp.einsum("bthk,ek->bhte", query_BxTxHxK, p["keys"].astype(query_BxTxHxK.dtype))
         entry = self.entry(pairs)[:, None]
@@ -260,7 +269,7 @@ class Shaw(Positions, name="shaw"):
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """A position encoding with its parameters in hand, as attention is given it."""
+    """A position encoding together with its parameters, as attention receives it."""
 
     positions: Positions = NoPositions()
     parameters: Parameters = dataclasses.field(default_factory=dict)
@@ -281,10 +290,10 @@ class Bound:
         return self.positions.values(self.parameters, weights_BxHxTxS, pairs)
 
     def overrides(self, *hooks: str) -> bool:
-        """Whether the encoding does anything in one of these hooks."""
+        """Whether the encoding overrides any of these hooks."""
         return any(getattr(type(self.positions), hook) is not getattr(Positions, hook) for hook in hooks)
 
 
 def _with_rows(x: Array) -> Array:
-    """Adds the batch axis to what positions of rank 1 gave."""
+    """Adds the batch axis that is missing if positions have rank 1."""
     return x if x.ndim == 3 else x[None]

@@ -1,8 +1,8 @@
-"""Products of states and parameters, in the type of the states.
+"""Matrix products of states and parameters, in the type of the states.
 
-XLA on a CPU has no product of bf16 that gives bf16: it converts the factors to fp32. One that gives fp32 uses the processor's
-own instructions for bf16, where there are some (AMX), which are several times as fast. So products give fp32, and are rounded,
-in both directions.
+On a CPU, XLA computes a bf16 product with a bf16 result by converting the factors to fp32. With an fp32 result it uses the
+processor's bf16 instructions (AMX), if there are any, which are several times as fast. Therefore these products are computed
+with an fp32 result, which is then rounded, in the forward and in the backward pass.
 """
 
 import functools
@@ -21,7 +21,7 @@ def product(subscripts: str, x: Array, kernel: Array) -> Array:
 
 
 def wide_product(subscripts: str, x: Array, kernel: Array) -> Array:
-    """The same in fp32."""
+    """`product` with an fp32 result."""
     kernel = kernel.astype(x.dtype)
     wide: Any = _half if _is_half(x) else _wide
     return wide(subscripts, x, kernel)

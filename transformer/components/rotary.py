@@ -1,4 +1,4 @@
-"""Rotary positions (Su et al. 2021), and how their frequencies are scaled for texts longer than those trained on.
+"""Rotary position embeddings (Su et al. 2021), and scalings of their frequencies for texts longer than those of training.
 
 Letters: B rows, T tokens, H heads, K width of a head, R rotated width.
 """
@@ -28,22 +28,23 @@ def plain_rates(base: Any, width: int) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scaling(Component):
-    """Base of scalings; this one keeps the frequencies as they are."""
+    """Base of scalings. It does not change the frequencies."""
 
     def rates(self, base: float, width: int, longest: Array) -> Any:
-        """Radians per position of each pair: R/2, or of each row, B x 1 x R/2. `longest`:
-        positions of each row, B x 1, or a number.
+        """Radians per position of each pair: R/2, or B x 1 x R/2 if rows differ.
+
+        `longest`: the length of each row, B x 1, or one number for all.
         """
         return plain_rates(base, width)
 
     def magnitude(self) -> float:
-        """Factor on the rotated queries and on the rotated keys."""
+        """The factor by which rotated queries and keys are multiplied."""
         return 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoScaling(Scaling, name="none"):
-    """Frequencies as they are."""
+    """Frequencies are not scaled."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,10 +59,10 @@ class Linear(Scaling, name="linear"):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DynamicNTK(Scaling, name="dynamic"):
-    """The base grows with the length of the text, from the trained length on (dynamic NTK, as in Transformers).
+    """The base grows with the length of the text once it exceeds the trained length (dynamic NTK, as in Transformers).
 
-    The length is that of the tokens of one call: with a cache keys keep the rotation they were written with, and logits past
-    the trained length differ from those without a cache, there as here.
+    The length is the number of tokens in one call. With a cache, keys keep the rotation with which they were written, so beyond
+    the trained length the logits differ from those without a cache, as they do in Transformers.
     """
 
     factor: float = setting(2.0, "how fast the base grows", at_least=1)
@@ -75,18 +76,18 @@ class DynamicNTK(Scaling, name="dynamic"):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Yarn(Scaling, name="yarn"):
-    """Slow frequencies are divided by a factor, fast ones kept, and logits sharpened (YaRN; Peng et al. 2024, section 3)."""
+    """Low frequencies are divided by a factor, high ones kept, and logits are sharpened (YaRN; Peng et al. 2024, section 3)."""
 
     factor: float = setting(4.0, "how many times longer texts may be", at_least=1)
     trained_length: int = setting(4096, "positions of the texts trained on", at_least=1)
     beta_fast: float = setting(32.0, "frequencies with more rotations than this over the trained length are kept", above=0)
     beta_slow: float = setting(1.0, "frequencies with fewer rotations than this are divided by the factor", above=0)
-    truncate: bool = setting(True, "the bounds between are rounded to whole frequencies")
+    truncate: bool = setting(True, "the bounds between kept and divided frequencies are rounded to whole pairs")
     attention_factor: float | None = setting(None, "factor on queries and keys; none: 0.1 ln(factor) + 1", above=0)
 
     def rates(self, base: float, width: int, longest: Array) -> Any:
         def pair(rotations: float) -> float:
-            """The pair that makes so many rotations over the trained length."""
+            """The index of the pair that makes this number of rotations over the trained length."""
             return width * math.log(self.trained_length / (rotations * 2 * math.pi)) / (2 * math.log(base))
 
         low, high = pair(self.beta_fast), pair(self.beta_slow)
@@ -102,7 +103,7 @@ class Yarn(Scaling, name="yarn"):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Llama3(Scaling, name="llama3"):
-    """Long wavelengths are stretched by a factor, short ones kept, with a smooth passage between (Llama 3.1)."""
+    """Long wavelengths are multiplied by a factor, short ones are kept, with a smooth transition (Llama 3.1)."""
 
     factor: float = setting(8.0, "how many times longer texts may be", at_least=1)
     trained_length: int = setting(8192, "positions of the texts trained on", at_least=1)
@@ -117,13 +118,16 @@ class Llama3(Scaling, name="llama3"):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LongRope(Scaling, name="longrope"):
-    """Each frequency is divided by a factor of its own: one set of them up to the trained length, another past it (LongRoPE).
+    """Each frequency is divided by its own factor: one set for texts up to the trained length, another for longer ones
+    (LongRoPE).
 
-    Ding et al. 2024; as in Phi 3. The length is that of the tokens of one call, as for `DynamicNTK`.
+    Ding et al. 2024; used in Phi 3. The length is the number of tokens in one call, as for `DynamicNTK`.
     """
 
-    short_factors: tuple[float, ...] = setting((), "one for each of the R/2 frequencies, for texts up to the trained length")
-    long_factors: tuple[float, ...] = setting((), "the same, for longer texts")
+    short_factors: tuple[float, ...] = setting(
+        (), "a factor for each of the R/2 frequencies, for texts up to the trained length"
+    )
+    long_factors: tuple[float, ...] = setting((), "a factor for each of the R/2 frequencies, for longer texts")
     trained_length: int = setting(4096, "positions of the texts trained on", at_least=2)
     factor: float = setting(1.0, "how many times longer texts may be", at_least=1)
     attention_factor: float | None = setting(
@@ -153,9 +157,11 @@ class Rotary(Positions, name="rotary"):
     fraction: float = setting(
         1.0, "fraction of a head's width that is rotated, from its beginning (GPT-NeoX)", above=0, at_most=1
     )
-    frequencies: float = setting(1.0, "fraction of the frequencies that rotate, the highest first (p-RoPE)", above=0, at_most=1)
+    frequencies: float = setting(
+        1.0, "fraction of the frequencies that are used, from the highest on (p-RoPE)", above=0, at_most=1
+    )
     layout: Literal["halves", "interleaved"] = setting("halves", "which entries form a pair: i and i + R/2, or 2i and 2i + 1")
-    scaling: Scaling = setting(NoScaling(), "of the frequencies, for longer texts than in training")
+    scaling: Scaling = setting(NoScaling(), "scaling of the frequencies for texts longer than those of training")
     size: int | None = setting(None, "longest text, in tokens, that the model is meant for; none: no limit", at_least=1)
 
     def longest(self) -> int | None:
@@ -167,15 +173,17 @@ class Rotary(Positions, name="rotary"):
         for name in ("short_factors", "long_factors"):
             given = getattr(self.scaling, name, None)
             if given is not None and len(given) != width // 2:
-                return f"config.model.positions.scaling.{name} has {len(given)} numbers; wants {width // 2}, one a frequency"
+                return (
+                    f"config.model.positions.scaling.{name} has {len(given)} numbers; it needs one per frequency, {width // 2}"
+                )
         return None
 
     def width(self, d_k: int) -> int:
-        """Entries of a head that are rotated."""
+        """The number of entries of a head that are rotated."""
         return int(d_k * self.fraction)
 
     def rates(self, width: int, positions: Array) -> Any:
-        """Radians per position of each pair, as the scaling gives them: 0 for frequencies that do not rotate."""
+        """Radians per position of each pair after scaling; 0 for frequencies that are not used."""
         rates = self.scaling.rates(self.base, width, jnp.max(positions, axis=-1, keepdims=positions.ndim > 1) + 1)
         if self.frequencies == 1:
             return rates
@@ -200,7 +208,7 @@ class Rotary(Positions, name="rotary"):
         return rotated if width == x_BxTxHxK.shape[-1] else jnp.concatenate([rotated, x_BxTxHxK[..., width:]], axis=-1)
 
     def _wave(self, wave: Array) -> Array:
-        """Sines or cosines as they are multiplied with heads: [B or 1] x T x 1 x R/2."""
+        """Sines or cosines in the shape that broadcasts over heads: [B or 1] x T x 1 x R/2."""
         wave = wave if wave.ndim == 3 else wave[None]
         magnitude = self.scaling.magnitude()
         return wave[:, :, None, :] if magnitude == 1 else wave[:, :, None, :] * magnitude

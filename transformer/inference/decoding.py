@@ -57,9 +57,9 @@ class Pool:
     memory: Any
     state: search.State
 
-    def of(self, numbers_R: Array) -> "Pool":
+    def select(self, numbers_R: Array) -> "Pool":
         """These sentences alone."""
-        return Pool(self.memory and self.memory.of(numbers_R), self.state.of(numbers_R))
+        return Pool(self.memory and self.memory.select(numbers_R), self.state.select(numbers_R))
 
     def put(self, numbers_R: Array, new: "Pool") -> "Pool":
         """With R sentences in the place of those with these numbers; of one past the last, nothing."""
@@ -146,8 +146,8 @@ def _programs(model: Any, data_info: DataInfo) -> tuple[Callable[..., Any], Call
     )
 
 
-_put = jax.jit(lambda pool, numbers, new, of: pool.put(numbers, new.of(of)), donate_argnums=0)
-_resize = jax.jit(lambda pool, numbers, length, room: pool.of(numbers).resize(length, room), static_argnums=(2, 3))
+_put = jax.jit(lambda pool, numbers, new, of: pool.put(numbers, new.select(of)), donate_argnums=0)
+_resize = jax.jit(lambda pool, numbers, length, room: pool.select(numbers).resize(length, room), static_argnums=(2, 3))
 _look = jax.jit(lambda rule, state: (rule.finish(state), state.done_B, state.n_B), static_argnums=0)
 
 

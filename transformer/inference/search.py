@@ -71,7 +71,7 @@ class State(struct.PyTreeNode):
         """The cache's rows of the sentences with these numbers."""
         return (numbers_R[:, None] * self.beams + jnp.arange(self.beams)[None]).reshape(-1)
 
-    def of(self, numbers_R: Array) -> "State":
+    def select(self, numbers_R: Array) -> "State":
         """The state of the sentences with these numbers alone."""
         rows, rest = self.rows(numbers_R), self.replace(cache=None)
         cache = jax.tree.map(lambda leaf: leaf[rows], self.cache)

@@ -149,7 +149,7 @@ class Translator(Predictor):
         apply = functools.partial(self.model.apply, {"params": params})
         memory: Any = apply(batch["source"], None, batch["source_segments"], method="encode")
         cache = apply(memory, batch["inputs"].shape[1], len(batch["inputs"]), method="start")
-        logits, _ = apply(batch["inputs"], cache, memory.without(hidden_BxS), batch["segments"] > 0, method="step")  # type: ignore[misc]
+        logits, _ = apply(batch["inputs"], cache, memory.hide(hidden_BxS), batch["segments"] > 0, method="step")  # type: ignore[misc]
         return jax.nn.log_softmax(logits)
 
     def _batch_of(self, sources: list[list[int]], inputs: list[list[int]]) -> tuple[dict[str, np.ndarray], list[int]]:

@@ -1,7 +1,6 @@
-"""The Flax modules around the attention component: they own its parameters and hand them to its hooks.
+"""The Flax modules around the attention component: they own its parameters and pass them to its hooks.
 
-What attention computes is components/attention.py; caches are cache.py. `attend` is the same function for callers without a
-module.
+The computation itself is in components/attention.py, and caches are in cache.py.
 
 Letters: B rows of a batch, T queries, S keys, H heads, K width of a head's queries and keys, V of its values, D d_model.
 """
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.components import fused
-from transformer.components.attention import Attention, Backend, unfused
+from transformer.components.attention import Attention, Backend, backend_without_kernel
 from transformer.components.masks import Pairs, Role, Sizes, Stack, Tokens
 from transformer.components.parameters import Parameters, Streams
 from transformer.components.positions import Bound
@@ -28,16 +27,16 @@ Array = jax.Array
 
 
 def choose_backend(wanted: str, length: int, cached: bool = False) -> str:
-    """How so many queries are computed. "auto": fused where there are kernels and enough queries for a block of them, else as
-    `unfused` says. With a cache, whose new tokens are few, there is no kernel.
+    """The backend for `length` queries. "auto": fused if there are kernels and the queries fill a block of one, else the
+    backend that `backend_without_kernel` chooses. With a cache there are few new tokens, and no kernel is used.
     """
     if wanted == "auto":
-        wanted = "fused" if fused.available() and length >= fused.TILE else unfused(length)
-    return unfused(length) if cached and wanted == "fused" else wanted
+        wanted = "fused" if fused.available() and length >= fused.TILE else backend_without_kernel(length)
+    return backend_without_kernel(length) if cached and wanted == "fused" else wanted
 
 
 class Site(NamedTuple):
-    """What an attention is computed of, as its hooks are given it."""
+    """The arguments that an attention layer passes to the hooks."""
 
     attention: Attention
     p: Parameters
@@ -56,9 +55,9 @@ class Site(NamedTuple):
 
 
 class AttentionLayer(nn.Module):
-    """Self-attention, which projects keys and values itself, or cross-attention, which is handed those of the source.
+    """Self-attention, which projects keys and values itself, or cross-attention, which receives those of the source.
 
-    Keys of B sentences serve the queries of B x n rows, row b n + i being of sentence b (beams).
+    With n beams, the keys of B sentences serve the queries of B x n rows; row b n + i belongs to sentence b.
     """
 
     config: Model
@@ -78,9 +77,9 @@ class AttentionLayer(nn.Module):
         write: Write | None = None,
         position_parameters: Parameters | None = None,
     ) -> tuple[Array, dict[str, Array] | None]:
-        """Output BxTxD, and the cache with this call's streams written (None without a cache).
+        """The output BxTxD, and the cache with the streams of this call written (None without a cache).
 
-        `memory`: streams of the source, as they are kept.
+        `memory`: streams of the source in the layout of `cache.store`.
         """
         attention, sizes = self.config.attention, self.config.sizes(self.stack, self.role)
         own = self.role == "self"
@@ -102,7 +101,7 @@ class AttentionLayer(nn.Module):
         if beams > 1:
             q = {name: stream.reshape(rows // beams, -1, *stream.shape[2:]) for name, stream in q.items()}
             length = beams * x_BxTxD.shape[1]
-            pairs = pairs.replace(query=Tokens(jnp.zeros((length,), jnp.int32)))  # a source is seen whole
+            pairs = pairs.replace(query=Tokens(jnp.zeros((length,), jnp.int32)))  # every query sees the whole source
         if cache is not None:
             assert write is not None
             heads_BxTxHxV, cache = attention.with_cache(p, q, k, pairs, positions, cache, write, backend)
@@ -137,16 +136,16 @@ class AttentionLayer(nn.Module):
         return Backend(name, config.attention_chunk, drop, dtype)
 
     def heads(self, heads_BxTxHxV: Array, site: Site) -> Array:
-        """The heads as they are; the weights are sown where `intermediates` is mutable. Probes intercept this method."""
+        """Returns the heads unchanged, and sows the weights if `intermediates` is mutable. Probes intercept this method."""
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "weights", site.weights().astype(heads_BxTxHxV.dtype))
         return heads_BxTxHxV
 
 
 class MemoryProjection(nn.Module):
-    """Streams of every decoder layer's cross-attention, from the encoder's states, in one product for each kind of layer.
+    """Projects the encoder's states to the streams of each decoder layer's cross-attention, in one product per kind of layer.
 
-    They depend on the source alone, so they are computed once for a source, shared by all beams and steps.
+    They depend only on the source, so they are computed once for each source and shared by all beams and steps.
     """
 
     config: Model
@@ -154,7 +153,9 @@ class MemoryProjection(nn.Module):
 
     @nn.compact
     def __call__(self, states_BxSxD: Array, tokens: Tokens) -> tuple[Streams, ...]:
-        """By layer of the pattern, for each stream an array with the layers of that kind first, each as it is kept."""
+        """For each layer of the pattern, its streams in the layout of `cache.store`, with the layers of that kind as first
+        axis.
+        """
         types, layers = self.config.layers_of_period("decoder"), self.config.num_decoder_layers
         counts = [len(range(number, layers, len(types))) for number in range(len(types))]
         return tuple(

@@ -1,4 +1,4 @@
-"""Names of the axes of a model's parameters, as its components declare them, for a mesh that splits them."""
+"""Names of the axes of a model's parameters, which its components declare and by which a mesh splits them."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from transformer.sharding import Axes
 
 
 def of_model(model: Model) -> Axes:
-    """Patterns of the ends of paths, with the names of their axes."""
+    """Pairs of a regular expression for the end of a parameter's path and the names of its axes."""
     found: dict[str, tuple[str | None, ...]] = {}
     for stack in ("encoder", "decoder"):
         for each in model.layers_of_period(stack):

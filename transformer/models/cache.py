@@ -1,15 +1,16 @@
-"""What a decoder remembers while it generates: streams of keys, slot by slot, in rings, or states; and whose slots they are.
+"""The cache of a decoder: for each layer streams of keys in slots or in a ring, or a state; and the tokens in the slots.
 
     {"layers": [{"slots" | "ring" | "state": {name: array}}], "positions": BxC, "segments": BxC,
      "rings": {window: {"positions": BxW, "segments": BxW}}, "slot": B, "next": B}
 
-The batch axis is first in every leaf, so that beams can be reordered; a free slot has segment 0. All rows write the same slot
-of a full cache, and after the last slot the first one again: a row may begin at any slot, and needs as many slots as it has
-tokens. In a ring a token's slot is its position modulo the window, row by row. `next` is the position of a row's next token,
-which differs by row.
+The batch axis is first in every leaf, so that beams can be reordered. A free slot has segment 0. In a full cache (`slots`) all
+rows write to the same slot, and the first slot follows the last: a row may begin at any slot, and needs one slot for each of
+its tokens. In a ring, a token's slot is its position modulo the window, separately for each row. `next` is the position of a
+row's
+next token, which differs between rows.
 
-A stream B x S x N x K is kept as B x N x S x K: each head's slots lie together, which makes attending several times as fast on
-a CPU.
+A stream B x S x N x K is stored as B x N x S x K: the slots of a head are contiguous, which makes attention several times as
+fast on a CPU.
 
 Letters: B rows, T new tokens, C slots, W slots of a ring, S keys that are visible, N key-value heads.
 """
@@ -29,26 +30,29 @@ Cache = dict[str, Any]
 
 
 def store(stream: Array) -> Array:
-    """A stream as it is kept; its own inverse."""
+    """A stream in the layout of the cache. The function is its own inverse."""
     return jnp.swapaxes(stream, 1, 2) if stream.ndim == 4 else stream
 
 
 def slot_axis(kept: Array) -> int:
-    """The axis of the slots of a stream that is kept."""
+    """The slot axis of a stream in the layout of the cache."""
     return 2 if kept.ndim == 4 else 1
 
 
 @struct.dataclass
 class Write:
-    """Where T new tokens are written: from `slot` on; or, in a ring, at `ring_slots` BxT, where W stands for nowhere."""
+    """Writes T new tokens: to the slots from `slot` on, or in a ring to `ring_slots` BxT, where W means that it is not
+    written.
+    """
 
     slot: Array
     ring_slots: Array | None = None
 
     def __call__(self, kept: dict[str, Array], new: Streams) -> tuple[dict[str, Array], Streams]:
-        """The entries with new streams written, and all streams that the new tokens may see.
+        """The updated cache entries, and all streams that the new tokens may see.
 
-        In a ring these are the old ones and the new ones side by side: a new token may take the slot of one that is still seen.
+        For a ring, these are the old streams followed by the new ones, because a new token may overwrite the slot of a token
+        that another new token still sees.
         """
         written, visible = {}, {}
         for name, stream in new.items():
@@ -70,7 +74,7 @@ def _scatter(old: Array, new: Array, slots_BxT: Array, axis: int) -> Array:
 
 
 def start_tokens(rows: int, max_length: int, windows: set[int]) -> Cache:
-    """Positions and segments of an empty cache, and of its rings."""
+    """Positions and segments of an empty cache and of its rings."""
 
     def free(count: int) -> dict[str, Array]:
         return {"positions": jnp.zeros((rows, count), jnp.int32), "segments": jnp.zeros((rows, count), jnp.int32)}
@@ -80,9 +84,9 @@ def start_tokens(rows: int, max_length: int, windows: set[int]) -> Cache:
 
 
 def resize(cache: Cache, count: int) -> Cache:
-    """The same cache with `count` slots, which hold the newest tokens; the next token's slot is the first one.
+    """The cache with `count` slots, which hold the newest tokens; the next token is written to the first slot.
 
-    Rings, states and a recurrent model's cache stay as they are.
+    Rings, states and a recurrent model's cache do not change.
     """
     if "positions" not in cache:
         return cache
@@ -91,28 +95,28 @@ def resize(cache: Cache, count: int) -> Cache:
 
 
 def put_rows(cache: Cache, rows_R: Array, new: Cache) -> Cache:
-    """The cache with the R rows of `new` in the place of the rows with these numbers; of one past the last row, nothing.
+    """Replaces the rows `rows_R` of the cache by the R rows of `new`. An index past the last row is ignored.
 
-    All slots of `new` are taken; their tokens end where the next one is written.
+    All slots of `new` must be filled; they are aligned so that the next token follows the last of them.
     """
     if "positions" not in cache:
         return jax.tree.map(lambda old, leaf: put(old, rows_R, leaf), cache, new)
     slot, count, taken = cache["slot"][0], cache["positions"].shape[1], new["positions"].shape[1]
     new = _map_slots(lambda leaf, axis: jnp.roll(newest(leaf, 0, count, axis), slot, axis), new)
     written = jax.tree.map(lambda old, leaf: put(old, rows_R, leaf), cache, new) | {"slot": cache["slot"]}
-    if not taken and "layers" in cache:  # slots that are free now are not seen, whatever is in them
+    if not taken and "layers" in cache:  # free slots are masked, so their contents do not matter
         pairs = zip(cache["layers"], written["layers"], strict=True)
         written["layers"] = [old if "slots" in old else each for old, each in pairs]
     return written
 
 
 def put(old: Array, rows_R: Array, new: Array) -> Array:
-    """R rows of an array in the place of those with these numbers; of one past the last row, nothing."""
+    """Replaces the rows `rows_R` of an array by the R rows of `new`. An index past the last row is ignored."""
     return old.at[rows_R].set(new.astype(old.dtype), mode="drop")
 
 
 def newest(leaf: Array, slot: Array | int, count: int, axis: int) -> Array:
-    """`count` entries, the last of which is the one before `slot`, around the end; of fewer, the first ones are 0."""
+    """The last `count` entries before `slot`, cyclically. If the axis has fewer, zeros are added at the beginning."""
     leaf, size = jnp.roll(leaf, -slot, axis), leaf.shape[axis]
     if count <= size:
         return jax.lax.slice_in_dim(leaf, size - count, size, axis=axis)
@@ -120,7 +124,7 @@ def newest(leaf: Array, slot: Array | int, count: int, axis: int) -> Array:
 
 
 def _map_slots(change: Callable[[Array, int], Array], cache: Cache) -> Cache:
-    """The cache with `change(leaf, axis)` for each leaf that has slots, along `axis`."""
+    """Applies `change(leaf, axis)` to each leaf that has slots; `axis` is its slot axis."""
 
     def layer(each: dict[str, Any]) -> dict[str, Any]:
         return {"slots": {n: change(leaf, slot_axis(leaf)) for n, leaf in each["slots"].items()}} if "slots" in each else each
@@ -131,9 +135,9 @@ def _map_slots(change: Callable[[Array, int], Array], cache: Cache) -> Cache:
 
 @struct.dataclass
 class Step:
-    """What a step of T new tokens reads and writes: their own tokens, and by window (0: the whole cache) keys and slots.
+    """The inputs of a step of T new tokens: the queries, and for each window (0: the whole cache) the keys and where to write.
 
-    `new`: the tokens as keys, which are all that layers with a state see beside it.
+    `new`: the new tokens as keys. Layers with a state see only these and the state.
     """
 
     query: Tokens
@@ -143,9 +147,9 @@ class Step:
 
 
 def advance(cache: Cache, valid_BxT: Array, prefix: bool = False) -> tuple[Cache, Step]:
-    """Positions and segments of T new tokens written into the cache (streams are not), and what the tokens see.
+    """Writes positions and segments of T new tokens into the cache, but no streams; returns it and the step's inputs.
 
-    `valid_BxT`: False: the token is padding. `prefix`: the tokens are a prefix, all of which see all of them.
+    `valid_BxT` is False for padding. `prefix`: the tokens are a prefix, in which every token sees every token.
     """
     valid = valid_BxT.astype(jnp.int32)
     positions_BxT = jnp.maximum(cache["next"][:, None] + jnp.cumsum(valid, axis=1) - 1, 0)
@@ -158,10 +162,10 @@ def advance(cache: Cache, valid_BxT: Array, prefix: bool = False) -> tuple[Cache
     keys, writes = {0: Tokens(key_positions, key_segments, flags)}, {0: Write(slot)}
     rings, last_Bx1 = {}, (cache["next"] + jnp.sum(valid, axis=1))[:, None]
     for window, ring in cache["rings"].items():
-        # Padding is not written, nor a token whose slot a later one of the same call takes.
+        # Do not write padding, nor a token whose slot a later token of the same call overwrites.
         written = (valid > 0) & (positions_BxT >= last_Bx1 - window)
         slots_BxT = jnp.where(written, positions_BxT % window, window)
-        # A search feeds the last token of a prompt again: what stands at or after the next position is not seen twice.
+        # A search feeds the last token of a prompt again: hide slots at or after the next position, so it is not seen twice.
         before = jnp.where(ring["positions"] < cache["next"][:, None], ring["segments"], 0)
         old, new = Tokens(ring["positions"], before), Tokens(positions_BxT, valid)
         keys[window] = old.followed_by(new, valid.shape[0])
@@ -179,7 +183,7 @@ def advance(cache: Cache, valid_BxT: Array, prefix: bool = False) -> tuple[Cache
 
 
 def finish(cache: Cache, valid_BxT: Array) -> Cache:
-    """The cache with its counters moved past T tokens."""
+    """The cache with its counters advanced by T tokens."""
     added = jnp.sum(valid_BxT.astype(jnp.int32), axis=1)
     slot = (cache["slot"] + valid_BxT.shape[1]) % cache["positions"].shape[1]
     return cache | {"slot": slot, "next": cache["next"] + added}

@@ -1,4 +1,4 @@
-"""Declared parameters of components as parameters of Flax modules."""
+"""Creates the parameters that components declare in Flax modules."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Initializer = Callable[..., Array]
 
 
 class _Group(nn.Module):
-    """The parameters `leaf` of one "module/leaf"."""
+    """A child module that holds the leaves of the parameters "module/leaf"."""
 
     declared: tuple[tuple[str, Any], ...]
     initializer: Initializer
@@ -29,7 +29,8 @@ class _Group(nn.Module):
 def declare(module: nn.Module, declared: Declared, initializer: Initializer, count: int | None = None) -> dict[str, Array]:
     """Creates the declared parameters inside a compact method of `module`; "module/leaf" becomes a leaf of a child.
 
-    `count`: as many of each, drawn one by one, with a leading axis. `initializer` fills kernels (inputs x outputs).
+    `count`: the number of copies of each, drawn separately and stacked on a leading axis. `initializer` draws kernels
+    (inputs x outputs).
     """
     groups: dict[str, list[tuple[str, Any]]] = {}
     for name, each in declared.items():
@@ -46,7 +47,7 @@ def declare(module: nn.Module, declared: Declared, initializer: Initializer, cou
 
 
 def _spec(each: Kernel | Constant | Drawn, initializer: Initializer, count: int | None) -> tuple[Initializer, tuple[int, ...]]:
-    """Initializer and shape, as `nn.Module.param` wants them."""
+    """Initializer and shape, the arguments of `nn.Module.param`."""
 
     def init(key: Array, shape: tuple[int, ...]) -> Array:
         if isinstance(each, Constant):

@@ -1,7 +1,7 @@
-"""Dropout (Srivastava et al. 2014), and the random bits that it draws.
+"""Dropout (Srivastava et al. 2014) and its random bits.
 
-"hash" is two rounds of a 32-bit mixing function (Wellons' lowbias32) over an element's number and the key: each element
-depends on its number alone, so any cut over devices gives the same, and on a CPU it takes a tenth of Threefry's time.
+"hash" applies two rounds of a 32-bit mixing function (Wellons' lowbias32) to the key and the index of an element. Each element
+depends only on its index, so the bits do not depend on how an array is sharded. On a CPU it takes a tenth of Threefry's time.
 "threefry" is JAX's generator. Both are pure functions of the key, and keys come from JAX's `fold_in`.
 """
 
@@ -13,7 +13,7 @@ Array = jax.Array
 
 
 def dropout(x: Array, rate: float, key: Array, generator: str = "hash") -> Array:
-    """`x` with a share `rate` of its elements 0 and the others divided by 1 - rate."""
+    """`x` with a fraction `rate` of its elements set to 0, and the others divided by 1 - rate."""
     keep = bits(key, x.shape, generator) < jnp.uint32(min(round((1 - rate) * 2**32), 2**32 - 1))
     return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
 
@@ -36,7 +36,7 @@ def _mix(x: Array) -> Array:
 
 
 class Dropout(nn.Module):
-    """Dropout with a key of the stream "dropout", its own by the module's path."""
+    """Dropout with a key from the stream "dropout", which depends on the module's path."""
 
     rate: float
     generator: str
@@ -44,7 +44,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Of any shape; `x` itself where deterministic."""
+        """Applies dropout to an array of any shape; returns `x` unchanged if deterministic."""
         if self.deterministic or self.rate == 0:
             return x
         return dropout(x, self.rate, self.make_rng("dropout"), self.generator)

@@ -1,9 +1,9 @@
-"""Cross entropy of tokens in one kernel with the product that logits are: no logits are in memory, forward or backward.
+"""Cross entropy in one kernel together with the product that gives the logits, which are never stored in memory.
 
-A TPU has the kernel of Tokamax (in the extra `accelerator`); a GPU has none, and `losses.in_chunks` computes a slice of
-logits at a time there. The kernel gives -log p of each target. Label smoothing and the z-loss need two more numbers of a token:
-its target's logit and the mean of its logits, which are its products with a row of the table and with the mean of all rows. The
-kernel does not say which logit is the largest, so there is no token accuracy.
+On a TPU this is the kernel of Tokamax (in the extra `accelerator`). On a GPU there is none, and `losses.in_chunks` computes a
+slice of the logits at a time. The kernel gives -log p of each target. Label smoothing and the z-loss need two more numbers for
+each token: the logit of its target and the mean of its logits, which are the products of its state with one row of the table
+and with the mean of all rows. The kernel does not return the largest logit, so token accuracy is not available.
 
 Letters: B rows, T tokens of a row, M tokens, D width, N vocabulary entries.
 """
@@ -24,11 +24,13 @@ from transformer.sharding import ROWS
 Array = jax.Array
 Arrays = tuple[Array, Array, Array]  # states MxD, targets M, table NxD
 
-LARGE = 8192  # entries from which on `auto` takes a kernel: fewer make small logits
+LARGE = 8192  # vocabulary size from which `auto` uses a kernel; below it, logits are small
 
 
 class Kernel(NamedTuple):
-    """`refuses(arrays)`: why it does not take arrays of these shapes. `compute(arrays)`: -log p of each target, M in fp32."""
+    """`refuses(arrays)`: the reason why it does not support these shapes, or None. `compute(arrays)`: -log p of each target, M
+    in fp32.
+    """
 
     name: str
     refuses: Callable[[Arrays], str | None]
@@ -36,14 +38,14 @@ class Kernel(NamedTuple):
 
 
 def wanted(backend: str, size: int) -> bool:
-    """Whether `config.train.loss_backend` asks for a kernel, with `size` entries in the vocabulary."""
+    """Whether `config.train.loss_backend` asks for a kernel for a vocabulary of `size` entries."""
     return backend == "fused" or (backend == "auto" and size >= LARGE and fused.available())
 
 
 def cross_entropy(
     factors: Factors, targets_BxT: Array, weights_BxT: Array, label_smoothing: float, z_loss: float
 ) -> Sums | None:
-    """`losses.cross_entropy` of the products of states and table, without `correct_sum`; None: no kernel takes them."""
+    """`losses.cross_entropy` of the products of states and table, without `correct_sum`; None if no kernel supports them."""
     states_BxTxD, table_NxD, more = factors
     table_NxD = table_NxD.astype(states_BxTxD.dtype)
     kernel, why = KERNELS.get(fused.platform()), f"there is none for {fused.platform()}"
@@ -91,7 +93,7 @@ def _refuses(kernel: Kernel, states_BxTxD: Array, table_NxD: Array) -> str | Non
 
 
 def _on_devices(kernel: Kernel, states_BxTxD: Array, targets_BxT: Array, table_NxD: Array) -> Array:
-    """BxT. On a mesh each device computes its rows, with the whole table."""
+    """The losses BxT. On a mesh, each device computes its own rows with the whole table."""
 
     def of_rows(states_BxTxD: Array, targets_BxT: Array, table_NxD: Array) -> Array:
         states_MxD = states_BxTxD.reshape(-1, states_BxTxD.shape[-1])
@@ -107,7 +109,7 @@ def _on_devices(kernel: Kernel, states_BxTxD: Array, targets_BxT: Array, table_N
 
 @jax.custom_vjp
 def _typed(x: Array) -> Array:
-    """The same, and its gradient is of its type, which that of a kernel may not be."""
+    """Returns `x`, and casts its gradient to the type of `x`; a kernel may return a gradient of another type."""
     return x
 
 
@@ -131,14 +133,18 @@ def _tokamax(name: str) -> Kernel:
             return "it is not installed (the extra accelerator)"
         if why := fused.tried(compute, arrays):
             return why
-        # Tokamax 0.0.12 knows no losses of single tokens, and adds them up whatever it is asked for.
-        return None if jax.eval_shape(compute, arrays).shape else "it gives no loss of each token before Tokamax 0.0.17"
+        # Tokamax 0.0.12 cannot return losses of single tokens: it always returns their sum.
+        return (
+            None
+            if jax.eval_shape(compute, arrays).shape
+            else "it needs Tokamax 0.0.17 or newer, which returns the loss of each token"
+        )
 
     return Kernel(f"tokamax {name}", lambda arrays: (why := refuses(arrays)) and f"tokamax {name}: {why}", compute)
 
 
 def _xla(arrays: Arrays) -> Array:
-    """With all logits, so that what is around a kernel can be tested anywhere."""
+    """Computes all logits, so that the code around the kernel can be tested on any platform."""
     states_MxD, targets_M, table_NxD = arrays
     logits_MxN = jnp.einsum("md,nd->mn", states_MxD, table_NxD, preferred_element_type=jnp.float32)
     return jax.nn.logsumexp(logits_MxN, axis=-1) - jnp.take_along_axis(logits_MxN, targets_M[:, None], axis=-1)[:, 0]

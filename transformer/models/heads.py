@@ -1,4 +1,4 @@
-"""What stands on a model's states: a masked language model, a pooler, a classifier (Devlin et al. 2019, 3.1 and 4).
+"""Heads on a model's final states: a masked language model, a pooler, a classifier (Devlin et al. 2019, 3.1 and 4).
 
 Letters: B rows, S tokens, D d_model, N entries of the table, C outputs.
 """
@@ -26,7 +26,7 @@ def _dense(config: Model, width: int, name: str, output: bool = False) -> nn.Den
 
 
 class MaskedLM(nn.Module):
-    """norm(activation(x W + b)), then logits with the tied table or its own, and `logits_bias`."""
+    """norm(activation(x W + b)), then logits with the tied table or a separate one, plus a bias if `logits_bias` is set."""
 
     config: Model
     rows: int
@@ -42,10 +42,10 @@ class MaskedLM(nn.Module):
 
 
 class Pooler(nn.Module):
-    """tanh(x W + b), or with `pooler_activation`; in a head as ModernBERT's a norm follows (Warner et al. 2024).
+    """tanh(x W + b), or another `pooler_activation`; in ModernBERT's head a norm follows (Warner et al. 2024).
 
-    x is, as `pooling` says, the state of the first token or the mean of all; with `last` and dropout that of the last token
-    (Lewis et al. 2020, 3.1); with `per_token` each token's.
+    x is the state of the first token or the mean of all states (`pooling`). With `last` it is the state of the last token, with
+    dropout (Lewis et al. 2020, 3.1). With `per_token` the pooler computes each token's own vector.
     """
 
     config: Model
@@ -54,7 +54,7 @@ class Pooler(nn.Module):
 
     @nn.compact
     def __call__(self, states_BxSxD: Array, segments_BxS: Array | None = None, deterministic: bool = True) -> Array:
-        """BxD, or BxSxD of tokens. One text a row; segments are 0 in the padding behind it."""
+        """BxD, or BxSxD with `per_token`. Each row has one text; segments are 0 in the padding after it."""
         config = self.config
         x = states_BxSxD if self.per_token else self._pool(states_BxSxD, segments_BxS)
         if self.last:
@@ -79,14 +79,14 @@ class Pooler(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Dropout, then x W + b: a score for each of C outputs."""
+    """Dropout, then x W + b, which gives a score for each of C outputs."""
 
     config: Model
     outputs: int
 
     @nn.compact
     def __call__(self, x: Array, deterministic: bool) -> Array:
-        """.. x D -> .. x C, in fp32."""
+        """Scores ... x C in fp32 of states ... x D."""
         config = self.config
         x = Dropout(config.head_dropout_rate, config.dropout_generator, deterministic, name="dropout")(x)
         return _dense(config, self.outputs, "dense", output=True)(x).astype(jnp.float32)

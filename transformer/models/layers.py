@@ -1,4 +1,4 @@
-"""Everything around attention: feed-forward, norms, embedding, initialisers, and a layer that connects them.
+"""Everything around attention: feed-forward, norms, embeddings, initializers, and a layer that connects them.
 
 Letters: B rows, T tokens, D d_model, F d_ff, N entries of a vocabulary table, H heads.
 """
@@ -32,7 +32,8 @@ REMAT: dict[str, Callable[..., Any] | None] = {
 
 
 def kernel_initializer(config: Model) -> Callable[..., Any]:
-    """Of projection kernels, (inputs, outputs). With muP the variance is as 1 / width: only `normal` needs a factor."""
+    """The initializer of projection kernels (inputs, outputs). With muP the variance is proportional to 1 / width, which only
+    `normal` does not give by itself."""
     return {
         "xavier_uniform": nn.initializers.xavier_uniform(),
         "fan_in": nn.initializers.lecun_normal(),
@@ -41,8 +42,11 @@ def kernel_initializer(config: Model) -> Callable[..., Any]:
 
 
 def output_initializer(config: Model) -> Callable[..., Any]:
-    """Of kernels (d_model, outputs) whose number of outputs is no width, of logits and scores: `kernel_initializer`. With muP
-    the standard deviation is that at `base_width` divided by the ratio of widths (Yang et al. 2022, Table 3)."""
+    """The initializer of the kernels (d_model, outputs) of logits and scores, whose number of outputs does not grow with width.
+
+    It is `kernel_initializer` without muP. With muP the standard deviation is that at `base_width` divided by the ratio of
+    widths (Yang et al. 2022, Table 3).
+    """
     initializer, ratio = kernel_initializer(config), config.width_ratio
     if ratio == 1:
         return initializer
@@ -59,7 +63,7 @@ def output_initializer(config: Model) -> Callable[..., Any]:
 
 
 def embedding_initializer(config: Model) -> Callable[..., Any]:
-    """Of embedding tables."""
+    """The initializer of embedding tables."""
     stddev = {"1/sqrt(d_model)": config.embedding_width**-0.5, "normal": config.init_stddev, "unit": 1.0}
     return nn.initializers.normal(stddev[config.embedding_init])
 
@@ -71,7 +75,7 @@ class NormLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """... x D -> the same, in the type of computation."""
+        """The normalized input ... x D, in the type of computation (`dtype`)."""
         norm = self.config.norm
         p = declare(self, norm.parameters(x.shape[-1]), kernel_initializer(self.config))
         return norm(p, x.astype(jnp.dtype(self.config.dtype)))
@@ -94,7 +98,7 @@ class FeedForwardLayer(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A table of vectors: tokens in, and, where it is tied, states to logits out (Press and Wolf 2017)."""
+    """A table of vectors that embeds tokens and, if it is tied, also maps states to logits (Press and Wolf 2017)."""
 
     rows: int
     config: Model
@@ -103,14 +107,14 @@ class Embedding(nn.Module):
         self.table_NxD = self.param("table", embedding_initializer(self.config), (self.rows, self.config.d_model))
 
     def __call__(self, tokens_BxT: Array) -> Array:
-        """BxTxD, times sqrt(D) if `config.embedding_scale` is set (section 3.4)."""
+        """Embeddings BxTxD, multiplied by sqrt(D) if `config.embedding_scale` says so (section 3.4)."""
         x_BxTxD = jnp.take(rows_whole(self.table_NxD), tokens_BxT, axis=0).astype(self.config.dtype)
         if self.config.embedding_scale == "sqrt(d_model)":
             x_BxTxD = x_BxTxD * math.sqrt(self.config.embedding_width)
         return by_rows(x_BxTxD)
 
     def factors(self, states_BxTxD: Array) -> tuple[Array, Array]:
-        """States and the table, whose products are logits. With muP states are divided by the ratio of widths."""
+        """States and the table, whose products are the logits. With muP, states are divided by the ratio of widths."""
         ratio = self.config.width_ratio
         return states_BxTxD if ratio == 1 else states_BxTxD / ratio, self.table_NxD
 
@@ -120,29 +124,30 @@ class Embedding(nn.Module):
 
 
 def all_products(states_BxTxD: Array, table_NxD: Array) -> Array:
-    """Each state times each row of a table: BxTxN in fp32.
+    """The product of each state with each row of a table: BxTxN in fp32.
 
-    XLA on a CPU copies the second of two factors into an order of its own each time: of a large table and few states that had
-    better be the states. Then the result lies with N first, which costs nothing where it is read so (`entries_first`).
+    On a CPU, XLA copies the second factor into another layout on each call. If there are few states, they are the second
+    factor, because they are smaller than the table. The memory layout of the result then has N first (`entries_first`).
     """
     table_NxD = table_NxD.astype(states_BxTxD.dtype)
     if entries_first(states_BxTxD.shape[0] * states_BxTxD.shape[1]):
-        # As fp32, in which products of half precision are exact: with these factors XLA has no such product (JAX 0.10.2).
+        # In fp32, because XLA has no half-precision product for these factors (JAX 0.10.2). Products of bf16 are exact in it.
         table_NxD, states_BxTxD = table_NxD.astype(jnp.float32), states_BxTxD.astype(jnp.float32)
         return jnp.moveaxis(jnp.einsum("nd,btd->nbt", table_NxD, states_BxTxD), 0, -1)
     return wide_product("btd,nd->btn", states_BxTxD, table_NxD)
 
 
 def entries_first(states: int) -> bool:
-    """Does what `all_products` makes of so many states lie with the table's rows first."""
+    """Whether the result of `all_products` for this number of states has the rows of the table as the first axis in memory."""
     return 1 < states <= 64 and jax.default_backend() == "cpu"
 
 
 class Layer(nn.Module):
-    """Self-attention, cross-attention if `cross`, feed-forward, each with its norm, dropout and residual.
+    """Self-attention, cross-attention if `cross`, and feed-forward, each with its norm, dropout and residual connection.
 
-    With dropout on each f, by `norm_order`: post (the paper): norm(x + f(x)); pre: x + f(norm(x)); sandwich: x +
-    norm(f(norm(x))); output: x + norm(f(x)). With parallel residuals every f reads the layer's input.
+    A sublayer f computes, depending on `norm_order`: post (the paper): norm(x + f(x)); pre: x + f(norm(x)); sandwich: x +
+    norm(f(norm(x))); output: x + norm(f(x)). Dropout is applied to what is added to x. With parallel residuals, every f reads
+    the layer's input.
     """
 
     config: Model
@@ -154,9 +159,9 @@ class Layer(nn.Module):
     def __call__(
         self, x_BxTxD: Array, per_layer: dict[str, Any], broadcast: dict[str, Any]
     ) -> tuple[Array, dict[str, Any] | None]:
-        """`per_layer`: what differs by layer (number, memory, cache); `broadcast`: tokens and position parameters.
+        """`per_layer`: values that differ between layers (number, memory, cache); `broadcast`: tokens and position parameters.
 
-        Returns the output and the layer's cache; the pair is what a scan over layers wants.
+        Returns the output and the layer's cache, as a scan over layers requires.
         """
         config = self.config
         cache, write, keys, kind = per_layer.get("cache"), None, broadcast["query"], ""

@@ -1,7 +1,8 @@
 """Low-rank adapters (LoRA; Hu et al. 2021): W + alpha / r A B for the kernels of attention and feed-forward layers.
 
-W is frozen, A (inputs x r) is drawn, B (r x outputs) begins at 0 (section 4.1), so that an adapted model begins as the model
-it was made from. Adapters lie beside their kernel, as `lora_a` and `lora_b`; what is not trained further is merged into it.
+W is frozen, A (inputs x r) is random, and B (r x outputs) is initialized to 0 (section 4.1), so that an adapted model initially
+equals the original one. Adapters are stored beside their kernel as `lora_a` and `lora_b`. `merge` adds them to it after
+training.
 """
 
 import math
@@ -18,7 +19,7 @@ A, B = "lora_a", "lora_b"
 
 
 def declared(config: Model, of_component: Declared) -> Declared:
-    """What a component declares, and the adapters of those of its kernels that `config.lora_kernels` names."""
+    """The parameters that a component declares, with adapters for its kernels that `config.lora_kernels` names."""
     result = dict(of_component)
     for name, kernel in of_component.items():
         module, _, leaf = name.rpartition("/")
@@ -35,7 +36,7 @@ def declared(config: Model, of_component: Declared) -> Declared:
 
 
 def adapted(config: Model, p: Parameters) -> dict[str, Array]:
-    """The parameters that a component is handed: kernels with their adapters added."""
+    """The parameters that a component receives: adapters are added to their kernels."""
     result = {name: value for name, value in p.items() if not name.endswith((A, B))}
     for name in p:
         module, _, leaf = name.rpartition("/")
@@ -46,7 +47,7 @@ def adapted(config: Model, p: Parameters) -> dict[str, Array]:
 
 
 def merge(config: Model, params: Mapping[str, Any]) -> dict[str, Any]:
-    """A tree of parameters without adapters, whose kernels give the same."""
+    """The tree of parameters with all adapters merged into their kernels."""
     result = {name: merge(config, value) if isinstance(value, Mapping) else value for name, value in params.items()}
     if A in result:
         result["kernel"] = _sum(config, result["kernel"], result.pop(A), result.pop(B))
@@ -54,7 +55,7 @@ def merge(config: Model, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sum(config: Model, kernel: Any, a: Any, b: Any) -> Any:
-    """W + alpha / r A B. There may be axes of layers before the others."""
+    """W + alpha / r A B, also if the arrays have leading axes of layers."""
     assert config.lora_rank is not None
     layers = kernel.shape[: a.ndim + b.ndim - 2 - kernel.ndim]
     product = a.reshape(*layers, -1, config.lora_rank) @ b.reshape(*layers, config.lora_rank, -1)

@@ -1,7 +1,6 @@
-"""What attention adds to the loss, and what it reports beside it, summed over the layers of each kind of attention.
+"""Penalties that attention adds to the loss, and the values that it reports, summed over the layers of each attention site.
 
-A kind of attention is named by its site: "encoder/self", "decoder/self", "decoder/cross". What is reported is named
-NAME@PLACE.
+The sites are "encoder/self", "decoder/self" and "decoder/cross". A reported value is named NAME@SITE.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +18,7 @@ Array = jax.Array
 
 
 def names(model: Model, sites: Iterable[str]) -> list[str]:
-    """What is reported of the attention of these sites; empty if no attention has a penalty."""
+    """The names of the values that attention reports at these sites; empty if no attention has a penalty."""
     result = []
     for site in sites:
         stack, role = _split(site)
@@ -39,8 +38,8 @@ def _split(site: str) -> tuple[Any, Any]:
     return stack, role
 
 
-def of_layers(model: Model, sites: Iterable[str], params: Any, training: bool) -> tuple[Array, dict[str, Array]]:
-    """The sum of all penalties, and what is reported, by name."""
+def sum_over_layers(model: Model, sites: Iterable[str], params: Any, training: bool) -> tuple[Array, dict[str, Array]]:
+    """The sum of all penalties, and the reported values, by name."""
     total, reported = jnp.zeros(()), {}
     for site in sites:
         stack, role = site.split("/")
@@ -57,5 +56,5 @@ def of_layers(model: Model, sites: Iterable[str], params: Any, training: bool) -
 
 
 def means(sums: Mapping[str, Any], weight: float) -> dict[str, float]:
-    """What was reported, of a loss's sums and their weight."""
+    """The reported values as means, from the sums of a loss and their weight."""
     return {name.removesuffix("_sum"): float(value) / weight for name, value in sums.items() if "@" in name}

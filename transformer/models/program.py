@@ -1,13 +1,13 @@
-"""What a traced program costs: counted from its jaxpr, so that whatever a model computes is counted without a formula for it.
+"""The cost of a traced program, counted from its jaxpr, so that no model needs a formula for its cost.
 
-`products`: 2 m n k for each matrix product of m x k and k x n. `elementwise`: one for each element that an addition,
-multiplication, division, comparison, maximum or selection gives, and for each that a sum or a maximum takes in; nothing for
-exp, log, tanh, rsqrt, sin, for converting, and for moving data. Equal operations on the same arrays are counted once, as the
-compiler merges them, and so are operations whose results are used. Dropout, remat and chunks are part of a program that has
-them: trace one without.
+`products`: 2 m n k for each matrix product of m x k and k x n. `elementwise`: one for each output element of an addition,
+multiplication, division, comparison, maximum or selection, and one for each input element of a reduction by sum or maximum;
+nothing for exp, log, tanh, rsqrt and sin, for type conversions, and for moving data. Equal operations on the same arrays are
+counted once, because the compiler merges them. Operations whose results are not used are not counted. Dropout, remat and chunks
+are counted if the program has them: trace one without them to exclude them.
 
-`arguments` are arrays, or shapes of arrays: a function is traced, not run. ValueError: it has a loop (`while`) whose length the
-data decides.
+`arguments` are arrays or shapes of arrays: the function is traced, not run. ValueError if the program has a loop (`while`)
+whose length depends on the data.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ BY_RESULT = frozenset(
     ]
 )
 BY_OPERAND = frozenset(["reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin"])
-LOOKUPS = frozenset(["scatter-add"])  # an addition for each element that is scattered
+LOOKUPS = frozenset(["scatter-add"])  # one addition for each scattered element
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +95,9 @@ def total(function: Callable[..., Any], *arguments: Any) -> Work:
 
 
 def sequential_products(function: Callable[..., Any], *arguments: Any) -> int:
-    """Matrix products on the longest chain in which each needs the result of the one before it (Vaswani et al. 2017, Table 1).
+    """The length of the longest chain of matrix products that depend on one another (Vaswani et al. 2017, Table 1).
 
-    A loop (`scan`) over positions has as many links as positions; one over layers, as many as layers.
+    A loop (`scan`) over positions adds one link per position; a loop over layers adds one per layer.
     """
     traced = jax.make_jaxpr(function)(*arguments).jaxpr
     return max(_depths(traced, [0] * len(traced.invars)), default=0)
@@ -111,7 +111,7 @@ def _count(jaxpr: Any, scope: str, times: float, found: defaultdict[str, Work]) 
     for equation in _used(jaxpr):
         inside = "/".join(part for part in (scope, str(equation.source_info.name_stack)) if part)
         if inner := _called(equation):
-            if equation.primitive.name == "cond":  # of the branches that a program may take, the most expensive
+            if equation.primitive.name == "cond":  # count the most expensive branch
                 branches = []
                 for branch in inner:
                     branches.append(defaultdict(Work))
@@ -173,7 +173,7 @@ def _of_equation(equation: Any) -> Work:
 
 
 def _depths(jaxpr: Any, inputs: Sequence[int]) -> list[int]:
-    """Of each output, where the inputs have these depths."""
+    """The depth of each output, given the depths of the inputs."""
     known = dict.fromkeys(jaxpr.constvars, 0) | dict(zip(jaxpr.invars, inputs, strict=True))
 
     def depth(variable: Any) -> int:
@@ -199,7 +199,7 @@ def _equation(equation: Any, given: list[int]) -> list[int]:
 
 
 def _scan(equation: Any, body: Any, given: list[int]) -> list[int]:
-    """Inputs: constants, what is carried, rows. Outputs: what is carried, rows. Rows have one more axis outside."""
+    """Inputs: constants, carry, rows. Outputs: carry, rows. Rows have one more axis outside the loop than inside."""
 
     def whole(outside: Sequence[Any], inside: Sequence[Any]) -> int:
         return sum(a.aval.ndim == b.aval.ndim for a, b in zip(outside, inside, strict=True))
@@ -214,12 +214,12 @@ def _scan(equation: Any, body: Any, given: list[int]) -> list[int]:
 
 
 def _called(equation: Any) -> list[Any]:
-    """The programs inside an equation: a loop's body, branches, or a function that is called (jit, remat, custom gradients).
+    """The programs inside an equation: a loop's body, branches, or a called function (jit, remat, custom gradients).
 
-    Some parameters are a jaxpr with its constants, by JAX's version.
+    Depending on the version of JAX, some parameters are a jaxpr with its constants.
     """
     parameters = equation.params
     if equation.primitive.name == "while":
-        raise ValueError("the program has a loop whose length the data decides")
+        raise ValueError("the program has a loop whose length depends on the data")
     found = [parameters[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in parameters][:1]
     return [getattr(jaxpr, "jaxpr", jaxpr) for jaxpr in (*found, *parameters.get("branches", ()))]

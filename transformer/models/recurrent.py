@@ -1,11 +1,11 @@
-"""The ancestors: recurrent encoder-decoders, with one fixed vector or with attention.
+"""Recurrent encoder-decoders, the predecessors of the Transformer, with one fixed vector or with attention.
 
-One vector: Cho et al. 2014, Sutskever et al. 2014; attention: Bahdanau et al. 2015, Luong et al. 2015. What differs is
-`config.recurrent`. The interface is EncoderDecoder's (transformer.py), so whatever trains, searches or draws that one
-does this one too. A sequence starts at its row's first slot and is alone in it; positions are ignored.
+With one vector: Cho et al. 2014, Sutskever et al. 2014. With attention: Bahdanau et al. 2015, Luong et al. 2015.
+`config.recurrent` selects among them. The interface is that of `EncoderDecoder` (transformer.py), so training, search and
+sampling work unchanged. Each row has one sequence, which starts at the first slot; positions are ignored.
 
-Wherever there is padding, a state stays as it is. A backward pass therefore begins with the sentence's last token, and
-"reversed" means that the sentence is read from its end, while what is read stays where it was.
+At padding, a state does not change. A backward pass therefore effectively starts at the sentence's last token. "Reversed" means
+that the sentence is read from its end, while each token's state stays at the token's position.
 
 Letters: B sentences, R rows (a sentence's beams one after the other), K beams, S source tokens, T target tokens,
 D d_model, W width of a cell, G widths of all its gates, N entries of the target table.
@@ -29,15 +29,15 @@ from transformer.models.layers import REMAT, Embedding, kernel_initializer
 from transformer.models.stack import Logits, fit
 
 Array = jax.Array
-State = tuple[Array, ...]  # of a cell, RxW each; the first is what others read
+State = tuple[Array, ...]  # state of a cell, RxW each; other modules read the first
 Cache = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """A way to attend. `keys`: annotations are projected; `additive`: v tanh(query + key), else query key.
+    """A form of attention. `keys`: annotations are projected. `additive`: the score is v tanh(query + key), else query key.
 
-    `before`: the query is the state before the token is read (Bahdanau); else after it (Luong).
+    `before`: the query is the state before the token is read (Bahdanau), else the state after it (Luong).
     """
 
     keys: bool
@@ -48,16 +48,16 @@ class Form:
 ATTENTIONS: dict[str, Form | None] = {
     "none": None,
     "bahdanau": Form(keys=True, additive=True, before=True),  # v tanh(W s_{i-1} + U h_j) (A.1.2)
-    "luong_dot": Form(keys=False, additive=False, before=False),  # h_t h_s (equation 8, as the next two)
+    "luong_dot": Form(keys=False, additive=False, before=False),  # h_t h_s (equation 8, like the next two)
     "luong_general": Form(keys=True, additive=False, before=False),  # h_t W h_s
-    "luong_concat": Form(keys=True, additive=True, before=False),  # v tanh(W [h_t; h_s]), W in two halves
+    "luong_concat": Form(keys=True, additive=True, before=False),  # v tanh(W [h_t; h_s]); W is stored as two halves
 }
 
 
 @struct.dataclass
 class Memory:
-    """What a decoder knows of a source: its layers' first states, and a fixed vector to be read at every step, or what it
-    attends to; `valid`: no padding."""
+    """The source as the decoder sees it: the initial states of its layers, and a fixed vector that is read at every step, or
+    keys and values for attention. `valid` is False for padding."""
 
     initial: tuple[State, ...]
     vector_BxD: Array | None = None
@@ -65,24 +65,24 @@ class Memory:
     values_BxSxD: Array | None = None
     valid_BxS: Array | None = None
 
-    def of(self, numbers_b: Array) -> "Memory":
-        """Of the sources with these numbers alone."""
+    def select(self, numbers_b: Array) -> "Memory":
+        """The memory of the sources with these indices."""
         return jax.tree.map(lambda leaf: leaf[numbers_b], self)
 
     def put(self, rows_R: Array, new: "Memory") -> "Memory":
-        """The same with R sources, no longer than these, in the place of those with these numbers; of one past the last,
-        nothing."""
+        """Replaces the sources with these indices by the R sources of `new`, which must not be longer. An index past the last
+        source is ignored."""
         new = new if self.valid_BxS is None else new.resize(self.valid_BxS.shape[1])
         return jax.tree.map(lambda old, leaf: put(old, rows_R, leaf), self, new)
 
     def resize(self, length: int) -> "Memory":
-        """The same with room for `length` source tokens each."""
+        """The memory with space for `length` tokens in each source."""
         names = ("keys_BxSxD", "values_BxSxD", "valid_BxS")
         of_tokens = {name: fit(leaf, length, 1) for name in names if (leaf := getattr(self, name)) is not None}
         return self.replace(**of_tokens)  # type: ignore[attr-defined]
 
-    def without(self, hidden_BxS: Array) -> "Memory":
-        """The same source, of which attention does not see the tokens where `hidden_BxS` is true."""
+    def hide(self, hidden_BxS: Array) -> "Memory":
+        """The memory in which attention does not see the tokens where `hidden_BxS` is true."""
         return self if self.valid_BxS is None else self.replace(valid_BxS=self.valid_BxS & ~hidden_BxS)  # type: ignore[attr-defined]
 
 
@@ -90,7 +90,7 @@ class Memory:
 
 
 def by_gate(initializer: Callable[..., Array], gates: int) -> Callable[..., Array]:
-    """Of a kernel of several gates side by side, each drawn as if it were alone."""
+    """An initializer of a kernel of several gates side by side, which draws each gate separately."""
 
     def init(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
         keys = jax.random.split(key, gates)
@@ -106,7 +106,9 @@ def dense(config: Model, width: int, name: str, bias: bool = True) -> nn.Dense:
 
 
 def recurrent(config: Model, width: int, gates: int, name: str) -> nn.Dense:
-    """h U of several gates, each orthogonal at first whatever `config.initializer` is (Cho et al., Bahdanau et al.)."""
+    """h U of several gates. The initial U of each is orthogonal, whatever `config.initializer` is (Cho et al., Bahdanau et
+    al.).
+    """
     init, dtype = by_gate(nn.initializers.orthogonal(), gates), jnp.dtype(config.dtype)
     return nn.Dense(gates * width, use_bias=False, kernel_init=init, dtype=dtype, name=name)
 
@@ -116,7 +118,7 @@ class Gru(nn.Module):
 
     config: Model
     width: int
-    biases: ClassVar[tuple[float, ...]] = (0.0, 0.0, 0.0)  # at first, of z, r and the candidate
+    biases: ClassVar[tuple[float, ...]] = (0.0, 0.0, 0.0)  # initial biases of z, r and the candidate
     states: ClassVar[int] = 1
 
     @nn.compact
@@ -136,7 +138,7 @@ class Lstm(nn.Module):
 
     config: Model
     width: int
-    biases: ClassVar[tuple[float, ...]] = (0.0, 1.0, 0.0, 0.0)  # of i, f, o, g: at first it forgets little
+    biases: ClassVar[tuple[float, ...]] = (0.0, 1.0, 0.0, 0.0)  # initial biases of i, f, o, g: the cell forgets little at first
     states: ClassVar[int] = 2
 
     @nn.compact
@@ -153,7 +155,7 @@ CELLS: dict[str, type[Gru] | type[Lstm]] = {"gru": Gru, "lstm": Lstm}
 
 
 def gate_inputs(config: Model, width: int, name: str, use_bias: bool = True) -> nn.Dense:
-    """W x + b of all gates of a cell. Of a whole sequence it is one product, outside of the loop over time."""
+    """W x + b of all gates of a cell. For a whole sequence it is computed in one product outside of the loop over time."""
     biases = CELLS[config.recurrent.cell].biases
     gates, dtype = len(biases), jnp.dtype(config.dtype)
 
@@ -164,15 +166,15 @@ def gate_inputs(config: Model, width: int, name: str, use_bias: bool = True) -> 
     return nn.Dense(gates * width, use_bias=use_bias, kernel_init=kernel, bias_init=bias, dtype=dtype, name=name)
 
 
-def hold(valid_R: Array, new: Any, old: Any) -> Any:
-    """`new` where there is a token, `old` where there is padding."""
+def keep_at_padding(valid_R: Array, new: Any, old: Any) -> Any:
+    """`new` for tokens, `old` for padding."""
     return jax.tree.map(lambda a, b: jnp.where(valid_R[:, None], a, b), new, old)
 
 
 def over_time(config: Model, step: type[nn.Module], arguments: Any, length: int, reverse: bool = False) -> Callable[..., Any]:
-    """`step`, a module of (carry, what a time has, ..) -> carry, output, as one of sequences; time is axis 1.
+    """Scans the module `step`, (carry, inputs of one step, ..) -> (carry, output), over sequences whose time axis is 1.
 
-    `arguments`: for each but the carry, 1 or nn.broadcast. Attention weights, sown as 1xRx1xS, become 1xRx1xTxS.
+    `arguments`: for each argument after the carry, 1 or nn.broadcast. Sown attention weights 1xRx1xS become 1xRx1xTxS.
     """
     if config.remat != "none":
         step = nn.remat(step, policy=REMAT[config.remat], prevent_cse=False)
@@ -202,7 +204,7 @@ class EncoderStep(nn.Module):
         """`token`: gates' inputs BxG, valid B."""
         inputs_BxG, valid_B = token
         cell = CELLS[self.config.recurrent.cell](self.config, self.width, name="cell")
-        state = hold(valid_B, cell(state, inputs_BxG), state)
+        state = keep_at_padding(valid_B, cell(state, inputs_BxG), state)
         return state, state[0]
 
 
@@ -225,10 +227,10 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Layers; where it is bidirectional, each reads both ways, with D/2 units a way, and both are side by side.
+    """Layers. If bidirectional, each layer reads in both directions with D/2 units each, and concatenates their states.
 
-    Bahdanau et al. give each way as many units as the decoder has. Here annotations are as wide as the decoder's states
-    however the source is read, which Luong's dot needs. With both ways, `reverse_source` only swaps them.
+    Bahdanau et al. give each direction as many units as the decoder has. Here annotations always have the width of the
+    decoder's states, which Luong's dot score needs. With both directions, `reverse_source` only swaps them.
     """
 
     config: Model
@@ -240,7 +242,7 @@ class Encoder(nn.Module):
         reverse, both = config.recurrent.reverse_source, config.recurrent.bidirectional
         if both and config.d_model % 2:
             raise UserError(
-                f"config.model.d_model is {config.d_model}: a bidirectional encoder has half of it each way, so it must be "
+                f"config.model.d_model is {config.d_model}: a bidirectional encoder uses half in each direction, so it must be "
                 "even; or set config.model.recurrent.bidirectional=false"
             )
         ways = {"forward": reverse, "backward": not reverse} if both else {"forward": reverse}
@@ -257,18 +259,20 @@ class Encoder(nn.Module):
 
 
 def dropped(config: Model, deterministic: bool, name: str) -> Dropout:
-    """Dropout between layers, never between time steps (Zaremba et al. 2014)."""
+    """Dropout between layers, not between time steps (Zaremba et al. 2014)."""
     return Dropout(config.dropout_rate, config.dropout_generator, deterministic, name=name)
 
 
 class MemoryProjection(nn.Module):
-    """What is computed once for a source: the decoder's first states, the keys, or a fixed vector.
+    """Computes once for each source: the decoder's initial states, and the keys of attention or a fixed vector.
 
-    First states are tanh(W h + b) of the encoder's last ones (Cho et al., appendix A; Bahdanau et al., A.2.2, where h is the
-    backward way's; here it is both ways'). An LSTM's c has no tanh, as it has no bound. Layers are matched from the last one
-    down. Sutskever et al. and Luong et al. copy the states, layer by layer; a projection lets depths differ.
+    Initial states are tanh(W h + b) of the encoder's last states (Cho et al., appendix A; Bahdanau et al., A.2.2, where h is
+    the state of the backward direction; here h has both directions). An LSTM's c has no tanh, because it is not bounded. Layers
+    are matched from the last one down. Sutskever et al. and Luong et al. copy the states of each layer; a projection allows
+    encoder and decoder to have different depths.
 
-    A vector that is read at every step is tanh(V h + b) of the last layer, and first states come from it (Cho et al.).
+    A vector that is read at every step is tanh(V h + b) of the last layer, and initial states are computed from it (Cho et
+    al.).
     """
 
     config: Model
@@ -294,13 +298,13 @@ class MemoryProjection(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """softmax(score(query, key)) value; what scores are there is ATTENTIONS."""
+    """softmax(score(query, key)) value; the scores are listed in ATTENTIONS."""
 
     config: Model
 
     @nn.compact
     def __call__(self, query_RxD: Array, memory: Memory) -> Array:
-        """The context RxD. All beams of a sentence see one memory."""
+        """The context RxD. All beams of a sentence share its memory."""
         config, kind, key_BxSxD = self.config, ATTENTIONS[self.config.recurrent.attention], memory.keys_BxSxD
         assert kind is not None and key_BxSxD is not None and memory.valid_BxS is not None
         if kind.additive:
@@ -319,15 +323,15 @@ class CrossAttention(nn.Module):
 
 
 class DecoderStep(nn.Module):
-    """One token of each row: attention, if it comes first, cells, attention, if it comes last."""
+    """One token of each row: attention if it precedes the cells, then the cells, then attention if it follows them."""
 
     config: Model
     deterministic: bool
 
     @nn.compact
     def __call__(self, cache: Cache, token: tuple[Array, Array], memory: Memory) -> tuple[Cache, tuple[Array, Array | None]]:
-        """`token`: gates' inputs RxG of the first layer, valid R. The output: the attentional state, or the last state and the
-        context that the first layer read."""
+        """`token`: the inputs RxG of the first layer's gates, and valid R. The output is the attentional state, or the last
+        state and the context that the first layer read."""
         config, kind = self.config, ATTENTIONS[self.config.recurrent.attention]
         width, cell = config.d_model, CELLS[config.recurrent.cell]
         inputs, valid_R = token
@@ -351,15 +355,16 @@ class DecoderStep(nn.Module):
             output = jnp.tanh(dense(config, width, "attentional", bias=False)(both))
             if "output" in cache:
                 new["output"] = output
-        return hold(valid_R, new, cache), (output, context)
+        return keep_at_padding(valid_R, new, cache), (output, context)
 
 
 class Decoder(nn.Module):
-    """Cells along the target, from the memory's first states or from a cache, and the output after each token.
+    """Cells along the target, starting from the memory's initial states or from a cache, and the output after each token.
 
-    With Luong's attention that is the attentional state; where nothing is read at a step but the token, the last layer's
-    state; where a context is, Bahdanau's or the fixed vector, a maxout layer of state, token and context (Cho et al.,
-    appendix A; Bahdanau et al., A.2.2). The first layer reads it; the last layer's state asks for it (the papers have one).
+    With Luong's attention, the output is the attentional state. If the decoder reads a context at every step (Bahdanau's or the
+    fixed vector), it is a maxout layer of state, token and context (Cho et al., appendix A; Bahdanau et al., A.2.2). Else it is
+    the last layer's state. The first layer reads the context, and the last layer's state is the query (the papers have one
+    layer).
     """
 
     config: Model
@@ -415,7 +420,7 @@ class RecurrentEncoderDecoder(nn.Module):
         memory = self.encode(batch["source"], None, batch.get("source_segments"), deterministic)
         inputs = batch["inputs"]
         cache, x_BxTxD = self.start(memory, inputs.shape[1], len(inputs)), self.target_embedding(inputs)
-        return self.decoder(x_BxTxD, filled(inputs, batch.get("segments")), cache, memory, deterministic)[0]
+        return self.decoder(x_BxTxD, token_mask(inputs, batch.get("segments")), cache, memory, deterministic)[0]
 
     def logits(self, states_BxTxD: Array, factors: bool = False) -> Any:
         """States to logits BxTxN, or to their `Factors`."""
@@ -429,16 +434,16 @@ class RecurrentEncoderDecoder(nn.Module):
         deterministic: bool = True,
     ) -> Memory:
         """The source as the decoder sees it. Segments: 0 where there is padding; positions are ignored."""
-        valid_BxS = filled(source_BxS, segments_BxS)
+        valid_BxS = token_mask(source_BxS, segments_BxS)
         annotations_BxSxD, last = self.encoder(self.source_embedding(source_BxS), valid_BxS, deterministic)
         return self.memory_projection(annotations_BxSxD, last, valid_BxS)
 
     def unstack_layers(self, params: Any, memory: Memory) -> tuple[Any, Memory]:
-        """Both as a loop of `step` wants them: as they are."""
+        """Returns both unchanged: there are no stacked layers."""
         return params, memory
 
     def start(self, memory: Memory, max_length: int, rows: int) -> Cache:
-        """The states of `rows` before the first token; row b x beams + k is of sentence b. They have no length."""
+        """The states of `rows` before the first token; row b x beams + k belongs to sentence b. `max_length` is not used."""
         beams = rows // len(memory.initial[0][0])
         cache: Cache = {"layers": jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), memory.initial)}
         if self.config.recurrent.attention.startswith("luong") and self.config.recurrent.input_feeding:
@@ -446,12 +451,12 @@ class RecurrentEncoderDecoder(nn.Module):
         return cache
 
     def step(self, tokens_BxT: Array, cache: Cache, memory: Memory, valid_BxT: Array | None = None) -> tuple[Array, Cache]:
-        """Logits BxTxN after each of T >= 1 tokens, which follow those in the cache. `valid_BxT`: False: a token is padding."""
+        """Logits BxTxN after each of T >= 1 tokens, which follow those in the cache. `valid_BxT` is False for padding."""
         x_BxTxD = self.target_embedding(tokens_BxT)
-        states, cache = self.decoder(x_BxTxD, filled(tokens_BxT, valid_BxT), cache, memory, deterministic=True)
+        states, cache = self.decoder(x_BxTxD, token_mask(tokens_BxT, valid_BxT), cache, memory, deterministic=True)
         return self.logits(states), cache
 
 
-def filled(tokens: Array, segments: Array | None) -> Array:
-    """Where there is a token: segments that are not 0, or all."""
+def token_mask(tokens: Array, segments: Array | None) -> Array:
+    """False for padding, where segments are 0; True everywhere without segments."""
     return jnp.ones(tokens.shape, bool) if segments is None else segments != 0

@@ -1,4 +1,4 @@
-"""Self-attention of this library as a layer for any Flax model."""
+"""This library's self-attention as a layer for any Flax model."""
 
 import flax.linen as nn
 import jax
@@ -14,9 +14,10 @@ Array = jax.Array
 
 
 class SelfAttention(nn.Module):
-    """Attention with the heads, widths, `attention`, `positions`, `mask` and `window` of `config`; without norms and residuals.
+    """Attention with the heads, widths, `attention`, `positions`, `mask` and `window` of `config`; no norms, no residuals.
 
-    Position encodings that are added to embeddings (sinusoidal, learned) are added to the input. `causal`: as in a decoder.
+    Position encodings that are added to embeddings (sinusoidal, learned) are added to the input. `causal`: attention is that
+    of a decoder.
     """
 
     config: Model
@@ -24,7 +25,7 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxTxD: Array, segments_BxT: Array | None = None, deterministic: bool = True) -> Array:
-        """States BxTxD of inputs BxTxD. `segments_BxT`: a token sees those of its own segment; 0 is padding."""
+        """States BxTxD of inputs BxTxD. `segments_BxT`: a token sees only tokens of its own segment; 0 is padding."""
         stack = "decoder" if self.causal else "encoder"
         config, positions = self.config.of_stack(stack), self.config.of_stack(stack).positions
         initializer = kernel_initializer(config)

@@ -1,7 +1,7 @@
-"""A stack of scanned layers, and logits. Models made of them are transformer.py, what is remembered while generating cache.py.
+"""A stack of scanned layers, and logits. The models built from them are in transformer.py, the cache is in cache.py.
 
-Layers may differ (`config.layer_pattern`): the pattern's layers are the body of the scan, repeated, and layers
-that do not fill a whole period follow it one by one.
+Layers may differ (`config.layer_pattern`): the body of the scan contains the layers of one period of the pattern. Remaining
+layers, which do not fill a period, follow the scan one by one.
 
 Letters: B rows (sentences), S source tokens, T target tokens, C slots of a cache, L layers, D d_model, H heads, N entries of
 the target table.
@@ -32,10 +32,9 @@ Array = jax.Array
 
 @struct.dataclass
 class Memory:
-    """What a decoder sees of a source: for each layer of its pattern, streams with the layers of that kind first; and the
-    tokens.
+    """The source as the decoder sees it: its tokens and, for each layer of the pattern, streams with an axis of layers first.
 
-    `unstacked`: for each layer of the decoder its own streams.
+    `unstacked`: there are separate streams for each layer of the decoder instead.
     """
 
     streams: tuple[Streams, ...]
@@ -43,43 +42,43 @@ class Memory:
     unstacked: bool = struct.field(pytree_node=False, default=False)
 
     def unstack(self, num_layers: int) -> "Memory":
-        """The same, with arrays of its own for each layer: see `unstack_layers`."""
+        """The memory with separate arrays for each layer: see `unstack_layers`."""
         if self.unstacked:
             return self
         repeats = [unstack_layers(each) for each in self.streams]
         period = len(repeats)
         return Memory(tuple(repeats[n % period][n // period] for n in range(num_layers)), self.tokens, unstacked=True)
 
-    def of(self, numbers_R: Array) -> "Memory":
-        """Of the sources with these numbers alone."""
+    def select(self, numbers_R: Array) -> "Memory":
+        """The memory of the sources with these indices."""
         return self._map(lambda leaf: leaf[numbers_R])
 
     def put(self, numbers_R: Array, new: "Memory") -> "Memory":
-        """The same with R sources, no longer than these, in the place of those with these numbers; of one past the last,
-        nothing."""
+        """Replaces the sources with these indices by the R sources of `new`, which must not be longer. An index past the last
+        source is ignored."""
         new = new.resize(self.tokens.positions.shape[0])
         return self._map(lambda old, leaf: caches.put(old, numbers_R, leaf), new)
 
     def resize(self, length: int) -> "Memory":
-        """The same with room for `length` source tokens each."""
+        """The memory with space for `length` tokens in each source."""
         fitted = self._map(lambda leaf: fit(leaf, length, caches.slot_axis(leaf)))
         return dataclasses.replace(fitted, tokens=fitted.tokens.replace(positions=jnp.arange(length)))
 
     def _map(self, change: Callable[..., Array], *others: "Memory") -> "Memory":
-        """With `change` of each array whose first axis is that of sources; positions are those of all."""
+        """Applies `change` to each array whose first axis is the source; positions are shared by all sources."""
         streams = jax.tree.map(change if self.unstacked else jax.vmap(change), self.streams, *(each.streams for each in others))
         segments = jax.tree.map(change, self.tokens.segments, *(each.tokens.segments for each in others))
         return dataclasses.replace(self, streams=streams, tokens=self.tokens.replace(segments=segments))
 
-    def without(self, hidden_BxS: Array) -> "Memory":
-        """The same source, of which attention does not see the tokens where `hidden_BxS` is true."""
+    def hide(self, hidden_BxS: Array) -> "Memory":
+        """The memory in which attention does not see the tokens where `hidden_BxS` is true."""
         segments = jnp.ones(hidden_BxS.shape, jnp.int32) if self.tokens.segments is None else self.tokens.segments
         tokens = self.tokens.replace(segments=jnp.where(hidden_BxS, 0, segments), gaps=True)
         return dataclasses.replace(self, tokens=tokens)
 
 
 def fit(x: Array, length: int, axis: int) -> Array:
-    """The first `length` entries of an axis; 0 where there are fewer."""
+    """The first `length` entries of an axis, padded with zeros if there are fewer."""
     x = jax.lax.slice_in_dim(x, 0, min(length, x.shape[axis]), axis=axis)
     return jnp.pad(x, [(0, length - x.shape[n] if n == axis else 0) for n in range(x.ndim)])
 
@@ -105,7 +104,7 @@ def _rematerialized(config: Model) -> Any:
 
 
 class Stack(nn.Module):
-    """Positions, dropout and `num_layers` layers, scanned: one parameter layout whatever the depth, layers first."""
+    """Positions, dropout and `num_layers` scanned layers: parameters have a leading axis of layers, whatever the depth."""
 
     config: Model
     stack: Any
@@ -122,7 +121,7 @@ class Stack(nn.Module):
         step: Step | None = None,
         deterministic: bool = True,
     ) -> tuple[Array, Cache | None]:
-        """States BxTxD and the cache, which has a `step`."""
+        """States BxTxD, and the updated cache if there is one; `step` is given together with `cache`."""
         config, layers = self.config.of_stack(self.stack), self.config.depth(self.stack)
         positions = config.positions
         declared = positions.parameters(config.sizes(self.stack), config.init_stddev) if positions.owner == "stack" else {}
@@ -149,7 +148,7 @@ class Stack(nn.Module):
     def _scanned(
         self, types: tuple[Model, ...], x: Array, per_layer: Any, memory: Memory | None, broadcast: Any, deterministic: bool
     ) -> Array:
-        """One compiled body for all repeats of the pattern; then the layers that are left."""
+        """Scans one compiled body over all repeats of the pattern, then applies the remaining layers."""
         config, period = self.config, len(types)
         repeats, left = divmod(config.depth(self.stack), period)
 
@@ -184,7 +183,7 @@ class Stack(nn.Module):
     def _with_cache(
         self, types: tuple[Model, ...], x: Array, per_layer: Any, memory: Memory | None, broadcast: Any, cache: Cache
     ) -> tuple[Array, Cache]:
-        """Layer by layer, so that each layer's streams are separate arrays, which are updated in place."""
+        """Applies the layers one by one, so that each layer's streams are separate arrays, which are updated in place."""
         count, written = len(cache["layers"]), []
         parameters = layers_in_order(self.variables["params"], len(types), count)
         memories = None if memory is None else memory.unstack(count).streams
@@ -198,7 +197,9 @@ class Stack(nn.Module):
 
 
 def unstack_layers(stacked: Any, count: int | None = None) -> tuple[Any, ...]:
-    """For each layer the tree of its own slices of `stacked`, whose leaves have layers first; a tuple is one already."""
+    """A tree for each layer, from a tree `stacked` whose leaves have a leading axis of layers; a tuple is returned
+    unchanged.
+    """
     if isinstance(stacked, tuple):
         return stacked
     count = len(jax.tree.leaves(stacked)[0]) if count is None else count
@@ -206,7 +207,7 @@ def unstack_layers(stacked: Any, count: int | None = None) -> tuple[Any, ...]:
 
 
 def layers_in_order(params: Mapping[str, Any], period: int, count: int) -> tuple[Any, ...]:
-    """A stack's parameters, layer by layer; `layers` may be a tuple of all of them already."""
+    """The parameters of each layer of a stack, in order; `layers` may already be such a tuple."""
     if isinstance(params.get("layers"), tuple):
         return params["layers"]
     repeats = unstack_layers(params["layers"]) if "layers" in params else ()
@@ -215,11 +216,13 @@ def layers_in_order(params: Mapping[str, Any], period: int, count: int) -> tuple
 
 
 def layer_path(number: int, period: int, count: int) -> tuple[tuple[str, ...], int | None]:
-    """Where layer `number`, from 0 on, is in a stack's parameters: the path, and its index there if layers share arrays."""
-    repeat, place = divmod(number, period)
+    """The path of layer `number` (from 0) in a stack's parameters, and its index in the arrays if layers are stacked
+    in them.
+    """
+    repeat, offset = divmod(number, period)
     if repeat == count // period:
-        return (f"rest_{place}",), None
-    return ("layers",) if period == 1 else ("layers", str(place)), repeat
+        return (f"rest_{offset}",), None
+    return ("layers",) if period == 1 else ("layers", str(offset)), repeat
 
 
 def unstack_for_decoding(config: Model, params: Any, memory: Memory | None) -> tuple[Any, Memory | None]:
@@ -234,9 +237,9 @@ def unstack_for_decoding(config: Model, params: Any, memory: Memory | None) -> t
 
 
 def start_cache(config: Model, rows: int, max_length: int) -> Cache:
-    """An empty cache of `max_length` slots for a decoder: cache.py. Layers with a shorter window have rings.
+    """An empty cache of `max_length` slots for a decoder (see cache.py). Layers with a shorter window have rings.
 
-    Where the mask is not causal, keys change with every token that follows: then the cache holds the tokens.
+    If the mask is not causal, keys change with every later token; then the cache holds the tokens instead.
     """
     if not config.remembers_keys:
         empty = caches.start_tokens(rows, max_length, set())
@@ -248,7 +251,7 @@ def start_cache(config: Model, rows: int, max_length: int) -> Cache:
 
 
 def _empty(config: Model, rows: int, max_length: int) -> dict[str, Any]:
-    """One layer's empty cache; the streams' names, shapes and types are those that `keys` gives."""
+    """The empty cache of a layer; names, shapes and types of its streams are those of the output of `keys`."""
     attention, sizes = config.attention, config.sizes("decoder")
     if (state := attention.state(sizes, rows)) is not None:
         return {"state": state}
@@ -270,11 +273,11 @@ def _empty(config: Model, rows: int, max_length: int) -> dict[str, Any]:
 def recompute_prefix(
     decoder: Stack, embedding: Embedding, tokens_BxT: Array, cache: Cache, memory: Memory | None, valid_BxT: Array
 ) -> tuple[Array, Cache]:
-    """Without a cache of keys: states BxTxD of T new tokens, the whole prefix recomputed; and the cache with the new tokens."""
+    """Without a cache of keys, recomputes the whole prefix. Returns states BxTxD of the T new tokens and the updated cache."""
     slot = cache["slot"][0]
     cache, _ = caches.advance(cache, valid_BxT)
     tokens_BxC = jax.lax.dynamic_update_slice_in_dim(cache["tokens"], tokens_BxT, slot, axis=1)
-    # In the order of the text: the new tokens are the last ones.
+    # Rotate into the order of the text: the new tokens come last.
     read, positions, segments = (
         jnp.roll(each, -(slot + tokens_BxT.shape[1]), axis=1) for each in (tokens_BxC, cache["positions"], cache["segments"])
     )
@@ -283,7 +286,7 @@ def recompute_prefix(
 
 
 class Factors(NamedTuple):
-    """States and a table whose products are a model's logits; `more`: what else is done with them, or None."""
+    """States and a table whose products are a model's logits; `more` names further operations on them, such as a bias."""
 
     states_BxTxD: Array
     table_NxD: Array
@@ -291,9 +294,9 @@ class Factors(NamedTuple):
 
 
 class Logits(nn.Module):
-    """States to fp32 logits BxTxN, with a tied table or its own; entries that are not in the vocabulary are masked.
+    """Maps states to fp32 logits BxTxN, with a tied table or a separate one. Entries outside of the vocabulary are masked.
 
-    With `factors`, what logits are products of, without entries that are not in the vocabulary.
+    With `factors`, returns the factors of the logits instead, without entries outside of the vocabulary.
     """
 
     config: Model

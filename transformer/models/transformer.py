@@ -1,8 +1,8 @@
-"""The three Transformers. All are pure: state goes in and comes out.
+"""The three Transformers. They hold no state: it is passed in and returned.
 
     encode(source) -> memory;  start(memory, max_length, rows) -> cache;  step(tokens, cache, memory) -> logits, cache
 
-A decoder alone has the memory None. What an encoder alone has on top is heads.py.
+The memory of a decoder-only model is None. The heads of an encoder-only model are in heads.py.
 
 Letters: B rows (sentences), S source tokens, T target tokens, D d_model, N entries of a table, C outputs of a classifier.
 """
@@ -29,9 +29,10 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class Heads:
-    """What stands on the states: a masked language model, a pooler, a classifier of `outputs` scores (0: none).
+    """The heads on the final states: a masked language model, a pooler, a classifier of `outputs` scores (0: no classifier).
 
-    The classifier reads each token (`per_token`), or the pooled sentence. With both, the pooler computes on each token.
+    The classifier reads each token (`per_token`) or the pooled sentence. With `pooler` and `per_token`, the pooler's layers are
+    applied to each token.
     """
 
     masked_lm: bool = False
@@ -43,8 +44,8 @@ class Heads:
 class EncoderDecoder(nn.Module):
     """The Transformer (Vaswani et al. 2017, figure 1).
 
-    With a classifier it has one output for a source, which the decoder reads as well, shifted by one token: the scores are of
-    the state at its last token (Lewis et al. 2020, 3.1).
+    With a classifier it gives scores for each source. The decoder then reads the source as well, shifted by one token, and the
+    scores are computed from its state at the last token (Lewis et al. 2020, 3.1).
     """
 
     config: Model
@@ -70,7 +71,7 @@ class EncoderDecoder(nn.Module):
     def __call__(self, batch: Mapping[str, Array], deterministic: bool = True) -> Any:
         """Logits BxTxN of a batch: `source` BxS and `inputs` BxT, and optionally positions and segments of each.
 
-        With a classifier, of the source alone: `states` BxSxD and `scores` BxC by name.
+        With a classifier, it reads only the source and returns a dictionary of `states` BxSxD and `scores` BxC.
         """
         states = self.states(batch, deterministic)
         if not self.heads.outputs:
@@ -103,7 +104,7 @@ class EncoderDecoder(nn.Module):
         segments_BxS: Array | None = None,
         deterministic: bool = True,
     ) -> Memory:
-        """The source as decoder layers see it. Positions default to 0..S-1; segments: 0 where there is padding."""
+        """The source as the decoder's layers see it. Positions default to 0..S-1; segments are 0 for padding."""
         tokens = Tokens(_positions(positions, source_BxS), segments_BxS)
         states, _ = self.encoder(self.source_embedding(source_BxS), tokens, deterministic=deterministic)
         return Memory(self.memory_projection(states, tokens), tokens)
@@ -113,17 +114,19 @@ class EncoderDecoder(nn.Module):
         return unstack_for_decoding(self.config, params, memory)  # type: ignore[return-value]
 
     def start(self, memory: Memory, max_length: int, rows: int) -> Cache:
-        """An empty cache of `max_length` tokens for `rows`, a multiple of B: row b x beams + k is of sentence b."""
+        """An empty cache of `max_length` tokens for `rows`, a multiple of B: row b x beams + k belongs to sentence b."""
         return start_cache(self.config, rows, max_length)
 
     def step(self, tokens_BxT: Array, cache: Cache, memory: Memory, valid_BxT: Array | None = None) -> tuple[Array, Cache]:
-        """Logits BxTxN after each of T >= 1 tokens, which follow those in the cache. `valid_BxT`: False: a token is padding."""
+        """Logits BxTxN after each of T >= 1 tokens, which follow those in the cache. `valid_BxT` is False for padding."""
         valid = jnp.ones(tokens_BxT.shape, bool) if valid_BxT is None else valid_BxT
         return _step(self, tokens_BxT, cache, memory, valid)
 
 
 class DecoderOnly(nn.Module):
-    """A causal language model (Radford et al. 2018); with a prefix that all see, a prefix LM (Raffel et al. 2020, 3.2.1)."""
+    """A causal language model (Radford et al. 2018); with a prefix that all tokens see, a prefix LM (Raffel et al. 2020,
+    3.2.1).
+    """
 
     config: Model
     data_info: DataInfo
@@ -136,7 +139,9 @@ class DecoderOnly(nn.Module):
         self.logits_layer = Logits(config, data_info.target_rows, data_info.target_size, name="logits")
 
     def __call__(self, batch: Mapping[str, Array], deterministic: bool = True) -> Array:
-        """Logits BxTxN of a batch: `inputs` BxT, and optionally `positions`, `segments`, and `prefix`, not 0 in a prefix."""
+        """Logits BxTxN of a batch: `inputs` BxT, and optionally `positions`, `segments`, and `prefix`, which is not 0 in a
+        prefix.
+        """
         return self.logits(self.states(batch, deterministic))
 
     def states(self, batch: Mapping[str, Array], deterministic: bool = True) -> Array:
@@ -151,7 +156,7 @@ class DecoderOnly(nn.Module):
         return self.logits_layer(states_BxTxD, self.target_embedding if self.config.ties_output else None, factors)
 
     def unstack_layers(self, params: Any, memory: None) -> tuple[Any, None]:
-        """As EncoderDecoder's."""
+        """See `EncoderDecoder.unstack_layers`."""
         return unstack_for_decoding(self.config, params, memory)  # type: ignore[return-value]
 
     def start(self, memory: None, max_length: int, rows: int) -> Cache:
@@ -161,13 +166,13 @@ class DecoderOnly(nn.Module):
     def step(
         self, tokens_BxT: Array, cache: Cache, memory: None = None, valid_BxT: Array | None = None, whole: bool = False
     ) -> tuple[Array, Cache]:
-        """As EncoderDecoder's. `whole`: the tokens are a prefix, all of which each of them sees."""
+        """See `EncoderDecoder.step`. `whole`: the tokens are a prefix, in which every token sees every token."""
         valid = jnp.ones(tokens_BxT.shape, bool) if valid_BxT is None else valid_BxT
         return _step(self, tokens_BxT, cache, memory, valid, whole)
 
 
 class EncoderOnly(nn.Module):
-    """BERT (Devlin et al. 2019): a body, which all heads share, and the heads on top."""
+    """BERT (Devlin et al. 2019): an encoder, which all heads share, and the heads."""
 
     config: Model
     data_info: DataInfo
@@ -188,7 +193,9 @@ class EncoderOnly(nn.Module):
             self.classifier = Classifier(config, heads.outputs, name="classifier")
 
     def __call__(self, batch: Mapping[str, Array], deterministic: bool = True) -> Any:
-        """All outputs of the heads, by name: `states`, and `logits` of the masked language model, `pooled`, `scores`."""
+        """The states and the outputs of the heads, by name: `states`, `logits` of the masked language model, `pooled`,
+        `scores`.
+        """
         states = self.states(batch, deterministic)
         result = {"states": states}
         if self.heads.masked_lm:
@@ -205,7 +212,7 @@ class EncoderOnly(nn.Module):
         tokens = Tokens(_positions(batch.get("source_positions"), source), batch.get("source_segments"))
         x_BxSxD = self.source_embedding(source)
         if self.config.token_types:
-            types = batch.get("token_types") if self.config.token_types > 1 else None  # of one type all are alike
+            types = batch.get("token_types") if self.config.token_types > 1 else None  # with one type, all tokens have it
             x_BxSxD = x_BxSxD + self.type_embedding(jnp.zeros_like(source) if types is None else types)
         return self.encoder(x_BxSxD, tokens, deterministic=deterministic)[0]
 
@@ -222,7 +229,7 @@ class EncoderOnly(nn.Module):
 def _step(
     model: Any, tokens_BxT: Array, cache: Cache, memory: Memory | None, valid_BxT: Array, prefix: bool = False
 ) -> tuple[Array, Cache]:
-    """`step` of a model that has a decoder, target embeddings and logits."""
+    """`step` of a model with a decoder, target embeddings and logits."""
     if not model.config.remembers_keys:
         states, cache = recompute_prefix(model.decoder, model.target_embedding, tokens_BxT, cache, memory, valid_BxT)
         return model.logits(states), caches.finish(cache, valid_BxT)
