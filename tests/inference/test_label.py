@@ -105,7 +105,7 @@ def test_a_long_text_is_cut_and_told():
 def test_text_is_made_as_training_text_was():
     used = labeller("classify", data__lowercase=True)
     scores = [said_of(used, LETTERS.encode(text))["scores"] for text in ("bad", "BAD")]
-    used._said = lambda params, batch: (batches.append(batch["source"]), jitted(used.model)(params, batch))[1]
+    used._forward = lambda params, batch: (batches.append(batch["source"]), jitted(used.model)(params, batch))[1]
     batches: list[np.ndarray] = []
     used.predict([{"text": "  BaD\t"}, {"text": "bad"}])
     assert np.array_equal(batches[0][0], batches[0][1]) and not np.allclose(*scores)
@@ -213,7 +213,7 @@ def test_answers_are_those_of_each_question_alone(longest, monkeypatch):
 
 def test_an_answer_that_does_not_beat_none_is_blank():
     used = labeller("answer")
-    used._said = lambda params, batch: {"scores": np.zeros((*batch["source"].shape, 2))}
+    used._forward = lambda params, batch: {"scores": np.zeros((*batch["source"].shape, 2))}
     assert used.predict([{"question": q, "text": t} for q, t in QUESTIONS]) == [""] * len(QUESTIONS)
 
 
@@ -264,11 +264,11 @@ def test_lines_are_examples():
 @pytest.mark.parametrize(
     ("kind", "line", "told"),
     [
-        ("classify", "a\tb\tc", "line 7 has 3 fields between tabs: wants text TAB pair"),
-        ("answer", "a", "line 7 has 1 field between tabs: wants question TAB text"),
-        ("answer", "a\tb\tc", "line 7 has 3 fields between tabs: wants question TAB text"),
-        ("tag", "a\tb", "line 7 has 2 fields between tabs: wants text"),
-        ("masked_lm", "a\tb", "line 7 has 2 fields between tabs: wants text"),
+        ("classify", "a\tb\tc", "line 7 has 3 fields separated by tabs: give text TAB pair"),
+        ("answer", "a", "line 7 has 1 field separated by tabs: give question TAB text"),
+        ("answer", "a\tb\tc", "line 7 has 3 fields separated by tabs: give question TAB text"),
+        ("tag", "a\tb", "line 7 has 2 fields separated by tabs: give text"),
+        ("masked_lm", "a\tb", "line 7 has 2 fields separated by tabs: give text"),
     ],
 )
 def test_lines_that_are_none(kind, line, told):
@@ -277,9 +277,13 @@ def test_lines_that_are_none(kind, line, told):
 
 
 def test_all_lines_have_a_pair_or_none_has():
-    with pytest.raises(UserError, match="line 12 has the fields text; line 11 has the fields text, pair: give all the same"):
+    with pytest.raises(
+        UserError, match="line 12 has the fields text; line 11 has the fields text, pair: give all lines the same fields"
+    ):
         shared("classify").predict([{"text": "a", "pair": "b"}, {"text": "a"}], first=11)
-    with pytest.raises(UserError, match="line 2 has the fields text, pair; line 1 has the fields text: give all the same"):
+    with pytest.raises(
+        UserError, match="line 2 has the fields text, pair; line 1 has the fields text: give all lines the same fields"
+    ):
         shared("classify").predict([{"text": "a"}, {"text": "a", "pair": "b"}])
 
 

@@ -57,10 +57,10 @@ def some_logits(rows=40, size=23):
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3, 5.0])
-def test_penalise_repetition(penalty):
+def test_penalize_repetition(penalty):
     logits = some_logits()
     said = np.random.default_rng(2).random(logits.shape) < 0.4
-    found = sampling.penalise_repetition(jnp.asarray(logits), jnp.asarray(said), penalty)
+    found = sampling.penalize_repetition(jnp.asarray(logits), jnp.asarray(said), penalty)
     wanted = [plain_penalise(row, set(np.flatnonzero(s)), penalty) for row, s in zip(logits, said, strict=True)]
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
     if penalty > 1:  # whatever its sign, a token said gets less likely, and the others keep their logits

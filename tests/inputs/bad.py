@@ -260,7 +260,7 @@ BAD: dict[str, Bad] = {
         "translator",
         together(without(CHARACTERS), file("run/vocabulary/joint.bytes")),
         TRANSLATE,
-        ["has 260 entries", "made for 16"],
+        ["has 260 entries", "needs 16"],
     ),
     "a vocabulary that is gone": Bad(
         "translator", a_folder("run/vocabulary"), TRANSLATE, ["run/vocabulary: there is no vocabulary 'joint'"]

@@ -158,7 +158,7 @@ def test_notices_and_errors_name_the_line_however_many_there_are(use, monkeypatc
     assert result.status == 0 and len(result.lines) == 5 and len(result.lines[0]) == 3
     assert result.err == "2 of 5 texts were cut to 48 tokens (config.data.max_source_length), the first of them number 2\n"
     result = command("--mode=predict", f"--workdir={run.workdir}", stdin=b"a\nb\nc\td\n")
-    assert result.status == 2 and result.err == "launch.py: line 3 has 2 fields between tabs: wants text\n"
+    assert result.status == 2 and result.err == "launch.py: line 3 has 2 fields separated by tabs: give text\n"
 
 
 # --- generate ------------------------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_a_prompt_past_the_positions_is_one_line_and_nothing_else(use):
     with mock.patch("transformer.inference.generate.most_positions", lambda config: 5):
         result = command("--mode=generate", f"--workdir={run.workdir}", "--prompt=ann has egg")
     assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
-    assert result.err.startswith("launch.py: the prompt has 12 tokens, the start included, and the model positions for 5")
+    assert result.err.startswith("launch.py: the prompt has 12 tokens, the start included, and the model has 5 positions")
 
 
 # --- modes that a task lacks -------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def theirs(name, *arguments):
 
 @pytest.mark.parametrize("value", [0.6, 1.0, 1.3, 4.0])
 def test_repetition_penalty(value):
-    found = sampling.penalise_repetition(jnp.asarray(LOGITS), said(FED, 50), value)
+    found = sampling.penalize_repetition(jnp.asarray(LOGITS), said(FED, 50), value)
     np.testing.assert_allclose(found, theirs("RepetitionPenaltyLogitsProcessor", value), rtol=1e-6)
 
 

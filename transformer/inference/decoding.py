@@ -1,6 +1,6 @@
-"""What `config.search` finds for sources: search.py over a model, in a pool of slots for sentences.
+"""Search with a model as `config.search` describes it, in a pool of slots for sentences (the search itself is search.py).
 
-A sentence leaves the pool when it is done, and the next one takes its slot, so that no step is spent on what is done.
+A sentence leaves the pool when it is done, and another sentence takes its slot, so that no step is wasted on finished ones.
 
 Letters: B sentences in the pool, R of them, S source tokens, T target tokens, N entries.
 """
@@ -23,53 +23,54 @@ from transformer.models import cache as caches
 
 Array = jax.Array
 Rule = search.Greedy | search.Beam
-FEW = 4  # once no more than one slot in so many is needed, there are only so many slots
-REFILL = 8  # one slot in so many is free before the pool is filled up again
+FEW = 4  # the pool shrinks to 1 / FEW of its slots once it needs no more
+REFILL = 8  # the pool is refilled once 1 / REFILL of its slots are free
 
 
 def positions_left(config: Config, source_length: int, limit: int) -> int:
-    """As many of `limit` output tokens as a table of positions has room for; a decoder alone has its source in it, too."""
+    """`limit` output tokens, reduced to what a table of positions allows; in a decoder-only model the source uses it too."""
     if (most := most_positions(config)) is None:
         return limit
     return min(limit, most if families.FAMILIES[config.family].encodes else most - source_length)
 
 
 def output_limit(config: Config, data_info: DataInfo, source_length: int) -> int:
-    """The limit of output tokens, end included, for a source of so many tokens."""
+    """The maximum number of output tokens, including the end, for a source of `source_length` tokens."""
     return positions_left(config, source_length, config.search.output_limit(source_length, data_info.longest_output))
 
 
 def make_rule(config: Config, data_info: DataInfo, max_length: int, scored: bool = True, exact: bool = False) -> Rule:
-    """How `config.search` searches, for outputs of at most `max_length` tokens, or of exactly that many, without an end."""
-    asked = config.search
-    how: Any = {"form": asked.penalty_form, "stopping": asked.stopping, "scored": scored}
-    how |= {"force_end": asked.force_end and not exact}
-    return search.make_rule(max_length, data_info.end, asked.beam_size, asked.length_penalty, asked.n_best, **how)
+    """The search that `config.search` describes, for outputs of at most `max_length` tokens, or (`exact`) of exactly this
+    number of tokens, without an end."""
+    chosen = config.search
+    how: Any = {"form": chosen.penalty_form, "stopping": chosen.stopping, "scored": scored}
+    how |= {"force_end": chosen.force_end and not exact}
+    return search.make_rule(max_length, data_info.end, chosen.beam_size, chosen.length_penalty, chosen.n_best, **how)
 
 
-# --- the pool: what is compiled ---------------------------------------------------------------------------------------------
+# --- the pool: compiled functions -------------------------------------------------------------------------------------------
 
 
 @struct.dataclass
 class Pool:
-    """Sentences that are searched for: what the model knows of their sources (None: their cache has it), and the search."""
+    """The sentences in search: the memory of their sources (None if the cache contains the source) and the search's state."""
 
     memory: Any
     state: search.State
 
     def select(self, numbers_R: Array) -> "Pool":
-        """These sentences alone."""
+        """The pool of the sentences with these indices."""
         return Pool(self.memory and self.memory.select(numbers_R), self.state.select(numbers_R))
 
     def put(self, numbers_R: Array, new: "Pool") -> "Pool":
-        """With R sentences in the place of those with these numbers; of one past the last, nothing."""
+        """Replaces the sentences with these indices by the R sentences of `new`. An index past the last is ignored."""
         memory = self.memory and self.memory.put(numbers_R, new.memory)
         return Pool(memory, self.state.put(numbers_R, new.state, caches.put_rows))
 
     def resize(self, length: int, room: int) -> "Pool":
-        """With room for so many tokens of each source and output."""
+        """The pool with space for `length` tokens of each source and `room` tokens of each output."""
         slots = room if self.memory else length + room
-        memory, state = self.memory and self.memory.resize(length), self.state.with_room(room)
+        memory, state = self.memory and self.memory.resize(length), self.state.resize(room)
         return Pool(memory, state.replace(cache=caches.resize(state.cache, slots)))
 
 
@@ -84,9 +85,9 @@ def begin(
     rule: Rule,
     slots: int,
 ) -> Pool:
-    """Sentences before their first token, with no room for it. Sources of a prefix LM end at the right. A limit of 0: nothing.
+    """The pool before the first token, without space for output. The sources of a prefix LM are padded on the left.
 
-    `slots`: as many as the cache will ever have.
+    A row with limit 0 is empty. `slots`: the largest number of slots that the cache will have.
     """
     apply = functools.partial(model.apply, {"params": params})
     starts = jnp.full(limit_B.shape, data_info.start, jnp.int32)
@@ -94,8 +95,8 @@ def begin(
         memory = model.unstack_layers(params, apply(source_BxS, None, segments_BxS, method="encode"))[1]
         cache: Any = apply(memory, slots, rule.beam_size * len(limit_B), method="start")
         return Pool(memory, rule.begin(caches.resize(cache, 0), starts, limit_B, 0))
-    # The source is a prefix in the cache, fed once and then shared out to the beams. It sees the start, as in training, which
-    # the search feeds again.
+    # The source is a prefix in the cache: it is fed once, then copied to each beam. As in training, the source sees the start
+    # token, so the start is fed here too; the search feeds it again.
     length = source_BxS.shape[1]
     cache = caches.resize(apply(None, slots, len(limit_B), method="start"), length + 1)  # type: ignore[arg-type]
     seen = jnp.concatenate([source_BxS, starts[:, None]], axis=1)
@@ -118,11 +119,11 @@ def advance(
     exact: bool,
     positions: int | None,
 ) -> Pool:
-    """The pool when so many sentences are done, or one needs more room. `exact`: no token is the end. `positions`: the size
-    of the model's table of them, if it has one."""
+    """Searches until `enough` sentences are done or one needs more space. `exact`: no output token is the end. `positions`:
+    the size of the model's table of positions, if it has one."""
 
     def step(tokens_BxT: Array, cache: Any) -> tuple[Array, Any]:
-        if positions is not None:  # a sentence that is done walks on, but not to where there is nothing
+        if positions is not None:  # finished sentences continue too, but must not leave the table
             cache = cache | {"next": jnp.minimum(cache["next"], positions - 1)}
         logits_BxTxN, new = model.apply({"params": params}, tokens_BxT, cache, pool.memory, method="step")
         if data_info.first is not None:
@@ -165,15 +166,15 @@ class Search:
     def __call__(
         self, params: Any, sources: Sequence[Sequence[int]], exact: Sequence[int] | None = None, scored: bool = True
     ) -> Iterator[tuple[int, search.Hypotheses]]:
-        """The number of each source and what is found for it, without an axis of sentences, as they are done.
+        """Yields the index of each source and its hypotheses, without a batch axis, in the order in which they finish.
 
-        `exact`: outputs have exactly so many tokens, none of them the end. `scored`: with scores.
+        `exact`: the exact number of output tokens for each source, none of them the end. `scored`: compute scores.
         """
         return _Run(self, params, sources, exact, scored).found() if sources else iter(())
 
 
 class _Run:
-    """One call of a search: its pool, and which sentence is in which slot."""
+    """One call of a search: its pool, and the sentence in each slot."""
 
     def __init__(self, own: Search, params: Any, sources: Sequence[Sequence[int]], exact: Sequence[int] | None, scored: bool):
         config, data_info, size = own.config, own.data_info, own.config.search.batch_size
@@ -189,22 +190,22 @@ class _Run:
         longest = self._most_room(config.data.max_source_length)
         self.rule = make_rule(config, data_info, longest, scored, exact is not None)
         self.most_slots = longest if own.encodes else config.data.max_source_length + longest
-        # The longest first: those that are left at last are short, and done soon.
+        # The longest come first, so that the last ones are short and finish soon.
         order = sorted(range(len(sources)), key=lambda number: -len(sources[number]))
         self.batches = [order[start : start + self.size] for start in range(0, len(order), self.size)][::-1]
         self._read()
-        self.pool, self.shape = self.read, (0, 0, 0)  # slots, and room for tokens of sources and outputs
+        self.pool, self.shape = self.read, (0, 0, 0)  # slots, space for source tokens, space for output tokens
         self.owner_B = np.array([*self.numbers, *[-1] * (self.size - len(self.numbers))])  # -1: the slot is free
         self.n_B, self.at = np.zeros(self.size, int), len(self.numbers)
 
     def found(self) -> Iterator[tuple[int, search.Hypotheses]]:
-        """As `Search`."""
+        """See `Search.__call__`."""
         params, done = self.own.unstack(self.params), []
         fixed: dict[str, Any] = {"rule": self.rule, "exact": self.exact is not None, "positions": self.own.positions}
         while np.any(self.owner_B >= 0):
             enough = self._arrange()
             self.pool = self.own.advance(params, self.pool, enough, **fixed)
-            yield from done  # while the pool works
+            yield from done  # while the device computes
             found, done_B, self.n_B = jax.device_get(_look(self.rule, self.pool.state))
             found = found if self.scored else found.replace(scores_BxN=None, log_probs_BxN=None)
             rows = np.flatnonzero(done_B & (self.owner_B >= 0))
@@ -214,7 +215,7 @@ class _Run:
         yield from done
 
     def _fill(self) -> None:
-        """Puts sentences that wait into slots that are free."""
+        """Puts waiting sentences into free slots."""
         free = np.flatnonzero(self.owner_B < 0)
         while len(free) and self._waiting():
             if self.at == len(self.numbers):
@@ -228,7 +229,7 @@ class _Run:
             self.at, free = self.at + len(slots), free[len(slots) :]
 
     def _arrange(self) -> int:
-        """Gives the pool the size that it needs; returns how many slots are free or done when it is looked at again."""
+        """Resizes the pool as needed. Returns the number of slots that must be free or done before the search pauses."""
         size, waiting = len(self.owner_B), self._waiting()
         busy, free = np.flatnonzero(self.owner_B >= 0), np.flatnonzero(self.owner_B < 0)
         rows = np.arange(size)
@@ -250,7 +251,7 @@ class _Run:
         return self.at < len(self.numbers) or bool(self.batches)
 
     def _read(self) -> None:
-        """The next batch of sentences."""
+        """Encodes the next batch of sentences."""
         self.numbers, self.at = self.batches.pop(), 0
         rows = [[*self.sources[number]] for number in self.numbers] + [[]] * (self.size - len(self.numbers))
         tokens, segments = pad(rows, self._length(len(rows[0])), left=not self.own.encodes)
@@ -258,19 +259,19 @@ class _Run:
         self.read = self.own.begin(self.params, tokens, segments, limits, rule=self.rule, slots=self.most_slots)
 
     def _length(self, tokens: int) -> int:
-        """The compiled length of sources of so many tokens: no more than any may have, where a table of positions may end."""
+        """The padded length for sources of `tokens` tokens, at most the maximum, because a table of positions may end there."""
         return min(round_length(tokens), self.own.config.data.max_source_length)
 
     def _most_room(self, length: int) -> int:
-        """Room for the outputs of all sources of this length."""
+        """The space that is sufficient for the output of every source of this length."""
         config, data_info = self.own.config, self.own.data_info
         wanted = self.exact or config.search.output_limit(length, data_info.longest_output)
         return positions_left(config, 0, wanted)
 
 
 def first_room(length: int, most: int) -> int:
-    """Room for outputs of sources of `length` tokens at first: about as much, or all if that is hardly more.
+    """The initial space for outputs of sources of `length` tokens: about `length`, or `most` if that is hardly more.
 
-    A step takes the longer the more room there is, and outputs are about as long as sources, but may be much longer."""
+    A step takes longer with more space, and most outputs are about as long as their source, but some may be much longer."""
     first = round_length(length + 1)
     return first if 4 * first <= 3 * most else most

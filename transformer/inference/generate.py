@@ -1,6 +1,6 @@
-"""Continuations: samples of a causal language model, written as they are drawn, and the likelihood of a text.
+"""Text from a causal language model: sampled continuations, which can be streamed, and the likelihood of a text.
 
-Drawing itself is sampling.py, windows of long documents perplexity.py.
+The sampling algorithm is in sampling.py, the windows over long documents are in perplexity.py.
 Letters: B samples, P slots of a prompt, T tokens.
 """
 
@@ -20,11 +20,11 @@ from transformer.inference.loading import Loaded, Map, Predictor, listed, most_p
 
 Array = jax.Array
 
-CHUNK = 16  # tokens drawn between two looks at the text
+CHUNK = 16  # tokens drawn in one call before the text is updated
 
 
 class Generator(Predictor):
-    """A causal language model of a workdir."""
+    """The causal language model of a workdir."""
 
     def __init__(self, loaded: Loaded):
         super().__init__(loaded)
@@ -35,7 +35,7 @@ class Generator(Predictor):
 
     @property
     def window(self) -> int:
-        """Tokens that the model sees at once: as many as it has positions for, else as it was trained on."""
+        """The number of tokens that the model sees at once: its number of positions, else the length of training."""
         return most_positions(self.config) or self.config.data.max_target_length
 
     def generate(self, prompt: str, num_samples: int = 1, seed: int = 0) -> list[str]:
@@ -46,32 +46,32 @@ class Generator(Predictor):
         return texts
 
     def stream(self, prompt: str, num_samples: int = 1, seed: int = 0) -> Iterator[tuple[int, str]]:
-        """(sample, more of its text) as it is drawn. A sample is the same alone and among others.
+        """Yields (index of the sample, new text) while sampling. A sample does not depend on the other samples.
 
-        Past the window the last half of it is read again as a prompt. UserError, at once: the prompt is longer than the
-        model's positions, or than `config.search.max_length`.
+        When the window is full, its last half becomes the new prompt. UserError, immediately, if the prompt is longer than the
+        model's positions or than `config.search.max_length`.
         """
-        self._told = []
+        self._other_cuts = []
         given = self._ids(prompt, "the prompt")
         if len(given) > self.window:
-            self._told = [self._unread("prompt", len(given), "last")]
+            self._other_cuts = [self._unread("prompt", len(given), "last")]
         if (limit := self.config.search.continuation_limit(len(given))) < 1:
             raise UserError(
-                f"the prompt has {len(given):,} tokens, and config.search.max_length is {self.config.search.max_length:,}, the "
-                "prompt included; shorten the prompt or raise config.search.max_length"
+                f"the prompt has {len(given):,} tokens, and config.search.max_length is {self.config.search.max_length:,}, "
+                "which includes the prompt; shorten the prompt or raise config.search.max_length"
             )
         return self._stream(given, limit, num_samples, seed)
 
     def _ids(self, text: str, what: str) -> list[int]:
-        """The tokens of the text, after the start token if `config.search.start_token` is set.
+        """The tokens of the text, preceded by the start token if `config.search.start_token` is set.
 
-        UserError: more than the model's positions.
+        UserError if there are more tokens than the model has positions.
         """
         ids = self._tokens(text)
         if (most := most_positions(self.config)) is not None and len(ids) > most:
             start = ", the start included," if self.config.search.start_token else ""
             raise UserError(
-                f"{what} has {len(ids):,} tokens{start} and the model positions for {most:,} "
+                f"{what} has {len(ids):,} tokens{start} and the model has {most:,} positions "
                 "(config.model.positions.size); shorten it"
             )
         return ids
@@ -83,7 +83,7 @@ class Generator(Predictor):
 
     def _unread(self, what: str, length: int, which: str) -> Cut:
         setting = "model.positions.size" if most_positions(self.config) else "data.max_target_length"
-        text = f"tokens of the {what} are not read: the {which} {self.window:,} are (config.{setting})"
+        text = f"tokens of the {what} are not read: only the {which} {self.window:,} are used (config.{setting})"
         return Cut(length - self.window, length, text)
 
     def _stream(self, given: list[int], left: int, num_samples: int, seed: int) -> Iterator[tuple[int, str]]:
@@ -106,8 +106,8 @@ class Generator(Predictor):
             if text := writer.write(ids[number][len(given) :], last=True):
                 yield number, text
         limit = f"the limit of {most:,} new tokens (config.search.max_new_tokens, .max_length)"
-        window = f"the window of {self.window:,} tokens, whose last half was read again"
-        self._told += some(
+        window = f"the window of {self.window:,} tokens; its last half was used as a new prompt"
+        self._other_cuts += some(
             Cut(int(going.sum()), num_samples, f"samples ended at {limit}"),
             Cut(sum(len(row) > self.window for row in ids), num_samples, f"samples are longer than {window}"),
         )
@@ -115,8 +115,8 @@ class Generator(Predictor):
     def _draw(
         self, read: list[list[int]], going: np.ndarray, count: int, key: Array
     ) -> Iterator[tuple[list[list[int]], np.ndarray]]:
-        """Up to `count` tokens of each sample, a chunk at a time, and which samples are unfinished; the caller may end some
-        there."""
+        """Yields up to `count` tokens of each sample in chunks, and a mask of unfinished samples, in which the caller may end
+        some."""
         length = min(round_length(max(map(len, read))), max(self.window, max(map(len, read))))
         tokens_BxP, valid_BxP = pad(read, length, left=True)
         limit_B = np.where(going, count, 0).astype(np.int32)
@@ -158,28 +158,29 @@ class Generator(Predictor):
     def _extend_samples(self, params: Any, state: sampling.State, *, count: int) -> tuple[sampling.State, Array]:
         return sampling.extend(self._step(params), state, count)
 
-    # --- how likely a text is -------------------------------------------------------------------------------------------
+    # --- the likelihood of a text ---------------------------------------------------------------------------------------
 
     def logits(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """For each text the logits TxN after the start (if `config.search.start_token`), token 1, ..., all of its tokens.
+        """For each text, the logits TxN after each of its tokens, and first after the start token
+        (`config.search.start_token`).
 
-        UserError: as in `stream`.
+        UserError as in `stream`.
         """
         batch = self.batch(texts)
-        logits, lengths = np.asarray(self._said(self.params, batch)), batch["segments"].sum(axis=1)
+        logits, lengths = np.asarray(self._forward(self.params, batch)), batch["segments"].sum(axis=1)
         return [each[:length] for each, length in zip(logits, lengths, strict=True)]
 
     def batch(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """What the model is called with for these texts: tokens and segments, int32 BxT. UserError: as in `stream`."""
+        """The model's inputs for these texts: tokens and segments, int32 BxT. UserError as in `stream`."""
         rows = [self._ids(text, "a text") for text in listed(texts)]
         tokens, segments = pad(rows, max(map(len, rows), default=1))
         return {"inputs": tokens, "segments": segments}
 
     def perplexity(self, documents: Sequence[str]) -> dict[str, float]:
-        """Nats and perplexity per token, an end behind each document, and bits per character and byte of the text that its
-        tokens decode to: what a vocabulary throws away costs nothing and does not count.
+        """Nats and perplexity per token, including an end token after each document, and bits per character and per byte.
 
-        The window is as long as a training row and moves on by `config.evaluate.stride` tokens.
+        Characters and bytes are those of the text that the tokens decode to, without what the vocabulary discards. The window
+        has the length of a training row and moves by `config.evaluate.stride` tokens.
         """
         window = self.config.data.max_target_length
         stride, rows = self.config.evaluate.stride or window, self.config.search.batch_size
@@ -188,8 +189,8 @@ class Generator(Predictor):
         encoded = self.vocabulary.encode_batch(documents)
         decoded = [self.vocabulary.decode(each) for each in encoded]
         changed = sum(a != b for a, b in zip(documents, decoded, strict=True))
-        what = "documents are not what their tokens decode to; bits are those of a character or byte of the decoded text"
-        self._told = some(Cut(changed, len(documents), what))
+        what = "documents differ from the text that their tokens decode to; bits are per character or byte of the decoded text"
+        self._other_cuts = some(Cut(changed, len(documents), what))
         ids = [[*each, self.data_info.end] for each in encoded]
         if isinstance(objective, CausalLM) and objective.cross_documents:
             ids = [[token for each in ids for token in each]]
@@ -203,11 +204,11 @@ class Generator(Predictor):
         return -jnp.take_along_axis(jax.nn.log_softmax(logits_BxTxN), targets_BxT[..., None], axis=-1)[..., 0]
 
     def attention(self, source: str, target: str | None = None) -> list[Map]:
-        """Weights while the text is read, as much of it as the model sees at once."""
+        """Attention weights for the text, which is cut to the number of tokens that the model sees at once."""
         ids = self._tokens(source + (target or ""))
-        self._told = []
+        self._other_cuts = []
         if len(ids) > self.window:
-            self._told = [self._unread("text", len(ids), "first")]
+            self._other_cuts = [self._unread("text", len(ids), "first")]
         ids = ids[: self.window]
         pieces = [
             "<s>" if i == self.data_info.start else piece for i, piece in zip(ids, self.vocabulary.pieces(ids), strict=True)
@@ -217,14 +218,16 @@ class Generator(Predictor):
 
 
 class _Writer:
-    """The text of a sample so far: what is new of it, without half characters, and up to the stop string."""
+    """Decodes a sample step by step: gives its new text, without incomplete characters, and up to the stop string."""
 
     def __init__(self, vocabulary: Any, given: list[int], stop: str | None):
         self.vocabulary, self.given, self.stop = vocabulary, given, stop
         self.before, self.written, self.stopped = vocabulary.decode(given), 0, False
 
     def write(self, ids: list[int], last: bool) -> str:
-        """What can be written now. Unless `last`, what a stop string or a character may need is held back."""
+        """The text that can be written now. Unless `last`, the possible beginning of a stop string or character is
+        held back.
+        """
         if self.stopped:
             return ""
         text = self.vocabulary.decode([*self.given, *ids])[len(self.before) :]

@@ -1,6 +1,6 @@
-"""Labels of texts, tags of words, answers in texts, masked tokens filled in, vectors: the outputs of models that read a text.
+"""Predictions of models that read a text: labels, tags of words, answers in texts, tokens for masks, and vectors.
 
-An example is a mapping of fields, as `data/sources` gives them, without what is asked for.
+An example is a mapping of fields as in `data/sources`, without the field to predict.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,24 +17,26 @@ from transformer.errors import UserError, counted
 from transformer.inference.loading import Loaded, Map, Predictor, clean, listed, pad, round_length
 from transformer.inference.special import MASK
 
-LONGEST_ANSWER = 30  # tokens, where the data has no longer one (BERT's code for SQuAD)
+LONGEST_ANSWER = 30  # tokens, unless the data has longer answers (BERT's code for SQuAD)
 
 
 class Labeller(Predictor):
-    """A model with a head on its states."""
+    """A model with a head on its final states."""
 
     def __init__(self, loaded: Loaded):
         super().__init__(loaded)
         self.objective = loaded.objective
 
     def predict(self, examples: Sequence[Mapping[str, str]], first: int = 1) -> list[str]:
-        """A label (of a model with one label: its score), the tags separated by spaces, an answer (blank: none), a text with
-        its masks filled, or, of a model without a head, the numbers of its vector, of each example.
+        """The prediction for each example, as text: a label (or the score, if the model has one label), tags separated by
+        spaces, an answer (blank if there is none), or the text with its masks filled. A model without a head gives the numbers
+        of its
+        vector.
 
-        `first`: the number of the first one, as messages name it. UserError: some texts have a pair, others not.
+        `first`: the number of the first example in messages. UserError if only some of the texts have a pair.
         """
         if first == 1:
-            self._cut, self._told = [], []
+            self._cut, self._other_cuts = [], []
             self._names.reset()
         self._count = first - 1 + len(examples)
         ways = {"label": self._labels, "tags": self._tags, "span": self._answers, "filled": self._fill}
@@ -43,7 +45,7 @@ class Labeller(Predictor):
         for number, example in enumerate(cleaned, first):
             if example.keys() != cleaned[0].keys():
                 has = [f"line {n} has the fields {', '.join(e)}" for n, e in ((number, example), (first, cleaned[0]))]
-                raise UserError(f"{'; '.join(has)}: give all the same")
+                raise UserError(f"{'; '.join(has)}: give all lines the same fields")
         output = families.task_of(self.config).output
         if output not in ("filled", "vector"):  # which count by themselves
             self._names.count(text for example in cleaned for text in example.values())
@@ -51,21 +53,21 @@ class Labeller(Predictor):
 
     @property
     def longest_answer(self) -> int:
-        """Tokens that an answer may have: no answer of the run's own data has more."""
+        """The largest number of tokens in an answer: that of the longest answer in the run's data."""
         return max(LONGEST_ANSWER, self.data_info.longest_output)
 
     def parse(self, line: str, number: int = 1) -> dict[str, str]:
-        """A line as an example: its fields, separated by tabs. UserError: too few or many."""
+        """An example from a line with fields separated by tabs. UserError if there are too few or too many."""
         several = {"label": ("text", "pair"), "vector": ("text", "pair"), "span": ("question", "text")}
         fields = several.get(families.task_of(self.config).output, ("text",))
         parts = line.split("\t")
         least = 2 if fields[0] == "question" else 1
         if not least <= len(parts) <= len(fields):
-            raise UserError(f"line {number} has {counted(len(parts), 'field')} between tabs: wants {' TAB '.join(fields)}")
+            raise UserError(f"line {number} has {counted(len(parts), 'field')} separated by tabs: give {' TAB '.join(fields)}")
         return dict(zip(fields, parts, strict=False))
 
     def _cleaned(self, example: Mapping[str, str]) -> dict[str, str]:
-        """Offsets into a text must hold, so only case is changed where an answer is looked for."""
+        """In question answering only case is changed, because offsets into the text must stay valid."""
         if "question" in example:
             return {k: v.lower() if self.config.data.lowercase else v for k, v in example.items() if k in ("question", "text")}
         return {k: clean(self.config, v) for k, v in example.items() if k in ("text", "pair")}
@@ -80,10 +82,10 @@ class Labeller(Predictor):
     def embed(self, examples: Sequence[str | Mapping[str, str]], first: int = 1) -> np.ndarray:
         """A vector for each text (or pair, {"text": .., "pair": ..}), with the settings of `config.embed`: float32 NxD.
 
-        Works with any encoder, whatever its head; but vectors of an encoder that was not trained for it carry little meaning.
+        This works with any encoder, whatever its head, but the vectors are meaningful only if the encoder was trained for them.
         """
         if first == 1:
-            self._cut, self._told = [], []
+            self._cut, self._other_cuts = [], []
             self._names.reset()
         self._count = first - 1 + len(examples)
         given = [self._cleaned({"text": each} if isinstance(each, str) else each) for each in listed(examples, "examples")]
@@ -112,12 +114,12 @@ class Labeller(Predictor):
         tokens = {word: len(each) for word, each in zip(words, ids, strict=True)}
         none = sum(tokens[word] == 0 for example in examples for word in tagged_words(example["text"]))
         total = sum(len(tagged_words(example["text"])) for example in examples)
-        self._told.append(Cut(none, total, "words have no token in the vocabulary and were tagged O"))
+        self._other_cuts.append(Cut(none, total, "words have no token in the vocabulary and were tagged O"))
         result = []
         for example, scores_SxC in zip(examples, self._rows(corpus, first), strict=True):
-            place, tags = 1, []  # behind the beginning
+            place, tags = 1, []  # after the start token
             for word in tagged_words(example["text"]):
-                # Nothing is known of a word that was cut, or that is no token.
+                # There is no prediction for a word that was cut or that has no token.
                 known = tokens[word] and place < len(scores_SxC) - 1
                 tags.append(self.data_info.labels[int(scores_SxC[place].argmax())] if known else "O")
                 place += tokens[word]
@@ -126,15 +128,17 @@ class Labeller(Predictor):
 
     def _answers(self, examples: Sequence[Mapping[str, str]], first: int) -> list[str]:
         corpus = texts(examples, self.loaded.vocabularies, ())
-        self._told += self.objective.cuts(corpus)
+        self._other_cuts += self.objective.cuts(corpus)
         corpus = self.objective.chunk_documents(corpus)
         best = [(0.0, "")] * len(examples)
         spans = [self.loaded.vocabularies["text"].spans(example["text"]) for example in examples]
         for (example, place, length), scores_Sx2 in zip(
             corpus["window"].values.reshape(-1, 3), self._rows(corpus, first), strict=True
         ):
-            text_Sx2 = scores_Sx2[len(scores_Sx2) - 1 - length : len(scores_Sx2) - 1]  # before the end
-            pairs = text_Sx2[:, None, 0] + text_Sx2[None, :, 1] - scores_Sx2[0].sum()  # against the beginning: no answer
+            text_Sx2 = scores_Sx2[len(scores_Sx2) - 1 - length : len(scores_Sx2) - 1]  # without the end token
+            pairs = (
+                text_Sx2[:, None, 0] + text_Sx2[None, :, 1] - scores_Sx2[0].sum()
+            )  # compared with the start token, which means no answer
             ahead = np.arange(length)[None, :] - np.arange(length)[:, None]
             pairs = np.where((ahead >= 0) & (ahead < self.longest_answer), pairs, -np.inf)
             if length and (score := pairs.max()) > best[example][0]:
@@ -145,7 +149,7 @@ class Labeller(Predictor):
 
     def _fill(self, examples: Sequence[Mapping[str, str]], first: int) -> list[str]:
         vocabulary, size, result = self.loaded.vocabularies["text"], self.config.search.batch_size, []
-        for start in range(0, len(examples), size):  # logits are large: a batch of them at a time
+        for start in range(0, len(examples), size):  # logits are large, so process one batch at a time
             numbered = enumerate(examples[start : start + size], first + start)
             rows = [self._with_masks(example["text"], number) for number, example in numbered]
             ready = [{"source": np.asarray(ids), "token_types": np.zeros(len(ids), np.int64)} for ids, _ in rows]
@@ -156,7 +160,9 @@ class Labeller(Predictor):
         return result
 
     def _with_masks(self, text: str, number: int) -> tuple[list[int], list[int]]:
-        """The tokens of a text, each mask of it one, between begin and end, and where the masks are. Too long: cut."""
+        """The tokens of a text between start and end, and the indices of its masks, which are one token each. Long texts are
+        cut.
+        """
         data_info, limit = self.data_info, self.config.data.max_source_length
         ids = [data_info.start if data_info.begin is None else data_info.begin, *self._names.encode_batch([text])[0]]
         if len(ids) >= limit:
@@ -165,14 +171,14 @@ class Labeller(Predictor):
         return ids, [place for place, token in enumerate(ids) if token == data_info.mask]
 
     def _rows(self, corpus: Any, first: int, objective: Objective | None = None, name: str = "scores") -> Iterator[np.ndarray]:
-        """The output of that `name` for each row, in order. `first`: the number of the first row."""
+        """The output `name` for each row, in order. `first`: the number of the first row in messages."""
         objective = objective or self.objective
         lengths, limit = objective.lengths(corpus)[:, -1], self.config.data.max_source_length
         self._cut += (np.flatnonzero(lengths > limit) + first).tolist()
         return self._apply([objective.features(corpus, n, 0) for n in range(len(lengths))], name)
 
     def _apply(self, rows: list[dict[str, np.ndarray]], name: str) -> Iterator[np.ndarray]:
-        """By batches of like length. Of a row with fewer tokens only these come back."""
+        """Applies the model in batches of similar lengths. The results have no padding."""
         size, results = self.config.search.batch_size, [np.zeros(0)] * len(rows)
         order = sorted(range(len(rows)), key=lambda n: len(rows[n]["source"]))
         for first in range(0, len(order), size):
@@ -183,14 +189,14 @@ class Labeller(Predictor):
             tokens, segments = pad([rows[n]["source"] for n in chosen] + fill, length)
             types, _ = pad([rows[n]["token_types"] for n in chosen] + fill, length)
             batch = {"source": tokens, "source_segments": segments, "token_types": types}
-            found = np.asarray(self._said(self.params, batch)[name])
+            found = np.asarray(self._forward(self.params, batch)[name])
             for row, n in enumerate(chosen):
                 results[n] = found[row] if found.ndim == 2 else found[row, : len(rows[n]["source"])]
         return iter(results)
 
     def batch(self, sources: Sequence[str], targets: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """What the model is called with for these texts, with a second segment each if `targets` are given: int32 BxS."""
-        self._cut, self._told, self._count, limit = [], [], len(listed(sources)), self.config.data.max_source_length
+        """The model's inputs for these texts, each with a second segment if `targets` are given: int32 BxS."""
+        self._cut, self._other_cuts, self._count, limit = [], [], len(listed(sources)), self.config.data.max_source_length
         vocabulary, rows = self.loaded.vocabularies["text"], []
         for number, source in enumerate(sources):
             ids, _ = self._with_masks(clean(self.config, source), number + 1)
@@ -206,12 +212,12 @@ class Labeller(Predictor):
         return {"source": tokens, "source_segments": segments, "token_types": pad([types for _, types in rows], length)[0]}
 
     def attention(self, source: str, target: str | None = None) -> list[Map]:
-        """Weights while the text is read; `target`: a second segment."""
+        """Attention weights for the text; `target`: a second segment."""
         vocabulary = self.loaded.vocabularies["text"]
         batch = self.batch([source], [target] if target else None)
         ids = batch["source"][0].tolist()
         pieces = [MASK if i == self.data_info.mask else vocabulary.pieces([i])[0] for i in ids]
-        rows = {"encoder": pieces, "decoder": ["<s>", *pieces[:-1]]}  # a decoder reads the text behind its start
+        rows = {"encoder": pieces, "decoder": ["<s>", *pieces[:-1]]}  # the decoder reads the text after a start token
         maps = []
         for place, weights_LxBxHxTxS in self.weights_of(batch).items():
             stack, role = place.split("/")

@@ -1,6 +1,6 @@
-"""What a workdir holds of a trained model, and the small things that all ways to use it share.
+"""Loads a trained model from a workdir, and contains what all uses of a model share.
 
-What a model can be asked is `translate.py`, `generate.py`, `label.py`; which of these it is, `predict.py`.
+The uses are in `translate.py`, `generate.py` and `label.py`; `predict.py` chooses among them.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ from transformer.runtime.checkpoints import Checkpoints
 from transformer.runtime.workdir import open_existing
 from transformer.validation import validate
 
-# Lengths that are compiled for; longer ones go by multiples of the last.
+# Inputs are padded to these lengths, for which the model is compiled; longer ones to multiples of the last.
 LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256)
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A model with its parameters, and vocabularies by field of an example. `steps`: the checkpoints it is made of."""
+    """A model with its parameters, and the vocabulary of each field. `steps`: the checkpoints of which it is the mean."""
 
     config: Config
     data_info: DataInfo
@@ -47,7 +47,7 @@ class Loaded:
 
 @functools.lru_cache(maxsize=64)  # equal models share their programs
 def _programs(model: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The outputs of a batch, and what attention kept of it."""
+    """Functions that give the outputs for a batch, and the attention weights for it."""
     return (
         jax.jit(lambda params, batch: model.apply({"params": params}, batch)),
         jax.jit(lambda params, batch: model.apply({"params": params}, batch, mutable=["intermediates"])[1]),
@@ -55,21 +55,21 @@ def _programs(model: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any]]
 
 
 class Predictor:
-    """What all ways to use a model share: the model's parts, and its application to a batch."""
+    """Base of all uses of a model: holds the model's parts and applies it to a batch."""
 
-    noun = "text"  # what is cut where it is too long
+    noun = "text"  # name of an input in notices
 
     def __init__(self, loaded: Loaded):
         self.loaded, self.config, self.data_info, self.model = loaded, loaded.config, loaded.data_info, loaded.model
         self.params = loaded.params
-        self._cut: list[int] = []  # numbers, from 1, of what the last call cut
-        self._count = 0  # of what it was given
-        self._told: list[Cut] = []  # what else the last call cut
+        self._cut: list[int] = []  # numbers, from 1, of the inputs that the last call cut
+        self._count = 0  # inputs of the last call
+        self._other_cuts: list[Cut] = []  # everything else that the last call cut
         self._names = SpecialNames(loaded.config, loaded.data_info, next(iter(loaded.vocabularies.values())))
-        self._said, self._observe = _programs(loaded.model)
+        self._forward, self._observe = _programs(loaded.model)
 
     def weights_of(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Weights LxBxHxTxS of a batch by place, as "decoder/cross"; nothing of a model without attention."""
+        """Attention weights LxBxHxTxS of a batch by site, such as "decoder/cross"; empty for a model without attention."""
         result, model = {}, self.config.model
         for stack, sown in self._observe(self.params, batch).get("intermediates", {}).items():
             layers = layers_in_order(sown, len(model.layers_of_period(stack)), model.depth(stack))
@@ -79,29 +79,29 @@ class Predictor:
 
     @property
     def cuts(self) -> list[Cut]:
-        """What the last call may have cut, counted; with those of which there is none."""
+        """Counts of everything that the last call may have cut, including counts of 0."""
         limit = f"{self.config.data.max_source_length:,} tokens (config.data.max_source_length)"
-        return [Cut(len(self._cut), self._count, f"{self.noun}s were cut to {limit}"), *merged(self._told)]
+        return [Cut(len(self._cut), self._count, f"{self.noun}s were cut to {limit}"), *merged(self._other_cuts)]
 
     @property
     def notices(self) -> list[str]:
         """Notices for the user about the last call."""
         lines = list(map(str, some(*self.cuts)))
-        if self._cut:  # then they come first
+        if self._cut:  # these inputs come first
             lines[0] += f", the first of them number {self._cut[0]:,}"
         return [*lines, *self._names.notices]
 
 
 def listed(texts: Any, what: str = "texts") -> Any:
-    """`texts` itself. UserError: one text, whose letters would be taken for texts, where several are meant."""
+    """`texts` itself. UserError if it is one text instead of a list, because each letter would be taken for a text."""
     if isinstance(texts, str | bytes | Mapping):
-        raise UserError(f"{str(texts)[:40]!r} stands where a list of {what} is wanted; put it into one, [..]")
+        raise UserError(f"{str(texts)[:40]!r} is given instead of a list of {what}; put it into a list, [..]")
     return texts
 
 
 @dataclasses.dataclass(frozen=True)
 class Map:
-    """Attention of a stack to draw: weights of every layer and head, what is looked at (across) and what looks (down)."""
+    """Attention weights of all layers and heads of a site, with labels of the keys (across) and of the queries (down)."""
 
     name: str
     weights_LxHxTxS: np.ndarray
@@ -112,25 +112,25 @@ class Map:
 def read(
     path: str | Path, overrides: Mapping[str, str] | None = None, mode: str | None = None, may_change: Collection[str] = ()
 ) -> Loaded:
-    """A workdir's model. `overrides` of settings, as on the command line, may touch those alone that change no parameter, and
-    those in `may_change`.
+    """The model of a workdir. `overrides` of settings, as on the command line, may only change settings that do not affect
+    parameters, and those in `may_change`.
 
-    The checkpoints are those of `config.evaluate`: the last, the best, or the mean of the last few; the moving average if
-    one was kept. A damaged one among the last is skipped with a notice. UserError: damaged or incomplete; what was trained
-    has not `mode`.
+    `config.evaluate` chooses the checkpoint: the last, the best, or the mean of the last few; the moving average is used if
+    one was kept. A damaged checkpoint among the last is skipped with a notice. UserError if the workdir is damaged or
+    incomplete, or if the model does not support `mode`.
     """
     workdir = open_existing(Path(path))
     made = workdir.config()
     config, notices = effects.settle(settings.override(made, overrides or {}), overrides or {}, lambda: made)
     validate(config)
     if changed := [each for each in settings.differences(made, config) if each.partition(":")[0] not in may_change]:
-        raise UserError(f"--config: {path} was trained with other settings, they cannot change now: {', '.join(changed)}")
+        raise UserError(f"--config: {path} was trained with other settings, which cannot change now: {', '.join(changed)}")
     if mode is not None:
         families.check_mode(config, mode)
     data_info, task = workdir.data_info(), families.task_of(config)
     if mode == "evaluate" and task.output == "label" and len(data_info.labels) == 1:
         raise UserError(
-            f"--mode=evaluate: the model of {path} has one label, so that it gives scores (--mode=predict), no labels"
+            f"--mode=evaluate: the model of {path} has one label, so it gives scores instead of labels; use --mode=predict"
         )
     vocabularies = prepare.load_vocabularies(config.data, families.text_fields(task), workdir.vocabulary)
     _check_sizes(workdir.vocabulary, data_info, list(vocabularies.values()))
@@ -153,7 +153,7 @@ def read(
 
 
 def _best(checkpoints: Checkpoints, path: str | Path) -> list[int]:
-    """The step of the best checkpoint; nothing where there is no checkpoint. There is a notice if a better one was not kept."""
+    """The step of the best checkpoint, if there is one. Prints a notice if a better one was not kept."""
     metric, best, last = checkpoints.settings.best_metric, checkpoints.best(), checkpoints.latest()
     if last is None:
         return []
@@ -168,31 +168,31 @@ def _best(checkpoints: Checkpoints, path: str | Path) -> list[int]:
 
 
 def _check_sizes(folder: Path, data_info: DataInfo, vocabularies: Sequence[Vocabulary]) -> None:
-    """UserError: the vocabularies are not those that `data_info` was made from. Sentinels and a mask may be in them or not."""
+    """UserError if the vocabularies do not match `data_info`. They may or may not include sentinels and a mask."""
     more = data_info.sentinels + (data_info.mask is not None)
     for side, each in (("source", vocabularies[0]), ("target", vocabularies[-1])):
         size, rows = getattr(data_info, f"{side}_size"), getattr(data_info, f"{side}_rows")
         if not size - more <= each.size <= rows:
             raise UserError(
-                f"{folder}: the vocabulary has {each.size} entries, and the model was made for {size}; restore it, or train "
+                f"{folder}: the vocabulary has {each.size} entries, but the model needs {size}; restore the file, or train "
                 "again in a new workdir"
             )
 
 
 def clean(config: Config, text: str) -> str:
-    """As the training text was: stripped, and lowercased where that was asked. A published vocabulary may know spaces at the
-    ends of a text, so that for it they stay."""
+    """Text in the form of the training text: stripped, and lowercased if the settings say so. Spaces at the ends are kept for a
+    published vocabulary, which may have tokens for them."""
     text = text if config.data.vocabulary == "imported" else text.strip()
     return text.lower() if config.data.lowercase else text
 
 
 def most_positions(config: Config) -> int | None:
-    """The number of tokens that the position encoding supports; none: any number."""
+    """The number of tokens that the position encoding supports, or None if there is no limit."""
     return config.model.positions.longest() if families.FAMILIES[config.family].positions else None
 
 
 def round_length(length: int) -> int:
-    """The compiled length that holds `length` tokens."""
+    """The padded length for `length` tokens."""
     for known in LENGTHS:
         if length <= known:
             return known
@@ -200,7 +200,9 @@ def round_length(length: int) -> int:
 
 
 def pad(rows: Sequence[Sequence[int] | np.ndarray], length: int, left: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and segments (1 where there is a token), int32 BxS; the padding behind the tokens or, `left`, before them."""
+    """Tokens and segments (1 for tokens, 0 for padding), int32 BxS; padding comes after the tokens, or before them if
+    `left`.
+    """
     tokens = np.zeros((len(rows), length), np.int32)
     segments = np.zeros((len(rows), length), np.int32)
     for number, row in enumerate(rows):

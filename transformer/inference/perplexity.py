@@ -1,4 +1,4 @@
-"""Exact likelihood of documents under a causal model that sees a window of tokens at a time. No model is known here.
+"""The exact likelihood of documents under a causal model that sees one window of tokens at a time. Independent of the model.
 
 Letters: B windows of a batch, T tokens of a window, N tokens of a document.
 """
@@ -12,18 +12,19 @@ import numpy as np
 from transformer.inference.scores import token_scores
 
 Row = tuple[np.ndarray, np.ndarray, np.ndarray]
-# (inputs, targets, weights, each BxT) -> nats BxT of each target, given the inputs up to it; where the weight is 0 anything.
+# (inputs, targets, weights, each BxT) -> nats BxT of each target given the inputs up to it; arbitrary where the weight is 0.
 Score = Callable[[np.ndarray, np.ndarray, np.ndarray], "np.typing.ArrayLike"]
 
 
 def windows(ids: Sequence[int] | np.ndarray, start: int, window: int, stride: int) -> Iterator[Row]:
     """Inputs, targets (int32) and weights (float32, 1: scored here) of each window of a document, T each.
 
-    Targets are the document's N tokens; inputs are `start` and all but the last. The first window scores all of its tokens,
-    each later one moves on by `stride`, the last one by what is left, and scores what it moved by; it covers the last
-    `window` tokens up to its end, so that a target sees at least window - stride + 1 inputs where there are as many
-    (Press et al. 2021, section 2). At stride = window no two windows overlap, and the last one is short. Each token is
-    scored once. Short rows are padded on the right, with weight 0. ValueError: a stride outside 1 to `window`.
+    Targets are the document's N tokens; inputs are `start` and all tokens but the last. The first window scores all of its
+    tokens. Each later window moves by `stride` (the last one by the remaining tokens) and scores the tokens by which it moved.
+    It covers the last `window` tokens up to its end, so that each target sees at least window - stride + 1 inputs if the
+    document has them (Press et al. 2021, section 2). With stride = window, windows do not overlap, and the last one may be
+    short. Each token is scored once. Short rows are padded on the right, with weight 0. ValueError if stride is not between 1
+    and `window`.
     """
     if not 1 <= stride <= window:
         raise ValueError(f"stride is {stride}: must be between 1 and the window, {window}")
@@ -43,10 +44,10 @@ def token_nll(
 ) -> Iterator[np.ndarray]:
     """For each document, in order, the nats of each of its tokens: float64 N.
 
-    `score` always gets `batch_size` rows; those of several documents share a batch, and what is left of the last is empty.
+    `score` always receives `batch_size` rows. Several documents share a batch, and the last batch is filled with empty rows.
     """
-    lengths: list[int] = []  # of documents that are started and not yet returned
-    scored: list[float] = []  # of their tokens, in order
+    lengths: list[int] = []  # documents that are started and not yet returned
+    scored: list[float] = []  # the nats of their tokens, in order
 
     def rows() -> Iterator[Row]:
         for ids in documents:
@@ -69,15 +70,15 @@ def token_nll(
 
 
 def sums(nll: Iterable[np.ndarray]) -> dict[str, float]:
-    """What `token_nll` gives as "nll_sum" (nats; rounded once, so the order does not matter) and "weight_sum" (tokens)."""
+    """Sums of the output of `token_nll`: "nll_sum" (nats; an exact sum, independent of order) and "weight_sum" (tokens)."""
     parts = [np.asarray(document) for document in nll]
     return {"nll_sum": math.fsum(itertools.chain(*parts)), "weight_sum": float(sum(map(len, parts)))}
 
 
 def measures(sums: dict[str, float], characters: int | None = None, utf8_bytes: int | None = None) -> dict[str, float]:
-    """From `sums` "nll" (nats per token), "perplexity", and "bits_per_character" and "bits_per_byte" of text of that size.
+    """Computes "nll" (nats per token), "perplexity", "bits_per_character" and "bits_per_byte" from `sums`.
 
-    Bits are of the whole text: nll_sum / ln 2 / its characters or bytes, whatever the tokens. What has no count is absent.
+    Bits are nll_sum / ln 2, divided by the characters or bytes of the whole text. A value whose count is 0 is absent.
     """
     result = token_scores(sums)
     for name, count in (("bits_per_character", characters), ("bits_per_byte", utf8_bytes)):

@@ -1,4 +1,4 @@
-"""A workdir, ready to use from Python: `load("runs/multi30k").translate(["ein hund ."])`."""
+"""Loads the model of a workdir for use from Python: `load("runs/multi30k").translate(["ein hund ."])`."""
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from transformer.inference.label import Labeller
 from transformer.inference.loading import Loaded
 from transformer.inference.translate import Translator
 
-# By what comes out of a model (families.Output).
+# The class for each kind of output (families.Output).
 PREDICTORS: dict[families.Output, Callable[[Loaded], Any]] = {
     "text": Translator,
     "none": Translator,
@@ -27,10 +27,12 @@ PREDICTORS: dict[families.Output, Callable[[Loaded], Any]] = {
 def load(
     path: str | Path, overrides: Mapping[str, str] | None = None, mode: str | None = None, may_change: Collection[str] = ()
 ) -> Any:
-    """A `Translator`, `Generator` or `Labeller`, as the workdir's model is one; arguments as `loading.read` has them."""
+    """A `Translator`, `Generator` or `Labeller`, depending on the workdir's model. The arguments are those of
+    `loading.read`.
+    """
     return make(loading.read(path, overrides, mode, may_change))
 
 
 def make(loaded: Loaded) -> Any:
-    """As `load`, of a model that was read."""
+    """The same for a model that is already loaded."""
     return PREDICTORS[families.task_of(loaded.config).output](loaded)

@@ -1,8 +1,8 @@
-"""Sampling over any pure `step(tokens_BxT, cache) -> (logits_BxTxV, cache)`: whole, or a chunk at a time to print as it goes.
+"""Sampling with any pure `step(tokens_BxT, cache) -> (logits_BxTxV, cache)`: all at once, or in chunks for streaming.
 
-As in search.py no model is known here, and all is meant to be called under jit. `begin` feeds the prompts and draws one token,
-`extend` draws on; jit it once, with its count static. What ends a sample but its end token and its limit (a string, say) is
-the caller's to see, between two chunks: `stop`. Text is not known here either.
+As in search.py, nothing here depends on the model, and all functions are meant for jit. `begin` feeds the prompts and draws one
+token; `extend` draws more tokens and needs one jit, with a static count. A sample ends at its end token or its limit. To end it
+for another reason, such as a string in its text, the caller uses `stop` between two chunks.
 
 Letters: B samples, P slots of prompts, T tokens fed, N tokens drawn by one call, L slots for output tokens, V vocabulary.
 """
@@ -19,13 +19,15 @@ from transformer.inference.search import Hypotheses
 
 Array = jax.Array
 Cache = Any
-# As in search.py. Padded prompts are fed as step(tokens_BxT, cache, valid_BxT); False: padding.
+# As in search.py. Padded prompts are fed with step(tokens_BxT, cache, valid_BxT), which is False for padding.
 Step = Callable[..., tuple[Array, Cache]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Warp:
-    """What is done to logits before a token is drawn. None and 1 do nothing. ValueError: outside a setting's limits."""
+    """Transformations of the logits before a token is drawn. None and 1 mean no change. ValueError if a value is out
+    of range.
+    """
 
     temperature: float = 1.0
     top_k: int | None = None
@@ -45,48 +47,49 @@ class Warp:
 
 @struct.dataclass
 class State:
-    """Samples half drawn. Row b's tokens are the first `lengths_B[b]` of all that `begin` and `extend` gave of it."""
+    """The state of unfinished samples. The tokens of row b are the first `lengths_B[b]` that `begin` and `extend` returned."""
 
     cache: Cache
     n: Array  # tokens drawn of each active sample
     last_B: Array  # drawn, not yet fed
     active_B: Array
-    lengths_B: Array  # the end included
+    lengths_B: Array  # including the end
     log_probs_B: Array
     limit_B: Array
     keys_B: Array
-    said_BxV: Array | None  # None: no repetition penalty
+    earlier_BxV: Array | None  # None: no repetition penalty
     ends: tuple[int, ...] = struct.field(pytree_node=False)  # tokens that end a sample
     warp: Warp = struct.field(pytree_node=False)
 
 
-# --- warpers: logits in, logits out; what is excluded has -inf ------------------------------------------------------------
+# --- warpers: logits in, logits out; excluded tokens have -inf ------------------------------------------------------------
 
 
-def penalise_repetition(logits_BxV: Array, said_BxV: Array, penalty: float) -> Array:
-    """Earlier tokens are less likely if `penalty` > 1: Keskar et al. 2019 (CTRL), equation 2.
+def penalize_repetition(logits_BxV: Array, earlier_BxV: Array, penalty: float) -> Array:
+    """Makes earlier tokens less likely if `penalty` > 1: Keskar et al. 2019 (CTRL), equation 2.
 
-    Positive logits are divided, negative ones multiplied, as the authors' code does it: dividing those would reward.
+    Positive logits are divided and negative ones multiplied, as in the authors' code, because dividing a negative logit would
+    make its token more likely.
     """
-    penalised_BxV = jnp.where(logits_BxV > 0, logits_BxV / penalty, logits_BxV * penalty)
-    return jnp.where(said_BxV, penalised_BxV, logits_BxV)
+    penalized_BxV = jnp.where(logits_BxV > 0, logits_BxV / penalty, logits_BxV * penalty)
+    return jnp.where(earlier_BxV, penalized_BxV, logits_BxV)
 
 
 def keep_top_k(logits_BxV: Array, k: int) -> Array:
-    """Only the `k` most probable tokens (Fan et al. 2018); of equals the one with the lower id."""
+    """Keeps only the `k` most probable tokens (Fan et al. 2018). Ties go to the lower id."""
     batch, size = logits_BxV.shape
     k = min(k, size)
-    # The minimum, not the last: XLA turns a slice of a top-k into a full sort (CPU, V = 50,257: 10 ms instead of 0.1).
+    # Minimum instead of the last: XLA turns a slice of a top-k into a full sort (CPU, V = 50,257: 10 ms instead of 0.1).
     least_B = jnp.min(jax.lax.top_k(logits_BxV, k)[0], axis=-1)
     return _keep(logits_BxV, least_B, jnp.full(batch, k))
 
 
 def keep_top_p(logits_BxV: Array, p: float) -> Array:
-    """The least set of tokens whose probability is at least `p` (Holtzman et al. 2020, section 3.1), one token at least.
+    """Keeps the smallest set of tokens with a total probability of at least `p` (Holtzman et al. 2020, section 3.1).
 
-    The most probable tokens come first; of equals the one with the lower id.
+    The most probable tokens are kept, at least one. Ties go to the lower id.
     """
-    # A token stays if it and all less likely ones have more than 1 - p. Sums from the tail are exact where they are small.
+    # A token is kept if it and all less likely ones have more than 1 - p. Small sums are accurate if they start at the tail.
     sorted_BxV = jnp.sort(logits_BxV, axis=-1)
     tails_BxV = jnp.cumsum(jax.nn.softmax(sorted_BxV, axis=-1), axis=-1)
     count_B = jnp.maximum(jnp.sum(tails_BxV > 1 - p, axis=-1), 1)
@@ -95,20 +98,20 @@ def keep_top_p(logits_BxV: Array, p: float) -> Array:
 
 
 def _keep(logits_BxV: Array, least_B: Array, count_B: Array) -> Array:
-    """The `count_B` largest, the least of which is `least_B`; of those that equal it the first."""
+    """Keeps the `count_B` largest logits, of which the smallest is `least_B`. Ties go to the lower id."""
     above_BxV, equal_BxV = logits_BxV > least_B[:, None], logits_BxV == least_B[:, None]
     room_B = count_B - jnp.sum(above_BxV, axis=-1)
     keep_BxV = above_BxV | (equal_BxV & (jnp.cumsum(equal_BxV, axis=-1) <= room_B[:, None]))
     return jnp.where(keep_BxV, logits_BxV, -jnp.inf)
 
 
-def warp_logits(logits_BxV: Array, said_BxV: Array | None, warp: Warp) -> Array:
-    """Repetition penalty, temperature, top-k, top-p, in the order of Transformers' `generate`.
+def warp_logits(logits_BxV: Array, earlier_BxV: Array | None, warp: Warp) -> Array:
+    """Applies repetition penalty, temperature, top-k and top-p, in the order of Transformers' `generate`.
 
-    Temperature 0 is the limit: only the most probable token; of equals the one with the lowest id.
+    Temperature 0 keeps only the most probable token. Ties go to the lowest id.
     """
-    if said_BxV is not None:
-        logits_BxV = penalise_repetition(logits_BxV, said_BxV, warp.repetition_penalty)
+    if earlier_BxV is not None:
+        logits_BxV = penalize_repetition(logits_BxV, earlier_BxV, warp.repetition_penalty)
     if warp.temperature == 0:
         return keep_top_k(logits_BxV, 1)
     logits_BxV = logits_BxV / warp.temperature
@@ -139,11 +142,11 @@ def sample(
     valid_BxP: Array | None = None,
     samples_B: Array | None = None,
 ) -> Hypotheses:
-    """One sample a row, until `end` (or one of several) or its limit; N is 1. Log probabilities, and scores, are the model's
-    before warping.
+    """Draws one sample for each row, until `end` (or one of several) or its limit; N is 1. Log probabilities and scores are
+    those of the model before warping.
 
-    `start_B`, `limit_B` and `max_length` are as in `search.find`. What follows the start in a row is `prompt_BxP`, padded
-    on the left where `valid_BxP` is False (None: no padding); it is not part of the output. The rest is as in `begin`.
+    `start_B`, `limit_B` and `max_length` are as in `search.find`. `prompt_BxP` follows the start token; it is padded on the
+    left where `valid_BxP` is False (None: no padding), and is not part of the output. The other arguments are as in `begin`.
     """
     warp = Warp(temperature, top_k, top_p, repetition_penalty)
     fed_BxP, valid_BxP = after_start(start_B, prompt_BxP, valid_BxP)
@@ -156,7 +159,7 @@ def sample(
 
 
 def after_start(start_B: Array, prompt_BxP: Array | None, valid_BxP: Array | None) -> tuple[Array, Array | None]:
-    """Prompts with their start token before their first valid one, one slot wider, and what of it is valid."""
+    """Prompts with the start token inserted before the first valid token, one slot wider, and the mask of valid tokens."""
     start_Bx1 = start_B[:, None].astype(jnp.int32)
     if prompt_BxP is None:
         return start_Bx1, None
@@ -179,22 +182,23 @@ def begin(
     warp: Warp,
     samples_B: Array | None = None,
 ) -> tuple[State, Array]:
-    """Feeds the prompts, the start token included, in one call, and draws a token of each: the state and tokens Bx1.
+    """Feeds the prompts, including the start token, in one call, and draws one token for each. Returns the state and tokens
+    Bx1.
 
-    `valid_BxP`: False where a prompt is padded, on the left; None: nowhere, and `step` gets no mask. All valid tokens count as
-    earlier tokens. The cache must hold a row's slots of prompt and one less than its limit.
+    `valid_BxP`: False for padding, on the left; None means no padding, and `step` receives no mask. The repetition penalty
+    applies to all valid tokens. The cache of a row needs slots for its prompt and for one token less than its limit.
 
-    `samples_B`: the samples' numbers, 0 to B - 1 if None. Token n of sample i depends on (`key`, i, n) and its own logits
-    alone, so that a sample is the same in whatever batch.
+    `samples_B`: the indices of the samples, 0 to B - 1 if None. Token n of sample i depends only on (`key`, i, n) and on its
+    own logits, so that a sample does not depend on the batch.
     """
     batch = prompt_BxP.shape[0]
     padded = () if valid_BxP is None else (valid_BxP,)
     logits_BxPxV, cache = step(prompt_BxP, cache, *padded)
-    said_BxV = None
+    earlier_BxV = None
     if warp.repetition_penalty != 1:
-        spoken_BxP = jnp.ones(prompt_BxP.shape, bool) if valid_BxP is None else valid_BxP
+        real_BxP = jnp.ones(prompt_BxP.shape, bool) if valid_BxP is None else valid_BxP
         nothing_BxV = jnp.zeros((batch, logits_BxPxV.shape[-1]), bool)
-        said_BxV = nothing_BxV.at[jnp.arange(batch)[:, None], prompt_BxP].max(spoken_BxP)
+        earlier_BxV = nothing_BxV.at[jnp.arange(batch)[:, None], prompt_BxP].max(real_BxP)
     samples_B = jnp.arange(batch) if samples_B is None else samples_B
     state = State(
         cache=cache,
@@ -205,7 +209,7 @@ def begin(
         log_probs_B=jnp.where(limit_B > 0, 0.0, -jnp.inf),
         limit_B=limit_B.astype(jnp.int32),
         keys_B=jax.vmap(jax.random.fold_in, (None, 0))(key, samples_B),
-        said_BxV=said_BxV,
+        earlier_BxV=earlier_BxV,
         ends=(end,) if isinstance(end, int) else end,
         warp=warp,
     )
@@ -214,7 +218,10 @@ def begin(
 
 
 def extend(step: Step, state: State, count: int) -> tuple[State, Array]:
-    """Draws `count` tokens more of each active sample, fewer once none is active: the state and tokens BxN, then 0."""
+    """Draws `count` more tokens for each active sample, or fewer if no sample stays active. Returns the state and tokens BxN.
+
+    Tokens after the end of a sample are 0.
+    """
 
     def going(carry: tuple[Array, State, Array]) -> Array:
         return (carry[0] < count) & jnp.any(carry[1].active_B)
@@ -231,19 +238,19 @@ def extend(step: Step, state: State, count: int) -> tuple[State, Array]:
 
 
 def stop(state: State, rows_B: Array) -> State:
-    """Samples of those rows (booleans) are over: nothing more is drawn of them. The others are not touched."""
+    """Ends the samples where `rows_B` (booleans) is True: no more tokens are drawn for them."""
     return dataclasses.replace(state, active_B=state.active_B & ~rows_B)
 
 
 def _draw(state: State, logits_BxV: Array) -> State:
-    """The state with one more token of each active sample, drawn but not fed."""
+    """Draws one more token for each active sample, which is not fed yet."""
     logits_BxV = logits_BxV.astype(jnp.float32)
     keys_B = jax.vmap(jax.random.fold_in, (0, None))(state.keys_B, state.n)
-    drawn_B = jax.vmap(jax.random.categorical)(keys_B, warp_logits(logits_BxV, state.said_BxV, state.warp)).astype(jnp.int32)
+    drawn_B = jax.vmap(jax.random.categorical)(keys_B, warp_logits(logits_BxV, state.earlier_BxV, state.warp)).astype(jnp.int32)
     gained_B = jnp.take_along_axis(jax.nn.log_softmax(logits_BxV), drawn_B[:, None], axis=1)[:, 0]
-    said_BxV = state.said_BxV
-    if said_BxV is not None:
-        said_BxV = said_BxV.at[jnp.arange(len(drawn_B)), drawn_B].set(True)
+    earlier_BxV = state.earlier_BxV
+    if earlier_BxV is not None:
+        earlier_BxV = earlier_BxV.at[jnp.arange(len(drawn_B)), drawn_B].set(True)
     active_B, n = state.active_B, state.n + 1
     return dataclasses.replace(
         state,
@@ -252,5 +259,5 @@ def _draw(state: State, logits_BxV: Array) -> State:
         active_B=active_B & ~jnp.isin(drawn_B, jnp.array(state.ends)) & (n < state.limit_B),
         lengths_B=state.lengths_B + active_B,
         log_probs_B=jnp.where(active_B, state.log_probs_B + gained_B, state.log_probs_B),
-        said_BxV=said_BxV,
+        earlier_BxV=earlier_BxV,
     )

@@ -1,6 +1,6 @@
-"""How good output is: a table of scores of text and labels over the field's libraries, and what sums over tokens give.
+"""Scores of output: a table of scores of text and labels, computed by the standard libraries, and scores of token sums.
 
-Nothing here generates text or runs a model. What cannot be computed is absent, never 0.
+Nothing here generates text or runs a model. A score that cannot be computed is absent, never 0.
 """
 
 import collections
@@ -20,15 +20,15 @@ from transformer.errors import UserError, counted, nearest
 from transformer.inference.sums import SUMS, of_sentences
 from transformer.models import penalties
 
-FEWEST = 10  # pairs that get a score of their own
-TRUE_LENGTH = "true_length"  # follows a score's "@" where outputs are decoded to the length of their references
-PREDICTION = "prediction"  # the field of <split>.jsonl that holds outputs
-OF_TRUE_LENGTH = f"{PREDICTION}@{TRUE_LENGTH}"  # and the field of those decoded to the length of their references
+FEWEST = 10  # the fewest pairs for which a separate score is computed
+TRUE_LENGTH = "true_length"  # suffix after "@" in the name of a score if outputs are decoded to the length of their references
+PREDICTION = "prediction"  # the field of outputs in <split>.jsonl
+OF_TRUE_LENGTH = f"{PREDICTION}@{TRUE_LENGTH}"  # the field of outputs decoded to the length of their references
 
 
 @dataclass(frozen=True)
 class Result:
-    """A score, and the signature that makes it comparable (None where the score has no settings)."""
+    """A score and its signature, which records the settings (None if the score has no settings)."""
 
     value: float
     signature: str | None = None
@@ -36,8 +36,8 @@ class Result:
 
 @dataclass(frozen=True)
 class Options:
-    """How text is compared. `tokenize`: sacrebleu's tokenisation, for BLEU alone. `lowercase`: without case, as a model is
-    scored that reads and writes lowercase text alone; signatures say so."""
+    """How text is compared. `tokenize`: sacrebleu's tokenization, only for BLEU. `lowercase`: ignore case, for a model that
+    reads and writes only lowercase text; signatures record it."""
 
     tokenize: str = "13a"
     lowercase: bool = False
@@ -59,8 +59,8 @@ def _bleu(hypotheses: Sequence[str], references: Sequence[str], options: Options
 
     tokenize = options.tokenize
     if tokenize not in BLEU.TOKENIZERS:
-        raise UserError(f"BLEU: sacrebleu has no tokenisation {tokenize!r}{nearest(tokenize, BLEU.TOKENIZERS)}")
-    # `force` only quiets the warning about tokenised text, which is what "none" is for; the signature is the same.
+        raise UserError(f"BLEU: sacrebleu has no tokenization {tokenize!r}{nearest(tokenize, BLEU.TOKENIZERS)}")
+    # `force` only silences the warning about tokenized text, for which "none" is meant; the signature does not change.
     metric = BLEU(lowercase=options.lowercase, tokenize=tokenize, force=tokenize == "none")
     value = metric.corpus_score(hypotheses, [references]).score
     return Result(value, str(metric.get_signature()))
@@ -75,7 +75,7 @@ def _chrf(hypotheses: Sequence[str], references: Sequence[str], options: Options
 
 
 def _summed(name: str, labels: bool = False) -> Score:
-    """`labels`: what is compared is no text, and has its case."""
+    """`labels`: labels are compared instead of text, so case is kept."""
 
     def function(hypotheses: Sequence[str], references: Sequence[str], options: Options) -> Result:
         lowercase = options.lowercase and not labels
@@ -119,7 +119,7 @@ def _entity_f1(hypotheses: Sequence[str], references: Sequence[str], options: Op
 
 
 def _answer_words(text: str) -> list[str]:
-    """As SQuAD's evaluation script normalises: without case, punctuation, articles and surplus white space."""
+    """Normalizes as SQuAD's evaluation script does: removes case, punctuation, articles and redundant white space."""
     text = "".join(c for c in text.lower() if c not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", text).split()
 
@@ -129,7 +129,7 @@ def _answer_equal(predicted: list[str], true: list[str]) -> float:
 
 
 def _answer_f1(predicted: list[str], true: list[str]) -> float:
-    """F1 of words as bags; where a side has none, as where there is no answer (v2), whether both have none."""
+    """F1 of bags of words. If one side has no words (no answer, v2), 1 if both have none, else 0."""
     if not (predicted and true):
         return float(predicted == true)
     return 2 * (collections.Counter(predicted) & collections.Counter(true)).total() / (len(predicted) + len(true))
@@ -138,7 +138,7 @@ def _answer_f1(predicted: list[str], true: list[str]) -> float:
 def _squad(
     measure: Callable[[list[str], list[str]], float], hypotheses: Sequence[str], references: Sequence[str], options: Options
 ) -> Result:
-    """The mean of the best over the acceptable answers, which a reference is the JSON list of."""
+    """The mean over questions of the best score over the acceptable answers; a reference is a JSON list of these."""
     best = []
     for number, (predicted, reference) in enumerate(zip(hypotheses, references, strict=True), 1):
         try:
@@ -156,38 +156,44 @@ SCORES: dict[str, Score] = {
     "bleu": Score(_bleu),  # Papineni et al. 2002; Post 2018: 0 to 100
     "chrf": Score(_chrf),  # Popovic 2015, chrF2: 0 to 100
     "exact_match": _summed("exact_match"),  # percent of hypotheses equal to their reference, character by character
-    "word_accuracy": _summed("word_accuracy"),  # percent of words that stand in their place; too many or missing are wrong
-    "rouge1": Score(functools.partial(_rouge, "rouge1")),  # Lin 2004, F of words; of English: other letters part words
+    "word_accuracy": _summed(
+        "word_accuracy"
+    ),  # percent of words at the same position as in the reference; extra and missing words are wrong
+    "rouge1": Score(
+        functools.partial(_rouge, "rouge1")
+    ),  # Lin 2004, F of words; for English only: other letters separate words
     "rouge2": Score(functools.partial(_rouge, "rouge2")),  # of pairs of words
     "rougeL": Score(functools.partial(_rouge, "rougeL")),  # of the longest common subsequence
-    "accuracy": _summed("accuracy", labels=True),  # percent of labels that are right
+    "accuracy": _summed("accuracy", labels=True),  # percent of correct labels
     "macro_f1": Score(_macro_f1),  # percent, the mean over the labels that occur
-    "entity_f1": Score(_entity_f1),  # percent, micro, of whole entities: lines of tags, as seqeval's default, CoNLL's
+    "entity_f1": Score(
+        _entity_f1
+    ),  # percent, micro average over whole entities, from lines of tags; seqeval's default, which is CoNLL's
     "squad_exact_match": Score(functools.partial(_squad, _answer_equal)),  # Rajpurkar et al. 2016; 2018: percent
     "squad_f1": Score(functools.partial(_squad, _answer_f1)),
 }
 
 
 def find(name: str) -> Score:
-    """The score of that name; UserError with the nearest if there is none."""
+    """The score with this name. UserError, with the nearest name, if there is none."""
     if name not in SCORES:
-        raise UserError(f"there is no score {name!r}{nearest(name, SCORES)}; there are {', '.join(SCORES)}")
+        raise UserError(f"there is no score {name!r}{nearest(name, SCORES)}; choose one of {', '.join(SCORES)}")
     return SCORES[name]
 
 
 def score(name: str, hypotheses: Sequence[str], references: Sequence[str], options: Options = DEFAULT) -> Result:
-    """The score of whole lines, hypothesis i against reference i.
+    """The score of lines, which compares hypothesis i with reference i.
 
-    UserError: unknown name or tokenisation, no lines, unequal numbers of lines.
+    UserError if the name or tokenization is unknown, if there are no lines, or if the numbers of lines differ.
     """
     found = find(name)
     if len(hypotheses) != len(references):
         raise UserError(
             f"{name}: {counted(len(hypotheses), 'hypothesis', 'hypotheses')} but {counted(len(references), 'reference')}; "
-            "give one hypothesis a reference"
+            "give one hypothesis for each reference"
         )
     if not references:
-        raise UserError(f"{name}: no hypotheses and no references; give one of each at least")
+        raise UserError(f"{name}: no hypotheses and no references; give at least one of each")
     return found.function(hypotheses, references, options)
 
 
@@ -197,7 +203,7 @@ def buckets(edges: Sequence[int]) -> dict[str, range]:
 
 
 def bucket(name: str) -> range | None:
-    """The range of that name; None if it is the name of none."""
+    """The range with this name, or None if the name does not denote a range."""
     low, _, high = name.partition("-")
     return range(int(low), int(high) + 1) if low.isdecimal() and high.isdecimal() else None
 
@@ -210,9 +216,9 @@ def by_length(
     edges: Sequence[int],
     options: Options = DEFAULT,
 ) -> dict[str, float]:
-    """`score` by the words of the source, as "bleu@10-19", for each range of `buckets` (Bahdanau et al. 2015, figure 2).
+    """`score` for each range of source lengths in words, such as "bleu@10-19" (Bahdanau et al. 2015, figure 2).
 
-    A score of fewer than `FEWEST` pairs means little and is left out.
+    Ranges with fewer than `FEWEST` pairs are omitted, because their scores are not meaningful.
     """
     result = {}
     for bucket, lengths in buckets(edges).items():
@@ -224,9 +230,9 @@ def by_length(
 
 
 def by_place(hypotheses: Sequence[str], references: Sequence[str], edges: Sequence[int]) -> dict[str, float]:
-    """Percent of the references' words that a hypothesis has in the same place, as "place_accuracy@10-19", of the places (the
-    first is 1) in each range of `buckets`. Where an item of a source is one word of its target, in order, a place is both
-    sides'. Absent where fewer than `FEWEST` references are so long.
+    """Percent of the references' words that the hypothesis has at the same position, for each range of positions, such as
+    "place_accuracy@10-19". The first position is 1. If each item of a source is one word of its target, in order, a position
+    is the same in source and target. Ranges that fewer than `FEWEST` references reach are omitted.
     """
     result = {}
     for bucket, places in buckets(edges).items():
@@ -240,19 +246,19 @@ def by_place(hypotheses: Sequence[str], references: Sequence[str], edges: Sequen
 
 
 def count_words(references: Sequence[str]) -> int:
-    """Words, separated by white space, for `token_scores`."""
+    """The number of words, separated by white space, for `token_scores`."""
     return sum(len(line.split()) for line in references)
 
 
 def token_scores(sums: Mapping[str, float], words: int | None = None) -> dict[str, float]:
-    """Scores of reference tokens from sums over them, "loss_sum", "nll_sum", "correct_sum", and their "weight_sum".
+    """Scores of reference tokens from the sums "loss_sum", "nll_sum" and "correct_sum" over them and their "weight_sum".
 
-    `words`: how many words these tokens are, without those of targets' parts that were cut and not scored.
+    `words`: the number of words that these tokens form, without parts of targets that were cut and not scored.
 
-    "loss" (smoothed, as trained) and "nll" are nats per token, the end of a sentence counted as one; "perplexity" is
-    exp(nll), "perplexity_per_word" exp(nll_sum / words), which vocabularies of any size share; "token_accuracy" is percent.
-    NAME@PLACE: what attention reports of itself beside its penalty, where it has one.
-    What a missing sum, no weight or no words leave open is absent.
+    "loss" (smoothed, as in training) and "nll" are nats per token, where the end of a sentence counts as a token. "perplexity"
+    is exp(nll). "perplexity_per_word" is exp(nll_sum / words), which is comparable between vocabularies. "token_accuracy" is in
+    percent. NAME@SITE is a value that attention reports beside its penalty. A score is absent if a sum, the weight or the words
+    that it needs are missing.
     """
     weight = sums.get("weight_sum", 0.0)
     result: dict[str, float] = {}

@@ -1,9 +1,9 @@
-"""Greedy and beam search over any pure `step(tokens_BxT, cache) -> (logits_BxTxV, cache)`; no model is known here.
+"""Greedy and beam search with any pure `step(tokens_BxT, cache) -> (logits_BxTxV, cache)`; independent of the model.
 
-What the search does not reorder (a memory) is closed over by the caller; every leaf of a cache has the batch axis first.
-Each sentence has its own limit and its own number of tokens so far, so that a batch gives it what it gets alone, whenever it
-joins. Meant to be called under jit, at one go (`find`) or in parts, between which the caller may put other sentences in the
-place of those that are done, and give or take room.
+`step` closes over arrays that the search does not reorder, such as a memory; every leaf of the cache has the batch axis first.
+Each sentence has its own limit and its own number of tokens so far, so that its result does not depend on the other sentences
+in the batch or on when it joins. All functions are meant for jit. A search runs in one call (`find`) or in parts, between which
+the caller may replace finished sentences by others and change the space for tokens.
 
 Letters: B sentences, R of them, K beams, C candidates, N hypotheses returned, T tokens fed, L room for output tokens,
 V vocabulary.
@@ -23,29 +23,29 @@ Array = jax.Array
 Cache = Any
 Step = Callable[[Array, Cache], tuple[Array, Cache]]
 
-# A hypothesis's score is its log probability divided by one of these, of its n output tokens, the end included.
+# A hypothesis's score is its log probability divided by one of these functions of its n output tokens, including the end.
 PENALTIES: dict[str, Callable[[Array, float], Array]] = {
     "gnmt": lambda n, alpha: ((5.0 + n) / 6.0) ** alpha,  # Wu et al. 2016, equation 14
     "power": lambda n, alpha: n**alpha,
 }
 
-# Below this log probability lie masked tokens alone: a hypothesis that has one does not exist.
+# Only masked tokens have a log probability below this: a hypothesis that contains one does not exist.
 IMPOSSIBLE = -1e6
 
 
 @struct.dataclass
 class Hypotheses:
-    """Finished hypotheses, best first. One that does not exist has length 0 and score and log probability -inf."""
+    """Finished hypotheses, best first. A missing one has length 0, and its score and log probability are -inf."""
 
-    tokens_BxNxL: Array  # int32, end included, 0 after it
-    lengths_BxN: Array  # int32, end included where there is one
+    tokens_BxNxL: Array  # int32, including the end, 0 after it
+    lengths_BxN: Array  # int32, including the end, if there is one
     scores_BxN: Array  # log probability divided by the length penalty
     log_probs_BxN: Array
 
 
 @struct.dataclass
 class _Finished:
-    """Finished hypotheses, best first, each known by its length, last token and the beam that it came from."""
+    """Finished hypotheses, best first, each stored as its length, its last token and the beam that it extends."""
 
     scores_BxK: Array
     log_probs_BxK: Array
@@ -55,7 +55,7 @@ class _Finished:
 
 
 class State(struct.PyTreeNode):
-    """Of a search. All but the cache have the batch axis first; the cache has B x K rows."""
+    """The state of a search. The cache has B x K rows; all other arrays have B as first axis."""
 
     cache: Cache
     n_B: Array  # output tokens so far
@@ -64,46 +64,48 @@ class State(struct.PyTreeNode):
 
     @property
     def beams(self) -> int:
-        """K."""
+        """The number of beams, K."""
         return 1
 
     def rows(self, numbers_R: Array) -> Array:
-        """The cache's rows of the sentences with these numbers."""
+        """The rows of the cache that belong to the sentences with these indices."""
         return (numbers_R[:, None] * self.beams + jnp.arange(self.beams)[None]).reshape(-1)
 
     def select(self, numbers_R: Array) -> "State":
-        """The state of the sentences with these numbers alone."""
+        """The state of the sentences with these indices."""
         rows, rest = self.rows(numbers_R), self.replace(cache=None)
         cache = jax.tree.map(lambda leaf: leaf[rows], self.cache)
         return jax.tree.map(lambda leaf: leaf[numbers_R], rest).replace(cache=cache)
 
     def put(self, numbers_R: Array, new: "State", put_cache: Callable[[Cache, Array, Cache], Cache]) -> "State":
-        """The state with R sentences in the place of those with these numbers; of one past the last, nothing."""
-        new, cache = new.with_room(self.room), put_cache(self.cache, self.rows(numbers_R), new.cache)
+        """Replaces the sentences with these indices by the R sentences of `new`. An index past the last is ignored."""
+        new, cache = new.resize(self.room), put_cache(self.cache, self.rows(numbers_R), new.cache)
         old, rest = self.replace(cache=None), new.replace(cache=None)
         return jax.tree.map(lambda a, b: a.at[numbers_R].set(b, mode="drop"), old, rest).replace(cache=cache)
 
     @property
     def room(self) -> int:
-        """L."""
+        """The space for output tokens, L."""
         raise NotImplementedError
 
-    def with_room(self, room: int) -> "State":
-        """The same with room for so many output tokens, at least as many as there are."""
+    def resize(self, room: int) -> "State":
+        """The state with space for `room` output tokens, which must be at least the number of tokens so far."""
         raise NotImplementedError
 
 
-def _with_room(x: Array, room: int) -> Array:
+def _resize(x: Array, room: int) -> Array:
     return jnp.pad(x[..., :room], [(0, 0)] * (x.ndim - 1) + [(0, max(room - x.shape[-1], 0))])
 
 
 def _write(x: Array, new: Array, n_B: Array, active_B: Array) -> Array:
-    """B..xL with one more entry for each active sentence, behind the `n_B` that it has. (A scatter is slower.)"""
+    """Appends an entry for each active sentence to an array B..xL, after its first `n_B` entries. (A scatter is slower.)"""
     here_BxL = (jnp.arange(x.shape[-1])[None] == n_B[:, None]) & active_B[:, None]
     return jnp.where(here_BxL.reshape(len(x), *[1] * (x.ndim - 2), -1), new[..., None], x)
 
 
-class _Said(State):
+class _GreedyState(State):
+    """The state of a greedy search: the last token, the log probability and all tokens of each sentence."""
+
     last_B: Array
     log_probs_B: Array
     tokens_BxL: Array
@@ -112,15 +114,15 @@ class _Said(State):
     def room(self) -> int:
         return self.tokens_BxL.shape[-1]
 
-    def with_room(self, room: int) -> "_Said":
-        return self.replace(tokens_BxL=_with_room(self.tokens_BxL, room))
+    def resize(self, room: int) -> "_GreedyState":
+        return self.replace(tokens_BxL=_resize(self.tokens_BxL, room))
 
 
-class _Beams(State):
-    """Slot t of tokens and parents: each beam's token t, and the beam that its first t tokens came from."""
+class _BeamState(State):
+    """The state of a beam search. Slot t holds token t of each beam, and the beam that held its first t tokens."""
 
-    log_probs_BxK: Array  # of the beams alive, best first; -inf: dead
-    rows_BxK: Array  # the row of the cache, of its sentence's, that each beam has
+    log_probs_BxK: Array  # of the live beams, best first; -inf for dead beams
+    rows_BxK: Array  # the index of each beam's cache row among the rows of its sentence
     last_BxK: Array
     tokens_BxKxL: Array
     parents_BxKxL: Array
@@ -134,24 +136,24 @@ class _Beams(State):
     def room(self) -> int:
         return self.tokens_BxKxL.shape[-1]
 
-    def with_room(self, room: int) -> "_Beams":
-        tokens, parents = (_with_room(each, room) for each in (self.tokens_BxKxL, self.parents_BxKxL))
+    def resize(self, room: int) -> "_BeamState":
+        tokens, parents = (_resize(each, room) for each in (self.tokens_BxKxL, self.parents_BxKxL))
         return self.replace(tokens_BxKxL=tokens, parents_BxKxL=parents)
 
 
 def _only(token: int, logits_RxV: Array, rows_R: Array) -> Array:
-    """Logits that leave one token in these rows."""
+    """Logits that allow only one token in these rows."""
     only_V = jnp.full(logits_RxV.shape[-1], -jnp.inf, logits_RxV.dtype).at[token].set(0.0)
     return jnp.where(rows_R[:, None], only_V[None], logits_RxV)
 
 
 @dataclasses.dataclass(frozen=True)
 class Greedy:
-    """The most probable token at each step (of equals the lowest id), until `end` or the sentence's limit; N is 1.
+    """Takes the most probable token at each step (ties go to the lowest id), until `end` or the sentence's limit; N is 1.
 
-    `max_length`: limits are cut to it. Scores are divided by PENALTIES[form] with `alpha`; it changes no choice.
-    `scored=False`: log probabilities are not summed, which takes a pass over the logits, and those given are 0. `force_end`: at
-    its limit an output ends with `end`, whose log probability is 0 there.
+    `max_length`: an upper bound of all limits. Scores are divided by PENALTIES[form] with `alpha`, which does not change the
+    output. `scored=False`: log probabilities are not computed, which saves a pass over the logits, and are returned as 0.
+    `force_end`: an output that reaches its limit ends with `end`, whose log probability is 0 there.
     """
 
     max_length: int
@@ -165,7 +167,7 @@ class Greedy:
     def begin(self, cache: Cache, start_B: Array, limit_B: Array, room: int) -> State:
         """The state before the first token: see `find`."""
         limit_B = jnp.minimum(limit_B, self.max_length)
-        return _Said(
+        return _GreedyState(
             cache=cache,
             n_B=jnp.zeros(start_B.shape, jnp.int32),
             limit_B=limit_B,
@@ -205,21 +207,21 @@ class Greedy:
 
 @dataclasses.dataclass(frozen=True)
 class Beam:
-    """The `n_best` best of what a beam search finds, by log probability / PENALTIES[form](length, alpha).
+    """Beam search, which returns the `n_best` hypotheses by log probability / PENALTIES[form](length, alpha).
 
-    Each step takes the 2 `beam_size` most probable continuations of a sentence's beams (the lower beam, then the lower id, of
-    equals). Those of the first `beam_size` that end join the finished, of which the `beam_size` best are kept (the
-    earlier of equals), as in fairseq and Transformers; the first `beam_size` of those that do not end stay live. At its
-    limit every hypothesis ends. When a sentence is done, `stopping` says:
+    Each step takes the 2 `beam_size` most probable continuations of a sentence's beams (ties go to the lower beam, then to the
+    lower id). Continuations among the first `beam_size` that end are added to the finished hypotheses, of which the `beam_size`
+    best are kept (ties go to the earlier one), as in fairseq and Transformers. The first `beam_size` continuations that do not
+    end stay live. All hypotheses end at the limit. `stopping` decides when a sentence is done:
 
-    - "filled": as soon as `beam_size` are finished (fairseq, CTranslate2, Transformers' early_stopping=True);
-    - "likely": when the best live beam, scored at its present length, is no better than the worst of these (Transformers'
-      early_stopping=False);
-    - "bound": when no beam alive can still become better than it (theirs, "never"). A score whose penalty is that of a long
-      text may come long after all that was generated;
-    - "limit": at its limit, with what "bound" gives.
+    - "filled": as soon as `beam_size` hypotheses are finished (fairseq, CTranslate2, Transformers' early_stopping=True);
+    - "likely": when the best live beam, scored at its current length, is not better than the worst finished hypothesis
+      (Transformers' early_stopping=False);
+    - "bound": when no live beam can become better than the worst finished hypothesis (Transformers' early_stopping="never").
+      With a penalty that grows with length this can take many more steps;
+    - "limit": at the limit, with the same result as "bound".
 
-    `force_end`: as Greedy's. n_best over beam_size: ValueError.
+    `force_end`: see `Greedy`. ValueError if n_best is larger than beam_size.
     """
 
     max_length: int
@@ -240,12 +242,12 @@ class Beam:
         shape, limit_B = (start_B.shape[0], self.beam_size), jnp.minimum(limit_B, self.max_length)
         none_BxK, zeros_BxK = jnp.full(shape, -jnp.inf, jnp.float32), jnp.zeros(shape, jnp.int32)
         zeros_BxKxL = jnp.zeros((*shape, room), jnp.int32)
-        return _Beams(
+        return _BeamState(
             cache=cache,
             n_B=jnp.zeros(start_B.shape, jnp.int32),
             limit_B=limit_B,
             done_B=limit_B <= 0,
-            # All beams begin alike: one is alive, so that candidates differ.
+            # All beams begin with the same token, so only one is live; otherwise all candidates would be the same.
             log_probs_BxK=none_BxK.at[:, 0].set(jnp.where(limit_B > 0, 0.0, -jnp.inf)),
             rows_BxK=jnp.broadcast_to(jnp.arange(self.beam_size)[None], shape),
             last_BxK=jnp.broadcast_to(start_B[:, None], shape).astype(jnp.int32),
@@ -256,7 +258,7 @@ class Beam:
 
     def run(self, step: Step, state: State, enough: Array | int) -> State:
         """The state when so many sentences are done, or one that is not has no room."""
-        # One table for scores and bounds, so that both round alike and a bound is one to the bit. Slot n is for n tokens.
+        # Scores and bounds use one table, so that both are rounded in the same way and bounds are exact. Slot n: n tokens.
         penalty_L = PENALTIES[self.form](jnp.arange(self.max_length + 1, dtype=jnp.float32), self.alpha)
         return _run(lambda state: self._extend(step, state, penalty_L), state, enough)
 
@@ -270,7 +272,7 @@ class Beam:
         beam_size, shape, batch = self.beam_size, state.last_BxK.shape, state.last_BxK.shape[0]
         fed_BxK = jnp.take_along_axis(state.last_BxK, jnp.argsort(state.rows_BxK, axis=1), axis=1)
         logits_RxTxV, cache = step(fed_BxK.reshape(-1, 1), state.cache)
-        # Each beam's best candidates, then the best of all beams'.
+        # The best candidates of each beam, then the best of all beams.
         logits_RxV = logits_RxTxV[:, -1]
         if self.force_end:
             logits_RxV = _only(self.end, logits_RxV, jnp.repeat(state.n_B + 1 >= state.limit_B, beam_size))
@@ -329,16 +331,17 @@ def make_rule(
     scored: bool = True,
     force_end: bool = False,
 ) -> Greedy | Beam:
-    """`Beam`; with `beam_size` 1 `Greedy`, which alone can do without scores."""
+    """A `Beam`, or a `Greedy` if `beam_size` is 1. Only `Greedy` can omit scores."""
     beam = Beam(max_length, end, beam_size, alpha, n_best, form, stopping, force_end)
     return Greedy(max_length, end, alpha, form, scored, force_end) if beam_size == 1 else beam
 
 
 def find(rule: Greedy | Beam, step: Step, cache: Cache, start_B: Array, limit_B: Array) -> Hypotheses:
-    """What `rule` finds, at one go.
+    """Runs the whole search of `rule` in one call.
 
-    `start_B`: the token each sentence is fed first. `limit_B`: its output tokens at most, the end included (0: a row that
-    only fills the batch, which has no hypothesis). `cache` has B x beam_size rows, row b x beam_size + k of sentence b, beam k.
+    `start_B`: the first token that is fed for each sentence. `limit_B`: its maximum number of output tokens, including the end
+    (0 for rows that only fill the batch; they have no hypothesis). `cache` has B x beam_size rows; row b x beam_size + k
+    belongs to sentence b, beam k.
     """
     return rule.finish(rule.run(step, rule.begin(cache, start_B, limit_B, rule.max_length), len(start_B)))
 
@@ -351,9 +354,9 @@ def _run(extend: Callable[[State], State], state: State, enough: Array | int) ->
 
 
 def _rows(rows_BxK: Array, parents_BxK: Array) -> tuple[Array, Array]:
-    """The rows of new beams, and for each row of the cache the one that it is to be a copy of.
+    """The cache row of each new beam, and for each row of the cache the row from which it must be copied.
 
-    The first beam of a parent has its row, so that it stays where it is; the others have those of beams without children.
+    The first child of a beam keeps the row of its parent; other children use the rows of beams without children.
     """
     parent_BxK = jnp.take_along_axis(rows_BxK, parents_BxK, axis=1)
     count = parents_BxK.shape[1]
@@ -367,10 +370,10 @@ def _rows(rows_BxK: Array, parents_BxK: Array) -> tuple[Array, Array]:
 
 
 def _copy_rows(cache: Cache, from_R: Array) -> Cache:
-    """The cache, each row of which is a copy of the one with this number; a row that is copied is one that stays."""
+    """Copies row `from_R[n]` of the cache to each row n. Rows that are copied to another row do not change themselves."""
     if jax.default_backend() != "cpu":
         return jax.tree.map(lambda leaf: leaf[from_R], cache)
-    # On a CPU time goes by what is copied: large rows one by one, only those that change.
+    # On a CPU the time is proportional to the copied bytes: copy large rows one by one, and only those that change.
     changed_R = from_R != jnp.arange(len(from_R))
     order_R = jnp.argsort(~changed_R)
 
@@ -387,9 +390,10 @@ def _copy_rows(cache: Cache, from_R: Array) -> Cache:
 
 
 def _mildest(penalty_L: Array, n_B: Array, limit_B: Array, stopping: str) -> Array:
-    """What the log probability of a beam of `n_B` tokens is divided by, in the best case that `stopping` thinks of.
+    """The penalty by which `stopping` divides the log probability of a live beam of `n_B` tokens to bound its future score.
 
-    Log probability only falls, so a beam scores best with the mildest penalty ahead: the limit's (the next one's if alpha < 0).
+    Log probabilities only decrease, so the bound uses the mildest penalty of all later lengths: that of the limit, or that of
+    the next token if alpha < 0.
     """
     if stopping == "likely":
         return penalty_L[n_B]
@@ -397,14 +401,14 @@ def _mildest(penalty_L: Array, n_B: Array, limit_B: Array, stopping: str) -> Arr
 
 
 def _best(old: _Finished, new: _Finished, count: int) -> _Finished:
-    """The `count` best of both, best first. Of equals the old come first, so that nothing displaces what is as good."""
+    """The `count` best of both, best first. Ties go to the old ones, so that an equal hypothesis does not replace them."""
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), old, new)
     _, keep_BxK = jax.lax.top_k(both.scores_BxK, count)
     return jax.tree.map(lambda x: jnp.take_along_axis(x, keep_BxK, axis=1), both)
 
 
 def _trace(finished: _Finished, tokens_LxBxK: Array, parents_LxBxK: Array) -> Array:
-    """Tokens BxNxL of N finished hypotheses: from the last token of each back along its parents."""
+    """The tokens BxNxL of N finished hypotheses, collected from the last token of each backwards along its parents."""
 
     def back(beam_BxN: Array, row: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         t, tokens_BxK, parents_BxK = row

@@ -1,4 +1,4 @@
-"""Tokens in, tokens out, of any model that has `start` and `step`: no workdir, no vocabulary, no settings.
+"""Generation of tokens with any model that has `start` and `step`, without workdir, vocabulary or settings.
 
 Letters: B rows, P tokens of a prompt, S source tokens, N tokens drawn.
 """
@@ -28,15 +28,15 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Array:
-    """`length` tokens that follow each prompt, BxN int32, with a cache; under `jax.jit` `length` is static.
+    """Generates `length` tokens after each prompt, BxN int32, with a cache. Under `jax.jit`, `length` must be static.
 
     Args:
         model: an `EncoderDecoder`, a `RecurrentEncoderDecoder` or a `DecoderOnly`.
-        params: what `model.init(...)["params"]` gives.
-        prompt_BxP: what is read first; of an encoder-decoder its start token, Bx1.
-        source_BxS: what an encoder reads. UserError: it is given to a model without an encoder, or missing.
-        end: the token that ends a row, whose further tokens are 0; None: no token does.
-        key: of what is drawn; needed unless `temperature` is 0, with which the most likely token is taken.
+        params: parameters as in `model.init(...)["params"]`.
+        prompt_BxP: the prompt; for an encoder-decoder its start token, Bx1.
+        source_BxS: the input of the encoder. UserError if it is missing, or given to a model without an encoder.
+        end: the token that ends a row; later tokens are 0. None: rows do not end early.
+        key: the random key; required unless `temperature` is 0, which selects the most likely token.
     """
     encodes = hasattr(model, "encode")
     if not hasattr(model, "start"):
@@ -45,7 +45,7 @@ def generate(
         what = "needs source_BxS, which its encoder reads" if encodes else "has no encoder; leave source_BxS out"
         raise UserError(f"source_BxS: {type(model).__name__} {what}")
     if key is None and temperature:
-        raise UserError(f"key: temperature {temperature:g} draws at random; pass key=jax.random.key(0), or temperature=0")
+        raise UserError(f"key: temperature {temperature:g} samples at random; pass key=jax.random.key(0), or temperature=0")
     rows, width = prompt_BxP.shape
     memory = model.apply({"params": params}, source_BxS, method="encode") if encodes else None
     cache = model.apply({"params": params}, memory, width + length, rows, method="start")

@@ -1,5 +1,5 @@
-"""Names of special tokens in texts, such as [MASK] and <extra_id_0>: those that a model fills are read as the tokens that they
-name, all others as text, which is counted."""
+"""Names of special tokens in texts, such as [MASK] and <extra_id_0>. Those that the model can fill are encoded as special
+tokens. All other names are encoded as text, and counted."""
 
 import dataclasses
 import re
@@ -10,12 +10,12 @@ from transformer.config import Config, DataInfo
 from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import UserError, counted
 
-MASK = "<mask>"  # in every vocabulary, beside the name that its own mask may have
-FILLING: tuple[families.Output, ...] = ("filled", "text", "none")  # outputs that can fill what an input leaves open
+MASK = "<mask>"  # accepted with every vocabulary, besides the name of its own mask
+FILLING: tuple[families.Output, ...] = ("filled", "text", "none")  # outputs that can fill gaps in an input
 
 
 def with_codes(config: Config, data_info: DataInfo, vocabularies: Mapping[str, Vocabulary]) -> DataInfo:
-    """`data_info` with the languages' codes that `config.search` names. UserError: there is no such entry."""
+    """`data_info` with the language codes that `config.search` names. UserError if the vocabulary does not have them."""
     sides = list(vocabularies.values())
     of_source, of_target = ("begin", "first") if data_info.code is None else ("code", "start")
     for setting, name, vocabulary in (("source_code", of_source, sides[0]), ("target_code", of_target, sides[-1])):
@@ -28,8 +28,8 @@ def with_codes(config: Config, data_info: DataInfo, vocabularies: Mapping[str, V
 
 
 class SpecialNames:
-    """Of one vocabulary. `taken`: name -> token. Names of a vocabulary that was trained here are nobody's words, so that only
-    those of published ones are counted."""
+    """The names of one vocabulary. `taken`: name -> token. Names are counted only with published vocabularies, because no user
+    knows the names of a vocabulary that was trained here."""
 
     def __init__(self, config: Config, data_info: DataInfo, vocabulary: Vocabulary):
         self.vocabulary, self.taken, self.sentinels = vocabulary, dict[str, int](), dict[int, str]()
@@ -45,11 +45,11 @@ class SpecialNames:
         self.reset()
 
     def reset(self) -> None:
-        """Nothing is counted yet."""
+        """Sets the counts to 0."""
         self._count, self._first = 0, ""
 
     def count(self, texts: Iterable[str]) -> None:
-        """Counts the names that are read as text."""
+        """Counts the names that are encoded as text."""
         if self._others is None:
             return
         for text in texts:
@@ -57,7 +57,7 @@ class SpecialNames:
                 self._count, self._first = self._count + len(found), self._first or found[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text; names that are read as text are counted."""
+        """The token ids of each text. Counts names that are encoded as text."""
         self.count(texts)
         if self._taken is None:
             return self.vocabulary.encode_batch(texts)
@@ -66,7 +66,7 @@ class SpecialNames:
         return [self.vocabulary.encode_with(text, self.taken) if n in named else next(plain) for n, text in enumerate(texts)]
 
     def decode(self, ids: Sequence[int], source: Sequence[int], vocabulary: Vocabulary) -> str:
-        """The text of an output in its vocabulary; sentinels are shown if the source has some."""
+        """The text of an output, decoded with `vocabulary`; sentinels are shown if the source has any."""
         if not self.sentinels or not any(i in self.sentinels for i in source):
             return vocabulary.decode(ids)
         parts: list[str] = []
@@ -84,10 +84,10 @@ class SpecialNames:
         if not self._count:
             return []
         names = counted(self._count, "name")
-        return [f"{names} of special tokens, the first of them {self._first}, read as text: this model fills no such token"]
+        return [f"{names} of special tokens, the first of them {self._first}, read as text: this model cannot fill them"]
 
 
 def _pattern(names: Iterable[str] | Mapping[str, int]) -> re.Pattern[str] | None:
-    """The longer name first, where one begins another."""
+    """A pattern for these names, in which longer names come before their prefixes."""
     ordered = sorted(filter(None, names), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, ordered))) if ordered else None

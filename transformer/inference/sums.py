@@ -1,4 +1,4 @@
-"""Scores that are functions of sums over sentences, so that a test set's sentences can be resampled (Koehn 2004).
+"""Scores that are functions of sums over sentences, so that the sentences of a test set can be resampled (Koehn 2004).
 
 Letters: S sentences, K statistics of a sentence.
 """
@@ -15,14 +15,16 @@ ORDER = 4  # BLEU's n-grams
 
 @dataclass(frozen=True)
 class Summed:
-    """`statistics(hypothesis, reference, tokenize)`: K numbers of a sentence. `score`: of sums of them, ...xK, 0 to 100."""
+    """`statistics(hypothesis, reference, tokenize)`: K numbers of a sentence. `score`: the score of their sums ...xK, from 0
+    to 100.
+    """
 
     statistics: Callable[[str, str, str], Sequence[float]]
     score: Callable[[np.ndarray], np.ndarray]
 
 
 def of_sentences(name: str, hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -> np.ndarray:
-    """SxK, of a score that is in `SUMS`."""
+    """The statistics SxK of sentences for a score in `SUMS`."""
     rows = [SUMS[name].statistics(h, r, tokenize) for h, r in zip(hypotheses, references, strict=True)]
     return np.asarray(rows, np.float64)
 
@@ -36,7 +38,7 @@ def _percent(sums: np.ndarray) -> np.ndarray:
 def _sentence_bleu(tokenize: str) -> Any:
     from sacrebleu.metrics.bleu import BLEU
 
-    # `effective_order` only quiets a warning about the score of a sentence, which is not used.
+    # `effective_order` only silences a warning about scores of single sentences, which are not used.
     return BLEU(tokenize=tokenize, effective_order=True)
 
 

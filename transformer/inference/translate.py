@@ -1,6 +1,6 @@
-"""Translation of texts: tokens, search, texts.
+"""Translation of texts: tokenizes them, searches, and decodes the result.
 
-Search itself is search.py, over a model decoding.py. Letters: B sentences, S source tokens, T target tokens.
+The search is in search.py, its application to a model in decoding.py. Letters: B sentences, S source tokens, T target tokens.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ from transformer.inference.search import Hypotheses
 Array = jax.Array
 
 LIMIT_SETTING = "config.search.max_extra, .max_length"
-CHUNK = 32  # times config.search.batch_size: texts that are searched for together; memory is constant however many come
+CHUNK = 32  # times config.search.batch_size: texts that are processed together, so that memory does not grow with their number
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """One hypothesis: its text and its length-penalised log probability (none where none was asked for).
+    """One hypothesis: its text and its length-penalized log probability (None if scores were not requested).
 
     `ended`: the model ended it; else it was cut at the limit on its length.
     """
@@ -37,7 +37,7 @@ class Output:
 
 
 class Translator(Predictor):
-    """Translates texts by search, with an encoder-decoder model or a prefix LM whose prefix is the source."""
+    """Translates texts by search with an encoder-decoder, or with a prefix LM whose prefix is the source."""
 
     noun = "sentence"
 
@@ -51,14 +51,15 @@ class Translator(Predictor):
         self._given = jax.jit(self._with_hidden)
 
     def translate(self, texts: Iterable[str], scored: bool = True) -> Iterator[list[Output]]:
-        """For each text, in order, its `search.n_best` hypotheses, best first. A blank text gives blank ones.
+        """For each text, in order, its `search.n_best` hypotheses, best first. A blank text gives blank hypotheses.
 
-        `scored`: with scores. Greedy search sums over the vocabulary for nothing else, a tenth of its time with 58,000 entries.
+        `scored`: compute scores. Greedy search needs a sum over the vocabulary only for them, which takes a tenth of its time
+        with 58,000 entries.
         """
         return self._translated(iter(listed(texts)), scored)
 
     def _translated(self, texts: Iterator[str], scored: bool) -> Iterator[list[Output]]:
-        first, self._cut, self._told, self._unended, self._count = 1, [], [], 0, 0
+        first, self._cut, self._other_cuts, self._unended, self._count = 1, [], [], 0, 0
         while chunk := list(itertools.islice(texts, self.config.search.batch_size * CHUNK)):
             for outputs in self._chunk(chunk, first, scored=scored):
                 self._unended += not outputs[0].ended
@@ -71,43 +72,43 @@ class Translator(Predictor):
         return [*super().cuts, Cut(self._unended, self._count, what)]
 
     def limits(self, source_lengths: Iterable[int]) -> list[int]:
-        """The limit of output tokens, end included, for sources with these numbers of tokens."""
+        """The maximum number of output tokens, including the end, for sources with these numbers of tokens."""
         around, most = sum(map(len, self._around)), self.config.data.max_source_length
         return [self.limit(min(length + around, most)) for length in source_lengths]
 
     def limit(self, source: int) -> int:
-        """The same for a source of so many tokens, special ones included."""
+        """The same for one source of `source` tokens, including special tokens."""
         return output_limit(self.config, self.data_info, source)
 
     def translate_to_length(self, pairs: Sequence[tuple[str, str]]) -> list[list[Output]]:
-        """As `translate`, with hypotheses of exactly as many tokens as the target: the model does not decide when to end."""
+        """`translate` with hypotheses of exactly the number of tokens in the target: the model does not decide when to end."""
         targets = self.target_vocabulary.encode_batch([clean(self.config, target) for _, target in listed(pairs, "pairs")])
         return self._chunk([source for source, _ in pairs], 1, [len(target) for target in targets])
 
     def logits(self, sources: Sequence[str], targets: Sequence[str]) -> list[np.ndarray]:
-        """For each pair the logits TxN after the start, after target token 1, ..., after T - 1 target tokens."""
+        """For each pair, the logits TxN after the start token and after each target token but the last."""
         if not sources:
             return []
         inputs = self._inputs(targets)
         batch, places = self._batch_of(self._sources(sources), inputs)
-        logits = np.asarray(self._said(self.params, batch))
+        logits = np.asarray(self._forward(self.params, batch))
         return [logits[row, place : place + len(ids)] for row, (ids, place) in enumerate(zip(inputs, places, strict=True))]
 
     def batch(self, sources: Sequence[str], targets: Sequence[str]) -> dict[str, np.ndarray]:
-        """What the model is called with for these pairs: tokens and segments, int32 BxS and BxT."""
+        """The model's inputs for these pairs: tokens and segments, int32 BxS and BxT."""
         return self._batch_of(self._sources(sources), self._inputs(targets))[0]
 
     def attention(self, source: str, target: str | None = None) -> list[Map]:
-        """Attention weights of each stack at the tokens of `target` (none: the model's own output). Texts are cut to the table
-        of positions."""
+        """The attention weights of each site for `source` and `target` (None: the model's own output). Texts are cut to the
+        size of the table of positions."""
         if target is None:
             target = next(self.translate([source]))[0].text
         [source_ids], [input_ids] = self._sources([source]), self._tokens([target])
-        self._told, most = [], most_positions(self.config)
+        self._other_cuts, most = [], most_positions(self.config)
         room = len(input_ids) if most is None else most - (0 if self._encodes else len(source_ids))
-        if len(input_ids) > room:  # an error where numbers come of it; this is only drawn
+        if len(input_ids) > room:  # an error elsewhere; here the weights are only drawn
             what = f"tokens of the target are not read: there are {most:,} positions (config.model.positions.size)"
-            self._told = [Cut(len(input_ids) - room, len(input_ids), what)]
+            self._other_cuts = [Cut(len(input_ids) - room, len(input_ids), what)]
         input_ids = input_ids[:room]
         batch, _ = self._batch_of([source_ids], [input_ids])
         columns = self.source_vocabulary.pieces(source_ids)
@@ -118,14 +119,14 @@ class Translator(Predictor):
         for place, weights_LxBxHxTxS in self.weights_of(batch).items():
             stack, kind = place.split("/")
             across = columns if kind == "cross" or stack == "encoder" else rows
-            # Rows of cross-attention are the tokens that are generated, not those that were read.
+            # Rows of cross-attention are labelled with the generated tokens, not with the decoder's inputs.
             down = [*rows[1:], "</s>"] if kind == "cross" else across
             maps.append(Map(f"{stack} {kind} attention", weights_LxBxHxTxS[:, 0], across, down))
         return maps
 
     def weights(self, pairs: Sequence[tuple[str, str]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """As `weights_of`, while each target is generated, from the token after the start on; and how many tokens each text has
-        that is read: a source, or, of a decoder alone, a source and its target. Rows have padding behind them."""
+        """The result of `weights_of` for these pairs, and the number of tokens of each text that is attended to: the source, or
+        in a decoder-only model the source and its target. Rows are padded on the right."""
         pairs = listed(pairs, "pairs")
         batch, _ = self._batch_of(self._sources([s for s, _ in pairs]), self._inputs([t for _, t in pairs]))
         return self.weights_of(batch), batch["source_segments" if self._encodes else "segments"].sum(axis=1)
@@ -133,8 +134,8 @@ class Translator(Predictor):
     def target_nll(
         self, pairs: Sequence[tuple[str, str]], hidden: Sequence[Sequence[int]] | None = None, encoder: bool = False
     ) -> list[np.ndarray]:
-        """Nats of each target's tokens. `hidden`: numbers of source tokens that attention does not see, nor, with
-        `encoder`, the encoder."""
+        """The nats of each target's tokens. `hidden`: indices of source tokens that cross-attention does not see; with
+        `encoder`, the encoder does not see them either."""
         sources, inputs = self._sources([s for s, _ in pairs]), self._inputs([t for _, t in pairs])
         batch, _ = self._batch_of(sources, inputs)
         mask_BxS = np.zeros(batch["source"].shape, bool)
@@ -153,7 +154,7 @@ class Translator(Predictor):
         return jax.nn.log_softmax(logits)
 
     def _batch_of(self, sources: list[list[int]], inputs: list[list[int]]) -> tuple[dict[str, np.ndarray], list[int]]:
-        """What the model is called with, and where in its rows each target begins. UserError: as in `_inputs`."""
+        """The model's inputs, and the index in its rows at which each target begins. UserError as in `_inputs`."""
         if not self._encodes:
             rows = [[*source, *ids] for source, ids in zip(sources, inputs, strict=True)]
             longest, most = max(map(len, rows)), most_positions(self.config)
@@ -163,29 +164,31 @@ class Translator(Predictor):
                     "shorten them"
                 )
             tokens, segments = pad(rows, longest)
-            prefix, _ = pad([[1] * (len(source) + 1) for source in sources], longest)  # all see the start, as in training
+            prefix, _ = pad(
+                [[1] * (len(source) + 1) for source in sources], longest
+            )  # all tokens see the start, as in training
             return {"inputs": tokens, "segments": segments, "prefix": prefix}, [len(source) for source in sources]
         source, source_segments = pad(sources, max(map(len, sources)))
         tokens, segments = pad(inputs, max(map(len, inputs)))
         batch = {"source": source, "source_segments": source_segments, "inputs": tokens, "segments": segments}
         return batch, [0] * len(sources)
 
-    def _asked(self, text: str) -> str:
-        """A source with the prefix of the task, which is added if it is missing."""
+    def _with_prefix(self, text: str) -> str:
+        """The source with the prefix of the task, which is added if it is missing."""
         text, prefix = clean(self.config, text), self.config.data.prefix
         prefix = prefix.lower() if self.config.data.lowercase else prefix
         return text if not text or text.startswith(prefix) else prefix + text
 
     def _sources(self, texts: Sequence[str], first: int = 1) -> list[list[int]]:
-        """The encoder's inputs for each text, the end included; `first`: the number of the first text."""
+        """The encoder's inputs for each text, including the end; `first`: the number of the first text in messages."""
         limit = self.config.data.max_source_length
         if first == 1:
-            self._cut, self._told, self._unended = [], [], 0
+            self._cut, self._other_cuts, self._unended = [], [], 0
             self._names.reset()
         self._count = first - 1 + len(texts)
-        ids = self._names.encode_batch([self._asked(text) for text in listed(texts)])
+        ids = self._names.encode_batch([self._with_prefix(text) for text in listed(texts)])
         before, after = self._around
-        room = limit - len(before) - max(len(after), 1)  # the end, or, behind a prefix, the start
+        room = limit - len(before) - max(len(after), 1)  # the end, or for a prefix LM the start
         self._cut += [number for number, tokens in enumerate(ids, first) if len(tokens) > room]
         return [[*before, *tokens[:room], *after] for tokens in ids]
 
@@ -198,7 +201,7 @@ class Translator(Predictor):
         return [] if known.begin is None else [known.begin], [known.end, *([] if known.code is None else [known.code])]
 
     def _inputs(self, texts: Sequence[str]) -> list[list[int]]:
-        """The decoder's inputs for each target, the start included. UserError: past the end of a positions table."""
+        """The decoder's inputs for each target, including the start. UserError if they exceed the table of positions."""
         inputs = self._tokens(texts)
         longest, most = max(map(len, inputs)), most_positions(self.config)
         if most is not None and longest > most:
@@ -208,7 +211,7 @@ class Translator(Predictor):
         return inputs
 
     def fits(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        """Whether each source and target fit into the table of positions; all do if there is none."""
+        """For each pair, whether source and target fit into the table of positions; always True if there is none."""
         if (most := most_positions(self.config)) is None:
             return [True] * len(pairs)
         sources, inputs = self._sources([s for s, _ in pairs]), self._tokens([t for _, t in pairs])
