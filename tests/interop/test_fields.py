@@ -8,7 +8,7 @@ import folders
 import jax
 import pytest
 
-from transformer import settings
+from transformer import effects, settings
 from transformer.components.norms import LayerNorm, RMSNorm
 from transformer.components.positions import Learned, NoPositions, Sinusoidal
 from transformer.components.rotary import Llama3, Rotary
@@ -392,6 +392,24 @@ def test_a_setting_that_they_have_not_is_named_when_writing(name, changes, named
     with pytest.raises(UserError) as error:
         configs.choose(config, DataInfo(9, 9, 9, 9))
     assert named in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["classify", "tag"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "modernbert"])
+def test_a_masked_language_model_becomes_a_classifier_as_its_type_has_it(name, kind):
+    """What stands below the classifier is nothing that a masked language model has, so that no file says it."""
+    before = effects.without_idle(
+        config_of(read(name, SMALL[name]) | {"family": "encoder_only", "objective.kind": "masked_lm"})
+    )
+    config = settings.replace(before, "objective.kind", kind)
+    used = configs.with_published_head(config, before, name, ["objective.kind"])
+    assert not [each for each, _ in effects.idle(used) if each in configs.HEAD]
+    assert configs.choose(used, DataInfo(9, 9, 9, 9, model_type=name)) == name
+    given = configs.with_published_head(
+        settings.replace(config, "model.prediction_head", "bert"), before, name, ["model.prediction_head"]
+    )
+    assert given.model.prediction_head == "bert"
+    assert configs.with_published_head(config, before, None, []) == config
 
 
 def test_sinusoids_without_a_limit_are_written_as_a_table_that_is_large_enough():

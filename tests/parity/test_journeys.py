@@ -43,12 +43,13 @@ def llm(name: str) -> Published:
     return Published(model, made, described, {"source": "documents"}, lambda workdir: (ask, b""))
 
 
-def modernbert() -> Published:
+def encoder(name: str) -> Published:
+    """With a tokenizer as ModernBERT's, which has no class of its own."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     names = dict(zip(("pad", "unk", "cls", "sep", "mask"), special, strict=True))
     made = folders.between(folders.word_pieces(), "[CLS]", "[SEP]")
     ids = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
-    model = theirs.make("modernbert", vocab_size=made.get_vocab_size(), **ids)
+    model = theirs.make(name, vocab_size=made.get_vocab_size(), **(ids if name == "modernbert" else {}))
     described = {f"{role}_token": token for role, token in names.items()}
     asked = ["--mode=predict"]
     return Published(model, made, described, {"source": "documents"}, lambda workdir: (asked, b"the small [MASK]\n"))
@@ -67,18 +68,31 @@ def nllb() -> Published:
     return Published(model, made, described, data, lambda workdir: (asked, b"the small cat\n"), settings=settings)
 
 
-KINDS = {name: lambda name=name: llm(name) for name in ("llama", "qwen3", "gemma3")} | {"modernbert": modernbert, "nllb": nllb}
+KINDS = {name: lambda name=name: llm(name) for name in ("llama", "qwen3", "gemma3")} | {"nllb": nllb}
+KINDS |= {name: lambda name=name: encoder(name) for name in ("modernbert", "distilbert", "electra")}
+JOURNEYS = ("llama", "qwen3", "gemma3", "modernbert", "nllb")
+
+
+def save(published: Published, folder: Path) -> None:
+    """As `save_pretrained` of Transformers does."""
+    published.model.save_pretrained(folder)
+    published.tokenizer.save(str(folder / "tokenizer.json"))
+    described = {"tokenizer_class": "PreTrainedTokenizerFast", **published.described}
+    (folder / "tokenizer_config.json").write_text(json.dumps(described))
+
+
+def command(*arguments: str, stdin: bytes = b"") -> str:
+    result = trained.command(*arguments, stdin=stdin)
+    assert result.status == 0, result
+    return result.out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", small.some(KINDS, "llama", "modernbert", "nllb", others=pytest.mark.thorough))
+@pytest.mark.parametrize("name", small.some(JOURNEYS, "llama", "modernbert", "nllb", others=pytest.mark.thorough))
 def test_a_model_goes_all_the_way(tmp_path, name):
     """Adapters that were trained on one's own text lower its loss; what is exported computes in Transformers what ours does."""
     published = KINDS[name]()
-    published.model.save_pretrained(tmp_path / "a")
-    published.tokenizer.save(str(tmp_path / "a" / "tokenizer.json"))
-    described = {"tokenizer_class": "PreTrainedTokenizerFast", **published.described}
-    (tmp_path / "a" / "tokenizer_config.json").write_text(json.dumps(described))
+    save(published, tmp_path / "a")
     pairs = published.data["source"] == "text"
     for split in SPLITS:
         lines = LINES * (20 if split == "train" else 2)
@@ -89,11 +103,6 @@ def test_a_model_goes_all_the_way(tmp_path, name):
     data = [f"--config.data.{setting}={value}" for setting, value in published.data.items()]
     data += [f"--config.data.directory={tmp_path}"]
     data += [f"--config.data.{split}={split}{'' if pairs else '.txt'}" for split in SPLITS]
-
-    def command(*arguments, stdin=b""):
-        result = trained.command(*arguments, stdin=stdin)
-        assert result.status == 0, result
-        return result.out
 
     command("--mode=import", f"--source={tmp_path / 'a'}", f"--workdir={run}", *data)
     assert "fail" not in command("--mode=check", f"--workdir={run}").lower()
@@ -123,3 +132,33 @@ def test_a_model_goes_all_the_way(tmp_path, name):
     with torch.no_grad():
         wanted = written(torch.tensor([ids]), **more).logits.numpy()
     np.testing.assert_allclose(said, wanted, atol=2e-4, rtol=1e-3)
+
+
+LABELLED = {
+    "classify": ("tsv", ["cat\tthe small cat", "bird\ta bird hears"], "SequenceClassification"),
+    "tag": ("conll", ["the O\ncat B-ANIMAL\n", "a O\nbird B-ANIMAL\n"], "TokenClassification"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LABELLED)
+@pytest.mark.parametrize("name", small.some(["modernbert", "distilbert", "electra"], "modernbert", others=pytest.mark.thorough))
+def test_a_masked_language_model_is_trained_to_label_and_exported(tmp_path, name, kind):
+    """All parameters are trained, and each has its place in what Transformers reads."""
+    published, (source, lines, head) = KINDS[name](), LABELLED[kind]
+    save(published, tmp_path / "a")
+    for split in SPLITS:
+        (tmp_path / f"{split}.txt").write_text("\n".join(lines * 8) + "\n")
+    command("--mode=import", f"--source={tmp_path / 'a'}", f"--workdir={tmp_path / 'run'}")
+    settings = {"train.init_from": tmp_path / "run", "objective.kind": kind, "data.directory": tmp_path, "data.source": source}
+    settings |= {"train.steps": 6, "train.learning_rate": 0.02, "train.warmup_steps": 1, "train.batch_tokens": 64}
+    settings |= {f"data.{split}": f"{split}.txt" for split in SPLITS}
+    command(f"--workdir={tmp_path / 'tuned'}", *(f"--config.{setting}={value}" for setting, value in settings.items()))
+    command("--mode=export", f"--workdir={tmp_path / 'tuned'}", f"--output={tmp_path / 'b'}")
+    written = getattr(transformers, f"AutoModelFor{head}").from_pretrained(tmp_path / "b").eval()
+    assert type(written).__name__ == type(published.model).__name__.replace("MaskedLM", head)
+    tokenizer, found = transformers.AutoTokenizer.from_pretrained(tmp_path / "b"), loading.read(tmp_path / "tuned")
+    given = tokenizer("the small cat", return_tensors="pt", return_token_type_ids=False)
+    said = found.model.apply({"params": found.params}, {"source": given.input_ids.numpy()})["scores"]
+    with torch.no_grad():
+        np.testing.assert_allclose(said, written(**given).logits.numpy(), atol=2e-4, rtol=1e-3)

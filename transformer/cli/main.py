@@ -71,20 +71,25 @@ def _config(workdir: Path, overrides: Mapping[str, str]) -> tuple[Config, list[s
         made = open_existing(workdir).config()
         return effects.settle(settings.override(made, overrides), overrides, lambda: made)
     if FLAGS.config is None and (other := overrides.get("train.init_from")):
-        made = fine_tuning(Path(other))
-        return effects.settle(settings.override(made, overrides), overrides, lambda: made)
+        from transformer.interop.configs import with_published_head
+
+        made, model_type = fine_tuning(Path(other))
+        config = with_published_head(settings.override(made, overrides), made, model_type, overrides)
+        return effects.settle(config, overrides, lambda: made)
     return fitting.settle(FLAGS.config or DEFAULT, overrides)
 
 
-def fine_tuning(other: Path) -> Config:
-    """The settings of another run's model and data, to be trained further from its parameters: a short run, a low rate."""
+def fine_tuning(other: Path) -> tuple[Config, str | None]:
+    """The settings of another run's model and data, to be trained further from its parameters: a short run, a low rate; and the
+    type of the published model that it was, if it was one."""
     from transformer.runtime.workdir import open_existing
 
     say(f"--config.train.init_from={other}: its model and its data are used, unless settings differ")
     train = Train(steps=1000, learning_rate=1e-4, warmup_steps=50, schedule="linear", batch_tokens=2048, evaluate_every=100)
-    return dataclasses.replace(
-        open_existing(other).config(), train=train, checkpoint=Checkpoint(every_steps=500), parallel=Parallel()
-    )
+    workdir = open_existing(other)
+    model_type = workdir.data_info().model_type if workdir.data_info_file.is_file() else None
+    config = workdir.config()
+    return dataclasses.replace(config, train=train, checkpoint=Checkpoint(every_steps=500), parallel=Parallel()), model_type
 
 
 def run() -> None:

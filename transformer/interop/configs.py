@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from transformer import effects, registry, settings
@@ -30,6 +30,7 @@ DECODER = "decoder."
 # Ids that a generation_config.json may say otherwise than config.json does; text is made by the former.
 FIRST = "forced_bos_token_id"  # what every output begins with
 FORCED = "forced_eos_token_id"  # the last token of an output that reaches its limit
+HEAD = ("model.prediction_head", "model.pooler_activation", "model.pooling", "model.head_bias")
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
@@ -264,6 +265,24 @@ def _check_stacks(name: str, config: Config) -> None:
                 f"config.model.layer_types: {setting.removeprefix('model.')} is {value} in the encoder and {other} in the "
                 f"decoder, and a {name} model of Transformers has one for both; it cannot be written"
             )
+
+
+def with_published_head(config: Config, before: Config, model_type: str | None, given: Collection[str]) -> Config:
+    """`config`, which is `before` with the settings `given` changed, with the layers below a classifier that models of that
+    type have. So it can be written as one.
+
+    What had an effect before, or is given, stays. A masked language model has no such layers.
+    """
+    if model_type is None or (form := FORMATS.get(model_type)) is None or form.family != config.family:
+        return config
+    published = {name: value for name, value in form.fixed.items() if name in HEAD}
+    for field in form.fields:
+        if (name := field.ours[0]) in HEAD:
+            published[name] = dict(field.values or ()).get(field.default, field.default)
+    idle = {name for name, _ in effects.idle(settings.assign(before, published))}
+    fresh = {name: value for name, value in published.items() if name in idle and name not in given}
+    none = {name for name, _ in effects.idle(settings.assign(config, fresh))}
+    return settings.assign(config, {name: value for name, value in fresh.items() if name not in none})
 
 
 def _without_effect(config: Config, setting: str, value: Any) -> bool:
