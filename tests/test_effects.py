@@ -354,7 +354,7 @@ def scored(config: Config) -> str:
         found = scoring._continuation(predictor, "test", split)
     removed = ()
     if config.evaluate.heads_removed:
-        removed = (head_pruning.heads(config), head_pruning.number(config), config.evaluate.head_order)
+        removed = (head_pruning.heads(config), head_pruning.num_removed(config), config.evaluate.head_order)
     return str((found, removed, scoring.reported(config)))
 
 

@@ -356,7 +356,7 @@ TRAINED: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "too few heads": (
         as_it_is,
         ["--mode=evaluate", "--config.evaluate.heads_removed=0.01"],
-        ["config.evaluate.heads_removed 0.01", "of 6 heads that is none"],
+        ["config.evaluate.heads_removed 0.01", "none of 6 heads"],
     ),
     "score": (as_it_is, ["--mode=evaluate", "--config.evaluate.scores=blue"], ["config.evaluate.scores:", "'bleu'"]),
     "mode of another kind": (

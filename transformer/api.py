@@ -165,7 +165,7 @@ class TrainedModel:
 
     def without_heads(self, heads: Sequence[str]) -> "TrainedModel":
         """The model without these heads, each named SITE/LAYER/HEAD, such as "decoder/cross/1/4"; it is not trained again."""
-        params = head_pruning.without(self.config, self.params, _texts(heads, "heads"))
+        params = head_pruning.prune(self.config, self.params, _texts(heads, "heads"))
         return TrainedModel(dataclasses.replace(self._loaded, params=params))
 
     # --- checks ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Decoders without the causal mask, for the study ablations/causal_mask.py (Vaswani et al. 2017, section 3.2.3).
 
-Where tokens see later ones in evaluation, there is no cache: the whole prefix is recomputed at every step.
+If tokens see later ones in evaluation, there is no cache: the whole prefix is recomputed at every step.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from transformer.components.masks import All, Mask, Prefix
 
 @dataclasses.dataclass(frozen=True)
 class UnmaskedTraining(Prefix):
-    """No causal mask while training."""
+    """No causal mask during training."""
 
     def during(self, training: bool) -> Mask:
         return All() if training else self
@@ -18,7 +18,7 @@ class UnmaskedTraining(Prefix):
 
 @dataclasses.dataclass(frozen=True)
 class UnmaskedEvaluation(Prefix):
-    """No causal mask when the model is scored or used."""
+    """No causal mask in evaluation and generation."""
 
     def during(self, training: bool) -> Mask:
         return self if training else All()

@@ -5,9 +5,9 @@
     lambda_init = 0.8 - 0.6 exp(-0.3 l), l = 0 in the first layer
     head = (1 - lambda_init) RMSNorm(..)
 
-Each of a head's two maps has half of its width d_k. A layer thus has the parameters of an ordinary one with the same number of
-heads, and a few more vectors; with the paper's d_model / 2d heads, d_k and d_v are 2d. Not supported: an odd d_k; positions
-that read queries and keys (Shaw, CoPE).
+Each of the two maps of a head has half of its width d_k. A layer thus has the same parameters as an ordinary one with the same
+number of heads, plus a few vectors; with the paper's d_model / 2d heads, d_k and d_v are 2d. Not supported: an odd d_k;
+position encodings that read queries and keys (Shaw, CoPE).
 
 Letters: B rows, T queries, S keys, H heads, N key-value heads, V width of a head's values.
 """
@@ -28,29 +28,32 @@ Array = jax.Array
 
 
 def maps(sizes: Sizes) -> Sizes:
-    """The sizes of both maps side by side: the first H heads are the first map."""
+    """Sizes with twice the heads, for both maps: the first H heads are the first map."""
     return dataclasses.replace(
         sizes, num_heads=2 * sizes.num_heads, num_kv_heads=2 * sizes.num_kv_heads, d_k=max(sizes.d_k // 2, 1)
     )
 
 
 def initial(layer: Array | int) -> Array:
-    """lambda_init of a layer, from 0 on."""
+    """lambda_init of a layer, where the first layer is 0."""
     return 0.8 - 0.6 * jnp.exp(-0.3 * jnp.asarray(layer, jnp.float32))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Differential(Attention):
-    """Weights are a difference, and may be negative."""
+    """The weights are a difference, and may be negative."""
 
     softmax: ClassVar[bool] = False
 
     def check(self, sizes: Sizes) -> str | None:
-        return f"config.model.d_k {sizes.d_k}: each of two maps has half of it, so it must be even" if sizes.d_k % 2 else None
+        return (
+            f"config.model.d_k {sizes.d_k}: each of the two maps has half of it, so it must be even" if sizes.d_k % 2 else None
+        )
 
     def supports(self, mask: Mask, positions: Positions, sizes: Sizes) -> str | None:
         if positions.of_content:
-            return f"config.model.positions {registry.reference(type(positions))}: read queries, of which there are two here"
+            name = registry.reference(type(positions))
+            return f"config.model.positions {name}: reads the queries, but there are two of each here; choose another encoding"
         return positions.check(maps(sizes))
 
     def parameters(self, sizes: Sizes) -> Declared:
@@ -67,13 +70,13 @@ class Differential(Attention):
         return super().queries(p, x_BxTxD, tokens, positions, maps(sizes))
 
     def logits(self, p: Parameters, q: Streams, k: Streams, pairs: Pairs, positions: Bound) -> Array:
-        """Of both maps, with the same position bias: B x 2H x T x S."""
+        """The logits of both maps, with the same position bias: B x 2H x T x S."""
         scores = self.scores(p, q, k, pairs)
         bias = positions.bias(q, k, scores[:, : scores.shape[1] // 2], pairs)
         return scores if bias is None else scores + jnp.concatenate([bias, bias], axis=1)
 
     def normalize(self, p: Parameters, logits_BxHxTxS: Array, pairs: Pairs) -> Array:
-        """Of logits with twice as many heads."""
+        """Normalizes logits with twice as many heads."""
         first, second = jnp.split(super().normalize(p, logits_BxHxTxS, pairs), 2, axis=1)
         factor = jnp.exp(jnp.sum(p["lambda_q1"] * p["lambda_k1"])) - jnp.exp(jnp.sum(p["lambda_q2"] * p["lambda_k2"]))
         return first - (factor + initial(pairs.layer)) * second

@@ -28,7 +28,7 @@ class FIRE(Positions):
     relative: ClassVar[bool] = True
     backward: ClassVar[bool] = True
     width: int = setting(32, "hidden units of the network", at_least=1)
-    threshold: float = setting(512.0, "L at first: shorter texts are not interpolated", above=0)
+    threshold: float = setting(512.0, "initial value of L: shorter texts are not interpolated", above=0)
 
     def parameters(self, sizes: Sizes, stddev: float) -> Declared:
         return {

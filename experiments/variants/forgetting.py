@@ -2,9 +2,9 @@
 
     f_t = sigmoid(w . x_t + b),   logit_ij += sum over l = j + 1 .. i of log f_l
 
-How fast a head forgets depends on the data. Needs no other position encoding. For causal masks; with a prefix, the sum is over
-the tokens between a key and the end of the prefix. The cache holds log f, in fp32. Any length; fused kernels that take a bias
-may run it.
+How fast a head forgets depends on the data. It needs no other position encoding. For causal masks; with a prefix, the sum is
+over the tokens between a key and the end of the prefix. The cache holds log f in fp32. Any length; fused kernels that take a
+bias support it.
 
 Letters: B rows, T queries, S keys, H heads, D d_model.
 """

@@ -2,7 +2,7 @@
 
     head_i * sigmoid(x W_i + b_i), W_i of D x 1
 
-A head can be silent for a token without a sink for its weights. Supports every mask and position encoding, and fused kernels.
+A head can give no output for a token without an attention sink. Supports every mask and position encoding, and fused kernels.
 
 Letters: B rows, T queries, H heads, V width of a head's values, D d_model.
 """
@@ -20,7 +20,7 @@ from transformer.components.parameters import Constant, Declared, Kernel, Parame
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GatedOutput(Attention):
-    """One gate a head and token, between 0 and 1."""
+    """One gate for each head and token, between 0 and 1."""
 
     def parameters(self, sizes: Sizes) -> Declared:
         declared: dict[str, Any] = {"gate/kernel": Kernel((sizes.d_model, sizes.num_heads), ("model", "heads"))}

@@ -23,11 +23,11 @@ from transformer.settings import setting
 Array = jax.Array
 
 TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1  # beta, gamma, zeta in Louizos et al. 2018
-OPEN = 2.5  # log alpha at first: without noise the gate is 1, with noise it is open 98 times of 100
+OPEN = 2.5  # initial log alpha: without noise the gate is 1, with noise it is open in 98 of 100 cases
 
 
 def gate(log_alpha: Array, key: Array | None = None) -> Array:
-    """Factors, fp32, of the shape of `log_alpha`: sampled, or, without a key, the deterministic gate of evaluation."""
+    """Factors in fp32 with the shape of `log_alpha`: sampled or, without a key, the deterministic gates of evaluation."""
     if key is None:
         stretched = jax.nn.sigmoid(log_alpha)
     else:
@@ -43,12 +43,12 @@ def chance_open(log_alpha: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadGates(Attention):
-    """Each head's output times its gate, drawn anew in every update."""
+    """The output of each head is multiplied by its gate, which is sampled in every update."""
 
     random: ClassVar[bool] = True
     place: Literal["all", "encoder/self", "decoder/self", "decoder/cross"] = setting("all", "which attention has gates")
-    penalty_per_head: float = setting(0.01, "what an open gate adds to the loss, in nats of every token", at_least=0)
-    rate: float = setting(1.0, "gates learn with so many times the learning rate", above=0)
+    penalty_per_head: float = setting(0.01, "penalty of an open gate, in nats, added to the loss of every token", at_least=0)
+    rate: float = setting(1.0, "factor on the learning rate of the gates", above=0)
 
     def parameters(self, sizes: Sizes) -> Declared:
         gated = self.place in ("all", f"{sizes.stack}/{sizes.role}")

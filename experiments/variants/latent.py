@@ -1,16 +1,16 @@
-"""Multi-head latent attention: keys and values of all heads come from one small vector a token, and only it is cached.
+"""Multi-head latent attention: keys and values of all heads are computed from one small vector per token, which is cached.
 
 DeepSeek-AI 2024 (DeepSeek-V2), section 2.1, equations 9 to 11 and 14 to 19:
 
-    c = RMSNorm(x W^DKV)                      what is cached: L numbers a token,
-    k^R = rotate(x W^KR)                      and one rotated key of R numbers for all heads
-    k = [c W^UK; k^R], v = c W^UV             d_k + R and d_v numbers a head
+    c = RMSNorm(x W^DKV)                      cached: L numbers per token
+    k^R = rotate(x W^KR)                      cached: one rotated key of R numbers, shared by all heads
+    k = [c W^UK; k^R], v = c W^UV             d_k + R and d_v numbers per head
     q = [x W^Q; rotate(x W^QR)]               scaled by 1 / sqrt(d_k + R)
 
 Queries are not compressed (equations 12 and 13), as in DeepSeek-V2-Lite. With a cache, W^UK is multiplied with the queries and
-W^UV with the weighted latents (section 2.1.2), so that no key or value is computed again. Position encodings rotate the R
-entries alone; without rotary positions they are ordinary entries. Not supported: positions that read queries and keys (Shaw,
-CoPE), grouped key-value heads, qk_norm.
+W^UV with the weighted latents (section 2.1.2), so that keys and values are not recomputed. Position encodings rotate only the R
+entries; without rotary positions these are ordinary entries. Not supported: position encodings that read queries and keys
+(Shaw, CoPE), grouped key-value heads, qk_norm.
 
 Letters: B rows, T queries, S keys, H heads, L latent width, R rotated width, K, V head widths, D d_model.
 """
@@ -33,23 +33,24 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Latent(Attention):
-    """Caches `latent_width` + `rotated_width` numbers a token, instead of heads x (d_k + d_v)."""
+    """Caches `latent_width` + `rotated_width` numbers per token instead of heads x (d_k + d_v)."""
 
-    latent_width: int = setting(128, "numbers that keys and values of a token are made of", at_least=1)
-    rotated_width: int = setting(16, "entries of queries and keys that positions rotate, beside the d_k others", at_least=1)
+    latent_width: int = setting(128, "width of the vector from which a token's keys and values are computed", at_least=1)
+    rotated_width: int = setting(16, "additional entries of queries and keys, which position encodings rotate", at_least=1)
 
     def check(self, sizes: Sizes) -> str | None:
         if sizes.num_kv_heads != sizes.num_heads:
-            return "config.model.num_kv_heads: latent attention has keys and values of every head; leave it at none"
+            return "config.model.num_kv_heads: latent attention has separate keys and values for each head; leave it at none"
         if self.qk_norm:
             return "config.model.attention.qk_norm: latent attention has a norm of its own; set it to false"
         return None
 
     def supports(self, mask: Mask, positions: Positions, sizes: Sizes) -> str | None:
         if positions.of_content:
-            return f"config.model.positions {registry.reference(type(positions))}: read queries or keys, which are latents here"
+            name = registry.reference(type(positions))
+            return f"config.model.positions {name}: reads queries or keys, which are latents here; choose another encoding"
         wrong = positions.check(dataclasses.replace(sizes, d_k=self.rotated_width))
-        return wrong and f"config.model.attention.rotated_width {self.rotated_width} stands for d_k: {wrong}"
+        return wrong and f"config.model.attention.rotated_width {self.rotated_width} takes the role of d_k: {wrong}"
 
     def _wide(self, sizes: Sizes) -> Sizes:
         return dataclasses.replace(sizes, d_k=sizes.d_k + self.rotated_width)

@@ -1,13 +1,14 @@
-"""Linear attention: a product of features instead of a softmax, so that the past is summarised in a state of constant size.
+"""Linear attention: a product of features instead of a softmax, so that the past is summarized in a state of constant size.
 
 Katharopoulos et al. 2020, with the features phi(x) = elu(x) + 1:
 
     out_t = phi(q_t) S_t / (phi(q_t) z_t),   S_t = S_(t-1) + phi(k_t) v_t^T,   z_t = z_(t-1) + phi(k_t)
 
-Causal self-attention takes O(T) time, in blocks of `attention_chunk` tokens. The cache is S and z: K x V + K numbers a head, in
-fp32, however long the text. In encoders, with a prefix, and in cross-attention all T x S weights are computed. The tokens of a
-segment must lie together in a row, as packing puts them. Not supported: positions that are not added to the embeddings; windows
-(a state cannot forget); dropout on weights; another scale (it cancels); translation by a decoder-only model (the search
+Causal self-attention takes O(T) time, in blocks of `attention_chunk` tokens. The cache is S and z: K x V + K numbers per head
+in fp32, whatever the length of the text. In encoders, with a prefix, and in cross-attention all T x S weights are computed. The
+tokens of a segment must be contiguous in a row, as in packed rows. Not supported: positions that are not added to the
+embeddings; windows (a state cannot forget); dropout on weights; another scale (it cancels); translation by a decoder-only
+model (the search
 removes the last token of a prefix, and a state cannot).
 
 Letters: B rows, T queries, S keys, H heads, N key-value heads, K, V head widths, C tokens of a block.
@@ -37,7 +38,7 @@ class Linear(Attention):
 
     def check(self, sizes: Sizes) -> str | None:
         if self.dropout_rate:
-            return "config.model.attention.dropout_rate: linear attention makes no weights to drop; set it to 0"
+            return "config.model.attention.dropout_rate: linear attention has no weights to drop; set it to 0"
         if self.scale != "1/sqrt(d_k)":
             return "config.model.attention.scale: a factor cancels in linear attention; leave it at 1/sqrt(d_k)"
         return None
@@ -70,7 +71,7 @@ class Linear(Attention):
         rows, count = q["query"].shape[0], -(-length // size)
 
         def blocks(leaf: Array) -> Array:
-            """Blocks first, then rows; what pads the last one has segment 0."""
+            """An array with the axis of blocks before that of rows; the padding of the last block has segment 0."""
             leaf = jnp.broadcast_to(leaf, (rows, *leaf.shape[1:]))
             padded = jnp.pad(leaf, [(0, 0), (0, count * size - length), *[(0, 0)] * (leaf.ndim - 2)])
             return jnp.moveaxis(padded.reshape(rows, count, size, *leaf.shape[2:]), 1, 0)
@@ -115,7 +116,7 @@ class Linear(Attention):
         return self._read(p, q, k, pairs, cache, jnp.ones_like(valid_BxT)), _written(cache, k, valid_BxT)
 
     def _read(self, p: Parameters, q: Streams, k: Streams, pairs: Pairs, state: State, reads_BxT: Array) -> Array:
-        """Heads BxTxHxV of queries that see these keys and, where `reads_BxT`, what the state holds."""
+        """Heads BxTxHxV of queries that see these keys and, where `reads_BxT` is True, the state."""
         products = _masked(self.scores(p, q, k, pairs), pairs)
         group = products.shape[1] // state["sums"].shape[1]
         sums, normalizer = (jnp.repeat(state[name], group, axis=1) for name in ("sums", "normalizer"))
@@ -131,7 +132,7 @@ def _masked(products_BxHxTxS: Array, pairs: Pairs) -> Array:
 
 
 def _written(state: State, k: Streams, valid_BxS: Array) -> State:
-    """The state with the keys that are valid."""
+    """The state after adding the valid keys."""
     key, value = (k[name].astype(jnp.float32) for name in ("key", "value"))
     key = jnp.where(valid_BxS[..., None, None], key, 0)
     added = {"sums": jnp.einsum("bsnk,bsnv->bnkv", key, value), "normalizer": jnp.sum(key, axis=1)}

@@ -1,4 +1,4 @@
-"""What queries, keys and values are each for: attention without one of them, for the study ablations/qkv.py.
+"""Attention without queries, keys or values, to find what each of them contributes, for the study ablations/qkv.py.
 
 `SharedQK` has no key projection: keys equal the queries (Kitaev et al. 2020, section 2, but a token may attend to itself here).
 `InputValues` has no value projection: each head's values are a slice of the input. `EvenWeights` gives each visible key the
@@ -28,7 +28,7 @@ def _without(declared: Declared, module: str) -> Declared:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SharedQK(Attention):
-    """Keys of self-attention are the queries before they are scaled; cross-attention is unchanged."""
+    """In self-attention, keys are the unscaled queries; cross-attention is unchanged."""
 
     def check(self, sizes: Sizes) -> str | None:
         if sizes.num_kv_heads != sizes.num_heads:
@@ -49,13 +49,13 @@ class SharedQK(Attention):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InputValues(Attention):
-    """Values are the inputs: to each head a slice of d_model / num_heads."""
+    """Values are the inputs: each head has a slice of width d_model / num_heads."""
 
     def check(self, sizes: Sizes) -> str | None:
         if sizes.d_v * sizes.num_kv_heads != sizes.d_model:
             return (
-                f"config.model.d_v {sizes.d_v}: {sizes.num_kv_heads} slices of it are not d_model {sizes.d_model}, which "
-                "values that are the inputs need; leave d_v and num_kv_heads at none"
+                f"config.model.d_v {sizes.d_v}: {sizes.num_kv_heads} slices of it do not add up to d_model {sizes.d_model}, as "
+                "they must if values are the inputs; leave d_v and num_kv_heads at none"
             )
         return super().check(sizes)
 
@@ -68,12 +68,12 @@ class InputValues(Attention):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SharedQKInputValues(SharedQK, InputValues):
-    """Both: of four projections two are left."""
+    """Both changes: two of the four projections remain."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvenWeights(Attention):
-    """Every key that is seen has the same weight, but for what positions add to the logits."""
+    """All visible keys have the same weight, except for position biases."""
 
     def scores(self, p: Parameters, q: Streams, k: Streams, pairs: Pairs) -> Array:
         return jnp.zeros_like(super().scores(p, q, k, pairs))
@@ -81,10 +81,10 @@ class EvenWeights(Attention):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HardMax(Attention):
-    """All weight on the greatest logit, the first of equals; where nothing is seen, zeros.
+    """Puts all weight on the largest logit (ties go to the first key); zeros if the query sees no key.
 
-    Straight-through (Bengio et al. 2013): the gradient is the softmax's. A maximum has none, so queries and keys would stay as
-    they were drawn.
+    Straight-through estimator (Bengio et al. 2013): the gradient is that of the softmax. A maximum has no gradient, so queries
+    and keys would not be trained.
     """
 
     def normalize(self, p: Parameters, logits_BxHxTxS: Array, pairs: Pairs) -> Array:

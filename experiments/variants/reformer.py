@@ -3,8 +3,8 @@
     k_j = q_j / |q_j|
 
 A token does not attend to itself unless it sees no other token, because its logit with itself would be the largest. There is no
-hashing: each token attends to all others that it sees. Cross-attention is ordinary attention. Needs as many key-value heads as
-heads; supports every mask and position encoding.
+hashing: each token attends to all others that it sees. Cross-attention is ordinary attention. It needs the same number of heads
+and key-value heads, and supports every mask and position encoding.
 
 Letters: B rows, T queries, S keys, H heads, K width of a head.
 """
@@ -26,7 +26,7 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reformer(SharedQK):
-    """Keys of length 1; a token sees itself only if it sees nothing else."""
+    """Keys have length 1; a token sees itself only if it sees no other token."""
 
     softmax: ClassVar[bool] = False
 

@@ -2,7 +2,7 @@
 
     weight_s = sigmoid(l_s + b), b = -log n
 
-Section 2, with the paper's bias: where logits are 0, the weights of n keys sum to about 1. Here n is the number of keys that
+Section 2, with the paper's bias: if logits are 0, the weights of n keys sum to about 1. Here n is the number of keys that
 the query sees, so that decoding with a cache gives the same outputs as training. Supports every mask and position encoding.
 
 Letters: B rows, T queries, S keys, H heads.
@@ -21,7 +21,7 @@ from transformer.components.parameters import Parameters
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sigmoid(Attention):
-    """The weights of a query sum to anything."""
+    """The weights of a query need not sum to 1."""
 
     softmax: ClassVar[bool] = False
 

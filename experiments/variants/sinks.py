@@ -25,7 +25,7 @@ class Sinks(Attention):
     """The weights of a query sum to less than 1."""
 
     softmax: ClassVar[bool] = False
-    sink: Literal["learned", "zero"] = setting("learned", "the logit of the sink; learned: one a head, 0 at first")
+    sink: Literal["learned", "zero"] = setting("learned", "the logit of the sink; learned: one for each head, initialized to 0")
 
     def parameters(self, sizes: Sizes) -> Declared:
         own = {"sink": Constant((sizes.num_heads,), ("heads",))} if self.sink == "learned" else {}

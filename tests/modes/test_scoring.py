@@ -195,4 +195,7 @@ def test_heads_at_random_need_no_validation(tmp_path, unscored):
         removed[place] = json.loads(kept(run).read_text())["heads_removed"]
         kept(run).unlink()
     every = [f"{place}/1/{head}" for place in PLACES for head in (1, 2)]
-    assert removed == {"all": head_pruning.at_random(every, 0)[:3], "decoder/cross": head_pruning.at_random(every[4:], 0)[:1]}
+    assert removed == {
+        "all": head_pruning.random_order(every, 0)[:3],
+        "decoder/cross": head_pruning.random_order(every[4:], 0)[:1],
+    }

@@ -117,16 +117,16 @@ def test_removed_heads_are_heads_times_zero(kind):
     plain = run(params)
     assert run(params, factors(config, [])) == plain
     removed = [head for head in head_pruning.heads(config) if head[-1] == "2"][:3]
-    cut = head_pruning.without(config, params, removed)
+    cut = head_pruning.prune(config, params, removed)
     assert run(cut) == pytest.approx(run(params, factors(config, removed)), rel=1e-5)
     assert abs(run(cut)["loss_sum"] - plain["loss_sum"]) > 1e-2
     wanted = functools.reduce(lambda params, head: scaled(params, head, 0.0), removed, params)
     assert jax.tree.all(jax.tree.map(np.array_equal, cut, wanted))
-    assert jax.tree.all(jax.tree.map(np.array_equal, head_pruning.without(config, params, []), params))
+    assert jax.tree.all(jax.tree.map(np.array_equal, head_pruning.prune(config, params, []), params))
     place, deepest, last = removed[0].rsplit("/", 2)
     for head in (f"{place}/9/1", f"{place}/1/9", f"{place}/0/1", "decoder/nowhere/1/1", "", f"{place}/{deepest}/{last}/1"):
         with pytest.raises(UserError, match="there is no head"):
-            head_pruning.without(config, params, [head])
+            head_pruning.prune(config, params, [head])
 
 
 def test_layers_compare_by_shares_of_their_norms():
@@ -135,13 +135,13 @@ def test_layers_compare_by_shares_of_their_norms():
     of_heads = {f"{first}/1": 4.0, f"{first}/2": 3.0, f"{second}/1": 2.0, f"{second}/2": 0.0}
     of_heads |= {f"{third}/1": 0.0, f"{third}/2": 0.0}
     wanted = [f"{second}/2", f"{third}/1", f"{third}/2", f"{first}/2", f"{first}/1", f"{second}/1"]
-    assert head_pruning.by_importance(of_heads) == wanted
-    assert head_pruning.by_importance({head: 7 * value for head, value in of_heads.items()}) == wanted
+    assert head_pruning.order_by_importance(of_heads) == wanted
+    assert head_pruning.order_by_importance({head: 7 * value for head, value in of_heads.items()}) == wanted
 
 
 def test_a_random_order_is_the_seeds():
     every = head_pruning.heads(configured("translate"))
-    orders = [head_pruning.at_random(every, seed) for seed in (0, 0, 1, 2)]
+    orders = [head_pruning.random_order(every, seed) for seed in (0, 0, 1, 2)]
     assert all(sorted(order) == sorted(every) for order in orders)
     assert orders[0] == orders[1] and len(set(map(tuple, [every, *orders]))) == 4
 
@@ -153,7 +153,7 @@ def test_stacks_may_have_different_numbers_of_heads():
         4,
         4,
     ]
-    cut = head_pruning.without(config, small.untrained(config, small.DATA_INFO)[1], ["encoder/self/1/4"])
+    cut = head_pruning.prune(config, small.untrained(config, small.DATA_INFO)[1], ["encoder/self/1/4"])
     kernel = cut["encoder"]["layers"]["self_attention"]["output"]["kernel"]
     assert kernel.shape == (1, 4, 2, 8) and not kernel[0, 3].any() and kernel[0, :3].all()
 
@@ -166,7 +166,7 @@ def test_heads_are_those_of_a_place_and_of_all_layers():
     assert head_pruning.heads(configured("tag")) == every[:2]
     cross = {"evaluate__head_place": "decoder/cross"}
     for share, place, count in ((0.0, {}, 0), (0.04, {}, 0), (0.05, {}, 1), (0.34, {}, 3), (1.0, {}, 10), (0.5, cross, 2)):
-        assert head_pruning.number(configured("translate", evaluate__heads_removed=share, **place)) == count
+        assert head_pruning.num_removed(configured("translate", evaluate__heads_removed=share, **place)) == count
 
 
 WRONG = {
@@ -176,7 +176,7 @@ WRONG = {
         ["config.evaluate.head_place decoder/cross", "config.family encoder_only", "choose all or encoder/self"],
     ),
     "summed": ({"model__attention": SummedHeads()}, ["heads_removed 0.5", "config.model.attention", "leave it at 0"]),
-    "none": ({"evaluate__heads_removed": 0.04}, ["heads_removed 0.04", "of 10 heads that is none", "raise it"]),
+    "none": ({"evaluate__heads_removed": 0.04}, ["heads_removed 0.04", "none of 10 heads", "raise it"]),
     "no validation": ({"data__validation": None}, ["heads_removed 0.5", "config.data.validation is none", "to random"]),
 }
 

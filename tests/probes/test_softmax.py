@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from transformer.components.attention import masked_softmax
-from transformer.probes.softmax import of_softmax
+from transformer.probes.softmax import softmax_sums
 
 B, H, T, S = 2, 3, 4, 6
 
@@ -34,7 +34,7 @@ def test_measures_are_their_definitions(spread):
     seen = draw.random((B, H, T, S)) < 0.6
     seen[0, 0, 0], seen[0, 0, 1], seen[0, 0, 2] = False, [True] + [False] * (S - 1), True  # none, one, all
     logits[~seen] = 1e4  # what is not seen does not count
-    found = jax.jit(lambda x: of_softmax(x, masked_softmax(x, seen), seen))(logits)
+    found = jax.jit(lambda x: softmax_sums(x, masked_softmax(x, seen), seen))(logits)
     wanted = by_hand(logits, seen)
     assert {name: float(value) for name, value in found.items()} == pytest.approx(wanted, rel=1e-5, abs=1e-6)
     assert 0 < wanted["queries"] < B * H * T - 1
@@ -43,7 +43,7 @@ def test_measures_are_their_definitions(spread):
 def test_what_is_known_of_even_and_of_sharp_weights():
     even, one = np.zeros((1, 1, 1, 5), np.float32), np.asarray([[[[0.0, 200.0, 0.0, 0.0, 0.0]]]], np.float32)
     seen = np.ones(even.shape, bool)
-    of = {name: of_softmax(x, masked_softmax(x, seen), seen) for name, x in (("even", even), ("one", one))}
+    of = {name: softmax_sums(x, masked_softmax(x, seen), seen) for name, x in (("even", even), ("one", one))}
     assert (of["even"]["attention_entropy"], of["even"]["logit_variance"]) == (pytest.approx(1), 0)
     assert of["even"]["jacobian_norm"] == pytest.approx(2 / 5)  # sqrt(n - 1) / n
     assert (of["one"]["attention_entropy"], of["one"]["jacobian_norm"]) == (0, 0)
@@ -55,5 +55,5 @@ def test_a_small_jacobian_is_not_lost_in_rounding(gap):
     """One weight is 1 up to exp(-gap), which fp32 does not tell from 1."""
     logits = np.asarray([[[[gap, 0.0, -1.0]]]], np.float32)
     seen = np.ones(logits.shape, bool)
-    found = of_softmax(logits, masked_softmax(logits, seen), seen)
+    found = softmax_sums(logits, masked_softmax(logits, seen), seen)
     assert found["jacobian_norm"] == pytest.approx(by_hand(logits, seen)["jacobian_norm"], rel=1e-5, abs=0)

@@ -1,4 +1,4 @@
-"""Properties of one forward pass: what a token may depend on, and what it must not."""
+"""Properties of one forward pass: which inputs the output of a token may depend on."""
 
 import re
 from typing import Any
@@ -17,7 +17,7 @@ ALONE = [(number,) for number in range(ROWS)]
 
 
 def causal(subject: Subject) -> Outcome:
-    """The greatest gradient of a state with respect to a later token, and the greatest change of it by other later tokens."""
+    """The largest gradient of a state with respect to a later token, and the largest change if later tokens are replaced."""
     if subject.side == "source":
         return "a model without a decoder sees its whole source"
     masks = [each.mask for each in subject.config.model.layers_of_period("decoder")] if not subject.recurrent else []
@@ -29,7 +29,7 @@ def causal(subject: Subject) -> Outcome:
 
 def _later_gradient(subject: Subject, training: bool) -> float:
     batch = {name: array[:1] for name, array in subject.separate.items()}
-    tokens = batch["inputs"][0]  # all different, so that a row of the table stands for one token
+    tokens = batch["inputs"][0]  # all different, so that each row of the table is one token
 
     def outputs_of(table: jax.Array, params: dict[str, dict[str, jax.Array]]) -> jax.Array:
         params = params | {"target_embedding": params["target_embedding"] | {"table": table}}
@@ -54,7 +54,7 @@ def _later_change(subject: Subject) -> float:
 
 
 def packed(subject: Subject) -> Outcome:
-    """Examples that share a row, against each in a row of its own."""
+    """The difference between examples that share a row and the same examples in separate rows."""
     if subject.recurrent:
         return "a recurrent model reads one example in a row"
     alone = subject.tokens(subject.outputs(subject.separate), ALONE)
@@ -63,7 +63,7 @@ def packed(subject: Subject) -> Outcome:
 
 
 def padding(subject: Subject) -> Outcome:
-    """Other tokens and positions in the padding: the greatest change of an output."""
+    """The largest change of an output if tokens and positions in the padding are replaced."""
     error = 0.0
     for batch in (subject.separate,) if subject.recurrent else (subject.separate, subject.packed):
         other = {name: array.copy() for name, array in batch.items()}
@@ -79,13 +79,13 @@ def padding(subject: Subject) -> Outcome:
 
 
 def _most(before: np.ndarray, after: np.ndarray) -> float:
-    """The greatest difference; inf where one is not finite."""
+    """The largest difference; inf if a value is not finite."""
     difference = np.abs(before - after)
     return float(difference.max()) if np.isfinite(difference).all() else float("inf")
 
 
 def longer_rows(subject: Subject) -> Outcome:
-    """Rows with more padding, before and behind the tokens."""
+    """The change of outputs if rows have more padding before and after the tokens."""
     left = [0, 2, 0, 5, 1, 4]
     wide = pack(subject.examples, ALONE, SLOTS + 5, left)
     return distance(
@@ -94,7 +94,7 @@ def longer_rows(subject: Subject) -> Outcome:
 
 
 def other_rows(subject: Subject) -> Outcome:
-    """A batch in another order, and one of which half the rows are replaced."""
+    """The change of outputs if the rows are permuted, and if half of the other rows are replaced."""
     whole, order = subject.outputs(subject.separate), np.random.default_rng(0).permutation(ROWS)
     reordered = subject.outputs({name: array[order] for name, array in subject.separate.items()})
     strangers, half = pack(examples(seed=1), ALONE), np.arange(ROWS)[:, None] % 2 == 0
@@ -105,7 +105,9 @@ def other_rows(subject: Subject) -> Outcome:
 
 
 def pure(subject: Subject) -> Outcome:
-    """Random numbers that are drawn in evaluation, and differences between two traces of the same program; 0 if none."""
+    """The number of random operations in evaluation, or the difference between two traces of the program; 0 if there
+    is none.
+    """
     programs = []
     for _ in range(2):
         programs.append(jax.make_jaxpr(lambda params, batch: subject.apply(params, batch))(subject.params, subject.separate))
@@ -115,7 +117,7 @@ def pure(subject: Subject) -> Outcome:
 
 
 def _random(jaxpr: Any) -> int:
-    """Operations of a program that draw random numbers."""
+    """The operations of a program that draw random numbers."""
     count = 0
     for equation in jaxpr.eqns:
         count += equation.primitive.name.startswith(("random_", "threefry", "rng_"))
@@ -125,7 +127,7 @@ def _random(jaxpr: Any) -> int:
 
 
 def dtypes(subject: Subject) -> Outcome:
-    """Attention that mixes bf16 and fp32 other than by an explicit conversion: an exception names the line; else 0."""
+    """Whether attention mixes bf16 and fp32 without an explicit conversion: the exception that names the line; else 0."""
     if subject.recurrent:
         return "of attention's hooks, which a recurrent model does not have"
     stack = "encoder" if subject.side == "source" else "decoder"

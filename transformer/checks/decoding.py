@@ -1,4 +1,4 @@
-"""Properties of decoding: step after step with a cache gives what one pass over the whole text gives.
+"""Properties of decoding: steps with a cache give the same outputs as one pass over the whole text.
 
 Letters: R rows, T new tokens of a call.
 """
@@ -12,12 +12,12 @@ import numpy as np
 from transformer.checks.shrink import WINDOW
 from transformer.checks.subject import ROWS, SLOTS, Outcome, Subject, distance, examples, pack
 
-BEAMS, CHUNK, CACHE = 2, 4, 32  # rows of a sentence; tokens of a longer call; slots of the cache
-ORDER = np.arange(ROWS).reshape(-1, BEAMS)[:, ::-1].ravel()  # each sentence's rows, in the other order
+BEAMS, CHUNK, CACHE = 2, 4, 32  # rows per sentence; tokens in a longer call; slots of the cache
+ORDER = np.arange(ROWS).reshape(-1, BEAMS)[:, ::-1].ravel()  # the rows of each sentence in reverse order
 
 
 def no_cache(subject: Subject) -> str | None:
-    """Why a model has no cache; None: it has one."""
+    """The reason why a model has no cache, or None if it has one."""
     if subject.side == "source":
         return "a model without a decoder has no cache"
     if not subject.recurrent and not subject.config.model.remembers_keys:
@@ -26,30 +26,30 @@ def no_cache(subject: Subject) -> str | None:
 
 
 def one_by_one(subject: Subject) -> Outcome:
-    """One token in a call."""
+    """One token in each call."""
     return no_cache(subject) or _error(subject, _calls(*[1] * SLOTS))
 
 
 def in_chunks(subject: Subject) -> Outcome:
-    """Several tokens in a call, then one by one; in between the rows of each sentence change places, as beams do."""
+    """Several tokens in one call, then one by one; in between, the rows of each sentence are swapped, like beams."""
     return no_cache(subject) or _error(subject, _calls(CHUNK, CHUNK, 1, 1, 1, 1), reorder_after=2)
 
 
 def left_padding(subject: Subject) -> Outcome:
-    """Rows that begin with padding, each with as much of its own."""
+    """Rows that begin with padding of different lengths."""
     padding = np.asarray([[0], [1], [3], [CHUNK], [2], [1]])
     return no_cache(subject) or _error(subject, [np.arange(CHUNK) >= padding, *_calls(CHUNK, *[1] * 6)])
 
 
 def middle_padding(subject: Subject) -> Outcome:
-    """Rows with padding between and behind the tokens of a call."""
+    """Rows with padding between and after the tokens of a call."""
     draw = np.random.default_rng(0)
     calls = [draw.random((ROWS, length)) < 0.6 for length in (CHUNK, CHUNK, 1, CHUNK, 1, 1, CHUNK)]
     return no_cache(subject) or _error(subject, calls)
 
 
 def past_window(subject: Subject) -> Outcome:
-    """All of these with a sliding window, which a ring cache holds: where the configuration has none, with one added."""
+    """All of these with a sliding window, and thus a ring cache; it is added if the configuration has none."""
     if (why := no_cache(subject)) or subject.recurrent:
         return why or "a recurrent model has no window"
     if any(each.window is not None for each in subject.layer_types()):
@@ -67,7 +67,7 @@ def _calls(*lengths: int) -> list[np.ndarray]:
 
 
 def _error(subject: Subject, calls: Sequence[np.ndarray], reorder_after: int | None = None) -> float:
-    """`calls`: for each call of the step, RxT, which of the tokens are no padding."""
+    """`calls`: for each call of the step, a mask RxT that is False for padding."""
     sentences = [number for number in range(ROWS // BEAMS) for _ in range(BEAMS)]
     texts = [pack(examples(seed), [(0,)]) for seed in range(ROWS)]
     ids = np.concatenate([text["inputs"] for text in texts])  # RxT, full rows
@@ -80,7 +80,7 @@ def _error(subject: Subject, calls: Sequence[np.ndarray], reorder_after: int | N
 
 
 def _decode(subject: Subject, ids: np.ndarray, calls: Sequence[np.ndarray], reorder_after: int | None) -> list[np.ndarray]:
-    """For each row of `ids` the logits after each token that was fed."""
+    """For each row of `ids`, the logits after each token that was fed."""
     model, memory = subject.model, None
     if "source" in subject.reads:
         source = {name: array[: ROWS // BEAMS] for name, array in subject.separate.items() if name.startswith("source")}

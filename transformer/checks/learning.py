@@ -1,4 +1,4 @@
-"""Properties of training: gradients, the loss, and what the model costs."""
+"""Properties of training: gradients, the loss, and the costs of the model."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ from transformer.config import Parallel
 from transformer.runtime.devices import Runtime
 from transformer.training import costs
 
-EXTREME = 100.0  # times the parameters of attention, so that logits are 10,000 times as large
+EXTREME = 100.0  # factor on the parameters of attention, which makes logits 10,000 times as large
 UPDATES = 100
-WIDE = 256  # d_model where operations are counted
+WIDE = 256  # d_model when operations are counted
 
 
 def masked_rows(subject: Subject) -> Outcome:
-    """Gradients that are not finite, where rows have no tokens, or no source."""
+    """The number of gradients that are not finite if rows have no tokens or no source."""
     batch = {name: array.copy() for name, array in pack(subject.examples, PACKED).items()}
     if len(subject.reads) == 2:
         for name in ("source", "source_positions", "source_segments"):
@@ -27,7 +27,7 @@ def masked_rows(subject: Subject) -> Outcome:
 
 
 def extreme_logits(subject: Subject) -> Outcome:
-    """Gradients that are not finite, where the parameters of attention are large."""
+    """The number of gradients that are not finite if the parameters of attention are large."""
 
     def large(path: Any, leaf: Any) -> Any:
         return leaf * EXTREME if "attention" in jax.tree_util.keystr(path) else leaf
@@ -40,7 +40,7 @@ def _not_finite(trees: Any) -> float:
 
 
 def unread(subject: Subject) -> dict[str, int]:
-    """Parameters without any gradient, by path: layers, or 1 for a parameter that is not of a layer."""
+    """The parameters that have no gradient: path -> the number of layers, or 1 for a parameter outside of layers."""
     result = {}
     for path, leaf in paths(subject.gradients(subject.packed)[1]).items():
         layers = leaf if "/layers/" in path or path.startswith("memory/") else leaf[None]
@@ -50,10 +50,10 @@ def unread(subject: Subject) -> dict[str, int]:
 
 
 def no_gradient(subject: Subject) -> Outcome:
-    """How many parameters no gradient reaches."""
+    """The number of parameters that have no gradient."""
     if not (missing := unread(subject)):
         return 0.0
-    made = trained(subject)  # some act while training alone
+    made = trained(subject)  # some are used only in training
     if not isinstance(made, str):
         loss = made[0].loss
         gradients = jax.jit(jax.grad(lambda params: loss(params, made[2], jax.random.key(0))["loss_sum"]))(subject.params)
@@ -62,7 +62,7 @@ def no_gradient(subject: Subject) -> Outcome:
 
 
 def repeated_batch(subject: Subject) -> Outcome:
-    """The loss after 100 updates on one batch, over that before them."""
+    """The loss after 100 updates on one batch, divided by the loss before them."""
     made = trained(subject)
     if isinstance(made, str):
         return made
@@ -77,17 +77,17 @@ def repeated_batch(subject: Subject) -> Outcome:
 
 
 def parameters(subject: Subject) -> Outcome:
-    """Counted parameters, less those that the model has."""
+    """The counted parameters minus the model's parameters."""
     counted = costs.count(subject.config, subject.data_info, (SLOTS, SLOTS)).size
     return float(abs(counted - sum(leaf.size for leaf in jax.tree.leaves(subject.params))))
 
 
 def flops(subject: Subject) -> Outcome:
-    """Counted operations of a forward pass over those that XLA counts, less 1."""
+    """The ratio of our count of operations of a forward pass to XLA's count, minus 1."""
     if subject.recurrent:
         return "XLA does not count what is inside a loop over time"
     model = subject.config.model
-    # Wider than elsewhere, so that products outweigh elementwise operations, which XLA counts in more detail; nothing is run.
+    # Wider than elsewhere, so that products dominate elementwise operations, which XLA counts in more detail. Nothing is run.
     wide = {"d_model": WIDE, "d_ff": 4 * WIDE, "unroll": max(model.num_encoder_layers, model.num_decoder_layers)}
     other = subject.variant(**wide)
     batch = {name: jax.ShapeDtypeStruct((1, SLOTS), jnp.int32) for name in subject.separate}

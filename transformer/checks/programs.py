@@ -1,4 +1,4 @@
-"""Properties of how a model is computed: another program, another type, other devices, a copy that was saved."""
+"""Properties of other ways to compute a model: another program, another type, other devices, a saved copy."""
 
 import json
 import tempfile
@@ -31,19 +31,19 @@ LAYOUTS = {
 
 
 def chunked(subject: Subject) -> Outcome:
-    """Blocks of 5 queries, which do not divide a row."""
+    """Chunks of 5 queries, which do not divide a row evenly."""
     return _against(subject, attention_backend="chunked", attention_chunk=5)
 
 
 def fused(subject: Subject) -> Outcome:
-    """A fused kernel, or on a CPU, which has none, the parts that one is given."""
+    """A fused kernel, or on a CPU, which has none, a computation from the kernel's arguments."""
     if subject.recurrent:
         return RECURRENT
     return not_fused(subject) or _against(subject, attention_backend="fused")
 
 
 def not_fused(subject: Subject) -> str | None:
-    """How the first attention that no kernel computes is computed, and why; None: kernels compute all."""
+    """The backend of the first attention that no kernel computes, and the reason; None if kernels compute all of them."""
     other = subject.variant(attention_backend="fused")
     with kernels.choices() as found:
         jax.eval_shape(other.apply, other.params, other.packed)
@@ -52,18 +52,18 @@ def not_fused(subject: Subject) -> str | None:
 
 
 def unrolled(subject: Subject) -> Outcome:
-    """Layers one after another in place of a loop over them."""
+    """Unrolled layers instead of a loop over them."""
     model = subject.config.model
     return _against(subject, unroll=max(model.num_encoder_layers, model.num_decoder_layers))
 
 
 def remat(subject: Subject) -> Outcome:
-    """With activations that the backward pass recomputes."""
+    """Activations that are recomputed in the backward pass."""
     return _against(subject, remat="full")
 
 
 def _against(subject: Subject, **model: Any) -> Outcome:
-    """Outputs and gradients against those of another program, on packed rows."""
+    """The difference of outputs and gradients from those of another program, on packed rows."""
     if subject.recurrent:
         return RECURRENT
     wanted, found = subject.gradients(subject.packed), subject.variant(**model).gradients(subject.packed)
@@ -71,7 +71,7 @@ def _against(subject: Subject, **model: Any) -> Outcome:
 
 
 def bfloat16(subject: Subject) -> Outcome:
-    """The root mean square of the difference over that of what fp32 gives."""
+    """The root mean square of the difference from fp32, divided by that of the fp32 outputs."""
     wanted, found = (each.outputs(subject.separate) for each in (subject, subject.variant(dtype="bfloat16")))
     seen = subject.separate["segments" if subject.side == "target" else "source_segments"] > 0
     ratio = np.sqrt(np.mean((found - wanted)[seen] ** 2) / np.mean(wanted[seen] ** 2))
@@ -79,14 +79,14 @@ def bfloat16(subject: Subject) -> Outcome:
 
 
 def trained(subject: Subject) -> Any:
-    """Loss, step, first state and a batch of the objective, or why there are none."""
+    """The loss, step, initial state and a batch of the objective, or the reason why there are none."""
     config = settings.replace(subject.config, "train", TRAIN)
     if families.task_of(config).loss is families.no_loss:
         return f"config.objective.kind {config.objective.kind} has no loss"
     made = trainer.make(config, subject.data_info, subject.model)
 
     def loss(params: Any, batch: Any, key: Any) -> Any:
-        return made.loss(params, batch, None)  # without dropout, which draws its own numbers on each device of pmap
+        return made.loss(params, batch, None)  # without dropout, which is different on each device with pmap
 
     def rate(updates: Any) -> Any:
         return RATE * jnp.minimum(1.0, (updates + 1) / WARMUP)
@@ -95,7 +95,7 @@ def trained(subject: Subject) -> Any:
 
 
 def repeated(subject: Subject) -> dict[str, np.ndarray]:
-    """Eight rows, one of them empty, with targets of every objective."""
+    """Eight rows, one of them empty, with targets for every objective."""
     rows = [(number,) for number in range(6)] + [(1,), ()]
     batch: dict[str, Any] = dict(pack(subject.examples, rows))
     draw, side = np.random.default_rng(5), "source" if subject.side == "source" else "inputs"
@@ -119,7 +119,7 @@ def repeated(subject: Subject) -> dict[str, np.ndarray]:
 
 
 def devices(subject: Subject, layouts: Iterable[str] = LAYOUTS) -> Outcome:
-    """Loss and norm of the gradient in three updates: the greatest relative difference to those on one device."""
+    """The largest relative difference of loss and gradient norm from those on one device, in three updates."""
     each = jax.devices("cpu")
     if len(each) < DEVICES:
         return f"this process has {len(each)} CPU devices, not {DEVICES}"
@@ -146,7 +146,7 @@ def _metrics(runtime: Runtime, parts: Any, update: Any, params: Any, batch: Any)
 
 
 def saved(subject: Subject) -> Outcome:
-    """Writes parameters and settings and reads them back: the greatest change of an output."""
+    """The largest change of an output after parameters and settings are written and read back."""
     text = json.dumps(settings.to_dict(subject.config))
     if settings.from_dict(json.loads(text), Config) != subject.config:
         return float("inf")

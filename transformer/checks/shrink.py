@@ -1,4 +1,4 @@
-"""Makes a configuration small enough to be checked in a minute; what makes it a variant stays as it is."""
+"""Makes a configuration small enough to be checked in a minute, without changing the settings of its variant."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,17 +10,22 @@ from transformer.settings import Variations
 from transformer.validation import validate
 
 SIZES = {"d_model": 16, "d_ff": 24, "num_heads": 4, "d_k": 4, "d_v": 4}  # at most
-WIDE = SIZES | {"d_model": 32, "d_ff": 48, "d_k": 8, "d_v": 8}  # where those are too small, as to rotate a quarter of a head
-WINDOW = 3  # shorter than a chunk of the cached properties, and than their rows
-LENGTH = 48  # positions that the properties use at most
-# How the program computes, which properties vary themselves.
+WIDE = SIZES | {
+    "d_model": 32,
+    "d_ff": 48,
+    "d_k": 8,
+    "d_v": 8,
+}  # used if those are too small, for example to rotate a quarter of a head
+WINDOW = 3  # shorter than a chunk and than a row in the cached properties
+LENGTH = 48  # the largest number of positions that the properties use
+# Settings of how the program computes, which the properties vary themselves.
 PLAIN = {"attention_backend": "plain", "attention_chunk": 512, "unroll": 1, "remat": "none", "dtype": "float32"}
 
 
 def shrink(config: Config) -> tuple[Config, list[str]]:
     """The small configuration, and a line "name: old -> new" for each setting that was changed.
 
-    UserError: the variant does not allow the small sizes.
+    UserError if the variant does not allow the small sizes.
     """
     try:
         return _shrunk(config, SIZES)
@@ -45,7 +50,7 @@ def _shrunk(config: Config, sizes: Mapping[str, int]) -> tuple[Config, list[str]
     period = max(len(pattern), 1)
     for stack in ("encoder", "decoder"):
         depth = getattr(model, f"num_{stack}_layers")
-        # Two repeats of the pattern, which are scanned, and, where there is a pattern, a layer that follows them.
+        # Two repeats of the pattern, which are scanned, and if there is a pattern, one layer after them.
         values[f"num_{stack}_layers"] = min(depth, 2 * period + (period > 1))
     small = settings.assign(config, {f"model.{name}": value for name, value in (values | PLAIN).items()})
     small = effects.without_idle(settings.replace(small, "parallel", Parallel()))
@@ -61,7 +66,7 @@ def _shrunk(config: Config, sizes: Mapping[str, int]) -> tuple[Config, list[str]
 
 
 def _kv_heads(model: Model, heads: int) -> int | None:
-    """Fewer than heads where they were, and still several where they were."""
+    """Fewer than the heads if they were fewer, and still more than one if they were."""
     if model.num_kv_heads is None:
         return None
     if model.num_kv_heads == model.num_heads:
@@ -70,7 +75,7 @@ def _kv_heads(model: Model, heads: int) -> int | None:
 
 
 def _small(changes: dict[str, str], sizes: Mapping[str, int], heads: int) -> dict[str, str]:
-    """What differs in a layer type, with smaller sizes."""
+    """The changes of a layer type, with smaller sizes."""
     limits = {**sizes} | {"num_kv_heads": max(heads // 2, 1), "window": WINDOW}
     return {
         name: str(min(int(text), limits[name])) if name in limits and text.isdigit() else text for name, text in changes.items()

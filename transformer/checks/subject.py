@@ -22,25 +22,25 @@ from transformer.registry import Component
 from transformer.validation import STACKS
 
 Batch = Mapping[str, np.ndarray]
-Outcome = float | str  # the measured error, or why the property does not apply
+Outcome = float | str  # the measured error, or the reason why the property does not apply
 
 ROWS, SLOTS = 6, 12
 SOURCES, TARGETS = (12, 6, 5, 4, 8, 3), (12, 5, 6, 7, 4, 3)  # tokens of the examples
 PACKED = ((0,), (1, 2), (3, 4), (5,), (), ())  # examples that share a row; two rows are empty
-FIRST, ENTRIES = 8, 56  # ids of ordinary tokens; entries of the vocabulary: 48 of them, as many as one row's slots twice
+FIRST, ENTRIES = 8, 56  # the first ordinary token id; entries of the vocabulary: 48 ordinary ones, twice the slots of a row
 DATA_INFO = DataInfo(ENTRIES, ENTRIES, ENTRIES, ENTRIES, begin=4, mask=5, sentinels=8, labels=("0", "1", "2"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """Token ids of a source and of a target; a model of one text reads the one that it has."""
+    """Token ids of a source and of a target; a model with only one of these texts reads that one."""
 
     source: np.ndarray
     target: np.ndarray
 
 
 def examples(seed: int = 0) -> list[Example]:
-    """One for each length; no token occurs twice in an example."""
+    """One example for each length; no token occurs twice in an example."""
     result = []
     for number, (source, target) in enumerate(zip(SOURCES, TARGETS, strict=True)):
         ids = np.random.default_rng((seed, number)).permutation(np.arange(FIRST, ENTRIES)).astype(np.int32)
@@ -49,9 +49,9 @@ def examples(seed: int = 0) -> list[Example]:
 
 
 def pack(given: Sequence[Example], rows: Sequence[Sequence[int]], slots: int = SLOTS, left: Sequence[int] = ()) -> Batch:
-    """Examples by number in rows of `slots` slots, with everything that a model of any family reads.
+    """A batch with the examples of these indices in rows of `slots` slots, with the inputs of models of every family.
 
-    `left`: slots of padding that a row begins with.
+    `left`: the number of padding slots at the start of a row.
     """
     result: dict[str, np.ndarray] = {}
     for side, prefix in (("source", "source_"), ("target", "")):
@@ -68,7 +68,7 @@ def pack(given: Sequence[Example], rows: Sequence[Sequence[int]], slots: int = S
 
 
 def components_of(config: Config) -> list[Component]:
-    """The components of all kinds of layers."""
+    """The components of all layer types."""
     models = [config.model, *(each for stack in ("encoder", "decoder") for each in config.model.layers_of_period(stack))]
     found = [getattr(model, f.name) for model in models for f in dataclasses.fields(model)]
     return list(dict.fromkeys(each for each in found if isinstance(each, Component)))
@@ -89,11 +89,11 @@ class Subject:
         self.packed = pack(self.examples, PACKED)
         self._params, self._programs = params, {}
 
-    # --- what the model is ------------------------------------------------------------------------------------------------
+    # --- the model --------------------------------------------------------------------------------------------------------
 
     @property
     def side(self) -> str:
-        """Which text of an example the outputs belong to."""
+        """The text of an example to which the outputs belong."""
         return "source" if self.config.sequences == ("source",) else "target"
 
     @property
@@ -106,7 +106,7 @@ class Subject:
         return self.config.family == "recurrent"
 
     def place(self, error: Exception) -> str:
-        """The line of a component's file in which an exception was raised, in brackets."""
+        """The line of a component's file in which an exception was raised, in parentheses."""
         files = {str(file) for component in components_of(self.config) for file in registry.sources(type(component))}
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames if frame.filename in files]
@@ -114,7 +114,7 @@ class Subject:
 
     @functools.cached_property
     def objective(self) -> Objective:
-        """What the configuration trains on."""
+        """The objective of the configuration."""
         fields = families.text_fields(families.task_of(self.config))
         return families.make_objective(self.config, DATA_INFO, dict.fromkeys(fields, Bytes()))
 
@@ -125,24 +125,26 @@ class Subject:
 
     @functools.cached_property
     def params(self) -> Any:
-        """The same with noise added, so that no bias is 0, no norm's factor 1, and attention is far from even."""
+        """The initial parameters with noise, so that biases are not 0, norm factors are not 1, and attention is far from
+        uniform.
+        """
         if self._params is not None:
             return self._params
         draw = np.random.default_rng(0)
         return jax.tree.map(lambda leaf: leaf + jnp.asarray(draw.normal(scale=0.2, size=leaf.shape), leaf.dtype), self.initial)
 
     def variant(self, **model: Any) -> "Subject":
-        """The same parameters with other settings of the model, which leave the parameters as they are."""
+        """The same parameters with other settings of the model, which must not change the parameters."""
         return Subject(settings.replace(self.config, "model", dataclasses.replace(self.config.model, **model)), self.params)
 
     def layer_types(self) -> list[Model]:
-        """The settings of all kinds of layers."""
+        """The settings of all layer types."""
         return [each for stack in STACKS[self.config.family] for each in self.config.model.layers_of_period(stack)]
 
     # --- programs ---------------------------------------------------------------------------------------------------------
 
     def program(self, name: str, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
-        """The compiled function of that name; `make` gives the function the first time."""
+        """The compiled function with this name; `make` returns the function at the first call."""
         if name not in self._programs:
             self._programs[name] = jax.jit(make())
         return self._programs[name]
@@ -177,7 +179,7 @@ class Subject:
         return jax.device_get(outputs), jax.device_get(gradients)
 
     def tokens(self, outputs: np.ndarray, rows: Sequence[Sequence[int]], left: Sequence[int] = ()) -> dict[int, np.ndarray]:
-        """Of each example its outputs, one for each token, from rows as `pack` was given them."""
+        """The outputs of each example, one for each token; `rows` are those that were passed to `pack`."""
         result = {}
         for row, numbers in enumerate(rows):
             begin = left[row] if left else 0
@@ -189,7 +191,7 @@ class Subject:
 
 
 def distance(found: Any, wanted: Any) -> float:
-    """The greatest difference of two arrays, or trees of them, over the greatest magnitude of `wanted`; inf if not finite."""
+    """The largest difference of two arrays or trees, divided by the largest magnitude of `wanted`; inf if not finite."""
     pairs = [
         (np.asarray(a, np.float64), np.asarray(b, np.float64))
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
@@ -201,5 +203,5 @@ def distance(found: Any, wanted: Any) -> float:
 
 
 def paths(tree: Any) -> dict[str, Any]:
-    """Leaves by their path, "decoder/layers/.."."""
+    """The leaves by path, such as "decoder/layers/.."."""
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)}

@@ -1,4 +1,4 @@
-"""Every property with its bound and where to look when it fails; running them; the printed table."""
+"""The table of properties, with their bounds and the code to inspect if one fails; runs them and prints the results."""
 
 import dataclasses
 import inspect
@@ -16,7 +16,7 @@ from transformer.registry import Component
 class Property:
     """`name` states what must hold; it holds if `measure` returns at most `bound`.
 
-    `hooks`: of components, whose fault it may be; `where`: the file of the library that calls them.
+    `hooks`: hooks of components that may cause a failure; `where`: the file of the library that calls them.
     """
 
     name: str
@@ -30,9 +30,9 @@ MASKING = ("seen", "span", "normalize", "mix", "attend", "values", "bias")
 CACHED = ("keys", "key", "value", "expand", "state", "with_cache", "key_streams", "query_streams", "rotate", "bias")
 TYPES = ("queries", "scores", "logits", "normalize", "mix", "output", "bias", "values")
 DECLARED = ("parameters", "key_parameters", "output_parameters")
-ALL = ()  # every hook that is replaced
+ALL = ()  # all replaced hooks
 
-ROUNDING = 1e-5  # of fp32, relative to the greatest value; a fault is seldom below 1e-2
+ROUNDING = 1e-5  # error of fp32 relative to the largest value; an actual fault is seldom below 1e-2
 
 PROPERTIES = (
     Property("no gradient from later tokens", batches.causal, 0, MASKING, "components/masks.py"),
@@ -76,11 +76,11 @@ class Finding:
 
 
 def run(subject: Subject, properties: tuple[Property, ...] = PROPERTIES) -> Iterator[Finding]:
-    """One finding after another."""
+    """Yields the findings one by one."""
     for each in properties:
         try:
             outcome = each.measure(subject)
-        except Exception as error:  # a hook may raise anything: that property fails, and the others are still checked
+        except Exception as error:  # a hook may raise any exception: then this property fails, and the others are still checked
             yield Finding(each, None, f"{type(error).__name__}: {first_line(error)}{subject.place(error)}", failed=True)
             continue
         if isinstance(outcome, str):
@@ -102,14 +102,14 @@ HEAD = f"{'property':<42}{'error':<12}{'bound':<12}"
 
 
 def remedy(finding: Finding, config: Any) -> str:
-    """What failed, and where to look."""
+    """A line that says what failed and which code to inspect."""
     each = finding.property
     what = finding.reason if finding.error is None else f"error {finding.error:.2g}, bound {each.bound:.2g}"
     return f"{each.name}: {what}; look at {'; '.join([*_hooks(each, config), f'transformer/{each.where}'])}"
 
 
 def _hooks(each: Property, config: Any) -> list[str]:
-    """The hooks that the configuration's classes from files replace, those first whose fault it may be."""
+    """The hooks that the configuration's classes from files replace; those that may cause the failure come first."""
     result = []
     for component in components_of(config):
         for cls in type(component).__mro__:

@@ -172,7 +172,7 @@ def score_split(
     loss = families.make_loss(predictor.model, config, predictor.data_info)
     removed = heads_to_remove(runtime, loss, predictor.loaded, validation) if config.evaluate.heads_removed else []
     if removed:
-        params = head_pruning.without(config, predictor.params, removed)
+        params = head_pruning.prune(config, predictor.params, removed)
         predictor = predict.make(dataclasses.replace(predictor.loaded, params=params))
     loaded = predictor.loaded
     token_sum, cut = token_sums(runtime, loss, loaded.objective, name, split.tokens, config)
@@ -336,14 +336,14 @@ def heads_to_remove(
     """The heads that `config.evaluate.heads_removed` removes, in the order of removal."""
     config = loaded.config
     if config.evaluate.head_order == "random":
-        order = head_pruning.at_random(head_pruning.heads(config), config.train.seed)
+        order = head_pruning.random_order(head_pruning.heads(config), config.train.seed)
     else:
         assert validation is not None
         alone = settings.replace(config, "data.batching", "bucketed")  # a row is one example
         importance = head_pruning.make_importance(loss, config)
         sums, _ = token_sums(runtime, importance, loaded.objective, "validation", validation.tokens, alone)
-        order = head_pruning.by_importance(sums(runtime.place_state(loaded.params)))
-    return order[: head_pruning.number(config)]
+        order = head_pruning.order_by_importance(sums(runtime.place_state(loaded.params)))
+    return order[: head_pruning.num_removed(config)]
 
 
 def scored_batches(runtime: Runtime, objective: Objective, tokens: Corpus, config: Config) -> tuple[Any, Any]:

@@ -1,6 +1,6 @@
-"""How well attention agrees with a known alignment of words.
+"""Agreement of attention with a known alignment of words.
 
-Letters: T target tokens, S source tokens; V target words, W source words. The alignment of numbers in words is
+Letters: T target tokens, S source tokens; V target words, W source words. The alignment of number words is in
 `data/synthetic/number_alignment.py`.
 """
 
@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-SENTENCES = 256  # that are looked at
-Span = tuple[int, int]  # first character and the one after the last
+SENTENCES = 256  # the largest number of sentences that is evaluated
+Span = tuple[int, int]  # index of the first character, and of the character after the last
 
 
 def alignment_error_rate(weights_TxS: np.ndarray, gold_TxS: np.ndarray, possible_TxS: np.ndarray | None = None) -> float:
     """AER (Och and Ney 2003, eq. 21), 0 to 1, lower is better: 1 - (|A and S| + |A and P|) / (|A| + |S|).
 
-    A links each target token to the source token with its largest weight, S are the links of `gold_TxS` (bool), P those
-    and the ones of `possible_TxS`. A token without a possible link, such as the sentence's end, is left out: weights
-    always point somewhere. Give words (`by_word`) where a word is several tokens, of which A can name only one.
-    For several sentences stack their rows, the shorter padded with columns of 0. NaN without a link.
+    A links each target token to the source token with the largest weight. S are the links of `gold_TxS` (bool), and P are these
+    and the links of `possible_TxS`. Tokens without a possible link, such as the end of a sentence, are ignored, because weights
+    always have a maximum. If words consist of several tokens, pass weights of words (`by_word`), because A has only one link
+    per row. For several sentences, stack their rows and pad the shorter ones with columns of 0. NaN if there is no link.
     """
     gold_TxS, possible_TxS, _ = _checked(weights_TxS, gold_TxS, possible_TxS)
     linked_T = possible_TxS.any(1)
@@ -32,9 +32,9 @@ def alignment_error_rate(weights_TxS: np.ndarray, gold_TxS: np.ndarray, possible
 
 
 def mass_on_gold(weights_TxS: np.ndarray, gold_TxS: np.ndarray) -> float:
-    """Mean weight that a target token gives to its source tokens in `gold_TxS` (bool), 0 to 1.
+    """The mean weight that target tokens give to their source tokens in `gold_TxS` (bool), 0 to 1.
 
-    Tokens that have none are left out; NaN if none has any.
+    Tokens without a source token are ignored. NaN if no token has one.
     """
     gold_TxS, _, linked_T = _checked(weights_TxS, gold_TxS, None)
     mass_T = np.where(gold_TxS, weights_TxS, 0.0).sum(1)
@@ -50,7 +50,7 @@ def _checked(weights_TxS: np.ndarray, gold_TxS: np.ndarray, possible_TxS: np.nda
 
 
 def link_matrix(links: frozenset[tuple[int, int]], source: int, target: int) -> np.ndarray:
-    """bool VxW from pairs (source word, target word) and the numbers of words."""
+    """A bool matrix VxW from pairs (source word, target word) and the numbers of words."""
     result_VxW = np.zeros((target, source), bool)
     for s, t in links:
         result_VxW[t, s] = True
@@ -64,10 +64,11 @@ def by_word(
     target_words: Sequence[Span],
     source_words: Sequence[Span],
 ) -> np.ndarray:
-    """Weights VxW of target words on source words, from those of tokens; all are places in the two texts.
+    """Weights VxW of target words on source words, computed from those of tokens. Words and tokens are given as spans of text.
 
-    A source word gets what its tokens get, a token that reaches over several words parting its weight by characters; a target
-    word's weights are the mean of its tokens', by characters too. What is on tokens outside every word is lost.
+    The weight of a source word is the sum over its tokens. A token that covers several words divides its weight among them in
+    proportion to characters. The weights of a target word are the mean over its tokens, also weighted by characters. The weight
+    on tokens outside of all words is lost.
     """
     target_TxV, source_SxW = _overlap(target_tokens, target_words), _overlap(source_tokens, source_words)
     of_token_SxW = source_SxW / np.maximum(source_SxW.sum(1, keepdims=True), 1)
@@ -76,7 +77,7 @@ def by_word(
 
 
 def _overlap(tokens: Sequence[Span], words: Sequence[Span]) -> np.ndarray:
-    """How many characters each token shares with each word."""
+    """The number of characters that each token shares with each word."""
     token_Nx2, word_Nx2 = (np.asarray(spans, int).reshape(-1, 2) for spans in (tokens, words))
     last = np.minimum(token_Nx2[:, None, 1], word_Nx2[None, :, 1])
     return np.maximum(last - np.maximum(token_Nx2[:, None, 0], word_Nx2[None, :, 0]), 0)
@@ -84,7 +85,7 @@ def _overlap(tokens: Sequence[Span], words: Sequence[Span]) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-    """A sentence: its alignment, and the places of its tokens."""
+    """A sentence with its alignment and the spans of its tokens."""
 
     known: Any
     source_tokens: Sequence[tuple[int, int]]
@@ -94,13 +95,15 @@ class Words:
         return link_matrix(links, len(self.known.source), len(self.known.target))
 
     def by_word(self, weights_TxS: np.ndarray) -> np.ndarray:
-        """Weights VxW of words; those of the end token, and on the source's, are left out."""
+        """Weights VxW of words, without the end tokens of target and source."""
         weights_TxS = weights_TxS[: len(self.target_tokens), : len(self.source_tokens)]
         return by_word(weights_TxS, self.target_tokens, self.source_tokens, self.known.target, self.known.source)
 
 
 def numbers(predictor: Any, split: str) -> tuple[list[tuple[str, str]], list[Words]]:
-    """The first numbers of a split, in words of both languages, and their alignment. UserError: not known of a language."""
+    """The first numbers of a split as words in both languages, and their alignments. UserError if a language is not
+    supported.
+    """
     from transformer.data.synthetic import number_alignment, number_words
 
     data = predictor.config.data
@@ -126,13 +129,13 @@ def _shifted(known: Any, by: int) -> Any:
 
 
 def by_head(layer: int, weights_BxHxTxS: np.ndarray) -> dict[str, np.ndarray]:
-    """Weights BxTxS by the name of a head."""
+    """The weights BxTxS of each head, by the name of the head."""
     of_heads = enumerate(np.moveaxis(weights_BxHxTxS, 1, 0), 1)
     return {f"layer {layer}, head {head}": weights_BxTxS for head, weights_BxTxS in of_heads}
 
 
 def agreement(weights: Mapping[str, np.ndarray], sentences: Sequence[Words]) -> list[dict[str, Any]]:
-    """How well weights BxTxS of tokens, by name, agree with the alignment of words."""
+    """The agreement of token weights BxTxS, by name, with the alignment of words."""
     gold, possible = (_stacked([s.matrix(getattr(s.known, links)) for s in sentences]) for links in ("links", "possible"))
     table = []
     for name, weights_BxTxS in weights.items():

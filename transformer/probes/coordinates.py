@@ -1,12 +1,12 @@
-"""The size of what a model computes, for coordinate checks (Yang et al. 2022, appendix D.1).
+"""The size of a model's activations, for coordinate checks (Yang et al. 2022, appendix D.1).
 
-In a parametrization that fits wide models the mean absolute value of each activation stays the same as the width grows, at
-the start and after some updates; in the standard one it grows with the width after the first updates.
+With muP, the mean absolute value of each activation does not depend on the width, neither at initialization nor after some
+updates. In the standard parametrization it grows with the width after the first updates.
 
 Names are those of `names`: `coordinates@decoder/2` is the mean absolute value of the residual stream after layer 2,
 `coordinates@decoder/self/2` that of the logits of its self-attention over the keys that are seen, `coordinates@logits` that
-of the logits. LAYER is 1 for the one next to the inputs, and `last` is one more name of the one next to the outputs.
-Padding counts for none of them.
+of the logits. Layer 1 is the one next to the inputs, and `last` is another name of the one next to the outputs. Padding is
+excluded.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ LOGITS = "coordinates@logits"
 
 
 def names(config: Config) -> list[str]:
-    """What is measured."""
+    """The names of the metrics."""
     result = []
     for site in _sites(config):
         result += [f"coordinates@{site}/{layer}" for layer in (*range(1, _depth(config, site) + 1), "last")]
@@ -64,7 +64,7 @@ def make_step(model: Any, config: Config) -> Callable[..., dict[str, Array]]:
                 else:
                     sums[f"coordinates@{site}/{number}"] = _sizes(layer["__call__"][0][0], _tokens(batch, of_stack))
         stack, side = ("decoder", "target") if "inputs" in batch else ("encoder", "source")
-        entries = getattr(model.data_info, f"{side}_size")  # rows of the table that are none are masked
+        entries = getattr(model.data_info, f"{side}_size")  # rows of the table that are not in the vocabulary are masked
         sums[LOGITS] = _sizes(logits[..., :entries], _tokens(batch, stack))
         if axis_name is not None:
             sums = jax.lax.psum(sums, axis_name)
@@ -74,13 +74,13 @@ def make_step(model: Any, config: Config) -> Callable[..., dict[str, Array]]:
 
 
 def complete(config: Config, metrics: Mapping[str, float]) -> dict[str, float]:
-    """What `step` gives and those of `last`, in the order of `names`."""
+    """The metrics of `step` and those of `last`, in the order of `names`."""
     last = {f"coordinates@{site}/last": metrics[f"coordinates@{site}/{_depth(config, site)}"] for site in _sites(config)}
     return {name: {**metrics, **last}[name] for name in names(config)}
 
 
 def _tokens(batch: Mapping[str, Array], stack: str) -> Array:
-    """True where there is a token, BxT."""
+    """False for padding, BxT."""
     tokens, segments = ("source", "source_segments") if stack == "encoder" else ("inputs", "segments")
     return batch[segments] > 0 if segments in batch else jnp.ones(batch[tokens].shape, bool)
 

@@ -1,4 +1,5 @@
-"""How far a gradient reaches: from an output token back to an input token so many positions before (Vaswani et al. 2017, 4)."""
+"""Gradient distance: the gradient of an output token with respect to an input token a given number of positions before it
+(Vaswani et al. 2017, section 4)."""
 
 from collections.abc import Sequence
 
@@ -11,22 +12,22 @@ from transformer.models.losses import Batch, Loss, Params
 from transformer.probes.sites import added_to_embeddings
 
 Array = jax.Array
-Sums = dict[int, tuple[Array, Array]]  # by distance: the sum of norms, and of how many rows
+Sums = dict[int, tuple[Array, Array]]  # by distance: the sum of norms, and the number of rows
 
 
 def distances(config: Config) -> Sequence[int]:
-    """1, 2, 4, .. tokens, up to the greatest length of a text."""
+    """1, 2, 4, .. tokens, up to the maximum length of a text."""
     side = "source" if families.FAMILIES[config.family].encodes else "target"
     longest = getattr(config.data, f"max_{side}_length")
     return [2**power for power in range(longest.bit_length()) if 2**power < longest]
 
 
 def norms(loss: Loss, config: Config, params: Params, batch: Batch) -> Sums:
-    """Of a batch: ||dl / dx|| at each distance, added over the rows that reach so far.
+    """||dl / dx|| at each distance, summed over the rows of a batch that are long enough.
 
-    x is an embedded token of the source, and l the loss of the first target of a row, before which a decoder has no steps of
-    its own. Of a decoder alone x is an embedded token of the row, and l its last target's loss. A distance is counted from
-    the last token that is read of the text that l belongs to.
+    x is an embedded token of the source, and l is the loss of the row's first target, so that the gradient passes through no
+    other decoder step. In a decoder-only model, x is an embedded token of the row, and l is the loss of its last target.
+    Distances are counted from the last token that the model reads of the text that contains x.
     """
     alone = not families.FAMILIES[config.family].encodes
     side, segments = ("inputs", "segments") if alone else ("source", "source_segments")
@@ -40,7 +41,7 @@ def norms(loss: Loss, config: Config, params: Params, batch: Batch) -> Sums:
             return loss(params, only_one, None)["loss_sum"]
 
     gradient_BxSxD = jax.grad(of_inputs)(jnp.zeros((*batch[side].shape, config.model.d_model)))
-    # A gradient that has gone far is so small that its square is 0.
+    # Over a long distance a gradient may be so small that its square underflows to 0.
     greatest_BxSx1 = jnp.max(jnp.abs(gradient_BxSxD), axis=-1, keepdims=True)
     unit_BxSxD = gradient_BxSxD / jnp.where(greatest_BxSx1 > 0, greatest_BxSx1, 1)
     norm_BxS = greatest_BxSx1[..., 0] * jnp.linalg.norm(unit_BxSxD, axis=-1)
@@ -58,6 +59,6 @@ def norms(loss: Loss, config: Config, params: Params, batch: Batch) -> Sums:
 
 
 def relative(sums: Sums) -> dict[int, Array]:
-    """Means over rows, divided by that at a distance of 1. NaN: no row is long enough."""
+    """Means over rows, divided by the mean at distance 1. NaN if no row is long enough."""
     means = {distance: total / rows for distance, (total, rows) in sums.items()}
     return {distance: mean / means[1] for distance, mean in means.items() if distance > 1}

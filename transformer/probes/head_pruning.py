@@ -1,8 +1,8 @@
-"""The heads that a trained model needs least, and the model without them (Michel et al. 2019, section 4).
+"""Head pruning: the least important heads of a trained model, and the model without them (Michel et al. 2019, section 4).
 
-A head has a name, SITE/LAYER/HEAD: `decoder/cross/1/4` is of the decoder's attention to the source, layer 1, which is the one
-next to the inputs, head 4. To take it out is to multiply it by 0, which is to make its rows of W^O 0. What is left is not
-trained again.
+A head is named SITE/LAYER/HEAD: `decoder/cross/1/4` is head 4 of the decoder's cross-attention in layer 1, the layer next to
+the inputs. Removing a head means multiplying its output by 0, or setting its rows of W^O to 0. The model is not trained
+afterwards.
 
 Letters: L layers, B rows, H heads.
 """
@@ -28,11 +28,11 @@ from transformer.sharding import by_rows
 
 Array = jax.Array
 
-ORDER = 2  # a stream of randomness, as in training/step.py: keys are fold_in(seed, stream)
+ORDER = 2  # a random stream, as in training/step.py: keys are fold_in(seed, stream)
 
 
 def heads(config: Config) -> list[str]:
-    """The heads that `config.evaluate.head_place` selects, as site/layer/number."""
+    """The names of the heads that `config.evaluate.head_place` selects."""
     return [
         f"{site}/{layer}/{head}"
         for site in families.FAMILIES[config.family].attention
@@ -43,13 +43,13 @@ def heads(config: Config) -> list[str]:
     ]
 
 
-def number(config: Config) -> int:
+def num_removed(config: Config) -> int:
     """The number of heads that are removed: the fraction `config.evaluate.heads_removed`, rounded."""
     return math.floor(config.evaluate.heads_removed * len(heads(config)) + 0.5)
 
 
 def check(config: Config) -> None:
-    """UserError: `config.evaluate` asks to remove heads of a model that cannot do without."""
+    """UserError if `config.evaluate` asks to remove heads from a model that does not support it."""
     asked, sites = config.evaluate, families.FAMILIES[config.family].attention
     if not asked.heads_removed:
         return
@@ -63,21 +63,22 @@ def check(config: Config) -> None:
         )
     if type(config.model.attention).output is not Attention.output:
         name = registry.reference(type(config.model.attention))
-        raise UserError(f"{what}: in config.model.attention {name} heads have no rows of W^O of their own; leave it at 0")
-    if not number(config):
-        raise UserError(f"{what}: of {len(heads(config))} heads that is none; raise it, or leave it at 0")
+        raise UserError(f"{what}: in config.model.attention {name} heads do not have separate rows of W^O; leave it at 0")
+    if not num_removed(config):
+        raise UserError(f"{what}: this removes none of {len(heads(config))} heads; raise it, or leave it at 0")
     if asked.head_order == "gradient" and config.data.validation is None:
         raise UserError(
-            f"{what}: config.data.validation is none, and config.evaluate.head_order gradient is found on it; name one, or "
+            f"{what}: config.data.validation is none, and config.evaluate.head_order gradient needs it; name a split, or "
             "set the order to random"
         )
 
 
 def make_importance(loss: Loss, config: Config) -> Loss:
-    """`importance(params, batch, None) -> sums`: by head, over the rows x of a batch, of |dL(x) / dxi_h| (equation 2).
+    """`importance(params, batch, None) -> sums`: for each head, the sum of |dL(x) / dxi_h| over the rows x of a batch (eq. 2).
 
-    xi_h is a factor on head h, 1 here, and L(x) the row's `loss_sum`. A row must be one example: rows that are packed are
-    several. No row changes another's loss, so with factors for each row one backward pass gives the gradients of all.
+    xi_h is a factor on head h with the value 1, and L(x) is the row's `loss_sum`. Each row must be one example, so packed rows
+    are not allowed. Rows do not affect each other's loss, so with separate factors for each row, one backward pass gives all
+    gradients.
     """
     sites: dict[str, list[str]] = collections.defaultdict(list)
     for head in heads(config):
@@ -104,9 +105,9 @@ def make_importance(loss: Loss, config: Config) -> Loss:
     return importance
 
 
-def by_importance(importance: Mapping[str, float]) -> list[str]:
-    """Heads, the least important first. In each layer importances are divided by their l2 norm, as in 4.1, so that layers
-    compare, and so that sums order heads as means do; of equals the first named goes first."""
+def order_by_importance(importance: Mapping[str, float]) -> list[str]:
+    """The heads, least important first. Importances are divided by their l2 norm in each layer, as in section 4.1, which makes
+    layers comparable, and sums equivalent to means. Ties are in the given order."""
     squares: dict[str, float] = collections.defaultdict(float)
     for head, value in importance.items():
         squares[head.rpartition("/")[0]] += value**2
@@ -114,15 +115,15 @@ def by_importance(importance: Mapping[str, float]) -> list[str]:
     return sorted(relative, key=relative.__getitem__)
 
 
-def at_random(heads: Sequence[str], seed: int) -> list[str]:
-    """Heads in a random order, which depends only on the seed."""
+def random_order(heads: Sequence[str], seed: int) -> list[str]:
+    """The heads in a random order, which depends only on the seed."""
     key = jax.random.fold_in(jax.random.key(seed), ORDER)
     return [heads[int(index)] for index in np.asarray(jax.random.permutation(key, len(heads)))]
 
 
-def without(config: Config, params: Any, removed: Iterable[str]) -> Any:
-    """Parameters of the model without these heads. The bias of W^O stays, as it belongs to no head. UserError: there is no such
-    head."""
+def prune(config: Config, params: Any, removed: Iterable[str]) -> Any:
+    """The parameters of the model without these heads. The bias of W^O is kept, because it belongs to no head. UserError if a
+    head does not exist."""
     leaves, known = dict(flatten_dict(params)), {}
     for stack, kind in (site.split("/") for site in families.FAMILIES[config.family].attention):
         model, period = config.model.of_stack(stack), len(config.model.layers_of_period(stack))
@@ -132,7 +133,7 @@ def without(config: Config, params: Any, removed: Iterable[str]) -> Any:
             known[f"{stack}/{kind}/{layer + 1}/{head + 1}"] = path, head if index is None else (index, head)
     for name in removed:
         if name not in known:
-            raise UserError(f"there is no head {name!r}{nearest(name, known)}; heads are SITE/LAYER/HEAD, from 1 on")
+            raise UserError(f"there is no head {name!r}{nearest(name, known)}; heads are SITE/LAYER/HEAD, counted from 1")
         path, index = known[name]
         leaves[path] = jnp.asarray(leaves[path]).at[index].set(0)
     return unflatten_dict(leaves)

@@ -15,14 +15,14 @@ from transformer.errors import UserError, say
 from transformer.probes import alignment
 
 CROSS = "decoder/cross"
-NEIGHBOURS = {"previous": -1, "same": 0, "next": 1}  # tokens, by how many places on they are
+NEIGHBOURS = {"previous": -1, "same": 0, "next": 1}  # names of neighbours, and their offsets
 
 
 def check(config: Config) -> None:
-    """UserError: `config.evaluate.head_statistics` is set for a model that has no such heads."""
+    """UserError if `config.evaluate.head_statistics` is set for a model without suitable heads."""
     if config.evaluate.head_statistics and not names(config):
         raise UserError(
-            "config.evaluate.head_statistics: needs a Transformer whose output is a text, not config.family "
+            "config.evaluate.head_statistics: needs a Transformer that outputs text, not config.family "
             f"{config.family} and config.objective.kind {config.objective.kind}; leave it off"
         )
 
@@ -35,18 +35,19 @@ def names(config: Config) -> list[str]:
     own = [f"{name}_token_head" for name in NEIGHBOURS] + ["head_distance"]
     if CROSS not in attention or config.data.source != "number_words":
         return own
-    from transformer.data.synthetic.number_alignment import LANGUAGES  # reads numbers in all languages: slow
+    from transformer.data.synthetic.number_alignment import LANGUAGES  # imported here, because it is slow
 
     aligned = {config.data.source_language, config.data.target_language} <= LANGUAGES.keys()
     return own + (["alignment_head_error_rate", "alignment_head_mass"] if aligned else [])
 
 
 def of_split(predictor: Any, split: str, examples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Statistics of the heads on the first pairs of a split, with their targets given; fractions, 0 to 1.
+    """Statistics of the heads on the first pairs of a split with teacher forcing; fractions, 0 to 1.
 
-    previous_token_head (same, next): the weight on the token before (itself, behind) of that head of the self-attention that
-    reads the source which gives it most. head_distance: of these heads, as in `head_distance`. Where the alignment of
-    words is known: the lowest error rate of a head of cross-attention, and the greatest mass on the right word of one.
+    previous_token_head (same, next): the mean weight on the previous token (the token itself, the next one), of the head with
+    the largest such weight in the self-attention that reads the source. head_distance: the `head_distance` of these heads. If
+    the alignment of words is known: the lowest error rate and the largest mass on the correct word over the heads of
+    cross-attention.
     """
     sentences: list[alignment.Words] = []
     if "alignment_head_mass" in names(predictor.config):
@@ -57,7 +58,7 @@ def of_split(predictor: Any, split: str, examples: Sequence[Mapping[str, Any]]) 
     if not all(fits):
         say(
             f"head statistics: {fits.count(False):,} of {len(pairs):,} pairs are longer than "
-            "config.model.positions.size, and left out"
+            "config.model.positions.size, and are ignored"
         )
         pairs, sentences = list(itertools.compress(pairs, fits)), list(itertools.compress(sentences, fits))
     if not pairs:
@@ -78,7 +79,7 @@ def of_split(predictor: Any, split: str, examples: Sequence[Mapping[str, Any]]) 
 
 
 def by_neighbour(config: Config, weights: Mapping[str, np.ndarray], lengths_B: np.ndarray) -> list[dict[str, Any]]:
-    """For each head that reads the source the weight on the neighbours of each token; empty for a recurrent model."""
+    """The mean weight on neighbouring tokens, for each head that reads the source; empty for a recurrent model."""
     attention = families.FAMILIES[config.family].attention
     if not attention:
         return []
@@ -90,9 +91,9 @@ def by_neighbour(config: Config, weights: Mapping[str, np.ndarray], lengths_B: n
 
 
 def weight_at_offset(weights_LxBxHxTxS: np.ndarray, lengths_B: np.ndarray, offset: int) -> np.ndarray:
-    """Mean weight LxH that a token gives the one `offset` places on (-1: the one before it), over those that have one there.
+    """The mean weight LxH of a token on the token at `offset` from it (-1: the previous one), over all tokens that have one.
 
-    What stands behind a text's `lengths_B` tokens does not count. NaN where no text is so long.
+    Only the first `lengths_B` tokens of each text count. NaN if no text is long enough.
     """
     on_LxBxHxT = np.diagonal(weights_LxBxHxTxS, offset, axis1=3, axis2=4)
     counted_BxT = np.arange(on_LxBxHxT.shape[3]) < np.asarray(lengths_B)[:, None] - abs(offset)
@@ -103,22 +104,22 @@ def weight_at_offset(weights_LxBxHxTxS: np.ndarray, lengths_B: np.ndarray, offse
 
 
 def head_distance(weights_LxBxHxTxS: np.ndarray, lengths_B: np.ndarray) -> float:
-    """Mean Jensen-Shannon distance of two heads, of one layer or of two, over all pairs of heads and all tokens.
+    """The mean Jensen-Shannon distance between two heads, over all pairs of heads (within and across layers) and all tokens.
 
-    sqrt(H((p + q) / 2) - (H(p) + H(q)) / 2), H in bits: 0 where two heads always look the same way, 1 where never at one
-    token. (Clark et al. 2019, section 6, sum its square.) NaN if there is but one head.
+    sqrt(H((p + q) / 2) - (H(p) + H(q)) / 2), H in bits: 0 if both heads have the same weights, 1 if they never attend to the
+    same token. (Clark et al. 2019, section 6, sum its square.) NaN if there is only one head.
     """
     inside_BxT = np.arange(weights_LxBxHxTxS.shape[3]) < np.asarray(lengths_B)[:, None]
     weights_LxHxKxS = np.moveaxis(weights_LxBxHxTxS, 2, 1)[:, :, inside_BxT]  # K: tokens of all texts
     weights_NxKxS = weights_LxHxKxS.reshape(-1, *weights_LxHxKxS.shape[2:])
     entropy_NxK = _entropy(weights_NxKxS)
-    apart = []
+    distances = []
     for p, q in itertools.combinations(range(len(weights_NxKxS)), 2):
         more_K = _entropy((weights_NxKxS[p] + weights_NxKxS[q]) / 2) - (entropy_NxK[p] + entropy_NxK[q]) / 2
-        apart.append(np.sqrt(np.maximum(more_K, 0.0)).mean())  # a rounding error may be below 0
-    return float(np.mean(apart)) if apart else float("nan")
+        distances.append(np.sqrt(np.maximum(more_K, 0.0)).mean())  # rounding may make it negative
+    return float(np.mean(distances)) if distances else float("nan")
 
 
 def _entropy(weights: np.ndarray) -> np.ndarray:
-    """Bits, of the last axis."""
+    """The entropy over the last axis, in bits."""
     return -(weights * np.log2(np.where(weights > 0, weights, 1.0))).sum(-1)

@@ -1,7 +1,7 @@
 """Metrics of a model before its first update, on the batch of that update (`config.train.init_metrics`).
 
-A metric of the whole model is named `init/NAME`, that of a layer `init/NAME@SITE/LAYER`. LAYER is 1 for the one
-next to the inputs, and `last` is one more name of the one next to the outputs, whatever the depth.
+A metric of the whole model is named `init/NAME`, a metric of a layer `init/NAME@SITE/LAYER`. Layer 1 is the one next to the
+inputs, and `last` is another name of the one next to the outputs, whatever the depth.
 
 logit_variance, attention_entropy, jacobian_norm: means over queries and heads of what softmax.py defines; SITE is
     a stack and a kind of its attention, `decoder/cross`. Of the model: the mean over all layers of all sites.
@@ -38,7 +38,7 @@ from transformer.models.losses import Batch, Loss, Params, over_parts
 from transformer.models.stack import layers_in_order
 from transformer.probes import gradient_distance
 from transformer.probes.sites import at_attention, visible
-from transformer.probes.softmax import of_softmax
+from transformer.probes.softmax import softmax_sums
 
 Array = jax.Array
 
@@ -115,7 +115,7 @@ def make_init_step(loss: Loss, model: Any, config: Config) -> Callable[..., dict
 
 
 def seconds(compile: Callable[..., Any], loss: Loss, params: Params, batch: Batch) -> float:
-    """`gradient_seconds`, of placed parameters and batch. `compile`: as Runtime.compile_eval."""
+    """`gradient_seconds` for placed parameters and batch. `compile`: Runtime.compile_eval."""
 
     def gradient_norm(params: Params, batch: Batch, axis_name: str | None = None) -> dict[str, Array]:
         gradients, _ = jax.grad(_summed, argnums=1, has_aux=True)(loss, params, batch)
@@ -123,7 +123,7 @@ def seconds(compile: Callable[..., Any], loss: Loss, params: Params, batch: Batc
         return {"norm": norm if axis_name is None else jax.lax.psum(norm, axis_name)}
 
     step, times = compile(gradient_norm), []
-    for _turn in range(TIMED + 1):  # the first is compiled
+    for _turn in range(TIMED + 1):  # the first call includes compilation
         begun = time.perf_counter()
         jax.block_until_ready(step(params, batch))
         times.append(time.perf_counter() - begun)
@@ -131,7 +131,7 @@ def seconds(compile: Callable[..., Any], loss: Loss, params: Params, batch: Batc
 
 
 def _of_program(loss: Loss, params: Params, batch: Batch, asked: Sequence[str]) -> dict[str, Array]:
-    """What is counted in the program of dL / dtheta, from shapes only."""
+    """Metrics that are counted in the program of dL / dtheta, from shapes only."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, dict(batch)))
     gradient, result = jax.grad(lambda p, b: loss(p, b, None)["loss_sum"]), {}
     if "sequential_products" in asked:
@@ -144,7 +144,7 @@ def _of_program(loss: Loss, params: Params, batch: Batch, asked: Sequence[str]) 
 def _sow_measures(layer: Any, heads: Array, site: Any) -> Array:
     logits = site.logits()
     weights = site.attention.normalize(site.p, logits, site.pairs)
-    layer.sow("intermediates", "softmax", of_softmax(logits, weights, visible(site, logits)))
+    layer.sow("intermediates", "softmax", softmax_sums(logits, weights, visible(site, logits)))
     return heads
 
 
@@ -154,7 +154,7 @@ def _summed(loss: Loss, params: Params, batch: Batch) -> tuple[Array, dict[str, 
 
 
 def _mean(model: Model, softmax: Any, site: str, metric: str) -> Array:
-    """By layer, over queries and heads: L. NaN where no query sees two keys."""
+    """The mean over queries and heads for each layer: L. NaN if no query sees two keys."""
     stack, kind = site.split("/")
     sums = [layer[f"{kind}_attention"]["softmax"][0] for layer in _layers(model, softmax, stack)]
     return jnp.stack([each[metric] / each["queries"] for each in sums])
@@ -169,7 +169,7 @@ def _query_squares(model: Model, gradients: Any, site: str) -> Array:
 def _layer_squares(model: Model, gradients: Any, stack: str) -> Array:
     squares_L = jnp.stack([jnp.square(optax.tree.norm(layer)) for layer in _layers(model, gradients, stack)])
     memory, period = gradients.get("memory", {}) if stack == "decoder" else {}, len(model.layers_of_period("decoder"))
-    for name, leaves in memory.items():  # of each kind of layer in the pattern, those layers first
+    for name, leaves in memory.items():  # for each kind of layer in the pattern, the axis of layers is first
         first = int(name.split("_")[0]) if period > 1 else 0
         for leaf in jax.tree.leaves(leaves):
             squares_L = squares_L.at[first::period].add(jnp.sum(jnp.square(leaf), axis=range(1, leaf.ndim)))

@@ -1,4 +1,4 @@
-"""What a trained model computes for a batch: the states after each layer, and the gradients of its words.
+"""Activations and gradients of a trained model for a batch: the states after each layer, and the gradients of its inputs.
 
 Letters: L layers, B rows, S source tokens, T target tokens, D d_model.
 """
@@ -20,13 +20,13 @@ from transformer.probes.sites import added_to_embeddings
 
 Array = jax.Array
 Batch = Mapping[str, np.ndarray]
-SEGMENTS = {"source": "source_segments", "inputs": "segments"}  # of what is embedded: where there are tokens
+SEGMENTS = {"source": "source_segments", "inputs": "segments"}  # by embedding: the array of segments, which are 0 for padding
 
 
 def hidden_states(config: Config, model: nn.Module, params: object, batch: Batch) -> dict[str, np.ndarray]:
-    """The residual stream after each layer, LxBxTxD by stack ("encoder", "decoder"); a final norm is not in it.
+    """The residual stream after each layer, LxBxTxD by stack ("encoder", "decoder"), before a final norm.
 
-    UserError: the model has no such layers.
+    UserError if the model has no residual stream.
     """
     result = {}
     for stack, sown in _kept(model)(params, batch).get("intermediates", {}).items():
@@ -45,14 +45,14 @@ def _kept(model: nn.Module) -> Callable[..., Any]:
 
 
 def is_layer(module: nn.Module, method: str) -> bool:
-    """Which calls Flax is to capture: those whose outputs are the residual stream after a layer."""
+    """Selects the calls that Flax captures: those whose output is the residual stream after a layer."""
     return isinstance(module, Layer) and method == "__call__"
 
 
 def input_gradients(config: Config, model: nn.Module, params: object, batch: Batch) -> dict[str, np.ndarray]:
-    """d log p / dx for each embedded token x: BxSxD of the source, BxTxD of what a decoder reads, by name.
+    """d log p / dx for each embedded token x, by name: BxSxD for the source, BxTxD for the decoder's inputs.
 
-    p is the probability of the decoder's tokens behind the prefix, or, without a decoder, of the model's predictions.
+    p is the probability of the decoder's tokens after the prefix or, without a decoder, of the model's predictions.
     """
     zeros = {name: np.zeros((*batch[name].shape, config.model.d_model), np.float32) for name in SEGMENTS if name in batch}
     return {name: np.asarray(each) for name, each in _gradients(model)(zeros, params, batch).items()}

@@ -1,4 +1,4 @@
-"""Reads or changes what every attention layer of a model computes, without code for it in the model.
+"""Reads or changes the heads of all attention layers of a model, without code for it in the model.
 
     with at_attention(function):
         model.apply(variables, batch)
@@ -20,9 +20,11 @@ Array = jax.Array
 
 
 def at_attention(function: Callable[[AttentionLayer, Array, Site], Array]) -> AbstractContextManager[Any]:
-    """A context in which each attention layer that is traced, without a cache, has `function(layer, heads, site)` for heads.
+    """A context in which `function(layer, heads, site)` replaces the heads of each attention layer that is traced without
+    cache.
 
-    `heads` are BxTxHxV, before the output projection; `site` is what they were made of. The layer is bound: `layer.sow` works.
+    `heads` are BxTxHxV, before the output projection; `site` has the arguments of attention. The layer is bound, so `layer.sow`
+    works.
     """
 
     def interceptor(call: Callable[..., Any], arguments: Any, named: Any, context: Any) -> Any:
@@ -35,13 +37,13 @@ def at_attention(function: Callable[[AttentionLayer, Array, Site], Array]) -> Ab
 
 
 def visible(site: Site, logits_BxHxTxS: Array) -> Array:
-    """Which keys each query sees, as booleans of the shape of the logits."""
+    """True where a query sees a key, in the shape of the logits."""
     seen = site.pairs.seen()
     return jax.numpy.broadcast_to(jax.numpy.ones((1,) * 4, bool) if seen is None else seen, logits_BxHxTxS.shape)
 
 
 def added_to_embeddings(*added: Array) -> AbstractContextManager[Any]:
-    """A context in which these are added to what the first, second, .. embedding of a call gives: the source's comes first."""
+    """A context in which these arrays are added to the outputs of a call's embeddings, in order; the source's comes first."""
     left = list(added)
 
     def interceptor(call: Callable[..., Any], arguments: Any, named: Any, context: Any) -> Any:
@@ -54,7 +56,7 @@ def added_to_embeddings(*added: Array) -> AbstractContextManager[Any]:
 
 
 def scaled_heads(factors: Mapping[str, Array]) -> AbstractContextManager[Any]:
-    """A context in which heads are multiplied by factors, LxH, or LxBxH, each row its own, by site ("decoder/cross")."""
+    """A context in which heads are multiplied by factors by site ("decoder/cross"): LxH, or LxBxH if they differ by row."""
 
     def scale(layer: AttentionLayer, heads_BxTxHxV: Array, site: Site) -> Array:
         factors_of_layers = factors.get(f"{layer.stack}/{layer.role}")

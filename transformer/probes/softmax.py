@@ -1,4 +1,4 @@
-"""Measures of an attention softmax: how far it is from uniform, and how much gradient passes through it.
+"""Metrics of an attention softmax: how far it is from uniform, and how much gradient passes through it.
 
 Letters: B rows of a batch, T queries, S keys, H heads.
 """
@@ -9,18 +9,18 @@ import jax.numpy as jnp
 Array = jax.Array
 
 
-def of_softmax(logits_BxHxTxS: Array, weights_BxHxTxS: Array, seen_BxHxTxS: Array) -> dict[str, Array]:
-    """Sums over queries and heads, fp32 scalars; divided by `queries`, which counts them, they are means.
+def softmax_sums(logits_BxHxTxS: Array, weights_BxHxTxS: Array, seen_BxHxTxS: Array) -> dict[str, Array]:
+    """Sums of metrics over queries and heads, fp32 scalars. Divided by `queries`, which counts the queries, they are means.
 
-    Of a query with the logits l and the weights p = softmax(l), over the n keys that it sees:
+    For a query with the logits l and the weights p = softmax(l) over the n keys that it sees:
 
     logit_variance: (1 / n) sum_s (l_s - mean l)^2. With independent queries and keys of unit variance, l = scale q k has
         scale^2 d_k (Vaswani et al. 2017, footnote 4).
-    attention_entropy: -sum_s p_s ln p_s / ln n, the share of the greatest possible: 1 is even, 0 is all on one key.
-    jacobian_norm: ||diag(p) - p p^T||_F, of the softmax's Jacobian dp / dl: sqrt(n - 1) / n where p is even, at most 1/2,
-        0 where all weight is on one key.
+    attention_entropy: -sum_s p_s ln p_s / ln n, the fraction of the maximum: 1 is uniform, 0 is all weight on one key.
+    jacobian_norm: ||diag(p) - p p^T||_F, of the softmax's Jacobian dp / dl: sqrt(n - 1) / n if p is uniform, at most 1/2,
+        0 if all weight is on one key.
 
-    A query that sees fewer than two keys has nothing to choose, and is left out.
+    Queries that see fewer than two keys are ignored.
     """
     count_BxHxT = jnp.sum(seen_BxHxTxS, axis=-1)
     n_BxHxT = jnp.maximum(count_BxHxT, 2).astype(jnp.float32)
@@ -34,8 +34,8 @@ def of_softmax(logits_BxHxTxS: Array, weights_BxHxTxS: Array, seen_BxHxTxS: Arra
 
 
 def _jacobian_norm(weights: Array) -> Array:
-    """Of the last axis. The square is sum_i p_i^2 ((1 - p_i)^2 + sum_(j != i) p_j^2); of the greatest weight, which may be
-    near 1, both terms are made of the other weights, so that a small norm is not lost in rounding."""
+    """The norm over the last axis. Its square is sum_i p_i^2 ((1 - p_i)^2 + sum_(j != i) p_j^2). For the largest weight, which
+    may be close to 1, both terms are computed from the other weights, so that a small norm is not lost in rounding."""
     greatest = jax.nn.one_hot(jnp.argmax(weights, axis=-1), weights.shape[-1], dtype=bool)
     others = jnp.where(greatest, 0.0, weights)
     squares = jnp.sum(jnp.square(weights), axis=-1, keepdims=True) - jnp.square(weights)
