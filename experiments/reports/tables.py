@@ -56,13 +56,13 @@ class Report:
 
 
 def read(folder: Path) -> Report:
-    """A report and the runs that it is of."""
+    """A report and its runs."""
     text = (folder / "report.md").read_text(encoding="utf-8")
     claims = []
-    for part in re.split(r"(?m)^> “", text.partition("## What came out")[0])[1:]:
+    for part in re.split(r"(?m)^> “", text.partition("## Results")[0])[1:]:
         claimed, source = re.split(r"”\n>\n> ", part, maxsplit=1)
         [(verdict, said)] = re.findall(r"(?m)^\*\*Verdict: (.*?)\.\*\* (.*)$", part)
-        flags, _, evidence = said.rpartition(" Without them: ")
+        flags, _, evidence = said.rpartition(" Without these flags: ")
         evidence = evidence.split(": ", 1)[1].rstrip(".")
         published = " ".join(re.findall(r"(?m)^\*\*The published .*$", part))
         claims.append(
@@ -85,11 +85,11 @@ def read(folder: Path) -> Report:
 
 
 def reports() -> list[Report]:
-    return [read(file.parent) for file in sorted(ROOT.glob("reports/*/report.md"))]  # a study under way has none
+    return [read(file.parent) for file in sorted(ROOT.glob("reports/*/report.md"))]  # an unfinished study has none
 
 
 def results_table(found: list[Report]) -> str:
-    """A row a claim, of RESULTS.md."""
+    """The table of RESULTS.md, with a row for each claim."""
     lines = ["| study | claim | verdict | the runs |", "| --- | --- | --- | --- |"]
     for report in found:
         time = datetime.timedelta(seconds=round(report.seconds))
@@ -104,17 +104,17 @@ def results_table(found: list[Report]) -> str:
 
 
 def readme_table(found: list[Report]) -> str:
-    """A few rows of the same, whichever way they went: claims that were decided, others, and apart what is exploratory."""
+    """A few of these rows, whatever their verdicts: decided claims, undecided ones, and separately exploratory ones."""
     chosen = [claim for report in found for claim in report.claims if (claim.study, report.claims.index(claim)) in HIGHLIGHTS]
     planned = [claim for claim in chosen if "exploratory" not in claim.verdict]
     lines = ["| published claim | verdict | the runs |", "| --- | --- | --- |"]
     lines += [_short(claim) for claim in sorted(planned, key=lambda claim: not claim.decided)]
-    lines += ["", "Exploratory, which confirms nothing:", "", *lines[:2]]
+    lines += ["", "Exploratory results, which confirm nothing:", "", *lines[:2]]
     return "\n".join([*lines, *(_short(claim) for claim in chosen if "exploratory" in claim.verdict)])
 
 
 def _short(claim: Claim) -> str:
-    """A row with one comparison and its interval, or with what forbids a verdict."""
+    """A row with one comparison and its interval, or with the first flag."""
     link = f"[{claim.verdict}](experiments/reports/{claim.study}/report.md)"
     if claim.flags:
         said = claim.flags.split("; ")[0]
@@ -127,7 +127,7 @@ def _short(claim: Claim) -> str:
 
 
 def filled(text: str, made: str) -> str:
-    """A file's text with what was made between its markers."""
+    """A file's text with new content between its markers."""
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n\n{made}\n\n{END}{rest.split(END, 1)[1]}"
 

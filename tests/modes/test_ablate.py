@@ -174,11 +174,11 @@ WRONG: dict[str, tuple[str, list[str], str]] = {
     "workers": (STUDY, ["--workers=0"], "workers"),
     "arm": (study("norm_order", "norm_ordre"), [], "arm 'pre': --config.model.norm_ordre: there is no such setting"),
     "equal arms": (study('"pre", "model.final_norm": "false"', '"post"'), [], "'post' and 'pre' have the same settings"),
-    "unfair": (study('"false"', '"false", "model.d_ff": "64"'), [], "arms are to have equal flops, but 'pre' has"),
+    "unfair": (study('"false"', '"false", "model.d_ff": "64"'), [], "arms must have equal flops, but 'pre' has"),
     "metric": (study("test/accuracy", "test/bleu"), [], "metric 'test/bleu': arm 'post' does not report it"),
     "score": (STUDY, ["--config.base.evaluate.scores=accuracy,blue"], "there is no score 'blue'"),
     "compare_with": (study('compare_with="post"', 'compare_with="prost"'), [], "did you mean 'post'?"),
-    "claim": (study('("pre",)', '("per",)'), [], "claim 1 names the arm 'per', and there is none; did you mean 'pre'?"),
+    "claim": (study('("pre",)', '("per",)'), [], "claim 1 names the arm 'per', which does not exist; did you mean 'pre'?"),
     "workdir": (STUDY, ["--workdir=tiny.py/run"], "--workdir=tiny.py/run cannot be made or written"),
 }
 

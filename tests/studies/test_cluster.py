@@ -263,9 +263,9 @@ def test_a_node_sees_what_the_study_sees(tmp_path):
 
 # An address, and what is said of it.
 WRONG = {
-    "": "wants HOST:PORT, as `ray start --head` says it, or auto",
-    "head": "wants HOST:PORT",
-    "ray://head:10001": "wants HOST:PORT",
+    "": "expected HOST:PORT, as `ray start --head` prints it, or auto",
+    "head": "expected HOST:PORT",
+    "ray://head:10001": "expected HOST:PORT",
     "localhost:99999": "nothing answers there",
     "localhost:1": "nothing answers there (",
 }
@@ -285,7 +285,7 @@ def test_what_ray_cannot_join_is_a_line(monkeypatch):
         raise ConnectionError("no cluster\nmore")
 
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init, shutdown=lambda: None))
-    with pytest.raises(UserError, match="^--ray=auto: no cluster; a study is started"), workers.joined("auto", None):
+    with pytest.raises(UserError, match="^--ray=auto: no cluster; start the study"), workers.joined("auto", None):
         pass
 
 

@@ -32,8 +32,8 @@ def test_a_flag_withholds_the_verdict(tmp_path):
     study = make()
     rows = [row | curve(5, 4, 3.5, 3, 2.5) for row in loss(study, a16=0.2)]
     line = verdict(text := said(tmp_path, study, rows))
-    assert line.startswith("**Verdict: not decided by this study.** Flags: `8` still learns: its loss falls by 25 %")
-    assert "Without them: The runs agree with the claim" in line and "- `24` still learns" in text
+    assert line.startswith("**Verdict: not decided by this study.** Flags: `8` is still learning: its loss falls by 25 %")
+    assert "Without these flags: The runs agree with the claim" in line and "- `24` is still learning" in text
     [found] = judged(tmp_path, study, rows)
     assert (found.word, found.verdict.word) == ("not decided by this study", "agrees")
 
@@ -44,7 +44,7 @@ def test_a_loss_that_falls_steeply(tmp_path):
     study, still = make(), curve(3, 2.2, 2.1, 2.1, 2.0)
     rows = loss(study, a16=0.2)
     assert flags(tmp_path, study, rows, a8=still, a16=still) == ""
-    assert "`16` still learns" in flags(tmp_path, study, rows, a8=still, a16=curve(3, 2.5, 2.4, 2.3, 2.0))
+    assert "`16` is still learning" in flags(tmp_path, study, rows, a8=still, a16=curve(3, 2.5, 2.4, 2.3, 2.0))
     assert flags(tmp_path, study, rows, a8=still, a24=curve(3, 2.5, 2.4, 2.3, 2.0)) == ""  # an arm of no claim
     assert flags(tmp_path, study, rows, a8=still, a16=curve(1, 0.1, 0.05, 0.01, 0.005)) == ""
 
@@ -100,7 +100,9 @@ def test_a_rate_at_the_end_of_its_grid(tmp_path):
         written.row(study, arm, SEARCH_SEED, part="search", learning_rate=rate, **{NLL.label: score})
         for (arm, rate), score in scores.items()
     ]
-    assert flags(tmp_path, study, rows) == "`16` may not be at its best learning rate, which is at the end of its grid"
+    assert (
+        flags(tmp_path, study, rows) == "`16` may not be at its best learning rate: the chosen rate is at the end of its grid"
+    )
 
 
 def test_the_published_effect_is_tested_too(tmp_path):

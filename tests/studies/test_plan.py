@@ -163,7 +163,7 @@ def test_the_table_of_a_dry_run():
     assert (
         STUDY.question in text
         and '"wide is better" (here)' in text
-        and "compared with '8' by validation/nll, test/bleu" in text
+        and "compared with '8' in validation/nll, test/bleu" in text
     )
 
 

@@ -102,7 +102,7 @@ def test_two_arms_are_a_paired_t_test(tmp_path):
         "**Verdict: agrees.** The runs agree with the claim: in `validation/nll`, `16` is worse than `8` by "
     )
     assert numbers(line) == pytest.approx([np.mean(ours) - np.mean(theirs), *ends], abs=6e-4)
-    assert "“wide is worse”\n>\n> here" in text and "Taken as: in `validation/nll`, `16` is worse than `8`." in text
+    assert "“wide is worse”\n>\n> here" in text and "Tested as: in `validation/nll`, `16` is worse than `8`." in text
 
 
 SAID = {
@@ -140,7 +140,7 @@ def test_what_diverged_counts_and_what_failed_does_not(tmp_path):
         assert [row["diverged"], row["failed"]] == (["5", "0"] if status == "diverged" else ["0", "5"])
         assert f"- `16`, seed 3: {status}, no room" in text
         lines[status] = verdict(text)
-    assert "agrees.**" in lines["diverged"] and "of its runs 5 diverged, of the other's 0" in lines["diverged"]
+    assert "agrees.**" in lines["diverged"] and "5 of its runs diverged, and 0 of the other's" in lines["diverged"]
     assert "cannot tell, exploratory.**" in lines["failed"] and "too few runs to be compared" in lines["failed"]
 
 
@@ -152,7 +152,7 @@ def test_what_is_missing_is_said(tmp_path):
     assert "- `24`, seed 4: not run" in text
     assert table(text, "## `validation/nll`")["24"]["runs"] == "4"
     bleu = table(text, "## `test/bleu` (higher is better)")["8"]
-    assert bleu["runs"] == "4" and numbers(bleu["mean"]) == [30.0] and "1 finished run did not report it" in text
+    assert bleu["runs"] == "4" and numbers(bleu["mean"]) == [30.0] and "missing or not finite: 1 finished run" in text
     assert table(text, "# Cost")["8"]["time of a run"] == "0:01:04"  # of seeds 1 to 4: 62 to 65
     assert "- commit: not recorded (1 run); 0123abc (13 runs)" in text
 
@@ -200,10 +200,10 @@ def test_a_target_that_is_not_reached_counts_as_all_updates(tmp_path):
     found = table(text, f"## `{FAST.label}` (lower is better)")
     assert (found["16"]["mean"], found["8"]["mean"]) == ("27.5", "15.0")
     assert [found[arm]["not reached"] for arm in ("16", "8")] == ["2", "0"]
-    assert "counts as all of its updates" in text and "Ceiling" not in text
+    assert "counts with all of its updates" in text and "Ceiling" not in text
     none = {FAST.label: 40, "not_reached": FAST.label}
     text = said(tmp_path, study, written.all_of(study, lambda arm, seed: none))
-    assert "**Ceiling**: no run reached it" in text and table(text, "## `updates")["16"]["95 % interval"] == "–"
+    assert "**Ceiling**: no run reached the target" in text and table(text, "## `updates")["16"]["95 % interval"] == "–"
 
 
 def test_a_power_law_is_found_again(tmp_path):
@@ -435,18 +435,18 @@ def test_a_damaged_table_is_one_line(tmp_path):
     study = make()
     good = loss(study)
     wrong = {
-        "validation/nll is 'x', no number": [good[0] | {"validation/nll": "x"}],
-        "validation/nll is 'nan', no number": [good[0] | {"validation/nll": "nan"}],
+        "validation/nll is 'x', which is not a number": [good[0] | {"validation/nll": "x"}],
+        "validation/nll is 'nan', which is not a number": [good[0] | {"validation/nll": "nan"}],
         "line 3: the study has no arm '61'; did you mean '16'": [good[0], good[1] | {"arm": "61"}],
-        "line 2: status is 'done', wants one of finished, diverged, failed": [good[0] | {"status": "done"}],
+        "line 2: status is 'done', expected one of finished, diverged, failed": [good[0] | {"status": "done"}],
         "line 2: it has no seed": [good[0] | {"seed": ""}],
         "two rows of the arm '8', seed 0": [good[0], good[0]],
-        "curve is 'a', no number": [good[0] | {"curve of validation/nll": "a:1"}],
-        "settings are no words": [good[0] | {"settings": "a='b"}],
+        "curve is 'a', which is not a number": [good[0] | {"curve of validation/nll": "a:1"}],
+        "settings cannot be split": [good[0] | {"settings": "a='b"}],
         "it has no 'settings'; --mode=ablate makes the file again": [
             {name: value for name, value in good[0].items() if name != "settings"}
         ],
-        "no run of the study is there yet": [good[0] | {"part": "search"}],
+        "it has no run of the study yet": [good[0] | {"part": "search"}],
     }
     for message, rows in wrong.items():
         with pytest.raises(UserError, match=re.escape(message)):

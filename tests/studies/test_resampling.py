@@ -96,14 +96,14 @@ def test_the_report_tells_them(plan, tmp_path):
     written.write(tmp_path, plan.study, rows)
     report.write(plan.study, tmp_path)
     without = (tmp_path / "report.md").read_text()
-    assert "other sentences of this kind" not in without and "from `results.csv`, a row a run." in without
+    assert "other test sentences" not in without and "from `results.csv`, which has a row for each run." in without
     resampling.write(plan, tmp_path, kept(plan, tmp_path))
     report.write(plan.study, tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert "from `results.csv`, a row a run, and `sentences.csv`." in text
-    begin = "Differences are about other sentences too. Two checkpoints each, of seed 0,"
+    assert "from `results.csv`, which has a row for each run, and `sentences.csv`." in text
+    begin = "The intervals above also cover other test sentences. Two checkpoints each, of seed 0,"
     assert text.count(begin) == 1  # validation's loss is no such score
-    assert text.count("what resampling the test's does to all seeds alike is added") == 1
+    assert text.count("the variance from resampling the test sentences") == 1
     found = table(text[text.index(begin) :], begin)
     read = {row.arm: row for row in resampling.read(tmp_path / "sentences.csv", plan.study)}
     assert list(found) == ["16", "24"]

@@ -402,7 +402,7 @@ def test_the_plan_is_written_before_the_first_run(tmp_path):
     assert plans.followed(made.study, tmp_path).startswith("No plan")
     run_all(made, tmp_path)
     text = plans.followed(made.study, tmp_path)
-    assert "before the first run" in text and "and followed." in text
+    assert "before the first run" in text and "and was followed." in text
     other = dataclasses.replace(made.study, seeds=4, claims=(study.Claim("x", "y", "worse", ("b",)),))
     assert "**not followed**: claims, seeds" in plans.followed(other, tmp_path)
     before = (tmp_path / "plan.json").read_text()

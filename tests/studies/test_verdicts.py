@@ -199,7 +199,7 @@ def test_bad_claims_are_named():
     table = losses(base=2.0, low=1.0)
     with pytest.raises(UserError, match="itself"):
         word(table, "better", ["base"])
-    with pytest.raises(UserError, match="none"):
+    with pytest.raises(UserError, match="with no arm"):
         word(table, "order", ["low"])
     for kind in ("equal", "better"):
         with pytest.raises(UserError, match="'lwo'"):

@@ -1,1 +1,1 @@
-"""Studies: arms that differ in a setting, runs over seeds, and what follows from them."""
+"""Studies: arms that differ in settings, runs with several seeds, and the verdicts and reports computed from them."""

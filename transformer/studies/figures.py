@@ -1,5 +1,5 @@
-"""What the figure of a study shows: findings -> the panels that `plots` draws; and tables for papers, summary.csv and
-summary.tex, a row an arm and metric. Columns of numbers hold numbers; what the runs do not tell is empty there."""
+"""Converts findings into the panels of a study's figure, which `plots` draws, and into tables for papers: summary.csv and
+summary.tex, with a row for each arm and metric. Columns of numbers hold only numbers; unknown values are empty."""
 
 import csv
 import math
@@ -22,11 +22,12 @@ from transformer.studies.findings import Findings, Judged, Measured
 from transformer.studies.markup import Digits
 from transformer.studies.verdicts import Data
 
-RANGES = 3  # of one score by length or place: from so many on they are a line, not a panel each
+RANGES = 3  # from this many ranges of length or position on, a score is drawn as one line, not as a panel for each range
 
 
 def panels(findings: Findings) -> list[plots.Panel]:
-    """One for each metric, or score by length or place, for each claim of an exponent, and for the learning curves, if any."""
+    """A panel for each metric or score by length or position, for each claim about an exponent, and for learning curves, if
+    any."""
     study, result = findings.study, []
     ranges: dict[str, list[Measured]] = {}
     for measured in findings.measured:
@@ -100,7 +101,8 @@ def _law(judged: Judged) -> plots.Law:
 
 
 def _by_size(findings: Findings) -> list[plots.BySize]:
-    """One for each metric that claims say rises or falls with the size; a line for what the names of a claim's arms share."""
+    """A panel for each metric that claims say rises or falls with the size; a line for the common part of a claim's arm
+    names."""
     lines: dict[str, dict[str, list[tuple[float, list[float]]]]] = {}
     for judged in findings.judged:
         claim, data = judged.claim, judged.data
@@ -139,7 +141,7 @@ def _isoflop(judged: Judged) -> Sequence[plots.Panel]:
 
 
 def _lost(findings: Findings) -> dict[str, str]:
-    """Of each arm, how many runs have no score and why."""
+    """For each arm, how many runs have no score and why."""
     counts = {arm: Counter(row.status for row in findings.runs(arm) if row.status != "finished") for arm in findings.study.arms}
     return {arm: ", ".join(f"{count} {status}" for status, count in lost.items()) for arm, lost in counts.items() if lost}
 
@@ -169,7 +171,7 @@ COLUMNS = (
 
 
 def write_tables(findings: Findings, folder: Path) -> None:
-    """summary.csv and summary.tex of what a report says."""
+    """Writes summary.csv and summary.tex, the numbers of a report."""
     rows = summary(findings)
     with new_file(folder / f"{SUMMARY}.csv") as new, new.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -180,7 +182,7 @@ def write_tables(findings: Findings, folder: Path) -> None:
 
 
 def summary(findings: Findings) -> list[dict[Any, Any]]:
-    """Each metric's means and differences, by the names of `COLUMNS`. `p` is adjusted, as the report says of its kind."""
+    """Each metric's means and differences, by the names of `COLUMNS`. `p` is adjusted as the report describes."""
     result = []
     for measured in findings.measured:
         for arm, estimate in measured.estimates.items():
@@ -209,12 +211,12 @@ def _ends(interval: Interval | None, name: str) -> dict[str, str]:
 
 
 def _number(value: float | None) -> str:
-    """Empty: not known, or, of an end of an interval, no bound."""
+    """The number as text; empty if it is unknown or if an interval has no bound there."""
     return "" if value is None or not math.isfinite(value) else f"{value:.6g}"
 
 
 def tex(findings: Findings) -> str:
-    """A `tabular` for each metric, to be read with `\\input`; it needs the package booktabs."""
+    """A `tabular` for each metric, for `\\input`; it needs the package booktabs."""
     parts = ["% needs \\usepackage{booktabs}"]
     for measured in findings.measured:
         number = Digits(measured.noise, [mean for mean, *_ in measured.estimates.values() if mean is not None])
@@ -254,6 +256,6 @@ def _between(number: Digits, interval: Interval | None) -> str:
 
 
 def _escaped(text: str) -> str:
-    """A name as TeX sets it."""
+    """A name, escaped for TeX."""
     special = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
     return re.sub(r"[\\~^&%$#_{}]", lambda found: special.get(found[0], f"\\{found[0]}"), text)

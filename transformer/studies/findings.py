@@ -1,4 +1,5 @@
-"""Rows of results.csv -> what a report says, as numbers: each metric's tables, each claim's verdict. No text is made here."""
+"""Computes the numbers of a report from the rows of results.csv: the table of each metric, the verdict of each claim. No
+text."""
 
 import dataclasses
 import math
@@ -20,7 +21,8 @@ from transformer.studies.verdicts import Data, Finding, Verdict
 @dataclass(frozen=True)
 class Difference:
     """An arm minus the comparison arm. `planned`: it is part of a claim, and interval and p are those of the claims' family;
-    else they are exploratory, of all pairs of arms (Games & Howell 1976). What does not follow from the runs is None."""
+    else they are exploratory and allow for all pairs of arms (Games & Howell 1976). Values that the runs do not give are
+    None."""
 
     value: float | None
     interval: Interval | None = None
@@ -32,7 +34,7 @@ class Difference:
 class Measured:
     """A metric over the arms. `groups`: the arms that are compared with each other, by task. `unreached`: by arm, runs that
     never reached a target. `without`: finished runs that have no value. `limit`: the end of its range that all arms are at.
-    `noise`: the middle one of the differences' standard errors."""
+    `noise`: the median standard error of the differences."""
 
     metric: Metric
     data: Data
@@ -51,8 +53,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim, the verdict, and the runs that it is about. `claimed`: the effect or margin that the claim states, None if none.
-    `least`: what the study can show of that kind; None if it can show nothing. `flags`: why the study does not decide it."""
+    """A claim, its verdict, and the data of its metric. `claimed`: the effect or margin that the claim states, or None.
+    `least`: the smallest effect or margin that the study can show, or None if it can show nothing. `flags`: the reasons why the
+    study does not decide the claim."""
 
     claim: Claim
     verdict: Verdict
@@ -63,7 +66,7 @@ class Judged:
 
     @property
     def word(self) -> str:
-        """The verdict of the study, which is none if there is a flag."""
+        """The verdict of the study, which is undecided if there is a flag."""
         return verdicts.UNDECIDED if self.flags else self.verdict.word
 
     @property
@@ -73,28 +76,28 @@ class Judged:
 
     @property
     def bound(self) -> float:
-        """What the contrast must be shown to be above."""
+        """The bound that the contrast must be shown to exceed."""
         return -self.claim.margin if self.claim.kind == "not worse" else self.claim.margin
 
     @property
     def exploratory(self) -> bool:
-        """Too small for this study to settle: with one seed every difference is."""
+        """Whether the claim is too small for this study to show, as every difference is with one seed."""
         if self.claim.kind in LAWS:
             return False
-        if self.least is None:  # what diverged is found without a score
+        if self.least is None:  # divergence can be shown without a score
             return not any(sum(finding.diverged) for finding in self.verdict.findings)
         return self.claimed is not None and self.claimed < self.least
 
     @property
     def law(self) -> tuple[float, float, float] | None:
-        """Floor, scale and exponent of the curve that was fitted in one variable."""
+        """Floor, scale and exponent of a curve fitted in one variable."""
         law = self.verdict.findings[0].law
         return (law.floor, law.scale, law.exponent) if isinstance(law, PowerLaw) else None
 
 
 @dataclass(frozen=True)
 class Findings:
-    """`missing`: (arm, seed) without a row. `flags`: of arms. `plan`: whether the plan was followed, in a sentence."""
+    """`missing`: (arm, seed) without a row. `flags`: those of arms. `plan`: a sentence about whether the plan was followed."""
 
     study: Study
     rows: Sequence[Row]
@@ -108,13 +111,13 @@ class Findings:
     plan: str
 
     def runs(self, arm: str, status: str | None = None) -> list[Row]:
-        """The rows of an arm, of all tasks if it is named without, in the order of seeds."""
+        """The rows of an arm in the order of seeds; for all tasks if `arm` names no task."""
         cells = self.study.cells(arm)
         return [row for row in self.rows if row.arm in cells and status in (None, row.status)]
 
 
 def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = (), plan: str = "") -> Findings:
-    """`rows`: of one run at least. `sentences`: as sentences.csv has them."""
+    """The findings of a study. `rows`: of at least one run. `sentences`: the rows of sentences.csv."""
     ours = sorted((row for row in rows if row.part == "study"), key=lambda row: row.seed)
     seeds = sorted({row.seed for row in ours} | set(range(study.seeds)))
     known = {(row.arm, row.seed): row for row in ours}
@@ -146,11 +149,11 @@ def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = (),
 
 
 def seeds_needed(study: Study, root: Path) -> int:
-    """How many seeds the claims need, at most `max_seeds`: so many that each effect or margin that is stated could be shown
-    with 80 %.
+    """How many seeds the claims need, at most `max_seeds`, so that each stated effect or margin could be shown with a
+    probability of 80 %.
 
-    By the variances within arms of the first `seeds` alone, without a look at any difference, so that the error of the tests
-    that follow stays what it is (Proschan 2005). Decided once: seeds that were added do not count.
+    Only the variances within arms of the first `seeds` are used, and no difference between arms, so that the error rate of the
+    later tests does not change (Proschan 2005). The number is decided once: added seeds are not used for it.
     """
     if study.max_seeds <= study.seeds:
         return study.seeds
@@ -171,8 +174,8 @@ def seeds_needed(study: Study, root: Path) -> int:
 
 
 def scale_of(metric: Metric) -> Scale:
-    """What means of a metric are taken on: what it says, else logit for percentages, log for what else is positive, and
-    counts of updates, of which some may have stopped at the limit, as they are."""
+    """The scale on which means of a metric are computed: the metric's own, else logit for percentages, log for other positive
+    values, and linear for counts of updates, which may be censored at the limit."""
     return metric.scale or ("linear" if metric.take == "updates" else "logit" if flags.percent(metric) else "log")
 
 
@@ -190,14 +193,14 @@ def _data(
 
 
 def _computed(study: Study) -> list[Claim]:
-    """Claims about what is computed of the metrics; ranks over tasks are computed of the first metric at least."""
+    """Claims about values derived from metrics; ranks over tasks are derived from the first metric in any case."""
     ranks = [Claim("", "", "better", (study.compare_with,), ranks=True)] if study.tasks else []
     return [claim for claim in study.claims if claim.computed] + ranks
 
 
 def _derived(claim: Claim, study: Study, data: Mapping[str, Data], search: Sequence[Row]) -> Data:
-    """What is computed of each run, or of each seed's runs, before arms are compared: a difference of two metrics, ranks, or
-    the best learning rate. Ranks of one seed depend on each other, so they are compared within seeds."""
+    """Values derived for each run or each seed before arms are compared: a difference of two metrics, ranks, or the best
+    learning rate. Ranks of one seed depend on each other, so they are compared within seeds."""
     if claim.rates:
         return Data({arm: _best_rates(study, search, arm) for arm in study.arms}, True, name=study.label(claim))
     first = data[claim.metric or study.metrics[0].label]
@@ -215,7 +218,7 @@ def _derived(claim: Claim, study: Study, data: Mapping[str, Data], search: Seque
 
 
 def _best_rates(study: Study, search: Sequence[Row], arm: str) -> list[float | None]:
-    """The base-2 logarithm of the arm's best learning rate, by seeds of the search."""
+    """The base-2 logarithm of the arm's best learning rate for each seed of the search."""
     metric, result = results.chooser(study), []
     ours = [row for row in search if row.part == "search" and row.arm == arm and row.learning_rate is not None]
     for seed in sorted({row.seed for row in ours}):
@@ -226,14 +229,14 @@ def _best_rates(study: Study, search: Sequence[Row], arm: str) -> list[float | N
 
 
 def lowest_point(scores: Mapping[float, float]) -> float:
-    """Where the parabola through the lowest score and its neighbours is lowest; the lowest score's own place where it has no
-    neighbour on one side, or one that is not finite."""
-    places = sorted(scores)
-    at = min(range(len(places)), key=lambda number: scores[places[number]])
-    near = places[max(at - 1, 0) : at + 2]
-    values = [scores[place] for place in near]
+    """The minimum of the parabola through the lowest score and its two neighbours; the position of the lowest score itself if
+    it has no neighbour on one side, or one that is not finite."""
+    positions = sorted(scores)
+    at = min(range(len(positions)), key=lambda number: scores[positions[number]])
+    near = positions[max(at - 1, 0) : at + 2]
+    values = [scores[position] for position in near]
     if at == 0 or len(near) < 3 or not all(map(math.isfinite, values)):
-        return places[at]
+        return positions[at]
     left, right = near[0] - near[1], near[2] - near[1]
     before, after = values[0] - values[1], values[2] - values[1]
     down = before * right - after * left
@@ -282,7 +285,7 @@ def _difference(data: Data, arm: str, against: str, arms: int, planned: Mapping[
 
 
 def _limit(metric: Metric, rows: Sequence[Row]) -> float | None:
-    """An end of the metric's range that every arm's mean is at: a ceiling or a floor, under which nothing is compared."""
+    """The ceiling or floor of the metric's range that every arm's mean is at, so that arms cannot be compared, or None."""
     values: dict[str, list[float]] = {}
     for row in rows:
         if metric.label in row.values:

@@ -1,7 +1,7 @@
-"""What forbids a verdict: arms at an end of the scale, not trained far enough, or not at their best learning rate.
+"""Reasons to give no verdict: arms at an end of the scale, not trained long enough, or not at their best learning rate.
 
-A flag belongs to an arm or to a claim. A claim with a flag, or about an arm with one, is not decided by the study, whatever the
-intervals say.
+A flag belongs to an arm or to a claim. The study does not decide a claim with a flag or about an arm with a flag, whatever the
+intervals are.
 """
 
 import math
@@ -20,18 +20,18 @@ from transformer.studies.study import LAWS, Claim, Metric, Study
 from transformer.studies.verdicts import Comparison, Data
 
 PERCENT = {*SCORES, "token_accuracy", "place_accuracy"}  # metrics of 0 to 100
-NEAR = 1.0  # percent: so near to an end of the scale, arms cannot be distinguished
+NEAR = 1.0  # percent: this close to an end of the scale, arms cannot be distinguished
 FLOOR = 0.02  # nats: nothing is left to learn
-LAST = 0.75  # curves are looked at from this fraction of the updates on
-STEEP = 0.1  # a loss that still falls by this fraction of itself there is in mid-transition
-POINTS = 5  # of a curve, at least
+LAST = 0.75  # curves are checked from this fraction of the updates on
+STEEP = 0.1  # a loss that falls by more than this fraction of itself in that part has not converged
+POINTS = 5  # minimum of a curve
 RULES = (
     f"Arms are flagged if their loss falls by more than {100 * STEEP:g} % in the last quarter of the updates, if they have not "
     "learned what they were trained on, or if their best learning rate is at the end of its grid. Claims are flagged if all "
     f"arms that they compare are within {NEAR:g} of 0 or 100 % or below {FLOOR:g} nats, if the curves of two arms cross in the "
     "last quarter of the updates (each way outside a 95 % interval), if the margin or the published effect is larger than the "
-    "loss itself, or if a power law does not fit (F test of lack of fit, 5 %). A claim that is flagged, or is about an arm "
-    "that is, is not decided by this study."
+    "loss itself, or if a power law does not fit (F test of lack of fit, 5 %). A claim that is flagged, or is about a "
+    "flagged arm, is not decided by this study."
 )
 
 Estimates = Mapping[str, Mapping[str, Estimate]]  # by metric and arm
@@ -46,7 +46,7 @@ def is_loss(metric: Metric) -> bool:
 
 
 def end(metric: Metric, mean: float | None) -> float | None:
-    """The end of the scale that a mean is at; None: none."""
+    """The end of the scale that a mean is at, or None."""
     if mean is None:
         return None
     if percent(metric):
@@ -58,21 +58,23 @@ def end(metric: Metric, mean: float | None) -> float | None:
 
 
 def of_arms(study: Study, rows: Sequence[Row], search: Sequence[Row], estimates: Estimates) -> dict[str, list[str]]:
-    """By arm, why the study decides nothing about it."""
+    """By arm, the reasons why the study decides nothing about it."""
     result: dict[str, list[str]] = {arm: [] for arm in study.arms}
     for metric in study.metrics:
         for arm, estimate in estimates[metric.label].items():
             if metric.learned is not None and not metric.has_learned(estimate.value):
                 what = "has no value" if estimate.value is None else f"is {estimate.value:.4g}"
-                result[arm].append(f"has not learned its task: {metric.label} {what}, for at least {metric.learned:g}")
+                result[arm].append(f"has not learned its task: {metric.label} {what} (required: at least {metric.learned:g})")
     for arm, fall in _falls(study, rows).items():
         if fall > STEEP:
-            result[arm].append(f"still learns: its loss falls by {100 * fall:.0f} % in the last quarter of the updates")
+            result[arm].append(f"is still learning: its loss falls by {100 * fall:.0f} % in the last quarter of the updates")
     for arm in at_the_end(study, rows, search):
-        result[arm].append("may not be at its best learning rate, which is at the end of its grid")
+        result[arm].append("may not be at its best learning rate: the chosen rate is at the end of its grid")
     if study.search_fraction < 1 and len({best_rate(study, search, study.search_check, part) for part in PARTS}) > 1:
         for doubts in result.values():
-            doubts.append(f"may not be at its best learning rate: all updates choose another than {study.search_fraction:g} do")
+            doubts.append(
+                f"may not be at its best learning rate: all updates choose another than {study.search_fraction:g} of them"
+            )
     return {arm: doubts for arm, doubts in result.items() if doubts}
 
 
@@ -80,14 +82,14 @@ PARTS = ("search", "check")
 
 
 def at_the_end(study: Study, rows: Sequence[Row], search: Sequence[Row]) -> list[str]:
-    """Arms whose rate is the smallest or the largest of those that were tried."""
+    """Arms whose learning rate is the smallest or the largest of those that were tried."""
     chosen = {row.arm: row.learning_rate for row in rows}
     tried = {arm: {row.learning_rate for row in search if row.arm == arm and row.learning_rate} for arm in study.arms}
     return [arm for arm, rates in tried.items() if len(rates) > 1 and chosen.get(arm) in (min(rates), max(rates))]
 
 
 def best_rate(study: Study, search: Sequence[Row], arm: str, part: str) -> float | None:
-    """The rate that a part of the search alone would choose."""
+    """The learning rate that one part of the search would choose."""
     metric = results.chooser(study)
     rows = [row for row in search if row.part == part and row.arm == arm]
     tried = [(row.learning_rate, row.values.get(metric.label, math.nan)) for row in rows if row.learning_rate is not None]
@@ -96,7 +98,7 @@ def best_rate(study: Study, search: Sequence[Row], arm: str, part: str) -> float
 
 
 def _curves(study: Study, rows: Sequence[Row], arm: str) -> dict[int, np.ndarray]:
-    """By update, what the finished runs of an arm had there, of updates that all of them have."""
+    """By update, the values of the finished runs of an arm, for updates that all of them have."""
     curves = [dict(row.curve) for row in rows if row.arm == arm and row.status == "finished" and len(row.curve) >= POINTS]
     steps = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
     values = {step: np.array([curve[step] for curve in curves]) for step in steps}
@@ -104,7 +106,7 @@ def _curves(study: Study, rows: Sequence[Row], arm: str) -> dict[int, np.ndarray
 
 
 def _falls(study: Study, rows: Sequence[Row]) -> dict[str, float]:
-    """By arm, by what fraction of itself the mean loss falls in the last quarter of the updates, unless it is at its floor."""
+    """By arm, the fraction by which the mean loss falls in the last quarter of the updates, unless it is at its floor."""
     result = {}
     for arm in study.arms if is_loss(Metric(results.curve_of(study), "lower")) else ():
         means = {step: float(value_R.mean()) for step, value_R in _curves(study, rows, arm).items()}
@@ -126,7 +128,7 @@ def of_claim(
     arms: Mapping[str, Sequence[str]],
     law: PowerLaw | scaling_laws.Exponent | None = None,
 ) -> list[str]:
-    """Why the study does not decide a claim. `arms`: the flags of arms; `law`: what was fitted for an exponent."""
+    """The reasons why the study does not decide a claim. `arms`: the flags of arms; `law`: the fit of an exponent."""
     metric, result = study.metric(claim.metric), _too_large(study, claim, estimates) + _misfit(claim, law, data)
     for each in comparisons:
         cells = list(dict.fromkeys(cell for name in each.weights for cell in study.cells(name)))
@@ -138,7 +140,7 @@ def of_claim(
             elif not interaction and len(set(ends)) == 1 and ends[0] is not None:
                 result.append(f"{names} are at the {'ceiling' if ends[0] else 'floor'} of {code(label)}")
         if metric.take == "updates" or metric.split == "init":
-            continue  # nothing that the end of a curve could change
+            continue  # the end of a curve is irrelevant
         directed = claim.kind in ("better", "worse", "order") and len(cells) == 2 and not claim.rates
         if directed and _cross(*(_curves(study, rows, arm) for arm in cells)):
             result.append(f"the curves of {names} still cross in the last quarter of the updates")
@@ -147,7 +149,7 @@ def of_claim(
 
 
 def _too_large(study: Study, claim: Claim, estimates: Estimates) -> list[str]:
-    """A margin or an effect that is no smaller than the loss of the arm that others are compared with."""
+    """A margin or an effect that is larger than the loss of the comparison arm."""
     metric = study.metric(claim.metric)
     if not is_loss(metric) or claim.computed or claim.kind in LAWS:
         return []
@@ -159,12 +161,12 @@ def _too_large(study: Study, claim: Claim, estimates: Estimates) -> list[str]:
 
 
 def _misfit(claim: Claim, law: PowerLaw | scaling_laws.Exponent | None, data: Data) -> list[str]:
-    """An exponent of a curve that the losses do not follow says nothing."""
+    """The exponent of a curve that does not fit the losses is meaningless."""
     if law is None:
         return []
     if isinstance(law, scaling_laws.Exponent):
         beyond = law.beyond if isinstance(law, scaling_laws.Optimal) else []
-        at = [f"the lowest loss of the budget {budget:.3g} lies beyond the sizes that were tried" for budget in beyond]
+        at = [f"the minimum of the budget {budget:.3g} is outside the range of the sizes that were tried" for budget in beyond]
         return at + _lack_of_fit(law.misfit)
     runs = [(size, score) for arm, size in zip(claim.arms, claim.sizes, strict=True) for score in finite(data.table[arm])]
     size_R, score_R = np.array(runs).T
@@ -177,7 +179,7 @@ def _lack_of_fit(p: float | None) -> list[str]:
 
 
 def _cross(ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray]) -> bool:
-    """Whether the arm that is ahead at the end was behind in the last quarter, both beyond a 95 % interval."""
+    """Whether the arm that is better at the end was worse in the last quarter, each time outside a 95 % interval."""
     steps = sorted(set(ours) & set(theirs))
     if not steps or min(len(ours[steps[-1]]), len(theirs[steps[-1]])) < 2:
         return False

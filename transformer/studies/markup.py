@@ -1,5 +1,5 @@
-"""Markdown of text, numbers and tables that comes out as meant on GitHub and reads well as it stands, and HTML made of it: one
-file that needs nothing else, figures inside it, no script; for a screen, a phone and paper."""
+"""Markdown for text, numbers and tables that GitHub renders correctly and that is readable as plain text, and HTML made from
+it: one self-contained file with its figures and without scripts, for screens, phones and paper."""
 
 import html
 import math
@@ -10,17 +10,17 @@ from markdown_it import MarkdownIt
 
 from transformer.statistics.contrasts import Interval
 
-ABSENT = "–"  # what the runs do not tell; never 0
+ABSENT = "–"  # an unknown value; never 0
 
 
 def plain(text: str) -> str:
-    """Text of others, so that none of it is taken for markup."""
+    """Escapes text from elsewhere, so that no part of it is read as markup."""
     escaped = re.sub(r"([\\`*\[\]<>|~$&])", r"\\\1", " ".join(text.split()))
-    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", escaped)  # inside a word it is none
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", escaped)  # no markup inside a word
 
 
 def code(text: str) -> str:
-    """A name, as code."""
+    """A name, formatted as code."""
     text = " ".join(text.split())
     marks = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
     edge = " " if text.startswith("`") or text.endswith("`") or not text else ""
@@ -33,7 +33,7 @@ def listed(texts: Sequence[str]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
-    """A table whose columns are aligned in plain text too: the first `texts` of them to the left, numbers to the right."""
+    """A table whose columns are also aligned in plain text: the first `texts` columns to the left, numbers to the right."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]
 
@@ -46,7 +46,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) ->
 
 
 class Digits:
-    """Numbers of a metric, all with as many decimals as show its noise with two digits."""
+    """The number format of a metric: as many decimals as its noise needs to have two digits."""
 
     def __init__(self, noise: float | None, values: Sequence[float]):
         spread = noise or (max(values) - min(values) if values else 0) / 100 or max(map(abs, values), default=0) / 1000 or 1.0
@@ -69,7 +69,7 @@ def p_value(p: float | None) -> str:
 
 
 def amount(value: float | None) -> str:
-    """A number of three digits, or a whole one in full."""
+    """A number with three digits; an integer in full."""
     if value is None:
         return ABSENT
     return f"{value:,.0f}" if abs(value) < 1e9 and float(value).is_integer() else f"{value:.3g}"
@@ -104,7 +104,7 @@ figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; }
 
 
 def page(title: str, markdown: str, figures: Mapping[str, str]) -> str:
-    """The HTML. `figures`: SVG of the pictures that the Markdown names, by name."""
+    """The HTML page. `figures`: the SVG of each figure that the Markdown names."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
 
     def image(self, tokens, index, options, env) -> str:

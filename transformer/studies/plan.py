@@ -1,6 +1,6 @@
-"""A study -> runs: what each arm costs and reports, whether the comparison is fair, and the table of a dry run.
+"""The plan of a study: its runs, what each arm costs and reports, whether the comparison is fair, and the table of a dry run.
 
-Nothing is trained here. What identifies a run, here and in the files that are committed, is in the section on settings.
+Nothing is trained here. The section on settings defines what identifies a run, here and in the files that are committed.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ TOLERANCE: Mapping[Fair, float] = {"steps": 0.0, "tokens": 0.0, "flops": 0.05, "
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A training of an arm. `part`: of the study itself, of the search for the arm's learning rate, or of the
-    check with all updates of a search with fewer."""
+    """One training of an arm. `part`: whether it belongs to the study itself, to the search for the arm's learning rate, or to
+    the check, with all updates, of a search with fewer updates."""
 
     arm: str
     seed: int
@@ -40,13 +40,14 @@ class Run:
 
     @property
     def hash(self) -> str:
-        """Of all settings that change results and are no defaults: a new setting of the library does not change it."""
+        """The hash of all settings that change results and differ from their defaults: a new setting of the library does not
+        change it."""
         stated = {name: text for name, text in changed(self.config).items() if not _is_free(name)} | sources(self.config)
         text = json.dumps({"seed": self.seed, **stated}, sort_keys=True)
         return self.recorded or hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def folder(self, root: Path) -> Path:
-        """Its workdir. Where settings change, the folder is another one, so nothing is ever written over."""
+        """Its workdir. If settings change, the folder changes too, so nothing is ever overwritten."""
         return root / "runs" / (re.sub(r"[^\w.()-]+", "-", self.arm) or "-") / f"{self.seed}-{self.hash}"
 
 
@@ -59,8 +60,8 @@ class Plan:
     costs: Mapping[str, cost_lib.Totals]
 
     def search(self, rates: Mapping[str, Sequence[float]] | None = None) -> list[Run]:
-        """Runs that choose the arms' learning rates, of the study's grid or of each arm's own `rates`. They have no test split:
-        it is for what was chosen."""
+        """Runs that choose the arms' learning rates from the study's grid, or from each arm's own `rates`. They have no test
+        split, which is only for the chosen rates."""
         study, result = self.study, []
         for arm in self.configs:
             checked = study.search_fraction < 1 and arm == study.search_check
@@ -71,7 +72,7 @@ class Plan:
         return result
 
     def run(self, arm: str, seed: int, part: Literal["study", "search", "check"], rate: float | None) -> Run:
-        """A run of an arm. `rate`: its learning rate; None: that of the arm's settings."""
+        """A run of an arm. `rate`: its learning rate, or None for that of the arm's settings."""
         changes: dict[str, object] = {"train.seed": seed}
         if rate is not None:
             changes["train.learning_rate"] = rate
@@ -81,10 +82,10 @@ class Plan:
         return Run(arm, seed, _shortened(config, self.study.search_fraction) if part == "search" else config, part)
 
     def runs(self, rates: Mapping[str, float], seeds: int | None = None) -> list[Run]:
-        """The runs of the arms, in the order of seeds, so that a study that is stopped has some of each arm.
+        """The runs of the arms, ordered by seed, so that a study that is stopped has some runs of each arm.
 
-        `rates`: the learning rates that were chosen; where the study chooses, an arm without one has no runs. `seeds`: as
-        many as the study's if not given.
+        `rates`: the chosen learning rates; if the study searches for them, an arm without one has no runs. `seeds`: the number
+        of seeds, by default that of the study.
         """
         chosen = rates if self.study.learning_rates else dict.fromkeys(self.configs)
         return [
@@ -96,7 +97,7 @@ class Plan:
 
 
 def _shortened(config: Config, fraction: float) -> Config:
-    """With a fraction of the updates, warm-up and all."""
+    """The settings with a fraction of the updates and of the warm-up."""
     if fraction == 1:
         return config
     steps, warmup = (max(1, round(fraction * each)) for each in (config.train.steps, config.train.warmup_steps))
@@ -107,18 +108,24 @@ def _shortened(config: Config, fraction: float) -> Config:
 # --- settings as they are recorded -------------------------------------------------------------------------------------
 
 PATHS = ("data.train", "data.validation", "data.test", "train.init_from", "train.branch_from")  # they may be paths
-SCORING = ("train.steps", "train.decay_steps", "train.patience", "evaluate.", "search.")  # free in a workdir, not in a study
+SCORING = (
+    "train.steps",
+    "train.decay_steps",
+    "train.patience",
+    "evaluate.",
+    "search.",
+)  # may change in a workdir, not in a study
 
 
 def changed(config: Config) -> dict[str, str]:
-    """The settings that differ from their defaults, by name, but for the seed; as on the command line. Of a path its last
+    """The settings except the seed that differ from their defaults, by name, as on the command line. Of a path only the last
     part."""
     default = defaults()
     return {name: text for name, text in _texts(config).items() if name != "train.seed" and text != default.get(name)}
 
 
 def defaults() -> dict[str, str]:
-    """Every setting's default, as `changed` writes it; without those of components that are not the default ones."""
+    """The default of every setting, as `changed` writes it, except settings of components that are not the default ones."""
     return _texts(Config())
 
 
@@ -131,7 +138,7 @@ def _texts(config: Config) -> dict[str, str]:
 
 
 def _is_free(name: str) -> bool:
-    """Whether a setting says where or how a run is computed, and not what comes of it."""
+    """Whether a setting changes where or how a run is computed, but not its results."""
     return name in _free() and not name.startswith(SCORING)
 
 
@@ -141,15 +148,15 @@ def _free() -> frozenset[str]:
 
 
 def sources(config: Config) -> dict[str, str]:
-    """The files of an arm's own components, each with the beginning of its hash."""
+    """The files of an arm's own components, with the beginning of the hash of each."""
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in sorted(settings.sources(config))}
 
 
 def other_settings(config: Config, recorded: Mapping[str, str], before: Mapping[str, str]) -> list[str]:
-    """In which settings a run that was `recorded` (as `changed` has it) is not one of `config`, each as "name was A and is B".
+    """The settings in which a run that was `recorded` (as `changed` writes it) differs from `config`, as "name was A and is B".
 
-    The library may have changed since: a setting that is new counts if it is not at its default; one that there is no more,
-    if it has not become another one of the same value. `before`: the defaults at that time, as far as they are known.
+    The library may have changed since then: a new setting counts if it is not at its default, and a removed one counts unless a
+    new setting has the same value (a renamed setting). `before`: the defaults at that time, if they are known.
     """
     now, usual = _texts(config), _defaults_of(config)
     gone = {name: text for name, text in recorded.items() if name not in now}
@@ -169,7 +176,7 @@ def other_settings(config: Config, recorded: Mapping[str, str], before: Mapping[
 
 
 def _defaults_of(config: Config) -> dict[str, str]:
-    """The default of each setting that this configuration has, those of its components among them."""
+    """The default of each setting of this configuration, including those of its components."""
     result = defaults()
     for name, _, field, _ in settings.fields(config):
         if name not in result and field.default is not dataclasses.MISSING:
@@ -184,13 +191,13 @@ def _same(one: str, other: str) -> bool:
         return False
 
 
-# --- the plan as it was before the first run ---------------------------------------------------------------------------
+# --- the plan before the first run --------------------------------------------------------------------------------------
 
 PLAN = "plan.json"
 
 
 def as_data(study: Study) -> dict[str, Any]:
-    """All that is decided before the first run: arms, claims with their margins, metrics, seeds, rates and rules."""
+    """Everything that is decided before the first run: arms, claims with their margins, metrics, seeds, rates and rules."""
     rest = {field.name: getattr(study, field.name) for field in dataclasses.fields(study) if field.name != "base"}
     rest |= {name: [dataclasses.asdict(each) for each in rest[name]] for name in ("claims", "metrics")}
     rules = {"level": 0.95, "correction": "Holm over all claims", "other pairs": "Games and Howell, exploratory"}
@@ -204,7 +211,8 @@ def digest(data: Mapping[str, Any]) -> str:
 
 
 def record(study: Study, root: Path, runs: int) -> None:
-    """Writes plan.json, before the first run if `runs`, how many have ended, is 0. One that is there stays as it is."""
+    """Writes plan.json unless there is one. `runs`: the number of runs that have ended, 0 if it is written before the first
+    run."""
     if not (root / PLAN).exists():
         data = as_data(study)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -215,7 +223,7 @@ def record(study: Study, root: Path, runs: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-    """A plan.json. `defaults`: of the library when it was written; empty in older files."""
+    """A plan.json. `defaults`: those of the library when it was written; empty in older files."""
 
     hash: str
     written: str
@@ -225,7 +233,7 @@ class Recorded:
 
 
 def recorded(folder: Path) -> Recorded | None:
-    """The plan.json of a folder; None: there is none. UserError: it is damaged."""
+    """The plan.json of a folder, or None. UserError: it is damaged."""
     path = folder / PLAN
     if not path.exists():
         return None
@@ -237,12 +245,12 @@ def recorded(folder: Path) -> Recorded | None:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged; restore it, or remove it, so that the report says there was no plan") from error
     if damaged:
-        raise UserError(f"{path}: it does not have the hash that it states; restore it, or remove it")
+        raise UserError(f"{path}: the plan does not match its hash; restore the file, or remove it")
     return result
 
 
 def followed(study: Study, folder: Path) -> str:
-    """Whether the plan of a folder is the study's, in a sentence. UserError: plan.json is damaged."""
+    """A sentence about whether the plan of a folder is that of the study. UserError: plan.json is damaged."""
     known = recorded(folder)
     if known is None:
         return "No plan was recorded before the first run."
@@ -254,11 +262,13 @@ def followed(study: Study, folder: Path) -> str:
         differ.append("arms")
     when = "before the first run" if not known.before else f"after {counted(known.before, 'run')}"
     text = f"The plan (plan.json, {known.hash}) was written on {known.written[:10]}, {when}"
-    return f"{text}, and followed." if not differ else f"{text}, and **not followed**: {', '.join(differ)} changed since."
+    return (
+        f"{text}, and was followed." if not differ else f"{text}, and was **not followed**: {', '.join(differ)} changed since."
+    )
 
 
 def _as_planned(name: str, plan: Mapping[str, Any], now: Mapping[str, Any], default: Mapping[str, Any]) -> bool:
-    """Whether a part of the study is that of the plan; what there was not at that time is as planned at its default."""
+    """Whether a part of the study equals that of the plan; a field that did not exist then has to be at its default."""
     if name in ("claims", "metrics"):
         blank = {"claims": dataclasses.asdict(Claim("", "", "better", ())), "metrics": dataclasses.asdict(Metric("", "lower"))}
         usual = json.loads(json.dumps(blank[name]))
@@ -270,12 +280,12 @@ def _as_planned(name: str, plan: Mapping[str, Any], now: Mapping[str, Any], defa
 
 
 def _values(arms: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
-    """By arm, the values of its settings, whose names may have changed."""
+    """By arm, the values of its settings without their names, which may have changed."""
     return {name: sorted(changes.values()) for name, changes in arms.items()}
 
 
 def _flat(base: Mapping[str, Any]) -> dict[str, str]:
-    """The settings of the base by name; an older plan.json has those of a component as one value."""
+    """The settings of the base by name; an older plan.json has the settings of a component as one value."""
     result: dict[str, str] = {}
     for name, value in base.items():
         if isinstance(value, dict) and "component" in value:
@@ -325,7 +335,7 @@ def check_reported(study: Study, configs: Mapping[str, Config], reported: Callab
 
 
 def amounts(plan: Plan, fair: Fair) -> dict[str, float]:
-    """How much of it each arm has, as `--mode=describe` counts."""
+    """The amount of `fair` that each arm has, as `--mode=describe` counts it."""
     count: Mapping[Fair, Callable[[str], float]] = {
         "steps": lambda arm: plan.configs[arm].train.steps,
         "tokens": lambda arm: plan.configs[arm].train.steps * plan.configs[arm].train.batch_tokens,
@@ -341,7 +351,7 @@ def _check_fair(plan: Plan, fair: Fair) -> None:
         for arm, config in plan.configs.items():
             if config.train.patience is not None:
                 raise UserError(
-                    f"arms are to have equal {fair}, but {arm!r} may end before its last update (config.train.patience "
+                    f"arms must have equal {fair}, but {arm!r} may end before its last update (config.train.patience "
                     f"{config.train.patience}); set that to none, or leave {fair} out of config.fair"
                 )
     for arms in plan.study.groups().values():
@@ -352,7 +362,7 @@ def _check_equal(fair: Fair, found: Mapping[str, float]) -> None:
     least, most = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
     if (share := found[most] / found[least] - 1) > TOLERANCE[fair]:
         raise UserError(
-            f"arms are to have equal {fair}, but {most!r} has {_amount(found[most])} and {least!r} {_amount(found[least])}, "
+            f"arms must have equal {fair}, but {most!r} has {_amount(found[most])} and {least!r} {_amount(found[least])}, "
             f"{share:.1%} more, and {TOLERANCE[fair]:.0%} is allowed; change an arm, or config.fair"
         )
 
@@ -366,20 +376,20 @@ def _amount(value: float) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Pace:
-    """What was measured of an arm, in seconds: until its first update is done, an update, and a validation if it has one."""
+    """Measured times of an arm in seconds: until its first update is done, one update, and one validation, if it has any."""
 
     start: float
     update: float
     validation: float | None
 
     def expected(self, config: Config) -> float:
-        """Seconds of a whole run, without its last scores."""
+        """Seconds of a whole run, without the scores at its end."""
         validations = math.ceil(config.train.steps / config.train.evaluate_every) if self.validation is not None else 0
         return self.start + config.train.steps * self.update + validations * (self.validation or 0.0)
 
 
 def table(plan: Plan, paces: Mapping[str, Pace | str] | None = None, workers: int = 1) -> str:
-    """What would be run, as text. `paces`: of each arm, or the error that measuring it ended in, if they were measured."""
+    """The table of a dry run. `paces`: if measured, the pace of each arm or the error of its measurement."""
     study, width = plan.study, max(map(len, plan.configs)) + 2
     lines = [study.question, *(f'  "{claim.text}" ({claim.source})' for claim in study.claims), ""]
     head = f"{'arm':<{width}}{'parameters':>14}{'no embeddings':>15}{'FLOP':>11}{'updates':>10}"
@@ -397,10 +407,10 @@ def table(plan: Plan, paces: Mapping[str, Pace | str] | None = None, workers: in
     if paces:
         known = ((run, pace) for run in runs if isinstance(pace := paces[run.arm], Pace))
         total = sum(pace.expected(run.config) for run, pace in known)
-        expected = f"; expected {duration(total / workers)} with {workers} at a time, last scores not counted"
+        expected = f"; expected {duration(total / workers)} with {workers} at a time, without the scores at the end"
     lines += [
         "",
-        f"compared with {study.compare_with!r} by {', '.join(metric.label for metric in study.metrics)}; "
+        f"compared with {study.compare_with!r} in {', '.join(metric.label for metric in study.metrics)}; "
         f"equal: {', '.join(study.fair) or 'nothing'}",
         f"{_counted_runs(plan, runs)}, {flops:.3g} FLOP in all{expected}",
         _power(study),
@@ -423,16 +433,16 @@ def _counted_runs(plan: Plan, runs: Sequence[Run]) -> str:
 
 
 def _power(study: Study) -> str:
-    """Which differences so many seeds find. How far runs vary is not known yet, so that is the unit."""
+    """The difference that can be found with this number of seeds, in standard deviations of runs, which are not known yet."""
     if study.seeds < 2:
-        return "with one seed no difference can be told from noise; raise config.seeds"
+        return "with one seed no difference can be distinguished from noise; raise config.seeds"
     tests = max(planned(study), 1)
     names = " and ".join(dict.fromkeys(study.label(claim) for claim in study.claims)) or study.metrics[0].label
     freedom = (study.seeds - 1) * (1 if study.blocked else 2 - 2 / study.seeds)
     least = detectable(math.sqrt(2 / study.seeds), freedom, tests)
     return (
-        f"in {names} a difference is found with a probability of 80 % from {least:.2g} standard deviations on "
-        f"(of runs of one arm that differ in their seeds; {counted(tests, 'planned comparison')})"
+        f"in {names} a difference of {least:.2g} standard deviations or more is found with a probability of 80 % "
+        f"(of runs of one arm with different seeds; {counted(tests, 'planned comparison')})"
     )
 
 

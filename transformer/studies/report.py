@@ -1,6 +1,6 @@
-"""results.csv (and sentences.csv) -> report.md, report.html, the figure, and tables. The same rows give the same files.
+"""Writes report.md, report.html, the figure and tables from results.csv (and sentences.csv). The same rows give the same files.
 
-The sentences are here and in verdict_text.py; the numbers are findings.py's.
+The sentences are written here and in verdict_text.py; the numbers come from findings.py.
 """
 
 import math
@@ -25,8 +25,8 @@ FIGURE = "figure"
 
 
 def write(study: Study, folder: Path) -> list[str]:
-    """The report of the results.csv in `folder`, beside it; its verdicts, or in a study without claims what differs from what,
-    as sentences. UserError: there is none, or it cannot be read or written."""
+    """Writes the report of the results.csv in `folder` into `folder`. Returns the verdicts as sentences or, for a study without
+    claims, a sentence about which arms differ. UserError: there is no results.csv, or it cannot be read, or not be written."""
     rows, sentences = results.read(folder / results.NAME, study), resampling.read(folder / resampling.NAME, study)
     findings = found.find(study, rows, sentences, followed(study, folder))
     with no_failure(str(folder), "written"):
@@ -49,12 +49,13 @@ def markdown(findings: Findings) -> str:
     study = findings.study
     size = f"{len(study.arms)} arms, {counted(len(findings.seeds), 'seed')} each"
     metrics = listed([code(metric.label) for metric in study.metrics])
+    first = "; a claim is about the first of these unless it names another" if len(study.metrics) > 1 and study.claims else ""
     parts = [
         f"# {plain(study.question)}",
-        f"A study of {size}, compared with {code(study.compare_with)} by {metrics}; the first decides.",
+        f"A study of {size}, compared with {code(study.compare_with)} in {metrics}{first}.",
         *(["## The claim" if len(study.claims) == 1 else "## The claims"] if study.claims else []),
         *(part for number in range(len(study.claims)) for part in _claim(findings, number)),
-        "## What came out",
+        "## Results",
         *([] if study.claims else [conclusion(findings)]),
         f"![each arm's runs, their mean and 95 % interval; learning curves]({FIGURE}.svg)",
         *(part for measured in findings.measured for part in _metric(findings, measured)),
@@ -76,7 +77,7 @@ def _claim(findings: Findings, number: int) -> list[str]:
     label = ", exploratory" if judged.exploratory else ""
     values = [finding.value for finding in judged.verdict.findings if finding.value is not None]
     written = Digits(judged.noise, values)
-    able, flagged = power(judged, written), f"Flags: {'; '.join(judged.flags)}. Without them: " if judged.flags else ""
+    able, flagged = power(judged, written), f"Flags: {'; '.join(judged.flags)}. Without these flags: " if judged.flags else ""
     return [
         f"> “{plain(claim.text)}”\n>\n> {plain(claim.source)}",
         claimed(claim, findings.study.against(claim.arms[0]), unit),
@@ -88,12 +89,12 @@ def _claim(findings: Findings, number: int) -> list[str]:
 
 
 def digits(measured: Measured) -> Digits:
-    """How the metric's numbers are written."""
+    """The number format of the metric."""
     return Digits(measured.noise, [mean for mean, *_ in measured.estimates.values() if mean is not None])
 
 
 def _metric(findings: Findings, measured: Measured) -> list[str]:
-    """A metric's table: a row an arm. With tasks one table for each."""
+    """A metric's table with a row for each arm; with several tasks, a table for each task."""
     better = "higher" if measured.metric.higher_is_better else "lower"
     parts = [f"### {code(measured.metric.label)} ({better} is better)"]
     for task, arms in measured.groups.items():
@@ -103,7 +104,7 @@ def _metric(findings: Findings, measured: Measured) -> list[str]:
 
 
 def _table(findings: Findings, measured: Measured, arms: Sequence[str]) -> str:
-    """The arms that are compared with one of them."""
+    """A table of arms, one of which the others are compared with."""
     number, counting = digits(measured), measured.metric.take == "updates"
     against = findings.study.against(arms[0])
     head = ["arm", "mean", "95 % interval", "runs", f"minus {code(against)}", "interval of the difference", "p", "comparison"]
@@ -123,7 +124,7 @@ def _table(findings: Findings, measured: Measured, arms: Sequence[str]) -> str:
 
 
 def _resampled(findings: Findings, measured: Measured) -> list[str]:
-    """What other sentences would change, of a score that is made of sums over them: a table of two checkpoints each."""
+    """The difference of two checkpoints over resampled test sentences, for scores that are sums over sentences: a table."""
     study, number = findings.study, digits(measured)
     rows = [row for row in findings.sentences if row.metric == measured.metric.label and row.against == study.against(row.arm)]
     if not rows:
@@ -131,8 +132,8 @@ def _resampled(findings: Findings, measured: Measured) -> list[str]:
     first, *others = sorted({row.seed for row in rows})
     lines = [[code(row.arm), *_two(row, number)] for row in rows]
     return [
-        ("Differences are about other sentences too. " if measured.data.shared else "")
-        + f"Two checkpoints each, of seed {first}{' or later' if others else ''}, on other sentences:",
+        ("The intervals above also cover other test sentences. " if measured.data.shared else "")
+        + f"Two checkpoints each, of seed {first}{' or a later one' if others else ''}, on resampled test sentences:",
         table(["arm", f"these two checkpoints: minus {code(study.compare_with)}", "95 % interval", "p"], lines),
     ]
 
@@ -142,30 +143,30 @@ def _two(row: resampling.Row, number: Digits) -> list[str]:
 
 
 def _notes(findings: Findings, measured: Measured) -> list[str]:
-    """What must be known to read the table of a metric."""
+    """Notes that a reader needs to understand the table of a metric."""
     notes, metric = [], measured.metric
     if len(findings.seeds) == 1:
-        notes.append("One seed: there is no interval and no p, and a difference of two runs may be noise.")
+        notes.append("One seed: there is no interval and no p value, and a difference between two runs may be noise.")
     if measured.limit is not None and metric.take == "updates":
-        notes.append("**Ceiling**: no run reached it, so it does not part the arms.")
+        notes.append("**Ceiling**: no run reached the target, so this metric does not separate the arms.")
     elif measured.limit is not None:
         what = "Ceiling" if measured.limit else "Floor"
         notes.append(
-            f"**{what}**: every arm's mean is at an end of the scale, {measured.limit:g}; what differs there cannot be seen."
+            f"**{what}**: every arm's mean is at an end of the scale, {measured.limit:g}, where arms cannot be distinguished."
         )
     if metric.take == "updates":
         notes.append(
-            "Validation is looked at now and then, so a number of updates is that of the first look at which the target was "
-            "reached. A run that never reached it counts as all of its updates, and is neither left out nor 0: the mean is one "
-            "restricted to them (Royston & Parmar 2013), below the true one."
+            "Validation runs only every few updates, so the number is that of the first validation at which the target was "
+            "reached. A run that never reached it counts with all of its updates; it is neither left out nor counted as 0. So "
+            "the mean is a restricted mean (Royston & Parmar 2013), which is lower than the true one."
         )
     if measured.without:
-        notes.append(f"{counted(measured.without, 'finished run')} did not report it, or it was not finite: left out.")
+        notes.append(f"Left out, because the metric is missing or not finite: {counted(measured.without, 'finished run')}.")
     return [" ".join(notes)] if notes else []
 
 
 def _flags(findings: Findings) -> list[str]:
-    """Arms of which nothing is known, and when an arm or a claim is flagged."""
+    """The flags of arms, and the rules by which arms and claims are flagged."""
     if not findings.flags and not any(judged.flags for judged in findings.judged):
         return []
     lines = [f"- {code(arm)} {text}" for arm, doubts in findings.flags.items() for text in doubts]
@@ -173,24 +174,25 @@ def _flags(findings: Findings) -> list[str]:
 
 
 def _how_computed(findings: Findings) -> list[str]:
-    two = "Two checkpoints are compared by the paired bootstrap (Koehn 2004), which says nothing of other seeds."
+    two = "Two checkpoints are compared by the paired bootstrap (Koehn 2004), which says nothing about other seeds."
     if len(findings.seeds) == 1:
         return [two] if findings.sentences else []
     shared = (
-        "Where it says that differences are about other sentences (of the same kind) too, what resampling the test's does "
-        "to all seeds alike is added to the error of the seeds. "
+        "Where intervals also cover other test sentences (of the same kind), the variance from resampling the test sentences "
+        "that all seeds have in common is added to the variance over seeds. "
     )
-    within = "within seeds" if findings.study.blocked else "not within seeds"
+    paired = "in pairs with the same seed" if findings.study.blocked else "as independent samples, not paired by seed"
     scales = {measured.data.scale for measured in findings.measured}
-    named = {"log": "logarithms", "logit": "logits of percentages", "linear": "the values as they are"}
+    named = {"log": "logarithms", "logit": "logits of percentages", "linear": "untransformed values"}
     return [
-        f"Means and their intervals are Student's of {listed([text for scale, text in named.items() if scale in scales])}, "
-        "transformed back, over the runs that finished; an arm with a value that has no such transform is taken as it is. "
-        f"Arms are compared {within}, each with its own variance (Welch 1947, with fewer degrees of freedom; limits of a "
-        "difference from those of its means: Zou & Donner 2008). Planned comparisons are those of the claims: their p are "
-        "Holm's (1979), and their intervals hold together and stop where his decisions do (Strassburger & Bretz 2008), so that "
-        "one which ends at a bound of its claim lies beyond it. All others are exploratory: intervals and p are those of all "
-        "pairs of arms (Games & Howell 1976). All are about other seeds on the same data, not about other test sets.",
+        "Means and their intervals (Student's t) are computed over finished runs from "
+        f"{listed([text for scale, text in named.items() if scale in scales])}, and transformed back; if a value of an arm has "
+        f"no such transform, the arm is left untransformed. Arms are compared {paired}, each with its own variance (Welch "
+        "1947, with fewer degrees of freedom; the limits of a difference follow from those of its means: Zou & Donner 2008). "
+        "Planned comparisons are those of the claims. Their p values have Holm's (1979) correction. Their intervals are "
+        "simultaneous and agree with his decisions (Strassburger & Bretz 2008): an interval that ends exactly at the bound "
+        "of its claim excludes that bound. All other comparisons are exploratory: their intervals and p values allow for all "
+        "pairs of arms (Games & Howell 1976). All of this is about other seeds on the same data, not about other test sets.",
         *(
             [(shared if any(measured.data.shared for measured in findings.measured) else "") + two]
             if findings.sentences
@@ -200,7 +202,7 @@ def _how_computed(findings: Findings) -> list[str]:
 
 
 def _unfinished(findings: Findings) -> list[str]:
-    """Runs without a score, each by its name."""
+    """The list of runs without a score."""
     lost = [row for row in findings.rows if row.status != "finished"]
     lines = [f"- {code(row.arm)}, seed {row.seed}: {row.status}{f', {plain(row.error)}' if row.error else ''}" for row in lost]
     lines += [f"- {code(arm)}, seed {seed}: not run" for arm, seed in findings.missing]
@@ -212,12 +214,12 @@ def _unfinished(findings: Findings) -> list[str]:
 
 
 def _search(findings: Findings) -> list[str]:
-    """What the learning rates were chosen by: the curve of each arm, and what is doubtful about it."""
+    """The search for learning rates: each arm's scores by rate, and doubts about the chosen rate."""
     study, chooser = findings.study, results.chooser(findings.study)
     if not findings.search:
         trained = study.metrics[0].split != "init"
         return (
-            ["## Learning rates", "Not searched: each arm has that of its settings, which may not be its best."]
+            ["## Learning rates", "Not searched: each arm has the rate of its settings, which may not be its best."]
             if trained
             else []
         )
@@ -241,9 +243,9 @@ def _search(findings: Findings) -> list[str]:
         same = "the same rate as" if short == whole else "**another rate than**"
         doubts += [f"a search with all updates chooses {same} one with {study.search_fraction:g} of them"]
     note = (
-        f"The mean {code(chooser.label)} of the runs at each learning rate, with seeds that are none of the study's"
+        f"The mean {code(chooser.label)} of the runs at each learning rate, with seeds that the study does not use"
         + (f", after {study.search_fraction:g} of the updates" if study.search_fraction < 1 else "")
-        + "; the best one was taken, or the smallest where all diverged."
+        + ". The best rate is chosen, or the smallest if all runs diverged."
         + (f" Note: {listed(doubts)}." if doubts else "")
     )
     return ["## Learning rates", note, table(["arm", *(f"{rate:g}" for rate in rates), "chosen"], lines)]
@@ -256,7 +258,7 @@ def _searched(rows: Sequence[Row], label: str) -> str:
 
 
 def _costs(findings: Findings) -> list[str]:
-    """Time, FLOPs, parameters, and what was held equal."""
+    """Time, FLOPs, parameters, and what is equal in all arms."""
 
     def mean(values: Sequence[float | None]) -> float | None:
         known = [value for value in values if value is not None]
@@ -270,7 +272,9 @@ def _costs(findings: Findings) -> list[str]:
         rows.append([code(arm), amount(parameters), amount(flops), ABSENT if seconds is None else duration(seconds)])
     equal = [fair + (f" (within {100 * TOLERANCE[fair]:g} %)" if TOLERANCE[fair] else "") for fair in findings.study.fair]
     fair = (
-        f"Checked to be equal in all arms before anything was trained: {listed(equal)}." if equal else "Nothing was held equal."
+        f"Checked to be equal in all arms before anything was trained: {listed(equal)}."
+        if equal
+        else "No cost was required to be equal."
     )
     head = ["arm", "parameters", "training FLOP", "time of a run"]
     if findings.search:
@@ -278,11 +282,15 @@ def _costs(findings: Findings) -> list[str]:
         for row, arm in zip(rows, findings.study.arms, strict=True):
             known = [each.seconds for each in findings.search if each.arm == arm and each.seconds is not None]
             row.append(duration(math.fsum(known)) if known else ABSENT)
-    return ["## Cost", table(head, rows), f"{fair} Time is the mean over finished runs, with start, compilation and scores."]
+    return [
+        "## Cost",
+        table(head, rows),
+        f"{fair} Times are means over finished runs and include start, compilation and scoring.",
+    ]
 
 
 def _settings(findings: Findings) -> list[str]:
-    """All settings of the comparison arm that are no defaults, and what each other arm has instead."""
+    """All settings of the comparison arm that differ from the defaults, and in what each other arm differs from it."""
     study, default = findings.study, defaults()
     first = {arm: runs[0].settings for arm in study.arms if (runs := findings.runs(arm))}
     shown = next(iter(study.cells(study.compare_with)))
@@ -298,7 +306,7 @@ def _settings(findings: Findings) -> list[str]:
     lines = "\n".join(f"{name}={text}" for name, text in base.items())
     return [
         "## Settings",
-        f"Of {code(shown)}, as far as they are no defaults of the commit below (as `--config.base.NAME=VALUE`):",
+        f"Settings of {code(shown)} that differ from the defaults of the commit below (as `--config.base.NAME=VALUE`):",
         f"```\n{lines}\n```",
         "The other arms differ from it in:",
         table(["arm", "settings"], [[code(arm), changes(arm)] for arm in study.arms if arm != shown], texts=2),
@@ -306,7 +314,7 @@ def _settings(findings: Findings) -> list[str]:
 
 
 def _origin(findings: Findings) -> list[str]:
-    """Where the numbers come from."""
+    """Seeds, commit, machine and versions."""
 
     def listed_by(name: str, value: Callable[[Row], str]) -> str:
         counts = Counter(value(row) or "not recorded" for row in findings.rows)
@@ -324,26 +332,23 @@ def _origin(findings: Findings) -> list[str]:
                 listed_by("versions", lambda row: row.versions),
             ]
         ),
-        f"Everything here is made from {code(results.NAME)}, a row a run"
+        f"This report is computed from {code(results.NAME)}, which has a row for each run"
         + (f", and {code(resampling.NAME)}." if findings.sentences else "."),
     ]
-
-
-# --- the figure --------------------------------------------------------------------------------------------------------
 
 
 # --- dropped, cut or replaced ------------------------------------------------------------------------------------------
 
 
 def _limits(findings: Findings) -> list[str]:
-    """Nothing, if no run reports any."""
+    """Empty if no run reports any."""
     kinds = list(dict.fromkeys((cut.where, cut.what) for row in findings.rows for cut in row.cuts))
     if not kinds:
         return []
     return [
         "## Dropped, cut or replaced",
-        "Counts of one run; of several runs that differ, the least and the most. Where arms differ in them, scores compare "
-        "these limits, too.",
+        "Counts for one run; if runs differ, the smallest and the largest count. Where arms differ in these counts, "
+        "differences of scores also reflect these limits.",
         "\n".join(_limit(findings, *kind) for kind in kinds),
     ]
 

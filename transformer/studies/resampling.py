@@ -1,8 +1,9 @@
-"""What differences of arms are worth on other test sentences too, from the outputs that runs have kept.
+"""Bootstrap of the test sentences, from the outputs that runs have kept: how differences of arms would vary with other
+sentences.
 
-resamples.csv has, of each run, its score on B resamples of the test's sentences, the same ones for all runs; sentences.csv,
-made from it, has a row for each pair of arms and score: the standard error that sentences add to that of the seeds and, of one
-checkpoint of either side, what resampling sentences says. Letters: S sentences, K statistics of a sentence, B resamples.
+resamples.csv has the score of each run on B resamples of the test sentences, which are the same for all runs. sentences.csv is
+computed from it and has a row for each score and pair of arms: the standard error that the sentences add to that of the seeds,
+and the bootstrap of the difference of two checkpoints. Letters: S sentences, K statistics of a sentence, B resamples.
 """
 
 import base64
@@ -34,8 +35,8 @@ COLUMNS = ("metric", "arm", "against", "error", "seed", "difference", "low", "hi
 
 @dataclass(frozen=True)
 class Row:
-    """`error`: the standard error that all seeds of the pair share (`shared_error`); None: fewer than two, or nobody
-    asked. The others are of the checkpoints of `seed` alone: `arm` minus `against`, and its interval of 95 %."""
+    """`error`: the standard error that all seeds of the pair share (`shared_error`); None with fewer than two seeds, or if it
+    was not computed. The other fields are about the two checkpoints of `seed`: `arm` minus `against`, and its 95 % interval."""
 
     metric: str
     arm: str
@@ -50,18 +51,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Outputs:
-    """The outputs of a run: statistics of its sentences, and how many words the source of each has."""
+    """The outputs of a run: statistics of its sentences, and the number of words of each source."""
 
     statistics_SxK: np.ndarray
     words: Sequence[int]
 
     def of(self, words: range | None) -> np.ndarray:
-        """The statistics of sources of so many words; None: all."""
+        """The statistics of sentences whose source has a number of words in this range; None: of all."""
         return self.statistics_SxK[[words is None or count in words for count in self.words]]
 
 
 def summed(metric: Metric) -> bool:
-    """Whether it is made of sums over sentences: all, those of sources of so many words, or all as long as references."""
+    """Whether a metric is computed from sums over sentences: all, those with sources in a range of lengths, or all decoded to
+    the reference length."""
     known = metric.where in ("", scores.TRUE_LENGTH) or scores.bucket(metric.where) is not None
     return known and metric.score in SUMS and metric.take != "updates"
 
@@ -76,9 +78,9 @@ def pairs(study: Study) -> list[Pair]:
 
 
 def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome]) -> None:
-    """Both files, if there are outputs of a metric's arms to compare; else none, nor older ones.
+    """Writes both files if there are outputs of a metric's arms to compare; otherwise removes older ones.
 
-    Of runs without a workdir what resamples.csv has is kept, and rows of pairs of which it does not have all runs.
+    Rows of resamples.csv about runs without a workdir are kept, and so are rows of pairs for which it does not have all runs.
     """
     study, rows, old = plan.study, [], read(root / NAME, plan.study)
     finished = [run for run, found in outcomes.items() if run.part == "study" and found.status == "finished"]
@@ -106,13 +108,13 @@ def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]])
 
 
 def _runs(plan: Plan, root: Path, finished: Sequence[Run]) -> dict[tuple[str, str, int], Resampled]:
-    """By metric, arm and seed, what runs have; resamples.csv is brought up to date."""
+    """By metric, arm and seed, the scores of runs on the resamples; updates resamples.csv."""
     columns, result = ("metric", "arm", "seed", "sentences", "score", "unit", "resampled"), {}
     lines: dict[tuple[str, str, int], list[str]] = {}
     if (root / RUNS).is_file():
         with no_failure(str(root / RUNS), "read"), (root / RUNS).open(encoding="utf-8", newline="") as file:
             lines = {(line[0], line[1], int(line[2])): line for line in [*csv.reader(file)][1:]}
-    outputs: dict[tuple[Run, str, str, str], Outputs | None] = {}  # once for all ranges of a split's score
+    outputs: dict[tuple[Run, str, str, str], Outputs | None] = {}  # computed once for all ranges of a split's score
     for metric in filter(summed, plan.study.metrics):
         field = scores.OF_TRUE_LENGTH if metric.where == scores.TRUE_LENGTH else scores.PREDICTION
         for run in finished:
@@ -135,7 +137,8 @@ def _runs(plan: Plan, root: Path, finished: Sequence[Run]) -> dict[tuple[str, st
 
 
 def _packed(run: Resampled) -> list[str]:
-    """As texts: sentences, score, unit, and the resamples' distances from the score as 16-bit numbers of that unit."""
+    """As text: number of sentences, score, unit, and the resamples' differences from the score as 16-bit integers in that
+    unit."""
     apart_B = run.values_B - run.value
     unit = float(f"{np.abs(apart_B).max() / 32767 or 1.0:.6g}") * (1 + 1e-5)
     whole_B = np.rint(apart_B / unit).astype("<i2")
@@ -149,7 +152,7 @@ def _unpacked(line: Sequence[str]) -> Resampled:
 
 
 def _outputs(run: Run, root: Path, split: str, score: str, field: str) -> Outputs | None:
-    """None: the run has left none."""
+    """The outputs of a run, or None if it has kept none."""
     path = Workdir(run.folder(root)).outputs_file(split)
     if not path.is_file():
         return None
@@ -168,7 +171,7 @@ def _compared(metric: Metric, pair: Pair, seed: int, ours: Sequence[Resampled], 
 
 
 def read(path: Path, study: Study) -> list[Row]:
-    """What `write` wrote; nothing if there is no such file. UserError: damaged, or of another study."""
+    """The rows that `write` wrote; empty if there is no such file. UserError: it is damaged, or belongs to another study."""
     if not path.is_file():
         return []
     with no_failure(str(path), "read"):
@@ -184,11 +187,11 @@ def read(path: Path, study: Study) -> list[Row]:
             raise UserError(f"{path}, line {number}: damaged; --mode=ablate makes the file again from the runs") from wrong
         known = {row.arm, row.against} <= set(study.arms) and row.metric in [metric.label for metric in study.metrics]
         if not known or not math.isfinite(row.difference):
-            raise UserError(f"{path}, line {number}: it is not of this study; is --config the study's file?")
+            raise UserError(f"{path}, line {number}: it is not from this study; is --config the study's file?")
         rows.append(row)
     return rows
 
 
 def shared(rows: Sequence[Row], metric: Metric) -> dict[Pair, float]:
-    """By pair, for `statistics.contrasts`."""
+    """The shared standard error by pair, for `statistics.contrasts`."""
     return {(row.arm, row.against): row.error for row in rows if row.metric == metric.label and row.error is not None}

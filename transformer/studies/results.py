@@ -1,8 +1,8 @@
-"""What came of runs: read from their workdirs, the learning rates chosen by it, and results.csv and curves.csv.
+"""The results of runs: reads them from workdirs, chooses learning rates, and keeps results.csv and curves.csv.
 
-results.csv has a row a run, with all that a report needs. Beside its metrics a row has the run's settings, as far as they
-differ from the defaults (`name=value`, as on the command line), and a curve (`update:value`, at most 50 of them), so that a
-report can be made again where the workdirs are gone.
+results.csv has a row for each run, with everything that a report needs: its metrics, the settings that differ from the defaults
+(`name=value`, as on the command line), and a curve (`update:value`, at most 50 of them). So a report can be made again even if
+the workdirs are gone.
 """
 
 import csv
@@ -35,7 +35,7 @@ LOSSES = ("train/loss", "validation/loss")
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of a run. `metrics`: by their labels; what a run does not tell is absent, a target never reached is inf."""
+    """The result of a run. `metrics`: by label; missing values are absent, and a target that was never reached is inf."""
 
     status: Literal["finished", "diverged", "failed"]
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -43,7 +43,8 @@ class Outcome:
 
 
 def read_workdir(folder: Path, config: Config, metrics: Sequence[Metric], max_rise: float = 0.0) -> Outcome | None:
-    """What came of the run in a workdir; None: it is not at its end, which is scores if it has a split to score."""
+    """The result of the run in a workdir, or None if it has not ended: with its last update, or with scores if a split is
+    scored."""
     workdir = Workdir(folder)
     rows = read_metrics(workdir.metrics_file)
     if config.data.test is config.data.validation is None:
@@ -61,13 +62,13 @@ def read_workdir(folder: Path, config: Config, metrics: Sequence[Metric], max_ri
 
 
 def diverged(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a loss was not finite in the end, which is null in a metrics.jsonl, or the last update was skipped for that."""
+    """Whether the loss was not finite at the end (null in a metrics.jsonl), or the last update was skipped for that reason."""
     last = [values[-1] for name in LOSSES if (values := [row[name] for row in rows if name in row])]
     return None in last or bool(rows and rows[-1].get("train/skipped"))
 
 
 def _value(metric: Metric, rows: Sequence[Mapping[str, Any]], workdir: Workdir) -> float | None:
-    """Of the rows of training, if they have it, else of the scores at the end."""
+    """The value from the rows of training if they have it, else from the scores at the end."""
     values = [row[metric.name] for row in rows if metric.name in row]
     if not values:
         file = workdir.evaluation_file(metric.split)
@@ -81,18 +82,18 @@ def _value(metric: Metric, rows: Sequence[Mapping[str, Any]], workdir: Workdir) 
 
 
 def chooser(study: Study) -> Metric:
-    """What learning rates are chosen by: the study's first metric on validation; one of some lengths or places alone, which
-    validation may not have, does not count."""
+    """The metric that chooses learning rates: the study's first metric on validation, without its restriction to lengths or
+    positions, which validation may not have."""
     first = next((metric for metric in study.metrics if not metric.where), Metric("validation/nll", "lower"))
     take = "best" if study.checkpoint == "best" and first.split != "validation" else first.take
     return dataclasses.replace(first, name=f"validation/{first.name.partition('/')[2]}", take=take, learned=None)
 
 
-EXTENSIONS = 2  # times that a grid of learning rates is made wider
+EXTENSIONS = 2  # how often a grid of learning rates is extended
 
 
 def searched(study: Study, outcomes: Mapping[Run, Outcome], part: str) -> dict[str, dict[float, float]]:
-    """By arm, the mean score of each learning rate, lower being better; inf if a run diverged. One whose runs failed is
+    """By arm, the mean score of each learning rate; lower is better, and inf if a run diverged. Rates whose runs failed are
     absent."""
     metric = chooser(study)
     tried: dict[str, list[tuple[float, float]]] = {}
@@ -104,7 +105,7 @@ def searched(study: Study, outcomes: Mapping[Run, Outcome], part: str) -> dict[s
 
 
 def mean_scores(metric: Metric, tried: Iterable[tuple[float, float]]) -> dict[float, float]:
-    """The mean score of each learning rate, from (rate, value) of runs: lower is better; inf if a value is not finite."""
+    """The mean score of each learning rate, from (rate, value) of runs; lower is better, and inf if a value is not finite."""
     scores: dict[float, list[float]] = {}
     for rate, value in tried:
         score = -value if metric.higher_is_better else value
@@ -113,16 +114,16 @@ def mean_scores(metric: Metric, tried: Iterable[tuple[float, float]]) -> dict[fl
 
 
 def choose(study: Study, outcomes: Mapping[Run, Outcome]) -> dict[str, float]:
-    """The best learning rate of each arm; where all diverged, the smallest. An arm whose search failed throughout has none.
+    """The best learning rate of each arm; the smallest if all runs diverged; none if all runs of the arm's search failed.
 
-    Of the arm that was tried with all updates too, those count.
+    For the arm that was also tried with all updates, only those runs count.
     """
     known = searched(study, outcomes, "search") | searched(study, outcomes, "check")
     return {arm: min(rates, key=rates.__getitem__) for arm, rates in known.items()}
 
 
 def wider(study: Study, outcomes: Mapping[Run, Outcome]) -> dict[str, list[float]]:
-    """By arm whose best rate is at an end of its grid, the rate beyond that, if the grid may still grow."""
+    """For arms whose best rate is at an end of the grid, the next rate beyond that end, if the grid may still be extended."""
     result = {}
     for arm, best in choose(study, outcomes).items():
         rates = sorted(searched(study, outcomes, "search")[arm])
@@ -141,18 +142,18 @@ def _rise(rows: Sequence[Mapping[str, Any]]) -> float:
 # --- results.csv ------------------------------------------------------------------------------------------------------
 
 NAME, CURVES = "results.csv", "curves.csv"
-FEW, POINTS = 50, 200  # of a curve, at most: in results.csv, and in curves.csv
+FEW, POINTS = 50, 200  # maximum of a curve, in results.csv and in curves.csv
 Curve = Sequence[tuple[int, float]]
 
 
 def columns(study: Study) -> list[Metric]:
-    """The metrics that have a column: the study's, and what learning rates are chosen by."""
+    """The metrics that have a column: those of the study, and the one that chooses learning rates."""
     searched = [chooser(study)] if study.learning_rates else []
     return list({metric.label: metric for metric in (*study.metrics, *searched)}.values())
 
 
 def curve_of(study: Study) -> str:
-    """What the learning curves show: the first metric that is one of validation."""
+    """The metric of the learning curves: the first one on validation."""
     if study.base.data.validation is None:
         return "train/loss"
     return next((metric.name for metric in study.metrics if metric.name.startswith("validation/")), "validation/nll")
@@ -165,9 +166,9 @@ Rows = Mapping[Run, Mapping[str, str]]  # of runs that ended
 
 
 def kept(plan: Plan, root: Path) -> dict[Run, dict[str, str]]:
-    """The rows of a results.csv, if there is one, of runs that finished or diverged: they need no workdir to be kept.
+    """The rows of runs that finished or diverged in a results.csv, if there is one: they are kept without their workdirs.
 
-    UserError: one is of an arm that there is not, or was trained with other settings than the arm's now.
+    UserError: a row belongs to an unknown arm, or its run was trained with settings that are not those of the arm now.
     """
     path = root / NAME
     if not path.is_file():
@@ -191,7 +192,7 @@ def kept(plan: Plan, root: Path) -> dict[Run, dict[str, str]]:
 
 
 def _run_of(plan: Plan, row: Mapping[str, str], where: str) -> Run:
-    """The run that a row is of, as the plan has it now."""
+    """The run of a row, as it is in the plan now."""
     arm, part = row.get("arm", ""), row.get("part", "")
     if arm not in plan.configs or part not in ("study", "search", "check"):
         raise UserError(
@@ -208,7 +209,7 @@ def _run_of(plan: Plan, row: Mapping[str, str], where: str) -> Run:
 
 
 def _other_files(run: Run, recorded: str) -> list[str]:
-    """Variants whose files are not those that a run was trained with."""
+    """Variants whose files have changed since a run was trained."""
     then, now = _pairs(recorded.split()), plans.sources(run.config)
     return [f"the file {name} has changed since" for name in now if then.get(name, now[name]) != now[name]]
 
@@ -218,7 +219,7 @@ def _pairs(items: Iterable[str]) -> dict[str, str]:
 
 
 def outcome(row: Mapping[str, str], metrics: Sequence[Metric]) -> Outcome:
-    """What a row says came of a run. A metric that it does not have is absent."""
+    """The result of a run according to its row. Metrics that the row does not have are absent."""
     texts = {metric.label: text for metric in metrics if (text := row.get(metric.label))}
     never = _not_reached(row.get("not_reached"))
     values = {label: math.inf if label in never else float(text) for label, text in texts.items()}
@@ -226,13 +227,13 @@ def outcome(row: Mapping[str, str], metrics: Sequence[Metric]) -> Outcome:
 
 
 def _not_reached(text: str | None) -> frozenset[str]:
-    """The labels of targets that a run did not reach, as in the column `not_reached`."""
+    """The labels of targets that a run did not reach, for the column `not_reached`."""
     return frozenset(text.split("; ")) if text else frozenset()
 
 
 def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome], rows: Rows | None = None) -> None:
-    """A row for every run with an outcome, in the order of the study's arms and seeds; the whole file at once. Those that have
-    one in `rows` keep it."""
+    """Writes a row for every run with an outcome, in the order of the study's arms and seeds, and the whole file at once. Runs
+    that have a row in `rows` keep it."""
     arms, study = list(plan.configs), plan.study
     ordered = sorted(outcomes, key=lambda run: (run.part, arms.index(run.arm), run.seed, run.config.train.learning_rate or 0))
     head = ["part", "arm", "seed", "status", *(metric.label for metric in columns(study)), "learning_rate", "parameters"]
@@ -263,7 +264,7 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome], rows: Rows | 
 
 
 def _write_curves_of(plan: Plan, root: Path, runs: Sequence[Run], rows: Rows) -> None:
-    """curves.csv: of runs with a workdir from that, of others what it had, or what results.csv has."""
+    """Writes curves.csv: from the workdirs where they exist, else from the old curves.csv or results.csv."""
     shown, known = curve_of(plan.study), read_curves(root / CURVES)
     names = dict.fromkeys(["train/loss", shown, *(m.name for m in plan.study.metrics if m.split == "validation")])
     curves = {}
@@ -281,7 +282,7 @@ def _read_curve(text: str) -> Curve:
 
 
 def add_curves(path: Path, rows: Sequence["Row"], study: Study) -> None:
-    """Writes a curves.csv of the rows of a results.csv, if there is none."""
+    """Writes a curves.csv from the rows of a results.csv, if there is none."""
     if not path.exists() and any(row.curve for row in rows):
         write_curves(
             path, {(row.part, row.arm, row.seed, _rate(row.learning_rate)): {curve_of(study): row.curve} for row in rows}
@@ -316,26 +317,26 @@ def _row(run: Run, found: Outcome, folder: Path, curve: str) -> dict[str, Any]:
 
 
 def _cuts(workdir: Workdir) -> list[Cut]:
-    """What the run dropped, cut or replaced, in training and in the splits that it scored."""
+    """The counts of everything that the run dropped, cut or replaced, in training and in the splits that it scored."""
     files = [file for split in ("test", "validation") if (file := workdir.evaluation_file(split)).exists()]
     scored = [cut for file in files for cut in read_cuts(file, read_json(file).get("cuts", []))]
     return list(dict.fromkeys([*workdir.cuts(), *scored]))
 
 
 def beside(folder: Path, ending: str) -> Path:
-    """A file of a run that lies beside its workdir."""
+    """A file of a run that is stored next to its workdir."""
     return folder.with_name(folder.name + ending)
 
 
-# --- to a report -------------------------------------------------------------------------------------------------------
+# --- for a report ------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A run as results.csv has it. What is absent there is None, or not in a mapping; `cuts` are none in older files.
+    """A row of results.csv. Values that are absent there are None or missing from a mapping; `cuts` is empty in older files.
 
-    `values`: by the metrics' labels. `censored`: labels of targets that were not reached (column `not_reached`), whose value
-    is all updates.
+    `values`: by the metrics' labels. `censored`: labels of targets that were not reached (column `not_reached`); their
+    value is the number of all updates.
     """
 
     part: str
@@ -358,7 +359,7 @@ class Row:
 
 
 def read(path: Path, study: Study) -> list[Row]:
-    """The rows of a study's results.csv. UserError: there is none, it is damaged or empty, or it is another study's."""
+    """The rows of a study's results.csv. UserError: there is none, it is damaged or empty, or it belongs to another study."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; --mode=ablate makes it")
     with no_failure(str(path), "read"):
@@ -369,7 +370,7 @@ def read(path: Path, study: Study) -> list[Row]:
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: damaged, {error}; --mode=ablate makes it again from the runs") from error
     if all(row.part != "study" for row in rows):
-        raise UserError(f"{path}: no run of the study is there yet; let --mode=ablate train one")
+        raise UserError(f"{path}: it has no run of the study yet; train one with --mode=ablate")
     known = set()
     for row in rows:
         if (key := (row.part, row.arm, row.seed, row.part != "study" and row.learning_rate)) in known:
@@ -393,7 +394,7 @@ def _read_row(path: Path, number: int, line: Mapping[str, str | None], study: St
                 return result
         except ValueError:
             pass
-        raise UserError(f"{path}, line {number}: {name} is {text!r}, no number; correct it")
+        raise UserError(f"{path}, line {number}: {name} is {text!r}, which is not a number; correct it")
 
     if (arm := cell("arm")) not in study.arms:
         raise UserError(
@@ -401,7 +402,7 @@ def _read_row(path: Path, number: int, line: Mapping[str, str | None], study: St
         )
     for name, words in (("part", ("study", "search", "check")), ("status", ("finished", "diverged", "failed"))):
         if cell(name) not in words:
-            raise UserError(f"{path}, line {number}: {name} is {cell(name)!r}, wants one of {', '.join(words)}; correct it")
+            raise UserError(f"{path}, line {number}: {name} is {cell(name)!r}, expected one of {', '.join(words)}; correct it")
     if value("seed", int) is None:
         raise UserError(f"{path}, line {number}: it has no seed; correct it")
     texts = {metric.label: cell(metric.label) for metric in columns(study)}
@@ -410,7 +411,7 @@ def _read_row(path: Path, number: int, line: Mapping[str, str | None], study: St
     try:
         pairs = [item.partition("=") for item in shlex.split(cell("settings"))]
     except ValueError as error:
-        raise UserError(f"{path}, line {number}: settings are no words ({error}); correct them") from error
+        raise UserError(f"{path}, line {number}: settings cannot be split into words ({error}); correct them") from error
     return Row(
         part=cell("part"),
         arm=arm,
@@ -437,7 +438,7 @@ def _read_cuts(path: Path, number: int, text: str | None) -> list[Cut]:
         return cuts.from_json(json.loads(text)) if text else []
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path}, line {number}: cuts is {text[:40] if text else text!r}, no list of counts; correct it"
+            f"{path}, line {number}: cuts is {text[:40] if text else text!r}, which is not a list of counts; correct it"
         ) from error
 
 
@@ -447,7 +448,7 @@ Key = tuple[str, str, int, str]  # part, arm, seed, learning rate
 
 
 def _curve_key(run: Run) -> Key:
-    """What a run is known by in curves.csv."""
+    """The columns that identify a run in curves.csv."""
     return run.part, run.arm, run.seed, _rate(run.config.train.learning_rate)
 
 
@@ -462,7 +463,7 @@ def _thin(points: Sequence[tuple[int, Any]], most: int) -> list[tuple[int, Any]]
 
 
 def write_curves(path: Path, curves: Mapping[Key, Mapping[str, Curve]]) -> None:
-    """Of each run its metrics by update, thinned: a column a metric."""
+    """Writes the metrics of each run by update, thinned, with a column for each metric."""
     names = list(dict.fromkeys(name for each in curves.values() for name in each))
     with new_file(path) as new, new.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -474,7 +475,7 @@ def write_curves(path: Path, curves: Mapping[Key, Mapping[str, Curve]]) -> None:
 
 
 def read_curves(path: Path) -> dict[Key, dict[str, Curve]]:
-    """What `write_curves` wrote; nothing if there is no such file. UserError: it is damaged."""
+    """The curves that `write_curves` wrote; empty if there is no such file. UserError: it is damaged."""
     if not path.is_file():
         return {}
     result: dict[Key, dict[str, list[tuple[int, float]]]] = {}
@@ -488,7 +489,7 @@ def read_curves(path: Path) -> dict[Key, dict[str, Curve]]:
                 if text:
                     result.setdefault(run, {}).setdefault(name, []).append((update, float(text)))
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: damaged; restore it, or remove it: it is made again from the runs that are there") from error
+        raise UserError(f"{path}: damaged; restore it, or remove it, and it is made again from the runs that exist") from error
     return {run: dict(each) for run, each in result.items()}
 
 

@@ -1,9 +1,8 @@
-"""Runs of a plan, several at a time; results.csv is kept as they end.
+"""Runs of a plan, several at a time; results.csv is updated as they end.
 
-A run is an ordinary workdir, so it resumes by itself, and all that is known of it is read from there: nothing is lost with
-the process that runs the study. Where it is executed, here or on a cluster, is a `Place` (workers.py). What runs have in common
-is made once: the training of those that differ in how the model is scored alone, and the vocabulary and the tokens of those
-that read the same data.
+A run is an ordinary workdir, so it can be resumed, and its state is read only from there: nothing is lost if the process of the
+study ends. A `Place` (workers.py) executes runs, here or on a cluster. Shared work is done once: one training for all runs that
+differ only in how the model is scored, and one vocabulary and tokenization for all runs that read the same data.
 """
 
 import contextlib
@@ -40,23 +39,23 @@ MEASURED = 12  # updates of each arm in a dry run
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """Outcomes so far; `stopped`: some runs are not done, because the process was asked to stop."""
+    """Outcomes so far. `stopped`: whether some runs are not done because the process was asked to stop."""
 
     outcomes: Mapping[Run, Outcome]
     stopped: bool
 
 
 def run_all(plan: Plan, root: Path, train: Train, place: Place, stream: TextIO | None = None) -> Results:
-    """Trains what is missing, and keeps `root`/results.csv.
+    """Trains all missing runs, and keeps `root`/results.csv up to date.
 
-    Finished runs are not repeated, and of those whose workdirs are gone the rows of results.csv are kept; stopped ones are
-    resumed, failed ones are tried again. UserError: `root` cannot be written, or another process is at it.
+    Finished runs are not repeated, and the rows of those whose workdirs are gone are kept. Stopped runs are resumed; failed
+    runs are tried again. UserError: `root` cannot be written, or another process uses it.
     """
     study = plan.study
     found: dict[Run, Outcome] = {}
     with only_run(root), Stop() as stop, contextlib.closing(place):
         rows = results.kept(plan, root)
-        same = {run: run for run in rows}  # with the hash by which its workdir is known
+        same = {run: run for run in rows}  # with the hash in the name of its workdir
         progress = Progress(plan, stream or sys.stderr)
 
         def ended(run: Run, result: Outcome) -> None:
@@ -65,7 +64,7 @@ def run_all(plan: Plan, root: Path, train: Train, place: Place, stream: TextIO |
             progress.ended(run, result)
 
         def look(runs: Sequence[Run], metrics: Sequence[Metric]) -> None:
-            """For what came of runs that have ended."""
+            """Reads the outcomes of runs that have ended."""
             for run in runs:
                 result = results.read_workdir(run.folder(root), run.config, metrics, study.max_rise)
                 if run in rows and (row := results.outcome(rows[run], metrics)):
@@ -87,7 +86,9 @@ def run_all(plan: Plan, root: Path, train: Train, place: Place, stream: TextIO |
             tried = plan.search()
             while tried and not stop:
                 all_of(tried, [*study.metrics, results.chooser(study)])
-                tried = [run for run in plan.search(results.wider(study, found)) if run not in found]  # else one failed here
+                tried = [
+                    run for run in plan.search(results.wider(study, found)) if run not in found
+                ]  # otherwise one failed here
             rates = results.choose(study, found)
             _check_rates(root, rows, rates if study.learning_rates else {})
             if not stop:
@@ -98,7 +99,7 @@ def run_all(plan: Plan, root: Path, train: Train, place: Place, stream: TextIO |
 
 
 def _check_rates(root: Path, rows: Iterable[Run], rates: Mapping[str, float]) -> None:
-    """UserError: finished runs of an arm were trained at another learning rate than the one that is chosen now."""
+    """UserError: finished runs of an arm have another learning rate than the one that the search chooses now."""
     for run in rows:
         if run.part == "study" and run.arm in rates and run.config.train.learning_rate != rates[run.arm]:
             raise UserError(
@@ -119,7 +120,7 @@ def _execute(
     watch: Callable[[Mapping[Run, Path]], None],
     max_rise: float,
 ) -> None:
-    """Runs all of `waiting`, as many at a time as `place` has room for; once `stop` is true, those under way are asked to save
+    """Executes all of `waiting`, as many at a time as `place` has room for. Once `stop` is true, active runs are asked to save
     and end."""
     active: dict[Run, Started] = {}
     asked = False
@@ -145,7 +146,7 @@ def _execute(
                     ended(run, found or _failed(run.folder(root), process.exitcode))
             watch({run: run.folder(root) for run in active})
     finally:
-        for process in _each(active):  # there are some only if something of ours failed
+        for process in _each(active):  # some are left only after an error in this process
             process.kill()
 
 
@@ -155,14 +156,14 @@ def _each(active: Mapping[Run, Started]) -> list[Started]:
 
 
 def _placed(config: Config, root: Path) -> Config:
-    """With the data of a synthetic task in one place for all runs, that none but the first makes it."""
+    """The run with the data of a synthetic task in a folder for all runs, so that only the first run generates it."""
     synthetic = sources.SOURCES[config.data.source] is read_synthetic and config.data.directory is None
     data = dataclasses.replace(config.data, directory=str((root / "data").resolve())) if synthetic else config.data
     return dataclasses.replace(config, data=sources.resolve_paths(data))
 
 
 def _failed(folder: Path, status: int | None) -> Outcome:
-    """What to say of a process that ended before its run did."""
+    """The error of a process that ended before its run was finished."""
     if results.diverged(read_metrics(Workdir(folder).metrics_file)):
         return Outcome("diverged")
     if status is not None and status < 0:
@@ -176,7 +177,7 @@ def _failed(folder: Path, status: int | None) -> Outcome:
 
 
 def measure(config: Config, train: Train) -> Pace | str:
-    """The pace of an arm, from a few updates in a folder that is gone afterwards; or the last line of its error."""
+    """The pace of an arm, measured in a few updates in a temporary folder, or the last line of its error."""
     updates = min(MEASURED, config.train.steps)
     changes = {"train.log_every": 1, "train.evaluate_every": max(1, updates // 2)}
     for name, value in changes.items():
@@ -201,7 +202,7 @@ def measure(config: Config, train: Train) -> Pace | str:
 
 
 def _pace(trained: Mapping[int, float], validated: Mapping[int, float], seconds: float) -> Pace:
-    """From the times at which updates and validations were reported, by step. What happens once (compiling) is in the start."""
+    """The pace, from the times at which updates and validations were reported, by step. Compilation counts as start."""
     updates = max(trained)
     steady = [step for step in trained if step > updates // 2 + 1] if updates > 3 else [s for s in trained if s > 1]
     update = statistics.median(trained[step] - trained[step - 1] for step in steady) if steady else 0.0
@@ -210,20 +211,21 @@ def _pace(trained: Mapping[int, float], validated: Mapping[int, float], seconds:
     return Pace(max(once, 0.0), update, validation)
 
 
-# --- what runs have in common ------------------------------------------------------------------------------------------
+# --- work that runs share ----------------------------------------------------------------------------------------------
 
 
 def next_of(waiting: Sequence[Run], active: Collection[Run], seeds: int) -> list[Run]:
-    """The first run that takes its training from none that is under way, and others that differ from it in their seeds alone,
-    `seeds` in all at most; [] if there is none."""
+    """The first run that does not wait for the training of an active run, and others that differ from it only in their seeds,
+    at most `seeds` in all; [] if there is none."""
     busy = [_training(other.config) for other in active]
     free = [run for run in waiting if _training(run.config) not in busy]
     return [run for run in free if _but_seed(run.config) == _but_seed(free[0].config)][:seeds]
 
 
 def take_shared(config: Config, folder: Path) -> None:
-    """If a run beside `folder`, the workdir of a run with these settings that has not begun, has its training, the workdir is
-    a copy of that, scores left out; the time it took is this one's, too. Else, if one has its data, it begins with that."""
+    """Fills `folder`, the workdir of a run that has not begun, from other runs of the study. If one of them has the same
+    training, it is copied without scores, and its time is counted for this run too. Otherwise, if one has the same data, they
+    are copied."""
     if folder.exists():
         return
     prepared = None
@@ -244,7 +246,7 @@ def take_shared(config: Config, folder: Path) -> None:
             begun = Workdir(new)
             shutil.copytree(prepared.vocabulary, begun.vocabulary)
             shutil.copytree(prepared.tokens, begun.tokens, copy_function=_link)
-            if prepared.config().data == config.data:  # else the longest output may be another
+            if prepared.config().data == config.data:  # otherwise the longest output may differ
                 shutil.copy(prepared.data_info_file, begun.data_info_file)
             begun.keep_variants(config)
             write_json(begun.config_file, settings.to_dict(config))
@@ -253,12 +255,12 @@ def take_shared(config: Config, folder: Path) -> None:
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # a file system without links
+    except OSError:  # the file system has no hard links
         shutil.copy(source, target)
 
 
 def _data(config: Config) -> tuple[object, ...]:
-    """What the vocabulary and the tokens of a split depend on. The search for a learning rate has no test split."""
+    """The settings that determine the vocabulary and the tokens. The search for a learning rate has no test split."""
     return config.family, config.objective, config.train.init_from, dataclasses.replace(config.data, test=None)
 
 
@@ -268,7 +270,7 @@ def _but_seed(config: Config) -> Config:
 
 
 def _training(config: Config) -> Config:
-    """What of a run's settings its training depends on; the rest as it is by default."""
+    """The settings that determine the training of a run; all others have their defaults."""
     return dataclasses.replace(config, evaluate=Evaluate(), search=Search())
 
 
@@ -280,7 +282,8 @@ FIRST = 5  # seconds until the first one
 
 
 class Progress:
-    """How far a study is, in runs and updates: a bar on a terminal, elsewhere a line a minute and for each run that ends."""
+    """Progress of a study in runs and updates: a bar on a terminal, otherwise a line every minute and for each run that
+    ends."""
 
     def __init__(self, plan: Plan, stream: TextIO):
         runs = [*plan.search(), *plan.runs(dict.fromkeys(plan.configs, 1.0))]
@@ -288,7 +291,7 @@ class Progress:
         self._known = {(run.part, run.arm, run.seed, self._rate(run)) for run in runs}
         self._first, self._stream = plan.study.metrics[0].label, stream
         self._ended: dict[Run, None] = {}
-        self._under_way = self._before = 0  # updates: of runs that are not at their end; of those done before we began
+        self._under_way = self._before = 0  # updates of unfinished runs, and of runs that were done at the start
         self._begun: float | None = None
         self._last = time.monotonic() - PERIOD + FIRST  # when a line was written
         self._bar: Any = None
@@ -310,8 +313,8 @@ class Progress:
             self._bar.stop()
 
     def begin(self, outcomes: Mapping[Run, Outcome], runs: Sequence[Run]) -> None:
-        """What is done already; it does not count to the pace. `runs`: those that are to be done now, some of which may be more
-        than were expected."""
+        """Sets what is done already, which does not count for the pace. `runs`: the runs that are still to do; there may be
+        more of them than expected."""
         if more := [run for run in runs if (run.part, run.arm, run.seed, self._rate(run)) not in self._known]:
             self._runs, self._updates = self._runs + len(more), self._updates + sum(run.config.train.steps for run in more)
             self._known |= {(run.part, run.arm, run.seed, self._rate(run)) for run in more}
@@ -333,7 +336,7 @@ class Progress:
         self._say(f"{len(self._ended)}/{self._runs} runs  {name}: {what}{self._eta()}")
 
     def watch(self, active: Mapping[Run, Path]) -> None:
-        """Looks how far runs are."""
+        """Reads the progress of runs."""
         if not self._bar and time.monotonic() < self._last + PERIOD:
             return
         rows = [read_metrics(Workdir(folder).metrics_file) for folder in active.values()]

@@ -1,6 +1,6 @@
 """A study: one question as data, which a file in experiments/ablations/ returns from `get_study()`.
 
-Arms are settings that differ from a base; each is trained with several seeds. How that becomes runs is plan.py.
+Arms are settings that differ from a base; each arm is trained with several seeds. plan.py turns a study into runs.
 """
 
 import dataclasses
@@ -24,22 +24,22 @@ Law = Literal["exponent", "isoflop", "size exponent", "data exponent"]
 Kind = Literal["better", "worse", "equal", "not worse", "order", "rises", "falls"] | Law
 LAWS: tuple[Law, ...] = typing.get_args(Law)  # kinds that are about a fitted exponent
 
-SEARCH_SEED = 1_000_000  # learning rates are chosen on it; a study's own seeds are 0, 1, 2, ...
+SEARCH_SEED = 1_000_000  # the first seed of the learning-rate search; the study itself has the seeds 0, 1, 2, ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A number that a run reports, by the name it has there: "validation/nll", "test/bleu", and, of `train.init_metrics`,
+    """A number that a run reports under this name: "validation/nll", "test/bleu", and with `train.init_metrics`
     "init/jacobian_norm" or "init/jacobian_norm@decoder/cross/last".
 
-    `take`: of a number that is reported during training, the last or the best one (None: as the study's `checkpoint`
-    says), or instead of it the `updates` until it was first reported to be as good as `target`. A run that never
-    was counts as all of its updates: the mean is one restricted to them (Royston & Parmar 2013), so arms must have equally
-    many.
+    `take`: which value to use of a number that is reported during training: the last or the best one (None: according to the
+    study's `checkpoint`), or the number of `updates` until it was first as good as `target`. A run that never reached the
+    target counts with all of its updates, so the mean is a restricted mean (Royston & Parmar 2013), and all arms must have the
+    same number of updates.
 
-    `learned`: what an arm's mean must be as good as, else it has not learned, and no claim about it is decided.
+    `learned`: the value that an arm's mean must reach; otherwise the arm has not learned, and no claim about it is decided.
 
-    `scale`: what means and intervals are computed on; None: logit for percentages, log for everything else, which is positive.
+    `scale`: the scale for means and intervals; None: logit for percentages, and log for all others, which are positive.
     """
 
     name: str
@@ -61,12 +61,12 @@ class Metric:
 
     @property
     def where(self) -> str:
-        """ "10-19" of "test/bleu@10-19"; of a score of everything ""."""
+        """ "10-19" of "test/bleu@10-19"; "" for a score of all examples."""
         return self.name.partition("@")[2]
 
     @property
     def label(self) -> str:
-        """Its name in tables."""
+        """The name of the metric in tables."""
         if self.take == "updates":
             return f"updates until {self.name} {'<=' if self.better == 'lower' else '>='} {self.target:g}"
         return f"{self.name} (best)" if self.take == "best" else self.name
@@ -90,30 +90,31 @@ class Metric:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """What was published, as a hypothesis about arms.
+    """A published claim, as a hypothesis about arms.
 
     Kinds: each of `arms` is `better` or `worse` than `against` by more than `margin`, `equal` to it within `margin`, or `not
     worse` by as much as `margin`; `arms` stand in `order`, best first; the metric over `arms`, which have these `sizes`,
     `rises` or `falls` by more than `margin` with each doubling of the size (least squares), or falls as a power law whose
     exponent is `exponent` within `margin`.
 
-    Of scaling laws, over `arms` of these `sizes` N, `tokens` D and `budgets` C, as some convention counts them: the size of
-    the lowest loss grows as C^`exponent` within `margin` by parabolas (`isoflop`: Hoffmann et al. 2022, approach 2), or in
-    L = E + A / N^a + B / D^b, fitted by the Huber loss, a (`size exponent`) or b (`data exponent`) is `exponent`. `profiles`:
-    by which arms belong to one parabola, if the convention's budgets differ within it.
+    Scaling laws, over `arms` with these `sizes` N, `tokens` D and `budgets` C, counted by some convention. `isoflop`: the size
+    with the lowest loss, found by parabolas (Hoffmann et al. 2022, approach 2), is proportional to C^a, with a within `margin`
+    of `exponent`. `size exponent`, `data exponent`: in L = E + A / N^a + B / D^b, fitted with the Huber loss, a or b is within
+    `margin` of `exponent`. `profiles`: numbers that show which arms belong to the same parabola, if the convention's budgets
+    differ within it.
 
-    `against`: the study's `compare_with` unless named. `beyond`: other arms, whose difference or slope is subtracted, which
-    makes the claim one about an interaction: "each of `arms` is worse than `against` by more than beyond[0] is worse than
-    beyond[1]"; with a slope as many arms as `arms`, of the same sizes. In a study with tasks, an arm that is named without its
-    task stands for the mean over tasks.
+    `against`: the comparison arm, by default the study's `compare_with`. `beyond`: other arms, whose difference or slope is
+    subtracted, so that the claim is about an interaction: "each of `arms` is worse than `against` by more than beyond[0] is
+    worse than beyond[1]". For a slope, `beyond` has as many arms as `arms`, with the same sizes. In a study with tasks, an arm
+    that is named without its task stands for the mean over tasks.
 
-    `metric`: the label of the study's metric that the claim is about, the first unless named. `minus`: the label of another
-    one, which is subtracted in each run ("more is lost at length 40 than at length 10"). `ranks`: the claim is about each
-    arm's mean reciprocal rank over the tasks in place of the metric itself. `rates`: about each arm's best learning rate, of
-    every seed of the search one, in doublings (base-2 logarithms): where a parabola through the best of the rates that were
-    tried and its two neighbours has its lowest point.
+    `metric`: the label of the study's metric that the claim is about, by default the first. `minus`: the label of another
+    metric, which is subtracted in each run ("more is lost at length 40 than at length 10"). `ranks`: the claim is about each
+    arm's mean reciprocal rank over the tasks instead of the metric itself. `rates`: the claim is about each arm's best learning
+    rate in doublings (base-2 logarithms), one for each seed of the search: the minimum of a parabola through the best of the
+    rates that were tried and its two neighbours.
 
-    `effect`: the difference (or slope) that was published, if one was; both it and `margin` are in the metric's own units.
+    `effect`: the published difference (or slope), if there is one. `effect` and `margin` are in the metric's own units.
     """
 
     text: str
@@ -136,18 +137,17 @@ class Claim:
 
     @property
     def computed(self) -> bool:
-        """Whether it is about what is computed of a metric, or of the search."""
+        """Whether the claim is about a value derived from metrics or from the search."""
         return bool(self.minus) or self.ranks or self.rates
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """One question. What is a `setting` here can be changed on the command line, and so can every setting of the base.
+    """One question. Every field that is a `setting` can be changed on the command line, and so can every setting of the base.
 
-    `arms`: by name, the settings that differ from the base: values of their types, components as objects, or texts as on the
-    command line.
-    `metrics`: the first decides, the others are shown. `tasks`: if each arm is trained on several, their names; then `arms` is
-    made by `crossed`, and an arm is compared with the one of the same task.
+    `arms`: by name, the settings that differ from the base: typed values, components as objects, or texts as on the command
+    line. `metrics`: claims are about the first unless they name another. `tasks`: the names of the tasks, if each arm is
+    trained on several; then `arms` is made by `crossed`, and an arm is compared with the arm of the same task.
     """
 
     question: str
@@ -158,27 +158,29 @@ class Study:
     base: Config = Config()
     compare_with: str = setting("", "the arm that the others are compared with")
     blocked: bool = setting(
-        False, "arms are compared within seeds, for seeds that give all arms something in common, such as the trained model"
+        False, "arms are compared within seeds, because all arms of a seed have something in common, such as the trained model"
     )
     seeds: int = setting(5, "runs of each arm, with the seeds 0, 1, 2, ...", at_least=1, below=SEARCH_SEED)
     max_seeds: int = setting(
         0,
-        "seeds are added, up to so many, until the claims' effects or margins could be shown with 80 %, by the variances of "
-        "the first `seeds` alone; 0: none are",
+        "seeds are added, up to this number, until the claims' effects or margins could be shown with a probability of 80 %, "
+        "given the variances of the first `seeds`; 0: no seeds are added",
         at_least=0,
         below=SEARCH_SEED,
     )
     checkpoint: Literal["best", "last"] = setting(
-        "best", "what runs with validations are scored at: their best checkpoint, or the last one, however far they overfit"
+        "best", "which checkpoint of a run with validations is scored: the best one, or the last one even if the run overfits"
     )
     max_rise: float = setting(
-        0.0, "a run that ends so far above its best validation loss has diverged; 0: only one that is not finite", at_least=0
+        0.0,
+        "a run that ends this far above its best validation loss has diverged; 0: only a loss that is not finite",
+        at_least=0,
     )
-    fair: tuple[Fair, ...] = setting(("steps",), "what all arms have equal")
+    fair: tuple[Fair, ...] = setting(("steps",), "amounts that must be equal in all arms")
     learning_rates: tuple[float, ...] = setting(
         (),
-        "for each arm the best of these, a factor of two apart at most, is chosen on validation with seeds outside the study; "
-        "one at the end of the grid extends it by a factor of two, twice at most; none: as set",
+        "the best of these, at most a factor of two apart, is chosen for each arm on validation with seeds outside the study; "
+        "if it is at an end of the grid, the grid is extended by a factor of two, at most twice; empty: no search",
     )
     search_seeds: int = setting(2, "seeds of each learning rate that is tried", at_least=1)
     search_fraction: float = setting(1.0, "learning rates are tried with this fraction of the updates", above=0, at_most=1)
@@ -197,24 +199,24 @@ class Study:
         return (name,) if name in self.arms or not self.tasks else tuple(f"{name}, {task}" for task in self.tasks)
 
     def against(self, name: str) -> str:
-        """What an arm is compared with: `compare_with`, of the same task if the arm is one of a task."""
+        """The arm that an arm is compared with: `compare_with`, for the same task if the arm belongs to a task."""
         task = next((task for task, arms in self.groups().items() if task and name in arms), "")
         return f"{self.compare_with}, {task}" if task else self.compare_with
 
     def label(self, claim: Claim) -> str:
-        """What a claim is about, by name."""
+        """The name of the quantity that a claim is about."""
         label = claim.metric or self.metrics[0].label
         if claim.rates:
             return "log2 of the best learning rate"
         return f"{label} minus {claim.minus}" if claim.minus else f"mean reciprocal rank by {label}" if claim.ranks else label
 
     def metric(self, label: str) -> Metric:
-        """The study's metric with a label, the first for ""."""
+        """The study's metric with this label; the first metric if the label is ""."""
         return next(metric for metric in self.metrics if label in ("", metric.label))
 
 
 def crossed(arms: Mapping[str, Mapping[str, Any]], tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Each arm on each task, as arms of a study whose `tasks` these are; settings of the arm come before those of the task."""
+    """Each arm on each task, as the arms of a study with these `tasks`; settings of the arm override those of the task."""
     return {f"{arm}, {task}": {**settings_of, **own} for arm, own in arms.items() for task, settings_of in tasks.items()}
 
 
@@ -225,8 +227,8 @@ def _read_config(path: str | Path, overrides: Mapping[str, str], flag: str) -> C
 def read(
     path: str | Path, overrides: Mapping[str, str], read_config: Callable[[str, dict[str, str], str], Config] = _read_config
 ) -> Study:
-    """The study of a file, with `overrides` of its own settings, of `base.*`, and of `base`: another experiment's file, which
-    `read_config(path, overrides, flag)` reads."""
+    """The study of a file. `overrides`: for its own settings, for `base.*`, and for `base` itself, another experiment's file
+    that `read_config(path, overrides, flag)` reads."""
     study, changes = settings.from_file(path, Study, "get_study"), dict(overrides)
     if base := changes.pop("base", None):
         own = {name.removeprefix("base."): text for name, text in changes.items() if name.startswith("base.")}
@@ -241,10 +243,10 @@ def from_flags(
     grid: Sequence[str],
     read_config: Callable[[str, dict[str, str], str], Config] = _read_config,
 ) -> Study:
-    """A study without claims, of arms "NAME: SETTING=VALUE .." and of all combinations of a grid's "SETTING=VALUE,..".
+    """A study without claims. Its arms are "NAME: SETTING=VALUE .." and all combinations of a grid's "SETTING=VALUE,..".
 
-    The base is the experiment's file at `path`; if no arm is the base itself, it is one more, "base". They are compared by the
-    best validation loss. `overrides`: of the study's own settings, and of the base, with or without "base." before them.
+    The base is the experiment's file at `path`; if no arm equals the base, it is added as the arm "base". Arms are compared in
+    the best validation loss. `overrides`: for the study's own settings and for the base, with or without the prefix "base.".
     """
     own = {field.name for field in dataclasses.fields(Study) if field.metadata}
     base = read_config(str(path), {n.removeprefix("base."): text for n, text in overrides.items() if n not in own}, "--config")
@@ -257,7 +259,7 @@ def from_flags(
     for arm in arms:
         name, colon, rest = arm.partition(":")
         if not name.strip() or not colon or name.strip() in made:
-            raise UserError(f'--arm={arm}: wants a name of its own, then its settings: --arm="8 heads: model.num_heads=8"')
+            raise UserError(f'--arm={arm}: expected a unique name, then settings: --arm="8 heads: model.num_heads=8"')
         made[name.strip()] = dict(_split(each, f"--arm={arm}") for each in shlex.split(rest))
     names = " and ".join(dict.fromkeys(name for changes in made.values() for name in changes))
     study = Study(f"What does another {names} change?", {**made, "": {}}, (), base=base)
@@ -275,20 +277,20 @@ def from_flags(
 def _split(text: str, flag: str) -> tuple[str, str]:
     name, sign, value = text.strip().partition("=")
     if not sign or not name:
-        raise UserError(f"{flag}: {text!r} is no SETTING=VALUE, such as model.num_heads=8; correct it")
+        raise UserError(f"{flag}: {text!r} is not of the form SETTING=VALUE, such as model.num_heads=8; correct it")
     return name, value
 
 
 def validate(study: Study) -> Study:
-    """The study with what its `checkpoint` says, if its parts fit together; else UserError. What arms cost and report is
-    checked by plan.py."""
+    """The study with the settings that its `checkpoint` implies. UserError: its parts do not fit together. plan.py checks what
+    arms cost and report."""
     settings.check(study)
     if isinstance(study.metrics, tuple) and all(isinstance(metric, Metric) for metric in study.metrics):
         study = _at_checkpoint(study)
     if not study.metrics:
-        raise UserError("the study has no metrics: name one at least, such as Metric('validation/nll', 'lower')")
+        raise UserError("the study has no metrics; name at least one, such as Metric('validation/nll', 'lower')")
     if not isinstance(study.arms, Mapping) or not all(isinstance(changes, Mapping) for changes in study.arms.values()):
-        raise UserError("the study's arms are no mapping of names to settings, such as {'8 heads': {'model.num_heads': 8}}")
+        raise UserError("the study's arms must be a mapping of names to settings, such as {'8 heads': {'model.num_heads': 8}}")
     study = dataclasses.replace(study, arms={name: as_text(changes) for name, changes in study.arms.items()})
     for metric in study.metrics:
         _check_metric(metric)
@@ -313,7 +315,7 @@ def validate(study: Study) -> Study:
     if study.search_fraction < 1 and study.search_check not in study.arms:
         raise UserError(
             f"config.search_fraction is {study.search_fraction:g}: config.search_check {_no_arm(study, study.search_check)}; "
-            "it is trained with all updates too, to verify the choice"
+            "that arm is also trained with all updates, to verify the choice"
         )
     if study.max_seeds and study.max_seeds < study.seeds:
         raise UserError(f"config.max_seeds is {study.max_seeds}, below config.seeds, {study.seeds}; raise it, or set it to 0")
@@ -323,8 +325,7 @@ def validate(study: Study) -> Study:
         raise UserError("config.learning_rates: config.base.data.validation is none, so there is nothing to choose on")
     if study.learning_rates and study.metrics[0].split == "init":
         raise UserError(
-            f"config.learning_rates: the first metric, {study.metrics[0].name!r}, is of before any update: no rate is better; "
-            "leave them out"
+            f"config.learning_rates: the first metric, {study.metrics[0].name!r}, is measured before any update; leave them out"
         )
     known: dict[Config, str] = {}
     for name, config in arm_configs(study).items():
@@ -340,7 +341,7 @@ def validate(study: Study) -> Study:
 
 
 def as_text(changes: Mapping[str, Any]) -> dict[str, str]:
-    """Settings as on the command line. A component, given as an object, is its class and all settings that it has."""
+    """Settings as on the command line. A component that is given as an object becomes its class and all of its settings."""
     result: dict[str, str] = {}
     for name, value in changes.items():
         result[name] = value if isinstance(value, str) else settings.text_of(value)
@@ -351,12 +352,13 @@ def as_text(changes: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _at_checkpoint(study: Study) -> Study:
-    """With the settings of the base, and what is taken of metrics, that nobody has set."""
+    """The study with the settings of its base, and the `take` of its metrics, that follow from `checkpoint` unless they are
+    set."""
     base = study.base
     best = study.checkpoint == "best" and base.data.validation is not None
     if best and base.evaluate.checkpoint is None and base.evaluate.average == 1 and base.checkpoint.keep_best:
         base = dataclasses.replace(base, evaluate=dataclasses.replace(base.evaluate, checkpoint="best"))
-        if base.checkpoint.best_metric == "validation/loss":  # which label smoothing is in
+        if base.checkpoint.best_metric == "validation/loss":  # which includes label smoothing
             base = dataclasses.replace(base, checkpoint=dataclasses.replace(base.checkpoint, best_metric="validation/nll"))
 
     def taken(metric: Metric) -> Metric:
@@ -367,8 +369,8 @@ def _at_checkpoint(study: Study) -> Study:
 
 
 def arm_configs(study: Study) -> dict[str, Config]:
-    """Each arm's settings: the base's, changed. A setting of the base that has no effect in an arm is at its default there.
-    UserError: a setting that there is not, one that is the study's own, or one that has no effect."""
+    """Each arm's settings: those of the base with its changes. A setting of the base that has no effect in an arm is at its
+    default there. UserError: an arm has an unknown setting, one that belongs to the study, or one without effect."""
     result, idle = {}, []
     for name, changes in study.arms.items():
         own = {"train.seed": "config.seeds"} | (
@@ -385,7 +387,7 @@ def arm_configs(study: Study) -> dict[str, Config]:
             raise UserError(f"arm {name!r}: {error}") from error
     for name, where in idle[0].items():
         if all(name in others for others in idle):
-            raise UserError(f"config.base.{name}: it has an effect only {where}, and no arm is so; remove it")
+            raise UserError(f"config.base.{name}: it has an effect only {where}, which holds for no arm; remove it")
     return result
 
 
@@ -393,9 +395,9 @@ def _check_metric(metric: Metric) -> None:
     _check_types(metric, Metric, "metrics")
     counts = metric.take == "updates"
     if counts != (metric.target is not None):
-        raise UserError(f"metric {metric.name!r}: a target is for take='updates', which needs one; change one of them")
+        raise UserError(f"metric {metric.name!r}: take='updates' needs a target, and no other take has one; change one of them")
     if counts and metric.split != "validation":
-        raise UserError(f"metric {metric.name!r}: updates are counted on validation; name one such as 'validation/nll'")
+        raise UserError(f"metric {metric.name!r}: updates are counted on validation; use a metric such as 'validation/nll'")
 
 
 def _check_tasks(study: Study) -> None:
@@ -418,25 +420,29 @@ def _check_claim(study: Study, claim: Claim, where: str) -> None:
     pairwise, slope = claim.kind in ("better", "worse", "equal", "not worse"), claim.kind in ("rises", "falls")
     least = {"order": 2, "rises": 2, "falls": 2, "exponent": 3}.get(claim.kind, 6 if claim.kind in LAWS else 1)
     if len(claim.arms) < least:
-        raise UserError(f"{where}: of kind {claim.kind} it names {counted(len(claim.arms), 'arm')}; name at least {least}")
+        raise UserError(f"{where}: a claim of kind {claim.kind} names {counted(len(claim.arms), 'arm')}; name at least {least}")
     if pairwise and any((against := claim.against or study.against(arm)) == arm for arm in claim.arms):
-        raise UserError(f"{where}: of kind {claim.kind} it compares {against!r} with itself; remove it, or name another")
+        raise UserError(
+            f"{where}: a claim of kind {claim.kind} compares {against!r} with itself; remove it, or name another arm"
+        )
     if claim.against and not pairwise:
-        raise UserError(f"{where}: of kind {claim.kind} it is not against one arm; remove against={claim.against!r}")
+        raise UserError(f"{where}: a claim of kind {claim.kind} has no single comparison arm; remove against={claim.against!r}")
     if claim.beyond and len(claim.beyond) != (wanted := 2 if pairwise else len(claim.arms) if slope else 0):
-        raise UserError(f"{where}: of kind {claim.kind} it is beyond {counted(len(claim.beyond), 'arm')}; name {wanted}")
+        raise UserError(
+            f"{where}: a claim of kind {claim.kind} has {counted(len(claim.beyond), 'arm')} in `beyond`; name {wanted}"
+        )
     if claim.ranks and (not study.tasks or claim.minus or not {*claim.arms, *claim.beyond}.isdisjoint(study.arms)):
         raise UserError(f"{where}: ranks are over the tasks of a study, so name its arms without their tasks, and no minus")
     if claim.rates and (claim.minus or claim.ranks or claim.metric or len(study.learning_rates) < 3 or study.search_seeds < 2):
         raise UserError(
-            f"{where}: rates are those of the search: it wants at least three config.learning_rates, at least two "
+            f"{where}: rates are those of the search: set at least three config.learning_rates, at least two "
             "config.search_seeds, and no metric, minus or ranks"
         )
     within = claim.kind in ("equal", "not worse", *LAWS)
     if claim.margin < 0 or (within and claim.margin == 0):
-        raise UserError(f"{where}: its margin is {claim.margin}; wants {'a number above 0' if within else '0 at least'}")
+        raise UserError(f"{where}: its margin is {claim.margin}; expected {'a number above 0' if within else 'at least 0'}")
     if claim.effect is not None and (claim.effect <= 0 or within):
-        raise UserError(f"{where}: its effect is {claim.effect}; wants a number above 0, of a difference; or leave it out")
+        raise UserError(f"{where}: its effect is {claim.effect}; expected a difference above 0; correct it, or leave it out")
     if (claim.sizes or slope) and (
         len(claim.sizes) != len(claim.arms) or min(claim.sizes) <= 0 or len(set(claim.sizes)) < least
     ):
@@ -448,7 +454,9 @@ def _check_claim(study: Study, claim: Claim, where: str) -> None:
     if claim.kind in LAWS:
         _check_exponent(study, claim, where)
     elif claim.exponent is not None or (claim.sizes and not slope) or of_law:
-        raise UserError(f"{where}: sizes and exponent are for kind exponent, it is of kind {claim.kind}; remove them")
+        raise UserError(
+            f"{where}: only a claim of kind exponent has sizes and an exponent, and this is of kind {claim.kind}; remove them"
+        )
 
 
 def _check_exponent(study: Study, claim: Claim, where: str) -> None:
@@ -457,24 +465,26 @@ def _check_exponent(study: Study, claim: Claim, where: str) -> None:
     for name in ("sizes", "tokens", "budgets", "profiles"):
         values: tuple[float, ...] = getattr(claim, name)
         if values and name not in allowed:
-            raise UserError(f"{where}: of kind {claim.kind} it has no use for {name}; remove them")
+            raise UserError(f"{where}: a claim of kind {claim.kind} does not use {name}; remove them")
         if (values or name in wanted) and (len(values) != len(claim.arms) or min(values) <= 0):
-            raise UserError(
-                f"{where}: of kind {claim.kind} its {name} are {values}; name one above 0 for each of {len(claim.arms)} arms"
-            )
+            raise UserError(f"{where}: a claim of kind {claim.kind} has {name} {values}; name one above 0 for each of its arms")
     if claim.exponent is None or claim.exponent <= 0:
-        raise UserError(f"{where}: its exponent is {claim.exponent}; wants the published one, above 0")
+        raise UserError(f"{where}: its exponent is {claim.exponent}; expected the published one, above 0")
     if (metric := study.metric(claim.metric)).better != "lower" or metric.take == "updates" or claim.computed:
-        raise UserError(f"{where}: of kind {claim.kind} it is on a loss, and it names {study.label(claim)!r}; name a loss")
+        raise UserError(
+            f"{where}: a claim of kind {claim.kind} must be about a loss, and this is about {study.label(claim)!r}; name a loss"
+        )
 
 
 def _no_arm(study: Study, name: str) -> str:
-    return f"names the arm {name!r}, and there is none{nearest(name, study.arms)}; there are {', '.join(map(repr, study.arms))}"
+    return (
+        f"names the arm {name!r}, which does not exist{nearest(name, study.arms)}; there are {', '.join(map(repr, study.arms))}"
+    )
 
 
 def _check_types(value: Any, kind: type, where: str) -> None:
     if not isinstance(value, kind):
-        raise UserError(f"{where}: {value!r} is no {kind.__name__}")
+        raise UserError(f"{where}: {value!r} is not a {kind.__name__}")
     for name, wanted in typing.get_type_hints(kind).items():
         if not settings.has_type(given := getattr(value, name), wanted):
-            raise UserError(f"{where}: {name} is {given!r}, wants {settings.type_name(wanted)}")
+            raise UserError(f"{where}: {name} is {given!r}, expected {settings.type_name(wanted)}")

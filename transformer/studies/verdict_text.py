@@ -1,4 +1,4 @@
-"""A verdict in a sentence, and what it rests on."""
+"""The sentences of a verdict and of its evidence."""
 
 from collections.abc import Mapping
 
@@ -18,18 +18,18 @@ SAYS = {
 
 
 def claimed(claim: Claim, against: str, unit: str) -> str:
-    """What the claim was taken to say of the arms. `against`: what they are compared with, unless the claim names it."""
+    """The claim as a statement about arms. `against`: the arm that they are compared with, unless the claim names one."""
     arms, margin = listed([code(arm) for arm in claim.arms]), f"{claim.margin:g}"
     each, other, than = "each of " if len(claim.arms) > 1 else "", code(claim.against or against), ""
     more = f" by more than {margin}" if claim.margin else ""
     if claim.beyond and claim.kind in ("better", "worse"):
         ours, theirs = map(code, claim.beyond)
-        than = f" by more than {ours} is {claim.kind} than {theirs}{f', and {margin} beyond that' if claim.margin else ''}"
+        than = f" by more than {ours} is {claim.kind} than {theirs}{f' plus {margin}' if claim.margin else ''}"
     elif claim.beyond and claim.kind in ("equal", "not worse"):
-        than = f", compared with the difference of {code(claim.beyond[0])} and {code(claim.beyond[1])}"
+        than = f", after subtracting the difference of {code(claim.beyond[0])} and {code(claim.beyond[1])}"
     elif claim.beyond:
         than = f", compared with {listed([code(arm) for arm in claim.beyond])} of the same sizes"
-    slope = f"over {arms}, of sizes {listed([amount(size) for size in claim.sizes])}, it"
+    slope = f"over {arms}, whose sizes are {listed([amount(size) for size in claim.sizes])}, it"
     runs = f"{counted(len(claim.arms), 'arm')} of {counted(len(set(claim.sizes)), 'size')}"
     texts: Mapping[str, str] = {
         "better": f"{each}{arms} is better than {other}{than or more}",
@@ -40,17 +40,17 @@ def claimed(claim: Claim, against: str, unit: str) -> str:
         "rises": f"{slope} rises{more} with each doubling{than}",
         "falls": f"{slope} falls{more} with each doubling{than}",
         "exponent": f"{slope} falls as E + A / N^a, with a within {margin} of {claim.exponent}",
-        "isoflop": f"over {runs} the size N of the lowest value for a budget C, by a parabola in log N for each budget, grows "
-        f"as C^a, with a within {margin} of {claim.exponent}",
+        "isoflop": f"over {runs} the size N of the lowest value at a budget C, found by a parabola in log N, is proportional "
+        f"to C^a, with a within {margin} of {claim.exponent}",
         "size exponent": f"over {runs} it falls as E + A / N^a + B / D^b, with a within {margin} of {claim.exponent}",
         "data exponent": f"over {runs} it falls as E + A / N^a + B / D^b, with b within {margin} of {claim.exponent}",
     }
     published = f"; the published difference is {claim.effect:g}" if claim.effect is not None else ""
-    return f"Taken as: in {unit}, {texts[claim.kind]}{published}."
+    return f"Tested as: in {unit}, {texts[claim.kind]}{published}."
 
 
 def sentence(judged: Judged, unit: str, digits: Digits) -> str:
-    """The verdict: what the runs say, and the numbers that say it."""
+    """The verdict and its evidence in numbers."""
     claim, verdict = judged.claim, judged.verdict
     if verdict.problem:
         evidence = verdict.problem
@@ -62,7 +62,7 @@ def sentence(judged: Judged, unit: str, digits: Digits) -> str:
 
 
 def effects(judged: Judged, digits: Digits) -> list[str]:
-    """Beside each published effect the interval, and whether the runs exclude it."""
+    """A sentence for each published effect: the interval of the runs, and whether it excludes the effect."""
     result = []
     for finding in judged.verdict.findings:
         published = judged.claim.exponent if finding.comparison.law else judged.claim.effect
@@ -86,35 +86,33 @@ def effects(judged: Judged, digits: Digits) -> list[str]:
 
 
 def rule(judged: Judged) -> str:
-    """When the verdict is which."""
+    """The rule that decides the verdict."""
     margin, tests = judged.claim.margin, counted(judged.verdict.tests, "comparison")
     if judged.claim.kind in LAWS:
         what = f"the exponent is shown to be within {margin:g} of {judged.claim.exponent:g}, disagrees if it is shown not to be"
-        lost = "runs that diverged are no part of the fit"
+        lost = "runs that diverged are left out of the fit"
     elif judged.claim.kind == "equal":
-        what = f"every difference is shown to be less than {margin:g} either way, disagrees if one is shown to be more"
-        lost = "arms of which one diverges more often are not shown equal by the runs that are left"
+        what = f"every difference is shown to be less than {margin:g} in either direction, disagrees if one is shown to be more"
+        lost = "if an arm diverges more often, its remaining runs do not show that it is equal"
     elif judged.claim.beyond or judged.claim.kind in ("rises", "falls"):
         what = f"every such contrast is shown to be above {judged.bound:g}, disagrees if one is shown to be below"
-        lost = "no interaction or slope is known of arms of which a run diverged"
+        lost = "an interaction or a slope is unknown if a run of its arms diverged"
     else:
         what = f"every advantage is shown to be above {judged.bound:g}, disagrees if one is shown to be below"
         lost = "an arm that diverges more often (Fisher's exact test) is worse by any margin"
-    family = (
-        f"with Holm's correction over the {tests} of all claims" if judged.verdict.tests > 1 else "alone, without correction"
-    )
+    family = f"with Holm's correction over the {tests} of all claims" if judged.verdict.tests > 1 else "without correction"
     return f"agrees if {what}, at 5 % {family}; {lost}"
 
 
 def _contrast(claim: Claim, finding: Finding, digits: Digits) -> str:
-    """An interaction or a slope, in the direction that is claimed."""
+    """An interaction or a slope, with the sign of the claim."""
     if claim.kind in ("rises", "falls"):
         what = f"the {'rise' if claim.kind == 'rises' else 'fall'} with each doubling"
-        what += ", less that of the other arms," if claim.beyond else ""
+        what += ", minus that of the other arms," if claim.beyond else ""
     else:
         arm = next(arm for arm in claim.arms if arm in finding.comparison.weights)
         sense = {"worse": "disadvantage", "equal": "difference"}.get(claim.kind, "advantage")
-        what = f"the {sense} of {code(arm)}, less that of {code(claim.beyond[0])} against {code(claim.beyond[1])},"
+        what = f"the {sense} of {code(arm)}, minus that of {code(claim.beyond[0])} against {code(claim.beyond[1])},"
     if finding.value is None:
         return f"{what} is not known: there are too few runs"
     lost = "; a run diverged" if any(finding.diverged) else ""
@@ -127,27 +125,27 @@ def _within(interval: Interval | None, alone: Interval | None, digits: Digits) -
 
 
 def _compared(claim: Claim, finding: Finding, digits: Digits) -> str:
-    """How the arm that the claim is about did against the other one, with the interval."""
+    """The arm of the claim compared with the other arm, with the interval."""
     if claim.beyond or claim.kind in ("rises", "falls"):
         return _contrast(claim, finding, digits)
     ours, theirs = finding.comparison.weights
     value, interval, alone, counts = finding.value, finding.interval, finding.alone, finding.diverged
     if claim.kind == "worse":  # the contrast favours the arm that is better, by the claim
         ours, theirs, counts = theirs, ours, counts[::-1]
-        value, interval, alone = (None if value is None else -value), _turned(interval), _turned(alone)
-    lost = f"; of its runs {counts[0]:g} diverged, of the other's {counts[1]:g}" if any(counts) else ""
+        value, interval, alone = (None if value is None else -value), _negated(interval), _negated(alone)
+    lost = f"; {counts[0]:g} of its runs diverged, and {counts[1]:g} of the other's" if any(counts) else ""
     if value is None:
         return f"{code(ours)} and {code(theirs)} have too few runs to be compared{lost}"
     if claim.kind == "equal" or value > 0:
         verb = "differs from" if claim.kind == "equal" else "is better than"
     else:
         verb, value = ("is worse than", -value) if value < 0 else ("is as good as", value)
-        interval, alone = (_turned(interval), _turned(alone)) if verb == "is worse than" else (interval, alone)
+        interval, alone = (_negated(interval), _negated(alone)) if verb == "is worse than" else (interval, alone)
     by = f" by {digits(value)}" if value or claim.kind == "equal" else ""
     return f"{code(ours)} {verb} {code(theirs)}{by} ({_within(interval, alone, digits)}{lost})"
 
 
-def _turned(interval: Interval | None) -> Interval | None:
+def _negated(interval: Interval | None) -> Interval | None:
     return interval and Interval(-interval.high, -interval.low)
 
 
@@ -180,25 +178,25 @@ def _terms(law: Law) -> list[tuple[float, str, float]]:
 
 
 def power(judged: Judged, digits: Digits) -> str:
-    """What the study could have shown, and whether the claim is smaller than that: then it is exploratory."""
+    """The smallest difference that the study could show, and whether the claim is smaller than that and thus exploratory."""
     if judged.claim.kind in LAWS:
         return ""
     label = "**Exploratory.** " if judged.exploratory else ""
     if judged.least is None:
-        return f"{label}With these runs no difference can be told from noise."
+        return f"{label}With these runs no difference can be distinguished from noise."
     what = "difference that would be found"
     if judged.claim.kind == "equal":
         what = "margin within which equal arms would be found equal"
     elif judged.claim.kind == "not worse":
-        what = "margin by which an arm that is equal would be found not to be worse"
+        what = "margin for which an equal arm would be found not worse"
     able = f"{label}With these runs, the smallest {what} with a probability of 80 % is about {digits(judged.least)}"
     if judged.claimed is None:
         return f"{able}; the claim states no size."
-    return f"{able}; the claim is about {judged.claimed:g}{', too small for this study to settle' if label else ''}."
+    return f"{able}; the claim is about {judged.claimed:g}{', too small for this study to show' if label else ''}."
 
 
 def conclusion(findings: Findings) -> str:
-    """What differs from what in a study without claims, in a sentence."""
+    """A sentence about which arms differ from the comparison arm, for a study without claims."""
     measured, against = findings.measured[0], findings.study.compare_with
     number = Digits(measured.noise, [mean for mean, *_ in measured.estimates.values() if mean is not None])
     differ, same, unknown = [], [], []
@@ -212,7 +210,7 @@ def conclusion(findings: Findings) -> str:
             more = "higher" if value > 0 else "lower"
             differ.append(f"{code(arm)} is {more} by {number(abs(value))} (difference {number.interval(interval)})")
     parts = [listed(differ)] if differ else []
-    parts += [f"no difference was found of {listed(same)}"] if same else []
-    parts += [f"nothing can be said of {listed(unknown)}, which has too few runs with a score"] if unknown else []
-    said = "; ".join(parts)
-    return f"In {code(measured.metric.label)}, compared with {code(against)}: {said}. No claim was planned: exploratory."
+    parts += [f"no difference was found for {listed(same)}"] if same else []
+    parts += [f"too few runs have a score for {listed(unknown)}"] if unknown else []
+    differences = "; ".join(parts)
+    return f"In {code(measured.metric.label)}, compared with {code(against)}: {differences}. No claim was planned: exploratory."

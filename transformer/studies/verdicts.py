@@ -1,9 +1,8 @@
-"""What runs say to published claims: agrees, disagrees, or cannot tell, by a stated rule.
+"""Verdicts on published claims by a stated rule: the runs agree, disagree, or cannot tell.
 
 A claim is one or more comparisons: contrasts of arms with the bounds that they are tested against. All comparisons of a
 study's claims are one family, in which Holm's correction keeps the probability of any wrong "agrees" or "disagrees" at 5 %.
-Nothing else enters: neither arms that no claim names, nor their variances. Advantages count from the side of the better
-score: a lower loss is an advantage, so is a higher BLEU.
+Arms that no claim names, and their variances, have no effect. An advantage is a better score: a lower loss or a higher BLEU.
 """
 
 import dataclasses
@@ -20,12 +19,12 @@ from transformer.statistics.contrasts import Contrast, Interval, Pair, Scale, Ta
 from transformer.studies.study import LAWS, Claim, Study
 
 AGREES, DISAGREES, CANNOT_TELL = "agrees", "disagrees", "cannot tell"
-UNDECIDED = "not decided by this study"  # whatever the runs say: a flag forbids a verdict
+UNDECIDED = "not decided by this study"  # whatever the intervals are: a flag forbids a verdict
 LEVEL = 0.95
 
 
 class Quantity(Protocol):
-    """What is estimated: a contrast of means, or an exponent."""
+    """An estimate: a contrast of means, or an exponent."""
 
     @property
     def value(self) -> Any: ...
@@ -43,8 +42,9 @@ class Quantity(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """A metric's runs. `shared`: what the test's sentences add to the standard error of a pair (`bootstrap.shared_error`).
-    `cells`: names that stand for the mean of several arms, those of the tasks. `name`: what was measured."""
+    """A metric's values of all runs. `shared`: the part of a pair's standard error that comes from the test sentences
+    (`bootstrap.shared_error`). `cells`: names that stand for the mean of several arms, one for each task. `name`: the
+    metric."""
 
     table: Table
     higher_is_better: bool
@@ -55,7 +55,7 @@ class Data:
     name: str = ""
 
     def spread(self, weights: Mapping[str, float]) -> dict[str, float]:
-        """The weights of the table's arms."""
+        """The weights of the arms of the table."""
         result: dict[str, float] = {}
         for name, weight in weights.items():
             arms = self.cells.get(name, [name])
@@ -73,33 +73,33 @@ class Data:
 @dataclass(frozen=True)
 class Comparison:
     """A part of a claim. It agrees if the quantity is shown to be above all of `above` and below all of `below`, and
-    disagrees if it is shown to be on the other side of one of them. `weights`: of a contrast, the arm that the claim favours
-    first."""
+    disagrees if it is shown to be on the other side of one of them. `weights`: those of the contrast; the arm that the claim
+    favours comes first."""
 
     weights: Mapping[str, float]
     above: tuple[float, ...] = ()
     below: tuple[float, ...] = ()
-    law: tuple = ()  # of a fitted exponent, what else identifies it
+    law: tuple = ()  # further values that identify a fitted exponent
 
     @property
     def key(self) -> tuple:
-        """The same for the same contrast, whichever way round."""
+        """The same for a contrast and its negative."""
         names = sorted(self.weights)
         return (self.law, *((name, self.weights[name] * self.sign) for name in names))
 
     @property
     def sign(self) -> float:
-        """-1 if the contrast is turned round in the family."""
+        """-1 if the family has the negative of the contrast."""
         return 1.0 if self.law else math.copysign(1.0, self.weights[min(self.weights)])
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A comparison and what the runs say to it; None: they do not allow to say it. `interval` holds together with all others
-    of the family, and ends where Holm's decisions do; `alone` is this comparison's own, of 95 %. `p`: of the claim or its
-    opposite, adjusted by Holm. `error`, `freedom`: of a contrast. `diverged`: runs of the arm that is named first (of its
-    side), and of the other. `excluded`: p of "the published effect, or exponent, is the true one", by Holm over all that a
-    study's claims state.
+    """A comparison and its result; values that the runs do not give are None. `interval`: simultaneous over the family and
+    consistent with Holm's decisions. `alone`: the 95 % interval of this comparison by itself. `p`: for the claim or its
+    opposite, with Holm's correction. `error`, `freedom`: standard error and degrees of freedom of a contrast. `diverged`: how
+    many runs diverged of the arms on the side of the first one, and on the other side. `excluded`: p of the hypothesis that the
+    published effect or exponent is the true one, with Holm's correction over all published effects of the study's claims.
     """
 
     comparison: Comparison
@@ -117,8 +117,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`word` is agrees, disagrees or cannot tell. `tests`: how many contrasts the family has; `effects`: how many published
-    effects there are. `problem`: why there are no numbers."""
+    """`word`: agrees, disagrees or cannot tell. `tests`: the number of contrasts in the family. `effects`: the number of
+    published effects. `problem`: why there are no numbers."""
 
     word: str
     findings: Sequence[Finding]
@@ -128,7 +128,7 @@ class Verdict:
 
 
 def comparisons(claim: Claim, against: Callable[[str], str], higher_is_better: bool) -> list[Comparison]:
-    """The comparisons that a claim consists of. `against`: what an arm is compared with, if the claim does not say it."""
+    """The comparisons that a claim consists of. `against`: gives the comparison arm of an arm, if the claim names none."""
     sign, margin = (1.0 if higher_is_better else -1.0), claim.margin
     if claim.kind in LAWS:
         assert claim.exponent is not None  # a valid study's has one
@@ -152,7 +152,7 @@ def comparisons(claim: Claim, against: Callable[[str], str], higher_is_better: b
 def _sum(
     sign: float, weights: Sequence[float], arms: Sequence[str], beyond_weights: Sequence[float], beyond: Sequence[str]
 ) -> dict[str, float]:
-    """The contrast of arms with these weights, and of others that are subtracted; an arm may be among both."""
+    """The contrast of arms with these weights plus that of the arms `beyond`; an arm may be in both."""
     result = {}
     for arm, weight in [*zip(arms, weights, strict=True), *zip(beyond, beyond_weights if beyond else (), strict=True)]:
         result[arm] = result.get(arm, 0.0) + sign * weight
@@ -160,14 +160,14 @@ def _sum(
 
 
 def planned(study: Study) -> int:
-    """How many contrasts the family of a study's claims has."""
+    """The number of contrasts in the family of a study's claims."""
     return len({(study.label(c), *each.key) for c in study.claims for each in comparisons(c, study.against, True)})
 
 
 @dataclass
 class _Member:
-    """A contrast of the family, with all bounds that claims have for it; turned as `Comparison.key` has it. `plus`, `minus`:
-    how many runs of the arms with such weights diverged, and how many there are."""
+    """A contrast of the family, with the sign of `Comparison.key` and the bounds of all claims about it. `plus`, `minus`: for
+    the arms with positive and with negative weights, how many runs diverged, and how many there are."""
 
     quantity: Quantity | None
     value: float | None = None
@@ -183,12 +183,12 @@ class _Member:
     high: float | None = None
 
     def sides(self, above: bool) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Runs that diverged of the arms that do better if the contrast is above a bound (or below it), and of the others."""
+        """`plus` and `minus`, first those of the arms that are better if the contrast is above a bound (or below it)."""
         return (self.plus, self.minus) if above == self.higher_is_better else (self.minus, self.plus)
 
     def void(self, above: bool) -> bool:
-        """Whether the arms that would do better diverge more often. A difference of differences without all its runs is
-        not known."""
+        """Whether the arms that would be better diverge more often. An interaction is unknown if any of its runs
+        diverged."""
         if self.interaction:
             return self.plus[0] + self.minus[0] > 0
         ours, theirs = self.sides(above)
@@ -197,8 +197,8 @@ class _Member:
     def p(self, bound: float, above: bool) -> float:
         """One-sided p of the claim that the contrast is above (or below) a bound.
 
-        An arm that diverges more often is worse by any bound: Fisher's exact test is a second way to show that, at twice the
-        smaller p, and the runs that it has left do not show the opposite.
+        An arm that diverges more often counts as worse by any bound. Fisher's exact test is a second way to show that (twice
+        the smaller p is used), and the remaining runs of such an arm cannot show the opposite.
         """
         if self.void(above):
             return 1.0
@@ -211,13 +211,13 @@ class _Member:
 
 
 def judge(claims: Sequence[Claim], against: Callable[[str], str], data: Sequence[Data]) -> list[Verdict]:
-    """A verdict for each claim, by the data of its metric. UserError: an arm is not in the table, or compared with itself."""
+    """A verdict for each claim, from the data of its metric. UserError: an arm is not in the table, or compared with itself."""
     members: dict[tuple, _Member] = {}
     asked: list[list[tuple[Comparison, tuple]]] = []
     for claim, of_metric in zip(claims, data, strict=True):
         found = comparisons(claim, against, of_metric.higher_is_better)
         if not found or any(len(each.weights) < 2 for each in found):
-            raise UserError("a claim that compares an arm with itself, or with none; name two different arms")
+            raise UserError("a claim compares an arm with itself, or with no arm; name two different arms")
         asked.append([(each, (of_metric.name, *each.key)) for each in found])
         for comparison, key in asked[-1]:
             if key not in members:
@@ -245,7 +245,7 @@ def judge(claims: Sequence[Claim], against: Callable[[str], str], data: Sequence
 
 
 def _p_of_effect(member: _Member, sign: float, effect: float | None) -> float | None:
-    """Two-sided; None: none was published, or runs that diverged have no part in the difference."""
+    """Two-sided p; None if no effect was published, or if runs diverged, which the difference leaves out."""
     if effect is None or member.quantity is None or member.plus[0] + member.minus[0]:
         return None
     quantity, there = member.quantity, sign * effect
@@ -262,16 +262,16 @@ def _member(comparison: Comparison, claim: Claim, data: Data) -> _Member:
             return _Member(law, law.value)
         except UserError as error:
             return _Member(None, problem=str(error))
-    turned = {arm: weight * comparison.sign for arm, weight in spread.items()}
-    plus, minus = ([arm for arm, weight in turned.items() if weight * side > 0] for side in (1, -1))
+    signed = {arm: weight * comparison.sign for arm, weight in spread.items()}
+    plus, minus = ([arm for arm, weight in signed.items() if weight * side > 0] for side in (1, -1))
     lost, kept = (contrasts.outcomes(data.table, arms) for arms in (plus, minus))
-    value = contrasts.difference(data.table, turned, data.scale)
+    value = contrasts.difference(data.table, signed, data.scale)
     names = {arm: weight * comparison.sign for arm, weight in comparison.weights.items()}
     return _Member(data.contrast(names), value, lost, kept, len(names) > 2, data.higher_is_better)
 
 
 def fitted(claim: Claim, data: Data) -> power_law.PowerLaw | scaling_laws.Exponent:
-    """What a claim of an exponent is about. Runs that diverged are no part of the fit. UserError: there are too few others."""
+    """The fit of a claim about an exponent, without runs that diverged. UserError: there are too few other runs."""
     columns = [each for each in (claim.sizes, claim.tokens, claim.budgets, claim.profiles) if each]
     runs = [(*values, score) for arm, *values in zip(claim.arms, *columns, strict=True) for score in finite(data.table[arm])]
     if claim.kind == "exponent":
@@ -285,7 +285,7 @@ def fitted(claim: Claim, data: Data) -> power_law.PowerLaw | scaling_laws.Expone
 
 
 def _decide(members: Sequence[_Member]) -> None:
-    """Adjusted p values, one-sided, and simultaneous limits: Holm's correction for either side, at half of 5 %."""
+    """Computes adjusted one-sided p values and simultaneous limits: Holm's correction for each side, at half of 5 %."""
     alpha = (1 - LEVEL) / 2
     for above in (True, False):
         bounds = [sorted(member.bounds, reverse=not above) for member in members]
@@ -307,9 +307,9 @@ def _decide(members: Sequence[_Member]) -> None:
 
 
 def _finding(comparison: Comparison, member: _Member) -> Finding:
-    alpha, turned = (1 - LEVEL) / 2, comparison.sign < 0
-    above, below = (member.below, member.above) if turned else (member.above, member.below)
-    ends = (member.high, member.low) if turned else (member.low, member.high)
+    alpha, negated = (1 - LEVEL) / 2, comparison.sign < 0
+    above, below = (member.below, member.above) if negated else (member.above, member.below)
+    ends = (member.high, member.low) if negated else (member.low, member.high)
     quantity, sign = member.quantity, comparison.sign
     agree = [above[sign * bound] for bound in comparison.above] + [below[sign * bound] for bound in comparison.below]
     disagree = [below[sign * bound] for bound in comparison.above] + [above[sign * bound] for bound in comparison.below]
@@ -321,7 +321,7 @@ def _finding(comparison: Comparison, member: _Member) -> Finding:
         value = None if member.value is None else sign * member.value
         return Finding(comparison, word, value, p=p if any(lost) else None, diverged=lost)
     alone = quantity.interval(LEVEL)
-    if turned and alone is not None:
+    if negated and alone is not None:
         alone = Interval(-alone.high, -alone.low)
     low, high = (None if end is None else sign * end for end in ends)
     interval = None if alone is None else Interval(-math.inf if low is None else low, math.inf if high is None else high)

@@ -1,13 +1,13 @@
 """Where runs are executed: by workers on this machine, or on a Ray cluster.
 
-A worker is a process that trains one run after the other and keeps what it has compiled, so that equal programs are compiled
-once. A run that fails takes its worker with it, and the next one gets a new worker: nothing of a failure is left, and a crash,
-or the system taking its memory back, ends one run alone.
+A worker is a process that trains one run after the other and keeps compiled programs, so that equal programs are compiled once.
+If a run fails, its worker ends too, and the next run gets a new one. So no state of a failure is left, and a crash or a kill
+for lack of memory ends only one run.
 
-On a cluster a run is a task of Ray, which is an extra and imported when it is asked for. The task starts the same process on
-its node as a study on one machine does, waits for it, and hands a stop on. A run whose node is lost is submitted again: it
-resumes from its last checkpoint elsewhere. That needs a workdir which all nodes see, and locks there that hold between nodes: a
-process that a lost node may still have keeps its successor waiting until it is gone.
+On a cluster, a run is a task of Ray, an optional dependency that is imported when it is used. The task starts the same process
+on its node as a study on one machine does, waits for it, and forwards a stop. A run whose node is lost is submitted again and
+resumes from its last checkpoint on another node. This needs a workdir that all nodes share, with file locks that work between
+nodes: if the lost node still has a process of the run, the new one waits until that process has ended.
 """
 
 import contextlib
@@ -35,16 +35,16 @@ from transformer.studies.results import beside
 from transformer.training.loop import Stop
 
 Train = Callable[[Config, Path], None]  # trains, or resumes, in a workdir, and scores; a function of a module
-# The same of runs that differ in their seeds alone, what each says going to a file; whether all went well.
+# The same for runs that differ only in their seeds, each with its own log; returns whether all succeeded.
 Together = Callable[[Mapping[Path, Config], Mapping[Path, TextIO]], bool]
 
 
 class Started(Protocol):
-    """A run that was started, as `multiprocessing` has it."""
+    """A run that was started, with the interface of a process of `multiprocessing`."""
 
     @property
     def exitcode(self) -> int | None:
-        """Of its process, once that is over; negative: the signal that ended it."""
+        """The exit code of its process once that has ended; negative: the signal that ended it."""
         ...
 
     def is_alive(self) -> bool: ...
@@ -60,23 +60,23 @@ class Place(Protocol):
 
     @property
     def most(self) -> float:
-        """How many may be started and not over."""
+        """How many runs may be active at a time."""
         ...
 
     @property
     def seeds(self) -> int:
-        """How many seeds of an arm are started as one."""
+        """How many seeds of an arm are started as one process."""
         ...
 
     def start(self, train: Train, runs: Mapping[Path, Config]) -> Started:
-        """Of runs that differ in their seeds alone, by their workdirs; `seeds` at most."""
+        """Starts runs that differ only in their seeds, given by their workdirs; at most `seeds`."""
         ...
 
     def wait(self, started: Collection[Any], seconds: float) -> None:
-        """Until one of those that were started here may be over; `seconds` at most."""
+        """Waits until a run that was started here may have ended, at most `seconds`."""
 
     def close(self) -> None:
-        """Ends what was started."""
+        """Ends all runs that were started."""
 
 
 class Worker:
@@ -92,18 +92,18 @@ class Worker:
 
     @property
     def free(self) -> bool:
-        """Whether it can be given a job."""
+        """Whether it can take a job."""
         return (self.job is None or self.job.exitcode == 0) and self.process.is_alive()
 
     def close(self) -> None:
-        """Ends it; a job that it has is lost."""
+        """Ends the worker; its current job is lost."""
         self.connection.close()
         self.process.kill()
         self.process.join()
 
 
 class Job:
-    """What a worker was given to do."""
+    """A job of a worker."""
 
     def __init__(self, worker: Worker, child: Callable[..., None], train: Train | Together, runs: Mapping[Path, Config]):
         self.worker, self._exitcode = worker, None
@@ -112,7 +112,7 @@ class Job:
 
     @property
     def exitcode(self) -> int | None:
-        """0 once it is done; of a worker that ended meanwhile its exit status; None: it is under way."""
+        """0 once the job is done; the exit status of the worker if that ended before; None while it runs."""
         if self._exitcode is None and self.worker.connection.poll():
             try:
                 self._exitcode = self.worker.connection.recv()
@@ -149,7 +149,7 @@ class Processes:
         return Job(free, _children, self._together, runs)
 
     def wait(self, started: Collection[Job], seconds: float) -> None:
-        if all(job.is_alive() for job in started):  # a worker whose job is over may have the next one already
+        if all(job.is_alive() for job in started):  # a worker whose job has ended may already have the next one
             connection.wait([job.worker.connection for job in started], seconds)
 
     def close(self) -> None:
@@ -159,7 +159,7 @@ class Processes:
 
 
 def start(train: Train, config: Config, folder: Path) -> BaseProcess:
-    """A process of a run alone. It ends with the one that starts it, and saves and ends on SIGTERM."""
+    """A process for one run. It ends with its parent process, and on SIGTERM it saves and ends."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     process = multiprocessing.get_context("spawn").Process(target=_alone, args=(train, {folder: config}))
     process.start()
@@ -172,7 +172,7 @@ def _alone(train: Train, runs: Mapping[Path, Config]) -> None:
 
 
 def _serve(jobs: connection.Connection) -> None:
-    """The process of a worker. What a job raises ends it."""
+    """The process of a worker. An exception in a job ends it."""
     _begin()
     while True:
         try:
@@ -181,12 +181,12 @@ def _serve(jobs: connection.Connection) -> None:
             return
         child(train, runs)
         del child, train, runs
-        gc.collect()  # the arrays of a run are gone before the next one begins
+        gc.collect()  # free the arrays of a run before the next one begins
         jobs.send(0)
 
 
 def _begin() -> None:
-    """Of a process of runs: Ctrl-C is for the study, which asks runs to stop; what they print goes to their logs."""
+    """Set-up of a process of runs: Ctrl-C is for the study, which asks runs to stop; output goes to the logs of runs."""
     os.setpgid(0, 0)
     threading.Thread(target=_end_with_the_study, daemon=True).start()
     sys.stdout = sys.stderr = open(1, "a", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
@@ -210,12 +210,12 @@ def _children(together: Together, runs: Mapping[Path, Config]) -> None:
 
 @contextlib.contextmanager
 def _logs(runs: Collection[Path]) -> Iterator[dict[Path, TextIO]]:
-    """In a process of runs: files beside their workdirs for what they say; what is no run's own goes to the first. The seconds
-    that they took, each an equal part, go to others."""
+    """Log files of runs next to their workdirs; output that belongs to no single run goes to the first. Other files get the
+    seconds of the process, divided equally among its runs."""
     files = [beside(folder, ".log") for folder in runs]
     logs = [file.open("a", encoding="utf-8", buffering=1) for file in files]
     with contextlib.ExitStack() as locks:
-        for file in files:  # a study that was killed may have left a process behind, on its way out: this waits for it
+        for file in files:  # a killed study may have left a process that is still ending: wait for it
             fcntl.flock(locks.enter_context(file.open("a")), fcntl.LOCK_EX)
         for stream in (1, 2):
             os.dup2(logs[0].fileno(), stream)
@@ -240,15 +240,18 @@ def _end_with_the_study() -> None:
 
 INSTALL = 'pip install "ray>=2.60,<3"'
 ADDRESS = re.compile(r"auto|(?P<host>[^/\s]+):(?P<port>\d{1,5})")
-ANSWER = 5.0  # seconds that a head node has to answer
-LOSSES = 5  # a run may lose its node so often; a run that always brings its node down must end
-SEEN = 60.0  # seconds until a node's files are seen elsewhere: NFS may keep for so long that a file is not there (acdirmax)
-PASSED = ("JAX_", "XLA_")  # the beginnings of variables that runs have from the study's environment; all else is their node's
+ANSWER = 5.0  # seconds that a head node has to answer in
+LOSSES = 5  # how often a run may lose its node, so that a run that always crashes its node ends
+SEEN = 60.0  # seconds until other nodes see a node's files: NFS may cache for that long that a file does not exist (acdirmax)
+PASSED = (
+    "JAX_",
+    "XLA_",
+)  # prefixes of environment variables that runs inherit from the study; all others are those of the node
 
 
 @contextlib.contextmanager
 def joined(address: str, most: int | None) -> Iterator[Place]:
-    """The nodes of the cluster at `address`, "auto" or "HOST:PORT", for `most` runs at a time (None: as many as have room).
+    """The cluster at `address`, "auto" or "HOST:PORT", for at most `most` runs at a time (None: as many as there is room for).
 
     A run takes a GPU where the cluster has some, else a CPU. UserError: Ray is not installed, or there is no cluster.
     """
@@ -258,8 +261,8 @@ def joined(address: str, most: int | None) -> Iterator[Place]:
     except ImportError as error:
         raise UserError(f"--ray={address}: Ray, an extra, cannot be imported ({error}); {INSTALL}") from error
     _check(address)
-    before = signal.getsignal(signal.SIGTERM)  # Ray takes it
-    with contextlib.redirect_stdout(sys.stderr):  # what Ray prints about its nodes is no result
+    before = signal.getsignal(signal.SIGTERM)  # Ray needs it
+    with contextlib.redirect_stdout(sys.stderr):  # what Ray prints about its nodes is not a result
         try:
             _join(ray, address)
             kind = "GPU" if ray.cluster_resources().get("GPU") else "CPU"
@@ -271,17 +274,17 @@ def joined(address: str, most: int | None) -> Iterator[Place]:
 
 
 def _check(address: str) -> None:
-    """Ray would wait for minutes."""
+    """Checks the address first, because Ray would wait for minutes."""
     if not (found := ADDRESS.fullmatch(address)):
         raise UserError(
-            f"--ray={address}: wants HOST:PORT, as `ray start --head` says it, or auto, for the cluster of this machine"
+            f"--ray={address}: expected HOST:PORT, as `ray start --head` prints it, or auto for the cluster of this machine"
         )
     if found["host"]:
         try:
             socket.create_connection((found["host"].strip("[]"), int(found["port"])), ANSWER).close()
         except (OSError, OverflowError) as error:
             raise UserError(
-                f"--ray={address}: nothing answers there ({first_line(error)}); is it what `ray start --head` says?"
+                f"--ray={address}: nothing answers there ({first_line(error)}); is it the address of `ray start --head`?"
             ) from error
 
 
@@ -292,12 +295,12 @@ def _join(ray: Any, address: str) -> None:
         ray.init(address=address, runtime_env={"env_vars": variables}, **quiet)
     except Exception as error:
         raise UserError(
-            f"--ray={address}: {first_line(error).rstrip('.')}; a study is started on a machine of its cluster"
+            f"--ray={address}: {first_line(error).rstrip('.')}; start the study on a machine of the cluster"
         ) from error
 
 
 class Cluster:
-    """Nodes of a Ray cluster. `options`: what a task asks of one."""
+    """Nodes of a Ray cluster. `options`: the resources that a task needs."""
 
     seeds = 1
 
@@ -316,15 +319,15 @@ class Cluster:
     def wait(self, started: Collection["Task"], seconds: float) -> None:
         if under_way := [task.reference for task in started if task.exitcode is None]:
             self._ray.wait(under_way, timeout=seconds)
-        else:  # some are not seen yet
+        else:  # the files of some are not visible yet
             time.sleep(seconds)
 
     def close(self) -> None:
-        """Each task ends with its run."""
+        """Nothing to do: each task ends with its run."""
 
 
 class Task:
-    """A run on some node, then on another if that is lost."""
+    """A run on a node, and on another one if that is lost."""
 
     def __init__(self, ray: Any, task: Any, arguments: tuple[Train, Config, Path, str]):
         self._ray, self._task, self._arguments = ray, task, arguments
@@ -341,14 +344,14 @@ class Task:
 
     def terminate(self) -> None:
         self._asked = True
-        self._ray.cancel(self.reference)  # before it begins, it does not; else `on_node` is interrupted
+        self._ray.cancel(self.reference)  # a task that has not begun is cancelled; otherwise `on_node` is interrupted
 
     def kill(self) -> None:
         self._ray.cancel(self.reference, force=True)
 
     def _result(self) -> int | None:
-        """The status of a task that is over; None: it is under way again. What Ray says goes to the run's log, where
-        errors are looked for."""
+        """The status of a task that has ended, or None if it was submitted again. Ray's message goes to the run's log, where
+        the study looks for errors."""
         errors = self._ray.exceptions
         try:
             return self._ray.get(self.reference)
@@ -374,13 +377,13 @@ class Task:
 
 
 def on_node(train: Train, config: Config, folder: Path, current: str) -> int:
-    """The task: the exit status of a run's process on this node. A stop of the study comes as an interrupt from Ray."""
+    """The task: returns the exit status of a run's process on this node. A stop of the study arrives as an interrupt of Ray."""
     for place in (current, folder.parent):
         if not Path(place).is_dir():
             raise UserError(
-                f"{place}: {socket.gethostname()} has no such folder; the repository and --workdir are to be shared"
+                f"{place}: {socket.gethostname()} has no such folder; all nodes must share the repository and --workdir"
             )
-    os.chdir(current)  # settings name files from there
+    os.chdir(current)  # settings name files relative to it
     with Stop() as stop:
         process = start(train, config, folder)
         while process.is_alive() and not stop:
