@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from transformer.inference import search
+from transformer.models import cache as cache_lib
 
 V, END, L = 4, 2, 5  # token 3 is an ordinary one: the end is not the last id
 STATES = 101
@@ -356,7 +357,7 @@ def test_each_beam_has_its_parents_row_and_as_few_as_can_be_are_copied():
     def moved(rows, parents, cache):
         new, source = search._rows(rows, parents)
         source = (jnp.arange(9)[:, None] * 4 + source).reshape(-1)
-        return new, source, search._copy_rows(cache, source)
+        return new, source, cache_lib.copy_rows(cache, source)
 
     new, source, copied = moved(rows, parents, cache)
     assert sorted(map(tuple, np.sort(new, axis=1))) == [(0, 1, 2, 3)] * 9
@@ -367,3 +368,26 @@ def test_each_beam_has_its_parents_row_and_as_few_as_can_be_are_copied():
             np.testing.assert_array_equal(got, wanted)
     dead = sum(4 - len(set(each)) for each in parents.tolist())
     assert int((source != np.arange(36)).sum()) == dead
+
+
+@pytest.mark.parametrize("slots", [5, 8, 21])
+def test_slots_that_hold_a_token_are_copied(slots):
+    """Blocks of slots, the last of which may overlap, around the end of the buffer too."""
+    draw = np.random.default_rng(slots)
+    rows = jnp.asarray([0, 0, 2, 3, 3, 5])
+    held = jnp.asarray(draw.integers(0, 2, (6, slots))).at[1].set(0).at[0].set(1)
+    streams = {name: jnp.asarray(draw.normal(size=(6, 2, slots, 3))) for name in ("key", "value")}
+    cache = {
+        "layers": [{"slots": streams}, {"state": {"sum": jnp.asarray(draw.normal(size=(6, 40, 40)))}}],
+        "positions": jnp.asarray(draw.integers(0, 9, (6, slots))),
+        "segments": held,
+        "rings": {},
+        "slot": jnp.zeros(6, int),
+        "next": jnp.arange(6),
+    }
+    copied, wanted = jax.jit(cache_lib.copy_rows)(cache, rows), search.take_rows(cache, rows)
+    kept, all_of = (each["layers"][0].pop("slots") for each in (copied, wanted))
+    seen = held[rows] > 0
+    for name in streams:
+        np.testing.assert_array_equal(*(np.moveaxis(each[name], 2, 1)[seen] for each in (kept, all_of)))
+    jax.tree.map(np.testing.assert_array_equal, copied, wanted)

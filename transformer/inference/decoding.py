@@ -131,7 +131,7 @@ def advance(
             logits_BxTxN = jnp.where((cache["next"] == 0)[:, None, None], only_N[None, None], logits_BxTxN)
         return logits_BxTxN.at[..., data_info.end].set(MASKED) if exact else logits_BxTxN, new
 
-    return Pool(pool.memory, rule.run(step, pool.state, enough))
+    return Pool(pool.memory, rule.run(step, pool.state, enough, caches.copy_rows))
 
 
 @functools.lru_cache(maxsize=64)  # equal models share their programs

@@ -22,6 +22,8 @@ from transformer.inference.top_k import top_k_log_probs
 Array = jax.Array
 Cache = Any
 Step = Callable[[Array, Cache], tuple[Array, Cache]]
+# (cache, from_R) -> the cache, each row of which is a copy of the one with this number; one that is copied stays itself.
+CopyRows = Callable[[Cache, Array], Cache]
 
 # A hypothesis's score is its log probability divided by one of these functions of its n output tokens, including the end.
 PENALTIES: dict[str, Callable[[Array, float], Array]] = {
@@ -31,6 +33,11 @@ PENALTIES: dict[str, Callable[[Array, float], Array]] = {
 
 # Only masked tokens have a log probability below this: a hypothesis that contains one does not exist.
 IMPOSSIBLE = -1e6
+
+
+def take_rows(cache: Cache, from_R: Array) -> Cache:
+    """A `CopyRows` for any cache."""
+    return jax.tree.map(lambda leaf: leaf[from_R], cache)
 
 
 @struct.dataclass
@@ -177,8 +184,8 @@ class Greedy:
             tokens_BxL=jnp.zeros((*start_B.shape, room), jnp.int32),
         )
 
-    def run(self, step: Step, state: State, enough: Array | int) -> State:
-        """The state when so many sentences are done, or one that is not has no room."""
+    def run(self, step: Step, state: State, enough: Array | int, copy_rows: "CopyRows | None" = None) -> State:
+        """The state when so many sentences are done, or one that is not has no room. There are no rows to copy."""
         return _run(lambda state: self._extend(step, state), state, enough)
 
     def finish(self, state: Any) -> Hypotheses:
@@ -256,11 +263,11 @@ class Beam:
             finished=_Finished(none_BxK, none_BxK, zeros_BxK, zeros_BxK, zeros_BxK),
         )
 
-    def run(self, step: Step, state: State, enough: Array | int) -> State:
+    def run(self, step: Step, state: State, enough: Array | int, copy_rows: CopyRows = take_rows) -> State:
         """The state when so many sentences are done, or one that is not has no room."""
         # Scores and bounds use one table, so that both are rounded in the same way and bounds are exact. Slot n: n tokens.
         penalty_L = PENALTIES[self.form](jnp.arange(self.max_length + 1, dtype=jnp.float32), self.alpha)
-        return _run(lambda state: self._extend(step, state, penalty_L), state, enough)
+        return _run(lambda state: self._extend(step, state, penalty_L, copy_rows), state, enough)
 
     def finish(self, state: Any) -> Hypotheses:
         """What was found."""
@@ -268,7 +275,7 @@ class Beam:
         tokens_LxBxK, parents_LxBxK = (jnp.moveaxis(x_BxKxL, -1, 0) for x_BxKxL in (state.tokens_BxKxL, state.parents_BxKxL))
         return Hypotheses(_trace(best, tokens_LxBxK, parents_LxBxK), best.lengths_BxK, best.scores_BxK, best.log_probs_BxK)
 
-    def _extend(self, step: Step, state: Any, penalty_L: Array) -> State:
+    def _extend(self, step: Step, state: Any, penalty_L: Array, copy_rows: CopyRows) -> State:
         beam_size, shape, batch = self.beam_size, state.last_BxK.shape, state.last_BxK.shape[0]
         fed_BxK = jnp.take_along_axis(state.last_BxK, jnp.argsort(state.rows_BxK, axis=1), axis=1)
         logits_RxTxV, cache = step(fed_BxK.reshape(-1, 1), state.cache)
@@ -298,7 +305,7 @@ class Beam:
         last_BxK = jnp.take_along_axis(tokens_BxC, slot_BxK, axis=1)
         rows_BxK, from_BxK = _rows(state.rows_BxK, parents_BxK)
         from_BxK = jnp.where(active_B[:, None], from_BxK, jnp.arange(beam_size)[None])
-        cache = _copy_rows(cache, (jnp.arange(batch)[:, None] * beam_size + from_BxK).reshape(-1))
+        cache = copy_rows(cache, (jnp.arange(batch)[:, None] * beam_size + from_BxK).reshape(-1))
 
         done_B = state.done_B | (n_B >= state.limit_B)
         if self.stopping == "filled":
@@ -367,26 +374,6 @@ def _rows(rows_BxK: Array, parents_BxK: Array) -> tuple[Array, Array]:
     other_BxK = jnp.take_along_axis(free_BxK, jnp.cumsum(~first_BxK, axis=1) - 1, axis=1, mode="clip")
     new_BxK = jnp.where(first_BxK, parent_BxK, other_BxK)
     return new_BxK, jnp.take_along_axis(parent_BxK, jnp.argsort(new_BxK, axis=1), axis=1)
-
-
-def _copy_rows(cache: Cache, from_R: Array) -> Cache:
-    """Copies row `from_R[n]` of the cache to each row n. Rows that are copied to another row do not change themselves."""
-    if jax.default_backend() != "cpu":
-        return jax.tree.map(lambda leaf: leaf[from_R], cache)
-    # On a CPU the time is proportional to the copied bytes: copy large rows one by one, and only those that change.
-    changed_R = from_R != jnp.arange(len(from_R))
-    order_R = jnp.argsort(~changed_R)
-
-    def large(leaf: Array) -> bool:
-        return leaf[0].size >= 1024
-
-    def copy(n: Array, leaves: list[Array]) -> list[Array]:
-        to, source = order_R[n], from_R[order_R[n]]
-        return [jax.lax.dynamic_update_index_in_dim(leaf, leaf[source], to, 0) for leaf in leaves]
-
-    leaves, structure = jax.tree.flatten(cache)
-    copied = iter(jax.lax.fori_loop(0, jnp.sum(changed_R), copy, [leaf for leaf in leaves if large(leaf)]))
-    return jax.tree.unflatten(structure, [next(copied) if large(leaf) else leaf[from_R] for leaf in leaves])
 
 
 def _mildest(penalty_L: Array, n_B: Array, limit_B: Array, stopping: str) -> Array:

@@ -115,6 +115,61 @@ def put(old: Array, rows_R: Array, new: Array) -> Array:
     return old.at[rows_R].set(new.astype(old.dtype), mode="drop")
 
 
+def copy_rows(cache: Cache, from_R: Array) -> Cache:
+    """The cache, each row of which is a copy of the one with this number; a row that is copied stays itself."""
+    if jax.default_backend() != "cpu":
+        return jax.tree.map(lambda leaf: leaf[from_R], cache)
+    # On a CPU the time goes into copying: only rows that change are copied, and of their slots only blocks that hold a token.
+    changed_R, rest, slots = from_R != jnp.arange(len(from_R)), cache, []
+    if "positions" in cache and "layers" in cache:
+        slots = [each.get("slots", {}) for each in cache["layers"]]
+        rest = cache | {"layers": [{name: kept for name, kept in each.items() if name != "slots"} for each in cache["layers"]]}
+    copied = _copy_whole(rest, from_R, changed_R)
+    if not any(slots):
+        return copied
+    new = _copy_blocks(slots, from_R, changed_R, cache["segments"])
+    layers = [each | ({"slots": kept} if kept else {}) for each, kept in zip(copied["layers"], new, strict=True)]
+    return copied | {"layers": layers}
+
+
+LARGE = 1024  # elements of a row, from which rows are copied one by one
+BLOCK = 8  # slots that are copied at once
+
+
+def _copy_whole(tree: Any, from_R: Array, changed_R: Array) -> Any:
+    def copy(number: Array, leaves: list[Array]) -> list[Array]:
+        to, source = order_R[number], from_R[order_R[number]]
+        return [jax.lax.dynamic_update_index_in_dim(leaf, leaf[source], to, 0) for leaf in leaves]
+
+    order_R = jnp.argsort(~changed_R)
+    leaves, structure = jax.tree.flatten(tree)
+    large = [leaf for leaf in leaves if leaf[0].size >= LARGE]
+    copied = iter(jax.lax.fori_loop(0, jnp.sum(changed_R), copy, large) if large else ())
+    return jax.tree.unflatten(structure, [next(copied) if leaf[0].size >= LARGE else leaf[from_R] for leaf in leaves])
+
+
+def _copy_blocks(tree: Any, from_R: Array, changed_R: Array, segments_RxC: Array) -> Any:
+    """Of streams, BLOCK slots at once; the last block may overlap the one before."""
+    count, size = segments_RxC.shape[1], min(BLOCK, segments_RxC.shape[1])
+    starts = range(0, count, size)
+    taken_RxC = segments_RxC[from_R] > 0
+    needed_RxN = changed_R[:, None] & jnp.stack([taken_RxC[:, start : start + size].any(1) for start in starts], axis=1)
+    order = jnp.argsort(~needed_RxN.reshape(-1))
+
+    def copy(number: Array, leaves: list[Array]) -> list[Array]:
+        row, block = jnp.divmod(order[number], len(starts))
+        return [moved(leaf, row, block * size) for leaf in leaves]
+
+    def moved(leaf: Array, row: Array, start: Array) -> Array:
+        axis, shape = slot_axis(leaf), [1, *leaf.shape[1:]]
+        shape[axis] = size
+        to, source = ([start if n == axis else at if n == 0 else 0 for n in range(leaf.ndim)] for at in (row, from_R[row]))
+        return jax.lax.dynamic_update_slice(leaf, jax.lax.dynamic_slice(leaf, source, shape), to)
+
+    leaves, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, jax.lax.fori_loop(0, jnp.sum(needed_RxN), copy, leaves))
+
+
 def newest(leaf: Array, slot: Array | int, count: int, axis: int) -> Array:
     """The last `count` entries before `slot`, cyclically. If the axis has fewer, zeros are added at the beginning."""
     leaf, size = jnp.roll(leaf, -slot, axis), leaf.shape[axis]
