@@ -22,7 +22,7 @@ from transformer.inference.top_k import top_k_log_probs
 Array = jax.Array
 Cache = Any
 Step = Callable[[Array, Cache], tuple[Array, Cache]]
-# (cache, from_R) -> the cache, each row of which is a copy of the one with this number; one that is copied stays itself.
+# (cache, from_R) -> the cache with row from_R[n] copied to each row n. Rows that are copied to another row do not change.
 CopyRows = Callable[[Cache, Array], Cache]
 
 # A hypothesis's score is its log probability divided by one of these functions of its n output tokens, including the end.

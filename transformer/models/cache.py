@@ -116,10 +116,10 @@ def put(old: Array, rows_R: Array, new: Array) -> Array:
 
 
 def copy_rows(cache: Cache, from_R: Array) -> Cache:
-    """The cache, each row of which is a copy of the one with this number; a row that is copied stays itself."""
+    """Copies row `from_R[n]` of the cache to each row n. Rows that are copied to another row do not change themselves."""
     if jax.default_backend() != "cpu":
         return jax.tree.map(lambda leaf: leaf[from_R], cache)
-    # On a CPU the time goes into copying: only rows that change are copied, and of their slots only blocks that hold a token.
+    # On a CPU the time is proportional to the copied bytes: copy only rows that change, and of slots only blocks with a token.
     changed_R, rest, slots = from_R != jnp.arange(len(from_R)), cache, []
     if "positions" in cache and "layers" in cache:
         slots = [each.get("slots", {}) for each in cache["layers"]]
