@@ -99,25 +99,30 @@ def test_the_kernel_of_a_tpu_is_the_loss_of_whole_logits():
 
 
 @tokamax
-@pytest.mark.parametrize(("mesh", "tokens"), [((), 4096), (((2, 2, 1), MESH), 1024)], ids=["one", "mesh"])
-def test_the_program_of_a_tpu_has_no_logits(mesh, tokens, monkeypatch):
-    """Of tokens times entries, forward and backward; on a mesh each device has the tokens of its rows."""
+@pytest.mark.parametrize(
+    ("mesh", "tokens", "seeds"), [((), 4096, 0), (((2, 2, 1), MESH), 1024, 0), ((), 4096, 3)], ids=["one", "mesh", "seeds"]
+)
+def test_the_program_of_a_tpu_has_no_logits(mesh, tokens, seeds, monkeypatch):
+    """Of tokens times entries, forward and backward; on a mesh a device has the tokens of its rows. `seeds`: side by side."""
     monkeypatch.setattr(fused, "platform", lambda: "tpu")
-    states, targets = jax.ShapeDtypeStruct((16, 256, 128), jnp.bfloat16), jax.ShapeDtypeStruct((16, 256), jnp.int32)
-    table = jax.ShapeDtypeStruct((9001, 128), jnp.float32)
 
     def total(states, table, targets):
         sums = fused_loss.cross_entropy(Factors(states, table, None), targets, jnp.ones(targets.shape), 0.1, 1e-4)
         assert sums is not None
         return sums["loss_sum"]
 
+    def shape(sizes, dtype):
+        return jax.ShapeDtypeStruct((seeds, *sizes) if seeds else sizes, dtype)
+
+    given = shape((16, 256, 128), jnp.bfloat16), shape((9001, 128), jnp.float32), shape((16, 256), jnp.int32)
+    gradients = jax.grad(total, (0, 1))
     with a_tpu(*mesh), fused.choices() as chosen, jax.numpy_rank_promotion("allow"):
-        gradients = jax.jit(jax.grad(total, (0, 1)))
-        text = jax.export.export(gradients, platforms=["tpu"])(states, table, targets).mlir_module()
+        program = jax.jit(jax.vmap(gradients) if seeds else gradients)
+        text = jax.export.export(program, platforms=["tpu"])(*given).mlir_module()
     assert chosen == {"loss": ["tokamax mosaic_tpu"]}
     calls = [line for line in text.splitlines() if "@tpu_custom_call" in line]
-    assert len(calls) == 2 and all(f"tensor<{tokens}x128xbf16>" in line for line in calls)
-    assert not re.findall(r"tensor<(?:16x256|4096|1024|256)x9001x", text)
+    assert len(calls) == 2 and all(f"{tokens}x128xbf16>" in line for line in calls)
+    assert not re.findall(r"tensor<(?:3x|1x)?(?:16x256|4096|1024|256)x9001x", text)
 
 
 def test_evaluation_has_accuracy_and_training_falls_back_with_a_reason(monkeypatch, capsys):

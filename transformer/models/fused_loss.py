@@ -10,7 +10,7 @@ Letters: B rows, T tokens of a row, M tokens, D width, N vocabulary entries.
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -107,38 +107,39 @@ def _on_devices(kernel: Kernel, states_BxTxD: Array, targets_BxT: Array, table_N
     )
 
 
-@jax.custom_vjp
-def _typed(x: Array) -> Array:
-    """Returns `x`, and casts its gradient to the type of `x`; a kernel may return a gradient of another type."""
-    return x
-
-
-_typed.defvjp(lambda x: (x, jnp.zeros((), x.dtype)), lambda kept, gradient: (gradient.astype(kept.dtype),))
-
-
 def _tokamax(name: str) -> Kernel:
-    """An implementation of Tokamax."""
+    """An implementation of Tokamax. Its own gradient cannot be batched (`--vmap_seeds`), and is not of the factors' types."""
 
-    def compute(arrays: Arrays) -> Array:
-        import tokamax  # pyright: ignore[reportMissingImports]
+    def kernel() -> Any:
+        from tokamax._src.ops.linear_softmax_cross_entropy_loss import api  # pyright: ignore[reportMissingImports]
 
         fused.tokamax_settings()
+        return api.IMPLEMENTATIONS[name]
+
+    @jax.custom_vjp
+    def compute(arrays: Arrays) -> Array:
+        return forward(arrays)[0]
+
+    def forward(arrays: Arrays) -> tuple[Array, Any]:
         states_MxD, targets_M, table_NxD = arrays
-        return tokamax.linear_softmax_cross_entropy_loss(
-            _typed(states_MxD), targets_M, _typed(table_NxD).T, reduction="none", implementation=name
-        )
+        given = states_MxD, targets_M, table_NxD.T
+        nll_M, kept = kernel()(*given, reduction="none", return_residuals=True)
+        return nll_M, (kept, nll_M, given)
+
+    def backward(residuals: Any, gradient_M: Array) -> Any:
+        kept, nll_M, given = residuals
+        states_MxD, _, table_DxN = kernel().vjp(kept, nll_M, gradient_M, *given, reduction="none")
+        return ((states_MxD.astype(given[0].dtype), None, table_DxN.astype(given[2].dtype).T),)
+
+    compute.defvjp(forward, backward)
 
     def refuses(arrays: Arrays) -> str | None:
         if importlib.util.find_spec("tokamax") is None:
             return "it is not installed (the extra accelerator)"
         if why := fused.tried(compute, arrays):
             return why
-        # Tokamax 0.0.12 cannot return losses of single tokens: it always returns their sum.
-        return (
-            None
-            if jax.eval_shape(compute, arrays).shape
-            else "it needs Tokamax 0.0.17 or newer, which returns the loss of each token"
-        )
+        # Tokamax 0.0.12 knows no losses of single tokens, and adds them up whatever it is asked for.
+        return None if jax.eval_shape(compute, arrays).shape else "it gives no loss of each token before Tokamax 0.0.17"
 
     return Kernel(f"tokamax {name}", lambda arrays: (why := refuses(arrays)) and f"tokamax {name}: {why}", compute)
 
