@@ -152,7 +152,7 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "empty": (corpus(train_en=b""), [], ["data/train.en: the file is empty"]),
     "not utf-8": (corpus(validation_de=b"A\nB\xff\n"), [], ["data/validation.de: line 2 is not UTF-8"]),
     "lengths": (corpus(train_en=b"a\nb\nc\n"), [], ["train.en has 3 lines", "train.de has 200"]),
-    "blank only": (corpus(train_en=b" \n\n", train_de=b"A\nB\n"), [], ["no pair of lines that are both not blank"]),
+    "blank only": (corpus(train_en=b" \n\n", train_de=b"A\nB\n"), [], ["no pair of lines in which both have text"]),
     "no training split": (corpus(), ["--config.data.train=none"], ["config.data.train is none"]),
     "vocabulary": (
         corpus(),

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transformer.data import corpus
-from transformer.data.corpus import Ragged, cached, spread, tokenize
+from transformer.data.corpus import Ragged, cached, concatenated_ranges, tokenize
 from transformer.data.sources import Examples
 from transformer.data.tokenizers.vocabulary import Bytes
 from transformer.errors import UserError
@@ -44,7 +44,7 @@ def never() -> dict[str, Ragged]:
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 6)), max_size=8))
 def test_spread_is_ranges_one_after_another(ranges):
     starts, lengths = np.array(ranges, np.int64).reshape(-1, 2).T
-    found = spread(starts, lengths)
+    found = concatenated_ranges(starts, lengths)
     assert found.tolist() == [i for start, length in ranges for i in range(start, start + length)]
     assert found.dtype == np.int64
 

@@ -211,6 +211,6 @@ def test_of_two_lengths_the_longer_gives_way(first, second, room):
     kept = [first, second]
     while sum(kept) > room:  # token by token, from the longer; the second if they are alike
         kept[1 if kept[1] >= kept[0] else 0] -= 1
-    found = base.share(first, second, room)
+    found = base.truncate_pair(first, second, room)
     assert sum(found) == sum(kept) and abs(found[0] - kept[0]) <= 1
     assert 0 <= found[0] <= first and 0 <= found[1] <= second

@@ -341,7 +341,7 @@ def test_the_padding_of_training_is_that_of_its_batches(batching, multiple):
     """Eight rows a batch at least, of which `batch_tokens` fill six or fewer: the empty ones count."""
     batches = make(batching, True, multiple=multiple)
     many = batches.plan.num_rows if isinstance(batches, pipeline.Packed) else len(batches)  # whole epochs of either kind
-    found = pipeline.held(batches, range(many), OBJECTIVE)
+    found = pipeline.count_slots(batches, range(many), OBJECTIVE)
     assert batches.padding == pytest.approx(1 - found["filled"] / found["slots"])
     assert multiple == 1 or batches.padding > make(batching, True).padding + 0.05
 
@@ -382,6 +382,6 @@ def test_where_all_are_too_long_to_train_on_a_line_says_so(batching):
     with pytest.raises(UserError) as error:
         plan(corpus, OBJECTIVE, data_of(batching), 400, 1, 0, True)
     message = str(error.value)
-    assert message.startswith("4 of 4 examples") and "none is left" in message
+    assert message.startswith("4 of 4 examples") and "no example remains" in message
     assert "config.data.too_long=cut" in message and "config.data.max_source_length" in message
     assert len(plan(corpus, OBJECTIVE, data_of(batching, too_long="cut"), 400, 1, 0, True)[0])

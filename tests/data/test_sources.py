@@ -285,7 +285,7 @@ def test_ranges():
         ({"source_language": "xx"}, ["config.data.source_language xx", "de, "]),
         ({"target_language": "am"}, ["config.data.target_language am", "cannot write"]),
         ({"train": "trian"}, ["config.data.train trian", "did you mean 'train'"]),
-        ({"train": "train[:0]"}, ["config.data.train train[:0]", "nothing in it", "train, validation, test"]),
+        ({"train": "train[:0]"}, ["config.data.train train[:0]", "the split is empty", "train, validation, test"]),
     ],
 )
 def test_bad_numbers(small_cache, change, words):

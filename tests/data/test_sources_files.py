@@ -190,7 +190,7 @@ def test_iob1_becomes_bio(tmp_path):
     ("content", "words"),
     [
         ("a O\nb\n", ["train: line 2 has one column"]),
-        ("a O\n\nb X O\n", ["train: line 3 has 3 columns, those before it have 2"]),
+        ("a O\n\nb X O\n", ["train: line 3 has 3 columns, but the lines before it have 2"]),
         ("a X O\nb O\n", ["train: line 2 has 2 columns"]),
         ("a O\nb B-\n", ["train: line 2: the tag B- "]),
         ("a S-PER\n", ["train: line 1: the tag S-PER", "B-PER"]),
@@ -415,7 +415,7 @@ def test_slices_of_pairs(tmp_path):
     given = mixture(tmp_path, {"a": 10}, "a:1", train="train[:70%]", test="train[70%:]")
     whole = [f"A{i} de" for i in range(10)]
     assert [example["target"] for split in ("train", "test") for example in examples(given, split)] == whole
-    assert "this slice has none" in message(dataclasses.replace(given, train="train[:5%]"))
+    assert "this slice contains none" in message(dataclasses.replace(given, train="train[:5%]"))
     (tmp_path / "a" / "train.en").write_text("\nx\ny\n\n")
     (tmp_path / "a" / "train.de").write_text("\nx\ny\nz\n")
     split = sources.read(dataclasses.replace(given, train="train[50%:]"), "train", tmp_path)

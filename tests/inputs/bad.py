@@ -193,7 +193,7 @@ BAD: dict[str, Bad] = {
         ANSWERS,
         ["data[0].paragraphs[0].qas[0].answers[0].answer_start is not a whole number"],
     ),
-    "blank documents": Bad("data", file("data/train.txt", " \n\n"), MASKS, ["config.data.train train: there is no text in it"]),
+    "blank documents": Bad("data", file("data/train.txt", " \n\n"), MASKS, ["config.data.train train: the file has no text"]),
     # --- workdirs: to go on, to use --------------------------------------------------------------------------------------
     "a workdir that may not be written": Bad(
         "translator",
@@ -245,10 +245,10 @@ BAD: dict[str, Bad] = {
         "translator", file(CHARACTERS, "[]"), TRANSLATE, ["run/vocabulary: the vocabulary has 4 entries", "restore"]
     ),
     "a vocabulary of words": Bad(
-        "translator", file(CHARACTERS, '["ab", "c"]'), TRANSLATE, ["'joint' cannot be read", "no list of characters"]
+        "translator", file(CHARACTERS, '["ab", "c"]'), TRANSLATE, ["'joint' cannot be read", "not a list of characters"]
     ),
     "a vocabulary with twins": Bad(
-        "translator", file(CHARACTERS, '["a", "a"]'), TRANSLATE, ["'joint' cannot be read", "is there twice"]
+        "translator", file(CHARACTERS, '["a", "a"]'), TRANSLATE, ["'joint' cannot be read", "occurs twice"]
     ),
     "a vocabulary of noise": Bad(
         "translator",

@@ -1,6 +1,6 @@
-"""A split as token ids: ragged arrays, how text becomes them, and their cache on disk.
+"""A split as token ids: ragged arrays, tokenization of text, and the cache of tokens on disk.
 
-What an example means to a model is `objectives/`; which examples share a batch is `pipeline.py`.
+`objectives/` makes model inputs from examples; `pipeline.py` forms batches.
 """
 
 import array
@@ -14,17 +14,17 @@ import numpy as np
 from transformer.errors import UserError
 from transformer.files import new_folder
 
-CHUNK = 8192  # examples tokenised at once: enough to amortise the call, little memory
+CHUNK = 8192  # examples per tokenizer call: enough to amortize the call, with little memory
 
 
 class Encoder(Protocol):
-    """Text to token ids, without start and end: what `tokenize` needs of a vocabulary."""
+    """Encodes text as token ids, without start and end: the part of a vocabulary that `tokenize` needs."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
 
 
-def spread(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The indices start, start + 1, ..., start + length - 1 of every (start, length), one after another; int64."""
+def concatenated_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The ranges start, start + 1, ..., start + length - 1 of all pairs (start, length), concatenated; int64."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
@@ -32,9 +32,10 @@ def spread(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ragged:
-    """Rows of unequal length: row i is `values[offsets[i]:offsets[i + 1]]`; `offsets` is int64 of one entry more than rows.
+    """Rows of unequal length: row i is `values[offsets[i]:offsets[i + 1]]`; `offsets` is int64 and has one more entry than
+    there are rows.
 
-    Rows opened from files know them, so that a worker process is sent two names and not the tokens.
+    Rows that were opened from files keep the file names, so that a worker process receives two names instead of the tokens.
     """
 
     values: np.ndarray
@@ -51,28 +52,28 @@ class Ragged:
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64, one a row."""
+        """The length of each row; int64."""
         return np.diff(self.offsets)
 
     def split_at(self, first_N: np.ndarray) -> tuple["Ragged", "Ragged"]:
-        """Each row's first `first_N` values, and the rest of it; copies."""
+        """Each row's first `first_N` values, and the rest of each row; both are copies."""
 
         def taken(starts_N: np.ndarray, lengths_N: np.ndarray) -> Ragged:
-            return Ragged.of_lengths(self.values[spread(starts_N, lengths_N)], lengths_N)
+            return Ragged.of_lengths(self.values[concatenated_ranges(starts_N, lengths_N)], lengths_N)
 
         starts_N = self.offsets[:-1]
         return taken(starts_N, first_N), taken(starts_N + first_N, self.lengths - first_N)
 
     @classmethod
     def joined(cls, parts: Sequence["Ragged"]) -> "Ragged":
-        """The rows of the first, then those of the second, and so on; of one alone, itself."""
+        """The rows of all parts, concatenated. A single part is returned unchanged."""
         if len(parts) == 1:
             return parts[0]
         return cls.of_lengths(np.concatenate([p.values for p in parts]), np.concatenate([p.lengths for p in parts]))
 
     @classmethod
     def of_lengths(cls, values: np.ndarray, lengths_N: np.ndarray | Sequence[int]) -> "Ragged":
-        """From the rows one after another, and their lengths."""
+        """From the concatenated rows and their lengths."""
         return cls(values, np.concatenate([[0], np.cumsum(lengths_N, dtype=np.int64)]))
 
     @classmethod
@@ -83,7 +84,7 @@ class Ragged:
 
     @classmethod
     def open(cls, values: str, offsets: str) -> "Ragged":
-        """From two .npy files, memory-mapped: pages are read as they are used, and shared by processes."""
+        """From two memory-mapped .npy files: pages are read when they are used, and are shared by processes."""
         return cls(
             *(np.asarray(np.load(f, mmap_mode="r", allow_pickle=False)) for f in (values, offsets)), files=(values, offsets)
         )
@@ -95,7 +96,7 @@ class Ragged:
 def tokenize(examples: Sequence[Mapping[str, str]], vocabularies: Mapping[str, Encoder]) -> dict[str, Ragged]:
     """The token ids (int32) of every field named in `vocabularies`, in the order of the examples.
 
-    Memory: 4 bytes a token and 8 an example and field, plus one chunk of text.
+    Memory: 4 bytes per token and 8 per example and field, plus one chunk of text.
     """
     values = {field: array.array("i") for field in vocabularies}  # grows in place: no second copy at the end
     lengths = {field: array.array("q", [0]) for field in vocabularies}
@@ -112,10 +113,10 @@ def tokenize(examples: Sequence[Mapping[str, str]], vocabularies: Mapping[str, E
 
 
 def cached(path: Path, build: Callable[[], Mapping[str, Ragged]]) -> dict[str, Ragged]:
-    """What `build()` gives, from the folder `path` if it exists, else built and written there; memory-mapped either way.
+    """The result of `build()`, read from the folder `path` if it exists, else built and written there; memory-mapped.
 
-    The folder appears at once and whole, so a stopped run leaves no half of it and two runs may race. Its name must
-    say everything that the result depends on. UserError if it cannot be written or read.
+    The folder is created atomically, so an interrupted run leaves no partial folder, and two runs may create it at the same
+    time. Its name must contain everything on which the result depends. UserError if it cannot be written or read.
     """
     if not path.is_dir():
         built = build()
@@ -129,7 +130,11 @@ def cached(path: Path, build: Callable[[], Mapping[str, Ragged]]) -> dict[str, R
                 f"{path}: cannot write the tokens: {error.strerror}; free space or choose another workdir"
             ) from error
     try:
-        names = sorted({file.name.partition(".")[0] for file in path.glob("*.npy")})  # of either file: the other may be lost
+        names = sorted(
+            {file.name.partition(".")[0] for file in path.glob("*.npy")}
+        )  # from either file, because the other may be missing
         return {n: Ragged.open(str(path / f"{n}.values.npy"), str(path / f"{n}.offsets.npy")) for n in names}
-    except (OSError, ValueError, EOFError) as error:  # the last: a file without a byte
-        raise UserError(f"{path}: cannot read the cached tokens ({error}); delete the folder, it is made again") from error
+    except (OSError, ValueError, EOFError) as error:  # EOFError: the file is empty
+        raise UserError(
+            f"{path}: cannot read the cached tokens ({error}); delete the folder, and it is created again"
+        ) from error

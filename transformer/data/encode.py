@@ -1,6 +1,6 @@
-"""A split's text to token ids and label ids, by field: what objectives are handed.
+"""Encodes the fields of a split as token ids and label ids, the inputs of objectives.
 
-Text alone is `corpus.tokenize`. Labels are ids in the order of `labels`, which are found in the training split.
+`corpus.tokenize` encodes the text. Labels are indices into `labels`, which are those of the training split.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ Vocabularies = Mapping[str, Vocabulary]
 
 
 def texts(examples: Examples, vocabularies: Vocabularies, labels: Sequence[str]) -> dict[str, Ragged]:
-    """The fields that have a vocabulary and that examples have."""
+    """The tokens of all fields that have a vocabulary and that the examples have."""
     return tokenize(examples, {field: each for field, each in vocabularies.items() if field in examples[0]})
 
 
 def classified(examples: Examples, vocabularies: Vocabularies, labels: Sequence[str]) -> dict[str, Ragged]:
-    """The texts and `label`, one id a row."""
+    """The texts, and `label` with one id per row."""
     ids = [[identify(example["label"], labels, number)] for number, example in enumerate(examples, 1)]
     return texts(examples, vocabularies, labels) | {"label": Ragged.of(ids)}
 
@@ -31,7 +31,7 @@ def classified(examples: Examples, vocabularies: Vocabularies, labels: Sequence[
 def tagged(examples: Examples, vocabularies: Vocabularies, labels: Sequence[str]) -> dict[str, Ragged]:
     """`text`, word by word, and `tags`: a word's first token has the word's tag, its others -1 (Devlin et al. 2019, 5.3).
 
-    Of an example without tags each word's is 0.
+    In an example without tags, all words have the tag 0.
     """
     words = {word: None for example in examples for word in tagged_words(example["text"])}
     known = dict(zip(words, vocabularies["text"].encode_batch(list(words)), strict=True))
@@ -47,14 +47,14 @@ def tagged(examples: Examples, vocabularies: Vocabularies, labels: Sequence[str]
 
 
 def answered(examples: Examples, vocabularies: Vocabularies, labels: Sequence[str]) -> dict[str, Ragged]:
-    """`question`, `text` and `span`: first and last token that touch the answer; empty where there is none."""
+    """`question`, `text` and `span`: the first and the last token that overlap the answer; empty if there is no answer."""
     result, spans, kept = texts(examples, vocabularies, labels), [], (None, [])
     for example in examples:
         begin, end = int(example["start"]), int(example["start"]) + len(example["answer"])
         if begin < 0:
             spans.append([])
             continue
-        if kept[0] != example["text"]:  # questions of one text stand together
+        if kept[0] != example["text"]:  # questions of one text are adjacent
             kept = example["text"], vocabularies["text"].spans(example["text"])
         touched = touching(kept[1], (begin, end))
         spans.append([touched[0], touched[-1]] if touched else [])
@@ -62,12 +62,12 @@ def answered(examples: Examples, vocabularies: Vocabularies, labels: Sequence[st
 
 
 def touching(tokens: Sequence[Span], part: Span) -> list[int]:
-    """Numbers of the tokens that share a character with a part of their text."""
+    """The indices of the tokens that share a character with a part of their text."""
     return [number for number, (first, last) in enumerate(tokens) if first < part[1] and last > part[0]]
 
 
 def identify(label: str, labels: Sequence[str], number: int) -> int:
-    """A label's id. UserError if training has never seen it."""
+    """The id of a label. UserError if the training split does not have it."""
     try:
         return labels.index(label)
     except ValueError:
@@ -79,7 +79,7 @@ def identify(label: str, labels: Sequence[str], number: int) -> int:
 
 
 def find_labels(examples: Examples) -> tuple[str, ...]:
-    """The labels, or tags, of a training split, in order, numbers by value; none where its examples have none."""
+    """The sorted labels or tags of a training split, with numbers sorted by value; empty if its examples have none."""
     if "label" in examples[0]:
         found = {example["label"] for example in examples}
     elif "tags" in examples[0]:
@@ -90,5 +90,5 @@ def find_labels(examples: Examples) -> tuple[str, ...]:
 
 
 def sentence_ends(vocabulary: Vocabulary, size: int) -> np.ndarray:
-    """Bool by token id below `size`: does the entry end a sentence."""
+    """Whether the entry ends a sentence, for each token id below `size`."""
     return np.array([piece[-1:] in ".!?" and piece != "" for piece in vocabulary.pieces(range(size))])

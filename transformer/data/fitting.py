@@ -1,4 +1,4 @@
-"""Experiment files, and the size of the data that their settings may be fitted to."""
+"""Reads experiment files, and measures the data if their settings depend on its size."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,19 +9,19 @@ from transformer.errors import UserError
 
 
 def read(path: str | Path, overrides: Mapping[str, str], flag: str = "--config") -> Config:
-    """The settings of an experiment file with `overrides`, fitted to the data if it has a function for that."""
+    """The settings of an experiment file with `overrides`. If the file has a function for it, they are fitted to the data."""
     return settle(path, overrides, flag)[0]
 
 
 def settle(path: str | Path, overrides: Mapping[str, str], flag: str = "--config") -> tuple[Config, list[str]]:
-    """The same, and notices about settings of the file that have no effect because of the overrides."""
+    """The result of `read`, and notices about settings of the file that have no effect because of the overrides."""
     config = settings.from_file(path, Config, flag=flag, overrides=overrides, look=measure)
     return effects.settle(config, overrides, lambda: settings.from_file(path, Config, flag=flag))
 
 
 def measure(config: Config) -> TrainingText:
-    """The size of the training split. UserError: there is none, or it cannot be read."""
-    from transformer.data import sources  # here, as it imports NumPy, for which a mistyped setting need not wait
+    """The size of the training split. UserError if there is none, or if it cannot be read."""
+    from transformer.data import sources  # imported here, because it imports NumPy, which would delay errors about settings
 
     data = config.data
     if sources.SOURCES[data.source] is sources.read_synthetic:

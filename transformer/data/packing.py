@@ -1,7 +1,7 @@
-"""Which examples share a row: plans made once a run, from lengths alone.
+"""Packing of several examples into a row. The plan is made once per run and depends only on lengths.
 
-Packing works on the histogram of lengths, so its cost goes with the number of distinct lengths, not of examples: a
-pattern (a multiset of lengths that fills a row well) is found once and used as often as its lengths last.
+Packing works on the histogram of lengths, so its cost depends on the number of distinct lengths, not on the number of examples:
+a pattern (a multiset of lengths that fills a row well) is found once, and used until its lengths are exhausted.
 """
 
 import dataclasses
@@ -9,24 +9,25 @@ import math
 
 import numpy as np
 
-from transformer.data.corpus import spread
+from transformer.data.corpus import concatenated_ranges
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """Rows as runs of slots: row r owns the slots `row_starts[r]` to `row_starts[r + 1]`.
+    """A plan of rows. A slot is the place of one example: row r has the slots `row_starts[r]` to `row_starts[r + 1]`.
 
-    Slot i takes the `order[i]`-th example of type `slot_types[i]`; type k owns `members[starts[k]:starts[k + 1]]`. An epoch
-    permutes rows, and members within their type: every epoch has the same number of rows, in other company.
+    Slot i holds the `order[i]`-th example of type `slot_types[i]`; type k has the examples `members[starts[k]:starts[k + 1]]`.
+    Each epoch permutes the rows, and the members within their type. So every epoch has the same number of rows, but other
+    examples share a row.
     """
 
-    shape: tuple[int, ...]  # slots of a row, for each sequence
+    shape: tuple[int, ...]  # token slots of a row, for each sequence
     row_starts: np.ndarray
     slot_types: np.ndarray
     order: np.ndarray
     members: np.ndarray  # example numbers
     starts: np.ndarray
-    tokens: int  # filled slots of all rows and sequences
+    tokens: int  # filled token slots of all rows and sequences
 
     @property
     def num_rows(self) -> int:
@@ -34,7 +35,7 @@ class Plan:
 
     @property
     def padding(self) -> float:
-        """Fraction of the slots of all rows and sequences that is empty."""
+        """The fraction of token slots of all rows and sequences that are empty."""
         return 1.0 - self.tokens / max(self.num_rows * sum(self.shape), 1)
 
     def shuffled(self, generator: np.random.Generator) -> np.ndarray:
@@ -43,29 +44,32 @@ class Plan:
         return self.members[np.lexsort((generator.random(len(types)), types))]
 
     def examples(self, rows_R: np.ndarray, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The examples in some rows, and for each its place in `rows_R` (ascending)."""
+        """The examples in the rows `rows_R` (ascending), and for each example the index of its row in `rows_R`."""
         sizes = self.row_starts[rows_R + 1] - self.row_starts[rows_R]
-        slots = spread(self.row_starts[rows_R], sizes)
+        slots = concatenated_ranges(self.row_starts[rows_R], sizes)
         return members[self.starts[self.slot_types[slots]] + self.order[slots]], np.repeat(np.arange(len(rows_R)), sizes)
 
 
 def choose_shape(lengths_NxA: np.ndarray, target_slots: int) -> tuple[int, ...]:
-    """Slots of each sequence of a row: `target_slots` for the last, the others in proportion to their tokens, but at least
-    their longest example."""
+    """The number of slots of each sequence in a row: `target_slots` for the last, and for the others in proportion to their
+    tokens, but at least the length of their longest example."""
     totals, longest = lengths_NxA.sum(axis=0), lengths_NxA.max(axis=0)
     others = [max(int(long), math.ceil(target_slots * total / totals[-1])) for long, total in zip(longest, totals, strict=True)]
     return (*others[:-1], target_slots)
 
 
 def pack(lengths_NxA: np.ndarray, shape: tuple[int, ...]) -> Plan:
-    """Rows of `shape` slots a sequence that hold every example once. N examples of A = 1 or 2 sequences; none is above `shape`.
+    """Packs every example once into rows of `shape` slots. There are N examples of A = 1 or 2 sequences, none longer than
+    `shape`.
 
-    Each row is begun with the example that is largest against the row, then filled with the type that has the greatest
-    product with the room left (vector packing by dot product; Panigrahy et al. 2011): what fits the shape of the room. As
-    soon as two examples or one would fill what is left to the last slot of all sequences, they do.
+    Each row starts with the largest remaining example. Then the type with the largest dot product with the remaining space is
+    added (vector packing; Panigrahy et al. 2011), because it fits the shape of that space. As soon as one or two examples would
+    fill the remaining space exactly, they are added.
     """
     room = np.asarray(shape, np.int64)
-    lengths_N = np.ravel_multi_index(tuple(lengths_NxA.T), tuple(room + 1))  # one number each: sorts ten times as fast
+    lengths_N = np.ravel_multi_index(
+        tuple(lengths_NxA.T), tuple(room + 1)
+    )  # one number for each example sorts ten times as fast
     lengths_K, type_N, counts_K = np.unique(lengths_N, return_inverse=True, return_counts=True)
     types_KxA = np.stack(np.unravel_index(lengths_K, tuple(room + 1)), axis=1)
     left = counts_K.copy()
@@ -90,7 +94,7 @@ def pack(lengths_NxA: np.ndarray, shape: tuple[int, ...]) -> Plan:
 
 
 def _fill(types_KxA: np.ndarray, lengths_K: np.ndarray, left_K: np.ndarray, alive: np.ndarray, room: np.ndarray) -> list[int]:
-    """Types of one row, the largest first; `alive`: types that have examples left, largest first; `lengths_K`: as in `pack`."""
+    """The types of one row, largest first. `alive`: types with remaining examples, largest first; `lengths_K`: as in `pack`."""
     left_K = left_K.copy()
     pattern, free, sizes = [], room, types_KxA[alive] / room
     chosen = 0
@@ -111,7 +115,7 @@ def _fill(types_KxA: np.ndarray, lengths_K: np.ndarray, left_K: np.ndarray, aliv
 def _completion(
     types_KxA: np.ndarray, lengths_K: np.ndarray, left_K: np.ndarray, alive: np.ndarray, free: np.ndarray, room: np.ndarray
 ) -> list[int] | None:
-    """One type that fills `free` to the last slot, or two, of those `alive`; None: there are none."""
+    """One or two of the types `alive` that fill `free` exactly, or None if there are none."""
     missing_NxA = np.concatenate([free[None], free - types_KxA[alive]])  # after none, and after each of them
     lengths_N = np.ravel_multi_index(tuple(missing_NxA.T), tuple(room + 1))
     found_N = np.minimum(np.searchsorted(lengths_K, lengths_N), len(lengths_K) - 1)
@@ -149,10 +153,10 @@ def _plan(
 
 
 def buckets(lengths_NxA: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` bounds of an example's longest sequence such that padding to them is least (dynamic programming)."""
+    """At most `count` upper bounds of an example's longest sequence that minimize padding (dynamic programming)."""
     values, counts = np.unique(lengths_NxA.max(axis=1), return_counts=True)
     before = np.concatenate([[0], np.cumsum(counts)])
-    cost_JxI = np.where(  # slots of one bucket that holds values j .. i
+    cost_JxI = np.where(  # slots of a bucket that holds the values j .. i
         np.arange(len(values))[:, None] <= np.arange(len(values)), (before[None, 1:] - before[:-1, None]) * values, np.inf
     )
     best, cuts = cost_JxI[0], []

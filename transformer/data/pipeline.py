@@ -1,7 +1,7 @@
-"""Batches by number: (seed, step) -> the global batch. What shares a row is planned by packing.py, once a run.
+"""Batches by index: (seed, step) -> the global batch. packing.py plans once per run which examples share a row.
 
-A batch is a dict of arrays whose rows are its first axis; rows without an example fill it up to a fixed number and have
-segment 0 and weight 0. Grain reads ahead. A process that has some of the devices makes their rows alone.
+A batch is a dict of arrays whose first axis is the row. It is filled to a fixed number of rows with empty ones, which have
+segment 0 and weight 0. Grain prefetches batches. With several processes, each makes only the rows of its own devices.
 """
 
 import dataclasses
@@ -15,21 +15,21 @@ from absl import flags
 from transformer.config import Data
 from transformer.cuts import Cut, some
 from transformer.data import packing
-from transformer.data.corpus import spread
+from transformer.data.corpus import concatenated_ranges
 from transformer.data.objectives import Corpus, Objective
 from transformer.errors import UserError, counted
 
 Batch = dict[str, np.ndarray]
 Share = tuple[tuple[int, ...], int]
-ORDER, COMPANY = 2, 3  # streams of randomness beside initialisation (0) and dropout (1)
+ORDER, COMPANY = 2, 3  # random streams, in addition to initialization (0) and dropout (1)
 LEAST_ROW = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """How devices share a batch: empty rows fill it up to a multiple of `multiple`, so that examples are the same for any.
+    """How devices share a batch. Empty rows fill it to a multiple of `multiple`, so that its examples do not depend on it.
 
-    Of `count` parts of as many rows each, `parts`, ascending, are made.
+    The batch is divided into `count` equal parts, of which only `parts` (ascending) are made.
     """
 
     multiple: int = 1
@@ -37,12 +37,13 @@ class Rows:
     count: int = 1
 
     def height(self, rows: int) -> int:
-        """Rows of the whole batch."""
+        """The number of rows of the whole batch."""
         return -(-rows // self.multiple) * self.multiple
 
 
 class Batches(Sequence[Batch]):
-    """A split's batches. `shuffle`: number n is the batch of update n, for ever; else `len` batches hold each example once."""
+    """The batches of a split. With `shuffle`, batch n is that of update n, without end; else `len` batches contain each example
+    once."""
 
     def __init__(self, corpus: Corpus, objective: Objective, kept: np.ndarray, seed: int, shuffle: bool, of: Rows):
         self.corpus, self.objective, self.kept, self.seed, self.shuffle = corpus, objective, kept, seed, shuffle
@@ -50,9 +51,9 @@ class Batches(Sequence[Batch]):
 
     @property
     def padding(self) -> float:
-        """Fraction of the slots of an epoch's batches, of all sequences, that hold no token. Rows without an example count too.
+        """The fraction of empty slots in the batches of an epoch, over all sequences, including empty rows.
 
-        Of training, the mean of `train/padding_share` over an epoch.
+        In training it is the mean of `train/padding_share` over an epoch.
         """
         raise NotImplementedError
 
@@ -65,14 +66,14 @@ class Batches(Sequence[Batch]):
         raise NotImplementedError
 
     def __getstate__(self) -> dict:
-        """Without permutations, which a worker draws itself."""
+        """The state without cached permutations, which a worker process draws itself."""
         return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
 
     def _generator(self, stream: int, *path: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, stream, *path))
 
     def _assemble(self, index_N: np.ndarray, epoch_N: np.ndarray, row_N: np.ndarray, rows: int, shape: Sequence[int]) -> Batch:
-        """A batch with example `index_N[i]` behind the others of row `row_N[i]`; `row_N` ascends. Our rows alone."""
+        """A batch in which example `index_N[i]` is appended to row `row_N[i]` (ascending); only the rows of this process."""
         parts, size = np.asarray(self.of.parts), self.of.height(rows) // self.of.count
         mine = np.isin(row_N // size, parts)
         index_N, epoch_N, row_N = index_N[mine], epoch_N[mine], row_N[mine]
@@ -85,9 +86,9 @@ class Batches(Sequence[Batch]):
             length_N = features[next(iter(sequence.features))].lengths
             ends = np.cumsum(length_N)
             before_N = (ends - length_N) - (ends - length_N)[first_of_row]
-            place = spread(row_N * slots + before_N, length_N)
+            place = concatenated_ranges(row_N * slots + before_N, length_N)
             arrays = {name: (features[name].values, dtype) for name, dtype in sequence.features.items()}
-            arrays[sequence.positions] = (spread(np.zeros_like(length_N), length_N), np.int32)
+            arrays[sequence.positions] = (concatenated_ranges(np.zeros_like(length_N), length_N), np.int32)
             arrays[sequence.segments] = (np.repeat(segment_N, length_N), np.int32)
             for name, (values, dtype) in arrays.items():
                 flat = np.zeros(rows * slots, dtype)
@@ -97,7 +98,7 @@ class Batches(Sequence[Batch]):
 
 
 class Packed(Batches):
-    """Several examples in a row; an update's batch may straddle two epochs."""
+    """Batches with several examples in a row; the batch of an update may contain rows of two epochs."""
 
     def __init__(self, *arguments, plan: packing.Plan, rows: int):
         super().__init__(*arguments)
@@ -106,7 +107,7 @@ class Packed(Batches):
     @property
     def padding(self) -> float:
         slots = len(self) * self.of.height(self.rows) * sum(self.plan.shape)
-        if self.shuffle:  # an epoch continues in the batch in which the one before ends
+        if self.shuffle:  # an epoch begins in the batch in which the previous one ends
             slots = self.plan.num_rows / self.rows * self.of.height(self.rows) * sum(self.plan.shape)
         return 1.0 - self.plan.tokens / slots
 
@@ -115,7 +116,7 @@ class Packed(Batches):
         return functools.lru_cache(4)(self._permute)
 
     def _permute(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """An epoch's order of rows, and its members of types."""
+        """The order of rows in an epoch, and the order of examples within each type."""
         if not self.shuffle:
             return np.arange(self.plan.num_rows), self.plan.members
         return (
@@ -142,7 +143,7 @@ class Packed(Batches):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bucket:
-    """Examples of like length: `shape` slots for each sequence, `rows` examples a batch."""
+    """Examples of similar length: `shape` slots for each sequence, `rows` examples per batch."""
 
     members: np.ndarray
     shape: tuple[int, ...]
@@ -154,7 +155,7 @@ class Bucket:
 
 
 class Bucketed(Batches):
-    """One example in a row, in batches of a few shapes; a bucket's last batch of an epoch has empty rows."""
+    """Batches with one example in a row, in a few shapes; the last batch of a bucket in an epoch has empty rows."""
 
     def __init__(self, *arguments, buckets: Sequence[Bucket], tokens: int):
         super().__init__(*arguments)
@@ -163,12 +164,12 @@ class Bucketed(Batches):
 
     @functools.cached_property
     def _order(self) -> Callable[[int], np.ndarray]:
-        """An epoch's order of batches."""
+        """The order of batches in an epoch."""
         return functools.lru_cache(2)(lambda epoch: self._generator(ORDER, epoch).permutation(len(self.numbers)))
 
     @functools.cached_property
-    def _company(self) -> Callable[[int, int], np.ndarray]:
-        """A bucket's members in an epoch's order."""
+    def _members(self) -> Callable[[int, int], np.ndarray]:
+        """The examples of a bucket in the order of an epoch."""
 
         def permute(epoch: int, which: int) -> np.ndarray:
             return self._generator(COMPANY, epoch, which).permutation(self.buckets[which].members)
@@ -186,7 +187,7 @@ class Bucketed(Batches):
         epoch, place = divmod(number, len(self.numbers))
         which, part = self.numbers[self._order(epoch)[place] if self.shuffle else place]
         bucket = self.buckets[which]
-        members = self._company(epoch, which) if self.shuffle else bucket.members
+        members = self._members(epoch, which) if self.shuffle else bucket.members
         index_N = members[part * bucket.rows : (part + 1) * bucket.rows]
         return self._assemble(index_N, np.full(len(index_N), epoch), np.arange(len(index_N)), bucket.rows, bucket.shape)
 
@@ -201,13 +202,13 @@ def plan(
     training: bool,
     share: Share = ((0,), 1),
 ) -> tuple[Batches, list[str | Cut]]:
-    """A split's batches, of the corpus as the objective arranges it, and notices: lines, and what was cut.
+    """The batches of a split for an objective, and notices: lines of text, and counts of what was cut.
 
-    Rows of a batch are a multiple of `multiple` (devices x micro-batches); of so many equal parts of them, the second of
-    `share`, this process makes those of the first.
+    The number of rows of a batch is a multiple of `multiple` (devices x micro-batches). `share` is (parts, count): the batch is
+    divided into `count` equal parts, and this process makes only `parts`.
 
-    In training, examples above the objective's limits are dropped or cut as `data.too_long` says; elsewhere always cut:
-    evaluation never drops an example. UserError: no example is left.
+    In training, examples above the objective's limits are dropped or cut (`data.too_long`). In evaluation they are always cut,
+    and never dropped. UserError if no example remains.
     """
     notices: list[str | Cut] = [*some(*objective.cuts(corpus))]
     corpus = objective.chunk_documents(corpus)
@@ -224,7 +225,7 @@ def plan(
         limit = " or ".join(f"{limit:,} {name} tokens (config.data.max_{name}_length)" for name, limit in over)
         notices.append(Cut(int(long_N.sum()), len(long_N), f"examples take more than {limit} and were {what}"))
         if dropping and long_N.all():
-            raise UserError(f"{notices[-1]}, so that none is left; or raise the limit")
+            raise UserError(f"{notices[-1]}, so that no example remains; or raise the limit")
     kept = np.flatnonzero(~long_N) if dropping else np.arange(len(long_N))
     lengths_NxA = np.minimum(lengths_NxA[kept], limits)
     arguments = (corpus, objective, kept, seed, training, Rows(multiple, *share))
@@ -233,11 +234,11 @@ def plan(
         slots = data.row_length or max(LEAST_ROW, slots)
     row = f"config.train.batch_tokens {batch_tokens:,}: one row has {counted(slots, 'slot')}"
     if slots > batch_tokens:
-        notices.append(f"{row}, and an update has a whole row at least")
+        notices.append(f"{row}, and an update has at least one whole row")
     if (empty := multiple - _rows(slots, batch_tokens)) > 0:
         notices.append(
-            f"{row}, and a batch has a row for each device and micro-batch, {multiple:,} together: {counted(empty, 'row')} of "
-            "each batch of such rows stay empty"
+            f"{row}, and a batch has a row for each device and micro-batch, in total {multiple:,}: {counted(empty, 'row')} of "
+            "each batch of rows with this length remain empty"
         )
     if data.batching == "packed":
         packed = packing.pack(lengths_NxA, packing.choose_shape(lengths_NxA, slots))
@@ -252,12 +253,13 @@ def plan(
 
 
 def _rows(slots: int, batch_tokens: int) -> int:
-    """Rows of a batch that may have examples: as many as `batch_tokens` allow, one at least."""
+    """The number of rows of a batch that may have examples: as many as `batch_tokens` allows, at least one."""
     return max(batch_tokens // slots, 1)
 
 
 def blank(objective: Objective, data: Data, longest: int, batch_tokens: int, multiple: int) -> Batch:
-    """A batch as `plan` would make it of rows of `longest` slots, where unpacked ones may be as long; without memory."""
+    """A batch of zeros with the shapes of a batch from `plan` with rows of `longest` slots (shorter if the objective's limits
+    are, without packing). It takes no memory."""
     slots = [longest if data.batching == "packed" else min(longest, limit) for limit in objective.limits]
     rows, batch = Rows(multiple).height(_rows(slots[-1], batch_tokens)), {}
     for sequence, length in zip(objective.sequences, slots, strict=True):
@@ -266,8 +268,8 @@ def blank(objective: Objective, data: Data, longest: int, batch_tokens: int, mul
     return batch
 
 
-class _From(Sequence[Batch]):
-    """Batches `first` to `last`, excluded, as Grain's random-access source."""
+class _BatchSource(Sequence[Batch]):
+    """Batches `first` to `last` (excluded) as a random-access source for Grain."""
 
     def __init__(self, batches: Batches, first: int, last: int):
         self.batches, self.first, self.last = batches, first, last
@@ -280,35 +282,35 @@ class _From(Sequence[Batch]):
 
 
 def read(batches: Batches, first: int, last: int, workers: int) -> Iterator[Batch]:
-    """Batches `first` to `last`, excluded, read ahead by a thread, or by `workers` processes."""
+    """Batches `first` to `last` (excluded), prefetched by a thread or by `workers` processes."""
     import grain
 
     if first >= last:
         return iter(())
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-    dataset = grain.MapDataset.source(_From(batches, first, last)).to_iter_dataset(options)
+    dataset = grain.MapDataset.source(_BatchSource(batches, first, last)).to_iter_dataset(options)
     if workers:
-        if not flags.FLAGS.is_parsed():  # Grain's worker processes ask for flags, which outside of a launcher nobody parses
+        if not flags.FLAGS.is_parsed():  # Grain's worker processes read flags, which are not parsed outside of a launcher
             flags.FLAGS.mark_as_parsed()
         return _watched(iter(dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))))
     return iter(dataset)
 
 
 def _watched(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """UserError: a process that reads them was killed. What it raises itself comes through as it is."""
+    """Yields the batches. UserError if a process that reads them was killed; its own exceptions are raised unchanged."""
     try:
         yield from batches
     except RuntimeError as error:
         if code := re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error)):
             raise UserError(
                 f"a process that reads data ended (exit code {code[1]}; -9: killed, perhaps because memory ran out); the same "
-                "command resumes from the last checkpoint; config.data.workers=0 uses no such processes"
+                "command resumes from the last checkpoint; config.data.workers=0 uses no worker processes"
             ) from error
         raise
 
 
 def count(batch: Mapping[str, np.ndarray], objective: Objective) -> dict[str, int]:
-    """What a batch holds: `examples`, `tokens` (of the last sequence), and of all sequences `filled` and `slots`."""
+    """Counts of a batch: `examples`, `tokens` (of the last sequence), and over all sequences `filled` and all `slots`."""
     segments = [batch[sequence.segments] for sequence in objective.sequences]
     return {
         "examples": int(segments[-1].max(axis=1).sum()),
@@ -318,7 +320,7 @@ def count(batch: Mapping[str, np.ndarray], objective: Objective) -> dict[str, in
     }
 
 
-def held(batches: Batches, numbers: Iterable[int], objective: Objective) -> dict[str, int]:
-    """`filled` and `slots` of some batches together, as `count` counts them."""
+def count_slots(batches: Batches, numbers: Iterable[int], objective: Objective) -> dict[str, int]:
+    """The sums of `filled` and `slots` (see `count`) over these batches."""
     counts = [count(batches[number], objective) for number in numbers]
     return {name: sum(each[name] for each in counts) for name in ("filled", "slots")}

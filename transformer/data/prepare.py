@@ -1,6 +1,6 @@
-"""From settings to what training reads: splits, vocabularies, token ids, and the `DataInfo` that only the data can give.
+"""Prepares the data for training: splits, vocabularies, token ids, and the `DataInfo`, which depends on the data.
 
-All of it is kept in the workdir and read from there the next time.
+Everything is kept in the workdir and read from there the next time.
 """
 
 import dataclasses
@@ -25,14 +25,14 @@ from transformer.files import new_folder
 
 NAMES: tuple[SplitName, ...] = get_args(SplitName)
 SENTINELS = 100  # as many as T5 has
-SHOWN_UNKNOWN = 0.001  # a share of unknown tokens that is worth a notice
-# (examples, what encodes each field, labels) -> tokens. A `RandomSegmentation` encodes texts alone; `validate` sees to that.
+SHOWN_UNKNOWN = 0.001  # the fraction of unknown tokens above which a notice is given
+# (examples, encoder of each field, labels) -> tokens. A `RandomSegmentation` can only encode texts, which `validate` ensures.
 Encode = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any], Sequence[str]], dict[str, corpus.Ragged]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Folders:
-    """Where prepared data lies."""
+    """The folders of prepared data."""
 
     vocabulary: Path
     tokens: Path
@@ -41,7 +41,7 @@ class Folders:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A split's text and its token ids, by field. `cuts`: what reading and encoding it left out or replaced."""
+    """The text of a split and its token ids, by field. `cuts`: what was dropped or replaced in reading and encoding it."""
 
     examples: Sequence[Mapping[str, Any]]
     tokens: Corpus
@@ -50,14 +50,14 @@ class Split:
 
 
 class Text:
-    """The splits' text, each read once."""
+    """The text of the splits, each of which is read once."""
 
     def __init__(self, data: Data, fields: Sequence[str], cache: Path, notice: Notice):
         self.data, self.fields, self.cache, self.notice = data, fields, cache, notice
         self._read: dict[str, sources.Split | None] = {}
 
     def split(self, name: SplitName) -> sources.Split | None:
-        """The split, if the settings name one. UserError: it has not the fields that are wanted."""
+        """The split, if the settings name one. UserError if its examples lack required fields."""
         if name not in self._read:
             found = self._read[name] = sources.read(self.data, name, self.cache)
             for text in found.notices if found else ():
@@ -70,7 +70,7 @@ class Text:
         return self._read[name]
 
     def training(self) -> sources.Split:
-        """UserError: there is none."""
+        """The training split. UserError if there is none."""
         split = self.split("train")
         if split is None:
             raise UserError("config.data.train is none: there is nothing to learn from; name a training split")
@@ -86,9 +86,9 @@ def encode_split(
     encode: Encode,
     training: bool = False,
 ) -> Split | None:
-    """The split with its tokens, from their cache if they are in it; None if the settings name none.
+    """The split with its tokens, which are cached; None if the settings do not name one.
 
-    `training`: the tokens are those of `data.segmentations` copies of the examples, one copy after the other.
+    `training`: the tokens are those of `data.segmentations` copies of the examples, one copy after another.
     """
     split = text.split(name)
     if split is None:
@@ -104,7 +104,7 @@ def encode_split(
     def build() -> dict[str, corpus.Ragged]:
         every = [encode(split.examples, vocabularies, data_info.labels)]
         for copy in range(1, copies):
-            seeds = itertools.count(copy * len(vocabularies))  # each field has draws of its own
+            seeds = itertools.count(copy * len(vocabularies))  # a separate seed for each field and copy
             drawn = {field: each.sampled(rate, next(seeds)) for field, each in vocabularies.items()}
             every.append(encode(split.examples, drawn, data_info.labels))
         return {field: corpus.Ragged.joined([tokens[field] for tokens in every]) for field in every[0]}
@@ -117,7 +117,7 @@ def encode_split(
 
 
 def _unknown(name: str, vocabularies: Mapping[str, Vocabulary], tokens: Corpus) -> Iterator[Cut]:
-    """The unknown tokens of each field of which more than a few are."""
+    """Counts of unknown tokens, for each field in which there are more than a few."""
     for field, each in vocabularies.items():
         if field not in tokens or each.unknown is None:
             continue
@@ -128,7 +128,7 @@ def _unknown(name: str, vocabularies: Mapping[str, Vocabulary], tokens: Corpus) 
 
 
 def make_vocabularies(text: Text, fields: Sequence[str], folders: Folders) -> dict[str, Vocabulary]:
-    """A vocabulary for every field, from the workdir, else learned from the training split and written there."""
+    """A vocabulary for every field, read from the workdir, or else learned from the training split and written there."""
     data = text.data
     if folders.vocabulary.is_dir():
         return load_vocabularies(data, fields, folders.vocabulary)
@@ -152,14 +152,14 @@ def make_vocabularies(text: Text, fields: Sequence[str], folders: Folders) -> di
 
 
 def load_vocabularies(data: Data, fields: Sequence[str], folder: Path) -> dict[str, Vocabulary]:
-    """The workdir's vocabularies, by field."""
+    """The vocabularies of the workdir, by field."""
     return {f: each for name, of in _names(data, fields).items() for each in [load(folder, name)] for f in of}
 
 
 def make_data_info(vocabularies: Mapping[str, Vocabulary], extra: str | None, text: Text, base: DataInfo | None) -> DataInfo:
-    """What models need to know of the data. `extra`: "mask" or "sentinels", entries beyond the vocabularies' own.
+    """What models need to know about the data. `extra`: "mask" or "sentinels", entries after those of the vocabularies.
 
-    `base`: that of the run that this one starts from, whose vocabulary it uses; only the labels are its own.
+    `base`: the `DataInfo` of the run from which this one starts and whose vocabulary it uses; only the labels are new.
     """
     labels = find_labels(text.training().examples)
     if base is not None:
@@ -174,9 +174,9 @@ def make_data_info(vocabularies: Mapping[str, Vocabulary], extra: str | None, te
 
 
 def longest_output(tokens: Mapping[str, Corpus], data: Data) -> int:
-    """Tokens of the longest target, its end included, or of the longest answer, in any split; 0 where there is neither.
+    """The length of the longest target, including its end, or of the longest answer, in any split; 0 if there is neither.
 
-    Of training targets as much as `data.max_target_length` allows: no model learns to write more.
+    Training targets count up to `data.max_target_length`, because a model does not learn to write longer ones.
     """
     longest = [0]
     for name, fields in tokens.items():
@@ -189,6 +189,6 @@ def longest_output(tokens: Mapping[str, Corpus], data: Data) -> int:
 
 
 def _names(data: Data, fields: Sequence[str]) -> dict[str, Sequence[str]]:
-    """Vocabularies by name, with the fields that they are for."""
+    """The names of the vocabularies, with the fields of each."""
     joint = data.joint_vocabulary or tuple(fields) != ("source", "target")
     return {"joint": fields} if joint else {field: (field,) for field in fields}

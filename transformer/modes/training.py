@@ -218,7 +218,7 @@ def _train(
             placing = runtime if alone else vmap_seeds.OnHost(runtime)
             job = loop.Job(config, placing, step, Callbacks(), telemetry, monitor, stop)
             read = pipeline.read(batches, first, first if ended else config.train.steps, config.data.workers)
-            held = pipeline.held(batches, range(first - first % settings.log_every, first), objective)
+            held = pipeline.count_slots(batches, range(first - first % settings.log_every, first), objective)
             _, done = yield from loop.train(job, state, first, read, held)
     if done < config.train.steps and not ended:
         if not monitor.exhausted:

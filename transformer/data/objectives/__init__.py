@@ -1,4 +1,4 @@
-"""Objectives: from the token ids of an example to the inputs and targets of a model, one class for each objective."""
+"""Objectives make the inputs and targets of a model from the token ids of an example; one class for each objective."""
 
 from transformer.data.objectives.base import DECODER, ENCODER, PREFIXED, READER, TAGGER, Corpus, Objective, SequenceSpec
 from transformer.data.objectives.denoising import Denoise, SpanCorruption

@@ -1,7 +1,7 @@
 """The interface of objectives, the sequences of a row, and helpers that several objectives use.
 
-An objective is a pure function of (its settings, the example, the epoch); it declares its lengths before anything is
-corrupted or drawn, because rows are planned once a run. Where examples land in a batch is `pipeline.py`.
+An objective is a pure function of (its settings, the example, the epoch). It declares the lengths of examples before they are
+corrupted or sampled, because rows are planned once per run. `pipeline.py` places examples in batches.
 """
 
 import abc
@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from transformer.cuts import Cut
-from transformer.data.corpus import Ragged, spread
+from transformer.data.corpus import Ragged, concatenated_ranges
 from transformer.errors import UserError
 
 Corpus = Mapping[str, Ragged]
 
-SHIFT, SPLIT, MASK, SPANS, NOISE = range(4, 9)  # streams of randomness beside the pipeline's
+SHIFT, SPLIT, MASK, SPANS, NOISE = range(4, 9)  # random streams, in addition to those of the pipeline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,30 +37,29 @@ ENCODER = SequenceSpec("source", {"source": np.int32}, "source_positions", "sour
 DECODER = SequenceSpec("target", _TARGET, "positions", "segments")
 # A decoder without an encoder; `prefix` marks the tokens that every token sees.
 PREFIXED = SequenceSpec("target", {**_TARGET, "prefix": np.int32}, "positions", "segments")
-# An encoder without a decoder; its labels are a sequence of their own.
+# An encoder without a decoder; its labels are a separate sequence.
 READER = SequenceSpec("source", _SOURCE, "source_positions", "source_segments")
 # An encoder without a decoder that predicts something for each token.
 TAGGER = SequenceSpec("source", {**_SOURCE, "targets": np.int32, "weights": np.float32}, "source_positions", "source_segments")
 
 
 class Objective(abc.ABC):
-    """How examples become features. `batch_tokens` counts the tokens of the last of `sequences`."""
+    """Makes features from examples. `batch_tokens` counts the tokens of the last of `sequences`."""
 
     sequences: tuple[SequenceSpec, ...]
 
     def chunk_documents(self, corpus: Corpus) -> Corpus:
-        """Called once with the tokens of a split; the other methods get the result: documents cut into windows."""
+        """Called once with the tokens of a split; cuts documents into windows. The other methods receive the result."""
         return corpus
 
     def cuts(self, corpus: Corpus) -> list[Cut]:
-        """What `chunk_documents` splits or leaves out of the original corpus, and what `features` cuts at any limit; counts may
-        be 0."""
+        """Counts of what `chunk_documents` splits or drops in the original corpus, and of what `features` cuts; may be 0."""
         return []
 
     @property
     @abc.abstractmethod
     def limits(self) -> tuple[int, ...]:
-        """The longest length of each sequence. `features` cuts to it."""
+        """The maximum length of each sequence, to which `features` cuts."""
 
     @abc.abstractmethod
     def lengths(self, corpus: Corpus) -> np.ndarray:
@@ -71,19 +70,19 @@ class Objective(abc.ABC):
         """The features of every sequence, each of rank 1; features of one sequence have the same length."""
 
     def features_batch(self, corpus: Corpus, index_N: np.ndarray, epoch_N: np.ndarray) -> dict[str, Ragged]:
-        """`features` of many examples. Subclasses override it where a loop is too slow."""
+        """`features` of many examples. Subclasses override it if a loop is too slow."""
         each = [self.features(corpus, int(i), int(e)) for i, e in zip(index_N, epoch_N, strict=True)]
         names = [(name, dtype) for sequence in self.sequences for name, dtype in sequence.features.items()]
         return {name: Ragged.of([features[name] for features in each], dtype) for name, dtype in names}
 
 
 def draw(seed: int, stream: int, epoch: int, *index: int) -> np.random.Generator:
-    """The randomness of an example in an epoch; without `index`, of the epoch."""
+    """The random generator of an example in an epoch or, without `index`, of the epoch."""
     return np.random.default_rng((seed, stream, epoch, *index))
 
 
 def check_limit(setting: str, limit: int, least: int) -> None:
-    """UserError if a limit leaves no room for text beside the special tokens."""
+    """UserError if a limit leaves no space for text besides the special tokens."""
     if limit < least:
         raise UserError(
             f"config.data.{setting} is {limit}: this objective needs at least {least}, for special tokens and some text"
@@ -91,26 +90,26 @@ def check_limit(setting: str, limit: int, least: int) -> None:
 
 
 def row_lengths(tokens: Ragged, index_N: np.ndarray) -> np.ndarray:
-    """Lengths of some rows; int64."""
+    """The lengths of the rows `index_N`; int64."""
     return tokens.offsets[index_N + 1] - tokens.offsets[index_N]
 
 
 def with_end(documents: Ragged, end: int) -> Ragged:
-    """Every document with `end` behind it."""
+    """All documents, each followed by `end`."""
     values = documents.values[documents.offsets[0] : documents.offsets[-1]]
     offsets = documents.offsets - documents.offsets[0]
     return Ragged(np.insert(values, offsets[1:], end), offsets + np.arange(len(offsets)))
 
 
 def cut(documents: Ragged, window: int, even: bool = False) -> dict[str, Ragged]:
-    """Documents in chunks of at most `window` tokens, which are not copied: fields `text` and `document`, a chunk a row.
+    """Splits documents into chunks of at most `window` tokens, without a copy: fields `text` and `document`, one chunk per row.
 
-    `document` is one number a chunk: of its document. Chunks are full but a document's last; `even`: as equal as can be.
-    A document without tokens has no chunk.
+    `document` is the index of the chunk's document. All chunks of a document but the last are full or, if `even`, all have
+    nearly the same length. A document without tokens has no chunk.
     """
     count_D = -(-documents.lengths // window)
     document_N = np.repeat(np.arange(len(documents)), count_D)
-    number_N = spread(np.zeros_like(count_D), count_D)
+    number_N = concatenated_ranges(np.zeros_like(count_D), count_D)
     inside_N = number_N * window
     if even:
         inside_N = number_N * documents.lengths[document_N] // count_D[document_N]
@@ -122,7 +121,7 @@ def cut(documents: Ragged, window: int, even: bool = False) -> dict[str, Ragged]
 
 
 def chunked(length_N: np.ndarray, window: int, *settings: str) -> list[Cut]:
-    """What `cut` does to documents of these lengths; the settings that decide the window are of `config.data`."""
+    """Counts of documents that `cut` splits or drops. `settings`: the settings in `config.data` that determine the window."""
     where = f"config.data.{', .'.join(settings)}"
     return [
         Cut(
@@ -135,14 +134,14 @@ def chunked(length_N: np.ndarray, window: int, *settings: str) -> list[Cut]:
     ]
 
 
-def share(first: int, second: int, room: int) -> tuple[int, int]:
-    """Two lengths, cut so that their sum is at most `room`: the longer one is cut first, down to half of it."""
+def truncate_pair(first: int, second: int, room: int) -> tuple[int, int]:
+    """Two lengths, reduced so that their sum is at most `room`: the longer one is cut first, but not below half of `room`."""
     kept = min(second, max(room - first, room // 2))
     return min(first, room - kept), kept
 
 
 def shifted(targets: np.ndarray, start: int) -> dict[str, np.ndarray]:
-    """Features of a decoder: its inputs are `start` and all targets but the last."""
+    """The features of a decoder, whose inputs are `start` and all targets but the last."""
     return {
         "inputs": np.concatenate([[start], targets[:-1]]).astype(np.int32),
         "targets": targets.astype(np.int32),
@@ -150,8 +149,8 @@ def shifted(targets: np.ndarray, start: int) -> dict[str, np.ndarray]:
     }
 
 
-def enclosed(begin: int, end: int, *parts: np.ndarray, between: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
-    """begin part end [between part end]: `source`, and `token_types`, the number of a part with what stands around it."""
+def with_special_tokens(begin: int, end: int, *parts: np.ndarray, between: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
+    """begin part end [between part end]: `source`, and `token_types`, the index of the part to which each token belongs."""
     ended = [np.append(part, end) for part in parts]
     pieces = [np.append(begin, ended[0]), *(np.append(np.array(between, np.int64), part) for part in ended[1:])]
     sizes = [*map(len, pieces)]

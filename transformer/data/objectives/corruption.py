@@ -1,25 +1,25 @@
-"""Corruptions of a text's token ids: functions of the tokens, plain numbers and a generator of random numbers.
+"""Corruptions of a text's token ids: functions of the tokens, plain numbers and a random generator.
 
-Where the generator comes from, and what stands around the text, is `objectives/`.
+The objectives supply the generator, and add the special tokens.
 """
 
 import numpy as np
 
-from transformer.data.corpus import spread
+from transformer.data.corpus import concatenated_ranges
 
-HIDDEN, KEPT = 0.8, 0.1  # of the tokens chosen: replaced by the mask, left as they are; the rest become random (BERT)
+HIDDEN, KEPT = 0.8, 0.1  # fractions of the chosen tokens that are masked and that are kept; the rest become random (BERT)
 
 
 def share_of(length: int, rate: float) -> int:
-    """How many of `length` tokens a rate is: the nearest number, 1 at least if there are any."""
+    """The fraction `rate` of `length` tokens, rounded, but at least 1 if there are any."""
     return min(max(round(length * rate), 1), length)
 
 
 def choose_words(starts_N: np.ndarray, budget: int, generator: np.random.Generator) -> np.ndarray:
-    """bool N: at most `budget` tokens chosen at random, in whole words; `starts_N`: the tokens that begin one.
+    """bool N: random whole words with at most `budget` tokens; `starts_N` is True for tokens that begin a word.
 
-    Tokens before the first that begins a word are one too. Words are taken in random order, those that would exceed the
-    budget being passed over (whole word masking of BERT's code). If none fits, the first drawn is chosen all the same.
+    Tokens before the first such token form a word, too. Words are taken in random order, and words that would exceed the budget
+    are skipped (whole word masking in BERT's code). If no word fits, the first one is chosen nevertheless.
     """
     word_N = np.cumsum(starts_N) - starts_N[:1]
     sizes = np.bincount(word_N)
@@ -39,9 +39,9 @@ def choose_words(starts_N: np.ndarray, budget: int, generator: np.random.Generat
 def mask_tokens(
     tokens_N: np.ndarray, chosen_N: np.ndarray, mask: int, random_ids: tuple[int, int], generator: np.random.Generator
 ) -> np.ndarray:
-    """The tokens, of those chosen 80 % replaced by `mask`, 10 % by an id in [low, high), 10 % as they were.
+    """The tokens, where 80 % of the chosen ones are replaced by `mask`, 10 % by an id in [low, high), and 10 % are unchanged.
 
-    Each is drawn by itself (Devlin et al. 2019, 3.1, task 1). A random id may happen to be the right one.
+    Each token is drawn independently (Devlin et al. 2019, 3.1, task 1). A random id may by chance be the original one.
     """
     fate_N = generator.random(len(tokens_N))
     random_N = generator.integers(*random_ids, len(tokens_N))
@@ -50,10 +50,10 @@ def mask_tokens(
 
 
 def span_counts(length: np.ndarray, rate: float, span_length: float) -> tuple[np.ndarray, np.ndarray]:
-    """How many tokens of texts are hidden, and in how many spans: round(n rate), and round of that / span_length.
+    """The number of hidden tokens of a text, round(n rate), and of spans, round(hidden / span_length).
 
-    1 at least, and a token is left before every span (Raffel et al. 2020, 3.1.4, and their code). A text of fewer than two
-    tokens has none.
+    Both are at least 1, and a visible token remains before every span (Raffel et al. 2020, 3.1.4, and their code). A text of
+    fewer than two tokens has no span.
     """
     hidden = np.clip(np.rint(length * rate), 1, np.maximum(length - 1, 1)).astype(np.int64)
     spans = np.clip(np.rint(hidden / span_length), 1, np.minimum(hidden, np.maximum(length - hidden, 1))).astype(np.int64)
@@ -61,9 +61,10 @@ def span_counts(length: np.ndarray, rate: float, span_length: float) -> tuple[np
 
 
 def random_spans(length: int, rate: float, span_length: float, generator: np.random.Generator) -> np.ndarray:
-    """bool: the tokens that are hidden. Kept and hidden runs alternate, a kept one first, a hidden one last.
+    """bool: True for hidden tokens. Visible and hidden runs alternate, beginning with a visible one and ending with a hidden
+    one.
 
-    The lengths of either kind are a random partition of their sum, all partitions alike likely; no run is empty.
+    The lengths of the runs of each kind are a uniformly random partition of their sum; no run is empty.
     """
     hidden, spans = (int(n) for n in span_counts(np.asarray(length), rate, span_length))
     if spans == 0:
@@ -78,7 +79,7 @@ def _partition(total: int, parts: int, generator: np.random.Generator) -> np.nda
 
 
 def to_sentinels(tokens_N: np.ndarray, hidden_N: np.ndarray, top: int) -> np.ndarray:
-    """The tokens with each hidden run replaced by one id: the first by `top`, the next by `top` - 1, and so on."""
+    """The tokens, where each hidden run is replaced by one id: the first by `top`, the next by `top` - 1, and so on."""
     first_N = hidden_N & ~np.concatenate([[False], hidden_N[:-1]])
     return np.where(first_N, top + 1 - np.cumsum(first_N), tokens_N)[first_N | ~hidden_N]
 
@@ -86,11 +87,11 @@ def to_sentinels(tokens_N: np.ndarray, hidden_N: np.ndarray, top: int) -> np.nda
 def infill(
     tokens_N: np.ndarray, rate: float, span_length: float, mask: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Text infilling: spans of Poisson(span_length) tokens, each replaced by one `mask`; and the spans' lengths, in order.
+    """Text infilling: replaces each span of Poisson(span_length) tokens by one `mask`. Also returns the lengths of the spans.
 
-    Spans are drawn until they hold `share_of(N, rate)` tokens, the last one cut to it; one of length 0 is a mask put
-    between two tokens (Lewis et al. 2020, 2.2). No span overlaps another; every arrangement is alike likely. Spans of
-    length 0 that would make the text longer than it was are left out.
+    Spans are drawn until they have `share_of(N, rate)` tokens, and the last one is cut. A span of length 0 inserts a mask
+    between two tokens (Lewis et al. 2020, 2.2). Spans do not overlap, and all arrangements are equally likely. Spans of length
+    0 that would make the text longer than the original are omitted.
     """
     budget = share_of(len(tokens_N), rate)
     if budget == 0:
@@ -115,11 +116,13 @@ def infill(
 
 
 def permute_sentences(tokens_N: np.ndarray, ends_N: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The tokens with their sentences in random order; `ends_N`: tokens that end one. A run of them ends one sentence."""
+    """The tokens with their sentences in random order; `ends_N` is True for tokens that end a sentence, several may in
+    a row.
+    """
     after = np.flatnonzero(ends_N[:-1] & ~ends_N[1:]) + 1
     bounds = np.concatenate([[0], after, [len(tokens_N)]])
     order = generator.permutation(len(bounds) - 1)
-    return tokens_N[spread(bounds[:-1][order], np.diff(bounds)[order])]
+    return tokens_N[concatenated_ranges(bounds[:-1][order], np.diff(bounds)[order])]
 
 
 def delete_tokens(tokens_N: np.ndarray, rate: float, generator: np.random.Generator) -> np.ndarray:

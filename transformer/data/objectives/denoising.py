@@ -1,4 +1,4 @@
-"""Corrupted text to what it was: T5's span corruption and BART's denoising. The corruptions are `corruption.py`."""
+"""Reconstruction of corrupted text: T5's span corruption and BART's denoising. The corruptions are in `corruption.py`."""
 
 import dataclasses
 import functools
@@ -25,13 +25,13 @@ from transformer.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class SpanCorruption(Objective):
-    """Field `text`, a document a row. The encoder reads a chunk with spans replaced by sentinels, and end.
+    """Field `text`, one document per row. The encoder reads a chunk in which spans are replaced by sentinels, and end.
 
-    The targets are sentinel span sentinel span .. end, as T5's code has it: with no sentinel behind the last span, which
-    ends the text (figure 2 of Raffel et al. 2020 shows one; their code, with which the published models were trained, has
-    none). Sentinel k is the id `top` - k. Chunks are as long as `max_source_length`, `max_target_length` and the number
-    of sentinels allow: 568 tokens for 512, 114 and 100. Spans are drawn again in each epoch; as the last one ends the
-    chunk, one of 30 tokens or fewer, which has a single span, is always corrupted alike (at the usual rate and length).
+    The targets are sentinel span sentinel span .. end, as in T5's code, without a sentinel after the last span, which ends the
+    text (figure 2 of Raffel et al. 2020 shows one, but their code, with which the published models were trained, has none).
+    Sentinel k has the id `top` - k. Chunks are as long as `max_source_length`, `max_target_length` and the number of sentinels
+    allow: 568 tokens for 512, 114 and 100. Spans are drawn again in each epoch. Because the last span ends the chunk, a chunk
+    of 30 tokens or fewer, which has one span, is always corrupted in the same way (with the usual rate and length).
     """
 
     max_source_length: int
@@ -92,11 +92,11 @@ class SpanCorruption(Objective):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Denoise(Objective):
-    """Field `text`, a document a row. The encoder reads [begin] a corrupted chunk end [code]; targets are the chunk and end.
+    """Field `text`, one document per row. The encoder reads [begin] corrupted chunk end [code]; targets are the chunk and end.
 
-    In this order: sentences permuted where `ends_sentence`, bool by token id, says what ends one; `delete_rate` of the
-    tokens deleted; text infilling of `rate` of the rest with spans of Poisson(`span_length`) (Lewis et al. 2020, 2.2).
-    All is drawn again in each epoch.
+    The corruptions, in this order: sentences are permuted if `ends_sentence` is given (bool by token id); a fraction
+    `delete_rate` of the tokens is deleted; text infilling is applied to a fraction `rate` of the rest, with spans of
+    Poisson(`span_length`) tokens (Lewis et al. 2020, 2.2). They are drawn again in each epoch.
     """
 
     max_source_length: int

@@ -1,12 +1,21 @@
-"""Text with labels, read by an encoder alone: of the whole, of each token, of a span (Devlin et al. 2019, 4.1 to 4.3)."""
+"""Labels of a text, of each token, or of a span, predicted by an encoder-only model (Devlin et al. 2019, 4.1 to 4.3)."""
 
 import dataclasses
 
 import numpy as np
 
 from transformer.cuts import Cut
-from transformer.data.corpus import Ragged, spread
-from transformer.data.objectives.base import READER, TAGGER, Corpus, Objective, SequenceSpec, check_limit, enclosed, share
+from transformer.data.corpus import Ragged, concatenated_ranges
+from transformer.data.objectives.base import (
+    READER,
+    TAGGER,
+    Corpus,
+    Objective,
+    SequenceSpec,
+    check_limit,
+    truncate_pair,
+    with_special_tokens,
+)
 
 LABEL = SequenceSpec("label", {"label": np.int32, "weights": np.float32}, "label_positions", "label_segments")
 SPAN = SequenceSpec("span", {"first": np.int32, "last": np.int32, "weights": np.float32}, "span_positions", "span_segments")
@@ -14,9 +23,9 @@ SPAN = SequenceSpec("span", {"first": np.int32, "last": np.int32, "weights": np.
 
 @dataclasses.dataclass(frozen=True)
 class Classify(Objective):
-    """Fields `text`, optionally `pair`, and `label`, one int a row: begin text end [between pair end], and its label.
+    """Fields `text`, optionally `pair`, and `label`, one int per row: begin text end [between pair end], and its label.
 
-    Without a label (the field is missing, the row is empty or -1) the weight is 0. Too long: the end of the longer one goes.
+    Without a label (the field is missing, the row is empty or -1) the weight is 0. If it is too long, the longer text is cut.
     """
 
     limit: int
@@ -42,21 +51,21 @@ class Classify(Objective):
         parts = [corpus["text"][index][: self.limit - 2]]
         if "pair" in corpus:
             pair = corpus["pair"][index]
-            kept = share(len(corpus["text"][index]), len(pair), self.limit - 3 - len(self.between))
+            kept = truncate_pair(len(corpus["text"][index]), len(pair), self.limit - 3 - len(self.between))
             parts = [parts[0][: kept[0]], pair[: kept[1]]]
         label = max((int(n) for n in corpus["label"][index]), default=-1) if "label" in corpus else -1
         return {
             "label": np.array([max(label, 0)], np.int32),
             "weights": np.array([label >= 0], np.float32),
-            **enclosed(self.begin, self.end, *parts, between=self.between),
+            **with_special_tokens(self.begin, self.end, *parts, between=self.between),
         }
 
 
 @dataclasses.dataclass(frozen=True)
 class Tag(Objective):
-    """Fields `text` and `tags`, a tag a token: begin text end. A tag of -1, and no tags at all, have weight 0.
+    """Fields `text` and `tags`, one tag per token: begin text end. The weight is 0 for a tag of -1, and without tags.
 
-    Too long: the end goes.
+    A text that is too long is cut.
     """
 
     limit: int
@@ -82,7 +91,7 @@ class Tag(Objective):
         text, tags = text[: self.limit - 2], tags[: self.limit - 2]
         tags = np.concatenate([[-1], tags, [-1]])
         return {
-            **enclosed(self.begin, self.end, text),
+            **with_special_tokens(self.begin, self.end, text),
             "targets": np.maximum(tags, 0).astype(np.int32),
             "weights": (tags >= 0).astype(np.float32),
         }
@@ -92,11 +101,11 @@ class Tag(Objective):
 class Answer(Objective):
     """Fields `question`, `text` (the context) and `span`, the answer's first and last token in it: begin question end text end.
 
-    `first` and `last` are places in the row. A context that does not fit is cut to windows, each `stride` tokens on from
-    the one before: `chunk_documents` adds the field `window`, (example, first token of the context, number of tokens) a row. A
-    window without the whole answer, and a row whose span is empty (there is no answer), point at `begin`, place 0, with
-    weight 1 (BERT's code for SQuAD). Without the field `span` the weight is 0. A question keeps its first `max_question`
-    tokens, half of the room at most.
+    `first` and `last` are indices in the row. A context that does not fit is split into windows, each of which begins `stride`
+    tokens after the previous one: `chunk_documents` adds the field `window`, (example, first token of the context, number of
+    tokens) per row. In a window without the whole answer, and in a row with an empty span (no answer), both point to `begin`,
+    index 0, with weight 1 (BERT's code for SQuAD). Without the field `span` the weight is 0. A question is cut to its first
+    `max_question` tokens, at most half of the available space.
     """
 
     limit: int
@@ -122,7 +131,7 @@ class Answer(Objective):
         step_E = np.minimum(self.stride, room_E)
         count_E = 1 + -(-np.maximum(context_E - room_E, 0) // step_E)
         example_N = np.repeat(np.arange(len(context_E)), count_E)
-        first_N = spread(np.zeros_like(count_E), count_E) * step_E[example_N]
+        first_N = concatenated_ranges(np.zeros_like(count_E), count_E) * step_E[example_N]
         length_N = np.minimum(room_E[example_N], context_E[example_N] - first_N)
         windows = np.stack([example_N, first_N, length_N], axis=1).astype(np.int32)
         return {**corpus, "window": Ragged(windows.ravel(), 3 * np.arange(len(windows) + 1))}
@@ -169,5 +178,5 @@ class Answer(Objective):
             "first": np.array([places[0]], np.int32),
             "last": np.array([places[1]], np.int32),
             "weights": np.array(["span" in corpus], np.float32),
-            **enclosed(self.begin, self.end, question, context),
+            **with_special_tokens(self.begin, self.end, question, context),
         }

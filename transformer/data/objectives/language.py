@@ -1,11 +1,11 @@
-"""Text alone: causal and prefix language models."""
+"""Objectives of language models: causal and prefix LM."""
 
 import dataclasses
 
 import numpy as np
 
 from transformer.cuts import Cut
-from transformer.data.corpus import Ragged, spread
+from transformer.data.corpus import Ragged, concatenated_ranges
 from transformer.data.objectives.base import (
     DECODER,
     SHIFT,
@@ -24,14 +24,13 @@ from transformer.data.objectives.translate import DecoderOnlyTranslate, Translat
 
 @dataclasses.dataclass(frozen=True)
 class CausalLM(Objective):
-    """Field `text`, a document a row: each token from those before it; `start` stands before a document, `end` behind it.
+    """Field `text`, one document per row: predicts each token from the previous ones; each document has a `start` and an `end`.
 
-    Documents are cut to chunks of `block` tokens; the first token of a chunk is predicted from the one before it.
-    `cross_documents`: all documents are one, with `end` between them. `shift` (training): chunks but a document's first and
-    last start earlier by a number in [0, block) drawn from (seed, epoch), so that windows differ by epoch at no cost in
-    length: as many tokens are predicted twice, behind the first chunk's start, as are left out, before the last chunk. Without
-    `shift`
-    (evaluation) each token is predicted once.
+    Documents are split into chunks of `block` tokens; the first token of a chunk is predicted from the token before it.
+    `cross_documents`: all documents are joined to one, with `end` between them. `shift` (training): all chunks of a document
+    but the first and the last start earlier by a number in [0, block) drawn from (seed, epoch), so that windows differ between
+    epochs. The number of predicted tokens does not change: some tokens of the first chunk are predicted twice, and the same
+    number before the last chunk is skipped. Without `shift` (evaluation) each token is predicted once.
     """
 
     block: int
@@ -73,8 +72,8 @@ class CausalLM(Objective):
             shift = np.array([draw(self.seed, SHIFT, int(epoch)).integers(self.block) for epoch in epochs], np.int64)
             start_N = start_N - np.where(first_N | last_N, 0, shift[which_N])
         offsets = np.concatenate([[0], np.cumsum(length_N)])
-        place = spread(start_N, length_N)
-        inputs = text.values[place - 1]  # of the corpus' very first token its last, which `start` replaces
+        place = concatenated_ranges(start_N, length_N)
+        inputs = text.values[place - 1]  # for the first token of the corpus this is the last one, which `start` replaces
         inputs[offsets[:-1][first_N]] = self.start
         arrays = inputs, text.values[place], np.ones(len(place), np.float32)
         return {name: Ragged(values, offsets) for name, values in zip(DECODER.features, arrays, strict=True)}
@@ -82,10 +81,10 @@ class CausalLM(Objective):
 
 @dataclasses.dataclass(frozen=True)
 class PrefixLM(DecoderOnlyTranslate):
-    """The prefix LM of Raffel et al. 2020, 3.2.1, by a decoder alone. Field `text`, a document a row.
+    """The prefix LM of Raffel et al. 2020, 3.2.1, with a decoder-only model. Field `text`, one document per row.
 
-    Documents with `end` are cut to chunks of `block` tokens, each split at a place that depends on (seed, epoch, example), both
-    parts having a token if the chunk has two; the first part is the source, the second the target.
+    Documents with `end` are split into chunks of `block` tokens. Each chunk is divided into a source and a target at a random
+    index that depends on (seed, epoch, example). Both parts have at least one token if the chunk has two.
     """
 
     seed: int = 0
@@ -107,10 +106,10 @@ class PrefixLM(DecoderOnlyTranslate):
 
 @dataclasses.dataclass(frozen=True)
 class EncodedPrefixLM(Translate):
-    """The same with an encoder, which reads the first part of a chunk, and a decoder, which predicts the rest. Field `text`.
+    """A prefix LM with an encoder, which reads the first part of a chunk, and a decoder, which predicts the rest. Field `text`.
 
-    As in T5 every part has its end. Rows are planned once, by their lengths, so (seed, example) says where a chunk is
-    split, for all epochs; with a split drawn in each epoch, half of all slots would be padding.
+    As in T5, every part has an end. Rows are planned once from their lengths, so the index at which a chunk is divided depends
+    only on (seed, example) and not on the epoch; otherwise half of all slots would be padding.
     """
 
     seed: int = 0

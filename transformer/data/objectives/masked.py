@@ -16,7 +16,7 @@ from transformer.data.objectives.base import (
     chunked,
     cut,
     draw,
-    enclosed,
+    with_special_tokens,
 )
 from transformer.errors import UserError
 
@@ -25,12 +25,13 @@ RELATED = SequenceSpec("related", {"related": np.int32, "related_weights": np.fl
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaskedLM(Objective):
-    """Field `text`, a document a row. The encoder reads begin chunk end, a share `rate` of the chunk's tokens corrupted.
+    """Field `text`, one document per row. The encoder reads begin chunk end, with a fraction `rate` of the tokens corrupted.
 
-    `targets` are the tokens as they were; `weights` is 1 at those chosen. `low` to `high`, excluded: ids that may stand for
-    a token. `starts_word`, bool by token id: words are chosen, not tokens. `next_sentence`: begin a end b end, a and b
-    being the halves of a chunk, or, half of the time, b being from another document, cut to the half that it replaces;
-    `related` is then 0, else 1. All is drawn again in each epoch.
+    `targets` are the original tokens; `weights` is 1 for the chosen ones. `low` to `high` (excluded): the range of random ids.
+    `starts_word`, bool by token id: chooses whole words. `next_sentence`: the encoder reads begin a end b end, where a and b
+    are the halves of a chunk and `related` is 1; in half of all examples, b comes from another document, cut to the same
+    length,
+    and `related` is 0. Everything is drawn again in each epoch.
     """
 
     limit: int
@@ -56,11 +57,11 @@ class MaskedLM(Objective):
         return 3 if self.next_sentence else 2
 
     def chunk_documents(self, corpus: Corpus) -> Corpus:
-        """UserError: `next_sentence`, and there is one document only."""
+        """UserError if `next_sentence` is set and there is only one document."""
         chunks = cut(corpus["text"], self.limit - self._special, even=self.next_sentence)
         if self.next_sentence and len(np.unique(chunks["document"].values)) < 2:
             raise UserError(
-                "config.objective.next_sentence: all text is one document, so that no segment is unrelated; "
+                "config.objective.next_sentence: all text is one document, so no segment is unrelated; "
                 "set config.data.document to paragraph or line, or next_sentence to false"
             )
         return chunks
@@ -94,13 +95,13 @@ class MaskedLM(Objective):
         masked_N = corruption.mask_tokens(tokens, chosen_N, self.mask, (self.low, self.high), generator)
         ends = np.cumsum([len(part) for part in parts]).tolist()
         pieces = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-        result |= enclosed(self.begin, self.end, *(masked_N[piece] for piece in pieces))
-        result["targets"] = enclosed(self.begin, self.end, *parts)["source"]
-        result["weights"] = enclosed(0, 0, *(chosen_N[piece] for piece in pieces))["source"].astype(np.float32)
+        result |= with_special_tokens(self.begin, self.end, *(masked_N[piece] for piece in pieces))
+        result["targets"] = with_special_tokens(self.begin, self.end, *parts)["source"]
+        result["weights"] = with_special_tokens(0, 0, *(chosen_N[piece] for piece in pieces))["source"].astype(np.float32)
         return result
 
     def _starts(self, part: np.ndarray) -> np.ndarray:
-        """Which tokens begin a word; what a cut left of a word is one."""
+        """True for tokens that begin a word; the rest of a word that was cut counts as a word."""
         if self.starts_word is None:
             return np.ones(len(part), bool)
         starts_N = self.starts_word[part]
@@ -113,7 +114,7 @@ def _halves(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _of_another_document(document: np.ndarray, index: int, generator: np.random.Generator) -> int:
-    """A chunk of any other document than chunk `index` is of; a document's chunks stand together."""
+    """A chunk of another document than that of chunk `index`; the chunks of a document are adjacent."""
     first, after = np.searchsorted(document, document[index]), np.searchsorted(document, document[index], "right")
     other = int(generator.integers(len(document) - (after - first)))
     return other if other < first else other + int(after - first)

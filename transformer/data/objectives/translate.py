@@ -1,20 +1,29 @@
-"""A source to a target, both given: translation, summarisation, any text to text."""
+"""Translation of a source to a target, and all other text-to-text tasks, such as summarization."""
 
 import dataclasses
 
 import numpy as np
 
-from transformer.data.corpus import Ragged, spread
-from transformer.data.objectives.base import DECODER, ENCODER, PREFIXED, Corpus, Objective, check_limit, row_lengths, share
+from transformer.data.corpus import Ragged, concatenated_ranges
+from transformer.data.objectives.base import (
+    DECODER,
+    ENCODER,
+    PREFIXED,
+    Corpus,
+    Objective,
+    check_limit,
+    row_lengths,
+    truncate_pair,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Translate(Objective):
     """Fields `source` and `target`: the encoder reads source + end; the decoder reads start + target and predicts target + end.
 
-    `begin`: the source begins with it (BART); `first`: so does the target (NLLB); `code`: it is the source's last token, behind
-    its end (mBART). Too long: a source keeps its first tokens and the end; a target is its first tokens, and does not claim to
-    end there.
+    `begin`: the first token of the source (BART); `first`: the first token of the target (NLLB); `code`: the last token of the
+    source, after its end (mBART). If a source is too long, it is cut and keeps its end. If a target is too long, it is cut and
+    has no end.
     """
 
     max_source_length: int
@@ -32,7 +41,7 @@ class Translate(Objective):
 
     @property
     def _around(self) -> int:
-        """Special tokens of a source."""
+        """The number of special tokens of a source."""
         return self._before + 1 + (self.code is not None)
 
     @property
@@ -72,7 +81,7 @@ class Translate(Objective):
             read.values[read.offsets[1:] - 1] = self.code
         targets = _place(target, index_N, target_N, self._first, said_N, self.end)
         inputs = _place(target, index_N, target_N, 1 + self._first, target_N - 1 - self._first, self.start)
-        if self.first is not None:  # a target has two tokens at least
+        if self.first is not None:  # a target has at least two tokens
             targets.values[targets.offsets[:-1]] = inputs.values[inputs.offsets[:-1] + 1] = self.first
         return {
             "source": read,
@@ -84,10 +93,11 @@ class Translate(Objective):
 
 @dataclasses.dataclass(frozen=True)
 class DecoderOnlyTranslate(Objective):
-    """Fields `source` and `target`, to a decoder alone: it reads source, start, target, all of it seeing the source and start.
+    """Fields `source` and `target`, for a decoder-only model: it reads source start target, where all tokens see source and
+    start.
 
-    `prefix` is 1 along what all see (the rule "prefix" of masks.py); weights are 1 where the target and `end` are predicted.
-    Where both are longer than `block` the longer one gives way.
+    `prefix` is 1 for source and start (the mask "prefix" in masks.py); weights are 1 where the target and `end` are predicted.
+    If both together are longer than `block`, the longer one is cut.
     """
 
     block: int
@@ -107,11 +117,11 @@ class DecoderOnlyTranslate(Objective):
 
     def features(self, corpus: Corpus, index: int, epoch: int) -> dict[str, np.ndarray]:
         source, target = corpus["source"][index], np.append(corpus["target"][index], self.end)
-        kept, left = share(len(source), len(target), self.block)
+        kept, left = truncate_pair(len(source), len(target), self.block)
         return self.prefixed(source[:kept], target[:left])
 
     def prefixed(self, source: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
-        """Features of a row in which `target`, its end included, is predicted after `source`."""
+        """The features of a row in which `target`, including its end, is predicted after `source`."""
         read = np.concatenate([source, [self.start], target]).astype(np.int32)
         place = np.arange(len(read) - 1)
         return {
@@ -123,8 +133,12 @@ class DecoderOnlyTranslate(Objective):
 
 
 def _place(tokens: Ragged, index_N: np.ndarray, length_N: np.ndarray, shift: int, kept_N: np.ndarray, fill: int) -> Ragged:
-    """Rows of `length_N` filled with `fill`, the first `kept_N` tokens of each example laid over them from `shift` on."""
+    """Rows of `length_N` entries `fill`, in which the first `kept_N` tokens of each example are written from index
+    `shift` on.
+    """
     offsets = np.concatenate([[0], np.cumsum(length_N)])
     values = np.full(offsets[-1], fill, np.int32)
-    values[spread(offsets[:-1] + shift, kept_N)] = tokens.values[spread(tokens.offsets[index_N], kept_N)]
+    values[concatenated_ranges(offsets[:-1] + shift, kept_N)] = tokens.values[
+        concatenated_ranges(tokens.offsets[index_N], kept_N)
+    ]
     return Ragged(values, offsets)

@@ -1,7 +1,7 @@
-"""Where text comes from: synthetic tasks, text files, labelled files, data sets of the TFDS catalogue.
+"""Sources of text: synthetic tasks, text files, labelled files, and data sets of the TFDS catalogue.
 
-An example is a mapping of names of fields to text: {"source", "target"} of a pair, {"text"} of a document, {"text", "pair"?,
-"label"}, {"text", "tags"}, {"question", "text", "answer", "start", "answers"}. Tokens are `tokenizers/`, batches
+An example is a mapping from field names to text: {"source", "target"} for a pair, {"text"} for a document, {"text", "pair"?,
+"label"}, {"text", "tags"}, {"question", "text", "answer", "start", "answers"}. Tokenization is in `tokenizers/`, batches are in
 `pipeline.py`. TensorFlow is never imported.
 """
 
@@ -36,21 +36,24 @@ SOURCES: Mapping[str, Callable[[Data, SplitName, Path], Split]] = {
     "squad": read_squad,
     "tfds": read_catalogue,
 }
-PAIRS = ("number_words", "summaries", "algorithms", "text", "tfds")  # whose examples have a source
+PAIRS = ("number_words", "summaries", "algorithms", "text", "tfds")  # sources of data whose examples have the field "source"
 
 
 def resolve_paths(data: Data) -> Data:
-    """With the folder as an absolute path, so that the data is found from any other folder, too."""
-    own = SOURCES[data.source] not in (read_synthetic, read_catalogue)  # files, looked for here; others have homes of their own
+    """The settings with `directory` as an absolute path, so that the data is found from any working directory."""
+    own = SOURCES[data.source] not in (
+        read_synthetic,
+        read_catalogue,
+    )  # files are relative to the working directory; the other sources have default folders
     folder = "." if own and data.directory is None else data.directory
     return data if folder is None else dataclasses.replace(data, directory=os.path.abspath(folder))
 
 
 def read(data: Data, split: SplitName, cache: Path) -> Split | None:
-    """The split that `data.train`, `.validation` or `.test` names; None where that setting is none.
+    """The split that `data.train`, `.validation` or `.test` names, or None if that setting is none.
 
-    A synthetic data set is prepared in `data.directory` or, where that is none, in the folder `cache`. UserError where the
-    data is missing, malformed or empty, or the settings do not fit it.
+    A synthetic data set is prepared in `data.directory` or, if that is none, in the folder `cache`. UserError if the data is
+    missing, malformed or empty, or if the settings do not match it.
     """
     if getattr(data, split) is None:
         return None

@@ -1,4 +1,4 @@
-"""What every source gives: a split of examples, and its fingerprint. Where they come from is in the files beside this."""
+"""The result of every source: a split of examples and its fingerprint. The sources are in the other files of this folder."""
 
 import dataclasses
 import hashlib
@@ -10,11 +10,11 @@ from transformer.cuts import Cut
 
 SplitName = Literal["train", "validation", "test"]
 Example = Mapping[str, str]  # name of a field -> text
-VERBATIM = {"label", "tags", "start"}  # fields that lowercasing leaves as they are
+VERBATIM = {"label", "tags", "start"}  # fields that are not lowercased
 
 
 class Examples(Sequence[Example]):
-    """Examples fetched when they are asked for, by index or, several times as fast from TFDS, by slice or iteration."""
+    """Examples that are fetched on access, by index or, several times as fast with TFDS, by slice or iteration."""
 
     def __init__(self, length: int, fetch: Callable[[Sequence[int]], list[dict[str, str]]]):
         self._length = length
@@ -36,7 +36,7 @@ class Examples(Sequence[Example]):
             yield from self[first : first + 4096]
 
     def map(self, change: Callable[[dict[str, str]], dict[str, str]]) -> "Examples":
-        """The examples as `change` makes them, when they are fetched."""
+        """The examples, to which `change` is applied when they are fetched."""
         return Examples(self._length, lambda indices: [change(example) for example in self._fetch(indices)])
 
 
@@ -44,9 +44,9 @@ class Examples(Sequence[Example]):
 class Split:
     """Examples to train on or to score.
 
-    `examples` are mappings of fields ("source" and "target", "text" and "label", ...) to text; `notices`, lines and what was
-    left out or changed, are for the user; `fingerprint` is a hexadecimal hash of the content or, of a TFDS data set, of what
-    determines it.
+    `examples` are mappings of fields ("source" and "target", "text" and "label", ...) to text. `notices` for the user are
+    lines of text, and counts of what was dropped or changed. `fingerprint` is a hexadecimal hash of the content or, for a TFDS
+    data set, of everything that determines it.
     """
 
     examples: Examples
@@ -55,27 +55,27 @@ class Split:
 
 
 def fingerprint(parts: Iterable[str]) -> str:
-    """The hash of texts without newlines."""
+    """The hash of texts that do not contain newlines."""
     result = hashlib.sha256()
     for part in parts:
-        result.update(part.encode() + b"\n")  # no part has a newline, so different parts differ
+        result.update(part.encode() + b"\n")  # no part contains a newline, so the joined text is unique
     return result.hexdigest()
 
 
 def listed(examples: Sequence[dict[str, str]], notices: tuple[str | Cut, ...] = ()) -> Split:
-    """The split of examples that are in memory."""
+    """A split of examples in memory."""
     lines = (json.dumps(example) for example in examples)
     return Split(Examples(len(examples), lambda indices: [examples[i] for i in indices]), notices, fingerprint(lines))
 
 
 def lowered(example: dict[str, str]) -> dict[str, str]:
-    """The example in lower case, but for labels; an answer's "start" stays the start of the answer.
+    """The example in lower case, except for labels. "start" is adjusted so that it remains the start of the answer.
 
-    "answers", which is JSON, is lowercased as it is: the letters of its escapes are lower case already.
+    "answers", which is JSON, can be lowercased as text, because the letters of its escapes are already in lower case.
     """
     result = {field: value if field in VERBATIM else value.lower() for field, value in example.items()}
     if "start" in example and (start := int(example["start"])) >= 0:
         text, end = example["text"], start + len(example["answer"])
-        first, last = (len(text[:place].lower()) for place in (start, end))  # of some letters the lower case is longer
+        first, last = (len(text[:place].lower()) for place in (start, end))  # the lower case of some letters is longer
         result |= {"start": str(first), "answer": result["text"][first:last]}
     return result

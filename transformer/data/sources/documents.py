@@ -1,4 +1,4 @@
-"""A plain text file -> {"text"}: documents, exactly as they are in the file."""
+"""Reads a plain text file as documents {"text"}, exactly as they are in the file."""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -28,14 +28,14 @@ PARTED: Mapping[str, Callable[[str], list[str]]] = {
 
 
 def read_documents(data: Data, split: SplitName, cache: Path) -> Split:
-    """The file, or the slice of its characters, split as `data.document` says; blank parts are left out.
+    """The file, or a slice of its characters, split as `data.document` says; blank parts are dropped.
 
-    Nothing inside a document changes, line ends included; the newline after a paragraph or a line does not belong to it.
+    Nothing inside a document changes, not even line ends. The newline after a paragraph or a line is not part of it.
     """
     path, cut = find_one(data, split, (".txt",))
     text = "".join(read_lines(path))
     text = text[cut(len(text))]
     documents = PARTED[data.document](text.lower() if data.lowercase else text)
     if not documents:
-        raise UserError(f"config.data.{split} {getattr(data, split)}: there is no text in it ({path})")
+        raise UserError(f"config.data.{split} {getattr(data, split)}: the file has no text ({path})")
     return listed([{"text": document} for document in documents])

@@ -1,4 +1,4 @@
-"""A user's labelled files: TSV -> {"text", "pair"?, "label"}, CoNLL -> {"text", "tags"}. SQuAD is squad.py."""
+"""Reads labelled files: TSV as {"text", "pair"?, "label"}, CoNLL as {"text", "tags"}. SQuAD is in squad.py."""
 
 import itertools
 from collections.abc import Iterator
@@ -13,7 +13,9 @@ from transformer.errors import UserError, counted
 
 
 def read_tsv(data: Data, split: SplitName, cache: Path) -> Split:
-    """Lines `label TAB text` or, in all of the file, `label TAB text TAB pair`; each field is stripped. Slices are of lines."""
+    """Reads lines `label TAB text`, or `label TAB text TAB pair` if all lines have a pair. Fields are stripped. Slices count
+    lines.
+    """
     path, cut = find_one(data, split, (".tsv",))
     lines = read_lines(path)
     first = lines[0].count("\t") + 1
@@ -25,7 +27,7 @@ def read_tsv(data: Data, split: SplitName, cache: Path) -> Split:
         if len(fields) not in (2, 3):
             raise UserError(f"{found}; wants label TAB text, or label TAB text TAB pair")
         if len(fields) != first:
-            raise UserError(f"{found}, line 1 has {first}; all must have as many")
+            raise UserError(f"{found}, line 1 has {first}; all lines must have the same number")
         example = dict(zip(names, fields, strict=True))
         if empty := [name for name, field in example.items() if not field]:
             raise UserError(f"{path}: line {number}: the {empty[0]} is empty; fill it or delete the line")
@@ -34,11 +36,11 @@ def read_tsv(data: Data, split: SplitName, cache: Path) -> Split:
 
 
 def read_conll(data: Data, split: SplitName, cache: Path) -> Split:
-    """Sentences of a token a line, the tag in the last column, as CoNLL-2003 (Tjong Kim Sang and De Meulder 2003).
+    """Reads sentences with one token per line and its tag in the last column (CoNLL-2003; Tjong Kim Sang and De Meulder 2003).
 
-    Tags are BIO, or IOB1 as that corpus has it, where B- stands only between two entities of a type that touch. An I- that
-    continues no entity of its type becomes a B-: in IOB1 that is its meaning, and a notice says how many there were, as
-    in BIO they are mistakes. Lines of -DOCSTART- part sentences. Slices are of sentences.
+    Tags are BIO, or IOB1 as in that corpus, where B- is used only between two adjacent entities of the same type. An I- that
+    does not continue an entity of its type becomes a B-. This is its meaning in IOB1, but in BIO it is a mistake, so a notice
+    gives their number. Lines of -DOCSTART- separate sentences. Slices count sentences.
     """
     path, cut = find_one(data, split, (".conll", ".txt"))
     examples, changed, total = [], 0, 0
@@ -52,7 +54,7 @@ def read_conll(data: Data, split: SplitName, cache: Path) -> Split:
 
 
 def to_bio(tags: list[str]) -> list[str]:
-    """IOB1 or BIO -> BIO, where every entity begins with B-."""
+    """Converts IOB1 or BIO to BIO, where every entity begins with B-."""
     before = ["O", *tags]
     return ["B" + t[1:] if t[0] == "I" and p[1:] != t[1:] else t for p, t in zip(before, tags, strict=False)]
 
@@ -74,7 +76,9 @@ def _sentences(path: Path) -> Iterator[list[tuple[int, str, str]]]:
             if len(columns) < 2:
                 raise UserError(f"{path}: line {number} has one column; wants a token and, in the last column, its tag")
             if len(columns) != width:
-                raise UserError(f"{path}: line {number} has {counted(len(columns), 'column')}, those before it have {width}")
+                raise UserError(
+                    f"{path}: line {number} has {counted(len(columns), 'column')}, but the lines before it have {width}"
+                )
             tag = columns[-1]
             if tag != "O" and not (tag[:2] in ("B-", "I-") and len(tag) > 2):
                 raise UserError(f"{path}: line {number}: the tag {tag} is neither O nor B- or I- with a type, as in B-PER")
@@ -84,5 +88,5 @@ def _sentences(path: Path) -> Iterator[list[tuple[int, str, str]]]:
 
 def _split(data: Data, split: SplitName, path: Path, examples: list[dict[str, str]], notices: tuple[Cut, ...] = ()) -> Split:
     if not examples:
-        raise UserError(f"config.data.{split} {getattr(data, split)}: there is no example in it ({path})")
+        raise UserError(f"config.data.{split} {getattr(data, split)}: the file has no example ({path})")
     return listed([lowered(example) for example in examples] if data.lowercase else examples, notices)

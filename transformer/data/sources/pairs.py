@@ -1,4 +1,4 @@
-"""Two aligned text files -> {"source", "target"}; several tasks of such files mixed at fixed rates."""
+"""Reads two aligned text files as {"source", "target"}, or mixes several tasks with such files at fixed rates."""
 
 import dataclasses
 import itertools
@@ -21,7 +21,7 @@ def read_text(data: Data, split: SplitName, cache: Path) -> Split:
 
 
 def prefixer(prefix: str, lowercase: bool) -> Callable[[dict[str, str]], dict[str, str]]:
-    """What puts a text before an example's source. A blank source stays blank."""
+    """A function that adds a prefix to an example's source. A blank source remains blank."""
     before = prefix.lower() if lowercase else prefix
     return lambda example: example | {"source": before + example["source"]} if example["source"] else example
 
@@ -33,12 +33,12 @@ def _read_files(data: Data, split: SplitName) -> Split:
     if len(sources) != len(targets):
         raise UserError(
             f"{paths[0]} has {counted(len(sources), 'line')}, {paths[1]} has {len(targets)}: "
-            "line n of the one must be the translation of line n of the other"
+            "line n of one file must be the translation of line n of the other"
         )
     where = range(len(sources))[cut(len(sources))]
     if not where:
         raise UserError(
-            f"config.data.{split} {getattr(data, split)}: this slice has none of the {counted(len(sources), 'line')}"
+            f"config.data.{split} {getattr(data, split)}: this slice contains none of the {counted(len(sources), 'line')}"
         )
     notices = ()
     if split == "train":
@@ -49,7 +49,7 @@ def _read_files(data: Data, split: SplitName) -> Split:
             where = sorted(set(where) - set(blank))
         if not where:
             raise UserError(
-                f"{paths[0]} and {paths[1]} have no pair of lines that are both not blank: there is nothing to train on"
+                f"{paths[0]} and {paths[1]} have no pair of lines in which both have text: there is nothing to train on"
             )
     sources, targets = ([side[i].lower() if data.lowercase else side[i] for i in where] for side in (sources, targets))
     if data.join > 1:
@@ -60,7 +60,7 @@ def _read_files(data: Data, split: SplitName) -> Split:
 
 
 def runs(length: int, most: int) -> list[range]:
-    """Neighbours to join: 1, 2, .. `most` of `length` in turn, the last group perhaps fewer."""
+    """Sizes of groups of neighbours to join: 1, 2, .. `most` in turn, `length` in total; the last group may be smaller."""
     result, first = [], 0
     for size in itertools.cycle(range(1, most + 1)):
         if first >= length:
@@ -79,10 +79,10 @@ def _find(data: Data, split: SplitName, name: str, side: str) -> Path:
 
 
 def _read_mixture(data: Data, split: SplitName, cache: Path) -> Split:
-    """The tasks one after another, each source with its task's name before it (Raffel et al. 2020, 2.4 and 3.5.2).
+    """Concatenates the tasks, with the name of the task as prefix of each source (Raffel et al. 2020, 2.4 and 3.5.2).
 
-    Training: an epoch has as many examples as the tasks have together, and of each task its rate's share of them; too few
-    are repeated, too many taken at even distances.
+    In training, an epoch has as many examples as all tasks together, divided among the tasks in proportion to their rates. If a
+    task has too few examples they are repeated; if it has too many, they are taken at regular intervals.
     """
     rates = _rates(data)
     tasks = {}
@@ -108,7 +108,7 @@ def _read_mixture(data: Data, split: SplitName, cache: Path) -> Split:
 
 
 def _task(folder: str) -> str:
-    """What stands before a task's sources."""
+    """The prefix of the sources of a task."""
     return (Path(folder).name if os.path.isabs(folder) else folder).replace("_", " ")
 
 

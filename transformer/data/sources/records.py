@@ -1,6 +1,7 @@
-"""TFDS data sets, read from their array_record files: the synthetic tasks, and those of the TFDS catalogue.
+"""Reads TFDS data sets from their array_record files: the synthetic tasks, and data sets of the TFDS catalogue.
 
-TFDS is imported only when it is needed: it takes a while, and plain files do without. TensorFlow is never imported.
+TFDS is imported only when it is needed, because the import is slow and plain files do not need it. TensorFlow is never
+imported.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from transformer.errors import UserError, first_line, nearest
 
 
 def read_synthetic(data: Data, split: SplitName, cache: Path) -> Split:
-    """The task named `data.source`, prepared in `data.directory` or, where that is none, in `cache`."""
+    """The task named `data.source`, prepared in `data.directory` or, if that is none, in `cache`."""
     from transformer.data.synthetic import tasks
 
     folder = Path(data.directory) if data.directory else cache
@@ -29,14 +30,14 @@ def read_synthetic(data: Data, split: SplitName, cache: Path) -> Split:
 
 
 def read_catalogue(data: Data, split: SplitName, cache: Path) -> Split:
-    """The prepared data set `data.tfds_name`, whose texts are named as the languages are."""
+    """The prepared data set `data.tfds_name`, whose text features have the names of the languages."""
     from tensorflow_datasets.core import constants, read_only_builder
 
     if data.tfds_name is None:
         raise UserError("config.data.tfds_name is not set: config.data.source tfds needs it, as in wmt14_translate/de-en")
     folder = Path(data.directory or constants.DATA_DIR).expanduser()
     with _quiet():
-        try:  # from the files alone: the catalogue's own code may want TensorFlow
+        try:  # only from the files, because the code of the catalogue may import TensorFlow
             builder = read_only_builder.builder_from_files(data.tfds_name, data_dir=folder)
         except (ValueError, OSError) as error:
             prepared = {
@@ -66,13 +67,13 @@ def _texts(info: Any) -> list[str]:
 
 
 def _records(builder: Any, data: Data, split: SplitName, fields: Mapping[str, str]) -> Split:
-    """The split of a prepared TFDS data set; `fields`: which of its features an example's fields are."""
+    """The split of a prepared TFDS data set. `fields`: the feature for each field of an example."""
     info, name = builder.info, getattr(data, split)
     try:
         records = builder.as_data_source(name)
     except ValueError as error:
         raise UserError(
-            f"config.data.{split} {name}: {info.full_name} has no such split, or nothing in it; "
+            f"config.data.{split} {name}: {info.full_name} has no such split, or the split is empty; "
             f"its splits are {', '.join(info.splits)}{nearest(name, info.splits)}"
         ) from error
     except NotImplementedError as error:
@@ -84,9 +85,9 @@ def _records(builder: Any, data: Data, split: SplitName, fields: Mapping[str, st
 
     def fetch(indices: Sequence[int]) -> list[dict[str, str]]:
         try:
-            rows = records.__getitems__(list(indices))  # several times as fast as one by one
+            rows = records.__getitems__(list(indices))  # several times as fast as reading them one by one
             return [{field: _text(row[feature]) for field, feature in fields.items()} for row in rows]
-        except Exception as error:  # of any kind: several libraries read
+        except Exception as error:  # any exception, because several libraries are involved
             if len(indices) > 1:
                 return [example for index in indices for example in fetch([index])]
             raise UserError(
@@ -100,12 +101,12 @@ def _records(builder: Any, data: Data, split: SplitName, fields: Mapping[str, st
 
 
 def _text(value: Any) -> str:
-    """A feature's text; of a number its digits."""
+    """A feature as text; a number as its digits."""
     return value.decode().strip() if isinstance(value, bytes) else str(value)
 
 
 def _place(split: Any, index: int) -> str:
-    """Where example `index` of a split is: its file, and its number there."""
+    """The location of example `index` of a split: its file, and its index there."""
     for part in split.file_instructions:
         if index < part.take:
             return f"{part.filename}, record {part.skip + index:,},"
@@ -115,7 +116,7 @@ def _place(split: Any, index: int) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """TFDS prints to stdout, logs and draws progress bars: not for our user."""
+    """Silences TFDS, which prints to stdout, logs, and draws progress bars."""
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()

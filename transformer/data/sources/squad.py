@@ -1,4 +1,4 @@
-"""SQuAD's JSON -> {"question", "text", "answer", "start", "answers"} (Rajpurkar et al. 2016; 2018)."""
+"""Reads SQuAD's JSON as {"question", "text", "answer", "start", "answers"} (Rajpurkar et al. 2016; 2018)."""
 
 import json
 from pathlib import Path
@@ -13,17 +13,17 @@ _CALLED = {dict: "an object", list: "a list", str: "a string", int: "a whole num
 
 
 def read_squad(data: Data, split: SplitName, cache: Path) -> Split:
-    """An example a question: its context is "text", "answer" the first answer given and "start" its first character there.
+    """One example per question: "text" is its context, "answer" the first answer, and "start" the index of its first character.
 
-    "answers" is a JSON list of all answers. Without an answer (v2): "", -1 and [""]. Slices are of articles, so
-    that no paragraph is in two.
+    "answers" is a JSON list of all answers. Without an answer (v2) these are "", -1 and [""]. Slices count articles, so that
+    no paragraph is in two slices.
     """
     path, cut = find_one(data, split, (".json",))
     try:
         content = json.loads("".join(read_lines(path)))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: line {error.lineno}, column {error.colno}: not JSON ({error.msg})") from error
-    except (RecursionError, ValueError) as error:  # nested too deep; a number too long
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number is too long
         raise UserError(f"{path}: not JSON in SQuAD's format ({error})") from error
     articles = _get(path, "", content, "data", list)
     examples = []
@@ -35,7 +35,7 @@ def read_squad(data: Data, split: SplitName, cache: Path) -> Split:
             for q, question in enumerate(_get(path, where, paragraph, "qas", list)):
                 examples.append(_example(path, f"{where}.qas[{q}]", context, question))
     if not examples:
-        raise UserError(f"config.data.{split} {getattr(data, split)}: there is no question in it ({path})")
+        raise UserError(f"config.data.{split} {getattr(data, split)}: the file has no question ({path})")
     return listed([lowered(example) for example in examples] if data.lowercase else examples)
 
 
@@ -71,7 +71,7 @@ def _example(path: Path, where: str, context: str, question: Any) -> dict[str, s
 
 
 def _get(path: Path, where: str, value: Any, key: str, kind: type) -> Any:
-    """`value[key]`, which must be of that kind; UserError with the path within the JSON."""
+    """`value[key]`, which must have the type `kind`. UserError with the path in the JSON if not."""
     if not isinstance(value, dict):
         raise UserError(f"{path}: {where or 'the file'} is not an object")
     here = f"{where}.{key}".lstrip(".")

@@ -1,1 +1,1 @@
-"""Synthetic tasks: made here, at lengths that are settings, and kept as TFDS data sets that need no download."""
+"""Synthetic tasks: generated at lengths that are settings, and stored as TFDS data sets that need no download."""

@@ -1,23 +1,24 @@
-"""The synthetic task of algorithms: sources whose target a line of code knows, at lengths that are settings.
+"""Synthetic algorithmic tasks, whose target is a simple function of the source, at lengths that are settings.
 
     copy       d a c h            d a c h
     reverse    d a c h            h c a d
     sort       d a c h            a c d h      in the order of `LETTERS`
-    list       d a c h            e b d i      each item translated: to the letter behind it, the last to the first
-    recall     a 3 b 7 c 1 ? b    7            keys differ, and the one asked for is there
-    addition   3 7 + 5 8          5 9          37 + 58 = 95, written from the units on
+    list       d a c h            e b d i      each item is translated to the next letter, the last to the first
+    recall     a 3 b 7 c 1 ? b    7            keys differ, and the query is one of them
+    addition   3 7 + 5 8          5 9          37 + 58 = 95, written from the last digit on
 
-Each item is a word of one character. So `config.data.vocabulary` bpe, with 200 entries, has one token an item and nothing
-unknown at any length; characters has the blanks too, and unigram may cut a rare item in two.
+Each item is a word of one character. So `config.data.vocabulary` bpe with 200 entries has one token per item and no unknown
+tokens at any length; `characters` also has tokens for the spaces, and `unigram` may split a rare item in two.
 
-The length is the number of items, of pairs (recall), or of each number's digits (addition). It is drawn evenly, as Kazemnejad
-et al. 2023 do, who train on lengths to 20, validate on the same, and test to 40, by exact match. They write a sum from its
-highest digit; from its units on, each digit and the carry follow from three digits (Lee et al. 2023, "Teaching Arithmetic
-to Small Transformers").
+The length is the number of items, of pairs (recall), or of each number's digits (addition). It is drawn uniformly, as in
+Kazemnejad et al. 2023, who train and validate on lengths up to 20 and test up to 40, by exact match. They write a sum from the
+highest digit. Written from the last digit, each digit and the carry depend on three digits (Lee et al. 2023, "Teaching
+Arithmetic to Small Transformers").
 
-`list` asks whether one vector holds a long sentence: items are drawn evenly and each on its own, so the output so far does not
-help to guess the next one, and k items need k log2(alphabet) bits of memory. Words stand in order, so all that attention has to
-do is to point at the next one.
+`list` tests whether one vector can hold a long sentence: items are independent and uniform, so the previous output does not
+help to predict the next item, and k items need k log2(alphabet) bits of memory. The order of words does not change, so
+attention
+only has to point to the next item.
 """
 
 import collections
@@ -32,21 +33,21 @@ from transformer.config import Data
 from transformer.data.synthetic.drawing import Task
 from transformer.errors import UserError, counted
 
-LETTERS = string.ascii_letters  # an alphabet is the first so many
-Lengths = tuple[int, int]  # from, to, both included
+LETTERS = string.ascii_letters  # an alphabet is the beginning of this string
+Lengths = tuple[int, int]  # from, to, inclusive
 Pair = tuple[Sequence[str], Sequence[str]]  # the words of a source and of its target
 
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-    """`draw(rng, length, letters)` gives a pair, all sources as likely; `sources(length, letters)`: how many there are."""
+    """`draw(rng, length, letters)` gives a pair, with uniform sources; `sources(length, letters)`: the number of sources."""
 
     draw: Callable[[random.Random, int, str], Pair]
     sources: Callable[[int, str], int]
 
 
 def _of_items(target: Callable[[list[str], str], Sequence[str]]) -> Algorithm:
-    """What `target(items, letters)` makes of letters."""
+    """An algorithm whose target is `target(items, letters)`."""
 
     def draw(rng: random.Random, length: int, letters: str) -> Pair:
         items = rng.choices(letters, k=length)
@@ -66,7 +67,7 @@ def _recall(rng: random.Random, length: int, letters: str) -> Pair:
 
 
 def _numbers(length: int) -> range:
-    """Those of so many digits; 0 has one."""
+    """The numbers with `length` digits; 0 has one digit."""
     return range(10 ** (length - 1) if length > 1 else 0, 10**length)
 
 
@@ -86,7 +87,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
 
 
 def _even(rng: random.Random, lengths: Lengths) -> Iterator[int]:
-    """The lengths round after round, each round in another order."""
+    """All lengths in a random order, then again in another order, and so on."""
     every = range(lengths[0], lengths[1] + 1)
     while True:
         yield from rng.sample(every, len(every))
@@ -100,7 +101,7 @@ def _splits(data: Data) -> dict[str, tuple[Lengths, int]]:
 
 
 def check(data: Data) -> None:
-    """UserError: there are not as many sources of a length as the splits need, no two alike."""
+    """UserError if a length has fewer different sources than the splits need."""
     letters = LETTERS[: data.algorithm_alphabet]
     wanted: collections.Counter[int] = collections.Counter()
     for (low, high), size in _splits(data).values():
@@ -119,10 +120,10 @@ def check(data: Data) -> None:
 
 
 def make(data: Data) -> dict[str, list[Mapping[str, str]]]:
-    """Examples {"source", "target"}; no source is there twice. Any first examples of a split have all lengths equally often.
+    """Examples {"source", "target"}; no source occurs twice. In any initial part of a split, all lengths are equally frequent.
 
-    Test is drawn first, then validation, then train: how many examples these have changes none of the others.
-    UserError if there are not as many sources.
+    Test is drawn first, then validation, then train, so that the size of a later split does not change the earlier ones.
+    UserError if there are not enough sources.
     """
     check(data)
     letters = LETTERS[: data.algorithm_alphabet]

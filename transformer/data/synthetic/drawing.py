@@ -1,6 +1,6 @@
-"""What a synthetic task is, and how its examples are drawn so that no two splits share one.
+"""The definition of a synthetic task, and the sampling of its examples, so that no two splits share one.
 
-Each task has a file of its own; `tasks.py` has the table of them and keeps them on disk.
+Each task has its own file; `tasks.py` contains the table of tasks and stores their data on disk.
 """
 
 import dataclasses
@@ -11,11 +11,11 @@ from typing import Any
 from transformer.config import Data
 from transformer.errors import UserError
 
-PATIENCE = 1000  # draws in a row that give nothing new: there is (almost) nothing new
+PATIENCE = 1000  # consecutive draws without a new example, after which the task has (almost) no new ones
 
 
 def words(text: str) -> list[str]:
-    """A list of words, written as a text."""
+    """The list of words in a text."""
     return text.split()
 
 
@@ -30,7 +30,7 @@ def synthetic_notice(data: Data) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A synthetic task. The same settings give the same examples; raise `version` when they come out differently.
+    """A synthetic task. The same settings give the same examples; increase `version` if the examples change.
 
     `make(data)` gives the examples of train, validation and test in random order; `texts` and `numbers` are their fields;
     `name` is a folder name that contains all that the examples depend on, except the version; `notice` is printed when they are
@@ -51,8 +51,8 @@ def distinct(
 ) -> dict[str, list[Mapping[str, str]]]:
     """The splits of a task; no two examples have the same `field`.
 
-    `draw(rng, held)` gives an example, `held` being true for validation and test; these are drawn before the training
-    examples, whose number does not change them. UserError if there are not as many different examples.
+    `draw(rng, held)` gives an example; `held` is true for validation and test. These are drawn first, so that they do not
+    depend on the number of training examples. UserError if there are not enough different examples.
     """
     seen: set[str] = set()
 
@@ -63,8 +63,8 @@ def distinct(
             failed = failed + 1 if example[field] in seen else 0
             if failed == PATIENCE:
                 raise UserError(
-                    f"config.data.{setting} {getattr(data, setting)}: {data.source} has no more examples than about "
-                    f"{len(seen)}, all splits together; lower it"
+                    f"config.data.{setting} {getattr(data, setting)}: {data.source} has only about "
+                    f"{len(seen)} examples for all splits together; lower it"
                 )
             if not failed:
                 seen.add(example[field])

@@ -1,12 +1,12 @@
-"""The synthetic task of labelling: who, where, when, and what a number in words means in a sentence.
+"""The synthetic tagging task: persons, places, and the meaning of number words in a sentence.
 
     the road from Jordan to Verona is closed until seven thirty .
     O   O    O    B-LOC  O  B-LOC  O  O      O     B-TIME I-TIME O
 
-A sentence is a template with its slots filled, so its tags (BIO) are known. Words alone do not say them: the same number
-words are quantities, amounts of money, times and dates, the same names are persons and places, and half of the names in
-validation and test are never seen in training. What decides is the rest of the sentence, which may be far away. A table
-of each word's most frequent tag has an entity F1 of 25 %.
+A sentence is a template with filled slots, so its tags (BIO) are known. The tag of a word depends on the rest of the sentence,
+which may be far away: the same number words are quantities, amounts of money, times or dates, the same names are persons or
+places, and half of the names in validation and test do not occur in training. A table of each word's most frequent tag has an
+entity F1 of 25 %.
 """
 
 import functools
@@ -74,11 +74,11 @@ TEMPLATES = [
     "PER dreamt of the bridges of LOC .",
 ]
 TYPES = ("PER", "LOC", "QUANTITY", "MONEY", "TIME", "DATE")
-EVERY = 5  # one name in so many is kept for validation and test
+EVERY = 5  # 1 / this of the names are used only in validation and test
 
 
 def held_out(names: list[str]) -> tuple[list[str], list[str]]:
-    """The names of training, and those of validation and test alone."""
+    """The names of training, and the names that only validation and test have."""
     return [name for i, name in enumerate(names) if i % EVERY], names[::EVERY]
 
 
@@ -105,7 +105,7 @@ def _small(rng: random.Random) -> str:
 
 
 def _pair(rng: random.Random) -> str:
-    """As in seven thirty (a time, a price), nineteen eighty-four (a year, a price)."""
+    """Two numbers, as in seven thirty (a time or a price), nineteen eighty-four (a year or a price)."""
     return f"{_spell()(rng.randint(2, 20))} {_spell()(rng.choice((rng.randint(13, 59), rng.randint(13, 99))))}"
 
 
@@ -113,7 +113,7 @@ def _large(rng: random.Random) -> str:
     return _spell()(rng.randint(13, 999))
 
 
-# What each kind of number looks like: every form belongs to several kinds.
+# The forms of each kind of number: every form belongs to several kinds.
 FORMS: Mapping[str, tuple[Callable[[random.Random], str], ...]] = {
     "QUANTITY": (_small, _large),
     "MONEY": (_small, _pair, _large),
@@ -142,8 +142,8 @@ def _draw(rng: random.Random, held: bool) -> Mapping[str, str]:
 
 
 def make(data: Data) -> dict[str, list[Mapping[str, str]]]:
-    """Examples {"text", "tags"}: words and as many tags, separated by single spaces."""
+    """Examples {"text", "tags"}: words and the same number of tags, separated by single spaces."""
     return distinct(data, _draw)
 
 
-TASK = Task("Sentences with names and numbers, and what each is.", "1.0.0", ("text", "tags"), make)
+TASK = Task("Sentences with names and numbers, and their types.", "1.0.0", ("text", "tags"), make)

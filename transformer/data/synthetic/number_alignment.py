@@ -1,10 +1,10 @@
-"""Which words of a number translate each other: known by construction, for English and German, in either direction.
+"""The alignment of the words of a number in English and German, known by construction, in both directions.
 
     twenty-one thousand and five        links: twenty-zwanzig, one-ein, thousand-tausend, five-fünf
-    ein|und|zwanzig|tausend|fünf        possible besides: und-twenty, und-one
+    ein|und|zwanzig|tausend|fünf        also possible: und-twenty, und-one
 
-A number is spelled in both languages by groups of three digits; what stands for the same digit, hundred or power of a
-thousand translates each other. How well attention agrees is `probes/alignment.py`.
+A number is spelled in both languages by groups of three digits. Words for the same digit, hundred or power of a thousand are
+translations of each other. `probes/alignment.py` measures the agreement of attention with this alignment.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ from transformer.data.synthetic.drawing import words
 from transformer.data.synthetic.number_words import MOST, speller
 from transformer.errors import UserError
 
-Span = tuple[int, int]  # first character and the one after the last
-Key = tuple[int, str]  # what a word stands for: a group of three digits, and which part of it
-Part = tuple[Sequence[str], Key]  # forms that a word may have, the longest first
+Span = tuple[int, int]  # index of the first character, and of the character after the last
+Key = tuple[int, str]  # the meaning of a word: a group of three digits, and the part of the group
+Part = tuple[Sequence[str], Key]  # the forms of a word, the longest first
 
 _ENGLISH = words("""zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
 seventeen eighteen nineteen""")
@@ -31,10 +31,10 @@ _GERMAN_POWERS = (("tausend",), *((f"{w}en", f"{w}n", w) for w in words("Million
 
 @dataclasses.dataclass(frozen=True)
 class Alignment:
-    """The words of a number in two languages, and the pairs (source word, target word), by index, that translate each other.
+    """The words of a number in two languages, and the pairs (source word, target word), as indices, that are translations.
 
-    `source` and `target` are the words' places in the text that `speller` writes: words are separated by spaces, commas,
-    hyphens and, in a German compound, nothing. `possible` has `links` and what may be aligned besides (Och and Ney 2003, 4.1).
+    `source` and `target` are the spans of the words in the text that `speller` writes. Words are separated by spaces, commas or
+    hyphens, or not at all in a German compound. `possible` contains `links` and further possible pairs (Och and Ney 2003, 4.1).
     """
 
     source: tuple[Span, ...]
@@ -44,7 +44,7 @@ class Alignment:
 
 
 def _groups(number: int) -> list[tuple[int, int, int]]:
-    """(power of a thousand, hundreds, rest) of every group of three digits that has words, the greatest first."""
+    """(power of a thousand, hundreds, rest) of every group of three digits that has words, the largest first."""
     groups = [(power, number // 1000**power % 1000) for power in range(5, -1, -1)]
     return [(power, value // 100, value % 100) for power, value in groups if value or number == 0 == power]
 
@@ -91,7 +91,7 @@ def _speller(language: str) -> Callable[[int], str]:
 
 
 def align(number: int, source_language: str = "en", target_language: str = "de") -> Alignment:
-    """The alignment of a number from 0 to 10^18 (excluded). UserError: a language other than those in `LANGUAGES`."""
+    """The alignment of a number from 0 to 10^18 (excluded). UserError if a language is not in `LANGUAGES`."""
     if not 0 <= number < MOST:
         raise ValueError(f"{number} is not from 0 to 10^18")
     (source, source_keys), (target, target_keys) = (
@@ -104,7 +104,7 @@ def align(number: int, source_language: str = "en", target_language: str = "de")
 
 
 def _joins(key: Key) -> tuple[Key, ...]:
-    """What may join a source word to others in the target: an "and", which stands elsewhere there and translates no word."""
+    """Possible links of "and", which is at another position in the other language and is not the translation of a word."""
     return ((key[0], "and"),) if key[1] in ("and", "tens", "ones") else ()
 
 
@@ -117,10 +117,10 @@ def _words(number: int, language: str, side: str) -> tuple[tuple[Span, ...], lis
         place += len(text[place:]) - len(text[place:].lstrip(" ,-"))
         form = next((form for form in forms if text.startswith(form, place)), "")
         if not form:
-            raise AssertionError(f"{number} in {language} is {text!r}, where at {place} none of {forms} stands")
+            raise AssertionError(f"{number} in {language} is {text!r}, which has none of {forms} at {place}")
         spans.append((place, place + len(form)))
         keys.append(key)
         place += len(form)
     if place != len(text):
-        raise AssertionError(f"{number} in {language} is {text!r}, of which {text[place:]!r} is left over")
+        raise AssertionError(f"{number} in {language} is {text!r}, in which {text[place:]!r} has no meaning")
     return tuple(spans), keys

@@ -1,6 +1,6 @@
 """The synthetic task of translation: numbers in words, from one language to another.
 
-`num2words` writes the words. Which words translate each other is number_alignment.py.
+`num2words` writes the words. The alignment of words is in number_alignment.py.
 """
 
 import copy
@@ -16,34 +16,36 @@ from transformer.data.synthetic.drawing import Task
 from transformer.errors import UserError, counted, nearest
 
 HELD_PART = 0.25  # of the numbers of each count of digits, at most, are drawn for validation and test by digits
-SMALL = 100  # numbers below it are in few draws, and what a person tries first
+SMALL = 100  # numbers below this are rarely drawn, but are what a person tries first
 MOST = 10**18  # an int64 holds them
 
 
 def draw(data: Data) -> dict[str, list[int]]:
-    """The numbers of each split, in random order; no number is in two. The same settings give the same numbers.
+    """The numbers of each split, in random order; no number is in two splits. The same settings give the same numbers.
 
-    Validation and test are drawn before the training numbers, whose settings do not change them. The shares
-    `data.number_train_by_digits` and `data.number_test_by_digits` are drawn evenly over the counts of digits, the others evenly
-    over their range. Of a million, an even draw of 40,000 has but four below a hundred, and a model trained on it, faultless
-    on test numbers drawn evenly, was wrong on every seventh number below a hundred ("fourteen"), which is what a person types
-    first. `data.number_small_copies` repeats these. Every split has as many numbers as the settings say, copies included.
+    Validation and test are drawn before the training numbers, so they do not depend on the settings of training. The fractions
+    `data.number_train_by_digits` and `data.number_test_by_digits` are drawn uniformly over the number of digits, the others
+    uniformly over their range. A uniform draw of 40,000 numbers below a million has only four below a hundred. A model trained
+    on it made no error on uniform test numbers, but was wrong on every seventh number below a hundred ("fourteen"), which a
+    person types first. `data.number_small_copies` repeats these numbers. Every split has the size in the settings, including
+    copies.
 
-    UserError if a range is too small for what is drawn from it.
+    UserError if a range is too small for the numbers drawn from it.
     """
     if data.number_range[1] > MOST:
-        raise UserError(f"config.data.number_range {data.number_range[0]},{data.number_range[1]}: numbers end at 10^18")
+        raise UserError(f"config.data.number_range {data.number_range[0]},{data.number_range[1]}: numbers must be below 10^18")
     held_range, train_range = (range(*(r or data.number_range)) for r in (data.number_test_range, data.number_train_range))
     size, train_size = data.number_test_size, data.number_train_size
     if 2 * size > len(held_range):
         raise UserError(
-            f"config.data.number_test_size {size}: validation and test want {2 * size} numbers, config.data.number_test_range "
-            f"{held_range.start},{held_range.stop} has {len(held_range)}; lower the first or widen the second"
+            f"config.data.number_test_size {size}: validation and test need {2 * size} numbers, but "
+            f"config.data.number_test_range {held_range.start},{held_range.stop} has {len(held_range)}; lower the first or "
+            "widen the second"
         )
     rng = random.Random(0)
     short = _by_digits(rng, held_range, round(2 * size * data.number_test_by_digits), HELD_PART)
     held = list(dict.fromkeys(short + rng.sample(held_range, 2 * size)))[: 2 * size]
-    if short:  # else they are in random order already
+    if short:  # else they are already in random order
         rng.shuffle(held)
     taken = {n for n in held if n in train_range}
     if train_size > len(train_range) - len(taken):
@@ -54,7 +56,7 @@ def draw(data: Data) -> dict[str, list[int]]:
         )
     rng = random.Random(1)
     short = _by_digits(rng, train_range, int(train_size * data.number_train_by_digits))
-    even = rng.sample(train_range, train_size + len(taken))  # enough, whatever of `taken` is in it
+    even = rng.sample(train_range, train_size + len(taken))  # enough, even if it contains all of `taken`
     train = [n for n in dict.fromkeys(short + even) if n not in taken][:train_size]
     if (copies := data.number_small_copies) > 1:
         small, others = [n for n in train if n < SMALL], [n for n in train if n >= SMALL]

@@ -1,11 +1,11 @@
-"""The synthetic task of answering questions: who has what after things changed hands; the answer is a span of the story.
+"""The synthetic task of question answering: who has which things after they changed hands; answers are spans of the story.
 
     Ben has five apples . Anna has two pears . Dora has six keys . Ben gives the apples to Carl .
     who has the apples ?  Carl                    who had the apples first ?  Ben
     how many apples does Carl have ?  five apples (or five)     what does Anna have ?  two pears
 
-One story has several facts and answers; only the question determines which is asked for, so neither the place in the story
-nor the most frequent word answers it.
+A story has several facts, and only the question determines which of them is the answer, so the answer cannot be guessed from
+the position in the story or from the frequency of words.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ from transformer.data.synthetic.drawing import Task, distinct, words
 PERSONS = words("Anna Ben Carl Dora Emil Fay Gus Hana Ivan Jill")
 KINDS = words("apples books coins eggs keys lamps pears shells")
 NUMBERS = words("two three four five six seven eight nine ten")
-PEOPLE = (3, 4)  # in a story, from and to
+PEOPLE = (3, 4)  # in a story, minimum and maximum
 SETS = 3  # of things
 MOVES = (1, 2)
 
 
 @dataclasses.dataclass
 class Things:
-    """Things that stay together: how many of what, whose they were and are, and where the story says so (first characters)."""
+    """A set of things: its number and kind, its first and last owner, and where the story says so (first characters)."""
 
     number: str
     kind: str
@@ -41,7 +41,7 @@ Question = tuple[str, str, int]  # text, answer, the answer's first character in
 
 
 def tell(rng: random.Random, moves: tuple[int, int] = MOVES) -> tuple[str, list[Things]]:
-    """A story in which things move so many times (from, to), and how it ends."""
+    """A story in which things move a random number of times (minimum, maximum), and its sets of things."""
     people = rng.sample(PERSONS, rng.randint(*PEOPLE))
     text, sets = "", []
     for number, kind in zip(rng.sample(NUMBERS, SETS), rng.sample(KINDS, SETS), strict=True):
@@ -58,7 +58,7 @@ def tell(rng: random.Random, moves: tuple[int, int] = MOVES) -> tuple[str, list[
 
 
 def _questions(sets: list[Things]) -> list[list[Question]]:
-    """What may be asked, by kind of question."""
+    """The possible questions, by kind."""
     alone = [s for s in sets if sum(s.owner == other.owner for other in sets) == 1]
     return [
         [(f"who has the {s.kind} ?", s.owner, s.owner_at) for s in sets],
@@ -76,7 +76,7 @@ def _draw(rng: random.Random, held: bool) -> Mapping[str, str]:
 
 
 def make(data: Data) -> dict[str, list[Mapping[str, str]]]:
-    """Examples {"question", "text", "answer", "start", "answers"} as SQuAD's (sources/squad.py); no story is there twice."""
+    """Examples {"question", "text", "answer", "start", "answers"} as in SQuAD (sources/squad.py); no story occurs twice."""
     return distinct(data, _draw)
 
 

@@ -1,10 +1,10 @@
-"""The synthetic task of summarising: who has what in the end, after things changed hands.
+"""The synthetic task of summarization: who has which things in the end, after they changed hands.
 
     Ben has five apples . Anna has two pears . Dora has six keys . Ben gives the apples to Anna .
     Anna has five apples and two pears . Dora has six keys .
 
-Owners stand in alphabetical order, their things in the story's. Copying sentences does not do it: what moved stands with its
-first owner in one sentence, with its last in another, and its number in the first alone.
+Owners are in alphabetical order, their things in the order of the story. Copying sentences is not sufficient: a thing that
+moved is mentioned with its first owner in one sentence and with its last owner in another, and only the first has its number.
 """
 
 import random
@@ -24,7 +24,7 @@ def _draw(rng: random.Random, held: bool) -> Mapping[str, str]:
 
 
 def make(data: Data) -> dict[str, list[Mapping[str, str]]]:
-    """Examples {"source", "target"}; no story is there twice."""
+    """Examples {"source", "target"}; no story occurs twice."""
     return distinct(data, _draw, "source")
 
 

@@ -1,7 +1,7 @@
-"""Synthetic tasks as TFDS data sets that need no download: one table, one builder, kept as array_record.
+"""Synthetic tasks as TFDS data sets that need no download: one table, one builder, stored as array_record.
 
-The examples of each task are defined in its own file. Imported only where one is read (`sources/records.py`), because TFDS
-takes a while to import; TensorFlow is not needed.
+The examples of each task are defined in its own file. This module is imported only when a task is read (`sources/records.py`),
+because the import of TFDS is slow. TensorFlow is not needed.
 """
 
 import contextlib
@@ -40,7 +40,9 @@ class SyntheticConfig(tfds.core.BuilderConfig):
 class Synthetic(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """The task `config.data.source` in the splits train, validation and test."""
 
-    url_infos = None  # nothing is downloaded; to look for checksums TFDS 4.9 wants a package that it does not require
+    url_infos = (
+        None  # nothing is downloaded; without this, TFDS 4.9 imports a package that it does not require to find checksums
+    )
 
     def __init__(self, config: SyntheticConfig, folder: Path):
         self.name = config.data.source  # type: ignore[misc]  (TFDS takes the class's name, where there is no other)
@@ -66,7 +68,7 @@ class Synthetic(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def prepare(data: Data, folder: Path) -> tfds.core.DatasetBuilder:
-    """The data set of these settings, from `folder` if it is there, else written there; whole or not at all.
+    """The data set for these settings, from `folder` if it exists there, else written there atomically.
 
     UserError if the settings do not fit or the folder cannot be written.
     """
@@ -77,11 +79,11 @@ def prepare(data: Data, folder: Path) -> tfds.core.DatasetBuilder:
 
     try:
         result = builder()
-        with tempfile.TemporaryDirectory() as downloads:  # TFDS makes the folder, though nothing is downloaded
+        with tempfile.TemporaryDirectory() as downloads:  # TFDS creates the folder, although nothing is downloaded
             result.download_and_prepare(download_dir=downloads)
         return result
     except OSError as error:
         with contextlib.suppress(OSError):
-            if (result := builder()).is_prepared():  # another run was first
+            if (result := builder()).is_prepared():  # another run created it first
                 return result
         raise UserError(f"{folder}: cannot write the data set: {error.strerror or error}; set config.data.directory") from error

@@ -1,4 +1,4 @@
-"""Text to token ids and back: vocabularies learned here (vocabulary.py, training.py) and those of published models."""
+"""Vocabularies encode text as token ids and decode them: learned here (vocabulary.py, training.py), or of published models."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from transformer.errors import UserError
 
 
 def load(folder: Path, name: str) -> Vocabulary:
-    """What `save(folder, name)` wrote. UserError if it is not there or damaged."""
+    """The vocabulary that `save(folder, name)` wrote. UserError if it is missing or damaged."""
     try:
         if (path := folder / f"{name}.model").exists():
             return SentencePiece(path.read_bytes())
@@ -17,7 +17,7 @@ def load(folder: Path, name: str) -> Vocabulary:
         if (folder / f"{name}.bytes").exists():
             return Bytes()
         if any((folder / f"{name}.{kind}.json").exists() for kind in ("tokenizer", "marian", "m2m_100")):
-            from transformer.data.tokenizers import imported  # its library is for few runs
+            from transformer.data.tokenizers import imported  # imported here, because few runs need its library
 
             return imported.load(folder, name)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:

@@ -14,14 +14,14 @@ import numpy as np
 from transformer.data.tokenizers import tokenizer_classes
 from transformer.data.tokenizers.vocabulary import Span, Vocabulary, trimmed
 
-BLANK = "\u2581"  # how sentencepiece writes a blank before a word
+BLANK = "\u2581"  # sentencepiece's character for the space before a word
 
 
 class Tokenizer(Vocabulary):
     """A `tokenizer.json`, with the settings of a `tokenizer_config.json`, computed by the tokenizers library.
 
-    Text never makes a special id, as in every kind, but for the names that `encode_with` is given. ValueError: damaged, or
-    the files contradict each other.
+    As in every vocabulary, text is never encoded as a special id, except for the names passed to `encode_with`. ValueError if
+    the files are damaged or contradict each other.
     """
 
     def __init__(self, text: str, settings: Mapping[str, Any] | None = None):
@@ -62,7 +62,7 @@ class Tokenizer(Vocabulary):
         return self._plain(self._naming[numbers].encode(_valid(text), add_special_tokens=False).ids, numbers)
 
     def _plain(self, ids: list[int], named: frozenset[int] = frozenset()) -> list[int]:
-        """A unigram model finds the names of special tokens in text, being pieces as any: here they are not known."""
+        """Replaces the names of special tokens, which a unigram model finds in text like other pieces, by the unknown token."""
         special = self.special - named
         if self.unknown is None or special.isdisjoint(ids):
             return ids
@@ -82,7 +82,7 @@ class Tokenizer(Vocabulary):
 
     @property
     def around(self) -> list[int]:
-        """The special tokens that stand around a text."""
+        """The special tokens before and after a text."""
         return self.tokenizer.encode("", add_special_tokens=True).ids
 
     def _text(self, ids: list[int]) -> str:
@@ -93,7 +93,7 @@ class Tokenizer(Vocabulary):
 
 
 class Marian(Vocabulary):
-    """One side of a Marian model: a sentencepiece model splits, and the ids are those of a table that both sides share.
+    """One side of a Marian model: a sentencepiece model splits the text, and both sides share one table of ids.
 
     A language code such as >>fr<< before a text is one token.
     """
@@ -106,7 +106,7 @@ class Marian(Vocabulary):
         self.model, self.ids = model, dict(ids)
         numbers = list(self.ids.values())
         if not all(type(n) is int and n >= 0 for n in numbers) or len(set(numbers)) < len(numbers) or "<unk>" not in self.ids:
-            raise ValueError("its ids are no whole numbers, each once, with one for <unk>")
+            raise ValueError("its ids are not distinct whole numbers with one for <unk>")
         self.processor = sentencepiece.SentencePieceProcessor()
         self.processor.LoadFromSerializedProto(model)
         self.tokens = {number: piece for piece, number in self.ids.items()}
@@ -134,7 +134,7 @@ class Marian(Vocabulary):
 
     @property
     def _saved(self) -> dict[str, Any]:
-        """What else is saved."""
+        """Further settings that are saved."""
         return {}
 
     def _text(self, ids: list[int]) -> str:
@@ -146,8 +146,8 @@ class Marian(Vocabulary):
 
 
 class M2M100(Marian):
-    """M2M-100's: as Marian's, but one table, and behind its entries the codes of languages, such as __fr__, in an order that is
-    the same in all folders. `settings`: `tokenizer_config.json`."""
+    """The vocabulary of M2M-100: like Marian's, but with one table, whose entries are followed by language codes such as __fr__
+    in a fixed order. `settings`: `tokenizer_config.json`."""
 
     kind = "m2m_100"
 
@@ -175,7 +175,7 @@ class M2M100(Marian):
         """The code of the source's language, and the end."""
         language = self.settings.get("src_lang") or "en"
         if (code := self.find(language)) is None:
-            raise ValueError(f"src_lang is {language!r}, which is no language of its")
+            raise ValueError(f"src_lang is {language!r}, which is not one of its languages")
         return [code, self.ids["</s>"]]
 
     @property
@@ -192,7 +192,7 @@ M2M100_CODES = {"m2m100": _LANGUAGES.split(), "wmt21": ["en", "ha", "is", "ja", 
 
 
 def load(folder: Path, name: str) -> Vocabulary:
-    """What `save(folder, name)` wrote. ValueError, KeyError, RuntimeError: damaged."""
+    """The vocabulary that `save(folder, name)` wrote. ValueError, KeyError or RuntimeError if it is damaged."""
     if (path := folder / f"{name}.tokenizer.json").exists():
         own = folder / f"{name}.tokenizer_config.json"
         settings = json.loads(own.read_text(encoding="utf-8")) if own.exists() else {}
@@ -204,12 +204,12 @@ def load(folder: Path, name: str) -> Vocabulary:
 
 
 def _computed(described: Mapping[str, Any]) -> Any:
-    """The library's tokenizer. ValueError: it cannot be made."""
+    """The tokenizer object of the library. ValueError if it cannot be created."""
     import tokenizers
 
     try:
         made = tokenizers.Tokenizer.from_str(json.dumps(described))
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises no narrower exception
         raise ValueError(str(error)) from error
     made.no_padding()
     made.no_truncation()
@@ -224,17 +224,17 @@ def _language_code(text: str) -> tuple[list[str], str]:
 
 
 def _valid(text: str) -> str:
-    """Without halves of UTF-16 pairs, which the library refuses; as many characters."""
+    """The text with halves of UTF-16 surrogate pairs replaced, which the library rejects; the length does not change."""
     return text.encode("utf-8", "replace").decode()
 
 
 def _word_starts(described: Mapping[str, Any]) -> Callable[[str], bool]:
-    """How the tokens of a `tokenizer.json` show that they begin a word."""
+    """A function that says whether a token of a `tokenizer.json` begins a word."""
     model = described["model"]
     if model["type"] == "WordPiece":
         return lambda token: not token.startswith(model["continuing_subword_prefix"])
     kinds = _kinds(described.get("pre_tokenizer"))
-    if "ByteLevel" in kinds:  # the alphabet of Radford et al. 2019: a blank is written as a letter past Latin-1
+    if "ByteLevel" in kinds:  # the alphabet of Radford et al. 2019: a space is written as a letter beyond Latin-1
         return lambda token: token[:1] in ("\u0120", "\u010a", "\u0109", "\u010d")
     if "Metaspace" in kinds or model["type"] == "Unigram":
         return lambda token: token.startswith(BLANK)
@@ -242,7 +242,7 @@ def _word_starts(described: Mapping[str, Any]) -> Callable[[str], bool]:
 
 
 def _kinds(described: Any) -> set[str]:
-    """The types of a pre-tokeniser and of those it is made of."""
+    """The types of a pre-tokenizer and of its components."""
     if not described:
         return set()
     return {described["type"]}.union(*(_kinds(each) for each in described.get("pretokenizers", ())))

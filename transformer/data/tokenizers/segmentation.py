@@ -1,7 +1,7 @@
 """Random segmentations of text with a sentencepiece model: BPE-dropout, and samples of a unigram model.
 
-sentencepiece can draw these itself, but in 0.2.3 its draws differ from process to process for one and the same seed. Here the
-seed alone decides, so that a run can be repeated on another machine.
+sentencepiece can draw these itself, but in 0.2.3 its draws differ between processes for the same seed. Here they depend only on
+the seed, so that a run can be reproduced on another machine.
 """
 
 import functools
@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 SPACE = "\u2581"  # sentencepiece's mark of a space; pieces begin with it or do not contain it
-MOST_WORDS = 1 << 18  # distinct words whose usual segmentation is remembered
+MOST_WORDS = 1 << 18  # distinct words whose usual segmentation is cached
 DRAWS = 1 << 14  # random numbers that are drawn at once
 
 
 class RandomSegmentation:
     """An `Encoder` (corpus.py). The same calls in the same order give the same ids, in every process.
 
-    BPE (Provilkov et al. 2020): each merge that comes up is left out with probability `rate`. Unigram (Kudo 2018): a
+    BPE (Provilkov et al. 2020): each possible merge is skipped with probability `rate`. Unigram (Kudo 2018): a
     segmentation x is drawn with a probability proportional to P(x)**rate.
     """
 
@@ -49,7 +49,7 @@ class RandomSegmentation:
         return [self._ids(map(draw, self.words.findall(self.processor.Normalize(text)))) for text in texts]
 
     def _ids(self, words: Iterable[Sequence[str]]) -> list[int]:
-        """As sentencepiece does, several unknown pieces in a row are one token."""
+        """The ids of pieces. As in sentencepiece, several unknown pieces in a row are one token."""
         unknown: int = self.processor.unk_id()
         found: list[int] = []
         for piece in itertools.chain.from_iterable(words):
@@ -59,7 +59,7 @@ class RandomSegmentation:
         return found
 
     def _bpe(self, generator: np.random.Generator) -> Any:
-        # The number of merges until one is left out is geometric. Most words are done before that, with their usual pieces.
+        # The number of merges until one is skipped is geometric. Most words are complete before that, with their usual pieces.
         gaps = _drawn(lambda: generator.geometric(self.rate, DRAWS) - 1)
         kept = next(gaps)
 
@@ -100,7 +100,7 @@ class RandomSegmentation:
         return draw
 
     def _lattice(self, word: str) -> list[tuple[list[int], np.ndarray]]:
-        """For each end of a piece in the word: where the piece may start, and the cumulative probabilities of these starts."""
+        """For each end of a piece in the word, the possible starts of the piece and their cumulative probabilities."""
         unknown = min(self.scores.values()) - 10  # sentencepiece's penalty of an unknown character
         logs, starts = [0.0], [([0], np.ones(1))]
         for last in range(1, len(word) + 1):
@@ -120,7 +120,7 @@ class RandomSegmentation:
 def merge(word: str, scores: dict[str, float], left_out: Any) -> tuple[str, ...]:
     """Byte-pair encoding (Sennrich et al. 2016): the best pair is merged first, the leftmost among equals.
 
-    `left_out()` is asked once for each merge that comes up; one that is left out does not come back.
+    `left_out()` is called once for each possible merge; a skipped merge is not considered again.
     """
     pieces: list[str] = list(word)
     after, before = list(range(1, len(word) + 1)), list(range(-1, len(word) - 1))

@@ -1,8 +1,8 @@
-"""What the tokenizer classes of Hugging Face's Transformers make of a folder's files, as one `tokenizer.json`.
+"""The tokenizer classes of Hugging Face's Transformers: combine a folder's files in one `tokenizer.json`, as these classes do.
 
-A class such as BertTokenizer takes the entries of a `tokenizer.json` and makes the rest (how text is normalised and split,
-what stands around it) from `tokenizer_config.json`: where the two contradict each other, the settings hold. The general class
-takes `tokenizer.json` as it is. What a class that is not known here does is not known either: there a contradiction is refused.
+A class such as BertTokenizer takes the entries from `tokenizer.json` and the rest (normalization, splitting, special tokens
+around a text) from `tokenizer_config.json`. If the two contradict each other, the settings are used. The general class uses
+`tokenizer.json` unchanged. For a class that is not known here, a contradiction is an error.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,12 +25,14 @@ ROLES = ("unk_token", "pad_token", "bos_token", "eos_token", "cls_token", "sep_t
 
 
 def class_name(settings: Settings) -> str:
-    """The class that the settings name: a class and its "Fast" twin are one."""
+    """The class that the settings name; a class and its "Fast" variant are the same."""
     return str(settings.get("tokenizer_class") or GENERAL[0]).removesuffix("Fast")
 
 
 def resolved(described: Mapping[str, Any], settings: Settings) -> Described:
-    """The `tokenizer.json` that the class named in the settings makes. Contradiction: it cannot make one of it."""
+    """The `tokenizer.json` with which the class named in the settings works. Contradiction if the class cannot use the
+    files.
+    """
     name = class_name(settings)
     build = _BUILDERS.get(name)
     if build is None:
@@ -48,30 +50,32 @@ def resolved(described: Mapping[str, Any], settings: Settings) -> Described:
 
 
 def matching(described: Mapping[str, Any], tokens: Mapping[int, str]) -> Described:
-    """A `tokenizer.json` that finds these tokens in text, even where special ones are read as text."""
+    """A `tokenizer.json` that finds these tokens in text, even if special tokens are otherwise read as text."""
     added = {entry["id"]: entry for entry in described.get("added_tokens") or ()}
     added |= {number: added.get(number, added_token(number, name)) | {"special": False} for number, name in tokens.items()}
     return dict(described) | {"added_tokens": [added[number] for number in sorted(added)]}
 
 
 def default_tokens(settings: Settings) -> Mapping[str, str]:
-    """The special tokens, by role, that the class has where the settings name none."""
+    """The default special tokens of the class by role, for roles that the settings do not name."""
     return _DEFAULTS.get(class_name(settings), {})
 
 
 def from_word_pieces(entries: Iterable[str]) -> Described:
-    """Of the lines of a `vocab.txt` (WordPiece), not yet resolved."""
+    """A `tokenizer.json` from the lines of a `vocab.txt` (WordPiece), not yet resolved."""
     return described_as({"type": "WordPiece", "vocab": {entry: number for number, entry in enumerate(entries)}})
 
 
 def from_merges(entries: Mapping[str, int], lines: Iterable[str]) -> Described:
-    """Of `vocab.json` and the lines of `merges.txt` (byte-level BPE), not yet resolved."""
+    """A `tokenizer.json` from `vocab.json` and the lines of `merges.txt` (byte-level BPE), not yet resolved."""
     merges = [line for line in lines if line.strip() and not line.startswith("#version")]
     return described_as({"type": "BPE", "vocab": dict(entries), "merges": merges})
 
 
 def from_bytes(settings: Settings) -> Described:
-    """ByT5's, which has no file of entries (Xue et al. 2022): a byte b is b + 3, behind them stand the extra ids."""
+    """The `tokenizer.json` of ByT5, which has no file of entries (Xue et al. 2022): byte b has the id b + 3, then follow extra
+    ids.
+    """
     entries = {
         name: number
         for number, name in enumerate(piece_classes.T5_TOKENS[role] for role in ("pad_token", "eos_token", "unk_token"))
@@ -90,7 +94,7 @@ def from_bytes(settings: Settings) -> Described:
 
 
 def byte_letters() -> list[str]:
-    """The letter that stands for each byte (Radford et al. 2019): itself where it can be seen, else one past Latin-1."""
+    """The letter for each byte (Radford et al. 2019): the byte itself if it is printable, else a letter beyond Latin-1."""
     seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(0x100, 0x200))
     return [chr(byte) if byte in seen else chr(next(others)) for byte in range(256)]
@@ -175,7 +179,7 @@ _DEFAULTS = piece_classes.DEFAULTS | {
     "GPT2Tokenizer": _TEXT_TOKENS,
 }
 _DEFAULTS |= {"RobertaTokenizer": _BYTE_TOKENS, "BartTokenizer": _BYTE_TOKENS, "ByT5Tokenizer": piece_classes.T5_TOKENS}
-# By the type of a model, where no file names a class.
+# The class for each type of model, if no file names a class.
 CLASSES = {"bert": "BertTokenizer", "gpt2": "GPT2Tokenizer", "bart": "BartTokenizer", "t5": "T5Tokenizer"}
 CLASSES |= {"distilbert": "DistilBertTokenizer", "electra": "BertTokenizer", "roberta": "RobertaTokenizer"}
 CLASSES |= {"xlm-roberta": "XLMRobertaTokenizer", "camembert": "CamembertTokenizer", "pegasus": "PegasusTokenizer"}
@@ -183,7 +187,7 @@ CLASSES |= {"mbart": "MBartTokenizer"}
 
 
 def _with_special(described: Mapping[str, Any], settings: Settings, defaults: Mapping[str, str]) -> Described:
-    """With the tokens that the settings add, and those of a role marked as special: they stand for no text."""
+    """Adds the tokens of the settings, and marks the tokens that have a role as special."""
     vocab, added = described["model"]["vocab"], {entry["content"]: entry for entry in described.get("added_tokens") or ()}
     ids = vocab if isinstance(vocab, Mapping) else {entry: number for number, (entry, _) in enumerate(vocab)}
     listed = settings.get("added_tokens_decoder") or {}
@@ -202,7 +206,7 @@ def _with_special(described: Mapping[str, Any], settings: Settings, defaults: Ma
 
 
 def _check(described: Mapping[str, Any], settings: Settings, name: str) -> None:
-    """Contradiction: settings contradict `tokenizer.json`, and what the class makes of that is not known."""
+    """Raises Contradiction if the settings contradict `tokenizer.json` and the class is not known."""
     found = {}
     for part in (*_parts(described.get("normalizer")), *_parts(described.get("pre_tokenizer"))):
         if part["type"] == "BertNormalizer":
@@ -218,7 +222,7 @@ def _check(described: Mapping[str, Any], settings: Settings, name: str) -> None:
 
 
 def _parts(described: Any) -> list[Described]:
-    """A normaliser or a pre-tokeniser, and those it is made of."""
+    """A normalizer or pre-tokenizer, and its components."""
     if not described:
         return []
     inner = [*(described.get("normalizers") or ()), *(described.get("pretokenizers") or ())]

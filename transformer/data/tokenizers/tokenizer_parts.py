@@ -1,4 +1,4 @@
-"""Parts of a `tokenizer.json`, which several classes of Transformers make alike."""
+"""Parts of a `tokenizer.json` that several classes of Transformers have in common."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,7 +8,7 @@ Settings = Mapping[str, Any]  # a tokenizer_config.json, and the special tokens 
 
 
 class Contradiction(ValueError):
-    """The files of a tokenizer do not fit together. The message says what to change."""
+    """The files of a tokenizer contradict each other. The message says what to change."""
 
 
 def token(settings: Settings, role: str, default: str | None = None) -> str | None:
@@ -19,7 +19,7 @@ def token(settings: Settings, role: str, default: str | None = None) -> str | No
 
 
 def known_token(settings: Settings, role: str, defaults: Mapping[str, str], ids: Mapping[str, int]) -> str:
-    """Contradiction: the class needs a token that the entries have not."""
+    """The special token of a role. Contradiction if the entries lack this token, which the class needs."""
     name = token(settings, role, defaults[role])
     if name is None or name not in ids:
         raise Contradiction(f"its tokenizer has no token {name} ({role}); name another in tokenizer_config.json")
@@ -27,13 +27,13 @@ def known_token(settings: Settings, role: str, defaults: Mapping[str, str], ids:
 
 
 def described_as(model: Described) -> Described:
-    """A `tokenizer.json` of a model and nothing else."""
+    """A `tokenizer.json` that contains only a model."""
     names = ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
     return {"version": "1.0", **dict.fromkeys(names), "added_tokens": [], "model": model}
 
 
 def added_token(number: int, content: str) -> Described:
-    """A special token, as `tokenizer.json` lists it."""
+    """The entry of a special token in `tokenizer.json`."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {"id": number, "content": content, **flags}
 
@@ -41,7 +41,9 @@ def added_token(number: int, content: str) -> Described:
 def template(
     before: Iterable[str], after: Iterable[str], between: Iterable[str], ids: Mapping[str, int], second_type: int = 0
 ) -> Described:
-    """A post-processor: special tokens around a text; around the first of a pair, and `between` and behind the second."""
+    """A post-processor that adds special tokens around a text, and in a pair around the first and before and after the
+    second.
+    """
 
     def named(tokens: Iterable[str], kind: int) -> list[Described]:
         return [{"SpecialToken": {"id": each, "type_id": kind}} for each in tokens]

@@ -10,17 +10,20 @@ from transformer.config import Data
 from transformer.data.tokenizers.vocabulary import LINE_ENDS, SPECIAL, UNKNOWN, Bytes, Characters, SentencePiece, Vocabulary
 from transformer.errors import UserError, counted, first_line
 
-MOST_TEXTS = 2_000_000  # sentencepiece learns from as many, evenly spaced; more changes little and needs much memory
-MOST_CHARACTERS = 1 << 14  # of a piece of text; sentencepiece ignores a line that is too long
+MOST_TEXTS = (
+    2_000_000  # sentencepiece learns from this number of evenly spaced texts; more changes little and needs much memory
+)
+MOST_CHARACTERS = 1 << 14  # characters in a piece of text, because sentencepiece ignores longer lines
 MOST_BYTES = 4 * MOST_CHARACTERS
-_RESERVED = re.compile("[\0\u2585]")  # sentencepiece ignores a line with one of these
+_RESERVED = re.compile("[\0\u2585]")  # sentencepiece ignores lines with these characters
 
 
 def train(data: Data, texts: Sequence[str], notice: Callable[[str], None]) -> Vocabulary:
-    """The vocabulary that `data` asks for, learned from `texts`. `notice` is given what is left out or not filled.
+    """The vocabulary that `data` describes, learned from `texts`. `notice` is called if characters are omitted or entries
+    unused.
 
-    Where texts have line ends, these are entries, whatever the normalisation, so that a document keeps its lines.
-    UserError: no such vocabulary can be made of the texts.
+    If texts have line ends, these are entries, whatever the normalization, so that a document keeps its lines. UserError if
+    such a vocabulary cannot be learned from the texts.
     """
     if data.vocabulary == "bytes":
         return Bytes()
@@ -43,7 +46,7 @@ def train(data: Data, texts: Sequence[str], notice: Callable[[str], None]) -> Vo
 
 
 def pieces(text: str) -> Iterator[str]:
-    """A text in pieces that sentencepiece does not ignore, cut at white space where there is some."""
+    """Splits a text into pieces that sentencepiece does not ignore, at white space if there is any."""
     for part in _RESERVED.split(text) if _RESERVED.search(text) else (text,):
         first = 0
         while len(part) - first > MOST_CHARACTERS:
@@ -80,7 +83,7 @@ def _train_sentencepiece(data: Data, texts: Sequence[str], notice: Callable[[str
             bos_id=1,
             eos_id=2,
             unk_id=UNKNOWN,
-            num_threads=4,  # fixed: sums of the unigram model depend on it
+            num_threads=4,  # fixed, because sums of the unigram model depend on it
             minloglevel=2,
         )
     except (RuntimeError, ValueError) as error:

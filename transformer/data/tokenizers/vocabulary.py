@@ -1,7 +1,7 @@
-"""Text to token ids and back: sentencepiece (BPE, unigram), bytes, characters. Trained once, kept in the workdir.
+"""Vocabularies: sentencepiece (BPE, unigram), bytes and characters. They are trained once and kept in the workdir.
 
-Ids 0 to 3 are the special ones of `DataInfo` (padding, start, end, unknown), in every kind that is trained here
-(training.py). Vocabularies of published models are in imported.py and have their own special ids.
+In every vocabulary that is trained here (training.py), ids 0 to 3 are the special ids of `DataInfo` (padding, start, end,
+unknown). Vocabularies of published models are in imported.py and have their own special ids.
 """
 
 import abc
@@ -18,21 +18,22 @@ from transformer.errors import UserError
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 UNKNOWN = 3
-LINE_ENDS = ("\r\n", "\n")  # entries of their own, where the training text has them
+LINE_ENDS = ("\r\n", "\n")  # separate entries, if the training text contains them
 
 Span = tuple[int, int]  # characters of a text, from (included) to (excluded)
 
 
 class Vocabulary(abc.ABC):
-    """Entries with ids 0 .. size - 1. A model may know more (a mask, sentinels): ids past the end stand for no text.
+    """Entries with ids 0 .. size - 1. A model may have more ids (a mask, sentinels), which do not represent text.
 
-    `special`: ids of entries that stand for no text either; `unknown`: the one for what has no entry, None if all text has.
+    `special`: ids of entries that do not represent text either; `unknown`: the id for text without an entry, or None if all
+    text has entries.
     """
 
     size: int
     special: frozenset[int] = frozenset(range(len(SPECIAL)))
     unknown: int | None = UNKNOWN
-    between: tuple[int, ...] = ()  # special ids that stand before the second text of a pair, beside the end of the first
+    between: tuple[int, ...] = ()  # special ids before the second text of a pair, in addition to the end of the first
 
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -44,32 +45,32 @@ class Vocabulary(abc.ABC):
 
     def sampled(self, rate: float, seed: int) -> RandomSegmentation:
         """An encoder that draws segmentations at random. UserError: this vocabulary has only one segmentation."""
-        raise UserError("config.data.segmentations: the vocabulary has one way to cut a text; set it to 1")
+        raise UserError("config.data.segmentations: the vocabulary has only one segmentation of a text; set it to 1")
 
     def find(self, entry: str) -> int | None:
-        """The token of an entry, such as a language's code; None: there is no such entry."""
+        """The token of an entry, such as a language code, or None if there is no such entry."""
         return next((n for n, piece in enumerate(self.pieces(range(self.size))) if piece == entry), None)
 
     def encode_with(self, text: str, names: Mapping[str, int]) -> list[int]:
-        """`encode`, but each of the `names` in the text is the id that it stands for."""
+        """`encode`, where each of the `names` in the text is encoded as its id."""
         parts = re.split(f"({'|'.join(map(re.escape, sorted(names, key=len, reverse=True)))})", text) if names else [text]
         encoded = self.encode_batch(parts[::2])
         return [*encoded[0], *(i for name, ids in zip(parts[1::2], encoded[1:], strict=True) for i in (names[name], *ids))]
 
     @abc.abstractmethod
     def spans(self, text: str) -> list[Span]:
-        """Where each token of `encode(text)` comes from, blanks before it left out. Empty: from part of a character."""
+        """The span in the text of each token of `encode(text)`, without leading blanks; empty for a part of a character."""
 
     @abc.abstractmethod
     def starts_word(self) -> np.ndarray:
-        """Bool by id: does the entry begin a word. A blank does, since it stands before one; so do special entries."""
+        """Bool by id: whether the entry begins a word. Blanks, which precede words, and special entries also count as such."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids; special ones and those past the end are left out."""
+        """The text of token ids; special ids and ids past the end are ignored."""
         return self._text([int(i) for i in ids if i < self.size and i not in self.special])
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """What each id stands for, to show it."""
+        """A printable form of each id."""
         return [self._piece(int(i)) if i < self.size else f"<{i}>" for i in ids]
 
     @abc.abstractmethod
@@ -87,7 +88,7 @@ class Vocabulary(abc.ABC):
 
 
 class Bytes(Vocabulary):
-    """UTF-8 bytes, shifted past the special ids (ByT5; Xue et al. 2022). Any text goes round exactly."""
+    """UTF-8 bytes, with ids after the special ids (ByT5; Xue et al. 2022). Decoding restores any text exactly."""
 
     size = len(SPECIAL) + 256
     unknown = None
@@ -113,7 +114,7 @@ class Bytes(Vocabulary):
 
 
 class Characters(Vocabulary):
-    """Unicode characters of the training text, the most frequent first. Known characters go round exactly."""
+    """Unicode characters of the training text, the most frequent first. Decoding restores known characters exactly."""
 
     def __init__(self, characters: Sequence[str]):
         self.characters = list(characters)
@@ -140,7 +141,7 @@ class Characters(Vocabulary):
 
 
 class SentencePiece(Vocabulary):
-    """Kudo and Richardson 2018. Text goes round up to the model's own Unicode normalisation and unknown characters."""
+    """Kudo and Richardson 2018. Decoding restores a text, except for Unicode normalization and unknown characters."""
 
     def __init__(self, model: bytes):
         import sentencepiece
@@ -149,7 +150,7 @@ class SentencePiece(Vocabulary):
         self.processor = sentencepiece.SentencePieceProcessor()
         self.processor.LoadFromSerializedProto(model)
         self.size = self.processor.GetPieceSize()
-        # A published model's are others than ours.
+        # A published model has other special ids.
         self.special = frozenset(i for i in range(self.size) if self.processor.IsControl(i) or self.processor.IsUnknown(i))
         self.unknown = self.processor.unk_id()
 
@@ -181,19 +182,19 @@ class SentencePiece(Vocabulary):
 
 
 def trimmed(text: str, first: int, last: int) -> Span:
-    """A span without the blanks that it begins with; of blanks alone it keeps the last."""
+    """A span without leading blanks; a span of only blanks keeps the last one."""
     while first < last - 1 and text[first].isspace():
         first += 1
     return first, last
 
 
 def read_characters(found: Any) -> list[str]:
-    """ValueError: they are no list of characters, each of them once."""
+    """The characters in a file's JSON. ValueError if it is not a list of distinct characters."""
     if not isinstance(found, list) or not all(isinstance(each, str) and len(each) == 1 for each in found):
-        raise ValueError("it is no list of characters")
+        raise ValueError("it is not a list of characters")
     if len(set(found)) < len(found):
-        raise ValueError("a character is there twice")
-    "".join(found).encode()  # halves of UTF-16 pairs are no characters
+        raise ValueError("a character occurs twice")
+    "".join(found).encode()  # halves of UTF-16 surrogate pairs are not characters
     return found
 
 
