@@ -34,11 +34,12 @@ def labeller(found: huggingface.Imported) -> Labeller:
 
 
 @pytest.mark.parametrize(
-    "name", ["bert sentences", "bart sentences", "distilbert sentences", "electra sentences", "modernbert means"]
+    "name",
+    ["bert sentences", "roberta sentences", "bart sentences", "distilbert sentences", "electra sentences", "modernbert means"],
 )
 def test_scores_of_texts_and_pairs(tmp_path, name):
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    made = folders.byte_bpe(special) if name.startswith("bart") else folders.word_pieces()
+    made = folders.byte_bpe(special) if name.startswith(("bart", "roberta")) else folders.word_pieces()
     model = theirs.make(name, vocab_size=made.get_vocab_size(), id2label={0: "score"}, label2id={"score": 0})
     model.save_pretrained(tmp_path / "a")
     described: dict[str, object] = {"model_max_length": 30}
