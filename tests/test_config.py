@@ -282,7 +282,7 @@ def test_missing_settings_have_their_defaults():
     assert from_dict({"model": {"d_model": 64}}, Config) == replace(Config(), "model.d_model", 64)
 
 
-def test_missing_data_info_are_said():
+def test_missing_data_info_is_reported():
     assert "source_size" in message(from_dict, {"target_size": 3}, module.DataInfo, "data_info.json")
 
 

@@ -117,7 +117,7 @@ def test_next_sentence_weighs_as_much_as_all_tokens():
     np.testing.assert_allclose(sums["loss_sum"], token_nll - (guessed[0, 1] + guessed[1, 0]) * 3 / 2, rtol=1e-5)
 
 
-def test_initialisation_is_told_by_the_seed():
+def test_initialization_depends_on_the_seed():
     config = small.config()
     model = families.FAMILIES[config.family].model(config, small.DATA_INFO)
     objective = families.make_objective(config, small.DATA_INFO, {})

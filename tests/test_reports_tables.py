@@ -8,7 +8,7 @@ def test_the_tables_are_made_from_the_reports():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python -m experiments.reports.tables"
 
 
-def test_what_restricts_a_verdict_is_told_with_it():
+def test_restrictions_of_a_verdict_are_printed_with_it():
     found = results.reports()
     table, readme = results.results_table(found), results.readme_table(found)
     claims = [claim for report in found for claim in report.claims]

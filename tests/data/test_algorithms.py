@@ -47,7 +47,7 @@ def length(algorithm: str, source: str) -> int:
 # --- the truth -----------------------------------------------------------------------------------------------------------
 
 
-def test_copies_and_reversals(made):
+def test_copy_and_reverse(made):
     assert all(source == target for source, target in every(made["copy"]))
     for source, target in every(made["reverse"]):
         said = list(target)
@@ -55,7 +55,7 @@ def test_copies_and_reversals(made):
     assert sum(source != target for source, target in every(made["reverse"])) > 450
 
 
-def test_sorted_lists_count_alike_and_never_fall():
+def test_sorted_lists_have_the_same_items_in_order():
     """With letters of both cases, which stand in the order of the alphabet, small ones first."""
     splits = algorithms.make(given("sort", algorithm_alphabet=52))
     order = {letter: place for place, letter in enumerate(string.ascii_lowercase + string.ascii_uppercase)}
@@ -76,7 +76,7 @@ def test_items_are_translated_by_the_next_letter():
                 assert b == {" ": " ", last: "a"}.get(a, chr(ord(a) + 1))
 
 
-def test_recall_asks_for_a_key_that_is_there(made):
+def test_recall_asks_for_an_existing_key(made):
     places = collections.Counter()
     for source, target in every(made["recall"]):
         pairs, asked = source.split(" ? ")
@@ -125,7 +125,7 @@ def test_short_numbers():
         ("addition", "0471ec253f3d5a71"),
     ],
 )
-def test_draws_are_what_they_were(made, algorithm, drawn):
+def test_draws_do_not_change(made, algorithm, drawn):
     # Runs are compared over years: who draws otherwise must raise the task's version.
     assert hashlib.sha256(json.dumps(made[algorithm]).encode()).hexdigest()[:16] == drawn
 
@@ -145,7 +145,7 @@ def test_lengths_are_drawn_evenly(made, algorithm):
 
 
 @pytest.mark.parametrize("algorithm", NAMES)
-def test_splits_share_nothing_and_do_not_depend_on_what_is_trained_on(made, algorithm):
+def test_splits_are_disjoint_and_do_not_depend_on_training(made, algorithm):
     pairs = every(made[algorithm])
     assert len({source for source, _ in pairs}) == len(pairs) == 330 + 2 * 90
     fewer = algorithms.make(given(algorithm, synthetic_train_size=40))
@@ -153,7 +153,7 @@ def test_splits_share_nothing_and_do_not_depend_on_what_is_trained_on(made, algo
     assert fewer["train"] == made[algorithm]["train"][:40]
 
 
-def test_items_do_not_tell_of_each_other(made):
+def test_items_are_independent(made):
     """Of a list that one vector is to hold nothing can be guessed: an item follows every other one as often."""
     follows = collections.Counter()
     for source, _ in every(algorithms.make(given("list", algorithm_alphabet=3))):
@@ -163,7 +163,7 @@ def test_items_do_not_tell_of_each_other(made):
     assert total > 3000 and all(0.8 < 9 * follows[a, b] / total < 1.2 for a in "abc" for b in "abc")
 
 
-def test_all_sources_there_are():
+def test_all_sources_can_be_drawn():
     """Each is drawn once, and which ones are for test and validation is not for training to say."""
     few = Data(
         source="algorithms", algorithm_alphabet=2, algorithm_train_lengths=(3, 3), synthetic_train_size=6, synthetic_test_size=1
@@ -200,7 +200,7 @@ def test_all_sources_there_are():
         ),
     ],
 )
-def test_more_than_there_is(changes, message):
+def test_more_examples_than_exist_is_an_error(changes, message):
     with pytest.raises(UserError) as error:
         algorithms.make(dataclasses.replace(SMALL, **changes))
     assert str(error.value) == message
@@ -209,7 +209,7 @@ def test_more_than_there_is(changes, message):
 @pytest.mark.parametrize(
     ("algorithm", "length", "size"), [("recall", 1, 2 * 10), ("recall", 2, 2 * 100 * 2), ("addition", 1, 100)]
 )
-def test_how_many_there_are(algorithm, length, size):
+def test_the_number_of_sources(algorithm, length, size):
     """As many as can be drawn, of two letters: for two pairs two orders of the keys, 100 values and two questions."""
     whole = given(
         algorithm,
@@ -245,7 +245,7 @@ def test_a_folder_has_the_settings_in_its_name(changes, made):
     assert algorithms.name(SMALL) == "copy-alphabet_26-train_330_of_4_9-test_90_of_6_24"
 
 
-def test_a_prefix_stands_before_each_source(made, tmp_path):
+def test_a_prefix_is_added_to_each_source(made, tmp_path):
     found = sources.read(given("recall", prefix="look up: "), "test", tmp_path)
     assert found and [e["source"] for e in found.examples] == [f"look up: {e['source']}" for e in made["recall"]["test"]]
 

@@ -42,7 +42,7 @@ def never() -> dict[str, Ragged]:
 
 @SOME
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 6)), max_size=8))
-def test_spread_is_ranges_one_after_another(ranges):
+def test_concatenated_ranges(ranges):
     starts, lengths = np.array(ranges, np.int64).reshape(-1, 2).T
     found = concatenated_ranges(starts, lengths)
     assert found.tolist() == [i for start, length in ranges for i in range(start, start + length)]
@@ -51,7 +51,7 @@ def test_spread_is_ranges_one_after_another(ranges):
 
 @SOME
 @given(ROWS)
-def test_rows_come_back(rows):
+def test_rows_survive_a_round_trip(rows):
     ragged = Ragged.of(rows)
     assert len(ragged) == len(rows) and lists(ragged) == rows
     assert ragged.lengths.tolist() == [len(row) for row in rows]
@@ -66,7 +66,7 @@ def test_rows_of_another_type():
     assert Ragged.of([], np.float32).values.dtype == np.float32
 
 
-def test_a_worker_is_sent_names_and_not_tokens(tmp_path):
+def test_a_worker_receives_file_names_instead_of_tokens(tmp_path):
     built = {"first": Ragged.of([range(100_000)])}
     rows = cached(tmp_path / "tokens", lambda: built)["first"]
     sent = pickle.dumps(rows)
@@ -154,7 +154,7 @@ cached(Path({str(tmp_path)!r}) / "tokens", lambda: {{"first": Ragged.of([[7]])}}
     assert lists(cached(tmp_path / "tokens", made)["first"]) == FIRST
 
 
-def test_two_builders_may_race(tmp_path):
+def test_two_processes_may_build_at_once(tmp_path):
     both, found = threading.Barrier(2), {}
 
     def run(number: int) -> None:
@@ -186,7 +186,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("name", ["first.values.npy", "second.offsets.npy"])
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_what_cannot_be_read_is_said_in_a_line(tmp_path, name, damage):
+def test_an_unreadable_cache_gives_a_one_line_error(tmp_path, name, damage):
     path = tmp_path / "tokens"
     cached(path, made)
     content = (path / name).read_bytes()

@@ -31,11 +31,11 @@ def near(count: int, of: int, probability: float) -> bool:
 @pytest.mark.parametrize(
     ("length", "rate", "share"), [(0, 0.15, 0), (1, 0.15, 1), (20, 0.15, 3), (128, 0.15, 19), (2, 0.99, 2)]
 )
-def test_a_share_is_the_nearest_number_and_one_at_least(length, rate, share):
+def test_a_fraction_is_rounded_and_at_least_one(length, rate, share):
     assert corruption.share_of(length, rate) == share
 
 
-def test_tokens_are_chosen_alike_often_and_as_many_as_asked_for():
+def test_tokens_are_chosen_uniformly_and_in_the_given_number():
     generator, total = np.random.default_rng(0), np.zeros(20)
     for _ in range(4000):
         chosen = corruption.choose_words(np.ones(20, bool), 3, generator)
@@ -46,7 +46,7 @@ def test_tokens_are_chosen_alike_often_and_as_many_as_asked_for():
 
 @SOME
 @given(st.lists(st.booleans(), max_size=30), st.integers(1, 8), st.integers(0, 99))
-def test_words_are_chosen_whole_and_no_more_than_asked_for(starts, budget, seed):
+def test_whole_words_are_chosen_within_the_budget(starts, budget, seed):
     words: list[list[int]] = []
     for place, begins in enumerate(starts):
         if begins or not words:
@@ -104,12 +104,12 @@ def test_spans_are_as_many_as_counted_and_alternate(length, rate, span_length, s
     assert np.sum(np.diff(hidden.astype(int)) == 1) == spans
 
 
-def test_the_mean_span_is_as_long_as_asked_for():
+def test_the_mean_span_length_is_the_given_one():
     hidden, spans = corruption.span_counts(np.asarray(10_000), 0.15, 3.0)
     assert hidden == 1500 and hidden / spans == 3
 
 
-def test_all_arrangements_of_spans_are_alike_likely():
+def test_all_arrangements_of_spans_are_equally_likely():
     generator = np.random.default_rng(0)
     found = collections.Counter(corruption.random_spans(7, 0.5, 2.0, generator).tobytes() for _ in range(6000))
     assert len(found) == 2 * 3  # 3 kept and 4 hidden tokens in 2 runs each
@@ -130,7 +130,7 @@ def test_sentinels_stand_for_spans_as_in_the_papers_figure():
 
 @SOME
 @given(st.integers(0, 60), RATES, st.floats(1, 6), st.integers(0, 99))
-def test_filling_the_spans_gives_the_text_again(length, rate, span_length, seed):
+def test_filling_the_spans_restores_the_text(length, rate, span_length, seed):
     tokens = tokens_of(length)
     corrupted, spans = corruption.infill(tokens, rate, span_length, MASK, np.random.default_rng(seed))
     restored, place, left = [], 0, list(spans)
@@ -154,7 +154,7 @@ def test_lengths_of_spans_are_poisson_with_empty_ones():
         assert near(np.sum(spans == length), len(spans), probability)
 
 
-def test_spans_stand_anywhere():
+def test_spans_occur_at_every_position():
     generator, total = np.random.default_rng(0), np.zeros(11)
     for _ in range(3000):
         corrupted, spans = corruption.infill(tokens_of(10), 0.1, 1.0, MASK, generator)
@@ -163,7 +163,7 @@ def test_spans_stand_anywhere():
     assert all(near(count, 3000, 1 / 10) for count in total[:10])
 
 
-def test_the_span_that_is_cut_stands_anywhere():
+def test_the_span_that_is_cut_occurs_at_every_position():
     """The last one drawn is shorter than others."""
     generator = np.random.default_rng(0)
     spans = np.stack(
@@ -208,7 +208,7 @@ def test_sentences_come_in_every_order():
     assert found[(9, 8, 0, 0, 7, 0)]
 
 
-def test_deleted_tokens_are_as_many_as_asked_for_and_anywhere():
+def test_the_given_number_of_tokens_is_deleted_anywhere():
     generator, total = np.random.default_rng(0), np.zeros(20)
     for _ in range(3000):
         kept = corruption.delete_tokens(tokens_of(20), 0.2, generator)

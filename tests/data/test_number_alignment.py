@@ -62,7 +62,7 @@ def test_words_make_up_the_text(source, target):
             assert all(a < b <= c for (a, b), (c, _) in zip(spans, spans[1:], strict=False))
 
 
-def test_what_holds_for_all():
+def test_properties_of_all_alignments():
     """Every word but "and" translates one; digits and powers translate the same digits and powers."""
     meaning = {word: number for number in [*range(20), *range(20, 100, 10)] for word in (SPELL["en"](number),)}
     german = {SPELL["de"](number): number for number in [*range(20), *range(20, 100, 10)]} | {"ein": 1, "eine": 1}

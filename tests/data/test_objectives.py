@@ -149,7 +149,7 @@ def test_batches_hold_every_example(name, batching):
         assert sum(count["filled"] for count in counts) == declared
 
 
-def test_streams_are_apart_from_each_other_and_from_the_pipelines():
+def test_random_streams_differ_from_each_other_and_from_the_pipelines():
     streams = [base.SHIFT, base.SPLIT, base.MASK, base.SPANS, base.NOISE, 0, 1, pipeline.ORDER, pipeline.COMPANY]
     assert len(set(streams)) == len(streams)
     drawn = {base.draw(seed, stream, 5, 6).integers(2**62) for seed in (0, 1) for stream in streams}
@@ -171,7 +171,7 @@ def test_streams_are_apart_from_each_other_and_from_the_pipelines():
         (lambda: objectives.EncodedPrefixLM(2, 1), "config.data.max_target_length is 1"),
     ],
 )
-def test_a_limit_without_room_for_text_is_a_line(make, setting):
+def test_a_limit_without_space_for_text_is_an_error(make, setting):
     with pytest.raises(UserError, match=setting):
         make()
 
@@ -183,7 +183,7 @@ DOCUMENTS = st.lists(st.lists(st.integers(4, 99), max_size=25), min_size=1, max_
 
 @SOME
 @given(DOCUMENTS, st.integers(1, 9), st.booleans())
-def test_documents_are_cut_to_chunks_that_are_full_or_alike(documents, window, even):
+def test_documents_are_cut_to_full_or_even_chunks(documents, window, even):
     tokens = Ragged.of(documents)
     chunks = base.cut(tokens, window, even)
     assert chunks["text"].values is tokens.values
@@ -207,7 +207,7 @@ def test_every_document_is_ended(documents):
 
 @SOME
 @given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20))
-def test_of_two_lengths_the_longer_gives_way(first, second, room):
+def test_the_longer_of_two_lengths_is_cut(first, second, room):
     kept = [first, second]
     while sum(kept) > room:  # token by token, from the longer; the second if they are alike
         kept[1 if kept[1] >= kept[0] else 0] -= 1

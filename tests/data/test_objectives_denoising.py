@@ -50,7 +50,7 @@ def restore(source: list[int], targets: list[int]) -> list[int]:
 
 @SOME
 @given(DOCUMENTS, st.integers(3, 50), st.integers(3, 50), st.floats(0.05, 0.95), st.floats(1, 5), st.integers(0, 5))
-def test_spans_put_back_give_the_documents_again(documents, source, target, rate, span_length, epoch):
+def test_inserting_the_spans_restores_the_documents(documents, source, target, rate, span_length, epoch):
     objective = spans(source, target, rate=rate, span_length=span_length)
     corpus = objective.chunk_documents({"text": Ragged.of(documents)})
     restored = []
@@ -92,7 +92,7 @@ def rows(objective, documents, epoch: int = 0) -> list[dict[str, list]]:
 
 @SOME
 @given(DOCUMENTS, st.integers(3, 40), st.integers(2, 40), st.sampled_from([None, BEGIN]), st.integers(0, 5))
-def test_the_decoder_says_the_documents(documents, source, target, begin, epoch):
+def test_the_targets_are_the_documents(documents, source, target, begin, epoch):
     found = rows(noise(source, target, begin=begin, delete_rate=0.2, ends_sentence=np.arange(100) < 30), documents, epoch)
     assert sum((row["targets"][:-1] for row in found), []) == sum(documents, [])
     for row in found:
@@ -104,7 +104,7 @@ def test_the_decoder_says_the_documents(documents, source, target, begin, epoch)
 
 @SOME
 @given(st.integers(1, 38), st.floats(0.05, 0.95), st.integers(0, 20))
-def test_what_infilling_hides_is_the_gaps_between_what_is_left(size, rate, epoch):
+def test_masks_of_infilling_are_at_the_gaps(size, rate, epoch):
     """Tokens that differ: those left are in order, `rate` of them is gone, and where some are gone there is a mask."""
     (row,) = rows(noise(rate=rate), [range(10, 10 + size)], epoch)
     text = row["source"][:-1]
@@ -130,7 +130,7 @@ def test_30_percent_are_hidden_in_spans_of_3_some_of_them_empty():
     assert 20 < empty < 0.08 * masks  # e^-3 is 5 %
 
 
-def test_each_noise_is_a_setting():
+def test_each_corruption_is_a_setting():
     sentences = [10, 11, 50, 12, 13, 14, 50, 15, 50, 16]
     little = {"rate": 0.001, "span_length": 1.0}  # infilling hides one token at least
     ends_sentence = np.arange(100) == 50

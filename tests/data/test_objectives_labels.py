@@ -35,7 +35,7 @@ def test_a_text_is_read_between_begin_and_end_and_has_a_label(text, label, limit
 
 @SOME
 @given(TOKENS, TOKENS, st.integers(5, 30))
-def test_a_pair_has_two_types_and_the_longer_gives_way(text, pair, limit):
+def test_a_pair_has_two_types_and_the_longer_is_cut(text, pair, limit):
     objective, corpus = Classify(limit, BEGIN, END), of(text=text, pair=pair, label=[1])
     assert objective.lengths(corpus).tolist() == [[1, len(text) + len(pair) + 3]]
     found = plain(objective.features(corpus, 0, 0))
@@ -50,12 +50,12 @@ def test_a_pair_has_two_types_and_the_longer_gives_way(text, pair, limit):
 
 
 @pytest.mark.parametrize("label", [{}, {"label": []}, {"label": [-1]}])
-def test_a_text_without_a_label_weighs_nothing(label):
+def test_a_text_without_a_label_has_weight_0(label):
     found = plain(Classify(9, BEGIN, END).features(of(text=[7], **label), 0, 0))
     assert found["label"] == [0] and found["weights"] == [0.0] and found["source"] == [BEGIN, 7, END]
 
 
-def test_labels_are_a_side_of_their_own_before_the_text():
+def test_labels_are_a_separate_sequence_before_the_text():
     assert Classify.sequences == (LABEL, READER) and Answer.sequences == (SPAN, READER) and Tag.sequences == (TAGGER,)
     for sequence in (LABEL, SPAN):
         mine = {*sequence.features, sequence.positions, sequence.segments}
@@ -67,7 +67,7 @@ def test_labels_are_a_side_of_their_own_before_the_text():
 
 @SOME
 @given(st.lists(st.tuples(st.integers(4, 99), st.integers(-1, 5)), max_size=12), st.integers(3, 16))
-def test_tags_stand_under_their_tokens(pairs, limit):
+def test_tags_are_aligned_with_their_tokens(pairs, limit):
     objective = Tag(limit, BEGIN, END)
     corpus = of(text=[t for t, _ in pairs], tags=[tag for _, tag in pairs])
     assert objective.lengths(corpus).tolist() == [[len(pairs) + 2]] and objective.limits == (limit,)
@@ -80,7 +80,7 @@ def test_tags_stand_under_their_tokens(pairs, limit):
     }
 
 
-def test_text_without_tags_weighs_nothing():
+def test_text_without_tags_has_weight_0():
     found = plain(Tag(9, BEGIN, END).features(of(text=[7, 8]), 0, 0))
     assert found["weights"] == [0.0] * 4 and found["source"] == [BEGIN, 7, 8, END]
 
@@ -122,7 +122,7 @@ def test_windows_cover_the_context_and_point_at_the_answer_in_them(question, tex
             assert (found["first"], found["last"]) == ([0], [0])
 
 
-def test_windows_of_several_examples_say_whose_they_are():
+def test_windows_name_their_example():
     objective = Answer(10, BEGIN, END, stride=3)
     corpus = objective.chunk_documents(
         {
@@ -138,7 +138,7 @@ def test_windows_of_several_examples_say_whose_they_are():
     assert rows[3] == {"first": [0], "last": [0], "weights": [1.0], "source": [1, 6, 7, 2, 2], "token_types": [0, 0, 0, 0, 1]}
 
 
-def test_a_question_without_a_known_answer_weighs_nothing():
+def test_a_question_without_a_known_answer_has_weight_0():
     objective = Answer(10, BEGIN, END)
     found = plain(objective.features(objective.chunk_documents(of(question=[5], text=[7, 8])), 0, 0))
     assert found["weights"] == [0.0] and found["first"] == found["last"] == [0]

@@ -20,7 +20,7 @@ def rows(objective, corpus, epoch: int = 0) -> list[dict[str, list]]:
 
 @SOME
 @given(DOCUMENTS, st.integers(1, 9), st.booleans())
-def test_each_token_and_end_is_said_once_from_the_token_before_it(documents, block, cross):
+def test_each_token_and_end_is_predicted_once_from_the_previous_token(documents, block, cross):
     objective = CausalLM(block, START, END, cross_documents=cross, shift=False)
     corpus = objective.chunk_documents({"text": Ragged.of(documents)})
     streams = [[*document, END] for document in documents]
@@ -60,7 +60,7 @@ def test_a_shift_moves_all_chunks_but_first_and_last_of_a_document(lengths, bloc
     assert row == len(moved)
 
 
-def test_shifts_over_epochs_are_all_there_are_and_cover_all():
+def test_shifts_over_epochs_take_all_values_and_cover_all_tokens():
     block = 4
     objective = CausalLM(block, START, END, seed=7)
     corpus = objective.chunk_documents({"text": Ragged.of([np.arange(10, 31)])})
@@ -74,7 +74,7 @@ def test_shifts_over_epochs_are_all_there_are_and_cover_all():
     assert {token for epoch_rows in found for row in epoch_rows for token in row["targets"]} == {*range(10, 31), END}
 
 
-def test_shifts_of_a_seed_are_its_own():
+def test_shifts_depend_on_the_seed():
     text = {"text": Ragged.of([np.arange(10, 200)])}
 
     def shifts(seed):
@@ -88,7 +88,7 @@ def test_shifts_of_a_seed_are_its_own():
 
 @SOME
 @given(st.lists(st.integers(4, 99), max_size=12), st.lists(st.integers(4, 99), max_size=12))
-def test_a_pair_is_read_as_source_start_target_and_said_as_target_end(source, target):
+def test_a_pair_has_inputs_source_start_target_and_predicts_target_end(source, target):
     objective = DecoderOnlyTranslate(40, START, END)
     corpus = objective.chunk_documents({"source": Ragged.of([source]), "target": Ragged.of([target])})
     assert objective.lengths(corpus).tolist() == [[len(source) + len(target) + 1]]
@@ -107,7 +107,7 @@ def test_a_pair_is_read_as_source_start_target_and_said_as_target_end(source, ta
         (9, 9, [10, 11, 12, START, 30, 31], [30, 31, 32]),
     ],
 )
-def test_of_a_pair_that_is_too_long_the_longer_gives_way(source, target, inputs, said):
+def test_of_a_pair_that_is_too_long_the_longer_is_cut(source, target, inputs, said):
     corpus = {"source": Ragged.of([range(10, 10 + source)]), "target": Ragged.of([range(30, 30 + target)])}
     (found,) = rows(DecoderOnlyTranslate(6, START, END), corpus)
     assert found["inputs"] == inputs
@@ -116,7 +116,7 @@ def test_of_a_pair_that_is_too_long_the_longer_gives_way(source, target, inputs,
 
 @SOME
 @given(DOCUMENTS, st.integers(2, 9), st.integers(0, 9))
-def test_a_chunk_is_split_in_a_prefix_and_what_is_said(documents, block, epoch):
+def test_a_chunk_is_split_into_prefix_and_target(documents, block, epoch):
     objective = PrefixLM(block, START, END)
     corpus = objective.chunk_documents({"text": Ragged.of(documents)})
     restored = []
@@ -130,7 +130,7 @@ def test_a_chunk_is_split_in_a_prefix_and_what_is_said(documents, block, epoch):
     assert restored == sum(([*document, END] for document in documents), [])
 
 
-def test_splits_are_all_there_are():
+def test_all_splits_occur():
     objective = PrefixLM(6, START, END)
     corpus = objective.chunk_documents({"text": Ragged.of([[9] * 5])})
     found = {sum(objective.features(corpus, 0, epoch)["prefix"]) - 1 for epoch in range(80)}
@@ -139,7 +139,7 @@ def test_splits_are_all_there_are():
 
 @SOME
 @given(DOCUMENTS, st.integers(2, 9), st.integers(2, 9), st.sampled_from([None, 3]))
-def test_with_an_encoder_the_first_part_is_read_and_the_rest_said(documents, longest_source, longest_target, begin):
+def test_the_encoder_reads_the_first_part_and_the_decoder_predicts_the_rest(documents, longest_source, longest_target, begin):
     objective = EncodedPrefixLM(longest_source + (begin is not None), longest_target, START, END, begin)
     corpus = objective.chunk_documents({"text": Ragged.of(documents)})
     restored = []

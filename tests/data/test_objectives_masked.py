@@ -26,7 +26,7 @@ def near(count: float, of: int, probability: float) -> bool:
 
 @SOME
 @given(DOCUMENTS, st.integers(5, 20), st.integers(0, 5))
-def test_filling_what_was_chosen_gives_the_documents_again(documents, limit, epoch):
+def test_filling_the_chosen_tokens_restores_the_documents(documents, limit, epoch):
     objective = make(limit)
     corpus = objective.chunk_documents({"text": Ragged.of(documents)})
     restored = []
@@ -89,7 +89,7 @@ def test_whole_words_are_never_split(next_sentence):
     assert several > 10 and total > 0.1 * 800
 
 
-def test_what_begins_a_second_segment_is_no_part_of_the_first_ones_last_word():
+def test_a_second_segment_begins_a_new_word():
     documents = [[50, 500, 500, 500], [50, 500, 500, 500]]
     objective = make(32, starts_word=np.arange(HIGH) < 100, next_sentence=True, rate=0.5)
     corpus = objective.chunk_documents({"text": Ragged.of(documents)})
@@ -149,7 +149,7 @@ def test_half_of_the_segments_are_related_and_others_come_from_everywhere():
     assert all(near(count, len(others), 1 / 20) for count in counts)
 
 
-def test_the_label_is_a_side_of_its_own_before_the_text():
+def test_the_label_is_a_separate_sequence_before_the_text():
     objective = make(next_sentence=True)
     assert objective.sequences == (RELATED, TAGGER) and make().sequences == (TAGGER,)
     assert objective.limits == (1, 16) and make().limits == (16,)

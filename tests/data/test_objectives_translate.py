@@ -38,7 +38,7 @@ def plain(features) -> dict[str, list]:
 
 @SOME
 @given(PAIRS, LIMITS, BEGIN)
-def test_features_are_what_they_say(pairs, limits, begin):
+def test_features_match_a_plain_statement(pairs, limits, begin):
     corpus, objective = corpus_of(pairs), Translate(*limits, begin=begin)
     for number, (source, target) in enumerate(pairs):
         assert plain(objective.features(corpus, number, epoch=0)) == wanted(source, target, *limits, begin)
@@ -97,7 +97,7 @@ def test_start_and_end_are_settings():
     assert plain(objective.features(corpus_of([([7], [8, 9])]), 0, epoch=0)) == want
 
 
-def test_the_last_side_is_the_one_that_is_said():
+def test_the_last_sequence_is_the_target():
     assert Translate.sequences == (ENCODER, DECODER)
     assert not {*ENCODER.features, ENCODER.positions, ENCODER.segments} & {
         *DECODER.features,

@@ -50,7 +50,7 @@ def test_every_example_is_in_one_row_that_holds_it(case, seed):
 
 @SOME
 @given(cases(), st.data())
-def test_some_rows_hold_what_they_hold_among_all(case, data):
+def test_selected_rows_equal_those_of_the_whole_plan(case, data):
     plan = pack(*case)
     examples, rows = plan.examples(np.arange(plan.num_rows), plan.members)
     some = data.draw(st.lists(st.integers(0, plan.num_rows - 1), max_size=5) if plan.num_rows else st.just([]))
@@ -59,12 +59,12 @@ def test_some_rows_hold_what_they_hold_among_all(case, data):
     assert list(zip(places.tolist(), found.tolist(), strict=True)) == want
 
 
-def test_no_examples_are_no_rows():
+def test_no_examples_give_no_rows():
     plan = pack(np.zeros((0, 2), np.int64), (4, 4))
     assert plan.num_rows == 0
 
 
-def test_an_epoch_shuffles_company_and_not_lengths():
+def test_an_epoch_shuffles_examples_within_equal_lengths():
     lengths_NxA = np.random.default_rng(0).integers(1, 9, (300, 2))
     plan = pack(lengths_NxA, (16, 16))
     examples = [plan.examples(np.arange(plan.num_rows), plan.shuffled(np.random.default_rng(seed)))[0] for seed in (1, 2, 1)]
@@ -73,7 +73,7 @@ def test_an_epoch_shuffles_company_and_not_lengths():
     assert np.array_equal(examples[0], examples[2])
 
 
-def test_what_no_row_can_hold_is_a_mistake():
+def test_an_example_longer_than_a_row_is_an_error():
     for lengths in ([[5, 1]], [[1, 5]]):
         with pytest.raises(ValueError):
             pack(np.array(lengths), (4, 4))
@@ -172,13 +172,13 @@ def test_patterns_are_few_on_lengths_like_multi30k():
         ([[3], [4]], 8, (8,)),
     ],
 )
-def test_a_row_has_slots_as_the_sides_have_tokens(lengths, slots, shape):
+def test_slots_are_proportional_to_tokens(lengths, slots, shape):
     assert choose_shape(np.array(lengths), slots) == shape
 
 
 @SOME
 @given(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=30), st.integers(1, 5))
-def test_buckets_are_the_best_there_are(lengths, count):
+def test_buckets_are_optimal(lengths, count):
     lengths_NxA = np.array(lengths)
     longest_N = lengths_NxA.max(axis=1)
     values = np.unique(longest_N).tolist()

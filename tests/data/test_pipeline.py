@@ -170,7 +170,7 @@ def company(batches: pipeline.Batches, first: int, last: int) -> set[frozenset]:
 
 
 @both_kinds
-def test_company_differs_between_epochs_and_seeds(batching):
+def test_rows_have_other_examples_in_other_epochs_and_seeds(batching):
     corpus = corpus_of(400, longest=6)  # few lengths: examples of the same ones change places
 
     def batches(seed: int) -> pipeline.Batches:
@@ -225,7 +225,7 @@ def test_nothing_is_read_after_the_end():
 
 
 @both_kinds
-def test_what_a_worker_process_is_sent_gives_the_same_batches(batching, tmp_path):
+def test_pickled_batches_give_the_same_batches(batching, tmp_path):
     corpus = cached(tmp_path / "tokens", lambda: CORPUS)
     batches = plan(corpus, OBJECTIVE, data_of(batching), 400, 1, 0, True)[0]
     batches[3]  # what was computed is no part of what is sent
@@ -242,7 +242,7 @@ def test_worker_processes_give_the_same_batches():
     assert all(same(a, b) for a, b in zip(found, wanted, strict=True))
 
 
-def test_a_killed_worker_process_is_said_in_a_line():
+def test_a_killed_worker_process_gives_a_one_line_error():
     objective = Translate(LIMIT, LIMIT)
     batches = read(plan(CORPUS, objective, data_of("packed"), 400, 1, 0, True)[0], 0, 100_000, 1)
     next(batches)
@@ -294,7 +294,7 @@ def test_batches_have_few_shapes(batching):
     assert len(shapes) == {"packed": 1, "bucketed": 3}[batching]
 
 
-def test_a_packed_row_is_as_long_as_is_asked_for():
+def test_a_packed_row_has_the_given_length():
     assert make("packed", True)[0]["inputs"].shape == (6, 64)
     assert make("packed", True, row_length=100)[0]["inputs"].shape == (4, 100)
     corpus = {"source": CORPUS["source"], "target": Ragged.of([[5] * 79, *[[6]] * 149])}
@@ -303,7 +303,7 @@ def test_a_packed_row_is_as_long_as_is_asked_for():
 
 
 @both_kinds
-def test_batch_tokens_that_hold_no_row_are_noticed(batching):
+def test_batch_tokens_smaller_than_a_row_give_a_notice(batching):
     data = data_of(batching)
     batches, notices = plan(CORPUS, OBJECTIVE, data, 100, 4, 0, True)
     slots = {"packed": 64, "bucketed": LIMIT}[batching]
@@ -377,7 +377,7 @@ def test_without_a_long_example_there_is_no_notice():
 
 
 @both_kinds
-def test_where_all_are_too_long_to_train_on_a_line_says_so(batching):
+def test_if_all_examples_are_too_long_it_is_an_error(batching):
     corpus = {side: Ragged.of([[5] * 50] * 4) for side in ("source", "target")}
     with pytest.raises(UserError) as error:
         plan(corpus, OBJECTIVE, data_of(batching), 400, 1, 0, True)

@@ -76,7 +76,7 @@ def test_vocabularies_are_learned_from_the_training_split_alone(data, folders):
     assert os.listdir(folders.vocabulary) == ["joint.characters.json"]
 
 
-def test_separate_vocabularies_know_their_side_alone(data, folders):
+def test_separate_vocabularies_are_learned_from_their_own_side(data, folders):
     data = dataclasses.replace(data, joint_vocabulary=False)
     made = make(data, folders)
     assert known(made["source"]) == set("ab") and known(made["target"]) == set("xy")
@@ -100,7 +100,7 @@ def test_vocabularies_are_read_again_and_not_learned(data, folders, joint, kind)
                 assert again[field].encode(text) == made[field].encode(text)
 
 
-def test_what_the_vocabulary_notices_is_told(data, folders):
+def test_notices_of_the_vocabulary_are_passed_on(data, folders):
     told = []
     make_vocabularies(text_of(dataclasses.replace(data, vocabulary_size=30), folders, told.append), FIELDS, folders)
     assert told[-1].startswith("vocabulary: ") and "8" in told[-1] and "config.data.vocabulary_size" in told[-1]
@@ -122,13 +122,13 @@ def test_without_a_training_split_there_is_nothing_to_learn(data, folders):
     assert not folders.vocabulary.exists()
 
 
-def test_a_vocabulary_that_cannot_be_written_is_said_in_a_line(data, folders):
+def test_a_vocabulary_that_cannot_be_written_gives_a_one_line_error(data, folders):
     folders.vocabulary.parent.write_text("a file where the workdir should be")
     with pytest.raises(UserError, match=f"^{folders.vocabulary}: cannot write the vocabulary: "):
         make(data, folders)
 
 
-def test_an_incomplete_workdir_is_said_in_a_line(data, folders):
+def test_an_incomplete_workdir_gives_a_one_line_error(data, folders):
     make(data, folders)
     with pytest.raises(UserError, match="there is no vocabulary 'source'"):
         load_vocabularies(dataclasses.replace(data, joint_vocabulary=False), FIELDS, folders.vocabulary)
@@ -163,13 +163,13 @@ def test_each_side_has_its_own_vocabulary(data, folders):
     }
 
 
-def test_what_the_source_notices_is_told(data, folders):
+def test_notices_of_the_source_are_passed_on(data, folders):
     told = []
     encode_split(text_of(data, folders, told.append), "train", folders, make(data, folders), DATA_INFO, encode.texts)
     assert len(told) == 1 and (told[0].count, told[0].of) == (1, 4)
 
 
-def test_the_unknown_tokens_of_each_split_are_told(data, folders):
+def test_the_unknown_tokens_of_each_split_are_reported(data, folders):
     told, made = [], make(data, folders)
     text = text_of(data, folders, told.append)
     train, test = (encode_split(text, name, folders, made, DATA_INFO, encode.texts) for name in ("train", "test"))
@@ -229,7 +229,7 @@ def test_tokens_follow_the_vocabulary(data, folders):
     assert new["source"] == [[byte + 4 for byte in text.encode()] for text in ("abba", "aba", "b")] != old["source"]
 
 
-def test_tokens_follow_what_a_vocabulary_of_one_name_holds(data, folders):
+def test_tokens_follow_the_contents_of_a_vocabulary(data, folders):
     made = make(data, folders)
     old = tokens(split_of(data, "train", folders, made))
     Characters(made["source"].characters[::-1]).save(folders.vocabulary, "joint")  # type: ignore[attr-defined]
@@ -260,7 +260,7 @@ def wordy(tmp_path) -> Data:
     return Data(source="text", directory=str(tmp_path), validation="val", test=None, vocabulary_size=60, segmentations=4)
 
 
-def test_training_texts_are_there_in_several_segmentations(wordy, folders):
+def test_training_texts_have_several_segmentations(wordy, folders):
     text = text_of(wordy, folders)
     made = make_vocabularies(text, FIELDS, folders)
     plain = encode_split(text, "train", folders, made, DATA_INFO, encode.texts)
@@ -309,7 +309,7 @@ def test_labels_are_those_of_training_numbers_by_value(labelled, folders):
         encode_split(text, "test", folders, made, data_info, encode.classified)
 
 
-def test_a_mask_and_sentinels_are_entries_behind_the_vocabulary(data, folders):
+def test_a_mask_and_sentinels_come_after_the_vocabulary(data, folders):
     text = text_of(data, folders)
     made = make(data, folders)
     masked, spanned = make_data_info(made, "mask", text, None), make_data_info(made, "sentinels", text, None)
@@ -349,6 +349,6 @@ def test_a_span_is_the_tokens_that_touch_the_answer():
     assert [row.tolist() for row in made["span"]] == [[4, 6], [], [0, 2]]
 
 
-def test_what_ends_a_sentence():
+def test_sentence_ends():
     vocabulary = Characters("ab.!?")
     assert encode.sentence_ends(vocabulary, 9).tolist() == [False] * 6 + [True] * 3

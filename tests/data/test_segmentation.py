@@ -26,7 +26,7 @@ def vocabulary(request) -> SentencePiece:
     return trained(request.param)
 
 
-def test_almost_no_randomness_gives_the_usual_segmentation(vocabulary):
+def test_low_randomness_gives_the_usual_segmentation(vocabulary):
     sampler = vocabulary.sampled(1e-9, 0)
     if not sampler.is_bpe:
         sampler.rate = 200.0  # the best segmentation alone has a probability that counts
@@ -34,7 +34,7 @@ def test_almost_no_randomness_gives_the_usual_segmentation(vocabulary):
     assert sampler.encode_batch(texts) == vocabulary.encode_batch(texts)
 
 
-def test_samples_read_as_the_text_and_differ_by_seed_and_call(vocabulary):
+def test_samples_decode_to_the_text_and_differ_by_seed_and_call(vocabulary):
     sampler, same, other = (vocabulary.sampled(0.3, seed) for seed in (5, 5, 6))
     first, second = sampler.encode_batch(TEXTS), sampler.encode_batch(TEXTS)
     assert first == same.encode_batch(TEXTS) and second == same.encode_batch(TEXTS)

@@ -218,7 +218,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     )
 
 
-def test_draw_is_what_it_was():
+def test_the_draw_does_not_change():
     # Runs are compared over years: who draws otherwise must raise the version of the data set.
     splits = number_words.draw(Data())
     assert [splits[split][:3] for split in ("train", "validation", "test")] == [
@@ -335,7 +335,7 @@ def test_lowercase_numbers(tmp_path):
     assert split and again and split.fingerprint != again.fingerprint
 
 
-def test_neither_tensorflow_nor_noise(tmp_path):
+def test_tensorflow_is_not_imported_and_nothing_is_printed(tmp_path):
     program = f"""
 import sys
 from pathlib import Path

@@ -51,7 +51,7 @@ def test_on_disk_as_drawn(synthetic, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", PUZZLES)
-def test_splits_share_nothing_and_do_not_depend_on_each_other(synthetic, name):
+def test_splits_are_disjoint_and_independent(synthetic, name):
     texts = [example[TEXTS[name]] for example in every(synthetic[name])]
     assert len(set(texts)) == len(texts) == 1900
     fewer = tasks.TASKS[name].make(dataclasses.replace(SMALL, source=name, synthetic_train_size=50))
@@ -67,12 +67,12 @@ def test_splits_share_nothing_and_do_not_depend_on_each_other(synthetic, name):
         ("summaries", "f728593f0b7d3e6d"),
     ],
 )
-def test_draws_are_what_they_were(synthetic, name, drawn):
+def test_draws_do_not_change(synthetic, name, drawn):
     # Runs are compared over years: who draws otherwise must raise the task's version.
     assert hashlib.sha256(json.dumps(synthetic[name]).encode()).hexdigest()[:16] == drawn
 
 
-def test_more_than_there_is():
+def test_more_examples_than_exist_is_an_error():
     with pytest.raises(UserError, match="config.data.synthetic_train_size 9: stories has only about 3") as error:
         draws = iter(["a", "b", "c", *["a"] * 5000])
         tasks.stories.distinct(
@@ -184,7 +184,7 @@ def spans(example: dict[str, str]) -> set[tuple[int, int, str]]:
     return {(i, ends[i], tag[2:]) for i, tag in enumerate(tags) if tag[0] == "B"}
 
 
-def test_words_alone_do_not_tell(synthetic):
+def test_words_alone_do_not_determine_the_tags(synthetic):
     """A table of each word's most frequent tag in training, O for others, finds less than half of the entities."""
     table = collections.defaultdict(collections.Counter)
     for example in synthetic["entities"]["train"]:
@@ -265,7 +265,7 @@ def test_stories(synthetic):
         assert json.loads(example["answers"]) == [found, *also]
 
 
-def test_the_question_decides(synthetic):
+def test_the_answer_depends_on_the_question(synthetic):
     """Whatever ignores the question is wrong: other questions to the same story have other answers, anywhere in it."""
     sentences, kinds = collections.Counter(), collections.Counter()
     for example in every(synthetic["stories"]):
@@ -290,7 +290,7 @@ def test_things_change_hands(synthetic):
 # --- summaries ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_summary_says_who_has_what_in_the_end(synthetic):
+def test_a_summary_lists_the_final_owners(synthetic):
     for example in every(synthetic["summaries"]):
         state = simulate(example["source"])
         owners = sorted({things["owner"] for things in state.values()})
@@ -309,7 +309,7 @@ def test_a_summary_is_no_copy(synthetic):
 # --- the library -------------------------------------------------------------------------------------------------------
 
 
-def test_neither_tensorflow_nor_noise(tmp_path):
+def test_tensorflow_is_not_imported_and_nothing_is_printed(tmp_path):
     program = f"""
 import sys
 from pathlib import Path

@@ -65,7 +65,7 @@ def test_a_word_that_has_a_tag_may_have_any_of_them(character, tmp_path):
 
 
 @pytest.mark.parametrize("character", (*SPACES, *BREAKS), ids=ascii)
-def test_white_space_around_a_text_goes_and_separates_words_that_are_counted(character):
+def test_white_space_is_stripped_and_separates_counted_words(character):
     """As in training, so in use. What is invisible but no white space stays."""
     assert clean(Config(), f"{character}a b{character}") == "a b"
     assert scores.count_words([f"a{character}b", f"{character}c"]) == 3
@@ -85,5 +85,5 @@ def test_digits_of_other_scripts(digit):
 
 
 @odd
-def test_what_cannot_be_seen_is_shown_by_its_name(character):
+def test_invisible_characters_are_shown_by_name(character):
     assert Characters([character]).pieces([4]) == [repr(character)[1:-1]]

@@ -78,18 +78,18 @@ def exact() -> dict[str, Vocabulary]:
 
 @SOME
 @given(st.text())
-def test_bytes_take_any_text_round(text):
+def test_bytes_restore_any_text(text):
     ids = Bytes().encode(text)
     assert [i - 4 for i in ids] == list(text.encode())
     assert Bytes().decode(ids) == text
 
 
 @pytest.mark.parametrize("text", EDGES)
-def test_bytes_take_the_edges_of_unicode_round(text):
+def test_bytes_restore_unicode_edge_cases(text):
     assert Bytes().decode(Bytes().encode(text)) == text
 
 
-def test_bytes_that_are_no_text_become_replacement_characters():
+def test_invalid_bytes_become_replacement_characters():
     assert Bytes().decode([0xFF + 4, ord("a") + 4, 0xC3 + 4]) == "\ufffda\ufffd"
     assert Bytes().decode(Bytes().encode(b"\xff".decode("utf-8", "surrogateescape"))) == "\ufffd"
 
@@ -97,14 +97,14 @@ def test_bytes_that_are_no_text_become_replacement_characters():
 @SOME
 @given(st.text())
 @example("".join(EDGES))
-def test_known_characters_go_round_exactly(text):
+def test_known_characters_are_restored_exactly(text):
     known = train(settings_of("characters", 8000), [text, "ab"], ignore)
     assert known.decode(known.encode(text)) == text and UNKNOWN not in known.encode(text)
 
 
 @SOME
 @given(text=st.text(alphabet=st.sampled_from("ab😀\u0301") | st.characters()))
-def test_unknown_characters_are_one_id_each_and_left_out(text):
+def test_unknown_characters_have_one_id_each_and_are_dropped(text):
     known = Characters(["a", "b", "😀", "\u0301"])
     assert known.encode(text) == [4 + "ab😀\u0301".index(c) if c in "ab😀\u0301" else UNKNOWN for c in text]
     assert known.decode(known.encode(text)) == "".join(c for c in text if c in "ab😀\u0301")
@@ -113,7 +113,7 @@ def test_unknown_characters_are_one_id_each_and_left_out(text):
 @pytest.mark.parametrize("kind", PIECES)
 @SOME
 @given(text=st.text(alphabet=ALPHABET, max_size=30))
-def test_pieces_go_round_but_for_spaces_at_ends_and_in_a_row(exact, kind, text):
+def test_pieces_restore_text_except_for_redundant_spaces(exact, kind, text):
     ids = exact[kind].encode(text)
     assert UNKNOWN not in ids
     assert exact[kind].decode(ids) == " ".join(word for word in text.split(" ") if word)
@@ -123,7 +123,7 @@ def test_pieces_go_round_but_for_spaces_at_ends_and_in_a_row(exact, kind, text):
 @SOME
 @given(text=st.text(alphabet="ab 12ﬂﬁ①１２ａｂ［\u00a0\u3000\u0308ouä", max_size=20))
 @example("ﬂug\u3000ｘ１２ u\u0308ber ")
-def test_pieces_go_round_after_the_compatibility_normalisation(kind, text):
+def test_pieces_restore_normalized_text(kind, text):
     """Sentencepiece's NFKC against Python's. Every character that can come out is in the text learned from."""
     known = _normalised(kind)
     want = unicodedata.normalize("NFKC", text)
@@ -143,7 +143,7 @@ def _normalised(kind: str) -> Vocabulary:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("text", EDGES)
-def test_every_kind_takes_every_text(learned, kind, text):
+def test_every_vocabulary_encodes_every_text(learned, kind, text):
     ids = learned[kind].encode(text)
     assert all(UNKNOWN <= i < learned[kind].size for i in ids)
     assert isinstance(learned[kind].decode(ids), str)
@@ -166,7 +166,7 @@ def test_the_special_ids_are_those_that_models_know():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_special_ids_are_left_out_and_shown(learned, kind):
+def test_special_ids_are_not_decoded_but_shown(learned, kind):
     ids = learned[kind].encode("die katze")
     assert learned[kind].decode([1, 0, *ids[:3], 3, 2, *ids[3:], 3, 2, 0]) == "die katze"
     assert learned[kind].decode([0, 1, 2, 3]) == "" == learned[kind].decode([])
@@ -179,7 +179,7 @@ def test_no_text_makes_a_special_id(learned, kind):
     assert ids and not set(ids) & {0, 1, 2}
 
 
-def test_what_cannot_be_seen_is_shown_by_its_name():
+def test_invisible_characters_are_shown_by_name():
     assert Bytes().pieces(Bytes().encode("a \n\té\0")) == ["a", "␣", "\\n", "\\t", "Ã", "©", "\\x00"]
     assert Characters(["é", "\u200f", " "]).pieces([4, 5, 6]) == ["é", "\\u200f", "␣"]
 
@@ -224,7 +224,7 @@ def test_a_size_that_the_text_fills_is_met_without_a_notice(kind):
 
 
 @pytest.mark.parametrize("kind", PIECES)
-def test_a_size_that_is_too_small_is_said_in_a_line_that_helps(kind):
+def test_a_size_that_is_too_small_gives_a_helpful_error(kind):
     data = settings_of(kind, 20)
     with pytest.raises(UserError) as error:
         train(data, TEXTS, no_notice)
@@ -236,7 +236,7 @@ def test_a_size_that_is_too_small_is_said_in_a_line_that_helps(kind):
 
 
 @pytest.mark.parametrize("kind", PIECES)
-def test_of_too_many_texts_every_nth_is_learned_from_with_a_notice(monkeypatch, kind):
+def test_too_many_texts_are_subsampled_with_a_notice(monkeypatch, kind):
     monkeypatch.setattr(training, "MOST_TEXTS", 100)
     texts, notices = [part for text in TEXTS[:100] for part in (text, "qqqq")], []
     assert UNKNOWN in train(settings_of(kind, 60), texts, notices.append).encode("q")
@@ -304,7 +304,7 @@ def test_which_entries_begin_a_word(learned):
 @SOME
 @given(text=st.text(alphabet=ALPHABET + "é😀", max_size=30))
 @example(text="  die  katze ")
-def test_spans_say_where_tokens_come_from(exact, learned, kind, text):
+def test_spans_are_those_of_tokens_in_the_text(exact, learned, kind, text):
     known = exact.get(kind, learned[kind])
     ids, spans = known.encode(text), known.spans(text)
     assert len(ids) == len(spans)
@@ -318,7 +318,7 @@ def test_spans_say_where_tokens_come_from(exact, learned, kind, text):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ids_past_the_end_are_left_out_and_shown_by_number(learned, kind):
+def test_ids_past_the_end_are_not_decoded_but_shown_by_number(learned, kind):
     """A model may know a mask or sentinels that a vocabulary does not."""
     known = learned[kind]
     ids = known.encode("die katze")
@@ -371,7 +371,7 @@ def test_special_ids_of_a_published_model_are_its_own(imported, kind):
 
 
 @pytest.mark.parametrize("kind", IMPORTED)
-def test_text_makes_no_special_id_and_any_text_is_taken(imported, kind):
+def test_text_gives_no_special_id_and_any_text_is_encoded(imported, kind):
     known = imported[kind]
     unknown = {"bert": 1, "t5": 2, "marian": 1, "pieces": 2}.get(kind)
     for text in ["[MASK] the </s> <|endoftext|> <pad> <extra_id_0> [CLS]", *EDGES, "\udc80 x"]:
@@ -384,7 +384,7 @@ def test_text_makes_no_special_id_and_any_text_is_taken(imported, kind):
 
 
 @pytest.mark.parametrize("kind", IMPORTED)
-def test_words_and_places_of_a_published_model(imported, kind):
+def test_words_and_spans_of_a_published_model(imported, kind):
     known, text = imported[kind], "the  small cat sees über"
     spans, starts = known.spans(text), known.starts_word()[known.encode(text)]
     starts[0] = True
@@ -412,7 +412,7 @@ def test_a_published_vocabulary_is_saved_and_loaded(imported, kind, tmp_path):
         assert "cannot be read" in damaged(tmp_path, "joint")
 
 
-def test_padding_and_truncation_of_a_tokenizer_are_not_ours():
+def test_padding_and_truncation_of_a_tokenizer_are_ignored():
     made = folders.word_pieces()
     plain = Tokenizer(made.to_str())
     made.enable_truncation(3)
@@ -471,7 +471,7 @@ def damaged(folder, name: str) -> str:
     [lambda content: content[: len(content) // 2], lambda content: b"", lambda content: b"\xff" * 99, lambda content: b"3"],
     ids=["half", "empty", "no text", "a number"],
 )
-def test_a_damaged_file_is_said_in_a_line(learned, kind, tmp_path, damage):
+def test_a_damaged_file_gives_a_one_line_error(learned, kind, tmp_path, damage):
     learned[kind].save(tmp_path, "joint")
     (path,) = tmp_path.iterdir()
     path.write_bytes(damage(path.read_bytes()))
@@ -479,11 +479,11 @@ def test_a_damaged_file_is_said_in_a_line(learned, kind, tmp_path, damage):
 
 
 @pytest.mark.parametrize("suffix", ["model", "characters.json"])
-def test_a_folder_in_the_file_s_place_is_said_in_a_line(tmp_path, suffix):
+def test_a_folder_instead_of_the_file_gives_a_one_line_error(tmp_path, suffix):
     (tmp_path / f"joint.{suffix}").mkdir()
     assert "cannot be read" in damaged(tmp_path, "joint")
 
 
-def test_a_missing_vocabulary_is_said_in_a_line(learned, tmp_path):
+def test_a_missing_vocabulary_gives_a_one_line_error(learned, tmp_path):
     learned["bytes"].save(tmp_path, "source")
     assert "there is no vocabulary" in damaged(tmp_path, "target")

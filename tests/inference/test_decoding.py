@@ -61,7 +61,7 @@ FAST = ("encoder-decoder", "prefix LM")
 
 
 @pytest.mark.parametrize("name", [each if each in FAST else pytest.param(each, marks=pytest.mark.slow) for each in CASES])
-def test_a_sentence_gets_what_it_gets_alone(name, monkeypatch):
+def test_the_output_of_a_sentence_does_not_depend_on_the_batch(name, monkeypatch):
     """With 8 slots two are filled at once, where there are two sentences left; with 4 each one as soon as it is free."""
     _, size, longest, extra = CASES[name]
     monkeypatch.setattr(decoding, "REFILL", 4)
@@ -94,7 +94,7 @@ def test_outputs_of_a_given_length_and_without_scores():
         assert made.data_info.end not in hypotheses.tokens_BxNxL[0, : lengths[number]]
 
 
-def test_few_shapes_whatever_the_lengths(monkeypatch):
+def test_lengths_share_a_few_compiled_shapes(monkeypatch):
     made, used = case("encoder-decoder", 8)
     config = drawn.changed(made.config, data__max_source_length=1000)
     used, shapes = decoding.Search(made.model, config, made.data_info), set()
@@ -113,6 +113,6 @@ def test_few_shapes_whatever_the_lengths(monkeypatch):
     assert len({length for length, *_ in shapes}) == len(shapes) <= len(LENGTHS) + 3
 
 
-def test_room_is_for_outputs_like_their_sources():
+def test_initial_space_is_for_outputs_as_long_as_sources():
     assert decoding.first_room(16, 66) == 32 and decoding.first_room(48, 98) == 64
     assert decoding.first_room(96, 146) == 146  # a second program would save little

@@ -103,7 +103,7 @@ def plain(used: Generator, prompt: str, count: int) -> str:
 @pytest.mark.parametrize(
     ("prompt", "read"), [("", 1), pytest.param("bad cafe", 9, marks=pytest.mark.slow), ("feed a deaf cab.\n" * 2, 24)]
 )
-def test_past_the_window_its_last_half_is_read_again(prompt, read):
+def test_past_the_window_its_last_half_is_the_new_prompt(prompt, read):
     [text] = greedy().generate(prompt)
     assert len(text) == 40 > greedy().window and len(set(text)) > 2
     assert text == plain(greedy(), prompt, 40)
@@ -113,7 +113,7 @@ def test_past_the_window_its_last_half_is_read_again(prompt, read):
     assert "config.search.max_new_tokens" in rest[0].what and "window" in rest[1].what
 
 
-def test_a_prompt_longer_than_the_positions_is_told():
+def test_a_prompt_longer_than_the_positions_is_an_error():
     used = generator(model__positions="learned", model__positions__size=24, search__temperature=0.0, search__max_new_tokens=14)
     assert used.window == 24
     [text] = used.generate("abcdefgh" * 2 + "abcdefg")  # with the start it fills the table
@@ -146,7 +146,7 @@ def in_chunks(ids: list[int], size: int) -> list[list[list[int]]]:
     return [[ids[first : first + size]] for first in range(0, len(ids), size)]
 
 
-def test_pieces_are_the_whole():
+def test_streamed_pieces_form_the_whole_text():
     for seed in range(3):
         pieces = list(drawing().stream("abc", 3, seed))
         texts = ["".join(piece for number, piece in pieces if number == sample) for sample in range(3)]
@@ -155,7 +155,7 @@ def test_pieces_are_the_whole():
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
-def test_characters_come_whole(size):
+def test_characters_are_never_split(size):
     """Of one to four bytes, wherever the chunks part them; half a character at the end is told as such."""
     text = "né €, 𝄞 und ü\ufffd!"
     used = generator(Bytes())
@@ -178,7 +178,7 @@ def test_characters_come_whole(size):
         ("𝄞𝄞€", "𝄞€", "𝄞"),
     ],
 )
-def test_nothing_of_a_stop_string_is_said(text, stop, before, size):
+def test_no_part_of_a_stop_string_is_written(text, stop, before, size):
     used = generator(Bytes(), search__stop=stop)
     asked = script(used, in_chunks(Bytes().encode(text), size))
     assert "".join(piece for _, piece in used.stream("x" + stop[:1])) == before
@@ -249,13 +249,13 @@ def test_perplexity_of_long_texts_is_that_of_windows(stride, cross):
 # --- attention, lowercase ------------------------------------------------------------------------------------------------
 
 
-def test_a_text_where_texts_are_wanted_is_an_error():
+def test_a_text_instead_of_a_list_is_an_error():
     for call in (greedy().logits, greedy().perplexity):
         with pytest.raises(UserError, match="a list of texts is wanted"):
             call("bad")
 
 
-def test_attention_looks_back():
+def test_attention_is_causal():
     [found] = greedy().attention("bad cab", "be")
     assert found.across == found.down == ["<s>", *"bad", "␣", *"cabbe"]
     np.testing.assert_allclose(found.weights_LxHxTxS.sum(axis=-1), 1, atol=1e-5)
@@ -269,7 +269,7 @@ def test_attention_looks_back():
     assert len(table.attention("a" * 99)[0].down) == 24 and table.notices
 
 
-def test_text_is_made_as_training_text_was():
+def test_text_is_preprocessed_like_training_text():
     used, read = generator(data__lowercase=True), []
     used._draw = lambda ids, *more: read.append(ids) or iter([([[]], np.zeros(1, bool))])
     used.generate("Bad CAFE")
@@ -278,7 +278,7 @@ def test_text_is_made_as_training_text_was():
     assert used.attention("BAD")[0].down == ["<s>", *"bad"]
 
 
-def test_without_a_start_token_a_prompt_is_read_as_it_is():
+def test_without_a_start_token_only_the_prompt_is_fed():
     used = dataclasses.replace(greedy().loaded, config=drawn.changed(CONFIG, search__start_token=False))
     bare = Generator(used)
     assert bare._tokens("ab") == LETTERS.encode("ab") and bare._tokens("") == [START]

@@ -7,7 +7,7 @@ import trained
 PAIRS = [("abcdef", "ABCDEF"), ("fa", "FAA")]
 
 
-def test_nothing_hidden_costs_what_the_logits_say():
+def test_without_hidden_tokens_nll_is_that_of_the_logits():
     used = trained.translator()
     nats = used.target_nll(PAIRS)
     for (_, target), found, logits in zip(PAIRS, nats, used.logits(*zip(*PAIRS, strict=True)), strict=True):
@@ -16,7 +16,7 @@ def test_nothing_hidden_costs_what_the_logits_say():
         np.testing.assert_allclose(found, wanted[:-1], atol=1e-4)
 
 
-def test_what_is_hidden_from_all_is_as_if_it_had_not_stood_there():
+def test_tokens_hidden_from_encoder_and_attention_have_no_effect():
     used = trained.translator()
     [found] = used.target_nll([("abcdef", "AB")], [[3, 4, 5]], encoder=True)
     # Positions are the places left of it, so what is cut off at the end but for the end itself is not there at all.
@@ -28,7 +28,7 @@ def test_what_is_hidden_from_all_is_as_if_it_had_not_stood_there():
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
-def test_what_is_hidden_from_attention_was_read_by_the_encoder():
+def test_tokens_hidden_from_attention_only_still_affect_the_encoder():
     used = trained.translator()
     plain, attention, encoder = (
         used.target_nll([("abcdef", "ABCDEF")], hidden, deep)[0]
@@ -37,7 +37,7 @@ def test_what_is_hidden_from_attention_was_read_by_the_encoder():
     assert np.abs(plain - attention).max() > 1e-3 and np.abs(attention - encoder).max() > 1e-3
 
 
-def test_weights_are_those_that_attention_draws():
+def test_weights_are_those_of_the_attention_maps():
     used = trained.translator()
     found, lengths = used.weights(PAIRS)
     assert list(lengths) == [7, 3]  # the end is read too

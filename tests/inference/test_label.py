@@ -91,7 +91,7 @@ def test_labels_are_those_of_each_text_alone(pairs):
     assert used.predict(examples[::-1]) == wanted[::-1] and used.predict([]) == []
 
 
-def test_a_long_text_is_cut_and_told():
+def test_a_long_text_is_cut_and_reported():
     used = shared("classify")
     found = used.predict([{"text": "ab"}, {"text": "a" * 38 + "b" * 20}, {"text": "a" * 38}], first=1)
     assert used.notices == ["1 of 3 texts were cut to 40 tokens (config.data.max_source_length), the first of them number 2"]
@@ -102,7 +102,7 @@ def test_a_long_text_is_cut_and_told():
     assert used.notices == []
 
 
-def test_text_is_made_as_training_text_was():
+def test_text_is_preprocessed_like_training_text():
     used = labeller("classify", data__lowercase=True)
     scores = [said_of(used, LETTERS.encode(text))["scores"] for text in ("bad", "BAD")]
     used._forward = lambda params, batch: (batches.append(batch["source"]), jitted(used.model)(params, batch))[1]
@@ -211,7 +211,7 @@ def test_answers_are_those_of_each_question_alone(longest, monkeypatch):
     assert used.predict([example | {"answers": "[]", "start": "0"} for example in examples[::-1]]) == wanted[::-1]
 
 
-def test_an_answer_that_does_not_beat_none_is_blank():
+def test_an_answer_below_the_no_answer_score_is_blank():
     used = labeller("answer")
     used._forward = lambda params, batch: {"scores": np.zeros((*batch["source"].shape, 2))}
     assert used.predict([{"question": q, "text": t} for q, t in QUESTIONS]) == [""] * len(QUESTIONS)
@@ -271,7 +271,7 @@ def test_lines_are_examples():
         ("masked_lm", "a\tb", "line 7 has 2 fields separated by tabs: give text"),
     ],
 )
-def test_lines_that_are_none(kind, line, told):
+def test_malformed_lines(kind, line, told):
     with pytest.raises(UserError, match=f"^{told}$"):
         shared(kind).parse(line, 7)
 
@@ -287,7 +287,7 @@ def test_all_lines_have_a_pair_or_none_has():
         shared("classify").predict([{"text": "a"}, {"text": "a", "pair": "b"}])
 
 
-def test_attention_is_of_what_is_read():
+def test_attention_has_the_tokens_that_are_read():
     [found] = shared("classify").attention("bad cab", "be")
     assert found.across == found.down == ["<s>", *"bad", "␣", *"cab", "</s>", "b", "e", "</s>"]
     assert found.weights_LxHxTxS.shape == (2, 2, 12, 12) and shared("classify").notices == []

@@ -62,7 +62,7 @@ def spoilt(folder, **settings) -> Workdir:
     return copy
 
 
-def test_best_by_what_no_checkpoint_has(tmp_path):
+def test_best_by_a_metric_that_no_checkpoint_has(tmp_path):
     copy = spoilt(tmp_path)
     for notes in copy.checkpoints.glob("*/notes/metadata"):
         notes.write_text('{"metrics": {}, "periodic": true}')
@@ -92,7 +92,7 @@ def test_a_moving_average_is_used_where_one_is_kept(tmp_path):
         ({"evaluate.average": "10"}, ["config.checkpoint.keep_last"]),
     ],
 )
-def test_overrides_that_cannot_be(overrides, parts):
+def test_overrides_that_change_parameters_are_refused(overrides, parts):
     with pytest.raises(UserError) as caught:
         loading.read(trained.run().workdir, overrides)
     assert all(part in str(caught.value) for part in parts)
@@ -114,7 +114,7 @@ def test_a_workdir_from_which_something_is_missing(tmp_path):
     assert loading.read(copy.path).steps == (100, 150)
 
 
-def test_a_mode_that_the_model_has_not(tmp_path):
+def test_a_mode_that_the_model_does_not_support(tmp_path):
     copy = spoilt(tmp_path)
     copy.checkpoints.rename(tmp_path / "away")  # known before anything is read
     with pytest.raises(UserError, match="--mode=generate: .* encoder_decoder .* translate has the modes train"):

@@ -170,7 +170,7 @@ def test_measures_of_a_uniform_model():
     )
 
 
-def test_what_has_no_count_is_absent():
+def test_values_without_a_count_are_absent():
     total = {"nll_sum": 2.0, "weight_sum": 4.0}
     assert perplexity.measures(total) == pytest.approx({"nll": 0.5, "perplexity": math.exp(0.5)})
     assert set(perplexity.measures(total, characters=9)) == {"nll", "perplexity", "bits_per_character"}

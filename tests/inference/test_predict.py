@@ -20,7 +20,7 @@ def test_a_workdir_is_ready_to_use():
         predict.load(trained.run().workdir, mode="predict")
 
 
-def test_each_output_has_what_says_it():
+def test_each_output_has_a_predictor_class():
     """And the methods that the modes call."""
     assert set(predict.PREDICTORS) == set(typing.get_args(families.Output)) == {row.output for row in families.TASKS.values()}
     for row in families.TASKS.values():

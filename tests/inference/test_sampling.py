@@ -205,7 +205,7 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize(("warp", "prompts"), [*((warp, PROMPTS) for warp in WARPS), (WARPS[5], None)])
-def test_is_the_plain_loop(warp, prompts):
+def test_sampling_matches_a_plain_loop(warp, prompts):
     found = run(warp, prompts=prompts)
     assert found.tokens_BxNxL.shape == (6, 1, L) and found.tokens_BxNxL.dtype == np.int32
     prompts = prompts or [[]] * 6

@@ -176,7 +176,7 @@ def test_by_hand():
     assert texts(found, 0) == [(a, a)]
 
 
-def test_that_nothing_better_can_come_is_no_reason_for_another_result():
+def test_stopping_at_the_bound_does_not_change_the_result():
     seeds = list(range(40))
     run_all = functools.partial(run, seeds=seeds, starts=[1] * 40, limits=[1 + s % 5 for s in seeds])
     for alpha in (-0.5, 0.0, 0.6, 1.0, 3.0):
@@ -184,7 +184,7 @@ def test_that_nothing_better_can_come_is_no_reason_for_another_result():
             assert_same(run_all(3, alpha, 3, form), run_all(3, alpha, 3, form, stopping="limit"))
 
 
-def test_sooner_is_not_the_same():
+def test_earlier_stopping_changes_some_results():
     """The cases are not so easy that any rule passes."""
     seeds = list(range(40))
     every = [plain_beam(seed, 1, 5, 1.0, "power", 3, stopping) for seed in seeds for stopping in ("filled", "likely", "limit")]
@@ -216,7 +216,7 @@ def test_steps_run(stopping, alpha, wanted, zeros):
     assert len(calls) == wanted
 
 
-def test_batch_gives_what_each_gets_alone():
+def test_each_sentence_gets_the_same_alone_and_in_a_batch():
     together = run(3, 0.6, 3)
     for row in range(len(SEEDS)):
         alone = run(3, 0.6, 3, seeds=SEEDS[row : row + 1], starts=STARTS[row : row + 1], limits=LIMITS[row : row + 1])
@@ -347,7 +347,7 @@ def test_greedy_batch_alone_and_empty_rows():
 # --- the cache's rows -----------------------------------------------------------------------------------------------------
 
 
-def test_each_beam_has_its_parents_row_and_as_few_as_can_be_are_copied():
+def test_beams_keep_their_parents_row_and_copies_are_minimal():
     draw = np.random.default_rng(0)
     rows = jnp.asarray([draw.permutation(4) for _ in range(9)])
     parents = jnp.asarray(np.concatenate([draw.integers(0, 4, (8, 4)), [[3, 1, 0, 2]]]))

@@ -32,7 +32,7 @@ def test_a_mask_is_known_by_its_own_name_and_by_ours():
     assert not used.notices
 
 
-def test_a_mask_swallows_the_space_before_it_where_its_file_says_so():
+def test_a_mask_removes_the_space_before_it_if_its_file_says_so():
     described = json.loads(folders.byte_bpe(BART).to_str())
     for entry in described["added_tokens"]:
         entry["lstrip"] = entry["content"] == "<mask>"
@@ -41,7 +41,7 @@ def test_a_mask_swallows_the_space_before_it_where_its_file_says_so():
     assert used.encode_batch(["the <mask> cat"]) == [[*bart.encode("the"), 4, *bart.encode(" cat")]]
 
 
-def test_what_a_model_does_not_fill_is_text_and_counted():
+def test_names_that_a_model_cannot_fill_are_text_and_counted():
     bert = Tokenizer(folders.word_pieces().to_str(), BERT)
     used = names("encoder_only", "classify", bert, mask=4)
     texts = ["the [MASK] cat", "[SEP] a [SEP]", "bird"]
@@ -66,7 +66,7 @@ def test_sentinels_are_taken_and_shown_in_the_output(own):
     assert "extra" not in used.decode(output, t5.encode("the cat"), t5)
 
 
-def test_names_of_a_vocabulary_of_ours_are_nobody_s():
+def test_names_in_our_own_vocabulary_are_not_counted():
     used = names("encoder_only", "masked_lm", Bytes(), "bytes", mask=260)
     assert used.encode_batch(["a<mask>b"]) == [[*Bytes().encode("a"), 260, *Bytes().encode("b")]]
     used.encode_batch(["<s> </s>"])

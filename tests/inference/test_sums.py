@@ -21,7 +21,7 @@ def lines(seed: int, count: int = 60) -> tuple[list[str], list[str]]:
 
 @pytest.mark.parametrize("name", sums.SUMS)
 @pytest.mark.parametrize("tokenize", ["13a", "none"])
-def test_of_the_whole_and_of_any_sentences(name, tokenize):
+def test_scores_of_all_and_of_resampled_sentences(name, tokenize):
     outputs, references = lines(0)
     statistics_SxK = sums.of_sentences(name, outputs, references, tokenize)
     of, options = sums.SUMS[name].score, scores.Options(tokenize)
@@ -33,5 +33,5 @@ def test_of_the_whole_and_of_any_sentences(name, tokenize):
         assert value == pytest.approx(scores.score(name, *some, options).value)
 
 
-def test_nothing_to_say_is_all_right():
+def test_empty_references_score_100():
     assert sums.SUMS["word_accuracy"].score(sums.of_sentences("word_accuracy", [""], [""], "none").sum(axis=0)) == 100

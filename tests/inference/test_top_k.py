@@ -20,7 +20,7 @@ def sorted_by_hand(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarr
 @pytest.mark.parametrize("count", [1, 8])
 @pytest.mark.parametrize("kind", ["drawn", "equals", "crowded", "masked", "all equal"])
 @pytest.mark.parametrize("rows", [5, 65])  # which lie otherwise in memory
-def test_is_what_sorting_gives(size, count, kind, rows):
+def test_top_k_matches_sorting(size, count, kind, rows):
     draw = np.random.default_rng(size + count)
     logits = draw.normal(scale=3, size=(rows, size)).astype(np.float32)
     if kind == "equals":  # few values, so most tokens have equals, in their block and in others

@@ -33,7 +33,7 @@ def alone(beam: int) -> list[Output]:
 
 
 @pytest.mark.parametrize(("beam", "size", "order"), [(1, 4, 1), (2, 4, 2), (2, 3, 3)])
-def test_company_changes_nothing(beam, size, order):
+def test_outputs_do_not_depend_on_the_batch(beam, size, order):
     """Lengths 1 to 23 share batches and two compiled lengths; the batch is in any order and of any size."""
     places = [n for n, sentence in enumerate(SENTENCES) if size == 4 or len(sentence) < 16]  # one more to compile, not two
     random.Random(order).shuffle(places)
@@ -69,7 +69,7 @@ def naive(used: Translator, sources: list[str], limits: list[int], exact: bool =
     return [used.target_vocabulary.decode([i for i in ids if i != used.data_info.end]) for ids in said]
 
 
-def test_greedy_is_the_likeliest_token_at_each_step():
+def test_greedy_takes_the_most_probable_token_at_each_step():
     sources = SENTENCES[:4]
     assert [output.text for output in alone(1)[:4]] == naive(translator(1), sources, [len(s) + 1 + 5 for s in sources])
 
@@ -165,7 +165,7 @@ def test_memory_does_not_grow_with_the_text():
     assert len(asked) == 2 * CHUNK
 
 
-def test_a_positions_table_ends_where_sources_may():
+def test_padded_lengths_do_not_exceed_the_positions_table():
     """A length that is compiled for must not reach past it: what stands there is NaN."""
     used = small(
         model__positions="learned",
@@ -190,7 +190,7 @@ def test_a_positions_table_ends_where_sources_may():
     assert not any("positions.size" in notice for notice in used.notices)
 
 
-def test_a_text_where_texts_are_wanted_is_an_error():
+def test_a_text_instead_of_a_list_is_an_error():
     """Its letters would be translated."""
     used = small()
     calls = [
@@ -205,7 +205,7 @@ def test_a_text_where_texts_are_wanted_is_an_error():
             call()
 
 
-def test_long_sources_are_cut_and_told():
+def test_long_sources_are_cut_and_reported():
     used = small(data__max_source_length=10)
     calls = stub(used)
     list(used.translate(["a" * 9, "ab" * 5, "", "c" * 30]))
@@ -217,7 +217,7 @@ def test_long_sources_are_cut_and_told():
     assert np.array_equal(used.logits(["abcdefabcdef"], ["a"])[0], used.logits(["abcdefabc"], ["a"])[0])
 
 
-def test_text_is_made_as_training_text_was():
+def test_text_is_preprocessed_like_training_text():
     used = small(data__lowercase=True)
     calls = stub(used)
     list(used.translate(["  AbC\t", "abc"]))
@@ -257,7 +257,7 @@ def test_attention_weights():
     assert np.triu(maps["encoder self attention"].weights_LxHxTxS, 1).any()
 
 
-def test_attention_while_it_says_what_it_says():
+def test_attention_of_its_own_output():
     said = next(translator().translate(["abc"]))[0].text
     for one, other in zip(translator().attention("abc"), translator().attention("abc", said), strict=True):
         assert one.down == other.down and np.array_equal(one.weights_LxHxTxS, other.weights_LxHxTxS)
@@ -287,7 +287,7 @@ def apply_jitted(model):
     return jax.jit(model.apply)
 
 
-def test_a_decoder_alone_reads_what_it_was_trained_on():
+def test_decoder_only_logits_are_those_of_training():
     used = decoder_only()
     pairs = [("abc", "ABC".lower()), ("fedcbafedcba", ""), ("", "a")]
     for (source, target), logits in zip(pairs, used.logits(*zip(*pairs, strict=True)), strict=True):
@@ -302,7 +302,7 @@ class Verbatim(Characters):
 
 
 @pytest.mark.parametrize("beam", [1, 2])
-def test_a_decoder_alone_says_the_likeliest_in_any_company(beam):
+def test_decoder_only_greedy_output_does_not_depend_on_the_batch(beam):
     """Sources of any length are fed at once, padded on the left."""
     used, sources = decoder_only(search__beam_size=beam), ["abcdef", "f", "cab", "edefedcba"]
     used.target_vocabulary = Verbatim("abcdef")
@@ -319,7 +319,7 @@ def test_a_decoder_alone_says_the_likeliest_in_any_company(beam):
             assert labels == logits.argmax(axis=-1).tolist()
 
 
-def test_a_decoder_alone_positions_table_ends_behind_the_target():
+def test_decoder_only_positions_include_the_target():
     used = decoder_only(
         model__positions="learned",
         model__positions__size=20,
@@ -338,7 +338,7 @@ def test_a_decoder_alone_positions_table_ends_behind_the_target():
     assert len(found.down) == 20 and len(used.notices) == 1 and "config.model.positions.size" in used.notices[0]
 
 
-def test_a_decoder_alone_attention_is_one_map_of_both():
+def test_decoder_only_attention_is_one_map_of_source_and_target():
     [found] = decoder_only().attention("abc", "fe")
     assert found.name == "decoder self attention" and found.across == found.down == ["a", "b", "c", "<s>", "f", "e"]
     weights = found.weights_LxHxTxS
@@ -349,14 +349,14 @@ def test_a_decoder_alone_attention_is_one_map_of_both():
 # --- what has no attention, tasks told by a prefix --------------------------------------------------------------------
 
 
-def test_one_fixed_vector_has_no_map():
+def test_a_fixed_vector_model_has_no_attention_map():
     used = small(family="recurrent", model__recurrent=Recurrent(attention="none"))
     assert used.attention("abc", "fe") == []
     [found] = small(family="recurrent").attention("abc", "fe")
     assert found.name == "decoder cross attention" and found.weights_LxHxTxS.shape == (1, 1, 3, 4)
 
 
-def test_a_task_is_told_once():
+def test_the_task_prefix_is_added_once():
     used = small(data__prefix="Fa: ", data__lowercase=True)  # a prefix of training text was lowercased with it
     calls = stub(used)
     list(used.translate(["BC", "fa: bc", "Fa: bc", " "]))

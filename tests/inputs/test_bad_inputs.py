@@ -72,7 +72,7 @@ def test_enough_is_wrong():
         assert f"--mode={mode}" in used, mode
 
 
-def test_too_little_memory_is_said_in_a_line(monkeypatch, tmp_path):
+def test_too_little_memory_gives_a_one_line_error(monkeypatch, tmp_path):
     copy("translator", tmp_path)
     monkeypatch.setattr(Translator, "_chunk", lambda *arguments, **more: jnp.zeros(2**46).sum())
     said = command(f"--workdir={tmp_path / 'run'}", "--mode=translate", stdin=b"ab\n")

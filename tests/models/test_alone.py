@@ -53,7 +53,7 @@ def test_with_a_cache_the_logits_are_those_without(positions, prefix):
 
 
 @pytest.mark.parametrize("prefix", [0, 3])
-def test_nothing_is_seen_of_the_future_but_in_a_prefix(prefix):
+def test_later_tokens_are_visible_only_in_a_prefix(prefix):
     net = DecoderOnly(model(), DATA_INFO)
     batch = {"inputs": draw(1, 6)} | ({"prefix": (np.arange(6)[None] < prefix).astype(np.int32)} if prefix else {})
     params = small.drawn(net, batch)["params"]
@@ -96,7 +96,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_heads_say_what_they_should_of_one_body(name):
+def test_heads_share_one_encoder(name):
     heads, shapes = HEADS[name]
     net, params = encoder(heads)
     said = small.apply(net, {"params": params}, {"source": draw(2, 5)})
@@ -107,7 +107,7 @@ def test_heads_say_what_they_should_of_one_body(name):
     np.testing.assert_allclose(alone["states"], said["states"], rtol=1e-6, atol=1e-6)
 
 
-def test_a_classifier_reads_the_first_token_and_a_tagger_its_own():
+def test_a_classifier_reads_the_first_token_and_a_tagger_each_token():
     tokens = draw(1, 5)
     for name, places in (("classify", [0]), ("tag", [0, 1, 2, 3, 4])):
         net, params = encoder(HEADS[name][0])
@@ -122,7 +122,7 @@ def test_a_classifier_reads_the_first_token_and_a_tagger_its_own():
         assert np.flatnonzero(felt).tolist() == places
 
 
-def test_a_head_as_modernbert_s_is_below_classifiers_of_texts_and_of_tokens():
+def test_modernbert_head_precedes_classifiers_of_texts_and_of_tokens():
     """norm(gelu(x W)) of the mean of the states that are no padding, or of each state, against NumPy."""
     changes = {"prediction_head": "modernbert", "pooling": "mean", "head_bias": False, "pooler_activation": "gelu"}
     tokens = {"source": draw(2, 5), "source_segments": np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])}

@@ -125,7 +125,7 @@ def compiled(query, key, value, mask, scale, positions=NONE, **keywords):
 
 @pytest.mark.parametrize("extras", [False, True], ids=["plain", "bias and values"])
 @pytest.mark.parametrize("name", MASKS)
-def test_attend_is_the_loop(name, extras):
+def test_attend_matches_a_loop(name, extras):
     arguments = (*inputs(), MASKS[name], 0.7)
     result = compiled(*arguments, positions=Some() if extras else NoPositions())
     expected, weights = loop(*arguments, **(LOOP_EXTRAS if extras else {}))
@@ -140,7 +140,7 @@ def test_attend_scales_logits(scale):
 
 
 @pytest.mark.parametrize("name", ["causal, packed", "nothing, packed"])
-def test_gradients_are_the_loops_differences(name):
+def test_gradients_match_finite_differences_of_the_loop(name):
     (query, key, value), scale = inputs(), np.array([0.5, 1.0, 0.3], np.float32)
     generator = np.random.default_rng(7)
     direction = [generator.normal(size=np.shape(x)) for x in (query, key, value, scale)]
@@ -182,13 +182,13 @@ def test_a_query_that_sees_nothing_gives_zeros_and_no_gradient(name, backend, dt
     assert all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in gradients)
 
 
-def test_a_query_that_sees_nothing_gives_no_nan_on_the_way_either():
+def test_a_query_that_sees_nothing_has_no_nan_in_intermediate_values():
     with jax.debug_nans(True):
         jax.grad(lambda query: 1e6 * jnp.sum(attend(query, *inputs()[1:], MASKS["nothing, packed"], scale=0.5)))(inputs()[0])
 
 
 @pytest.mark.parametrize("backend", ["plain", "chunked"])
-def test_logits_are_in_fp32_whatever_the_inputs(backend):
+def test_logits_are_fp32_for_all_input_types(backend):
     # 100, 100.125, 100.25, ..: in bfloat16, whose steps there are 0.5, most would be equal.
     key = np.zeros((1, 4, H, K))
     key[..., 0], key[..., 1] = 100, np.arange(4)[None, :, None] / 8
@@ -301,7 +301,7 @@ def dropped_weights(key, rate=0.3, backend="plain", generator="hash", rows=2, le
 
 @pytest.mark.parametrize("generator", ["hash", "threefry"])
 @pytest.mark.parametrize("backend", ["plain", "chunked"])
-def test_dropout_takes_its_share_of_the_weights(backend, generator):
+def test_dropout_drops_the_given_fraction_of_weights(backend, generator):
     weights = dropped_weights(jax.random.key(0), backend=backend, generator=generator)
     kept = weights != 0
     np.testing.assert_allclose(weights[kept], 1 / 0.7, rtol=1e-5)
@@ -414,7 +414,7 @@ def test_a_learned_scale_starts_at_the_papers(draw):
 
 
 @pytest.mark.parametrize("backend", ["plain", "chunked"])
-def test_keys_of_a_sentence_serve_all_its_beams(draw, backend):
+def test_beams_share_the_keys_of_their_sentence(draw, backend):
     module, variables, x, _, memory = build(draw, cross=True, attention_backend=backend, attention_chunk=4)
     beams = 3
     x_beams = jnp.asarray(np.random.default_rng(1).normal(size=(B * beams, 2, WIDTH)), jnp.float32)

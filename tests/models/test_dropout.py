@@ -40,19 +40,19 @@ def test_rate_and_scale(generator, rate, dtype):
 
 
 @both
-def test_no_rate_keeps_all(generator):
+def test_rate_0_keeps_everything(generator):
     np.testing.assert_array_equal(dropout(jnp.ones(SHAPE), 0.0, KEY, generator), 1)
 
 
 @both
-def test_gradient_goes_where_values_go(generator):
+def test_gradients_pass_only_through_kept_elements(generator):
     x = jnp.linspace(1, 2, 48).reshape(4, 12)
     gradient = jax.grad(lambda x: jnp.sum(dropout(x, 0.3, KEY, generator)))(x)
     np.testing.assert_allclose(gradient, dropout(jnp.ones_like(x), 0.3, KEY, generator))
 
 
 @both
-def test_bits_are_fair_and_apart(generator):
+def test_bits_are_fair_and_independent(generator):
     """Each of the 32 bits is 1 half of the time, whatever any other bit is; the upper byte takes each value equally often."""
     words = np.asarray(bits(KEY, SHAPE, generator)).ravel()
     ones = (words[:, None] >> np.arange(32, dtype=np.uint32)) & 1
@@ -91,7 +91,7 @@ def test_rows_and_columns_are_dropped_evenly(generator):
 
 
 @both
-def test_the_key_alone_decides(generator):
+def test_the_mask_depends_only_on_the_key(generator):
     x = jnp.ones((7, 9))
     first, again = (dropout(x, 0.5, jax.random.fold_in(KEY, 1), generator) for _ in range(2))
     np.testing.assert_array_equal(first, again)

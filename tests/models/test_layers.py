@@ -161,7 +161,7 @@ def test_sublayers_are_wired_in_their_order(draw, order, kind):
     np.testing.assert_allclose(output, expected, atol=1e-4)
 
 
-def test_dropout_stands_where_the_paper_has_it():
+def test_dropout_is_applied_where_the_paper_does():
     """On embedded inputs and on each sub-layer's output, before the residual; elsewhere where a setting says so."""
 
     def places(**rates):
@@ -183,7 +183,7 @@ def test_dropout_stands_where_the_paper_has_it():
 
 
 @pytest.mark.parametrize("order", ["post", "pre"])
-def test_dropout_takes_sublayer_outputs_and_leaves_the_residual(draw, order):
+def test_dropout_affects_sublayer_outputs_but_not_the_residual(draw, order):
     # So high a rate that everything is dropped: what is left is the residual, and post-norm's norms.
     config = Model(d_model=D, d_ff=F, num_heads=2, norm_order=order, dropout_rate=1 - 1e-6)
     layer = Layer(config, "encoder", False, False)
@@ -219,20 +219,20 @@ EMBEDDINGS = {"1/sqrt(d_model)": WIDTH**-0.5, "normal": 0.05, "unit": 1.0}
 
 
 @pytest.mark.parametrize("initializer", KERNELS)
-def test_kernel_initialisers_have_the_spread_that_is_stated(initializer):
+def test_kernel_initializers_have_the_documented_deviation(initializer):
     kernel = kernel_initializer(Model(initializer=initializer, init_stddev=0.05))(jax.random.key(0), (200, 500), jnp.float32)
     assert np.std(kernel) == pytest.approx(KERNELS[initializer](200, 500), rel=0.02)
 
 
 @pytest.mark.parametrize("kind", EMBEDDINGS)
-def test_embedding_initialisers_have_the_spread_that_is_stated(kind):
+def test_embedding_initializers_have_the_documented_deviation(kind):
     config = Model(embedding_init=kind, init_stddev=0.05, d_model=WIDTH)
     table = embedding_initializer(config)(jax.random.key(0), (1000, 200), jnp.float32)
     assert np.std(table) == pytest.approx(EMBEDDINGS[kind], rel=0.02)
 
 
 @pytest.mark.parametrize(("initializer", "embedding_init"), [("xavier_uniform", "1/sqrt(d_model)"), ("normal", "unit")])
-def test_all_of_a_model_is_initialised_as_stated(initializer, embedding_init):
+def test_all_parameters_have_the_documented_initialization(initializer, embedding_init):
     config = small.model(
         num_encoder_layers=2,
         num_decoder_layers=2,
@@ -277,7 +277,7 @@ def test_all_of_a_model_is_initialised_as_stated(initializer, embedding_init):
     assert seen == set(FANS)
 
 
-def test_seeds_give_parameters_apart():
+def test_seeds_give_different_parameters():
     layer = Layer(Model(d_model=D, d_ff=F, num_heads=2), "encoder", False, True)
     given = {"number": 0}, {"query": Tokens(jnp.arange(T))}
     init = jax.jit(lambda key: layer.init(key, states(), *given)["params"]["feed_forward"])

@@ -99,7 +99,7 @@ def close(found, wanted):
 @pytest.mark.parametrize(
     ("slots", "compiled"), [*((slots, True) for slots in (1, 2, 5, 6, 8, 13, 14, 1000)), (6, False), (1000, False)]
 )
-def test_slices_give_what_the_whole_gives(slots, compiled):
+def test_slices_give_the_same_loss_as_the_whole(slots, compiled):
     params, states, labels = head()
 
     def both(total):

@@ -64,7 +64,7 @@ def loop(rule, mask):
 
 
 @pytest.mark.parametrize(("rule", "rank", "segments"), CASES)
-def test_rules_say_of_each_pair_what_a_loop_says(rule, rank, segments):
+def test_masks_match_a_loop_over_pairs(rule, rank, segments):
     mask = make(rule, rank, segments)
     seen = mask.seen()
     if rule == "all" and segments == "none":
@@ -75,17 +75,17 @@ def test_rules_say_of_each_pair_what_a_loop_says(rule, rank, segments):
     np.testing.assert_array_equal(np.broadcast_to(seen[:, 0], (B, T, S)), loop(rule, mask))
 
 
-def test_positions_and_rules_that_the_batch_shares_cost_one_row():
+def test_shared_positions_give_a_mask_with_one_row():
     assert make("causal", 1, "none").seen().shape == (1, 1, T, S)
 
 
-def test_a_prefix_that_nobody_flagged_is_causal():
+def test_without_prefix_flags_the_prefix_mask_is_causal():
     for rank in POSITIONS:
         np.testing.assert_array_equal(make("prefix", rank, "both", flags=None).seen(), make("causal", rank, "both").seen())
 
 
 @pytest.mark.parametrize(("rule", "rank", "segments"), CASES)
-def test_a_block_is_some_queries_of_the_whole(rule, rank, segments):
+def test_a_block_is_a_slice_of_the_queries(rule, rank, segments):
     mask = make(rule, rank, segments)
     whole, block = mask.seen(), jax.jit(lambda start: mask.block(start, 4).seen())(2)
     if whole is None:
@@ -94,7 +94,7 @@ def test_a_block_is_some_queries_of_the_whole(rule, rank, segments):
         np.testing.assert_array_equal(block, whole[:, :, 2:6] if whole.shape[2] == T else whole)
 
 
-def test_the_reach_of_rules_is_that_of_their_narrowest():
+def test_the_span_of_combined_masks_is_the_narrowest():
     assert (Causal() & Window(4)).span(prefix=False) == (3, 0)
     assert (Prefix() & Window(4) & Window(6)).span(prefix=True) == (3, 3)
     assert (Prefix() & Window(4)).span(prefix=False) == (3, 0)
@@ -102,7 +102,7 @@ def test_the_reach_of_rules_is_that_of_their_narrowest():
     assert (Prefix() & Window(4)).causal and not (All() & Window(4)).causal
 
 
-def test_segments_are_a_rule_that_all_rules_have():
+def test_segments_apply_with_every_mask():
     pairs = make("window", 2, "both")
     alone = (Causal() & Window(3) & SameSegment()).seen(pairs.query, pairs.key)
     np.testing.assert_array_equal(alone, loop("window", pairs))

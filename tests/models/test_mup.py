@@ -103,7 +103,7 @@ def test_attention_is_scaled_by_the_width_of_a_head():
         ("lora_rank", lambda c: _model(c, lora_rank=2)),
     ],
 )
-def test_what_has_no_rule_is_refused(named, change):
+def test_parameters_without_a_mup_rule_are_refused(named, change):
     with pytest.raises(UserError, match=named):
         validate(change(config(64, "mup")))
 

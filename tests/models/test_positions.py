@@ -38,7 +38,7 @@ def of_row(positions, b):
 # --- none ------------------------------------------------------------------------------------------------------------
 
 
-def test_none_does_nothing():
+def test_no_positions_changes_nothing():
     x, (query, _), none = numbers(B, T, H, K), RANKS[1], NoPositions()
     assert none.parameters(pairs(1).sizes, 0.02) == {}
     assert none.embed({}, x, query) is x and none.rotate({}, x, query) is x
@@ -75,7 +75,7 @@ def test_learned_adds_rows_of_its_table(offset, rank):
 
 
 @pytest.mark.parametrize("offset", [0, 2])
-def test_past_the_end_of_the_table_stands_nan_and_no_last_row(offset):
+def test_positions_past_the_table_give_nan(offset):
     learned = Learned(size=4, offset=offset)
     table = jnp.asarray(numbers(4 + offset, D))
     result = np.asarray(learned.embed({"table": table}, jnp.zeros((1, 6, D)), jnp.arange(6)))[0]
@@ -97,7 +97,7 @@ def test_rotary_multiplies_pairs_by_a_complex_number(base, rank):
         np.testing.assert_allclose(result[b, t], np.concatenate([expected.real, expected.imag], axis=-1), atol=1e-5)
 
 
-def test_rotary_scores_depend_on_the_difference_alone():
+def test_rotary_scores_depend_only_on_the_distance():
     query, key = numbers(1, 1, H, K), numbers(1, 1, H, K, seed=1)
 
     def score(query_position, key_position):
@@ -133,7 +133,7 @@ def test_alibi_has_the_papers_slopes(heads):
 
 
 @ranks
-def test_alibi_takes_slope_times_distance_away(rank):
+def test_alibi_subtracts_slope_times_distance(rank):
     query, key = RANKS[rank]
     result = np.asarray(Alibi().bias({}, {}, {}, jnp.zeros((B, H, T, S)), pairs(rank)))
     for b, h, t, s in np.ndindex(B if rank == 2 else 1, H, T, S):

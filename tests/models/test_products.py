@@ -13,7 +13,7 @@ from transformer.components.products import product, wide_product
     [("btd,df->btf", (2, 3, 8), (8, 5)), ("btd,dhk->bthk", (1, 1, 8), (8, 2, 3)), ("bthv,hvd->btd", (2, 3, 2, 3), (2, 3, 8))],
 )
 @pytest.mark.parametrize("function", [product, wide_product])
-def test_both_directions_are_those_of_fp32_but_rounded(function, subscripts, x, kernel):
+def test_forward_and_backward_match_rounded_fp32(function, subscripts, x, kernel):
     draw = np.random.default_rng(0)
     factors = [jnp.asarray(draw.normal(size=shape), jnp.bfloat16) for shape in (x, kernel)]
 

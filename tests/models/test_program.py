@@ -98,7 +98,7 @@ def of(model, source, target):
 
 
 @pytest.mark.parametrize(("encoder", "decoder"), [(1, 1), (2, 3)])
-def test_a_transformer_is_as_deep_as_it_has_layers_whatever_the_length(encoder, decoder):
+def test_the_depth_of_a_transformer_does_not_depend_on_length(encoder, decoder):
     """Self-attention has four in a chain (query, weights, values, output), the feed-forward layer two. The first
     cross-attention waits for the encoder's keys, whose projection is one more; the last is the logits'."""
     wanted = 6 * encoder + 1 + (3 + 2) + 10 * (decoder - 1) + 1
@@ -106,7 +106,7 @@ def test_a_transformer_is_as_deep_as_it_has_layers_whatever_the_length(encoder, 
     assert of(model, 5, 7) == of(model, 40, 60) == wanted
 
 
-def test_a_recurrent_model_is_as_deep_as_texts_are_long():
+def test_the_depth_of_a_recurrent_model_grows_with_text_length():
     """Each token of the source and of the target is one more, and each layer one for the whole text."""
     model = Model(num_encoder_layers=1, num_decoder_layers=1, d_model=16, recurrent=Recurrent("lstm", "none"))
     first = of(model, 5, 7)

@@ -271,7 +271,7 @@ def test_steps_give_the_logits_of_the_plain_pass_and_beams_share_a_memory(build,
 
 
 @some_models
-def test_what_stands_in_padding_is_inert_to_the_bit_and_its_length_changes_nothing(build, name):
+def test_neither_contents_nor_length_of_padding_change_outputs(build, name):
     _, variables, plain = build(name)
     batch = BATCH | {"segments": jnp.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]], jnp.int32)}
     logits, _ = plain(variables, batch)
@@ -310,7 +310,7 @@ def encoded(network, source):
 
 
 @each_model
-def test_without_attention_a_memory_is_as_long_for_any_source(build, name):
+def test_without_attention_the_memory_size_does_not_depend_on_the_source(build, name):
     network, _, _ = build(name)
     short, long = (jax.tree.leaves(encoded(network, tokens(3, length))) for length in (5, 11))
     fixed = [leaf.shape for leaf in short] == [leaf.shape for leaf in long]
@@ -319,7 +319,7 @@ def test_without_attention_a_memory_is_as_long_for_any_source(build, name):
         assert all(leaf.shape == (3, D) for leaf in short)
 
 
-def test_the_fixed_vector_is_all_that_is_known_of_a_source(build):
+def test_the_decoder_knows_the_source_only_by_the_fixed_vector(build):
     """Nothing but Cho's vector: sources that give the same one are the same, whatever their states were."""
     network, variables, _ = build("cho")
     flat = jax.tree.map(lambda x: x, variables)
@@ -330,7 +330,7 @@ def test_the_fixed_vector_is_all_that_is_known_of_a_source(build):
 
 
 @pytest.mark.parametrize("name", ["bahdanau", "luong, dot"])
-def test_attention_knows_no_order_of_annotations(build, name):
+def test_attention_does_not_depend_on_the_order_of_annotations(build, name):
     network, variables, _ = build(name)
 
     @jax.jit
@@ -363,7 +363,7 @@ def test_a_reversed_source_is_the_flipped_sentence(build, name):
             np.testing.assert_allclose(left, right[:, ::-1], atol=1e-5)
 
 
-def test_input_feeding_is_what_was_said_before(build):
+def test_input_feeding_adds_the_previous_output(build):
     """With a kernel of zeros it is no input feeding; else it changes every token's logits but the first's."""
     _, variables, plain = build("luong, dot")
     network = make(**MODELS["luong, dot"] | {"input_feeding": False})
@@ -378,7 +378,7 @@ def test_input_feeding_is_what_was_said_before(build):
 
 
 @pytest.mark.parametrize("name", ["cho", "bahdanau, deep", "luong, concat"])
-def test_a_token_is_told_by_all_before_it_and_by_none_after_it(build, differentiate, name):
+def test_outputs_depend_on_all_earlier_tokens_and_no_later_one(build, differentiate, name):
     _, variables, _ = build(name)
     batch = BATCH | {"inputs": jnp.arange(20, 32).reshape(3, 4), "targets": TARGETS}
     batch["source"] = BATCH["source"].at[0].set(jnp.arange(10, 16))
@@ -406,7 +406,7 @@ def test_it_learns(build, differentiate, name):
 
 
 @pytest.mark.parametrize("cell", small.some(["gru", "lstm"], "lstm"))
-def test_first_parameters_are_those_of_the_papers(cell):
+def test_initial_parameters_are_those_of_the_papers(cell):
     network = make(cell=cell, attention="bahdanau", bidirectional=False)
     params = jax.jit(network.init)(jax.random.key(0), BATCH)["params"]
     layer = params["encoder"]["forward_0"]
@@ -432,14 +432,14 @@ def with_dropout(draw):
     return with_dropout
 
 
-def test_unrolling_and_rematerialisation_change_nothing(with_dropout):
+def test_unrolling_and_remat_change_nothing(with_dropout):
     (value, gradients), (other, others) = with_dropout(), with_dropout(unroll=3, remat="full")
     np.testing.assert_allclose(value, other, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradients, others)
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients)) > 0.01
 
 
-def test_unrolling_and_rematerialisation_are_done():
+def test_unrolling_and_remat_appear_in_the_program():
     def program(**model):
         network = make(**BAHDANAU, model=model)
         variables = jax.eval_shape(network.init, jax.random.key(0), BATCH)
@@ -450,7 +450,7 @@ def test_unrolling_and_rematerialisation_are_done():
     assert "unroll=3" in unrolled and "unroll=3" not in plain
 
 
-def test_dropout_stands_on_the_way_up_and_is_drawn_anew_for_each_token(monkeypatch):
+def test_dropout_is_between_layers_and_differs_between_tokens(monkeypatch):
     """Before each layer and after the last one of the decoder, never between a state and the next."""
     shapes = collections.Counter()
 
@@ -487,7 +487,7 @@ def test_dropout_stands_on_the_way_up_and_is_drawn_anew_for_each_token(monkeypat
         ("none", {"target_embedding", "source_embedding", "logits"}),
     ],
 )
-def test_tying_shares_tables_and_logits_read_what_they_say(tying, tables):
+def test_tying_shares_tables_and_logits_read_the_declared_modules(tying, tables):
     network = make(**CHO, model={"tying": tying, "logits_bias": True})
     params = jax.eval_shape(network.init, jax.random.key(0), BATCH)["params"]
     assert {name for name in params if name.endswith("embedding") or name == "logits"} == tables | {"logits"}
@@ -508,7 +508,7 @@ def test_bfloat16_computes_with_float32_parameters_to_float32_logits(draw):
     assert 1e-4 < np.sqrt(np.mean(error**2)) < 0.05
 
 
-def test_an_odd_width_has_no_half():
+def test_a_bidirectional_encoder_refuses_an_odd_width():
     with pytest.raises(UserError, match="d_model is 7.*bidirectional=false"):
         make(**BAHDANAU, model={"d_model": 7}).init(jax.random.key(0), BATCH)
     jax.eval_shape(make(**CHO, model={"d_model": 7}).init, jax.random.key(0), BATCH)

@@ -166,13 +166,13 @@ def test_no_gradient_from_a_later_input_to_an_earlier_output(build, settings):
     assert from_source.all()
 
 
-def test_with_the_mask_off_there_is_one(build):
+def test_without_the_causal_mask_there_is_a_gradient(build):
     from_source, from_inputs = dependence(*build(mask=All())[:2])
     assert from_inputs.all() and from_source.all()
 
 
 @pytest.mark.parametrize("positions", ["none", "sinusoidal"])
-def test_without_positions_the_order_of_a_source_means_nothing(build, positions):
+def test_without_positions_the_order_of_the_source_has_no_effect(build, positions):
     network, variables, plain = build(positions=positions)
     order = np.array([3, 0, 6, 5, 1, 4, 2])
     permuted = BATCH | {name: BATCH[name][:, order] for name in ("source", "source_segments")}
@@ -188,7 +188,7 @@ def test_without_positions_the_order_of_a_source_means_nothing(build, positions)
             assert np.abs(crossed - straight).max() > 0.1
 
 
-def test_without_positions_the_order_of_the_inputs_means_something_through_the_mask_alone(build):
+def test_without_positions_the_order_of_inputs_matters_only_through_the_mask(build):
     _, variables, plain = build(positions="none")
     swapped = BATCH | {"inputs": BATCH["inputs"][:, np.array([1, 0, 2, 3, 4])]}
     straight, crossed = plain(variables, BATCH), plain(variables, swapped)
@@ -232,7 +232,7 @@ def outputs(logits):
 
 
 @each_kind
-def test_packing_padding_and_company_change_nothing(build, positions):
+def test_packing_padding_and_other_rows_change_nothing(build, positions):
     _, variables, plain = build(positions=positions)
     alone = [np.asarray(plain(variables, {"source": source, "inputs": inputs}))[0] for source, inputs in PAIRS]
     for _, pair, logits in outputs(plain(variables, packed())):
@@ -250,7 +250,7 @@ def test_packing_padding_and_company_change_nothing(build, positions):
 
 
 @each_kind
-def test_what_stands_in_padding_and_in_other_segments_is_inert_to_the_bit(build, positions):
+def test_contents_of_padding_and_other_segments_do_not_change_a_bit(build, positions):
     _, variables, plain = build(positions=positions)
     batch = packed()
     before = list(outputs(plain(variables, batch)))
@@ -327,7 +327,7 @@ def trained():
 @pytest.mark.parametrize(
     "change", small.some([{"unroll": 2}, {"remat": "full"}, {"remat": "dots"}], {"unroll": 2}, {"remat": "dots"}), ids=str
 )
-def test_unrolling_and_rematerialisation_change_nothing(trained, change):
+def test_unrolling_and_remat_change_nothing(trained, change):
     (variables, value, gradients), (other_variables, other_value, other_gradients) = trained(), trained(**change)
     jax.tree.map(np.testing.assert_array_equal, variables, other_variables)
     np.testing.assert_allclose(other_value, value, rtol=1e-5)
@@ -335,7 +335,7 @@ def test_unrolling_and_rematerialisation_change_nothing(trained, change):
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients)) > 0.1
 
 
-def test_unrolling_and_rematerialisation_are_done():
+def test_unrolling_and_remat_appear_in_the_program():
     def program(**settings):
         stack, arguments, keywords = decoder(**settings)
         variables = jax.eval_shape(lambda key: stack.init(key, *arguments, **keywords), jax.random.key(0))
@@ -445,7 +445,7 @@ def test_a_factor_of_zero_removes_one_head_of_one_layer(build, stack, name, laye
     assert np.abs(gated - plain(variables, BATCH)).max() > 1e-2
 
 
-def test_entries_that_the_vocabulary_lacks_are_never_likely(build):
+def test_entries_outside_of_the_vocabulary_have_no_probability(build):
     _, variables, plain = build()
     logits = np.asarray(plain(variables, BATCH))
     assert np.all(logits[..., 50:] < -1e20)

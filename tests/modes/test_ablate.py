@@ -242,7 +242,7 @@ def test_seeds_by_one_program_want_batches_of_one_shape(folder):
     assert (result.status, result.err.count("\n")) == (2, 1) and "leave one of them out" in result.err
 
 
-def test_without_ray_the_remedy_is_said(folder, monkeypatch):
+def test_without_ray_the_error_names_the_remedy(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     result = ablate("--workdir=run", "--ray=10.0.0.1:6379")
     assert (result.status, result.out) == (2, "") and not Path("run").exists()

@@ -41,7 +41,7 @@ def perfect(sentence, length: int, width: int) -> np.ndarray:
     return weights
 
 
-def test_heads_that_are_right_wrong_and_mixed():
+def test_correct_wrong_and_mixed_heads():
     length, width = 1 + max(len(t) for _, t in PAIRS), 1 + max(len(s) for s, _ in PAIRS)
     right = np.stack([perfect(s, length, width) for s in SENTENCES])
     wrong = np.zeros_like(right)
@@ -70,7 +70,7 @@ class Stub:
         return [np.full(len(target) + 1, 1.0 + c) for (_, target), c in zip(pairs, cost, strict=True)]
 
 
-def test_what_is_hidden_is_the_word_and_another():
+def test_the_word_and_another_word_are_hidden():
     stub = Stub([])
     found = mode._hidden(stub, PAIRS, SENTENCES)
     assert list(found) == ["all of the source", "hidden from attention", "hidden from the encoder too"]
@@ -104,7 +104,7 @@ class Reads(Stub):
         return {"decoder/self": np.ones((1, len(pairs), 1, 9, 9))}, np.full(len(pairs), 9)
 
 
-def test_a_decoder_alone_has_nothing_to_align(monkeypatch, capsys):
+def test_decoder_only_models_have_no_alignment(monkeypatch, capsys):
     monkeypatch.setattr(mode.predict, "load", lambda *arguments: Reads([]))
     with pytest.raises(UserError, match="run has no cross-attention"):
         mode.align(trained.run().workdir, {})

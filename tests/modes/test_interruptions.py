@@ -90,7 +90,7 @@ def spoil(monkeypatch, first: int) -> dict[int, dict[str, np.ndarray]]:
     return seen
 
 
-def test_a_second_run_is_refused_and_touches_nothing(again, tmp_path):
+def test_a_second_run_is_refused_and_changes_nothing(again, tmp_path):
     with only_run(tmp_path / "run"):
         before = contents(tmp_path)
         with pytest.raises(UserError, match=f"--workdir={tmp_path / 'run'}: it is in use by a run \\(process \\d+\\)"):
@@ -129,7 +129,7 @@ def test_it_holds_the_lock_from_before_it_writes_until_its_cleaning_up_is_done(f
     assert refused == ["_read"] and not (tmp_path / "new").exists()
 
 
-def test_a_damaged_last_checkpoint_costs_what_came_after_the_one_before(finished, again, tmp_path, capsys):
+def test_with_a_damaged_last_checkpoint_training_resumes_from_the_previous_one(finished, again, tmp_path, capsys):
     """Its metrics are cut, training goes on over the same batches, and ends as it ended before."""
     file = next(file for file in (tmp_path / "run" / "checkpoints" / "6" / "optimizer" / "d").iterdir())
     content = bytearray(file.read_bytes())
@@ -167,7 +167,7 @@ def test_nan_checks_name_the_operation(again, monkeypatch):
         again(steps=8, debug_nans=True)
 
 
-def test_when_time_is_up_it_saves_and_says_how_to_go_on(again, tmp_path, monkeypatch, capsys):
+def test_when_time_is_up_it_saves_and_prints_how_to_resume(again, tmp_path, monkeypatch, capsys):
     """The clock moves on a minute whenever it is looked at: once when it begins, then after each update."""
     minutes, stop = iter(range(100)), loop.Stop
     monkeypatch.setattr(training.loop, "Stop", lambda limit: stop(limit, lambda: 60.0 * next(minutes)))
@@ -177,7 +177,7 @@ def test_when_time_is_up_it_saves_and_says_how_to_go_on(again, tmp_path, monkeyp
     assert sound(tmp_path / "run")[-1] == 9
 
 
-def test_a_full_disk_costs_no_checkpoint(again, tmp_path, monkeypatch):
+def test_a_full_disk_destroys_no_checkpoint(again, tmp_path, monkeypatch):
     read, limits = training.pipeline.read, resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def full(*arguments):

@@ -30,7 +30,7 @@ def translated(*sources: str) -> list[str]:
         (b"ab\n" * 11 + b"fedcba\n", ["ab"] * 11 + ["fedcba"]),
     ],
 )
-def test_a_line_out_for_a_line_in(text, sources, loaded):
+def test_one_output_line_per_input_line(text, sources, loaded):
     result = command("--mode=translate", f"--workdir={trained.run().workdir}", stdin=text)
     assert (result.status, result.err) == (0, "")
     assert result.lines == translated(*sources)
@@ -95,13 +95,13 @@ def test_a_pipe_as_output_stays_a_pipe(tmp_path, loaded):
     assert result.status == 0 and pipe.is_fifo() and got == [translated("ab")[0] + "\n"]
 
 
-def test_what_would_end_a_line_is_a_space(monkeypatch, loaded):
+def test_line_separators_become_spaces(monkeypatch, loaded):
     said = [[Output("a\nb\rc\td", 0.0), Output("e", -1.0)]]
     monkeypatch.setattr(translator(), "translate", lambda lines, scored: (said[0] for _ in lines))
     assert command("--mode=translate", f"--workdir={trained.run().workdir}", stdin=b"x\n").out == "a b c d\te\n"
 
 
-def test_a_person_at_a_terminal_is_told_what_is_awaited(monkeypatch, capsys, loaded):
+def test_a_terminal_gets_a_prompt_for_input(monkeypatch, capsys, loaded):
     class Terminal(io.BytesIO):
         def isatty(self) -> bool:
             return True

@@ -42,7 +42,7 @@ def test_attention_maps(tmp_path, loaded, target):
     assert sorted(result.lines) == sorted(map(str, folder.iterdir())) and all(is_png(Path(line)) for line in result.lines[:-1])
 
 
-def test_attention_maps_lie_in_the_workdir_and_a_long_source_is_cut(tmp_path, loaded):
+def test_attention_maps_are_in_the_workdir_and_a_long_source_is_cut(tmp_path, loaded):
     copy = trained.run().copy(tmp_path)
     shutil.rmtree(copy / "pictures")
     result = command("--mode=attend", f"--workdir={copy}", "--source=" + "ab" * 30, "--target=A")

@@ -23,7 +23,7 @@ from transformer.probes import head_pruning
 from transformer.probes.sites import scaled_heads
 
 
-def test_evaluate_needs_the_workdir_alone(tmp_path, monkeypatch):
+def test_evaluate_needs_only_the_workdir(tmp_path, monkeypatch):
     """From another folder, though the data's folder was given relative to the first one; by a setting that may change."""
     run = trained.run()
     copy = run.copy(tmp_path)
@@ -46,7 +46,7 @@ def kept(run, ending=".json"):
     return file
 
 
-def test_scores_that_are_not_finite_are_told(tmp_path, monkeypatch, loaded):
+def test_scores_that_are_not_finite_are_reported(tmp_path, monkeypatch, loaded):
     copy = trained.run().copy(tmp_path)
     monkeypatch.setattr(scores, "token_scores", lambda *arguments: {"perplexity": float("inf"), "nll": float("nan")})
     result = command("--mode=evaluate", f"--workdir={copy}", "--config.evaluate.scores=exact_match")
@@ -99,7 +99,7 @@ def unscored(monkeypatch):
     monkeypatch.setattr(Translator, "translate", lambda used, sources, scored: [[Output("A", 0.0)] for _ in sources])
 
 
-def test_another_test_set_has_scores_of_its_own(tmp_path, unscored):
+def test_another_test_set_has_separate_scores(tmp_path, unscored):
     """By its prefix, or its folder; the same data elsewhere is the same. Other modes refuse another set."""
     run, data = trained.run().copy(tmp_path), trained.run().folder / "data"
     before = (run / "evaluation" / "test.json").read_bytes()
@@ -181,7 +181,7 @@ def test_scores_of_a_model_without_heads(tmp_path):
     assert len(said) == 12 and np.all((np.argmax(chances, axis=-1) == tokens)[before_the_end])
 
 
-def test_heads_at_random_need_no_validation(tmp_path, unscored):
+def test_random_head_order_needs_no_validation(tmp_path, unscored):
     """Those of the run's seed."""
     run = trained.run().copy(tmp_path)
     config = json.loads((run / "config.json").read_text())

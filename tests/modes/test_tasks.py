@@ -74,7 +74,7 @@ def test_a_run_is_scored_and_drawn(task):
 
 
 @each_task
-def test_what_a_run_proposes_at_its_end_works(task, use, tmp_path, monkeypatch):
+def test_commands_proposed_at_the_end_of_a_run_work(task, use, tmp_path, monkeypatch):
     """Every mode that its task has, on a copy, one command after another."""
     run = use(task)
     shutil.copytree(run.folder, tmp_path, dirs_exist_ok=True)
@@ -245,7 +245,7 @@ def leaves(params) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
-def test_a_body_is_taken_over(tmp_path, first_state):
+def test_an_encoder_is_loaded_from_another_run(tmp_path, first_state):
     other = tasks.run("masked_lm").workdir
     result = started("classify", other, tmp_path)
     assert result.status == 0, result.err
@@ -267,7 +267,7 @@ def test_a_body_is_taken_over(tmp_path, first_state):
 
 
 @pytest.mark.slow
-def test_what_was_learned_from_corrupted_text_is_taken_over_whole(tmp_path, first_state):
+def test_a_denoising_model_is_loaded_completely(tmp_path, first_state):
     """As T5 is: a text-to-text task has the same model."""
     other, data = tasks.run("span_corruption").workdir, trained.write_corpus(tmp_path / "data")
     task = {"objective.kind": "translate", "data.source": "text", "data.directory": str(data)}
@@ -280,7 +280,7 @@ def test_what_was_learned_from_corrupted_text_is_taken_over_whole(tmp_path, firs
         np.testing.assert_array_equal(own[name], theirs[name])
 
 
-def test_a_run_that_has_begun_does_without_the_other(tmp_path, monkeypatch, not_scored):
+def test_a_run_that_has_begun_does_not_need_the_other_run(tmp_path, monkeypatch, not_scored):
     """Its vocabulary, data_info and parameters are its own by then."""
     other = Path(shutil.copytree(tasks.run("masked_lm").workdir, tmp_path / "other"))
     assert started("tag", other, tmp_path, **{"train.steps": "1"}).status == 0
@@ -296,7 +296,7 @@ def test_a_run_that_has_begun_does_without_the_other(tmp_path, monkeypatch, not_
         ("causal_lm", {"model.d_ff": "8", "model.token_types": "0"}, ["no parameter with the name of one of this model's"]),
     ],
 )
-def test_what_cannot_be_taken_over_leaves_no_trace(task, settings, parts, tmp_path, first_state):
+def test_a_failed_load_of_another_run_leaves_no_trace(task, settings, parts, tmp_path, first_state):
     """Else the corrected command would meet the settings of the wrong one."""
     other = tasks.run("masked_lm").workdir
     result = started(task, other, tmp_path, **settings)

@@ -44,7 +44,7 @@ def test_training_leaves_a_whole_workdir():
     assert [row["step"] for row in rows if "validation/loss" in row] == [50, 100, 150]
 
 
-def test_training_tells_in_order_what_it_does():
+def test_training_prints_its_steps_in_order():
     told, place = trained.run().result.err, 0
     for part in (
         "examples: train 200, validation 20, test 12; vocabulary: 16",
@@ -64,7 +64,7 @@ def test_training_tells_in_order_what_it_does():
     assert "resumes" not in told
 
 
-def test_what_stdout_says_is_what_the_files_say():
+def test_stdout_agrees_with_the_files():
     run = trained.run()
     found = json.loads((run.workdir / "evaluation" / "test.json").read_text())
     assert found["examples"] == 12 and found["checkpoints"] == [100, 150]
@@ -126,7 +126,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path, loaded):
     assert first["data"] == second["data"] and "kernels" not in first
 
 
-def test_fused_kernels_are_told_and_kept(tmp_path, not_scored):
+def test_fused_kernels_are_printed_and_recorded(tmp_path, not_scored):
     run = trained.run()
     copy = run.copy(tmp_path)
     with contextlib.chdir(run.folder):
@@ -142,7 +142,7 @@ def test_fused_kernels_are_told_and_kept(tmp_path, not_scored):
     assert all(f"{what}: xla\n" in result.err for what in found)
 
 
-def test_more_steps_go_on_where_it_stopped(tmp_path, not_scored):
+def test_more_steps_resume_where_it_stopped(tmp_path, not_scored):
     run = trained.run()
     copy = run.copy(tmp_path)
     with contextlib.chdir(run.folder):
@@ -170,7 +170,7 @@ def test_failed_preparation_leaves_no_trace(tmp_path, folder_is_there):
     assert workdir.exists() == folder_is_there
 
 
-def test_a_run_meets_other_data_and_stays_as_it_was(tmp_path):
+def test_a_run_with_changed_data_is_refused_and_unchanged(tmp_path):
     run = trained.run()
     copy, data = run.copy(tmp_path), trained.write_corpus(tmp_path / "data")
     (data / "validation.de").write_text((data / "validation.de").read_text().replace("A", "E"))

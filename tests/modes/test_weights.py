@@ -51,7 +51,7 @@ def test_imported_weights_are_not_trained_over(imported):
     assert said.status == 2 and "holds imported weights: start another run with config.train.init_from" in said.err
 
 
-def test_what_is_missing_is_said(tmp_path):
+def test_missing_parts_are_reported(tmp_path):
     assert "--mode=import needs --source=FOLDER" in command("--mode=import", f"--workdir={tmp_path / 'run'}").err
     said = command("--mode=import", f"--source={tmp_path / 'none'}", f"--workdir={tmp_path / 'run'}")
     assert said.status == 2 and "there is no such folder" in said.err and not (tmp_path / "run").exists()

@@ -60,12 +60,12 @@ def test_by_word():
     np.testing.assert_allclose(found, [[(2 * first[i] + second[i]) / 3 for i in range(2)]])
 
 
-def test_words_that_are_tokens_stay():
+def test_words_that_are_tokens_are_unchanged():
     spans = [(0, 1), (2, 5), (5, 6)]
     np.testing.assert_allclose(by_word(WEIGHTS[:3], spans, spans, spans, spans), WEIGHTS[:3])
 
 
-def test_places_of_tokens():
+def test_spans_of_tokens():
     text = "one five"
     for vocabulary in (Bytes(), Characters(sorted(set(text)))):
         assert vocabulary.spans(text) == [(i, i + 1) for i in range(len(text))]

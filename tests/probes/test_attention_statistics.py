@@ -32,7 +32,7 @@ def test_neighbours_by_a_loop(offset):
         assert found[layer, head] == pytest.approx(np.mean(values))
 
 
-def test_a_head_of_the_token_before():
+def test_a_previous_token_head():
     given = np.eye(4, k=-1)[None, None, None]
     given[..., 0, 0] = 1  # the first token has none before it
     assert [weight_at_offset(given, np.array([4]), offset)[0, 0] for offset in (-1, 0, 1)] == [1, 0.25, 0]

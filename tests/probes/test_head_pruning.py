@@ -80,7 +80,7 @@ def factors(config: Config, removed: list[str]):
 
 
 @pytest.mark.parametrize("kind", small.some(KINDS, "translate"))
-def test_importance_is_how_the_loss_of_each_row_goes_with_a_head(kind):
+def test_importance_is_the_gradient_of_each_rows_loss(kind):
     config, loss, params = parts(kind)
     rows = 1 if kind == "masked_lm" else ROWS  # a pair is weighed by the tokens of its batch
     given, step = batch(kind, rows), 0.003
@@ -129,7 +129,7 @@ def test_removed_heads_are_heads_times_zero(kind):
             head_pruning.prune(config, params, [head])
 
 
-def test_layers_compare_by_shares_of_their_norms():
+def test_importances_are_normalized_within_layers():
     """Norms 5, 2 and 0. What is not important at all goes first, and as it was named."""
     first, second, third = "encoder/self/1", "decoder/self/1", "decoder/self/2"
     of_heads = {f"{first}/1": 4.0, f"{first}/2": 3.0, f"{second}/1": 2.0, f"{second}/2": 0.0}
@@ -139,7 +139,7 @@ def test_layers_compare_by_shares_of_their_norms():
     assert head_pruning.order_by_importance({head: 7 * value for head, value in of_heads.items()}) == wanted
 
 
-def test_a_random_order_is_the_seeds():
+def test_the_random_order_depends_on_the_seed():
     every = head_pruning.heads(configured("translate"))
     orders = [head_pruning.random_order(every, seed) for seed in (0, 0, 1, 2)]
     assert all(sorted(order) == sorted(every) for order in orders)
@@ -158,7 +158,7 @@ def test_stacks_may_have_different_numbers_of_heads():
     assert kernel.shape == (1, 4, 2, 8) and not kernel[0, 3].any() and kernel[0, :3].all()
 
 
-def test_heads_are_those_of_a_place_and_of_all_layers():
+def test_heads_are_those_of_a_site_in_all_layers():
     every = [f"{place}/{n}" for place in ("encoder/self/1", "decoder/self/1", "decoder/self/2") for n in (1, 2)]
     every += [f"decoder/cross/{layer}/{n}" for layer in (1, 2) for n in (1, 2)]
     assert head_pruning.heads(configured("translate")) == every
@@ -182,7 +182,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_cannot_be_taken_out(name):
+def test_heads_that_cannot_be_removed(name):
     changes, says = WRONG[name]
     wrong = configured("translate", **{"evaluate__heads_removed": 0.5} | changes)
     with pytest.raises(UserError) as error:
@@ -191,7 +191,7 @@ def test_what_cannot_be_taken_out(name):
     head_pruning.check(settings.replace(wrong, "evaluate.heads_removed", 0.0))
 
 
-def test_what_can_be_taken_out():
+def test_heads_that_can_be_removed():
     head_pruning.check(configured("translate", evaluate__heads_removed=1.0))
     head_pruning.check(configured("translate", evaluate__heads_removed=0.5, evaluate__head_place="decoder/cross"))
     head_pruning.check(configured("tag", evaluate__heads_removed=0.5, evaluate__head_place="encoder/self"))

@@ -38,7 +38,7 @@ class Stub:
         return self.found, self.lengths
 
 
-def test_of_weights_that_are_known(monkeypatch):
+def test_statistics_of_known_weights(monkeypatch):
     """Four numbers. Of the encoder's three heads one looks at the token before, one at itself, one evenly; across, one head
     finds the word that is translated, the other looks at the first token."""
     monkeypatch.setattr(alignment, "SENTENCES", 4)
@@ -94,7 +94,7 @@ def test_models_without_such_heads(changes):
         scoring.check_evaluate(settings.replace(config, "evaluate.head_statistics", True))
 
 
-def test_beside_the_scores(tmp_path):
+def test_statistics_are_printed_with_the_scores(tmp_path):
     run = trained.run().copy(tmp_path)
     asked = ("--config.evaluate.head_statistics=true", "--config.evaluate.scores=exact_match", "--config.search.beam_size=1")
     assert trained.command("--mode=evaluate", f"--workdir={run}", *asked).status == 0

@@ -55,7 +55,7 @@ def softmax(logits):
 
 
 @pytest.mark.parametrize("scale", ["none", "1/sqrt(d_k)"])
-def test_one_layer_is_what_numpy_says(scale):
+def test_one_layer_matches_numpy(scale):
     """An encoder without positions: its queries and keys are products of embeddings, times sqrt(d_model)."""
     changes = {"model__positions": "none", "model__attention__scale": scale, "model__d_k": 3, "train__init_metrics": ALL[:3]}
     config = small.config(**FAMILIES["encoder_only"], **changes)
@@ -79,7 +79,7 @@ def test_one_layer_is_what_numpy_says(scale):
 
 
 @pytest.mark.parametrize("family", small.some(FAMILIES, "encoder_decoder"))
-def test_what_is_told_is_what_is_named(family):
+def test_reported_metrics_are_those_of_names(family):
     config = small.config(**FAMILIES[family], **DEEP)
     found = deep(family)
     assert set(found) == set(init_metrics.names(config)) and np.isfinite(list(found.values())).all()
@@ -156,7 +156,7 @@ def test_micro_batches_and_dropout_change_nothing():
         (FAMILIES["encoder_only"], ("operations", "gradient_distance"), "gradient_distance"),
     ],
 )
-def test_what_a_family_has_not_is_refused(changes, metrics, named):
+def test_metrics_that_a_family_lacks_are_refused(changes, metrics, named):
     wrong = effects.without_idle(small.config(**changes, train__init_metrics=metrics))
     with pytest.raises(UserError) as error:
         validate(wrong)
@@ -174,7 +174,7 @@ FED = {
 @pytest.mark.parametrize(
     "family", ["decoder_only", *(pytest.param(n, marks=pytest.mark.slow) for n in FED if n != "decoder_only")]
 )
-def test_a_gradient_distancees_as_far_as_the_table_of_embeddings_says(family):
+def test_gradient_distance_matches_gradients_of_the_embedding_table(family):
     """No token is twice in a row, so a row of the table is one place. Rows have different ends; one is packed of two texts."""
     config = small.config(**FED[family], model__tying="none", train__init_metrics=("gradient_distance", "sequential_products"))
     model, loss, params = parts(config)

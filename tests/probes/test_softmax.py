@@ -40,7 +40,7 @@ def test_measures_are_their_definitions(spread):
     assert 0 < wanted["queries"] < B * H * T - 1
 
 
-def test_what_is_known_of_even_and_of_sharp_weights():
+def test_known_values_of_uniform_and_of_one_hot_weights():
     even, one = np.zeros((1, 1, 1, 5), np.float32), np.asarray([[[[0.0, 200.0, 0.0, 0.0, 0.0]]]], np.float32)
     seen = np.ones(even.shape, bool)
     of = {name: softmax_sums(x, masked_softmax(x, seen), seen) for name, x in (("even", even), ("one", one))}

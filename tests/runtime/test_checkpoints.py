@@ -235,7 +235,7 @@ def test_a_killed_process_leaves_whole_checkpoints_only(make):
     assert checkpoints.steps()[-1] == 3 and all(name.isdecimal() for name in os.listdir(folder))
 
 
-def test_what_is_not_there_is_said_in_a_line(make):
+def test_missing_checkpoints_give_a_one_line_error(make):
     checkpoints = make()
     assert (text := message(checkpoints.restore, checkpoints.latest(), "params", table([0]))).startswith(
         f"{checkpoints.folder} has no checkpoint; "
@@ -250,7 +250,7 @@ def test_what_is_not_there_is_said_in_a_line(make):
     assert checkpoints.restore(10, "params", table([0]))["w"] == 1
 
 
-def test_what_is_unlike_the_model_is_said_with_its_path_and_both(make):
+def test_mismatched_arrays_are_named_with_path_and_both_shapes(make):
     checkpoints = make()
     checkpoints.save(10, {"params": {"encoder": {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}}})
 
@@ -270,7 +270,7 @@ def test_what_is_unlike_the_model_is_said_with_its_path_and_both(make):
 
 
 @pytest.mark.parametrize("damage", ["emptied", "cut", "gone"])
-def test_a_damaged_checkpoint_is_said_in_a_line(make, damage):
+def test_a_damaged_checkpoint_gives_a_one_line_error(make, damage):
     checkpoints, like = make(), {"w": jnp.asarray(np.random.default_rng(0).normal(size=9_000))}
     checkpoints.save(10, {"params": like})
     checkpoints.close()
@@ -428,7 +428,7 @@ def test_a_manifest_that_cannot_be_written_is_a_failed_save(make, monkeypatch):
 BIG = {"w": np.random.default_rng(0).normal(size=50_000)}
 
 
-def test_a_full_disk_is_said_in_a_line_and_costs_no_other_checkpoint(make, caplog):
+def test_a_full_disk_gives_a_one_line_error_and_keeps_other_checkpoints(make, caplog):
     checkpoints = make()
     checkpoints.save(10, {"params": BIG})
     checkpoints.wait()
@@ -446,7 +446,7 @@ def test_a_full_disk_is_said_in_a_line_and_costs_no_other_checkpoint(make, caplo
 
 
 @pytest.mark.parametrize("call", ["save", "steps", "best", "restore", "close"])
-def test_a_failed_save_is_told_by_whatever_is_called_next(make, call):
+def test_a_failed_save_is_raised_by_the_next_call(make, call):
     checkpoints = make()
     arguments = {"save": (30, {"params": BIG}), "restore": (20, "params", BIG)}.get(call, ())
     with full_disk():
@@ -455,7 +455,7 @@ def test_a_failed_save_is_told_by_whatever_is_called_next(make, call):
     assert "checkpoint 20 cannot be written (File too large)" in text and "resumes from the start" in text
 
 
-def test_a_folder_that_is_a_file_is_said_in_a_line(make, tmp_path):
+def test_a_file_instead_of_a_folder_gives_a_one_line_error(make, tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "checkpoints"):
         assert f"{folder} cannot be read (Not a directory)" in message(make(folder).save, 1, {"params": table([1])})

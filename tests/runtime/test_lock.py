@@ -81,7 +81,7 @@ def test_a_lock_file_that_its_owner_took_away_meanwhile_is_none(tmp_path, monkey
         assert taken and str(os.getpid()) in refused(tmp_path)
 
 
-def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+def test_a_folder_that_cannot_be_created_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     assert f"--workdir={tmp_path / 'file' / 'run'} cannot be made or written (Not a directory)" in refused(
         tmp_path / "file" / "run"

@@ -90,7 +90,7 @@ def test_other_settings_are_refused_and_change_nothing(tmp_path):
     assert made.config_file.read_bytes() == before
 
 
-def test_free_settings_may_change_and_are_told(tmp_path):
+def test_free_settings_may_change_and_are_reported(tmp_path):
     made, told = create(tmp_path, Config(), no_notice), []
     changed = replace(replace(Config(), "train.steps", 7), "search.beam_size", 9)
     create(tmp_path, changed, told.append)
@@ -107,7 +107,7 @@ def test_settings_unknown_when_it_was_made_have_their_defaults(tmp_path):
     assert made.config() == Config()
 
 
-def test_what_is_no_workdir_is_said_with_the_remedy(tmp_path):
+def test_a_folder_that_is_no_workdir_is_named_with_the_remedy(tmp_path):
     create(tmp_path / "number_words", Config(), no_notice)
     text = message(open_existing, tmp_path / "number_word")
     assert f"--workdir={tmp_path / 'number_word'}: there is no such folder; did you mean" in text
@@ -122,7 +122,7 @@ def test_what_is_no_workdir_is_said_with_the_remedy(tmp_path):
     assert os.listdir(tmp_path / "empty") == ["checkpoints"]
 
 
-def test_a_damaged_file_is_said_with_its_place(tmp_path):
+def test_a_damaged_file_is_named_with_the_location(tmp_path):
     made = create(tmp_path, Config(), no_notice)
     whole = made.config_file.read_text()
     for content, says in {

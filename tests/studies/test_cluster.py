@@ -216,7 +216,7 @@ def task(folder: Path, *results: int | Exception) -> tuple[workers.Task, Ray]:
     return workers.Task(ray, ray, (fakes.train, test_runs.TINY, folder, "")), ray
 
 
-def test_what_ray_says_of_a_task_is_told_of_the_run(tmp_path):
+def test_the_status_of_a_ray_task_is_the_status_of_the_run(tmp_path):
     log = tmp_path / "run.log"
     failed, _ = task(tmp_path / "run", RayTaskError("Traceback\n  line\nUserError: no folder\n\n"))
     assert not failed.is_alive() and failed.exitcode == 1 and log.read_text().endswith("\nUserError: no folder\n")
@@ -289,7 +289,7 @@ def test_what_ray_cannot_join_is_a_line(monkeypatch):
         pass
 
 
-def test_what_runs_ask_for_and_what_they_are_told(monkeypatch, tmp_path):
+def test_resources_and_environment_of_runs(monkeypatch, tmp_path):
     """A GPU each where there are some; the study's variables of JAX; nothing to stdout."""
     told, asked = {}, {}
 

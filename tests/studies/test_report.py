@@ -144,7 +144,7 @@ def test_what_diverged_counts_and_what_failed_does_not(tmp_path):
     assert "cannot tell, exploratory.**" in lines["failed"] and "too few runs to be compared" in lines["failed"]
 
 
-def test_what_is_missing_is_said(tmp_path):
+def test_missing_parts_are_reported(tmp_path):
     study = make(metrics=(NLL, BLEU))
     rows = [row | {"test/bleu": 30.0} for row in loss(study) if (row["arm"], row["seed"]) != ("24", 4)]
     rows[0] |= {"test/bleu": "", "seconds": "", "commit": ""}

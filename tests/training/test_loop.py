@@ -189,7 +189,7 @@ def test_what_a_report_says():
 
 
 @pytest.mark.parametrize(("first", "told"), [(0, [(0, ("placed", 0))]), (3, [])])
-def test_the_start_is_told_before_the_first_update_alone(first, told):
+def test_the_start_is_reported_only_before_the_first_update(first, told):
     seen = []
     events, _, _ = run(first, steps=5, begin=lambda *given: seen.append(given) or {"init/gradient_norm": 2.0})
     assert seen == told
@@ -228,7 +228,7 @@ def test_a_stop_at_any_moment_loses_nothing(stop_in, every):
 # --- not finite --------------------------------------------------------------------------------------------------------
 
 
-def test_a_skipped_update_is_told_after_the_next_is_dispatched_and_before_it_is_saved():
+def test_a_skipped_update_is_reported_after_the_next_is_dispatched_and_before_it_is_saved():
     events, _, result = run(steps=8, every=(100, 100, 4), skipped=(1, 2, 4, 6, 8), most=2)
     assert result == (8, 8)
     assert of(events, "step", "skipped", "save") == [

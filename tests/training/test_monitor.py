@@ -153,7 +153,7 @@ def test_patience_survives_a_restart(tmp_path):
     assert run(tmp_path / "d", patience=6)[0] == 28
 
 
-def test_a_better_validation_whose_checkpoint_is_gone_is_told(tmp_path, capsys):
+def test_a_better_validation_whose_checkpoint_is_gone_is_reported(tmp_path, capsys):
     config = small.config(checkpoint__best_metric=METRIC)
     with contextlib.closing(Checkpoints(tmp_path, config.checkpoint)) as checkpoints:
         for step, loss in ((7, 4.0), (14, 3.5)):

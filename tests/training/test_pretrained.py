@@ -9,7 +9,7 @@ from transformer.training.pretrained import load_pretrained
 OWN = {"encoder": {"kernel": np.zeros((2, 3), np.float32)}, "classifier": {"kernel": np.zeros(3, np.float32)}}
 
 
-def test_shared_arrays_are_taken_and_the_others_said():
+def test_shared_arrays_are_loaded_and_the_others_reported():
     other = {"encoder": {"kernel": np.ones((2, 3))}, "masked_lm": {"bias": np.ones(2)}}
     params, lines = load_pretrained(OWN, other, "runs/a")
     assert params["encoder"]["kernel"].dtype == np.float32 and np.all(params["encoder"]["kernel"] == 1)

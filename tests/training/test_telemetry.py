@@ -97,7 +97,7 @@ def test_lines_of_metrics(tmp_path):
     ]
 
 
-def test_numbers_of_parts_are_written_and_not_told(tmp_path):
+def test_metrics_of_parts_are_written_but_not_printed(tmp_path):
     with telemetry(tmp_path, stream=(stream := io.StringIO())) as told:
         told.score(0, {"init/gradient_norm": 2.0, "init/gradient_norm@encoder/1": 1.0})
     (row,) = read_metrics(tmp_path / "metrics.jsonl")
@@ -297,7 +297,7 @@ def test_no_file_no_lines(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 
-def test_not_finite_is_null_and_said_once(tmp_path):
+def test_values_that_are_not_finite_are_null_and_reported_once(tmp_path):
     with telemetry(tmp_path, stream=(stream := io.StringIO())) as told:
         for step in (1, 2):
             told.report(step, {"loss": float("nan"), "gradient_norm": float("inf")}, 1, 1)

@@ -50,6 +50,6 @@ def test_the_trace_has_the_updates_asked_for(tmp_path, wanted, first, last, foun
     assert named is not None and Path(named[1]).is_file()
 
 
-def test_updates_that_are_done_are_said_to_be(tmp_path):
+def test_requested_updates_that_are_already_done_are_reported(tmp_path):
     state, said, traces = run(tmp_path, range(2, 5), first=4)
     assert (state, said, traces) == (5 + 6, "no trace: update 4 is done already\n", [])

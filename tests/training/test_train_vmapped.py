@@ -133,7 +133,7 @@ def test_one_that_fails_does_not_end_the_others(data, alone, tmp_path, monkeypat
     same(tmp_path / f"{SEEDS[0]}", alone[SEEDS[0]])
 
 
-def test_an_update_that_fails_is_told_to_all(data, tmp_path, monkeypatch):
+def test_an_update_that_fails_fails_for_all_runs(data, tmp_path, monkeypatch):
     def fail(*arguments):
         raise UserError("there is no memory")
 

@@ -166,7 +166,7 @@ def test_a_causal_prefix_sees_no_more_than_the_rest(draw, causal):
 
 
 @pytest.mark.parametrize("family", small.some(FAMILIES, "encoder_decoder"))
-def test_without_a_mask_each_step_reads_all_that_was_said_again(draw, family):
+def test_without_a_mask_each_step_recomputes_the_prefix(draw, family):
     """Two tokens and then one at a time, two beams a sentence: each gives what the plain pass gives of the text so far."""
     net = network(family, mask=All(), positions="learned", positions__size=8)
     variables = draw(net, BATCH)
