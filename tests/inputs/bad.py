@@ -350,7 +350,7 @@ BAD: dict[str, Bad] = {
         "gpt2", as_it_is, "--mode=import --source=tiny.py --workdir=new", ["tiny.py: there is no such folder", "wants"]
     ),
     "an import into a run": Bad(
-        "gpt2", as_it_is, "--mode=import --source=theirs", ["--workdir=run: it is there already", "choose another"]
+        "gpt2", as_it_is, "--mode=import --source=theirs", ["--workdir=run: it exists already", "choose another"]
     ),
     "an import without weights": Bad(
         "gpt2", without("theirs/model.safetensors"), IMPORT, ["theirs: there is no model.safetensors"]
@@ -437,7 +437,7 @@ BAD: dict[str, Bad] = {
         "gpt2",
         as_it_is,
         f"{IMPORT} --config.model.num_decoder_layers=1",
-        ["num_decoder_layers: 3 -> 1", "come with the weights"],
+        ["num_decoder_layers: 3 -> 1", "belong to the weights"],
     ),
     "an export without a place": Bad("gpt2", as_it_is, "--mode=export", ["--mode=export needs --output=FOLDER"]),
     "an export into a full folder": Bad(

@@ -89,7 +89,7 @@ def test_the_word_and_another_word_are_hidden():
 
 def test_other_data_has_no_known_alignment():
     said = trained.command("--mode=align", f"--workdir={trained.run().workdir}")
-    assert said.status == 2 and "config.data.source number_words alone, not text" in said.err
+    assert said.status == 2 and "only config.data.source number_words has a known alignment, not text" in said.err
 
 
 @dataclasses.dataclass

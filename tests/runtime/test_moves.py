@@ -140,8 +140,15 @@ def test_remat_takes_less_memory_on_a_mesh(eight):
 @pytest.mark.slow
 def test_describe_says_whether_a_device_holds_it(eight):
     *_, mesh, parameters, gradients, moments, average, activations, total, verdict = eight["counted"]["described"].splitlines()
-    assert mesh == "8 devices: data 2 x fsdp 2 x tensor 2, batches of 64 rows of 64: MB of one device"
-    names = ["parameters", "gradients", "optimizer", "moving average", "activations and the like, compiled for CPUs", "total"]
+    assert mesh == "8 devices: data 2 x fsdp 2 x tensor 2, batches of 64 rows of 64: MB on each device"
+    names = [
+        "parameters",
+        "gradients",
+        "optimizer",
+        "moving average",
+        "activations and temporary arrays, compiled for CPUs",
+        "total",
+    ]
     lines = [parameters, gradients, moments, average, activations, total]
     assert all(line.strip().startswith(name) for line, name in zip(lines, names, strict=True))
     memory = eight["counted"]["memory"]["adam"]

@@ -1,4 +1,4 @@
-"""One function for each mode. A function is imported when it is first used, together with what only it needs."""
+"""One function for each mode. A function and its dependencies are imported when it is first used."""
 
 import contextlib
 import importlib
@@ -28,7 +28,7 @@ HOMES = {  # function -> file
     "train": "training",
     "translate": "lines",
 }
-TOGETHER = ("train", "evaluate")  # what several processes can do as one
+TOGETHER = ("train", "evaluate")  # modes that can run as several processes
 
 
 def __getattr__(name: str) -> Any:
@@ -38,8 +38,8 @@ def __getattr__(name: str) -> Any:
 
 
 def run(mode: str, config: Any, workdir: Path, overrides: Mapping[str, str], flags: Any, notices: Sequence[str] = ()) -> None:
-    """Runs a mode with its flags. `config`: what train, describe and check read, for ablate and report a study; the
-    other modes read the workdir's. `notices`: messages for the user about these settings."""
+    """Runs a mode with its flags. `config`: the settings for train, describe and check, and a study for ablate and report;
+    the other modes read those of the workdir. `notices`: messages for the user about these settings."""
     modes: Any = sys.modules[__name__]
     actions = {
         "train": lambda: modes.train(config, workdir, flags.profile, notices=notices),

@@ -1,4 +1,4 @@
-"""Studies: trains the runs that are missing and compares them; or only writes the report of existing results."""
+"""Studies: trains missing runs and compares all runs, or only writes the report of existing results."""
 
 import contextlib
 import functools
@@ -30,19 +30,21 @@ def ablate(
     ray: str | None = None,
     vmap_seeds: int = 1,
 ) -> None:
-    """Trains the runs of a study that `workdir` has not, and writes results.csv and the report; exit status 1 if some failed.
+    """Trains the missing runs of a study in `workdir`, and writes results.csv and the report; exit status 1 if some failed.
 
-    `workers` at a time (default 1), or on the Ray cluster at an address (default: as many as it has room for). With
-    `vmap_seeds` so many seeds of an arm count as one: their updates are made by one program. A dry run only
-    prints the plan: what would be trained, what it costs and what it can find; "measure": also how long it takes on this
-    machine, from a few updates of each arm. UserError: such seeds on a cluster, with batches of
-    several shapes, or with settings of `config.parallel`.
+    `workers` runs at a time (default 1), or on the Ray cluster at an address (default: as many as it has room for). With
+    `vmap_seeds`, this many seeds of an arm count as one run: one program makes their updates. A dry run only prints the plan:
+    what would be trained, its cost and the differences that it can find; "measure": also the time on this machine, from a few
+    updates of each arm. UserError: `vmap_seeds` on a cluster, with batches of several shapes, or with settings of
+    `config.parallel`.
     """
     if vmap_seeds > 1:
         _check_together(study, ray)
-    jax.config.update("jax_platforms", "cpu")  # devices are for the runs; this process only counts
+    jax.config.update("jax_platforms", "cpu")  # the runs use the devices; this process only counts
     if workers and workers > 1 and ray is None:
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else the first run takes an accelerator's memory
+        os.environ.setdefault(
+            "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
+        )  # otherwise the first run takes all memory of an accelerator
     plan = plans.make(study, reported)
     for arm, config in plan.configs.items():
         check_evaluate(config)
@@ -65,7 +67,7 @@ def ablate(
     ):
         with only_run(workdir):
             pass  # a workdir that cannot be used is reported before the plan, in one line
-        say(f"{plans.table(plan)}\neach run is a workdir in {workdir / 'runs'}, with what it prints in a .log beside it\n")
+        say(f"{plans.table(plan)}\neach run is a workdir in {workdir / 'runs'}; its output is in a .log next to it\n")
         results = runs.run_all(plan, workdir, functools.partial(train, pictures=False), place)
     resampling.write(plan, workdir, results.outcomes)
     if results.stopped:
@@ -95,8 +97,8 @@ def _check_together(study: Study, ray: str | None) -> None:
 
 
 def report(study: Study, workdir: Path) -> None:
-    """Writes the report of the results.csv in a folder, beside it, and prints its verdicts. UserError: there is none, or it is
-    another study's."""
+    """Writes the report of the results.csv in a folder into that folder, and prints its verdicts. UserError: there is none, or
+    it belongs to another study."""
     for sentence in reports.write(study, workdir):
         print(sentence)
     say(f"report: {workdir / 'report.md'}, report.html, figure.png and .svg; tables: summary.csv and .tex, curves.csv")

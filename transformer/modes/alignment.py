@@ -1,7 +1,7 @@
 """How well attention agrees with the known alignment of number words, and how much it matters for the output.
 
-Attention that points at a word need not use it (Jain and Wallace 2019): beside the error rate stands what happens to the
-translation of a word when that word is hidden, and when another one is.
+A model that attends to a word need not use it (Jain and Wallace 2019). So in addition to the error rate, the mode measures how
+the loss of a word changes when the word that it translates is hidden, and when another one is.
 
 Letters: L layers, B sentences, H heads, T target tokens, S source tokens.
 """
@@ -29,7 +29,7 @@ def align(path: Path, overrides: Mapping[str, str]) -> None:
     predictor = predict.load(path, overrides, "align")
     data = predictor.config.data
     if data.source != "number_words":
-        raise UserError(f"--mode=align: words are aligned for config.data.source number_words alone, not {data.source}")
+        raise UserError(f"--mode=align: only config.data.source number_words has a known alignment, not {data.source}")
     pairs, sentences = alignment.numbers(predictor, "test")
     read = f"attention of the first {len(pairs):,} of {counted(data.number_test_size, 'test number')}, their translations given"
     print(read, flush=True)
@@ -43,7 +43,7 @@ def align(path: Path, overrides: Mapping[str, str]) -> None:
     name, _ = kept_as("alignment", workdir.config(), predictor.config)
     try:
         workdirs.write_json(workdir.evaluation_file(name), result)
-    finally:  # the table is not lost because it cannot be written
+    finally:  # print the table before writing it, which may fail
         _print(table, near, hidden)
 
 
@@ -76,7 +76,7 @@ def _hidden(
     predictor: Any, pairs: Sequence[tuple[str, str]], sentences: Sequence[alignment.Words]
 ) -> dict[str, dict[str, float]]:
     """Mean nats of a target word: with all of the source; with its source word, or another one, hidden from attention
-    alone (the encoder has read it), and from the encoder too."""
+    alone (the encoder still reads it), and from the encoder too."""
     draw, some, places = np.random.default_rng(0), [], []
     for pair, sentence in zip(pairs, sentences, strict=True):
         known, links = sentence.known, sorted(sentence.known.links)

@@ -1,4 +1,4 @@
-"""Whether a variant is a correct attention: the properties of transformer/checks on a small model, as a table."""
+"""Checks whether a variant is a correct attention: a table of the properties of transformer/checks on a small model."""
 
 import sys
 import time
@@ -14,7 +14,8 @@ from transformer.errors import counted, program
 
 
 def check(config: Config) -> None:
-    """Prints a line for each property. SystemExit with status 1: one of them fails. UserError: the model cannot be small."""
+    """Prints a line for each property. SystemExit with status 1: one of them fails. UserError: the model cannot be made
+    small."""
     begin = time.perf_counter()
     simulate()
     small, changes = shrink(config)
@@ -33,9 +34,10 @@ def check(config: Config) -> None:
 
 
 def simulate() -> None:
-    """Eight devices of this machine's processor, and programs that compile fast, as each runs for milliseconds."""
+    """Simulates eight devices on this machine's processor, with fast compilation, because each program runs for
+    milliseconds."""
     try:
         jax.config.update("jax_num_cpu_devices", DEVICES)
     except RuntimeError:
-        return  # JAX is in use already, and has the devices that it has
+        return  # JAX is already initialised, and its devices cannot change
     jax.config.update("jax_disable_most_optimizations", True)

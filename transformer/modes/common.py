@@ -1,4 +1,4 @@
-"""Helpers that several modes use: lines in and out, folders of data, names of results."""
+"""Helpers of several modes: input and output of lines, folders of data, names of results."""
 
 import contextlib
 import functools
@@ -22,7 +22,7 @@ def folders(workdir: Workdir) -> prepare.Folders:
     return prepare.Folders(workdir.vocabulary, workdir.tokens, workdir.path / "data")
 
 
-# What of a run's free settings changes which outputs a trained model gives, or what of them is shown.
+# The free settings that change the outputs of a trained model, or how they are shown.
 _OUTPUTS = re.compile(r"evaluate\.|search\.(?!batch_size$)")
 LONGEST_NAME = 120  # bytes
 
@@ -30,8 +30,8 @@ LONGEST_NAME = 120  # bytes
 def kept_as(what: str, made: Config, used: Config) -> tuple[str, dict[str, Any]]:
     """The name under which results are kept, and the settings that make it differ from `what`, by name.
 
-    What is found with the settings that a workdir was made with is `what`; with others, as `what-beam_size=1`, so that nothing
-    is written over.
+    With the settings of the workdir the name is `what`; with others it is, for example, `what-beam_size=1`, so that no result
+    is overwritten.
     """
     pairs = zip(settings.fields(made), settings.fields(used), strict=True)
     changed = {name: new for (name, _, _, old), (_, _, _, new) in pairs if new != old and _OUTPUTS.match(name)}
@@ -69,7 +69,7 @@ def reader(path: str | None) -> Iterator[BinaryIO]:
         yield streams.stdin("--input=FILE")
         return
     try:
-        file = Path(path).open("rb")  # noqa: SIM115  (closed below: here the caller's own errors are not for us)
+        file = Path(path).open("rb")  # noqa: SIM115  (closed below: errors of the caller are not caught here)
     except OSError as error:
         raise UserError(f"--input={path}: {error.strerror}; name a file that can be read") from error
     with file:

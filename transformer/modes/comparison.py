@@ -1,7 +1,7 @@
-"""Two runs or more side by side: settings that differ, scores with intervals of their differences, curves, outputs.
+"""Compares two or more runs: settings that differ, scores with intervals of their differences, curves, outputs.
 
-Intervals are paired: the same sentences are drawn again and again for both runs (Koehn 2004). They are about other sentences,
-not about other seeds; for that there are studies.
+Intervals are paired: the same sentences are resampled for both runs (Koehn 2004). They are about other sentences, not about
+other seeds, for which there are studies.
 
 Letters: S sentences, R resamplings, K statistics of a sentence.
 """
@@ -27,12 +27,12 @@ from transformer.studies import markup
 from transformer.training.telemetry import read_metrics
 
 RESAMPLINGS = 2000
-SHOWN = 100  # sentences whose outputs differ that the page shows, at most
+SHOWN = 100  # maximum number of differing outputs on the page
 
 
 @dataclasses.dataclass(frozen=True)
 class Compared:
-    """What a run has: its name here, its settings, scores, outputs by sentence, and reports of its training."""
+    """A run in the comparison: its name, settings, scores, outputs by sentence, and reports of its training."""
 
     name: str
     config: Config
@@ -42,12 +42,12 @@ class Compared:
 
 
 def compare(paths: Sequence[str], split: str, output: str | None) -> None:
-    """A table to stdout, all of it to an HTML page, whose name is the last line."""
+    """Prints a table to stdout and writes an HTML page with everything; its name is the last line."""
     if len(paths) < 2:
-        raise UserError("--mode=compare needs --workdir=A,B,.., two workdirs at least, separated by commas")
+        raise UserError("--mode=compare needs --workdir=A,B,.., at least two workdirs, separated by commas")
     runs = [_read(path, split, paths) for path in dict.fromkeys(paths)]
     if len(runs) < 2:
-        raise UserError(f"--workdir={','.join(paths)}: names one workdir twice; name two at least")
+        raise UserError(f"--workdir={','.join(paths)}: names one workdir twice; name at least two")
     first, notes = runs[0], []
     rows = [_row(name, runs, notes) for name in first.scores if all(name in run.scores for run in runs)]
     heads = ["score", *(run.name for run in runs), *(f"{run.name} - {first.name} (95 % interval)" for run in runs[1:])]
@@ -69,7 +69,7 @@ def _read(path: str, split: str, paths: Sequence[str]) -> Compared:
     """UserError: the split was not scored there."""
     workdir = workdirs.open_existing(path)
     if not (file := workdir.evaluation_file(split)).is_file():
-        raise UserError(f"--workdir={path}: {file} is missing; --mode=evaluate --workdir={path} --split={split} makes it")
+        raise UserError(f"--workdir={path}: {file} is missing; run --mode=evaluate --workdir={path} --split={split} to make it")
     scores, outputs = workdirs.read_json(file)["scores"], []
     if (lines := workdir.outputs_file(split)).is_file():
         with no_failure(str(lines), "read"):
@@ -79,14 +79,14 @@ def _read(path: str, split: str, paths: Sequence[str]) -> Compared:
 
 
 def _changed(runs: Sequence[Compared]) -> list[list[str]]:
-    """Settings that are not the same in all runs: the name, and each run's value."""
+    """Settings that differ between runs: the name, and the value in each run."""
     values = [{name: settings.text_of(value) for name, _, _, value in settings.fields(run.config)} for run in runs]
     names = dict.fromkeys(name for each in values for name in each)
     return [[name, *(each.get(name, "-") for each in values)] for name in names if len({each.get(name) for each in values}) > 1]
 
 
 def _row(name: str, runs: Sequence[Compared], notes: list[str]) -> list[str]:
-    """A score of each run, and the difference of each from the first one's, with its interval where that can be had."""
+    """A score of each run, and its difference from the first run, with an interval if one can be computed."""
     first, cells = runs[0], [name]
     for run in runs:
         value = run.scores[name]
@@ -102,8 +102,8 @@ def _row(name: str, runs: Sequence[Compared], notes: list[str]) -> list[str]:
 
 
 def interval(name: str, run: Compared, base: Compared, notes: list[str]) -> tuple[float, float] | None:
-    """95 % of the differences in a score when sentences are drawn again, the same for both. None: it is no sum over sentences,
-    or the runs were scored on different ones, which is noted."""
+    """The 95 % interval of a difference by resampling sentences, the same for both runs. None if the score is not a sum over
+    sentences, or, with a note, if the runs were scored on different sentences."""
     if name not in SUMS or not run.outputs or not base.outputs:
         return None
     texts = [[(row["source"], row["reference"]) for row in each.outputs] for each in (run, base)]
@@ -157,7 +157,7 @@ def _page(runs: Sequence[Compared], split: str, changed: Sequence[Sequence[str]]
 
 
 def _curves(runs: Sequence[Compared]) -> str | None:
-    """SVG of the losses on validation, or in training where there is none of validation."""
+    """SVG of the validation losses, or of the training losses if there is no validation."""
     for metric in ("validation/nll", "train/loss"):
         found = {
             run.name: [([(row["step"], row[metric]) for row in run.metrics if row.get(metric) is not None], True)]
@@ -176,7 +176,7 @@ def _marked(prediction: str, reference: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """As Markdown shows it as it is."""
+    """Escapes text so that Markdown shows it unchanged."""
     return "".join(f"\\{sign}" if sign in "\\`*_{}[]<>()#+-.!|~&" else sign for sign in text.replace("\n", " "))
 
 

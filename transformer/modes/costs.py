@@ -1,4 +1,4 @@
-"""What a configuration costs; trains nothing."""
+"""Prints the cost of a configuration; trains nothing."""
 
 import dataclasses
 
@@ -18,24 +18,24 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of one device while it trains. `held`: counted, by what they are for; the rest is counted by the compiler."""
+    """Bytes of one device while it trains. `held`: counted here, by purpose; the rest is the compiler's count."""
 
     layout: str
     batch: str
     held: dict[str, int]
-    temporary: int  # what a step makes and gives up again, less gradients
+    temporary: int  # temporary arrays of a step, without gradients
     arguments: int  # state and batch, as the compiler counts them
 
 
 def describe(config: Config, count: int | None = None, gib: float | None = None) -> None:
-    """Parameters, FLOPs and bytes; with `count` those of each of so many devices, and whether they fit in `gib` GiB."""
+    """Prints parameters, FLOPs and bytes; with `count` devices also the bytes on each, and whether they fit in `gib` GiB."""
     task, data_info = families.task_of(config), costs.assumed_data_info(config)
     if gib is not None and count is None:
         raise UserError(
             f"--memory_gib={gib:g} is the memory of one device of --devices=N; give the number of devices, at least 1"
         )
     if count is not None:
-        layout.choose(config.parallel, count)  # refuses what does not fit before anything is printed
+        layout.choose(config.parallel, count)  # an error comes before anything is printed
         devices.simulate(count)
     found = costs.count(config, data_info)
     print(costs.table(found))
@@ -44,8 +44,8 @@ def describe(config: Config, count: int | None = None, gib: float | None = None)
 
 
 def memory(config: Config, data_info: DataInfo, longest: int) -> Memory:
-    """In the layout that training would use on all devices of this process, with rows of `longest` tokens. A step is compiled
-    and not run.
+    """The memory in the layout that training would use on all devices of this process, with rows of `longest` tokens. A step is
+    compiled but not run.
 
     UserError: `config.parallel` does not fit the devices.
     """
@@ -78,8 +78,8 @@ def memory(config: Config, data_info: DataInfo, longest: int) -> Memory:
 def table(found: Memory, gib: float | None) -> str:
     """The counts as plain text, and whether `gib` GiB are enough."""
     total = sum(found.held.values()) + found.temporary
-    values = found.held | {"activations and the like, compiled for CPUs": found.temporary, "total": total}
-    lines = [f"{found.layout}, batches of {found.batch}: MB of one device"]
+    values = found.held | {"activations and temporary arrays, compiled for CPUs": found.temporary, "total": total}
+    lines = [f"{found.layout}, batches of {found.batch}: MB on each device"]
     lines += [f"  {name:<48}{value / 1e6:>14,.1f}" for name, value in values.items()]
     if gib is not None:
         verdict = "fits" if total <= gib * GIB else "does not fit"
@@ -88,7 +88,7 @@ def table(found: Memory, gib: float | None) -> str:
 
 
 def _completed(data_info: DataInfo, extra: str | None) -> DataInfo:
-    """With the entries that some objectives add to a vocabulary."""
+    """DataInfo with the entries that some objectives add to a vocabulary."""
     if extra == "mask":
         return dataclasses.replace(data_info, mask=data_info.source_size - 1)
     return dataclasses.replace(data_info, sentinels=prepare.SENTINELS) if extra == "sentinels" else data_info

@@ -1,4 +1,4 @@
-"""Scores of number words by the number of digits, and of the small numbers that were trained on."""
+"""Scores of number words by number of digits, and of the small numbers, which are training numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -28,7 +28,7 @@ def names(config: Config) -> list[str]:
 def of_split(
     data: Data, translate: Callable[[Examples], list[str]], examples: Examples, outputs: list[str]
 ) -> dict[str, float]:
-    """Percent of numbers that are right, by their count of digits, and of the training numbers below `number_words.SMALL`.
+    """Percentage of correct numbers by number of digits, and of the training numbers below `number_words.SMALL`.
 
     A score of fewer than `scores.FEWEST` numbers means little and is left out.
     """

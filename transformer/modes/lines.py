@@ -1,4 +1,4 @@
-"""Modes that read and write lines: translate and predict; and generate, which writes samples as they are drawn."""
+"""Modes that read and write lines (translate and predict), and generate, which writes samples as they are drawn."""
 
 import contextlib
 import itertools
@@ -32,16 +32,17 @@ def _opened(
 
 
 def translate(path: Path, overrides: Mapping[str, str], source: str | None, target: str | None) -> None:
-    """Lines of the file `source` to lines of `target`, one for one, in order; none: stdin, stdout."""
+    """Translates each line of the file `source` to a line of `target`, in order; none: stdin, stdout."""
     with _opened(path, overrides, source, target, "translate") as (predictor, texts, write):
         for outputs in predictor.translate(texts, scored=False):
             write("\t".join(output.text.translate(ONE_LINE) for output in outputs) + "\n")
 
 
 def predict(path: Path, overrides: Mapping[str, str], source: str | None, target: str | None) -> None:
-    """A label, tags, an answer, a text with its masks filled or a vector for each line, whose fields are separated by tabs."""
+    """Writes a label, tags, an answer, a text with its masks filled or a vector for each line; tabs separate the fields of a
+    line."""
     with _opened(path, overrides, source, target, "predict") as (predictor, texts, write):
-        numbers = families.task_of(predictor.config).output == "vector"  # whose tabs separate them
+        numbers = families.task_of(predictor.config).output == "vector"  # tabs separate its fields
         numbered = enumerate(texts, 1)
         while batch := list(itertools.islice(numbered, BATCH)):
             examples = [predictor.parse(line, number) for number, line in batch]
@@ -52,7 +53,7 @@ def predict(path: Path, overrides: Mapping[str, str], source: str | None, target
 def generate(
     path: Path, overrides: Mapping[str, str], prompt: str | None, num_samples: int, seed: int, target: str | None
 ) -> None:
-    """Continuations of `prompt` (none: all of stdin), written as they are sampled, one sample after another."""
+    """Writes continuations of `prompt` (none: all of stdin) while they are sampled, one sample after another."""
     with writer(target) as write:
         predictor = predict_lib.load(path, overrides, "generate")
         if prompt is None:

@@ -1,4 +1,4 @@
-"""Pictures: attention of a text, as PNG files and as a page to click on, and what a finished run shows."""
+"""Figures: attention of a text, as PNG files and as an interactive page, and the figures of a finished run."""
 
 import dataclasses
 import shlex
@@ -25,12 +25,14 @@ your own question, arms with several seeds and a report; this prints the plan of
 def attend(
     path: Path, overrides: Mapping[str, str], source: str | None, target: str | None, output: str | None, input_: str | None
 ) -> None:
-    """Attention of one sentence, as pictures and a page to click on, or of each line of `input_`, on one page. The files' names
-    go to stdout. `target` none: the model's own output."""
+    """Draws the attention of one sentence, as figures and an interactive page, or of each line of `input_` on one page. The
+    names of the files go to stdout. `target` none: the model's own output."""
     if input_ is None and (not source or not source.strip()):
         raise UserError("--mode=attend needs --source='a sentence', or --input=FILE with one on each line")
     if input_ is not None and (source is not None or target is not None):
-        raise UserError("--input: a line is a sentence, or a sentence, a tab and its target; leave --source and --target out")
+        raise UserError(
+            "--input: each line is a sentence, or a sentence, a tab and its target; leave --source and --target out"
+        )
     workdir = workdirs.open_existing(path)
     folder = Path(output) if output else workdir.pictures
     workdirs.check_writable("--output" if output else "--workdir", output or path, folder)
@@ -59,14 +61,14 @@ def _pairs(input_: str) -> list[tuple[str, str | None]]:
 
 @dataclasses.dataclass(frozen=True)
 class Attended:
-    """A sentence, or a pair, as a title, and its maps; none: the model has no attention."""
+    """A title (a sentence or a pair) and its maps, or None if the model has no attention."""
 
     title: str
     maps: Sequence[loading.Map]
 
 
 def attended(predictor: Any, source: str, target: str | None) -> Attended:
-    """Attention while `target` is decoded; none: the model's own output, if it has one."""
+    """Attention while `target` is decoded; `target` none: the model's own output, if it has one."""
     if target is None and hasattr(predictor, "translate"):
         target = next(predictor.translate([source]))[0].text
     title = source if target is None else f"{source} → {target}"
@@ -99,7 +101,7 @@ def _page(found: Sequence[Attended], folder: Path) -> str:
 
 
 def _pictures(found: Attended, folder: Path, tell: Callable[[str], None] = lambda text: None) -> None:
-    """One picture for each stack with every layer and head, and one of the last layer's cross-attention."""
+    """One figure of every layer and head for each stack, and one of the last layer's cross-attention."""
     for each in found.maps:
         file = folder / f"attention_{each.name.replace(' ', '_')}.png"
         plots.attention(each.weights_LxHxTxS, each.across, each.down, file, f"{each.name}: {found.title}")
@@ -111,7 +113,7 @@ def _pictures(found: Attended, folder: Path, tell: Callable[[str], None] = lambd
 
 
 def show(workdir: Workdir, task: families.Task, splits: Mapping[str, prepare.Split], predictor: Any) -> None:
-    """Draws the pictures of a finished run and prints commands to try next."""
+    """Draws the figures of a finished run and prints commands to try next."""
     with optional("picture of the learning curve"):
         curve = workdir.pictures / "learning_curve.png"
         plots.learning_curve(read_metrics(workdir.metrics_file), curve, title=workdir.path.name)

@@ -195,7 +195,7 @@ def score_split(
         without = f", without {len(removed)} of {len(head_pruning.heads(config))} heads" if removed else ""
         try:
             _write(workdir, kept, scored, about | {"search": dataclasses.asdict(config.search)})
-        finally:  # scores are not lost because they cannot be written
+        finally:  # print the scores before writing them, which may fail
             _print(kept, scored, len(split.examples), loaded.steps, without)
 
 
@@ -243,7 +243,7 @@ def empty(outputs: Sequence[str], references: Sequence[str]) -> Cut:
 
 
 def _of_all(predictor: Any) -> list[Cut]:
-    """What the last call cut, in all processes."""
+    """The cuts of the last call, in all processes."""
     return cuts.merged(cuts.from_json(hosts.every(cuts.to_json(predictor.cuts))))
 
 
@@ -261,7 +261,7 @@ def _beyond(predictor: Any, split: prepare.Split) -> list[Cut]:
 
 
 def scored_words(predictor: Any, split: prepare.Split) -> int:
-    """The number of words in the targets whose tokens are scored; a target that is cut counts with what is left of it."""
+    """The number of words in the targets whose tokens are scored; a truncated target counts with its remaining words."""
     objective, tokens = predictor.loaded.objective, split.tokens
     cut_N = np.any(objective.lengths(tokens) > np.asarray(objective.limits), axis=1)
     texts = []
@@ -276,7 +276,7 @@ def scored_words(predictor: Any, split: prepare.Split) -> int:
 
 def _continuation(predictor: Any, name: str, split: prepare.Split) -> Scored:
     """The perplexity of the split's text, and samples that are drawn without a prompt."""
-    say(f"scoring {name} by a window that slides over it")
+    say(f"scoring {name} with a sliding window")
     found = predictor.perplexity([example["text"] for example in split.examples])
     result = Scored({f"sliding_{measure}": value for measure, value in found.items()}, cuts=some(*predictor.cuts))
     if count := predictor.config.evaluate.samples:

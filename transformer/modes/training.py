@@ -303,8 +303,8 @@ def _keep_batch(workdir: Workdir, step: int, batch: Mapping[str, np.ndarray]) ->
 
 @contextlib.contextmanager
 def _workdir(path: Path, config: Config) -> Iterator[tuple[Workdir, Checkpoints]]:
-    """The workdir to prepare, which is locked, and its checkpoints. If that fails, what is new in it is gone (who locked it
-    takes an empty folder away) and an old one has its settings back: the corrected command meets no trace of the wrong one."""
+    """The workdir to prepare, which is locked, and its checkpoints. If that fails, new files are removed (the lock removes an
+    empty folder), and an old workdir gets its settings back, so that a corrected command finds no trace of this one."""
     workdir, found = Workdir(path), set(path.glob("*"))
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
     settings = workdir.config_file.read_bytes() if workdir.config_file.is_file() else None
@@ -341,7 +341,7 @@ def _open(workdir: Workdir, config: Config, done: int) -> None:
 
 
 def _kernels(config: Config, loss: Any, params: Any, batch: Any) -> dict[str, list[str]]:
-    """By stack and role of attention, and of the loss, the fused kernels, and why there is none; empty where none is asked
+    """By stack and role of attention, and of the loss, the fused kernels, and why there is none; empty if none is asked
     for."""
     backends = {config.model.attention_backend, config.train.loss_backend}
     if "fused" not in backends and not ("auto" in backends and fused.available()):
@@ -352,7 +352,7 @@ def _kernels(config: Config, loss: Any, params: Any, batch: Any) -> dict[str, li
 
 
 def _check_data(workdir: Workdir, fingerprints: Mapping[str, str]) -> None:
-    """UserError: the run began with other data."""
+    """UserError: the run was started with other data."""
     before = workdir.records()
     changed = [n for n, value in fingerprints.items() if before and before[-1]["data"].get(n, value) != value]
     if changed:
@@ -403,7 +403,7 @@ def _finish(
     workdir: Workdir, config: Config, splits: Mapping[str, prepare.Split], pictures: bool, followed: trackers.Trackers
 ) -> None:
     """Ends a run: scores of the test split, samples, pictures, and commands to try next."""
-    hosts.by_first(lambda: None)  # the last checkpoint is whole
+    hosts.by_first(lambda: None)  # the last checkpoint is complete
     predictor = predict.load(workdir.path)
     name = "test" if "test" in splits else "validation"
     if name in splits:

@@ -19,12 +19,12 @@ from transformer.validation import validate
 
 
 def import_weights(path: Path, overrides: Mapping[str, str], source: str | None) -> None:
-    """Makes a workdir of the folder `source`, which other modes can then use. `overrides` may name data to score on."""
+    """Makes a workdir from the folder `source`, which other modes can then use. `overrides` may name data to score on."""
     if not source:
         raise UserError("--mode=import needs --source=FOLDER, with config.json and model.safetensors")
     with lock.only_run(path):
         if any(file.name != lock.NAME for file in path.iterdir()):
-            raise UserError(f"--workdir={path}: it is there already and not empty; choose another")
+            raise UserError(f"--workdir={path}: it exists already and is not empty; choose another")
         found = huggingface.read(source, _placing(overrides))
         config, notices = effects.settle(settings.override(found.config, overrides), overrides, lambda: found.config)
         _check_kept(found.config, validate(config))
@@ -54,7 +54,7 @@ def _check_kept(found: Config, config: Config) -> None:
     """UserError: `overrides` change a setting that is given by the weights."""
     own = ("family", "model.", "objective.", "data.vocabulary:", "data.joint_vocabulary:")
     if changed := [each for each in settings.differences(found, config) if each.startswith(own)]:
-        raise UserError(f"--config: {', '.join(changed)}: these settings come with the weights; leave them as they are")
+        raise UserError(f"--config: {', '.join(changed)}: these settings belong to the weights; do not change them")
 
 
 def export_weights(path: Path, overrides: Mapping[str, str], output: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Every picture: learning curves, attention maps and their page, the figure of a study. Only where ink goes is computed here.
+"""All figures: learning curves, attention maps and their page, and the figure of a study. Only the drawing is done here.
 
 Figures are built through matplotlib's object API, without pyplot's global state; the same input gives the same bytes.
 """

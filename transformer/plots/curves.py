@@ -9,11 +9,11 @@ import numpy as np
 
 from transformer.plots.style import BLUE, DPI, GREEN, GREY, ORANGE, PURPLE, picture, write_title
 
-NOISY = 150  # points of a curve from which on it is drawn faintly, under its running mean
+NOISY = 150  # a curve with more points is drawn faintly, under its running mean
 THICK: dict[str, Any] = {"lw": 1.6, "ms": 3.5, "solid_capstyle": "round", "clip_on": False}
 THIN: dict[str, Any] = {"lw": 0.7, "alpha": 0.35}
 
-# What the panels of a learning curve show: row key, label, factor, colour.
+# The curves of a panel: key of a row, label, factor, colour.
 Series = tuple[tuple[str, str, float, str], ...]
 LOSSES: Series = (("train/loss", "training", 1.0, BLUE), ("validation/loss", "validation", 1.0, ORANGE))
 SCORES: Series = (  # on a scale of 0 to 100
@@ -25,7 +25,7 @@ SCORES: Series = (  # on a scale of 0 to 100
 
 
 def learning_curve(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> None:
-    """Losses against the step and, where there are any, validation scores beside them.
+    """Losses against the step and, if there are any, validation scores in a second panel.
 
     Args:
         rows: lines of metrics.jsonl; each has `step` and some metrics, None where one was not finite.
@@ -36,7 +36,7 @@ def learning_curve(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "
     if any(row.get(key) is not None for row in rows for key, *_ in SCORES):
         plain = all(row.get(key) is None for row in rows for key in ("validation/bleu", "validation/chrf"))
         panels.append(("validation (percent)" if plain else "validation score (0 to 100)", SCORES))
-    height, top, bottom, left, right = 3.3, 0.5 if title else 0.2, 0.55, 0.7, 1.45  # inches; on the right are the labels
+    height, top, bottom, left, right = 3.3, 0.5 if title else 0.2, 0.55, 0.7, 1.45  # inches; the labels are on the right
     width = 6.5 if len(panels) == 1 else 9.6
     share = width / len(panels)
     with picture(path) as figure:
@@ -111,7 +111,7 @@ def label_ends(axes: Any, ends: Sequence[tuple[str, str, float, float]]) -> None
                 placed[i - 1] -= overlap / 2
                 placed[i] += overlap / 2
     box, lift = axes.get_window_extent(), 0.0
-    if placed:  # none beside the axis's numbers, nor beside what is above
+    if placed:  # not next to the axis's numbers, nor next to the title
         lift = min(0.0, box.y1 * 72 / DPI - placed[-1])
         lift = max(lift, box.y0 * 72 / DPI - placed[0])
     for i, height in zip(order, placed, strict=True):

@@ -9,12 +9,12 @@ import numpy as np
 
 from transformer.plots.style import GREY, picture, printable, width_of, write_title
 
-SMALLEST = 1.2  # inches of a picture's maps, at least: the names of its axes are about as long
+SMALLEST = 1.2  # minimum size of the maps in inches: the names of the axes are about that long
 COLOURS = "viridis"  # perceptually uniform: the brightest cell is the largest weight
 
 
 def attention(weights_LxHxTxS: np.ndarray, columns: Sequence[str], rows: Sequence[str], path: Path, title: str) -> None:
-    """A map for every layer and head, all in one colour scale.
+    """A map for every layer and head, all with the same colour scale.
 
     Args:
         weights_LxHxTxS: attention weights, 0 to 1.
@@ -31,7 +31,7 @@ def attention(weights_LxHxTxS: np.ndarray, columns: Sequence[str], rows: Sequenc
 
 
 def attention_map(weights_TxS: np.ndarray, columns: Sequence[str], rows: Sequence[str], path: Path, title: str) -> None:
-    """One large map, of a head or of a mean over heads; arguments as in `attention`."""
+    """One large map of a head or of a mean over heads; arguments as in `attention`."""
     length_T, length_S = weights_TxS.shape
     cell = min(0.42, max(0.125, 6.0 / max(length_T, length_S)))
     width, height = (min(10.0, max(SMALLEST, cell * length)) for length in (length_S, length_T))
@@ -48,7 +48,7 @@ def _maps(
     panel_height: float,
     names: tuple[Sequence[str], Sequence[str]],
 ) -> None:
-    """A grid of maps; a panel's size in inches, `names` of the grid's rows and columns."""
+    """A grid of maps with the panel size in inches and the `names` of the grid's rows and columns."""
     weights = np.asarray(weights_LxHxTxS, np.float32)
     layers, heads, length_T, length_S = weights.shape
     if (length_T, length_S) != (len(rows), len(columns)):
@@ -56,14 +56,14 @@ def _maps(
     top_value = float(np.nan_to_num(weights).max()) or 1.0
     with picture(path) as figure:
         ticks_T, ticks_S = _Ticks(rows, panel_height), _Ticks(columns, panel_width)
-        gap, right = 0.1, 0.85  # on the right is the colour scale
+        gap, right = 0.1, 0.85  # the colour scale is on the right
         layer_names = 0.25 if names[0][0] else 0.0
         left = 0.4 + layer_names + ticks_T.extent
         bottom = 0.4 + ticks_S.extent
         top = 0.62 if names[1][0] else 0.45
         inner_width = heads * (panel_width + gap) - gap
         inner_height = layers * (panel_height + gap) - gap
-        width = max(left + inner_width + right, 4.5)  # at least what a title needs
+        width = max(left + inner_width + right, 4.5)  # at least the width of the title
         height = bottom + inner_height + top
         margin = (width - left - inner_width - right) / 2
         left += margin
@@ -82,7 +82,7 @@ def _maps(
                 x, y = left + head * (panel_width + gap), top + layer * (panel_height + gap)
                 axes = add_axes(x, y, panel_width, panel_height)
                 image = axes.imshow(weights[layer, head], cmap=COLOURS, vmin=0, vmax=top_value, aspect="auto")
-                axes.set_facecolor("#BBBBBB")  # of weights that are NaN
+                axes.set_facecolor("#BBBBBB")  # for weights that are NaN
                 axes.spines[:].set_visible(False)
                 axes.tick_params(length=0, pad=3)
                 axes.set_xticks([])
@@ -108,7 +108,7 @@ def _maps(
 
 
 class _Ticks:
-    """Names of the cells of an axis of that many inches; where they are too close to read, every second, third, ..."""
+    """Names of the cells of an axis of this length in inches; if they are too close to read, only every second, third, ..."""
 
     def __init__(self, tokens: Sequence[str], inches: float):
         self.pitch = 72 * inches / len(tokens)  # points between two cells
@@ -123,7 +123,7 @@ class _Ticks:
 
 
 def _write_values(axes: Any, weights_TxS: np.ndarray, top_value: float) -> None:
-    """The numbers that matter, in their cells."""
+    """Writes the largest weights into their cells."""
     for (row, column), value in np.ndenumerate(weights_TxS):
         if value >= 0.1:
             colour = "black" if value > 0.6 * top_value else "white"

@@ -1,4 +1,4 @@
-"""The figure of a study: panels one under the other, as wide as a phone can show and a page of paper has room for."""
+"""The figure of a study: panels in a column that fits the width of a phone and of a page of paper."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,19 +12,19 @@ from transformer.plots.curves import label_ends
 from transformer.plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, picture, printable, width_of
 
 WIDTH = 5.2  # inches
-LEFT, RIGHT, BETWEEN = 0.75, 0.2, 0.25  # inches; what names need comes on top
-ROW = 0.3  # inches an arm has
-NAMED = 28  # characters of an arm's name
+LEFT, RIGHT, BETWEEN = 0.75, 0.2, 0.25  # inches; without the names
+ROW = 0.3  # inches for each arm
+NAMED = 28  # maximum characters of an arm's name
 SMALL = 8  # points
 BLACK = "#222222"
 # The arm that the others are compared with is the first.
 COLOURS = (BLACK, BLUE, ORANGE, GREEN, PURPLE, "#8A6D00", "#3A8FB7", "#B0457B")
-STYLES = ("-", "--", ":", "-.")  # of the next arms, once the colours are used up
+STYLES = ("-", "--", ":", "-.")  # for further arms, once all colours are used
 
 
 @dataclass(frozen=True)
 class Dots:
-    """Arms by a metric: each run's value, their mean and its interval. `notes`: of an arm, written beside it."""
+    """The values of a metric by arm: each run, the mean and its interval. `notes`: text next to an arm."""
 
     label: str
     values: Mapping[str, Sequence[float]]
@@ -63,14 +63,14 @@ class Dots:
             axes.set_xticks([])
 
     def names(self) -> tuple[float, float]:
-        """Inches that the names of arms take on the left, and on the right."""
+        """Width in inches of the names on the left and on the right."""
         notes = max((width_of(note, SMALL) for note in self.notes.values()), default=0.0)
         return max(width_of(printable(arm, NAMED)) for arm in self.values), notes
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """A score by range, such as the length of sources: each arm's runs, their means as a line, and the intervals of these.
+    """A score by range, such as the source length: each arm's runs, a line through their means, and intervals of the means.
 
     `values`, `means`, `intervals`: by arm, for each of `ranges`.
     """
@@ -113,8 +113,8 @@ class Ranges:
 
 @dataclass(frozen=True)
 class Law:
-    """Losses of runs against the size of their arm, and the curve `floor` + `scale` / N^`exponent`, which is None if none
-    was fitted."""
+    """Losses of runs against the size of their arm, and the fitted curve `floor` + `scale` / N^`exponent`, or None without a
+    fit."""
 
     label: str
     sizes: Sequence[float]
@@ -151,9 +151,9 @@ class Law:
 
 @dataclass(frozen=True)
 class BySize:
-    """A metric against the size of arms, both on log scales where they can be: each run, and lines through the means.
+    """A metric against the size of arms, on log scales if possible: each run, and lines through the means.
 
-    `lines`: by what each is about, for each size its runs' values.
+    `lines`: by label, the values of the runs for each size.
     """
 
     label: str
@@ -192,8 +192,8 @@ class BySize:
 class Profiles:
     """IsoFLOP profiles (Hoffmann et al. 2022, figure 3): losses against size, a colour and a parabola for each budget.
 
-    `runs`: by budget, (size, loss). `parabolas`: of log loss in log size, coefficients of 1, x and x^2. `best`: the sizes of
-    the minima.
+    `runs`: by budget, (size, loss). `parabolas`: coefficients of 1, x and x^2 for log loss as a function of log size. `best`:
+    the sizes at the minima.
     """
 
     label: str
@@ -232,7 +232,7 @@ class Profiles:
 
 @dataclass(frozen=True)
 class Optima:
-    """The size of the lowest loss against the budget: minima, the line through them, and one with the published exponent."""
+    """The size with the lowest loss against the budget: minima, a line through them, and a line with the published exponent."""
 
     label: str
     budgets: Sequence[float]
@@ -263,7 +263,7 @@ class Optima:
 
 @dataclass(frozen=True)
 class Lines:
-    """Learning curves: each run's thinly (dashed where it diverged), and each arm's mean over the runs that finished.
+    """Learning curves: a thin line for each run (dashed if it diverged), and each arm's mean over finished runs.
 
     `curves`: by arm, for each run (update, value), and whether it finished.
     """
@@ -312,7 +312,7 @@ Panel = Dots | Ranges | Law | BySize | Profiles | Optima | Lines
 
 
 def study_figure(panels: Sequence[Panel], *paths: Path) -> None:
-    """The panels, one under the other, in files of the kinds that their names end in (.png, .svg)."""
+    """Draws the panels in a column, into files of the types that their names end in (.png, .svg)."""
     heights = [panel.height() for panel in panels]
     height = sum(heights) + BETWEEN * len(panels)
     with picture(*paths) as figure:
@@ -328,19 +328,19 @@ def study_figure(panels: Sequence[Panel], *paths: Path) -> None:
 
 
 def named_ends(arms: Iterable[str]) -> float:
-    """Inches that names and last values of lines take on the right."""
+    """Width in inches of the names and last values of lines on the right."""
     return 0.1 + max(width_of(f"{printable(arm, NAMED)} 0.0000") for arm in arms)
 
 
 def nothing(axes: Any) -> None:
-    """What a panel without numbers shows."""
+    """Draws a panel without numbers."""
     axes.text(0.5, 0.5, "no run finished", transform=axes.transAxes, ha="center", color=GREY)
     axes.set_xticks([])
     axes.set_yticks([])
 
 
 def styles(arms: Sequence[str] | Mapping[str, Any], compare_with: str) -> dict[str, tuple[str, str]]:
-    """Colour and kind of line of each arm."""
+    """Colour and line style of each arm."""
     others = [arm for arm in arms if arm != compare_with]
     cycle = COLOURS[1:]
     found = {arm: (cycle[i % len(cycle)], STYLES[i // len(cycle) % len(STYLES)]) for i, arm in enumerate(others)}
@@ -348,13 +348,14 @@ def styles(arms: Sequence[str] | Mapping[str, Any], compare_with: str) -> dict[s
 
 
 def grid(axes: Any) -> None:
-    """Pale lines behind what is drawn."""
+    """Draws pale grid lines in the background."""
     axes.grid(color="#E4E4E4", lw=0.8)
     axes.set_axisbelow(True)
 
 
 def few_ticks(axis: Any) -> None:
-    """Three to six plain numbers on a logarithmic axis: powers of ten, or these and what is between; else evenly spread."""
+    """Three to six plain numbers on a logarithmic axis: powers of ten, with values between them if needed; else evenly
+    spaced."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
     low, high = axis.get_view_interval()
@@ -369,7 +370,7 @@ def few_ticks(axis: Any) -> None:
 
 
 def _mean(curves: Sequence[Mapping[int, float]]) -> list[tuple[int, float]]:
-    """At the updates that all have a finite value of."""
+    """The mean of curves, at updates for which all have a finite value."""
     steps = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
     means = [(step, float(np.mean([curve[step] for curve in curves]))) for step in steps]
     return [(step, mean) for step, mean in means if math.isfinite(mean)]

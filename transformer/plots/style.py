@@ -1,4 +1,4 @@
-"""What all pictures share: colours, fonts, how a figure is saved, titles, text that any font can show."""
+"""Shared by all figures: colours, fonts, saving, titles, and text that any font can show."""
 
 import contextlib
 import functools
@@ -11,9 +11,9 @@ from typing import Any
 from transformer.errors import UserError
 
 DPI = 150
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#9A5BA6"  # which colour-blind readers distinguish too
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#9A5BA6"  # distinguishable for colour-blind readers
 GREY = "#5A5A5A"
-# Fonts to look in, where they are installed, for what is missing in matplotlib's own.
+# Fonts, if installed, for glyphs that matplotlib's own font does not have.
 FONTS = ("DejaVu Sans", "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Arial Unicode MS")
 STYLE = {
     "font.size": 9,
@@ -30,14 +30,14 @@ STYLE = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.unicode_minus": True,
-    "svg.fonttype": "none",  # text stays text
+    "svg.fonttype": "none",  # keep text as text
     "svg.hashsalt": "picture",
 }
 
 
 @contextlib.contextmanager
 def picture(*paths: Path) -> Iterator[Any]:
-    """A figure that is saved when the block ends, as PNG or SVG. UserError where it cannot be written."""
+    """A figure that is saved as PNG or SVG when the block ends. UserError: it cannot be written."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -48,13 +48,13 @@ def picture(*paths: Path) -> Iterator[Any]:
         for path in paths:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                # Without metadata, which names matplotlib's version and the day.
+                # Without metadata, which would contain matplotlib's version and the date.
                 if path.suffix == ".svg":
                     path.write_text(_svg(figure), encoding="utf-8")
                 else:
                     figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
             except OSError as error:
-                raise UserError(f"{path}: {error.strerror}; choose another place for the picture") from error
+                raise UserError(f"{path}: {error.strerror}; choose another path for the figure") from error
 
 
 def _svg(figure: Any) -> str:
@@ -71,7 +71,7 @@ def _svg(figure: Any) -> str:
 
 
 def width_of(text: str, size: float = STYLE["font.size"]) -> float:
-    """Inches that a line of text takes."""
+    """Width of a line of text in inches."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
@@ -86,7 +86,7 @@ def write_title(figure: Any, title: str) -> None:
 
 @functools.cache
 def _fonts() -> list[tuple[str, Any]]:
-    """The installed ones of FONTS: name and font."""
+    """The fonts of FONTS that are installed: name and font."""
     from matplotlib.font_manager import findfont, fontManager, get_font
 
     installed = {font.name for font in fontManager.ttflist}
@@ -94,7 +94,8 @@ def _fonts() -> list[tuple[str, Any]]:
 
 
 def printable(token: str, longest: int = 18) -> str:
-    """A token as a label: what has no glyph is escaped or shown as a box, so that it neither vanishes nor breaks a line."""
+    """A token as a label: characters without a glyph are escaped or shown as a box, so that they are visible and break no
+    line."""
 
     def shown(character: str) -> str:
         if not character.isprintable():

@@ -1,4 +1,4 @@
-"""Attention that one can click on: one HTML page that needs nothing else. The page itself is viewer.html.
+"""An interactive page of attention: one self-contained HTML file. Its template is viewer.html.
 
 Letters: L layers, H heads, T queries (rows), S keys (columns).
 """
@@ -19,7 +19,8 @@ TEMPLATE = Path(__file__).with_name("viewer.html")
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """Weights of a stack, 0 to 1, what is looked at (across) and what looks (down). `steps`: rows are steps of decoding."""
+    """Weights of a stack, 0 to 1, with the attended tokens (`across`) and the attending tokens (`down`). `steps`: rows are
+    steps of decoding."""
 
     name: str
     weights_LxHxTxS: np.ndarray
@@ -30,7 +31,7 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class AttentionPage:
-    """Sentences, each a title and its views. A notebook shows the page itself."""
+    """Sentences, each with a title and its views. A notebook displays the page."""
 
     sentences: Sequence[tuple[str, Sequence[View]]]
 

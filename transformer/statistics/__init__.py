@@ -1,1 +1,2 @@
-"""Contrasts of arms, resampled sentences, power laws and scaling laws: numbers in, numbers out, no file and no study."""
+"""Contrasts of arms, resampled sentences, power laws and scaling laws: numbers in, numbers out; nothing here knows files or
+studies."""

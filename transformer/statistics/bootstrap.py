@@ -1,7 +1,7 @@
-"""Scores of a test set on resamples of its sentences, and what differences of two checkpoints or two arms are worth by them.
+"""Scores of a test set on resamples of its sentences, and the bootstrap of differences between two checkpoints or two arms.
 
 A score of a whole test set, such as BLEU, is a function of sums over sentences: `score` maps sums (..., K) to scores (...), for
-BLEU K counts of n-grams and lengths. Letters: R seeds, S sentences, K statistics of a sentence, B resamples.
+BLEU the K statistics are counts of n-grams and lengths. Letters: R seeds, S sentences, K statistics of a sentence, B resamples.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ SAMPLES = 1000
 
 @dataclass(frozen=True)
 class Resampled:
-    """The score of a checkpoint on the test's `sentences`, and on resamples of them."""
+    """The score of a checkpoint on the test `sentences`, and on resamples of them."""
 
     value: float
     values_B: np.ndarray
@@ -28,7 +28,7 @@ class Resampled:
 
 @dataclass(frozen=True)
 class Difference:
-    """Our checkpoint minus theirs, on sentences of this kind."""
+    """The difference of our checkpoint and theirs, for sentences of this kind."""
 
     value: float
     interval: Interval
@@ -36,7 +36,7 @@ class Difference:
 
 
 def resample(score: Score, statistics_SxK: np.ndarray, samples: int = SAMPLES, seed: int = 0) -> Resampled:
-    """The draws depend on `seed` and the number of sentences alone, so that runs can be compared pairwise."""
+    """The resamples depend only on `seed` and the number of sentences, so that runs can be compared pairwise."""
     rng, statistics_SxK = np.random.default_rng(seed), np.asarray(statistics_SxK, dtype=np.float64)
     count = len(statistics_SxK)
     sums_BxK = np.empty((samples, statistics_SxK.shape[1]))
@@ -48,9 +48,9 @@ def resample(score: Score, statistics_SxK: np.ndarray, samples: int = SAMPLES, s
 def checkpoints(ours: Resampled, theirs: Resampled, level: float = 0.95) -> Difference:
     """Paired bootstrap over the sentences of two checkpoints (Koehn 2004): nothing about other seeds of the same arms.
 
-    The interval is of percentiles. p is the share of resamples that stray from their mean as far as the difference is from
-    0, either way (Riezler & Maxwell 2005); SacreBLEU's paired bootstrap counts one way and gives about half.
-    UserError if the two were not scored on the same sentences.
+    The interval is a percentile interval. p is the fraction of resamples that are at least as far from their mean, in either
+    direction, as the difference is from 0 (Riezler & Maxwell 2005); SacreBLEU's paired bootstrap counts one direction and
+    gives about half. UserError if the two were not scored on the same sentences.
     """
     _check_alike(ours, theirs)
     value, difference_B = ours.value - theirs.value, ours.values_B - theirs.values_B
@@ -60,11 +60,11 @@ def checkpoints(ours: Resampled, theirs: Resampled, level: float = 0.95) -> Diff
 
 
 def shared_error(ours: Sequence[Resampled], theirs: Sequence[Resampled]) -> float | None:
-    """Standard error of the difference of two arms, our mean over seeds minus theirs, for its sentences being these.
+    """Standard error, from the choice of test sentences, of the difference of two arms: our mean over seeds minus theirs.
 
-    Number r of both is seed r. What a resample of sentences does to all seeds alike is the covariance of their differences;
-    what it does to each seed by itself shows as a difference between seeds already, and is not counted again. None with fewer
-    than two seeds. UserError if the two were not scored on the same sentences.
+    Number r of both is seed r. The effect of a resample that all seeds share is the covariance of their differences. The effect
+    on each single seed is already part of the variance between seeds, and is not counted again. None with fewer than two seeds.
+    UserError if the two were not scored on the same sentences.
     """
     _check_alike(*ours, *theirs)
     if len(ours) < 2:

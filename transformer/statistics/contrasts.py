@@ -1,15 +1,15 @@
 """Means and contrasts of a table of runs, for arms whose variances differ: intervals, Holm's families, Games and Howell.
 
 A table maps each arm to one score per seed, the same seeds in all arms. nan is a run that diverged: it has no score to
-average, but it is an outcome, and `diverged` counts it. None is no outcome: a run that failed, or is not there.
+average, but it is an outcome, and `diverged` counts it. None is a missing outcome: a run that failed or does not exist.
 
 A mean is taken on the scale of its metric (log for positive numbers, logit for percentages) and transformed back, and so are
 the limits of its interval. The limits of a contrast, a weighted sum of means in the metric's own units, are recovered from
 those of the means (MOVER: Zou & Donner 2008; Zou, Huang & Zhang 2009). On a linear scale that is Welch's t test, and
 the paired t test if seeds are blocks.
 
-Letters: R runs of an arm. Leading axes are allowed everywhere, so that simulated studies can be computed at once.
-Pure functions, nothing is read or printed. Not here: what the numbers say to a claim (`verdicts.py`).
+Letters: R runs of an arm. Leading axes are allowed everywhere, so that many simulated studies can be computed at once.
+These are pure functions. Verdicts on claims are in `verdicts.py`.
 """
 
 import functools
@@ -26,12 +26,12 @@ from transformer.errors import UserError, nearest
 
 Scores = Sequence[float | None]
 Table = Mapping[str, Scores]
-Pair = tuple[str, str]  # an arm, and the one that it is compared with
+Pair = tuple[str, str]  # an arm, and the arm that it is compared with
 Scale = Literal["linear", "log", "logit"]
 
 RANGES: Mapping[Scale, tuple[float, float]] = {"linear": (-math.inf, math.inf), "log": (0.0, math.inf), "logit": (0.0, 100.0)}
-MANY = 1e6  # degrees of freedom, as good as any number
-ROUNDING = 1e-12  # of the largest score: a spread or a difference below it is 0
+MANY = 1e6  # degrees of freedom, practically infinite
+ROUNDING = 1e-12  # relative to the largest score: a spread or a difference below it counts as 0
 
 
 class Interval(NamedTuple):
@@ -48,7 +48,7 @@ class Estimate(NamedTuple):
 
 
 class Divergence(NamedTuple):
-    """Runs of an arm that diverged, and Fisher's exact p (two-sided) against the comparison arm; None of that arm itself."""
+    """Runs of an arm that diverged, and Fisher's exact p (two-sided) against the comparison arm; None for that arm itself."""
 
     count: int
     runs: int
@@ -59,7 +59,7 @@ class Divergence(NamedTuple):
 
 
 def forward(values: np.ndarray, scale: Scale) -> np.ndarray:
-    """Scores on a scale. The logit is that of a percentage."""
+    """Transforms scores to a scale. The logit is that of a percentage."""
     if scale == "log":
         return np.log(values)
     return special.logit(values / 100) if scale == "logit" else values
@@ -73,7 +73,7 @@ def inverse(values: np.ndarray, scale: Scale) -> np.ndarray:
 
 
 def possible(values: np.ndarray, scale: Scale) -> Scale:
-    """`scale`, or "linear" if one of the scores is at an end of it or outside, where there is no transform."""
+    """`scale`, or "linear" if a score is at an end of the scale or outside, where the transform is undefined."""
     inside = np.all(values > 0) and (scale != "logit" or np.all(values < 100))
     return scale if inside else "linear"
 
@@ -93,7 +93,7 @@ class Mean:
 
     @classmethod
     def of(cls, values_R: np.ndarray, scale: Scale = "linear") -> "Mean":
-        """Of finite scores (..., R), two at least."""
+        """The mean of finite scores (..., R), at least two."""
         limits = RANGES[scale]
         scale, count = possible(values_R, scale), values_R.shape[-1]
         scaled_R = forward(values_R, scale)
@@ -105,13 +105,13 @@ class Mean:
         return cls(mean, center, error, unit, scale, count, limits)
 
     def limit(self, quantile: np.ndarray | float) -> np.ndarray:
-        """The mean so many standard errors higher, transformed back, but no further than the metric goes."""
+        """The mean plus this many standard errors, transformed back, within the range of the metric."""
         limit = np.clip(inverse(self.mean + quantile * self.error, self.scale), *self.range)
         return np.where(self.error > 0, limit, self.center)
 
 
 def interval(values: Scores | np.ndarray, scale: Scale = "linear", level: float = 0.95) -> Estimate:
-    """Mean over seeds and its t interval on the scale, of the runs that did not diverge."""
+    """Mean over seeds and its t interval on the scale, for the runs that did not diverge."""
     runs = finite(values)
     if len(runs) < 2:
         return Estimate(float(runs[0]) if len(runs) else None, None, len(runs))
@@ -125,7 +125,7 @@ def interval(values: Scores | np.ndarray, scale: Scale = "linear", level: float 
 @dataclass(frozen=True)
 class Contrast:
     """A weighted sum of means, in the metric's units. `error`: its standard error, to first order; `freedom`: degrees of
-    freedom of that. `correlation`: of the means on their scales, as far as they share seeds; None: independent. `shared`: a
+    freedom of that. `correlation`: that of the means on their scales, from shared seeds; None: independent. `shared`: a
     standard error that all seeds have in common (`bootstrap.shared_error`)."""
 
     means: Sequence[Mean]
@@ -145,12 +145,12 @@ class Contrast:
         blocked: bool = False,
         shared: float = 0.0,
     ) -> "Contrast":
-        """Of the finite scores of each mean, two at least. `blocked`: run r of all of them has the same seed.
+        """The contrast of the finite scores of each mean, at least two. `blocked`: run r of all arms has the same seed.
 
-        Degrees of freedom are Welch's (1947), moved towards the smallest number that any variances give by 2/R. In the far
-        tails that corrections for many comparisons look at, Welch's own are too many for a few runs: of 11 comparisons with 3
-        seeds and an arm that varies a fifth as much as the others, 10 % would find a difference that is not there. So it is 6
-        %.
+        Degrees of freedom are Welch's (1947), moved by a fraction of 2/R towards the smallest number that any variances give.
+        Corrections for many comparisons use the far tails, where Welch's own degrees of freedom are too many for a few runs:
+        with 11 comparisons, 3 seeds and an arm that varies a fifth as much as the others, the error rate would be 10 %; with
+        this correction it is 6 %.
         """
         means = [Mean.of(values, scale) for values in values_R]
         parts = [weight * mean.unit * mean.error for weight, mean in zip(weights, means, strict=True)]
@@ -179,8 +179,8 @@ class Contrast:
         freedom = np.where(variance > 0, np.clip(freedom, least, MANY), MANY)
         return cls(means, weights, np.asarray(value), error, freedom, correlation, shared)
 
-    def _reach(self, quantile: np.ndarray | float, side: int) -> np.ndarray:
-        """How far the limit is from the value that lies `quantile` standard errors above (side 1) or below it (-1)."""
+    def _distance(self, quantile: np.ndarray | float, side: int) -> np.ndarray:
+        """The distance of the limit from the value, `quantile` standard errors above (side 1) or below it (-1)."""
         signs = np.sign(self.weights)
         apart = [
             np.abs(weight) * np.abs(mean.limit(side * sign * quantile) - mean.center)
@@ -196,25 +196,25 @@ class Contrast:
 
     def low(self, alpha: float) -> np.ndarray:
         """The lower limit that is above the truth with probability `alpha`."""
-        return self.value - self._reach(stats.t.isf(alpha, self.freedom), -1)
+        return self.value - self._distance(stats.t.isf(alpha, self.freedom), -1)
 
     def high(self, alpha: float) -> np.ndarray:
-        return self.value + self._reach(stats.t.isf(alpha, self.freedom), 1)
+        return self.value + self._distance(stats.t.isf(alpha, self.freedom), 1)
 
     def interval(self, level: float = 0.95) -> Interval:
-        """Both limits of this contrast alone."""
+        """Both limits of this contrast by itself."""
         return Interval(float(self.low((1 - level) / 2)), float(self.high((1 - level) / 2)))
 
     def p_above(self, bound: float) -> np.ndarray:
-        """One-sided p of "it is not above `bound`"."""
+        """One-sided p of the hypothesis that it is not above `bound`."""
         return self._p(self.value - bound, -1)
 
     def p_below(self, bound: float) -> np.ndarray:
-        """One-sided p of "it is not below `bound`"."""
+        """One-sided p of the hypothesis that it is not below `bound`."""
         return self._p(bound - self.value, 1)
 
     def _p(self, distance: np.ndarray, side: int) -> np.ndarray:
-        """p of a limit that is `distance` from the value, to that side; of one beyond the value above 1/2."""
+        """p of a limit at `distance` from the value on that side; above 1/2 if the distance is negative."""
         quantile = self.quantile(np.abs(distance), np.where(distance >= 0, side, -side))
         p = stats.t.sf(quantile, self.freedom)
         rounding = ROUNDING * np.max([np.abs(mean.center) for mean in self.means], axis=0)
@@ -222,23 +222,23 @@ class Contrast:
         return np.where(self.error > 0, np.where(distance >= 0, p, 1 - p), certain)
 
     def quantile(self, distance: np.ndarray, side: np.ndarray | int) -> np.ndarray:
-        """How many standard errors away the limit is that has this distance from the value: `_reach` inverted."""
+        """The number of standard errors of a limit at this distance from the value: the inverse of `_distance`."""
         safe = np.where(self.error > 0, self.error, 1.0)
         if all(mean.range == RANGES["linear"] for mean in self.means):
             return distance / safe
 
-        def reach(quantile: np.ndarray) -> np.ndarray:
-            return np.where(np.asarray(side) > 0, self._reach(quantile, 1), self._reach(quantile, -1))
+        def of(quantile: np.ndarray) -> np.ndarray:
+            return np.where(np.asarray(side) > 0, self._distance(quantile, 1), self._distance(quantile, -1))
 
         low, high = np.zeros(np.shape(distance)), np.ones(np.shape(distance))
         for _ in range(60):
-            short = reach(high) < distance
+            short = of(high) < distance
             if not short.any():
                 break
             low, high = np.where(short, high, low), np.where(short, 2 * high, high)
         for _ in range(60):
             middle = (low + high) / 2
-            short = reach(middle) < distance
+            short = of(middle) < distance
             low, high = np.where(short, middle, low), np.where(short, high, middle)
         return (low + high) / 2
 
@@ -246,7 +246,8 @@ class Contrast:
 def contrast(
     table: Table, weights: Mapping[str, float], scale: Scale = "linear", blocked: bool = False, shared: float = 0.0
 ) -> Contrast | None:
-    """The contrast of a table's arms; None if one of them has too few runs. `blocked`: of the seeds that all of them have."""
+    """The contrast of a table's arms, or None if one of them has too few runs. `blocked`: only seeds that all arms have are
+    used."""
     for arm in weights:
         known(table, arm)
     _rectangle(table)
@@ -261,7 +262,7 @@ def contrast(
 
 
 def difference(table: Table, weights: Mapping[str, float], scale: Scale = "linear") -> float | None:
-    """The contrast's value alone, which one run an arm is enough for."""
+    """Only the value of the contrast, for which one run of each arm is enough."""
     means = [interval(table[arm], scale).value for arm in weights]
     if any(mean is None for mean in means):
         return None
@@ -269,7 +270,7 @@ def difference(table: Table, weights: Mapping[str, float], scale: Scale = "linea
 
 
 def slope(sizes: Sequence[float]) -> list[float]:
-    """The weights of means whose sum is the least-squares slope for each doubling of the size."""
+    """The weights with which the sum of means is the least-squares slope for each doubling of the size."""
     log_M = np.log2(np.asarray(sizes, dtype=np.float64))
     apart_M = log_M - log_M.mean()
     return (apart_M / (apart_M**2).sum()).tolist()
@@ -278,10 +279,10 @@ def slope(sizes: Sequence[float]) -> list[float]:
 def reciprocal_ranks(
     table: Table, groups: Sequence[Mapping[str, str]], higher_is_better: bool
 ) -> dict[str, list[float | None]]:
-    """By name, for each seed the mean over groups (tasks) of 1 / the rank among the group's arms, the best having rank 1.
+    """By name and seed, the mean over groups (tasks) of 1 / rank among the group's arms, where the best has rank 1.
 
-    `groups`: for each the arm of each name. Equal scores share the mean of their ranks; a run that diverged ranks last. None
-    where a run of the seed is missing.
+    `groups`: for each group, the arm of each name. Equal scores share the mean of their ranks; a run that diverged is last.
+    None if a run of the seed is missing.
     """
     sign = -1 if higher_is_better else 1
     score_GxAxR = np.array([[table[arm] for arm in group.values()] for group in groups], dtype=np.float64)
@@ -296,15 +297,15 @@ def neighbours(arms: Sequence[str]) -> list[Pair]:
     return list(itertools.pairwise(arms))
 
 
-# --- several at once ---------------------------------------------------------------------------------------------------
+# --- multiple testing --------------------------------------------------------------------------------------------------
 
 
 def holm(chains: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Adjusted p values by Holm (1979), of chains of hypotheses: the p values of each contrast's thresholds, nearest first.
+    """Holm's (1979) adjusted p values for chains of hypotheses: the p values of each contrast's thresholds, nearest first.
 
-    A chain's next threshold is looked at once the one before is passed, and a contrast leaves the family once it has passed its
-    last. At each step the family's level is divided by how many contrasts are left. Since the thresholds of one contrast are
-    nested, that is a closed test whose intersections are Bonferroni's.
+    The next threshold of a chain is tested once the previous one is passed, and a contrast leaves the family once it has passed
+    its last threshold. At each step the family's level is divided by the number of remaining contrasts. Because the thresholds
+    of one contrast are nested, this is a closed test whose intersections are Bonferroni's.
     """
     result: list[list[float]] = [[1.0] * len(chain) for chain in chains]
     states, running = [0] * len(chains), 0.0
@@ -317,9 +318,9 @@ def holm(chains: Sequence[Sequence[float]]) -> list[list[float]]:
 
 
 def holm_levels(adjusted: Sequence[Sequence[float]], alpha: float) -> list[float | None]:
-    """At what level each contrast's limit stands beside Holm's decisions, simultaneously (Strassburger & Bretz 2008, Guilbaud
-    2008): alpha over the contrasts that are left; None of one that has left, whose last threshold is its limit, unless all
-    have.
+    """The level of each contrast's simultaneous limit that agrees with Holm's decisions (Strassburger & Bretz 2008, Guilbaud
+    2008): alpha divided by the number of remaining contrasts. None for a contrast that has left the family, whose limit is its
+    last threshold, unless all have left.
     """
     left = [any(p > alpha for p in chain) for chain in adjusted]
     if not any(left):
@@ -328,10 +329,10 @@ def holm_levels(adjusted: Sequence[Sequence[float]], alpha: float) -> list[float
 
 
 def games_howell(contrast: Contrast, arms: int, level: float = 0.95) -> tuple[Interval, float]:
-    """Interval and p of one of all pairs of so many arms (Games & Howell 1976), by the studentized range."""
+    """Interval and p of one pair among all pairs of `arms` arms (Games & Howell 1976), by the studentized range."""
     freedom, root = float(contrast.freedom), math.sqrt(2)
     bound = studentized_range_bound(1 - level, arms, freedom) / root
-    low, high = (float(contrast.value + side * contrast._reach(bound, side)) for side in (-1, 1))
+    low, high = (float(contrast.value + side * contrast._distance(bound, side)) for side in (-1, 1))
     value = float(contrast.value)
     rounding = ROUNDING * max(abs(float(mean.center)) for mean in contrast.means)
     if not contrast.error > 0:
@@ -342,13 +343,13 @@ def games_howell(contrast: Contrast, arms: int, level: float = 0.95) -> tuple[In
 
 @functools.cache
 def _nodes(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where Gauss and Legendre look at a function between -1 and 1, and the weights."""
+    """Nodes and weights of Gauss-Legendre quadrature between -1 and 1."""
     return special.roots_legendre(count)
 
 
 @functools.cache
 def _range_distribution(arms: int) -> tuple[np.ndarray, np.ndarray]:
-    """P(the range of so many standard normal numbers <= w), on a grid of w."""
+    """P(range of `arms` standard normal numbers <= w), on a grid of w."""
     w_G = np.concatenate([np.linspace(0, 16, 1601), [1e9]])
     z_Z, weight_Z = _nodes(200)
     z_Z = 10 * z_Z
@@ -360,7 +361,7 @@ def _range_distribution(arms: int) -> tuple[np.ndarray, np.ndarray]:
 def studentized_range_tail(bound: float, arms: int, freedom: float) -> float:
     """P(studentized range of `arms` means >= bound), much faster than SciPy's."""
     w_G, inside_G = _range_distribution(arms)
-    share_S, weight_S = _nodes(400)  # over ln of the estimated standard deviation over the true one
+    share_S, weight_S = _nodes(400)  # integrates over ln(estimated / true standard deviation)
     spread = min(12 / math.sqrt(2 * freedom), 30.0)
     log_S = np.clip(spread * share_S, -700, 5)
     density_S = 2 * stats.chi2.pdf(freedom * np.exp(2 * log_S), freedom) * freedom * np.exp(2 * log_S)
@@ -370,7 +371,7 @@ def studentized_range_tail(bound: float, arms: int, freedom: float) -> float:
 
 @functools.lru_cache(10_000)
 def studentized_range_bound(alpha: float, arms: int, freedom: float) -> float:
-    """What `studentized_range_tail` is `alpha` at."""
+    """The bound at which `studentized_range_tail` is `alpha`."""
     high = 8.0
     while studentized_range_tail(high, arms, freedom) > alpha:
         high *= 2
@@ -381,15 +382,16 @@ def studentized_range_bound(alpha: float, arms: int, freedom: float) -> float:
 
 
 def detectable(error: float, freedom: float, tests: int, power: float = 0.8, level: float = 0.95) -> float:
-    """The smallest true contrast that is found with probability `power` as the first of so many `tests` by Holm's correction.
+    """The smallest true contrast that is found with probability `power` as the first of `tests` tests with Holm's correction.
 
-    `error` and `freedom` are the contrast's. Found means: it is not 0, in the right direction.
+    `error` and `freedom` are those of the contrast. Found means shown to differ from 0, in the right direction.
     """
     return _solve(lambda size, noise, bound: special.ndtr(size - bound * noise), error, freedom, tests, power, level)
 
 
 def provable_margin(error: float, freedom: float, tests: int, power: float = 0.8, level: float = 0.95) -> float:
-    """The smallest margin within which two arms that are equal are found equal with probability `power`. As `detectable`."""
+    """The smallest margin within which two equal arms are found equal with probability `power`. Arguments as in
+    `detectable`."""
 
     def inside(margin: float, noise: np.ndarray, bound: float) -> np.ndarray:
         return np.maximum(2 * special.ndtr(margin - bound * noise) - 1, 0.0)
@@ -398,9 +400,9 @@ def provable_margin(error: float, freedom: float, tests: int, power: float = 0.8
 
 
 def _solve(found, error: float, freedom: float, tests: int, power: float, level: float) -> float:
-    """The size at which `found`, averaged over what the study will estimate as its noise, reaches `power`."""
+    """The size at which `found`, averaged over the possible estimates of the noise, reaches `power`."""
     bound = float(stats.t.isf((1 - level) / (2 * tests), freedom))
-    noise = np.sqrt(stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, freedom) / freedom)  # estimated over true
+    noise = np.sqrt(stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, freedom) / freedom)  # estimated / true standard error
     size = optimize.brentq(lambda size: found(size, noise, bound).mean() - power, 0.0, 10 + 5 * bound)
     return float(size) * error  # pyright: ignore[reportArgumentType]
 
@@ -409,7 +411,7 @@ def _solve(found, error: float, freedom: float, tests: int, power: float, level:
 
 
 def diverged(table: Table, against: str) -> dict[str, Divergence]:
-    """For each arm the runs that diverged (nan, inf), with Fisher's exact test against the comparison arm."""
+    """For each arm, the runs that diverged (nan, inf) and Fisher's exact test against the comparison arm."""
     known(table, against)
     _rectangle(table)
     lost = {arm: outcomes(table, [arm]) for arm in table}
@@ -427,7 +429,7 @@ def outcomes(table: Table, arms: Sequence[str]) -> tuple[int, int]:
 
 
 def diverges_more(ours: tuple[int, int], theirs: tuple[int, int]) -> float:
-    """Fisher's exact one-sided p of "ours do not diverge more often than theirs", from `outcomes`."""
+    """Fisher's exact one-sided p of the hypothesis that ours do not diverge more often than theirs, from `outcomes`."""
     counts = [[count, runs - count] for count, runs in (ours, theirs)]
     return _p(stats.fisher_exact(counts, alternative="greater"))
 
@@ -446,7 +448,7 @@ def finite(values: Scores | np.ndarray) -> np.ndarray:
 def _rectangle(table: Table) -> None:
     if len({len(values) for values in table.values()}) != 1:
         counts = ", ".join(f"{arm}: {len(values)}" for arm, values in table.items())
-        raise UserError(f"arms have different numbers of seeds ({counts}); give None for a run that is not there")
+        raise UserError(f"arms have different numbers of seeds ({counts}); give None for a run that does not exist")
 
 
 def known(table: Table, arm: str) -> None:

@@ -1,7 +1,7 @@
 """Loss against size, L = E + A / N^a (Hestness 2017; Hoffmann 2022, eq. 2 in one variable), with limits for a.
 
-The noise of a loss is proportional to it, so logarithms are fitted, by least squares. Limits of the exponent are those a
-whose sum of squares, the other two parameters being the best for that a, stays below an F bound (the profile likelihood;
+The noise of a loss is proportional to the loss, so logarithms are fitted by least squares. The interval of the exponent has
+all values a whose sum of squares, with the best other two parameters for that a, is below an F bound (profile likelihood;
 Bates & Watts 1988, 6.1). E and A are not negative.
 """
 
@@ -21,8 +21,8 @@ SHARES = np.concatenate([[0.0], np.geomspace(1e-6, 1e6, 97)])  # E in units of A
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """The fitted curve. `squares`: the best sum of squares for an exponent; `squares_G`: on `GRID`; `rounding`: one below it
-    is 0. `freedom`: degrees of freedom that the runs leave, 0 or less if there are too few for limits."""
+    """The fitted curve. `squares`: the best sum of squares for an exponent; `squares_G`: on `GRID`; `rounding`: smaller ones
+    count as 0. `freedom`: residual degrees of freedom, 0 or less if there are too few runs for limits."""
 
     floor: float
     scale: float
@@ -37,7 +37,7 @@ class PowerLaw:
         return self.exponent
 
     def p_above(self, bound: float) -> float:
-        """One-sided p of "the exponent is not above `bound`"."""
+        """One-sided p of the hypothesis that the exponent is not above `bound`."""
         return self._p(bound, self.exponent > bound)
 
     def p_below(self, bound: float) -> float:
@@ -54,11 +54,11 @@ class PowerLaw:
         return p if beyond else 1 - p
 
     def low(self, alpha: float) -> float:
-        """The lower limit; 0: the losses set none on that side."""
+        """The lower limit; 0 if the losses give none."""
         return self._ends(alpha).low
 
     def high(self, alpha: float) -> float:
-        """The upper limit; inf: the losses set none on that side."""
+        """The upper limit; inf if the losses give none."""
         return self._ends(alpha).high
 
     def interval(self, level: float = 0.95) -> Interval | None:
@@ -107,12 +107,12 @@ def fit(sizes_N: np.ndarray, losses_N: np.ndarray) -> PowerLaw:
 
 
 def _best(exponent_G: np.ndarray, unit_N: np.ndarray, log_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each exponent the best E >= 0 and A >= 0, and their sum of squares; all of shape G. Given E / A the best A is
-    known, so one number is sought: on a coarse grid, then by golden section."""
+    """For each exponent the best E >= 0 and A >= 0, and their sum of squares; all of shape G. The best A is known for a given
+    E / A, so only that is searched: on a coarse grid, then by golden section."""
     x_GxN = unit_N ** -exponent_G[:, None]
 
     def rest(share_Gx: np.ndarray) -> np.ndarray:
-        """The sum of squares of E / A, of shape G x any."""
+        """The sum of squares for E / A, of shape G x any."""
         part = log_N - np.log(share_Gx[..., None] + x_GxN[:, None])
         return ((part - part.mean(-1, keepdims=True)) ** 2).sum(-1)
 
@@ -128,7 +128,7 @@ def _best(exponent_G: np.ndarray, unit_N: np.ndarray, log_N: np.ndarray) -> tupl
     best_Gx1 = squares_Gx3.argmin(1)[:, None]
     share_G, squares_G = (np.take_along_axis(each, best_Gx1, 1)[:, 0] for each in (share_Gx3, squares_Gx3))
     scale_G = np.exp((log_N - np.log(share_G[:, None] + x_GxN)).mean(1))
-    flat = ((log_N - log_N.mean()) ** 2).sum()  # E alone
+    flat = ((log_N - log_N.mean()) ** 2).sum()  # only E
     level = flat <= squares_G
     floor_G = np.where(level, math.exp(log_N.mean()), share_G * scale_G)
     return floor_G, np.where(level, 0.0, scale_G), np.where(level, flat, squares_G)

@@ -1,9 +1,9 @@
-"""Loss against size and data: L(N, D) = E + A / N^alpha + B / D^beta, and the size of the lowest loss for a budget.
+"""Loss against size and data: L(N, D) = E + A / N^alpha + B / D^beta, and the size with the lowest loss for a budget.
 
 Two estimates of the exponent of the optimal size in the budget, side by side (Hoffmann et al. 2022): approach 2, a parabola of
-the loss in log N for each budget and a line through the minima; approach 3, the law in two variables, by which it is
-beta / (alpha + beta). The law is fitted to logarithms by the Huber loss. Intervals are of the Bayesian bootstrap (Rubin 1981)
-over cells, which are all runs of one N and D: each cell keeps some weight, so that every resample has a minimum to find.
+the loss in log N for each budget and a line through the minima; approach 3, the law in two variables, which
+gives beta / (alpha + beta). The law is fitted to logarithms with the Huber loss. Intervals are those of the Bayesian bootstrap
+(Rubin 1981) over cells of runs with the same N and D: each cell keeps some weight, so that resamples have minima.
 Letters: R runs, C cells, B resamples, K budgets.
 """
 
@@ -36,13 +36,13 @@ class Law:
 
     @property
     def optimal_exponent(self) -> float:
-        """Of the optimal size as a power of the budget C, which is proportional to N D."""
+        """The exponent of the optimal size as a function of the budget C, which is proportional to N D."""
         return self.token_exponent / (self.size_exponent + self.token_exponent)
 
 
 def fit(sizes_R, tokens_R, losses_R, delta: float = DELTA) -> Law:
-    """The best of several starts by least squares, from where the Huber loss is minimised. UserError: fewer than three sizes or
-    token counts, or values that are not above 0."""
+    """The best fit from several starts by least squares, from which the Huber loss is minimised. UserError: fewer than three
+    sizes or token counts, or values that are not above 0."""
     sizes_R, tokens_R, losses_R = (np.asarray(each, dtype=np.float64) for each in (sizes_R, tokens_R, losses_R))
     if min(len(np.unique(sizes_R)), len(np.unique(tokens_R))) < 3 or min(sizes_R.min(), tokens_R.min(), losses_R.min()) <= 0:
         raise UserError("a law in size and data needs finished runs of three sizes and three numbers of tokens, all above 0")
@@ -84,8 +84,8 @@ def _minimise(size_R, token_R, loss_R, delta: float, weight_R=1.0, start: np.nda
 class Profiles:
     """A parabola of log loss in log N for each of K budgets, of B weightings of the runs. nan where there is no minimum.
 
-    `log_best_BxK`: log N of the minimum. `log_budget_BxK`: log C there. `beyond_BxK`: whether it lies beyond the sizes that
-    were tried. `parabola_BxKx3`: coefficients of 1, x and x^2, for x = log N.
+    `log_best_BxK`: log N of the minimum. `log_budget_BxK`: log C there. `beyond_BxK`: whether the minimum is outside the range
+    of sizes that were tried. `parabola_BxKx3`: coefficients of 1, x and x^2, for x = log N.
     """
 
     names_K: np.ndarray
@@ -96,15 +96,15 @@ class Profiles:
 
     @property
     def exponent_B(self) -> np.ndarray:
-        """Of the best size in the budget, by least squares through the minima."""
+        """The exponent of the best size as a function of the budget, by least squares through the minima."""
         x_BxK = self.log_budget_BxK - self.log_budget_BxK.mean(1, keepdims=True)
         return (x_BxK * self.log_best_BxK).sum(1) / (x_BxK**2).sum(1)
 
 
 def profiles(sizes_R, budgets_R, losses_R, names_R=None, weights_BxR=None) -> Profiles:
-    """`names_R`: which runs belong to one parabola; None: those of one budget. Where the budgets of a parabola differ, as some
-    convention counts them, that of the minimum is between those of the sizes next to it. `weights_BxR`: how often each run
-    counts."""
+    """`names_R`: which runs belong to the same parabola; None: those with the same budget. If the budgets of a parabola differ,
+    because a convention counts them differently, that of the minimum is interpolated between the neighbouring sizes.
+    `weights_BxR`: the weight of each run."""
     log_R, loss_R, log_budget_R = np.log(sizes_R), np.log(losses_R), np.log(budgets_R)
     names_R = np.asarray(budgets_R if names_R is None else names_R, dtype=np.float64)
     weights_BxR = np.ones((1, len(log_R))) if weights_BxR is None else weights_BxR
@@ -142,7 +142,7 @@ class Exponent:
     misfit: float | None
 
     def p_above(self, bound: float) -> float:
-        """One-sided p of "the exponent is not above `bound`"; a resample without a minimum speaks against it."""
+        """One-sided p of the hypothesis that the exponent is not above `bound`; resamples without a minimum increase p."""
         return float((1 + (~(self.resampled_B > bound)).sum()) / (1 + len(self.resampled_B)))
 
     def p_below(self, bound: float) -> float:
@@ -160,8 +160,8 @@ class Exponent:
 
 @dataclass(frozen=True)
 class Optimal(Exponent):
-    """The exponent of the optimal size in the budget, by parabolas, whose fit `misfit` is about. `beyond`: budgets whose
-    minimum is not among the sizes that were tried. `law_interval`: of the exponent by the law in two variables, 95 %."""
+    """The exponent of the optimal size by parabolas; `misfit` is about their fit. `beyond`: budgets whose minimum is outside
+    the range of sizes that were tried. `law_interval`: the 95 % interval of the exponent by the law in two variables."""
 
     profiles: Profiles
     beyond: Sequence[float]
@@ -201,7 +201,7 @@ def optimal(
 
 
 def law_exponent(sizes_R, tokens_R, losses_R, of_size: bool, samples: int = 200, seed: int = 0) -> Exponent:
-    """An exponent of L(N, D), that of the size or that of the tokens. UserError: see `fit`."""
+    """The exponent of the size or of the tokens in L(N, D). UserError: see `fit`."""
     sizes_R, tokens_R, losses_R = (np.asarray(each, dtype=np.float64) for each in (sizes_R, tokens_R, losses_R))
     law, cells_R = fit(sizes_R, tokens_R, losses_R), cells(sizes_R, tokens_R)
     weights_BxR = _weights(cells_R, np.zeros(len(cells_R)), samples, np.random.default_rng(seed))
@@ -213,7 +213,7 @@ def law_exponent(sizes_R, tokens_R, losses_R, of_size: bool, samples: int = 200,
 
 
 def _weights(cells_R: np.ndarray, names_R: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Of each run in each resample: those of a cell have one, drawn for the cells of each budget."""
+    """The weight of each run in each resample: runs of a cell have the same, drawn for the cells of each budget."""
     name_C = np.array([names_R[cells_R == cell][0] for cell in range(cells_R.max() + 1)])
     weights_BxC = np.zeros((samples, len(name_C)))
     for name in np.unique(name_C):
@@ -223,7 +223,7 @@ def _weights(cells_R: np.ndarray, names_R: np.ndarray, samples: int, rng: np.ran
 
 
 def _refitted(sizes_R, tokens_R, losses_R, weights_BxR: np.ndarray) -> list[Law]:
-    """The law of each resample, from the fit of all runs on."""
+    """The law of each resample, starting from the fit of all runs."""
     logs = np.log(sizes_R), np.log(tokens_R), np.log(losses_R)
     start = _minimise(*logs, DELTA)
     found = [_minimise(*logs, DELTA, weights_R, start) for weights_R in weights_BxR]
@@ -231,13 +231,13 @@ def _refitted(sizes_R, tokens_R, losses_R, weights_BxR: np.ndarray) -> list[Law]
 
 
 def cells(*values_R) -> np.ndarray:
-    """A number for each run, the same for runs that have the same values."""
+    """A number for each run, equal for runs with equal values."""
     return np.unique(np.stack(values_R, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def lack_of_fit(values_R: np.ndarray, predicted_R: np.ndarray, cells_R: np.ndarray, parameters: int) -> float | None:
-    """p of the F test that the means of cells are those of a curve, by the variance within cells (Draper & Smith 1998, 2.1);
-    None: no repeated runs that vary, or no more cells than parameters."""
+    """p of the F test for lack of fit of a curve to the means of cells, by the variance within cells (Draper & Smith 1998,
+    2.1). None if no repeated runs vary, or if there are no more cells than parameters."""
     count_C = np.bincount(cells_R)
     means_C, curve_C = (np.bincount(cells_R, values) / count_C for values in (values_R, predicted_R))
     pure, between = float(((values_R - means_C[cells_R]) ** 2).sum()), float((count_C * (means_C - curve_C) ** 2).sum())
