@@ -172,7 +172,7 @@ def test_a_page_of_attention_is_one_file_with_the_texts_and_their_weights(tmp_pa
     assert text == page.html() and html.escape(text) in page._repr_html_()
     assert "encoder self" in text and "decoder cross" in text
     assert len(page.sentences) == 2 and len(made.attention_page(["ab"]).sentences) == 1
-    with pytest.raises(UserError, match="wants one target for each source"):
+    with pytest.raises(UserError, match="expected one target for each source"):
         made.attention_page(["ab"], ["a", "b"])
 
 

@@ -93,9 +93,9 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "flag": (nothing, ["--inptu=x"], ["--inptu: there is no such flag (see --help); did you mean 'input'?"]),
     "setting as flag": (nothing, ["--beam_size=3"], ["--beam_size: there is no", "did you mean 'config.search.beam_size'?"]),
     "flag without value": (nothing, ["--input"], ["--input", "see --help"]),
-    "profile": (nothing, ["--profile=100"], ["--profile=100: wants FIRST:LAST, the numbers of two updates"]),
-    "profile backwards": (nothing, ["--profile=9:8"], ["--profile=9:8: wants FIRST:LAST"]),
-    "profile from 0": (nothing, ["--profile=0:8"], ["--profile=0:8: wants FIRST:LAST"]),
+    "profile": (nothing, ["--profile=100"], ["--profile=100: expected FIRST:LAST, the numbers of two updates"]),
+    "profile backwards": (nothing, ["--profile=9:8"], ["--profile=9:8: expected FIRST:LAST"]),
+    "profile from 0": (nothing, ["--profile=0:8"], ["--profile=0:8: expected FIRST:LAST"]),
     "profile past the end": (nothing, ["--profile=149:151"], ["--profile=149:151: the run ends with update 150"]),
     "mode": (nothing, ["--mode=trian"], ["--mode=trian", ", ".join(flags.MODES), "did you mean 'train'?"]),
     "flag of another mode": (nothing, ["--mode=translate", "--source=ab"], ["--source", "translate", "attend or import"]),
@@ -111,12 +111,12 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "section": (nothing, ["--config.model=4"], ["--config.model:", "it is a section"]),
     "no value": (nothing, ["--config.model.d_model"], ["--config.model.d_model: a setting needs a value"]),
     "spaced value": (nothing, ["--config.model.d_model", "64"], ["needs a value, --config.model.d_model=VALUE"]),
-    "int": (nothing, ["--config.model.d_model=wide"], ["--config.model.d_model=wide: wants int"]),
+    "int": (nothing, ["--config.model.d_model=wide"], ["--config.model.d_model=wide: expected int"]),
     "choice": (nothing, ["--config.model.positions=rotray"], ["there is no Positions", "did you mean 'rotary'?"]),
-    "bool": (nothing, ["--config.model.attention.qk_norm=maybe"], ["--config.model.attention.qk_norm=maybe: wants bool"]),
-    "pair": (nothing, ["--config.data.number_range=5"], ["--config.data.number_range=5: wants int,int"]),
+    "bool": (nothing, ["--config.model.attention.qk_norm=maybe"], ["--config.model.attention.qk_norm=maybe: expected bool"]),
+    "pair": (nothing, ["--config.data.number_range=5"], ["--config.data.number_range=5: expected int,int"]),
     "limit": (nothing, ["--config.model.dropout_rate=1"], ["config.model.dropout_rate is 1.0: must be below 1"]),
-    "nan": (nothing, ["--config.train.learning_rate=nan"], ["config.train.learning_rate is nan: wants float"]),
+    "nan": (nothing, ["--config.train.learning_rate=nan"], ["config.train.learning_rate is nan: expected float"]),
     "heads": (nothing, ["--config.model.num_heads=7"], ["d_model 32", "num_heads 7", "config.model.d_k"]),
     "odd d_k": (nothing, ["--config.model.positions=rotary", "--config.model.d_k=7"], ["config.model.d_k is 7", "even"]),
     "odd d_model": (
@@ -172,7 +172,7 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "number range": (
         nothing,
         [*NUMBERS, "--config.data.number_test_range=5,3"],
-        ["config.data.number_test_range is 5,3: wants two numbers"],
+        ["config.data.number_test_range is 5,3: expected two numbers"],
     ),
     "tfds name": (nothing, ["--config.data.source=tfds"], ["config.data.tfds_name is not set"]),
     "tfds data": (
@@ -197,7 +197,7 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "no workdir to generate": (nothing, ["--mode=generate", "--prompt=a"], ["--workdir={0}/run: there is no such folder"]),
     "no workdir to predict": (nothing, ["--mode=predict"], ["--workdir={0}/run: there is no such folder"]),
     "prompt": (nothing, ["--promt=a"], ["--promt: there is no such flag", "did you mean 'prompt'?"]),
-    "family": (nothing, ["--config.family=encoder_onyl"], ["wants one of", "did you mean 'encoder_only'?"]),
+    "family": (nothing, ["--config.family=encoder_onyl"], ["expected one of", "did you mean 'encoder_only'?"]),
     "kind": (
         nothing,
         ["--config.objective.kind=causal_lm"],
@@ -221,7 +221,7 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     "source of another kind": (
         corpus(),
         [*CLASSIFY, "--config.data.source=text"],
-        ["config.data.source text: its examples have source, target, and config.objective.kind wants text, label"],
+        ["config.data.source text: its examples have source, target, and config.objective.kind needs text, label"],
     ),
     "tsv": (labelled, [*CLASSIFY, "--config.data.train=broken"], ["broken.tsv: line 2 has 1 field", "label TAB text"]),
     "conll": (
@@ -235,7 +235,7 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
         ["broken.json: data[0].paragraphs[0].qas[0].answers[0]", "'b' is not at character 0"],
     ),
     "no documents": (labelled, [*MASKS, "--config.data.train=empty.txt"], ["empty.txt: the file is empty"]),
-    "slice": (labelled, [*MASKS, "--config.data.train=text.txt[50:]"], ["text.txt[50:]: the slice wants whole percents"]),
+    "slice": (labelled, [*MASKS, "--config.data.train=text.txt[50:]"], ["text.txt[50:]: a slice needs whole percents"]),
     "prefix of documents": (labelled, [*MASKS, "--config.data.prefix=a: "], ["config.data.prefix"]),
     "init from nothing": (corpus(), ["--config.train.init_from={0}/other"], ["--workdir={0}/other: there is no such folder"]),
 }

@@ -79,7 +79,7 @@ def test_what_both_classes_have_is_carried_over(variant):
         ("mutli_head", {}, ["no Attention mutli_head", "did you mean 'multi_head'?"]),
         ("{file}:SoftCup", {}, ["has no class SoftCup that is a Attention", "SoftCap"]),
         ("{file}:SoftCap", {"cup": "3"}, ["--config.model.attention.cup: there is no such setting", "model.attention.cap"]),
-        ("{file}:SoftCap", {"cap": "x"}, ["--config.model.attention.cap=x: wants float"]),
+        ("{file}:SoftCap", {"cap": "x"}, ["--config.model.attention.cap=x: expected float"]),
         ("{folder}/soft_cup.py:SoftCap", {}, ["there is no Python file", "did you mean 'soft_cap.py'?"]),
     ],
 )

@@ -88,7 +88,7 @@ class TrainedModel:
         if not isinstance(self._predictor, Generator):
             raise self._cannot("generate")
         if not isinstance(num_samples, int) or num_samples < 1:
-            raise UserError(f"num_samples is {num_samples!r}: wants a whole number of at least 1")
+            raise UserError(f"num_samples is {num_samples!r}: expected a whole number of at least 1")
         return self._predictor.generate(_text(prompt, "prompt"), num_samples, seed)
 
     def predict(self, texts: Sequence[str]) -> list[str]:
@@ -238,7 +238,7 @@ def train(config: Config | str | Path, workdir: str | Path, overrides: Mapping[s
     elif isinstance(config, str | Path):
         made = fitting.read(config, _words(overrides), "config")
     else:
-        raise UserError(f"config is a {type(config).__name__}: wants a Config or the name of an experiment file")
+        raise UserError(f"config is a {type(config).__name__}: expected a Config or the name of an experiment file")
     folder = Workdir(Path(workdir).expanduser())
     modes.train(validate(made), folder.path, pictures=False)
     found = [file for name in ("test", "validation") if (file := folder.evaluation_file(name)).is_file()]
@@ -268,21 +268,21 @@ def _number(text: str) -> str | float | None:
 
 def _words(overrides: Mapping[str, Value] | None) -> dict[str, str]:
     if overrides is not None and not isinstance(overrides, Mapping):
-        raise UserError(f'overrides is {overrides!r}: wants settings by name, such as {{"train.steps": 100}}')
+        raise UserError(f'overrides is {overrides!r}: expected settings by name, such as {{"train.steps": 100}}')
     return {name: settings.text_of(value) for name, value in (overrides or {}).items()}
 
 
 def _text(value: str, name: str) -> str:
     if not isinstance(value, str):
-        raise UserError(f"{name} is a {type(value).__name__}: wants one text")
+        raise UserError(f"{name} is a {type(value).__name__}: expected one text")
     return value
 
 
 def _texts(values: Sequence[str], name: str) -> list[str]:
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
-        raise UserError(f"{name} is {str(values)[:40]!r}: wants a list of texts, [..]")
+        raise UserError(f"{name} is {str(values)[:40]!r}: expected a list of texts, [..]")
     if wrong := [value for value in values if not isinstance(value, str)]:
-        raise UserError(f"{name} has a {type(wrong[0]).__name__} in it: wants only texts")
+        raise UserError(f"{name} has a {type(wrong[0]).__name__} in it: expected only texts")
     return list(values)
 
 
@@ -292,5 +292,5 @@ def _pairs(sources: Sequence[str], targets: Sequence[str] | None) -> tuple[list[
         return first, None
     second = _texts(targets, "targets")
     if len(first) != len(second):
-        raise UserError(f"sources has {len(first):,} texts and targets {len(second):,}: wants one target for each source")
+        raise UserError(f"sources has {len(first):,} texts and targets {len(second):,}: expected one target for each source")
     return first, second

@@ -177,7 +177,7 @@ def override(config: C, overrides: Mapping[str, Any], load: bool = True) -> C:
             except (ValueError, KeyError):
                 choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
                 hint = nearest(text, map(str, choices))
-                raise UserError(f"--config.{name}={text}: wants {type_name(kind)}{hint}") from None
+                raise UserError(f"--config.{name}={text}: expected {type_name(kind)}{hint}") from None
         config = replace(config, name, value)
     return config
 
@@ -202,7 +202,7 @@ def _varied(old: Variations, path: str, text: str, name: str, load: bool) -> Var
     """`old` with NAME.SETTING, which is `path`, set to `text`. `name`: the whole name of the setting."""
     which, _, setting_name = path.partition(".")
     if not setting_name:
-        raise UserError(f"--config.{name}: no setting is named; wants {name}.SETTING=VALUE")
+        raise UserError(f"--config.{name}: no setting is named; expected {name}.SETTING=VALUE")
     if load:
         _load(text, name)
     if isinstance(text, str) and ".py:" in text:
@@ -335,7 +335,7 @@ def from_dict(values: Mapping[str, Any], kind: Any, where: str = "config.json", 
                 value = _read_variations(value, where, f"{prefix}{name}.")
             value = tuple(value) if isinstance(value, list) else value
             if not has_type(value, hints[name]):
-                raise UserError(f"{where}: {prefix}{name} is {value!r}, wants {type_name(hints[name])}")
+                raise UserError(f"{where}: {prefix}{name} is {value!r}, expected {type_name(hints[name])}")
             arguments[name] = value
     missing = dataclasses.MISSING
     needed = [f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing]
@@ -348,7 +348,7 @@ def _read_class(values: Mapping[str, Any], kind: type[Component], where: str, pr
     """The class that `_recorded` wrote. UserError: its file is not loaded, or has changed."""
     name = values.get("component")
     if not isinstance(name, str):
-        raise UserError(f"{where}: {prefix}component is {name!r}, wants the name of a {kind.__name__}")
+        raise UserError(f"{where}: {prefix}component is {name!r}, expected the name of a {kind.__name__}")
     cls = registry.find(kind, name, f"{where}: {prefix.removesuffix('.')}")
     registry.check_sources(cls, values.get("sources"), f"{where}: {prefix.removesuffix('.')}")
     return cls
@@ -365,7 +365,7 @@ def _read_variations(values: Mapping[str, Mapping[str, Any]], where: str, prefix
             if isinstance(value, Mapping):
                 value = registry.reference(_read_class(value, Component, where, f"{at}."))
             if not isinstance(value, str):
-                raise UserError(f"{where}: {at} is {value!r}, wants a text")
+                raise UserError(f"{where}: {at} is {value!r}, expected a text")
             read[name][varied] = value
     return Variations(read)
 
@@ -420,7 +420,7 @@ def check(config: Any) -> None:
     _check_sections(config, "")
     for name, kind, field, value in fields(config):
         if not has_type(value, kind):
-            raise UserError(f"config.{name} is {value!r}: wants {type_name(kind)}")
+            raise UserError(f"config.{name} is {value!r}: expected {type_name(kind)}")
         if isinstance(value, Variations):
             value.classes(f"config.{name}")
         if value is not None:
@@ -436,7 +436,7 @@ def _check_sections(config: Any, prefix: str) -> None:
             _check_sections(value, f"{prefix}{field.name}.")
         elif dataclasses.is_dataclass(kind):
             if type(value) is not kind:
-                raise UserError(f"config.{prefix}{field.name} is {value!r}: wants a {kind.__name__}")  # type: ignore[union-attr]
+                raise UserError(f"config.{prefix}{field.name} is {value!r}: expected a {kind.__name__}")  # type: ignore[union-attr]
             _check_sections(value, f"{prefix}{field.name}.")
 
 

@@ -80,13 +80,13 @@ def validate(config: Config) -> Config:
         low, high = getattr(data, name) or data.number_range
         if not data.number_range[0] <= low < high <= data.number_range[1] or low < 0:
             raise UserError(
-                f"config.data.{name} is {low},{high}: wants two numbers, the first smaller, inside config.data.number_range"
+                f"config.data.{name} is {low},{high}: expected two numbers, the first smaller, inside config.data.number_range"
             )
     for name in ("algorithm_train_lengths", "algorithm_test_lengths"):
         low, high = getattr(data, name) or data.algorithm_train_lengths
         if not 1 <= low <= high:
             raise UserError(
-                f"config.data.{name} is {low},{high}: wants two lengths of at least 1, the first not above the second"
+                f"config.data.{name} is {low},{high}: expected two lengths of at least 1, the first not above the second"
             )
     if data.source == "algorithms" and data.lowercase and data.algorithm_alphabet > 26:
         raise UserError(
@@ -97,7 +97,7 @@ def validate(config: Config) -> Config:
         edges = getattr(config.evaluate, name)
         if edges and (len(edges) < 2 or any(a >= b for a, b in itertools.pairwise((least - 1, *edges)))):
             raise UserError(
-                f"config.evaluate.{name} {','.join(map(str, edges))}: wants two numbers or more, from {least} on, each "
+                f"config.evaluate.{name} {','.join(map(str, edges))}: expected two numbers or more, from {least} on, each "
                 "above the last"
             )
     if train.optimizer == "schedule_free" and (train.schedule != "constant" or train.ema_decay is not None):

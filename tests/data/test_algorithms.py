@@ -271,16 +271,19 @@ def test_nothing_is_unknown_at_any_length(made, kind):
     [
         (
             {"data.algorithm_train_lengths": "0,4"},
-            "config.data.algorithm_train_lengths is 0,4: wants two lengths of at least 1",
+            "config.data.algorithm_train_lengths is 0,4: expected two lengths of at least 1",
         ),
         ({"data.algorithm_train_lengths": "9,4"}, "config.data.algorithm_train_lengths is 9,4"),
         ({"data.algorithm_test_lengths": "9,8"}, "config.data.algorithm_test_lengths is 9,8"),
         ({"data.algorithm_alphabet": "53"}, "config.data.algorithm_alphabet is 53: must be at most 52"),
         ({"data.algorithm_alphabet": "27", "data.lowercase": "true"}, "letters of both cases; set the first to false or"),
-        ({"evaluate.lengths": "10"}, "config.evaluate.lengths 10: wants two numbers or more, from 0 on, each above the last"),
-        ({"evaluate.lengths": "1,5,5"}, "config.evaluate.lengths 1,5,5: wants"),
-        ({"evaluate.lengths": "-1,5"}, "config.evaluate.lengths -1,5: wants"),
-        ({"evaluate.places": "0,5"}, "config.evaluate.places 0,5: wants two numbers or more, from 1 on"),
+        (
+            {"evaluate.lengths": "10"},
+            "config.evaluate.lengths 10: expected two numbers or more, from 0 on, each above the last",
+        ),
+        ({"evaluate.lengths": "1,5,5"}, "config.evaluate.lengths 1,5,5: expected"),
+        ({"evaluate.lengths": "-1,5"}, "config.evaluate.lengths -1,5: expected"),
+        ({"evaluate.places": "0,5"}, "config.evaluate.places 0,5: expected two numbers or more, from 1 on"),
     ],
 )
 def test_settings_that_do_not_fit(changes, message):

@@ -283,7 +283,7 @@ def test_training_texts_have_several_segmentations(wordy, folders):
 
 
 def test_a_source_without_the_fields_wanted_says_what_it_has(data, folders):
-    with pytest.raises(UserError, match="config.data.source text: its examples have source, target, and .* wants text, label"):
+    with pytest.raises(UserError, match="config.data.source text: its examples have source, target, and .* needs text, label"):
         Text(data, ("text", "pair", "label"), folders.cache, ignore).split("train")
 
 

@@ -433,7 +433,7 @@ def test_settings_of_other_sources(tmp_path):
 REAL = Path(os.environ.get("TRANSFORMER_DATA", "/nowhere"))
 
 
-@pytest.mark.skipif(not (REAL / "shakespeare").is_dir(), reason="wants TRANSFORMER_DATA")
+@pytest.mark.skipif(not (REAL / "shakespeare").is_dir(), reason="needs TRANSFORMER_DATA")
 def test_shakespeare():
     given = Data(source="documents", directory=str(REAL / "shakespeare"), document="file")
     given = dataclasses.replace(given, train="input.txt[:90%]", validation="input.txt[90%:]")
@@ -442,7 +442,7 @@ def test_shakespeare():
     assert train == whole[: int(0.9 * len(whole))] and train + validation == whole
 
 
-@pytest.mark.skipif(not (REAL / "listops").is_dir(), reason="wants TRANSFORMER_DATA")
+@pytest.mark.skipif(not (REAL / "listops").is_dir(), reason="needs TRANSFORMER_DATA")
 def test_listops():
     (path,) = (REAL / "listops").glob("*.gz")
     given = Data(source="tsv", directory=str(path.parent), train=path.name + "[:80%]", test=path.name.split(".")[0] + "[80%:]")

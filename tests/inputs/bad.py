@@ -77,22 +77,22 @@ BAD: dict[str, Bad] = {
         "data", file("mine.py", "def get_config(:\n"), "--config=mine.py", ["SyntaxError", "line 1", "must return a Config"]
     ),
     "a number as section": Bad(
-        "data", file("mine.py", EXPERIMENT + "Config(model=3)"), "--config=mine.py", ["config.model is 3: wants a Model"]
+        "data", file("mine.py", EXPERIMENT + "Config(model=3)"), "--config=mine.py", ["config.model is 3: expected a Model"]
     ),
     "no section": Bad(
-        "data", file("mine.py", EXPERIMENT + "Config(data=None)"), "--config=mine.py", ["config.data is None: wants a Data"]
+        "data", file("mine.py", EXPERIMENT + "Config(data=None)"), "--config=mine.py", ["config.data is None: expected a Data"]
     ),
     "another section": Bad(
         "data",
         file("mine.py", EXPERIMENT + "Config(model=Model(recurrent=Train()))"),
         "--config=mine.py --mode=describe",
-        ["config.model.recurrent is Train(", "wants a Recurrent"],
+        ["config.model.recurrent is Train(", "expected a Recurrent"],
     ),
     "a setting of another type": Bad(
         "data",
         file("mine.py", EXPERIMENT + "Config(model=Model(num_heads='3'))"),
         "--config=mine.py --mode=describe",
-        ["config.model.num_heads is '3': wants int"],
+        ["config.model.num_heads is '3': expected int"],
     ),
     "a number that no counter holds": Bad(
         "data",
@@ -103,7 +103,7 @@ BAD: dict[str, Bad] = {
     "a seed that no key holds": Bad(
         "data", as_it_is, f"{NEW} --config.train.seed=4294967296", ["train.seed is 4294967296", "at most"]
     ),
-    "infinite minutes": Bad("data", as_it_is, f"{NEW} --config.train.max_minutes=inf", ["max_minutes is inf: wants float"]),
+    "infinite minutes": Bad("data", as_it_is, f"{NEW} --config.train.max_minutes=inf", ["max_minutes is inf: expected float"]),
     "a vocabulary too large": Bad(
         "data",
         as_it_is,
@@ -165,7 +165,7 @@ BAD: dict[str, Bad] = {
         "data", as_it_is, f"{NEW} --config.data.test=test[0%:1%]", ["config.data.test test[0%:1%]", "has none"]
     ),
     "a mixture without rates": Bad(
-        "data", as_it_is, f"{NEW} --config.data.mixture=a", ["config.data.mixture a: wants NAME:RATE"]
+        "data", as_it_is, f"{NEW} --config.data.mixture=a", ["config.data.mixture a: expected NAME:RATE"]
     ),
     "TSV without tabs": Bad(
         "data", file("data/train.tsv", "yes a\n"), LABELS, ["train.tsv: line 1 has 1 field", "label TAB text"]
@@ -177,7 +177,7 @@ BAD: dict[str, Bad] = {
         "data", file("data/train.tsv", "y\ta\nn\ta\tb\n"), LABELS, ["line 2 has 3 fields, line 1 has 2"]
     ),
     "CoNLL of one column": Bad(
-        "data", file("data/train.conll", "a\n"), TAGS, ["train.conll: line 1 has one column; wants a token"]
+        "data", file("data/train.conll", "a\n"), TAGS, ["train.conll: line 1 has one column; expected a token"]
     ),
     "CoNLL of other columns": Bad("data", file("data/train.conll", "a x O\nb O\n"), TAGS, ["line 2 has 2 columns", "have 3"]),
     "CoNLL without a sentence": Bad(
@@ -220,7 +220,7 @@ BAD: dict[str, Bad] = {
         "translator",
         file("run/config.json", '{"train": {"beta1": 1e999}}'),
         TRANSLATE,
-        ["config.json: train.beta1 is inf, wants float"],
+        ["config.json: train.beta1 is inf, expected float"],
     ),
     "settings in Latin-1": Bad(
         "translator", file("run/config.json", b'{"\xe9": 1}'), TRANSLATE, ["run/config.json: damaged", "utf-8"]

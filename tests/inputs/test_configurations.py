@@ -65,7 +65,7 @@ DRAWN = {
     "train.ema_decay": ("none", "0.9"),
     "train.clip_norm": ("none", "1"),
     "search.beam_size": ("1", "2"),
-    "objective.next_sentence": ("false",),  # wants several documents
+    "objective.next_sentence": ("false",),  # needs several documents
     "parallel.mode": ("jit", "pmap", "mesh"),
     "data.vocabulary": ("characters", "bytes"),
     "data.joint_vocabulary": ("true", "false"),

@@ -287,8 +287,8 @@ def test_a_checkpoint_of_one_process_is_read_and_written_by_two_to_the_bit(tmp_p
     [
         (["--num_processes=2"], "--num_processes=2 needs --coordinator and --process_id; SLURM, TPU pods and Kubernetes"),
         (["--coordinator=a:1"], "--coordinator=a:1 needs --num_processes and --process_id"),
-        (["--coordinator=a:1", "--num_processes=2", "--process_id=2"], "--process_id=2: wants a number from 0 to 1"),
-        (["--coordinator=a", "--num_processes=2", "--process_id=0"], "--coordinator=a: wants HOST:PORT"),
+        (["--coordinator=a:1", "--num_processes=2", "--process_id=2"], "--process_id=2: expected a number from 0 to 1"),
+        (["--coordinator=a", "--num_processes=2", "--process_id=0"], "--coordinator=a: expected HOST:PORT"),
         (["--mode=translate", "--process_id=0"], "--process_id: --mode=translate does not use it"),
     ],
 )

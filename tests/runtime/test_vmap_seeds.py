@@ -68,7 +68,7 @@ def test_fields_are_cut_out_when_they_are_read():
 
 def test_batches_of_other_shapes():
     batches = {n: (np.float32(0), {"x": np.ones((2, n), np.float32)}) for n in (2, 3)}
-    with pytest.raises(UserError, match="differ in their shapes"):
+    with pytest.raises(UserError, match="different shapes"):
         VmapSeeds(step, jax.devices()[:1]).update(batches)
 
 

@@ -132,7 +132,7 @@ def test_a_damaged_file_is_named_with_the_location(tmp_path):
         b'{"family": "\xff"}': "utf-8",
         b"[]": "not an object of settings",
         whole.replace('"d_ff"', '"d_fff"').encode(): "unknown setting model.d_fff; did you mean 'd_ff'?",
-        whole.replace('"d_ff": 2048', '"d_ff": "many"').encode(): "model.d_ff is 'many', wants int",
+        whole.replace('"d_ff": 2048', '"d_ff": "many"').encode(): "model.d_ff is 'many', expected int",
         whole.replace('"d_ff": 2048', '"d_ff": 0').encode(): "must be at least 1",
     }.items():
         made.config_file.write_bytes(content)

@@ -91,8 +91,8 @@ WRONG = {
         {"arms": {"8": {}, "b": {"model.num_head": "4"}}},
         "arm 'b': --config.model.num_head: there is no such setting",
     ),
-    "value": ({"arms": {"8": {}, "b": {"model.num_heads": "x"}}}, "arm 'b': --config.model.num_heads=x: wants int"),
-    "ill-typed": ({"arms": {"8": {}, "b": {"model.num_heads": 4.5}}}, "arm 'b': --config.model.num_heads=4.5: wants int"),
+    "value": ({"arms": {"8": {}, "b": {"model.num_heads": "x"}}}, "arm 'b': --config.model.num_heads=x: expected int"),
+    "ill-typed": ({"arms": {"8": {}, "b": {"model.num_heads": 4.5}}}, "arm 'b': --config.model.num_heads=4.5: expected int"),
     "settings that do not fit": ({"arms": {"8": {}, "b": {"model.num_heads": "3"}}}, "arm 'b': config.model.d_model 8 is not"),
     "seed": (
         {"arms": {"8": {}, "b": {"train.seed": "3"}}},

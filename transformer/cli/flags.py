@@ -219,7 +219,7 @@ def _check() -> None:
     """UserError: a flag has an invalid value, or the mode does not use it."""
     for name, choices in CHOICES.items():
         if (value := FLAGS[name].value) is not None and value not in choices:
-            raise UserError(f"--{name}={value}: wants one of {', '.join(choices)}{nearest(value, choices)}")
+            raise UserError(f"--{name}={value}: expected one of {', '.join(choices)}{nearest(value, choices)}")
     for name, modes in MODES_OF.items():
         if FLAGS[name].present and FLAGS.mode not in modes:
             raise UserError(f"--{name}: --mode={FLAGS.mode} does not use it; leave it out, or use --mode={' or '.join(modes)}")

@@ -32,7 +32,7 @@ def usage(section: str, program: str) -> str:
         return "\n".join(_overview(program))
     name = section.removeprefix("config.")
     if name not in known:
-        raise UserError(f"--help={section}: wants one of {', '.join([*known, 'all'])}{nearest(name, known)}")
+        raise UserError(f"--help={section}: expected one of {', '.join([*known, 'all'])}{nearest(name, known)}")
     return "\n".join(known[name](name))
 
 

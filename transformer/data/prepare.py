@@ -65,7 +65,7 @@ class Text:
             if found and (missing := [f for f in self.fields if f not in found.examples[0] and f != "pair"]):
                 raise UserError(
                     f"config.data.source {self.data.source}: its examples have {', '.join(found.examples[0])}, and "
-                    f"config.objective.kind wants {', '.join(missing)}; choose another source or another kind"
+                    f"config.objective.kind needs {', '.join(missing)}; choose another source or another kind"
                 )
         return self._read[name]
 

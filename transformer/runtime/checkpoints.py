@@ -1,16 +1,16 @@
-"""Checkpoints: writes trees of arrays and reads them back exactly, and decides which are kept. Only this file uses orbax.
+"""Checkpoints: writes trees of arrays, restores them exactly, and decides which are kept. Only this file uses orbax.
 
-A checkpoint is the folder `<step>`. Its items (parameters, optimizer state, ...) can be read one at a time; each is a
-flat table from a leaf's path to its values, so neither devices nor classes are stored, and it is read on any number of
-devices and processes. Of several processes all save, each what its devices have; the first one manages the folder. Each
-reads alone. Orbax is imported when first needed. What a checkpoint means to a run is decided elsewhere.
+A checkpoint is the folder `<step>`. Its items (parameters, optimizer state, ...) can be read one at a time; each is a flat
+table from a leaf's path to its values. So neither devices nor classes are stored, and it can be read on any number of devices
+and processes. If there are several processes, all save the parts that their devices have, the first one manages the folder, and
+each reads independently. Orbax is imported when first needed. Other modules decide what a checkpoint means to a run.
 
-Once orbax has given the folder its name, a manifest is written: the hash of every file. Orbax reads flipped bits without a
-word, so what is read is compared with the manifest before. A checkpoint is sound if all of it is as the manifest says. One
-without a manifest (its writer was killed in between) counts only where no checkpoint is sound: then there is none better.
+Once orbax has given the folder its name, a manifest with the hash of every file is written. Orbax does not detect flipped bits,
+so files are compared with the manifest before they are read. A checkpoint is sound if all of it matches the manifest. A
+checkpoint without a manifest (its writer was killed before) is used only if no checkpoint is sound.
 
-A checkpoint is periodic, or was saved because its validation was among the best, or because the run stopped. The last ones,
-which are kept and averaged, are the periodic ones and the very last: how often a run was stopped changes none of them.
+A checkpoint is periodic, or was saved because its validation was among the best, or because the run stopped. The last
+checkpoints, which are kept and averaged, are the periodic ones and the very last one, so stopping a run does not change them.
 """
 
 import functools
@@ -34,10 +34,10 @@ from transformer.errors import UserError, first_line, say
 from transformer.files import new_file
 from transformer.runtime import hosts
 
-COMPLETE = "_CHECKPOINT_METADATA"  # a file that orbax writes last, before it gives the folder its name
-MANIFEST = "manifest.json"  # hashes by file, and the hash of those
+COMPLETE = "_CHECKPOINT_METADATA"  # the file that orbax writes last, before it renames the folder
+MANIFEST = "manifest.json"  # hashes by file, and the hash of these hashes
 NOTES = "notes"  # the item that holds the metrics, and whether the checkpoint is a periodic one
-DELETED = ".deleted"  # what a folder is called while it is being deleted
+DELETED = ".deleted"  # the name of a folder while it is deleted
 
 
 class Checkpoints:
@@ -47,22 +47,22 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, settings: Checkpoint):
-        self.folder, self.settings = Path(folder).absolute(), settings  # orbax wants absolute paths
+        self.folder, self.settings = Path(folder).absolute(), settings  # orbax needs absolute paths
         self._saving: tuple[int, Future[None]] | None = None  # the step that is being saved, until its manifest is written
-        self._compared: set[tuple[int, str | None]] = set()  # step and item, or all of it, that are as the manifest says
+        self._compared: set[tuple[int, str | None]] = set()  # step and item (or the whole step) that match the manifest
 
     def save(
         self, step: int, items: Mapping[str, Any], metrics: Mapping[str, float] | None = None, periodic: bool = True
     ) -> None:
-        """Starts to save trees by name. Returns once they are copied: their buffers may be donated at once.
+        """Starts to save trees by name. Returns once they are copied, so that their buffers may be donated.
 
-        UserError: this or the save before failed. ValueError: that step is saved already.
+        UserError: this or the previous save failed. ValueError: that step is already saved.
         """
         if step in self.steps():
             raise ValueError(f"{self.folder} has a checkpoint of step {step}")
         import orbax.checkpoint as ocp
 
-        # Orbax copies arrays before it returns. What has no leaves, such as an average that is not kept, is left out.
+        # Orbax copies arrays before it returns. Trees without leaves, such as an average that is not kept, are left out.
         tables = {item: {name: _whole(leaf) for name, leaf in _table(tree).items()} for item, tree in items.items()}
         arguments = {item: ocp.args.StandardSave(table) for item, table in tables.items() if table}
         numbers = {name: float(value) for name, value in (metrics or {}).items()}
@@ -76,7 +76,7 @@ class Checkpoints:
         self._saving = step, self._thread.submit(self._commit, step)
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints, ascending, intact or not. Waits for the save that is running."""
+        """Steps of the checkpoints, ascending, intact or not. Waits for a running save."""
         self.wait()
         return self._steps()
 
@@ -84,14 +84,14 @@ class Checkpoints:
         """The last `count` steps whose checkpoints, or this item of them, are sound, ascending: the very last one, and periodic
         ones before it; with `count` none, all of them.
 
-        What is skipped is reported. If none is sound, those without a manifest are used. UserError: there are checkpoints, and
-        all are damaged.
+        Skipped checkpoints are reported. If none is sound, those without a manifest are used. UserError: all existing
+        checkpoints are damaged.
         """
         found, unproven, problems = [], [], []
         for step in reversed(self.steps()):
             if len(found) == count:
                 break
-            further = count is not None and bool(found)  # beyond the very last one
+            further = count is not None and bool(found)  # in addition to the very last one
             problem = self.problem(step, item) or (self.problem(step, NOTES) if further else None)
             if problem is None:
                 if not further or self._periodic(step):
@@ -123,7 +123,7 @@ class Checkpoints:
             notice(f"checkpoint {self.folder / str(step)} is not used, and is now {away.name}: {problem}")
 
     def problem(self, step: int, item: str | None = None) -> str | None:
-        """How a checkpoint, or this item of it, differs from its manifest; none: it does not."""
+        """How a checkpoint, or this item of it, differs from its manifest, or none."""
         if {(step, None), (step, item)} & self._compared:
             return None
         folder = self.folder / str(step)
@@ -147,11 +147,11 @@ class Checkpoints:
         return None
 
     def latest(self) -> int | None:
-        """The last step; none: there is no checkpoint."""
+        """The last step, or none if there is no checkpoint."""
         return max(self.steps(), default=None)
 
     def best(self) -> int | None:
-        """The step with the best `best_metric` (the first of equals); none: no checkpoint has that metric."""
+        """The step with the best `best_metric` (the first of equals), or none if no checkpoint has that metric."""
         return next(iter(self.ranking()), None)
 
     def ranking(self) -> dict[int, float]:
@@ -167,9 +167,9 @@ class Checkpoints:
     def restore(self, step: int | None, item: str, like: Any) -> Any:
         """An item, with the structure, shapes and types of `like`: a tree of arrays or `jax.ShapeDtypeStruct`s.
 
-        Where `like` has NumPy arrays so has the result; where it has a sharding each device reads its own part; elsewhere the
-        result is on the default device. UserError: no such checkpoint (`step` none: none at all), no such item, unreadable, or
-        not like `like`.
+        Where `like` has NumPy arrays, the result has them too; where it has a sharding, each device reads its own part;
+        elsewhere the result is on the default device. UserError: there is no such checkpoint (`step` none: no checkpoint at
+        all) or item, or it is unreadable or does not match `like`.
         """
         self.wait()
         wanted = _table(like)
@@ -201,7 +201,7 @@ class Checkpoints:
             self._prune()
         except UserError:
             raise
-        except Exception as error:  # whatever orbax and its storage raise
+        except Exception as error:  # any exception of orbax and its storage
             raise self._unwritable(step, error) from error
 
     def close(self) -> None:
@@ -249,7 +249,7 @@ class Checkpoints:
 
     def _commit(self, step: int) -> None:
         """Waits until orbax is done, then writes the manifest; training continues meanwhile."""
-        self._writer.wait_until_finished()  # orbax's own callback comes before it writes its last files
+        self._writer.wait_until_finished()  # orbax's own callback is called before it writes its last files
         if not hosts.is_first():
             return
         folder = self.folder / str(step)
@@ -267,7 +267,7 @@ class Checkpoints:
             raise UserError(f"{self.folder} cannot be read ({_reason(error)}); choose another --workdir") from error
 
     def _steps(self) -> list[int]:
-        marks = COMPLETE, MANIFEST  # one of them may be what is lost
+        marks = COMPLETE, MANIFEST  # one of them may be the missing file
         folders = [path for path in self._folders() if _is_step(path.name)]
         return sorted(int(path.name) for path in folders if any((path / mark).is_file() for mark in marks))
 
@@ -281,21 +281,21 @@ class Checkpoints:
         return self._read(step, NOTES)["periodic"]
 
     def _prune(self) -> None:
-        """Deletes checkpoints that are not kept, and what a killed save or deletion left behind."""
+        """Deletes checkpoints that are not kept, and the leftovers of a killed save or deletion."""
         if not hosts.is_first():
             return
         steps = self._steps()
         last = [step for step in steps if step == steps[-1] or self._periodic(step)]
         kept = {*last[-self.settings.keep_last :], *list(self._ranking())[: self.settings.keep_best]}
-        for path in sorted(self._folders(), key=lambda path: _is_step(path.name)):  # leftovers first: they have taken names
+        for path in sorted(self._folders(), key=lambda path: _is_step(path.name)):  # leftovers first, because they occupy names
             if path.name not in map(str, kept):
-                if _is_step(path.name):  # at once no checkpoint any more, however far the rest comes
+                if _is_step(path.name):  # after this it is no longer a checkpoint, even if the deletion is interrupted
                     path = path.rename(path.with_suffix(DELETED))
                 shutil.rmtree(path)
 
     def _read(self, step: int | None, item: str, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """An item by path. `like`: the arrays that are wanted, on the host or as their shardings say; empty: none, their shapes
-        and types alone.
+        """An item by path. `like`: the arrays to read, on the host or with their shardings; empty: only shapes and types are
+        read.
         """
         steps = self._steps()
         if not steps:
@@ -305,7 +305,7 @@ class Checkpoints:
         folder = self.folder / str(step)
         if not (folder / item).is_dir():
             items = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir()))
-            raise UserError(f"checkpoint {folder} has no {item}, only {items}; was the setting that makes one off?")
+            raise UserError(f"checkpoint {folder} has no {item}, only {items}; was the setting that saves it off?")
         if self._manifest(step).exists() and (problem := self.problem(step, item)):
             raise self._unreadable(step, item, problem)
         import orbax.checkpoint as ocp
@@ -317,13 +317,13 @@ class Checkpoints:
                 return dict(self._reader.metadata(folder / item).tree)
             asked = {name: leaf if _divided(leaf) else on_host(leaf) for name, leaf in like.items()}
             return self._reader.restore(folder / item, args=ocp.args.StandardRestore(asked))
-        except Exception as error:  # whatever orbax and its storage raise
+        except Exception as error:  # any exception of orbax and its storage
             raise self._unreadable(step, item, _reason(error)) from error
 
     def _unreadable(self, step: int, item: str, why: str) -> UserError:
         return UserError(
             f"checkpoint {self.folder / str(step)} cannot be read ({item}: {why}); "
-            "move that folder away to use the one before it"
+            "move that folder away to use the previous checkpoint"
         )
 
     def _unwritable(self, step: int, error: Exception) -> UserError:
@@ -335,7 +335,7 @@ class Checkpoints:
 
 
 def average(checkpoints: Checkpoints, steps: Iterable[int], item: str, like: Any) -> Any:
-    """The mean of an item over checkpoints, summed in float64 (paper, 6.1). UserError as of `restore`; no steps: none."""
+    """The mean of an item over checkpoints, summed in float64 (paper, 6.1). UserError as for `restore`, or without steps."""
     total, count = None, 0
     for step in steps:
         tree = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), checkpoints.restore(step, item, like))
@@ -368,18 +368,18 @@ def _table(tree: Any) -> dict[str, Any]:
 
 
 def on_host(leaf: Any) -> np.ndarray:
-    """An array of the leaf's shape and type without memory; as `like` it asks for an array on the host."""
+    """An array of the leaf's shape and type without memory; in `like` it requests an array on the host."""
     return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
 
 
 def _divided(leaf: Any) -> bool:
-    """Whether the array, or what is asked for, is divided over devices."""
+    """Whether the array, or the requested array, is sharded over devices."""
     sharding = None if isinstance(leaf, np.ndarray) else getattr(leaf, "sharding", None)
     return sharding is not None and len(sharding.device_set) > 1
 
 
 def _whole(leaf: Any) -> Any:
-    """The array on the host, unless it is divided over devices, each of which then writes its part."""
+    """The array on the host, unless it is sharded over devices, each of which then writes its part."""
     return leaf if _divided(leaf) else np.asarray(leaf)
 
 
@@ -388,7 +388,7 @@ def _place(array: Any, like: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """A failure in a few words: the operating system's message where there is one."""
+    """A failure in a few words: the operating system's message if there is one."""
     code = re.search(r"os_error_code='(\d+)'", str(error))  # as orbax's storage library writes it
     if code:
         return os.strerror(int(code[1]))
@@ -399,5 +399,5 @@ def _reason(error: Exception) -> str:
 
 
 def _quiet(record: logging.LogRecord) -> bool:
-    """Shows only orbax's warnings: not its progress, and not tracebacks of errors that it also raises."""
+    """Shows only orbax's warnings, not its progress and not tracebacks of errors that it also raises."""
     return "orbax" not in record.pathname or (record.levelno >= logging.WARNING and not record.exc_info)

@@ -17,9 +17,9 @@ def enable() -> None:
     """Enables JAX's persistent compilation cache for this process and those that it starts.
 
     Call it before anything is compiled. The folder belongs to the user and is not the workdir: a workdir may be read-only or
-    come from somebody else, and cached programs are executed as they are. Above `ROOM` bytes the oldest are deleted. The
+    come from another person, and cached programs are executed without a check. Above `ROOM` bytes the oldest are deleted. The
     cache stays off if `JAX_ENABLE_COMPILATION_CACHE` is false, if the user has set `JAX_COMPILATION_CACHE_DIR` (JAX then uses
-    that folder), if the folder is not writable, and in a run of several processes: only the first would write, and where it
+    that folder), if the folder is not writable, and in a run of several processes: only the first would write, and if it
     finds a program and does not compile, the others might wait for it.
     """
     if (
@@ -35,7 +35,7 @@ def enable() -> None:
         for each in (root, folder):
             each.mkdir(mode=0o700, exist_ok=True)
         make_room(root, ROOM)
-    except (OSError, RuntimeError):  # the latter: there is no home
+    except (OSError, RuntimeError):  # RuntimeError: there is no home folder
         return
     if not os.access(folder, os.W_OK):
         return
@@ -49,7 +49,7 @@ def make_room(root: Path, room: int) -> None:
     """Deletes the oldest files below `root` until they have at most `room` bytes."""
     found = []
     for path in root.rglob("*-cache"):
-        with contextlib.suppress(FileNotFoundError):  # another process makes room, too
+        with contextlib.suppress(FileNotFoundError):  # another process deletes files at the same time
             status = path.stat()
             found.append((status.st_mtime, status.st_size, path))
     total = sum(size for _, size, _ in found)
@@ -64,7 +64,7 @@ def processor() -> str:
     """A name for this kind of processor: JAX's keys do not distinguish instruction sets, and the hosts of a cluster may share
     a home folder."""
     described = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else platform.processor()
-    first = described.split("\n\n")[0]  # all cores are alike
+    first = described.split("\n\n")[0]  # all cores are the same
     lasting = [
         line for line in first.splitlines() if re.match(r"(?i)vendor|cpu (family|impl|arch|var|part)|model|flags|feat", line)
     ]

@@ -1,4 +1,4 @@
-"""The number of programs that JAX has compiled. A step that is compiled again and again is slow for no visible reason."""
+"""The number of programs that JAX has compiled. Repeated compilation makes a step slow without a visible reason."""
 
 import threading
 
@@ -6,11 +6,11 @@ import jax
 
 EVENT = "/jax/core/compile/backend_compile_duration"
 
-_of_thread = threading.local()  # what other threads compile meanwhile is not a step's
+_of_thread = threading.local()  # compilations in other threads do not belong to a step
 
 
 def count() -> int:
-    """Programs that this thread has compiled, or found compiled on disk, since this file was imported."""
+    """The number of programs that this thread has compiled, or found compiled on disk, since this file was imported."""
     return getattr(_of_thread, "count", 0)
 
 

@@ -1,8 +1,8 @@
 """Devices: only this file uses pmap and replicas. Several processes: hosts.py; several runs at once: vmap_seeds.py.
 
-A `Runtime` compiles the pure steps for the devices at hand and moves state and batches to them and back. Above it, a
-state is one tree and a batch has one leading row axis, whatever the devices. Of several processes each has the rows of its
-own devices, which are its `share` of a batch.
+A `Runtime` compiles the pure steps for the devices at hand and moves state and batches to them and back. Above it, a state is
+one tree and a batch has one leading row axis, whatever the devices. With several processes, each has the rows of its own
+devices, which are its `share` of a batch.
 """
 
 import time
@@ -24,7 +24,7 @@ Batch = Mapping[str, np.ndarray]
 AXIS = "devices"
 
 
-# Published dense bf16 FLOP/s of a device, by what JAX calls its kind.
+# Published dense bf16 FLOP/s of a device, by JAX's name for its kind.
 PEAKS = {
     "NVIDIA A100-SXM4-40GB": 312e12,
     "NVIDIA A100-SXM4-80GB": 312e12,
@@ -38,9 +38,9 @@ PEAKS = {
 
 
 def peak_flops(devices: Sequence[Any]) -> float | None:
-    """FLOP/s that they could do: published, or of a CPU measured, the best of a few fp32 products; None: not known.
+    """Peak FLOP/s: published, or for a CPU measured as the best of a few fp32 products; None if unknown.
 
-    Several devices of a CPU are simulated: they share it; each process has one like this one's.
+    Several devices of a CPU are simulated and share it; every process is assumed to have a CPU like this one.
     """
     device = devices[0]
     if device.platform != "cpu":
@@ -51,7 +51,7 @@ def peak_flops(devices: Sequence[Any]) -> float | None:
     x = jax.device_put(np.ones((size, size), np.float32), device)
     product = jax.jit(lambda x: x @ x)
     times = []
-    for _ in range(6):  # the first compiles
+    for _ in range(6):  # the first call compiles
         begin = time.perf_counter()
         product(x).block_until_ready()
         times.append(time.perf_counter() - begin)
@@ -63,22 +63,22 @@ _any = jax.jit(jax.numpy.any)
 
 @lru_cache(maxsize=64)
 def _compiled(function: Callable[..., Any], donated: int | None = None) -> Callable[..., Any]:
-    """`function` under jit: of one function there is one, so that its programs are kept from run to run of a process."""
+    """`function` under jit, once for each function, so that its programs are reused by later runs of a process."""
     return jax.jit(function, donate_argnums=donated)
 
 
 def simulate(count: int) -> None:
-    """Makes this process one of `count` devices of a CPU, to compile for. To be called before anything uses JAX's devices."""
+    """Gives this process `count` simulated CPU devices to compile for. Call it before anything uses JAX's devices."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", count)
 
 
 class Runtime:
-    """Compiles and places what runs in the layout of `config.parallel` (layout.py).
+    """Compiles steps and places arrays for the layout of `config.parallel` (layout.py).
 
-    `devices`: if not all. `count`: devices (of a mesh: groups of them) that share a batch's rows. `share`: which of so many
-    equal parts of a batch this process has, and how many there are. UserError: the layout does not fit the devices or the
-    processes.
+    `devices`: by default all. `count`: number of devices (on a mesh: groups of devices) that share a batch's rows. `share`:
+    which of the equal parts of a batch this process has, and how many parts there are. UserError: the layout does not fit the
+    devices or the processes.
     """
 
     def __init__(self, parallel: Parallel, devices: Sequence[Any] | None = None, axes: sharding.Axes = ()):
@@ -107,13 +107,13 @@ class Runtime:
         return jax.jit(init, out_shardings=self.shardings(jax.eval_shape(init)))()
 
     def like(self, shapes: Any) -> Any:
-        """What to ask checkpoints for, to place it as a state of these shapes: on a mesh each device's parts."""
+        """The `like` for restoring a state of these shapes: on a mesh, each device's parts."""
         if self.mesh is None:
             return jax.tree.map(on_host, shapes)
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.shardings(shapes))
 
     def place_state(self, state: Any) -> Any:
-        """Moves a state from the host or one device to where the steps need it."""
+        """Moves a state from the host or one device to the devices of the steps."""
         if self.mesh is not None:
             return jax.tree.map(self._cut, state, self.shardings(state))
         if self.mode == "jit":
@@ -146,10 +146,10 @@ class Runtime:
         return {name: placed(rows) for name, rows in batch.items()}
 
     def compile_train(self, train_step: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
-        """`step(placed state, placed batch) -> placed state, metrics`; the old state's buffers are used again.
+        """`step(placed state, placed batch) -> placed state, metrics`; the old state's buffers are reused.
 
-        On one device the keywords of a partial are arguments of the program, so that steps which differ in them alone share
-        it; elsewhere they are constants.
+        On one device the keywords of a partial are arguments of the program, so that steps which differ only in them share
+        it; in other layouts they are constants.
         """
         if self.mode == "pmap":
             return jax.pmap(partial(train_step, axis_name=AXIS), axis_name=AXIS, donate_argnums=0, devices=self.devices)
@@ -201,9 +201,8 @@ class Runtime:
         return {name: float(np.ravel(value)[0]) for name, value in values.items()}
 
     def asked(self, here: bool) -> bool:
-        """Whether any process was asked to stop: the same in all, and of several known one call late, so that no device waits.
-
-        To be called once an update by all.
+        """Whether any process was asked to stop. The result is the same in all processes; with several it comes one call late,
+        so that no device waits. All processes call it once for each update.
         """
         if jax.process_count() == 1:
             return here
@@ -237,7 +236,7 @@ class Runtime:
         return call
 
     def shardings(self, state: Any) -> Any:
-        """Of a mesh: where each leaf of a tree of arrays or shapes lies."""
+        """On a mesh: the sharding of each leaf of a tree of arrays or shapes."""
         assert self.mesh is not None
         specs = sharding.specs(state, self.layout.sizes, self.axes)
         return jax.tree.map(partial(NamedSharding, self.mesh), specs, is_leaf=lambda x: isinstance(x, PartitionSpec))

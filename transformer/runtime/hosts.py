@@ -1,7 +1,7 @@
-"""Several processes, often on as many hosts, as one run: how they find each other, wait, tell each other things, and leave.
+"""Several processes, often on several hosts, as one run: how they find each other, wait, exchange values, and end.
 
-Process 0 speaks and writes files; the others do the same work in silence. A process alone is process 0 of one. All processes
-call what is here in the same order.
+Process 0 prints and writes files; the others do the same work silently. A single process is process 0 of one. All processes
+must call these functions in the same order.
 """
 
 import atexit
@@ -30,16 +30,16 @@ from jax.experimental import multihost_utils
 from transformer.errors import UserError, first_line, program
 
 T = TypeVar("T")
-SILENCE = 60  # seconds without a sign of life after which a process counts as gone; one that ends is noticed at once
-MEETING = 300  # seconds that a process waits until all are there
+SILENCE = 60  # seconds without a heartbeat after which a process counts as lost; the end of a process is noticed immediately
+MEETING = 300  # seconds that a process waits for all others to start
 PATIENCE = 7 * 24 * 3600 * 1000  # milliseconds: how long the others wait while process 0 prepares data
-GRACE = 10  # seconds that a process that failed has to clean up
-LEAVING = 30  # seconds that a process that is refused waits for the others, most of whom are refused, too
+GRACE = 10  # seconds that a failed process has to clean up
+LEAVING = 30  # seconds that a refused process waits for the others, most of which are refused too
 
 _turns = itertools.count()
 
 
-# --- what a run asks ---------------------------------------------------------------------------------------------------
+# --- for runs -------------------------------------------------------------------------------------------------------
 
 
 def is_first() -> bool:
@@ -48,7 +48,7 @@ def is_first() -> bool:
 
 
 def in_turn(action: Callable[[], T]) -> T:
-    """Runs `action()` in process 0, then in the others, which find what it wrote. UserError: that of any `action`."""
+    """Runs `action()` in process 0, then in the others, which find its files. UserError: that of any `action`."""
     if jax.process_count() == 1:
         return action()
     turn = f"turn {next(_turns)}"
@@ -111,31 +111,33 @@ def check_same(values: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def exchange() -> Iterator[None]:
-    """Around what needs all processes. If another process is gone, this one reports it and ends with status 1."""
+    """A context for work that needs all processes. If another process is lost, this one reports it and ends with status 1."""
     try:
         yield
-    except (RuntimeError, ValueError) as error:  # which of the two depends on the backend
+    except (RuntimeError, ValueError) as error:  # the backend decides which of the two
         if jax.process_count() > 1 and re.search("gloo|nccl|connection|socket|peer|heartbeat|unavailable", str(error), re.I):
             _lost()
         raise
 
 
-# --- the beginning and the end -----------------------------------------------------------------------------------------
+# --- joining and leaving ---------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def joined(coordinator: str | None, count: int | None, number: int | None) -> Iterator[None]:
-    """This process as one of several, if flags or the cluster say so. To be entered before anything uses JAX's devices.
+    """Joins this process to the others of the run. Enter it before anything uses JAX's devices.
 
-    The flags `--coordinator`, `--num_processes` and `--process_id`, or none of them: then SLURM, a TPU pod or Kubernetes
-    tell, or the process is alone. UserError: flags that do not fit together, or no coordinator there.
+    The flags `--coordinator`, `--num_processes` and `--process_id` describe the run. Without these flags, SLURM, a TPU pod or
+    Kubernetes describe it, or the process is alone. UserError: the flags do not fit together, or no coordinator answers.
     """
     _check(coordinator, count, number)
     if coordinator is None and not (in_cluster(os.environ) or _on_tpu_vm()):
         yield
         return
     _words.catch()
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from the loop, which asks all processes
+    jax.config.update(
+        "jax_enable_preemption_service", False
+    )  # it would catch SIGTERM instead of the loop, which asks all processes
     try:
         jax.distributed.initialize(
             coordinator, count, number, initialization_timeout=MEETING, heartbeat_timeout_seconds=SILENCE
@@ -158,7 +160,9 @@ def joined(coordinator: str | None, count: int | None, number: int | None) -> It
     except UserError:
         _words.status = 2
         with contextlib.suppress(RuntimeError, ValueError):  # some have ended, or continue
-            _client().wait_at_barrier("refused", LEAVING * 1000)  # who left would be lost to those who have not come to it
+            _client().wait_at_barrier(
+                "refused", LEAVING * 1000
+            )  # a process that left would be missing for those that come later
         _leave_alone(2)
         raise
     except BaseException:
@@ -175,7 +179,7 @@ def in_cluster(environment: Mapping[str, str]) -> bool:
 
 
 def _on_tpu_vm() -> bool:
-    """Whether this may be a host of a slice of Cloud TPUs, whose metadata JAX then asks for the others."""
+    """Whether this may be a host of a Cloud TPU slice, whose metadata tell JAX about the others."""
     return importlib.util.find_spec("libtpu") is not None and any(Path("/dev").glob("accel*"))
 
 
@@ -188,31 +192,31 @@ def _check(coordinator: str | None, count: int | None, number: int | None) -> No
         return
     assert coordinator is not None and count is not None and number is not None
     if not re.fullmatch(r".+:\d+", coordinator):
-        raise UserError(f"--coordinator={coordinator}: wants HOST:PORT of process 0, such as 10.0.0.1:1234")
+        raise UserError(f"--coordinator={coordinator}: expected HOST:PORT of process 0, such as 10.0.0.1:1234")
     if not 0 <= number < count:
-        raise UserError(f"--process_id={number}: wants a number from 0 to {count - 1}, one below --num_processes={count}")
+        raise UserError(f"--process_id={number}: expected a number from 0 to {count - 1}, one below --num_processes={count}")
 
 
 class _Words:
-    """What libraries below Python write to stdout and stderr: kept, and shown only if they end the process for no known
-    reason. Python's own words go where they went."""
+    """Captures what native libraries write to stdout and stderr, and shows it only if they end the process for an unknown
+    reason. Python's own output is not redirected."""
 
     def __init__(self) -> None:
         self.leaving = threading.Lock()
-        self.status: int | None = None  # with which this process leaves by itself
-        self.met = False  # whether all processes were there
+        self.status: int | None = None  # the status with which this process ends by itself
+        self.met = False  # whether all processes have joined
         self.stderr: Any = sys.stderr
         self.kept: Any = io.BytesIO()
 
     def catch(self) -> None:
-        self.kept = tempfile.TemporaryFile()  # noqa: SIM115  (as long as the process)
+        self.kept = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process)
         for name, number in (("stdout", 1), ("stderr", 2)):
             getattr(sys, name).flush()
             setattr(sys, name, open(os.dup(number), "w", encoding="utf-8", buffering=1))  # noqa: SIM115
             os.dup2(self.kept.fileno(), number)
         self.stderr = sys.stderr
         faulthandler.enable(sys.stderr)
-        # The service through which processes know of each other aborts when one is gone. Python's handlers would not run.
+        # The coordination service aborts when a process is lost, and Python's handlers would not run.
         ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
 
     def read(self) -> str:
@@ -225,7 +229,7 @@ _words = _Words()
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _aborted(number: int) -> None:
-    if _words.status is not None:  # this process fails, too, and is about to say why
+    if _words.status is not None:  # this process fails too, and will report why
         time.sleep(GRACE)
         os._exit(_words.status)
     text = _words.read()
@@ -236,9 +240,9 @@ def _aborted(number: int) -> None:
 
 
 def _lost() -> NoReturn:
-    """Ends this process with one line. Whatever it waits for will not come, nor the others to a common end."""
+    """Ends this process with one line: it can neither continue nor end together with the others."""
     if not _words.leaving.acquire(blocking=False):
-        time.sleep(GRACE)  # another thread is at it
+        time.sleep(GRACE)  # another thread is doing it
     gone = "another process of this run ended, and so this one ends; once all are started again by the same command, the run "
     never = f"not all processes were there within {MEETING} seconds; start every one, --process_id=0 where --coordinator says"
     print(f"{program()}: {gone}resumes from the last checkpoint" if _words.met else f"{program()}: {never}", file=_words.stderr)
@@ -247,7 +251,7 @@ def _lost() -> NoReturn:
 
 
 def _leave_alone(status: int) -> None:
-    """Makes this process end without the others, for whom JAX would wait; when Python ends, or after a while."""
+    """Makes this process end without the others, for which JAX would wait: when Python ends, or after a while."""
     _words.status = status
 
     def leave() -> None:
@@ -261,11 +265,11 @@ def _leave_alone(status: int) -> None:
     late.start()
 
 
-# --- words between processes -------------------------------------------------------------------------------------------
+# --- values of all processes -------------------------------------------------------------------------------------------
 
 
 def _client() -> Any:
-    """The service through which processes know of each other: unlike devices it may be waited for as long as one likes."""
+    """The client of the coordination service, which, unlike devices, has no limit on waiting times."""
     from jax._src import distributed
 
     return distributed.global_state.client
@@ -275,7 +279,7 @@ def _gather(value: Any) -> list[Any]:
     """The values of each process in order, through JSON."""
     data = json.dumps(value).encode()
     with exchange():
-        _client().wait_at_barrier(f"turn {next(_turns)}", PATIENCE)  # until the slowest is there
+        _client().wait_at_barrier(f"turn {next(_turns)}", PATIENCE)  # until the slowest process arrives
     sizes = [int(np.frombuffer(size, np.int64)[0]) for size in _exchange(np.array([len(data)], np.int64).tobytes())]
     parts = _exchange(data.ljust(max(sizes), b"\0"))
     return [json.loads(part[:size]) for part, size in zip(parts, sizes, strict=True)]

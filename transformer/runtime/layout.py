@@ -1,6 +1,6 @@
-"""How a run is laid out over devices: decided in one place, for training, scoring and `--mode=describe`.
+"""The layout of a run over devices, for training, scoring and `--mode=describe`.
 
-Nothing here asks what devices there are: a layout can be made for devices of another machine.
+Nothing here queries devices, so a layout can be made for devices of another machine.
 """
 
 import dataclasses
@@ -14,10 +14,10 @@ from transformer.validation import check_parallel
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Steps run by "jit" on the first device, by "pmap" with a copy of the parameters on each, or by jit over a "mesh".
+    """Steps run with "jit" on the first device, with "pmap" and a copy of the parameters on each, or with jit over a "mesh".
 
-    `devices`: how many there are. `data`, `fsdp`, `tensor`: into how many parts the axes of a mesh cut them; a layout without a
-    mesh has copies alone, `data` of them.
+    `devices`: their number. `data`, `fsdp`, `tensor`: the sizes of the axes of a mesh; a layout without a mesh has only copies,
+    `data` of them.
     """
 
     mode: Literal["jit", "pmap", "mesh"]
@@ -38,11 +38,11 @@ class Layout:
 
     @property
     def row_parts(self) -> int:
-        """Parts of a batch's rows: devices, or on a mesh groups of devices that share their rows."""
+        """The number of parts of a batch's rows: devices, or on a mesh groups of devices with the same rows."""
         return self.data * self.fsdp
 
     def describe(self, platform: str = "") -> str:
-        """As in "8 cpu devices: data 2 x fsdp 2 x tensor 2"."""
+        """A text such as "8 cpu devices: data 2 x fsdp 2 x tensor 2"."""
         devices = counted(self.devices, f"{platform} device".strip())
         if self.mode == "mesh":
             return f"{devices}: {' x '.join(f'{name} {size}' for name, size in self.sizes.items())}"
@@ -52,10 +52,10 @@ class Layout:
 
 
 def choose(parallel: Parallel, devices: int, processes: int = 1) -> Layout:
-    """The layout of a run on so many devices, of all processes together.
+    """The layout of a run on this number of devices, over all processes.
 
-    `config.parallel.mode` auto: a mesh where parameters are to be cut or there are several processes; else pmap where there
-    are several devices. UserError: the mode has no use for the other settings, or they do not fit the devices.
+    `config.parallel.mode` auto: a mesh if parameters are sharded or there are several processes; else pmap if there are several
+    devices. UserError: the mode does not use the other settings, or they do not fit the devices.
     """
     check_parallel(parallel)
     cut = parallel.fsdp * parallel.tensor

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from transformer.errors import UserError, no_failure
 
-NAME = ".lock"  # a file with the owner's process id; what a killed run leaves of it locks nothing
+NAME = ".lock"  # a file with the owner's process id; the file of a killed run locks nothing
 
 
 @contextlib.contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """The folder for this run alone; it is made if it is missing, and gone again if nothing was put there.
+    """Locks the folder for this run; it is made if it is missing, and removed again if it stays empty.
 
-    Who only reads needs no lock. UserError: another run has it, or it cannot be made or written.
+    Readers need no lock. UserError: another run has locked it, or it cannot be made or written.
     """
     with no_failure(f"--workdir={folder}", "made or written"):
         made = not folder.exists()
@@ -24,7 +24,7 @@ def only_run(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        (folder / NAME).unlink(missing_ok=True)  # while it is locked: nobody else's can be met
+        (folder / NAME).unlink(missing_ok=True)  # while it is locked, so that it cannot be that of another run
         os.close(descriptor)
         if made:
             with contextlib.suppress(OSError):  # not empty
@@ -51,4 +51,4 @@ def _lock(folder: Path) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # its owner ended, and took the name away, between our opening and locking it
+        os.close(descriptor)  # its owner ended and removed the file between our opening and locking it

@@ -57,8 +57,9 @@ class VmapSeeds:
         self._placed_seeds: Any = None
 
     def update(self, asked: Mapping[int, tuple[Any, Mapping[str, np.ndarray]]]) -> dict[int, tuple[Slice, dict[str, Cell]]]:
-        """An update of each run: by its seed, its state and batch, of the same shapes in all. States of an update are good
-        until the next. Which runs there are may change: a run may have ended. UserError: batches of other shapes."""
+        """Updates each run, given by its seed with its state and batch, which have the same shapes in all runs. States are
+        valid until the next update. The set of runs may change, because a run may have ended. UserError: batches of different
+        shapes."""
         seeds = tuple(asked)
         if seeds != self._seeds:
             states = [state.whole() if isinstance(state, Slice) else state for state, _ in asked.values()]
@@ -67,7 +68,7 @@ class VmapSeeds:
         batches = [batch for _, batch in asked.values()]
         shapes = [{name: rows.shape for name, rows in batch.items()} for batch in batches]
         if any(shape != shapes[0] for shape in shapes):
-            raise UserError("batches of seeds that are trained together differ in their shapes; leave --vmap_seeds out")
+            raise UserError("batches of seeds that are trained together have different shapes; leave --vmap_seeds out")
         batch = self._place({name: np.stack([batch[name] for batch in batches]) for name in shapes[0]})
         self._state, metrics = self._step(self._state, batch, self._placed_seeds)
         return {

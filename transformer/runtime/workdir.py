@@ -1,6 +1,6 @@
-"""The files of a workdir, which is all that a trained model needs; reading and writing JSON; the record of each start.
+"""The files of a workdir, which has everything that a trained model needs; reading and writing JSON; the record of each start.
 
-Checkpoints themselves are checkpoints.py's, vocabularies data/tokenizers': here are only their places.
+This module only has the paths of checkpoints (checkpoints.py) and vocabularies (data/tokenizers).
 """
 
 import collections
@@ -92,15 +92,15 @@ class Workdir:
         return self.path / "evaluation" / f"{split}.jsonl"
 
     def samples_file(self, split: str) -> Path:
-        """Some outputs, to read."""
+        """Some outputs as text, for people."""
         return self.path / "evaluation" / f"{split}.txt"
 
     def batch_file(self, step: int) -> Path:
-        """Of the batch of an update that was not finite."""
+        """The file for the batch of an update that was not finite."""
         return self.path / f"not_finite_{step}.npz"
 
     def config(self) -> Config:
-        """The settings it was made with. UserError: damaged, or no settings of ours."""
+        """The settings that it was made with. UserError: damaged, or not settings of this library."""
         if not self.config_file.is_file():
             raise UserError(f"--workdir={self.path}: it has no {self.config_file.name}, so it is not a workdir")
         where = str(self.config_file)
@@ -111,16 +111,16 @@ class Workdir:
             raise UserError(f"{where}: {error}") from error
 
     def keep_variants(self, config: Config) -> None:
-        """Copies the user's files that components are from, for the record; the copies are never executed."""
+        """Copies the user's files that define components, as a record; the copies are never executed."""
         for file in settings.sources(config):
             (self.path / "variants").mkdir(exist_ok=True)
             shutil.copyfile(file, self.path / "variants" / file.name)
 
     def data_info(self) -> DataInfo:
-        """UserError: the file is not there yet, or is damaged."""
+        """The `DataInfo`. UserError: the file does not exist yet, or is damaged."""
         if not self.data_info_file.is_file():
             raise UserError(
-                f"--workdir={self.path}: it has no {self.data_info_file.name} yet; let --mode=train prepare its data"
+                f"--workdir={self.path}: it has no {self.data_info_file.name} yet; run --mode=train to prepare its data"
             )
         where = str(self.data_info_file)
         return check_data_info(settings.from_dict(read_json(self.data_info_file), DataInfo, where), where)
@@ -129,18 +129,18 @@ class Workdir:
         write_json(self.data_info_file, settings.to_dict(data_info))
 
     def cuts(self) -> list[Cut]:
-        """What of the data was dropped, cut or replaced in training; none where that is not known. UserError: damaged."""
+        """The counts of training data that were dropped, cut or replaced, or none if they are unknown. UserError: damaged."""
         return read_cuts(self.cuts_file, read_json(self.cuts_file)) if self.cuts_file.exists() else []
 
     def write_cuts(self, found: Sequence[Cut]) -> None:
         write_json(self.cuts_file, cuts.to_json(found))
 
     def append_record(self, record: Mapping[str, Any]) -> None:
-        """Adds a start of the run to the list that `record_file` holds."""
+        """Adds a start of the run to the list in `record_file`."""
         write_json(self.record_file, [*self.records(), dict(record)])
 
     def records(self) -> list[dict[str, Any]]:
-        """What `append_record` was given. UserError: damaged."""
+        """The records that `append_record` has written. UserError: damaged."""
         records = read_json(self.record_file) if self.record_file.exists() else []
         if not isinstance(records, list) or not all(isinstance(r, dict) and isinstance(r.get("data"), dict) for r in records):
             raise UserError(f"{self.record_file}: not a list of records; move the file away")
@@ -194,10 +194,10 @@ def open_existing(path: str | Path) -> Workdir:
 
 
 def with_file(path: str | Path, file: str, wanted: Config, overrides: Mapping[str, str]) -> dict[str, str]:
-    """`overrides` for a workdir, with the free settings that an experiment file has otherwise than the workdir. `wanted`: the
+    """`overrides` for a workdir, with the free settings that differ between an experiment file and the workdir. `wanted`: the
     file's settings with `overrides`.
 
-    UserError: the file's other settings are not those that the workdir was made with.
+    UserError: the file's other settings differ from those of the workdir.
     """
     made = settings.override(open_existing(path).config(), overrides)
     if fixed := settings.differences(made, wanted):
@@ -209,10 +209,10 @@ def with_file(path: str | Path, file: str, wanted: Config, overrides: Mapping[st
 
 
 def check_writable(flag: str, name: str | Path, folder: Path | None = None) -> None:
-    """UserError, which names the flag and its value, where nothing can be written to `name`, or to a folder of it.
+    """UserError, which names the flag and its value, if nothing can be written to `name`, or to a folder of it.
 
-    Called before long work whose results will be written there. Makes nothing: of a folder that is missing, the nearest one
-    above it is tried.
+    Called before long work whose results will be written there. It makes nothing: if a folder is missing, the nearest existing
+    parent is tried.
     """
     folder = (Path(name) if folder is None else folder).absolute()
     with no_failure(f"{flag}={name}", "made or written", flag):
@@ -222,16 +222,17 @@ def check_writable(flag: str, name: str | Path, folder: Path | None = None) -> N
 
 
 def write_json(path: Path, value: Any) -> None:
-    """All of it or nothing: a reader never meets half a file. UserError: cannot be written. ValueError: NaN or infinity."""
+    """Writes the file atomically: a reader never sees half a file. UserError: it cannot be written. ValueError: NaN or
+    infinity."""
     if wrong := next(_not_finite(value), None):
-        raise ValueError(f"{path}: {wrong}, which JSON has not")
+        raise ValueError(f"{path}: {wrong}, which JSON cannot represent")
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with no_failure(str(path), "written"), new_file(path) as new:
         new.write_text(text, encoding="utf-8")
 
 
 def read_cuts(path: Path, value: Any) -> list[Cut]:
-    """What `cuts.to_json` made, found in a file. UserError: it is something else."""
+    """The cuts that `cuts.to_json` wrote to a file. UserError: it is something else."""
     try:
         return cuts.from_json(value)
     except (KeyError, TypeError, ValueError) as error:
@@ -239,10 +240,10 @@ def read_cuts(path: Path, value: Any) -> list[Cut]:
 
 
 def read_json(path: Path) -> Any:
-    """UserError: cannot be read, or is no strict JSON in UTF-8 (says where)."""
+    """The content of a JSON file. UserError: it cannot be read, or is not strict JSON in UTF-8 (with the position)."""
 
     def refuse(name: str) -> None:
-        raise ValueError(f"{name} is no JSON")
+        raise ValueError(f"{name} is not JSON")
 
     with no_failure(str(path), "read"):
         data = path.read_bytes()
@@ -250,15 +251,15 @@ def read_json(path: Path) -> Any:
         return json.loads(data.decode(), parse_constant=refuse)
     except json.JSONDecodeError as error:
         problem = f"line {error.lineno}, column {error.colno}: {error.msg}"
-    except (ValueError, RecursionError) as error:  # not UTF-8, too; nested too deep
+    except (ValueError, RecursionError) as error:  # also not UTF-8, or nested too deeply
         problem = str(error)
     raise UserError(f"{path}: damaged, {problem}; restore the file, or choose another --workdir")
 
 
 def run_record(data: Mapping[str, str], command: Sequence[str] | None = None) -> dict[str, Any]:
-    """What a start of a run ran on and with: code, versions, machine, `data` (name -> fingerprint), command, UTC time.
+    """A record of the start of a run: code, versions, machine, `data` (name -> fingerprint), command, UTC time.
 
-    What is not known is absent. `command`: the words of the command line, this process's if none are given.
+    Unknown values are absent. `command`: the words of the command line, this process's if none are given.
     """
     versions = {"python": platform.python_version()}
     for package in RECORDED:
@@ -277,14 +278,14 @@ def run_record(data: Mapping[str, str], command: Sequence[str] | None = None) ->
 
 
 def _code(root: Path) -> dict[str, Any]:
-    """The commit checked out at `root`, and whether tracked files differ from it; empty where `root` is no checkout."""
+    """The commit checked out at `root`, and whether tracked files differ from it; empty if `root` is not a checkout."""
 
     def git(*words: str) -> str:
         command = ["git", "--no-optional-locks", "-C", str(root), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
     try:
-        # An installed package may lie inside another project's checkout, whose commit would say nothing.
+        # An installed package may be inside another project's checkout, whose commit would be misleading.
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
             return {}
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
@@ -298,7 +299,7 @@ def _some(differences: Sequence[str]) -> str:
 
 
 def _not_finite(value: Any, name: str = "") -> Iterator[str]:
-    """Where in `value` there are numbers that strict JSON has not."""
+    """Where `value` has numbers that strict JSON does not allow."""
     if isinstance(value, Mapping):
         for key, part in value.items():
             yield from _not_finite(part, f"{name}.{key}" if name else str(key))

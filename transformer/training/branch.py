@@ -21,7 +21,7 @@ from transformer.runtime.checkpoints import Checkpoints
 from transformer.runtime.workdir import Workdir
 from transformer.training import optimizer
 
-# Settings in which a branch may differ from its origin, beside those that are free.
+# Settings in which a branch may differ from its origin, in addition to the free ones.
 OWN = ("train.schedule", "train.branch_from", "train.branch_step")
 
 
@@ -38,7 +38,7 @@ def check_past(old: Config, new: Config, done: int, where: str) -> None:
     first = int(changed[0])
     names = [line for line in settings.differences(old, new, free=True) if line.startswith("train.")]
     raise UserError(
-        f"{where}: config.{', config.'.join(names)} would change the learning rate of updates that are already made (update "
+        f"{where}: config.{', config.'.join(names)} would change the learning rate of past updates (update "
         f"{first + 1:,} had {before[first]:.4g} and would have {after[first]:.4g}); set the old value, choose another "
         "--workdir, or use config.train.schedule=wsd and branch from a checkpoint before its decay (config.train.branch_from)"
     )
@@ -46,7 +46,7 @@ def check_past(old: Config, new: Config, done: int, where: str) -> None:
 
 def begin(config: Config, workdir: Workdir, checkpoints: Checkpoints) -> None:
     """With `train.branch_from`, copies the past of the other run, up to update `train.branch_step`, into a workdir that has
-    not begun. UserError: that checkpoint is not there or damaged, or this run's past would have been another one."""
+    not begun. UserError: that checkpoint is missing or damaged, or this run's past would have been different."""
     origin, step = config.train.branch_from, config.train.branch_step
     if origin is None or step is None or (checkpoints.latest() or 0) >= step:
         return
@@ -78,7 +78,7 @@ def begin(config: Config, workdir: Workdir, checkpoints: Checkpoints) -> None:
         if not workdir.vocabulary.is_dir():
             with new_folder(workdir.vocabulary) as new:
                 shutil.copytree(other.vocabulary, new, dirs_exist_ok=True)
-        for each in steps:  # ascending: that of the branch is the last one
+        for each in steps:  # ascending: the branch starts from the last one
             target = checkpoints.folder / str(each)
             if each <= step and theirs.problem(each) is None and not target.exists():
                 with new_folder(target) as new:

@@ -1,7 +1,7 @@
-"""What a configuration costs: parameters by module, FLOPs by module, bytes; counted from the programs, and as a table.
+"""The cost of a configuration: parameters and FLOPs by module, and bytes, counted from the programs; also as a table.
 
-Nothing is run and no array is made. FLOPs are those of the plain programs: without dropout, remat and chunks, so that how a
-model is computed does not change what it costs.
+Nothing is run and no array is allocated. FLOPs are those of plain programs without dropout, remat and chunks, so the cost does
+not depend on how a model is computed.
 """
 
 import dataclasses
@@ -30,16 +30,16 @@ Leaves = Mapping[str, jax.ShapeDtypeStruct]
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """What a configuration costs."""
+    """The cost of a configuration."""
 
     given: str  # what was assumed: sizes of vocabularies, lengths
     parameters: dict[str, int]  # by module, all layers of a stack together
     forward: dict[str, Work]  # of one row of a batch, by module
     training: Work  # forward, backward and loss of that row
-    update: Work  # of one update, after the gradients are there
+    update: Work  # of one update, once the gradients are computed
     tokens: int  # target tokens of the row
     bytes: dict[str, int]
-    generating: dict[str, int]  # bytes that are kept for one sentence of such a row while text is generated
+    generating: dict[str, int]  # bytes kept for one sentence of that row during generation
     train: Train
 
     @property
@@ -68,7 +68,7 @@ class Costs:
 
 
 def count(config: Config, data_info: DataInfo, lengths: Sequence[int] = ()) -> Costs:
-    """Costs for a row of these numbers of source and target tokens, or of the only sequence.
+    """Costs for a row with these numbers of source and target tokens, or for the only sequence.
 
     Without lengths: `config.data.row_length`; else, for a model of one sequence, its limit, and for pairs 64 or the limit,
     whichever is less.
@@ -98,7 +98,7 @@ def count(config: Config, data_info: DataInfo, lengths: Sequence[int] = ()) -> C
 
 @dataclasses.dataclass(frozen=True)
 class Totals:
-    """The parts of `Costs` that a study compares its arms by."""
+    """The parts of `Costs` in which a study compares its arms."""
 
     size: int
     size_without_embeddings: int
@@ -118,7 +118,7 @@ def totals(config: Config, data_info: DataInfo) -> Totals:
 
 
 def _plain(config: Config) -> Config:
-    """What the program of one row depends on. Dropout is not counted, so arms that differ in it share one."""
+    """The settings that determine the program of one row. Dropout is not counted, so arms that differ in it share a program."""
     computed = {"remat": "none", "attention_backend": "plain", "unroll": 1, "dropout_rate": 0.0, "head_dropout_rate": 0.0}
     return Config(
         family=config.family,
@@ -129,12 +129,12 @@ def _plain(config: Config) -> Config:
 
 
 def _rule(train: Train) -> Train:
-    """The settings that the operations of an update depend on."""
+    """The settings that determine the operations of an update."""
     names = ("optimizer", "beta1", "beta2", "epsilon", "weight_decay", "clip_norm", "ema_decay", "freeze")
     return Train(**{name: getattr(train, name) for name in names})
 
 
-@functools.lru_cache(maxsize=256)  # arms of a study often have one model
+@functools.lru_cache(maxsize=256)  # arms of a study often have the same model
 def _leaves(plain: Config, data_info: DataInfo) -> tuple[tuple[str, jax.ShapeDtypeStruct], ...]:
     """The path and shape of each parameter."""
     return tuple(parameter_shapes(plain, data_info).items())
@@ -193,7 +193,7 @@ def _batch(config: Config, source: int, target: int) -> dict[str, Any]:
 
 
 def _by_module(found: Mapping[str, Work], model: str) -> dict[str, Work]:
-    """Work by module of the model, all layers of a stack together; what belongs to no module is named "rest"."""
+    """Work by module of the model, all layers of a stack together; work outside of modules is named "rest"."""
     result: dict[str, Work] = {}
     for scope, work in found.items():
         parts = [part for part in scope.split("/") if not any(sign in part for sign in ".,(>")]
@@ -207,7 +207,7 @@ def _by_module(found: Mapping[str, Work], model: str) -> dict[str, Work]:
 
 @functools.lru_cache(maxsize=256)
 def _update(train: Train, leaves: tuple[tuple[str, jax.ShapeDtypeStruct], ...]) -> Work:
-    """The division by the weight, the norm that is reported, the rule, the addition, the moving average."""
+    """The work of an update: division by the weight, reported norm, update rule, addition, moving average."""
     params = traverse_util.unflatten_dict(dict(leaves), sep="/")
     adapters = any(path.endswith((lora.A, lora.B)) for path, _ in leaves)
     rule = make_optimizer(train, adapters)
@@ -215,7 +215,7 @@ def _update(train: Train, leaves: tuple[tuple[str, jax.ShapeDtypeStruct], ...]) 
     def update(params: Any, state: Any, gradients: Any, weight: Any, average: Any) -> Any:
         gradients = jax.tree.map(lambda g: g / weight, gradients)
         updates, state = rule.update(gradients, state, params)
-        params, state, average = apply_updates(train, params, updates, state, average, weight)  # a number for the rate
+        params, state, average = apply_updates(train, params, updates, state, average, weight)  # a number for the learning rate
         return params, state, optax.tree.norm(gradients), average
 
     state, weight = jax.eval_shape(rule.init, params), jax.ShapeDtypeStruct((), jnp.float32)

@@ -1,4 +1,4 @@
-"""The training loop: fetch, dispatch, log, save, stop. What is scored and saved, and how, are callbacks of the run.
+"""The training loop: fetch, dispatch, log, save, stop. Callbacks of the run score and save.
 
 Metrics of step n are fetched after step n + 1 is dispatched, so that the device never waits for the host. The loop is a
 generator that asks for each of its updates, so that one program can make the updates of several runs (vmap_seeds.py).
@@ -22,26 +22,26 @@ from transformer.runtime import compilations, hosts
 from transformer.training.monitor import Monitor
 from transformer.training.telemetry import Telemetry
 
-SPARE = 3  # updates that may compile beyond one for each shape of batches; the first states of a run differ in small ways
+SPARE = 3  # updates that may compile in addition to one for each batch shape: the first states of a run differ slightly
 Metrics = dict[str, float]
 Batch = Mapping[str, np.ndarray]
 T = TypeVar("T")
 
 
 class Update(NamedTuple):
-    """What a run asks for: the result of `step(state, batch)`."""
+    """A request of a run for the result of `step(state, batch)`."""
 
     step: Callable[[Any, Any], tuple[Any, Any]]
     state: Any
     batch: Any
 
 
-# Yields the updates that it asks for; is sent their results: state, metrics, whether the call waited for the compiler.
+# Yields the updates that it requests, and is sent their results: state, metrics, whether the call waited for the compiler.
 Run = Generator[Update, tuple[Any, Any, bool], T]
 
 
 def alone(run: Run[T]) -> T:
-    """Makes every update that the run asks for, one by one; returns what the run returns."""
+    """Computes each update that the run requests, one by one; returns the result of the run."""
     try:
         asked = next(run)
         while True:
@@ -65,8 +65,8 @@ def means(sums: Mapping[str, float]) -> Metrics:
 
 
 class Stop:
-    """True once the process was asked to stop (SIGTERM, Ctrl-C), or `minutes` after it was made; a second signal ends the
-    process at once. A context manager that several runs may enter."""
+    """True once the process was asked to stop (SIGTERM, Ctrl-C), or after `minutes`; a second signal ends the
+    process immediately. A context manager that several runs may enter."""
 
     def __init__(self, minutes: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.asked, self._clock, self._inside = False, clock, 0
@@ -100,14 +100,14 @@ class Stop:
 
 
 class Callbacks:
-    """What a run does around its updates. `state` and `batch` are as the runtime places them."""
+    """The callbacks of a run. `state` and `batch` are as the runtime places them."""
 
     def begin(self, state: Any, batch: Any) -> Metrics:
         """Metrics, by their full names, of the state before update 1 and the batch of that update."""
         return {}
 
     def count(self, batch: Batch) -> Mapping[str, int]:
-        """What a batch holds: `examples`, `tokens`, `filled` and `slots`."""
+        """The counts of a batch: `examples`, `tokens`, `filled` and `slots`."""
         raise NotImplementedError
 
     def evaluate(self, state: Any) -> Metrics:
@@ -124,7 +124,7 @@ class Callbacks:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A run as the loop sees it. `step(state, batch) -> state, metrics`. `runtime` has `place_batch`, `fetch` and `asked`."""
+    """A run, for the loop. `step(state, batch) -> state, metrics`. `runtime` has `place_batch`, `fetch` and `asked`."""
 
     config: Config
     runtime: Any
@@ -136,13 +136,13 @@ class Job:
 
 
 class _Skipped:
-    """Watches for updates that were skipped because they were not finite. It looks one update late, so as not to wait."""
+    """Detects updates that were skipped because they were not finite. It checks one update late, so that it does not wait."""
 
     def __init__(self, job: Job) -> None:
         self._job, self._last, self._in_a_row = job, None, 0
 
     def add(self, step: int, batch: Batch, flag: Any) -> None:
-        """Looks at the update before, and remembers this one, whose `flag` is known later."""
+        """Checks the previous update, and remembers this one, whose `flag` is known later."""
         self.look()
         self._last = step, batch, flag
 
@@ -173,7 +173,7 @@ def train(
     After each update `job.stop` is read; once it is true the state is saved and the loop ends early. The same holds once
     `job.monitor`, which also says which validations are among the best, is exhausted. `held_before`: `filled` and `slots` of
     the updates between the last report and `first_step`, so that a resumed run reports the same padding as an unbroken one.
-    Of several processes each runs this loop. UserError: too many updates in a row were skipped.
+    With several processes, each runs this loop. UserError: too many updates in a row were skipped.
     """
     config, settings, runtime, callbacks = job.config, job.config.train, job.runtime, job.callbacks
     telemetry, monitor, skipped = job.telemetry, job.monitor, _Skipped(job)
@@ -204,7 +204,7 @@ def train(
         skipped.add(done, batch, metrics.pop("skipped"))
         waiting = None
         counts.update(callbacks.count(batch))
-        # Asked once an update: a signal may come between saving and leaving.
+        # Read once for each update: a signal may arrive between saving and leaving.
         last, stopping = done == settings.steps, runtime.asked(bool(job.stop))
         if done % settings.log_every == 0 or last:
             waiting, counts = (done, metrics | {"compilations": compiled}, counts), Counter()

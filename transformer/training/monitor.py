@@ -1,7 +1,7 @@
 """The monitored validation metric: which validations are among the best, and when training stops early.
 
-The metric is `config.checkpoint.best_metric`. What the monitor remembers is saved with each checkpoint, so that a resumed run
-decides as one that was never stopped.
+The metric is `config.checkpoint.best_metric`. The state of the monitor is saved with each checkpoint, so that a resumed run
+makes the same decisions as one that was never stopped.
 """
 
 import math
@@ -9,19 +9,19 @@ from collections.abc import Iterable, Mapping
 
 from transformer.config import Config
 
-SAVED = ("best", "best_step", "reference", "waited")  # what a checkpoint holds of a monitor
+SAVED = ("best", "best_step", "reference", "waited")  # the state of a monitor in a checkpoint
 
 
 class Monitor:
-    """Looks at each validation in order.
+    """Checks each validation in order.
 
-    A validation improves on those before it if it is better than the reference by more than `train.min_delta`; it then is the
+    A validation is an improvement if it is better than the reference by more than `train.min_delta`; it then becomes the
     reference. `train.patience` validations in a row without an improvement exhaust the patience.
 
     Args:
         config: its settings `train.patience`, `train.min_delta`, `checkpoint.best_metric` and `checkpoint.keep_best` are used.
-        kept: the metric's values at the checkpoints that are there.
-        saved: what `numbers` was when the last of them was saved.
+        kept: the metric's values at the existing checkpoints.
+        saved: the value of `numbers` when the last of them was saved.
     """
 
     def __init__(self, config: Config, kept: Iterable[float] = (), saved: Mapping[str, float] | None = None):
@@ -54,7 +54,7 @@ class Monitor:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """What is saved with a checkpoint; `best` and `reference` are absent before the first finite value."""
+        """The numbers that are saved with a checkpoint; `best` and `reference` are absent before the first finite value."""
         values = {f"monitor/{name}": float(getattr(self, name)) for name in SAVED}
         return {name: value for name, value in values.items() if math.isfinite(value)}
 

@@ -16,18 +16,19 @@ from transformer.models import lora
 
 # Last names of parameters that are decayed: kernels and embeddings; not norms' factors, biases, or a component's small tables.
 DECAYED = ("kernel", "table", lora.A, lora.B)
-HEADS = ("classifier/", "pooler/")  # of labels, which a model that is fine-tuned has not had before
+HEADS = ("classifier/", "pooler/")  # classifiers, which are new in a fine-tuned model
 
 
 def peak_learning_rate(train: Train, model: Model) -> float:
-    """`learning_rate`, or what equation 3 of Vaswani et al. 2017 reaches at the end of its warm-up."""
+    """`learning_rate`, or the rate that equation 3 of Vaswani et al. 2017 reaches at the end of its warm-up."""
     if train.learning_rate is not None:
         return train.learning_rate
     return model.d_model**-0.5 * max(train.warmup_steps, 1) ** -0.5
 
 
 def numbers(train: Train, model: Model) -> dict[str, float]:
-    """What a schedule is a function of, beside the update: arguments of a program, which is then the same for all of them."""
+    """The arguments of a schedule besides the update. They are arguments of the program, which is then the same for all
+    values."""
     peak = peak_learning_rate(train, model)
     return {"peak": peak, "warmup": train.warmup_steps, "steps": train.steps, "decay": train.decay_updates}
 
@@ -38,7 +39,7 @@ def make_schedule(train: Train, model: Model) -> optax.Schedule:
 
 
 def learning_rate(schedule: str, update: Any, *, peak: Any, warmup: Any, steps: Any, decay: Any) -> Any:
-    """Of an update (from 0). Linear warm-up to the peak at update `warmup` - 1, then what `schedule` names.
+    """The learning rate of an update (from 0): linear warm-up to the peak at update `warmup` - 1, then `schedule`.
 
     rsqrt: peak * sqrt(warmup / step), the paper's equation 3, whose steps count from 1; cosine and linear: from the peak
     down to 0 at update `steps`, the first that is not made; wsd: the peak, and in the last `decay` updates as linear.
@@ -135,7 +136,7 @@ def _by_width(ratio: float) -> optax.GradientTransformation:
 
 
 class ScheduleFree(NamedTuple):
-    """State of schedule-free training: of the rule, the sequence z, and the sum of squared learning rates."""
+    """State of schedule-free training: the state of the rule, the sequence z, and the sum of squared learning rates."""
 
     rule: optax.OptState
     z: optax.Params
@@ -143,7 +144,7 @@ class ScheduleFree(NamedTuple):
 
 
 def _schedule_free(rule: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The rule's updates, for `apply_updates` to make z, the average x and the parameters y of (Defazio et al. 2024)."""
+    """The rule's updates, from which `apply_updates` computes z, the average x and the parameters y (Defazio et al. 2024)."""
 
     def init(params: Any) -> ScheduleFree:
         return ScheduleFree(rule.init(params), jax.tree.map(jnp.copy, params), jnp.zeros(()))
@@ -161,7 +162,7 @@ def apply_updates(
     """Parameters, optimizer's state and average after an update at the learning rate `rate`.
 
     Schedule-free (Defazio et al. 2024, equations 3 to 5, with weights of squared learning rates): z -= rate u; x += c (z - x)
-    with c = rate^2 / sum of them; y = (1 - beta1) z + beta1 x. The parameters are y, and x is the average.
+    with c = rate^2 / sum of rate^2; y = (1 - beta1) z + beta1 x. The parameters are y, and x is the average.
     """
     if train.optimizer != "schedule_free":
         params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
@@ -177,20 +178,20 @@ def apply_updates(
 
 
 def frozen(path: str, patterns: tuple[str, ...], adapters: bool) -> bool:
-    """Whether the parameter of that path is not trained. With adapters, they and the heads of labels alone are."""
+    """Whether the parameter of this path is not trained. With adapters, only they and the classifiers are trained."""
     if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns):
         return True
     return adapters and path.rpartition("/")[2] not in (lora.A, lora.B) and not path.startswith(HEADS)
 
 
 def frozen_mask(params: Any, patterns: tuple[str, ...], adapters: bool) -> Any:
-    """True where a parameter is not trained. UserError: a pattern is of no parameter, or none is trained."""
+    """True where a parameter is not trained. UserError: a pattern matches no parameter, or no parameter is trained."""
     paths = jax.tree_util.tree_map_with_path(lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params)
     leaves = jax.tree.leaves(paths)
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(path, pattern) for path in leaves):
             raise UserError(
-                f"config.train.freeze {pattern}: no parameter has such a path; paths look like {leaves[0]}, {leaves[-1]}"
+                f"config.train.freeze {pattern}: no parameter has such a path; examples are {leaves[0]}, {leaves[-1]}"
             )
     if all(frozen(path, patterns, adapters) for path in leaves):
         raise UserError("config.train.freeze: no parameter is left to train; name fewer patterns")
@@ -198,7 +199,7 @@ def frozen_mask(params: Any, patterns: tuple[str, ...], adapters: bool) -> Any:
 
 
 def freezing(train: Train, adapters: bool) -> Callable[[Any], Any] | None:
-    """Parameters -> `frozen_mask`; None where all are trained."""
+    """A function from parameters to `frozen_mask`, or None if all parameters are trained."""
     if not train.freeze and not adapters:
         return None
     return functools.partial(frozen_mask, patterns=train.freeze, adapters=adapters)
@@ -208,7 +209,7 @@ def make_optimizer(train: Train, adapters: bool = False, width_ratio: float = 1.
     """Clipping by global norm, then Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019), Adafactor (Shazeer and Stern
     2018), Lion (Chen et al. 2023), Muon (Jordan 2024) or schedule-free AdamW (Defazio et al. 2024).
 
-    Its updates are what `apply_updates` takes. What is frozen has no state and no updates.
+    `apply_updates` takes its updates. Frozen parameters have no state and no updates.
     `width_ratio`: that of the model, which divides the updates of kernels, but not their decay.
     """
     adam = (train.beta1, train.beta2, train.epsilon)

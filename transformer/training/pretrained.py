@@ -1,4 +1,4 @@
-"""Initial parameters of a run that are taken from another run, where both have them."""
+"""Takes initial parameters of a run from another run, where both have them."""
 
 import re
 from typing import Any
@@ -12,7 +12,7 @@ from transformer.errors import UserError, counted
 def load_pretrained(params: Any, other: Any, where: str) -> tuple[Any, list[str]]:
     """`params` with the leaves of `other` where both have the same path, and lines that list what was taken.
 
-    Where there are fewer heads of keys and values here, those of the other run are averaged in groups.
+    If this model has fewer key-value heads, those of the other run are averaged in groups.
 
     UserError: a leaf of the same path has another shape. `where` names the other run.
     """
@@ -27,11 +27,11 @@ def load_pretrained(params: Any, other: Any, where: str) -> tuple[Any, list[str]
                 "give both runs the same sizes, vocabulary and labels"
             )
     if not shared:
-        raise UserError(f"config.train.init_from {where}: it has no parameter with the name of one of this model's")
+        raise UserError(f"config.train.init_from {where}: it has no parameter in common with this model")
     taken = {path: jnp.asarray(theirs[path], own[path].dtype) if path in theirs else own[path] for path in own}
     lines = [f"from {where}: {len(shared)} of {len(own)} arrays, {_modules(shared)}"]
     if pooled:
-        lines.append(f"  heads of keys and values averaged in groups: {counted(len(pooled), 'array')}")
+        lines.append(f"  key-value heads averaged in groups: {counted(len(pooled), 'array')}")
     if fresh := [path for path in own if path not in theirs]:
         lines.append(f"  fresh: {_modules(fresh)}")
     if left := [path for path in theirs if path not in own]:
@@ -40,7 +40,7 @@ def load_pretrained(params: Any, other: Any, where: str) -> tuple[Any, list[str]
 
 
 def _has_fewer_heads(path: str, own: tuple[int, ...], theirs: tuple[int, ...]) -> bool:
-    """Whether a parameter of keys or values has fewer heads here, a divisor of those there."""
+    """Whether a key or value parameter has fewer heads here, whose number divides that of the other run."""
     if own == theirs or len(own) != len(theirs) or len(own) < 2 or not re.search(r"(key|value)/(kernel|bias)$", path):
         return False
     return own[:-2] == theirs[:-2] and own[-1] == theirs[-1] and theirs[-2] % own[-2] == 0

@@ -15,7 +15,7 @@ def save(checkpoints: Checkpoints, step: int, state: State, metrics: Mapping[str
 
 
 def restore(checkpoints: Checkpoints, step: int, like: State) -> State:
-    """The state saved after `step` updates; `like`: its shapes."""
+    """The state that was saved after `step` updates. `like`: its shapes."""
     average = like.average if like.average is None else checkpoints.restore(step, "average", like.average)
     params = checkpoints.restore(step, "params", like.params)
     optimizer_state = checkpoints.restore(step, "optimizer", like.optimizer_state)

@@ -1,4 +1,4 @@
-"""The pure train_step and eval_step: state and batch in, state and metrics out. No device, file or clock is known here.
+"""The pure train_step and eval_step: state and batch in, state and metrics out. They know no device, file or clock.
 
 The same `train_step` is jitted on one device, pmapped (with `axis_name`), or jitted over a mesh. Losses are sums with
 weights; gradients are divided once, by the global weight, so 1 and N devices agree up to rounding.
@@ -47,12 +47,13 @@ def make_train_step(
 ) -> Callable[..., tuple[State, dict[str, Array]]]:
     """`train_step(state, batch, axis_name=None, seed=None, **numbers) -> state, metrics`.
 
-    `seed`: if not `train.seed`. `numbers`: what `schedule` wants beside the update. `frozen`: where parameters are not trained.
+    `seed`: overrides `train.seed`. `numbers`: the arguments of `schedule` besides the update. `frozen`: a mask of parameters
+    that are not trained.
 
-    The batch's rows are cut into `accumulate` micro-batches, one after the other in memory. `optimizer` gives updates that
-    `apply_updates` takes with the learning rate `schedule(state.step, **numbers)`. Metrics are the loss's sums over the whole
-    batch, `gradient_norm` (before clipping), `learning_rate`, and `skipped`: 1 where the loss or the norm is not finite; then
-    nothing but the step is changed.
+    The batch's rows are divided into `accumulate` micro-batches, which are processed one after the other. `optimizer` gives
+    updates that `apply_updates` takes with the learning rate `schedule(state.step, **numbers)`. Metrics are the loss's sums
+    over the whole batch, `gradient_norm` (before clipping), `learning_rate`, and `skipped`: 1 if the loss or the norm is not
+    finite; then only the step changes.
     """
 
     def train_step(
@@ -96,7 +97,7 @@ def make_train_step(
     return train_step
 
 
-@functools.lru_cache(maxsize=64)  # of one loss there is one, whose program is then kept (devices.py)
+@functools.lru_cache(maxsize=64)  # one function for each loss, so that its compiled program is reused (devices.py)
 def make_eval_step(loss: Loss) -> Callable[..., dict[str, Array]]:
     """`eval_step(params, batch, axis_name=None) -> sums`, deterministic."""
 

@@ -1,4 +1,4 @@
-"""The progress line, metrics.jsonl and TensorBoard events of a run. No model, device or metric is computed here.
+"""The progress line, metrics.jsonl and TensorBoard events of a run. It computes no metrics.
 
 A line of metrics.jsonl is one report: `step`, its metrics, and fields of `TIMED`. Without the latter, a run that was
 stopped and resumed writes the same file as one that was not.
@@ -26,13 +26,13 @@ T = TypeVar("T")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; [] if there is no file. A half-written last line is left out; None is a number that
-    was not finite. UserError where another line is broken."""
+    """The lines of a metrics.jsonl; [] if there is no file. A half-written last line is left out; None stands for a number that
+    was not finite. UserError: another line is broken."""
     return [row for _, row in _read(path)]
 
 
 def _read(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """Every line, as it stands and as it reads."""
+    """Every line, as text and parsed."""
     lines = path.read_bytes().splitlines() if path.exists() else []
     rows = []
     for number, line in enumerate(lines, 1):
@@ -40,7 +40,7 @@ def _read(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
-        # A line cut inside a number or a word may still be JSON, but it is no report.
+        # A line that is cut inside a number or a word may still be JSON, but it is not a report.
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
             if number == len(lines):
                 break
@@ -69,28 +69,28 @@ def _duration(seconds: float) -> str:
 
 
 class Telemetry:
-    """Tells about the updates `first_step` + 1 to `steps` of one run; a context manager.
+    """Reports on the updates `first_step` + 1 to `steps` of one run; a context manager.
 
-    A terminal gets a live bar, any other stream a line for each report. Opening it drops what metrics.jsonl and the
+    A terminal shows a live bar, any other stream gets a line for each report. Opening it drops what metrics.jsonl and the
     TensorBoard events have steps after `first_step` only. Files that cannot be written: UserError.
 
     Speed is measured from the end of the first `advance`, so that the first step, which compiles, is in neither the
     time nor the tokens of the first report. What runs under `paused()` is not counted either.
 
-    Two fractions tell where the time since the last report went. `pause_share`: under `paused()`, for validation and
+    Two fractions show how the time since the last report was spent. `pause_share`: under `paused()`, for validation and
     checkpoints. `input_share`: the host waited for a batch out of `awaited()`. Batches are read ahead, so it waits only if
     reading is slower than training; a device that still computes the update before hides some of that, so the device waits no
     longer than this. The rest is training: the device's work, and the host's around it.
 
     Args:
-        metrics_path: the metrics.jsonl; a folder that is missing is made.
-        tensorboard_folder: where the events go.
+        metrics_path: the metrics.jsonl; a missing folder is made.
+        tensorboard_folder: the folder of the events.
         first_step: updates done before.
         steps: updates at the end of the run.
         mfu_per_token: a token's training FLOPs / the devices' peak FLOP/s; reports then have `mfu`.
-        settings: what TensorBoard's page HParams compares runs by.
-        follow: is given every row that is written, its step and its finite numbers by name.
-        stream: where the progress goes; None: stderr.
+        settings: the settings by which TensorBoard's page HParams compares runs.
+        follow: is called with every row that is written: its step and its finite numbers by name.
+        stream: the stream for progress; None: stderr.
         clock: seconds, rising.
     """
 
@@ -139,7 +139,7 @@ class Telemetry:
     def __exit__(self, *error: object) -> None:
         try:
             self._stack.close()
-        except OSError as full:  # what could not be written before is tried once more
+        except OSError as full:  # try once more to write what could not be written before
             if error[0] is None:
                 raise self._unwritable(full) from full
 
@@ -150,7 +150,7 @@ class Telemetry:
         )
 
     def advance(self, step: int) -> None:
-        """Update `step` is dispatched: moves the bar. Cheap."""
+        """Moves the bar: update `step` is dispatched. Cheap."""
         if self._warm is None:
             self._warm = self._measured = step, self._clock()
             self._paused = self._awaited = 0.0
@@ -160,11 +160,11 @@ class Telemetry:
             self._bar.update(self._task, completed=step, eta=self._eta(step))
         elif not self._estimated and self._clock() - self._warm[1] >= FIRST_ESTIMATE:
             self._estimated = True
-            if self._reported == self._first_step:  # no report was earlier
+            if self._reported == self._first_step:  # no earlier report
                 self.note(f"step {step}/{self._steps}{self._eta(step)}")
 
     def awaited(self, batches: Iterable[T]) -> Iterator[T]:
-        """The same batches; how long each is waited for is counted."""
+        """The same batches; counts the time that each is waited for."""
         begun = self._clock()
         for batch in batches:
             self._awaited += self._clock() - begun
@@ -175,7 +175,7 @@ class Telemetry:
     def paused(self) -> Iterator[None]:
         """Leaves what runs inside (validation, a checkpoint) out of the speed, not out of the ETA.
 
-        Fetch the last step's metrics before: else the device still trains inside.
+        Fetch the last step's metrics before; otherwise the device is still training inside the block.
         """
         begun = self._clock()
         try:
@@ -186,14 +186,14 @@ class Telemetry:
     def report(self, step: int, metrics: Mapping[str, float], tokens: int, examples: int) -> None:
         """`metrics` of update `step` get the prefix "train/"; `tokens` and `examples` are those since the last report.
 
-        Speeds and shares are absent where no step but the first was made yet.
+        Speeds and fractions are absent if only the first step was made so far.
         """
         now = self._clock()
         row = {f"train/{name}": float(value) for name, value in metrics.items()}
         begun, since = self._measured
         seconds = now - since - self._paused
         if seconds > 0 and step > begun:
-            share = (step - begun) / (step - self._reported)  # below 1 in the first report only: its first step is out
+            share = (step - begun) / (step - self._reported)  # below 1 only in the first report, whose first step is left out
             row["tokens_per_second"] = share * tokens / seconds
             row["examples_per_second"] = share * examples / seconds
             if self._mfu_per_token is not None:
@@ -221,12 +221,12 @@ class Telemetry:
         self.note("  ".join([f"step {step}/{self._steps}", *shown]))
 
     def skipped(self, step: int) -> None:
-        """Update `step` changed nothing, as its loss or gradient was not finite: a line of its own."""
+        """Prints a line: update `step` changed nothing, because its loss or gradient was not finite."""
         self._write(step, {"train/skipped": 1.0})
         self.note(f"step {step}/{self._steps}  skipped: its loss or gradient is not finite")
 
     def recompiled(self, step: int, times: int, shapes: int) -> None:
-        """Update `step` compiled, as `times` - 1 others did, and batches have `shapes` shapes at most: a line of its own."""
+        """Prints a line: update `step` compiled, like `times` - 1 others, although batches have at most `shapes` shapes."""
         self.note(
             f"step {step}/{self._steps}  compiled again, {times} times so far, though batches have at most "
             f"{counted(shapes, 'shape')}: each costs seconds to minutes; what is new in the step must not change with the data "
@@ -271,7 +271,7 @@ class Telemetry:
 
 
 def has_bar(stream: TextIO) -> bool:
-    """Whether a bar can be drawn there; else progress is lines."""
+    """Whether a bar can be drawn there; otherwise progress is printed in lines."""
     return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
@@ -286,22 +286,22 @@ def make_bar(stream: TextIO, before: str, behind: str) -> Any:
         TextColumn(behind, markup=False),
         console=Console(file=stream, force_terminal=True),
         expand=True,
-        # Results go to stdout, which may be a pipe: it stays as it is. What others log to stderr goes above the bar.
+        # Results go to stdout, which may be a pipe, so it is not redirected. Other output to stderr goes above the bar.
         redirect_stdout=False,
         redirect_stderr=stream is sys.stderr,
     )
 
 
 def _events(folder: Path, first_step: int) -> Any:
-    """A file for TensorBoard's events, which makes it forget those of later steps, all before a first step.
+    """A file for TensorBoard's events, which makes TensorBoard forget events of later steps, or all before a first step.
 
-    Not the library's writer above it: that one's thread dies of a full disk, and whoever writes then waits for ever.
+    This does not use the library's higher-level writer, whose thread dies if the disk is full, so that writing waits for ever.
     """
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
     folder.mkdir(parents=True, exist_ok=True)
-    # The suffix keeps a run that is resumed within a second from writing over the file of the one before.
+    # The suffix prevents a run that is resumed within a second from overwriting the previous file.
     events = EventsWriter(str(folder / "events"), f".{first_step}.{os.getpid()}")
     start = SessionLog(status=SessionLog.START)
     events.write_event(Event(wall_time=time.time(), step=first_step + 1 if first_step else 0, session_log=start))

@@ -1,4 +1,4 @@
-"""A trace of some updates, for Perfetto or TensorBoard: what device and host did, and when."""
+"""A trace of some updates, for Perfetto or TensorBoard, with the work of device and host over time."""
 
 import contextlib
 import re
@@ -15,10 +15,11 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
 def updates(text: str, steps: int) -> range:
-    """The updates of `--profile=text`, FIRST:LAST, both included, numbered in the whole run. UserError: it has no such ones."""
+    """The updates of `--profile=text`, FIRST:LAST, both included, numbered within the whole run. UserError: the run does not
+    have them."""
     found = re.fullmatch(r"(\d+):(\d+)", text, re.ASCII)
     if found is None or not 1 <= (first := int(found[1])) <= (last := int(found[2])):
-        raise UserError(f"--profile={text}: wants FIRST:LAST, the numbers of two updates, such as 100:105")
+        raise UserError(f"--profile={text}: expected FIRST:LAST, the numbers of two updates, such as 100:105")
     if last > steps:
         raise UserError(f"--profile={text}: the run ends with update {steps:,}; name earlier ones or raise config.train.steps")
     return range(first, last + 1)
@@ -26,10 +27,10 @@ def updates(text: str, steps: int) -> range:
 
 @contextlib.contextmanager
 def traced(step: Step, done: int, wanted: range, folder: Path, telemetry: Telemetry) -> Iterator[Step]:
-    """`step` of a run of which `done` updates are done, which writes a trace of the updates `wanted` into `folder`.
+    """`step` of a run with `done` finished updates, wrapped so that it writes a trace of the updates `wanted` into `folder`.
 
-    Whatever was dispatched before is waited for, and so are these updates: the trace has all of them and nothing else. A run
-    that ends between has a trace of those that it came to. Writing takes seconds, which are not counted as training.
+    It waits for everything that was dispatched before, and for these updates, so the trace has exactly these updates. If the
+    run ends early, the trace has the updates up to that point. Writing takes seconds, which are not counted as training.
     """
     number, begun = done, 0
     if wanted[-1] <= done:

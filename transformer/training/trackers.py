@@ -1,8 +1,8 @@
-"""Where a run can be followed beside its workdir (`config.train.trackers`): Weights & Biases and MLflow, imported on demand.
+"""Trackers of a run in addition to its workdir (`config.train.trackers`): Weights & Biases and MLflow, imported on demand.
 
 Both read their own environment variables (WANDB_MODE=offline, WANDB_PROJECT, MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME). A
-run that is resumed continues its record, whose id is kept in trackers.json. A tracker that fails is left out with a line to
-the user; the run continues, and metrics.jsonl has everything.
+run that is resumed continues its record, whose id is kept in trackers.json. If a tracker fails, a line tells the user,
+and the run continues without it; metrics.jsonl has everything.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from transformer.runtime.workdir import read_json, write_json
 
 PROJECT = "transformer"
 VERSIONS = {"wandb": "wandb>=0.31,<0.32", "mlflow": "mlflow>=3.17,<4"}  # as in pyproject.toml, which a test compares
-LONGEST = 500  # characters of a setting that MLflow takes
+LONGEST = 500  # maximum characters of a setting in MLflow
 ID_FILE = "trackers.json"
 
 
 class Tracker(Protocol):
-    """`id`: what the tracker knows the run by."""
+    """`id`: the tracker's id of the run."""
 
     id: str
 
@@ -33,7 +33,7 @@ class Tracker(Protocol):
 
 
 class WeightsAndBiases:
-    """A run of wandb, whose files lie in the workdir."""
+    """A run of wandb, whose files are in the workdir."""
 
     def __init__(self, module: Any, folder: Path, name: str, settings: Mapping[str, str], known: str | None) -> None:
         self._run = module.init(
@@ -130,7 +130,7 @@ class Trackers:
 
 
 def _name(folder: Path) -> str:
-    """What a run is called: its workdir as seen from the current folder, or the last two parts of its path."""
+    """The name of a run: its workdir relative to the current folder, or the last two parts of its path."""
     try:
         return folder.resolve().relative_to(Path.cwd()).as_posix()
     except ValueError:

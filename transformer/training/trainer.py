@@ -1,7 +1,7 @@
-"""What a configuration trains with, put together: its loss, its step, and the state that the step begins with.
+"""The parts of training for a configuration: its loss, its step, and the initial state.
 
-Configurations that differ in numbers alone that a program is given, such as the seed and the learning rate, have one loss and
-one step, so that a process that trains many of them compiles once.
+Configurations that differ only in arguments of the program, such as the seed and the learning rate, share one loss and one
+step, so that a process that trains many of them compiles once.
 """
 
 import functools
@@ -17,7 +17,7 @@ from transformer.training import step as steps
 class Trainer(NamedTuple):
     """`loss` and `step` as in step.py; `begin(params)` gives the state before the first update.
 
-    `step` is a partial: its function is what equal programs share, its keywords are the numbers in which they differ.
+    `step` is a partial: equal programs share its function, and its keywords are the numbers in which they differ.
     """
 
     loss: steps.Loss
@@ -26,7 +26,7 @@ class Trainer(NamedTuple):
 
 
 def make(config: Config, data_info: DataInfo, model: Any) -> Trainer:
-    """Of a `model` of the configuration's family."""
+    """The trainer of a `model` of the configuration's family."""
     loss, train = families.make_loss(model, config, data_info), config.train
     adapters, ratio = config.model.lora_rank is not None, config.model.width_ratio
     program, begin = _programs(families.of_programs(config).train, loss, adapters, ratio)

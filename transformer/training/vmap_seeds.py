@@ -25,7 +25,7 @@ class OnHost:
 def train(runs: Mapping[int, Run], redirect: Mapping[int, Callable[[], AbstractContextManager[Any]]]) -> list[int]:
     """Trains every run, by its seed, to its end; returns the seeds that failed. A failure does not end the other runs.
 
-    `redirect`: makes the context that is entered whenever a run continues, so that its output goes to its own log.
+    `redirect`: returns a context that is entered whenever a run continues, so that its output goes to its own log.
     """
     waiting: dict[int, Update] = {}
     failed: list[int] = []

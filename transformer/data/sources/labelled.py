@@ -25,7 +25,7 @@ def read_tsv(data: Data, split: SplitName, cache: Path) -> Split:
         fields = [field.strip() for field in line.split("\t")]
         found = f"{path}: line {number} has {counted(len(fields), 'field')}"
         if len(fields) not in (2, 3):
-            raise UserError(f"{found}; wants label TAB text, or label TAB text TAB pair")
+            raise UserError(f"{found}; expected label TAB text, or label TAB text TAB pair")
         if len(fields) != first:
             raise UserError(f"{found}, line 1 has {first}; all lines must have the same number")
         example = dict(zip(names, fields, strict=True))
@@ -74,7 +74,7 @@ def _sentences(path: Path) -> Iterator[list[tuple[int, str, str]]]:
             columns = tagged_words(line)
             width = width or len(columns)
             if len(columns) < 2:
-                raise UserError(f"{path}: line {number} has one column; wants a token and, in the last column, its tag")
+                raise UserError(f"{path}: line {number} has one column; expected a token and, in the last column, its tag")
             if len(columns) != width:
                 raise UserError(
                     f"{path}: line {number} has {counted(len(columns), 'column')}, but the lines before it have {width}"

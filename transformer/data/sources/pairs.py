@@ -121,7 +121,9 @@ def _rates(data: Data) -> dict[str, float]:
         except ValueError:
             rate = 0.0
         if not (colon and name and 0 < rate < float("inf")):
-            raise UserError(f"config.data.mixture {entry}: wants NAME:RATE, a folder and a number above 0, as in summarize:2.5")
+            raise UserError(
+                f"config.data.mixture {entry}: expected NAME:RATE, a folder and a number above 0, as in summarize:2.5"
+            )
         if name in rates:
             raise UserError(f"config.data.mixture {entry}: {name} is there twice; give each task one rate")
         rates[name] = rate

@@ -30,7 +30,7 @@ def part(data: Data, split: SplitName) -> tuple[str, Callable[[int], slice]]:
     low, high = (int(match[2] or 0), int(match[3] or 100)) if match else (0, 0)
     if match is None or not low < high <= 100:
         raise UserError(
-            f"config.data.{split} {name}: the slice wants whole percents, the first smaller than the second, "
+            f"config.data.{split} {name}: a slice needs whole percents, the first smaller than the second, "
             "as in NAME[:90%], NAME[90%:] or NAME[10%:20%]"
         )
     return match[1], lambda n: slice(n * low // 100, n * high // 100)
