@@ -128,7 +128,7 @@ def test_a_damaged_file_is_named_with_the_location(tmp_path):
     for content, says in {
         whole[: len(whole) // 2].encode(): "line ",
         b"": "line 1, column 1",
-        b'{"family": NaN}': "NaN is no JSON",
+        b'{"family": NaN}': "NaN is not JSON",
         b'{"family": "\xff"}': "utf-8",
         b"[]": "not an object of settings",
         whole.replace('"d_ff"', '"d_fff"').encode(): "unknown setting model.d_fff; did you mean 'd_ff'?",
