@@ -160,7 +160,7 @@ def test_the_defaults_are_valid():
         ({"model.num_kv_heads": 2} | RECURRENT, ["config.model.num_kv_heads", "config.family"]),
         ({"model.attention.bias": False} | RECURRENT, ["config.model.attention", "config.family"]),
         ({"model.mask": "all", "family": "encoder_only"}, ["config.model.mask=all", "decoder"]),
-        ({"model.mask": "all", "model.positions": "t5"}, ["config.model.mask all: the buckets", "positions t5"]),
+        ({"model.mask": "all", "model.positions": "t5"}, ["config.model.mask all", "positions t5 has buckets"]),
         ({"model.mask": "causal"}, ["config.model.mask=causal", "prefix"]),
         ({"model.layer_pattern": ("local",)}, ["config.model.layer_pattern names local", "layer_types.local.SETTING=VALUE"]),
         ({"model.layer_types": LOCAL}, ["config.model.layer_types.local is not in config.model.layer_pattern"]),
