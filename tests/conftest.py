@@ -1,4 +1,4 @@
-"""What holds for every test: how JAX checks shapes, how it compiles, which process runs it, and what may be skipped."""
+"""Settings of all tests: how JAX checks shapes and compiles, which process runs a test, and which tests may be skipped."""
 
 import os
 import re
@@ -32,9 +32,10 @@ _compiled = pytest.StashKey[str]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A program is compiled once a session: what one process has compiled, those of pytest and those that tests start find.
+    """A program is compiled once per session: other processes of pytest, and processes that tests start, find what one has
+    compiled.
 
-    The folder is new in each session and goes with it, so that no test sees a program of another commit, or of the user's.
+    The folder is new in each session and is deleted with it, so that no test uses a program of another commit or of the user.
     """
     if not hasattr(config, "workerinput"):
         settings = {"compilation_cache_dir": tempfile.mkdtemp(), "persistent_cache_min_compile_time_secs": 0.05}
@@ -149,7 +150,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session")
 def draw():
-    """A module's variables, drawn and not initialised: no bias is zero, no norm's factor is one, and nothing is compiled."""
+    """A module's variables, drawn and not initialized: no bias is zero, no norm's factor is one, and nothing is compiled."""
 
     def draw(module, *arguments, **keywords):
         generator = np.random.default_rng(1)

@@ -1,4 +1,4 @@
-"""Models whose parameters are drawn, not trained, ready to be asked: large enough that what they say differs."""
+"""Models whose parameters are drawn and not trained, ready for use; the parameters are so large that outputs differ."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from transformer.settings import assign
 
 
 def changed(config: Config, **settings: Any) -> Config:
-    """`config` with other settings; two underscores stand for a dot."""
+    """`config` with other settings; two underscores mean a dot."""
     return assign(config, {name.replace("__", "."): value for name, value in settings.items()})
 
 

@@ -1,4 +1,5 @@
-"""The classes of experiments/variants, by kind, as settings name them: what is added there is tested without being listed."""
+"""The classes of experiments/variants by kind, as settings name them, so that a new variant is tested without an entry in a
+list."""
 
 import importlib
 import inspect
@@ -10,7 +11,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "variants"
 
 
 def names(kind: type[Component]) -> list[str]:
-    """FILE.py:Class of every class of that kind."""
+    """FILE.py:Class for every class of this kind."""
     result = []
     for file in sorted(FOLDER.glob("[!_]*.py")):
         module = importlib.import_module(f"experiments.variants.{file.stem}")

@@ -1,7 +1,6 @@
-"""Folders as Transformers writes them, made without it: names and shapes of tensors are what its classes have.
+"""Folders of Transformers, written without it: names and shapes of tensors are those of its classes.
 
-Letters: V rows of the table, D width, F inner width, A all heads' width, P positions.
-"""
+Letters: V rows of the table, D width, F inner width, A all heads' width, P positions."""
 
 import json
 import random
@@ -157,7 +156,7 @@ def word_pieces():
 
 
 def between(made, begin, *end):
-    """The tokenizer, whose texts stand between these tokens; a pair has the last of them between its texts, too."""
+    """A tokenizer that encloses texts in these tokens; in a pair, the last token is also between the texts."""
     made.post_processor = processors.TemplateProcessing(
         " ".join([begin, "$A", *end]).strip(),
         " ".join([begin, "$A", end[-1], "$B", *end]).strip(),
@@ -167,7 +166,7 @@ def between(made, begin, *end):
 
 
 def write_old(folder, described):
-    """What folders had before there was a tokenizer.json, of one."""
+    """The files that folders had before tokenizer.json existed, written from one."""
     model = described["model"]
     if model["type"] == "WordPiece":
         (folder / "vocab.txt").write_text("\n".join(model["vocab"]) + "\n")
@@ -178,7 +177,7 @@ def write_old(folder, described):
 
 
 def unigram(sentinels=4):
-    """T5's: <pad> 0, </s> 1, <unk> 2, pieces, and the sentinels from the end."""
+    """T5's: <pad> 0, </s> 1, <unk> 2, pieces, and the sentinels from the end on."""
     letters = sorted({c for text in TEXTS for c in text} - {" "})
     pieces = ["<pad>", "</s>", "<unk>", "\u2581", *("\u2581" + word for word in WORDS[:8]), *letters]
     scores = [0.0, 0.0, 0.0, -2.0, *[-3.0] * 8, *[-4.0] * len(letters)]
@@ -191,7 +190,7 @@ def unigram(sentinels=4):
 
 
 def pieces(path, texts=TEXTS, size=50, **ids):
-    """A sentencepiece file; returns its processor."""
+    """Writes a sentencepiece file and returns its processor."""
     sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter(texts),
         model_writer=(file := path.open("wb")),
@@ -205,7 +204,8 @@ def pieces(path, texts=TEXTS, size=50, **ids):
 
 
 def marian_pair(folder):
-    """source.spm, target.spm, vocab.json; the number of ids. The pad has the last one, and no id is sentencepiece's own."""
+    """Writes source.spm, target.spm and vocab.json; returns the number of ids. The pad is the last id, and no id equals that of
+    sentencepiece."""
     sides = [
         pieces(folder / f"{side}.spm", TEXTS[k::2], pad_id=-1, eos_id=0, unk_id=1)
         for k, side in enumerate(("source", "target"))

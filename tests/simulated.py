@@ -1,4 +1,4 @@
-"""A file of tests as a program on eight devices, which are simulated in a process of its own."""
+"""Runs a test file as a program on eight simulated devices in a separate process."""
 
 import json
 import os
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def eight(file: str, *arguments: str) -> Any:
-    """What the program `file` prints, which is JSON."""
+    """The JSON that the program `file` prints."""
     settings = {
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_COMPILATION_CACHE": "false",  # the memory that a program takes is counted where it is compiled

@@ -1,4 +1,4 @@
-"""A very small model, its settings and its batches, on which several files of tests train."""
+"""A very small model with its settings and batches, which several test files use."""
 
 import functools
 from typing import Any
@@ -24,17 +24,17 @@ SMALL = Config(
 
 
 def config(**settings) -> Config:
-    """`SMALL` with other settings; two underscores stand for a dot."""
+    """`SMALL` with other settings; two underscores mean a dot."""
     return assign(SMALL, {name.replace("__", "."): value for name, value in settings.items()})
 
 
 def model(base: Model | None = None, **values) -> Model:
-    """A model's settings; two underscores stand for a dot, and a component may be its name."""
+    """A model's settings; two underscores mean a dot, and a component may be given by name."""
     return assign(base or Model(), {name.replace("__", "."): value for name, value in values.items()})
 
 
 def callbacks(**functions: Any) -> loop.Callbacks:
-    """Callbacks of a training loop that do nothing, apart from these."""
+    """Callbacks of a training loop that do nothing, except for the given ones."""
     nothing = {"count": lambda batch: dict.fromkeys(("examples", "tokens", "filled", "slots"), 1), "keep_batch": lambda *_: ""}
     made = loop.Callbacks()
     for name, function in (nothing | functions).items():
@@ -43,7 +43,7 @@ def callbacks(**functions: Any) -> loop.Callbacks:
 
 
 def batch(seed: int, rows: int) -> dict[str, np.ndarray]:
-    """Packed rows, two sentences in one: about a third of the rows are empty, the others filled to any degree."""
+    """Packed rows, two sentences per row: about a third of the rows are empty, the others are filled to different degrees."""
     draw = np.random.default_rng(seed)
     result = {}
     filled = draw.random(rows) < 0.7
@@ -60,23 +60,23 @@ def batch(seed: int, rows: int) -> dict[str, np.ndarray]:
 
 
 def params(config: Config):
-    """Parameters, drawn and not initialised."""
+    """Parameters that are drawn and not initialized."""
     model = families.FAMILIES[config.family].model(config, DATA_INFO)
     return filled(model, families.make_objective(config, DATA_INFO, {}))
 
 
 def filled(model, objective):
-    """A model's parameters, drawn and not initialised: nothing is compiled, no bias is zero."""
+    """A model's parameters, drawn and not initialized: nothing is compiled, and no bias is zero."""
     return jax.tree.map(jnp.asarray, _drawn(shapes(model, objective), 0.3))
 
 
 def shapes(model, objective):
-    """Those of a model's parameters."""
+    """The shapes of a model's parameters."""
     return families.param_shapes(model, families.features(objective))
 
 
 def untrained(config: Config, data_info: DataInfo):
-    """A model of any family, and its parameters, drawn as NumPy arrays; they differ more than those of `filled`."""
+    """A model of any family, and its parameters, drawn as NumPy arrays with more variance than those of `filled`."""
     model = families.FAMILIES[config.family].model(config, data_info)
     sides = {"encoder_only": ("source",), "decoder_only": ("inputs",)}.get(config.family, ("source", "inputs"))
     shapes = jax.eval_shape(model.init, jax.random.key(0), {side: np.zeros((1, 8), np.int32) for side in sides})["params"]
@@ -94,10 +94,9 @@ def _drawn(shapes, scale: float):
 
 
 def some(values, *chosen, others=pytest.mark.slow):
-    """Parameters of a test, of which those that are chosen always run, and the others only where their mark is asked for.
+    """Parameters of a test: the chosen ones always run, the others only if their mark is requested.
 
-    A value is one parameter, or a tuple of several.
-    """
+    A value is one parameter, or a tuple of several."""
     values = list(values)
     assert all(value in values for value in chosen)
     given = [value if isinstance(value, tuple) else (value,) for value in values]
@@ -105,15 +104,16 @@ def some(values, *chosen, others=pytest.mark.slow):
 
 
 def drawn(module, *arguments):
-    """A module's variables, drawn and not initialised: nothing is compiled."""
+    """A module's variables, drawn and not initialized: nothing is compiled."""
     return _drawn(jax.eval_shape(module.init, jax.random.key(0), *arguments), 0.3)
 
 
 def apply(module, variables, *arguments, method: str | None = None):
-    """`module.apply`, compiled as a whole for each method: much sooner done than operation by operation. Numbers are static.
+    """`module.apply`, compiled as a whole for each method, which is much faster than running each operation. Numbers are
+    static.
 
-    What a context changes while a model is traced, as `scaled_heads` does, is not seen: the program may be there already.
-    """
+    Contexts that change a model while it is traced, such as `scaled_heads`, have no effect, because the program may already be
+    compiled."""
     numbers = tuple(n for n, argument in enumerate(arguments, 1) if isinstance(argument, int))
     return _applied(module, method, numbers)(variables, *arguments)
 
@@ -124,7 +124,7 @@ def _applied(module, method, numbers):
 
 
 def trainer(config: Config):
-    """A first state, the train step and the loss; those of equal settings are the same functions, compiled once."""
+    """An initial state, the train step and the loss. Equal settings share functions, so they are compiled once."""
     loss, train_step, begin = _made(config)
     return begin(params(config)), train_step, loss
 

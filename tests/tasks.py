@@ -1,4 +1,4 @@
-"""A tiny run of each task, trained once a test process through the command line, on files written here."""
+"""A tiny run of each task, trained once per test process through the command line, on files that are written here."""
 
 import atexit
 import contextlib
@@ -81,7 +81,7 @@ def _questions(folder: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """`settings` beside those of the experiment; `files` writes the data; `scores`: what the test split is scored by."""
+    """`settings` in addition to those of the experiment; `files` writes the data; `scores`: the scores of the test split."""
 
     settings: dict[str, str]
     files: Callable[[Path], Any]
@@ -135,8 +135,8 @@ TASKS: dict[str, Task] = {  # by objective; of translating, which has a run of i
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A folder with `data`, `tiny.py` and the workdir `run`; what training said; and the predictor that it made at its end,
-    compiled for what it was asked."""
+    """A folder with `data`, `tiny.py` and the workdir `run`; the output of training; and the predictor made at its end, with
+    its compiled programs."""
 
     folder: Path
     arguments: list[str]
@@ -155,7 +155,7 @@ def arguments(task: str, **more: str) -> list[str]:
 
 @functools.cache
 def run(task: str) -> Run:
-    """Do not write into it."""
+    """Tests must not write into it."""
     folder, made, load = Path(tempfile.mkdtemp()), [], predict.load
     atexit.register(shutil.rmtree, folder)
     (folder / "data").mkdir()

@@ -1,4 +1,4 @@
-"""The library from Python, on models whose parameters are drawn: nothing is trained but where training is what is asked."""
+"""The library from Python, on models whose parameters are drawn: nothing is trained unless training is tested."""
 
 import functools
 import html
@@ -48,7 +48,7 @@ def model(kind: str) -> TrainedModel:
 
 
 def test_hidden_states_are_those_that_the_heads_read():
-    """The last layer's are what `states` gives, which the logits are made of; here no norm stands between."""
+    """The states of the last layer are those from which logits are computed; this model has no final norm."""
     made = model("translate")
     found, batch = made.hidden_states(["abc", "de"], ["fed", "a"]), made.batch(["abc", "de"], ["fed", "a"])
     states = small.apply(made.model, {"params": made.params}, batch, method="states")
@@ -60,7 +60,8 @@ def test_hidden_states_are_those_that_the_heads_read():
 
 
 def test_gradients_are_the_slope_of_the_log_probability():
-    """Against a difference: a token's embedding is moved along one entry by moving the table's row, which one token reads."""
+    """Against a finite difference: one entry of a token's embedding is changed in the table, in a row that only one token
+    reads."""
     made, source, target = model("translate"), "abc", "fed"
     token = LETTERS.encode("b")[0]
     found = made.gradients([source], [target])
@@ -130,7 +131,7 @@ def test_a_wrong_argument_is_one_line(says, tmp_path, monkeypatch):
 
 
 def test_a_run_is_loaded_trained_again_and_read(capsys):
-    """The run is complete: `train` scores it again."""
+    """The run is complete, so `train` only scores it again."""
     workdir = trained.run().workdir
     made = transformer.load(workdir, {"search.beam_size": 2, "search.batch_size": 4})
     assert [each.text for each in made.translate(["abc"])] == [trained.translator().translate(["abc"]).__next__()[0].text]
@@ -163,7 +164,7 @@ def test_training_gives_scores_and_the_model(tmp_path, monkeypatch, capsys):
 
 
 def test_a_page_of_attention_is_one_file_with_the_texts_and_their_weights(tmp_path):
-    """Of given targets, and of the model's own outputs; a notebook shows the same."""
+    """For given targets and for the model's own outputs; a notebook shows the same page."""
     made = model("translate")
     page = made.attention_page(["ab", "cde"], ["fe", "d"])
     page.save(str(tmp_path / "attention.html"))
@@ -208,7 +209,7 @@ def test_a_model_of_ones_own_says_what_it_lacks():
 
 @pytest.mark.slow
 def test_the_examples_without_a_workdir_run():
-    """The code of docs/python.md, as it stands."""
+    """The code of docs/python.md, unchanged."""
     blocks = re.findall(r"```python\n(.*?)```", (trained.ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.S)
     assert len(blocks) == 3
     names: dict = {}
@@ -223,7 +224,7 @@ def test_the_examples_without_a_workdir_run():
 
 
 def test_self_attention_is_attention():
-    """Of one head, against NumPy; alone and with the second text of a row out of sight."""
+    """One head against NumPy: one text, and two texts in a row that do not see each other."""
     config = Model(d_model=4, num_heads=1)  # sinusoids are added to the input
     x, segments = np.random.default_rng(0).normal(size=(1, 5, 4)).astype(np.float32), jnp.array([[1, 1, 1, 2, 2]])
     net = SelfAttention(config, causal=True)

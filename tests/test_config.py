@@ -1,4 +1,4 @@
-"""Settings: overrides, limits, cross-checks, files; and that what is wrong is said in a line that helps."""
+"""Settings: overrides, limits, cross-checks and files; wrong settings give a helpful one-line error."""
 
 import dataclasses
 import json
@@ -298,7 +298,7 @@ def test_differences():
 
 
 def test_no_free_setting_changes_parameters_or_data():
-    """What is free is listed here once more, so that a new free setting is a decision."""
+    """The free settings are listed here again, so that adding one is a deliberate decision."""
     free = {name for name, _, field, _ in fields(Config()) if field.metadata.get("free")}
     sections = {"evaluate", "search", "embed", "checkpoint", "parallel"}
     assert {name for name in free if name.split(".")[0] not in sections} == {
@@ -348,7 +348,7 @@ def fit_to_data(config, overrides, found):
 
 
 def test_an_experiment_file_may_fit_its_settings_to_the_data(tmp_path):
-    """It sees what was overridden and what was found, and cannot change the first."""
+    """The function sees overrides and the measured data, and cannot change the overrides."""
 
     def look(config: Config) -> str:
         return f"{config.model.d_model + 1}"
@@ -412,7 +412,7 @@ TYINGS = ("three_way", "two_way", "inputs", "none")
 @pytest.mark.parametrize("tying", TYINGS)
 @pytest.mark.parametrize("family", ["encoder_decoder", "recurrent", "decoder_only"])
 def test_two_vocabularies_never_share_a_table(family, tying, vocabulary):
-    """Imported ones are compared when they are read: they may be two with the same ids."""
+    """Imported vocabularies are compared when they are read: two of them may have the same ids."""
     data = Data(joint_vocabulary=False, vocabulary=vocabulary, batching="bucketed")
     config = Config(family=family, model=Model(tying=tying), data=data)
     assert validate(replace(config, "data.joint_vocabulary", True))

@@ -1,7 +1,6 @@
-"""Whatever is dropped, cut, capped or replaced is counted, and the count stands where its effect is read.
+"""Everything that is dropped, cut, capped or replaced is counted, and the count is printed with the results that it affects.
 
-A table of every objective of every family, and of every way to ask a model; the scores' files and the report of a study.
-"""
+A table of all objectives of all families and of all uses of a model; the score files and the report of a study."""
 
 import dataclasses
 import json
@@ -71,7 +70,8 @@ def corpus_of(kind: str) -> dict[str, Ragged]:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("kind", "family"), CASES)
 def test_every_objective_counts_what_it_drops_cuts_or_splits(kind, family, training):
-    """Three of twelve examples are too long: dropped in training, cut in evaluation; documents are read in chunks in both."""
+    """Three of twelve examples are too long: they are dropped in training and cut in evaluation; documents are read in chunks
+    in both."""
     config = config_of(kind, family)
     size = LETTERS.size + 100
     data_info = DataInfo(size, size, size, size, mask=size - 1, sentinels=100, labels=("0", "1"))
@@ -145,7 +145,7 @@ def test_outputs_that_the_model_does_not_end_are_counted(monkeypatch):
 
 
 def test_what_is_cut_stands_with_the_scores(tmp_path, monkeypatch, capsys):
-    """Of targets that are longer than config.data.max_target_length words count as far as they are scored."""
+    """In targets longer than config.data.max_target_length, only the words that are scored count."""
     used = translator(search__max_extra=2, data__max_target_length=8, evaluate__lengths=(1, 2, 90))
     examples = [{"source": "ab", "target": "ab cd ef gh"}, {"source": "abc", "target": "a b"}]
     tokens = {side: Ragged.of([LETTERS.encode(each[side]) for each in examples]) for side in ("source", "target")}
@@ -177,7 +177,7 @@ def test_what_is_cut_stands_with_the_scores(tmp_path, monkeypatch, capsys):
 
 
 def test_training_keeps_what_it_dropped(tmp_path):
-    """`Workdir.cuts` of a run in which nothing was, and a file that is damaged."""
+    """`Workdir.cuts` of a run without cuts, and a damaged file."""
     run = trained.run()
     assert Workdir(run.workdir).cuts() == [] and (run.workdir / "cuts.json").exists()
     assert Workdir(run.workdir).data_info().longest_output == 21  # 20 letters and the end

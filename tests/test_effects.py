@@ -1,8 +1,7 @@
-"""Every setting has an effect, or is refused: each one is changed, in every family and objective.
+"""Every setting has an effect or is refused: each one is changed, in every family and objective.
 
-What a change does is read off what the setting is for: the program of the model or of the update, as text, and nothing is
-compiled; batches; what the loop does when; scores of outputs that are given; the rules of a search.
-"""
+The effect is observed where the setting acts: in the program of the model or of the update as text, without compilation; in
+batches; in the order of events of the loop; in scores of given outputs; in the rules of a search."""
 
 import contextlib
 import dataclasses
@@ -195,7 +194,7 @@ def other(name: str, kind: Any, value: Any) -> Any:
 
 
 def text_of(function: Callable, *arguments: Any) -> str:
-    """The program of a function, its constants included."""
+    """The program of a function as text, including its constants."""
     program = jax.make_jaxpr(function)(*arguments)
     constants = [hashlib.sha256(np.asarray(c).tobytes()).hexdigest() for c in program.consts if not hasattr(c, "_impl_key")]
     return re.sub("0x[0-9a-f]+", "", f"{program} {constants}")
@@ -207,7 +206,7 @@ def data_info(config: Config) -> DataInfo:
 
 
 def model_program(config: Config, deterministic: bool = False) -> str:
-    """The initialisation and the forward pass, of texts so long that `attention_backend` auto is chunked."""
+    """The initialization and the forward pass, with texts so long that `attention_backend` auto is chunked."""
     model = families.FAMILIES[config.family].model(config, data_info(config))
     sides = {"encoder_only": ("source",), "decoder_only": ("inputs",)}.get(config.family, ("source", "inputs"))
     batch = {side: jax.ShapeDtypeStruct((2, 1024), np.int32) for side in sides}
@@ -225,7 +224,7 @@ VOCABULARY = types.SimpleNamespace(size=19, starts_word=lambda: np.ones(19, bool
 
 
 def loss_program(config: Config) -> str:
-    """The loss, of an untrained model and a batch of the objective's shapes."""
+    """The loss of an untrained model for a batch with the shapes of the objective."""
     model, known = families.FAMILIES[config.family].model(config, data_info(config)), data_info(config)
     objective = families.make_objective(config, known, {"text": VOCABULARY})  # type: ignore[dict-item]
     batch = pipeline.blank(objective, config.data, 64, 128, 1)
@@ -235,7 +234,7 @@ def loss_program(config: Config) -> str:
 
 
 def update_program(config: Config) -> str:
-    """An update of a few parameters with a loss that is quickly traced."""
+    """An update of a few parameters with a loss that is fast to trace."""
     train = config.train
     params = {"encoder": {"kernel": jnp.ones((2, 2)), "self_gates": jnp.ones(2)}}
     rule, schedule = optimizer.make_optimizer(train), optimizer.make_schedule(train, config.model)
@@ -249,7 +248,7 @@ def update_program(config: Config) -> str:
 
 
 def batches(config: Config, folder: Path) -> str:
-    """The first batches of training, and all of validation and test."""
+    """The first batches of training, and all batches of validation and test."""
     if config.data.source in ("number_words", "algorithms"):
         make = {"number_words": number_words, "algorithms": algorithms}[config.data.source].TASK.make
         drawn = {
@@ -278,7 +277,7 @@ def batches(config: Config, folder: Path) -> str:
 
 
 def events(config: Config) -> list[str]:
-    """What the loop does when; updates 6 and 7 are skipped, and validations improve, then do not."""
+    """The events of the loop; updates 6 and 7 are skipped, and validations first improve, then do not."""
     told: list[str] = []
     clock = itertools.count(step=12.0)
     monitor = Monitor(config)
@@ -342,7 +341,7 @@ EXAMPLES = {
 
 
 def scored(config: Config) -> str:
-    """Scores and samples of given outputs, and the heads that are taken out."""
+    """Scores and samples of given outputs, and the removed heads."""
     task, predictor = families.task_of(config), Fake(config)
     scoring.check_evaluate(config)
     split = prepare.Split(EXAMPLES.get(task.output, []), {}, "")
@@ -359,7 +358,7 @@ def scored(config: Config) -> str:
 
 
 def searched(config: Config) -> str:
-    """The rules by which text is made."""
+    """The rules by which text is generated."""
     modes, result = families.task_of(config).modes, []
     if "translate" in modes:
         result += [decoding.make_rule(config, data_info(config), 9), config.search.output_limit(5)]
@@ -371,7 +370,7 @@ def searched(config: Config) -> str:
 
 
 def outcome(name: str, config: Config, folder: Path) -> str:
-    """What the setting can change."""
+    """Everything that the setting may affect."""
     section, _, rest = name.partition(".")
     if section in ("data", "objective") or name in ("train.seed", "train.batch_tokens"):
         return batches(config, folder)
@@ -391,7 +390,7 @@ def outcome(name: str, config: Config, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory) -> Callable:
-    """A function of a case and a setting, and what else is set: "refused", "changes nothing" or "has an effect"."""
+    """A function of a case, a setting and further settings, which returns "refused", "changes nothing" or "has an effect"."""
 
     @functools.cache
     def folder(case: str) -> Path:
@@ -449,7 +448,7 @@ def walk(tmp_path_factory) -> Callable:
 
 
 def _group(name: str) -> str:
-    """A setting whose outcome is that of `name`, where both are at their base values."""
+    """A setting whose outcome equals that of `name` if both have their base values."""
     section, _, rest = name.partition(".")
     if section in ("data", "objective") or name in ("train.seed", "train.batch_tokens"):
         return "data.train"
@@ -473,7 +472,7 @@ ALL = ("model", "data", "objective", "train", "checkpoint", "evaluate", "search"
 
 
 def found_in(walk: Callable, case: str, sections: tuple[str, ...]) -> dict[str, set[str]]:
-    """What comes of each setting, alone and with what it needs."""
+    """The results for each setting, alone and with the settings that it requires."""
     names = [name for name, section in SECTIONS.items() if section in sections]
     return {name: {walk(case, name), walk(case, name, tuple(NEEDS.get(name, {}).items()))} for name in names}
 

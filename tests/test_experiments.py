@@ -60,7 +60,7 @@ def documents(folder: Path, config: Config) -> None:
 
 
 def stand_in(folder: Path, config: Config) -> dict[str, str]:
-    """Data of the kind that the configuration names, and what is to be set to read it."""
+    """Data of the kind that the configuration names, and the settings for reading it."""
     if config.data.source in EMBEDDED:
         return {}
     if config.data.source == "documents":
@@ -71,13 +71,13 @@ def stand_in(folder: Path, config: Config) -> dict[str, str]:
 
 
 def read(path: Path, folder: Path) -> Config:
-    """The experiment's settings; where they depend on the data, with a stand-in in `folder`."""
+    """The settings of the experiment, fitted to the stand-in in `folder` if they depend on the data."""
     pairs(folder, Config())
     return fitting.read(path, {"data.directory": str(folder)} if path.stem == "parallel_text" else {})
 
 
 def test_there_are_some(tmp_path):
-    """Each family is there, and each job."""
+    """There are experiments for each family and each kind of study."""
     every = [read(path, tmp_path) for path in FILES]
     assert {"number_words", "multi30k", "parallel_text", "wmt14_base"} <= {path.stem for path in FILES}
     assert {config.family for config in every} == {"encoder_decoder", "recurrent", "encoder_only", "decoder_only"}
@@ -119,7 +119,8 @@ def test_experiment(path, tmp_path, monkeypatch):
 
 
 def test_parallel_text_is_fitted_to_the_number_of_pairs(tmp_path, capfd):
-    """Size, vocabulary and updates follow from the training pairs, and are printed; the command line takes precedence."""
+    """Size, vocabulary and updates depend on the number of training pairs, and are printed; the command line takes
+    precedence."""
 
     def fitted(pairs: int, **overrides: str) -> Config:
         for language in ("en", "de"):

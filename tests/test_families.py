@@ -1,4 +1,4 @@
-"""The table of families: what stands in it fits together, and its losses are those of the plain definition."""
+"""The table of families is consistent, and its losses are those of the plain definition."""
 
 import dataclasses
 
@@ -20,7 +20,8 @@ PAIRS = [(family, kind) for kind, row in families.TASKS.items() if "train" in ro
 @pytest.mark.parametrize(("family", "kind"), PAIRS)
 @pytest.mark.parametrize("next_sentence", [False, True])
 def test_a_row_fits_together(family, kind, next_sentence):
-    """Modes exist; what the objective makes is what the model reads, and its loss gives the sums that a report needs."""
+    """The modes exist, the model reads the features that the objective makes, and the loss gives the sums that a
+    report needs."""
     config, row = (
         small.config(family=family, objective__kind=kind, objective__next_sentence=next_sentence),
         families.TASKS[kind],

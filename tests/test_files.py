@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that are written atomically."""
 
 import os
 import signal
@@ -129,7 +129,7 @@ def test_a_link_stays_one(tmp_path):
 
 
 def test_what_is_no_file_is_written_to_as_it_is(tmp_path):
-    """As with --output=/dev/stdout: a pipe that became a file would be lost to who reads it."""
+    """For example --output=/dev/stdout: replacing a pipe by a file would lose the output."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with new_file(pipe) as file:

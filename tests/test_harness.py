@@ -1,4 +1,5 @@
-"""What lm_eval asks of a language model, against its logits; and lm_eval itself, if installed, on a task of local files."""
+"""The requests of lm_eval to a language model, against its logits; and lm_eval itself, if installed, on a task
+of local files."""
 
 import dataclasses
 import functools
@@ -41,7 +42,7 @@ def scorer(**options):
 
 
 def by_hand(context: str, continuation: str) -> tuple[float, bool]:
-    """From the logits of the model itself, with a start token before the text."""
+    """Computed from the logits of the model, with a start token before the text."""
     [logits] = TrainedModel(loaded()).logits([context + continuation])
     log_p = np.asarray(jax.nn.log_softmax(logits))
     ids, first = LETTERS.encode(context + continuation), len(LETTERS.encode(context))
@@ -50,7 +51,7 @@ def by_hand(context: str, continuation: str) -> tuple[float, bool]:
 
 
 def test_likelihoods_are_those_of_the_logits():
-    """Of several lengths in batches of two, one of them not full, in the order they were asked for."""
+    """Several lengths in batches of two, one of which is not full; the results are in the order of the requests."""
     pairs = [("abc", "def"), ("a", "b"), ("", "cab"), ("hgf ed", " c?"), ("bb", "a")]
     found = scorer(batch_size=2).loglikelihood(pairs)
     for pair, (value, greedy) in zip(pairs, found, strict=True):
@@ -63,7 +64,7 @@ def test_blanks_belong_to_the_continuation():
 
 
 def test_of_a_long_text_the_end_is_read():
-    """The window has 20 tokens: what is before them changes nothing."""
+    """The window has 20 tokens; earlier tokens have no effect."""
     one, other = scorer().loglikelihood([("a" * 30, "bcd"), ("h" * 10 + "a" * 20, "bcd")])
     assert one == other
     with pytest.raises(UserError, match="continuation"):
@@ -116,7 +117,7 @@ metric_list: [{metric: exact_match}]
 
 @pytest.mark.slow
 def test_lm_eval_scores_a_task_of_local_files(tmp_path, monkeypatch):
-    """Each kind of request; accuracy and bits per byte are those of the logits."""
+    """All kinds of requests; accuracy and bits per byte are those of the logits."""
     lm_eval = pytest.importorskip("lm_eval")
     from lm_eval.tasks import TaskManager
 

@@ -1,4 +1,4 @@
-"""The command line: what it says of wrong input, its help, its exit status, and what it never imports."""
+"""The command line: errors for wrong input, help, exit status, and modules that it never imports."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ Prepare = Callable[[Path], object]
 
 
 def corpus(**contents: bytes | None) -> Prepare:
-    """Two good splits, but for these files (underscore for the dot; None: there is no such file)."""
+    """Two valid splits, except for the given files (an underscore means a dot; None: the file is missing)."""
 
     def prepare(folder: Path) -> None:
         trained.write_corpus(folder / "data")
@@ -61,7 +61,7 @@ def flagfile(folder: Path) -> None:
 
 
 def labelled(folder: Path) -> None:
-    """A file of each kind, and a broken one."""
+    """One file of each kind, and a broken one."""
     (folder / "data").mkdir()
     question = {"id": "q", "question": "b?", "answers": [{"text": "b", "answer_start": 0}]}
     contents = {
@@ -261,7 +261,7 @@ def check(result: trained.Result, parts: list[str], folder: Path) -> None:
 
 
 def stored(arguments: list[str]) -> bool:
-    """Whether the mode has the settings of the workdir."""
+    """Whether the mode uses the settings in the workdir."""
     return any(a.startswith("--mode=") and a != "--mode=describe" for a in arguments)
 
 
@@ -404,7 +404,7 @@ def test_the_default_workdir_is_named_after_the_experiment(tmp_path, monkeypatch
 
 
 def given(monkeypatch, mode: str, *arguments: str, **more) -> list:
-    """What the command hands to its mode, which does nothing."""
+    """The arguments that the command passes to its mode, which does nothing."""
     handed = []
     monkeypatch.setattr(modes, mode, lambda *given, **more: handed.append(given))
     result = command(f"--mode={mode}", *arguments, **more)
@@ -424,7 +424,7 @@ def test_a_workdir_that_is_new_has_the_settings_of_the_default_job(monkeypatch, 
 
 
 def test_a_named_file_is_held_against_the_workdir(monkeypatch, tmp_path):
-    """In every mode: its free settings count, others may not differ."""
+    """In every mode: free settings of the file are used, and the others must not differ."""
     run, mine = trained.run(), tmp_path / "mine.py"
     mine.write_text(
         run.experiment.read_text().replace("average=2", "average=1").replace('"data"', repr(str(run.folder / "data")))
@@ -553,7 +553,8 @@ def test_help_says_what_may_be_chosen():
 
 
 def python(code: str, folder: Path, *arguments: str, **more) -> subprocess.CompletedProcess[str]:
-    """`code` with the package importable, as a user's process: none of the tests' own settings but a quick compilation."""
+    """Runs `code` with the package importable, as in a user's process: without the settings of the tests, except for fast
+    compilation."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=folder, env=environment, capture_output=True, text=True, **more

@@ -1,4 +1,4 @@
-"""slow.txt and thorough.txt name tests that exist: an entry that is left behind would hide that its test is gone."""
+"""The entries of slow.txt and thorough.txt are existing tests: an outdated entry would hide that its test is gone."""
 
 from pathlib import Path
 

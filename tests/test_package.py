@@ -1,4 +1,4 @@
-"""The package: what it needs, what is in the wheel, and that it works from any folder."""
+"""The package: its requirements, the contents of the wheel, and that it works from any folder."""
 
 import os
 import re
@@ -44,7 +44,8 @@ def test_shipped_files_have_the_same_name_in_every_folder(tmp_path, monkeypatch)
 
 @pytest.mark.slow
 def test_the_wheel_has_the_library_and_the_experiments_and_works_elsewhere(tmp_path):
-    """Built without a network. Its packages are unpacked where no checkout is; what they need is this interpreter's."""
+    """Built without a network. The package is unpacked outside of the checkout; its dependencies are those of this
+    interpreter."""
     source = tmp_path / "source"
     copied = ["transformer", "experiments", "pyproject.toml", "README.md", "LICENSE"]
     subprocess.run(["cp", "-r", *(ROOT / name for name in copied), _made(source)], check=True)

@@ -1,4 +1,4 @@
-"""Pictures, read back as pixels, and the figures behind them: what is where, and that no text hides another."""
+"""Figures, read back as pixels, and the Matplotlib figures behind them: positions of elements, and no overlapping text."""
 
 import itertools
 import subprocess
@@ -57,7 +57,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def where(image: np.ndarray, colour: str | tuple[int, int, int]) -> np.ndarray:
-    """Height x width: whether a pixel has that colour exactly."""
+    """Height x width: True for pixels of exactly this colour."""
     if isinstance(colour, str):
         colour = (int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16))
     return (image == np.array(colour)).all(-1)
@@ -70,7 +70,7 @@ def spans(filled: np.ndarray) -> list[tuple[int, int]]:
 
 
 def texts(figure) -> list:
-    """Every text that shows."""
+    """All visible texts."""
     from matplotlib.text import Text
 
     axes = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
@@ -80,7 +80,7 @@ def texts(figure) -> list:
 
 
 def check_legible(figure) -> None:
-    """All text is inside the picture, six points at least, and clear of all other text."""
+    """All text is inside the figure, has at least six points, and does not overlap other text."""
     width, height = figure.bbox.size
     boxes = []
     for text in texts(figure):

@@ -1,4 +1,4 @@
-"""The figure of a study: that it is legible with any arms, and that each panel shows what it was given."""
+"""The figure of a study is legible with any arms, and each panel shows the data that it was given."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_no_run_at_all_is_a_figure(tmp_path, figures):  # noqa: F811
 
 
 def test_curves_are_runs_and_their_mean(tmp_path, figures):  # noqa: F811
-    """The mean is over the runs that finished; the one that diverged is dashed. The law goes through its points."""
+    """The mean is over the runs that finished; a diverged run is dashed. The fitted law goes through its points."""
     plots.study_figure(panels(NAMES[:2], 3), tmp_path / "a.svg")
     dots, by_length, law, lines = figures[0].axes
     drawn = lines.lines[:4]

@@ -1,4 +1,4 @@
-"""README and docs: what they name exists, and what the README promises on one screen happens as it stands there."""
+"""README and docs: the things they name exist, and the example in the README works unchanged."""
 
 import re
 import shutil
@@ -27,15 +27,15 @@ def test_what_a_page_names_exists(page):
 
 
 def block(begin: str, fence: str = "```") -> str:
-    """The fenced block that begins so."""
+    """The fenced block that begins with this text."""
     [found] = [each for each in re.findall(rf"{fence}\w*\n(.*?){fence}", README, re.DOTALL) if each.startswith(begin)]
     return found
 
 
 @pytest.mark.slow
 def test_the_promise_on_one_screen_is_kept(tmp_path, monkeypatch):
-    """The variant, as it stands, passes the check, with the table that is shown. The report of the study, made again from its
-    runs, gives the verdict that is shown."""
+    """The variant in the README, unchanged, passes the check with the table shown there. The report of the study, made again
+    from its runs, gives the verdict shown there."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "soft_cap.py").write_text(block("import dataclasses"))
     [check] = [line.strip() for line in README.splitlines() if "--mode=check" in line]

@@ -1,4 +1,4 @@
-"""Components: how they are named, loaded from a file, checked, written and read again; and that no workdir runs code."""
+"""Components: their names, loading from a file, checks, writing and reading; and no workdir executes code."""
 
 import json
 import pickle
@@ -41,7 +41,7 @@ class SoftCap(Attention):
 
 @pytest.fixture
 def variant(tmp_path):
-    """A file of the user's in a folder of its own."""
+    """A user's file in a separate folder."""
     (tmp_path / "soft_cap.py").write_text(SOFT_CAP)
     yield tmp_path / "soft_cap.py"
     registry.forget(tmp_path / "soft_cap.py")
@@ -138,7 +138,7 @@ def test_a_file_that_has_changed_is_refused(variant):
 
 
 def test_a_run_with_a_variant_keeps_a_copy_and_its_workdir_runs_nothing(variant, tmp_path, monkeypatch):
-    """Trained, scored; then read where the file is named, and refused in a line where it is not."""
+    """It is trained and scored, then loaded where the file is named, and refused with a one-line error where it is not."""
     monkeypatch.chdir(tmp_path)
     write_corpus(tmp_path / "data")
     small = ["num_encoder_layers=1", "num_decoder_layers=1", "d_model=8", "d_ff=8", "num_heads=2"]
@@ -174,7 +174,7 @@ def of_a_layer_type(variant, **more):
 
 
 def test_a_layer_type_s_class_is_recorded_as_the_model_s_is(variant, tmp_path, monkeypatch):
-    """Its file is hashed, copied for the record, loaded by other processes, and refused where it has changed."""
+    """Its file is hashed, copied for the record, loaded by other processes, and refused if it has changed."""
     monkeypatch.chdir(tmp_path)
     config = of_a_layer_type(variant, cap="30")
     local = config.model.layers_of_period("decoder")[0]
@@ -202,7 +202,7 @@ def test_a_layer_type_s_class_is_recorded_as_the_model_s_is(variant, tmp_path, m
 
 
 def test_a_layer_type_may_have_an_object(variant):
-    """With the settings that it has, not those of its class."""
+    """The object's own settings are used, not the defaults of its class."""
     made = with_attention(f"{variant}:SoftCap", cap="30", bias="false").model.attention
     config = settings.override(Config(), {"model.layer_pattern": "local", "model.positions": "none"})
     config = settings.replace(config, "model.layer_types", settings.Variations({"local": {"attention": made}}))

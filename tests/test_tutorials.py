@@ -1,4 +1,4 @@
-"""Tutorials are notebooks that .ci/run executes when it builds the site; here is what can be said without running them."""
+"""Tutorials are notebooks that .ci/run executes when it builds the site; these tests check them without running them."""
 
 import ast
 import json

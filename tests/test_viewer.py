@@ -1,4 +1,4 @@
-"""The page of attention: what is in it, its size, and, in headless Chromium, that a click changes what is seen."""
+"""The page of attention: its contents, its size, and, in headless Chromium, that a click changes the display."""
 
 import base64
 import html

@@ -1,4 +1,5 @@
-"""A tiny translator, trained once a test process through the command line, and that command line, called in this process."""
+"""A tiny translator, trained once per test process through the command line, and this command line, called in
+the same process."""
 
 import atexit
 import contextlib
@@ -44,7 +45,7 @@ def get_config():
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a command did. `out` is what went to stdout, `err` to stderr."""
+    """The result of a command. `out` is its stdout, `err` its stderr."""
 
     status: int
     out: str
@@ -56,7 +57,7 @@ class Result:
 
 
 def command(*arguments: Any, stdin: bytes = b"", stdout: Any = None) -> Result:
-    """`python launch.py ARGUMENTS`, where neither stdout nor stderr is a terminal and the locale knows ASCII alone."""
+    """`python launch.py ARGUMENTS`, where neither stdout nor stderr is a terminal and the locale is ASCII."""
     out, err = stdout or io.TextIOWrapper(io.BytesIO(), "ascii"), io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace")
     streams = {"stdin": io.TextIOWrapper(io.BytesIO(stdin), "ascii"), "stdout": out, "stderr": err}
     status: Any = 0
@@ -78,7 +79,7 @@ def command(*arguments: Any, stdin: bytes = b"", stdout: Any = None) -> Result:
 
 
 def write_corpus(folder: Path, seed: int = 0) -> Path:
-    """Letters and the same ones as capitals: train.en, train.de and so on."""
+    """Letters, and the same letters in upper case: train.en, train.de and so on."""
     draw = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
     for name, count in (("train", 200), ("validation", 20), ("test", 12)):
@@ -90,7 +91,7 @@ def write_corpus(folder: Path, seed: int = 0) -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A folder with `data`, the experiment file `tiny.py`, and the workdir `run` with what training it said."""
+    """A folder with `data`, the experiment file `tiny.py`, the workdir `run`, and the output of its training."""
 
     folder: Path
     result: Result
@@ -104,19 +105,19 @@ class Run:
         return self.folder / "run"
 
     def copy(self, folder: Path) -> Path:
-        """A copy of the workdir, to spoil."""
+        """A copy of the workdir that a test may damage."""
         return Path(shutil.copytree(self.workdir, folder / "run"))
 
 
 @functools.cache
 def translator(beam: int = 2, size: int = 4) -> Translator:
-    """The run's, compiled once for each way to search; as its own settings are, if not said otherwise."""
+    """The run's translator, compiled once for each kind of search, with the run's settings by default."""
     return predict.load(run().workdir, {"search.beam_size": str(beam), "search.batch_size": str(size)})
 
 
 @functools.cache
 def run() -> Run:
-    """Do not write into it."""
+    """Tests must not write into it."""
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder)
     write_corpus(folder / "data")

@@ -63,7 +63,7 @@ def jitted(model):
 
 
 def logits_after(used: Generator, ids: list[int], length: int = 24) -> np.ndarray:
-    """By the whole model: no cache. Padding comes later, so that nothing sees it."""
+    """From the whole model without a cache. Padding comes at the end, so that no token sees it."""
     row = jnp.asarray([[*ids, *[0] * (length - len(ids))]], jnp.int32)
     return np.asarray(jitted(used.model)(used.params, row), np.float64)[: len(ids)]
 
@@ -72,7 +72,7 @@ def logits_after(used: Generator, ids: list[int], length: int = 24) -> np.ndarra
 
 
 def test_a_sample_is_the_same_alone_and_among_others():
-    """Past the window too, and wherever the others end; an end is no text."""
+    """Also beyond the window, and wherever other samples end; the end token is not text."""
     found = {seed: drawing().generate("abc", 3, seed) for seed in (0, 2, 5)}
     for seed in (0, 2, 5):
         assert drawing().generate("abc", 1, seed) == found[seed][:1]
@@ -127,7 +127,8 @@ def test_a_prompt_longer_than_the_positions_is_an_error():
 
 
 def script(used: Generator, chunks: list[list[list[int]]]) -> list[list[list[int]]]:
-    """Replaces what is drawn: chunks of tokens of each sample, until none goes on. The chunks that were asked for."""
+    """Replaces sampling by given chunks of tokens for each sample, until all have ended. Returns the chunk sizes that were
+    requested."""
     asked = []
 
     def draw(read, going, count, key):
@@ -156,7 +157,7 @@ def test_streamed_pieces_form_the_whole_text():
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
 def test_characters_are_never_split(size):
-    """Of one to four bytes, wherever the chunks part them; half a character at the end is told as such."""
+    """Characters of one to four bytes, for all chunk boundaries; an incomplete character at the end is shown as such."""
     text = "né €, 𝄞 und ü\ufffd!"
     used = generator(Bytes())
     script(used, in_chunks(Bytes().encode(text) + Bytes().encode("€")[:2], size))
@@ -187,7 +188,7 @@ def test_no_part_of_a_stop_string_is_written(text, stop, before, size):
 
 
 def test_a_stop_string_ends_its_sample_alone():
-    """The same tokens are drawn as without it."""
+    """The sampled tokens are the same as without it."""
     without = drawing().generate("abc", 3, seed=5)
     stop = without[2][4:6]
     assert len(stop) == 2
@@ -227,7 +228,7 @@ LONG = ["feed a deaf cab. " * 4, "bad", "aged face. " * 3]
 
 @pytest.mark.parametrize(("stride", "cross"), [(None, False), (7, False), (7, True)])
 def test_perplexity_of_long_texts_is_that_of_windows(stride, cross):
-    """By the definition: a token's window is the first that ends at it or behind it. Whatever the batches are."""
+    """By definition: the window of a token is the first that ends at it or after it. The result does not depend on batches."""
     settings = {"evaluate__stride": stride, "data__cross_documents": cross}
     used, window, nats, tokens = generator(**settings), 24, 0.0, 0
     documents = [[*LETTERS.encode(text), END] for text in LONG]

@@ -1,4 +1,4 @@
-"""What a target costs when words of its source are hidden, and where attention was while it was said."""
+"""The nats of a target if words of its source are hidden, and the attention while the target is generated."""
 
 import numpy as np
 import small

@@ -1,4 +1,4 @@
-"""What an encoder says, against its scores of one example alone, without padding, and a plain reading of them."""
+"""Predictions of encoders, against their scores for one example at a time without padding, and a plain decoding of these."""
 
 import functools
 
@@ -116,7 +116,7 @@ def test_text_is_preprocessed_like_training_text():
 
 
 def plain_tags(used: Labeller, text: str) -> str:
-    """Each word's first token; O where it was cut, or where the word is no token."""
+    """The tag of each word's first token; O if the word was cut or has no token."""
     pieces = [used.loaded.vocabularies["text"].encode(word) for word in text.split()]
     kept = sum(pieces, [])[: used.config.data.max_source_length - 2]
     scores = said_of(used, kept)["scores"]
@@ -137,7 +137,7 @@ def test_tags_are_those_of_each_sentence_alone():
 
 
 def test_words_that_were_cut_have_the_tag_o():
-    """The place behind the last token that was kept is the end's, which says nothing of a word."""
+    """After the last token comes the end token, whose tag does not belong to a word."""
     used = shared("tag")
     texts = ["a " * count for count in (37, 38, 39, 60)]
     wanted = [plain_tags(used, text) for text in texts]
@@ -148,7 +148,7 @@ def test_words_that_were_cut_have_the_tag_o():
 
 
 class Forgetful(Characters):
-    """Some words are no token, as in sentencepiece those of characters that it removes."""
+    """Some words have no token, as in sentencepiece those of characters that it removes."""
 
     def encode(self, text):
         return [] if text == "fed" else super().encode(text)
@@ -166,10 +166,10 @@ def test_a_word_without_a_token_has_a_tag():
 
 
 def plain_answer(used: Labeller, question: str, text: str) -> str:
-    """The best span of at most `LONGEST_ANSWER` tokens of any window of the text, if it beats the window's first place.
+    """The best span of at most `LONGEST_ANSWER` tokens in all windows of the text, if it beats the first position of its
+    window.
 
-    BERT's code for SQuAD: windows of what is left behind the question, each moved on by as much (128 at most).
-    """
+    As in BERT's code for SQuAD: windows fill the space after the question, and move by their length (at most 128)."""
     asked, ids = LETTERS.encode(question), LETTERS.encode(text)
     asked = asked[: min(64, (40 - 3) // 2)]
     room, best, answer = 40 - 3 - len(asked), 0.0, ""

@@ -1,4 +1,4 @@
-"""Models of many languages: a source begins with its language's code, and so does each output."""
+"""Multilingual models: a source begins with the code of its language, and so does each output."""
 
 import dataclasses
 
@@ -60,7 +60,7 @@ def test_targets_begin_with_the_code_in_training_one_by_one_and_all_at_once():
 
 
 def test_a_code_may_stand_behind_the_end_of_a_source():
-    """mBART-cc25's; a source that is too long keeps both."""
+    """As in mBART-cc25; a source that is too long keeps end and code."""
     texts = {
         "source": corpus.Ragged(np.array([7, 8, 9, 7]), np.array([0, 3, 4])),
         "target": corpus.Ragged(np.array([6, 7]), np.array([0, 1, 2])),

@@ -1,4 +1,4 @@
-"""What a workdir holds is what is used: checkpoints averaged, the best or the last; what is missing or cannot be is told."""
+"""Checkpoints of a workdir: averaged, the best, or the last; missing parts and impossible requests are reported."""
 
 import json
 
@@ -52,7 +52,7 @@ def test_the_best_checkpoint():
 
 
 def spoilt(folder, **settings) -> Workdir:
-    """A copy of the workdir that says to be of other settings."""
+    """A copy of the workdir with other settings in its file."""
     copy = Workdir(trained.run().copy(folder))
     values = json.loads(copy.config_file.read_text())
     for name, value in settings.items():

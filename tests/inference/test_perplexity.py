@@ -1,4 +1,4 @@
-"""Sliding windows against models whose likelihood of a token is known for each length of context."""
+"""Sliding windows with models whose likelihood of a token is known for each length of context."""
 
 import math
 
@@ -18,7 +18,7 @@ def documents(*lengths):
 
 
 def by_context(context, target):
-    """Nats of `target` after all of `context`: any change of either shows."""
+    """The nats of `target` after all of `context`; they depend on both."""
     value = target
     for token in context:
         value = (value * 31 + token + 7) % 9973
@@ -26,7 +26,7 @@ def by_context(context, target):
 
 
 def score(inputs, targets, weights):
-    """The model `by_context`; nonsense where the weight is 0."""
+    """The model `by_context`; arbitrary values where the weight is 0."""
     nll = np.full(inputs.shape, np.nan)
     for b, t in zip(*np.nonzero(weights), strict=True):
         nll[b, t] = by_context(inputs[b, : t + 1].tolist(), targets[b, t])
@@ -38,7 +38,7 @@ def run(docs, window, stride, batch_size=3, score=score):
 
 
 def contexts(ids, window, stride):
-    """What each token must see, by the definition: its window is the first that ends at or after it."""
+    """The context that each token must see, by definition: its window is the first that ends at or after it."""
     fed, result = [START, *ids], []
     for n in range(len(ids)):
         end = min(next(e for e in range(window, 10**6, stride) if e > n), len(ids))
@@ -78,7 +78,7 @@ def test_stride_of_a_window_gives_blocks_that_do_not_overlap(length):
 
 
 def test_rows():
-    """Ten tokens, windows of 4 that move on by 3: the last moves on by 3 of its 4 as it can, then by what is left."""
+    """Ten tokens, windows of 4 with stride 3: the last window moves by the remaining tokens."""
     rows = list(perplexity.windows([10, 11, 12, 13, 14, 15, 16, 17, 18], 1, 4, 3))
     assert [r[0].tolist() for r in rows] == [[1, 10, 11, 12], [12, 13, 14, 15], [14, 15, 16, 17]]
     assert [r[1].tolist() for r in rows] == [[10, 11, 12, 13], [13, 14, 15, 16], [15, 16, 17, 18]]
@@ -101,7 +101,7 @@ CHAIN = np.random.default_rng(1).dirichlet(np.ones(V), size=(V, V))  # p(next | 
 
 @jax.jit
 def second_order(inputs, targets, weights):
-    """Nats of a chain of order 2; a token that sees one input alone takes START for the other."""
+    """The nats of a Markov chain of order 2; a token that sees only one input uses START for the other."""
     before = jnp.concatenate([jnp.full_like(inputs[:, :1], START), inputs[:, :-1]], axis=1)
     return -jnp.log(jnp.asarray(CHAIN, jnp.float32)[before, inputs, targets])
 
@@ -142,7 +142,7 @@ def test_any_batch_size_gives_the_same():
 
 
 def test_documents_are_read_as_they_are_needed():
-    """A long corpus is not held in memory: a document's nats come before the next batch is read."""
+    """A long corpus is not kept in memory: the nats of a document are returned before the next batch is read."""
     read = []
 
     def stream():
@@ -158,7 +158,7 @@ def test_documents_are_read_as_they_are_needed():
 
 
 def test_measures_of_a_uniform_model():
-    """Bytes, each with 1/256: 8 bits a byte, whatever the characters; of 'é' two bytes are one character."""
+    """Bytes with probability 1/256: 8 bits per byte, whatever the characters; the two bytes of 'é' are one character."""
     text = "né é" * 10
     ids = list(text.encode())
     uniform = lambda inputs, targets, weights: np.full(inputs.shape, math.log(256))  # noqa: E731

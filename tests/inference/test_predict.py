@@ -1,4 +1,4 @@
-"""A workdir from Python: what is loaded is what its model is."""
+"""Loading a workdir from Python gives a predictor for its kind of model."""
 
 import typing
 
@@ -21,7 +21,7 @@ def test_a_workdir_is_ready_to_use():
 
 
 def test_each_output_has_a_predictor_class():
-    """And the methods that the modes call."""
+    """And the class has the methods that the modes call."""
     assert set(predict.PREDICTORS) == set(typing.get_args(families.Output)) == {row.output for row in families.TASKS.values()}
     for row in families.TASKS.values():
         used = {"translate": Translator, "generate": Generator, "predict": Labeller}

@@ -1,4 +1,4 @@
-"""Sampling against a plain loop in NumPy that is given the same noise, against counts, and against greedy search."""
+"""Sampling against a plain NumPy loop with the same noise, against frequencies, and against greedy search."""
 
 import functools
 
@@ -155,7 +155,7 @@ def logits_after(seed, fed):
 
 
 def plain_sample(seed, fed, limit, number, warp, key=KEY):
-    """One sample by a loop: the largest of warped logits and Gumbel noise of the address (key, number, position)."""
+    """One sample in a loop: the largest of warped logits plus Gumbel noise with the key (key, sample, position)."""
     tokens, total = [], 0.0
     while len(tokens) < limit and END not in tokens:
         logits = logits_after(seed, [*fed, *tokens])
@@ -191,7 +191,7 @@ def run(warp, seeds=SEEDS, starts=STARTS, limits=LIMITS, prompts=None, samples=N
 
 
 def texts(found):
-    """Each sample's tokens as a list, cut at its length; what follows must be 0."""
+    """The tokens of each sample as a list, cut at its length; the rest must be 0."""
     assert not any(tokens[length:].any() for [tokens], [length] in zip(found.tokens_BxNxL, found.lengths_BxN, strict=True))
     return [tokens[:length].tolist() for [tokens], [length] in zip(found.tokens_BxNxL, found.lengths_BxN, strict=True)]
 
@@ -242,7 +242,7 @@ def test_the_same_alone_and_in_any_batch():
 
 
 def test_left_padding_is_as_no_prompt_padding():
-    """Each prompt alone, unpadded and without `valid`, gives what it gives padded."""
+    """Each prompt gives the same alone, without padding and without `valid`, as in a padded batch."""
     warp = Warp(0.9, repetition_penalty=1.5)
     together = texts(run(warp, prompts=PROMPTS))
     wide = texts(run(warp, prompts=[*PROMPTS, [0] * 8], seeds=[*SEEDS, 0], starts=[*STARTS, 0], limits=[*LIMITS, 0]))
@@ -293,7 +293,7 @@ PROBS = np.array([0.3, 0.02, 0.18, 0.25, 0.05, 0.2])
 
 
 def draw_pairs(count=6000, **settings):
-    """Two tokens of each of `count` samples from a model that always says PROBS: int count x 2."""
+    """Two tokens for each of `count` samples from a model that always has probabilities PROBS: int count x 2."""
 
     def constant(tokens_BxT, cache):
         return jnp.broadcast_to(jnp.log(jnp.asarray(PROBS, jnp.float32)), (*tokens_BxT.shape, 6)), cache
@@ -320,7 +320,8 @@ def draw_pairs(count=6000, **settings):
     ],
 )
 def test_frequencies(settings, weights):
-    """What is excluded never comes; the rest comes with renormalised probability, the second token whatever the first."""
+    """Excluded tokens never occur; the others have renormalized probabilities, and the second token does not depend on the
+    first."""
     drawn = draw_pairs(**settings)
     probs = weights / weights.sum()
     kept = np.flatnonzero(probs)
@@ -383,7 +384,7 @@ def test_stop_ends_one_sample_and_no_other():
 
 
 def test_each_token_is_fed_once_and_the_last_not_at_all():
-    """A cache needs the prompt's slots and one less than the tokens drawn; the loop stops with the last sample."""
+    """A cache needs slots for the prompt and for one token less than are drawn; the loop stops with the last sample."""
     calls = []
 
     def counted(tokens_BxT, cache, *valid):
@@ -415,7 +416,7 @@ def test_start_goes_before_the_prompt():
 
 
 def test_transformer_with_padded_prompts():
-    """The same tokens in a padded batch, alone, and by running the whole text again for each token."""
+    """The same tokens in a padded batch, alone, and with the whole text recomputed for each token."""
     config = Model(num_decoder_layers=1, d_model=16, d_ff=32, num_heads=2, dropout_rate=0.0, attention_backend="plain")
     model = DecoderOnly(config, DataInfo(11, 11, 11, 11))
     params = model.init(jax.random.key(0), {"inputs": jnp.zeros((1, 4), jnp.int32)})["params"]

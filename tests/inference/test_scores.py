@@ -50,7 +50,7 @@ def test_chrf_is_sacrebleus():
 
 
 def test_signatures_say_whether_case_counts():
-    """As of a model of lowercase text; labels keep their case."""
+    """For a model of lowercase text; labels keep their case."""
     upper, options = [text.upper() for text in REFERENCES], scores.Options(lowercase=True)
     for name in ("bleu", "chrf", "exact_match", "word_accuracy"):
         found = scores.score(name, upper, REFERENCES, options)
@@ -66,7 +66,7 @@ def test_exact_match_by_hand():
 
 
 def test_word_accuracy_by_hand():
-    """Of 3, 2, 4 and 1 places 2, 0, 2 and 0 are right: a word too many or left out moves those behind it."""
+    """Of 3, 2, 4 and 1 positions, 2, 0, 2 and 0 are correct: an extra or missing word shifts all words after it."""
     said, true = ["a  b x", "b", "a c d", ""], ["a b c", "a b", "a c x d", "e"]
     assert scores.score("word_accuracy", said, true).value == pytest.approx(100 * 4 / 10)
     assert scores.score("word_accuracy", ["a b"], ["a"]).value == 50 == scores.score("word_accuracy", ["a"], ["a b"]).value
@@ -74,7 +74,7 @@ def test_word_accuracy_by_hand():
 
 
 def test_hypotheses_and_references_are_not_swapped():
-    """A hypothesis cut short is punished by brevity, a long one by precision."""
+    """A short hypothesis is penalized for brevity, a long one by precision."""
     short = scores.score("bleu", ["a b c d"], ["a b c d e f g h"], AS_IT_IS).value
     assert short == pytest.approx(100 * math.exp(1 - 8 / 4))
 
@@ -148,7 +148,7 @@ def test_macro_f1_is_scikit_learns():
 
 
 def conlleval(tags: list[str]) -> set[tuple[str, int, int]]:
-    """Entities as the script of CoNLL-2000 finds them: B- begins one, and so does an I- after another type or none."""
+    """Entities as in the script of CoNLL-2000: B- begins one, and so does an I- after another type or after O."""
     found, start = set(), None
     for i, tag in enumerate([*tags, "O"]):
         before = tags[i - 1] if i else "O"
@@ -218,7 +218,7 @@ def test_squad(said, answers, exact, f1):
 
 
 def test_scores_by_length():
-    """Sources of 0 to 29 words, each length twice; what is said of 10 or more words is wrong in every second pair."""
+    """Sources of 0 to 29 words, each length twice; for 10 or more words, every second output is wrong."""
     sources = [" ".join(["x"] * n) for n in range(30) for _ in range(2)]
     references = [f"{row} {row}" for row in range(60)]
     said = [r if row < 20 or row % 2 else "no" for row, r in enumerate(references)]
@@ -244,8 +244,8 @@ def test_scores_by_length_are_the_scores_of_these_pairs():
 
 
 def test_words_by_place():
-    """Of 20 references, ten are 2 words long and ten are 6; every second hypothesis says nothing, the others end in one too
-    many, and have the third word wrong."""
+    """Of 20 references, ten have 2 words and ten have 6. Every second hypothesis is empty; the others have an extra word at the
+    end, and their third word is wrong."""
     references = ["a b"] * 10 + ["a b c d e f"] * 10
     said = ["" if row % 2 else r.replace("c", "x") + " z" for row, r in enumerate(references)]
     found = scores.by_place(said, references, (1, 2, 4, 6, 7, 9))

@@ -22,7 +22,7 @@ TABLE = np.random.default_rng(0).normal(0, 1.5, (STATES, V)).astype(np.float32)
 
 
 def start_cache(seed_B, beam_size=1):
-    """Three leaves, each of which must follow its beam: a running state, what was fed slot by slot, and the slot."""
+    """Three leaves that must follow their beam: a running state, the fed tokens by slot, and the slot."""
     seed_R = jnp.repeat(jnp.asarray(seed_B, jnp.int32), beam_size)
     return {"state": seed_R, "deep": [jnp.zeros((len(seed_R), 2, L + 1), jnp.int32), jnp.zeros(len(seed_R), jnp.int32)]}
 
@@ -52,7 +52,7 @@ def penalty(n, alpha, form):
 
 
 def exhaustive(seed, start, limit, alpha, form):
-    """(score, log p, tokens) of every hypothesis there is, best first."""
+    """(score, log p, tokens) of all hypotheses, best first."""
     found = []
     for n in range(1, limit + 1):
         for tokens in itertools.product(range(V), repeat=n):
@@ -97,7 +97,7 @@ def run(beam_size, alpha=0.6, n_best=1, form="gnmt", stopping="bound", seeds=SEE
 
 
 def texts(found, row):
-    """The hypotheses of one sentence as tuples, cut at their lengths; what follows must be 0."""
+    """The hypotheses of one sentence as tuples, cut at their lengths; the rest must be 0."""
     result = []
     for tokens, length in zip(found.tokens_BxNxL[row], found.lengths_BxN[row], strict=True):
         assert not tokens[length:].any()
@@ -150,7 +150,7 @@ def test_narrow_beam_is_the_plain_loop(beam_size, form, stopping):
 
 
 def test_narrow_beam_misses_what_exhaustive_search_finds():
-    """The cases are not so easy that any search passes."""
+    """The cases are difficult enough that not every search passes."""
     seeds = list(range(24))
     found = run(2, 0.6, 2, seeds=seeds, starts=[1] * 24, limits=[5] * 24)
     best = [[tokens for _, _, tokens in exhaustive(seed, 1, 5, 0.6, "gnmt")[:2]] for seed in seeds]
@@ -159,7 +159,7 @@ def test_narrow_beam_misses_what_exhaustive_search_finds():
 
 
 def test_by_hand():
-    """Greedy takes a (0.5) and can end with 0.3 at best: 0.15; by way of b (0.4) the end has 0.9: 0.36."""
+    """Greedy search takes a (0.5), whose best end has 0.3: 0.15. With b (0.4) the end has 0.9: 0.36."""
     a, b, end = 0, 1, 2
     rows = {(): [0.5, 0.4, 0.1], (a,): [0.4, 0.3, 0.3], (b,): [0.05, 0.05, 0.9]}
 
@@ -185,7 +185,7 @@ def test_stopping_at_the_bound_does_not_change_the_result():
 
 
 def test_earlier_stopping_changes_some_results():
-    """The cases are not so easy that any rule passes."""
+    """The cases are difficult enough that not every stopping rule passes."""
     seeds = list(range(40))
     every = [plain_beam(seed, 1, 5, 1.0, "power", 3, stopping) for seed in seeds for stopping in ("filled", "likely", "limit")]
     filled, likely, limit = (every[k::3] for k in range(3))
@@ -197,10 +197,10 @@ def test_earlier_stopping_changes_some_results():
     [("bound", 0, 2, 1), ("limit", 0, 9, 1), ("filled", 2, 2, 1), ("likely", 2, 2, 1), ("bound", 2, 9, 8)],
 )
 def test_steps_run(stopping, alpha, wanted, zeros):
-    """The end always has 0.9: after two steps 0.9 and 0.06 x 0.9 are finished, and what lives has 0.0036.
+    """The end always has 0.9: after two steps, 0.9 and 0.06 x 0.9 are finished, and the live beam has 0.0036.
 
-    With a penalty of n^2 the second scores -2.9 / 4, and what lives -5.6 / 4 as long as it is, but at the limit -22.6 / 81.
-    """
+    With a penalty of n^2, the second has the score -2.9 / 4. The live beam has -5.6 / 4 at its length, but -22.6 / 81 at the
+    limit."""
     calls = []
 
     def counted(tokens_RxT, cache):
@@ -280,7 +280,7 @@ def test_end_at_the_first_position():
 
 @pytest.mark.parametrize("beam_size", [1, 3])
 def test_the_end_may_be_forced_at_the_limit_where_it_costs_nothing(beam_size):
-    """The log probability is that of what comes before, as of Transformers' forced_eos_token_id."""
+    """The log probability is that of the preceding tokens, as with Transformers' forced_eos_token_id."""
     rule = search.make_rule(L, END, beam_size, 0.0, force_end=True)
     arrays = [jnp.asarray(x, jnp.int32) for x in (STARTS, LIMITS)]
     found = jax.jit(lambda cache, *rest: search.find(rule, step, cache, *rest))(start_cache(SEEDS, beam_size), *arrays)
@@ -297,7 +297,7 @@ def test_the_end_may_be_forced_at_the_limit_where_it_costs_nothing(beam_size):
 
 @pytest.mark.parametrize("masked", [-1e30, -1e9, -np.inf])
 def test_masked_tokens_never_appear(masked):
-    """With two tokens left a beam of 4 has room for masked ones; hypotheses that do not exist have length 0."""
+    """With two remaining tokens, a beam of 4 has space for masked ones; hypotheses that do not exist have length 0."""
 
     def narrow(tokens_RxT, cache):
         return jnp.broadcast_to(jnp.asarray([0.0, masked, -1.0, masked]), (*tokens_RxT.shape, V)), cache

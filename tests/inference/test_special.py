@@ -1,4 +1,4 @@
-"""Names of special tokens in texts: taken as tokens where a model fills them, else read as text and counted."""
+"""Names of special tokens in texts: encoded as tokens if a model fills them, else as text and counted."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Scores of sums over sentences are the scores of the whole, and may be resampled."""
+"""Scores from sums over sentences equal the scores of the whole, and can be resampled."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ WORDS = ["a", "b", "cat", "dog,", "it's", "Zwei", "x-y", "."]
 
 
 def lines(seed: int, count: int = 60) -> tuple[list[str], list[str]]:
-    """References, and outputs in which words are missing, other ones, or more; some are right, one is empty."""
+    """References, and outputs with missing, wrong or extra words; some are correct, one is empty."""
     draw = np.random.default_rng(seed)
     references = [" ".join(draw.choice(WORDS, draw.integers(1, 15))) for _ in range(count)]
     outputs = []

@@ -8,7 +8,7 @@ from transformer.inference.top_k import BLOCK, top_k_log_probs
 
 
 def sorted_by_hand(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Best first, of equals the lowest id."""
+    """Best first, ties in the order of ids."""
     exact = logits.astype(np.float64)
     log_probs = exact - exact.max(axis=1, keepdims=True)
     log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))

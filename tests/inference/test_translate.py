@@ -1,4 +1,4 @@
-"""Text in, text out: a sentence gets the same in any company, from an encoder-decoder and from a prefix LM."""
+"""Translation of texts with an encoder-decoder and a prefix LM: outputs do not depend on the batch."""
 
 import functools
 import random
@@ -34,7 +34,7 @@ def alone(beam: int) -> list[Output]:
 
 @pytest.mark.parametrize(("beam", "size", "order"), [(1, 4, 1), (2, 4, 2), (2, 3, 3)])
 def test_outputs_do_not_depend_on_the_batch(beam, size, order):
-    """Lengths 1 to 23 share batches and two compiled lengths; the batch is in any order and of any size."""
+    """Lengths 1 to 23 share batches and two compiled lengths; batches have any order and any size."""
     places = [n for n, sentence in enumerate(SENTENCES) if size == 4 or len(sentence) < 16]  # one more to compile, not two
     random.Random(order).shuffle(places)
     found = list(translator(beam, size).translate(SENTENCES[place] for place in places))
@@ -47,7 +47,7 @@ def test_outputs_do_not_depend_on_the_batch(beam, size, order):
 
 
 def score(used: Translator, source: str, target: str) -> float:
-    """log P / ((5 + n) / 6)^alpha of n tokens (Wu et al. 2016, equation 14), the end among them, by the whole model."""
+    """log P / ((5 + n) / 6)^alpha for n tokens (Wu et al. 2016, equation 14) including the end, from the whole model."""
     logits = used.logits([source], [target])[0].astype(np.float64)
     limit = len(source) + 1 + used.config.search.max_extra
     labels = [*used.target_vocabulary.encode(target), used.data_info.end][:limit]
@@ -56,7 +56,7 @@ def score(used: Translator, source: str, target: str) -> float:
 
 
 def naive(used: Translator, sources: list[str], limits: list[int], exact: bool = False) -> list[str]:
-    """Greedy, by the whole model at each step: no cache, and no search. `exact`: the end is never said."""
+    """Greedy search with the whole model at each step, without cache. `exact`: the end is never chosen."""
     tokens, segments = pad([[*used.source_vocabulary.encode(s), used.data_info.end] for s in sources], 20)
     apply = jax.jit(used.model.apply)
     said: list[list[int]] = [[] for _ in sources]
@@ -75,7 +75,7 @@ def test_greedy_takes_the_most_probable_token_at_each_step():
 
 
 def test_outputs_of_a_given_length():
-    """Shorter and longer than what the model would say; the end is part of no output."""
+    """Shorter and longer than the model's own output; the end is not part of the output."""
     used, sources = translator(1), SENTENCES[:4]
     said = [len(output.text) for output in alone(1)[:4]]
     lengths = [said[0] - 2 if said[0] > 2 else said[0] + 1, said[1] + 3, said[2], 0]
@@ -121,14 +121,14 @@ def test_without_scores_the_texts_are_the_same(beam):
 
 
 def small(**settings) -> Translator:
-    """Not trained: drawn parameters, large enough that outputs differ."""
+    """An untrained model with large drawn parameters, so that outputs differ."""
     letters = Characters("abcdef")
     config = drawn.changed(Workdir(trained.run().workdir).config(), **settings)
     return Translator(drawn.loaded(config, {"source": letters, "target": letters}))
 
 
 def stub(used: Translator) -> list[tuple]:
-    """Replaces the search by one that notes the sources that it is called with, and finds nothing."""
+    """Replaces the search by one that records its sources and finds nothing."""
     calls = []
 
     def search(params, sources, exact, scored):
@@ -157,7 +157,7 @@ def test_an_end_that_is_forced_at_the_limit_counts_as_the_limit(forced):
 
 
 def test_memory_does_not_grow_with_the_text():
-    """Lines are read as they are needed, a chunk ahead at most."""
+    """Lines are read when they are needed, at most one chunk ahead."""
     used, asked = small(search__batch_size=2), []
     stub(used)
     outputs = used.translate(asked.append(n) or "ab" for n in range(10_000))
@@ -166,7 +166,7 @@ def test_memory_does_not_grow_with_the_text():
 
 
 def test_padded_lengths_do_not_exceed_the_positions_table():
-    """A length that is compiled for must not reach past it: what stands there is NaN."""
+    """A compiled length must not be larger than the table, because positions past it are NaN."""
     used = small(
         model__positions="learned",
         model__positions__size=20,
@@ -272,7 +272,7 @@ def decoder_only(**settings) -> Translator:
 
 
 def as_trained(used: Translator, source: str, said: list[int]) -> np.ndarray:
-    """Logits after start, said[0], ..., of the batch that training makes of the pair."""
+    """Logits after the start, said[0], ..., for the batch that training makes of the pair."""
     corpus = {"source": Ragged.of([used.source_vocabulary.encode(source)]), "target": Ragged.of([said])}
     features = used.loaded.objective.features(corpus, 0, 0)
     batch = {name: jnp.asarray(features[name])[None] for name in ("inputs", "prefix")}
@@ -295,7 +295,7 @@ def test_decoder_only_logits_are_those_of_training():
 
 
 class Verbatim(Characters):
-    """Special ids are told too."""
+    """Special ids are also decoded."""
 
     def decode(self, ids):
         return " ".join(map(str, ids))

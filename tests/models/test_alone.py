@@ -1,4 +1,4 @@
-"""A decoder alone and an encoder alone: caches, prefixes, padding, heads, and who sees whom."""
+"""Decoder-only and encoder-only models: caches, prefixes, padding, heads and masks."""
 
 import functools
 import math
@@ -36,7 +36,7 @@ def draw(rows: int, length: int, seed: int = 0) -> np.ndarray:
     [("sinusoidal", 0), ("learned", 3), ("rotary", 0), ("rotary", 3), ("alibi", 3), ("t5", 0), ("shaw", 3), ("none", 0)],
 )
 def test_with_a_cache_the_logits_are_those_without(positions, prefix):
-    """A prompt of padded rows in one call, then a token at a time; with a prefix LM's prompt seen whole."""
+    """A prompt of padded rows in one call, then one token at a time; in a prefix LM all tokens of the prompt see each other."""
     apply, tokens = decoder(positions), draw(2, 7)
     flags = np.arange(7)[None] < np.full((2, 1), prefix)
     batch = {"inputs": tokens} | ({"prefix": flags.astype(np.int32)} if prefix else {})
@@ -123,7 +123,7 @@ def test_a_classifier_reads_the_first_token_and_a_tagger_each_token():
 
 
 def test_modernbert_head_precedes_classifiers_of_texts_and_of_tokens():
-    """norm(gelu(x W)) of the mean of the states that are no padding, or of each state, against NumPy."""
+    """norm(gelu(x W)) of the mean of the states without padding, or of each state, against NumPy."""
     changes = {"prediction_head": "modernbert", "pooling": "mean", "head_bias": False, "pooler_activation": "gelu"}
     tokens = {"source": draw(2, 5), "source_segments": np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])}
     for heads in (Heads(pooler=True, outputs=3), Heads(pooler=True, outputs=3, per_token=True)):

@@ -1,4 +1,4 @@
-"""attend() against loops in fp64, its backends against each other, and the module around it against its formula."""
+"""attend() against loops in fp64, its backends against each other, and the attention module against its formula."""
 
 import functools
 import math
@@ -60,7 +60,8 @@ MASKS = {
 
 
 def loop(query, key, value, mask, scale, bias=None, extra=None):
-    """Equation 1 in fp64, a query and a head at a time; also the weights. `bias` and `extra` speak of one query and one key."""
+    """Equation 1 in fp64, one query and one head at a time; also returns the weights. `bias` and `extra` take one query and one
+    key."""
     query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
     rows, queries, heads, _ = query.shape
     seen = mask.seen()
@@ -84,7 +85,7 @@ def distances(pairs):
 
 
 class Some(Positions):
-    """A bias by head, distance and query, and values by distance."""
+    """Position-dependent bias by head, distance and query, and values by distance."""
 
     def bias(self, p, q, k, scores_BxHxTxS, pairs):
         slopes = SLOPES[None, :, None, None] + 0.2 * jnp.moveaxis(q["query"][..., :1], 1, 2)
@@ -204,7 +205,7 @@ def test_logits_are_fp32_for_all_input_types(backend):
 
 
 def random_mask(rows, queries, keys, rank):
-    """Causal, and in segments where rank is 2; some queries see nothing."""
+    """Causal, and within segments if rank is 2; some queries see nothing."""
     generator = np.random.default_rng(3)
     if rank == 1:
         return pairs(side(np.arange(-2, queries - 2)), side(np.arange(keys)), Causal())
@@ -216,7 +217,7 @@ def random_mask(rows, queries, keys, rank):
 
 
 def with_gradients(kind, mask, arguments, **settings):
-    """Result and gradients, of the positions' tables too."""
+    """The result and its gradients, including those of the position tables."""
     (*_, heads, key_width), value_width = arguments[0].shape, arguments[2].shape[-1]
     options = {"shaw": {"positions__clip": 3}, "t5": {"positions__max_distance": 20}}.get(kind, {})
     positions = small.model(positions=kind, **options).positions
@@ -291,7 +292,7 @@ def dropping(key, rate, generator="hash"):
 
 
 def dropped_weights(key, rate=0.3, backend="plain", generator="hash", rows=2, length=24):
-    """Attention's weights after dropout times their number, BxTxHxS: all weights are equal, and values are unit vectors."""
+    """Attention weights after dropout times their number, BxTxHxS: all weights are equal, and values are unit vectors."""
     query = jnp.zeros((rows, length, H, K))
     units = jnp.broadcast_to(jnp.eye(length)[None, :, None], (rows, length, H, length))
     mask = pairs(side(np.arange(length)), side(np.arange(length)))
@@ -363,7 +364,7 @@ def stored(key, value):
 
 
 def module_loop(parameters, config, x, mask, memory=None, gates=None):
-    """The module's formula: projections, each head's attention, and the sum over heads of its part of W^O."""
+    """The formula of the module: projections, the attention of each head, and the sum over heads of their parts of W^O."""
     parameters = jax.tree.map(np.asarray, parameters)
     query = projected(np.asarray(x), parameters["query"])
     own = (projected(np.asarray(x), parameters[name]) for name in ("key", "value"))

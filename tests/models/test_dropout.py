@@ -1,7 +1,6 @@
-"""Dropout: how much, which elements, and that they are as good as independent.
+"""Dropout: its rate, and the independence of its elements.
 
-Seeds are fixed, so nothing here is left to chance; tolerances are five standard deviations of what chance would give.
-"""
+Seeds are fixed, so the tests are deterministic; tolerances are five standard deviations of a random result."""
 
 import flax.linen as nn
 import jax
@@ -53,7 +52,8 @@ def test_gradients_pass_only_through_kept_elements(generator):
 
 @both
 def test_bits_are_fair_and_independent(generator):
-    """Each of the 32 bits is 1 half of the time, whatever any other bit is; the upper byte takes each value equally often."""
+    """Each of the 32 bits is 1 in half of all cases, independently of the others; the upper byte takes all values equally
+    often."""
     words = np.asarray(bits(KEY, SHAPE, generator)).ravel()
     ones = (words[:, None] >> np.arange(32, dtype=np.uint32)) & 1
     assert np.abs(ones.mean(axis=0) - 0.5).max() < 5 * 0.5 / np.sqrt(COUNT)
@@ -66,7 +66,7 @@ def test_bits_are_fair_and_independent(generator):
 @both
 @pytest.mark.parametrize("rate", [0.3, 0.5])
 def test_elements_are_independent(generator, rate):
-    """Of their neighbours along every axis, near and far, and of the same element under other keys."""
+    """Of their neighbours along every axis, near and far, and of the same element with other keys."""
     one = mask(KEY, rate, generator)
     for axis in range(3):
         for distance in (1, 2, 3, 8, 16):
@@ -82,7 +82,7 @@ def test_elements_are_independent(generator, rate):
 
 @both
 def test_rows_and_columns_are_dropped_evenly(generator):
-    """Means over rows and columns spread as those of independent elements do: no stripes."""
+    """Means over rows and columns have the variance of independent elements: there are no stripes."""
     one, rate = mask(KEY, 0.3, generator), 0.3
     for axis in range(3):
         shares = np.moveaxis(one, axis, 0).reshape(SHAPE[axis], -1)
@@ -100,7 +100,8 @@ def test_the_mask_depends_only_on_the_key(generator):
 
 
 def test_hash_is_the_published_one():
-    """lowbias32 (Wellons 2018) twice over the element's number, in Python's integers; an element knows its number alone."""
+    """lowbias32 (Wellons 2018), applied twice to the element's index, with Python integers; elements depend only on their
+    index."""
 
     def lowbias32(x):
         x = ((x ^ (x >> 16)) * 0x7FEB352D) % 2**32
@@ -115,7 +116,7 @@ def test_hash_is_the_published_one():
 
 @both
 def test_module(generator):
-    """Every module has its own mask; deterministic or without a rate it needs no key and changes nothing."""
+    """Every module has a different mask; if deterministic, or with rate 0, it needs no key and changes nothing."""
 
     class Two(nn.Module):
         rate: float

@@ -1,4 +1,5 @@
-"""The fused loss against slices of whole logits: sums and gradients of all parameters; where there is none, and why."""
+"""The fused loss against slices of all logits: sums and gradients of all parameters; where there is no kernel,
+and the reason."""
 
 import contextlib
 import functools
@@ -26,7 +27,7 @@ tokamax = pytest.mark.skipif(not NEW, reason="tokamax is not installed, or gives
 
 
 def gradient(backend: str, **settings):
-    """Gradients of all parameters, and sums, of a training loss."""
+    """The gradients of all parameters and the sums of a training loss."""
     config = small.config(**settings, train__loss_backend=backend)
     _, _, loss = small.trainer(config)
     batch: Any = small.batch(1, 5)
@@ -59,14 +60,14 @@ def test_the_sums_and_gradients_are_those_of_slices(settings):
 
 @tokamax
 def test_tokamax_by_xla_is_slices(monkeypatch):
-    """Its reference; `chunked_xla` of 0.0.17 is wrong where 2,048 does not divide the number of entries."""
+    """Its reference implementation; `chunked_xla` of 0.0.17 is wrong if 2,048 does not divide the number of entries."""
     monkeypatch.setattr(fused_loss, "KERNELS", {"cpu": fused_loss._tokamax("xla")})
     same(EXACT, "tokamax xla")
 
 
 @contextlib.contextmanager
 def a_tpu(sizes=(1,), names=("one",)):
-    """What is traced here is for a TPU, or for a mesh of them, which an AbstractMesh stands for."""
+    """Programs are traced for a TPU, or for a mesh of TPUs, which an AbstractMesh represents."""
     import tokamax as library  # pyright: ignore[reportMissingImports]
     from jax._src.mesh import AbstractDevice
 
@@ -80,7 +81,7 @@ def a_tpu(sizes=(1,), names=("one",)):
 @tokamax
 @pytest.mark.slow
 def test_the_kernel_of_a_tpu_is_the_loss_of_whole_logits():
-    """In Pallas's interpreter: numbers of tokens, of entries and a width that no block divides."""
+    """In Pallas's interpreter, with numbers of tokens, entries and a width that blocks do not divide."""
     from jax.experimental.pallas import tpu as pltpu
 
     draw = np.random.default_rng(0)
@@ -103,7 +104,7 @@ def test_the_kernel_of_a_tpu_is_the_loss_of_whole_logits():
     ("mesh", "tokens", "seeds"), [((), 4096, 0), (((2, 2, 1), MESH), 1024, 0), ((), 4096, 3)], ids=["one", "mesh", "seeds"]
 )
 def test_the_program_of_a_tpu_has_no_logits(mesh, tokens, seeds, monkeypatch):
-    """Of tokens times entries, forward and backward; on a mesh a device has the tokens of its rows. `seeds`: side by side."""
+    """No array of tokens times entries, forward and backward; on a mesh each device has the tokens of its rows."""
     monkeypatch.setattr(fused, "platform", lambda: "tpu")
 
     def total(states, table, targets):

@@ -1,4 +1,4 @@
-"""Norms, activations, the wiring of a layer, and initialisers, each against its formula."""
+"""Norms, activations, the structure of a layer, and initializers, each against its formula."""
 
 import math
 
@@ -162,7 +162,7 @@ def test_sublayers_are_wired_in_their_order(draw, order, kind):
 
 
 def test_dropout_is_applied_where_the_paper_does():
-    """On embedded inputs and on each sub-layer's output, before the residual; elsewhere where a setting says so."""
+    """On embedded inputs and on each sublayer's output, before the residual; elsewhere only if a setting says so."""
 
     def places(**rates):
         config = small.model(num_encoder_layers=1, num_decoder_layers=1, d_model=8, d_ff=8, num_heads=2, **rates)

@@ -13,7 +13,7 @@ SIZE, ROWS = 11, 14  # entries of the vocabulary, and of its table
 
 
 def example(batch=3, length=5):
-    """Logits whose surplus entries are masked, targets, and weights of all kinds."""
+    """Logits with masked surplus entries, targets, and different weights."""
     draw = np.random.default_rng(0)
     logits = 3 * draw.normal(size=(batch, length, ROWS)).astype(np.float32)
     logits[..., SIZE:] = MASKED
@@ -25,7 +25,7 @@ def example(batch=3, length=5):
 
 
 def dense(logits, targets, weights, smoothing):
-    """The sums by the definition, -sum_k q_k log p_k, in float64."""
+    """The sums by definition, -sum_k q_k log p_k, in float64."""
     logits = logits[..., :SIZE].astype(np.float64)
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     log_p = np.log(powers / powers.sum(axis=-1, keepdims=True))
@@ -75,7 +75,7 @@ BATCH, LENGTH, WIDTH = 2, 7, 3
 
 
 def head():
-    """A head with two parameters, of which one does not touch the states; states and labels."""
+    """A head with two parameters, one of which does not multiply the states; states and labels."""
     draw = np.random.default_rng(1)
     params = {"kernel": draw.normal(size=(WIDTH, ROWS)), "bias": draw.normal(size=ROWS)}
     states = draw.normal(size=(BATCH, LENGTH, WIDTH))
@@ -120,7 +120,7 @@ def test_slices_without_a_gradient(slots):
 
 
 def test_slices_inside_a_scan():
-    """As micro-batches are: labels are the scan's own, and gradients are summed outside of the differentiated function."""
+    """As in micro-batches: labels are inputs of the scan, and gradients are summed outside of the differentiated function."""
     params, states, labels = head()
     parts = jax.tree.map(lambda x: jnp.stack([x, x[::-1] * 2 // 3 if x.dtype == jnp.int32 else 0.7 * x]), (states, labels))
 
@@ -139,7 +139,7 @@ def test_slices_inside_a_scan():
 
 
 def sizes(jaxpr):
-    """Of every array that a program makes."""
+    """The sizes of all arrays that a program creates."""
     for equation in jaxpr.eqns:
         yield from (v.aval.size for v in equation.outvars if hasattr(v.aval, "size"))
         for inner in jaxprs_in_params(equation.params):
@@ -147,7 +147,7 @@ def sizes(jaxpr):
 
 
 def test_logits_of_one_slice_at_a_time():
-    """Nothing as large as all logits is made, forward or backward; without slices it is."""
+    """No array is as large as all logits, forward or backward; without slices there is one."""
     params, states, labels = head()
 
     def largest(slots):
@@ -161,7 +161,7 @@ def test_logits_of_one_slice_at_a_time():
 
 
 def test_z_loss_by_hand():
-    """Its value and its gradient: 2 c log Z softmax."""
+    """Its value, and its gradient 2 c log Z softmax."""
     draw = np.random.default_rng(0)
     logits, targets, weights = draw.normal(size=(2, 3, 5)), draw.integers(0, 5, (2, 3)), draw.random((2, 3))
 

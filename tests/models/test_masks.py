@@ -1,4 +1,4 @@
-"""Who sees whom, against loops that ask about one pair at a time."""
+"""Masks against loops over single pairs of query and key."""
 
 import itertools
 
@@ -36,7 +36,7 @@ def make(rule, rank, segments, flags=PREFIX):
 
 
 def loop(rule, mask):
-    """BxTxS, by what the rules say in words."""
+    """BxTxS, from the definitions of the rules."""
 
     def at(leaf, b, i):
         return leaf[i] if leaf.ndim == 1 else leaf[b, i]

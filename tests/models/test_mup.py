@@ -1,4 +1,5 @@
-"""muP: what depends on the width, and how; flat coordinates in muP, growing ones in the standard parametrization."""
+"""muP: parameters that depend on the width; activations do not grow with width in muP, but do in the standard
+parametrization."""
 
 import dataclasses
 
@@ -37,7 +38,7 @@ def batch(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def sizes(of: Config, updates: int, seed: int) -> dict[str, float]:
-    """Coordinates after some updates on one batch."""
+    """The sizes of activations after some updates on one batch."""
     model = families.FAMILIES[of.family].model(of, INFO)
     made, data = trainer.make(of, INFO, model), batch(np.random.default_rng(seed))
     state = made.begin(model.init(jax.random.key(seed), data)["params"])
@@ -51,7 +52,7 @@ def sizes(of: Config, updates: int, seed: int) -> dict[str, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("tying", ["three_way", "none"])
 def test_coordinates_are_flat_in_mup_and_grow_otherwise(tying):
-    """The factor from the small to the wide model, after four updates at a large learning rate."""
+    """The ratio of the wide to the small model after four updates with a large learning rate."""
     grown = {}
     for parametrization in ("mup", "standard"):
         narrow, wide = (sizes(config(width, parametrization, tying=tying), 4, 0) for width in WIDTHS)
@@ -67,7 +68,8 @@ def test_at_the_base_width_it_is_the_standard_one():
 
 
 def test_what_depends_on_the_width():
-    """Table 8 of Yang et al.: embeddings keep their size and rate; kernels fall as 1 / sqrt(width), their rate as 1 / width."""
+    """Table 8 of Yang et al.: embeddings keep their size and learning rate; kernels shrink as 1 / sqrt(width), their rate as 1
+    / width."""
     wide = config(128, "mup", initializer="normal", tying="none")
     model = families.FAMILIES[wide.family].model(wide, INFO)
     data = batch(np.random.default_rng(0))

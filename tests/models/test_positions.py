@@ -1,4 +1,4 @@
-"""Each way to tell positions, against its paper's formula written as loops, or against numbers worked by hand."""
+"""Each position encoding against its paper's formula, written as loops, or against numbers computed by hand."""
 
 import math
 
@@ -26,7 +26,7 @@ def numbers(*shape, seed=0):
 
 
 def pairs(rank, bidirectional=False, heads=H):
-    """Both sides at the positions of a rank."""
+    """Queries and keys at positions of the given rank."""
     query, key = (Tokens(jnp.asarray(positions)) for positions in RANKS[rank])
     return Pairs(query, key, sizes=Sizes(D, heads, heads, K, V, 4, "encoder" if bidirectional else "decoder"))
 
@@ -216,7 +216,7 @@ def test_shaw_adds_vectors_to_keys_and_values(clip, rank):
 
 
 def test_sinusoids_of_tensor2tensor_reach_a_wavelength_10000_times_the_shortest():
-    """As in M2M-100: positions begin at 2, sines and cosines are in halves."""
+    """As in M2M-100: positions begin at 2, and all sines come before all cosines."""
     encoded = Sinusoidal(layout="halves", spacing="tensor2tensor", offset=2).encode(jnp.arange(5), 8)
     for p, i in np.ndindex(5, 4):
         angle = (p + 2) / 10000 ** (i / 3)

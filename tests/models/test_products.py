@@ -1,4 +1,4 @@
-"""Products in bf16: rounded where their type says, in both directions, and in any form that attention and layers use."""
+"""bf16 products are rounded to the declared types, forward and backward, for all subscripts that attention and layers use."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Work and the longest chain of matrix products of a program, against what is counted by hand."""
+"""The work of a program, and its longest chain of matrix products, against counts by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ X = jax.ShapeDtypeStruct((4, 4), jnp.float32)
 
 
 def turns(count):
-    """A product for each of `count` rows, each of which needs the one before."""
+    """One product for each of `count` rows, each of which needs the previous one."""
     return lambda x: jax.lax.scan(lambda carry, row: (carry @ x, carry @ row), x, jnp.ones((count, 4)))
 
 
@@ -99,15 +99,15 @@ def of(model, source, target):
 
 @pytest.mark.parametrize(("encoder", "decoder"), [(1, 1), (2, 3)])
 def test_the_depth_of_a_transformer_does_not_depend_on_length(encoder, decoder):
-    """Self-attention has four in a chain (query, weights, values, output), the feed-forward layer two. The first
-    cross-attention waits for the encoder's keys, whose projection is one more; the last is the logits'."""
+    """Self-attention has a chain of four (query, weights, values, output), the feed-forward layer of two. The first
+    cross-attention needs the encoder's keys, whose projection adds one; the last product is that of the logits."""
     wanted = 6 * encoder + 1 + (3 + 2) + 10 * (decoder - 1) + 1
     model = Model(num_encoder_layers=encoder, num_decoder_layers=decoder, d_model=16, d_ff=24, num_heads=4)
     assert of(model, 5, 7) == of(model, 40, 60) == wanted
 
 
 def test_the_depth_of_a_recurrent_model_grows_with_text_length():
-    """Each token of the source and of the target is one more, and each layer one for the whole text."""
+    """Each token of source and target adds one, and each layer adds one for the whole text."""
     model = Model(num_encoder_layers=1, num_decoder_layers=1, d_model=16, recurrent=Recurrent("lstm", "none"))
     first = of(model, 5, 7)
     assert of(model, 25, 7) - first == 20 and of(model, 5, 47) - first == 40

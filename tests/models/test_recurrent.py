@@ -1,4 +1,4 @@
-"""The ancestors, held against the papers' formulas in loops over the tokens of a sentence alone."""
+"""Recurrent encoder-decoders against the papers' formulas, in loops over the tokens of one sentence."""
 
 import collections
 import functools
@@ -38,7 +38,7 @@ some_models = pytest.mark.parametrize("name", small.some(MODELS, "sutskever", "b
 
 
 def make(layers=(1, 1), model=None, **settings):
-    """`settings` of Recurrent, `model` of Model."""
+    """`settings` of Recurrent, `model` settings of Model."""
     small = {
         "num_encoder_layers": layers[0],
         "num_decoder_layers": layers[1],
@@ -99,7 +99,7 @@ TARGETS, ALL = BATCH["source"][:, :4], jnp.ones((3, 4))
 
 
 def weights_of(observed):
-    """Where pictures look for them: BxTxS."""
+    """The attention weights BxTxS that figures show."""
     weights = observed["intermediates"]["decoder"]["layers"]["cross_attention"]["weights"][0]
     assert weights.ndim == 5 and weights.shape[0] == weights.shape[2] == 1  # one layer, one head
     return np.asarray(weights)[0, :, 0]
@@ -117,7 +117,7 @@ def affine(p, x):
 
 
 def gru(p, state, wx):
-    """Cho et al. 2014, equations 5 to 8; `wx` is what stands before U h in each of them, of z, r and the candidate."""
+    """Cho et al. 2014, equations 5 to 8; `wx` is the term before U h for each of z, r and the candidate."""
     (h,), width = state, len(state[0])
     u = p["gates"]["kernel"]
     z = sigmoid(wx[:width] + h @ u[:, :width])
@@ -137,7 +137,7 @@ CELLS = {"gru": (gru, 1), "lstm": (lstm, 2)}
 
 
 def encode(p, settings, x, layers):
-    """Annotations, one a token, and each layer's last state."""
+    """Annotations, one per token, and the last state of each layer."""
     (cell, parts), both, last = CELLS[settings["cell"]], settings.get("bidirectional", True), []
     reverse = settings.get("reverse_source", False)
     for number in range(layers):
@@ -157,7 +157,7 @@ def encode(p, settings, x, layers):
 
 
 def attend(p, kind, query, keys, values):
-    """The context and the weights; `keys` are projected already, or are the values."""
+    """The context and the weights; `keys` are already projected, or are the values."""
     own, scores = p.get("cross_attention"), []
     for key in keys:
         if kind in ("bahdanau", "luong_concat"):
@@ -238,7 +238,7 @@ def test_logits_and_weights_are_the_formulas(build, name):
 
 @some_models
 def test_steps_give_the_logits_of_the_plain_pass_and_beams_share_a_memory(build, name):
-    """Two beams a sentence, each with tokens of its own; the first call has two tokens and, before them, padding."""
+    """Two beams per sentence with different tokens; the first call has padding and then two tokens."""
     network, variables, plain = build(name)
     inputs = tokens(6, 4, seed=2)
 
@@ -320,7 +320,7 @@ def test_without_attention_the_memory_size_does_not_depend_on_the_source(build, 
 
 
 def test_the_decoder_knows_the_source_only_by_the_fixed_vector(build):
-    """Nothing but Cho's vector: sources that give the same one are the same, whatever their states were."""
+    """Only Cho's vector: sources with the same vector give the same output, whatever their states are."""
     network, variables, _ = build("cho")
     flat = jax.tree.map(lambda x: x, variables)
     flat["params"]["memory"]["vector"]["kernel"] = jnp.zeros((D, D))
@@ -345,7 +345,7 @@ def test_attention_does_not_depend_on_the_order_of_annotations(build, name):
 
 @pytest.mark.parametrize("name", ["sutskever", "luong, dot"])
 def test_a_reversed_source_is_the_flipped_sentence(build, name):
-    """Flipped within its own length; what attention weighs stays at its place."""
+    """Flipped within its own length; attention weights stay at their positions."""
     _, variables, plain = build(name)
     network = make(**MODELS[name] | {"reverse_source": False})
     other = jax.jit(lambda v, batch: network.apply(v, batch, mutable=["intermediates"]))
@@ -364,7 +364,7 @@ def test_a_reversed_source_is_the_flipped_sentence(build, name):
 
 
 def test_input_feeding_adds_the_previous_output(build):
-    """With a kernel of zeros it is no input feeding; else it changes every token's logits but the first's."""
+    """With a zero kernel there is no input feeding; otherwise it changes the logits of every token but the first."""
     _, variables, plain = build("luong, dot")
     network = make(**MODELS["luong, dot"] | {"input_feeding": False})
     without = jax.tree.map(lambda x: x, variables)
@@ -393,7 +393,7 @@ def test_outputs_depend_on_all_earlier_tokens_and_no_later_one(build, differenti
 
 @some_models
 def test_it_learns(build, differentiate, name):
-    """Plain gradient descent on one batch, in which every parameter has a part."""
+    """Plain gradient descent on one batch, which uses every parameter."""
     _, variables, _ = build(name)
     last, losses = variables["params"], []
     for _ in range(12):
@@ -451,7 +451,7 @@ def test_unrolling_and_remat_appear_in_the_program():
 
 
 def test_dropout_is_between_layers_and_differs_between_tokens(monkeypatch):
-    """Before each layer and after the last one of the decoder, never between a state and the next."""
+    """Before each layer and after the last one of the decoder, never between consecutive states."""
     shapes = collections.Counter()
 
     def record(x, rate, key, generator):

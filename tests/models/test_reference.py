@@ -129,7 +129,7 @@ FUNCTIONS |= {"gelu": erf_gelu, "geglu": erf_gelu, "gelu_tanh": tanh_gelu, "gegl
 
 
 class Reference:
-    """Logits TxN of one source and one target's inputs. No array here has an axis of rows, and none is padded."""
+    """Logits TxN for one source and the inputs of one target. Arrays have no batch axis and no padding."""
 
     def __init__(self, config, parameters):
         self.config, self.kind = config, type(config.positions).name
