@@ -96,7 +96,7 @@ WRONG = {
         "def logits(self, q, k)",
         "has the arguments (self, q, k)",
     ),
-    "a misspelt hook": ("def logits(", "def logist(", "logist is no hook of Attention; did you mean 'logits'?"),
+    "a misspelt hook": ("def logits(", "def logist(", "logist is not a hook of Attention; did you mean 'logits'?"),
     "what cannot be hashed": (
         'cap: float = setting(50.0, "bound of the logits", above=0)',
         "cap: list = dataclasses.field(default_factory=list)",

@@ -1,11 +1,12 @@
-"""Transformers as pure functions in JAX and Flax: what a script or a notebook needs.
+"""Transformers as pure functions in JAX and Flax: the functions for scripts and notebooks.
 
     import transformer
     run = transformer.train("experiments/number_words.py", "runs/numbers")
     transformer.load("runs/numbers").translate(["twenty-one"])
 
 `load`, `train` and `results` use workdirs; `generate` needs none. Models and settings are in `transformer.models` and
-`transformer.config`. Nothing is imported before it is used, so that a mistyped setting need not wait for JAX.
+`transformer.config`. Modules are imported when they are first used, so that an error in a setting is reported before JAX is
+imported.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""The library from Python: train, load, ask, look inside. Wrong arguments are a `UserError` of one line.
+"""The library from Python: train, load, predict, look inside. Wrong arguments raise a `UserError` of one line.
 
 Letters: N texts or classes, S source tokens, T target tokens, D d_model, L layers, V vocabulary.
 """
@@ -42,8 +42,8 @@ Params = Mapping[str, object]
 class TrainedModel:
     """A model of a workdir: its outputs, and the values that it computes on the way.
 
-    Which methods it has follows from what it was trained for; another one is a `UserError` that names those that it has. After
-    a call `notices` lists what was cut.
+    Its methods depend on its training task; other methods raise a `UserError` that names the available ones. After a call,
+    `notices` lists what was cut.
     """
 
     def __init__(self, loaded: Loaded):
@@ -70,7 +70,7 @@ class TrainedModel:
 
     @property
     def notices(self) -> list[str]:
-        """What the last call cut, or could not read."""
+        """What the last call truncated or could not read."""
         return self._predictor.notices
 
     # --- outputs ---------------------------------------------------------------------------------------------------
@@ -92,8 +92,8 @@ class TrainedModel:
         return self._predictor.generate(_text(prompt, "prompt"), num_samples, seed)
 
     def predict(self, texts: Sequence[str]) -> list[str]:
-        """A label, tags, an answer, or the text with its masks filled, for each; fields of a text are separated by tabs, as a
-        question and its text are."""
+        """A label, tags, an answer, or the text with its masks filled, for each text; tabs separate the fields of a text, such
+        as a question and its context."""
         labeller = self._labeller("predict")
         lines = enumerate(_texts(texts, "texts"), 1)
         return labeller.predict([labeller.parse(line, number) for number, line in lines])
@@ -102,10 +102,10 @@ class TrainedModel:
         """A vector for each text, float32 NxD, with the settings of `config.embed`."""
         return self._labeller("embed").embed(_texts(texts, "texts"))
 
-    # --- what it computes -----------------------------------------------------------------------------------------------
+    # --- inside the model -----------------------------------------------------------------------------------------------
 
     def batch(self, sources: Sequence[str], targets: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """What the model is called with for these texts: tokens, and segments, which are 0 in padding; int32.
+        """The inputs of the model for these texts: tokens, and segments, which are 0 in padding; int32.
 
         `targets`: the decoder's text for each source, or a second segment of a text; a language model has none.
         """
@@ -114,14 +114,14 @@ class TrainedModel:
             return self._predictor.batch(sources, targets)
         if isinstance(self._predictor, Generator):
             if targets is not None:
-                raise UserError("targets: a language model reads one text; put both into one, and leave targets out")
+                raise UserError("targets: a language model reads one text; put both into one text, and leave targets out")
             return self._predictor.batch(sources)
         if targets is None:
             raise UserError("targets: this model reads a source and its target; pass one target for each source")
         return self._predictor.batch(sources, targets)
 
     def logits(self, sources: Sequence[str], targets: Sequence[str] | None = None) -> list[np.ndarray]:
-        """For each text the logits: TxV of a decoder, of the token that follows each; of an encoder those of its head."""
+        """The logits of each text: for a decoder TxV, of the token that follows each; for an encoder those of its head."""
         if isinstance(self._predictor, Translator):
             sources, targets = _pairs(sources, targets)
             if targets is not None:
@@ -146,25 +146,27 @@ class TrainedModel:
         return result
 
     def gradients(self, sources: Sequence[str], targets: Sequence[str] | None = None) -> dict[str, list[np.ndarray]]:
-        """How the log probability of the targets (without targets, of an encoder's predictions) changes with each token's
-        embedding: for each text SxD of the "source" and TxD of the "inputs" of a decoder."""
+        """Gradients of the log probability of the targets (without targets, of an encoder's predictions) with respect to token
+        embeddings: for each text SxD for the "source" and TxD for the "inputs" of a decoder."""
         batch = self.batch(sources, targets)
         found = inside.input_gradients(self.config, self.model, self.params, batch)
         masks = {name: batch[inside.SEGMENTS[name]] > 0 for name in found}
         return {name: [each[mask] for each, mask in zip(x, masks[name], strict=True)] for name, x in found.items()}
 
     def attention(self, source: str, target: str | None = None) -> list[Map]:
-        """Attention weights of every stack, LxHxTxS with the tokens of both axes; without `target`, of its own output."""
+        """Attention weights of every stack, LxHxTxS, with the tokens of both axes; without `target`, for the model's own
+        output."""
         return self._predictor.attention(_text(source, "source"), None if target is None else _text(target, "target"))
 
     def attention_page(self, sources: Sequence[str], targets: Sequence[str] | None = None) -> AttentionPage:
-        """Attention to click on: a notebook shows it, `.save("attention.html")` writes it. Without targets, of what it says."""
+        """An interactive page of attention: a notebook shows it, `.save("attention.html")` writes it. Without targets, for the
+        model's own outputs."""
         first, second = _pairs(sources, targets)
         pairs = zip(first, second or [None] * len(first), strict=True)
         return pictures.page([pictures.attended(self._predictor, *pair) for pair in pairs])
 
     def without_heads(self, heads: Sequence[str]) -> "TrainedModel":
-        """The model without these heads, each named SITE/LAYER/HEAD, such as "decoder/cross/1/4"; it is not trained again."""
+        """The model without these heads, each named SITE/LAYER/HEAD, such as "decoder/cross/1/4"; without further training."""
         params = head_pruning.prune(self.config, self.params, _texts(heads, "heads"))
         return TrainedModel(dataclasses.replace(self._loaded, params=params))
 
@@ -191,7 +193,7 @@ class TrainedModel:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRun:
-    """A run that has ended: its scores on the test split (else on validation), by name, and its model."""
+    """A finished run: its scores on the test split (or on validation if there is none), by name, and its model."""
 
     workdir: Path
     scores: Mapping[str, float]
@@ -228,7 +230,7 @@ def load(workdir: str | Path, overrides: Mapping[str, Value] | None = None) -> T
 
 
 def train(config: Config | str | Path, workdir: str | Path, overrides: Mapping[str, Value] | None = None) -> TrainingRun:
-    """Trains, or resumes what is in the workdir, and scores the test split.
+    """Trains, or resumes the run in the workdir, and scores the test split.
 
     `config`: settings, or an experiment file, such as "experiments/number_words.py". `overrides`: settings by dotted name,
     such as {"train.steps": 100}. Progress goes to stderr, the table of scores to stdout.
@@ -246,7 +248,7 @@ def train(config: Config | str | Path, workdir: str | Path, overrides: Mapping[s
 
 
 def results(workdir: str | Path) -> Results:
-    """The rows of a study (one a run) or of a run (one a report of its training). UserError: there are none."""
+    """The rows of a study (one for each run) or of a run (one for each training report). UserError: there are none."""
     folder = shipped(workdir)
     if (table := folder / NAME).is_file():
         with no_failure(str(table), "read"), table.open(encoding="utf-8", newline="") as file:

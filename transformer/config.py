@@ -1,7 +1,7 @@
 """Every setting, once: typed, frozen dataclasses.
 
-An experiment file returns a `Config`. What only the data can give is in `DataInfo`, made once and stored in the workdir.
-How settings are named, overridden, written and read is `settings.py`; what must hold between them, `validation.py`.
+An experiment file returns a `Config`. Information that depends on the data is in `DataInfo`, which is made once and stored in
+the workdir. `settings.py` names, overrides, writes and reads settings; `validation.py` has the constraints between them.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from transformer.components.feed_forward import FeedForward
 from transformer.components.masks import All, Mask, Prefix, Role, Sizes, Stack, Window
 from transformer.components.norms import LayerNorm, Norm
 from transformer.components.positions import Positions, Sinusoidal
-from transformer.components.rotary import Rotary as Rotary  # registers itself
+from transformer.components.rotary import Rotary as Rotary  # imported to register itself
 from transformer.settings import Variations, override, setting
 
 HeadPlace = Literal["all", "encoder/self", "decoder/self", "decoder/cross"]
@@ -53,7 +53,7 @@ class Model:
     d_v: int | None = setting(None, "width of a head's values; none: d_model / num_heads", at_least=1)
 
     num_kv_heads: int | None = setting(
-        None, "heads of keys and values, shared by groups of attention heads; none: num_heads; 1: multi-query", at_least=1
+        None, "key-value heads, shared by groups of attention heads; none: num_heads; 1: multi-query", at_least=1
     )
     window: int | None = setting(
         None,
@@ -154,7 +154,7 @@ class Model:
     remat: Literal["none", "full", "dots"] = setting(
         "none", "what the backward pass recomputes instead of storing it", free=True
     )
-    dtype: Literal["float32", "bfloat16"] = setting("float32", "type that is computed in; parameters are always float32")
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "type of computations; parameters are always float32")
     recurrent: Recurrent = Recurrent()
 
     @property
@@ -184,12 +184,13 @@ class Model:
 
     @property
     def embedding_width(self) -> int:
-        """The d_model that the size of embeddings follows."""
+        """The d_model that determines the size of embeddings."""
         return self.base_width if self.parametrization == "mup" else self.d_model
 
     @property
     def logits_factor(self) -> float:
-        """Of attention, on top of its scale: with mup sqrt(d_k at base_width / d_k), which makes 1/sqrt(d_k) a 1/d_k."""
+        """The factor of attention logits in addition to their scale: with mup sqrt(d_k at base_width / d_k), so that
+        1/sqrt(d_k) becomes proportional to 1/d_k."""
         if self.parametrization == "standard":
             return 1.0
         return ((self.base_d_k or self.base_width / self.num_heads) / self.key_width) ** 0.5
@@ -198,11 +199,11 @@ class Model:
         object.__setattr__(self, "layer_types", Variations(self.layer_types))
 
     def of_stack(self, stack: str) -> "Model":
-        """The settings of a stack: those of the layer type named as the stack prevail over the model's."""
+        """The settings of a stack: those of the layer type with the name of the stack override those of the model."""
         return override(self, dict(dict(self.layer_types).get(stack, ())), load=False)
 
     def layers_of_period(self, stack: str) -> tuple["Model", ...]:
-        """The settings of each layer of the pattern in a stack; one, of all its layers, if there is no pattern."""
+        """The settings of each layer of the pattern in a stack; without a pattern, one element for all layers."""
         whole = dataclasses.replace(self.of_stack(stack), layer_pattern=(), layer_types=Variations())
         return tuple(override(whole, self.layer_types.get(name), load=False) for name in self.layer_pattern) or (whole,)
 
@@ -241,7 +242,7 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What is read and how it becomes batches."""
+    """The data, and how they become batches."""
 
     source: Literal[
         "number_words",
@@ -345,24 +346,24 @@ class Data:
 
     max_source_length: int = setting(256, "greatest number of tokens of a source, its end included", at_least=2)
     max_target_length: int = setting(256, "greatest number of tokens of a target, its end included", at_least=2)
-    too_long: Literal["drop", "cut"] = setting("drop", "what is done with longer training pairs, which are counted")
+    too_long: Literal["drop", "cut"] = setting("drop", "treatment of longer training pairs, which are counted")
     batching: Literal["packed", "bucketed"] = setting(
         "packed", "several pairs in a row, or one pair in a row, with a few row lengths"
     )
     row_length: int | None = setting(
         None, "target slots of a packed row; none: as many as the longest target has, but at least 64"
     )
-    buckets: int = setting(6, "number of shapes of bucketed batches", at_least=1)
+    buckets: int = setting(6, "number of different shapes of bucketed batches", at_least=1)
     workers: int = setting(0, "processes that prepare batches ahead; 0: a thread of this process", at_least=0, free=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What a model is trained to do."""
+    """The training task of a model."""
 
     kind: Literal[
         "translate", "causal_lm", "prefix_lm", "masked_lm", "span_corruption", "denoise", "classify", "tag", "answer", "embed"
-    ] = setting("translate", "what is learned: a row of TASKS in transformer/families.py")
+    ] = setting("translate", "the training task: a row of TASKS in transformer/families.py")
     rate: float = setting(0.15, "masked_lm, span_corruption, denoise: fraction of tokens that are corrupted", above=0, below=1)
     span_length: float = setting(3.0, "span_corruption, denoise: mean length of a span", at_least=1)
     whole_words: bool = setting(False, "masked_lm: all pieces of a word are chosen together")
@@ -384,7 +385,7 @@ class Train:
     )
     freeze: tuple[str, ...] = setting(
         (),
-        "parameters that stay as they are: patterns of their paths, as encoder/* or *embedding*; with adapters all others do",
+        "parameters that are not trained: patterns of their paths, such as encoder/* or *embedding*; with adapters, all others",
     )
     init_from: str | None = setting(None, "workdir whose parameters and vocabulary a new run starts from", path=True)
     branch_from: str | None = setting(
@@ -399,7 +400,7 @@ class Train:
     accumulate: int = setting(1, "micro-batches of one update", at_least=1)
     optimizer: Literal["adam", "adamw", "adafactor", "lion", "muon", "schedule_free"] = setting(
         "adam",
-        "update rule; muon: for kernels of layers, and AdamW for all else; schedule_free: AdamW at a constant learning rate, "
+        "update rule; muon: for kernels of layers, with AdamW for all others; schedule_free: AdamW at a constant rate, "
         "scored at an average",
     )
     learning_rate: float | None = setting(
@@ -446,7 +447,9 @@ class Train:
     )
     debug_nans: bool = setting(False, "check every operation for NaN and name the first one; slow", free=True)
     trackers: tuple[Literal["wandb", "mlflow"], ...] = setting(
-        (), "where the run can be followed too: Weights & Biases, MLflow; their environment variables say where", free=True
+        (),
+        "additional trackers of the run: Weights & Biases, MLflow; their environment variables set the destination",
+        free=True,
     )
     max_minutes: float | None = setting(
         None, "minutes after which the run is saved and stops; it can be resumed; none: no limit", above=0, free=True
@@ -471,13 +474,13 @@ class Train:
 
     coordinates: bool = setting(
         False,
-        "each validation also reports the mean size of what layers compute, validation/coordinates@SITE/LAYER, and of the "
+        "each validation also reports the mean size of activations, validation/coordinates@SITE/LAYER, and of the "
         "logits, on its first batch (the coordinate check of Yang et al. 2022, D.1)",
     )
 
     @property
     def keeps_average(self) -> bool:
-        """Whether an average of the parameters is kept, which is what is scored."""
+        """Whether an average of the parameters is kept, which is then scored."""
         return self.ema_decay is not None or self.optimizer == "schedule_free"
 
     @property
@@ -510,7 +513,7 @@ class Evaluate:
     average: int = setting(1, "number of last checkpoints that are averaged", at_least=1, free=True)
     checkpoint: Literal["last", "best"] | None = setting(
         None,
-        "what is used: the mean of the last `average`, or the best one (checkpoint.best_metric); none: the best with "
+        "the checkpoint that is used: the mean of the last `average`, or the best (checkpoint.best_metric); none: best with "
         "train.patience, else the last",
         free=True,
     )
@@ -627,7 +630,7 @@ class Embed:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """When and what is saved."""
+    """When checkpoints are saved, and which are kept."""
 
     every_steps: int = setting(1000, "number of updates between two checkpoints", at_least=1, free=True)
     keep_last: int = setting(
@@ -707,7 +710,7 @@ class TrainingText:
 
 @dataclasses.dataclass(frozen=True)
 class DataInfo:
-    """What only the data can give; models are made from (Model, DataInfo). Ids are those of both vocabularies.
+    """Information that depends on the data; models are made from (Model, DataInfo). Ids are those of both vocabularies.
 
     A table may have more rows than the vocabulary (`*_rows`); surplus logits are masked.
     """
@@ -719,16 +722,18 @@ class DataInfo:
     pad: int = 0
     start: int = 1  # first input of the decoder
     end: int = 2
-    more_ends: tuple[int, ...] = ()  # other tokens that end what a language model writes
+    more_ends: tuple[int, ...] = ()  # other tokens that end a language model's output
     unknown: int = 3
-    first: int | None = None  # what every output begins with, after `start` (NLLB: its language's code); none: any token
+    first: int | None = None  # first token of every output, after `start` (NLLB: the code of its language); none: any token
     begin: int | None = None  # first token of a source (BERT's [CLS], BART's <s>); none: sources have no such token
-    code: int | None = None  # last token of a source, behind `end` (mBART-cc25: its language's code); none: `end` is the last
+    code: int | None = (
+        None  # last token of a source, after `end` (mBART-cc25: the code of its language); none: `end` is the last
+    )
     mask: int | None = None  # replaces tokens in masked_lm and denoise
     longest_output: int = 0  # tokens of the longest target (with its end) or answer in any split; 0: unknown
     sentinels: int = 0  # number of sentinels, which replace spans (T5); sentinel k is target_size - 1 - k
     labels: tuple[str, ...] = ()  # names of the labels of classify and tag, by id
-    model_type: str | None = None  # of the model of Transformers that was imported
+    model_type: str | None = None  # of the imported model of Transformers
 
     @property
     def ends(self) -> tuple[int, ...]:

@@ -1,10 +1,10 @@
-"""What was dropped, cut, capped or replaced, counted, so that the count can be shown wherever its effect is read."""
+"""Counts of what was dropped, cut, capped or replaced, to be shown wherever its effect is visible."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
-Notice = Callable[[Any], None]  # takes a line, or what `str` makes a line of, such as a `Cut`
+Notice = Callable[[Any], None]  # takes a line, or an object such as a `Cut` that `str` turns into a line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Cut:
         return f"{self.where}{': ' if self.where else ''}{self.count:,} of {self.of:,}{share} {self.what}"
 
     def at(self, where: str) -> "Cut":
-        """The same, of a split."""
+        """The same cut, for a split."""
         return dataclasses.replace(self, where=where)
 
 
@@ -36,7 +36,7 @@ def some(*cuts: Cut) -> list[Cut]:
 
 
 def merged(cuts: Iterable[Cut]) -> list[Cut]:
-    """Those of one kind as one, in the order of their first."""
+    """Merges cuts of the same kind, in the order of their first occurrence."""
     found: dict[tuple[str, str], Cut] = {}
     for cut in cuts:
         key = cut.what, cut.where
@@ -56,5 +56,5 @@ def to_json(cuts: Iterable[Cut]) -> list[dict[str, Any]]:
 
 
 def from_json(value: Any) -> list[Cut]:
-    """What `to_json` made. KeyError, TypeError, ValueError: it is something else."""
+    """The inverse of `to_json`. KeyError, TypeError, ValueError: the data are something else."""
     return [Cut(int(each["count"]), int(each["of"]), str(each["what"]), str(each["where"])) for each in value]

@@ -1,7 +1,7 @@
-"""Where each setting has an effect. Elsewhere a value other than the default is refused: it would change nothing.
+"""Where each setting has an effect. Elsewhere a value other than the default is refused, because it would change nothing.
 
 A new setting that needs another one adds a row to `EFFECTS`. A test changes every setting in every family and objective, and
-fails where a change is accepted and nothing comes of it.
+fails if a change is accepted but has no effect.
 """
 
 import functools
@@ -69,7 +69,7 @@ def _has_prefix(config: Config) -> bool:
     return config.family == "decoder_only" and config.objective.kind != "causal_lm"
 
 
-# Names in a section, where they have an effect, and the same in words, after "it has an effect only".
+# Names in a section, the condition under which they have an effect, and the condition in words, after "it has an effect only".
 EFFECTS: list[tuple[str, str, Condition, str]] = [
     ("model", "num_encoder_layers", lambda c: c.family != "decoder_only", "in a model with an encoder"),
     ("model", "num_decoder_layers", lambda c: c.family != "encoder_only", "in a model with a decoder"),
@@ -362,7 +362,7 @@ def check(config: Config) -> None:
 
 
 def without_idle(config: Config, kept: Collection[str] = ()) -> Config:
-    """The same with the default of each setting that has no effect, other than those of `kept`."""
+    """The settings, with each setting that has no effect at its default, except those of `kept`."""
     while found := [name for name, _ in idle(config) if name not in kept]:
         for name in found:
             config = replace(config, name, _defaults()[name])
@@ -372,8 +372,8 @@ def without_idle(config: Config, kept: Collection[str] = ()) -> Config:
 def settle(config: Config, given: Collection[str], before: Callable[[], Config]) -> tuple[Config, list[str]]:
     """`config`, which is `before()` with the settings `given` changed, and notices for the user.
 
-    A setting that has no effect because of that change is set to its default, with a notice. One that is among `given`, or that
-    had no effect before, stays, for `check` to refuse.
+    A setting that loses its effect because of this change is set to its default, with a notice. A setting that is in `given`,
+    or had no effect before, is kept, so that `check` refuses it.
     """
     if not given or all(name in given for name, _ in idle(config)):
         return config, []

@@ -1,7 +1,7 @@
-"""What a user did wrong: an exception that the command line turns into one line and exit status 2. And words to the user.
+"""Errors of the user, which the command line turns into one line and exit status 2, and messages to the user.
 
-A message names the thing, the place and the remedy, in one line. Any other exception is a bug of ours, and keeps its traceback,
-below which stands `BUG`.
+A message names the thing, the place and the remedy, in one line. Any other exception is a bug of this library and keeps its
+traceback, followed by `BUG`.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from pathlib import Path
 
 MOST_PERPLEXITY = 1_000_000
 BUG = (
-    "This is a bug, not a mistake of yours. Please report it where you have this code from (for a repository: its issues), "
+    "This is a bug, not your mistake. Please report it where you got this code (for a repository: its issues), "
     "with the command and all of the above; record.json of the workdir describes the machine and versions."
 )
 
@@ -34,7 +34,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def nearest_setting(name: str, known: Iterable[str]) -> str:
-    """As `nearest`, of names with dots: one with the same last part comes first, or with its initials, as "lr"."""
+    """As `nearest`, for dotted names: a name with the same last part, or with these initials, such as "lr", comes first."""
     known = list(known)
     ends = {each: each.rpartition(".")[2] for each in known}
     end = name.rpartition(".")[2]
@@ -51,25 +51,25 @@ def program() -> str:
 
 
 def launcher() -> str:
-    """How the running command is started, for commands that are proposed to the user."""
+    """How the running command was started, for commands that are suggested to the user."""
     return f"python {shlex.quote(sys.argv[0])}" if program() == "launch.py" else "transformer"
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a library's error message, or the error's type where the message is empty."""
+    """The first line of a library's error message, or the error's type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def counted(number: int, thing: str, plural: str | None = None) -> str:
-    """ "1 device", "1,024 devices". `plural`: where it does not end in s."""
+    """ "1 device", "1,024 devices". `plural`: for plurals that do not end in s."""
     return f"{number:,} {thing if number == 1 else plural or f'{thing}s'}"
 
 
 @contextlib.contextmanager
 def optional(what: str) -> Iterator[None]:
-    """Runs what is nice to have, such as pictures after the scores: a failure is one line to the user, and the run continues.
+    """Runs an optional step, such as figures after the scores: a failure is one line to the user, and the run continues.
 
-    A bug of ours is named with its place in the code, since there is no traceback.
+    A bug is reported with its place in the code, because there is no traceback.
     """
     try:
         yield
@@ -79,23 +79,24 @@ def optional(what: str) -> Iterator[None]:
         place = traceback.extract_tb(error.__traceback__)[-1]
         say(
             f"{what}: left out, {type(error).__name__}: {first_line(error)} ({Path(place.filename).name}:{place.lineno}); "
-            "all else is complete, but this is a bug: please report it"
+            "everything else is complete, but this is a bug: please report it"
         )
 
 
 def say(text: object) -> None:
-    """A line to the user; results alone go to stdout."""
+    """Prints a line to the user on stderr; only results go to stdout."""
     print(text, file=sys.stderr, flush=True)
 
 
 def readable(name: str, value: float, text: str) -> str:
-    """`text`, which is `value` written out; but a perplexity above any vocabulary's size says no more than that it is."""
+    """`text`, which is `value` as text; a perplexity above the size of any vocabulary is only shown as such."""
     return f">{MOST_PERPLEXITY:,}" if "perplexity" in name and MOST_PERPLEXITY < value < math.inf else text
 
 
 @contextlib.contextmanager
 def no_failure(what: str, verb: str, instead: str = "--workdir") -> Iterator[None]:
-    """UserError where the system refuses: `what` cannot be `verb` (read, written, ..). `instead`: the flag to change."""
+    """Turns errors of the system into a UserError: `what` cannot be `verb` (read, written, ..). `instead`: the flag to
+    change."""
     try:
         yield
     except OSError as error:

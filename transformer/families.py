@@ -33,9 +33,9 @@ Output = Literal["text", "continuation", "label", "tags", "span", "filled", "vec
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What differs between architectures.
+    """The parts that differ between architectures.
 
-    `positions`: whether the model has a position encoding, whose table may end. `attention`: its kinds of attention, as
+    `positions`: whether the model has a position encoding, whose table may be limited. `attention`: its kinds of attention, as
     "stack/kind"; each layer of that stack has one. `encodes`: whether an encoder reads the source.
     """
 
@@ -47,7 +47,7 @@ class Family:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What differs between the values of `config.objective.kind`.
+    """The parts that differ between the values of `config.objective.kind`.
 
     `fields`: the fields of an example that are read; texts that have a vocabulary come first.
     `objectives`: for each family that supports the task, a function of (config, data_info, vocabularies, training).
@@ -104,7 +104,8 @@ def _cross_entropy(
 
 
 def masked_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
-    """`token_loss`, and, with `next_sentence`, the guess whether two segments belong together, all as heavy as all tokens."""
+    """`token_loss` and, with `next_sentence`, the loss of predicting whether two segments belong together, with equal
+    weights."""
     if not config.objective.next_sentence:
         return token_loss(model, config, data_info)
 
@@ -122,7 +123,7 @@ def masked_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
 
 
 def no_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
-    """UserError: a model without a head has nothing to learn."""
+    """UserError: a model without a head has no loss."""
     raise UserError(f"config.objective.kind {config.objective.kind}: it has no loss; train on another objective")
 
 
@@ -162,12 +163,12 @@ def _scores(model: Any, params: Any, states: Array, batch: Any, dropout_key: Arr
 def make_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
     """The loss of the configuration's objective, and the penalties of its attention, if it has any.
 
-    Configurations whose programs are the same have the same one.
+    Configurations with the same program share the same loss.
     """
     return _make_loss(model, of_programs(config), data_info)
 
 
-# Settings of training that are no part of a program: its arguments, or what the loop around it does.
+# Settings of training that are not part of a program: its arguments, or settings of the loop around it.
 NO_PROGRAM = ("seed", "steps", "init_from", "branch_from", "branch_step", "learning_rate", "warmup_steps", "decay_steps")
 NO_PROGRAM += ("max_skipped", "max_minutes", "log_every", "evaluate_every", "patience", "min_delta", "init_metrics")
 
@@ -199,7 +200,7 @@ def _make_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
 def _heads(config: Config, data_info: DataInfo) -> Heads:
     if config.family == "encoder_decoder" and config.objective.kind != "classify":
         return Heads()
-    each = config.model.prediction_head == "modernbert"  # its layer is below every classifier
+    each = config.model.prediction_head == "modernbert"  # this layer is below every classifier
     return {
         "masked_lm": Heads(masked_lm=True, pooler=config.objective.next_sentence, outputs=2 * config.objective.next_sentence),
         "classify": Heads(pooler=True, outputs=len(data_info.labels)),
@@ -328,7 +329,7 @@ def _labelled(
 
 
 def classify(config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool = False) -> objectives.Classify:
-    """Texts or pairs of texts as a model with one output a row reads them."""
+    """Texts or pairs of texts for a model with one output for each row."""
     between = vocabularies["text"].between
     return objectives.Classify(config.data.max_source_length, _begin(data_info), data_info.end, between)
 
@@ -391,7 +392,7 @@ TASKS: dict[str, Task] = {
 
 
 def task_of(config: Config) -> Task:
-    """The row of the configuration's objective. UserError: its family cannot have it."""
+    """The task of the configuration. UserError: its family does not support it."""
     task = TASKS[config.objective.kind]
     if config.family not in task.objectives:
         able = ", ".join(name for name, each in TASKS.items() if config.family in each.objectives)
@@ -410,7 +411,7 @@ def make_objective(
 
 
 def check_mode(config: Config, mode: str) -> None:
-    """UserError: what was trained has no such mode."""
+    """UserError: the trained model does not have this mode."""
     task = task_of(config)
     if mode not in task.modes:
         raise UserError(
@@ -420,8 +421,8 @@ def check_mode(config: Config, mode: str) -> None:
 
 
 def check_vocabularies(config: Config, vocabularies: Vocabularies, where: str) -> None:
-    """UserError, which begins with `where`: an id means one thing in a source and another in a target, and both are read from
-    one table."""
+    """UserError, which begins with `where`: an id has different meanings in sources and targets, but both are read from the
+    same table."""
     if "source" not in vocabularies or not shares_table(config):
         return
     source, target = vocabularies["source"], vocabularies["target"]

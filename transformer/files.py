@@ -1,4 +1,4 @@
-"""Files and folders that appear at once and whole, so that a stopped run leaves no half of one; and shipped files."""
+"""Atomic writing of files and folders, so that a stopped run leaves no partial ones; and shipped files."""
 
 import contextlib
 import secrets
@@ -6,13 +6,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"  # of the checkout, or beside the installed package
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"  # in the checkout, or next to the installed package
 
 
 def shipped(path: str | Path) -> Path:
-    """`path`, or, if there is no such file here, the file of that name that ships with the package.
+    """`path`, or, if it does not exist here, the file of that name that ships with the package.
 
-    `experiments/number_words.py` then names the same file in every folder.
+    So `experiments/number_words.py` names the same file in every folder.
     """
     path = Path(path).expanduser()
     if path.parts[:1] == (EXPERIMENTS.name,) and not path.exists():
@@ -22,7 +22,7 @@ def shipped(path: str | Path) -> Path:
 
 
 def shipped_name(path: Path) -> str | None:
-    """The name by which `shipped` finds a file that ships with the package in the current folder; None: it does not."""
+    """The name by which `shipped` finds a file of the package from the current folder, or None."""
     if EXPERIMENTS not in path.parents:
         return None
     name = path.relative_to(EXPERIMENTS.parent)
@@ -31,7 +31,7 @@ def shipped_name(path: Path) -> str | None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `path` at the end; if another run made `path` meanwhile, that one stays."""
+    """A temporary folder that becomes `path` at the end; if another run has made `path` meanwhile, that one is kept."""
     folder = _beside(path)
     folder.mkdir()
     try:
@@ -47,9 +47,9 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A file's name to write to, whose file takes the place of `path` at the end; nothing changes if writing fails.
+    """A temporary file name, whose file replaces `path` at the end; nothing changes if writing fails.
 
-    What is there and is no file, such as /dev/null or a pipe, is written to as it is, and stays; so does a link.
+    If `path` is not a regular file, such as /dev/null or a pipe, it is written directly. A link is kept, its target replaced.
     """
     path = path.resolve()
     if path.exists() and not path.is_file():
@@ -64,6 +64,6 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 def _beside(path: Path) -> Path:
-    """A name that nobody has, in the same folder: process numbers would not do, containers share them."""
+    """An unused name in the same folder. Process ids are not sufficient, because containers may share them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")

@@ -2,7 +2,7 @@
 
     python -m transformer.harness run --model workdir --model_args workdir=runs/NAME --tasks NAME --include_path FOLDER
 
-Everything behind the module's name is lm_eval's own command line. `model_args` takes settings, too: `search.top_k=20`.
+All arguments after the module's name are lm_eval's own. `model_args` also takes settings: `search.top_k=20`.
 Letters: B rows, T tokens, V vocabulary.
 """
 
@@ -22,14 +22,14 @@ from transformer.inference import loading, perplexity, predict
 from transformer.inference.generate import Generator
 from transformer.inference.loading import Loaded, pad, round_length
 
-NAME = "workdir"  # what --model calls it
-NEW_TOKENS = 256  # limit of a continuation, where a task names none, as lm_eval's other models have it
+NAME = "workdir"  # its name for --model
+NEW_TOKENS = 256  # limit of a continuation if a task has none, as in lm_eval's other models
 
 
 class Scorer:
-    """What lm_eval asks of a model, for a language model.
+    """The requests of lm_eval, for a language model.
 
-    `read(settings)` gives the model with other settings of its search. UserError: it is another kind of model.
+    `read(settings)` returns the model with other settings of its search. UserError: it is another kind of model.
     """
 
     def __init__(self, read: Callable[[Mapping[str, str]], Loaded], batch_size: int = 16) -> None:
@@ -43,7 +43,7 @@ class Scorer:
         found = predict.make(loaded)
         if not isinstance(found, Generator):
             kind = loaded.config.objective.kind
-            raise UserError(f"config.objective.kind is {kind}: lm_eval asks language models; choose a workdir of causal_lm")
+            raise UserError(f"config.objective.kind is {kind}: lm_eval needs a language model; choose a workdir of causal_lm")
         return found
 
     def _scores(self, params: Any, inputs_BxT: Any, targets_BxT: Any) -> tuple[jax.Array, jax.Array]:
@@ -53,8 +53,8 @@ class Scorer:
         return found_BxT, jnp.argmax(logits_BxTxV, axis=-1) == targets_BxT
 
     def tokens(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Tokens of both, cut apart where the tokens of the context alone end. Blanks at the end of the context belong to the
-        continuation, as lm_eval has it."""
+        """Tokens of context and continuation, split where the tokens of the context alone end. Blanks at the end of the context
+        belong to the continuation, as in lm_eval."""
         blanks = len(context) - len(context.rstrip())
         if blanks:
             context, continuation = context[:-blanks], context[-blanks:] + continuation
@@ -65,7 +65,7 @@ class Scorer:
     def loglikelihood(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[float, bool]]:
         """For each context and continuation the log probability of the continuation, and whether greedy decoding gives it.
 
-        Of a text that is longer than the model's window the end is read. UserError: a continuation alone is longer.
+        Only the end of a text that is longer than the model's window is read. UserError: a continuation alone is longer.
         """
         start, window, rows = self._model.data_info.start, self._model.window, []
         for context, continuation in pairs:
@@ -75,7 +75,7 @@ class Scorer:
             ids = [start, *given, *wanted]
             rows.append((ids[:-1][-window:], ids[1:][-window:], len(wanted)))
         result: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
-        order = sorted(range(len(rows)), key=lambda number: len(rows[number][0]))  # rows of one length make little padding
+        order = sorted(range(len(rows)), key=lambda number: len(rows[number][0]))  # rows of equal length have little padding
         for begin in range(0, len(order), self._rows):
             numbers = order[begin : begin + self._rows]
             length = min(round_length(max(len(rows[number][0]) for number in numbers)), window)
@@ -89,16 +89,16 @@ class Scorer:
         return result
 
     def rolling(self, texts: Sequence[str]) -> list[float]:
-        """The log probability of each whole text, by windows that do not overlap."""
+        """The log probability of each whole text, computed in windows that do not overlap."""
         model = self._model
         score, encoded = functools.partial(model._nll, model.params), [model.vocabulary.encode(text) for text in texts]
         nll = perplexity.token_nll(score, encoded, model.data_info.start, model.window, model.window, self._rows)
         return [-math.fsum(each) for each in nll]
 
     def generate(self, prompt: str, until: Sequence[str], new_tokens: int, temperature: float) -> str:
-        """A continuation, without the first of the texts `until` that it meets and what follows; greedy at temperature 0.
+        """A continuation up to the first occurrence of a text of `until`; greedy at temperature 0.
 
-        The beginning of a prompt is left out that leaves no room for the new tokens.
+        If a prompt leaves no room for the new tokens, its beginning is left out.
         """
         model = self._load(("search.temperature", str(temperature)), ("search.max_new_tokens", str(new_tokens)))
         room = max(model.window - new_tokens - 1, 1)
@@ -113,7 +113,7 @@ def _requests(requests: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
 
 
 def register() -> None:
-    """Makes the model known to lm_eval, as `workdir`. UserError: lm_eval is not installed."""
+    """Registers the model in lm_eval as `workdir`. UserError: lm_eval is not installed."""
     try:
         models, registry = (importlib.import_module(f"lm_eval.api.{name}") for name in ("model", "registry"))
     except ImportError as error:

@@ -29,7 +29,7 @@ class Component:
     """Base of every component. Subclasses are frozen dataclasses with keyword-only fields made by `settings.setting`."""
 
     registry: ClassVar[dict[str, type["Component"]]]
-    name: ClassVar[str | None] = None  # what the command line calls it; None: only FILE.py:Class does
+    name: ClassVar[str | None] = None  # its name on the command line; None: only FILE.py:Class
     kind: ClassVar[type["Component"]]
 
     def __init_subclass__(cls, name: str | None = None, **keywords: Any) -> None:
@@ -46,7 +46,7 @@ class Component:
 
 
 def _rebuild(kind: type[Component], name: str, file: str, values: dict[str, Any]) -> Component:
-    """Inverse of pickling: a worker process loads the file that its parent was given."""
+    """Unpickles a component: a worker process loads the file that its parent was given."""
     if file:
         load_file(file, "a worker process")
         name = f"{file}:{name.rpartition(':')[2]}"
@@ -54,8 +54,8 @@ def _rebuild(kind: type[Component], name: str, file: str, values: dict[str, Any]
 
 
 def restated(cls: type, statement: str, *methods: str) -> bool:
-    """Whether `statement`, which is about `methods`, is of no older class than they: a subclass that replaces one of them and
-    not the statement is not bound by it.
+    """Whether `statement`, which is about `methods`, is defined in the same class as they or in a subclass. If a subclass
+    replaces a method but not the statement, the statement does not apply to it.
     """
 
     def age(name: str) -> int:
@@ -65,8 +65,8 @@ def restated(cls: type, statement: str, *methods: str) -> bool:
 
 
 def reference(cls: type[Component]) -> str:
-    """How a class is named:
-    its registered name, or `FILE.py:Class` with the file relative to the current folder if it is in it, or shipped.
+    """The name of a class: its registered name, or `FILE.py:Class`, with the file relative to the current folder if it is in
+    that folder, or its shipped name.
     """
     if cls.name is not None and cls.registry.get(cls.name) is cls:
         return cls.name
@@ -84,7 +84,7 @@ def _source(cls: type) -> Path | None:
 
 
 def sources(cls: type[Component]) -> dict[Path, str]:
-    """The files outside the library that a class and its bases are in, each with its SHA-256."""
+    """The files outside the library that define a class and its bases, each with its SHA-256."""
     files = (_source(each) for each in cls.__mro__ if issubclass(each, Component))
     return {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in dict.fromkeys(files) if file}
 
@@ -110,7 +110,7 @@ def find(kind: type[Component], name: str, where: str) -> type[Component]:
         return kind.registry[name]
     file, _, class_name = name.rpartition(":")
     path = shipped(file).resolve()
-    alike = [module for known, module in _FILES.items() if known.name == path.name]  # from another folder
+    alike = [module for known, module in _FILES.items() if known.name == path.name]  # loaded from another folder
     module = _FILES.get(path) or next(iter(alike), None) or _imported(path)
     if module is None:
         raise UserError(f"{where}: {name} is code from a file; pass --variants={file} to allow it to run")
@@ -157,7 +157,7 @@ def forget(path: Path) -> None:
 
 
 def _imported(file: Path) -> types.ModuleType | None:
-    """The module that Python has already imported from this file, so that its classes are not made twice."""
+    """The module that Python has already imported from this file, so that its classes are not created twice."""
     for module in list(sys.modules.values()):
         if (name := getattr(module, "__file__", None)) and name.endswith(file.name) and Path(name).resolve() == file:
             return None if module.__name__ == "__main__" else module
@@ -165,7 +165,8 @@ def _imported(file: Path) -> types.ModuleType | None:
 
 
 def check_class(cls: type[Component], where: str) -> None:
-    """UserError if a class is no frozen dataclass, a field cannot be hashed, or a hook is misspelt or has other arguments."""
+    """UserError if a class is not a frozen dataclass, a field cannot be hashed, or a hook is misspelt or has other
+    arguments."""
     kind = cls.kind
     hooks = {n: f for n, f in vars(kind).items() if inspect.isfunction(f) and not n.startswith("_")}
     for each in cls.__mro__:
@@ -192,7 +193,7 @@ def check_class(cls: type[Component], where: str) -> None:
                     )
             elif not hasattr(kind, name) and (hint := nearest(name, hooks)):
                 raise UserError(
-                    f"{where}: {each.__name__}.{name} is no hook of {kind.__name__}{hint}; begin the name of a helper with _"
+                    f"{where}: {each.__name__}.{name} is not a hook of {kind.__name__}{hint}; begin the name of a helper with _"
                 )
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if type(field.default).__hash__ is None or field.default_factory is not dataclasses.MISSING:
@@ -200,12 +201,13 @@ def check_class(cls: type[Component], where: str) -> None:
 
 
 def _without_shape(name: str) -> str:
-    """`logits` of `logits_BxHxTxS`: a variant need not repeat shapes in its names."""
+    """`logits` for `logits_BxHxTxS`: a variant does not have to repeat shapes in its names."""
     return re.sub(r"_[A-Z0-9]+(x[A-Z0-9]+)*$", "", name)
 
 
 def carry_over(old: Component | None, cls: type[Component]) -> Component:
-    """An object of `cls` with the settings that it has from a base class in common with `old`; the others are its defaults."""
+    """An object of `cls` with the settings of `old` that both inherit from a common base class; the others have their
+    defaults."""
     if old is None:
         return cls()
     if type(old) is cls:

@@ -1,6 +1,6 @@
 """Settings in general: typed fields with limits, names nested by dots, overrides of text, files in and out.
 
-Which settings there are is `config.py`. Nothing here knows one of them.
+The settings themselves are in `config.py`; nothing here depends on a particular one.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from transformer.registry import Component
 
 C = TypeVar("C")
 type_hints = functools.cache(typing.get_type_hints)  # read for each check of a configuration
-MOST = 2**31 - 1  # of a whole number: what arrays, keys and counters hold
+MOST = 2**31 - 1  # maximum of an integer: the range of arrays, keys and counters
 
 
 def setting(default: Any, meaning: str, **limits: Any) -> Any:
@@ -48,7 +48,8 @@ class Variations(tuple[tuple[str, tuple[tuple[str, str], ...]], ...]):
         return _rebuild, (self.plain(), files)
 
     def classes(self, where: str) -> dict[tuple[str, str], type[Component]]:
-        """The classes in files that values name, by (name, setting). UserError, beginning with `where`: not loaded."""
+        """The classes in files that values name, by (name, setting). UserError, beginning with `where`: a file is not
+        loaded."""
         return {
             (name, setting): registry.find(Component, text, f"{where}.{name}.{setting}")
             for name, each in self
@@ -66,7 +67,7 @@ class Variations(tuple[tuple[str, tuple[tuple[str, str], ...]], ...]):
 
 
 def _rebuild(values: dict[str, dict[str, str]], files: list[str]) -> Variations:
-    """Inverse of pickling `Variations`: a worker process loads the files that its parent was given."""
+    """Unpickles `Variations`: a worker process loads the files that its parent was given."""
     for file in files:
         registry.load_file(file, "a worker process")
     return Variations(values)
@@ -80,7 +81,7 @@ def _texts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def text_of(value: Any) -> str:
-    """A setting's value as `parse` reads it; a component's is its name."""
+    """A setting's value as text that `parse` reads; for a component, its name."""
     if isinstance(value, Component):
         return registry.reference(type(value))
     if isinstance(value, Variations):
@@ -91,9 +92,9 @@ def text_of(value: Any) -> str:
 
 
 def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any], Any]]:
-    """Every setting as (dotted name, type, field, value); fields that are not made by `setting` are none.
+    """Every setting as (dotted name, type, field, value); fields that are not made by `setting` are left out.
 
-    A component is a setting itself, which names its class, and its own settings follow below it.
+    A component is itself a setting, which names its class, and its own settings follow it.
     """
     hints = type_hints(type(config))
     for field in dataclasses.fields(config):
@@ -105,7 +106,7 @@ def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasse
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """Every setting's value by its dotted name; a component's is the name of its class."""
+    """Every setting's value by its dotted name; for a component, the name of its class."""
     return {name: registry.reference(type(v)) if isinstance(v, Component) else v for name, _, _, v in fields(config)}
 
 
@@ -127,7 +128,7 @@ def type_name(kind: Any) -> str:
 
 
 def parse(text: str, kind: Any) -> Any:
-    """`text` as a value of type `kind`; ValueError if it is none."""
+    """`text` as a value of type `kind`. ValueError: it is not of that type."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         if text.lower() == "none":
@@ -152,8 +153,8 @@ def parse(text: str, kind: Any) -> Any:
 def override(config: C, overrides: Mapping[str, Any], load: bool = True) -> C:
     """`config` with settings replaced, e.g. {"model.num_heads": "4"}, in any order. Unknown name, ill-typed value: UserError.
 
-    A component that is replaced, {"model.positions": "rotary"}, has the settings that both classes have in common, and its
-    defaults; it may be an object. With `load` a name `FILE.py:Class` executes that file.
+    A component that is replaced, {"model.positions": "rotary"}, keeps the settings that both classes have in common; the others
+    have their defaults. It may be an object. With `load` a name `FILE.py:Class` executes that file.
     """
     for name, text in _components_first(overrides):
         known = {known: kind for known, kind, _, _ in fields(config)}
@@ -183,7 +184,7 @@ def override(config: C, overrides: Mapping[str, Any], load: bool = True) -> C:
 
 
 def assign(config: C, values: Mapping[str, Any]) -> C:
-    """`config` with settings replaced by values of their types, by dotted name, in any order; a component's may be its name."""
+    """`config` with settings replaced by typed values, by dotted name, in any order; a component may be given by name."""
     for name, value in _components_first(values):
         kinds = {known: kind for known, kind, _, _ in fields(config)}
         if inspect.isclass(kind := kinds.get(name)) and issubclass(kind, Component) and isinstance(value, str):
@@ -193,7 +194,7 @@ def assign(config: C, values: Mapping[str, Any]) -> C:
 
 
 def _load(text: Any, name: str) -> None:
-    """Executes the file that the value of a setting names, if it does."""
+    """Executes the file that the value of a setting names, if it names one."""
     if isinstance(text, str) and ".py:" in text:
         registry.load_file(text.rpartition(":")[0], f"--config.{name}")
 
@@ -212,12 +213,12 @@ def _varied(old: Variations, path: str, text: str, name: str, load: bool) -> Var
 
 
 def _components_first(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Settings that name components come before those that lie below them: names with fewer dots first."""
+    """Settings that name components come before the settings of these components: names with fewer dots first."""
     return sorted(values.items(), key=lambda item: item[0].count("."))
 
 
 def _hint(name: str, known: Mapping[str, Any]) -> str:
-    """What a user may have meant by an unknown name."""
+    """A hint at what the user may have meant by an unknown name."""
     sections = {s for n in known for s in [n.rsplit(".", 1)[0]] if "." in n} - set(known)
     if name in sections:
         example = next(n for n in known if n.startswith(name + "."))
@@ -226,14 +227,14 @@ def _hint(name: str, known: Mapping[str, Any]) -> str:
 
 
 def get(config: Any, name: str) -> Any:
-    """The value of the setting of that dotted name."""
+    """The value of the setting with this dotted name."""
     for part in name.split("."):
         config = getattr(config, part)
     return config
 
 
 def replace(config: Any, name: str, value: Any) -> Any:
-    """`config` with the setting of that dotted name replaced."""
+    """`config` with the setting of this dotted name replaced."""
     head, _, rest = name.partition(".")
     return dataclasses.replace(config, **{head: replace(getattr(config, head), rest, value) if rest else value})
 
@@ -246,10 +247,11 @@ def from_file(
     overrides: Mapping[str, str] | None = None,
     look: Callable[[C], Any] | None = None,
 ) -> C:
-    """The `kind` that the experiment file's `function` returns, with `overrides` applied. `flag` named the file.
+    """The `kind` that the experiment file's `function` returns, with `overrides` applied. `flag` is the flag that named the
+    file.
 
-    If the file also has a function `fit_to_data(config, overrides, found)`, the result is what it makes of these settings and
-    of what `look` finds for them. It cannot change what `overrides` sets.
+    If the file also has a function `fit_to_data(config, overrides, found)`, its result is used, where `found` is the result of
+    `look` for these settings. It cannot change settings that `overrides` sets.
     """
     path, overrides = shipped(path), overrides or {}
     if not path.is_file():
@@ -273,7 +275,7 @@ def from_file(
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)
             lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
-            where = f" in line {lines[-1]}" if lines else ""  # none: Python names the line of wrong syntax itself
+            where = f" in line {lines[-1]}" if lines else ""  # empty: Python itself names the line of a syntax error
             raise UserError(
                 f"{flag}={path}: {type(error).__name__}{where}: {error}; {name}() must return a {kind.__name__}"
             ) from error
@@ -288,7 +290,8 @@ def from_file(
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Nested plain values, for JSON; a component's have its class's name under "component", and the hashes of its files."""
+    """Nested plain values for JSON; those of a component include the name of its class under "component", and the hashes of its
+    files."""
     if isinstance(config, Variations):
         values: dict[str, Any] = config.plain()
         for (name, varied), cls in config.classes("config").items():
@@ -303,13 +306,13 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def _recorded(cls: type[Component]) -> dict[str, Any]:
-    """A class's name, and the hashes of its files if it is not the library's."""
+    """A class's name, and the hashes of its files if it is not part of the library."""
     hashes = {file.name: digest for file, digest in registry.sources(cls).items()}
     return {"component": registry.reference(cls)} | ({"sources": hashes} if hashes else {})
 
 
 def sources(config: Any) -> set[Path]:
-    """The files outside the library that components of these settings are from."""
+    """The files outside the library that define components of these settings."""
     values = [(name, value) for name, _, _, value in fields(config)]
     classes = [type(value) for _, value in values if isinstance(value, Component)]
     classes += [cls for name, v in values if isinstance(v, Variations) for cls in v.classes(f"config.{name}").values()]
@@ -317,7 +320,7 @@ def sources(config: Any) -> set[Path]:
 
 
 def from_dict(values: Mapping[str, Any], kind: Any, where: str = "config.json", prefix: str = "") -> Any:
-    """The inverse of `to_dict`, every name and type checked. UserError names what is wrong."""
+    """The inverse of `to_dict`, with every name and type checked. UserError: a name or a type is wrong."""
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: {prefix or 'the file'} is not an object of settings")
     if issubclass(kind, Component):
@@ -371,7 +374,7 @@ def _read_variations(values: Mapping[str, Mapping[str, Any]], where: str, prefix
 
 
 def has_type(value: Any, kind: Any) -> bool:
-    """Whether `value` is of a setting's type."""
+    """Whether `value` has a setting's type."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return any(has_type(value, a) for a in arguments)
@@ -407,7 +410,7 @@ def differences(old: Any, new: Any, free: bool = False) -> list[str]:
 
 
 def expand_paths(config: C) -> C:
-    """`config` with the user's folder in the place of a ~ that a path begins with."""
+    """`config` with a ~ at the beginning of a path replaced by the user's home folder."""
     for name, _, field, value in fields(config):
         if field.metadata.get("path") and value:
             expanded = os.path.expanduser(value) if isinstance(value, str) else tuple(map(os.path.expanduser, value))
@@ -416,7 +419,7 @@ def expand_paths(config: C) -> C:
 
 
 def check(config: Any) -> None:
-    """UserError if a section or a setting is not of its type, or a setting outside its limits."""
+    """UserError: a section or a setting does not have its type, or a setting is outside its limits."""
     _check_sections(config, "")
     for name, kind, field, value in fields(config):
         if not has_type(value, kind):

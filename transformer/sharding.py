@@ -1,7 +1,7 @@
-"""How a mesh of devices shares parameters and rows: a table of the names of axes, and a table of what is cut over what.
+"""Sharding of parameters and rows over a mesh: a table of axis names, and a table from axis names to axes of the mesh.
 
-Names are found by the end of a parameter's path, so optimizer state and averages, whose paths end alike, are cut alike.
-Wherever an axis is cut, the numbers are the same: only where they lie and what is exchanged differs.
+Names are found by the end of a parameter's path, so optimizer state and averages, whose paths have the same end, are sharded
+like parameters. Sharding does not change the numbers, only their placement and the communication.
 """
 
 import re
@@ -12,13 +12,13 @@ import jax
 from jax.sharding import PartitionSpec, get_abstract_mesh
 
 MESH = ("data", "fsdp", "tensor")
-ROWS = ("data", "fsdp")  # over which a batch's rows are cut
+ROWS = ("data", "fsdp")  # axes over which a batch's rows are sharded
 
-# Name of an axis -> the axis of the mesh that it is cut over, if its length allows; other axes are whole everywhere.
+# Name of an axis -> the axis of the mesh over which it is sharded, if its length allows; other axes are replicated.
 RULES: Mapping[str, str] = {"model": "fsdp", "vocabulary": "tensor", "heads": "tensor", "hidden": "tensor"}
 
-# Pattern of the end of a path -> names of the last axes. Components declare theirs (models/axes.py); these are of what is
-# around them.
+# Pattern of the end of a path -> names of the last axes. Components declare their own (models/axes.py); these are for the
+# modules around them.
 Axes = tuple[tuple[str, tuple[str | None, ...]], ...]
 NAMES: Axes = (
     (r"embedding/table", ("vocabulary", "model")),
@@ -27,16 +27,17 @@ NAMES: Axes = (
 
 
 def names(path: str, rank: int, axes: Axes = ()) -> tuple[str | None, ...]:
-    """Of each axis of the parameter at `path`, such as `encoder/layers/feed_forward/inner/kernel`.
+    """The name of each axis of the parameter at `path`, such as `encoder/layers/feed_forward/inner/kernel`.
 
-    The first pattern that matches and has no more names than the parameter has axes; what has none is whole everywhere.
+    They are those of the first pattern that matches and has no more names than the parameter has axes; axes without a name are
+    replicated.
     """
     found = next((each for end, each in (*axes, *NAMES) if re.search(f"(^|/|_){end}$", path) and len(each) <= rank), ())
     return (None,) * (rank - len(found)) + found
 
 
 def spec(path: str, shape: tuple[int, ...], sizes: Mapping[str, int], axes: Axes = ()) -> PartitionSpec:
-    """Where the parameter's axes are split on a mesh of these sizes."""
+    """The partition spec of a parameter on a mesh of these sizes."""
     cut = [RULES.get(name or "") for name in names(path, len(shape), axes)]
     return PartitionSpec(
         *(axis if axis and length % sizes[axis] == 0 else None for axis, length in zip(cut, shape, strict=True))
@@ -51,11 +52,11 @@ def specs(tree: Any, sizes: Mapping[str, int], axes: Axes = ()) -> Any:
 
 
 def by_rows(x: jax.Array, axis: int = 0) -> jax.Array:
-    """Says that of an activation rows alone (`axis`) are cut over devices; without a mesh nothing.
+    """Constrains an activation to be sharded only over rows (`axis`); without a mesh it does nothing.
 
-    The compiler finds layouts by itself, but what goes through a loop (`scan`) it must be told: with JAX 0.10.2 it cut such
-    arrays over several axes and then gave wrong gradients (tests/runtime/test_mesh.py). The parameters of recurrent cells,
-    which a loop over time reads, are whole for the same reason.
+    The compiler finds layouts by itself, but it needs this constraint for arrays that go through a loop (`scan`): JAX 0.10.2
+    sharded such arrays over several axes and then gave wrong gradients (tests/runtime/test_mesh.py). The parameters of
+    recurrent cells, which are read in a loop over time, are replicated for the same reason.
     """
     if "data" not in get_abstract_mesh().axis_names:
         return x
@@ -63,9 +64,9 @@ def by_rows(x: jax.Array, axis: int = 0) -> jax.Array:
 
 
 def rows_whole(table_NxD: jax.Array) -> jax.Array:
-    """A table to look rows up in: each row is whole on the devices that have it; without a mesh nothing.
+    """Constrains a table for look-ups so that its rows are not divided over devices; without a mesh it does nothing.
 
-    Else what is found is cut by columns, and XLA copies all of it to every device before it can cut it by rows.
+    Otherwise the result is sharded by columns, and XLA copies all of it to every device before it can shard it by rows.
     """
     sizes = get_abstract_mesh().shape
     if "data" not in sizes:

@@ -14,7 +14,7 @@ def prepare() -> None:
 
     UserError: stdout is closed.
     """
-    for descriptor in (0, 2):  # else the next file that is opened would get the number, and output would go there
+    for descriptor in (0, 2):  # otherwise the next opened file would get this descriptor, and output would go there
         try:
             os.fstat(descriptor)
         except OSError:
@@ -25,7 +25,7 @@ def prepare() -> None:
         raise UserError("stdout is closed, and results are written to it; open it, with >FILE or >/dev/null")
     try:
         descriptor = sys.stdout.fileno()
-    except OSError:  # no file: whoever called us reads it from memory
+    except OSError:  # not a file: the caller reads it from memory
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
         return
     sys.stdout.flush()
@@ -45,7 +45,7 @@ class _Stdout(io.FileIO):
 
 
 def discard_stdout() -> None:
-    """Sends to /dev/null what is left to write, as Python does once more when it ends."""
+    """Sends remaining output to /dev/null, because Python flushes once more when it ends."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -1,4 +1,4 @@
-"""What must hold between settings, beside each one's own type and limits: checked before anything is read or built."""
+"""Constraints between settings, in addition to their types and limits; checked before anything is read or built."""
 
 import itertools
 import typing
@@ -12,7 +12,7 @@ from transformer.errors import UserError, nearest
 
 
 def check_data_info(data_info: DataInfo, where: str) -> DataInfo:
-    """`data_info` itself, if its numbers fit together; else UserError that begins with `where`."""
+    """`data_info`, if its numbers fit together. UserError, beginning with `where`: they do not."""
     for side in ("source", "target"):
         size, rows = getattr(data_info, f"{side}_size"), getattr(data_info, f"{side}_rows")
         if not 1 <= size <= rows <= settings.MOST:
@@ -32,8 +32,8 @@ def check_data_info(data_info: DataInfo, where: str) -> DataInfo:
 
 
 def validate(config: Config) -> Config:
-    """`config`, if its settings are of their types, within their limits, and fit together; else UserError. A ~ in its paths is
-    expanded."""
+    """`config`, with ~ in its paths expanded. UserError: a setting has the wrong type, is outside its limits, or does not fit
+    the others."""
     settings.check(config)
     config = settings.expand_paths(config)
     model, data, train = config.model, config.data, config.train
@@ -145,7 +145,7 @@ def validate(config: Config) -> Config:
     if config.evaluate.average > config.checkpoint.keep_last:
         raise UserError(
             f"config.evaluate.average {config.evaluate.average} is more than config.checkpoint.keep_last "
-            f"{config.checkpoint.keep_last}: what is averaged must have been kept; raise the second or lower the first"
+            f"{config.checkpoint.keep_last}: checkpoints that are averaged must be kept; raise the second or lower the first"
         )
     check_parallel(config.parallel)
     if config.uses_best:
@@ -166,13 +166,13 @@ def shares_table(config: Config) -> bool:
 
 
 def _check_joint_vocabulary(config: Config) -> None:
-    """UserError: two vocabularies in one table, or for an objective that has one text."""
+    """UserError: two vocabularies share one table, or belong to an objective with one text."""
     kind, where = config.objective.kind, "config.data.joint_vocabulary false"
     if config.data.joint_vocabulary:
         return
     if kind != "translate":
         raise UserError(f"{where}: config.objective.kind {kind} has one vocabulary in any case; set the first to true")
-    # Imported vocabularies may be two with the same ids, as Marian's: they are compared once they are read.
+    # Imported vocabularies, such as Marian's, may be two files with the same ids: they are compared once they are read.
     if config.data.vocabulary == "imported" or not shares_table(config):
         return
     if config.family == "decoder_only":
@@ -184,7 +184,7 @@ def _check_joint_vocabulary(config: Config) -> None:
 
 
 def check_parallel(parallel: Parallel) -> None:
-    """UserError: parameters are to be cut over devices by a mode that has a copy of them on each."""
+    """UserError: parameters would be sharded, but the mode has a copy of them on each device."""
     for name in ("fsdp", "tensor"):
         if (parts := getattr(parallel, name)) > 1 and parallel.mode in ("jit", "pmap"):
             raise UserError(
@@ -199,9 +199,9 @@ STACKS: dict[str, tuple[Stack, ...]] = {
     "decoder_only": ("decoder",),
     "recurrent": (),
 }
-# What a layer type may change: settings of one layer, of which no other part of the model needs to know.
+# Settings that a layer type may change: those of one layer, on which no other part of the model depends.
 OF_A_LAYER = ("d_ff", "num_kv_heads", "window", "attention", "attention_norm", "positions", "mask", "feed_forward")
-# The same of the types `encoder` and `decoder`, which are of a whole stack.
+# The same for the types `encoder` and `decoder`, which apply to a whole stack.
 OF_A_STACK: dict[str, tuple[str, ...]] = {
     "encoder": ("num_heads", "d_k", "d_v", *(name for name in OF_A_LAYER if name != "mask")),
     "decoder": ("num_heads", "d_k", "d_v", *OF_A_LAYER),
@@ -209,7 +209,7 @@ OF_A_STACK: dict[str, tuple[str, ...]] = {
 
 
 def _check_components(config: Config) -> None:
-    """UserError: heads or components do not fit the sizes, one another, or the family."""
+    """UserError: heads or components do not fit the sizes, each other, or the family."""
     _check_layer_types(config)
     for stack in STACKS[config.family]:
         for each in config.model.layers_of_period(stack):
@@ -231,7 +231,7 @@ def _check_layer(model: Model, stack: Stack) -> None:
         )
     if model.residual == "parallel" and model.norm_order == "post":
         raise UserError(
-            "config.model.residual parallel: with config.model.norm_order=post sub-layers read one another's output; "
+            "config.model.residual parallel: with config.model.norm_order=post sub-layers read each other's output; "
             "set it to pre, sandwich or output"
         )
     if not model.attention_norm and model.norm_order in ("post", "output"):
@@ -249,7 +249,7 @@ def _check_layer(model: Model, stack: Stack) -> None:
 
 
 def _check_use(model: Model, stack: Stack, config: Config) -> None:
-    """UserError: what is done with the model is not possible with its attention."""
+    """UserError: the attention does not support what is done with the model."""
     attention = registry.reference(type(model.attention))
     of_softmax = [name for name in config.train.init_metrics if name in typing.get_args(SoftmaxMetric)]
     if of_softmax and not model.attention.softmax:
@@ -260,13 +260,13 @@ def _check_use(model: Model, stack: Stack, config: Config) -> None:
     keeps_state = type(model.attention).state is not Attention.state
     if keeps_state and config.family == "decoder_only" and config.objective.kind == "translate":
         raise UserError(
-            f"config.model.attention {attention}: a search takes the last token of a prefix back, and its state cannot "
+            f"config.model.attention {attention}: a search removes the last token of a prefix, and its state cannot "
             "forget a token; set config.family to encoder_decoder, or another attention"
         )
 
 
 def _check_mup(config: Config) -> None:
-    """UserError: a setting for which Yang et al. 2022 give no rule, or which undoes theirs."""
+    """UserError: Yang et al. 2022 give no rule for a setting, or it contradicts their rules."""
     model, rules, scales = config.model, ("adam", "adamw", "lion", "schedule_free"), ("1/sqrt(d_k)", "1/d_k")
     if config.train.optimizer not in rules:
         found, remedy = f"config.train.optimizer {config.train.optimizer}", f"choose one of {', '.join(rules)}"
@@ -306,7 +306,7 @@ def _check_layer_types(config: Config) -> None:
         for setting, _ in changes:
             if setting.split(".")[0] not in able:
                 raise UserError(
-                    f"config.model.layer_types.{name}.{setting}: cannot differ by {what}; what can is {', '.join(able)}"
+                    f"config.model.layer_types.{name}.{setting}: cannot differ by {what}; settings that can: {', '.join(able)}"
                 )
     for each in (each for stack in STACKS[config.family] for each in model.layers_of_period(stack)):
         if each.positions != model.positions and any(
