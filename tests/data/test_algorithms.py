@@ -1,4 +1,4 @@
-"""Algorithms: each target worked out again from the source's text by other means; lengths, splits, and what is refused."""
+"""Algorithmic tasks: each target is computed again from the source in another way; lengths, splits and refused settings."""
 
 import collections
 import dataclasses
@@ -56,7 +56,7 @@ def test_copy_and_reverse(made):
 
 
 def test_sorted_lists_have_the_same_items_in_order():
-    """With letters of both cases, which stand in the order of the alphabet, small ones first."""
+    """With letters in both cases, in the order of `LETTERS`, lower case first."""
     splits = algorithms.make(given("sort", algorithm_alphabet=52))
     order = {letter: place for place, letter in enumerate(string.ascii_lowercase + string.ascii_uppercase)}
     used = set()
@@ -101,7 +101,7 @@ def test_sums(made):
 
 
 def test_short_numbers():
-    """Of one digit there are 100 sums, zero included: all of them are drawn, each once."""
+    """There are 100 sums of numbers with one digit, including zero: all of them are drawn once."""
     drawn = algorithms.make(
         given(
             "addition",
@@ -135,7 +135,8 @@ def test_draws_do_not_change(made, algorithm, drawn):
 
 @pytest.mark.parametrize("algorithm", NAMES)
 def test_lengths_are_drawn_evenly(made, algorithm):
-    """To one, in each split and in its first examples too; tests may be longer than what is trained and chosen on."""
+    """Up to a difference of one, in each split and in its first examples; test lengths may exceed those of training and
+    validation."""
     for split, (low, high) in {"train": (4, 9), "validation": (4, 9), "test": (6, 24)}.items():
         for examples in (made[algorithm][split], made[algorithm][split][:50]):
             counts = collections.Counter(length(algorithm, example["source"]) for example in examples)
@@ -154,7 +155,7 @@ def test_splits_are_disjoint_and_do_not_depend_on_training(made, algorithm):
 
 
 def test_items_are_independent(made):
-    """Of a list that one vector is to hold nothing can be guessed: an item follows every other one as often."""
+    """No item of a list that one vector must hold can be predicted: every pair of consecutive items is equally frequent."""
     follows = collections.Counter()
     for source, _ in every(algorithms.make(given("list", algorithm_alphabet=3))):
         items = source.split(" ")
@@ -164,7 +165,7 @@ def test_items_are_independent(made):
 
 
 def test_all_sources_can_be_drawn():
-    """Each is drawn once, and which ones are for test and validation is not for training to say."""
+    """Each is drawn once, and the assignment to test and validation does not depend on the training split."""
     few = Data(
         source="algorithms", algorithm_alphabet=2, algorithm_train_lengths=(3, 3), synthetic_train_size=6, synthetic_test_size=1
     )
@@ -210,7 +211,7 @@ def test_more_examples_than_exist_is_an_error(changes, message):
     ("algorithm", "length", "size"), [("recall", 1, 2 * 10), ("recall", 2, 2 * 100 * 2), ("addition", 1, 100)]
 )
 def test_the_number_of_sources(algorithm, length, size):
-    """As many as can be drawn, of two letters: for two pairs two orders of the keys, 100 values and two questions."""
+    """The number that can be drawn with two letters: for two pairs, two orders of the keys, 100 values and two questions."""
     whole = given(
         algorithm,
         algorithm_alphabet=2,
@@ -252,7 +253,7 @@ def test_a_prefix_is_added_to_each_source(made, tmp_path):
 
 @pytest.mark.parametrize("kind", ("bpe", "characters"))
 def test_nothing_is_unknown_at_any_length(made, kind):
-    """And of BPE each item is one token, whatever stands beside it."""
+    """With BPE, each item is one token, whatever its neighbours."""
     for algorithm in NAMES:
         texts = [text for pair in every({"train": made[algorithm]["train"]}) for text in pair]
         told = []

@@ -1,4 +1,4 @@
-"""Ragged rows, tokenising, and the cache of token ids on disk."""
+"""Ragged rows, tokenization, and the cache of token ids on disk."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""Corruptions: their published statistics, and that what was corrupted can be put together again."""
+"""Corruptions have their published statistics, and the original text can be restored from their output."""
 
 import collections
 import math
@@ -164,7 +164,7 @@ def test_spans_occur_at_every_position():
 
 
 def test_the_span_that_is_cut_occurs_at_every_position():
-    """The last one drawn is shorter than others."""
+    """The last span that is drawn is shorter than the others."""
     generator = np.random.default_rng(0)
     spans = np.stack(
         [s for s in (corruption.infill(tokens_of(20), 0.5, 5.0, MASK, generator)[1] for _ in range(2000)) if len(s) == 2]

@@ -1,4 +1,4 @@
-"""Which number words translate each other, against alignments by hand and what holds for all of them."""
+"""Alignments of number words, against alignments by hand and properties of all alignments."""
 
 import random
 
@@ -63,7 +63,7 @@ def test_words_make_up_the_text(source, target):
 
 
 def test_properties_of_all_alignments():
-    """Every word but "and" translates one; digits and powers translate the same digits and powers."""
+    """Every word except "and" is aligned to one word; digits and powers are aligned to the same digits and powers."""
     meaning = {word: number for number in [*range(20), *range(20, 100, 10)] for word in (SPELL["en"](number),)}
     german = {SPELL["de"](number): number for number in [*range(20), *range(20, 100, 10)]} | {"ein": 1, "eine": 1}
     powers = {"hundred": "hundert", "thousand": "tausend", "million": "Million", "billion": "Milliarde", "trillion": "Billion"}

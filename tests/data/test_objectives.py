@@ -1,4 +1,5 @@
-"""What holds for every objective: features of the declared kinds and lengths, pure in (seed, example, epoch); the helpers."""
+"""Properties of all objectives: features have the declared types and lengths and are pure in (seed, example,
+epoch); helpers."""
 
 import dataclasses
 
@@ -59,7 +60,7 @@ def corpus_of(fields, draw) -> dict[str, Ragged]:
 
 
 def sizes(objective: Objective, features) -> list[int]:
-    """The length of each sequence, all its features having it."""
+    """The length of each sequence, which all its features must have."""
     found = [{len(features[name]) for name in sequence.features} for sequence in objective.sequences]
     assert all(len(each) == 1 for each in found)
     return [each.pop() for each in found]

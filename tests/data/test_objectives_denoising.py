@@ -1,4 +1,4 @@
-"""Span corruption and denoising: published lengths, and what was hidden put back gives the text."""
+"""Span corruption and denoising: published lengths, and restoring hidden tokens gives the text."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_chunks_have_no_more_spans_than_there_are_sentinels():
 
 
 def restore(source: list[int], targets: list[int]) -> list[int]:
-    """The text: each sentinel of the source replaced by what follows it in the targets."""
+    """The text, where each sentinel of the source is replaced by the tokens after it in the targets."""
     assert source[-1] == END == targets[-1]
     hidden: dict[int, list[int]] = {}
     for token in targets[:-1]:
@@ -105,7 +105,8 @@ def test_the_targets_are_the_documents(documents, source, target, begin, epoch):
 @SOME
 @given(st.integers(1, 38), st.floats(0.05, 0.95), st.integers(0, 20))
 def test_masks_of_infilling_are_at_the_gaps(size, rate, epoch):
-    """Tokens that differ: those left are in order, `rate` of them is gone, and where some are gone there is a mask."""
+    """With distinct tokens: the remaining ones are in order, a fraction `rate` is missing, and there is a mask where some are
+    missing."""
     (row,) = rows(noise(rate=rate), [range(10, 10 + size)], epoch)
     text = row["source"][:-1]
     kept = [token for token in text if token != MASK]

@@ -1,4 +1,4 @@
-"""Labels of texts, tokens and spans: what the encoder reads, where labels stand, and windows of long contexts."""
+"""Labels of texts, tokens and spans: the encoder's input, the positions of labels, and windows of long contexts."""
 
 import pytest
 from hypothesis import given, settings

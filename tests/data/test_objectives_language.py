@@ -1,4 +1,5 @@
-"""Language models: what is said is the documents and their ends, from the tokens before; windows move; prefixes."""
+"""Language models: targets are the documents and their ends, predicted from the previous tokens; shifts of
+windows; prefixes."""
 
 import numpy as np
 import pytest

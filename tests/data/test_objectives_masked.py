@@ -1,4 +1,4 @@
-"""Masked LM: rows as BERT has them, what was masked can be filled back, shares of what is masked, related segments."""
+"""Masked LM: rows as in BERT, restoring the masked tokens gives the text, fractions of masked tokens, related segments."""
 
 import math
 
@@ -69,7 +69,7 @@ def test_masks_differ_by_epoch():
 
 @pytest.mark.parametrize("next_sentence", [False, True])
 def test_whole_words_are_never_split(next_sentence):
-    """A word is a token below 100 and those above behind it; a cut leaves a word on both sides of it."""
+    """A word is a token below 100 and the following tokens above 100; a cut makes two words of it."""
     generator = np.random.default_rng(0)
     documents = [np.where(generator.random(200) < 0.4, 50, 500) for _ in range(4)]
     starts_word = np.arange(HIGH) < 100
@@ -101,7 +101,7 @@ def test_a_second_segment_begins_a_new_word():
 
 
 def segments_of(row) -> tuple[list[int], list[int]]:
-    """The two segments as they were; asserts what stands around them."""
+    """The two original segments; asserts the special tokens around them."""
     tokens, types = row["targets"].tolist(), row["token_types"].tolist()
     first = types.index(1)
     assert types == [0] * first + [1] * (len(types) - first)

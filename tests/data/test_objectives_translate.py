@@ -1,4 +1,4 @@
-"""What a translator reads and says of an example, against the plain statement of it on lists."""
+"""The inputs and targets of a translation example, against a plain definition on lists."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_features_match_a_plain_statement(pairs, limits, begin):
 @SOME
 @given(PAIRS, LIMITS, BEGIN, st.data())
 def test_a_batch_is_its_examples_one_by_one(pairs, limits, begin, data):
-    """In any order, with repeats."""
+    """In any order, with repetitions."""
     corpus, objective = corpus_of(pairs), Translate(*limits, begin=begin)
     index_N = np.array(data.draw(st.lists(st.integers(0, len(pairs) - 1), max_size=8)), np.int64)
     for make in (objective.features_batch, lambda *a: Objective.features_batch(objective, *a)):

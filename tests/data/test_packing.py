@@ -1,4 +1,4 @@
-"""Packing: every example once, no row over its shape, little padding, and few patterns; buckets against brute force."""
+"""Packing: every example once, no row longer than its shape, little padding, and few patterns; buckets against brute force."""
 
 import itertools
 import os
@@ -18,7 +18,7 @@ SOME = settings(max_examples=60, derandomize=True, deadline=None, database=None)
 
 
 def check(plan: Plan, lengths_NxA: np.ndarray, shape: tuple[int, ...], members: np.ndarray) -> None:
-    """That the rows hold what they must, counted one by one."""
+    """Asserts the contents of the rows, counted one by one."""
     examples, rows = plan.examples(np.arange(plan.num_rows), members)
     assert sorted(examples.tolist()) == list(range(len(lengths_NxA)))
     assert np.all(np.diff(rows) >= 0)
@@ -107,7 +107,7 @@ def test_random_lengths_are_packed_with_little_padding(sides, highest):
 
 
 def like_multi30k(count: int) -> np.ndarray:
-    """Lengths as in Multi30k in 10,000 pieces: mean 15 on both sides, standard deviation 5, correlation 0.86, 51 at most."""
+    """Lengths as in Multi30k with 10,000 pieces: mean 15 on both sides, standard deviation 5, correlation 0.86, at most 51."""
     draw = np.random.default_rng(0)
     common = draw.lognormal(2.62, 0.29, (count, 1))
     return np.clip(np.rint(common * draw.lognormal(0, 0.12, (count, 2))) + 1, 4, 51).astype(np.int64)
@@ -139,7 +139,7 @@ def test_multi30k_is_packed_with_little_padding():
 
 
 def patterns(lengths_NxA: np.ndarray, shape: tuple[int, ...]) -> int:
-    """How many rows were thought out."""
+    """The number of distinct patterns of rows."""
     with mock.patch.object(packing, "_fill", wraps=packing._fill) as fill:
         plan = pack(lengths_NxA, shape)
     assert len(plan.members) == len(lengths_NxA)

@@ -1,4 +1,4 @@
-"""Batches by number: each example once an epoch, what stands where against plain loops, and access at random."""
+"""Batches by index: each example once per epoch, contents against plain loops, and random access."""
 
 import collections
 import dataclasses
@@ -27,7 +27,7 @@ def data_of(batching: str, **others) -> Data:
 
 
 def corpus_of(size: int, longest: int = LIMIT - 1, seed: int = 0) -> dict[str, Ragged]:
-    """Random tokens, so that an example is known by them; a few have no text on one side or on both."""
+    """Random tokens, so that examples can be identified; a few have no text on one or both sides."""
     draw = np.random.default_rng(seed)
     lengths_NxA = draw.integers(1, longest + 1, (size, 1)) + draw.integers(-2, 3, (size, 2))
     lengths_NxA = np.clip(lengths_NxA, 1, longest)
@@ -40,7 +40,7 @@ def corpus_of(size: int, longest: int = LIMIT - 1, seed: int = 0) -> dict[str, R
 
 @dataclasses.dataclass(frozen=True)
 class Dated(Translate):
-    """The start token says the epoch."""
+    """The start token is the number of the epoch."""
 
     def features(self, corpus, index, epoch):
         features = Translate.features(self, corpus, index, epoch)
@@ -60,13 +60,14 @@ def make(batching: str, training: bool, seed: int = 0, tokens: int = 400, multip
 
 
 def keys(corpus=CORPUS, objective: Objective = OBJECTIVE, epoch: int = 0) -> list[tuple]:
-    """What each example is to a model, as a tuple that can be counted."""
+    """Each example's features, as a tuple that can be counted."""
     each = (objective.features(corpus, i, epoch) for i in range(len(corpus["source"])))
     return [tuple(tuple(features[name].tolist()) for name in ("source", "inputs", "targets", "weights")) for features in each]
 
 
 def unpack(batch: pipeline.Batch) -> list[list[tuple]]:
-    """The examples of each row, read slot by slot; asserts that they stand one after another, numbered, and nothing else."""
+    """The examples of each row, read slot by slot; asserts that they are contiguous and numbered, and that all other slots are
+    empty."""
     sides = (
         ("source_segments", "source_positions", ("source",)),
         ("segments", "positions", ("inputs", "targets", "weights")),
@@ -121,7 +122,7 @@ def test_batches_hold_whole_examples_in_numbered_segments(batching, training):
 
 
 def epochs(batches: pipeline.Batches, how_many: int) -> list[list[list[tuple]]]:
-    """The rows of each epoch: of packed ones an epoch has the plan's number, and goes on in the middle of a batch."""
+    """The rows of each epoch: a packed epoch has the number of rows in the plan, and may begin in the middle of a batch."""
     if isinstance(batches, pipeline.Packed):
         size = batches.plan.num_rows
         rows = [row for number in range(-(-size * how_many // batches.rows)) for row in unpack(batches[number])]
@@ -161,7 +162,7 @@ def test_there_is_no_batch_before_the_first_nor_in_evaluation_after_the_last(bat
 
 
 def company(batches: pipeline.Batches, first: int, last: int) -> set[frozenset]:
-    """Which examples share a row or, one being in a row, a batch; start tokens, which say the epoch, aside."""
+    """The examples that share a row or, with one example per row, a batch; without start tokens, which are the epoch."""
     rows = []
     for number in range(first, last):
         found = [[(source, targets) for source, _, targets, _ in row] for row in unpack(batches[number])]
@@ -269,7 +270,7 @@ def test_rows_are_a_multiple_of_devices_and_fill_batch_tokens(batching, training
 
 @both_kinds
 def test_examples_of_a_batch_are_the_same_for_any_number_of_devices_and_processes(batching):
-    """Behind them are empty rows; parts, joined, are the batch."""
+    """They are followed by empty rows; the parts, concatenated, form the batch."""
     alone = make(batching, True, tokens=800)
     for multiple in (2, 4, 8):
         batches = make(batching, True, tokens=800, multiple=multiple)
@@ -338,7 +339,7 @@ def test_padding_and_counts_are_those_of_the_batches(batching):
 @both_kinds
 @pytest.mark.parametrize("multiple", [1, 8])
 def test_the_padding_of_training_is_that_of_its_batches(batching, multiple):
-    """Eight rows a batch at least, of which `batch_tokens` fill six or fewer: the empty ones count."""
+    """At least eight rows per batch, of which `batch_tokens` allows six or fewer: the empty ones count as padding."""
     batches = make(batching, True, multiple=multiple)
     many = batches.plan.num_rows if isinstance(batches, pipeline.Packed) else len(batches)  # whole epochs of either kind
     found = pipeline.count_slots(batches, range(many), OBJECTIVE)

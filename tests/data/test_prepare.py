@@ -1,4 +1,5 @@
-"""What the workdir keeps of the data: vocabularies of the training split alone, and tokens that follow their content."""
+"""Prepared data in the workdir: vocabularies learned only from the training split, and cached tokens that depend on their
+content."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""Random segmentations: the seed alone decides, and the distribution is sentencepiece's own."""
+"""Random segmentations depend only on the seed, and have the distribution of sentencepiece."""
 
 import collections
 import hashlib

@@ -1,4 +1,4 @@
-"""Pairs of texts: what is read, what is said of bad input, and that TensorFlow is not there."""
+"""Pairs of texts: reading, errors for bad input, and that TensorFlow is not imported."""
 
 import dataclasses
 import gzip
@@ -30,7 +30,7 @@ def pairs(split: sources.Split | None) -> list[tuple[str, str]]:
 
 
 def message(data: Data, split: sources.SplitName, folder: Path) -> str:
-    """What `read` says is wrong."""
+    """The error message of `read`."""
     with pytest.raises(UserError) as error:
         sources.read(data, split, folder)
     assert "\n" not in str(error.value)
@@ -241,7 +241,8 @@ def test_test_numbers_are_even_and_short_ones_trained_on():
 
 
 def test_test_numbers_by_digits_and_trained_ones():
-    """As many of each count of digits, but no more than a quarter of them in both splits together; none is in two splits."""
+    """Each number of digits is equally frequent, but at most a quarter of its numbers is in both splits together; splits are
+    disjoint."""
     data = Data(number_test_range=(100, 1_000_000), number_test_by_digits=1.0, number_train_by_digits=0.5)
     splits = number_words.draw(data)
     counts = {d: sum(len(str(n)) == d for n in splits["test"]) for d in range(1, 7)}
@@ -356,7 +357,7 @@ assert "tensorflow_datasets" in sys.modules and "tensorflow" not in sys.modules
 
 
 class TinyPairs(tfds.core.GeneratorBasedBuilder):
-    """Stands for a translation data set of the catalogue, such as ted_hrlr_translate."""
+    """A substitute for a translation data set of the catalogue, such as ted_hrlr_translate."""
 
     VERSION = tfds.core.Version("1.2.0")
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="de_to_en")]

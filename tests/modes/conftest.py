@@ -1,4 +1,4 @@
-"""What tests of modes share: a translator, and training without what follows it."""
+"""Fixtures shared by tests of modes: a translator, and training without the following steps."""
 
 import pytest
 from trained import translator
@@ -16,5 +16,5 @@ def loaded(monkeypatch):
 
 @pytest.fixture
 def not_scored(monkeypatch):
-    """Training alone: what follows it compiles for long."""
+    """Only training: the following steps take long to compile."""
     monkeypatch.setattr(training, "_finish", lambda *arguments: None)

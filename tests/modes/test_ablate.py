@@ -1,4 +1,4 @@
-"""Studies through the command line: real runs, a real kill, their report, the dry run, and what is said of wrong input."""
+"""Studies through the command line: real runs, a real kill, their report, the dry run, and errors for wrong input."""
 
 import csv
 import functools
@@ -63,7 +63,7 @@ def table(workdir: str) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 def test_a_killed_study_ends_as_one_that_was_not(folder):
-    """And it finds what is known: an arm that cannot learn is worse."""
+    """And it finds the known result: an arm that cannot learn is worse."""
     still = '"false", "train.learning_rate": "1e-9", "model.initializer": "normal"}'  # it says one half and one half
     frozen = study('"false"}', still).replace("seeds=1", "seeds=3")
     frozen = frozen.replace('Claim("it does", "here", "better"', 'Claim("what stands still is worse", "here", "worse"')

@@ -1,4 +1,4 @@
-"""What the table of alignment says, of weights and of a predictor whose answers are known."""
+"""The table of alignment, for known weights and for a predictor with known outputs."""
 
 import dataclasses
 from typing import Any
@@ -29,7 +29,7 @@ SENTENCES = [
 
 
 def perfect(sentence, length: int, width: int) -> np.ndarray:
-    """Weights of tokens, all on the word that is translated; on the end where there is none. Padding is anywhere."""
+    """Token weights that are all on the translation of a word, or on the end if there is none. Padding may be anywhere."""
     weights = np.zeros((length, width))
     weights[:, len(sentence.source_tokens)] = 1
     for source, target in sentence.known.links:
@@ -60,7 +60,7 @@ def test_correct_wrong_and_mixed_heads():
 
 @dataclasses.dataclass
 class Stub:
-    """Says that a token costs 1, and 10 more for each token of the source that is hidden, 100 if from the encoder too."""
+    """Each token costs 1, plus 10 for each hidden source token, or 100 if it is also hidden from the encoder."""
 
     asked: list
 
@@ -94,7 +94,7 @@ def test_other_data_has_no_known_alignment():
 
 @dataclasses.dataclass
 class Reads(Stub):
-    """A decoder alone: what it says and what it read are one text."""
+    """A decoder-only model, whose source and target are one text."""
 
     config: Any = Config(family="decoder_only")
     source_vocabulary: Any = LETTERS

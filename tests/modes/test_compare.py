@@ -1,4 +1,4 @@
-"""Runs side by side: what differs, by how much, and a page that shows it."""
+"""Comparison of runs: differences, their size, and a page that shows them."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def made(name: str, predictions: list[str], references: list[str]) -> comparison
 
 
 def test_an_interval_is_that_of_the_paired_difference():
-    """Of exact match a sentence's difference is 0 or 1, and the bootstrap of the mean is nearly normal."""
+    """For exact match, a sentence's difference is 0 or 1, and the bootstrap distribution of the mean is nearly normal."""
     draw, references = np.random.default_rng(1), [str(n) for n in range(400)]
     right, better = draw.random(400) < 0.5, draw.random(400) < 0.2
     base = made("a", [r if ok else "x" for r, ok in zip(references, right, strict=True)], references)
@@ -36,7 +36,7 @@ def test_an_interval_is_that_of_the_paired_difference():
 
 
 def test_two_runs_are_compared(tmp_path):
-    """The second run is a copy whose search is another and one of whose outputs is spoilt."""
+    """The second run is a copy with another search and one damaged output."""
     first = trained.run().workdir
     second = Path(shutil.copytree(first, tmp_path / "other"))
     config = json.loads((second / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""What a configuration costs, through the command line."""
+"""The costs of a configuration, through the command line."""
 
 import trained
 from trained import command

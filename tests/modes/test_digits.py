@@ -1,4 +1,4 @@
-"""Scores of number words by digits, of outputs that are wrong in known places."""
+"""Scores of number words by digits, for outputs with known errors."""
 
 from transformer import settings
 from transformer.config import Config, Data

@@ -1,4 +1,4 @@
-"""What a run does when something goes wrong: another run, damage, numbers that are not finite, no time, no room."""
+"""Behaviour of a run in case of problems: a second run, damage, numbers that are not finite, no time, a full disk."""
 
 import contextlib
 import random
@@ -37,7 +37,7 @@ def config(data: Path, **train) -> Config:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A folder with `data` and the finished workdir `run`. Do not write into it."""
+    """A folder with `data` and the finished workdir `run`. Tests must not write into it."""
     folder, draw = tmp_path_factory.mktemp("interrupted"), random.Random(0)
     (folder / "data").mkdir()
     lines = ["".join(draw.choices("abcd", k=draw.randint(1, 9))) for _ in range(60)]
@@ -50,7 +50,7 @@ def finished(tmp_path_factory) -> Path:
 
 
 def alone(patch) -> None:
-    """Training without what follows it."""
+    """Only training, without the following steps."""
     patch.setattr(training, "_finish", lambda *arguments: None)
     patch.setattr(training, "peak_flops", lambda devices: 1e11)
 
@@ -77,7 +77,7 @@ def sound(workdir: Path) -> list[int]:
 
 
 def spoil(monkeypatch, first: int) -> dict[int, dict[str, np.ndarray]]:
-    """Weights of all updates from `first` on are NaN; the batches, by update."""
+    """Makes the weights of all updates from `first` on NaN; returns the batches by update."""
     read, seen = training.pipeline.read, {}
 
     def spoilt(batches, begin, *rest):
@@ -99,7 +99,7 @@ def test_a_second_run_is_refused_and_changes_nothing(again, tmp_path):
 
 
 def test_it_holds_the_lock_from_before_it_writes_until_its_cleaning_up_is_done(finished, tmp_path, monkeypatch):
-    """Refused at every moment that is looked at; then nothing is left of a new run that could not be prepared."""
+    """A second run is refused at every moment that is checked; a new run that fails in preparation leaves nothing."""
     refused = []
 
     def look(name, fails):
@@ -130,7 +130,7 @@ def test_it_holds_the_lock_from_before_it_writes_until_its_cleaning_up_is_done(f
 
 
 def test_with_a_damaged_last_checkpoint_training_resumes_from_the_previous_one(finished, again, tmp_path, capsys):
-    """Its metrics are cut, training goes on over the same batches, and ends as it ended before."""
+    """Later metrics are removed, training continues with the same batches, and ends with the same result."""
     file = next(file for file in (tmp_path / "run" / "checkpoints" / "6" / "optimizer" / "d").iterdir())
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -144,7 +144,7 @@ def test_with_a_damaged_last_checkpoint_training_resumes_from_the_previous_one(f
 
 
 def test_updates_that_are_not_finite_end_the_run(again, tmp_path, monkeypatch):
-    """Updates 9 to 11 are bad, two may be. What was saved last is of before the last of them, and the batch can be read."""
+    """Updates 9 to 11 are bad, and two are allowed. The last checkpoint precedes the last of them, and the batch is saved."""
     batches = spoil(monkeypatch, 9)
     with pytest.raises(UserError, match=r"not finite in 3 updates in a row, the last 11 .*not_finite_11\.npz; "):
         again(steps=20, max_skipped=2)
@@ -168,7 +168,7 @@ def test_nan_checks_name_the_operation(again, monkeypatch):
 
 
 def test_when_time_is_up_it_saves_and_prints_how_to_resume(again, tmp_path, monkeypatch, capsys):
-    """The clock moves on a minute whenever it is looked at: once when it begins, then after each update."""
+    """The clock advances by a minute on each call: once at the beginning, then after each update."""
     minutes, stop = iter(range(100)), loop.Stop
     monkeypatch.setattr(training.loop, "Stop", lambda limit: stop(limit, lambda: 60.0 * next(minutes)))
     again(steps=20, max_minutes=3)

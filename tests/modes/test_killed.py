@@ -49,7 +49,7 @@ def config(data: str):
 
 
 def main(workdir: str, data: str, kind: str, when: str) -> None:
-    """Trains; kills itself `when` seconds after it began (`kind` time), at that touch of the workdir (touch), or never."""
+    """Trains, and kills itself after `when` seconds (`kind` time), at touch number `when` of the workdir (touch), or never."""
     from transformer.modes import training
 
     training._finish = lambda *arguments: None
@@ -73,7 +73,8 @@ def main(workdir: str, data: str, kind: str, when: str) -> None:
 
 
 def serve() -> None:
-    """For each line of stdin a process that runs `main` with its words; says how it ended, and the end of its stderr's file."""
+    """For each line of stdin, runs `main` with its words in a new process; prints its exit status and the end of its stderr
+    file."""
     import grain  # noqa: F401  (what training imports when it needs it)
     import orbax.checkpoint  # noqa: F401
     import tensorboardX.event_file_writer  # noqa: F401
@@ -101,7 +102,7 @@ def serve() -> None:
 
 @pytest.fixture
 def start(tmp_path, data):
-    """`start(workdir, kind, when)` runs it, killed or to its end; returns the status, stdout and stderr."""
+    """`start(workdir, kind, when)` runs the process until it is killed or ends; returns the status, stdout and stderr."""
     environment = os.environ | {
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": str(ROOT),
@@ -123,7 +124,7 @@ def start(tmp_path, data):
 
 
 def what_is_left(workdir: Path) -> tuple[dict[str, bytes], list[dict]]:
-    """Every number of the last checkpoint, as bytes, and metrics.jsonl without times."""
+    """All numbers of the last checkpoint as bytes, and metrics.jsonl without times."""
     import orbax.checkpoint as ocp
 
     from transformer.config import Checkpoint

@@ -1,4 +1,4 @@
-"""Lines in, lines out, through the command line: one for one, in order, whatever the lines are."""
+"""Lines in and out through the command line: one output line per input line, in order, whatever the lines contain."""
 
 import io
 import os
@@ -38,7 +38,7 @@ def test_one_output_line_per_input_line(text, sources, loaded):
 
 
 def test_translations_differ():
-    """The tests above and below would be empty if they did not."""
+    """The other tests would be meaningless if translations did not differ."""
     assert len(set(translated("ab", "fed", "fedcba", "c", "dddd"))) == 5
 
 
@@ -114,7 +114,7 @@ def test_a_terminal_gets_a_prompt_for_input(monkeypatch, capsys, loaded):
 
 
 def test_translate_end_to_end(monkeypatch, tmp_path):
-    """With nothing shared: settings of the search, hypotheses side by side, from another folder."""
+    """Without shared fixtures: settings of the search, several hypotheses per line, from another folder."""
     monkeypatch.chdir(tmp_path)
     few = ["--config.search.n_best=2", "--config.search.batch_size=2"]
     result = command("--mode=translate", f"--workdir={trained.run().workdir}", *few, stdin=b"ab\n\nfed\n")

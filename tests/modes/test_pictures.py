@@ -1,4 +1,4 @@
-"""Attention maps as pictures, through the command line."""
+"""Figures of attention maps, through the command line."""
 
 import re
 import shutil
@@ -54,7 +54,7 @@ def test_attention_maps_are_in_the_workdir_and_a_long_source_is_cut(tmp_path, lo
 
 
 def test_names_of_results():
-    """What loses nothing is as it was; what might be the name of another text has a hash."""
+    """A name without information loss is unchanged; a name that another text could have gets a hash."""
     assert [file_name(text) for text in ("twenty-one", "ein Hund", "naïve")] == ["twenty-one", "ein_Hund", "naïve"]
     odd = ["a/b", "a b.", "a?b", "../..", "", "x" * 999, "ü" * 999, "x" * 998]
     names = [file_name(text) for text in odd]
@@ -78,7 +78,7 @@ def test_a_model_without_attention_says_so(tmp_path, monkeypatch):
 
 
 def test_nothing_after_the_scores_fails_a_run(tmp_path, monkeypatch, capsys):
-    """Neither what a user may cause nor a bug: a line each, and the next steps all the same."""
+    """Neither user errors nor bugs: each gives one line, and the next steps continue."""
     workdir = trained.run().copy(tmp_path)
     (workdir / "metrics.jsonl").write_text("{")
     splits = {"test": prepare.Split([{"source": "ab", "target": "AB"}], {}, "")}

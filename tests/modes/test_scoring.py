@@ -24,7 +24,7 @@ from transformer.probes.sites import scaled_heads
 
 
 def test_evaluate_needs_only_the_workdir(tmp_path, monkeypatch):
-    """From another folder, though the data's folder was given relative to the first one; by a setting that may change."""
+    """From another folder, although the folder of the data was relative; with a setting that may change."""
     run = trained.run()
     copy = run.copy(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -39,7 +39,7 @@ def test_evaluate_needs_only_the_workdir(tmp_path, monkeypatch):
 
 
 def kept(run, ending=".json"):
-    """What was written beside the scores of the run itself, which stay."""
+    """The files written in addition to the scores of the run itself, which do not change."""
     [file] = (run / "evaluation").glob(f"test-*{ending}")
     same = [(folder / "evaluation" / "test.json").read_bytes() for folder in (run, trained.run().workdir)]
     assert same[0] == same[1]
@@ -72,7 +72,7 @@ def test_scores_of_outputs_as_long_as_their_targets(tmp_path, monkeypatch, loade
 
 
 def test_scores_by_length(tmp_path, monkeypatch, loaded):
-    """Of one word, which all sources have, and of two. What a study may ask for is what is written, or absent."""
+    """Of one word, which all sources have, and of two. The metrics that a study may request are either written or absent."""
     run = trained.run().copy(tmp_path)
     used = trained.translator()
     asked = {"evaluate.scores": "exact_match,chrf", "evaluate.lengths": "1,2,3", "evaluate.places": "1,2,30,31"}
@@ -94,13 +94,13 @@ def test_scores_by_length(tmp_path, monkeypatch, loaded):
 
 @pytest.fixture
 def unscored(monkeypatch):
-    """Scoring that knows its losses, and says the same of every source."""
+    """Scoring with known losses and the same output for every source."""
     monkeypatch.setattr(scoring, "token_sums", lambda *arguments: (lambda params: {"loss_sum": 1.0, "weight_sum": 1.0}, []))
     monkeypatch.setattr(Translator, "translate", lambda used, sources, scored: [[Output("A", 0.0)] for _ in sources])
 
 
 def test_another_test_set_has_separate_scores(tmp_path, unscored):
-    """By its prefix, or its folder; the same data elsewhere is the same. Other modes refuse another set."""
+    """Selected by prefix or folder; the same data at another place counts as the same. Other modes refuse another test set."""
     run, data = trained.run().copy(tmp_path), trained.run().folder / "data"
     before = (run / "evaluation" / "test.json").read_bytes()
     for name in ("moved", "newer"):
@@ -135,7 +135,7 @@ PLACES = ("encoder/self", "decoder/self", "decoder/cross")  # each of one layer 
 
 
 def read_with_gates(used, pairs, gates_3x2):
-    """Log probabilities BxTxN, and the tokens of targets with their ends and whether they are there, BxT."""
+    """Log probabilities BxTxN, and the tokens of targets including their ends with their mask, BxT."""
     inputs = used._inputs([target for _, target in pairs])
     batch, _ = used._batch_of(used._sources([source for source, _ in pairs]), inputs)
     said = [[*ids[1:], used.data_info.end] for ids in inputs]
@@ -147,7 +147,8 @@ def read_with_gates(used, pairs, gates_3x2):
 
 @pytest.mark.slow
 def test_scores_of_a_model_without_heads(tmp_path):
-    """Half of the heads, by how the loss of each pair of validation goes with them; then losses and outputs without them."""
+    """Removes half of the heads, by the gradient of each validation pair's loss; then computes losses and outputs
+    without them."""
     run, data = trained.run().copy(tmp_path), trained.run().folder / "data"
     file = run / "evaluation" / "test.json"
     before = json.loads(file.read_text())
@@ -182,7 +183,7 @@ def test_scores_of_a_model_without_heads(tmp_path):
 
 
 def test_random_head_order_needs_no_validation(tmp_path, unscored):
-    """Those of the run's seed."""
+    """The order depends on the seed of the run."""
     run = trained.run().copy(tmp_path)
     config = json.loads((run / "config.json").read_text())
     config["data"]["validation"] = None

@@ -1,4 +1,4 @@
-"""Each task from its files to its scores, pictures and outputs, through the command line."""
+"""Each task from its files to its scores, figures and outputs, through the command line."""
 
 import json
 import shlex
@@ -35,7 +35,7 @@ each_task = pytest.mark.parametrize("task", [pytest.param(k, marks=pytest.mark.s
 
 @pytest.fixture
 def use(monkeypatch):
-    """A task's run; modes then use the predictor that it made at its end, which is compiled."""
+    """A task's run; modes then use the predictor made at its end, which is already compiled."""
     load = predict.load
 
     def use(task: str) -> tasks.Run:
@@ -48,7 +48,7 @@ def use(monkeypatch):
 
 
 def test_every_kind_has_a_run():
-    """`translate` and `embed` have theirs elsewhere; `denoise` differs from `span_corruption` in its objective alone."""
+    """`translate` and `embed` are tested elsewhere; `denoise` differs from `span_corruption` only in its objective."""
     assert families.TASKS.keys() - {"translate", "denoise", "embed"} == TASKS.keys() - families.FAMILIES.keys()
 
 
@@ -75,7 +75,7 @@ def test_a_run_is_scored_and_drawn(task):
 
 @each_task
 def test_commands_proposed_at_the_end_of_a_run_work(task, use, tmp_path, monkeypatch):
-    """Every mode that its task has, on a copy, one command after another."""
+    """All modes of its task, on a copy, one command after another."""
     run = use(task)
     shutil.copytree(run.folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
@@ -116,7 +116,7 @@ def percent(said: list[str], right: list[str]) -> float:
 
 
 def test_scores_of_labels_tags_and_answers_are_those_of_their_lines(use):
-    """The other way round: lines of the test files through `predict`, compared with what stands in them."""
+    """In the other direction: lines of the test files through `predict`, compared with their labels."""
     said, right, found = {}, {}, {}
     for task, texts in (("classify", _labels), ("tag", _tags), ("answer", _answers)):
         run = use(task)
@@ -211,7 +211,7 @@ def test_a_mode_that_a_task_does_not_have(task, mode, has):
 
 @pytest.fixture
 def first_state(monkeypatch):
-    """Stops training before its first update; what it would have begun with."""
+    """Stops training before its first update; the initial state."""
     states = []
 
     def begun(config, state, first, *more, **others):
@@ -231,7 +231,7 @@ def started(task: str, other: Path, folder: Path, **settings: str):
 
 @pytest.mark.parametrize("task", ["causal_lm", "classify", "tag", "answer"])
 def test_files_are_found_from_any_folder(task, tmp_path, monkeypatch, first_state):
-    """The workdir says where they are, though the command did not."""
+    """Their location comes from the workdir, although the command does not name it."""
     run = tasks.run(task)
     monkeypatch.chdir(run.folder / "data")
     given = tasks.arguments(task, **{"data.directory": "none"})
@@ -268,7 +268,7 @@ def test_an_encoder_is_loaded_from_another_run(tmp_path, first_state):
 
 @pytest.mark.slow
 def test_a_denoising_model_is_loaded_completely(tmp_path, first_state):
-    """As T5 is: a text-to-text task has the same model."""
+    """As with T5: a text-to-text task has the same model."""
     other, data = tasks.run("span_corruption").workdir, trained.write_corpus(tmp_path / "data")
     task = {"objective.kind": "translate", "data.source": "text", "data.directory": str(data)}
     result = started("span_corruption", other, tmp_path, **task)
@@ -281,7 +281,7 @@ def test_a_denoising_model_is_loaded_completely(tmp_path, first_state):
 
 
 def test_a_run_that_has_begun_does_not_need_the_other_run(tmp_path, monkeypatch, not_scored):
-    """Its vocabulary, data_info and parameters are its own by then."""
+    """Vocabulary, data_info and parameters are then stored in its own workdir."""
     other = Path(shutil.copytree(tasks.run("masked_lm").workdir, tmp_path / "other"))
     assert started("tag", other, tmp_path, **{"train.steps": "1"}).status == 0
     shutil.rmtree(other)
@@ -297,7 +297,7 @@ def test_a_run_that_has_begun_does_not_need_the_other_run(tmp_path, monkeypatch,
     ],
 )
 def test_a_failed_load_of_another_run_leaves_no_trace(task, settings, parts, tmp_path, first_state):
-    """Else the corrected command would meet the settings of the wrong one."""
+    """Otherwise the corrected command would find the settings of the wrong one."""
     other = tasks.run("masked_lm").workdir
     result = started(task, other, tmp_path, **settings)
     assert result.status == 2 and result.out == "" and not first_state

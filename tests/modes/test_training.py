@@ -87,7 +87,7 @@ def test_stdout_agrees_with_the_files():
 
 
 def test_scores_are_right():
-    """Against sacrebleu itself, and against log-probabilities of the model, one pair at a time."""
+    """Against sacrebleu itself, and against log probabilities of the model for one pair at a time."""
     run = trained.run()
     found = json.loads((run.workdir / "evaluation" / "test.json").read_text())
     pairs = [(run.folder / "data" / f"test.{language}").read_text().splitlines() for language in ("en", "de")]
@@ -157,7 +157,7 @@ def test_more_steps_resume_where_it_stopped(tmp_path, not_scored):
 
 @pytest.mark.parametrize("folder_is_there", [False, True])
 def test_failed_preparation_leaves_no_trace(tmp_path, folder_is_there):
-    """Else the corrected command would meet the settings of the wrong one."""
+    """Otherwise the corrected command would find the settings of the wrong one."""
     run = trained.run()
     workdir = tmp_path / "run"
     if folder_is_there:

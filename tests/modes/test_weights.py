@@ -1,4 +1,4 @@
-"""A published folder through the command line: in, used, out again."""
+"""A published model folder through the command line: imported, used, exported."""
 
 import folders
 import numpy as np

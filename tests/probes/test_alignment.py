@@ -1,4 +1,4 @@
-"""Alignment error rate and mass against sums by hand and an evaluation with sets of links."""
+"""Alignment error rate and mass against sums by hand and a computation with sets of links."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_by_hand():
 
 
 def test_a_recall_below_one():
-    """Two sure links of one target word, of which an argmax can have but one."""
+    """Two sure links of one target word, of which an argmax can find only one."""
     gold = np.array([[1, 1, 0]], bool)
     assert alignment_error_rate(WEIGHTS[:1], gold) == pytest.approx(1 - 2 / 3)
     assert mass_on_gold(WEIGHTS[:1], gold) == pytest.approx(0.9)
@@ -72,7 +72,7 @@ def test_spans_of_tokens():
 
 
 def test_numbers_from_weights_to_rate():
-    """Weights on characters that follow the known alignment make no error; shuffled, they make many."""
+    """Character weights that follow the known alignment have no error; shuffled ones have many."""
     number = 345_621
     found = align(number)
     english, german = (speller(language, "source_language", 10**6)(number) for language in ("en", "de"))

@@ -1,4 +1,4 @@
-"""Weights on neighbours, and distances of heads, by loops and by hand."""
+"""Weights on neighbouring tokens, and distances of heads, with loops and by hand."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ LENGTHS = np.array([5, 2, 1])
 
 
 def weights(seed: int = 0, layers: int = 2, heads: int = 3) -> np.ndarray:
-    """LxBxHxTxS of texts of `LENGTHS`; what stands in padding is large."""
+    """LxBxHxTxS for texts of `LENGTHS`; values in padding are large."""
     draw, size = np.random.default_rng(seed), max(LENGTHS) + 1
     result = np.full((layers, len(LENGTHS), heads, size, size), 9.0)
     for text, length in enumerate(LENGTHS):

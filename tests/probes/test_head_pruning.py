@@ -1,4 +1,4 @@
-"""Heads that are taken out: which go first, by differences of losses, and what is left, by rows of W^O that are 0."""
+"""Head pruning: the order of heads, by differences of losses, and the pruned model, by rows of W^O that are 0."""
 
 import functools
 
@@ -32,7 +32,7 @@ def configured(kind: str, **more) -> Config:
 
 
 def batch(kind: str, rows: int = ROWS) -> dict[str, np.ndarray]:
-    """Uneven rows, with what the objective reads."""
+    """Rows of different lengths, with the inputs of the objective."""
     made = small.batch(7, rows)
     if KINDS[kind].get("family") != "encoder_only":
         return made
@@ -47,7 +47,7 @@ def batch(kind: str, rows: int = ROWS) -> dict[str, np.ndarray]:
 
 @functools.cache
 def parts(kind: str):
-    """Settings, loss, and parameters that are drawn."""
+    """Settings, loss, and drawn parameters."""
     config = configured(kind)
     data_info = settings.replace(settings.replace(small.DATA_INFO, "mask", 3), "labels", ("even", "odd"))
     model, params = small.untrained(config, data_info)
@@ -55,7 +55,7 @@ def parts(kind: str):
 
 
 def scaled(params, head: str, factor: float):
-    """Parameters with a head's rows of W^O times `factor`."""
+    """Parameters in which a head's rows of W^O are multiplied by `factor`."""
     stack, kind, layer, number = head.split("/")
     wanted = [stack, "layers", f"{kind}_attention", "output", "kernel"]
 
@@ -103,7 +103,7 @@ def test_importance_is_the_gradient_of_each_rows_loss(kind):
 
 @pytest.mark.parametrize("kind", small.some(KINDS, "translate"))
 def test_removed_heads_are_heads_times_zero(kind):
-    """And factors of one change nothing, to the bit."""
+    """And factors of one change no bit."""
     config, loss, params = parts(kind)
 
     @jax.jit
@@ -130,7 +130,7 @@ def test_removed_heads_are_heads_times_zero(kind):
 
 
 def test_importances_are_normalized_within_layers():
-    """Norms 5, 2 and 0. What is not important at all goes first, and as it was named."""
+    """Norms 5, 2 and 0. Heads without importance come first, in the given order."""
     first, second, third = "encoder/self/1", "decoder/self/1", "decoder/self/2"
     of_heads = {f"{first}/1": 4.0, f"{first}/2": 3.0, f"{second}/1": 2.0, f"{second}/2": 0.0}
     of_heads |= {f"{third}/1": 0.0, f"{third}/2": 0.0}

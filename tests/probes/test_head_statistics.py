@@ -1,4 +1,4 @@
-"""What is told of heads: of weights that are known, and of a run."""
+"""Head statistics of known weights, and of a run."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ LETTERS = Characters("abcdefghijklmnopqrstuvwxyzüß ,-")
 
 @dataclasses.dataclass
 class Stub:
-    """Knows its weights. One token is a letter; source and target end with one more."""
+    """A predictor with known weights. A token is a letter; source and target have one more token at the end."""
 
     config: Config
     found: dict
@@ -39,8 +39,8 @@ class Stub:
 
 
 def test_statistics_of_known_weights(monkeypatch):
-    """Four numbers. Of the encoder's three heads one looks at the token before, one at itself, one evenly; across, one head
-    finds the word that is translated, the other looks at the first token."""
+    """Four numbers. One of the encoder's three heads attends to the previous token, one to the token itself, one uniformly. One
+    head of cross-attention attends to the translation of a word, the other to the first token."""
     monkeypatch.setattr(alignment, "SENTENCES", 4)
     config = settings.override(
         Config(), {"data.number_range": "20,100", "data.number_test_size": "4", "data.number_train_size": "9"}

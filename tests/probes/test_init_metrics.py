@@ -1,4 +1,4 @@
-"""What is measured at the start: of a model of one layer in NumPy, of deeper ones from weights and gradients by hand."""
+"""Metrics at initialization: a model with one layer against NumPy, deeper ones from weights and gradients by hand."""
 
 import functools
 import math
@@ -32,7 +32,7 @@ def batch(family: str, rows: int = 8) -> dict[str, np.ndarray]:
 
 
 def parts(config: Config):
-    """The model, its loss, and parameters that are drawn."""
+    """The model, its loss, and drawn parameters."""
     data_info = small.DATA_INFO if config.objective.kind != "masked_lm" else settings.replace(small.DATA_INFO, "mask", 3)
     model, params = small.untrained(config, data_info)
     return model, families.task_of(config).loss(model, config, data_info), params
@@ -93,7 +93,7 @@ def test_reported_metrics_are_those_of_names(family):
 
 @pytest.mark.parametrize("family", small.some(FAMILIES, "encoder_decoder"))
 def test_each_attention_is_measured_by_its_own_weights(family):
-    """From the weights that inference observes: ln p differs from the logits by what is the same for all keys."""
+    """From the weights observed in inference: ln p differs from the logits by a constant for all keys."""
     model, _, params = parts(small.config(**FAMILIES[family], **DEEP))
     run = functools.partial(model.apply, deterministic=True, method="states", mutable=["intermediates"])
     _, seen = jax.jit(run)({"params": params}, batch(family))
@@ -175,7 +175,8 @@ FED = {
     "family", ["decoder_only", *(pytest.param(n, marks=pytest.mark.slow) for n in FED if n != "decoder_only")]
 )
 def test_gradient_distance_matches_gradients_of_the_embedding_table(family):
-    """No token is twice in a row, so a row of the table is one place. Rows have different ends; one is packed of two texts."""
+    """No token occurs twice in a row, so each row of the table is one position. Rows have different ends; one row has two
+    packed texts."""
     config = small.config(**FED[family], model__tying="none", train__init_metrics=("gradient_distance", "sequential_products"))
     model, loss, params = parts(config)
     side, length, ends = ("inputs" if family == "decoder_only" else "source"), 9, (9, 6, 7)

@@ -1,4 +1,4 @@
-"""Measures of a softmax against their definitions in fp64, a query and a head at a time."""
+"""Softmax metrics against their definitions in fp64, one query and one head at a time."""
 
 import math
 
@@ -13,7 +13,7 @@ B, H, T, S = 2, 3, 4, 6
 
 
 def by_hand(logits, seen):
-    """Sums over the queries that see two keys: the variance, the entropy, the whole Jacobian, each as it is defined."""
+    """Sums over queries that see at least two keys: the variance, the entropy, and the full Jacobian, by definition."""
     sums = {"logit_variance": 0.0, "attention_entropy": 0.0, "jacobian_norm": 0.0, "queries": 0}
     for b, h, t in np.ndindex(*logits.shape[:3]):
         l = logits[b, h, t][seen[b, h, t]].astype(np.float64)  # noqa: E741
@@ -52,7 +52,7 @@ def test_known_values_of_uniform_and_of_one_hot_weights():
 
 @pytest.mark.parametrize("gap", [8.0, 14.0, 20.0])
 def test_a_small_jacobian_is_not_lost_in_rounding(gap):
-    """One weight is 1 up to exp(-gap), which fp32 does not tell from 1."""
+    """One weight is 1 up to exp(-gap), which fp32 cannot distinguish from 1."""
     logits = np.asarray([[[[gap, 0.0, -1.0]]]], np.float32)
     seen = np.ones(logits.shape, bool)
     found = softmax_sums(logits, masked_softmax(logits, seen), seen)
