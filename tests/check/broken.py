@@ -1,4 +1,4 @@
-"""Attentions and masks with one fault each, as a user might make it, and the property that finds it."""
+"""Attentions and masks with one typical fault each, and the property that finds it."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ class ScaleForgottenInSteps(Attention):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WrongKeyValueHead(Attention):
-    """Repeated by turns in one path, and by groups in the other."""
+    """Key-value heads are repeated in turns in one path, and in groups in the other."""
 
     def with_cache(self, p, q, k, pairs, positions, cache, write, backend):
         def repeated(cache, new):
@@ -48,7 +48,7 @@ class WrongKeyValueHead(Attention):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SharedCounter(Sinusoidal):
-    """Positions counted from a call's first token, whatever of it is padding."""
+    """Positions are counted from the first token of a call, including padding."""
 
     def embed(self, p, x_BxTxD, positions):
         first = positions[..., :1]
@@ -71,7 +71,7 @@ class BatchStatistics(Attention):
 
 @dataclasses.dataclass(frozen=True)
 class WindowOffByOne(Causal):
-    """Sees one key more than its span says."""
+    """Sees one more key than its span says."""
 
     def seen(self, query, key):
         return super().seen(query, key) & (key.positions[..., None, :] >= query.positions[..., :, None] - 3)
@@ -140,7 +140,7 @@ class LostInHalfPrecision(Attention):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IntegersTimesFloats(Attention):
-    """Not broken: the product has the type of the logits."""
+    """Not a fault: the product has the type of the logits."""
 
     def logits(self, p, q, k, pairs, positions):
         return super().logits(p, q, k, pairs, positions) * jnp.arange(1, 1 + k["key"].shape[1])[None, None, None]

@@ -1,4 +1,4 @@
-"""Each property finds the fault that it is there for, and no fault where there is none."""
+"""Each property finds its fault, and reports no fault for a correct model."""
 
 import functools
 from collections.abc import Callable
@@ -23,7 +23,7 @@ OF = {each.measure: each for each in table.PROPERTIES}
 
 
 def subject(**model) -> Subject:
-    """A model with these settings, whose parameters are drawn: nothing is compiled."""
+    """A model with these settings and drawn parameters: nothing is compiled."""
     config = SMALL
     for name, value in model.items():
         config = replace(config, f"model.{name}", value)

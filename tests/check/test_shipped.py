@@ -1,4 +1,4 @@
-"""--mode=check on every shipped configuration: those that are alike once they are small are checked once."""
+"""--mode=check on every shipped configuration; configurations that are equal after shrinking are checked once."""
 
 from pathlib import Path
 from typing import Any
@@ -76,14 +76,15 @@ def test_every_objective_can_be_made_of_the_check_s_data(tmp_path):
 
 @pytest.fixture
 def few(monkeypatch):
-    """Two properties that compile little, the second one nothing."""
+    """Two properties with little compilation, the second with none."""
     some = tuple(each for each in table.PROPERTIES if each.measure in (decoding.one_by_one, batches.dtypes))
     run = table.run
     monkeypatch.setattr(table, "run", lambda subject: run(subject, some))
 
 
 def test_the_command_fails_where_a_property_does(few):
-    """Exit status 1, the property and the hook on stderr, the table on stdout; what was made small is listed there."""
+    """Exit status 1, with the property and the hook on stderr and the table on stdout, which lists the settings that were made
+    small."""
     file = Path(__file__).parent / "broken.py"
     arguments = ["--mode=check", "--config=experiments/shakespeare.py", "--config.model.d_model=64"]
     arguments += ["--config.model.num_decoder_layers=1"]
@@ -93,7 +94,8 @@ def test_the_command_fails_where_a_property_does(few):
 
 
 def test_what_is_made_small_is_listed_and_kinds_stay():
-    """Grouped heads stay grouped, a window is shorter than the rows, two repeats of a pattern and one layer more are left."""
+    """Grouped heads remain grouped, windows are shorter than the rows, and two periods of a pattern and one more
+    layer remain."""
     given = {"num_kv_heads": "2", "window": "512", "num_decoder_layers": "12", "positions": "rotary"}
     given |= {"layer_pattern": "local,global,local,global", "layer_types.local.window": "64", "layer_types.global.d_ff": "1024"}
     config = settings.override(Config(), {f"model.{name}": text for name, text in given.items()})

@@ -45,7 +45,7 @@ def squad(question: dict) -> str:
 
 
 def every(pattern: str, content: str | None) -> Prepare:
-    """All files of that pattern in the workdir: of that content, or (none) gone."""
+    """All files of the workdir that match a pattern get this content or, if it is None, are deleted."""
 
     def prepare(folder) -> None:
         for path in [*(folder / "run").rglob(pattern)]:

@@ -1,4 +1,5 @@
-"""Folders that a command meets: data and an experiment file, a trained translator, imported weights; copies, to spoil."""
+"""Folders that commands use: data and an experiment file, a trained translator, imported weights; copies that
+tests may damage."""
 
 import atexit
 import contextlib
@@ -82,7 +83,7 @@ def _made(name: str) -> Path:
 
 
 def copy(name: str, folder: Path) -> None:
-    """What is there, into `folder`: `data` and `tiny.py`, `run` (a workdir), `theirs` (of Hugging Face)."""
+    """Copies into `folder`: `data` and `tiny.py`, `run` (a workdir), `theirs` (a Hugging Face folder)."""
     shutil.copytree(_made(name), folder, dirs_exist_ok=True)
 
 
@@ -94,7 +95,7 @@ def as_it_is(folder: Path) -> None:
 
 
 def file(name: str, content: str | bytes = "") -> Prepare:
-    """A file of that content, in place of what was there."""
+    """A file with this content, which replaces an existing one."""
 
     def prepare(folder: Path) -> None:
         without(name)(folder)
@@ -123,7 +124,7 @@ def a_folder(name: str) -> Prepare:
 
 
 def edited(name: str, change: Callable[[Any], object]) -> Prepare:
-    """A JSON file whose value `change` changes in place."""
+    """A JSON file whose value is changed in place by `change`."""
 
     def prepare(folder: Path) -> None:
         values = json.loads((folder / name).read_text())
@@ -134,7 +135,7 @@ def edited(name: str, change: Callable[[Any], object]) -> Prepare:
 
 
 def cut(name: str, share: float = 0.5) -> Prepare:
-    """A file of which the end is lost."""
+    """A file whose end is missing."""
 
     def prepare(folder: Path) -> None:
         content = (folder / name).read_bytes()
@@ -144,7 +145,7 @@ def cut(name: str, share: float = 0.5) -> Prepare:
 
 
 def locked(name: str, mode: int) -> Prepare:
-    """What nobody may write (0o500) or read (0); see `powerless`."""
+    """A path that cannot be written (0o500) or read (0); see `powerless`."""
     return lambda folder: (folder / name).chmod(mode)
 
 
@@ -158,7 +159,7 @@ def together(*several: Prepare) -> Prepare:
 
 @contextlib.contextmanager
 def powerless() -> Iterator[None]:
-    """Permissions count in this thread, for root too: it lays down the power to pass over them, and takes it up again."""
+    """Permissions apply in this thread even for root: it gives up the capability to bypass them, and restores it afterwards."""
     if os.geteuid() != 0:
         yield
         return

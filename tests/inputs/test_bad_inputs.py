@@ -1,4 +1,4 @@
-"""Wrong input: one line that names the thing, the place and the remedy; exit status 2; nothing run, written or lost."""
+"""Wrong input: one line that names the thing, the location and the remedy; exit status 2; nothing is run, written or lost."""
 
 import os
 import shlex
@@ -21,7 +21,7 @@ from transformer.training import loop
 
 
 def nothing_runs(monkeypatch):
-    """From here on."""
+    """No mode may run from here on."""
 
     def fail(*arguments, **more):
         raise AssertionError("wrong input must be found before anything is run")
@@ -31,13 +31,13 @@ def nothing_runs(monkeypatch):
 
 
 def held(folder):
-    """All files with what is in them."""
+    """All files with their contents."""
     found = (path for path in folder.rglob("*") if "__pycache__" not in path.parts and not path.is_dir())
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def default(command):
-    """A workdir has settings of its own."""
+    """A workdir has its own settings."""
     has_own = "--mode=" in command and not {"--mode=describe", "--mode=ablate", "--mode=check"} & {*command.split()}
     return ["--workdir=run"] if has_own else ["--config=tiny.py", "--workdir=run"]
 
@@ -91,7 +91,7 @@ def test_a_bug_says_where_to_report_it(monkeypatch):
 
 
 def test_processes_of_their_own(tmp_path):
-    """What a shell sees: no traceback, the right status; in one process, as each imports for seconds."""
+    """As a shell sees it: no traceback, and the correct exit status; in one process, because imports take seconds."""
     copy("translator", tmp_path)
     code = """
 import sys

@@ -1,8 +1,7 @@
-"""Configurations at random, always the same ones: a valid one trains, is saved, restored and used; an invalid one is said
-in a line at once.
+"""Random configurations with a fixed seed: a valid one trains, is saved, restored and used; an invalid one gives an immediate
+one-line error.
 
-What is valid is not said here again: `validate` and the tables of families do. What they let pass must work.
-"""
+Validity is not defined again here, but by `validate` and the tables of families. Everything that they accept must work."""
 
 import random
 import string
@@ -84,7 +83,7 @@ TEXTS = ["ab cde", "b", "ca ab", "dd e", "abcde", "ab"]
 
 
 def drawn(number: int) -> Config:
-    """The configuration `number`, whose family and objective go by turns; the first valid one of those that are drawn."""
+    """Configuration `number`. Families and objectives are taken in turn; the first valid draw is used."""
     draw, (family, kind) = random.Random(number), PAIRS[number % len(PAIRS)]
     for _ in range(100):
         chosen = SMALL | {"family": family, "objective.kind": kind}
@@ -131,7 +130,7 @@ def examples(fields: tuple[str, ...]) -> list[dict[str, str]]:
 
 
 def works(config: Config, folder) -> None:
-    """One update, saved and restored to the bit, and something said."""
+    """One update, a bitwise save and restore, and a prediction."""
     family, task, runtime = families.FAMILIES[config.family], families.task_of(config), Runtime(config.parallel)
     rows = examples(task.fields)
     made = Bytes() if config.data.vocabulary == "bytes" else Characters(sorted(set("".join(TEXTS) + "?")))

@@ -1,4 +1,4 @@
-"""Files that are made to do harm: nothing from a workdir, a folder of weights or data is ever executed, or fills a memory."""
+"""Malicious files: nothing from a workdir, or from a folder of weights or data, is ever executed or fills the memory."""
 
 import ast
 import gzip
@@ -17,7 +17,7 @@ from transformer.training import loop
 
 
 class Bomb:
-    """Unpickled it makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, mark: Path):
         self.mark = mark
@@ -90,7 +90,8 @@ def test_what_expands_without_end_is_refused(tmp_path, monkeypatch):
 
 
 def test_nothing_that_runs_what_it_reads_is_used():
-    """Beside ruff's rules, which know calls: no module whose purpose it is, no array file that may hold objects."""
+    """In addition to ruff's rules, which cover calls: no module with this purpose, and no array file that may
+    contain objects."""
     for path in [ROOT / "launch.py", *sorted((ROOT / "transformer").rglob("*.py"))]:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -1,4 +1,5 @@
-"""Text as it comes: any Unicode, any line ends, any number of lines; one line out for one in, and a file whole or as it was."""
+"""Arbitrary text: any Unicode, line ends and number of lines; one output line per input line, and files are
+written atomically."""
 
 import dataclasses
 import itertools
@@ -79,7 +80,8 @@ LINE = st.lists(st.sampled_from(ODD) | st.characters(exclude_characters="\n", co
 @example(lines=["é" * 2**19, "b"], ends=["\n"] * 20, last=False)  # a line of a megabyte
 @example(lines=["a"] * (8 * CHUNK + 5), ends=["\n"] * (8 * CHUNK + 5), last=True)
 def test_any_text_has_one_line_out_for_one_in(lines, ends, last, echo):
-    """Control characters within a line stay, but for those that part lines or columns for another program: they are blanks."""
+    """Control characters within a line are kept, except for those that other programs treat as separators: these
+    become spaces."""
     text = "".join(line + end for line, end in zip(lines, ends, strict=False))
     if not last and lines and lines[-1]:
         text = text.removesuffix(ends[len(lines) - 1])
@@ -102,7 +104,7 @@ def test_a_real_translator_says_one_line_of_what_it_has_never_seen(text):
 
 
 def test_lines_are_read_as_they_are_needed(echo):
-    """However many lines come, at most a fixed number of them is held: an endless file is translated line by line."""
+    """Only a fixed number of lines is kept in memory: an endless file is translated line by line."""
     read = 0
 
     def endless():
@@ -136,7 +138,7 @@ cli.run()
 
 
 def test_a_killed_command_leaves_the_old_output_and_a_reader_who_has_enough_is_no_failure(tmp_path):
-    """Two processes side by side, as each takes seconds to begin."""
+    """Two processes in parallel, because each takes seconds to start."""
     (tmp_path / "many.txt").write_text("a line\n" * 200_000)
     start = [sys.executable, "-c", CODE, "--mode=translate", "--workdir=any"]
     piped = subprocess.Popen([*start, "--input=many.txt"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back is what went in, to the bit; what is kept; what a failure leaves and says."""
+"""Checkpoints: bitwise round trips, which ones are kept, and the state and message after a failure."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def make(tmp_path):
-    """Makes `Checkpoints`, of one folder if none is given; all are closed at the end."""
+    """Creates `Checkpoints`, all in one folder by default; all are closed at the end."""
     with contextlib.ExitStack() as stack:
 
         def new(folder=tmp_path / "checkpoints", **settings) -> Checkpoints:
@@ -38,7 +38,7 @@ def make(tmp_path):
 
 @contextlib.contextmanager
 def full_disk():
-    """No file grows beyond 20 kB: the system refuses."""
+    """No file can exceed 20 kB: the system refuses to write more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
@@ -56,7 +56,7 @@ def same(tree, other) -> bool:
 
 
 def example(seed=0):
-    """Parameters of several types, with values that a detour through text or another type would change."""
+    """Parameters of several types, with values that a conversion to text or to another type would change."""
     draw = np.random.default_rng(seed)
     odd = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, 1 / 3], np.float32)
     payload = np.array([0x7FC00001, 0xFFC12345], np.uint32).view(np.float32)  # NaNs that differ in their bits only
@@ -72,7 +72,7 @@ def example(seed=0):
 
 
 def trained():
-    """Parameters and the state of a chain with named tuples, empty states and schedules' counts, after an update."""
+    """Parameters and the state of a chain with named tuples, empty states and counts of schedules, after an update."""
     params = {"layer": {"kernel": jnp.linspace(-1, 1, 12).reshape(3, 4), "bias": jnp.ones(4)}}
     schedule = optax.linear_schedule(0.1, 0.0, 10)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule), optax.add_decayed_weights(0.1))
@@ -145,7 +145,7 @@ LOSSES = {10: 5.0, 20: 2.0, 30: None, 40: 3.0, 50: float("nan"), 60: 2.0, 70: 4.
 
 @pytest.mark.parametrize(("last", "best"), [(1, 0), (1, 1), (2, 2), (3, 1), (1, 9)])
 def test_the_last_and_the_best_are_kept(make, last, best):
-    """After every save: the kept ones are found here by hand, from all that were ever saved."""
+    """After every save, the ones to keep are computed here from all that were ever saved."""
     checkpoints, saved = make(keep_last=last, keep_best=best, best_metric="validation/loss"), []
     for step, loss in LOSSES.items():
         metrics = {"other": -float(step)} | ({} if loss is None else {"validation/loss": loss})
@@ -289,7 +289,7 @@ def test_a_damaged_checkpoint_gives_a_one_line_error(make, damage):
 
 
 def flip(file: Path, place: int = -1) -> None:
-    """One bit; of the middle, if not said otherwise."""
+    """Flips one bit, by default in the middle."""
     content = bytearray(file.read_bytes())
     content[place if place >= 0 else len(content) // 2] ^= 4
     file.write_bytes(bytes(content))
@@ -304,7 +304,7 @@ DAMAGES = {
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """A folder with the checkpoints 10 and 20 of `trained()`. Do not write into it."""
+    """A folder with the checkpoints 10 and 20 of `trained()`. Tests must not write into it."""
     folder, (params, state) = tmp_path_factory.mktemp("two") / "checkpoints", trained()
     with contextlib.closing(Checkpoints(folder, Checkpoint())) as checkpoints:
         for step in (10, 20):
@@ -317,7 +317,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_the_manifest_has_every_file(two):
-    """And what it says of them is what the system's own program says."""
+    """And its hashes are those of the system's own program."""
     found = json.loads((two / "20" / "manifest.json").read_text())["files"]
     assert sorted([*found, "manifest.json"]) == names(two / "20") and len(found) > 5
     lines = "".join(f"{value}  {name}\n" for name, value in found.items())
@@ -326,7 +326,8 @@ def test_the_manifest_has_every_file(two):
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_any_damage_of_any_file_makes_it_fall_back(two, tmp_path, make, damage):
-    """Also: it goes on from there with the damaged one put aside, whole; whatever was kept is kept."""
+    """Also: training resumes from the previous one, and the damaged one is moved aside completely; nothing that was kept is
+    lost."""
     for number, name in enumerate(names(two / "20")):
         folder, told, aside = Path(shutil.copytree(two, tmp_path / str(number))), [], []
         DAMAGES[damage](folder / "20" / name)
@@ -370,7 +371,8 @@ def test_only_as_many_as_are_wanted_are_looked_at(two, tmp_path, make):
 
 
 def test_where_nothing_can_be_trusted(two, tmp_path, make, capsys):
-    """Without a manifest they are used, where there is none with one; nothing is moved. All damaged: said, and left alone."""
+    """Checkpoints without a manifest are used if none has one; nothing is moved. If all are damaged, this is reported and
+    nothing changes."""
     folder = Path(shutil.copytree(two, tmp_path / "copy"))
     for step in (10, 20):
         (folder / str(step) / "manifest.json").unlink()

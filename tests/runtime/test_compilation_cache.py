@@ -1,4 +1,4 @@
-"""Programs that are kept for the next start: found by it, in a folder of their own, with bounded room; and where none are."""
+"""The cache of compiled programs: used by the next start, in a separate folder, with limited size; and when it is off."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ NAMES = ("jax_enable_compilation_cache", "jax_compilation_cache_dir", "jax_persi
 
 @pytest.fixture
 def enabled(monkeypatch, tmp_path):
-    """As a user's process has it; nothing is compiled meanwhile, and all is as before afterwards."""
+    """As in a user's process; nothing is compiled in the meantime, and the settings are restored afterwards."""
     before = {name: getattr(jax.config, name) for name in NAMES}
     monkeypatch.setattr(os, "environ", {"XDG_CACHE_HOME": str(tmp_path / "cache")})
     jax.config.update("jax_enable_compilation_cache", True)

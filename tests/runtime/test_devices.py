@@ -1,4 +1,4 @@
-"""One device or eight: the same numbers. Eight are simulated in a process of its own, which this file is the program of."""
+"""Eight devices give the same numbers as one. The eight are simulated in a separate process, whose program is this file."""
 
 import json
 import types
@@ -25,7 +25,7 @@ LAYOUTS = (Parallel("jit"), Parallel("pmap"), Parallel("mesh", fsdp=2, tensor=2)
 
 
 def train(mode, accumulate):
-    """Metrics of each step, the sums of an evaluation, and what became of the states."""
+    """Metrics of each step, the sums of an evaluation, and the final states."""
     first, train_step, loss = small.trainer(small.config(train__accumulate=accumulate))
     runtime = Runtime(Parallel(mode))
     state, rows = runtime.place_state(first), []
@@ -49,7 +49,7 @@ def train(mode, accumulate):
 
 
 def round_trip():
-    """What comes back from all devices is what went there: values, types, shapes; and it went to every device."""
+    """Values, types and shapes are the same after a transfer to all devices and back, and every device received them."""
     runtime = Runtime(Parallel("pmap"))
     state = {"a": jnp.arange(6.0).reshape(2, 3) / 3, "n": jnp.asarray(7, jnp.int32), "h": np.ones(3, np.float16), "none": None}
     placed = runtime.place_state(state)
@@ -59,7 +59,7 @@ def round_trip():
 
 
 def noise():
-    """The sum over devices of what their keys draw, and what it should be."""
+    """The sum over devices of numbers drawn with their keys, and the expected sum."""
     runtime = Runtime(Parallel("pmap"))
     config = small.config().train
 
@@ -79,7 +79,7 @@ def noise():
 
 
 def cut_masks():
-    """Whether dropout is the same to the bit however the array is cut over devices."""
+    """Whether dropout is bitwise the same however the array is sharded."""
     x, key = np.ones((16, 8, 24), np.float32), jax.random.key(1)
     mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     whole = np.asarray(jax.jit(partial(dropout, rate=0.3, key=key))(x))
@@ -92,7 +92,7 @@ def cut_masks():
 
 
 def starts(parallel):
-    """What is measured before the first update."""
+    """The metrics before the first update."""
     config = small.config(train__init_metrics=("logit_variance", "jacobian_norm", "query_gradient", "gradient_norm"))
     first, _, loss = small.trainer(config)
     runtime = Runtime(parallel)
@@ -102,7 +102,7 @@ def starts(parallel):
 
 
 def importance(parallel):
-    """Of heads."""
+    """The importance of heads."""
     config = small.config(model__num_decoder_layers=2)
     first, _, loss = small.trainer(config)
     runtime = Runtime(parallel)
@@ -111,7 +111,7 @@ def importance(parallel):
 
 
 def on_eight() -> dict:
-    """All that needs eight devices. A warning, such as of something deprecated, is an error."""
+    """Everything that needs eight devices. A warning, for example about a deprecation, is an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return {
@@ -134,7 +134,7 @@ def eight():
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_losses_of_eight_devices_are_those_of_one(eight, accumulate):
-    """Micro-batches of eight devices, too, are one batch of one device."""
+    """Micro-batches of eight devices also form one batch of one device."""
     several, one = eight["runs"][f"auto {accumulate}"], eight["runs"]["jit 1"]
     assert len(several["rows"]) == len(one["rows"]) == STEPS
     for a, b in zip(several["rows"], one["rows"], strict=True):
@@ -167,7 +167,7 @@ def test_importance_of_heads_on_eight_devices_is_that_on_one(eight):
 
 
 def test_those_batches_were_uneven():
-    """Most have a device without a single target (two rows of 16 each), beside one with many; few have the same weight."""
+    """Most have a device without a target (two rows of 16 each) and one with many; few devices have the same weight."""
     batches = [small.batch(number, ROWS) for number in range(STEPS)]
     tokens = np.array([b["weights"].reshape(8, -1).sum(axis=1) for b in batches])
     assert (tokens.min(axis=1) == 0).sum() > STEPS / 3 and tokens.max(axis=1).min() >= 7

@@ -1,7 +1,6 @@
-"""Two processes of one machine as one run: the numbers of one process; how they stop, fail and are refused together.
+"""Two processes on one machine as one run give the numbers of one process; stops, failures and refusals affect both.
 
-This file is also the program of the processes: the command line, or the function of this file that they are asked for.
-"""
+This file is also the program of the processes: the command line, or a function of this file."""
 
 import contextlib
 import json
@@ -50,7 +49,7 @@ def get_config():
 
 
 def known() -> dict:
-    """A state whose parts are cut, or whole, with a path that the rules know."""
+    """A state with sharded and replicated parts, and a path that the rules know."""
     draw = np.random.default_rng(0)
     return {
         "logits": {"kernel": draw.normal(size=(8, 6)).astype(np.float32)},
@@ -59,9 +58,8 @@ def known() -> dict:
 
 
 def moves(folder: str) -> None:
-    """Reads checkpoint 1, which one process wrote, cut over four devices of each process; writes it as 2. Then the first is
-    killed.
-    """
+    """Reads checkpoint 1, which one process wrote, sharded over four devices in each process, and writes it as 2. Then the
+    first process is killed."""
     import jax
 
     from transformer.runtime.devices import Runtime
@@ -97,7 +95,7 @@ def main() -> None:
 
 
 def free_port(among: Iterable[int] = (0,)) -> int:
-    """The first of these ports that nobody has; 0 stands for any."""
+    """The first free port of these; 0 means any."""
     for port in among:
         with socket.socket() as held, contextlib.suppress(OSError):
             held.bind(("127.0.0.1", port))
@@ -116,7 +114,7 @@ class Process(subprocess.Popen):
         super().__init__(words, cwd=folder, env=os.environ | settings | environment, **pipes)
 
     def says(self, what: str) -> str:
-        """What stderr says up to a line with `what`."""
+        """The output to stderr, up to a line that contains `what`."""
         told = ""
         assert self.stderr
         for line in self.stderr:
@@ -126,7 +124,7 @@ class Process(subprocess.Popen):
         pytest.fail(f"no {what}: {told}")
 
     def ends(self) -> tuple[int, str, str]:
-        """The status, and what it says from now on: to stdout and to stderr."""
+        """The exit status, and the remaining output to stdout and to stderr."""
         try:
             out, err = self.communicate(timeout=PATIENCE)
         finally:
@@ -152,7 +150,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def stopped(folder):
-    """A run that a signal to process 1 stopped; SLURM brought the processes together. What each said, and the step."""
+    """A run that a signal to process 1 stopped; SLURM variables connect the processes. The output of each, and the step."""
     jobs = 2**16 - 2**12  # JAX makes a port of a job's number, above this one
     job = free_port(random.sample(range(jobs, 2**16), 100)) - jobs
     slurm = {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
@@ -169,7 +167,7 @@ def stopped(folder):
 
 @pytest.fixture(scope="module")
 def finished(folder, stopped):
-    """That run, gone on with by two processes to four updates more; and what it printed."""
+    """That run, resumed by two processes for four more updates, and its output."""
     each = pair(folder, "--config=tiny.py", "--workdir=run", f"--config.train.steps={stopped[1] + 4}")
     (first, out, err), second = (process.ends() for process in each)
     assert (first, second) == (0, (0, "", "")), err
@@ -179,7 +177,7 @@ def finished(folder, stopped):
 
 @pytest.fixture(scope="module")
 def alone(folder, stopped):
-    """The same by one process, never stopped; its batches have no empty rows."""
+    """The same with one process and without a stop; its batches have no empty rows."""
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "show", lambda *arguments: None)
         result = command("--config=tiny.py", "--workdir=alone", f"--config.train.steps={stopped[1] + 4}")
@@ -197,7 +195,7 @@ def test_two_processes_agree_when_to_stop_and_share_one_checkpoint(folder, stopp
 
 @pytest.mark.slow
 def test_losses_of_two_processes_are_those_of_one(folder, finished, alone):
-    """With dropout, stopped and gone on with: the same examples, none twice and none left out."""
+    """With dropout, stopped and resumed: the same examples, each exactly once."""
     two, one = ([{k: v for k, v in row.items() if k not in TIMED} for row in read_metrics(folder / name / "metrics.jsonl")]
                 for name in ("run", "alone"))  # fmt: skip
     assert [row["step"] for row in two] == [row["step"] for row in one]
@@ -253,7 +251,7 @@ def test_a_workdir_that_is_trained_is_refused_by_both(folder, finished):
 
 @pytest.mark.slow
 def test_updates_that_are_not_finite_are_skipped_and_end_the_run_on_both(folder):
-    """The first update's step is too large to live with: the next two are skipped, one more than may be."""
+    """The first update's step is too large: the next two are skipped, one more than allowed."""
     settings = {"learning_rate": 1e30, "warmup_steps": 0, "schedule": "constant", "max_skipped": 1}
     each = pair(folder, "--config=tiny.py", "--workdir=far", *(f"--config.train.{k}={v}" for k, v in settings.items()))
     for end, (status, out, err) in zip(("npz", "process_1.npz"), [process.ends() for process in each], strict=True):
@@ -266,7 +264,7 @@ def test_updates_that_are_not_finite_are_skipped_and_end_the_run_on_both(folder)
 
 @pytest.mark.slow
 def test_a_checkpoint_of_one_process_is_read_and_written_by_two_to_the_bit(tmp_path):
-    """Then the first process is gone, which is the one through which they know of each other."""
+    """Then the first process, which coordinates the others, is killed."""
     with contextlib.closing(Checkpoints(tmp_path, Checkpoint())) as checkpoints:
         checkpoints.save(1, {"state": known()})
         checkpoints.wait()

@@ -1,4 +1,4 @@
-"""The layout of a run: which mode, which sizes of a mesh, and that every part of the program uses the same one."""
+"""The layout of a run: the mode and the sizes of the mesh, which all parts of the program share."""
 
 import contextlib
 import io
@@ -70,7 +70,7 @@ def test_what_is_printed_of_it(parallel, devices, wanted):
 
 
 def test_describe_counts_the_memory_of_the_layout_that_training_uses(monkeypatch):
-    """Of one device, which needs no mesh; test_moves.py has a mesh of eight."""
+    """With one device, which needs no mesh; test_moves.py has a mesh of eight."""
     config = small.config(data__row_length=16, train__batch_tokens=64)
     found, real = [], costs.memory
     monkeypatch.setattr(costs, "memory", lambda *arguments: found.append(real(*arguments)) or found[-1])

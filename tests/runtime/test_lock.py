@@ -1,4 +1,4 @@
-"""The lock: one run at a time, refused in a line; whatever ends its owner gives it back."""
+"""The lock: one run at a time; a second one is refused with a one-line error; the lock is released however its owner ends."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def refused(folder: Path) -> str:
 
 
 def test_another_process_is_refused_until_the_owner_is_killed(tmp_path):
-    """Also where a program that the owner started lives on."""
+    """Also if a program that the owner started is still running."""
     words = [sys.executable, "-c", HOLDS, str(tmp_path)]
     with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout
@@ -67,7 +67,8 @@ def test_an_error_gives_it_back_and_leaves_nothing(tmp_path):
 
 
 def test_a_lock_file_that_its_owner_took_away_meanwhile_is_none(tmp_path, monkeypatch):
-    """Opened before the owner ended, locked after: the next one would lock another file, and there would be two."""
+    """The file is opened before its owner ends and locked afterwards: the next process would lock another file, and both would
+    run."""
     real, taken = os.open, []
 
     def opened(path, *rest):

@@ -1,4 +1,4 @@
-"""Freed buffers stay with the process, whatever thread freed them."""
+"""The process reuses freed buffers, whatever thread freed them."""
 
 import ctypes
 import os

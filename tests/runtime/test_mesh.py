@@ -66,7 +66,7 @@ RUNS = {  # settings, layouts; a copy on each of several devices draws dropout o
 
 
 def batch(family: str, number: int) -> dict[str, np.ndarray]:
-    """Uneven rows, many of them empty, with what the family reads."""
+    """Rows of different lengths, many of them empty, with the inputs of the family."""
     made = small.batch(number, ROWS)
     if family == "encoder_only":
         source, segments = made["source"], made["source_segments"]
@@ -78,18 +78,18 @@ def batch(family: str, number: int) -> dict[str, np.ndarray]:
 
 
 def compute_in_float64() -> None:
-    """To be called first. What the library asks for as float32 is float64 from here on."""
+    """Must be called first. Everything that the library requests as float32 is float64 afterwards."""
     jax.config.update("jax_enable_x64", True)
     jnp.float32 = jnp.float64
 
 
 def doubled(tree):
-    """The same numbers, those in float32 in float64."""
+    """The same numbers, with float32 converted to float64."""
     return jax.tree.map(lambda x: x.astype(np.float64) if x.dtype == np.float32 else x, tree)
 
 
 def train(settings: dict, parallel: Parallel) -> dict:
-    """Losses of 20 steps, the sums of an evaluation, and how much of the state a device has."""
+    """Losses of 20 steps, the sums of an evaluation, and the fraction of the state on each device."""
     config = small.config(**settings, model__dtype="float64")
     small.DATA_INFO = dataclasses.replace(small.DATA_INFO, labels=("even", "odd"))
     first, train_step, loss = small.trainer(config)
@@ -116,7 +116,8 @@ def train(settings: dict, parallel: Parallel) -> dict:
 
 
 def born() -> dict:
-    """Of a state made on the mesh: whether it is the one made on one device, and whether it lies where it belongs."""
+    """For a state created on the mesh: whether it equals the state created on one device, and whether it has the right
+    sharding."""
     first, *_ = small.trainer(small.config())
 
     def init():
@@ -153,7 +154,7 @@ def gathers(remat: str) -> dict:
 
 
 def on_eight() -> dict:
-    """All that needs eight devices."""
+    """Everything that needs eight devices."""
     runs = {
         name: {layout: train(settings, LAYOUTS[layout]) for layout in layouts} | {"one": train(settings, Parallel("jit"))}
         for name, (settings, layouts) in RUNS.items()

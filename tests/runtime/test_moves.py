@@ -1,7 +1,6 @@
-"""Checkpoints move between layouts: what one wrote every other reads to the bit, and trains on; what a layout costs in memory.
+"""Checkpoints move between layouts: each layout reads bitwise what another wrote, and trains on; the memory of a layout.
 
-Eight devices are simulated in a process of its own, which this file is the program of.
-"""
+Eight devices are simulated in a separate process, whose program is this file."""
 
 import contextlib
 import dataclasses
@@ -35,7 +34,8 @@ KINDS = ("adam", "adafactor, remat")
 
 
 def moved(folder: Path) -> dict:
-    """Each layout in turn reads what the one before wrote, makes an update and writes: twice around. All in one layout, too."""
+    """Each layout in turn reads the checkpoint of the previous one, makes an update, and writes: two rounds. Also all in one
+    layout."""
     first, train_step, _ = small.trainer(small.config(**SETTINGS))
     runtimes = {
         name: Runtime(parallel, jax.devices()[:count], axes.of_model(small.config().model))
@@ -112,7 +112,8 @@ def test_what_a_layout_wrote_every_other_reads_to_the_bit_and_trains_on(eight):
 
 @pytest.mark.slow
 def test_each_device_reads_and_writes_its_own_part(eight):
-    """No array is whole on the host on its way: what a mesh reads lies where it belongs, and files have a device's pieces."""
+    """No complete array is on the host in between: a mesh reads arrays with their sharding, and files contain the pieces of a
+    device."""
     assert all(all(each) for each in eight["moved"]["parts"]) and len(eight["moved"]["parts"]) == 4
     # On 2 x 2 x 2 devices there are two copies of each part, and each writes half of it.
     wanted = {"jit 1": [1, 8, 8], "pmap 2": [1, 8, 8], "fsdp 4": [1, 2, 8], "2 x 2 x 2": [1, 2, 4]}

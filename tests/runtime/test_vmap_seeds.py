@@ -1,7 +1,6 @@
-"""States in a stack, over one device and over several: each row as it would be alone.
+"""Stacked states on one device and on several: each row is the same as alone.
 
-Eight devices are simulated in a process of its own, which this file is the program of.
-"""
+Eight devices are simulated in a separate process, whose program is this file."""
 
 import json
 
@@ -20,14 +19,14 @@ def step(state, batch, seed):
 
 
 def updated(stack, states, seeds=(5, 0, 3, 2)):
-    """After an update of these runs, whose batches hold their seeds: each metric, each state as a number, and the states."""
+    """After an update of these runs, whose batches contain their seeds: each metric, each state as a number, and the states."""
     made = stack.update({seed: (states[seed], {"x": np.full((2, 3), seed, np.float32)}) for seed in seeds})
     metrics = [float(np.ravel(jax.device_get(row["seen"]))[0]) for _, row in made.values()]
     return metrics, [float(state.whole()["w"]) for state, _ in made.values()], {s: state for s, (state, _) in made.items()}
 
 
 def run(count):
-    """Four runs, then three of them; what came of either, and how many devices held them."""
+    """Four runs, then three of them; the results, and the number of devices that held them."""
     stack = VmapSeeds(step, jax.devices()[:count])
     metrics, values, states = updated(stack, {seed: {"w": np.float32(seed)} for seed in (5, 0, 3, 2)})
     held = [len(states[0]._stacked["w"].sharding.device_set)]

@@ -1,4 +1,4 @@
-"""The workdir: what is written comes back, nothing is half-written, and what is wrong is said in a line."""
+"""The workdir: files round-trip, nothing is half-written, and errors take one line."""
 
 import datetime
 import json
@@ -35,7 +35,7 @@ def no_notice(text: str) -> None:
 
 @pytest.fixture
 def unwritable():
-    """A folder that may be read but not written, also where the tests run as root."""
+    """A folder that can be read but not written, even if the tests run as root."""
     folder, root = Path(tempfile.mkdtemp()), os.geteuid() == 0
     folder.chmod(0o755)
     (folder / "run").mkdir()

@@ -1,4 +1,4 @@
-"""Laws of size and data on synthetic losses whose exponents are known; the F test against simulated misfits."""
+"""Scaling laws on synthetic losses with known exponents; the F test against simulated misfits."""
 
 import numpy as np
 import pytest

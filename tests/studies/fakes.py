@@ -1,4 +1,4 @@
-"""Trainers that leave what `modes.train` leaves, at once: a number that each update adds to, saved after each."""
+"""Fake trainers that write the files of `modes.train` at once: a number to which each update adds, saved after each update."""
 
 import os
 import signal

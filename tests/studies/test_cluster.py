@@ -1,7 +1,6 @@
-"""Studies on a Ray cluster: the same results as here, with a node that is killed, a study that is stopped, and a failed arm.
+"""Studies on a Ray cluster: the same results as locally, with a node that is killed, a study that is stopped, and a failed arm.
 
-The cluster is a local one: a head that takes no runs and nodes of one processor each, which are processes of this machine.
-"""
+The cluster is local: a head without runs, and nodes with one processor each, which are processes on this machine."""
 
 import importlib
 import os

@@ -1,4 +1,4 @@
-"""Flags: each by rows in which it must be found, and by the nearest ones in which it must not."""
+"""Flags: each with rows in which it must be found, and with similar rows in which it must not."""
 
 import dataclasses
 

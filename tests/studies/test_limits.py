@@ -1,4 +1,4 @@
-"""What runs dropped or cut reaches results.csv from their workdirs, and the report from there, by arm."""
+"""Counts of dropped and cut items reach results.csv from workdirs, and the report from there, by arm."""
 
 import json
 

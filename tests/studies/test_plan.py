@@ -1,4 +1,4 @@
-"""Plans: runs and their identities, fairness, what is reported, and the dry run's table."""
+"""Plans: runs and their identities, fairness, reported metrics, and the table of the dry run."""
 
 import dataclasses
 from pathlib import Path

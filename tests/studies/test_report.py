@@ -1,4 +1,4 @@
-"""Reports: what they say against what is known or computed otherwise, and that results.csv is all that they need."""
+"""Reports against known or independently computed values; and they need only results.csv."""
 
 import csv
 import dataclasses

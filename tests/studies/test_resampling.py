@@ -1,4 +1,4 @@
-"""sentences.csv: made from the outputs of runs, told in the report, and read without them."""
+"""sentences.csv: created from the outputs of runs, used in the report, and read without the outputs."""
 
 import dataclasses
 import json

@@ -1,4 +1,5 @@
-"""Runs of a study: what is repeated and what is not, what came of each, results.csv; in processes that are killed for real."""
+"""Runs of a study: which are repeated and which are not, their outcomes, and results.csv; in processes that are
+really killed."""
 
 import contextlib
 import csv

@@ -1,4 +1,4 @@
-"""Studies as data: what a file may say, and what is said of a wrong one."""
+"""Studies as data: valid files, and errors for invalid ones."""
 
 import dataclasses
 

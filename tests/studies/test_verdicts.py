@@ -1,4 +1,4 @@
-"""Verdicts on hand-made tables whose answer is known, and what they do not depend on."""
+"""Verdicts on small tables with a known answer, and quantities that must not affect them."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""results.csv as a study would have written it, of runs that are only made up."""
+"""A results.csv as a study would write it, for fictitious runs."""
 
 import csv
 from collections.abc import Callable, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Branches of a run, to the bit; and a past that other settings may not change."""
+"""Branches of a run are bitwise equal to planned runs, and their past cannot be changed by other settings."""
 
 import contextlib
 import shutil
@@ -74,7 +74,8 @@ def loss(params, batch, key):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """`stable`: 8 updates at a constant rate; `branch`: from update 4 on, 6 in all, the last 2 decay; `planned`: as that."""
+    """`stable`: 8 updates with a constant rate; `branch`: from update 4 on, 6 in all, with decay in the last 2; `planned`: the
+    same without a branch."""
     folder = tmp_path_factory.mktemp("branch")
     (folder / "train.txt").write_text("".join(f"{word} and {word}\n" for word in ("ab", "ba", "abba", "baab", "bab") * 8))
     with pytest.MonkeyPatch.context() as patch:
@@ -118,7 +119,7 @@ def test_the_past_of_a_branch_is_its_origins(runs):
     ],
 )
 def test_what_cannot_branch(runs, tmp_path, train, named):
-    """And nothing is left of it."""
+    """And no files remain."""
     given = {"steps": 9, "branch_from": str(runs / "stable"), "branch_step": 4} | train
     with pytest.raises(UserError, match=named):
         training.train(config(runs, **given), tmp_path / "new")
@@ -157,7 +158,7 @@ BASE = {"steps": 20, "warmup_steps": 4, "learning_rate": 0.1}
     ],
 )
 def test_settings_that_would_have_changed_the_past_are_refused(tmp_path, old, new, fits):
-    """10 of 20 updates are made; the workdir is as it was."""
+    """10 of 20 updates are done; the workdir does not change."""
     workdir, begun = tmp_path / "run", config(tmp_path, **BASE | {"decay_steps": None} | old)
     workdirs.create(workdir, begun, print)
     with contextlib.closing(Checkpoints(workdir / "checkpoints", Checkpoint())) as checkpoints:

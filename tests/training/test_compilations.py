@@ -1,4 +1,4 @@
-"""How often JAX compiles: counted as it says itself, bounded over mixed lengths, and told where it does not end."""
+"""The number of JAX compilations: counted from JAX's own events, bounded for mixed lengths, and reported if they do not end."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def test_what_is_compiled_is_counted_once():
 
 
 def run(tmp_path, lengths, step=None, **settings):
-    """Trains on batches of these lengths; what it said, and its reports."""
+    """Trains on batches of these lengths; returns its output and its reports."""
     config = replace(replace(small.SMALL, "train.steps", len(lengths)), "train.log_every", 1)
     for name, value in settings.items():
         config = replace(config, name.replace("__", "."), value)
@@ -68,7 +68,7 @@ def test_a_run_that_compiles_again_and_again_says_so_once(tmp_path, batching, du
 
 
 def test_a_step_that_is_made_anew_each_time_is_found_too(tmp_path):
-    """Of one shape: only the compiler knows."""
+    """With a single shape: only the compiler's events show it."""
     told, counts = run(tmp_path, [3] * 6, step=lambda state, batch: jax.jit(lambda s, b: sums(s, b))(state, batch))
     assert counts == [1, 2, 3, 4, 5, 6] and any("compiled again" in line for line in told)
 

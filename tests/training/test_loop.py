@@ -1,4 +1,5 @@
-"""The loop's order of events, with everything around it faked; signals; and a run that was stopped, as if it had not been."""
+"""The order of events in the loop, with fake surroundings; signals; and a stopped and resumed run equals an
+uninterrupted one."""
 
 import contextlib
 import random
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Told:
-    """A telemetry that writes down what it is told, in the list where everything else is written down too."""
+    """A telemetry that appends its calls to the list of all events."""
 
     def __init__(self, events):
         self.events, self.reports = events, {}
@@ -147,7 +148,7 @@ def test_reports_evaluations_and_saves_come_when_they_are_due():
 
 
 def test_a_report_is_written_before_its_checkpoint():
-    """And before the pause, so that the device does no training inside: a run resumed from it lacks no line."""
+    """And before the pause, so that its time contains only training: a run resumed from the checkpoint has all lines."""
     events, _, _ = run(steps=4, every=(2, 2, 2))
     for number in (2, 4):
         at = events.index(f"step {number}")
@@ -160,7 +161,7 @@ def test_a_report_is_written_before_its_checkpoint():
 
 
 def test_a_validation_among_the_best_is_saved():
-    """The loss of validation rises: the first two are the best two. Saves of 5 and the last are due anyway."""
+    """The validation loss rises: the first two are the best two. Saves at 5 and at the end are due anyway."""
     for best, wanted in ((0, [5, 10, 11]), (1, [3, 5, 10, 11]), (2, [3, 5, 6, 10, 11])):
         events, _, _ = run(steps=11, every=(100, 3, 5), keep_best=best)
         assert of(events, "save") == [f"save {number}" for number in wanted]
@@ -179,7 +180,7 @@ def test_no_scores_are_no_line():
 
 
 def test_what_a_report_says():
-    """Means by weight of one update; examples, tokens and padding of all since the last report."""
+    """Weighted means of one update; examples, tokens and padding of all updates since the last report."""
     _, told, _ = run(steps=5, every=(2, 100, 100))
     assert told.reports[2] == {
         **{"loss": 4.0, "nll": 1.0, "accuracy": 0.5, "learning_rate": 0.1, "padding_share": pytest.approx(1 - 61 / 80)},
@@ -218,7 +219,7 @@ def test_a_stop_saves_once_and_ends(stop_at):
 
 @pytest.mark.parametrize(("stop_in", "every"), [("fetch", 4), ("fetch", 100), ("evaluate", 4), ("evaluate", 100), ("save", 4)])
 def test_a_stop_at_any_moment_loses_nothing(stop_in, every):
-    """However late in an update the signal comes, what was done last is what was saved last."""
+    """However late in an update the signal comes, the last update is saved."""
     events, _, result = run(steps=9, every=(2, 4, every), stop_at=4, stop_in=stop_in)
     assert result in [(4, 4), (5, 5)]
     saved = of(events, "save")

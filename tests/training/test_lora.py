@@ -1,4 +1,4 @@
-"""Adapters and frozen parameters: what is trained, that nothing else changes, and that adapters can be merged."""
+"""Adapters and frozen parameters: which are trained, that nothing else changes, and merging of adapters."""
 
 import functools
 import json
@@ -98,7 +98,7 @@ def test_the_bytes_of_the_optimizer_are_those_of_adapters():
 
 @pytest.mark.slow
 def test_a_run_with_adapters_resumes_to_the_bit_and_predicts_merged(tmp_path):
-    """It begins with another run's parameters."""
+    """It starts from another run's parameters."""
     run = trained.run()
     changes = {"train.init_from": run.workdir, "model.lora_rank": 2, "train.learning_rate": 0.01, "train.schedule": "constant"}
     changes |= {"checkpoint.every_steps": 4, "data.directory": run.folder / "data"}

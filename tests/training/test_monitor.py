@@ -1,4 +1,4 @@
-"""The best validation is the best checkpoint, whatever is due when; early stopping; and both after a restart."""
+"""The best validation has a checkpoint, even if no save is due; early stopping; and both after a restart."""
 
 import contextlib
 import math

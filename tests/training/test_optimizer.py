@@ -1,4 +1,4 @@
-"""Schedules at values worked by hand, and update rules against NumPy."""
+"""Schedules at values computed by hand, and update rules against NumPy."""
 
 import dataclasses
 

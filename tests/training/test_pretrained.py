@@ -1,4 +1,4 @@
-"""What a run takes from another, and what it says of it."""
+"""Loading of parameters from another run, and what is reported about it."""
 
 import numpy as np
 import pytest

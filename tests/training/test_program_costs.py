@@ -1,4 +1,4 @@
-"""Costs held against published counts, against formulas worked by hand, and against XLA's own count."""
+"""Costs against published counts, against formulas by hand, and against XLA's own count."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""The pure steps: sums, one division by the global weight, addressed randomness, the average, and what is saved."""
+"""The pure steps: sums, one division by the global weight, reproducible randomness, the moving average, and saved state."""
 
 import contextlib
 

@@ -1,4 +1,4 @@
-"""Telemetry with a clock that the test turns, and event files parsed record by record."""
+"""Telemetry with a fake clock, and event files parsed record by record."""
 
 import errno
 import io

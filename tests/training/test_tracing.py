@@ -1,4 +1,4 @@
-"""A trace of updates that are asked for: which they are, where it lies, and that the run goes on as if there were none."""
+"""Traces of requested updates: which updates, their location, and that the run is otherwise unchanged."""
 
 import contextlib
 import gzip

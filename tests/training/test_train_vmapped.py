@@ -1,4 +1,4 @@
-"""Seeds side by side by one program: what each run leaves is what it leaves alone."""
+"""Vectorized seeds in one program: each run leaves the same files as alone."""
 
 import io
 import signal

@@ -1,4 +1,4 @@
-"""Programs that runs of one process share."""
+"""Programs that runs in one process share."""
 
 from typing import Any
 

@@ -1,7 +1,6 @@
-"""Attention in NumPy, fp64: one query, one head and one key at a time. What variants change is handed in.
+"""Attention in NumPy with fp64: one query, one head and one key at a time. Steps that variants change are arguments.
 
-Letters: B rows, T tokens, H heads, N key-value heads, K, V head widths, D d_model.
-"""
+Letters: B rows, T tokens, H heads, N key-value heads, K, V head widths, D d_model."""
 
 import math
 from collections.abc import Callable
@@ -22,7 +21,7 @@ def sigmoid(x: Any) -> Any:
 
 
 def project(p: dict[str, Any], name: str, x: Any) -> np.ndarray:
-    """B x T x heads x width, with the bias if there is one."""
+    """B x T x heads x width, with a bias if there is one."""
     return np.einsum("btd,dhk->bthk", x, p[f"{name}/kernel"]) + p.get(f"{name}/bias", 0)
 
 
@@ -32,7 +31,7 @@ def unit(x: Any, factor: Any, epsilon: float = 1e-6) -> np.ndarray:
 
 
 def of_pairs(q: np.ndarray, k: np.ndarray, seen: np.ndarray, scale: float) -> list:
-    """logits[b][h][t] = {key: logit} for the keys that are seen."""
+    """logits[b][h][t] = {key: logit} for the visible keys."""
     rows, length, heads, _ = q.shape
     group = heads // k.shape[2]
     return [
@@ -45,7 +44,7 @@ def of_pairs(q: np.ndarray, k: np.ndarray, seen: np.ndarray, scale: float) -> li
 
 
 def weights(logits: list, weigh: Weigh = softmax) -> np.ndarray:
-    """BxHxTxT: 0 where nothing is seen."""
+    """BxHxTxT: 0 for keys that are not visible."""
     rows, heads, length = len(logits), len(logits[0]), len(logits[0][0])
     result = np.zeros((rows, heads, length, length))
     for b, h, t in np.ndindex(rows, heads, length):

@@ -1,4 +1,4 @@
-"""Gates of heads: their distribution, what they do to a model, and what they cost."""
+"""Gates of heads: their distribution, their effect on a model, and their penalty."""
 
 import dataclasses
 
@@ -58,7 +58,7 @@ def model_of(family: str, attention=None, **settings):
 
 
 def with_gates(params, log_alpha):
-    """`log_alpha` by place, of a model with one layer a stack."""
+    """`log_alpha` by site, for a model with one layer per stack."""
     result = dict(flatten_dict(params, sep="/"))
     for place, value in log_alpha.items():
         stack, kind = place.split("/")
@@ -72,7 +72,7 @@ def without_gates(params):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_shut_gate_is_a_head_taken_out(family):
-    """As the factor 0 on that head, given from outside, of a model without gates."""
+    """The same as a factor 0 on this head in a model without gates."""
     config, data_info, model, params, places = model_of(family, HeadGates())
     assert penalties.names(config.model, places) == [f"open_heads@{place}" for place in places]
     log_alpha = {place: [[9.0, -9.0 if place == places[-1] else 9.0]] for place in places}
@@ -130,7 +130,7 @@ def test_what_open_gates_cost():
 
 @pytest.mark.slow
 def test_training_shuts_what_costs_more_than_it_is_worth():
-    """A high price shuts all, none leaves them open; each update draws anew."""
+    """A high penalty closes all gates, no penalty leaves them open; each update samples new gates."""
 
     def after(penalty: float):
         config, data_info, model, params, places = model_of(

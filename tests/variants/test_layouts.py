@@ -1,7 +1,6 @@
-"""Every shipped variant on eight simulated devices, with remat and with an unrolled loop over layers: one device's numbers.
+"""Every shipped variant on eight simulated devices, with remat and with unrolled layers: the numbers are those of one device.
 
-This file is the program of the process that has the devices. The properties are those of --mode=check.
-"""
+This file is the program of the process with the devices. The properties are those of --mode=check."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Variants of attention and masks that studies compare: each against NumPy or what it must equal, and by its gradients."""
+"""Variants of attention and masks for studies: each against NumPy or an equivalent computation, and by its gradients."""
 
 import functools
 
@@ -28,13 +28,13 @@ def normal(*shape, seed=0):
 
 
 def mask():
-    """The second row has padding behind two tokens, which sees nothing."""
+    """In the second row, padding follows two tokens and sees nothing."""
     tokens = Tokens(jnp.arange(T), jnp.array([[1, 1, 1, 1, 1], [1, 1, 2, 2, 0]]))
     return Pairs(tokens, tokens, mask=Causal())
 
 
 def soft_weights(query, key, seen):
-    """In fp64: BxHxTxS."""
+    """The softmax weights in fp64: BxHxTxS."""
     logits = np.where(seen, np.einsum("bthk,bshk->bhts", np.asarray(query, np.float64), key), -np.inf)
     powers = np.exp(logits - np.max(logits, axis=-1, keepdims=True, initial=-1e9))
     return powers / np.maximum(powers.sum(-1, keepdims=True), 1e-30)
@@ -89,7 +89,8 @@ def test_even_weights_are_even_and_leave_queries_and_keys_alone(draw):
 
 
 def test_heads_that_are_summed_are_heads_concatenated_before_equal_rows(draw):
-    """Concatenation and W^O is a sum over heads too, each with its own rows of W^O: summing makes these rows the same."""
+    """Concatenation and W^O is also a sum over heads, each with its own rows of W^O; summing the heads means that these rows
+    are equal."""
     layer, x = module(SummedHeads()), normal(B, T, D)
     parameters = draw(layer, x, mask())["params"]
     shared = parameters["summed_output"]["kernel"]
@@ -148,7 +149,7 @@ def test_the_mask_is_there_when_it_is_asked_for(draw, family, training, evaluati
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_causal_prefix_sees_no_more_than_the_rest(draw, causal):
-    """What stands in the first place of a prefix of three, read at once and, by the cache, before two more tokens."""
+    """The first output of a prefix of three tokens, which is read at once and, with a cache, before two more tokens."""
     net = network("decoder_only", **({"mask": Causal()} if causal else {}))
     variables, inputs = draw(net, BATCH), BATCH["inputs"]
     other = inputs.at[:, 2].add(1)
@@ -167,7 +168,8 @@ def test_a_causal_prefix_sees_no_more_than_the_rest(draw, causal):
 
 @pytest.mark.parametrize("family", small.some(FAMILIES, "encoder_decoder"))
 def test_without_a_mask_each_step_recomputes_the_prefix(draw, family):
-    """Two tokens and then one at a time, two beams a sentence: each gives what the plain pass gives of the text so far."""
+    """Two tokens and then one at a time, two beams per sentence: each step gives the output of a full pass over the text so
+    far."""
     net = network(family, mask=All(), positions="learned", positions__size=8)
     variables = draw(net, BATCH)
     plain = jax.jit(net.apply)

@@ -1,7 +1,6 @@
-"""Every variant of attention and positions: against a loop in NumPy, and the properties that all must have.
+"""Every variant of attention and positions: against a NumPy loop, and the properties that all must have.
 
-One program for each variant computes what the properties compare: two texts alone, packed into one row, and with a cache.
-"""
+One program per variant computes what the properties compare: two texts alone, packed into one row, and with a cache."""
 
 import dataclasses
 import math
@@ -107,7 +106,7 @@ def differential(p, x, seen):
 
 
 def latent(p, x, seen):
-    """Without positions: the rotated entries are entries like others."""
+    """Without positions: the rotated entries are ordinary entries."""
     q = loops.project(p, "query", x)
     c = loops.unit(x @ p["latent/kernel"], p["latent_norm/scale"])
     shared = np.repeat(loops.project(p, "rotated_key", x), H, axis=2)
@@ -179,7 +178,7 @@ def forgetting(p, x, seen):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A variant, its loop, and what it can be combined with. `more`: parameters that multi-head attention has not."""
+    """A variant, its loop, and its possible combinations. `more`: parameters that multi-head attention does not have."""
 
     loop: Any
     attention: Attention = dataclasses.field(default_factory=Attention)
@@ -328,7 +327,7 @@ def test_texts_alone_packed_in_chunks_and_cached_have_the_same_logits(draw, name
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoNorm(Norm):
-    """Flax's norms are not strict about types themselves."""
+    """Flax's norms are not strict about types."""
 
     def __call__(self, p, x):
         return x
@@ -336,7 +335,7 @@ class NoNorm(Norm):
 
 @each_case
 def test_half_precision_mixes_no_types(draw, name):
-    """Nothing is compiled: training and decoding are traced under strict promotion."""
+    """Nothing is compiled: training and decoding are traced with strict type promotion."""
     net = network(CASES[name], dtype="bfloat16", norm=NoNorm())
     variables = draw(net, batch())
     with jax.numpy_dtype_promotion("strict"):
@@ -402,7 +401,7 @@ def test_encoders_and_searches_from_a_prefix_are_refused_where_they_cannot_be():
 
 
 def test_every_axis_of_heads_is_named():
-    """A mesh splits what has heads by the names that are declared."""
+    """A mesh splits axes of heads by their declared names."""
     for case in CASES.values():
         sizes = network(case).config.sizes("decoder")
         declared = {**case.attention.parameters(sizes), **case.attention.key_parameters(sizes)}
