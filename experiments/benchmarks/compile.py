@@ -2,9 +2,9 @@
 
     python -m experiments.benchmarks.compile [--workdir=DIR]
 
-Layers are scanned, so depth should cost nothing: 2+2, 6+6 and 24+24 layers, with `unroll` 1 and 3 (what train_step.py is
-measured with), else as there. Each turn traces, lowers and compiles anew. With --workdir, of a trained model: seconds of
-`python launch.py --mode=translate` with one line, whole process.
+Layers are scanned, so depth should cost nothing: 2+2, 6+6 and 24+24 layers, with `unroll` 1 and 3 (as in train_step.py),
+otherwise with the settings of train_step.py. Each turn traces, lowers and compiles again. With --workdir, the workdir of a
+trained model, also the seconds of a whole process of `python launch.py --mode=translate` with one line.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ def main() -> None:
     if asked.workdir:
         contenders = {"one line": Contender(started, (asked.workdir,))}
         times = race.take_turns(contenders, asked.rounds, 1, asked.threads)
-        race.report("Start of --mode=translate, from the second time on", times, contenders, asked.threads, None)
+        race.report("Start of --mode=translate, with a warm compilation cache", times, contenders, asked.threads, None)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The pipeline alone: tokens a second of batches made, planning of 5 M pairs, padding.
+"""The data pipeline alone: tokens per second of batches, planning of 5 M pairs, padding.
 
     python -m experiments.benchmarks.data [--directory=DIR]
 
-The pairs are drawn: lengths as of everyday text (log-normal, 25 tokens, spread 0.5; target about as long as its source). With
---directory, a folder of train.en and train.de, also the padding of those, in pieces of a vocabulary of 10,000.
+The pairs are random, with lengths like those of everyday text (log-normal, 25 tokens, spread 0.5; the target about as long as
+the source). With --directory, a folder of train.en and train.de, also the padding of these, with a vocabulary of 10,000.
 """
 
 import argparse
@@ -25,7 +25,7 @@ OBJECTIVE = Translate(max_source_length=256, max_target_length=256)
 
 
 def drawn(pairs: int) -> dict[str, Ragged]:
-    """Token ids of so many pairs."""
+    """Token ids of random pairs."""
     rng = np.random.default_rng(0)
     source_N = np.clip(rng.lognormal(np.log(25), 0.5, pairs), 1, 250).astype(np.int64)
     target_N = np.clip(source_N * rng.normal(1.0, 0.15, pairs), 1, 250).astype(np.int64)
@@ -53,7 +53,7 @@ def planned(corpus: dict[str, Ragged], batching: str, batch_tokens: int = BATCH_
 
 
 def pace(batches: Batches, seconds: float = 5.0) -> float:
-    """Tokens, both sides, of batches made one after the other in this process, a second."""
+    """Source and target tokens per second of batches that are made one after the other in this process."""
     begin, tokens, number = time.perf_counter(), 0, 0
     while time.perf_counter() - begin < seconds:
         batch = batches[number]
@@ -74,7 +74,7 @@ def main() -> None:
             begin = time.perf_counter()
             batches = planned(corpus, batching)
             seconds = time.perf_counter() - begin
-            tracemalloc.start()  # apart from the clock, which it slows
+            tracemalloc.start()  # separate from the timing, which it slows
             planned(corpus, batching)
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()

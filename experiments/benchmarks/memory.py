@@ -2,9 +2,9 @@
 
     python -m experiments.benchmarks.memory [--memory_gib=16] [--output=FILE]
 
-A decoder alone, 4 layers, d_model 256, 4 heads, d_ff 1024, Adam, fp32, one text a batch, a layer's activations computed again
-in the backward pass (`remat=full`). Steps are compiled for this machine's CPU and not run: the bytes are the compiler's, of
-state, gradients and all that exists at once.
+A decoder-only model with 4 layers, d_model 256, 4 heads, d_ff 1024, Adam, fp32, one text in a batch, and activations recomputed
+in the backward pass (`remat=full`). Steps are compiled for this machine's CPU and not run: the bytes are the compiler's count
+of state, gradients and temporary arrays.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from transformer.modes import costs
 
 LENGTHS = tuple(2**n for n in range(8, 15))
 VOCABULARIES = tuple(1000 * 2**n for n in range(3, 9))
-TEXT = 4096  # tokens, where the vocabulary grows
+TEXT = 4096  # tokens of the text for growing vocabularies
 MODEL = Model(
     num_decoder_layers=4,
     d_model=256,
@@ -50,7 +50,7 @@ def needed(length: int, entries: int, attention: str, slots: int) -> int:
 
 
 def longest(gib: float, attention: str, slots: int) -> int:
-    """The longest text, a power of two, whose step takes so much memory at most."""
+    """The longest text, a power of two, whose step fits in this memory."""
     length = LENGTHS[0]
     while needed(2 * length, 8000, attention, slots) <= gib * costs.GIB:
         length *= 2

@@ -1,7 +1,7 @@
-"""Contenders take turns, each in a process of its own: what is timed of one is not disturbed by another's threads or memory.
+"""Contenders take turns, each in its own process, so that threads and memory of one do not disturb the times of another.
 
-A contender is a function of a module that sets up and returns what one turn does; it imports its library itself. A process
-that waits for its turn uses no CPU.
+A contender is a module-level function that sets up and returns a function for one turn; it imports its library itself. A
+process that waits for its turn uses no CPU.
 """
 
 import argparse
@@ -29,7 +29,7 @@ PACKAGES = ("jax", "flax", "tokamax", "torch", "transformers", "ctranslate2")
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """`make(*arguments)` returns what one turn does. `work`: units of work in a turn (tokens, FLOPs), by name."""
+    """`make(*arguments)` returns the function for one turn. `work`: units of work in a turn (tokens, FLOPs), by name."""
 
     make: Callable[..., Turn]
     arguments: tuple[Any, ...] = ()
@@ -50,7 +50,7 @@ class Times:
 
 
 def arguments(description: str | None, rounds: int = 7) -> argparse.ArgumentParser:
-    """What every benchmark can be asked."""
+    """The arguments of every benchmark."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds, help="turns of each contender that are timed")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPUs that all may use")
@@ -59,7 +59,7 @@ def arguments(description: str | None, rounds: int = 7) -> argparse.ArgumentPars
 
 
 def take_turns(contenders: Mapping[str, Contender], rounds: int, warm_up: int, threads: int) -> dict[str, Times]:
-    """All of them, in turn, `rounds` times on the first `threads` CPUs. What a turn returns must be small."""
+    """Runs all contenders in turn, `rounds` times, on the first `threads` CPUs. The result of a turn must be small."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -72,7 +72,7 @@ def take_turns(contenders: Mapping[str, Contender], rounds: int, warm_up: int, t
         processes.append(process)
         theirs.close()
         pipes[name] = ours
-        if problem := _receive(ours):  # one after the other: setting up uses all threads
+        if problem := _receive(ours):  # one after the other, because setting up uses all threads
             left_out[name] = problem
             print(f"left out: {name}: {problem}", file=sys.stderr)
     times: dict[str, list[float]] = {name: [] for name in contenders if name not in left_out}
@@ -105,7 +105,7 @@ def _receive(pipe: Connection) -> Any:
 
 
 def _serve(pipe: Connection, make: Callable[..., Turn], arguments: Sequence[Any]) -> None:
-    """Sends "" once set up, or why it cannot be; then for each message the seconds of a turn and what it gave."""
+    """Sends "" once set up, or the reason of a failure; then, for each message, the seconds of a turn and its result."""
     try:
         turn = make(*arguments)
         pipe.send("")
@@ -115,13 +115,13 @@ def _serve(pipe: Connection, make: Callable[..., Turn], arguments: Sequence[Any]
             pipe.send((time.perf_counter() - begin, output))
     except ImportError as error:
         pipe.send(f"{error.name} is not installed")
-    except Exception as error:  # told to whoever waits
+    except Exception as error:  # sent to the waiting process
         traceback.print_exc()
         pipe.send(f"{type(error).__name__}: {error}")
 
 
 def peak() -> Turn:
-    """A turn of the machine's own best: products of square fp32 matrices, `PEAK_FLOPS` of them."""
+    """A turn for the machine's peak: products of square fp32 matrices with `PEAK_FLOPS` FLOPs."""
     import jax
 
     x = jax.numpy.ones((PEAK_SIZE, PEAK_SIZE), jax.numpy.float32)
@@ -150,7 +150,7 @@ def report(
 ) -> None:
     """Prints a table (first contender = 1), the machine and the versions; writes all of it as JSON to `path`.
 
-    `peak_rate`: FLOP/s that could be; none: those of the contender `PEAK`, if there is one.
+    `peak_rate`: the peak FLOP/s; none: that of the contender `PEAK`, if there is one.
     """
     first = next(iter(contenders))
     table = Table("", "median", "spread", f"times {first}", title=title, title_justify="left")

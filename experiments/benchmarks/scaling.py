@@ -1,10 +1,10 @@
-"""An update on 1 to 8 devices, and of it what the exchange of gradients and the placing of a batch take alone.
+"""An update on 1 to 8 devices, and the exchange of gradients and the placement of a batch by themselves.
 
     python -m experiments.benchmarks.scaling [--devices=1,2,4,8] [--batch=64] [--mode=pmap|mesh] [--real]
 
-The model of train_step.py; a batch of `--batch` rows is cut over the devices, so each has less of it. Without --real the
-devices are simulated on the CPU, whose cores they share: then nothing gets faster, and what is seen is what sharing costs. With
---real they are the first so many of an accelerator's; larger batches tell how much of a device is used.
+The model is that of train_step.py; a batch of `--batch` rows is divided over the devices. Without --real the devices are
+simulated on the CPU and share its cores, so nothing gets faster, and the times show the cost of the division. With --real they
+are the first devices of an accelerator; larger batches show how well a device is used.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def update(count: int, mode: str, real: bool, rows: int) -> Callable[[], None]:
 
 
 def exchange(count: int, mode: str, real: bool) -> Callable[[], None]:
-    """A mean over the devices of what has the shape of the gradients."""
+    """A mean over the devices of arrays with the shapes of the gradients."""
     used = runtime(count, mode, real)
     import jax
     import jax.numpy as jnp

@@ -1,10 +1,11 @@
-"""What a study costs beyond its training: start of a worker, compilation, preparing data, scores, tables.
+"""The overhead of a study: start of workers, compilation, preparing data, scores, tables.
 
     python -m experiments.benchmarks.study [--updates=N] [--workers=N]
 
-Two arms of equal shape (two rates of dropout) and three seeds, number words, no search. A run's pure training is its updates
-times the median seconds of one, between two reports of its own log; all else is overhead. Other work on the machine enters
-both: with --updates=60 on two cores that others used too, 252 s, of which 128 s were pure training: 20.8 s a run.
+Two arms of equal shape (two rates of dropout) and three seeds, number words, no search. The pure training time of a run is its
+number of updates times the median seconds of one, between two reports of its log; all other time is overhead. Other work on the
+machine affects both: with --updates=60 on two shared cores, 252 s, of which 128 s were pure training: an overhead of 20.8 s for
+each run.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def study(updates: int) -> Study:
 
 
 def pure_seconds(folder: Path) -> float:
-    """Of the updates of a run, without what comes once and without validations."""
+    """Seconds of the updates of a run, without start and validations."""
     rows = [row for row in read_metrics(Workdir(folder).metrics_file) if "train/loss" in row]
     pairs = zip(rows, rows[1:], strict=False)
     pace = statistics.median((after["time"] - before["time"]) / (after["step"] - before["step"]) for before, after in pairs)

@@ -2,10 +2,10 @@
 
     python -m experiments.benchmarks.train_text --directory=DIR
 
-DIR has train.en and train.de (Multi30k). A turn is the first 2,048 pairs once, in updates of at most 2,048 target slots,
-tokens in pieces of a vocabulary of 10,000; the model is that of train_step.py. Batches are made within the turn. Packed:
-several sentences a row, as few shapes as one. Padded: sentences of like length together, in 8 shapes; torch's are the same
-batches to the number. Counted are the targets' tokens without padding.
+DIR has train.en and train.de (Multi30k). A turn trains on the first 2,048 pairs once, in updates of at most 2,048 target slots,
+with a vocabulary of 10,000; the model is that of train_step.py. Batches are made within the turn. Packed: several sentences in
+a row, with a single shape. Padded: sentences of similar length together, in 8 shapes; torch gets exactly the same batches. The
+rate counts target tokens without padding.
 """
 
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def torch(corpus: dict[str, Ragged]) -> Callable[[], None]:
 
 def main() -> None:
     """Races them and prints the table."""
-    keep_freed_memory()  # told to all that are started, before they import NumPy
+    keep_freed_memory()  # inherited by all processes that are started, before they import NumPy
     parser = race.arguments(__doc__)
     parser.add_argument("--directory", required=True, help="folder of train.en and train.de")
     asked = parser.parse_args()

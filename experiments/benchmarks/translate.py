@@ -4,7 +4,7 @@
 
 64 sentences of 24 tokens, 32 output tokens each (the end is never likely), d_model 256, 4 heads, 3+3 layers, d_ff 1024, 58,101
 entries (opus-mt-en-de has as many). The weights are written by `transformer.interop` as a Marian folder, which both others
-read. From ids to ids: tokenisers are not timed. Whether all say the same tokens is printed.
+read. Inputs and outputs are ids: tokenisers are not timed. The benchmark prints whether all outputs are the same.
 """
 
 import json
@@ -69,7 +69,7 @@ def write(folder: Path) -> None:
     table = params["target_embedding"]["table"]
     params["target_embedding"]["table"] = table.at[DATA_INFO.start].set(0)
     huggingface.write(folder, config(1), DATA_INFO, params, {})
-    # A tokenizer for converters that want one.
+    # A tokenizer for converters that need one.
     for name in ("source", "target"):
         with (folder / f"{name}.spm").open("wb") as file:
             sentencepiece.SentencePieceTrainer.train(

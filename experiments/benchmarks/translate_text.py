@@ -2,11 +2,11 @@
 
     python -m experiments.benchmarks.translate_text --directory=DIR --workdir=runs/translate_text
 
-DIR has Multi30k, as for experiments/multi30k.py. A model of the size of train_step.py's, laid out as Marian's are, is trained
-first, for as long as it takes to end its sentences where they end (kept in the workdir; the next call goes on from there), and
-exported. A turn: the 1,000 sentences of test_2016_flickr from text to text, as each does it: tokens, 64 sentences at once,
-those of like length together, search with the same penalty and limit, text again. BLEU, and how many lines are ours to the
-letter, are printed.
+DIR has Multi30k, as for experiments/multi30k.py. First a model of the size of train_step.py's, with Marian's architecture, is
+trained until it ends sentences at the right length, and exported (the workdir is kept and the next call resumes there). A turn
+translates the 1,000 sentences of test_2016_flickr from text to text, with each contender's own pipeline: tokenization, batches
+of 64 sentences of similar length, search with the same penalty and limit, detokenization. BLEU and the fraction of lines that
+equal ours are printed.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ def by_length(encoded: list[Any]) -> list[list[int]]:
 
 
 def ours(workdir: str, texts: list[str], beams: int) -> Callable[[], list[str]]:
-    """As `--mode=translate` has it."""
+    """Translates as `--mode=translate` does."""
     keep_freed_memory()
     from transformer.inference import predict
 
@@ -136,8 +136,8 @@ def launch(*flags: str) -> None:
     subprocess.run([sys.executable, str(Path(__file__).parents[2] / "launch.py"), *flags], check=True)
 
 
-def told(times: Times, mine: Times, references: list[str]) -> Times:
-    """The outputs in two numbers."""
+def summarize(times: Times, mine: Times, references: list[str]) -> Times:
+    """The times with BLEU, and the fraction of lines that equal ours, instead of outputs."""
     import sacrebleu
 
     if times.output is None:
@@ -148,7 +148,7 @@ def told(times: Times, mine: Times, references: list[str]) -> Times:
 
 
 def main() -> None:
-    """Trains if need be, races them and prints a table for each width of the beam."""
+    """Trains if needed, runs all contenders and prints a table for each beam width."""
     parser = race.arguments(__doc__, rounds=5)
     parser.add_argument("--directory", type=Path, required=True, help="folder of Multi30k")
     parser.add_argument("--workdir", default="runs/translate_text", help="where the model is kept")
@@ -170,7 +170,7 @@ def main() -> None:
                 race.PEAK: Contender(race.peak, (), {"FLOP/s": race.PEAK_FLOPS}),
             }
             times = race.take_turns(contenders, asked.rounds, 1, asked.threads)
-            times = {name: told(found, times["ours"], references) for name, found in times.items()}
+            times = {name: summarize(found, times["ours"], references) for name, found in times.items()}
             way = "greedy" if beams == 1 else f"beam {beams}"
             output = asked.output and f"{asked.output}.{way.replace(' ', '')}.json"
             race.report(f"{len(texts):,} sentences of Multi30k's test, {way}", times, contenders, asked.threads, output)

@@ -1,6 +1,6 @@
 """Published shapes of BERT, GPT-2, T5 and BART, which `experiments/published/` names; `--mode=describe` counts them.
 
-As models to train they want one's own text (`--config.data.directory`); as published weights they come by `--mode=import`.
+To train one of them, give your own text (`--config.data.directory`); to use published weights, see `--mode=import`.
 """
 
 from experiments.shapes import small

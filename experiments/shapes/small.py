@@ -1,6 +1,6 @@
-"""What small experiments share: shapes that train in minutes on two cores, and how they are trained.
+"""Shared by small experiments: shapes that train in minutes on two cores, and their training settings.
 
-Runs that start from one another (`config.train.init_from`) must have one shape, so each is written once.
+Runs that start from another run (`config.train.init_from`) must have the same shape, so each shape is written once.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from transformer.config import Data, Model, Train
 
 
 def _rotary(layers: int, **settings: Any) -> Model:
-    """128 wide, with rotary positions and the norm before each sub-layer."""
+    """Width 128, with rotary positions and pre-norm."""
     return Model(
         d_model=128,
         d_ff=512,
@@ -40,10 +40,10 @@ def gpt(layers: int, **settings: Any) -> Model:
 
 
 def t5() -> Model:
-    """T5 1.1's way (gated, no biases, unscaled attention, relative buckets), its embeddings tied as in 1.0.
+    """The architecture of T5 1.1 (gated, no biases, unscaled attention, relative buckets), with tied embeddings as in 1.0.
 
-    It learns with T5's initialisers alone: queries that make up for the missing scale, and embeddings of unit variance for the
-    states that are divided by sqrt(d_model).
+    It learns well only with T5's initialisers: small queries, which replace the missing scale, and embeddings of unit variance,
+    because states are divided by sqrt(d_model).
     """
     return Model(
         num_encoder_layers=3,
@@ -66,7 +66,7 @@ def t5() -> Model:
 
 
 def bart() -> Model:
-    """BART's way: learned positions, the norm behind each sub-layer and one on the embeddings, all embeddings tied."""
+    """The architecture of BART: learned positions, post-norm, a norm on the embeddings, all embeddings tied."""
     return Model(
         num_encoder_layers=3,
         num_decoder_layers=3,
@@ -85,12 +85,12 @@ def bart() -> Model:
 
 
 def documents(**settings: Any) -> Data:
-    """One's own text: train.txt and validation.txt in `config.data.directory`."""
+    """Your own text: train.txt and validation.txt in `config.data.directory`."""
     return Data(source="documents", train="train.txt", validation="validation.txt", test=None, **settings)
 
 
 def train(steps: int, batch_tokens: int = 4096) -> Train:
-    """Where targets are short, as those of span corruption, their slots are few for what is read."""
+    """Settings for short targets, such as those of span corruption, which have few slots compared with their sources."""
     return Train(
         steps=steps,
         batch_tokens=batch_tokens,

@@ -1,6 +1,6 @@
-"""Bases of studies: runs of a minute or two on two cores, on tasks and of lengths at which arms can still differ.
+"""Bases of studies: runs of a minute or two on two cores, with tasks and numbers of updates at which arms still differ.
 
-Losses are without label smoothing, so that nothing but the arm holds them up.
+Losses are without label smoothing, so that differences are caused only by the arms.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from transformer.studies.study import Metric
 
 SMALL = Model(num_encoder_layers=2, num_decoder_layers=2, d_model=128, d_ff=512, num_heads=4, unroll=2)
 
-# Of number words: how far a run came, how soon it was half way, and what it is good for.
+# Metrics for number words: the final loss, the number of updates until 0.5 nats, and the quality of the outputs.
 NUMBER_WORDS = (
     Metric("validation/nll", "lower"),
     Metric("validation/nll", "lower", take="updates", target=0.5),
@@ -21,8 +21,9 @@ NUMBER_WORDS = (
 
 
 def number_words(steps: int = 200, **model: Any) -> Config:
-    """Number words in padded batches, ended before all is learned, which takes 350 updates: after 200 most arms are within
-    0.02 nats of nothing to learn, after 120 they still differ. Texts have 64 tokens at most; test numbers are drawn evenly."""
+    """Number words in padded batches. Training stops before the task is learned, which takes 350 updates: after 200 most arms
+    are within 0.02 nats of the minimum, after 120 they still differ. Texts have at most 64 tokens; test numbers are drawn
+    evenly."""
     return Config(
         model=dataclasses.replace(SMALL, **model),
         data=Data(
@@ -49,7 +50,7 @@ def number_words(steps: int = 200, **model: Any) -> Config:
 
 
 def at_start(base: Config, *metrics: InitMetric) -> Config:
-    """A base for what is measured before the first update: there is one, little is compiled, and nothing is decoded."""
+    """A base for measurements before the first update: one update, little compilation, and no decoding."""
     return dataclasses.replace(
         base,
         model=dataclasses.replace(base.model, unroll=1),
@@ -80,7 +81,7 @@ MULTI30K = Data(
 def multi30k(steps: int, model: Model, share: str = "") -> Config:
     """Short trainings on `MULTI30K`; `share`: a slice of the training pairs, "[:10%]".
 
-    Pre-norm: with post-norm so few updates teach little.
+    Pre-norm, because a post-norm model learns little in so few updates.
     """
     return Config(
         model=dataclasses.replace(model, norm_order="pre"),
@@ -99,7 +100,7 @@ def multi30k(steps: int, model: Model, share: str = "") -> Config:
     )
 
 
-# Of base M: how far a run came at its best, and what that model is good for.
+# Metrics for base M: the best loss, and the quality of that model's outputs.
 BASE_M = (Metric("validation/nll", "lower", take="best"), Metric("test/bleu", "higher"))
 
 
@@ -139,7 +140,7 @@ def base_m(**model: Any) -> Config:
 
 
 def gpt_algorithm(algorithm: str, lengths: tuple[int, int], test: tuple[int, int], steps: int, **model: Any) -> Config:
-    """A synthetic algorithm, by a decoder alone. Embeddings are as large as sinusoids, so that both are heard."""
+    """A synthetic algorithm, by a decoder-only model. Embeddings are as large as sinusoids, so that both have an effect."""
     base = gpt_algorithms.get_config()
     model = {"embedding_scale": "sqrt(d_model)", "embedding_init": "1/sqrt(d_model)"} | model
     return dataclasses.replace(

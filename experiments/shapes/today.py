@@ -1,7 +1,7 @@
 """Published shapes of today's models: Llama, Mistral, Qwen, Gemma, Pythia, ModernBERT, NLLB. `--mode=describe` counts them.
 
-The shapes are those of the published weights, which come by `--mode=import`; how to train (`RECIPE`) is the same for all and
-not what was published.
+The shapes are those of the published weights, which `--mode=import` reads; the training recipe (`RECIPE`) is the same for all
+and is not the published one.
 """
 
 import dataclasses
@@ -70,7 +70,7 @@ def qwen3(layers: int, d_model: int, d_ff: int, heads: int, **model: Any) -> Con
 
 
 def _gemma(entries: int, positions: Rotary, attention: Attention, **model: Any) -> Config:
-    """Norms before and behind each sub-layer, with a factor of 1 + scale; GeGLU; embeddings times sqrt(d_model)."""
+    """Norms before and after each sub-layer, with a factor of 1 + scale; GeGLU; embeddings times sqrt(d_model)."""
     return _decoder(
         entries,
         4096,
@@ -97,7 +97,8 @@ def gemma_2_2b() -> Config:
 
 
 def gemma_3_1b() -> Config:
-    """Gemma Team 2025, section 2: five layers with a window to one without, which have another base of rotary positions."""
+    """Gemma Team 2025, section 2: five layers with a window for each one without, which has another base of rotary
+    positions."""
     return _gemma(
         262_144,
         Rotary(base=1e6, size=32_768),
