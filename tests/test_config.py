@@ -95,8 +95,8 @@ def test_override_of_every_type(name, text, value):
     ],
 )
 def test_wrong_overrides(name, text, parts):
-    said = message(override, Config(), {name: text})
-    assert all(part in said for part in parts), said
+    error = message(override, Config(), {name: text})
+    assert all(part in error for part in parts), error
 
 
 def test_nearest_names_none_where_none_is_near():
@@ -214,8 +214,8 @@ def test_the_defaults_are_valid():
     ],
 )
 def test_what_does_not_fit(settings, parts):
-    said = message(lambda: validate(assign(Config(), settings)))
-    assert all(part in said for part in parts), said
+    error = message(lambda: validate(assign(Config(), settings)))
+    assert all(part in error for part in parts), error
 
 
 @pytest.mark.parametrize(
@@ -274,8 +274,8 @@ def test_round_trip_through_json(config):
     ],
 )
 def test_damaged_settings(change, parts):
-    said = message(from_dict, change, Config)
-    assert all(part in said for part in parts), said
+    error = message(from_dict, change, Config)
+    assert all(part in error for part in parts), error
 
 
 def test_missing_settings_have_their_defaults():
@@ -381,10 +381,10 @@ def test_an_experiment_file_may_fit_its_settings_to_the_data(tmp_path):
 )
 def test_wrong_experiment_files(tmp_path, text, parts):
     (tmp_path / "mine.py").write_text(text)
-    said = message(from_file, tmp_path / "mine.py", Config)
-    assert all(part in said for part in parts), said
+    error = message(from_file, tmp_path / "mine.py", Config)
+    assert all(part in error for part in parts), error
     if "UserError" not in text:
-        assert said.startswith(f"--config={tmp_path / 'mine.py'}: ")
+        assert error.startswith(f"--config={tmp_path / 'mine.py'}: ")
 
 
 def test_a_missing_experiment_file_names_the_nearest(tmp_path):

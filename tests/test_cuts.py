@@ -131,8 +131,8 @@ def test_outputs_that_the_model_does_not_end_are_counted(monkeypatch):
 
     def found(params, sources, exact, scored):
         for number in range(len(sources)):
-            said = np.array([[5, 5, end if number == 1 else 5]])
-            yield number, search.Hypotheses(said, np.array([3]), None, None)
+            output_tokens = np.array([[5, 5, end if number == 1 else 5]])
+            yield number, search.Hypotheses(output_tokens, np.array([3]), None, None)
 
     monkeypatch.setattr(used, "_search", found)
     outputs = [best[0] for best in used.translate(["a", "ab", "abc", " "], scored=False)]

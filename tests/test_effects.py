@@ -150,7 +150,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "evaluate.head_place": {"evaluate.heads_removed": 0.5},
 }
 
-# Settings that choose the case, or whose effect is seen where it is said.
+# Settings that choose the case, or whose effect is tested in the file named here.
 ELSEWHERE = {
     "family": "the cases", "objective.kind": "the cases", "data.source": "the cases",
     "model.positions.size": "a limit on lengths: tests/test_config.py",
@@ -278,14 +278,14 @@ def batches(config: Config, folder: Path) -> str:
 
 def events(config: Config) -> list[str]:
     """The events of the loop; updates 6 and 7 are skipped, and validations first improve, then do not."""
-    told: list[str] = []
+    calls: list[str] = []
     clock = itertools.count(step=12.0)
     monitor = Monitor(config)
     quiet = contextlib.nullcontext()
     names = ("advance", "report", "score", "skipped")
-    telemetry: Any = type("Told", (), {"awaited": staticmethod(lambda batches: batches), "paused": lambda self: quiet})()
+    telemetry: Any = type("Recorder", (), {"awaited": staticmethod(lambda batches: batches), "paused": lambda self: quiet})()
     for name in names:
-        setattr(telemetry, name, lambda number, *rest, name=name, **more: told.append(f"{name} {number}"))
+        setattr(telemetry, name, lambda number, *rest, name=name, **more: calls.append(f"{name} {number}"))
     sums = {"weight_sum": 1.0, "loss_sum": 1.0, "nll_sum": 1.0, "correct_sum": 1.0}
 
     def evaluate(state: int) -> dict[str, float]:
@@ -296,14 +296,14 @@ def events(config: Config) -> list[str]:
         return state + 1, {"skipped": float(state + 1 in (6, 7))}
 
     runtime = SimpleNamespace(place_batch=dict, fetch=lambda metrics: {**sums, **metrics}, asked=bool)
-    callbacks = small.callbacks(evaluate=evaluate, save=lambda number, *rest: told.append(f"save {number}"))
+    callbacks = small.callbacks(evaluate=evaluate, save=lambda number, *rest: calls.append(f"save {number}"))
     stop = loop.Stop(config.train.max_minutes, lambda: next(clock))
     job = loop.Job(config, runtime, step, callbacks, telemetry, monitor, stop)
     with contextlib.suppress(UserError):
         loop.alone(loop.train(job, 0, 0, iter([{}] * config.train.steps)))
     with training._nan_checks(config.train.debug_nans):
-        told.append(str(jax.config.jax_debug_nans))
-    return [*told, *scoring.reported(config), str(config.train.init_metrics)]
+        calls.append(str(jax.config.jax_debug_nans))
+    return [*calls, *scoring.reported(config), str(config.train.init_metrics)]
 
 
 class Fake:

@@ -110,8 +110,8 @@ def test_next_sentence_weighs_as_much_as_all_tokens():
     weights = np.array([[0, 1, 1, 0, 0], [0, 1, 0, 0, 0]], np.float32)
     batch |= {"targets": batch["source"], "weights": weights}
     batch |= {"related": np.array([[1], [0]]), "related_weights": np.ones((2, 1), np.float32)}
-    said = small.apply(model, {"params": params}, batch)
-    tokens, guessed = log_softmax(said["logits"]), log_softmax(said["scores"])
+    outputs = small.apply(model, {"params": params}, batch)
+    tokens, guessed = log_softmax(outputs["logits"]), log_softmax(outputs["scores"])
     token_nll = -(np.take_along_axis(tokens, batch["targets"][..., None], -1)[..., 0] * weights).sum()
     sums = loss(params, batch)
     np.testing.assert_allclose(sums["nll_sum"], token_nll, rtol=1e-5)

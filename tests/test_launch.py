@@ -302,12 +302,12 @@ READ: dict[str, tuple[Prepare, list[str], str]] = {
 
 @pytest.mark.parametrize("name", READ)
 def test_wrong_text(name, tmp_path, nothing_compiled):
-    prepare, arguments, told = READ[name]
+    prepare, arguments, error = READ[name]
     prepare(tmp_path)
     where = [f"--workdir={tmp_path / 'run'}", f"--config.data.directory={tmp_path / 'data'}"]
     result = command(f"--config={trained.run().experiment}", *where, *arguments)
     assert result.status == 2 and result.out == "" and not (tmp_path / "run").exists()
-    assert result.err.splitlines()[-1].startswith(f"launch.py: {told}")
+    assert result.err.splitlines()[-1].startswith(f"launch.py: {error}")
 
 
 def damaged(text: str) -> Prepare:
@@ -496,8 +496,13 @@ def test_what_is_not_installed_is_a_line(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "absl", None)
     with pytest.raises(SystemExit) as ended:
         cli.run()
-    said = capsys.readouterr().err
-    assert ended.value.code == 2 and "absl" in said and "requirements.txt" in said and said.count("\n") == 1
+    error_output = capsys.readouterr().err
+    assert (
+        ended.value.code == 2
+        and "absl" in error_output
+        and "requirements.txt" in error_output
+        and error_output.count("\n") == 1
+    )
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

@@ -84,8 +84,8 @@ def test_what_both_classes_have_is_carried_over(variant):
     ],
 )
 def test_what_cannot_be_named(variant, name, more, parts):
-    said = message(lambda: with_attention(name.format(file=variant, folder=variant.parent), **more))
-    assert all(part in said for part in parts), said
+    error = message(lambda: with_attention(name.format(file=variant, folder=variant.parent), **more))
+    assert all(part in error for part in parts), error
 
 
 WRONG = {
@@ -190,15 +190,15 @@ def test_a_layer_type_s_class_is_recorded_as_the_model_s_is(variant, tmp_path, m
     known = Run("a", 0, config).hash
     variant.write_text(SOFT_CAP + "\n# another line\n")
     assert Run("a", 0, config).hash != known
-    said = message(workdir.config)
-    assert "model.layer_types.local.attention" in said and "soft_cap.py has changed" in said
+    error = message(workdir.config)
+    assert "model.layer_types.local.attention" in error and "soft_cap.py has changed" in error
     registry.forget(variant)
     for name in ("attention", {"component": "soft_cap.py:SoftCap"}, "soft_cap.py:SoftCap"):
         if name != "attention":  # as it is written, then as a hand may write it
             written["model"]["layer_types"]["local"]["attention"] = name
             (workdir.path / "config.json").write_text(json.dumps(written))
-        said = message(workdir.config)
-        assert "model.layer_types.local.attention" in said and "--variants=soft_cap.py" in said
+        error = message(workdir.config)
+        assert "model.layer_types.local.attention" in error and "--variants=soft_cap.py" in error
 
 
 def test_a_layer_type_may_have_an_object(variant):

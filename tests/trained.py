@@ -71,11 +71,11 @@ def command(*arguments: Any, stdin: bytes = b"", stdout: Any = None) -> Result:
         except SystemExit as end:
             status = end.code or 0
     err.flush()
-    told = err.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    stderr = err.buffer.getvalue().decode()  # type: ignore[attr-defined]
     if stdout is not None:
-        return Result(status, "", told)
+        return Result(status, "", stderr)
     out.flush()
-    return Result(status, out.buffer.getvalue().decode(), told)
+    return Result(status, out.buffer.getvalue().decode(), stderr)
 
 
 def write_corpus(folder: Path, seed: int = 0) -> Path:

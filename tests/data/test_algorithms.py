@@ -50,8 +50,8 @@ def length(algorithm: str, source: str) -> int:
 def test_copy_and_reverse(made):
     assert all(source == target for source, target in every(made["copy"]))
     for source, target in every(made["reverse"]):
-        said = list(target)
-        assert [said.pop() for _ in source] == list(source) and not said
+        output = list(target)
+        assert [output.pop() for _ in source] == list(source) and not output
     assert sum(source != target for source, target in every(made["reverse"])) > 450
 
 
@@ -61,9 +61,9 @@ def test_sorted_lists_have_the_same_items_in_order():
     order = {letter: place for place, letter in enumerate(string.ascii_lowercase + string.ascii_uppercase)}
     used = set()
     for source, target in every(splits):
-        items, said = source.split(" "), target.split(" ")
-        assert collections.Counter(items) == collections.Counter(said)
-        assert all(order[a] <= order[b] for a, b in zip(said, said[1:], strict=False))
+        items, output = source.split(" "), target.split(" ")
+        assert collections.Counter(items) == collections.Counter(output)
+        assert all(order[a] <= order[b] for a, b in zip(output, output[1:], strict=False))
         used |= set(items)
     assert used == set(order)
 
@@ -256,8 +256,8 @@ def test_nothing_is_unknown_at_any_length(made, kind):
     """With BPE, each item is one token, whatever its neighbours."""
     for algorithm in NAMES:
         texts = [text for pair in every({"train": made[algorithm]["train"]}) for text in pair]
-        told = []
-        words = training.train(Data(vocabulary=kind, vocabulary_size=200), texts, told.append)
+        notices = []
+        words = training.train(Data(vocabulary=kind, vocabulary_size=200), texts, notices.append)
         for text in (text for pair in every({"test": made[algorithm]["test"]}) for text in pair):
             ids = words.encode(text)
             assert vocabulary.UNKNOWN not in ids and words.decode(ids) == text

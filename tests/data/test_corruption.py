@@ -120,9 +120,9 @@ def test_sentinels_stand_for_spans_as_in_the_papers_figure():
     words = ["Thank", "you", "for", "inviting", "me", "to", "your", "party", "last", "week"]
     tokens = np.arange(len(words))
     hidden = np.isin(words, ["for", "inviting", "last"])
-    read, said = corruption.to_sentinels(tokens, hidden, 99), corruption.to_sentinels(tokens, ~hidden, 99)
+    read, targets = corruption.to_sentinels(tokens, hidden, 99), corruption.to_sentinels(tokens, ~hidden, 99)
     assert read.tolist() == [0, 1, 99, 4, 5, 6, 7, 98, 9]
-    assert said.tolist() == [99, 2, 3, 98, 8, 97]  # here text follows the last span, so that a sentinel ends it
+    assert targets.tolist() == [99, 2, 3, 98, 8, 97]  # here text follows the last span, so that a sentinel ends it
 
 
 # --- infilling ---------------------------------------------------------------------------------------------------------

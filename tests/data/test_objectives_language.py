@@ -69,9 +69,9 @@ def test_shifts_over_epochs_take_all_values_and_cover_all_tokens():
     second = {epoch_rows[1]["targets"][0] - 10 for epoch_rows in found}
     assert second == {1, 2, 3, 4}
     for epoch_rows in found:
-        said = sum((row["targets"] for row in epoch_rows), [])
+        predicted = sum((row["targets"] for row in epoch_rows), [])
         shift = 14 - epoch_rows[1]["targets"][0]
-        assert len(said) == 22 and len(set(said)) == 22 - shift
+        assert len(predicted) == 22 and len(set(predicted)) == 22 - shift
     assert {token for epoch_rows in found for row in epoch_rows for token in row["targets"]} == {*range(10, 31), END}
 
 
@@ -101,18 +101,18 @@ def test_a_pair_has_inputs_source_start_target_and_predicts_target_end(source, t
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "inputs", "said"),
+    ("source", "target", "inputs", "predicted"),
     [
         (9, 2, [10, 11, 12, START, 30, 31], [30, 31, END]),  # the source gives way
         (2, 9, [10, 11, START, 30, 31, 32], [30, 31, 32, 33]),  # the target does, and claims no end
         (9, 9, [10, 11, 12, START, 30, 31], [30, 31, 32]),
     ],
 )
-def test_of_a_pair_that_is_too_long_the_longer_is_cut(source, target, inputs, said):
+def test_of_a_pair_that_is_too_long_the_longer_is_cut(source, target, inputs, predicted):
     corpus = {"source": Ragged.of([range(10, 10 + source)]), "target": Ragged.of([range(30, 30 + target)])}
     (found,) = rows(DecoderOnlyTranslate(6, START, END), corpus)
     assert found["inputs"] == inputs
-    assert [t for t, w in zip(found["targets"], found["weights"], strict=True) if w] == said
+    assert [t for t, w in zip(found["targets"], found["weights"], strict=True) if w] == predicted
 
 
 @SOME

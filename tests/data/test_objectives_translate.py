@@ -23,12 +23,12 @@ def corpus_of(pairs) -> dict[str, Ragged]:
 def wanted(source: list[int], target: list[int], longest_source: int, longest_target: int, begin=None) -> dict[str, list]:
     source = source if begin is None else [begin, *source]
     kept = source if len(source) < longest_source else source[: longest_source - 1]
-    said = target + [END] if len(target) < longest_target else target[:longest_target]
+    predicted = target + [END] if len(target) < longest_target else target[:longest_target]
     return {
         "source": kept + [END],
-        "inputs": ([START] + target)[: len(said)],
-        "targets": said,
-        "weights": [1.0] * len(said),
+        "inputs": ([START] + target)[: len(predicted)],
+        "targets": predicted,
+        "weights": [1.0] * len(predicted),
     }
 
 

@@ -324,11 +324,11 @@ def test_padding_and_counts_are_those_of_the_batches(batching):
         rows = unpack(batch)
         found = count(batch, OBJECTIVE)
         examples = list(itertools.chain(*rows))
-        said = sum(len(example[2]) for example in examples)
+        target_tokens = sum(len(example[2]) for example in examples)
         assert found == {
             "examples": len(examples),
-            "tokens": said,
-            "filled": said + sum(len(example[0]) for example in examples),
+            "tokens": target_tokens,
+            "filled": target_tokens + sum(len(example[0]) for example in examples),
             "slots": batch["source"].size + batch["inputs"].size,
         }
         total.update(found)

@@ -102,14 +102,14 @@ def test_vocabularies_are_read_again_and_not_learned(data, folders, joint, kind)
 
 
 def test_notices_of_the_vocabulary_are_passed_on(data, folders):
-    told = []
-    make_vocabularies(text_of(dataclasses.replace(data, vocabulary_size=30), folders, told.append), FIELDS, folders)
-    assert told[-1].startswith("vocabulary: ") and "8" in told[-1] and "config.data.vocabulary_size" in told[-1]
-    told.clear()
+    notices = []
+    make_vocabularies(text_of(dataclasses.replace(data, vocabulary_size=30), folders, notices.append), FIELDS, folders)
+    assert notices[-1].startswith("vocabulary: ") and "8" in notices[-1] and "config.data.vocabulary_size" in notices[-1]
+    notices.clear()
     apart = dataclasses.replace(data, vocabulary_size=30, joint_vocabulary=False)
     elsewhere = dataclasses.replace(folders, vocabulary=folders.vocabulary.with_name("apart"))
-    make_vocabularies(text_of(apart, folders, told.append), FIELDS, elsewhere)
-    assert [line.partition(":")[0] for line in told[-2:]] == ["source vocabulary", "target vocabulary"]
+    make_vocabularies(text_of(apart, folders, notices.append), FIELDS, elsewhere)
+    assert [line.partition(":")[0] for line in notices[-2:]] == ["source vocabulary", "target vocabulary"]
 
 
 def test_lowercase_text_makes_a_lowercase_vocabulary(data, folders):
@@ -165,19 +165,19 @@ def test_each_side_has_its_own_vocabulary(data, folders):
 
 
 def test_notices_of_the_source_are_passed_on(data, folders):
-    told = []
-    encode_split(text_of(data, folders, told.append), "train", folders, make(data, folders), DATA_INFO, encode.texts)
-    assert len(told) == 1 and (told[0].count, told[0].of) == (1, 4)
+    notices = []
+    encode_split(text_of(data, folders, notices.append), "train", folders, make(data, folders), DATA_INFO, encode.texts)
+    assert len(notices) == 1 and (notices[0].count, notices[0].of) == (1, 4)
 
 
 def test_the_unknown_tokens_of_each_split_are_reported(data, folders):
-    told, made = [], make(data, folders)
-    text = text_of(data, folders, told.append)
+    notices, made = [], make(data, folders)
+    text = text_of(data, folders, notices.append)
     train, test = (encode_split(text, name, folders, made, DATA_INFO, encode.texts) for name in ("train", "test"))
     assert train and test
     assert [(cut.where, cut.count, cut.of) for cut in test.cuts] == [("test", 1, 3), ("test", 1, 3)]
     assert ["(source)" in test.cuts[0].what, "(target)" in test.cuts[1].what] == [True, True]
-    assert [each for each in told if each in test.cuts] == list(test.cuts)
+    assert [each for each in notices if each in test.cuts] == list(test.cuts)
     assert not any("unknown" in cut.what for cut in train.cuts)
 
 

@@ -115,8 +115,8 @@ def test_no_directory_is_the_current_one(tmp_path, monkeypatch):
     ],
 )
 def test_bad_text(tmp_path, en, de, words):
-    said = message(text_data(tmp_path, en, de), "train", tmp_path)
-    assert all(word in said for word in words), said
+    error_text = message(text_data(tmp_path, en, de), "train", tmp_path)
+    assert all(word in error_text for word in words), error_text
 
 
 def test_missing_file_names_the_nearest(tmp_path):
@@ -211,8 +211,8 @@ def test_two_runs_may_prepare_at_once(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    said = message(SMALL, "train", tmp_path / "file")
-    assert "file: cannot write the data set" in said and "config.data.directory" in said
+    error_text = message(SMALL, "train", tmp_path / "file")
+    assert "file: cannot write the data set" in error_text and "config.data.directory" in error_text
     assert (
         len(pairs(sources.read(dataclasses.replace(SMALL, directory=str(tmp_path / "own")), "test", tmp_path / "file"))) == 40
     )
@@ -290,8 +290,8 @@ def test_ranges():
     ],
 )
 def test_bad_numbers(small_cache, change, words):
-    said = message(dataclasses.replace(SMALL, **change), "train", small_cache)
-    assert all(word in said for word in words), said
+    error_text = message(dataclasses.replace(SMALL, **change), "train", small_cache)
+    assert all(word in error_text for word in words), error_text
 
 
 @pytest.mark.parametrize(
@@ -438,14 +438,14 @@ def test_a_record_that_cannot_be_read_is_named(catalogue, tmp_path):
     ],
 )
 def test_bad_catalogue(catalogue, change, words):
-    said = message(tfds_data(catalogue, **change), "train", catalogue)
-    assert all(word in said for word in words), said
+    error_text = message(tfds_data(catalogue, **change), "train", catalogue)
+    assert all(word in error_text for word in words), error_text
 
 
 def test_another_format(catalogue, tmp_path):
     shutil.copytree(catalogue, tmp_path, dirs_exist_ok=True)
     (path,) = tmp_path.rglob("dataset_info.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"fileFormat": "tfrecord"}))
-    said = message(tfds_data(tmp_path), "train", tmp_path)
-    assert "tfrecord" in said
-    assert f"tfds convert_format --out_file_format=array_record --dataset_version_dir={path.parent}" in said
+    error_text = message(tfds_data(tmp_path), "train", tmp_path)
+    assert "tfrecord" in error_text
+    assert f"tfds convert_format --out_file_format=array_record --dataset_version_dir={path.parent}" in error_text

@@ -1,4 +1,4 @@
-"""A user's files: documents, TSV, CoNLL, SQuAD, slices, mixtures, prefixes, and what is said of each mistake in them."""
+"""A user's files: documents, TSV, CoNLL, SQuAD, slices, mixtures, prefixes, and the error for each mistake in them."""
 
 import collections
 import dataclasses
@@ -102,8 +102,8 @@ def test_names_may_lack_their_endings(tmp_path):
     ],
 )
 def test_bad_documents(tmp_path, train, content, words):
-    said = message(data(tmp_path, "documents", content, "input.txt", train=train))
-    assert all(word in said for word in words), said
+    error_text = message(data(tmp_path, "documents", content, "input.txt", train=train))
+    assert all(word in error_text for word in words), error_text
 
 
 def test_fingerprints_tell_documents_apart(tmp_path):
@@ -143,8 +143,8 @@ def test_tsv(tmp_path):
     ],
 )
 def test_bad_tsv(tmp_path, content, words):
-    said = message(data(tmp_path, "tsv", content))
-    assert all(word in said for word in words), said
+    error_text = message(data(tmp_path, "tsv", content))
+    assert all(word in error_text for word in words), error_text
 
 
 # --- CoNLL -------------------------------------------------------------------------------------------------------------
@@ -201,8 +201,8 @@ def test_iob1_becomes_bio(tmp_path):
     ],
 )
 def test_bad_conll(tmp_path, content, words):
-    said = message(data(tmp_path, "conll", content))
-    assert all(word in said for word in words), said
+    error_text = message(data(tmp_path, "conll", content))
+    assert all(word in error_text for word in words), error_text
 
 
 # --- SQuAD -------------------------------------------------------------------------------------------------------------
@@ -296,8 +296,8 @@ def test_bad_squad(tmp_path, where, value, words):
         for key in where[:-1]:
             place = place[key]
         place[where[-1]] = value
-    said = message(data(tmp_path, "squad", json.dumps(content), "train.json"))
-    assert all(word in said for word in ["train.json", *words]), said
+    error_text = message(data(tmp_path, "squad", json.dumps(content), "train.json"))
+    assert all(word in error_text for word in ["train.json", *words]), error_text
 
 
 @pytest.mark.parametrize(
@@ -311,8 +311,8 @@ def test_bad_squad(tmp_path, where, value, words):
     ],
 )
 def test_no_json(tmp_path, content, words):
-    said = message(data(tmp_path, "squad", content))
-    assert all(word in said for word in words), said
+    error_text = message(data(tmp_path, "squad", content))
+    assert all(word in error_text for word in words), error_text
 
 
 # --- mixtures and prefixes ---------------------------------------------------------------------------------------------
@@ -397,8 +397,8 @@ def test_mixture_rates_are_in_the_fingerprint(tmp_path):
 )
 def test_bad_mixture(tmp_path, rates, words):
     (tmp_path / "empty").mkdir()
-    said = message(mixture(tmp_path, {"a": 2, "b": 2}, *rates))
-    assert all(word in said for word in words), said
+    error_text = message(mixture(tmp_path, {"a": 2, "b": 2}, *rates))
+    assert all(word in error_text for word in words), error_text
 
 
 def test_prefix(tmp_path):

@@ -190,12 +190,12 @@ def test_words_alone_do_not_determine_the_tags(synthetic):
     for example in synthetic["entities"]["train"]:
         for word, tag in zip(example["text"].split(), example["tags"].split(), strict=True):
             table[word][tag] += 1
-    right = true = said = 0
+    right = true = predicted = 0
     for example in synthetic["entities"]["test"]:
         tags = [table[word].most_common(1)[0][0] if word in table else "O" for word in example["text"].split()]
         guess = spans({"tags": " ".join(tags)})
-        right, true, said = right + len(guess & spans(example)), true + len(spans(example)), said + len(guess)
-    assert 0.2 < 2 * right / (true + said) < 0.55
+        right, true, predicted = right + len(guess & spans(example)), true + len(spans(example)), predicted + len(guess)
+    assert 0.2 < 2 * right / (true + predicted) < 0.55
     assert all(len({tag[2:] for tag in table[word]}) >= 3 for word in ("seven", "twelve", "nineteen", "twenty"))
     assert all({"B-PER", "B-LOC"} <= set(table[word]) for word in ("Jordan", "Georgia", "Victoria"))
 

@@ -1,4 +1,4 @@
-"""Vocabularies: text goes round, what is learned and kept is the same each time, and what is wrong is said in a line."""
+"""Vocabularies: text is restored, learning is deterministic, files round-trip, and errors take one line."""
 
 import dataclasses
 import itertools

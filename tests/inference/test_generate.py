@@ -39,7 +39,7 @@ START, END = 1, 2
 
 
 def generator(vocabulary: Vocabulary = LETTERS, end: float = -100.0, **settings) -> Generator:
-    """`end`: how likely the end is; as it is given, never. Other special tokens are never said."""
+    """`end`: the logit of the end; by default it never occurs. Other special tokens never occur."""
     loaded = drawn.loaded(drawn.changed(CONFIG, **settings), {"text": vocabulary}, 0.4)
     bias = jnp.zeros(vocabulary.size).at[jnp.arange(4)].set(jnp.array([-100.0, -100.0, end, -100.0]))
     return Generator(dataclasses.replace(loaded, params=loaded.params | {"logits": loaded.params["logits"] | {"bias": bias}}))
@@ -53,7 +53,7 @@ def drawing() -> Generator:
 
 @functools.cache
 def greedy() -> Generator:
-    """Which would say the same again and again without a penalty."""
+    """Without a penalty it would repeat its output again and again."""
     return generator(search__temperature=0.0, search__repetition_penalty=1.5)
 
 
@@ -87,17 +87,17 @@ def plain(used: Generator, prompt: str, count: int) -> str:
 
     Logits of what is read are divided by the penalty, or, below 0, times it.
     """
-    said: list[int] = []
+    output: list[int] = []
     read = [START, *used.vocabulary.encode(prompt)][-used.window :]
-    while len(said) < count:
+    while len(output) < count:
         logits, penalty = logits_after(used, read)[-1], used.config.search.repetition_penalty
         for token in set(read):
             logits[token] = logits[token] / penalty if logits[token] > 0 else logits[token] * penalty
-        said.append(int(logits.argmax()))
+        output.append(int(logits.argmax()))
         full = len(read) == used.window  # then this token is the last one drawn
-        read = [*read, said[-1]]
+        read = [*read, output[-1]]
         read = read[-(used.window // 2) :] if full else read
-    return used.vocabulary.decode(said)
+    return used.vocabulary.decode(output)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_logits_are_the_models_own():
 def test_perplexity_of_short_texts_is_that_of_their_logits():
     texts = ["feed a cab.", "bad", "né"]  # of unknown letters
     labels = [[*LETTERS.encode(text), END] for text in texts]
-    nats = sum(nll(logits, said) for logits, said in zip(greedy().logits(texts), labels, strict=True))
+    nats = sum(nll(logits, output) for logits, output in zip(greedy().logits(texts), labels, strict=True))
     tokens, characters, size = sum(map(len, labels)), 14, 14  # of the text that is decoded, without them
     found = greedy().perplexity(texts)
     want = {"nll": nats / tokens, "perplexity": math.exp(nats / tokens)}
@@ -252,7 +252,7 @@ def test_perplexity_of_long_texts_is_that_of_windows(stride, cross):
 
 def test_a_text_instead_of_a_list_is_an_error():
     for call in (greedy().logits, greedy().perplexity):
-        with pytest.raises(UserError, match="a list of texts is wanted"):
+        with pytest.raises(UserError, match="instead of a list of texts"):
             call("bad")
 
 

@@ -262,7 +262,7 @@ def test_lines_are_examples():
 
 
 @pytest.mark.parametrize(
-    ("kind", "line", "told"),
+    ("kind", "line", "error"),
     [
         ("classify", "a\tb\tc", "line 7 has 3 fields separated by tabs: give text TAB pair"),
         ("answer", "a", "line 7 has 1 field separated by tabs: give question TAB text"),
@@ -271,8 +271,8 @@ def test_lines_are_examples():
         ("masked_lm", "a\tb", "line 7 has 2 fields separated by tabs: give text"),
     ],
 )
-def test_malformed_lines(kind, line, told):
-    with pytest.raises(UserError, match=f"^{told}$"):
+def test_malformed_lines(kind, line, error):
+    with pytest.raises(UserError, match=f"^{error}$"):
         shared(kind).parse(line, 7)
 
 

@@ -106,9 +106,9 @@ def test_a_workdir_from_which_something_is_missing(tmp_path):
         "data_info.json": copy.data_info_file,
         "config.json": copy.config_file,
     }
-    for told, path in missing.items():
+    for message, path in missing.items():
         path.rename(tmp_path / "away")
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             loading.read(copy.path)
         (tmp_path / "away").rename(path)
     assert loading.read(copy.path).steps == (100, 150)

@@ -22,8 +22,8 @@ KEY = jax.random.key(5)
 # --- warpers, as loops ----------------------------------------------------------------------------------------------------
 
 
-def plain_penalise(logits, said, penalty):
-    return [(x / penalty if x > 0 else x * penalty) if v in said else x for v, x in enumerate(logits)]
+def plain_penalise(logits, earlier, penalty):
+    return [(x / penalty if x > 0 else x * penalty) if v in earlier else x for v, x in enumerate(logits)]
 
 
 def plain_top_k(logits, k):
@@ -42,8 +42,8 @@ def plain_top_p(logits, p):
     return [x if v in kept else -np.inf for v, x in enumerate(logits)]
 
 
-def plain_warp(logits, said, warp):
-    logits = plain_penalise(np.asarray(logits, np.float64).tolist(), said, warp.repetition_penalty)
+def plain_warp(logits, earlier, warp):
+    logits = plain_penalise(np.asarray(logits, np.float64).tolist(), earlier, warp.repetition_penalty)
     if warp.temperature == 0:
         return plain_top_k(logits, 1)
     logits = [x / warp.temperature for x in logits]
@@ -59,13 +59,15 @@ def some_logits(rows=40, size=23):
 @pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3, 5.0])
 def test_penalize_repetition(penalty):
     logits = some_logits()
-    said = np.random.default_rng(2).random(logits.shape) < 0.4
-    found = sampling.penalize_repetition(jnp.asarray(logits), jnp.asarray(said), penalty)
-    wanted = [plain_penalise(row, set(np.flatnonzero(s)), penalty) for row, s in zip(logits, said, strict=True)]
+    earlier = np.random.default_rng(2).random(logits.shape) < 0.4
+    found = sampling.penalize_repetition(jnp.asarray(logits), jnp.asarray(earlier), penalty)
+    wanted = [plain_penalise(row, set(np.flatnonzero(s)), penalty) for row, s in zip(logits, earlier, strict=True)]
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
-    if penalty > 1:  # whatever its sign, a token said gets less likely, and the others keep their logits
-        assert (np.asarray(found)[said] < logits[said]).all() and (logits[said] > 0).any() and (logits[said] < 0).any()
-        np.testing.assert_array_equal(np.asarray(found)[~said], logits[~said])
+    if penalty > 1:  # an earlier token becomes less likely, whatever the sign of its logit; other logits do not change
+        assert (
+            (np.asarray(found)[earlier] < logits[earlier]).all() and (logits[earlier] > 0).any() and (logits[earlier] < 0).any()
+        )
+        np.testing.assert_array_equal(np.asarray(found)[~earlier], logits[~earlier])
 
 
 @pytest.mark.parametrize("k", [1, 2, 10, 23, 50])
@@ -113,9 +115,9 @@ WARPS = [
 @pytest.mark.parametrize("warp", WARPS)
 def test_warpers_in_their_order(warp):
     logits = some_logits()
-    said = np.random.default_rng(3).random(logits.shape) < 0.3
-    found = sampling.warp_logits(jnp.asarray(logits), jnp.asarray(said), warp)
-    wanted = [plain_warp(row, set(np.flatnonzero(s)), warp) for row, s in zip(logits, said, strict=True)]
+    earlier = np.random.default_rng(3).random(logits.shape) < 0.3
+    found = sampling.warp_logits(jnp.asarray(logits), jnp.asarray(earlier), warp)
+    wanted = [plain_warp(row, set(np.flatnonzero(s)), warp) for row, s in zip(logits, earlier, strict=True)]
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
@@ -420,7 +422,7 @@ def test_transformer_with_padded_prompts():
     config = Model(num_decoder_layers=1, d_model=16, d_ff=32, num_heads=2, dropout_rate=0.0, attention_backend="plain")
     model = DecoderOnly(config, DataInfo(11, 11, 11, 11))
     params = model.init(jax.random.key(0), {"inputs": jnp.zeros((1, 4), jnp.int32)})["params"]
-    params = jax.tree.map(lambda x: 3 * x, params)  # so that what was said matters
+    params = jax.tree.map(lambda x: 3 * x, params)  # so that earlier tokens matter
     prompts = [[4, 9, 8, 5], [7], [10, 3]]
 
     @jax.jit

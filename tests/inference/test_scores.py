@@ -67,8 +67,8 @@ def test_exact_match_by_hand():
 
 def test_word_accuracy_by_hand():
     """Of 3, 2, 4 and 1 positions, 2, 0, 2 and 0 are correct: an extra or missing word shifts all words after it."""
-    said, true = ["a  b x", "b", "a c d", ""], ["a b c", "a b", "a c x d", "e"]
-    assert scores.score("word_accuracy", said, true).value == pytest.approx(100 * 4 / 10)
+    predictions, true = ["a  b x", "b", "a c d", ""], ["a b c", "a b", "a c x d", "e"]
+    assert scores.score("word_accuracy", predictions, true).value == pytest.approx(100 * 4 / 10)
     assert scores.score("word_accuracy", ["a b"], ["a"]).value == 50 == scores.score("word_accuracy", ["a"], ["a b"]).value
     assert scores.score("word_accuracy", [""], [" "]).value == 100
 
@@ -109,7 +109,7 @@ def test_rouge_by_hand():
         ("The cat sat on the mat.", "the cat was on the mat"),
         ("police killed the gunman", "police kill the gunman"),  # Lin 2004, 3: sentences S1 to S3
         ("the gunman kill police", "police kill the gunman"),
-        ("", "nothing said"),
+        ("", "no words"),
         ("a b a b", "b a"),
     ]
     hypotheses, references = (list(side) for side in zip(*pairs, strict=True))
@@ -131,10 +131,10 @@ def test_rouge_by_hand():
 
 
 def test_accuracy_and_macro_f1():
-    said, true = ["a", "a", "b", "c", "a", "d"], ["a", "b", "b", "b", "c", "a"]
-    assert scores.score("accuracy", said, true).value == pytest.approx(100 * 2 / 6)
+    predictions, true = ["a", "a", "b", "c", "a", "d"], ["a", "b", "b", "b", "c", "a"]
+    assert scores.score("accuracy", predictions, true).value == pytest.approx(100 * 2 / 6)
     # a: precision 1/3, recall 1/2; b: 1, 1/3; c and d: nothing right
-    assert scores.score("macro_f1", said, true).value == pytest.approx(100 * (2 / 5 + 2 / 4 + 0 + 0) / 4)
+    assert scores.score("macro_f1", predictions, true).value == pytest.approx(100 * (2 / 5 + 2 / 4 + 0 + 0) / 4)
 
 
 def test_macro_f1_is_scikit_learns():
@@ -142,9 +142,9 @@ def test_macro_f1_is_scikit_learns():
 
     draw = np.random.default_rng(0)
     for labels in (2, 5, 30):
-        said, true = (list(map(str, draw.integers(0, labels, 40))) for _ in range(2))
-        want = 100 * float(f1_score(true, said, average="macro", zero_division=0))
-        assert scores.score("macro_f1", said, true).value == pytest.approx(want)
+        predictions, true = (list(map(str, draw.integers(0, labels, 40))) for _ in range(2))
+        want = 100 * float(f1_score(true, predictions, average="macro", zero_division=0))
+        assert scores.score("macro_f1", predictions, true).value == pytest.approx(want)
 
 
 def conlleval(tags: list[str]) -> set[tuple[str, int, int]]:
@@ -164,8 +164,8 @@ def conlleval(tags: list[str]) -> set[tuple[str, int, int]]:
 def test_entity_f1():
     # The example of seqeval's documentation: PER is found, MISC begins a word too early.
     true = ["O O O B-MISC I-MISC I-MISC O", "B-PER I-PER O"]
-    said = ["O O B-MISC I-MISC I-MISC I-MISC O", "B-PER I-PER O"]
-    assert scores.score("entity_f1", said, true).value == pytest.approx(50)
+    predictions = ["O O B-MISC I-MISC I-MISC I-MISC O", "B-PER I-PER O"]
+    assert scores.score("entity_f1", predictions, true).value == pytest.approx(50)
     assert scores.score("entity_f1", ["I-PER I-PER O"], ["B-PER I-PER O"]).value == pytest.approx(100)  # its default
     assert scores.score("entity_f1", ["B-PER B-PER O"], ["B-PER I-PER O"]).value == 0
     assert scores.score("entity_f1", ["B-PER I-LOC O"], ["B-PER O O"]).value == pytest.approx(100 * 2 / 3)
@@ -176,11 +176,11 @@ def test_entity_f1():
 def test_entity_f1_is_conlls():
     draw = np.random.default_rng(1)
     tags = np.array(["O", "B-X", "I-X", "B-Y", "I-Y"])
-    true, said = ([list(draw.choice(tags, n)) for n in draw.integers(1, 12, 60)] for _ in range(2))
-    said = [a if draw.random() < 0.4 else (b * 12)[: len(a)] for a, b in zip(true, said, strict=True)]
-    right = sum(len(conlleval(a) & conlleval(b)) for a, b in zip(true, said, strict=True))
-    want = 100 * 2 * right / sum(len(conlleval(sentence)) for sentence in true + said)
-    found = scores.score("entity_f1", [" ".join(s) for s in said], [" ".join(s) for s in true])
+    true, predictions = ([list(draw.choice(tags, n)) for n in draw.integers(1, 12, 60)] for _ in range(2))
+    predictions = [a if draw.random() < 0.4 else (b * 12)[: len(a)] for a, b in zip(true, predictions, strict=True)]
+    right = sum(len(conlleval(a) & conlleval(b)) for a, b in zip(true, predictions, strict=True))
+    want = 100 * 2 * right / sum(len(conlleval(sentence)) for sentence in true + predictions)
+    found = scores.score("entity_f1", [" ".join(s) for s in predictions], [" ".join(s) for s in true])
     assert 20 < want < 90 and found.value == pytest.approx(want)
     assert found.signature and "seqeval:1." in found.signature
 
@@ -189,7 +189,7 @@ def test_entity_f1_is_conlls():
 
 
 @pytest.mark.parametrize(
-    ("said", "answers", "exact", "f1"),
+    ("predictions", "answers", "exact", "f1"),
     [
         ("The Eiffel-Tower!", ["eiffeltower"], 1, 1),  # punctuation goes, it does not part words
         ("an  apple", ["Apple", "a pear"], 1, 1),
@@ -206,11 +206,11 @@ def test_entity_f1_is_conlls():
         ("caf\u00e9 \u201cX\u201d", ["caf\u00e9 X"], 0, 0.5),  # only ASCII punctuation goes
     ],
 )
-def test_squad(said, answers, exact, f1):
+def test_squad(predictions, answers, exact, f1):
     reference = json.dumps(answers)
-    assert scores.score("squad_exact_match", [said], [reference]).value == pytest.approx(100 * exact)
-    assert scores.score("squad_f1", [said], [reference]).value == pytest.approx(100 * f1)
-    both = scores.score("squad_f1", [said, "x"], [reference, '["y"]'])
+    assert scores.score("squad_exact_match", [predictions], [reference]).value == pytest.approx(100 * exact)
+    assert scores.score("squad_f1", [predictions], [reference]).value == pytest.approx(100 * f1)
+    both = scores.score("squad_f1", [predictions, "x"], [reference, '["y"]'])
     assert both.value == pytest.approx(50 * f1) and both.signature and "case:lc" in both.signature
 
 
@@ -221,24 +221,26 @@ def test_scores_by_length():
     """Sources of 0 to 29 words, each length twice; for 10 or more words, every second output is wrong."""
     sources = [" ".join(["x"] * n) for n in range(30) for _ in range(2)]
     references = [f"{row} {row}" for row in range(60)]
-    said = [r if row < 20 or row % 2 else "no" for row, r in enumerate(references)]
-    found = scores.by_length("exact_match", sources, said, references, (0, 5, 10, 20, 25, 29, 40))
+    predictions = [r if row < 20 or row % 2 else "no" for row, r in enumerate(references)]
+    found = scores.by_length("exact_match", sources, predictions, references, (0, 5, 10, 20, 25, 29, 40))
     wanted = {"0-4": 100, "5-9": 100, "10-19": 50, "20-24": 50}  # 25-28 has 8 pairs, 29-39 two
     assert found == {f"exact_match@{name}": value for name, value in wanted.items()}
-    both = scores.by_length("exact_match", sources, said, references, (9, 14))
+    both = scores.by_length("exact_match", sources, predictions, references, (9, 14))
     assert both == {"exact_match@9-13": pytest.approx(100 * (2 + 4) / 10)}
     assert set(found) | {"exact_match@25-28", "exact_match@29-39"} == {
         f"exact_match@{name}" for name in scores.buckets((0, 5, 10, 20, 25, 29, 40))
     }
-    assert scores.by_length("exact_match", sources, said, references, ()) == {}
+    assert scores.by_length("exact_match", sources, predictions, references, ()) == {}
 
 
 def test_scores_by_length_are_the_scores_of_these_pairs():
     sources = ["one two three"] * 12 + ["one"] * 12
-    said = ["ein mann schläft auf der bank."] * 12 + ["zwei hunde rennen durch das gras."] * 12
+    predictions = ["ein mann schläft auf der bank."] * 12 + ["zwei hunde rennen durch das gras."] * 12
     true = ["ein mann schläft auf der langen bank ."] * 12 + ["zwei hunde laufen jetzt durch das gras."] * 12
-    found = scores.by_length("bleu", sources, said, true, (1, 2, 4), AS_IT_IS)
-    wanted = [sacrebleu.corpus_bleu(said[rows], [true[rows]], tokenize="none").score for rows in (slice(12, 24), slice(12))]
+    found = scores.by_length("bleu", sources, predictions, true, (1, 2, 4), AS_IT_IS)
+    wanted = [
+        sacrebleu.corpus_bleu(predictions[rows], [true[rows]], tokenize="none").score for rows in (slice(12, 24), slice(12))
+    ]
     assert list(found) == ["bleu@1-1", "bleu@2-3"] and list(found.values()) == pytest.approx(wanted)
     assert abs(wanted[0] - wanted[1]) > 1
 
@@ -247,15 +249,15 @@ def test_words_by_place():
     """Of 20 references, ten have 2 words and ten have 6. Every second hypothesis is empty; the others have an extra word at the
     end, and their third word is wrong."""
     references = ["a b"] * 10 + ["a b c d e f"] * 10
-    said = ["" if row % 2 else r.replace("c", "x") + " z" for row, r in enumerate(references)]
-    found = scores.by_place(said, references, (1, 2, 4, 6, 7, 9))
+    predictions = ["" if row % 2 else r.replace("c", "x") + " z" for row, r in enumerate(references)]
+    found = scores.by_place(predictions, references, (1, 2, 4, 6, 7, 9))
     assert found == {
         "place_accuracy@1-1": 50.0,
         "place_accuracy@2-3": pytest.approx(100 * 10 / 30),  # b of half of 20, c of none of 10
         "place_accuracy@4-5": 50.0,
         "place_accuracy@6-6": 50.0,
     }
-    assert scores.by_place(said[:9], references[:9], (1, 2)) == {}  # too few
+    assert scores.by_place(predictions[:9], references[:9], (1, 2)) == {}  # too few
 
 
 def test_bad_input():
@@ -270,7 +272,7 @@ def test_bad_input():
             scores.score("squad_f1", ["a", "a"], ['["a"]', reference])
     with pytest.raises(UserError, match="entity_f1: sentence 2 has 2 tags, its reference 1"):
         scores.score("entity_f1", ["O", "O O"], ["O", "O"])
-    with pytest.raises(UserError, match="no tokenisation '13b'; did you mean '13a'"):
+    with pytest.raises(UserError, match="no tokenization '13b'; did you mean '13a'"):
         scores.score("bleu", ["a"], ["a"], scores.Options("13b"))
 
 

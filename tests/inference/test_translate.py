@@ -59,14 +59,16 @@ def naive(used: Translator, sources: list[str], limits: list[int], exact: bool =
     """Greedy search with the whole model at each step, without cache. `exact`: the end is never chosen."""
     tokens, segments = pad([[*used.source_vocabulary.encode(s), used.data_info.end] for s in sources], 20)
     apply = jax.jit(used.model.apply)
-    said: list[list[int]] = [[] for _ in sources]
+    output_ids: list[list[int]] = [[] for _ in sources]
     for n in range(max(limits)):
-        inputs, _ = pad([[used.data_info.start, *ids][: max(limits)] for ids in said], max(limits))  # later inputs are not seen
+        inputs, _ = pad(
+            [[used.data_info.start, *ids][: max(limits)] for ids in output_ids], max(limits)
+        )  # later inputs are not seen
         logits = apply({"params": used.params}, {"source": tokens, "source_segments": segments, "inputs": inputs})
-        for ids, limit, row in zip(said, limits, logits, strict=True):
+        for ids, limit, row in zip(output_ids, limits, logits, strict=True):
             if len(ids) < limit and used.data_info.end not in ids:
                 ids.append(int((row[n].at[used.data_info.end].set(-jnp.inf) if exact else row[n]).argmax()))
-    return [used.target_vocabulary.decode([i for i in ids if i != used.data_info.end]) for ids in said]
+    return [used.target_vocabulary.decode([i for i in ids if i != used.data_info.end]) for ids in output_ids]
 
 
 def test_greedy_takes_the_most_probable_token_at_each_step():
@@ -77,10 +79,10 @@ def test_greedy_takes_the_most_probable_token_at_each_step():
 def test_outputs_of_a_given_length():
     """Shorter and longer than the model's own output; the end is not part of the output."""
     used, sources = translator(1), SENTENCES[:4]
-    said = [len(output.text) for output in alone(1)[:4]]
-    lengths = [said[0] - 2 if said[0] > 2 else said[0] + 1, said[1] + 3, said[2], 0]
+    output_ids = [len(output.text) for output in alone(1)[:4]]
+    lengths = [output_ids[0] - 2 if output_ids[0] > 2 else output_ids[0] + 1, output_ids[1] + 3, output_ids[2], 0]
     pairs = [(source, "A" * length) for source, length in zip(sources, lengths, strict=True)]
-    assert lengths[0] != said[0] and max(lengths) < 20
+    assert lengths[0] != output_ids[0] and max(lengths) < 20
     found = [outputs[0].text for outputs in used.translate_to_length(pairs)]
     assert found == naive(used, sources, lengths, exact=True) and list(map(len, found)) == lengths
     better = translator(2).translate_to_length(pairs[:3])
@@ -112,9 +114,9 @@ def test_scores_are_log_probabilities_by_length(beam):
 
 @pytest.mark.parametrize("beam", [1, 2])
 def test_without_scores_the_texts_are_the_same(beam):
-    told = [outputs[0] for outputs in translator(beam).translate(["", *SENTENCES], scored=False)]
-    assert [output.text for output in told] == ["", *(output.text for output in alone(beam))]
-    assert {output.score for output in told} == {None}
+    unscored = [outputs[0] for outputs in translator(beam).translate(["", *SENTENCES], scored=False)]
+    assert [output.text for output in unscored] == ["", *(output.text for output in alone(beam))]
+    assert {output.score for output in unscored} == {None}
 
 
 # --- shapes, limits ----------------------------------------------------------------------------------------------------
@@ -201,7 +203,7 @@ def test_a_text_instead_of_a_list_is_an_error():
         lambda: used.weights({"ab": "A"}),
     ]
     for call in calls:
-        with pytest.raises(UserError, match=r"a list of (texts|pairs) is wanted"):
+        with pytest.raises(UserError, match=r"instead of a list of (texts|pairs)"):
             call()
 
 
@@ -245,9 +247,9 @@ def test_logits_are_the_models_own():
 
 def test_attention_weights():
     maps = {each.name: each for each in translator().attention("abc", "FE")}
-    read, fed, said = ["a", "b", "c", "</s>"], ["<s>", "F", "E"], ["F", "E", "</s>"]
+    read, fed, output_ids = ["a", "b", "c", "</s>"], ["<s>", "F", "E"], ["F", "E", "</s>"]
     across = {"encoder self attention": read, "decoder self attention": fed, "decoder cross attention": read}
-    down = {"encoder self attention": read, "decoder self attention": fed, "decoder cross attention": said}
+    down = {"encoder self attention": read, "decoder self attention": fed, "decoder cross attention": output_ids}
     assert {name: each.across for name, each in maps.items()} == across
     assert {name: each.down for name, each in maps.items()} == down
     for name, each in maps.items():
@@ -258,8 +260,8 @@ def test_attention_weights():
 
 
 def test_attention_of_its_own_output():
-    said = next(translator().translate(["abc"]))[0].text
-    for one, other in zip(translator().attention("abc"), translator().attention("abc", said), strict=True):
+    output_ids = next(translator().translate(["abc"]))[0].text
+    for one, other in zip(translator().attention("abc"), translator().attention("abc", output_ids), strict=True):
         assert one.down == other.down and np.array_equal(one.weights_LxHxTxS, other.weights_LxHxTxS)
 
 
@@ -271,15 +273,15 @@ def decoder_only(**settings) -> Translator:
     return small(family="decoder_only", search__batch_size=3, **layers, **settings)
 
 
-def as_trained(used: Translator, source: str, said: list[int]) -> np.ndarray:
-    """Logits after the start, said[0], ..., for the batch that training makes of the pair."""
-    corpus = {"source": Ragged.of([used.source_vocabulary.encode(source)]), "target": Ragged.of([said])}
+def as_trained(used: Translator, source: str, output_ids: list[int]) -> np.ndarray:
+    """Logits after the start and after each target token, for the batch that training makes of the pair."""
+    corpus = {"source": Ragged.of([used.source_vocabulary.encode(source)]), "target": Ragged.of([output_ids])}
     features = used.loaded.objective.features(corpus, 0, 0)
     batch = {name: jnp.asarray(features[name])[None] for name in ("inputs", "prefix")}
     length = 40  # one to compile; what comes later is not seen
     batch = {name: jnp.pad(array, ((0, 0), (0, length - array.shape[1]))) for name, array in batch.items()}
     logits = apply_jitted(used.model)({"params": used.params}, batch)[0]
-    return np.asarray(logits, np.float64)[len(source) : len(source) + len(said) + 1]
+    return np.asarray(logits, np.float64)[len(source) : len(source) + len(output_ids) + 1]
 
 
 @functools.cache
@@ -346,7 +348,7 @@ def test_decoder_only_attention_is_one_map_of_source_and_target():
     assert (weights[..., :4, :4] > 0).all() and not np.triu(weights[..., 4:, 4:], 1).any() and not weights[..., :4, 4:].any()
 
 
-# --- what has no attention, tasks told by a prefix --------------------------------------------------------------------
+# --- models without attention, tasks with a prefix --------------------------------------------------------------------
 
 
 def test_a_fixed_vector_model_has_no_attention_map():

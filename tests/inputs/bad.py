@@ -16,7 +16,7 @@ from places import Prepare, a_folder, as_it_is, cut, edited, file, locked, toget
 class Bad:
     """`command` is run in a copy of the place that `spoil` was let at; `says`: what its line holds (thing, place, remedy).
 
-    `told`: lines that tell of what goes well come before.
+    `more_lines`: lines about successful steps precede the error.
     """
 
     place: str
@@ -24,7 +24,7 @@ class Bad:
     command: str
     says: Sequence[str]
     stdin: bytes = b"ab\n"
-    told: bool = False
+    more_lines: bool = False
 
 
 def deep(pairs: int = 20_000) -> str:
@@ -181,7 +181,7 @@ BAD: dict[str, Bad] = {
     ),
     "CoNLL of other columns": Bad("data", file("data/train.conll", "a x O\nb O\n"), TAGS, ["line 2 has 2 columns", "have 3"]),
     "CoNLL without a sentence": Bad(
-        "data", file("data/train.conll", "\n\n"), TAGS, ["config.data.train train: there is no example"]
+        "data", file("data/train.conll", "\n\n"), TAGS, ["config.data.train train: the file has no example"]
     ),
     "SQuAD that is no JSON": Bad("data", file("data/train.json", "{"), ANSWERS, ["train.json: line 1, column 2: not JSON"]),
     "SQuAD that is a list": Bad("data", file("data/train.json", "[]"), ANSWERS, ["train.json: the file is not an object"]),
@@ -270,7 +270,7 @@ BAD: dict[str, Bad] = {
         file("run/record.json", "[1]"),
         AGAIN,
         ["run/record.json: not a list of records; move the file away"],
-        told=True,
+        more_lines=True,
     ),
     "a file as checkpoints": Bad(
         "translator", file("run/checkpoints"), TRANSLATE, ["run/checkpoints cannot be read (Not a directory)"]
@@ -397,9 +397,7 @@ BAD: dict[str, Bad] = {
     "ids below zero": Bad(
         "marian", file("theirs/vocab.json", '{"<unk>": -1}'), IMPORT, ["theirs: its tokenizer cannot be read", "whole numbers"]
     ),
-    "ids that are twins": Bad(
-        "marian", file("theirs/vocab.json", '{"<unk>": 0, "a": 0}'), IMPORT, ["whole numbers, each once"]
-    ),
+    "ids that are twins": Bad("marian", file("theirs/vocab.json", '{"<unk>": 0, "a": 0}'), IMPORT, ["distinct whole numbers"]),
     "tensors cut short": Bad(
         "gpt2", cut("theirs/model.safetensors"), IMPORT, ["theirs/model.safetensors: damaged", "fetch it again"]
     ),

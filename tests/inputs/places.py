@@ -59,8 +59,8 @@ def _imported(make: Prepare) -> Prepare:
         make(folder)
         _data(folder)
         with contextlib.chdir(folder):
-            said = command("--mode=import", "--source=theirs", "--workdir=run")
-        assert said.status == 0, said.err
+            result = command("--mode=import", "--source=theirs", "--workdir=run")
+        assert result.status == 0, result.err
 
     return prepare
 

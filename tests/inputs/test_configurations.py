@@ -197,8 +197,8 @@ def refusal(given_settings: dict[str, str]) -> str | None:
 @hypothesis_settings(max_examples=400, derandomize=True, deadline=None)
 @given(st.dictionaries(NAMES, STRANGE, min_size=1, max_size=3))
 def test_any_settings_are_valid_or_refused_in_a_line(given_settings):
-    said = refusal(given_settings)
-    assert said is None or ("config" in said and said and len(said.splitlines()) == 1)
+    outcome = refusal(given_settings)
+    assert outcome is None or ("config" in outcome and outcome and len(outcome.splitlines()) == 1)
 
 
 JSON = st.recursive(
@@ -230,6 +230,6 @@ def test_an_invalid_setting_ends_a_command_before_anything_is_there(name, text, 
     assume(refusal({name: text}) is not None and max(text, default="") < "\ud800")
     workdir = tmp_path_factory.getbasetemp() / "never"
     with mock.patch.object(loop, "train", side_effect=AssertionError):
-        said = command(f"--workdir={workdir}", f"--config.{name}={text}")
-    assert (said.status, said.out) == (2, "") and said.err.startswith("launch.py: ") and said.err.count("\n") == 1
+        outcome = command(f"--workdir={workdir}", f"--config.{name}={text}")
+    assert (outcome.status, outcome.out) == (2, "") and outcome.err.startswith("launch.py: ") and outcome.err.count("\n") == 1
     assert not workdir.exists()

@@ -53,8 +53,8 @@ def test_no_file_of_a_workdir_is_unpickled(pattern, tmp_path, monkeypatch):
     for where, name in ((loop, "train"), (Translator, "_chunk")):
         monkeypatch.setattr(where, name, lambda *arguments, **more: pytest.fail("it was taken for good"))
     monkeypatch.chdir(tmp_path)
-    said = command("--config=tiny.py", "--workdir=run", PARTS[pattern], stdin=b"ab\n")
-    assert (said.status, said.out) == (2, "") and said.err.splitlines()[-1].startswith("launch.py: "), said.err
+    result = command("--config=tiny.py", "--workdir=run", PARTS[pattern], stdin=b"ab\n")
+    assert (result.status, result.out) == (2, "") and result.err.splitlines()[-1].startswith("launch.py: "), result.err
     assert not mark.exists()
 
 
@@ -66,11 +66,11 @@ def test_no_file_of_theirs_is_unpickled(name, tmp_path, monkeypatch):
     copy("gpt2", tmp_path)
     (tmp_path / "theirs" / name).write_bytes(pickle.dumps(Bomb(mark)))
     monkeypatch.chdir(tmp_path)
-    said = command("--mode=import", "--source=theirs", "--workdir=new")
+    result = command("--mode=import", "--source=theirs", "--workdir=new")
     assert (
-        said.status == 2
-        and said.err.count("\n") == 1
-        and name.partition(".")[0] in said.err.replace("its tokenizer", "tokenizer")
+        result.status == 2
+        and result.err.count("\n") == 1
+        and name.partition(".")[0] in result.err.replace("its tokenizer", "tokenizer")
     )
     assert not mark.exists() and not (tmp_path / "new").exists()
 

@@ -31,10 +31,10 @@ class Echo(Translator):
 
     def _chunk(self, texts, first, lengths=None, scored=False):
         sources = self._sources(texts, first)
-        said = [
+        result = [
             self.target_vocabulary.decode(ids[:-1]) if text.strip() else "" for text, ids in zip(texts, sources, strict=True)
         ]
-        return [[Output(text, 0.0)] for text in said]  # without the end
+        return [[Output(text, 0.0)] for text in result]  # without the end
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +90,9 @@ def test_any_text_has_one_line_out_for_one_in(lines, ends, last, echo):
         wanted[0] = lines[0][1:].strip().translate({ord("\r"): " ", ord("\t"): " "})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predict, "load", lambda path, overrides=None, mode=None: echo)
-        said = command("--mode=translate", "--workdir=any", stdin=text.encode())
-    assert (said.status, said.err) == (0, "")
-    assert said.lines == wanted
+        result = command("--mode=translate", "--workdir=any", stdin=text.encode())
+    assert (result.status, result.err) == (0, "")
+    assert result.lines == wanted
 
 
 @pytest.mark.parametrize("text", ["ab\0c", "שלום a", "a\u2028b", "👩‍👩‍👧", "e\u0301" * 30, "\u202eab"])

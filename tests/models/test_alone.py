@@ -58,11 +58,11 @@ def test_later_tokens_are_visible_only_in_a_prefix(prefix):
     batch = {"inputs": draw(1, 6)} | ({"prefix": (np.arange(6)[None] < prefix).astype(np.int32)} if prefix else {})
     params = small.drawn(net, batch)["params"]
 
-    def said(table, place):  # by a table for each place, so that gradients tell places apart
+    def output(table, place):  # by a table for each place, so that gradients tell places apart
         tables = params | {"target_embedding": {"table": table}}
         return jnp.sum(net.apply({"params": tables}, batch | {"inputs": jnp.arange(6)[None]}, method="states")[0, place] ** 2)
 
-    table, gradient = np.random.default_rng(2).normal(size=(16, 8)).astype(np.float32), jax.jit(jax.grad(said))
+    table, gradient = np.random.default_rng(2).normal(size=(16, 8)).astype(np.float32), jax.jit(jax.grad(output))
     for place in range(6):
         felt = np.abs(gradient(table, place)[:6]).sum(axis=1) > 0
         seen = np.arange(6) <= max(place, prefix - 1)
@@ -99,12 +99,12 @@ HEADS = {
 def test_heads_share_one_encoder(name):
     heads, shapes = HEADS[name]
     net, params = encoder(heads)
-    said = small.apply(net, {"params": params}, {"source": draw(2, 5)})
-    assert {key: value.shape for key, value in said.items()} == shapes
+    output = small.apply(net, {"params": params}, {"source": draw(2, 5)})
+    assert {key: value.shape for key, value in output.items()} == shapes
     body, _ = encoder(Heads())
     shared = {key: params[key] for key in ("source_embedding", "type_embedding", "encoder")}
     alone = small.apply(body, {"params": shared}, {"source": draw(2, 5)})
-    np.testing.assert_allclose(alone["states"], said["states"], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(alone["states"], output["states"], rtol=1e-6, atol=1e-6)
 
 
 def test_a_classifier_reads_the_first_token_and_a_tagger_each_token():
@@ -128,15 +128,15 @@ def test_modernbert_head_precedes_classifiers_of_texts_and_of_tokens():
     tokens = {"source": draw(2, 5), "source_segments": np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])}
     for heads in (Heads(pooler=True, outputs=3), Heads(pooler=True, outputs=3, per_token=True)):
         net, params = encoder(heads, **changes)
-        said = small.apply(net, {"params": params}, tokens)
-        x = np.asarray(said["states"])
+        output = small.apply(net, {"params": params}, tokens)
+        x = np.asarray(output["states"])
         x = x if heads.per_token else np.stack([x[0, :3].mean(axis=0), x[1].mean(axis=0)])
         assert params["pooler"]["dense"].keys() == {"kernel"}
         x = np.asarray(jax.nn.gelu(x @ params["pooler"]["dense"]["kernel"], approximate=False))
         x = (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-6)
         x = x * params["pooler"]["norm"]["scale"] + params["pooler"]["norm"]["bias"]
         wanted = x @ params["classifier"]["dense"]["kernel"] + params["classifier"]["dense"]["bias"]
-        np.testing.assert_allclose(said["scores"], wanted, atol=1e-5)
+        np.testing.assert_allclose(output["scores"], wanted, atol=1e-5)
 
 
 def test_token_types_and_padding_of_an_encoder():

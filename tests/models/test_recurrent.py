@@ -71,7 +71,7 @@ def build(draw):
     def build(name):
         network = make(**MODELS[name])
         plain = jax.jit(lambda variables, batch: network.apply(variables, batch, mutable=["intermediates"]))
-        variables = jax.tree.map(lambda x: 2.5 * x, draw(network, BATCH))  # few units: gates are to be told apart
+        variables = jax.tree.map(lambda x: 2.5 * x, draw(network, BATCH))  # few units: large values make gates distinguishable
         return network, variables, plain
 
     return build
@@ -189,7 +189,7 @@ def reference(params, settings, source, inputs):
         states.append((np.tanh(parts[0]), *parts[1:]))
     keys = annotations if kind in ("none", "luong_dot") else [affine(memory["key"], a) for a in annotations]
 
-    said, logits, weights = np.zeros(D), [], []
+    output, logits, weights = np.zeros(D), [], []
     for x in p["target_embedding"]["table"][inputs] * D**0.5:
         wx = affine(decoder["inputs"], x)
         if kind == "bahdanau":
@@ -199,20 +199,20 @@ def reference(params, settings, source, inputs):
         elif kind == "none" and context is not None:
             wx = wx + affine(decoder["read"], context)
         elif kind != "none" and settings.get("input_feeding", True):
-            wx = wx + affine(own["read"], said)
+            wx = wx + affine(own["read"], output)
         for number in range(above):
             if number:
                 wx = affine(own[f"inputs_{number}"], states[number - 1][0])
             states[number] = cell(own[f"cell_{number}"], states[number], wx)
-        said = states[-1][0]
+        output = states[-1][0]
         if kind.startswith("luong"):
-            found_context, found = attend(own, kind, said, keys, annotations)
+            found_context, found = attend(own, kind, output, keys, annotations)
             weights.append(found)
-            said = np.tanh(affine(own["attentional"], np.concatenate([found_context, said])))
+            output = np.tanh(affine(own["attentional"], np.concatenate([found_context, output])))
         elif context is not None:
-            pairs = affine(decoder["readout"], np.concatenate([said, x, context])).reshape(D, 2)
-            said = pairs.max(axis=1)
-        logits.append(said @ p["logits"]["kernel"])
+            pairs = affine(decoder["readout"], np.concatenate([output, x, context])).reshape(D, 2)
+            output = pairs.max(axis=1)
+        logits.append(output @ p["logits"]["kernel"])
     return np.array(logits), np.array(weights)
 
 

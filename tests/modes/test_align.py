@@ -45,12 +45,12 @@ def test_correct_wrong_and_mixed_heads():
     length, width = 1 + max(len(t) for _, t in PAIRS), 1 + max(len(s) for s, _ in PAIRS)
     right = np.stack([perfect(s, length, width) for s in SENTENCES])
     wrong = np.zeros_like(right)
-    wrong[:, :, 0] = 1  # the first word, whatever is said
+    wrong[:, :, 0] = 1  # the first word, for all targets
     table = mode._agreement(np.stack([right, wrong], axis=1)[None], SENTENCES)
     found = {row["name"]: (row["alignment_error_rate"], row["mass"]) for row in table}
     assert list(found) == ["even weights", "layer 1, head 1", "layer 1, head 2", "layer 1, mean of heads"]
     assert found["layer 1, head 1"] == pytest.approx((0, 1))
-    # The first English word is that of the first German one, twice of ten words in a row said in German.
+    # The first English word is aligned to the first German one in two of ten German words.
     links = sum(len(s.known.links) for s in SENTENCES)
     first = sum(1 for s in SENTENCES for source, _ in s.known.links if source == 0)
     assert found["layer 1, head 2"][1] == pytest.approx(first / links)
@@ -88,8 +88,8 @@ def test_the_word_and_another_word_are_hidden():
 
 
 def test_other_data_has_no_known_alignment():
-    said = trained.command("--mode=align", f"--workdir={trained.run().workdir}")
-    assert said.status == 2 and "only config.data.source number_words has a known alignment, not text" in said.err
+    result = trained.command("--mode=align", f"--workdir={trained.run().workdir}")
+    assert result.status == 2 and "only config.data.source number_words has a known alignment, not text" in result.err
 
 
 @dataclasses.dataclass

@@ -136,9 +136,9 @@ def test_with_a_damaged_last_checkpoint_training_resumes_from_the_previous_one(f
     content[len(content) // 2] ^= 1
     file.write_bytes(bytes(content))
     again()
-    told = capsys.readouterr().err
-    assert f"checkpoints/6 is not used, and is now damaged-6: optimizer/d/{file.name} is damaged" in told
-    assert "after step 4 of 6" in told
+    stderr = capsys.readouterr().err
+    assert f"checkpoints/6 is not used, and is now damaged-6: optimizer/d/{file.name} is damaged" in stderr
+    assert "after step 4 of 6" in stderr
     assert sound(tmp_path / "run") == [2, 4, 6] and (tmp_path / "run" / "checkpoints" / "damaged-6").is_dir()
     assert untimed(tmp_path / "run") == untimed(finished / "run") and len(untimed(tmp_path / "run")) == STEPS
 
@@ -172,8 +172,8 @@ def test_when_time_is_up_it_saves_and_prints_how_to_resume(again, tmp_path, monk
     minutes, stop = iter(range(100)), loop.Stop
     monkeypatch.setattr(training.loop, "Stop", lambda limit: stop(limit, lambda: 60.0 * next(minutes)))
     again(steps=20, max_minutes=3)
-    told = capsys.readouterr().err
-    assert "config.train.max_minutes 3" in told and "after step 9 of 20" in told
+    stderr = capsys.readouterr().err
+    assert "config.train.max_minutes 3" in stderr and "after step 9 of 20" in stderr
     assert sound(tmp_path / "run")[-1] == 9
 
 

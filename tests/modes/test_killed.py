@@ -116,9 +116,9 @@ def start(tmp_path, data):
             out, err = tmp_path / "out", tmp_path / "err"
             print(out, err, workdir, data, kind, when, sep="\t", file=server.stdin, flush=True)
             status = int(server.stdout.readline())
-            told = err.read_text()
-            assert status in (0, -signal.SIGKILL) and "Traceback" not in told, told[-3000:]
-            return status, out.read_text(), told
+            error_output = err.read_text()
+            assert status in (0, -signal.SIGKILL) and "Traceback" not in error_output, error_output[-3000:]
+            return status, out.read_text(), error_output
 
         yield run
 
@@ -166,11 +166,11 @@ def test_killed_at_random_moments_is_unbroken(tmp_path, start):
             last = kills >= KILLS
             kind = "never" if last else ("touch", "time")[kills % 2]
             when = draw.randint(1, round(touches / 2)) if kind == "touch" else draw.uniform(0.1, 0.7) * seconds
-            status, _, told = start(workdir, kind, when)
+            status, _, error_output = start(workdir, kind, when)
             if status == 0:
                 break
             kills += 1
-            where = re.findall(r"step \d+/\d+", told)
+            where = re.findall(r"step \d+/\d+", error_output)
             print(f"kill {kills}: {kind} {when:.4g}, {where[-1] if where else 'before the first report'}")
         found = what_is_left(workdir)
         assert found == wanted

@@ -96,8 +96,8 @@ def test_a_pipe_as_output_stays_a_pipe(tmp_path, loaded):
 
 
 def test_line_separators_become_spaces(monkeypatch, loaded):
-    said = [[Output("a\nb\rc\td", 0.0), Output("e", -1.0)]]
-    monkeypatch.setattr(translator(), "translate", lambda lines, scored: (said[0] for _ in lines))
+    fake_outputs = [[Output("a\nb\rc\td", 0.0), Output("e", -1.0)]]
+    monkeypatch.setattr(translator(), "translate", lambda lines, scored: (fake_outputs[0] for _ in lines))
     assert command("--mode=translate", f"--workdir={trained.run().workdir}", stdin=b"x\n").out == "a b c d\te\n"
 
 

@@ -30,8 +30,8 @@ def test_attention_maps(tmp_path, loaded, target):
     workdir, folder = trained.run().workdir, tmp_path / "maps"
     result = command("--mode=attend", f"--workdir={workdir}", "--source=abc", f"--output={folder}", *more)
     assert result.status == 0
-    said = next(translator().translate(["abc"]))[0].text if target is None else target
-    assert result.err == f"attention maps of: abc → {said}\n"
+    translation = next(translator().translate(["abc"]))[0].text if target is None else target
+    assert result.err == f"attention maps of: abc → {translation}\n"
     assert {Path(line).name for line in result.lines} == {
         "attention_encoder_self_attention.png",
         "attention_decoder_self_attention.png",
@@ -90,9 +90,9 @@ def test_nothing_after_the_scores_fails_a_run(tmp_path, monkeypatch, capsys):
             raise ZeroDivisionError("of nothing")
 
     training._show(Workdir(workdir), families.task_of(translator().config), splits, Broken())
-    told = capsys.readouterr().err
-    assert "ZeroDivisionError: of nothing (test_pictures.py:" in told and "--mode=translate" in told
-    files = re.findall(r"--config=(\S+)", told)  # the default job leads to one's own text, and to a study
+    stderr = capsys.readouterr().err
+    assert "ZeroDivisionError: of nothing (test_pictures.py:" in stderr and "--mode=translate" in stderr
+    files = re.findall(r"--config=(\S+)", stderr)  # the default job leads to one's own text, and to a study
     assert len(files) == 2 and all((trained.ROOT / file).is_file() for file in files)
     monkeypatch.setattr(pictures, "_interest", lambda source: 1 / 0)
     training._show(Workdir(workdir), families.task_of(translator().config), splits, Broken())

@@ -65,8 +65,8 @@ def test_scores_of_outputs_as_long_as_their_targets(tmp_path, monkeypatch, loade
     pairs = list(zip(*((trained.run().folder / "data" / f"test.{s}").read_text().split() for s in ("en", "de")), strict=True))
     given = [best[0].text for best in used.translate_to_length(pairs)]
     assert found["exact_match@true_length"] == 100 * sum(a == b for a, (_, b) in zip(given, pairs, strict=True)) / 12
-    said = [json.loads(line) for line in kept(run, ".jsonl").read_text().splitlines()]
-    assert [row["prediction@true_length"] for row in said] == given != [row["prediction"] for row in said]
+    samples = [json.loads(line) for line in kept(run, ".jsonl").read_text().splitlines()]
+    assert [row["prediction@true_length"] for row in samples] == given != [row["prediction"] for row in samples]
     named = {name.removeprefix("test/") for name in reported(used.config) if name.startswith("test/")}
     assert named == set(found) and {"exact_match@true_length", "word_accuracy@true_length"} <= named
 
@@ -81,9 +81,9 @@ def test_scores_by_length(tmp_path, monkeypatch, loaded):
     found = json.loads(kept(run).read_text())["scores"]
     assert found["exact_match@1-1"] == found["exact_match"] and found["chrf@1-1"] == found["chrf"] > 0
     assert 0 <= found["place_accuracy@1-1"] <= 100
-    said = [json.loads(line) for line in kept(run, ".jsonl").read_text().splitlines()]
-    assert [row["source"] for row in said] == (trained.run().folder / "data" / "test.en").read_text().split()
-    outputs, references = ([row[name] for row in said] for name in ("prediction", "reference"))
+    samples = [json.loads(line) for line in kept(run, ".jsonl").read_text().splitlines()]
+    assert [row["source"] for row in samples] == (trained.run().folder / "data" / "test.en").read_text().split()
+    outputs, references = ([row[name] for row in samples] for name in ("prediction", "reference"))
     assert scores.score("chrf", outputs, references).value == found["chrf"]
     assert [line.split()[0] for line in result.lines[6:10]] == ["exact_match", "exact_match@1-1", "chrf", "chrf@1-1"]
     named = {name.removeprefix("test/") for name in reported(used.config) if name.startswith("test/")}
@@ -138,8 +138,8 @@ def read_with_gates(used, pairs, gates_3x2):
     """Log probabilities BxTxN, and the tokens of targets including their ends with their mask, BxT."""
     inputs = used._inputs([target for _, target in pairs])
     batch, _ = used._batch_of(used._sources([source for source, _ in pairs]), inputs)
-    said = [[*ids[1:], used.data_info.end] for ids in inputs]
-    tokens_BxT, there_BxT = pad(said, batch["inputs"].shape[1])
+    samples = [[*ids[1:], used.data_info.end] for ids in inputs]
+    tokens_BxT, there_BxT = pad(samples, batch["inputs"].shape[1])
     with scaled_heads({place: gates_H[None] for place, gates_H in zip(PLACES, gates_3x2, strict=True)}):
         logits = used.model.apply({"params": used.params}, batch)
     return jax.nn.log_softmax(logits)[..., : used.data_info.target_size], tokens_BxT, there_BxT
@@ -176,10 +176,10 @@ def test_scores_of_a_model_without_heads(tmp_path):
     nll = -np.sum(np.take_along_axis(np.asarray(chances), tokens[..., None], axis=-1)[..., 0] * there) / there.sum()
     assert found["scores"]["nll"] == pytest.approx(float(nll), rel=1e-4)
     assert abs(nll - before["scores"]["nll"]) > 0.01
-    said = [(sample["source"], sample["prediction"]) for sample in found["samples"]]
-    chances, tokens, there = read_with_gates(used, said, gates_3x2)
+    samples = [(sample["source"], sample["prediction"]) for sample in found["samples"]]
+    chances, tokens, there = read_with_gates(used, samples, gates_3x2)
     before_the_end = np.arange(there.shape[1]) < there.sum(axis=1, keepdims=True) - 1  # an output may be cut before it
-    assert len(said) == 12 and np.all((np.argmax(chances, axis=-1) == tokens)[before_the_end])
+    assert len(samples) == 12 and np.all((np.argmax(chances, axis=-1) == tokens)[before_the_end])
 
 
 def test_random_head_order_needs_no_validation(tmp_path, unscored):

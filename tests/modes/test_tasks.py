@@ -96,42 +96,42 @@ def test_commands_proposed_at_the_end_of_a_run_work(task, use, tmp_path, monkeyp
     shown = {Path(line).name for line in results["attend"][0].lines}
     assert shown == {path.name for path in Path("run/pictures").iterdir() if path.is_file()} - {"learning_curve.png"}
     if "generate" in results:
-        said, _, given = results["generate"]
+        predicted, _, given = results["generate"]
         prompt = given[-1].removeprefix("--prompt=")
-        assert said.out == prompt + run.predictor.generate(prompt)[0] + "\n"
+        assert predicted.out == prompt + run.predictor.generate(prompt)[0] + "\n"
     for mode in {"translate", "predict"} & set(results):
-        said, stdin, _ = results[mode]
-        assert len(said.lines) == 1 and said.out.endswith("\n")
+        predicted, stdin, _ = results[mode]
+        assert len(predicted.lines) == 1 and predicted.out.endswith("\n")
         if mode == "predict":
-            assert said.lines == run.predictor.predict([run.predictor.parse(stdin.removesuffix("\n"))])
+            assert predicted.lines == run.predictor.predict([run.predictor.parse(stdin.removesuffix("\n"))])
         else:
-            assert said.lines == [next(run.predictor.translate([stdin]))[0].text]
+            assert predicted.lines == [next(run.predictor.translate([stdin]))[0].text]
 
 
-# --- what is scored is what is said --------------------------------------------------------------------------------------
+# --- scores are those of the outputs --------------------------------------------------------------------------------------
 
 
-def percent(said: list[str], right: list[str]) -> float:
-    return 100 * float(np.mean([a == b for a, b in zip(said, right, strict=True)]))
+def percent(predicted: list[str], right: list[str]) -> float:
+    return 100 * float(np.mean([a == b for a, b in zip(predicted, right, strict=True)]))
 
 
 def test_scores_of_labels_tags_and_answers_are_those_of_their_lines(use):
     """In the other direction: lines of the test files through `predict`, compared with their labels."""
-    said, right, found = {}, {}, {}
+    predicted, right, found = {}, {}, {}
     for task, texts in (("classify", _labels), ("tag", _tags), ("answer", _answers)):
         run = use(task)
         asked, right[task] = texts(run.folder / "data")
         result = command("--mode=predict", f"--workdir={run.workdir}", stdin="".join(f"{line}\n" for line in asked).encode())
         assert (result.status, result.err, len(result.lines)) == (0, "", len(asked))
-        said[task] = result.lines
+        predicted[task] = result.lines
         found[task] = json.loads((run.workdir / "evaluation" / "test.json").read_text())["scores"]
-    assert found["classify"]["accuracy"] == pytest.approx(percent(said["classify"], right["classify"]))
-    tags, true = ([line.split() for line in each["tag"]] for each in (said, right))
+    assert found["classify"]["accuracy"] == pytest.approx(percent(predicted["classify"], right["classify"]))
+    tags, true = ([line.split() for line in each["tag"]] for each in (predicted, right))
     assert found["tag"]["entity_f1"] == pytest.approx(100 * f1_score(true, tags))
     assert found["tag"]["token_accuracy"] == pytest.approx(percent(sum(tags, []), sum(true, [])))
-    assert found["answer"]["squad_exact_match"] == pytest.approx(percent(said["answer"], right["answer"]))
+    assert found["answer"]["squad_exact_match"] == pytest.approx(percent(predicted["answer"], right["answer"]))
     assert found["classify"]["accuracy"] > 0 < found["tag"]["entity_f1"]
-    assert all(answer in line for answer, line in zip(said["answer"], asked, strict=True)) and any(said["answer"])
+    assert all(answer in line for answer, line in zip(predicted["answer"], asked, strict=True)) and any(predicted["answer"])
 
 
 def _labels(folder: Path) -> tuple[list[str], list[str]]:
@@ -249,12 +249,12 @@ def test_an_encoder_is_loaded_from_another_run(tmp_path, first_state):
     other = tasks.run("masked_lm").workdir
     result = started("classify", other, tmp_path)
     assert result.status == 0, result.err
-    [told] = [line for line in result.err.splitlines() if line.startswith(f"from {other}: ")]
+    [message] = [line for line in result.err.splitlines() if line.startswith(f"from {other}: ")]
     own, theirs = leaves(first_state[0].params), leaves(loading.read(other).params)
     shared = own.keys() & theirs.keys()
-    assert told.startswith(f"from {other}: {len(shared)} of {len(own)} arrays, ") and 0 < len(shared) < len(own)
+    assert message.startswith(f"from {other}: {len(shared)} of {len(own)} arrays, ") and 0 < len(shared) < len(own)
     for part in ("source_embedding", "type_embedding", "encoder"):
-        assert part in told
+        assert part in message
     assert "  fresh: classifier, pooler\n" in result.err and "  left there: masked_lm\n" in result.err
     assert {name.split("'")[1] for name in own.keys() - shared} == {"classifier", "pooler"}
     for name in shared:

@@ -45,7 +45,7 @@ def test_training_leaves_a_whole_workdir():
 
 
 def test_training_prints_its_steps_in_order():
-    told, place = trained.run().result.err, 0
+    stderr, place = trained.run().result.err, 0
     for part in (
         "examples: train 200, validation 20, test 12; vocabulary: 16",
         "updates an epoch, padding ",
@@ -59,9 +59,9 @@ def test_training_prints_its_steps_in_order():
         "next:",
         "| python launch.py --mode=translate --workdir=run",
     ):
-        place = told.find(part, place)
+        place = stderr.find(part, place)
         assert place >= 0, part
-    assert "resumes" not in told
+    assert "resumes" not in stderr
 
 
 def test_stdout_agrees_with_the_files():
@@ -93,12 +93,12 @@ def test_scores_are_right():
     pairs = [(run.folder / "data" / f"test.{language}").read_text().splitlines() for language in ("en", "de")]
     samples = found["samples"]
     assert sorted((s["source"], s["reference"]) for s in samples) == sorted(zip(*pairs, strict=True))
-    said, wanted = [s["prediction"] for s in samples], [s["reference"] for s in samples]
-    assert found["scores"]["chrf"] == pytest.approx(CHRF().corpus_score(said, [wanted]).score)
-    right = sum(a == b for a, b in zip(said, wanted, strict=True))
+    predictions, wanted = [s["prediction"] for s in samples], [s["reference"] for s in samples]
+    assert found["scores"]["chrf"] == pytest.approx(CHRF().corpus_score(predictions, [wanted]).score)
+    right = sum(a == b for a, b in zip(predictions, wanted, strict=True))
     assert found["scores"]["exact_match"] == pytest.approx(100 * right / 12)
     assert [s["correct"] for s in samples] == [True] * right + [False] * (12 - right)
-    assert len(set(said)) > 6  # a model that says the same of everything would hide mistakes here
+    assert len(set(predictions)) > 6  # a model that says the same of everything would hide mistakes here
 
     used = translator()
     nats, tokens, hits = 0.0, 0, 0

@@ -16,21 +16,21 @@ def imported(tmp_path_factory):
     tensors = folders.draw(folders.gpt2(size))
     (folder / "gpt2").mkdir()
     folders.make(folder / "gpt2", fields, tensors, tokenizer)
-    said = command(
+    result = command(
         "--mode=import", f"--source={folder / 'gpt2'}", f"--workdir={folder / 'run'}", "--config.search.max_new_tokens=5"
     )
-    assert said.status == 0, said.err
+    assert result.status == 0, result.err
     return folder
 
 
 def test_other_modes_work_on_what_was_imported(imported):
-    said = command("--mode=generate", f"--workdir={imported / 'run'}", "--prompt=a", "--num_samples=2")
-    assert said.status == 0 and said.out.count("--- sample") == 2
+    result = command("--mode=generate", f"--workdir={imported / 'run'}", "--prompt=a", "--num_samples=2")
+    assert result.status == 0 and result.out.count("--- sample") == 2
 
 
 def test_what_is_exported_is_what_was_imported(imported, tmp_path):
-    said = command("--mode=export", f"--workdir={imported / 'run'}", f"--output={tmp_path / 'out'}")
-    assert said.status == 0 and said.lines == [str(tmp_path / "out")]
+    result = command("--mode=export", f"--workdir={imported / 'run'}", f"--output={tmp_path / 'out'}")
+    assert result.status == 0 and result.lines == [str(tmp_path / "out")]
     before, after = (safetensors.numpy.load_file(f / "model.safetensors") for f in (imported / "gpt2", tmp_path / "out"))
     shared = before.keys() & after.keys()
     assert len(shared) > 10 and all(np.array_equal(before[name], after[name]) for name in shared)
@@ -47,11 +47,11 @@ def test_imported_weights_are_not_trained_over(imported):
         .replace('"source": "number_words"', '"source": "documents"')
         .replace('"test": "test"', '"test": null')
     )
-    said = command(f"--workdir={imported / 'run'}", f"--config.data.directory={data}")
-    assert said.status == 2 and "holds imported weights: start another run with config.train.init_from" in said.err
+    result = command(f"--workdir={imported / 'run'}", f"--config.data.directory={data}")
+    assert result.status == 2 and "holds imported weights: start another run with config.train.init_from" in result.err
 
 
 def test_missing_parts_are_reported(tmp_path):
     assert "--mode=import needs --source=FOLDER" in command("--mode=import", f"--workdir={tmp_path / 'run'}").err
-    said = command("--mode=import", f"--source={tmp_path / 'none'}", f"--workdir={tmp_path / 'run'}")
-    assert said.status == 2 and "there is no such folder" in said.err and not (tmp_path / "run").exists()
+    result = command("--mode=import", f"--source={tmp_path / 'none'}", f"--workdir={tmp_path / 'run'}")
+    assert result.status == 2 and "there is no such folder" in result.err and not (tmp_path / "run").exists()

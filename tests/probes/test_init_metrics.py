@@ -185,7 +185,7 @@ def test_gradient_distance_matches_gradients_of_the_embedding_table(family):
     segments = np.stack([np.where(np.arange(length) < end, 1, 0) for end in ends]).astype(np.int32)
     alone, packed = family == "decoder_only", family != "recurrent"
     if packed:
-        segments[0, 4:] = 2  # of the two texts, what is said first belongs to one, what is said last to the other
+        segments[0, 4:] = 2  # of the two texts, the first target belongs to one, the last to the other
     given = {"source": tokens, "source_segments": segments, "inputs": tokens, "segments": segments, "targets": tokens}
     given["weights"] = (segments > 0).astype(np.float32)
     found = jax.jit(init_metrics.make_init_step(loss, model, config))(params, given)

@@ -329,14 +329,14 @@ def test_any_damage_of_any_file_makes_it_fall_back(two, tmp_path, make, damage):
     """Also: training resumes from the previous one, and the damaged one is moved aside completely; nothing that was kept is
     lost."""
     for number, name in enumerate(names(two / "20")):
-        folder, told, aside = Path(shutil.copytree(two, tmp_path / str(number))), [], []
+        folder, notices, aside = Path(shutil.copytree(two, tmp_path / str(number))), [], []
         DAMAGES[damage](folder / "20" / name)
         left = {file: (folder / "20" / file).read_bytes() for file in names(folder / "20")}
         checkpoints = make(folder, keep_last=2)
-        assert checkpoints.sound(notice=told.append) == [10], name
-        assert len(told) == 1 and told[0].startswith(f"checkpoint {folder / '20'} is skipped: ") and name in told[0]
+        assert checkpoints.sound(notice=notices.append) == [10], name
+        assert len(notices) == 1 and notices[0].startswith(f"checkpoint {folder / '20'} is skipped: ") and name in notices[0]
         checkpoints.set_aside(aside.append)
-        assert aside == [told[0].replace(" skipped:", " not used, and is now damaged-20:")]
+        assert aside == [notices[0].replace(" skipped:", " not used, and is now damaged-20:")]
         assert checkpoints.steps() == [10] and checkpoints.best() == 10
         assert {file: (folder / "damaged-20" / file).read_bytes() for file in names(folder / "damaged-20")} == left
         if name.startswith("params/d/"):  # the rest is the same whatever was damaged, and takes its time
@@ -367,7 +367,7 @@ def test_only_as_many_as_are_wanted_are_looked_at(two, tmp_path, make):
     folder = Path(shutil.copytree(two, tmp_path / "copy"))
     flip(folder / "10" / "params" / "_METADATA")
     assert make(folder).sound(1, notice=pytest.fail) == [20]
-    assert make(folder).sound(2, notice=(told := []).append) == [20] and "10 is skipped: params/_METADATA" in told[0]
+    assert make(folder).sound(2, notice=(notices := []).append) == [20] and "10 is skipped: params/_METADATA" in notices[0]
 
 
 def test_where_nothing_can_be_trusted(two, tmp_path, make, capsys):
@@ -406,10 +406,10 @@ def test_killed_before_the_manifest_and_while_deleting(two, tmp_path, make):
     folder, params = Path(shutil.copytree(two, tmp_path / "copy")), trained()[0]
     (folder / "20" / "manifest.json").unlink()
     shutil.copytree(two / "10" / "params", folder / "5.deleted" / "params")
-    told = []
+    notices = []
     resumed = make(folder, keep_last=1, keep_best=0)
-    resumed.set_aside(told.append)
-    assert resumed.steps() == [10] and "20 is not used, and is now damaged-20: it has no manifest.json" in told[0]
+    resumed.set_aside(notices.append)
+    assert resumed.steps() == [10] and "20 is not used, and is now damaged-20: it has no manifest.json" in notices[0]
     resumed.save(5, {"params": params})  # its name is taken
     resumed.save(20, {"params": params})
     assert resumed.steps() == [20] and sorted(os.listdir(folder)) == ["20", "damaged-20"]

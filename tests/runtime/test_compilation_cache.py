@@ -26,12 +26,12 @@ def test_the_second_start_finds_what_the_first_compiled(tmp_path):
     more = {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     more |= {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     clean = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-    said = []
+    outputs = []
     for _ in range(2):
         done = subprocess.run([sys.executable, "-c", START], env=clean | more, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
-        said.append(done.stdout.split())
-    (first, hits, compiled), (second, hits_again, compiled_again) = said
+        outputs.append(done.stdout.split())
+    (first, hits, compiled), (second, hits_again, compiled_again) = outputs
     assert first == second and compiled == compiled_again  # both are counted alike
     kept = list((tmp_path / "jax_transformer" / compilation_cache.processor()).iterdir())
     assert int(hits) == 0 < int(hits_again) == len(kept)

@@ -115,13 +115,13 @@ class Process(subprocess.Popen):
 
     def says(self, what: str) -> str:
         """The output to stderr, up to a line that contains `what`."""
-        told = ""
+        output = ""
         assert self.stderr
         for line in self.stderr:
-            told += line
+            output += line
             if what in line:
-                return told
-        pytest.fail(f"no {what}: {told}")
+                return output
+        pytest.fail(f"no {what}: {output}")
 
     def ends(self) -> tuple[int, str, str]:
         """The exit status, and the remaining output to stdout and to stderr."""
@@ -157,12 +157,12 @@ def stopped(folder):
     each = [
         Process(folder, "--config=tiny.py", "--workdir=run", **slurm, SLURM_PROCID=str(n), SLURM_LOCALID=str(n)) for n in (0, 1)
     ]
-    told = each[0].says("step 3/1000")
+    output = each[0].says("step 3/1000")
     each[1].send_signal(signal.SIGTERM)
     (first, out, err), second = (process.ends() for process in each)
-    told += err
-    assert (first, out, second) == (0, "", (0, "", "")), told
-    return told, int(told.split("stopped after step ")[1].split()[0])
+    output += err
+    assert (first, out, second) == (0, "", (0, "", "")), output
+    return output, int(output.split("stopped after step ")[1].split()[0])
 
 
 @pytest.fixture(scope="module")
@@ -187,9 +187,9 @@ def alone(folder, stopped):
 
 @pytest.mark.slow
 def test_two_processes_agree_when_to_stop_and_share_one_checkpoint(folder, stopped):
-    told, step = stopped
-    assert "2 cpu devices: data 2 x fsdp 1 x tensor 1, 2 processes" in told
-    assert step >= 4 and f"stopped after step {step} of 1,000, saved" in told
+    output, step = stopped
+    assert "2 cpu devices: data 2 x fsdp 1 x tensor 1, 2 processes" in output
+    assert step >= 4 and f"stopped after step {step} of 1,000, saved" in output
     assert (folder / "run" / "checkpoints" / str(step) / "manifest.json").is_file()
 
 

@@ -37,8 +37,8 @@ def of(keep):
     """Threads before the command line asks, and the share of the buffers' pages that the system cleared in the second round."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     program = [sys.executable, "-c", WORK.format(keep=keep)]
-    said = subprocess.run(program, cwd=ROOT, env=clean, capture_output=True, text=True, check=True).stdout.split()
-    return int(said[0]), float(said[1])
+    output = subprocess.run(program, cwd=ROOT, env=clean, capture_output=True, text=True, check=True).stdout.split()
+    return int(output[0]), float(output[1])
 
 
 @pytest.mark.skipif(

@@ -91,11 +91,11 @@ def test_other_settings_are_refused_and_change_nothing(tmp_path):
 
 
 def test_free_settings_may_change_and_are_reported(tmp_path):
-    made, told = create(tmp_path, Config(), no_notice), []
+    made, notices = create(tmp_path, Config(), no_notice), []
     changed = replace(replace(Config(), "train.steps", 7), "search.beam_size", 9)
-    create(tmp_path, changed, told.append)
+    create(tmp_path, changed, notices.append)
     assert made.config() == changed
-    assert told == [f"{made.config_file}: changed train.steps: 100000 -> 7, search.beam_size: 4 -> 9"]
+    assert notices == [f"{made.config_file}: changed train.steps: 100000 -> 7, search.beam_size: 4 -> 9"]
     create(tmp_path, changed, no_notice)
 
 

@@ -19,7 +19,7 @@ def nll(config: Config) -> float:
 
 
 def train(config: Config, path: Path) -> None:
-    """What it does is said by a setting that nothing here reads: go on, fail, be killed, diverge, take its time."""
+    """A setting that nothing else here reads selects the behaviour: continue, fail, be killed, diverge, or be slow."""
     workdir, does = Workdir(path), config.data.source_language
     path.mkdir(exist_ok=True)
     write_json(workdir.config_file, settings.to_dict(config))

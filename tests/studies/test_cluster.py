@@ -74,17 +74,17 @@ def test_the_same_results_as_here_but_for_a_failed_arm(nodes, tmp_path, monkeypa
     made = plan({"a": {}, "b": {"model.d_model": "16"}, "f": does("fail"), "k": does("killed")})
     test_runs.run_all(made, Path("here"), test_runs.Processes(1))
     before = signal.getsignal(signal.SIGTERM)
-    results, told = on_cluster(nodes, made, Path("there"))
+    results, output = on_cluster(nodes, made, Path("there"))
     assert signal.getsignal(signal.SIGTERM) == before
-    assert not results.stopped and len(told.splitlines()) == 8
+    assert not results.stopped and len(output.splitlines()) == 8
     rows = table(Path("there"))
     assert rows == table(Path("here"))
     assert [row["status"] for row in rows] == ["finished"] * 4 + ["failed"] * 4
     assert [row["error"] for row in rows[4:]] == ["divide by"] * 2 + [
         "ended by signal SIGKILL; was there too little memory?"
     ] * 2
-    again, told = on_cluster(nodes, made, Path("there"))
-    assert told.startswith("4 of 8 runs are done already") and table(Path("there")) == rows
+    again, output = on_cluster(nodes, made, Path("there"))
+    assert output.startswith("4 of 8 runs are done already") and table(Path("there")) == rows
     assert [len(fakes.starts(run.folder(Path("there")))) for run in made.runs({})] == [1, 1, 2, 2] * 2
 
 
@@ -107,8 +107,8 @@ def test_a_run_goes_on_where_its_node_is_killed(nodes, tmp_path, monkeypatch):
             return super().is_alive()
 
     monkeypatch.setattr(workers, "Task", Killing)
-    results, told = on_cluster(nodes, made, tmp_path / "there")
-    assert killed and not results.stopped and "failed" not in told
+    results, output = on_cluster(nodes, made, tmp_path / "there")
+    assert killed and not results.stopped and "failed" not in output
     assert table(tmp_path / "there") == table(tmp_path / "here")
     assert len(fakes.starts(victim)) == 2 and not alive(fakes.starts(victim)[0])
     assert Workdir(victim).metrics_file.read_text().count('"train/loss"') == 200  # none of them twice
@@ -260,7 +260,7 @@ def test_a_node_sees_what_the_study_sees(tmp_path):
             workers.on_node(fakes.train, test_runs.TINY, folder, str(current))
 
 
-# An address, and what is said of it.
+# An address, and its error.
 WRONG = {
     "": "expected HOST:PORT, as `ray start --head` prints it, or auto",
     "head": "expected HOST:PORT",
@@ -290,7 +290,7 @@ def test_what_ray_cannot_join_is_a_line(monkeypatch):
 
 def test_resources_and_environment_of_runs(monkeypatch, tmp_path):
     """A GPU each where there are some; the study's variables of JAX; nothing to stdout."""
-    told, asked = {}, {}
+    output, asked = {}, {}
 
     def remote(**options: Any) -> Any:
         asked.update(options)
@@ -298,14 +298,14 @@ def test_resources_and_environment_of_runs(monkeypatch, tmp_path):
 
     resources = {"CPU": 8.0}
     ray = SimpleNamespace(
-        init=told.update, shutdown=lambda: None, cluster_resources=lambda: resources, remote=remote, wait=None, get=None
+        init=output.update, shutdown=lambda: None, cluster_resources=lambda: resources, remote=remote, wait=None, get=None
     )
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     with workers.joined("auto", None) as place:
         assert place.most > 10**9
     assert asked["num_cpus"] == 1 and "num_gpus" not in asked and asked["max_retries"] == 0
-    variables = told["runtime_env"]["env_vars"]
+    variables = output["runtime_env"]["env_vars"]
     assert variables["JAX_PLATFORMS"] == "cpu" and all(name.startswith(("JAX_", "XLA_")) for name in variables)
     resources["GPU"] = 4.0
     asked.clear()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import written
 from scipy import stats
-from test_report import BLEU, NLL, WORSE, loss, make, said, verdict
+from test_report import BLEU, NLL, WORSE, loss, make, report_text, verdict
 
 from transformer.studies import findings, results
 from transformer.studies.study import SEARCH_SEED, Claim, Metric, Study
@@ -31,7 +31,7 @@ def curve(*values: float) -> dict[str, str]:
 def test_a_flag_withholds_the_verdict(tmp_path):
     study = make()
     rows = [row | curve(5, 4, 3.5, 3, 2.5) for row in loss(study, a16=0.2)]
-    line = verdict(text := said(tmp_path, study, rows))
+    line = verdict(text := report_text(tmp_path, study, rows))
     assert line.startswith("**Verdict: not decided by this study.** Flags: `8` is still learning: its loss falls by 25 %")
     assert "Without these flags: The runs agree with the claim" in line and "- `24` is still learning" in text
     [found] = judged(tmp_path, study, rows)
@@ -114,7 +114,7 @@ def test_the_published_effect_is_tested_too(tmp_path):
     first, second = judged(tmp_path, study, rows)
     assert first.verdict.findings[0].excluded == pytest.approx(2 * ps[0]) and 2 * ps[0] < ps[1]
     assert second.verdict.findings[0].excluded == pytest.approx(ps[1])
-    text = said(tmp_path, study, rows)
+    text = report_text(tmp_path, study, rows)
     assert "**The published effect, 0.25, is excluded.**" in text and "**The published effect, 0.2, is not excluded.**" in text
     assert "over 2 published effects" in text
 

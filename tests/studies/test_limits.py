@@ -24,7 +24,7 @@ def text_of(tmp_path, ended):
     for row in rows:
         count = ended(row["arm"], row["seed"])
         row["cuts"] = json.dumps(cuts.to_json([DROPPED, *cuts.some(Cut(count, 980, ENDED, "test"))]))
-    return study, test_report.said(tmp_path, study, rows)
+    return study, test_report.report_text(tmp_path, study, rows)
 
 
 def test_a_report_says_what_runs_dropped_and_cut_by_arm(tmp_path):
@@ -39,7 +39,7 @@ def test_a_report_says_what_runs_dropped_and_cut_by_arm(tmp_path):
 
 def test_older_results_tell_of_none_and_damaged_ones_are_named(tmp_path):
     study = test_report.make()
-    assert "## Dropped" not in test_report.said(tmp_path, study, test_report.loss(study))
+    assert "## Dropped" not in test_report.report_text(tmp_path, study, test_report.loss(study))
     rows = test_report.loss(study)
     rows[0]["cuts"] = '[{"count": 1}]'
     with pytest.raises(UserError, match="results.csv, line 2: cuts "):

@@ -51,7 +51,7 @@ def loss(study: Study, **offsets: float) -> list[dict[str, Any]]:
     return written.all_of(study, score)
 
 
-def said(folder: Path, study: Study, rows: Iterable[Mapping[str, Any]]) -> str:
+def report_text(folder: Path, study: Study, rows: Iterable[Mapping[str, Any]]) -> str:
     path = written.write(folder, study, rows) / "results.csv"
     return report.markdown(findings.find(study, results.read(path, study)))
 
@@ -78,7 +78,7 @@ def verdict(text: str) -> str:
     return line
 
 
-# --- what is said ------------------------------------------------------------------------------------------------------
+# --- the report's text ------------------------------------------------------------------------------------------------------
 
 
 def test_two_arms_are_a_paired_t_test(tmp_path):
@@ -86,7 +86,7 @@ def test_two_arms_are_a_paired_t_test(tmp_path):
     rows = loss(study, a16=0.05)
     ours, theirs = ([row["validation/nll"] for row in rows if row["arm"] == arm] for arm in ("16", "8"))
     test: Any = stats.ttest_rel(ours, theirs)
-    text = said(tmp_path, study, rows)
+    text = report_text(tmp_path, study, rows)
     row, other = (table(text, "## `validation/nll` (lower is better)")[arm] for arm in ("16", "8"))
     assert numbers(row["mean"]) == pytest.approx([np.mean(ours)], abs=6e-4)
     spread = stats.t.interval(0.95, 4, np.mean(ours), stats.sem(ours))
@@ -121,7 +121,7 @@ SAID = {
 def test_a_sentence_for_each_kind(name, tmp_path):
     kind, arms, margin, offsets, word, pattern = SAID[name]
     study = make(claims=(Claim("so it is", "here", kind, arms, margin),))
-    line = verdict(said(tmp_path, study, loss(study, **{"a16": 0.2, **offsets})))
+    line = verdict(report_text(tmp_path, study, loss(study, **{"a16": 0.2, **offsets})))
     assert line.startswith(f"**Verdict: {word}") and re.search(pattern, line), line
 
 
@@ -133,7 +133,7 @@ def test_what_diverged_counts_and_what_failed_does_not(tmp_path):
             row | ({"status": status, "validation/nll": "", "error": "no room"} if row["arm"] == "16" else {})
             for row in loss(study)
         ]
-        text = said(tmp_path, study, rows)
+        text = report_text(tmp_path, study, rows)
         row = table(text, "## `validation/nll`")["16"]
         assert [row["mean"], row["95 % interval"], row["runs"], row["minus 8"]] == ["–", "–", "0", "–"]
         assert row["p"] == ("0.016" if status == "diverged" else "–")  # twice 2 of 252
@@ -148,7 +148,7 @@ def test_missing_parts_are_reported(tmp_path):
     study = make(metrics=(NLL, BLEU))
     rows = [row | {"test/bleu": 30.0} for row in loss(study) if (row["arm"], row["seed"]) != ("24", 4)]
     rows[0] |= {"test/bleu": "", "seconds": "", "commit": ""}
-    text = said(tmp_path, study, rows)
+    text = report_text(tmp_path, study, rows)
     assert "- `24`, seed 4: not run" in text
     assert table(text, "## `validation/nll`")["24"]["runs"] == "4"
     bleu = table(text, "## `test/bleu` (higher is better)")["8"]
@@ -159,7 +159,7 @@ def test_missing_parts_are_reported(tmp_path):
 
 def test_one_seed_has_no_interval(tmp_path):
     study = make(seeds=1)
-    text = said(tmp_path, study, loss(study, a16=0.2))
+    text = report_text(tmp_path, study, loss(study, a16=0.2))
     row = table(text, "## `validation/nll`")["16"]
     assert row["95 % interval"] == row["interval of the difference"] == row["p"] == "–" and numbers(row["minus 8"])
     assert "One seed: there is no interval" in text and "Intervals of a mean" not in text
@@ -170,7 +170,7 @@ def test_a_ceiling_is_flagged(tmp_path):
     study = make(metrics=(NLL, BLEU))
     for values, flag in (((100.0, 99.5, 99.9), "**Ceiling**"), ((0.0, 0.1, 0.0), "**Floor**"), ((100.0, 97.0, 100.0), "")):
         rows = [row | {"test/bleu": values[list(study.arms).index(row["arm"])]} for row in loss(study)]
-        text = said(tmp_path, study, rows)
+        text = report_text(tmp_path, study, rows)
         assert flag in text if flag else "**Ceiling" not in text and "**Floor" not in text
 
 
@@ -179,7 +179,9 @@ def test_means_are_taken_on_the_metrics_scale(tmp_path):
     study = make(metrics=(dataclasses.replace(NLL, scale=None), BLEU), seeds=2, arms={"8": {}, "16": {"model.d_model": "16"}})
     values = {"8": ((1.0, 90.0), (4.0, 99.0)), "16": ((2.1, 1.0), (2.3, 3.0))}
     labels = (NLL.label, BLEU.label)
-    text = said(tmp_path, study, written.all_of(study, lambda arm, seed: dict(zip(labels, values[arm][seed], strict=True))))
+    text = report_text(
+        tmp_path, study, written.all_of(study, lambda arm, seed: dict(zip(labels, values[arm][seed], strict=True)))
+    )
     assert numbers(table(text, f"## `{NLL.label}`")["8"]["mean"]) == pytest.approx([2.0], abs=0.01)
     for arm in values:
         low, high = numbers(table(text, f"## `{BLEU.label}`")[arm]["95 % interval"])
@@ -196,13 +198,13 @@ def test_a_target_that_is_not_reached_counts_as_all_updates(tmp_path):
         return {FAST.label: updates[arm][seed], "not_reached": FAST.label if (arm, seed) in never else ""}
 
     rows = written.all_of(study, row)
-    text = said(tmp_path, study, rows)
+    text = report_text(tmp_path, study, rows)
     found = table(text, f"## `{FAST.label}` (lower is better)")
     assert (found["16"]["mean"], found["8"]["mean"]) == ("27.5", "15.0")
     assert [found[arm]["not reached"] for arm in ("16", "8")] == ["2", "0"]
     assert "counts with all of its updates" in text and "Ceiling" not in text
     none = {FAST.label: 40, "not_reached": FAST.label}
-    text = said(tmp_path, study, written.all_of(study, lambda arm, seed: none))
+    text = report_text(tmp_path, study, written.all_of(study, lambda arm, seed: none))
     assert "**Ceiling**: no run reached the target" in text and table(text, "## `updates")["16"]["95 % interval"] == "–"
 
 
@@ -215,10 +217,10 @@ def test_a_power_law_is_found_again(tmp_path):
         return {"validation/nll": 1.5 + 30 * sizes[arm] ** -0.3 + 0.001 * NOISE[list(sizes).index(arm), seed]}
 
     rows = written.all_of(study, score)
-    line = verdict(said(tmp_path, study, rows))
+    line = verdict(report_text(tmp_path, study, rows))
     assert line.startswith("**Verdict: agrees.**") and "the published one 0.3" in line
     assert numbers(line)[0] == pytest.approx(0.3, abs=0.01)
-    lost = said(tmp_path, study, [row | ({"status": "diverged"} if row["arm"] == "8" else {}) for row in rows])
+    lost = report_text(tmp_path, study, [row | ({"status": "diverged"} if row["arm"] == "8" else {}) for row in rows])
     assert verdict(lost).startswith("**Verdict: cannot tell.**") and "at least three sizes" in verdict(lost)
 
 
@@ -226,7 +228,7 @@ def test_a_claim_too_small_for_the_study_is_exploratory(tmp_path):
     """Noise of 0.01 and 5 seeds: about 0.02 can be found; 0.001 cannot, whatever the runs say."""
     for effect, word in ((0.1, ""), (0.001, ", exploratory"), (None, "")):
         study = make(claims=(dataclasses.replace(WORSE, effect=effect),))
-        text = said(tmp_path, study, loss(study, a16=0.2))
+        text = report_text(tmp_path, study, loss(study, a16=0.2))
         assert verdict(text).startswith(f"**Verdict: agrees{word}.**")
         [able] = [line for line in text.splitlines() if "probability of 80 %" in line]
         assert 0.01 < numbers(able)[0] < 0.03
@@ -244,11 +246,13 @@ def test_other_pairs_are_exploratory(tmp_path):
     scores = {arm: [row["validation/nll"] for row in rows if row["arm"] == arm] for arm in ("24", "8", "16")}
     contrast = contrasts.contrast(scores, {"24": 1, "8": -1})
     interval, p = contrasts.games_howell(contrast, 3)
-    text = said(tmp_path, study, rows)
+    text = report_text(tmp_path, study, rows)
     found = table(text, "## `validation/nll`")["24"]
     assert found["comparison"] == "exploratory" and found["p"] == f"{p:.3f}" and "Games & Howell" in text
     assert numbers(found["interval of the difference"]) == pytest.approx(interval, abs=0.01)
-    assert verdict(text) == verdict(said(tmp_path, study, [row for row in rows if row["arm"] != "24"]))  # not of the claim
+    assert verdict(text) == verdict(
+        report_text(tmp_path, study, [row for row in rows if row["arm"] != "24"])
+    )  # not of the claim
 
 
 def test_settings_are_those_that_ran(tmp_path):
@@ -266,7 +270,7 @@ def test_settings_are_those_that_ran(tmp_path):
         for rate in study.learning_rates
     ]
     search[0] |= {"status": "diverged", "validation/nll": ""}
-    text = said(tmp_path, study, [*search, *rows])
+    text = report_text(tmp_path, study, [*search, *rows])
     shown = text[text.index("```\n") : text.rindex("\n```")].splitlines()
     assert {"data.directory=corpus", "model.d_model=8", "train.learning_rate=0.2", "train.steps=40"} <= set(shown)
     assert "/home" not in text and not [line for line in shown if line.startswith("train.seed")]
@@ -341,7 +345,7 @@ def test_claims_on_other_metrics_lengths_and_tasks(tmp_path):
             SHORT.label: 70 + 10 * (arm in gained) + noise[arm][seed],
         }
 
-    text = said(tmp_path, study, written.all_of(study, score))
+    text = report_text(tmp_path, study, written.all_of(study, score))
     lines = [line for line in text.splitlines() if line.startswith("**Verdict")]
     assert [re.findall(r"Verdict: ([a-z ]+)", line)[0].split(" by")[0] for line in lines] == ["agrees"] * 6
     for line, value in zip(lines, (40, 50, 30, 20, 0.5, 10), strict=True):
@@ -374,14 +378,14 @@ def test_claims_of_scaling_laws_have_figures_and_intervals(tmp_path):
     study = make(arms=arms, claims=claims, compare_with="0", seeds=3, fair=(), blocked=False)
     noise = np.random.default_rng(0).normal(size=(len(sizes), 3))
 
-    def told(bend: float) -> str:
+    def report_with_bend(bend: float) -> str:
         loss = exact * np.exp(bend * np.sin(3 * np.log(sizes)))
         rows = written.all_of(
             study, lambda arm, seed: {"validation/nll": loss[int(arm)] * np.exp(0.002 * noise[int(arm), seed])}
         )
-        return said(tmp_path, study, rows)
+        return report_text(tmp_path, study, rows)
 
-    text = told(0.0)
+    text = report_with_bend(0.0)
     assert [word.split(".")[0] for word in re.findall(r"\*\*Verdict: (.*?)\*\*", text)] == ["agrees", "disagrees", "agrees"]
     first, second, _ = (float(found) for found in re.findall(r"the fitted exponent is (\S+) ", text))
     assert first == pytest.approx(0.4375, abs=0.03) and second == pytest.approx(2 * first, abs=0.01)
@@ -397,7 +401,7 @@ def test_claims_of_scaling_laws_have_figures_and_intervals(tmp_path):
         size in sizes for runs in profiles.runs for size, _ in runs
     )
     plots.study_figure([profiles, optima], tmp_path / "law.svg")
-    bent = told(0.03)
+    bent = report_with_bend(0.03)
     assert bent.count("Verdict: not decided by this study") == 3 and bent.count("does not fit the losses") >= 3
 
 
@@ -450,7 +454,7 @@ def test_a_damaged_table_is_one_line(tmp_path):
     }
     for message, rows in wrong.items():
         with pytest.raises(UserError, match=re.escape(message)):
-            said(tmp_path, study, rows)
+            report_text(tmp_path, study, rows)
     (tmp_path / "results.csv").write_bytes(b"part,arm\n\xff,8\n")
     with pytest.raises(UserError, match="results.csv: damaged, "):
         results.read(tmp_path / "results.csv", study)

@@ -84,8 +84,8 @@ class InProcess:
 
 
 def run_all(made: plans.Plan, root: Path, place: Place | None = None) -> tuple[runs.Results, str]:
-    told = io.StringIO()
-    return runs.run_all(made, root, fakes.train, place or InProcess(), told), told.getvalue()
+    output = io.StringIO()
+    return runs.run_all(made, root, fakes.train, place or InProcess(), output), output.getvalue()
 
 
 def does(what: str, **more: str) -> dict[str, str]:
@@ -94,7 +94,7 @@ def does(what: str, **more: str) -> dict[str, str]:
 
 def test_a_row_for_every_run(tmp_path):
     made = plan({"b": {}, "a": {"model.d_model": "16"}})
-    results, told = run_all(made, tmp_path)
+    results, output = run_all(made, tmp_path)
     rows = table(tmp_path)
     assert not results.stopped and len(results.outcomes) == 4
     assert [(row["part"], row["arm"], row["seed"], row["status"]) for row in rows] == [
@@ -107,20 +107,20 @@ def test_a_row_for_every_run(tmp_path):
     assert [row["hash"] for row in rows] == [
         run.hash for run in sorted(made.runs({}), key=lambda run: (run.arm != "b", run.seed))
     ]
-    assert [line.split("  ")[0] for line in told.splitlines()] == [f"{n}/4 runs" for n in (1, 2, 3, 4)]
-    assert "b, seed 0: validation/nll 0.7" in told.splitlines()[0] and "ETA" in told.splitlines()[0]
+    assert [line.split("  ")[0] for line in output.splitlines()] == [f"{n}/4 runs" for n in (1, 2, 3, 4)]
+    assert "b, seed 0: validation/nll 0.7" in output.splitlines()[0] and "ETA" in output.splitlines()[0]
 
 
 def test_only_what_is_missing_is_run(tmp_path):
     arms = {"a": {}, "b": {"model.d_model": "16"}}
     first, _ = run_all(plan(arms), tmp_path)
     before = (tmp_path / "results.csv").read_bytes()
-    again, told = run_all(plan(arms), tmp_path)
+    again, output = run_all(plan(arms), tmp_path)
     assert again == first and (tmp_path / "results.csv").read_bytes() == before
-    assert told == "4 of 4 runs are done already\n"
+    assert output == "4 of 4 runs are done already\n"
 
-    more, told = run_all(plan(arms | {"c": {"model.d_model": "24"}}, seeds=3), tmp_path)
-    assert told.startswith("4 of 9 runs are done already\n")
+    more, output = run_all(plan(arms | {"c": {"model.d_model": "24"}}, seeds=3), tmp_path)
+    assert output.startswith("4 of 9 runs are done already\n")
     assert all(len(fakes.starts(run.folder(tmp_path))) == 1 for run in more.outcomes)
     assert [(row["arm"], row["seed"]) for row in table(tmp_path)] == [(arm, str(seed)) for arm in "abc" for seed in range(3)]
 
@@ -135,7 +135,7 @@ def test_what_differs_in_scores_alone_is_trained_once(tmp_path):
     a, b = (run.folder(tmp_path) for run in made.runs({})[:2])
     assert Workdir(a).metrics_file.read_bytes() == Workdir(b).metrics_file.read_bytes()
     assert Workdir(b).config().evaluate.lengths == (0, 3) and Workdir(b).evaluation_file("test").exists()
-    assert not Workdir(b).samples_file("test").exists()  # what the other run said is not this one's
+    assert not Workdir(b).samples_file("test").exists()  # the outputs of the other run are not copied
     times = [[float(x) for x in beside(folder, ".seconds").read_text().split()] for folder in (a, b)]
     assert times[1][:-1] == times[0] and len(times[0]) == 1  # its training's time is a part of its cost
     (tmp_path / "results.csv").unlink()  # its rows are another study's
@@ -170,14 +170,14 @@ def test_runs_with_nothing_to_score_end_with_their_last_update(tmp_path):
 
 def test_failures_and_divergence_are_outcomes(tmp_path):
     made = plan({"a": {}, "f": does("fail"), "d": does("diverge")}, seeds=1)
-    results, told = run_all(made, tmp_path)
+    results, output = run_all(made, tmp_path)
     assert [(row["arm"], row["status"], row["error"]) for row in table(tmp_path)] == [
         ("a", "finished", ""),
         ("f", "failed", "divide by"),
         ("d", "diverged", ""),
     ]
     assert [row["validation/nll"] == "" for row in table(tmp_path)] == [False, True, True]  # absent, not 0
-    assert "f, seed 0: failed divide by" in told and "d, seed 0: diverged" in told
+    assert "f, seed 0: failed divide by" in output and "d, seed 0: diverged" in output
     run_all(made, tmp_path)
     assert [len(fakes.starts(run.folder(tmp_path))) for run in made.runs({})] == [1, 2, 1]  # a failed one is tried again
 
@@ -367,7 +367,7 @@ def key(row: dict[str, str]) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(
-    ("now", "told"),
+    ("now", "output"),
     [
         ({"base": small.config(train__steps=4, train__batch_tokens=64)}, "config.base.train.batch_tokens was .* and is 64"),
         ({"base": small.config(train__steps=5)}, "config.base.train.steps was 4 and is 5"),
@@ -378,13 +378,13 @@ def key(row: dict[str, str]) -> tuple[str, ...]:
         ({"arms": {"a": {}, "c": {"model.d_model": "16"}}}, "arm 'b', which the study does not have"),
     ],
 )
-def test_finished_runs_of_other_settings_are_not_lost(tmp_path, now, told):
+def test_finished_runs_of_other_settings_are_not_lost(tmp_path, now, output):
     """One line names the setting; nothing is trained, and no file is touched."""
     arms = {"a": {}, "b": {"model.d_model": "16"}}
     run_all(plan(arms), tmp_path / "first")
     place = elsewhere(tmp_path / "first", tmp_path / "second")
     before = (place / "results.csv").read_bytes()
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=output):
         run_all(plan(**{"arms": arms, **now}), place)
     assert (place / "results.csv").read_bytes() == before and not (place / "runs").exists()
 

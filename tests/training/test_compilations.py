@@ -53,24 +53,24 @@ def sums(state, batch):
 
 
 def test_each_shape_is_compiled_once_and_counted(tmp_path):
-    told, counts = run(tmp_path, [3, 4, 3, 5, 4, 3, 5, 5], data__batching="bucketed", data__buckets=3)
+    lines, counts = run(tmp_path, [3, 4, 3, 5, 4, 3, 5, 5], data__batching="bucketed", data__buckets=3)
     assert counts == [1, 2, 2, 3, 3, 3, 3, 3]
-    assert len(told) == 8 and not [line for line in told if "compiled" in line]
+    assert len(lines) == 8 and not [line for line in lines if "compiled" in line]
 
 
 @pytest.mark.parametrize(("batching", "due"), [("packed", 1), ("bucketed", 2)])
 def test_a_run_that_compiles_again_and_again_says_so_once(tmp_path, batching, due):
-    told, counts = run(tmp_path, range(1, 12), data__batching=batching, data__buckets=2)
+    lines, counts = run(tmp_path, range(1, 12), data__batching=batching, data__buckets=2)
     assert counts == list(range(1, 12))
     number = due + loop.SPARE
-    [line] = [line for line in told if "compiled" in line]
+    [line] = [line for line in lines if "compiled" in line]
     assert line.startswith(f"step {number}/11  compiled again, {number} times so far, though batches have at most {due} shape")
 
 
 def test_a_step_that_is_made_anew_each_time_is_found_too(tmp_path):
     """With a single shape: only the compiler's events show it."""
-    told, counts = run(tmp_path, [3] * 6, step=lambda state, batch: jax.jit(lambda s, b: sums(s, b))(state, batch))
-    assert counts == [1, 2, 3, 4, 5, 6] and any("compiled again" in line for line in told)
+    lines, counts = run(tmp_path, [3] * 6, step=lambda state, batch: jax.jit(lambda s, b: sums(s, b))(state, batch))
+    assert counts == [1, 2, 3, 4, 5, 6] and any("compiled again" in line for line in lines)
 
 
 def test_translating_mixed_lengths_compiles_a_bounded_number_of_programs():

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # --- what happens when -------------------------------------------------------------------------------------------------
 
 
-class Told:
+class Recorder:
     """A telemetry that appends its calls to the list of all events."""
 
     def __init__(self, events):
@@ -74,7 +74,7 @@ def run(
 
     Update n has loss sum 6 n and weight 3, so a loss of 2 n. `stop_in`: during which event of update `stop_at` a signal comes.
     """
-    told = Told(events := [] if events is None else events)
+    recorded = Recorder(events := [] if events is None else events)
     log, evaluate, save = every
     config = Config(
         train=Train(steps=steps, log_every=log, evaluate_every=evaluate, max_skipped=most, patience=patience),
@@ -116,8 +116,8 @@ def run(
     )
     runtime = SimpleNamespace(place_batch=lambda batch: ("placed", batch["number"]), fetch=fetch, asked=bool)
     batches = ({"number": n} for n in range(first, steps + 5))  # more than are wanted
-    job = loop.Job(config, runtime, step, callbacks, told, Monitor(config), stop)
-    return events, told, loop.alone(loop.train(job, first, first, batches))
+    job = loop.Job(config, runtime, step, callbacks, recorded, Monitor(config), stop)
+    return events, recorded, loop.alone(loop.train(job, first, first, batches))
 
 
 def of(events, *names):
@@ -181,30 +181,30 @@ def test_no_scores_are_no_line():
 
 def test_what_a_report_says():
     """Weighted means of one update; examples, tokens and padding of all updates since the last report."""
-    _, told, _ = run(steps=5, every=(2, 100, 100))
-    assert told.reports[2] == {
+    _, recorded, _ = run(steps=5, every=(2, 100, 100))
+    assert recorded.reports[2] == {
         **{"loss": 4.0, "nll": 1.0, "accuracy": 0.5, "learning_rate": 0.1, "padding_share": pytest.approx(1 - 61 / 80)},
         **{"examples": 4, "tokens": 21, "compilations": 0},
     }
-    assert [(told.reports[n]["examples"], told.reports[n]["tokens"]) for n in (4, 5)] == [(4, 25), (2, 14)]
+    assert [(recorded.reports[n]["examples"], recorded.reports[n]["tokens"]) for n in (4, 5)] == [(4, 25), (2, 14)]
 
 
-@pytest.mark.parametrize(("first", "told"), [(0, [(0, ("placed", 0))]), (3, [])])
-def test_the_start_is_reported_only_before_the_first_update(first, told):
+@pytest.mark.parametrize(("first", "recorded"), [(0, [(0, ("placed", 0))]), (3, [])])
+def test_the_start_is_reported_only_before_the_first_update(first, recorded):
     seen = []
     events, _, _ = run(first, steps=5, begin=lambda *given: seen.append(given) or {"init/gradient_norm": 2.0})
-    assert seen == told
-    assert of(events, "score", "step")[: len(told)] == ["score 0 {'init/gradient_norm': 2.0}"] * len(told)
-    assert len([event for event in events if event.startswith("score 0")]) == len(told)
+    assert seen == recorded
+    assert of(events, "score", "step")[: len(recorded)] == ["score 0 {'init/gradient_norm': 2.0}"] * len(recorded)
+    assert len([event for event in events if event.startswith("score 0")]) == len(recorded)
 
 
 def test_goes_on_from_where_it_was():
-    events, told, result = run(first=3, steps=6, every=(2, 4, 5))
+    events, recorded, result = run(first=3, steps=6, every=(2, 4, 5))
     assert result == (6, 6)
     assert of(events, "step", "report", "evaluate", "save") == [
         *("step 4", "report 4", "evaluate 4", "step 5", "save 5", "step 6", "report 6", "evaluate 6", "save 6"),
     ]
-    assert told.reports[4]["examples"] == 2  # of the updates of this process
+    assert recorded.reports[4]["examples"] == 2  # of the updates of this process
 
 
 @pytest.mark.parametrize("stop_at", [3, 4])

@@ -54,14 +54,14 @@ def test_a_model_with_new_adapters_is_the_one_without_and_merging_changes_nothin
     plain = small.config()
     model, without = (families.FAMILIES[each.family].model(each, small.DATA_INFO) for each in (config, plain))
     batch = small.batch(7, 4)
-    said, wanted = (each.apply({"params": p}, batch) for each, p in ((model, params), (without, merged)))
-    np.testing.assert_allclose(said, wanted, rtol=1e-4, atol=1e-4)
+    logits, wanted = (each.apply({"params": p}, batch) for each, p in ((model, params), (without, merged)))
+    np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-4)
     new = {path: np.zeros_like(leaf) if path.endswith(lora.B) else leaf for path, leaf in after.items()}
     old = {path: leaf for path, leaf in after.items() if not path.endswith((lora.A, lora.B))}
-    said = model.apply({"params": traverse_util.unflatten_dict(new, sep="/")}, batch)
+    logits = model.apply({"params": traverse_util.unflatten_dict(new, sep="/")}, batch)
     wanted = without.apply({"params": traverse_util.unflatten_dict(old, sep="/")}, batch)
-    np.testing.assert_allclose(said, wanted, rtol=1e-5, atol=1e-5)
-    assert np.abs(said - model.apply({"params": params}, batch)).max() > 1e-2  # what was trained is not nothing
+    np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)
+    assert np.abs(logits - model.apply({"params": params}, batch)).max() > 1e-2  # what was trained is not nothing
 
 
 def test_adapters_begin_at_zero_and_are_drawn_with_the_width_of_their_inputs():

@@ -17,7 +17,7 @@ METRIC = "validation/nll"
 
 
 def seen(values, kept=(), saved=None, **settings):
-    """A monitor that has seen these values, in validations after 10, 20, .. updates, and what it said of each."""
+    """A monitor that has seen these values, in validations after 10, 20, .. updates, and its message for each."""
     monitor = Monitor(small.config(checkpoint__best_metric=METRIC, **settings), kept, saved)
     return monitor, [monitor.see(10 * number, {METRIC: value}) for number, value in enumerate(values, 1)]
 
@@ -100,8 +100,8 @@ def run(folder, stop_at=None, killed_at=None, patience=None, steps=28):
 
         if monitor.exhausted:
             return first, monitor, checkpoints.steps()
-        told = contextlib.nullcontext()
-        telemetry = type("Silent", (), {"awaited": staticmethod(lambda batches: batches), "paused": lambda self: told})()
+        context = contextlib.nullcontext()
+        telemetry = type("Silent", (), {"awaited": staticmethod(lambda batches: batches), "paused": lambda self: context})()
         for name in ("advance", "report", "score", "skipped"):
             setattr(telemetry, name, lambda *given, **named: None)
         with contextlib.suppress(Killed):

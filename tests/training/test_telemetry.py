@@ -39,18 +39,18 @@ def run(folder: Path, first_step: int, last_step: int, clock: Clock) -> str:
     As in the loop, a report comes after the next update is dispatched, and so after the score of the same step.
     """
     stream = io.StringIO()
-    with telemetry(folder, first_step, 60, stream=stream, clock=clock) as told:
+    with telemetry(folder, first_step, 60, stream=stream, clock=clock) as reporter:
         waiting = None
         for step in range(first_step + 1, last_step + 1):
             clock.now += 0.5
-            told.advance(step)
+            reporter.advance(step)
             if waiting:
-                told.report(waiting, {"loss": 1 / waiting, "accuracy": waiting / 3}, 100 + waiting, 7)
+                reporter.report(waiting, {"loss": 1 / waiting, "accuracy": waiting / 3}, 100 + waiting, 7)
             waiting = step if step % 10 == 0 else None
             if step % 20 == 0:
-                told.score(step, {"validation/loss": 3 / step})
+                reporter.score(step, {"validation/loss": 3 / step})
         if waiting:
-            told.report(waiting, {"loss": 1 / waiting, "accuracy": waiting / 3}, 100 + waiting, 7)
+            reporter.report(waiting, {"loss": 1 / waiting, "accuracy": waiting / 3}, 100 + waiting, 7)
     return stream.getvalue()
 
 
@@ -76,11 +76,11 @@ def scalars(folder: Path) -> list[tuple[int, str, float]]:
 
 
 def test_lines_of_metrics(tmp_path):
-    with telemetry(tmp_path, clock=(clock := Clock())) as told:
-        told.advance(1)
+    with telemetry(tmp_path, clock=(clock := Clock())) as reporter:
+        reporter.advance(1)
         clock.now += 18
-        told.report(10, {"loss": 2.5, "learning_rate": 1e-3}, tokens=900, examples=90)
-        told.score(10, {"validation/loss": 2.25})
+        reporter.report(10, {"loss": 2.5, "learning_rate": 1e-3}, tokens=900, examples=90)
+        reporter.score(10, {"validation/loss": 2.25})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
         {
@@ -98,35 +98,35 @@ def test_lines_of_metrics(tmp_path):
 
 
 def test_metrics_of_parts_are_written_but_not_printed(tmp_path):
-    with telemetry(tmp_path, stream=(stream := io.StringIO())) as told:
-        told.score(0, {"init/gradient_norm": 2.0, "init/gradient_norm@encoder/1": 1.0})
+    with telemetry(tmp_path, stream=(stream := io.StringIO())) as reporter:
+        reporter.score(0, {"init/gradient_norm": 2.0, "init/gradient_norm@encoder/1": 1.0})
     (row,) = read_metrics(tmp_path / "metrics.jsonl")
     assert row["step"] == 0 and row["init/gradient_norm@encoder/1"] == 1.0
     assert stream.getvalue().strip().endswith("init/gradient_norm 2")
 
 
 def test_lines_are_there_at_once(tmp_path):
-    with telemetry(tmp_path) as told:
-        told.score(3, {"validation/loss": 1.0})
+    with telemetry(tmp_path) as reporter:
+        reporter.score(3, {"validation/loss": 1.0})
         assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
 
 
 def test_speed_leaves_out_compilation_and_pauses(tmp_path):
-    with telemetry(tmp_path, 40, mfu_per_token=0.001, clock=(clock := Clock())) as told:
-        with told.paused():
+    with telemetry(tmp_path, 40, mfu_per_token=0.001, clock=(clock := Clock())) as reporter:
+        with reporter.paused():
             clock.now += 15  # a score before all
         clock.now += 15  # the first step compiles
-        told.advance(41)
+        reporter.advance(41)
         clock.now += 3
-        told.report(44, {}, tokens=800, examples=4)
-        told.advance(45)
+        reporter.report(44, {}, tokens=800, examples=4)
+        reporter.advance(45)
         clock.now += 1
-        with told.paused():
+        with reporter.paused():
             clock.now += 100
         clock.now += 3
-        told.report(48, {}, tokens=800, examples=4)
+        reporter.report(48, {}, tokens=800, examples=4)
         clock.now += 2
-        told.report(50, {}, tokens=800, examples=4)
+        reporter.report(50, {}, tokens=800, examples=4)
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert [row["tokens_per_second"] for row in rows] == pytest.approx([200, 200, 400])
     assert [row["examples_per_second"] for row in rows] == pytest.approx([1, 1, 2])
@@ -141,14 +141,14 @@ def test_shares_of_the_time_since_the_last_report(tmp_path):
             yield each
 
     shown = io.StringIO()
-    with telemetry(tmp_path, stream=shown, clock=(clock := Clock())) as told:
-        for step, _ in enumerate(told.awaited(read([9, 1, 2, 0, 0, 0, 1])), 1):
+    with telemetry(tmp_path, stream=shown, clock=(clock := Clock())) as reporter:
+        for step, _ in enumerate(reporter.awaited(read([9, 1, 2, 0, 0, 0, 1])), 1):
             clock.now += 2  # the update; that a batch was awaited before the first is left out, as the first is
-            told.advance(step)
+            reporter.advance(step)
             if step in (3, 5, 7):
-                told.report(step, {}, tokens=10, examples=1)
+                reporter.report(step, {}, tokens=10, examples=1)
             if step == 3:
-                with told.paused():
+                with reporter.paused():
                     clock.now += 4
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert [row["input_share"] for row in rows] == pytest.approx([3 / 7, 0, 1 / 5])
@@ -159,12 +159,12 @@ def test_shares_of_the_time_since_the_last_report(tmp_path):
 
 
 def test_no_speed_of_the_first_step(tmp_path):
-    with telemetry(tmp_path, clock=(clock := Clock())) as told:
+    with telemetry(tmp_path, clock=(clock := Clock())) as reporter:
         clock.now += 1
-        told.advance(1)
-        told.report(1, {"loss": 1.0}, 10, 1)
+        reporter.advance(1)
+        reporter.report(1, {"loss": 1.0}, 10, 1)
         clock.now += 1
-        told.report(2, {"loss": 1.0}, 10, 1)
+        reporter.report(2, {"loss": 1.0}, 10, 1)
     first, second = read_metrics(tmp_path / "metrics.jsonl")
     assert not {"tokens_per_second", "examples_per_second", "mfu", "input_share", "pause_share"} & first.keys()
     assert second["tokens_per_second"] == 10 and "mfu" not in second
@@ -172,13 +172,13 @@ def test_no_speed_of_the_first_step(tmp_path):
 
 def test_plain_lines(tmp_path):
     stream = io.StringIO()
-    with telemetry(tmp_path, steps=2000, stream=stream, clock=(clock := Clock())) as told:
+    with telemetry(tmp_path, steps=2000, stream=stream, clock=(clock := Clock())) as reporter:
         for step in range(1, 101):
-            told.advance(step)
+            reporter.advance(step)
             clock.now += 0.5
-        told.report(100, {"loss": 2.3451}, 623_500, 10)
-        told.note("50 % [bold] $done$")
-        told.score(100, {"validation/loss": 1.23456, "validation/bleu": 12345.6})
+        reporter.report(100, {"loss": 2.3451}, 623_500, 10)
+        reporter.note("50 % [bold] $done$")
+        reporter.score(100, {"validation/loss": 1.23456, "validation/bleu": 12345.6})
     speed = f"{99 / 100 * 623_500 / 50:,.0f}"
     eta = round(50 / 99 * 1900)
     assert stream.getvalue().splitlines() == [
@@ -191,11 +191,11 @@ def test_plain_lines(tmp_path):
 
 def test_eta_of_hours(tmp_path):
     stream = io.StringIO()
-    with telemetry(tmp_path, steps=102, stream=stream, clock=(clock := Clock())) as told:
-        told.advance(1)
+    with telemetry(tmp_path, steps=102, stream=stream, clock=(clock := Clock())) as reporter:
+        reporter.advance(1)
         clock.now += 60.0
-        told.advance(2)
-        told.report(2, {"loss": 1.0}, 1, 1)
+        reporter.advance(2)
+        reporter.report(2, {"loss": 1.0}, 1, 1)
     assert stream.getvalue().endswith("ETA 1:40:00\n")
 
 
@@ -203,15 +203,15 @@ def test_live_bar(tmp_path, monkeypatch):
     for name, value in {"TERM": "xterm", "COLUMNS": "100"}.items():
         monkeypatch.setenv(name, value)
     stream, stdout, clock = Terminal(), sys.stdout, Clock()
-    with telemetry(tmp_path, steps=2000, stream=stream, clock=clock) as told:
+    with telemetry(tmp_path, steps=2000, stream=stream, clock=clock) as reporter:
         assert sys.stdout is stdout  # results must not go where the bar goes
-        told.advance(1)
+        reporter.advance(1)
         clock.now += 99
-        told.advance(100)
-        told.report(100, {"loss": 2.3451}, 1_250_000, 10)
-        told.note("[red]ten :smile: words[/red] " + "x" * 200)
+        reporter.advance(100)
+        reporter.report(100, {"loss": 2.3451}, 1_250_000, 10)
+        reporter.note("[red]ten :smile: words[/red] " + "x" * 200)
         clock.now += 1
-        told.advance(101)
+        reporter.advance(101)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
     frames = [part.strip() for part in re.split(r"[\r\n]+", text) if part.strip()]
     assert re.fullmatch(r"step 0/2000 ━+ compiling", frames[0])
@@ -231,8 +231,8 @@ def test_bar_is_gone_after_an_error(tmp_path, monkeypatch):
 
 def test_dumb_terminal_gets_lines(tmp_path, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
-    with telemetry(tmp_path, stream=(stream := Terminal())) as told:
-        told.report(1, {"loss": 1.0}, 1, 1)
+    with telemetry(tmp_path, stream=(stream := Terminal())) as reporter:
+        reporter.report(1, {"loss": 1.0}, 1, 1)
     assert stream.getvalue() == "step 1/100  loss 1.000\n"
 
 
@@ -250,12 +250,12 @@ def test_stopped_and_resumed_is_unbroken(tmp_path, stopped):
 
 
 def test_a_run_from_the_start_forgets_all(tmp_path):
-    with telemetry(tmp_path) as told:
-        told.score(0, {"validation/loss": 1.0})
+    with telemetry(tmp_path) as reporter:
+        reporter.score(0, {"validation/loss": 1.0})
     (events,) = (tmp_path / "tensorboard").iterdir()
     events.rename(events.with_name("events.out.tfevents.0"))  # else the second run, in the same second, takes its name
-    with telemetry(tmp_path) as told:
-        told.score(0, {"validation/loss": 2.0})
+    with telemetry(tmp_path) as reporter:
+        reporter.score(0, {"validation/loss": 2.0})
     assert untimed(tmp_path) == [{"step": 0, "validation/loss": 2.0}]
     assert scalars(tmp_path) == [(0, "validation/loss", 2.0)]
 
@@ -281,8 +281,8 @@ def test_half_written_last_line(tmp_path, rest):
     path.write_bytes(b'{"step": 5, "train/loss": 0.5}\n' + rest)
     complete = [{"step": 5, "train/loss": 0.5}] + [{"step": 7}] * (rest == b'{"step": 7}')
     assert read_metrics(path) == complete
-    with telemetry(tmp_path, 7) as told:
-        told.score(8, {"x": 1.0})
+    with telemetry(tmp_path, 7) as reporter:
+        reporter.score(8, {"x": 1.0})
     assert [row["step"] for row in read_metrics(path)] == [row["step"] for row in complete] + [8]
 
 
@@ -298,9 +298,9 @@ def test_no_file_no_lines(tmp_path):
 
 
 def test_values_that_are_not_finite_are_null_and_reported_once(tmp_path):
-    with telemetry(tmp_path, stream=(stream := io.StringIO())) as told:
+    with telemetry(tmp_path, stream=(stream := io.StringIO())) as reporter:
         for step in (1, 2):
-            told.report(step, {"loss": float("nan"), "gradient_norm": float("inf")}, 1, 1)
+            reporter.report(step, {"loss": float("nan"), "gradient_norm": float("inf")}, 1, 1)
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line, parse_constant=pytest.fail)
         assert row["train/loss"] is None and row["train/gradient_norm"] is None
@@ -311,8 +311,8 @@ def test_values_that_are_not_finite_are_null_and_reported_once(tmp_path):
 
 
 def test_a_skipped_update_has_a_line(tmp_path):
-    with telemetry(tmp_path, stream=(stream := io.StringIO())) as told:
-        told.skipped(7)
+    with telemetry(tmp_path, stream=(stream := io.StringIO())) as reporter:
+        reporter.skipped(7)
     assert untimed(tmp_path) == [{"step": 7, "train/skipped": 1.0}] and scalars(tmp_path) == [(7, "train/skipped", 1.0)]
     assert stream.getvalue() == "step 7/100  skipped: its loss or gradient is not finite\n"
 
@@ -341,12 +341,12 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, full):
 
     with (
         pytest.raises(UserError, match="metrics cannot be written \\(No space left on device\\); "),
-        telemetry(tmp_path) as told,
+        telemetry(tmp_path) as reporter,
     ):
-        told.score(1, {"x": 1.0})
-        part = told._file if full == "metrics.jsonl" else told._events
+        reporter.score(1, {"x": 1.0})
+        part = reporter._file if full == "metrics.jsonl" else reporter._events
         monkeypatch.setattr(part, "write" if full == "metrics.jsonl" else "flush", no_room)
-        told.score(2, {"x": 1.0})
+        reporter.score(2, {"x": 1.0})
     assert [row["step"] for row in untimed(tmp_path)][0] == 1
 
 

@@ -16,7 +16,7 @@ from transformer.training.tracing import traced
 
 
 def run(folder, wanted, first=0, last=6):
-    """Updates `first` + 1 to `last`; the state after them, what was said, and the numbers of the updates in each trace."""
+    """Updates `first` + 1 to `last`; the state after them, the output, and the numbers of the updates in each trace."""
     stream = io.StringIO()
     step = jax.jit(lambda state, batch: (state + batch, {"sum": state * 2}))
     state = jnp.zeros(())
@@ -42,14 +42,16 @@ def run(folder, wanted, first=0, last=6):
     ],
 )
 def test_the_trace_has_the_updates_asked_for(tmp_path, wanted, first, last, found):
-    state, said, traces = run(tmp_path, range(wanted[0], wanted[1] + 1), first, last)
+    state, output, traces = run(tmp_path, range(wanted[0], wanted[1] + 1), first, last)
     assert state == sum(range(first + 1, last + 1))
     assert traces == [found]
-    assert said.startswith(f"trace of updates {found[0]} to {found[-1]}: open {tmp_path}/profile/") and said.count("\n") == 1
-    named = re.search(r"open (\S+) at https", said)
+    assert (
+        output.startswith(f"trace of updates {found[0]} to {found[-1]}: open {tmp_path}/profile/") and output.count("\n") == 1
+    )
+    named = re.search(r"open (\S+) at https", output)
     assert named is not None and Path(named[1]).is_file()
 
 
 def test_requested_updates_that_are_already_done_are_reported(tmp_path):
-    state, said, traces = run(tmp_path, range(2, 5), first=4)
-    assert (state, said, traces) == (5 + 6, "no trace: update 4 is done already\n", [])
+    state, output, traces = run(tmp_path, range(2, 5), first=4)
+    assert (state, output, traces) == (5 + 6, "no trace: update 4 is done already\n", [])

@@ -94,8 +94,8 @@ def test_tensorboard_compares_settings(tmp_path):
     stream = open(os.devnull, "w")  # noqa: SIM115
     with telemetry.Telemetry(
         tmp_path / "m.jsonl", tmp_path / "t", 0, 1, settings={"a": 1}, follow=lambda *row: rows.append(row), stream=stream
-    ) as told:
-        told.score(1, {"validation/loss": 2.0, "validation/nan": float("nan")})
+    ) as reporter:
+        reporter.score(1, {"validation/loss": 2.0, "validation/nan": float("nan")})
     assert rows == [(1, {"validation/loss": 2.0})]
 
 

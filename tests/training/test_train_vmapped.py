@@ -54,9 +54,9 @@ def alone(data):
 
 
 def together(data, root):
-    told = {root / f"{seed}": io.StringIO() for seed in SEEDS}
-    well = training.train_vmapped({root / f"{seed}": config(data, seed) for seed in SEEDS}, told)
-    return well, {int(path.name): stream.getvalue() for path, stream in told.items()}
+    streams = {root / f"{seed}": io.StringIO() for seed in SEEDS}
+    well = training.train_vmapped({root / f"{seed}": config(data, seed) for seed in SEEDS}, streams)
+    return well, {int(path.name): stream.getvalue() for path, stream in streams.items()}
 
 
 def metrics(path):
@@ -75,11 +75,11 @@ def same(one, other):
 
 @pytest.mark.slow
 def test_each_is_as_it_was_alone(data, alone, tmp_path):
-    well, said = together(data, tmp_path)
+    well, output = together(data, tmp_path)
     assert well
     for seed in SEEDS:
         same(tmp_path / f"{seed}", alone[seed])
-        assert "step 7/7" in said[seed] and said[seed].count("examples: train 80") == 1
+        assert "step 7/7" in output[seed] and output[seed].count("examples: train 80") == 1
         assert (tmp_path / f"{seed}" / "evaluation" / "validation.json").exists()
     assert metrics(tmp_path / "5") != metrics(tmp_path / "0")
 
@@ -106,9 +106,9 @@ def test_a_stop_saves_all(data, alone, tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         patch.setattr(training.pipeline, "read", with_signal)
-        _, said = together(data, tmp_path)
+        _, output = together(data, tmp_path)
     assert signal.getsignal(signal.SIGTERM) is before
-    assert all("saved; the same command" in text for text in said.values())
+    assert all("saved; the same command" in text for text in output.values())
     assert together(data, tmp_path)[0]
     for seed in SEEDS:
         same(tmp_path / f"{seed}", alone[seed])
@@ -127,9 +127,9 @@ def test_one_that_fails_does_not_end_the_others(data, alone, tmp_path, monkeypat
         save(checkpoints, *rest)
 
     monkeypatch.setattr(training.state_files, "save", with_error)
-    well, said = together(data, tmp_path)
-    assert not well and "no room" in said[SEEDS[1]]
-    assert ("Traceback" in said[SEEDS[1]]) == isinstance(error, ZeroDivisionError)
+    well, output = together(data, tmp_path)
+    assert not well and "no room" in output[SEEDS[1]]
+    assert ("Traceback" in output[SEEDS[1]]) == isinstance(error, ZeroDivisionError)
     same(tmp_path / f"{SEEDS[0]}", alone[SEEDS[0]])
 
 
@@ -138,6 +138,6 @@ def test_an_update_that_fails_fails_for_all_runs(data, tmp_path, monkeypatch):
         raise UserError("there is no memory")
 
     monkeypatch.setattr(VmapSeeds, "update", fail)
-    well, said = together(data, tmp_path)
-    assert not well and all("there is no memory" in text for text in said.values())
+    well, output = together(data, tmp_path)
+    assert not well and all("there is no memory" in text for text in output.values())
     assert not any((tmp_path / str(seed) / "evaluation").exists() for seed in SEEDS)

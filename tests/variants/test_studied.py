@@ -181,8 +181,8 @@ def test_without_a_mask_each_step_recomputes_the_prefix(draw, family):
         rows = jnp.repeat(batch["inputs"], 2, axis=0)
         cache, logits = apply(memory, 6, 4, method="start"), []
         for first, last in ((0, 2), (2, 3), (3, 4)):
-            said, cache = apply(rows[:, first:last], cache, memory, method="step")
-            logits.append(said[:, -1])
+            step_logits, cache = apply(rows[:, first:last], cache, memory, method="step")
+            logits.append(step_logits[:, -1])
         return jnp.stack(logits)
 
     for length, logits in zip((2, 3, 4), stepped(variables, BATCH), strict=True):
