@@ -58,12 +58,13 @@ def known() -> dict:
 
 
 def moves(folder: str) -> None:
-    """Reads checkpoint 1, which one process wrote, sharded over four devices in each process, and writes it as 2. Then the
-    first process is killed."""
+    """Trains on a mesh of four devices in each process; then reads checkpoint 1, which one process wrote, sharded over the mesh,
+    and writes it as 2. Then the first process is killed."""
     import jax
 
     from transformer.runtime.devices import Runtime
 
+    trains_as_one_device()
     runtime = Runtime(Parallel(fsdp=4, tensor=2))
     assert [len(jax.devices()), len(jax.local_devices()), runtime.count] == [8, 4, 4]
     with contextlib.closing(Checkpoints(Path(folder), Checkpoint())) as checkpoints:
@@ -76,6 +77,30 @@ def moves(folder: str) -> None:
         hosts.by_first(lambda: None)  # nobody reads any more
         checkpoints.save(2, {"state": state}, {"loss": 1.0})
     hosts.by_first(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def trains_as_one_device() -> None:
+    """Three updates on one mesh of both processes, over which parameters are cut; each process has half of the rows."""
+    import jax
+    import small
+
+    from transformer.models import axes
+    from transformer.runtime.devices import Runtime
+
+    config = small.config()
+    first, train_step, _ = small.trainer(config)
+    runtime = Runtime(Parallel(fsdp=4, tensor=2), axes=axes.of_model(config.model))
+    assert {device.process_index for device in runtime.mesh.devices.flat} == {0, 1} and len(runtime.share[0]) == 2
+    state, update = runtime.place_state(first), runtime.compile_train(train_step)
+    alone, one = jax.jit(train_step), first
+    for number in range(3):
+        batch = small.batch(number, 16)
+        own = [rows for part in runtime.share[0] for rows in range(4 * part, 4 * part + 4)]
+        state, metrics = update(state, runtime.place_batch({name: rows[own] for name, rows in batch.items()}))
+        one, wanted = alone(one, batch)
+        np.testing.assert_allclose(runtime.fetch(metrics)["loss_sum"], float(wanted["loss_sum"]), rtol=1e-5)
+    kernel = state.params["decoder"]["layers"]["feed_forward"]["inner"]["kernel"]
+    assert {part.data.shape for part in kernel.addressable_shards} == {(1, 2, 4)}  # of 8 x 8
 
 
 def main() -> None:
@@ -263,7 +288,7 @@ def test_updates_that_are_not_finite_are_skipped_and_end_the_run_on_both(folder)
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_one_process_is_read_and_written_by_two_to_the_bit(tmp_path):
+def test_two_processes_of_four_devices_train_as_one_and_read_and_write_its_checkpoint_to_the_bit(tmp_path):
     """Then the first process, which coordinates the others, is killed."""
     with contextlib.closing(Checkpoints(tmp_path, Checkpoint())) as checkpoints:
         checkpoints.save(1, {"state": known()})

@@ -10,7 +10,7 @@ import pytest
 import simulated
 
 from transformer.errors import UserError
-from transformer.runtime.vmap_seeds import VmapSeeds
+from transformer.runtime.vmap_seeds import AXIS, VmapSeeds
 
 
 def step(state, batch, seed):
@@ -53,6 +53,11 @@ def test_devices_that_runs_fill_evenly(on_eight, count, held):
     assert on_eight[str(count)] == [*BY_HAND, held]
 
 
+def test_each_device_updates_its_own_runs(on_eight):
+    """Divided by hand over four devices: nothing is gathered for a kernel, which the compiler cannot divide."""
+    assert on_eight["devices"] == 4
+
+
 def test_fields_are_cut_out_when_they_are_read():
     class Named(dict):
         w = property(lambda self: self["w"])
@@ -71,5 +76,18 @@ def test_batches_of_other_shapes():
         VmapSeeds(step, jax.devices()[:1]).update(batches)
 
 
+def devices() -> int:
+    """Over how many devices the program of four runs is divided by hand."""
+    seen = []
+
+    def noted(state, batch, seed):
+        seen.append(jax.lax.axis_size(AXIS))
+        return step(state, batch, seed)
+
+    stack = VmapSeeds(noted, jax.devices())
+    updated(stack, {seed: {"w": np.float32(seed)} for seed in (5, 0, 3, 2)})
+    return seen[0]
+
+
 if __name__ == "__main__":
-    print(json.dumps({count: run(count) for count in (2, 3, 8)}))
+    print(json.dumps({count: run(count) for count in (2, 3, 8)} | {"devices": devices()}))

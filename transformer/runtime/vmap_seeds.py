@@ -51,7 +51,8 @@ class VmapSeeds:
     def __init__(self, step: Step, devices: Sequence[Any] | None = None):
         keep_freed_memory()
         self._devices = devices or jax.devices()
-        self._step = jax.jit(jax.vmap(lambda state, batch, seed: step(state, batch, seed=seed)), donate_argnums=0)
+        self._step = jax.vmap(lambda state, batch, seed: step(state, batch, seed=seed))
+        self._programs: dict[Mesh, Any] = {}
         self._seeds: tuple[int, ...] = ()
         self._state: Any = None
         self._placed_seeds: Any = None
@@ -70,12 +71,25 @@ class VmapSeeds:
         if any(shape != shapes[0] for shape in shapes):
             raise UserError("batches of seeds that are trained together have different shapes; leave --vmap_seeds out")
         batch = self._place({name: np.stack([batch[name] for batch in batches]) for name in shapes[0]})
-        self._state, metrics = self._step(self._state, batch, self._placed_seeds)
+        self._state, metrics = self._program(len(seeds))(self._state, batch, self._placed_seeds)
         return {
             seed: (Slice(self._state, row, self._devices[0]), {name: Cell(value, row) for name, value in metrics.items()})
             for row, seed in enumerate(seeds)
         }
 
+    def _program(self, runs: int) -> Any:
+        """Of so many runs: each device updates its own, as the compiler cannot divide the kernels of an accelerator."""
+        mesh = self._mesh(runs)
+        if mesh not in self._programs:
+            step = self._step
+            if mesh.size > 1:
+                each = PartitionSpec(AXIS)
+                step = jax.shard_map(step, mesh=mesh, in_specs=each, out_specs=each, check_vma=False)
+            self._programs[mesh] = jax.jit(step, donate_argnums=0)
+        return self._programs[mesh]
+
+    def _mesh(self, runs: int) -> Mesh:
+        return Mesh(np.asarray(self._devices[: math.gcd(runs, len(self._devices))]), (AXIS,))
+
     def _place(self, stacked: Any) -> Any:
-        used = self._devices[: math.gcd(len(jax.tree.leaves(stacked)[0]), len(self._devices))]
-        return jax.device_put(stacked, NamedSharding(Mesh(np.asarray(used), (AXIS,)), PartitionSpec(AXIS)))
+        return jax.device_put(stacked, NamedSharding(self._mesh(len(jax.tree.leaves(stacked)[0])), PartitionSpec(AXIS)))
