@@ -58,8 +58,8 @@ def known() -> dict:
 
 
 def moves(folder: str) -> None:
-    """Trains on a mesh of four devices in each process; then reads checkpoint 1, which one process wrote, sharded over the mesh,
-    and writes it as 2. Then the first process is killed."""
+    """Trains on a mesh of four devices in each process; then reads checkpoint 1, which one process wrote, sharded over the
+    mesh, and writes it as 2. Then the first process is killed."""
     import jax
 
     from transformer.runtime.devices import Runtime

@@ -54,7 +54,7 @@ def test_devices_that_runs_fill_evenly(on_eight, count, held):
 
 
 def test_each_device_updates_its_own_runs(on_eight):
-    """Divided by hand over four devices: nothing is gathered for a kernel, which the compiler cannot divide."""
+    """With shard_map over four devices: nothing is gathered for a kernel, which the compiler cannot partition."""
     assert on_eight["devices"] == 4
 
 
@@ -77,7 +77,7 @@ def test_batches_of_other_shapes():
 
 
 def devices() -> int:
-    """Over how many devices the program of four runs is divided by hand."""
+    """The number of devices that shard_map divides the program of four runs over."""
     seen = []
 
     def noted(state, batch, seed):

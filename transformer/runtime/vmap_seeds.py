@@ -78,7 +78,7 @@ class VmapSeeds:
         }
 
     def _program(self, runs: int) -> Any:
-        """Of so many runs: each device updates its own, as the compiler cannot divide the kernels of an accelerator."""
+        """The compiled step of so many runs; each device updates its own, as the compiler cannot partition fused kernels."""
         mesh = self._mesh(runs)
         if mesh not in self._programs:
             step = self._step
