@@ -11,28 +11,28 @@ from transformer.config import Config
 from transformer.errors import UserError, nearest, nearest_setting
 
 MODES = {
-    "train": "trains, or resumes; then scores the test split and draws pictures",
-    "evaluate": "scores a split: table to stdout, all of it to WORKDIR/evaluation/<split>.json",
-    "translate": "a line out for a line in, in order",
-    "predict": "labels, tags, answers, filled masks, vectors: a line out for a line in, in order",
-    "generate": "text that continues a prompt, written as it is drawn",
-    "attend": "attention of a sentence: a page to click on, attention.html, and PNG files",
+    "train": "trains, or resumes; then scores the test split and draws figures",
+    "evaluate": "scores a split: a table on stdout, everything in WORKDIR/evaluation/<split>.json",
+    "translate": "one output line for each input line, in order",
+    "predict": "labels, tags, answers, filled masks or vectors: one output line for each input line, in order",
+    "generate": "text that continues a prompt, written while it is sampled",
+    "attend": "attention of a sentence: an interactive page, attention.html, and PNG files",
     "align": "number_words: how well attention agrees with the known alignment of words",
-    "import": "makes a workdir of a folder --source of Hugging Face Transformers",
-    "export": "makes such a folder, --output, of a workdir",
+    "import": "makes a workdir from --source, a folder of Hugging Face Transformers",
+    "export": "makes such a folder, --output, from a workdir",
     "describe": "parameters, FLOPs and bytes of a configuration; runs nothing",
-    "check": "whether the variant of a configuration is right: a table of properties with measured errors, on a small model",
-    "compare": "runs side by side, --workdir=A,B,..: settings that differ, scores with intervals, outputs; an HTML page",
+    "check": "whether the variant of a configuration is correct: a table of properties with measured errors, on a small model",
+    "compare": "compares runs, --workdir=A,B,..: settings that differ, scores with intervals, outputs; an HTML page",
     "ablate": "trains the arms of a study with several seeds, or resumes it; results.csv and a report",
-    "report": "writes the report of a study again, from WORKDIR/results.csv alone",
+    "report": "writes the report of a study again, only from WORKDIR/results.csv",
 }
 STUDIES = ("ablate", "report")
 DEFAULT = "experiments/number_words.py"
 HELP = ("--help", "-h", "-help", "--helpfull", "--helpshort")
 FLAGS = flags.FLAGS
 MODES_OF: dict[str, tuple[str, ...]] = {}  # flag -> the modes that use it
-GROUP_OF: dict[str, str] = {}  # flag -> the heading that it stands below in --help
-CHOICES: dict[str, tuple[str, ...]] = {}  # flag -> its values, where these are few
+GROUP_OF: dict[str, str] = {}  # flag -> its heading in --help
+CHOICES: dict[str, tuple[str, ...]] = {}  # flag -> its values, if there are few
 PATHS: list[str] = []
 
 
@@ -57,7 +57,7 @@ def _flag(
 _text, _number, _texts = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_multi_string
 _run = "every run"
 _trained = "evaluate translate predict generate attend align export"
-_flag(_text, "mode", "what to do: one of the modes above", _run, default="train", choices=tuple(MODES))
+_flag(_text, "mode", "one of the modes above", _run, default="train", choices=tuple(MODES))
 _flag(
     _text,
     "config",
@@ -76,23 +76,23 @@ _flag(
 _flag(
     flags.DEFINE_list,
     "variants",
-    "Python files that may run, whose classes a workdir's settings name; those of --config and of settings may",
+    "Python files of classes in a workdir's settings that may be executed; files of --config and settings always may",
     _run,
     default=[],
 )
 _flag(
     _text,
     "log_level",
-    "least of what libraries log to stderr",
+    "minimum level of messages that libraries log to stderr",
     _run,
     default="warning",
     choices=("debug", "info", "warning", "error"),
 )
-_io = "what goes in and out"
+_io = "input and output"
 _flag(
     _text,
     "input",
-    "file to read; default stdin; attend: a sentence a line, or sentence TAB target",
+    "file to read; default stdin; attend: a sentence on each line, or sentence TAB target",
     _io,
     "translate predict attend",
     path=True,
@@ -105,15 +105,15 @@ _flag(
     "translate predict generate attend export compare",
     path=True,
 )
-_flag(_text, "split", "which split", _io, "evaluate compare", "test", choices=("train", "validation", "test"))
+_flag(_text, "split", "the split", _io, "evaluate compare", "test", choices=("train", "validation", "test"))
 _flag(_text, "source", "the sentence (attend), or the folder (import)", _io, "attend import")
 _flag(_text, "target", "its translation; default: the model's own output", _io, "attend")
-_flag(_text, "prompt", "the beginning; default all of stdin", _io, "generate")
-_flag(_number, "num_samples", "how many continuations", _io, "generate", 1, lower_bound=1)
+_flag(_text, "prompt", "the beginning of the text; default all of stdin", _io, "generate")
+_flag(_number, "num_samples", "number of continuations", _io, "generate", 1, lower_bound=1)
 _flag(
     _number,
     "seed",
-    "of what is drawn; that of training is --config.train.seed",
+    "seed of sampling; that of training is --config.train.seed",
     _io,
     "generate",
     0,
@@ -124,7 +124,7 @@ _study = "studies"
 _flag(
     _texts,
     "arm",
-    'an arm of a study without a file of its own, "8 heads: model.num_heads=8"; again for each; --config is any experiment',
+    'an arm of a study without a study file, "8 heads: model.num_heads=8"; repeat it for each; --config is any experiment',
     _study,
     "ablate report",
     default=[],
@@ -132,7 +132,7 @@ _flag(
 _flag(
     _texts,
     "grid",
-    "arms of all combinations, model.num_heads=1,2,4; again for each setting; --config is any experiment",
+    "arms of all combinations, model.num_heads=1,2,4; repeat it for each setting; --config is any experiment",
     _study,
     "ablate report",
     default=[],
@@ -140,7 +140,7 @@ _flag(
 _flag(
     _text,
     "dry_run",
-    "only says what would be trained, what it costs and what it can find; measure: also how long it takes, from a few updates",
+    "only prints what would be trained, its cost and the differences it can find; measure: also the time, from a few updates",
     _study,
     "ablate",
     choices=("plan", "measure"),
@@ -148,7 +148,7 @@ _flag(
 _flag(
     _number,
     "workers",
-    "how many runs at a time; default 1, with --ray as many as there is room for",
+    "number of runs at a time; default 1, with --ray as many as there is room for",
     _study,
     "ablate",
     lower_bound=1,
@@ -156,7 +156,7 @@ _flag(
 _flag(
     _number,
     "vmap_seeds",
-    "so many seeds of an arm are one run of one program (vmap); results as alone, to rounding",
+    "this many seeds of an arm are trained by one program (vmap); same results as alone, up to rounding",
     _study,
     "ablate",
     1,
@@ -165,12 +165,12 @@ _flag(
 _flag(
     _text,
     "ray",
-    "on the Ray cluster at HOST:PORT, or auto; a GPU for each run if it has some, else a CPU; all nodes see --workdir",
+    "run on the Ray cluster at HOST:PORT, or auto; a GPU for each run if it has any, else a CPU; all nodes share --workdir",
     _study,
     "ablate",
 )
 _machine = "devices, speed and memory"
-_flag(_text, "profile", "a trace of updates FIRST:LAST, as 100:105, into WORKDIR/profile; slows those down", _machine, "train")
+_flag(_text, "profile", "traces updates FIRST:LAST, such as 100:105, into WORKDIR/profile; slows them down", _machine, "train")
 _flag(
     _number,
     "devices",
@@ -180,10 +180,16 @@ _flag(
     lower_bound=1,
 )
 _flag(flags.DEFINE_float, "memory_gib", "GiB of a device, with --devices: does it fit?", _machine, "describe", lower_bound=0)
-_several = "train evaluate"  # what several processes can do as one
-_flag(_text, "coordinator", "by several processes: HOST:PORT of the first; a cluster may know", _machine, _several)
-_flag(_number, "num_processes", "how many processes; with --coordinator", _machine, _several, lower_bound=1)
-_flag(_number, "process_id", "which of them this one is, from 0; with --coordinator", _machine, _several, lower_bound=0)
+_several = "train evaluate"  # modes that can run as several processes
+_flag(
+    _text,
+    "coordinator",
+    "for several processes: HOST:PORT of process 0; not needed on clusters that JAX knows",
+    _machine,
+    _several,
+)
+_flag(_number, "num_processes", "number of processes; with --coordinator", _machine, _several, lower_bound=1)
+_flag(_number, "process_id", "number of this process, from 0; with --coordinator", _machine, _several, lower_bound=0)
 
 
 def parse(arguments: list[str]) -> dict[str, str]:

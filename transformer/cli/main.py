@@ -49,10 +49,10 @@ def main(overrides: Mapping[str, str]) -> None:
             from transformer.runtime.workdir import with_file
 
             overrides = with_file(workdir, FLAGS.config, fitting.read(FLAGS.config, overrides), overrides)
-    from transformer import modes  # here, so that --help and a mistyped name need not wait for JAX
+    from transformer import modes  # imported here, so that --help and a mistyped name do not wait for JAX
 
     modes.run(mode, config, workdir, overrides, FLAGS, notices)
-    sys.stdout.flush()  # here, where a closed pipe is caught
+    sys.stdout.flush()  # flushed here, where a closed pipe is caught
 
 
 def _name(overrides: Mapping[str, str]) -> str:
@@ -103,7 +103,7 @@ def run() -> None:
     except UserError as error:
         print(f"{program()}: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of our output has closed the pipe
         streams.discard_stdout()
     except KeyboardInterrupt:
         sys.exit(f"{program()}: interrupted")

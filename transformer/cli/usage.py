@@ -15,7 +15,7 @@ WIDTH = 110  # characters of a line
 
 
 def asked(arguments: list[str]) -> str | None:
-    """The section that `--help=SECTION` asks about, "" for `--help` alone; None: help is not asked for."""
+    """The SECTION of `--help=SECTION`, "" for `--help` alone, or None without a request for help."""
     for argument in arguments:
         flag, _, section = argument.partition("=")
         if flag in HELP:
@@ -61,7 +61,7 @@ def _overview(program: str) -> Iterator[str]:
     yield _wrapped("  general     ", "The family of the model: config.family.")
     for name, value in sections().items():
         yield _wrapped(f"  {name:<11} ", f"{_first_line(type(value))} ({sum(1 for _ in settings.fields(value))} settings)")
-    yield _wrapped("  study       ", "What a study is made of, for --mode=ablate.")
+    yield _wrapped("  study       ", "The parts of a study, for --mode=ablate.")
 
 
 def _study(name: str) -> Iterator[str]:
@@ -87,8 +87,8 @@ def _section(name: str) -> Iterator[str]:
 
 
 def _settings(config: Any, prefix: str = "", indent: str = "  ", inside: tuple[type, ...] = ()) -> Iterator[str]:
-    """A line for each setting, and below a component those that it can be in its place, with their own settings. Of components
-    inside components of the same kind (`inside`) there is no end, so that they are not listed again."""
+    """A line for each setting, and below a component those that it can be in its place, with their own settings. Components
+    inside components of the same kind (`inside`) are not listed again, because the nesting has no end."""
     for name, kind, field, value in settings.fields(config, prefix):
         yield _line(name, kind, field, value, indent)
         others = kind.registry.values() if isinstance(value, registry.Component) and kind not in inside else ()
