@@ -30,7 +30,7 @@ from transformer.runtime.workdir import Workdir, write_json
 from transformer.studies import plan as plans
 from transformer.studies import report, resampling, results, runs, study
 from transformer.studies.plan import Pace
-from transformer.studies.results import beside
+from transformer.studies.results import run_file
 from transformer.studies.study import Metric
 from transformer.studies.workers import Job, Place, Processes
 
@@ -136,7 +136,7 @@ def test_what_differs_in_scores_alone_is_trained_once(tmp_path):
     assert Workdir(a).metrics_file.read_bytes() == Workdir(b).metrics_file.read_bytes()
     assert Workdir(b).config().evaluate.lengths == (0, 3) and Workdir(b).evaluation_file("test").exists()
     assert not Workdir(b).samples_file("test").exists()  # the outputs of the other run are not copied
-    times = [[float(x) for x in beside(folder, ".seconds").read_text().split()] for folder in (a, b)]
+    times = [[float(x) for x in run_file(folder, ".seconds").read_text().split()] for folder in (a, b)]
     assert times[1][:-1] == times[0] and len(times[0]) == 1  # its training's time is a part of its cost
     (tmp_path / "results.csv").unlink()  # its rows are another study's
     search = plan({"c": {"search.beam_size": "3"}, "d": {"search.beam_size": "5"}}, base=made.configs["other"], seeds=1)
@@ -253,7 +253,7 @@ def test_learning_rates_are_chosen_on_validation(tmp_path):
         run: results.Outcome("finished", {"validation/bleu": run.config.train.learning_rate or 0}) for run in higher.search()
     }
     assert results.choose(higher.study, found) == {"a": 0.2, "b": 0.2}
-    assert results.wider(higher.study, found) == {"a": [0.4], "b": [0.4]}
+    assert results.extended_grids(higher.study, found) == {"a": [0.4], "b": [0.4]}
 
 
 def test_a_grid_of_learning_rates_grows_twice_at_most(tmp_path):
@@ -314,7 +314,7 @@ class Stopping(InProcess):
 def test_a_study_resumes_from_what_is_committed(tmp_path, monkeypatch, ended):
     """Half-way through the search, and through the runs: on another machine only missing runs are trained, and the report is
     that of a study without a break."""
-    monkeypatch.setattr(results, "beside", lambda folder, ending: Path("/none"))  # times differ
+    monkeypatch.setattr(results, "run_file", lambda folder, ending: Path("/none"))  # times differ
     made = plan(
         {"a": {}, "b": {"model.d_model": "16"}}, learning_rates=(0.15, 0.3, 0.6), metrics=(Metric("test/nll", "lower"),)
     )
@@ -488,7 +488,7 @@ def test_data_is_prepared_once(tmp_path):
     found = []
     for number, each in enumerate(changes):
         config, new = small.config(**{"data__test": "test"} | each), Workdir(tmp_path / "b" / str(number))
-        runs.take_shared(config, new.path)
+        runs.copy_shared(config, new.path)
         found.append([(new.tokens / "train" / "x").exists() and (new.vocabulary / "x").exists(), new.data_info_file.exists()])
         assert not new.path.exists() or new.config() == config
     assert found == [[True, True], [True, False], [False, False], [False, False]]

@@ -10,7 +10,7 @@ from absl import app, logging
 
 from transformer import effects, registry, settings, streams
 from transformer.cli.flags import DEFAULT, FLAGS, STUDIES, parse
-from transformer.cli.usage import asked, usage
+from transformer.cli.usage import requested_section, usage
 from transformer.config import Checkpoint, Config, Parallel, Train
 from transformer.data import fitting
 from transformer.errors import BUG, UserError, launcher, program, say
@@ -80,8 +80,8 @@ def _config(workdir: Path, overrides: Mapping[str, str]) -> tuple[Config, list[s
 
 
 def fine_tuning(other: Path) -> tuple[Config, str | None]:
-    """The settings of another run's model and data, to be trained further from its parameters: a short run, a low rate; and the
-    type of the published model that it was, if it was one."""
+    """The settings of another run's model and data, for a short further training at a low rate; and the type of the published
+    model that it is from, if any."""
     from transformer.runtime.workdir import open_existing
 
     say(f"--config.train.init_from={other}: its model and its data are used, unless settings differ")
@@ -95,7 +95,7 @@ def fine_tuning(other: Path) -> tuple[Config, str | None]:
 def run() -> None:
     try:
         streams.prepare()
-        if (section := asked(sys.argv[1:])) is not None:
+        if (section := requested_section(sys.argv[1:])) is not None:
             print(usage(section, launcher()), flush=True)
             return
         overrides = parse(sys.argv)

@@ -14,7 +14,7 @@ from transformer.studies import study
 WIDTH = 110  # characters of a line
 
 
-def asked(arguments: list[str]) -> str | None:
+def requested_section(arguments: list[str]) -> str | None:
     """The SECTION of `--help=SECTION`, "" for `--help` alone, or None without a request for help."""
     for argument in arguments:
         flag, _, section = argument.partition("=")

@@ -119,7 +119,7 @@ def show(workdir: Workdir, task: families.Task, splits: Mapping[str, prepare.Spl
         plots.learning_curve(read_metrics(workdir.metrics_file), curve, title=workdir.path.name)
     some = next(splits[name] for name in ("test", "validation", "train") if name in splits).examples[:50]
     lines = [(line.strip(), e) for e in some for line in e[task.fields[0]][:5000].split("\n")]
-    source, example = max(lines, key=lambda each: _interest(each[0]))
+    source, example = max(lines, key=lambda each: _readability(each[0]))
     target = example["text"] if task.fields[0] == "question" else None
     with optional("pictures of attention"):
         found = attended(predictor, source, target)
@@ -147,6 +147,6 @@ def show(workdir: Workdir, task: families.Task, splits: Mapping[str, prepare.Spl
         say(FURTHER.format(command=launch))
 
 
-def _interest(source: str) -> int:
+def _readability(source: str) -> int:
     """How readable the attention map of a text is: best with about ten words."""
     return -abs(len(source.split()) - 10)

@@ -99,7 +99,7 @@ class Ranges:
                 ends.append((printable(arm, NAMED), colour, *known[-1]))
         axes.set_xlabel(printable(self.label, 80))
         if not ends:
-            nothing(axes)
+            empty_panel(axes)
             return
         axes.set_xlim(-0.2, len(self.ranges) - 0.8)
         axes.set_xticks(range(len(self.ranges)), self.ranges)
@@ -129,7 +129,7 @@ class Law:
         axes.set_xlabel("size N")
         axes.set_ylabel(printable(self.label, 40))
         if not self.losses:
-            nothing(axes)
+            empty_panel(axes)
             return
         axes.plot(self.sizes, self.losses, "o", ms=4, color=BLUE, alpha=0.6, mew=0)
         axes.set_xscale("log")
@@ -292,7 +292,7 @@ class Lines:
         axes.set_xlabel("updates")
         axes.set_ylabel(printable(self.label, 40))
         if not drawn:
-            nothing(axes)
+            empty_panel(axes)
             return
         if min(drawn) > 0 and max(drawn) > 10 * min(drawn):
             axes.set_yscale("log")
@@ -332,7 +332,7 @@ def named_ends(arms: Iterable[str]) -> float:
     return 0.1 + max(width_of(f"{printable(arm, NAMED)} 0.0000") for arm in arms)
 
 
-def nothing(axes: Any) -> None:
+def empty_panel(axes: Any) -> None:
     """Draws a panel without numbers."""
     axes.text(0.5, 0.5, "no run finished", transform=axes.transAxes, ha="center", color=GREY)
     axes.set_xticks([])

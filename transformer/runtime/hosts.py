@@ -134,7 +134,7 @@ def joined(coordinator: str | None, count: int | None, number: int | None) -> It
     if coordinator is None and not (in_cluster(os.environ) or _on_tpu_vm()):
         yield
         return
-    _words.catch()
+    _native_output.catch()
     jax.config.update(
         "jax_enable_preemption_service", False
     )  # it would catch SIGTERM instead of the loop, which asks all processes
@@ -148,7 +148,7 @@ def joined(coordinator: str | None, count: int | None, number: int | None) -> It
             f"--coordinator={coordinator or 'found by the cluster'}: this process could not join a run "
             f"({first_line(error)}); start every process, process 0 at that address, at a port that is free"
         ) from error
-    _words.met = True
+    _native_output.met = True
     try:
         with contextlib.ExitStack() as stack:
             if not is_first():
@@ -158,7 +158,7 @@ def joined(coordinator: str | None, count: int | None, number: int | None) -> It
             with exchange():
                 yield
     except UserError:
-        _words.status = 2
+        _native_output.status = 2
         with contextlib.suppress(RuntimeError, ValueError):  # some have ended, or continue
             _client().wait_at_barrier(
                 "refused", LEAVING * 1000
@@ -197,7 +197,7 @@ def _check(coordinator: str | None, count: int | None, number: int | None) -> No
         raise UserError(f"--process_id={number}: expected a number from 0 to {count - 1}, one below --num_processes={count}")
 
 
-class _Words:
+class _NativeOutput:
     """Captures what native libraries write to stdout and stderr, and shows it only if they end the process for an unknown
     reason. Python's own output is not redirected."""
 
@@ -224,35 +224,38 @@ class _Words:
         return self.kept.read().decode(errors="replace")
 
 
-_words = _Words()
+_native_output = _NativeOutput()
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _aborted(number: int) -> None:
-    if _words.status is not None:  # this process fails too, and will report why
+    if _native_output.status is not None:  # this process fails too, and will report why
         time.sleep(GRACE)
-        os._exit(_words.status)
-    text = _words.read()
+        os._exit(_native_output.status)
+    text = _native_output.read()
     if "distributed service" not in text:
-        print(text, file=_words.stderr, flush=True)
+        print(text, file=_native_output.stderr, flush=True)
         os._exit(1)
     _lost()
 
 
 def _lost() -> NoReturn:
     """Ends this process with one line: it can neither continue nor end together with the others."""
-    if not _words.leaving.acquire(blocking=False):
+    if not _native_output.leaving.acquire(blocking=False):
         time.sleep(GRACE)  # another thread is doing it
     gone = "another process of this run ended, and so this one ends; once all are started again by the same command, the run "
     never = f"not all processes were there within {MEETING} seconds; start every one, --process_id=0 where --coordinator says"
-    print(f"{program()}: {gone}resumes from the last checkpoint" if _words.met else f"{program()}: {never}", file=_words.stderr)
-    _words.stderr.flush()
+    print(
+        f"{program()}: {gone}resumes from the last checkpoint" if _native_output.met else f"{program()}: {never}",
+        file=_native_output.stderr,
+    )
+    _native_output.stderr.flush()
     os._exit(1)
 
 
 def _leave_alone(status: int) -> None:
     """Makes this process end without the others, for which JAX would wait: when Python ends, or after a while."""
-    _words.status = status
+    _native_output.status = status
 
     def leave() -> None:
         with contextlib.suppress(OSError, ValueError):

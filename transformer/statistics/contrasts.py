@@ -249,7 +249,7 @@ def contrast(
     """The contrast of a table's arms, or None if one of them has too few runs. `blocked`: only seeds that all arms have are
     used."""
     for arm in weights:
-        known(table, arm)
+        check_arm(table, arm)
     _rectangle(table)
     values = [np.array(table[arm], dtype=np.float64) for arm in weights]
     if blocked:
@@ -412,7 +412,7 @@ def _solve(found, error: float, freedom: float, tests: int, power: float, level:
 
 def diverged(table: Table, against: str) -> dict[str, Divergence]:
     """For each arm, the runs that diverged (nan, inf) and Fisher's exact test against the comparison arm."""
-    known(table, against)
+    check_arm(table, against)
     _rectangle(table)
     lost = {arm: outcomes(table, [arm]) for arm in table}
 
@@ -451,6 +451,6 @@ def _rectangle(table: Table) -> None:
         raise UserError(f"arms have different numbers of seeds ({counts}); give None for a run that does not exist")
 
 
-def known(table: Table, arm: str) -> None:
+def check_arm(table: Table, arm: str) -> None:
     if arm not in table:
         raise UserError(f"no arm {arm!r} in the table of runs, which has {', '.join(table)}{nearest(arm, table)}")

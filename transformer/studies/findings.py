@@ -139,11 +139,11 @@ def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = (),
         for claim in {study.label(claim): claim for claim in _computed(study) if claim.ranks or claim.rates}.values()
     ]
     estimates = {each.metric.label: each.estimates for each in measured}
-    of_arms = flags.of_arms(study, ours, search, estimates)
+    of_arms = flags.arm_flags(study, ours, search, estimates)
     judged = []
     for claim, verdict, each in zip(study.claims, found, of_claims, strict=True):
         compared = [finding.comparison for finding in verdict.findings]
-        doubts = flags.of_claim(study, claim, compared, each, ours, estimates, of_arms, verdict.findings[0].law)
+        doubts = flags.claim_flags(study, claim, compared, each, ours, estimates, of_arms, verdict.findings[0].law)
         judged.append(dataclasses.replace(_judged(claim, verdict, each), flags=doubts))
     return Findings(study, ours, search, seeds, missing, measured, judged, sentences, of_arms, plan)
 

@@ -57,7 +57,7 @@ def end(metric: Metric, mean: float | None) -> float | None:
 # --- of arms -----------------------------------------------------------------------------------------------------------
 
 
-def of_arms(study: Study, rows: Sequence[Row], search: Sequence[Row], estimates: Estimates) -> dict[str, list[str]]:
+def arm_flags(study: Study, rows: Sequence[Row], search: Sequence[Row], estimates: Estimates) -> dict[str, list[str]]:
     """By arm, the reasons why the study decides nothing about it."""
     result: dict[str, list[str]] = {arm: [] for arm in study.arms}
     for metric in study.metrics:
@@ -118,7 +118,7 @@ def _falls(study: Study, rows: Sequence[Row]) -> dict[str, float]:
 # --- of claims ---------------------------------------------------------------------------------------------------------
 
 
-def of_claim(
+def claim_flags(
     study: Study,
     claim: Claim,
     comparisons: Sequence[Comparison],

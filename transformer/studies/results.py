@@ -92,7 +92,7 @@ def chooser(study: Study) -> Metric:
 EXTENSIONS = 2  # how often a grid of learning rates is extended
 
 
-def searched(study: Study, outcomes: Mapping[Run, Outcome], part: str) -> dict[str, dict[float, float]]:
+def search_scores(study: Study, outcomes: Mapping[Run, Outcome], part: str) -> dict[str, dict[float, float]]:
     """By arm, the mean score of each learning rate; lower is better, and inf if a run diverged. Rates whose runs failed are
     absent."""
     metric = chooser(study)
@@ -118,15 +118,15 @@ def choose(study: Study, outcomes: Mapping[Run, Outcome]) -> dict[str, float]:
 
     For the arm that was also tried with all updates, only those runs count.
     """
-    known = searched(study, outcomes, "search") | searched(study, outcomes, "check")
+    known = search_scores(study, outcomes, "search") | search_scores(study, outcomes, "check")
     return {arm: min(rates, key=rates.__getitem__) for arm, rates in known.items()}
 
 
-def wider(study: Study, outcomes: Mapping[Run, Outcome]) -> dict[str, list[float]]:
+def extended_grids(study: Study, outcomes: Mapping[Run, Outcome]) -> dict[str, list[float]]:
     """For arms whose best rate is at an end of the grid, the next rate beyond that end, if the grid may still be extended."""
     result = {}
     for arm, best in choose(study, outcomes).items():
-        rates = sorted(searched(study, outcomes, "search")[arm])
+        rates = sorted(search_scores(study, outcomes, "search")[arm])
         beyond = best / 2 if best == rates[0] else best * 2 if best == rates[-1] else None
         if beyond is not None and len(rates) < len(study.learning_rates) + EXTENSIONS and len(study.learning_rates) > 1:
             result[arm] = [beyond]
@@ -304,7 +304,7 @@ def _row(run: Run, found: Outcome, folder: Path, curve: str) -> dict[str, Any]:
     if workdir.data_info_file.exists():
         cost = costs.totals(run.config, workdir.data_info())
         row |= {"parameters": cost.size, "flops": cost.total_flops}
-    if (times := beside(folder, ".seconds")).exists():
+    if (times := run_file(folder, ".seconds")).exists():
         row["seconds"] = round(sum(map(float, times.read_text().split())), 1)
     if workdir.record_file.exists():
         record = read_json(workdir.record_file)[-1]
@@ -323,7 +323,7 @@ def _cuts(workdir: Workdir) -> list[Cut]:
     return list(dict.fromkeys([*workdir.cuts(), *scored]))
 
 
-def beside(folder: Path, ending: str) -> Path:
+def run_file(folder: Path, ending: str) -> Path:
     """A file of a run that is stored next to its workdir."""
     return folder.with_name(folder.name + ending)
 

@@ -28,9 +28,9 @@ from transformer.runtime.lock import only_run
 from transformer.runtime.workdir import Workdir, write_json
 from transformer.studies import findings, results, workers
 from transformer.studies.plan import Pace, Plan, Run, duration, record
-from transformer.studies.results import Outcome, beside
+from transformer.studies.results import Outcome, run_file
 from transformer.studies.study import Metric
-from transformer.studies.workers import Place, Started, Train
+from transformer.studies.workers import Place, StartedRun, Train
 from transformer.training.loop import Stop
 from transformer.training.telemetry import has_bar, make_bar, read_metrics
 
@@ -87,7 +87,7 @@ def run_all(plan: Plan, root: Path, train: Train, place: Place, stream: TextIO |
             while tried and not stop:
                 all_of(tried, [*study.metrics, results.chooser(study)])
                 tried = [
-                    run for run in plan.search(results.wider(study, found)) if run not in found
+                    run for run in plan.search(results.extended_grids(study, found)) if run not in found
                 ]  # otherwise one failed here
             rates = results.choose(study, found)
             _check_rates(root, rows, rates if study.learning_rates else {})
@@ -122,14 +122,14 @@ def _execute(
 ) -> None:
     """Executes all of `waiting`, as many at a time as `place` has room for. Once `stop` is true, active runs are asked to save
     and end."""
-    active: dict[Run, Started] = {}
+    active: dict[Run, StartedRun] = {}
     asked = False
     try:
         while active or (waiting and not stop):
-            while len(_each(active)) < place.most and not stop and (chosen := next_of(waiting, active, place.seeds)):
+            while len(_each(active)) < place.most and not stop and (chosen := next_runs(waiting, active, place.seeds)):
                 for run in chosen:
                     waiting.remove(run)
-                    take_shared(_placed(run.config, root), run.folder(root))
+                    copy_shared(_placed(run.config, root), run.folder(root))
                 process = place.start(train, {run.folder(root): _placed(run.config, root) for run in chosen})
                 active.update(dict.fromkeys(chosen, process))
             place.wait(_each(active), 0.5)
@@ -150,7 +150,7 @@ def _execute(
             process.kill()
 
 
-def _each(active: Mapping[Run, Started]) -> list[Started]:
+def _each(active: Mapping[Run, StartedRun]) -> list[StartedRun]:
     """Each process once: several runs may share one."""
     return list({id(process): process for process in active.values()}.values())
 
@@ -169,7 +169,7 @@ def _failed(folder: Path, status: int | None) -> Outcome:
     if status is not None and status < 0:
         memory = "; was there too little memory?" if -status == signal.SIGKILL else ""
         return Outcome("failed", error=f"ended by signal {signal.Signals(-status).name}{memory}")
-    lines = beside(folder, ".log").read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = run_file(folder, ".log").read_text(encoding="utf-8", errors="replace").split("\n")
     return Outcome("failed", error=next((line.strip() for line in reversed(lines) if line.strip()), f"ended with {status}"))
 
 
@@ -214,15 +214,15 @@ def _pace(trained: Mapping[int, float], validated: Mapping[int, float], seconds:
 # --- work that runs share ----------------------------------------------------------------------------------------------
 
 
-def next_of(waiting: Sequence[Run], active: Collection[Run], seeds: int) -> list[Run]:
+def next_runs(waiting: Sequence[Run], active: Collection[Run], seeds: int) -> list[Run]:
     """The first run that does not wait for the training of an active run, and others that differ from it only in their seeds,
     at most `seeds` in all; [] if there is none."""
     busy = [_training(other.config) for other in active]
     free = [run for run in waiting if _training(run.config) not in busy]
-    return [run for run in free if _but_seed(run.config) == _but_seed(free[0].config)][:seeds]
+    return [run for run in free if _without_seed(run.config) == _without_seed(free[0].config)][:seeds]
 
 
-def take_shared(config: Config, folder: Path) -> None:
+def copy_shared(config: Config, folder: Path) -> None:
     """Fills `folder`, the workdir of a run that has not begun, from other runs of the study. If one of them has the same
     training, it is copied without scores, and its time is counted for this run too. Otherwise, if one has the same data, they
     are copied."""
@@ -236,8 +236,8 @@ def take_shared(config: Config, folder: Path) -> None:
             with new_folder(folder) as new:
                 shutil.copytree(other.path, new, ignore=shutil.ignore_patterns(*(p.name for p in scores)), dirs_exist_ok=True)
                 write_json(Workdir(new).config_file, settings.to_dict(config))
-            if (seconds := beside(other.path, ".seconds")).exists():
-                shutil.copy(seconds, beside(folder, ".seconds"))
+            if (seconds := run_file(other.path, ".seconds")).exists():
+                shutil.copy(seconds, run_file(folder, ".seconds"))
             return
         if other.data_info_file.exists() and other.tokens.is_dir() and _data(made) == _data(config):
             prepared = other
@@ -264,7 +264,7 @@ def _data(config: Config) -> tuple[object, ...]:
     return config.family, config.objective, config.train.init_from, dataclasses.replace(config.data, test=None)
 
 
-def _but_seed(config: Config) -> Config:
+def _without_seed(config: Config) -> Config:
     """The settings that all seeds of an arm share."""
     return settings.replace(config, "train.seed", 0)
 

@@ -255,7 +255,7 @@ def _p_of_effect(member: _Member, sign: float, effect: float | None) -> float | 
 def _member(comparison: Comparison, claim: Claim, data: Data) -> _Member:
     spread = data.spread(comparison.weights)
     for arm in spread:
-        contrasts.known(data.table, arm)
+        contrasts.check_arm(data.table, arm)
     if comparison.law:
         try:
             law = fitted(claim, data)

@@ -31,7 +31,7 @@ from typing import Any, Protocol, TextIO
 from transformer.config import Config
 from transformer.errors import UserError, first_line, say
 from transformer.studies import results
-from transformer.studies.results import beside
+from transformer.studies.results import run_file
 from transformer.training.loop import Stop
 
 Train = Callable[[Config, Path], None]  # trains, or resumes, in a workdir, and scores; a function of a module
@@ -39,7 +39,7 @@ Train = Callable[[Config, Path], None]  # trains, or resumes, in a workdir, and 
 Together = Callable[[Mapping[Path, Config], Mapping[Path, TextIO]], bool]
 
 
-class Started(Protocol):
+class StartedRun(Protocol):
     """A run that was started, with the interface of a process of `multiprocessing`."""
 
     @property
@@ -68,7 +68,7 @@ class Place(Protocol):
         """How many seeds of an arm are started as one process."""
         ...
 
-    def start(self, train: Train, runs: Mapping[Path, Config]) -> Started:
+    def start(self, train: Train, runs: Mapping[Path, Config]) -> StartedRun:
         """Starts runs that differ only in their seeds, given by their workdirs; at most `seeds`."""
         ...
 
@@ -212,7 +212,7 @@ def _children(together: Together, runs: Mapping[Path, Config]) -> None:
 def _logs(runs: Collection[Path]) -> Iterator[dict[Path, TextIO]]:
     """Log files of runs next to their workdirs; output that belongs to no single run goes to the first. Other files get the
     seconds of the process, divided equally among its runs."""
-    files = [beside(folder, ".log") for folder in runs]
+    files = [run_file(folder, ".log") for folder in runs]
     logs = [file.open("a", encoding="utf-8", buffering=1) for file in files]
     with contextlib.ExitStack() as locks:
         for file in files:  # a killed study may have left a process that is still ending: wait for it
@@ -224,7 +224,7 @@ def _logs(runs: Collection[Path]) -> Iterator[dict[Path, TextIO]]:
             yield dict(zip(runs, logs, strict=True))
         finally:
             for folder in runs:
-                with beside(folder, ".seconds").open("a") as times:
+                with run_file(folder, ".seconds").open("a") as times:
                     times.write(f"{(time.monotonic() - begun) / len(runs):.1f}\n")
 
 
@@ -310,7 +310,7 @@ class Cluster:
         # Spread, because a run uses all of a node's processors. Ray's own retries do not end where a run takes too much memory.
         self._task = ray.remote(max_retries=0, scheduling_strategy="SPREAD", **options)(on_node)
 
-    def start(self, train: Train, runs: Mapping[Path, Config]) -> Started:
+    def start(self, train: Train, runs: Mapping[Path, Config]) -> StartedRun:
         ((folder, config),) = runs.items()
         folder = folder.resolve()
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -369,7 +369,7 @@ class Task:
         return 1
 
     def _log(self, text: str) -> None:
-        with beside(self._folder, ".log").open("a", encoding="utf-8") as log:
+        with run_file(self._folder, ".log").open("a", encoding="utf-8") as log:
             log.write(f"{text.rstrip()}\n")
 
     def _unseen(self) -> bool:
