@@ -29,12 +29,12 @@ def _rotary(layers: int, **settings: Any) -> Model:
 
 
 def bert(layers: int) -> Model:
-    """An encoder alone."""
+    """An encoder-only model."""
     return _rotary(layers, num_encoder_layers=layers, feed_forward=FeedForward(activation="gelu"), token_types=2)
 
 
 def gpt(layers: int, **settings: Any) -> Model:
-    """A decoder alone."""
+    """A decoder-only model."""
     gelu = FeedForward(activation="gelu_tanh")
     return _rotary(layers, num_decoder_layers=layers, feed_forward=gelu, tying="two_way", **settings)
 

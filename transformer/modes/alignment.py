@@ -75,8 +75,8 @@ def _agreement(weights_LxBxHxTxS: np.ndarray, sentences: Sequence[alignment.Word
 def _hidden(
     predictor: Any, pairs: Sequence[tuple[str, str]], sentences: Sequence[alignment.Words]
 ) -> dict[str, dict[str, float]]:
-    """Mean nats of a target word: with all of the source; with its source word, or another one, hidden from attention
-    alone (the encoder still reads it), and from the encoder too."""
+    """Mean nats of a target word: with all of the source; with its source word, or another one, hidden only from
+    cross-attention (the encoder still reads it), and from the encoder too."""
     draw, some, places = np.random.default_rng(0), [], []
     for pair, sentence in zip(pairs, sentences, strict=True):
         known, links = sentence.known, sorted(sentence.known.links)
