@@ -59,13 +59,14 @@ SAMPLE = [("gpt2", "none"), ("bart", "length"), ("t5", "new")]
 
 
 @pytest.mark.parametrize(
-    ("name", "limit"), small.some(itertools.product(["gpt2", "bart", "t5"], LIMITS), *SAMPLE, others=pytest.mark.thorough)
+    ("name", "limit"),
+    small.some(itertools.product(["gpt2", "bart", "t5", "llama"], LIMITS), *SAMPLE, others=pytest.mark.thorough),
 )
 def test_texts_are_as_long_with_default_arguments(tmp_path, name, limit):
     generation = LIMITS[limit]
-    special = {"gpt2": ["<|endoftext|>"], "bart": BART}.get(name)
+    special = {"gpt2": ["<|endoftext|>"], "llama": ["<|endoftext|>"], "bart": BART}.get(name)
     made = folders.unigram() if special is None else folders.byte_bpe(special)
-    end = {"gpt2": 0, "bart": 2, "t5": 1}[name]
+    end = {"gpt2": 0, "bart": 2, "t5": 1, "llama": 0}[name]
     ids = {"num_decoder_layers": 2} if name == "t5" else {"bos_token_id": 0, "eos_token_id": end}
     model = theirs.make(name, vocab_size=made.get_vocab_size(), **ids)
     with torch.no_grad():  # it never ends by itself
@@ -73,10 +74,11 @@ def test_texts_are_as_long_with_default_arguments(tmp_path, name, limit):
         if name == "bart":
             model.final_logits_bias[0, end] = -100.0
     model.save_pretrained(tmp_path / "a")
-    starts = {"decoder_start_token_id": model.config.decoder_start_token_id} if name != "gpt2" else {}
+    starts = {"decoder_start_token_id": model.config.decoder_start_token_id} if model.config.is_encoder_decoder else {}
     common = {"eos_token_id": end, "pad_token_id": model.config.pad_token_id or 0} | starts
     (tmp_path / "a/generation_config.json").write_text(json.dumps(generation | common))
-    write_tokenizer(tmp_path / "a", made)
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"} if name == "llama" else {}
+    write_tokenizer(tmp_path / "a", made, **named)
     exported(tmp_path / "a", tmp_path / "b")
     texts = []
     for folder in (tmp_path / "a", tmp_path / "b"):

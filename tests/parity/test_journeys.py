@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,6 +17,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 import theirs  # noqa: E402  (it imports both)
+from flax import traverse_util  # noqa: E402
 
 from transformer.inference import loading  # noqa: E402
 
@@ -132,6 +135,33 @@ def test_a_model_goes_all_the_way(tmp_path, name):
     with torch.no_grad():
         wanted = written(torch.tensor([ids]), **more).logits.numpy()
     np.testing.assert_allclose(said, wanted, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_how_to_fine_tune_an_imported_folder(tmp_path):
+    """On one's own text; with adapters, which change the kernels that the how-to names and nothing else."""
+    published = KINDS["llama"]()
+    save(published, tmp_path / "FOLDER")
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.txt").write_text("\n\n".join(LINES * 10) + "\n")
+    text = (Path(__file__).parents[2] / "docs" / "howto" / "weights.md").read_text()
+    written = re.findall(r"(?m)^    python launch\.py ((?:.*\\\n)*.*)", text)
+    places = {"FOLDER2": "FOLDER2", "FOLDER": "FOLDER", "runs/gpt2": "llama", "runs/llama": "llama", "runs/tuned": "tuned"}
+    asked = {"--mode=generate": ["--config.search.max_new_tokens=5"], "--workdir=runs/tuned": ["--config.train.steps=10"]}
+    done = []
+    for line in written:
+        arguments = shlex.split(line.replace("\\\n", " "))
+        if "--mode=translate" in arguments or "--config.parallel.fsdp=8" in line:
+            continue
+        flags = [flag.partition("=") for flag in arguments]
+        flags = [f"{name}={tmp_path / places[value] if value in places else value}" for name, _, value in flags]
+        flags = [f"{flag.partition('=')[0]}={tmp_path}" if flag.endswith("=DIR") else flag for flag in flags]
+        command(*flags, *asked.get(arguments[0], []))
+        done.append(arguments[0])
+    assert done == ["--mode=import", "--mode=generate", "--mode=export", "--workdir=runs/tuned"]
+    old, new = (traverse_util.flatten_dict(loading.read(tmp_path / name).params, sep="/") for name in ("llama", "tuned"))
+    changed = {tuple(path.split("/")[-2:]) for path in old if not np.array_equal(old[path], new[path])}
+    assert changed == {("query", "kernel"), ("value", "kernel")}
 
 
 LABELLED = {
