@@ -148,6 +148,46 @@ def test_tokamax_given_bounds_is_plain_attention(name, monkeypatch):
     same(CASES[name], monkeypatch, fused._tokamax("xla"), "tokamax xla")
 
 
+DEVICE_CASES = {  # rows of 256 slots, heads of 64 entries: sizes that kernels are made for
+    "packed": fused.Parts,
+    "packed, causal": functools.partial(fused.Parts, after=0),
+    "packed, window, cap": functools.partial(fused.Parts, before=99, after=0, cap=20.0),
+    "causal, not packed": functools.partial(fused.Parts, after=0, segments=None),
+}
+KERNELS = [pytest.param(platform, kernel, id=kernel.name) for platform, each in fused.KERNELS.items() for kernel in each]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DEVICE_CASES)
+@pytest.mark.parametrize(("platform", "kernel"), KERNELS)
+def test_a_kernel_on_its_device_computes_attention_in_bfloat16(platform, kernel, name):
+    """Compared with XLA in fp32, forward and gradients. On a CPU this only tests the comparison itself."""
+    if platform != jax.default_backend():
+        pytest.skip(f"{kernel.name} needs a GPU or TPU")
+    draw = np.random.default_rng(0)
+    query, cotangent = (jnp.asarray(draw.normal(size=(2, 256, 4, 64)), jnp.bfloat16) for _ in range(2))
+    key, value = (jnp.asarray(draw.normal(size=(2, 256, 2, 64)), jnp.bfloat16) for _ in range(2))
+    ids = jnp.asarray(np.repeat([[1] * 100 + [2] * 100 + [0] * 56, [1] * 30 + [2] * 226], 1, axis=0), jnp.int32)
+    make = functools.partial(DEVICE_CASES[name], **({} if "not packed" in name else {"segments": (ids, ids)}))
+    if (reason := kernel.refuses(make(query / 8, key, value))) is not None:
+        pytest.skip(f"this GPU or TPU: {kernel.name}: {reason}")
+
+    def total(compute, arrays):
+        parts = make(*arrays)
+        heads = fused._seen_only(parts, compute(kernel.arrays(parts), parts))
+        return jnp.sum(heads.astype(jnp.float32) * cotangent), heads
+
+    wanted, found = (
+        jax.jit(jax.grad(functools.partial(total, compute), has_aux=True))(arrays)
+        for compute, arrays in (
+            (fused._xla, jax.tree.map(lambda x: x.astype(jnp.float32), (query / 8, key, value))),
+            (kernel.compute, (query / 8, key, value)),
+        )
+    )
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a.astype(jnp.float32), b, atol=0.03 * float(jnp.abs(b).max()))
+
+
 def test_slopes_are_exact_in_bfloat16():
     slopes = Alibi().slopes(12)
     parts = fused._in_bfloat16(slopes)
