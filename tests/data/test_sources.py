@@ -111,7 +111,7 @@ def test_no_directory_is_the_current_one(tmp_path, monkeypatch):
         (b"a\nb\n", b"a\n", ["train.en has 2 lines", "train.de has 1"]),
         (b"a\nb\n", b"a\n\xe4\n", ["train.de: line 2 is not UTF-8", "0xe4"]),
         ("a\n".encode("utf-16"), b"a\n", ["train.en: line 1 is not UTF-8"]),
-        (b"a\n \n", b"\nb\n", ["train.en", "blank"]),
+        (b"a\n \n", b"\nb\n", ["train.en", "train.de", "no pair of lines"]),
     ],
 )
 def test_bad_text(tmp_path, en, de, words):

@@ -10,7 +10,7 @@ import unicodedata
 
 import folders
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from transformer.config import Data, DataInfo
@@ -124,7 +124,10 @@ def test_pieces_restore_text_except_for_redundant_spaces(exact, kind, text):
 @given(text=st.text(alphabet="ab 12ﬂﬁ①１２ａｂ［\u00a0\u3000\u0308ouä", max_size=20))
 @example("ﬂug\u3000ｘ１２ u\u0308ber ")
 def test_pieces_restore_normalized_text(kind, text):
-    """Sentencepiece's NFKC against Python's. Every character that can come out is in the text learned from."""
+    """Sentencepiece's NFKC against Python's. Every character that can come out is in the text learned from.
+
+    Sentencepiece does not compose what it has just decomposed, such as a ligature's i with a diaeresis after it."""
+    assume(not re.search("[^ab 12ouä]\u0308", text))
     known = _normalised(kind)
     want = unicodedata.normalize("NFKC", text)
     assert known.decode(known.encode(text)) == " ".join(word for word in want.split(" ") if word)

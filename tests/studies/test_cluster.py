@@ -256,7 +256,7 @@ def test_what_a_node_wrote_may_be_seen_late(tmp_path, monkeypatch):
 
 def test_a_node_sees_what_the_study_sees(tmp_path):
     for folder, current in ((tmp_path / "gone" / "run", tmp_path), (tmp_path / "run", tmp_path / "gone")):
-        with pytest.raises(UserError, match=f"gone: {socket.gethostname()} has no such folder; .* shared"):
+        with pytest.raises(UserError, match=f"gone: {socket.gethostname()} has no such folder; .* share"):
             workers.on_node(fakes.train, test_runs.TINY, folder, str(current))
 
 
