@@ -1,5 +1,6 @@
 """Settings of all tests: how JAX checks shapes and compiles, which process runs a test, and which tests may be skipped."""
 
+import gc
 import os
 import re
 import shutil
@@ -43,6 +44,13 @@ def pytest_configure(config: pytest.Config) -> None:
         for name, value in settings.items():
             os.environ[f"JAX_{name.upper()}"] = str(value)
             jax.config.update(f"jax_{name}", value)
+
+
+def pytest_collection_finish() -> None:
+    """Tracing makes many objects, and each full pass of the garbage collector would look at all tests and modules again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
