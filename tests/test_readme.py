@@ -1,6 +1,7 @@
 """README and docs: the things they name exist, and the example in the README works unchanged."""
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -46,7 +47,10 @@ def test_the_promise_on_one_screen_is_kept(tmp_path, monkeypatch):
     assert shown[0].split() == ["property", "error", "bound"] and len(shown) > 5
     assert not [line for line in shown[1:] if lines.get(line[:42].strip()) != line.split()[-1]]
 
-    [study] = [line.strip() for line in README.splitlines() if "--mode=ablate" in line and line.startswith("    ")]
+    studies = [line.strip() for line in README.splitlines() if "--mode=ablate" in line and line.startswith("    ")]
+    study, own = studies
+    planned = command(*shlex.split(own)[2:], "--dry_run")
+    assert planned.status == 0 and [line for line in planned.lines if line.startswith("capped ")], planned.err
     config, workdir = (part for part in study.split()[2:] if not part.startswith("--mode"))
     folder = Path(workdir.partition("=")[2])
     shutil.copytree(ROOT / "experiments" / "reports" / folder.name, tmp_path / folder)

@@ -61,7 +61,7 @@ RUNS = {  # settings, layouts; a copy on each of several devices draws dropout o
     "decoder_only": ({"family": "decoder_only", "objective__kind": "causal_lm", "model__tying": "none"}, ["pmap", "2 x 2 x 2"]),
     "encoder_only": (TAG | {"model__head_dropout_rate": 0.0}, ["pmap", "2 x 2 x 2"]),
     "encoder_only dropout": (TAG, ["2 x 2 x 2"]),
-    "recurrent": ({"family": "recurrent"}, LAYOUTS),
+    "recurrent": ({"family": "recurrent"}, ["pmap", "2 x 2 x 2"]),
 }
 
 

@@ -157,7 +157,7 @@ def test_the_table_of_a_dry_run():
     assert f"{plan().costs['8'].size:,}" in rows["8"] and rows["8"].endswith("0:02:30")
     assert f"{plan().costs['24'].total_flops:.3g}" in rows["24"]
     assert rows["16"].endswith("failed: it failed")
-    runs = "12 runs: 6 of 3 arms x 2 seeds; 6 of 3 arms x 1 learning rate x 2 seeds, with 1 of the updates"
+    runs = "12 runs: 6 of 3 arms x 2 seeds; 6 of 3 arms x 1 learning rate x 2 seeds"
     assert f"{runs}, {4 * sum(cost.total_flops for cost in plan().costs.values()):.3g} FLOP in all" in text
     assert "; expected 0:10:00 with 2 at a time" in text
     assert (
