@@ -47,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Tracing makes many objects, and each full pass of the garbage collector would look at all tests and modules again."""
+    """Collect garbage less often: tracing makes many objects, and each full collection visits all tests and modules."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
@@ -77,8 +77,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 # --- slow tests --------------------------------------------------------------------------------------------------------
 
-# By what they took of processor time when they were last measured (--times): slow.txt is the slowest of the plain tests,
-# thorough.txt the slowest of the slow ones of which a sample is left. Others are marked in their files.
+# Tests that took the most processor time when they were last measured (--times). slow.txt keeps them out of the plain run;
+# thorough.txt keeps slow ones out of .ci/run too, where others check the same property. Other tests are marked in their files.
 MARKED = {
     mark: frozenset((Path(__file__).parent / f"{mark}.txt").read_text(encoding="utf-8").splitlines())
     for mark in ("slow", "thorough")

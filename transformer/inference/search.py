@@ -184,8 +184,8 @@ class Greedy:
             tokens_BxL=jnp.zeros((*start_B.shape, room), jnp.int32),
         )
 
-    def run(self, step: Step, state: State, enough: Array | int, copy_rows: "CopyRows | None" = None) -> State:
-        """The state when so many sentences are done, or one that is not has no room. There are no rows to copy."""
+    def run(self, step: Step, state: State, enough: Array | int, copy_rows: CopyRows = take_rows) -> State:
+        """The state when so many sentences are done, or one that is not has no room. `copy_rows` is not needed."""
         return _run(lambda state: self._extend(step, state), state, enough)
 
     def finish(self, state: Any) -> Hypotheses:

@@ -1,8 +1,9 @@
-"""What those tokenizer classes of Transformers make of a folder whose entries are sentencepiece's: T5, XLM-RoBERTa, CamemBERT,
-Pegasus, mBART, mBART-50 and NLLB.
+"""The tokenizer classes of Transformers whose vocabularies are sentencepiece models: T5, XLM-RoBERTa, CamemBERT, Pegasus,
+mBART, mBART-50 and NLLB.
 
-Each takes the entries, and the table of characters that are normalised; how text is split and what stands around it is the
-class's own. Of a model of many languages, `src_lang` in `tokenizer_config.json` names the code that stands beside a text.
+Each class reads the entries and the table of character replacements from the folder. The class itself defines how text is split
+and which special tokens are added. For a multilingual model, `src_lang` in `tokenizer_config.json` names the language code that
+is added to a text.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +20,7 @@ from transformer.data.tokenizers.tokenizer_parts import (
 )
 
 Builder = Callable[[Mapping[str, Any], Settings, Mapping[str, str]], Described]
-BLANKS = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}  # several are one
+BLANKS = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}  # several spaces become one
 LINES = {"type": "Replace", "pattern": {"Regex": "\n"}, "content": " "}
 WORDS = {"type": "WhitespaceSplit"}
 _MBART = (
