@@ -162,6 +162,20 @@ def test_a_run_with_a_variant_keeps_a_copy_and_its_workdir_runs_nothing(variant,
     assert not (tmp_path / "ran").exists()
 
 
+def test_two_files_of_one_name_are_refused(variant, tmp_path):
+    """A workdir keeps a copy of each under its name, and --variants finds them by it."""
+    other = tmp_path / "other" / variant.name
+    other.parent.mkdir()
+    other.write_text(SOFT_CAP.replace("30.0", "20.0"))
+    config = settings.override(
+        with_attention(f"{variant}:SoftCap"),
+        {"model.layer_pattern": "local", "model.layer_types.local.attention": f"{other}:SoftCap"},
+    )
+    error = message(settings.sources, config)
+    registry.forget(other)
+    assert str(variant) in error and str(other) in error and "rename" in error
+
+
 def test_names_that_are_registered():
     assert {"multi_head"} <= Attention.registry.keys() and Attention.kind is Attention
     assert {"none", "sinusoidal", "learned", "rotary", "alibi", "t5", "t5_layers", "shaw"} == Positions.registry.keys()

@@ -312,11 +312,15 @@ def _recorded(cls: type[Component]) -> dict[str, Any]:
 
 
 def sources(config: Any) -> set[Path]:
-    """The files outside the library that define components of these settings."""
+    """The files outside the library that define components of these settings. UserError: two have the same name."""
     values = [(name, value) for name, _, _, value in fields(config)]
     classes = [type(value) for _, value in values if isinstance(value, Component)]
     classes += [cls for name, v in values if isinstance(v, Variations) for cls in v.classes(f"config.{name}").values()]
-    return {file for cls in classes for file in registry.sources(cls)}
+    files: dict[str, Path] = {}
+    for file in (file for cls in classes for file in registry.sources(cls)):
+        if files.setdefault(file.name, file) != file:
+            raise UserError(f"{files[file.name]} and {file}: two files of components have the same name; rename one of them")
+    return set(files.values())
 
 
 def from_dict(values: Mapping[str, Any], kind: Any, where: str = "config.json", prefix: str = "") -> Any:
