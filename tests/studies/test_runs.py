@@ -31,8 +31,9 @@ from transformer.studies import plan as plans
 from transformer.studies import report, resampling, results, runs, study
 from transformer.studies.plan import Pace
 from transformer.studies.results import run_file
+from transformer.studies.runs import next_runs
 from transformer.studies.study import Metric
-from transformer.studies.workers import Job, Place, Processes
+from transformer.studies.workers import Job, Place, Processes, programs
 
 TINY = small.config(train__steps=4)
 NAMES = ["validation/nll", "validation/bleu", "test/nll", "test/bleu", "test/perplexity", "init/jacobian_norm"]
@@ -67,6 +68,9 @@ class InProcess:
     """Runs in this process, one after the other; what they raise goes where a process's last words go."""
 
     most = seeds = 1
+
+    def has_compiled(self, config) -> bool:
+        return False
 
     def start(self, train, runs) -> Done:
         ((folder, config),) = runs.items()
@@ -449,11 +453,31 @@ def test_two_processes_are_not_at_one_study(tmp_path):
 
 def test_a_job_that_is_over_may_be_waited_for_with_the_next_one_of_its_worker():
     ours, theirs = multiprocessing.Pipe()
-    worker = types.SimpleNamespace(connection=ours, job=None)
+    worker = types.SimpleNamespace(connection=ours, job=None, compiled=set())
     first = Job(worker, print, print, {})
     theirs.send(0)
     assert first.exitcode == 0
     Processes(1).wait([first, Job(worker, print, print, {})], 0)
+
+
+def test_a_run_goes_to_a_worker_that_has_compiled_its_programs(tmp_path):
+    """Of the runs with one seed that are next, one whose programs a free worker has is the first; other seeds still wait."""
+    made = plan({"a": {}, "b": {"model.d_ff": "9"}, "rate": {"train.learning_rate": "0.5"}}, seeds=2)
+    a0, b0, rate0, a1, b1, rate1 = made.runs({})
+    place = Processes(2)
+    pipes = [multiprocessing.Pipe() for _ in range(2)]
+    place._workers = [types.SimpleNamespace(connection=ours, job=None, compiled=set(), free=True) for ours, _ in pipes]
+    of_a, of_b = (place.start(print, {tmp_path / run.arm: run.config}).worker for run in (a0, b0))
+    assert of_a is of_b  # nothing was compiled anywhere
+    of_a.compiled, of_a.free = {programs(b0.config)}, False
+    other = place._workers[1]
+    other.compiled = {programs(a0.config)}
+    compiled = [run for run in (a0, b0, rate0, a1, b1, rate1) if place.has_compiled(run.config)]
+    assert compiled == [a0, rate0, a1, rate1]  # the learning rate is an argument of the programs
+    assert next_runs([b0, rate0, a1], [], 1, lambda run: place.has_compiled(run.config)) == [rate0]
+    assert next_runs([b0, a1, rate1], [], 1, lambda run: place.has_compiled(run.config)) == [b0]
+    of_a.free = True
+    assert place.start(print, {tmp_path / "a1": a1.config}).worker is other
 
 
 def test_a_worker_trains_many_runs_and_ends_with_one_that_fails(tmp_path):

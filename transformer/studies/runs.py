@@ -126,7 +126,11 @@ def _execute(
     asked = False
     try:
         while active or (waiting and not stop):
-            while len(_each(active)) < place.most and not stop and (chosen := next_runs(waiting, active, place.seeds)):
+            while len(_each(active)) < place.most and not stop:
+                if not (
+                    chosen := next_runs(waiting, active, place.seeds, lambda run: place.has_compiled(_placed(run.config, root)))
+                ):
+                    break
                 for run in chosen:
                     waiting.remove(run)
                     copy_shared(_placed(run.config, root), run.folder(root))
@@ -214,12 +218,17 @@ def _pace(trained: Mapping[int, float], validated: Mapping[int, float], seconds:
 # --- work that runs share ----------------------------------------------------------------------------------------------
 
 
-def next_runs(waiting: Sequence[Run], active: Collection[Run], seeds: int) -> list[Run]:
+def next_runs(
+    waiting: Sequence[Run], active: Collection[Run], seeds: int, compiled: Callable[[Run], bool] = lambda run: False
+) -> list[Run]:
     """The first run that does not wait for the training of an active run, and others that differ from it only in their seeds,
-    at most `seeds` in all; [] if there is none."""
+    at most `seeds` in all; [] if there is none. A run with the first one's seed goes before it if it is `compiled`."""
     busy = [_training(other.config) for other in active]
     free = [run for run in waiting if _training(run.config) not in busy]
-    return [run for run in free if _without_seed(run.config) == _without_seed(free[0].config)][:seeds]
+    if not free:
+        return []
+    first = next((run for run in free if run.seed == free[0].seed and compiled(run)), free[0])
+    return [first, *(run for run in free if run != first and _without_seed(run.config) == _without_seed(first.config))][:seeds]
 
 
 def copy_shared(config: Config, folder: Path) -> None:

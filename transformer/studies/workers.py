@@ -11,6 +11,7 @@ nodes: if the lost node still has a process of the run, the new one waits until 
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import gc
 import importlib
@@ -68,6 +69,10 @@ class Place(Protocol):
         """How many seeds of an arm are started as one process."""
         ...
 
+    def has_compiled(self, config: Config) -> bool:
+        """Whether a worker that is free has trained a run with the same programs."""
+        ...
+
     def start(self, train: Train, runs: Mapping[Path, Config]) -> StartedRun:
         """Starts runs that differ only in their seeds, given by their workdirs; at most `seeds`."""
         ...
@@ -89,6 +94,7 @@ class Worker:
         self.process.start()
         other.close()
         self.job: Job | None = None
+        self.compiled: set[Config] = set()
 
     @property
     def free(self) -> bool:
@@ -108,6 +114,7 @@ class Job:
     def __init__(self, worker: Worker, child: Callable[..., None], train: Train | Together, runs: Mapping[Path, Config]):
         self.worker, self._exitcode = worker, None
         worker.job = self
+        worker.compiled |= {programs(config) for config in runs.values()}
         worker.connection.send((child, train, runs))
 
     @property
@@ -131,6 +138,12 @@ class Job:
         self.worker.process.kill()
 
 
+def programs(config: Config) -> Config:
+    """The settings on which compiled programs may depend: all but the seed, and the length and peak of the schedule."""
+    train = dataclasses.replace(config.train, seed=0, steps=1, warmup_steps=1, learning_rate=None)
+    return dataclasses.replace(config, train=train)
+
+
 class Processes:
     """Workers on this machine, `most` at a time. With `together` one trains several `seeds` of an arm at once."""
 
@@ -138,10 +151,14 @@ class Processes:
         self.most, self.seeds, self._together = most, seeds, together
         self._workers: list[Worker] = []
 
+    def has_compiled(self, config: Config) -> bool:
+        return any(worker.free and programs(config) in worker.compiled for worker in self._workers)
+
     def start(self, train: Train, runs: Mapping[Path, Config]) -> Job:
         for folder in runs:
             folder.parent.mkdir(parents=True, exist_ok=True)
-        free = next((worker for worker in self._workers if worker.free), None)
+        idle, known = [worker for worker in self._workers if worker.free], {programs(config) for config in runs.values()}
+        free = next((worker for worker in idle if known <= worker.compiled), idle[0] if idle else None)
         if free is None:
             self._workers = [worker for worker in self._workers if worker.process.is_alive()] + [free := Worker()]
         if len(runs) == 1 or self._together is None:
@@ -309,6 +326,9 @@ class Cluster:
         self._ray = ray
         # Spread, because a run uses all of a node's processors. Ray's own retries do not end where a run takes too much memory.
         self._task = ray.remote(max_retries=0, scheduling_strategy="SPREAD", **options)(on_node)
+
+    def has_compiled(self, config: Config) -> bool:
+        return False  # each task is a process of its own
 
     def start(self, train: Train, runs: Mapping[Path, Config]) -> StartedRun:
         ((folder, config),) = runs.items()
