@@ -11,10 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from transformer.data.sources.base import CHUNK
 from transformer.errors import UserError
 from transformer.files import new_folder
-
-CHUNK = 8192  # examples per tokenizer call: enough to amortize the call, with little memory
 
 
 class Encoder(Protocol):

@@ -137,9 +137,13 @@ def make_vocabularies(text: Text, fields: Sequence[str], folders: Folders) -> di
             "config.data.vocabulary imported: the workdir has none; it comes with --mode=import or config.train.init_from"
         )
     examples = text.training().examples
+    columns: dict[str, list[str]] = {field: [] for field in fields if field in examples[0]}
+    for example in examples:  # once for all fields, because reading is slow
+        for field, column in columns.items():
+            column.append(example[field])
     names, made = _names(data, fields), {}
     for name, of in names.items():
-        texts = [e[field] for field in of if field in examples[0] for e in examples]
+        texts = [each for field in of for each in columns.get(field, ())]
         before = "" if len(names) == 1 else f"{name} "
         made[name] = training.train(data, texts, lambda line, before=before: text.notice(before + line))
     try:

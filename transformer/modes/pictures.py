@@ -112,8 +112,14 @@ def _pictures(found: Attended, folder: Path, tell: Callable[[str], None] = lambd
             tell(str(file))
 
 
-def show(workdir: Workdir, task: families.Task, splits: Mapping[str, prepare.Split], predictor: Any) -> None:
-    """Draws the figures of a finished run and prints commands to try next."""
+def show(
+    workdir: Workdir,
+    task: families.Task,
+    splits: Mapping[str, prepare.Split],
+    predictor: Any,
+    outputs: Mapping[str, str],
+) -> None:
+    """Draws the figures of a finished run and prints commands to try next. `outputs`: known ones, by source."""
     with optional("picture of the learning curve"):
         curve = workdir.pictures / "learning_curve.png"
         plots.learning_curve(read_metrics(workdir.metrics_file), curve, title=workdir.path.name)
@@ -121,8 +127,9 @@ def show(workdir: Workdir, task: families.Task, splits: Mapping[str, prepare.Spl
     lines = [(line.strip(), e) for e in some for line in e[task.fields[0]][:5000].split("\n")]
     source, example = max(lines, key=lambda each: _readability(each[0]))
     target = example["text"] if task.fields[0] == "question" else None
+    known = outputs.get(source) if hasattr(predictor, "translate") else None
     with optional("pictures of attention"):
-        found = attended(predictor, source, target)
+        found = attended(predictor, source, target or known)
         if found.maps:
             _pictures(found, workdir.pictures)
             _page([found], workdir.pictures)

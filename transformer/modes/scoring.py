@@ -160,8 +160,9 @@ def score_split(
     validation: prepare.Split | None = None,
     kept: str | None = None,
     changed: Mapping[str, Any] | None = None,
-) -> None:
-    """Prints the scores and samples of a split and writes them to the workdir.
+) -> list[dict[str, Any]]:
+    """Prints the scores and samples of a split and writes them to the workdir. Returns a row for each output, by example: its
+    "source", and the output as `scores.PREDICTION`.
 
     With `config.evaluate.heads_removed`, of the model without those heads, which are chosen on `validation`.
 
@@ -197,6 +198,7 @@ def score_split(
             _write(workdir, kept, scored, about | {"search": dataclasses.asdict(config.search)})
         finally:  # print the scores before writing them, which may fail
             _print(kept, scored, len(split.examples), loaded.steps, without)
+    return scored.rows
 
 
 def _outputs(predictor: Any, judge: Judge, task: families.Task, name: str, split: prepare.Split) -> Scored:

@@ -405,14 +405,15 @@ def _finish(
     """Ends a run: scores of the test split, samples, pictures, and commands to try next."""
     hosts.by_first(lambda: None)  # the last checkpoint is complete
     predictor = predict.load(workdir.path)
-    name = "test" if "test" in splits else "validation"
+    name, rows = "test" if "test" in splits else "validation", []
     if name in splits:
-        score_split(workdir, predictor, name, splits[name], splits.get("validation"))
+        rows = score_split(workdir, predictor, name, splits[name], splits.get("validation"))
         if hosts.is_first():
             found = workdirs.read_json(workdir.evaluation_file(name))["scores"]
             followed.log(config.train.steps, {f"{name}/{score}": value for score, value in found.items()})
     if pictures:
-        hosts.by_first(lambda: _show(workdir, families.task_of(config), splits, predictor))
+        outputs = {row["source"]: row[scores.PREDICTION] for row in rows}
+        hosts.by_first(lambda: _show(workdir, families.task_of(config), splits, predictor, outputs))
 
 
 def _show(*arguments: Any) -> None:

@@ -10,6 +10,7 @@ from transformer.cuts import Cut
 
 SplitName = Literal["train", "validation", "test"]
 Example = Mapping[str, str]  # name of a field -> text
+CHUNK = 8192  # examples that are read, or given to a tokenizer, at a time
 VERBATIM = {"label", "tags", "start"}  # fields that are not lowercased
 
 
@@ -32,8 +33,8 @@ class Examples(Sequence[Example]):
         return self._fetch(where) if isinstance(where, range) else self._fetch([where])[0]
 
     def __iter__(self) -> Iterator[Example]:
-        for first in range(0, self._length, 4096):
-            yield from self[first : first + 4096]
+        for first in range(0, self._length, CHUNK):
+            yield from self[first : first + CHUNK]
 
     def map(self, change: Callable[[dict[str, str]], dict[str, str]]) -> "Examples":
         """The examples, to which `change` is applied when they are fetched."""

@@ -6,6 +6,7 @@ imported.
 
 import contextlib
 import dataclasses
+import functools
 import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -83,6 +84,10 @@ def _records(builder: Any, data: Data, split: SplitName, fields: Mapping[str, st
             f"--dataset_version_dir={builder.data_dir}`"
         ) from error
 
+    @functools.lru_cache(maxsize=8)  # so a small data set is read once, although the vocabulary and the tokens each need it
+    def fetched(indices: range) -> list[dict[str, str]]:
+        return fetch(indices)
+
     def fetch(indices: Sequence[int]) -> list[dict[str, str]]:
         try:
             rows = records.__getitems__(list(indices))  # several times as fast as reading them one by one
@@ -95,7 +100,7 @@ def _records(builder: Any, data: Data, split: SplitName, fields: Mapping[str, st
                 f"delete {builder.data_dir} and prepare the data set again"
             ) from error
 
-    examples = Examples(len(records), fetch)
+    examples = Examples(len(records), lambda indices: fetched(indices) if isinstance(indices, range) else fetch(indices))
     determined_by = [info.full_name, name, str(len(records)), *fields.values(), str(data.lowercase)]
     return Split(examples.map(lowered) if data.lowercase else examples, (), fingerprint(determined_by))
 
