@@ -3,7 +3,7 @@
     python launch.py --config=experiments/rnn_fixed.py
 
 Seed 0: 99.95 % of 2,000 unseen numbers right, 99.9 % or more with each number of digits, and 99.0 % of the numbers below 100,
-which are training numbers; 141 s of processor time. The data are those of number_words.py, in padded batches.
+which are training numbers; 141 s of processor time. The data are `number_words.NUMBERS`, in padded batches.
 Cho et al. 2014: --config.model.recurrent.cell=gru --config.model.recurrent.context=every_step
 --config.model.num_encoder_layers=1 --config.model.num_decoder_layers=1.
 """

@@ -3,7 +3,7 @@
     python launch.py --config=experiments/rnn_luong.py
 
 Seed 0: 100.0 % of 2,000 unseen numbers right, and 99.0 % of the numbers below 100, which are training numbers; 198 s of
-processor time. The data are those of number_words.py, in padded batches. Other scores:
+processor time. The data are `number_words.NUMBERS`, in padded batches. Other scores:
 --config.model.recurrent.attention=luong_dot or luong_concat.
 """
 
