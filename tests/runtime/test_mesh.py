@@ -6,9 +6,12 @@ program of.
 """
 
 import dataclasses
+import functools
 import json
 import re
+import sys
 from collections import Counter
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +66,9 @@ RUNS = {  # settings, layouts; a copy on each of several devices draws dropout o
     "encoder_only dropout": (TAG, ["2 x 2 x 2"]),
     "recurrent": ({"family": "recurrent"}, ["pmap", "2 x 2 x 2"]),
 }
+# One of each family, and nested loops; the others, which take two minutes of processor time, are run on demand.
+FEW = ("encoder_decoder", "encoder_decoder deep", "decoder_only", "encoder_only dropout", "recurrent")
+REST = tuple(name for name in RUNS if name not in FEW)
 
 
 def batch(family: str, number: int) -> dict[str, np.ndarray]:
@@ -153,13 +159,29 @@ def gathers(remat: str) -> dict:
     return {"found": dict(found), "parameters": Counter(",".join(map(str, shape)) for shape in cut)}
 
 
-def on_eight() -> dict:
-    """Everything that needs eight devices."""
-    runs = {
+def on_eight(names: Sequence[str]) -> dict:
+    """These runs; if there are none, everything else that needs eight devices."""
+    if not names:
+        return {"born": born(), "gathers": {remat: gathers(remat) for remat in ("none", "full")}}
+    chosen = {name: RUNS[name] for name in names}
+    return {
         name: {layout: train(settings, LAYOUTS[layout]) for layout in layouts} | {"one": train(settings, Parallel("jit"))}
-        for name, (settings, layouts) in RUNS.items()
+        for name, (settings, layouts) in chosen.items()
     }
-    return {"runs": runs, "born": born(), "gathers": {remat: gathers(remat) for remat in ("none", "full")}}
+
+
+@functools.cache
+def trained(names: tuple[str, ...]) -> dict:
+    return simulated.eight(__file__, *names)
+
+
+def found_in(run: str) -> dict:
+    """By layout, what a run found. One process makes all of `FEW`, and another one the rest."""
+    return trained(FEW if run in FEW else REST)[run]
+
+
+def mark(run: str) -> pytest.MarkDecorator:
+    return pytest.mark.slow if run in FEW else pytest.mark.thorough
 
 
 @pytest.fixture(scope="module")
@@ -167,25 +189,26 @@ def eight():
     return simulated.eight(__file__)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("run", "layout"), [(run, layout) for run, (_, layouts) in RUNS.items() for layout in layouts])
-def test_losses_are_those_of_one_device(eight, run, layout):
-    found, one = eight["runs"][run][layout], eight["runs"][run]["one"]
+@pytest.mark.parametrize(
+    ("run", "layout"),
+    [pytest.param(run, layout, marks=mark(run)) for run, (_, layouts) in RUNS.items() for layout in layouts],
+)
+def test_losses_are_those_of_one_device(run, layout):
+    found, one = found_in(run)[layout], found_in(run)["one"]
     assert found["losses"] == pytest.approx(one["losses"], rel=TOLERANCE)
     assert found["evaluated"] == pytest.approx(one["evaluated"], rel=TOLERANCE)
     assert found["types"] == ["float64", "int32"]
     assert one["losses"][-1] < one["losses"][0] - 0.1  # something was learned
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("run", RUNS)
-def test_states_stay_where_they_were_put_and_buffers_are_used_again(eight, run):
-    assert all(found["placed_alike"] and found["old_state_given_up"] for found in eight["runs"][run].values())
+@pytest.mark.parametrize("run", [pytest.param(run, marks=mark(run)) for run in RUNS])
+def test_states_stay_where_they_were_put_and_buffers_are_used_again(run):
+    assert all(found["placed_alike"] and found["old_state_given_up"] for found in found_in(run).values())
 
 
 @pytest.mark.slow
-def test_a_device_has_its_share(eight):
-    shares = {layout: found["share"] for layout, found in eight["runs"]["encoder_decoder"].items()}
+def test_a_device_has_its_share():
+    shares = {layout: found["share"] for layout, found in found_in("encoder_decoder").items()}
     assert shares["one"] == shares["data 8"] == 1 and shares["pmap"] == 1 / 8  # of eight copies
     assert 1 / 8 < shares["fsdp 8"] < 0.3 and 1 / 4 < shares["2 x 2 x 2"] < 0.4
 
@@ -250,4 +273,4 @@ if __name__ == "__main__":
     import conftest  # noqa: F401  (what holds for every test holds here)
 
     compute_in_float64()
-    print(json.dumps(on_eight()))
+    print(json.dumps(on_eight(sys.argv[1:])))
