@@ -2,8 +2,8 @@
 
     python launch.py --config=experiments/t5_number_words.py
 
-Seed 0: 91.1 % of 2,000 unseen numbers right, the loss still falling; 435 s of training on two cores that did other work too.
-Measured with training numbers drawn evenly, before those of number_words.py were used; not measured again since.
+Seed 0: 99.55 % of 2,000 unseen numbers right after 600 updates, at least 99.4 % for each number of digits, and all numbers below
+100, which are training numbers; 10 minutes on two cores. The data are `number_words.NUMBERS`, in padded batches.
 """
 
 import dataclasses
