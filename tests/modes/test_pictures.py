@@ -89,7 +89,7 @@ def test_nothing_after_the_scores_fails_a_run(tmp_path, monkeypatch, capsys):
         def translate(self, texts):
             raise ZeroDivisionError("of nothing")
 
-    training._show(Workdir(workdir), families.task_of(translator().config), splits, Broken())
+    training._show(Workdir(workdir), families.task_of(translator().config), splits, Broken(), {})
     stderr = capsys.readouterr().err
     assert "ZeroDivisionError: of nothing (test_pictures.py:" in stderr and "--mode=translate" in stderr
     files = re.findall(r"--config=(\S+)", stderr)  # the default job leads to one's own text, and to a study
