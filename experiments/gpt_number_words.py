@@ -2,8 +2,9 @@
 
     python launch.py --config=experiments/gpt_number_words.py
 
-Seed 0: 99.95 % of 2,000 unseen numbers right after 600 updates, at least 99.8 % for each number of digits, and 99 of the 100
-numbers below 100, which are training numbers; 233 s in all on two cores. The data are `number_words.NUMBERS`, in padded batches.
+Seed 0: 99.95 % of 2,000 unseen numbers right after 600 updates, at least 99.8 % for each number of digits, and 99 of the
+100 numbers below 100, which are training numbers; 233 s in all on two cores. The data are `number_words.NUMBERS`, in padded
+batches.
 """
 
 import dataclasses

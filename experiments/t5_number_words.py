@@ -2,8 +2,8 @@
 
     python launch.py --config=experiments/t5_number_words.py
 
-Seed 0: 99.55 % of 2,000 unseen numbers right after 600 updates, at least 99.4 % for each number of digits, and all numbers below
-100, which are training numbers; 10 minutes on two cores. The data are `number_words.NUMBERS`, in padded batches.
+Seed 0: 99.55 % of 2,000 unseen numbers right after 600 updates, at least 99.4 % for each number of digits, and all numbers
+below 100, which are training numbers; 10 minutes on two cores. The data are `number_words.NUMBERS`, in padded batches.
 """
 
 import dataclasses
