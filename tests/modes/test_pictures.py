@@ -95,5 +95,5 @@ def test_nothing_after_the_scores_fails_a_run(tmp_path, monkeypatch, capsys):
     files = re.findall(r"--config=(\S+)", stderr)  # the default job leads to one's own text, and to a study
     assert len(files) == 2 and all((trained.ROOT / file).is_file() for file in files)
     monkeypatch.setattr(pictures, "_readability", lambda source: 1 / 0)
-    training._show(Workdir(workdir), families.task_of(translator().config), splits, Broken())
+    training._show(Workdir(workdir), families.task_of(translator().config), splits, Broken(), {})
     assert "ZeroDivisionError" in capsys.readouterr().err
