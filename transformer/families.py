@@ -114,8 +114,10 @@ def masked_loss(model: Any, config: Config, data_info: DataInfo) -> Loss:
         tokens = _cross_entropy(model, config, data_info, params, states, batch, training=dropout_key is not None)
         scores = _scores(model, params, states, batch, dropout_key)
         guessed = losses.cross_entropy(scores[:, None], batch["related"], batch["related_weights"], 0.0, 2)
-        # Means of tokens and of pairs are added (Devlin et al. 2019, A.2).
-        share = jax.lax.stop_gradient(tokens["weight_sum"] / jnp.maximum(guessed["weight_sum"], 1.0))
+        # Means of tokens and of pairs are added (Devlin et al. 2019, A.2): those of the whole batch, if this is a part of one.
+        tokens_weight = batch.get("total_weights", tokens["weight_sum"])
+        pairs_weight = batch.get("total_related_weights", guessed["weight_sum"])
+        share = jax.lax.stop_gradient(tokens_weight / jnp.maximum(pairs_weight, 1.0))
         related = {"related_correct_sum": guessed["correct_sum"], "related_weight_sum": guessed["weight_sum"]}
         return tokens | {"loss_sum": tokens["loss_sum"] + share * guessed["loss_sum"]} | related
 

@@ -39,7 +39,7 @@ def failures(config: Config) -> list[str]:
 
 
 # One of each kind of model; the others, 10 to 30 seconds of processor time each, are run on demand.
-KINDS = {"number_words", "shakespeare", "rnn_bahdanau", "bert_list_ops", "t5_number_words", "bart_pretrain", "gemma_3_1b"}
+KINDS = {"number_words", "shakespeare", "rnn_bahdanau", "bert_list_ops", "bert_base", "t5_number_words", "bart_pretrain"}
 EACH = [
     pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in KINDS else pytest.mark.thorough)
     for path in (*FILES, *PUBLISHED)

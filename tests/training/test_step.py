@@ -9,7 +9,7 @@ import optax
 import pytest
 import small
 
-from transformer import families
+from transformer import families, settings
 from transformer.config import Checkpoint, Train
 from transformer.runtime.checkpoints import Checkpoints
 from transformer.training import state_files, step
@@ -184,6 +184,29 @@ def test_micro_batches_are_one_batch():
     for new, sums in results[1:]:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), new.params, whole.params)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), sums, metrics)
+
+
+def test_means_of_tokens_and_of_pairs_are_those_of_the_whole_batch():
+    """In micro-batches and on devices that have other shares of the tokens than of the pairs."""
+    made = small.batch(5, 8)
+    full = made["source_segments"] > 0
+    batch = {name: made[name] for name in ("source", "source_segments", "source_positions")}
+    batch |= {"targets": made["source"], "weights": full.astype(np.float32)}
+    batch |= {"related": made["source"][:, :1] % 2, "related_weights": full[:, :1].astype(np.float32)}
+    kind = {"family": "encoder_only", "objective__kind": "masked_lm", "objective__next_sentence": True}
+    config = small.config(**kind, model__tying="two_way", model__head_dropout_rate=0.0, data__batching="bucketed")
+    data_info = settings.replace(small.DATA_INFO, "mask", 3)
+    model, params = small.untrained(config, data_info)
+    loss = families.make_loss(model, config, data_info)
+    (whole, metrics), (parts, sums) = (
+        update(state, batch) for state, update in (make(Train(accumulate=n), loss, params=params) for n in (1, 4))
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), parts.params, whole.params)
+    evaluate = step.make_eval_step(loss)
+    rows = {name: each.reshape(4, 2, *each.shape[1:]) for name, each in batch.items()}
+    on_four = jax.vmap(lambda part: evaluate(params, part, "devices"), axis_name="devices")(rows)["loss_sum"]
+    found = [sums["loss_sum"], evaluate(params, batch)["loss_sum"], *on_four]
+    np.testing.assert_allclose(found, metrics["loss_sum"], rtol=1e-5)
 
 
 def test_dropout_of_a_step():

@@ -38,6 +38,16 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, train: T
     return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
 
+def total_weights(batch: Batch, axis_name: str | None) -> Batch:
+    """The sum of each of a batch's weights over all rows and devices, as "total_weights" and so on, for losses that add means.
+
+    A part of the batch, on a device or a micro-batch, has other sums. With only one kind of weights, nothing is needed.
+    """
+    names = [name for name in batch if name.endswith("weights")]
+    sums = {f"total_{name}": batch[name].sum() for name in names} if len(names) > 1 else {}
+    return sums if axis_name is None else jax.lax.psum(sums, axis_name)
+
+
 def make_train_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
@@ -64,10 +74,12 @@ def make_train_step(
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
+        totals = total_weights(batch, axis_name)
+
         def objective(params: Params, part: Batch, part_key: Array) -> tuple[Array, dict[str, Array]]:
             if frozen is not None:
                 params = jax.tree.map(lambda p, still: jax.lax.stop_gradient(p) if still else p, params, frozen(params))
-            sums = loss(params, part, part_key)
+            sums = loss(params, {**part, **totals}, part_key)
             return sums["loss_sum"], sums
 
         gradient = jax.grad(objective, has_aux=True)
@@ -102,7 +114,7 @@ def make_eval_step(loss: Loss) -> Callable[..., dict[str, Array]]:
     """`eval_step(params, batch, axis_name=None) -> sums`, deterministic."""
 
     def eval_step(params: Params, batch: Batch, axis_name: str | None = None) -> dict[str, Array]:
-        sums = loss(params, batch, None)
+        sums = loss(params, {**batch, **total_weights(batch, axis_name)}, None)
         return sums if axis_name is None else jax.lax.psum(sums, axis_name)
 
     return eval_step
