@@ -211,8 +211,13 @@ def test_a_mode_that_a_task_does_not_have(task, mode, has):
 
 @pytest.fixture
 def first_state(monkeypatch):
-    """Stops training before its first update; the initial state."""
-    states = []
+    """Stops training before its first update; the initial state. The runs of tasks are trained nevertheless."""
+    states, train, run = [], loop.train, tasks.run
+
+    def trained_run(task):
+        with pytest.MonkeyPatch.context() as whole:
+            whole.setattr(loop, "train", train)
+            return run(task)
 
     def begun(config, state, first, *more, **others):
         states.append(state)
@@ -220,6 +225,7 @@ def first_state(monkeypatch):
         yield  # no update is asked for
 
     monkeypatch.setattr(loop, "train", begun)
+    monkeypatch.setattr(tasks, "run", trained_run)
     return states
 
 
