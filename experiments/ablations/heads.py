@@ -5,7 +5,7 @@
 
 DIR holds Multi30k's train.*, val.* and test_2016_flickr.* in English and German, cased and untokenised.
 
-Not finished: `experiments/reports/heads` holds the plan and the rows of the finished runs, 9 of 78, all of them of the search
+Not finished: `experiments/reports/heads` holds the plan and the rows of the finished runs, 11 of 78, all of them of the search
 for 8 heads; the best rate so far, 6e-3, is the highest of the grid, which will be extended. On a machine with much other work a
 run took 28 minutes or more, and a run of the learning-rate search, which has a third of the updates, 10 or more. To resume the
 study, use a copy of that folder as --workdir.
