@@ -122,15 +122,17 @@ def _execute(
 ) -> None:
     """Executes all of `waiting`, as many at a time as `place` has room for. Once `stop` is true, active runs are asked to save
     and end."""
+
+    def compiled(run: Run) -> bool:
+        return place.has_compiled(_placed(run.config, root))
+
     active: dict[Run, StartedRun] = {}
     asked = False
     try:
         while active or (waiting and not stop):
-            while len(_each(active)) < place.most and not stop:
-                if not (
-                    chosen := next_runs(waiting, active, place.seeds, lambda run: place.has_compiled(_placed(run.config, root)))
-                ):
-                    break
+            while (
+                len(_each(active)) < place.most and not stop and (chosen := next_runs(waiting, active, place.seeds, compiled))
+            ):
                 for run in chosen:
                     waiting.remove(run)
                     copy_shared(_placed(run.config, root), run.folder(root))

@@ -29,6 +29,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from transformer import families
 from transformer.config import Config
 from transformer.errors import UserError, first_line, say
 from transformer.studies import results
@@ -139,9 +140,8 @@ class Job:
 
 
 def programs(config: Config) -> Config:
-    """The settings on which compiled programs may depend: all but the seed, and the length and peak of the schedule."""
-    train = dataclasses.replace(config.train, seed=0, steps=1, warmup_steps=1, learning_rate=None)
-    return dataclasses.replace(config, train=train)
+    """The settings on which compiled programs may depend, with those of the data and of scoring."""
+    return dataclasses.replace(config, train=families.of_programs(config).train)
 
 
 class Processes:
