@@ -36,11 +36,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """A program is compiled once per session: other processes of pytest, and processes that tests start, find what one has
     compiled.
 
-    The folder is new in each session and is deleted with it, so that no test uses a program of another commit or of the user.
+    The folder is that of JAX_COMPILATION_CACHE_DIR, as .ci/run sets it for its sessions. Else it is new and is deleted at the
+    end.
     """
     if not hasattr(config, "workerinput"):
-        settings = {"compilation_cache_dir": tempfile.mkdtemp(), "persistent_cache_min_compile_time_secs": 0.05}
-        config.stash[_compiled] = str(settings["compilation_cache_dir"])
+        settings: dict[str, Any] = {"persistent_cache_min_compile_time_secs": 0.05}
+        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            settings["compilation_cache_dir"] = config.stash[_compiled] = tempfile.mkdtemp()
         for name, value in settings.items():
             os.environ[f"JAX_{name.upper()}"] = str(value)
             jax.config.update(f"jax_{name}", value)

@@ -85,9 +85,10 @@ def test_there_are_some(tmp_path):
     assert {config.objective.kind for config in every} >= jobs
 
 
-# Two are run every time, one of each kind of data and job with the slow tests; tests/modes/test_tasks.py trains each family.
-ALWAYS = ("number_words", "bert_list_ops")
+# One of each kind of data and job; tests/modes/test_tasks.py trains each family.
 ONE_OF_A_KIND = (
+    "number_words",
+    "bert_list_ops",
     "multi30k",
     "shakespeare",
     "rnn_luong",
@@ -98,8 +99,10 @@ ONE_OF_A_KIND = (
     "t5_pretrain",
 )
 ONE_OF_A_KIND += ("gpt_number_words", "parallel_text", "wmt14_big")
-MARKS = dict.fromkeys(ALWAYS, ()) | dict.fromkeys(ONE_OF_A_KIND, pytest.mark.slow)
-MARKED = [pytest.param(path, id=path.stem, marks=MARKS.get(path.stem, pytest.mark.thorough)) for path in FILES]
+MARKED = [
+    pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in ONE_OF_A_KIND else pytest.mark.thorough)
+    for path in FILES
+]
 
 
 @pytest.mark.parametrize("path", MARKED)
