@@ -89,12 +89,10 @@ def test_there_are_some(tmp_path):
 ONE_OF_A_KIND = (
     "number_words",
     "bert_list_ops",
-    "multi30k",
     "shakespeare",
     "rnn_luong",
     "bert_pretrain",
     "bert_stories",
-    "bert_entities",
     "bart_pretrain",
     "t5_pretrain",
 )

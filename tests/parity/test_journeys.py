@@ -91,7 +91,7 @@ def command(*arguments: str, stdin: bytes = b"") -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", small.some(JOURNEYS, "llama", "modernbert", "nllb", others=pytest.mark.thorough))
+@pytest.mark.parametrize("name", small.some(JOURNEYS, "llama", "nllb", others=pytest.mark.thorough))
 def test_a_model_goes_all_the_way(tmp_path, name):
     """Adapters that were trained on one's own text lower its loss; what is exported computes in Transformers what ours does."""
     published = KINDS[name]()
