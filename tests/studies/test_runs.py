@@ -499,6 +499,17 @@ def test_a_worker_trains_many_runs_and_ends_with_one_that_fails(tmp_path):
     assert logs[2].read_text() == "" and not alive(third[0])  # all end with the study
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_workers_share_the_processors(tmp_path):
+    for most in (1, 2):
+        place, file = Processes(most), tmp_path / f"{most}"
+        job = place.start(fakes.count_threads, {file: small.config()})
+        while job.is_alive():
+            place.wait([job], 1)
+        place.close()
+        assert int(file.read_text()) == max((os.cpu_count() or 1) // most, 1)
+
+
 def test_data_is_prepared_once(tmp_path):
     """A run begins with the vocabulary, the tokens and the `DataInfo` of one that reads the same data."""
     base = small.config(data__test="test")

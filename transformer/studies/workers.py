@@ -86,12 +86,12 @@ class Place(Protocol):
 
 
 class Worker:
-    """A process that trains runs; see the head of this file."""
+    """A process that trains runs; see the head of this file. `threads`: how many XLA starts for computing on a CPU."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other,))
+        self.process = context.Process(target=_serve, args=(other, threads))
         self.process.start()
         other.close()
         self.job: Job | None = None
@@ -145,10 +145,12 @@ def programs(config: Config) -> Config:
 
 
 class Processes:
-    """Workers on this machine, `most` at a time. With `together` one trains several `seeds` of an arm at once."""
+    """Workers on this machine, `most` at a time, which share its processors. With `together` one trains several `seeds` of an
+    arm at once."""
 
     def __init__(self, most: int, seeds: int = 1, together: Together | None = None):
         self.most, self.seeds, self._together = most, seeds, together
+        self._threads = max((os.cpu_count() or 1) // most, 1)
         self._workers: list[Worker] = []
 
     def has_compiled(self, config: Config) -> bool:
@@ -160,7 +162,7 @@ class Processes:
         idle, known = [worker for worker in self._workers if worker.free], {programs(config) for config in runs.values()}
         free = next((worker for worker in idle if known <= worker.compiled), idle[0] if idle else None)
         if free is None:
-            self._workers = [worker for worker in self._workers if worker.process.is_alive()] + [free := Worker()]
+            self._workers = [worker for worker in self._workers if worker.process.is_alive()] + [free := Worker(self._threads)]
         if len(runs) == 1 or self._together is None:
             return Job(free, _child, train, runs)
         return Job(free, _children, self._together, runs)
@@ -188,9 +190,10 @@ def _alone(train: Train, runs: Mapping[Path, Config]) -> None:
     _child(train, runs)
 
 
-def _serve(jobs: connection.Connection) -> None:
+def _serve(jobs: connection.Connection, threads: int) -> None:
     """The process of a worker. An exception in a job ends it."""
     _begin()
+    os.environ.setdefault("NPROC", str(threads))  # XLA reads it when JAX first computes
     while True:
         try:
             child, train, runs = jobs.recv()
