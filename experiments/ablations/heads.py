@@ -5,10 +5,11 @@
 
 DIR holds Multi30k's train.*, val.* and test_2016_flickr.* in English and German, cased and untokenised.
 
-Not finished: `experiments/reports/heads` has the plan and the rows of the finished runs, 42 of 90, which are the search of all
-arms over the planned rates. The best rate of all arms but "1 head" (3e-3) is the highest, 6e-3, so twelve runs at 1.2e-2 were
-added. On two cores with little other work, two at a time, a run takes about 15 minutes and one of the search, which has a third
-of the updates, 6; with 32 heads twice as long. To resume the study, use a copy of that folder as --workdir.
+Not finished: `experiments/reports/heads` has the plan and the rows of the finished runs, 43 of 90: the search of all arms over
+the planned rates, and the first run at another one. The best rate of all arms but "1 head" (3e-3) is the highest, 6e-3, so
+twelve runs at 1.2e-2 were added. On two cores with little other work, two at a time, a run takes some 15 minutes and one of the
+search, which has a third of the updates, 6; with 32 heads twice as long. To resume the study, use a copy of that folder as
+--workdir.
 
 Heads divide a fixed width: d_k = d_v = 128 / h, so that all arms cost the same. With 32 heads, d_k is 4 here and 16 in the
 paper. Grouped arms have 8 query heads and 1 or 2 key-value heads; the feed-forward layers get the parameters that this saves.
