@@ -7,9 +7,9 @@ DIR holds Multi30k's train.*, val.* and test_2016_flickr.* in English and German
 
 Not finished: `experiments/reports/heads` has the plan and the rows of the finished runs, 43 of 90: the search of all arms over
 the planned rates, and the first run at another one. The best rate of all arms but "1 head" (3e-3) is the highest, 6e-3, so
-twelve runs at 1.2e-2 were added. On two cores with little other work, two at a time, a run takes some 15 minutes and one of the
-search, which has a third of the updates, 6; with 32 heads twice as long. To resume the study, use a copy of that folder as
---workdir.
+twelve runs at 1.2e-2 were added. On two cores with little other work, two at a time, a run of the search took 5 to 6 minutes,
+with 32 heads 9 (`seconds` in results.csv). The others have three times as many updates; beside other work they took 28 minutes
+or more. To resume the study, use a copy of that folder as --workdir.
 
 Heads divide a fixed width: d_k = d_v = 128 / h, so that all arms cost the same. With 32 heads, d_k is 4 here and 16 in the
 paper. Grouped arms have 8 query heads and 1 or 2 key-value heads; the feed-forward layers get the parameters that this saves.
