@@ -571,7 +571,9 @@ class Search:
         free=True,
     )
     n_best: int = setting(1, "number of hypotheses that are written for a sentence", at_least=1, free=True)
-    batch_size: int = setting(64, "number of sentences that are decoded at once", at_least=1, free=True)
+    batch_size: int = setting(
+        64, "number of sentences that are decoded at once; on a CPU up to twice as many", at_least=1, free=True
+    )
     temperature: float = setting(
         1.0, "generate: logits are divided by it; 0: always the most probable token", at_least=0, free=True
     )

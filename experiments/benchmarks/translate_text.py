@@ -6,7 +6,8 @@ DIR has Multi30k, as for experiments/multi30k.py. First a model of the size of t
 trained until it ends sentences at the right length, and exported (the workdir is kept and the next call resumes there). A turn
 translates the 1,000 sentences of test_2016_flickr from text to text, with each contender's own pipeline: tokenization, batches
 of 64 sentences of similar length, search with the same penalty and limit, detokenization. BLEU and the fraction of lines that
-equal ours are printed.
+equal ours are printed. With beams, a sentence of ours ends as in Transformers (`search.stopping=likely`), and one of "ours,
+filled" as in CTranslate2, as soon as there are enough hypotheses.
 """
 
 import dataclasses
@@ -55,12 +56,13 @@ def by_length(encoded: list[Any]) -> list[list[int]]:
     return [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
 
 
-def ours(workdir: str, texts: list[str], beams: int) -> Callable[[], list[str]]:
+def ours(workdir: str, texts: list[str], beams: int, stopping: str = "likely") -> Callable[[], list[str]]:
     """Translates as `--mode=translate` does."""
     keep_freed_memory()
     from transformer.inference import predict
 
-    translator: Any = predict.load(Path(workdir), {"search.beam_size": str(beams)}, "translate")
+    settings = {"search.beam_size": str(beams), "search.stopping": stopping}
+    translator: Any = predict.load(Path(workdir), settings, "translate")
     return lambda: [outputs[0].text for outputs in translator.translate(texts, scored=False)]
 
 
@@ -164,6 +166,7 @@ def main() -> None:
             work = {"sentences/s": len(texts)}
             contenders = {
                 "ours": Contender(ours, (asked.workdir, texts, beams), work),
+                **({"ours, filled": Contender(ours, (asked.workdir, texts, beams, "filled"), work)} if beams > 1 else {}),
                 "Transformers": Contender(transformers, (marian, texts, beams), work),
                 "CTranslate2 fp32": Contender(ctranslate2, (marian, texts, beams, "float32"), work),
                 "CTranslate2 int8": Contender(ctranslate2, (marian, texts, beams, "int8"), work),

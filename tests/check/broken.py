@@ -62,6 +62,12 @@ class PaddingSeen(Attention):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class OtherBeamsSeen(Attention):
+    def normalize(self, p, logits_BxHxTxS, pairs):
+        return masked_softmax(logits_BxHxTxS, pairs.replace(allowed=None).seen())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchStatistics(Attention):
     def normalize(self, p, logits_BxHxTxS, pairs):
         return super().normalize(p, logits_BxHxTxS - logits_BxHxTxS.mean(axis=(0, 3), keepdims=True) ** 2, pairs) * (
@@ -152,6 +158,7 @@ BROKEN = {  # name: (settings of the model, the property that must fail)
     "scale forgotten in the cached path": ({"attention": ScaleForgottenInSteps()}, decoding.one_by_one),
     "wrong key-value head repeated": ({"attention": WrongKeyValueHead(), "num_kv_heads": 2}, decoding.one_by_one),
     "window off by one": ({"mask": WindowOffByOne()}, decoding.one_by_one),
+    "other beams seen": ({"attention": OtherBeamsSeen()}, decoding.shared_by_beams),
     "positions not shifted by left padding": ({"positions": SharedCounter()}, decoding.left_padding),
     "softmax over padding": ({"attention": PaddingSeen()}, batches.padding),
     "segments not separated": ({"attention": PaddingSeen()}, batches.packed),

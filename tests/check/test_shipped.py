@@ -38,7 +38,7 @@ def failures(config: Config) -> list[str]:
     return [table.remedy(each, small) for each in table.run(Subject(small)) if each.failed]
 
 
-# One with a decoder and one without; the others, 10 to 30 seconds of processor time each, are run on demand.
+# One with a decoder and one without; the others, 10 to 70 seconds of processor time each, are run on demand.
 KINDS = {"number_words", "bert_base"}
 EACH = [
     pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in KINDS else pytest.mark.thorough)

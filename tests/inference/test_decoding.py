@@ -107,7 +107,8 @@ def test_lengths_share_a_few_compiled_shapes(monkeypatch):
         return None
 
     used.begin = begin
-    run = decoding._Run(used, made.params, [[4] * length for length in range(1, 1001)], None, True)
+    sources = [[4] * length for length in range(1, 1001)]
+    run = decoding._Run(used, range(1000)[::-1], made.params, sources, None, True, 8)
     while run.batches:
         run._read()
     assert len({length for length, *_ in shapes}) == len(shapes) <= len(LENGTHS) + 3

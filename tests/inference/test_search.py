@@ -370,24 +370,22 @@ def test_beams_keep_their_parents_row_and_copies_are_minimal():
     assert int((source != np.arange(36)).sum()) == dead
 
 
-@pytest.mark.parametrize("slots", [5, 8, 21])
-def test_slots_that_hold_a_token_are_copied(slots):
-    """Blocks of slots, the last of which may overlap, around the end of the buffer too."""
-    draw = np.random.default_rng(slots)
-    rows = jnp.asarray([0, 0, 2, 3, 3, 5])
-    held = jnp.asarray(draw.integers(0, 2, (6, slots))).at[1].set(0).at[0].set(1)
-    streams = {name: jnp.asarray(draw.normal(size=(6, 2, slots, 3))) for name in ("key", "value")}
-    cache = {
-        "layers": [{"slots": streams}, {"state": {"sum": jnp.asarray(draw.normal(size=(6, 40, 40)))}}],
-        "positions": jnp.asarray(draw.integers(0, 9, (6, slots))),
-        "segments": held,
-        "rings": {},
-        "slot": jnp.zeros(6, int),
-        "next": jnp.arange(6),
-    }
-    copied, wanted = jax.jit(cache_lib.copy_rows)(cache, rows), search.take_rows(cache, rows)
-    kept, all_of = (each["layers"][0].pop("slots") for each in (copied, wanted))
-    seen = held[rows] > 0
-    for name in streams:
-        np.testing.assert_array_equal(*(np.moveaxis(each[name], 2, 1)[seen] for each in (kept, all_of)))
-    jax.tree.map(np.testing.assert_array_equal, copied, wanted)
+def test_beams_share_a_row_if_all_layers_have_slots():
+    """Then nothing but `seen` changes with the beams; else each beam gets a row."""
+    streams = {"key": jnp.ones((2, 1, 3, 6)), "value": jnp.ones((2, 1, 6, 3))}
+    tokens = cache_lib.start_tokens(2, 6, set())
+    shared = cache_lib.share(tokens | {"layers": [{"slots": streams}]}, 3)
+    assert shared["seen"].shape == (2, 3, 6) and shared["layers"][0]["slots"]["key"] is streams["key"]
+    seen = jnp.asarray(np.random.default_rng(0).integers(0, 2, (2, 3, 6)), bool)
+    copied = cache_lib.copy_rows(shared | {"seen": seen}, jnp.asarray([0, 0, 2, 5, 4, 4]))
+    np.testing.assert_array_equal(copied["seen"], [seen[0, [0, 0, 2]], seen[1, [2, 1, 1]]])
+    assert copied["layers"] is shared["layers"]
+    for other in ({"state": streams}, {"ring": streams}):
+        apart = cache_lib.share(tokens | {"layers": [{"slots": streams}, other]}, 3)
+        assert "seen" not in apart and len(apart["next"]) == len(apart["layers"][0]["slots"]["key"]) == 6
+
+
+def test_a_step_of_all_beams_never_passes_the_last_slot():
+    for length, room, beams in ((0, 5, 4), (7, 5, 4), (8, 0, 4), (3, 2, 1)):
+        slots = cache_lib.slots_for(length, room, beams)
+        assert slots % beams == 0 and length + beams * room <= slots < length + beams * (room + 1)

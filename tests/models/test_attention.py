@@ -360,7 +360,7 @@ def build(draw, cross=False, **settings):
 
 
 def stored(key, value):
-    return {"key": jnp.swapaxes(key, 1, 2), "value": jnp.swapaxes(value, 1, 2)}
+    return {"key": jnp.moveaxis(key, 1, 3), "value": jnp.swapaxes(value, 1, 2)}
 
 
 def module_loop(parameters, config, x, mask, memory=None, gates=None):
@@ -368,7 +368,7 @@ def module_loop(parameters, config, x, mask, memory=None, gates=None):
     parameters = jax.tree.map(np.asarray, parameters)
     query = projected(np.asarray(x), parameters["query"])
     own = (projected(np.asarray(x), parameters[name]) for name in ("key", "value"))
-    key, value = [np.swapaxes(m, 1, 2) for m in memory.values()] if memory else own
+    key, value = (np.moveaxis(memory["key"], 3, 1), np.swapaxes(memory["value"], 1, 2)) if memory else own
     if config.attention.qk_norm:
         query = head_norm(query, parameters["query_norm"])
         key = key if memory else head_norm(key, parameters["key_norm"])
@@ -438,13 +438,13 @@ def test_memory_is_each_layers_projection_of_the_states(draw, norm):
     states = jnp.asarray(np.random.default_rng(0).normal(size=(B, S, WIDTH)), jnp.float32)
     variables = draw(module, states, SHARED_KEYS)
     (streams,) = jax.jit(module.apply)(variables, states, SHARED_KEYS)
-    assert streams["key"].shape == (3, B, H, S, K) and streams["value"].shape == (3, B, H, S, V)
+    assert streams["key"].shape == (3, B, H, K, S) and streams["value"].shape == (3, B, H, S, V)
     parameters = jax.tree.map(np.asarray, variables["params"])
     for layer in range(3):
         mine = jax.tree.map(lambda leaf, i=layer: leaf[i], parameters)
         key, value = (projected(states, mine[name]) for name in ("key", "value"))
         key = head_norm(key, mine["key_norm"]) if norm else key
-        np.testing.assert_allclose(streams["key"][layer], np.swapaxes(key, 1, 2), atol=1e-5)
+        np.testing.assert_allclose(streams["key"][layer], np.moveaxis(key, 1, 3), atol=1e-5)
         np.testing.assert_allclose(streams["value"][layer], np.swapaxes(value, 1, 2), atol=1e-5)
 
 

@@ -127,7 +127,7 @@ def test_embedding_gives_rows_and_takes_products_with_them(draw, scale, factor, 
 def test_sublayers_are_wired_in_their_order(draw, order, kind):
     config = small.model(d_model=D, d_ff=F, num_heads=2, norm_order=order, norm=kind)
     layer, tokens = Layer(config, "decoder", True, True), Tokens(jnp.arange(T))
-    key, value = (jnp.swapaxes(states(seed).reshape(B, T, 2, D // 2), 1, 2) for seed in (1, 2))
+    key, value = (jnp.moveaxis(states(seed).reshape(B, T, 2, D // 2), 1, axis) for seed, axis in ((1, 3), (2, 2)))
     own, broadcast = (
         {"number": 0, "memory": {"key": key, "value": value}},
         {"query": tokens, "cross_query": tokens, "memory": tokens},

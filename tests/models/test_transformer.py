@@ -179,7 +179,7 @@ def test_without_positions_the_order_of_the_source_has_no_effect(build, position
     encode = jax.jit(lambda v, b: network.apply(v, b["source"], None, b["source_segments"], method="encode").streams[0]["key"])
     pairs = [
         (plain(variables, BATCH), plain(variables, permuted)),
-        (encode(variables, BATCH)[:, 0][:, :, order], encode(variables, permuted)[:, 0]),  # a row without padding
+        (encode(variables, BATCH)[:, 0][..., order], encode(variables, permuted)[:, 0]),  # a row without padding
     ]
     for straight, crossed in pairs:
         if positions == "none":
@@ -293,7 +293,8 @@ def decoder(**settings):
     sizes = {"num_decoder_layers": 2, "d_model": 16, "d_ff": 32, "num_heads": 4, "positions": "shaw", "positions__clip": 3}
     stack = Stack(small.model(**sizes, **rates, **settings), "decoder", cross=True)
     draw = np.random.default_rng(0)
-    states, keys, values = (jnp.asarray(draw.normal(size=shape), jnp.float32) for shape in [(3, 5, 16), *[(2, 3, 4, 7, 4)] * 2])
+    shapes = (3, 5, 16), (2, 3, 4, 4, 7), (2, 3, 4, 7, 4)
+    states, keys, values = (jnp.asarray(draw.normal(size=shape), jnp.float32) for shape in shapes)
     memory = Memory(({"key": keys, "value": values},), Tokens(jnp.arange(7), BATCH["source_segments"]))
     return stack, (states, Tokens(jnp.arange(5))), {"memory": memory}
 

@@ -32,7 +32,7 @@ def test_a_flag_withholds_the_verdict(tmp_path):
     study = make()
     rows = [row | curve(5, 4, 3.5, 3, 2.5) for row in loss(study, a16=0.2)]
     line = verdict(text := report_text(tmp_path, study, rows))
-    assert line.startswith("**Verdict: not decided by this study.** Flags: `8` is still learning: its loss falls by 25 %")
+    assert line.startswith("**Verdict: not decided by this study.** Flags: `8` is still learning: its loss falls by 20 %")
     assert "Without these flags: The runs agree with the claim" in line and "- `24` is still learning" in text
     [found] = judged(tmp_path, study, rows)
     assert (found.word, found.verdict.word) == ("not decided by this study", "agrees")

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from transformer.checks.shrink import WINDOW
 from transformer.checks.subject import ROWS, SLOTS, Outcome, Subject, distance, examples, pack
+from transformer.models import cache as caches
 
 BEAMS, CHUNK, CACHE = 2, 4, 32  # rows per sentence; tokens in a longer call; slots of the cache
+SENTENCES = ROWS // BEAMS
 ORDER = np.arange(ROWS).reshape(-1, BEAMS)[:, ::-1].ravel()  # the rows of each sentence in reverse order
 
 
@@ -62,41 +65,84 @@ def past_window(subject: Subject) -> Outcome:
     return max(float(each(windowed)) for each in (one_by_one, in_chunks, left_padding, middle_padding))
 
 
+def shared_by_beams(subject: Subject) -> Outcome:
+    """The beams of a sentence in one cache, which beam search uses: one token of each beam in each call. After some calls all
+    beams continue the first one, and later they are swapped."""
+    if why := no_cache(subject):
+        return why
+    model, params, memory = _begun(subject)
+    cache = caches.share(model.start(memory, CACHE, SENTENCES), BEAMS)
+    if "seen" not in cache:
+        return "a layer has a state or a window, so each beam has its own cache"
+    fed, texts = _texts(), _texts()
+    texts[1::BEAMS, :CHUNK] = texts[::BEAMS, :CHUNK]
+    wanted, run = _whole(subject, texts), _stepper(subject)
+    order, found = np.arange(ROWS), np.zeros((ROWS, SLOTS, wanted.shape[-1]), np.float32)
+    for slot in range(SLOTS):
+        if slot == CHUNK:
+            cache, fed = caches.copy_rows(cache, jnp.arange(ROWS) // BEAMS * BEAMS), texts
+        elif slot == CHUNK + 2:
+            cache, order = caches.copy_rows(cache, jnp.asarray(ORDER)), ORDER
+        tokens = fed[order, slot].reshape(SENTENCES, BEAMS)
+        logits, cache = run(params, memory, cache, tokens, np.ones(tokens.shape, bool))
+        found[order, slot] = np.asarray(logits, np.float32).reshape(ROWS, -1)
+    compared = np.ones((ROWS, SLOTS), bool)
+    compared[1::BEAMS, :CHUNK] = False  # what these beams had before they continued another one
+    return distance([found[compared]], [np.asarray(wanted)[compared]])
+
+
 def _calls(*lengths: int) -> list[np.ndarray]:
     return [np.ones((ROWS, length), bool) for length in lengths]
 
 
 def _error(subject: Subject, calls: Sequence[np.ndarray], reorder_after: int | None = None) -> float:
     """`calls`: for each call of the step, a mask RxT that is False for padding."""
-    sentences = [number for number in range(ROWS // BEAMS) for _ in range(BEAMS)]
-    texts = [pack(examples(seed), [(0,)]) for seed in range(ROWS)]
-    ids = np.concatenate([text["inputs"] for text in texts])  # RxT, full rows
-    whole = {name: array[sentences] for name, array in subject.separate.items()}
-    whole |= {"inputs": ids, "positions": np.tile(np.arange(SLOTS, dtype=np.int32), (ROWS, 1)), "segments": np.ones_like(ids)}
-    wanted = subject.outputs(whole)
-
+    ids = _texts()
+    wanted = _whole(subject, ids)
     found = _decode(subject, ids, calls, reorder_after)
     return distance(found, [wanted[row, : len(found[row])] for row in range(ROWS)])
 
 
-def _decode(subject: Subject, ids: np.ndarray, calls: Sequence[np.ndarray], reorder_after: int | None) -> list[np.ndarray]:
-    """For each row of `ids`, the logits after each token that was fed."""
+def _texts() -> np.ndarray:
+    """The tokens RxT of full rows."""
+    return np.concatenate([pack(examples(seed), [(0,)])["inputs"] for seed in range(ROWS)])
+
+
+def _whole(subject: Subject, ids: np.ndarray) -> Any:
+    """The logits of one pass over the whole texts; BEAMS rows belong to each source."""
+    sentences = [number for number in range(SENTENCES) for _ in range(BEAMS)]
+    whole = {name: array[sentences] for name, array in subject.separate.items()}
+    whole |= {"inputs": ids, "positions": np.tile(np.arange(SLOTS, dtype=np.int32), (ROWS, 1)), "segments": np.ones_like(ids)}
+    return subject.outputs(whole)
+
+
+def _begun(subject: Subject) -> tuple[Any, Any, Any]:
+    """The model, its parameters, and the memory of the sources, for a loop of steps."""
     model, memory = subject.model, None
     if "source" in subject.reads:
-        source = {name: array[: ROWS // BEAMS] for name, array in subject.separate.items() if name.startswith("source")}
+        source = {name: array[:SENTENCES] for name, array in subject.separate.items() if name.startswith("source")}
 
         def encode(params: Any, source: Any) -> Any:
             arguments = source["source"], source["source_positions"], source["source_segments"]
             return model.apply({"params": params}, *arguments, method="encode")
 
         memory = subject.program("encode", lambda: encode)(subject.params, source)
-    params, memory = model.unstack_layers(subject.params, memory)
-    cache = model.start(memory, CACHE, ROWS)
+    return model, *model.unstack_layers(subject.params, memory)
+
+
+def _stepper(subject: Subject) -> Any:
+    """The compiled step."""
 
     def step(params: Any, memory: Any, cache: Any, tokens: Any, valid: Any) -> Any:
-        return model.apply({"params": params}, tokens, cache, memory, valid, method="step")
+        return subject.model.apply({"params": params}, tokens, cache, memory, valid, method="step")
 
-    run = subject.program("step", lambda: step)
+    return subject.program("step", lambda: step)
+
+
+def _decode(subject: Subject, ids: np.ndarray, calls: Sequence[np.ndarray], reorder_after: int | None) -> list[np.ndarray]:
+    """For each row of `ids`, the logits after each token that was fed."""
+    model, params, memory = _begun(subject)
+    cache, run = model.start(memory, CACHE, ROWS), _stepper(subject)
     order, fed, junk = np.arange(ROWS), np.zeros(ROWS, int), np.random.default_rng(3)
     found: list[list[np.ndarray]] = [[] for _ in range(ROWS)]
     for number, wanted in enumerate(calls):

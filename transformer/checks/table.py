@@ -40,6 +40,7 @@ PROPERTIES = (
     Property("cached, in chunks, beams reordered", decoding.in_chunks, ROUNDING, CACHED, "models/cache.py"),
     Property("cached, with left padding", decoding.left_padding, ROUNDING, CACHED, "models/cache.py, advance"),
     Property("cached, with padding in the middle", decoding.middle_padding, ROUNDING, CACHED, "models/cache.py, advance"),
+    Property("cached, shared by beams", decoding.shared_by_beams, ROUNDING, (*MASKING, *CACHED), "models/cache.py, share"),
     Property("cached, past a window", decoding.past_window, ROUNDING, ("span", *CACHED), "models/cache.py, rings"),
     Property("packed equals separate", batches.packed, ROUNDING, MASKING, "components/masks.py, same_segment"),
     Property("contents of padding change no bit", batches.padding, 0, MASKING, "components/masks.py, Pairs.seen"),

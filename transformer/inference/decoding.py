@@ -1,12 +1,16 @@
 """Search with a model as `config.search` describes it, in a pool of slots for sentences (the search itself is search.py).
 
-A sentence leaves the pool when it is done, and another sentence takes its slot, so that no step is wasted on finished ones.
+A sentence leaves the pool when it is done, and another sentence takes its slot, so that no step is wasted on finished ones. On
+a CPU there are two pools, whose programs run at the same time: where one has too little work for two processors, the other
+fills them.
 
 Letters: B sentences in the pool, R of them, S source tokens, T target tokens, N entries.
 """
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -25,6 +29,7 @@ Array = jax.Array
 Rule = search.Greedy | search.Beam
 FEW = 4  # the pool shrinks to 1 / FEW of its slots once it needs no more
 REFILL = 8  # the pool is refilled once 1 / REFILL of its slots are free
+POOLS, ROWS = 2, 64  # on a CPU: how many pools there are, and the rows of the cache below which products become slow
 
 
 def positions_left(config: Config, source_length: int, limit: int) -> int:
@@ -69,8 +74,8 @@ class Pool:
 
     def resize(self, length: int, room: int) -> "Pool":
         """The pool with space for `length` tokens of each source and `room` tokens of each output."""
-        slots = room if self.memory else length + room
         memory, state = self.memory and self.memory.resize(length), self.state.resize(room)
+        slots = caches.slots_for(0 if memory else length, room, state.beams if state.shared else 1)
         return Pool(memory, state.replace(cache=caches.resize(state.cache, slots)))
 
 
@@ -93,19 +98,17 @@ def begin(
     starts = jnp.full(limit_B.shape, data_info.start, jnp.int32)
     if hasattr(model, "encode"):
         memory = model.unstack_layers(params, apply(source_BxS, None, segments_BxS, method="encode"))[1]
-        cache: Any = apply(memory, slots, rule.beam_size * len(limit_B), method="start")
-        return Pool(memory, rule.begin(caches.resize(cache, 0), starts, limit_B, 0))
-    # The source is a prefix in the cache: it is fed once, then copied to each beam. As in training, the source sees the start
-    # token, so the start is fed here too; the search feeds it again.
+        cache: Any = caches.resize(apply(memory, slots, len(limit_B), method="start"), 0)
+        return Pool(memory, rule.begin(caches.share(cache, rule.beam_size), starts, limit_B, 0))
+    # The source is a prefix in the cache: it is fed once for all beams. As in training, the source sees the start token, so the
+    # start is fed here too; the search feeds it again.
     length = source_BxS.shape[1]
     cache = caches.resize(apply(None, slots, len(limit_B), method="start"), length + 1)  # type: ignore[arg-type]
     seen = jnp.concatenate([source_BxS, starts[:, None]], axis=1)
     valid = jnp.concatenate([segments_BxS > 0, jnp.ones_like(starts, bool)[:, None]], axis=1)
     fed: Any = apply(seen, cache, None, valid, True, method="step")[1]
     cache = caches.resize(fed | {"slot": fed["slot"] + length, "next": fed["next"] - 1}, length)
-    return Pool(
-        None, rule.begin(jax.tree.map(lambda leaf: jnp.repeat(leaf, rule.beam_size, axis=0), cache), starts, limit_B, 0)
-    )
+    return Pool(None, rule.begin(caches.share(cache, rule.beam_size), starts, limit_B, 0))
 
 
 def advance(
@@ -156,7 +159,7 @@ _look = jax.jit(lambda rule, state: (rule.finish(state), state.done_B, state.n_B
 
 
 class Search:
-    """Searches in a pool of `config.search.batch_size` slots."""
+    """Searches in pools of `config.search.batch_size` slots in all, on a CPU in up to twice as many."""
 
     def __init__(self, model: Any, config: Config, data_info: DataInfo):
         self.config, self.data_info = config, data_info
@@ -170,14 +173,55 @@ class Search:
 
         `exact`: the exact number of output tokens for each source, none of them the end. `scored`: compute scores.
         """
-        return _Run(self, params, sources, exact, scored).found() if sources else iter(())
+        if not sources:
+            return iter(())
+        how = self.config.search
+        count, size = 1, how.batch_size
+        if len(sources) > size // FEW and two_at_once():
+            count, size = min(POOLS, len(sources)), max(-(-size // POOLS), min(size, ROWS // how.beam_size))
+        # The longest come first, so that the last ones are short and finish soon.
+        order = sorted(range(len(sources)), key=lambda number: -len(sources[number]))
+        arguments = self.unstack(params), sources, exact, scored, size
+        return _found([_Run(self, order[first::count], *arguments) for first in range(count)])
+
+
+def two_at_once() -> bool:
+    """Whether two programs that run at the same time are faster than one after the other: on one device that is a CPU with
+    several processors. Programs for several devices would wait for each other."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return jax.default_backend() == "cpu" and jax.device_count() == 1 and processors > 1
+
+
+def _found(runs: list["_Run"]) -> Iterator[tuple[int, search.Hypotheses]]:
+    """What the runs find. If there are several, each has a thread, because a thread's programs run one after the other."""
+    if len(runs) == 1:
+        yield from runs[0].found()
+        return
+    with futures.ThreadPoolExecutor(len(runs)) as threads:
+        working = {threads.submit(run.advance): run for run in runs}
+        while working:
+            done, _ = futures.wait(working, return_when=futures.FIRST_COMPLETED)
+            run, found = working.pop(one := done.pop()), one.result()
+            if run.going():
+                working[threads.submit(run.advance)] = run
+            yield from found  # while the device computes
 
 
 class _Run:
-    """One call of a search: its pool, and the sentence in each slot."""
+    """The search of some of the sources: its pool, and the sentence in each slot."""
 
-    def __init__(self, own: Search, params: Any, sources: Sequence[Sequence[int]], exact: Sequence[int] | None, scored: bool):
-        config, data_info, size = own.config, own.data_info, own.config.search.batch_size
+    def __init__(
+        self,
+        own: Search,
+        order: Sequence[int],
+        params: Any,
+        sources: Sequence[Sequence[int]],
+        exact: Sequence[int] | None,
+        scored: bool,
+        size: int,
+    ):
+        """`order`: the numbers of the sources to search for. `size`: the number of slots."""
+        config, data_info = own.config, own.data_info
         self.own, self.params, self.sources, self.scored = own, params, sources, scored
         self.exact = None if exact is None else round_length(max(exact))
         if exact is None:
@@ -185,34 +229,48 @@ class _Run:
         else:
             self.limits = [positions_left(config, len(source), n) for source, n in zip(sources, exact, strict=True)]
         self.few = max(size // FEW, 1)
-        self.size = size if len(sources) > self.few else self.few
+        self.size = size if len(order) > self.few else self.few
         self.at_once = max(self.size // REFILL, 1)
         longest = self._most_room(config.data.max_source_length)
         self.rule = make_rule(config, data_info, longest, scored, exact is not None)
         self.most_slots = longest if own.encodes else config.data.max_source_length + longest
-        # The longest come first, so that the last ones are short and finish soon.
-        order = sorted(range(len(sources)), key=lambda number: -len(sources[number]))
         self.batches = [order[start : start + self.size] for start in range(0, len(order), self.size)][::-1]
         self._read()
         self.pool, self.shape = self.read, (0, 0, 0)  # slots, space for source tokens, space for output tokens
         self.owner_B = np.array([*self.numbers, *[-1] * (self.size - len(self.numbers))])  # -1: the slot is free
         self.n_B, self.at = np.zeros(self.size, int), len(self.numbers)
 
+    def going(self) -> bool:
+        """Whether sentences are in search."""
+        return bool(np.any(self.owner_B >= 0))
+
     def found(self) -> Iterator[tuple[int, search.Hypotheses]]:
-        """See `Search.__call__`."""
-        params, done = self.own.unstack(self.params), []
-        fixed: dict[str, Any] = {"rule": self.rule, "exact": self.exact is not None, "positions": self.own.positions}
-        while np.any(self.owner_B >= 0):
-            enough = self._arrange()
-            self.pool = self.own.advance(params, self.pool, enough, **fixed)
+        """What the run finds."""
+        done = []
+        while self.going():
+            self._start()
             yield from done  # while the device computes
-            found, done_B, self.n_B = jax.device_get(_look(self.rule, self.pool.state))
-            found = found if self.scored else found.replace(scores_BxN=None, log_probs_BxN=None)
-            rows = np.flatnonzero(done_B & (self.owner_B >= 0))
-            done = [(int(self.owner_B[row]), jax.tree.map(lambda leaf, row=row: leaf[row], found)) for row in rows]
-            self.owner_B[rows] = -1
-            self._fill()
+            done = self._collect()
         yield from done
+
+    def advance(self) -> list[tuple[int, search.Hypotheses]]:
+        """Searches until some sentences are done, and returns these with their hypotheses. Others take their slots."""
+        self._start()
+        return self._collect()
+
+    def _start(self) -> None:
+        fixed: dict[str, Any] = {"rule": self.rule, "exact": self.exact is not None, "positions": self.own.positions}
+        enough = self._arrange()
+        self.pool = self.own.advance(self.params, self.pool, enough, **fixed)
+
+    def _collect(self) -> list[tuple[int, search.Hypotheses]]:
+        found, done_B, self.n_B = jax.device_get(_look(self.rule, self.pool.state))
+        found = found if self.scored else found.replace(scores_BxN=None, log_probs_BxN=None)
+        rows = np.flatnonzero(done_B & (self.owner_B >= 0))
+        done = [(int(self.owner_B[row]), jax.tree.map(lambda leaf, row=row: leaf[row], found)) for row in rows]
+        self.owner_B[rows] = -1
+        self._fill()
+        return done
 
     def _fill(self) -> None:
         """Puts waiting sentences into free slots."""

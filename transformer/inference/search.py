@@ -62,7 +62,7 @@ class _Finished:
 
 
 class State(struct.PyTreeNode):
-    """The state of a search. The cache has B x K rows; all other arrays have B as first axis."""
+    """The state of a search. The cache has B x K rows, or B rows that beams share; all other arrays have B as first axis."""
 
     cache: Cache
     n_B: Array  # output tokens so far
@@ -74,8 +74,15 @@ class State(struct.PyTreeNode):
         """The number of beams, K."""
         return 1
 
+    @property
+    def shared(self) -> bool:
+        """Whether each row of the cache belongs to all beams of a sentence."""
+        return all(len(leaf) == len(self.n_B) for leaf in jax.tree.leaves(self.cache))
+
     def rows(self, numbers_R: Array) -> Array:
         """The rows of the cache that belong to the sentences with these indices."""
+        if self.shared:
+            return numbers_R
         return (numbers_R[:, None] * self.beams + jnp.arange(self.beams)[None]).reshape(-1)
 
     def select(self, numbers_R: Array) -> "State":
@@ -278,9 +285,9 @@ class Beam:
     def _extend(self, step: Step, state: Any, penalty_L: Array, copy_rows: CopyRows) -> State:
         beam_size, shape, batch = self.beam_size, state.last_BxK.shape, state.last_BxK.shape[0]
         fed_BxK = jnp.take_along_axis(state.last_BxK, jnp.argsort(state.rows_BxK, axis=1), axis=1)
-        logits_RxTxV, cache = step(fed_BxK.reshape(-1, 1), state.cache)
+        logits, cache = step(fed_BxK if state.shared else fed_BxK.reshape(-1, 1), state.cache)
         # The best candidates of each beam, then the best of all beams.
-        logits_RxV = logits_RxTxV[:, -1]
+        logits_RxV = logits.reshape(batch * beam_size, -1)
         if self.force_end:
             logits_RxV = _only(self.end, logits_RxV, jnp.repeat(state.n_B + 1 >= state.limit_B, beam_size))
         best = top_k_log_probs(logits_RxV, 2 * beam_size)

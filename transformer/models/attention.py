@@ -19,7 +19,7 @@ from transformer.components.parameters import Parameters, Streams
 from transformer.components.positions import Bound
 from transformer.config import Model
 from transformer.models import lora
-from transformer.models.cache import Write, store
+from transformer.models.cache import Write, load, store
 from transformer.models.declare import declare
 from transformer.models.dropout import dropout
 
@@ -96,7 +96,7 @@ class AttentionLayer(nn.Module):
             k = attention.keys(p, x_BxTxD, pairs.query, positions, sizes)
         else:
             assert memory is not None
-            k = {name: store(kept) for name, kept in memory.items()}
+            k = load(memory)
             beams = rows // next(iter(k.values())).shape[0]
         if beams > 1:
             q = {name: stream.reshape(rows // beams, -1, *stream.shape[2:]) for name, stream in q.items()}
@@ -170,7 +170,6 @@ class MemoryProjection(nn.Module):
         named = declare(self, {f"{prefix}{name}": each for name, each in declared.items()}, self.kernel_init, count)
 
         def of_layer(p: Parameters) -> Streams:
-            streams = attention.keys(lora.adapted(config, p), states_BxSxD, tokens, Bound(), sizes)
-            return {name: store(stream) for name, stream in streams.items()}
+            return store(attention.keys(lora.adapted(config, p), states_BxSxD, tokens, Bound(), sizes))
 
         return jax.vmap(of_layer, axis_size=count)({name: named[f"{prefix}{name}"] for name in declared})

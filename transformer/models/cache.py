@@ -1,16 +1,19 @@
 """The cache of a decoder: for each layer streams of keys in slots or in a ring, or a state; and the tokens in the slots.
 
     {"layers": [{"slots" | "ring" | "state": {name: array}}], "positions": BxC, "segments": BxC,
-     "rings": {window: {"positions": BxW, "segments": BxW}}, "slot": B, "next": B}
+     "rings": {window: {"positions": BxW, "segments": BxW}}, "slot": B, "next": B, "seen": BxTxC}
 
 The batch axis is first in every leaf, so that beams can be reordered. A free slot has segment 0. In a full cache (`slots`) all
 rows write to the same slot, and the first slot follows the last: a row may begin at any slot, and needs one slot for each of
 its tokens. In a ring, a token's slot is its position modulo the window, separately for each row. `next` is the position of a
-row's
-next token, which differs between rows.
+row's next token, which differs between rows.
 
-A stream B x S x N x K is stored as B x N x S x K: the slots of a head are contiguous, which makes attention several times as
-fast on a CPU.
+In a shared cache (`share`), a row is a sentence with T beams. Each step feeds one token of each beam, and all T tokens have the
+same position. `seen` tells which slots hold tokens of a beam. So beams that begin alike share the slots of what they have in
+common, and no stream moves when beams are reordered. Other caches have no `seen`.
+
+Streams are stored so that their products with queries and weights are fast, several times as fast on a CPU: a stream B x S x N
+x K as B x N x S x K, and the one that is called `key` as B x N x K x S.
 
 Letters: B rows, T new tokens, C slots, W slots of a ring, S keys that are visible, N key-value heads.
 """
@@ -29,14 +32,21 @@ Array = jax.Array
 Cache = dict[str, Any]
 
 
-def store(stream: Array) -> Array:
-    """A stream in the layout of the cache. The function is its own inverse."""
-    return jnp.swapaxes(stream, 1, 2) if stream.ndim == 4 else stream
+def store(streams: Streams) -> Streams:
+    """Streams in the layout of the cache, whose slot axis is `slot_axis`."""
+    return {name: jnp.moveaxis(each, 1, slot_axis(name, each)) for name, each in streams.items()}
 
 
-def slot_axis(kept: Array) -> int:
+def load(kept: Streams) -> Streams:
+    """The inverse of `store`."""
+    return {name: jnp.moveaxis(each, slot_axis(name, each), 1) for name, each in kept.items()}
+
+
+def slot_axis(name: str, stream: Array) -> int:
     """The slot axis of a stream in the layout of the cache."""
-    return 2 if kept.ndim == 4 else 1
+    if stream.ndim != 4:
+        return 1
+    return 3 if name == "key" else 2
 
 
 @struct.dataclass
@@ -55,16 +65,14 @@ class Write:
         that another new token still sees.
         """
         written, visible = {}, {}
-        for name, stream in new.items():
-            old, added = kept[name], store(stream).astype(kept[name].dtype)
-            axis = slot_axis(old)
+        for name, stream in store(new).items():
+            old, added, axis = kept[name], stream.astype(kept[name].dtype), slot_axis(name, stream)
             if self.ring_slots is None:
-                written[name] = jax.lax.dynamic_update_slice_in_dim(old, added, self.slot, axis=axis)
-                visible[name] = store(written[name])
+                written[name] = visible[name] = jax.lax.dynamic_update_slice_in_dim(old, added, self.slot, axis=axis)
             else:
                 written[name] = _scatter(old, added, self.ring_slots, axis)
-                visible[name] = store(jnp.concatenate([old, added], axis=axis))
-        return written, visible
+                visible[name] = jnp.concatenate([old, added], axis=axis)
+        return written, load(visible)
 
 
 def _scatter(old: Array, new: Array, slots_BxT: Array, axis: int) -> Array:
@@ -94,6 +102,24 @@ def resize(cache: Cache, count: int) -> Cache:
     return _map_slots(lambda leaf, axis: newest(leaf, slot, count, axis), cache) | {"slot": jnp.zeros_like(cache["slot"])}
 
 
+def share(cache: Cache, beams: int) -> Cache:
+    """The cache with room for `beams` beams of each row, which all see what the row holds: see above.
+
+    A cache with a state or a ring cannot be shared; then the result has `beams` rows for each row, one after the other.
+    """
+    if beams == 1:
+        return cache
+    layers = cache.get("layers", ())
+    if "positions" not in cache or not layers or cache["rings"] or not all("slots" in each for each in layers):
+        return jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), cache)
+    return cache | {"seen": jnp.ones((len(cache["next"]), beams, cache["positions"].shape[1]), bool)}
+
+
+def slots_for(length: int, room: int, beams: int) -> int:
+    """The number of slots of a shared cache for `length` tokens that all beams see and `room` tokens of each beam."""
+    return -(-length // beams) * beams + beams * room  # a multiple of `beams`, so that no step goes past the last slot
+
+
 def put_rows(cache: Cache, rows_R: Array, new: Cache) -> Cache:
     """Replaces the rows `rows_R` of the cache by the R rows of `new`. An index past the last row is ignored.
 
@@ -116,58 +142,31 @@ def put(old: Array, rows_R: Array, new: Array) -> Array:
 
 
 def copy_rows(cache: Cache, from_R: Array) -> Cache:
-    """Copies row `from_R[n]` of the cache to each row n. Rows that are copied to another row do not change themselves."""
+    """Copies row `from_R[n]` of the cache to each row n. Rows that are copied to another row do not change themselves.
+
+    Of a shared cache, R are the beams of all rows; each takes what another beam of its row sees.
+    """
+    if "seen" in cache:
+        rows, beams, _ = cache["seen"].shape
+        from_BxTx1 = (from_R % beams).reshape(rows, beams, 1)
+        return cache | {"seen": jnp.take_along_axis(cache["seen"], from_BxTx1, axis=1)}
     if jax.default_backend() != "cpu":
         return jax.tree.map(lambda leaf: leaf[from_R], cache)
-    # On a CPU the time is proportional to the copied bytes: copy only rows that change, and of slots only blocks with a token.
-    changed_R, rest, slots = from_R != jnp.arange(len(from_R)), cache, []
-    if "positions" in cache and "layers" in cache:
-        slots = [each.get("slots", {}) for each in cache["layers"]]
-        rest = cache | {"layers": [{name: kept for name, kept in each.items() if name != "slots"} for each in cache["layers"]]}
-    copied = _copy_whole(rest, from_R, changed_R)
-    if not any(slots):
-        return copied
-    new = _copy_blocks(slots, from_R, changed_R, cache["segments"])
-    layers = [each | ({"slots": kept} if kept else {}) for each, kept in zip(copied["layers"], new, strict=True)]
-    return copied | {"layers": layers}
 
-
-LARGE = 1024  # elements of a row, from which rows are copied one by one
-BLOCK = 8  # slots that are copied at once
-
-
-def _copy_whole(tree: Any, from_R: Array, changed_R: Array) -> Any:
+    # On a CPU the time is proportional to the copied bytes: copy only rows that change.
     def copy(number: Array, leaves: list[Array]) -> list[Array]:
         to, source = order_R[number], from_R[order_R[number]]
         return [jax.lax.dynamic_update_index_in_dim(leaf, leaf[source], to, 0) for leaf in leaves]
 
+    changed_R = from_R != jnp.arange(len(from_R))
     order_R = jnp.argsort(~changed_R)
-    leaves, structure = jax.tree.flatten(tree)
+    leaves, structure = jax.tree.flatten(cache)
     large = [leaf for leaf in leaves if leaf[0].size >= LARGE]
     copied = iter(jax.lax.fori_loop(0, jnp.sum(changed_R), copy, large) if large else ())
     return jax.tree.unflatten(structure, [next(copied) if leaf[0].size >= LARGE else leaf[from_R] for leaf in leaves])
 
 
-def _copy_blocks(tree: Any, from_R: Array, changed_R: Array, segments_RxC: Array) -> Any:
-    """Of streams, BLOCK slots at once; the last block may overlap the one before."""
-    count, size = segments_RxC.shape[1], min(BLOCK, segments_RxC.shape[1])
-    starts = range(0, count, size)
-    taken_RxC = segments_RxC[from_R] > 0
-    needed_RxN = changed_R[:, None] & jnp.stack([taken_RxC[:, start : start + size].any(1) for start in starts], axis=1)
-    order = jnp.argsort(~needed_RxN.reshape(-1))
-
-    def copy(number: Array, leaves: list[Array]) -> list[Array]:
-        row, block = jnp.divmod(order[number], len(starts))
-        return [moved(leaf, row, block * size) for leaf in leaves]
-
-    def moved(leaf: Array, row: Array, start: Array) -> Array:
-        axis, shape = slot_axis(leaf), [1, *leaf.shape[1:]]
-        shape[axis] = size
-        to, source = ([start if n == axis else at if n == 0 else 0 for n in range(leaf.ndim)] for at in (row, from_R[row]))
-        return jax.lax.dynamic_update_slice(leaf, jax.lax.dynamic_slice(leaf, source, shape), to)
-
-    leaves, structure = jax.tree.flatten(tree)
-    return jax.tree.unflatten(structure, jax.lax.fori_loop(0, jnp.sum(needed_RxN), copy, leaves))
+LARGE = 1024  # elements of a row, from which rows are copied one by one
 
 
 def newest(leaf: Array, slot: Array | int, count: int, axis: int) -> Array:
@@ -182,9 +181,11 @@ def _map_slots(change: Callable[[Array, int], Array], cache: Cache) -> Cache:
     """Applies `change(leaf, axis)` to each leaf that has slots; `axis` is its slot axis."""
 
     def layer(each: dict[str, Any]) -> dict[str, Any]:
-        return {"slots": {n: change(leaf, slot_axis(leaf)) for n, leaf in each["slots"].items()}} if "slots" in each else each
+        streams = each.get("slots", {})
+        return {"slots": {n: change(leaf, slot_axis(n, leaf)) for n, leaf in streams.items()}} if streams else each
 
-    changed = {name: change(cache[name], 1) for name in ("tokens", "positions", "segments") if name in cache}
+    axes = {"tokens": 1, "positions": 1, "segments": 1, "seen": 2}
+    changed = {name: change(cache[name], axis) for name, axis in axes.items() if name in cache}
     return cache | changed | ({"layers": [layer(each) for each in cache["layers"]]} if "layers" in cache else {})
 
 
@@ -192,23 +193,31 @@ def _map_slots(change: Callable[[Array, int], Array], cache: Cache) -> Cache:
 class Step:
     """The inputs of a step of T new tokens: the queries, and for each window (0: the whole cache) the keys and where to write.
 
-    `new`: the new tokens as keys. Layers with a state see only these and the state.
+    `new`: the new tokens as keys. Layers with a state see only these and the state. `allowed`: see `Pairs`.
     """
 
     query: Tokens
     new: Tokens
     keys: dict[int, Tokens]
     writes: dict[int, Write]
+    allowed: Array | None = None
 
 
 def advance(cache: Cache, valid_BxT: Array, prefix: bool = False) -> tuple[Cache, Step]:
     """Writes positions and segments of T new tokens into the cache, but no streams; returns it and the step's inputs.
 
-    `valid_BxT` is False for padding. `prefix`: the tokens are a prefix, in which every token sees every token.
+    `valid_BxT` is False for padding. `prefix`: the tokens are a prefix, in which every token sees every token. In a shared
+    cache, the tokens are those of a row's beams, without padding.
     """
     valid = valid_BxT.astype(jnp.int32)
-    positions_BxT = jnp.maximum(cache["next"][:, None] + jnp.cumsum(valid, axis=1) - 1, 0)
-    slot = cache["slot"][0]
+    slot, seen = cache["slot"][0], cache.get("seen")
+    if seen is None:
+        positions_BxT = jnp.maximum(cache["next"][:, None] + jnp.cumsum(valid, axis=1) - 1, 0)
+    else:
+        positions_BxT = jnp.broadcast_to(cache["next"][:, None], valid.shape)
+        own_BxTxT = jnp.broadcast_to(jnp.eye(valid.shape[1], dtype=bool), (*valid.shape, valid.shape[1]))
+        seen = jax.lax.dynamic_update_slice_in_dim(seen, own_BxTxT, slot, axis=2)
+        cache = cache | {"seen": seen}
     key_positions = jax.lax.dynamic_update_slice_in_dim(cache["positions"], positions_BxT, slot, axis=1)
     key_segments = jax.lax.dynamic_update_slice_in_dim(cache["segments"], valid, slot, axis=1)
     flags = None
@@ -234,11 +243,11 @@ def advance(cache: Cache, valid_BxT: Array, prefix: bool = False) -> tuple[Cache
         }
     cache = cache | {"positions": key_positions, "segments": key_segments, "rings": rings}
     new = Tokens(positions_BxT, valid, valid > 0 if prefix else None)
-    return cache, Step(Tokens(positions_BxT), new, keys, writes)
+    return cache, Step(Tokens(positions_BxT), new, keys, writes, seen)
 
 
 def finish(cache: Cache, valid_BxT: Array) -> Cache:
-    """The cache with its counters advanced by T tokens."""
-    added = jnp.sum(valid_BxT.astype(jnp.int32), axis=1)
+    """The cache with its counters advanced by T tokens, which are one of each beam in a shared cache."""
+    added = 1 if "seen" in cache else jnp.sum(valid_BxT.astype(jnp.int32), axis=1)
     slot = (cache["slot"] + valid_BxT.shape[1]) % cache["positions"].shape[1]
     return cache | {"slot": slot, "next": cache["next"] + added}

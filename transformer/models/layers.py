@@ -164,14 +164,15 @@ class Layer(nn.Module):
         Returns the output and the layer's cache, as a scan over layers requires.
         """
         config = self.config
-        cache, write, keys, kind = per_layer.get("cache"), None, broadcast["query"], ""
+        cache, write, keys, kind, allowed = per_layer.get("cache"), None, broadcast["query"], "", None
         if cache is not None:
             (kind, cache), step = next(iter(cache.items())), broadcast["step"]
             window = config.ring if kind == "ring" else 0
-            write, keys = step.writes[window], step.new if kind == "state" else step.keys[window]
+            write, keys, allowed = step.writes[window], step.new if kind == "state" else step.keys[window], step.allowed
         mask = config.self_mask(self.stack, not self.deterministic)
+        ordered = kind not in ("slots", "ring")
         pairs = Pairs(
-            broadcast["query"], keys, per_layer["number"], mask, aligned=cache is None, ordered=kind not in ("slots", "ring")
+            broadcast["query"], keys, per_layer["number"], mask, aligned=cache is None, ordered=ordered, allowed=allowed
         )
         written = None
 

@@ -61,8 +61,14 @@ class Memory:
 
     def resize(self, length: int) -> "Memory":
         """The memory with space for `length` tokens in each source."""
-        fitted = self._map(lambda leaf: fit(leaf, length, caches.slot_axis(leaf)))
-        return dataclasses.replace(fitted, tokens=fitted.tokens.replace(positions=jnp.arange(length)))
+
+        def fitted(kept: Streams) -> Streams:
+            return caches.store({name: fit(stream, length, 1) for name, stream in caches.load(kept).items()})
+
+        streams = tuple(map(fitted if self.unstacked else jax.vmap(fitted), self.streams))
+        segments = None if self.tokens.segments is None else fit(self.tokens.segments, length, 1)
+        tokens = self.tokens.replace(positions=jnp.arange(length), segments=segments)
+        return dataclasses.replace(self, streams=streams, tokens=tokens)
 
     def _map(self, change: Callable[..., Array], *others: "Memory") -> "Memory":
         """Applies `change` to each array whose first axis is the source; positions are shared by all sources."""
@@ -262,7 +268,7 @@ def _empty(config: Model, rows: int, max_length: int) -> dict[str, Any]:
 
     def keys(p: Parameters, of_positions: Parameters, x_BxSxD: Array) -> Streams:
         positions, tokens = Bound(config.positions, of_positions), Tokens(jnp.arange(slots))
-        return {n: caches.store(each) for n, each in attention.keys(p, x_BxSxD, tokens, positions, sizes).items()}
+        return caches.store(attention.keys(p, x_BxSxD, tokens, positions, sizes))
 
     p = shapes({**attention.key_parameters(sizes), **attention.parameters(sizes)})
     x = jax.ShapeDtypeStruct((rows, slots, config.d_model), jnp.dtype(config.dtype))

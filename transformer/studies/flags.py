@@ -111,7 +111,7 @@ def _falls(study: Study, rows: Sequence[Row]) -> dict[str, float]:
     for arm in study.arms if is_loss(Metric(results.curve_of(study), "lower")) else ():
         means = {step: float(value_R.mean()) for step, value_R in _curves(study, rows, arm).items()}
         if means and (last := means[max(means)]) >= FLOOR:
-            result[arm] = float(np.interp(LAST * max(means), list(means), list(means.values()))) / last - 1
+            result[arm] = 1 - last / float(np.interp(LAST * max(means), list(means), list(means.values())))
     return result
 
 
