@@ -1,14 +1,13 @@
 """Search with a model as `config.search` describes it, in a pool of slots for sentences (the search itself is search.py).
 
 A sentence leaves the pool when it is done, and another sentence takes its slot, so that no step is wasted on finished ones. On
-a CPU there are two pools, whose programs run at the same time: where one has too little work for two processors, the other
-fills them.
+a CPU there are two pools, whose programs run at the same time: when one program uses only one processor, the other program uses
+the rest.
 
 Letters: B sentences in the pool, R of them, S source tokens, T target tokens, N entries.
 """
 
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
@@ -24,12 +23,13 @@ from transformer.config import Config, DataInfo
 from transformer.inference import search
 from transformer.inference.loading import most_positions, pad, round_length
 from transformer.models import cache as caches
+from transformer.runtime.devices import processors
 
 Array = jax.Array
 Rule = search.Greedy | search.Beam
 FEW = 4  # the pool shrinks to 1 / FEW of its slots once it needs no more
 REFILL = 8  # the pool is refilled once 1 / REFILL of its slots are free
-POOLS, ROWS = 2, 64  # on a CPU: how many pools there are, and the rows of the cache below which products become slow
+POOLS, BEAMS = 2, 64  # on a CPU: the number of pools, and the beams of a pool below which its products become slow
 
 
 def positions_left(config: Config, source_length: int, limit: int) -> int:
@@ -178,7 +178,7 @@ class Search:
         how = self.config.search
         count, size = 1, how.batch_size
         if len(sources) > size // FEW and two_at_once():
-            count, size = min(POOLS, len(sources)), max(-(-size // POOLS), min(size, ROWS // how.beam_size))
+            count, size = min(POOLS, len(sources)), max(-(-size // POOLS), min(size, BEAMS // how.beam_size))
         # The longest come first, so that the last ones are short and finish soon.
         order = sorted(range(len(sources)), key=lambda number: -len(sources[number]))
         arguments = self.unstack(params), sources, exact, scored, size
@@ -188,8 +188,7 @@ class Search:
 def two_at_once() -> bool:
     """Whether two programs that run at the same time are faster than one after the other: on one device that is a CPU with
     several processors. Programs for several devices would wait for each other."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return jax.default_backend() == "cpu" and jax.device_count() == 1 and processors > 1
+    return jax.default_backend() == "cpu" and jax.device_count() == 1 and processors() > 1
 
 
 def _found(runs: list["_Run"]) -> Iterator[tuple[int, search.Hypotheses]]:
@@ -225,9 +224,9 @@ class _Run:
         self.own, self.params, self.sources, self.scored = own, params, sources, scored
         self.exact = None if exact is None else round_length(max(exact))
         if exact is None:
-            self.limits = [output_limit(config, data_info, len(source)) for source in sources]
+            self.limits = {number: output_limit(config, data_info, len(sources[number])) for number in order}
         else:
-            self.limits = [positions_left(config, len(source), n) for source, n in zip(sources, exact, strict=True)]
+            self.limits = {number: positions_left(config, len(sources[number]), exact[number]) for number in order}
         self.few = max(size // FEW, 1)
         self.size = size if len(order) > self.few else self.few
         self.at_once = max(self.size // REFILL, 1)

@@ -5,6 +5,9 @@ Each sentence has its own limit and its own number of tokens so far, so that its
 in the batch or on when it joins. All functions are meant for jit. A search runs in one call (`find`) or in parts, between which
 the caller may replace finished sentences by others and change the space for tokens.
 
+A cache may have one row for each sentence, which its beams share, instead of one for each beam. Then `step` receives one token
+of each beam, BxK, and returns logits BxKxV.
+
 Letters: B sentences, R of them, K beams, C candidates, N hypotheses returned, T tokens fed, L room for output tokens,
 V vocabulary.
 """

@@ -118,7 +118,8 @@ class EncoderDecoder(nn.Module):
         return start_cache(self.config, rows, max_length)
 
     def step(self, tokens_BxT: Array, cache: Cache, memory: Memory, valid_BxT: Array | None = None) -> tuple[Array, Cache]:
-        """Logits BxTxN after each of T >= 1 tokens, which follow those in the cache. `valid_BxT` is False for padding."""
+        """Logits BxTxN after each of T >= 1 tokens, which follow those in the cache; with a shared cache (see cache.py), after
+        one token of each of T beams. `valid_BxT` is False for padding."""
         valid = jnp.ones(tokens_BxT.shape, bool) if valid_BxT is None else valid_BxT
         return _step(self, tokens_BxT, cache, memory, valid)
 

@@ -5,6 +5,7 @@ one tree and a batch has one leading row axis, whatever the devices. With severa
 devices, which are its `share` of a batch.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
@@ -35,6 +36,13 @@ PEAKS = {
     "TPU v5p": 459e12,
     "TPU v6 lite": 918e12,
 }
+
+
+def processors() -> int:
+    """The number of processors that XLA uses on a CPU: NPROC if it is set, else those that this process may use."""
+    if (given := os.environ.get("NPROC", "")).isdigit():
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_flops(devices: Sequence[Any]) -> float | None:

@@ -32,6 +32,7 @@ from typing import Any, Protocol, TextIO
 from transformer import families
 from transformer.config import Config
 from transformer.errors import UserError, first_line, say
+from transformer.runtime.devices import processors
 from transformer.studies import results
 from transformer.studies.results import run_file
 from transformer.training.loop import Stop
@@ -86,10 +87,9 @@ class Place(Protocol):
 
 
 class Worker:
-    """A process that trains runs; see the head of this file. `threads`: how many XLA starts for computing on a CPU, if not one
-    for each processor."""
+    """A process that trains runs; see the head of this file. `threads`: how many XLA starts for computing on a CPU."""
 
-    def __init__(self, threads: int | None) -> None:
+    def __init__(self, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
         self.process = context.Process(target=_serve, args=(other, threads))
@@ -151,7 +151,7 @@ class Processes:
 
     def __init__(self, most: int, seeds: int = 1, together: Together | None = None):
         self.most, self.seeds, self._together = most, seeds, together
-        self._threads = max(len(os.sched_getaffinity(0)) // most, 1) if hasattr(os, "sched_getaffinity") else None
+        self._threads = max(processors() // most, 1)
         self._workers: list[Worker] = []
 
     def has_compiled(self, config: Config) -> bool:
@@ -191,11 +191,10 @@ def _alone(train: Train, runs: Mapping[Path, Config]) -> None:
     _child(train, runs)
 
 
-def _serve(jobs: connection.Connection, threads: int | None) -> None:
+def _serve(jobs: connection.Connection, threads: int) -> None:
     """The process of a worker. An exception in a job ends it."""
     _begin()
-    if threads is not None:
-        os.environ.setdefault("NPROC", str(threads))  # XLA reads it when JAX first computes
+    os.environ.setdefault("NPROC", str(threads))  # XLA reads it when JAX first computes
     while True:
         try:
             child, train, runs = jobs.recv()
