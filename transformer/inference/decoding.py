@@ -177,8 +177,9 @@ class Search:
             return iter(())
         how = self.config.search
         count, size = 1, how.batch_size
-        if len(sources) > size // FEW and two_at_once():
-            count, size = min(POOLS, len(sources)), max(-(-size // POOLS), min(size, BEAMS // how.beam_size))
+        share = max(-(-size // POOLS), min(size, BEAMS // how.beam_size))
+        if len(sources) >= POOLS * share and two_at_once():  # otherwise slots would stay empty
+            count, size = POOLS, share
         # The longest come first, so that the last ones are short and finish soon.
         order = sorted(range(len(sources)), key=lambda number: -len(sources[number]))
         arguments = self.unstack(params), sources, exact, scored, size
