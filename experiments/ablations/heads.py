@@ -5,10 +5,10 @@
 
 DIR holds Multi30k's train.*, val.* and test_2016_flickr.* in English and German, cased and untokenised.
 
-Not finished: `experiments/reports/heads` has the plan and the rows of the finished runs, 51 of 86: the search of all arms. The
+Not finished: `experiments/reports/heads` has the plan and the rows of the finished runs, 54 of 86: the search of all arms. The
 best rate of all arms but "1 head" (3e-3) was the highest, 6e-3, so runs at 1.2e-2 were added, which are all worse. On two cores
 with little other work, two at a time, a run of the search took 5 to 6 minutes, with 32 heads 9 (`seconds` in results.csv). The
-others have three times as many updates; beside other work they took 28 minutes or more. To resume the study, use a copy of that
+others have three times as many updates. To resume the study, use a copy of that
 folder as --workdir.
 
 Heads divide a fixed width: d_k = d_v = 128 / h, so that all arms cost the same. With 32 heads, d_k is 4 here and 16 in the

@@ -270,6 +270,22 @@ def test_a_grid_of_learning_rates_grows_twice_at_most(tmp_path):
     assert len(fakes.starts(made.search()[0].folder(tmp_path))) == before
 
 
+def test_a_study_that_was_stopped_trains_the_missing_seeds_of_a_rate_beyond_the_grid(tmp_path):
+    changes = {"search_fraction": 0.5, "search_check": "b", "search_seeds": 2, "seeds": 1}
+    made = plan({"a": {}, "b": {"model.d_model": "16"}}, learning_rates=(0.6, 1.2), **changes)
+    run_all(made, tmp_path)
+    whole, text = table(tmp_path), (tmp_path / "results.csv").read_text()
+    first, *others = made.search({"b": [0.3]})
+    assert (first.part, first.seed, len(others)) == ("search", study.SEARCH_SEED, 3)
+    for run in others:
+        shutil.rmtree(run.folder(tmp_path))
+    lines = [line for line in text.splitlines(keepends=True) if not any(run.hash in line for run in others)]
+    assert len(lines) == len(whole) + 1 - len(others)
+    (tmp_path / "results.csv").write_text("".join(lines))
+    run_all(made, tmp_path)
+    assert table(tmp_path) == whole
+
+
 def test_a_search_may_take_fewer_updates_if_one_arm_is_checked(tmp_path):
     changes = {"learning_rates": (0.15, 0.3, 0.6), "search_fraction": 0.5, "search_check": "b", "search_seeds": 1, "seeds": 1}
     made = plan({"a": {}, "b": {"model.d_model": "16"}}, **changes)

@@ -77,8 +77,11 @@ def run_all(plan: Plan, root: Path, train: Train, place: Place, stream: TextIO |
             look([run for run in runs if run not in rows], metrics)
             progress.begin(found, runs)
             results.write(plan, root, found, rows)
-            waiting = [run for run in runs if run not in found]
-            _execute(waiting, root, train, place, metrics, stop, ended, progress.watch, study.max_rise)
+            _execute(missing(runs), root, train, place, metrics, stop, ended, progress.watch, study.max_rise)
+
+        def missing(runs: Sequence[Run]) -> list[Run]:
+            """Those that have not ended: a study that was stopped may lack some seeds of a rate beyond the grid."""
+            return [run for run in runs if run not in found]
 
         look(list(rows), results.columns(study))
         record(study, root, len(rows))
@@ -86,9 +89,8 @@ def run_all(plan: Plan, root: Path, train: Train, place: Place, stream: TextIO |
             tried = plan.search()
             while tried and not stop:
                 all_of(tried, [*study.metrics, results.chooser(study)])
-                tried = [
-                    run for run in plan.search(results.extended_grids(study, found)) if run not in found
-                ]  # otherwise one failed here
+                begun = plan.search(results.search_scores(study, found, "search"))
+                tried = missing(begun) or missing(plan.search(results.extended_grids(study, found)))
             rates = results.choose(study, found)
             _check_rates(root, rows, rates if study.learning_rates else {})
             if not stop:
