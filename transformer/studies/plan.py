@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,7 +59,7 @@ class Plan:
     configs: Mapping[str, Config]
     costs: Mapping[str, cost_lib.Totals]
 
-    def search(self, rates: Mapping[str, Sequence[float]] | None = None) -> list[Run]:
+    def search(self, rates: Mapping[str, Iterable[float]] | None = None) -> list[Run]:
         """Runs that choose the arms' learning rates from the study's grid, or from each arm's own `rates`. They have no test
         split, which is only for the chosen rates."""
         study, result = self.study, []
