@@ -4,6 +4,7 @@ The sentences are written here and in verdict_text.py; the numbers come from fin
 """
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -260,15 +261,15 @@ def _searched(rows: Sequence[Row], label: str) -> str:
 def _costs(findings: Findings) -> list[str]:
     """Time, FLOPs, parameters, and what is equal in all arms."""
 
-    def mean(values: Sequence[float | None]) -> float | None:
+    def median(values: Sequence[float | None]) -> float | None:  # a run that was paused, or had company, has a long time
         known = [value for value in values if value is not None]
-        return math.fsum(known) / len(known) if known else None
+        return statistics.median(known) if known else None
 
     rows = []
     for arm in findings.study.arms:
         runs = findings.runs(arm)
-        seconds = mean([row.seconds for row in runs if row.status == "finished"])
-        parameters, flops = (mean(values) for values in ([row.parameters for row in runs], [row.flops for row in runs]))
+        seconds = median([row.seconds for row in runs if row.status == "finished"])
+        parameters, flops = (median(values) for values in ([row.parameters for row in runs], [row.flops for row in runs]))
         rows.append([code(arm), amount(parameters), amount(flops), ABSENT if seconds is None else duration(seconds)])
     equal = [fair + (f" (within {100 * TOLERANCE[fair]:g} %)" if TOLERANCE[fair] else "") for fair in findings.study.fair]
     fair = (
@@ -285,7 +286,7 @@ def _costs(findings: Findings) -> list[str]:
     return [
         "## Cost",
         table(head, rows),
-        f"{fair} Times are means over finished runs and include start, compilation and scoring.",
+        f"{fair} Times are medians of finished runs and include start, compilation and scoring.",
     ]
 
 
