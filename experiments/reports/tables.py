@@ -18,7 +18,7 @@ DECIDED = ("agrees", "disagrees")
 HIGHLIGHTS = (  # study and number of a claim: what the README shows
     ("bottleneck", 0),
     ("causal_mask", 0),
-    ("heads_pruning", 0),
+    ("muon_shakespeare", 1),
     ("norm_order", 0),
     ("regularization", 1),
 )
