@@ -1,8 +1,8 @@
 """Search with a model as `config.search` describes it, in a pool of slots for sentences (the search itself is search.py).
 
 A sentence leaves the pool when it is done, and another sentence takes its slot, so that no step is wasted on finished ones. On
-a CPU there are two pools, whose programs run at the same time: when one program uses only one processor, the other program uses
-the rest.
+a CPU there are two pools, if there are enough sentences to fill both. Their programs run at the same time: when one uses only
+one processor, the other uses the rest.
 
 Letters: B sentences in the pool, R of them, S source tokens, T target tokens, N entries.
 """
@@ -177,9 +177,9 @@ class Search:
             return iter(())
         how = self.config.search
         count, size = 1, how.batch_size
-        share = max(-(-size // POOLS), min(size, BEAMS // how.beam_size))
-        if len(sources) >= POOLS * share and two_at_once():  # otherwise slots would stay empty
-            count, size = POOLS, share
+        slots = max(-(-size // POOLS), min(size, BEAMS // how.beam_size))
+        if len(sources) >= POOLS * slots and two_at_once():  # fewer sentences would leave slots empty
+            count, size = POOLS, slots
         # The longest come first, so that the last ones are short and finish soon.
         order = sorted(range(len(sources)), key=lambda number: -len(sources[number]))
         arguments = self.unstack(params), sources, exact, scored, size
