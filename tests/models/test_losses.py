@@ -119,6 +119,19 @@ def test_slices_without_a_gradient(slots):
     close(jax.jit(lambda *x: in_chunks(sums, *x, slots))(params, states, labels), sums(params, states, labels))
 
 
+@pytest.mark.parametrize(("length", "slots", "width"), [(64, 63, 16), (64, 66, 22), (10, 12, 4), (5, 1, 1), (5, 15, 5)])
+def test_slices_are_equally_wide(length, slots, width):
+    """Three rows. As few slices as there may be, and little is added to fill the last one."""
+    seen = set()
+
+    def function(params, states, labels):
+        seen.add(states.shape[1])
+        return {"loss_sum": jnp.sum(states)}
+
+    assert in_chunks(function, {}, jnp.ones((3, length, 2)), jnp.ones((3, length)), slots)["loss_sum"] == 6 * length
+    assert seen == {width}
+
+
 def test_slices_inside_a_scan():
     """As in micro-batches: labels are inputs of the scan, and gradients are summed outside of the differentiated function."""
     params, states, labels = head()

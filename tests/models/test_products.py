@@ -1,28 +1,59 @@
-"""bf16 products are rounded to the declared types, forward and backward, for all subscripts that attention and layers use."""
+"""Products and their gradients, written out or not, for all subscripts that attention and layers use, against fp32 `einsum`."""
+
+import contextlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.components.products import product, wide_product
+from transformer.components.products import product, reverse_mode, wide_product
+
+SHAPES = [
+    ("btd,df->btf", (2, 3, 8), (8, 5)),  # the states are wider than the result, or narrower
+    ("btd,df->btf", (2, 3, 5), (5, 8)),
+    ("btd,dhk->bthk", (1, 1, 8), (8, 2, 3)),
+    ("btd,dhk->bthk", (2, 3, 6), (6, 2, 3)),
+    ("bthv,hvd->btd", (2, 3, 2, 3), (2, 3, 8)),
+    ("bthv,hvd->btd", (2, 3, 2, 3), (2, 3, 4)),
+    ("btd,nd->btn", (2, 3, 8), (5, 8)),
+    ("btd,nd->btn", (2, 3, 5), (8, 5)),
+]
 
 
-@pytest.mark.parametrize(
-    ("subscripts", "x", "kernel"),
-    [("btd,df->btf", (2, 3, 8), (8, 5)), ("btd,dhk->bthk", (1, 1, 8), (8, 2, 3)), ("bthv,hvd->btd", (2, 3, 2, 3), (2, 3, 8))],
-)
-@pytest.mark.parametrize("function", [product, wide_product])
-def test_forward_and_backward_match_rounded_fp32(function, subscripts, x, kernel):
+def drawn(dtype, *shapes):
     draw = np.random.default_rng(0)
-    factors = [jnp.asarray(draw.normal(size=shape), jnp.bfloat16) for shape in (x, kernel)]
+    return [jnp.asarray(draw.normal(size=shape), dtype) for shape in shapes]
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("mode", [contextlib.nullcontext, reverse_mode])
+@pytest.mark.parametrize(("subscripts", "x", "kernel"), SHAPES)
+@pytest.mark.parametrize("function", [product, wide_product])
+def test_forward_and_backward_match_rounded_fp32(function, subscripts, x, kernel, mode, dtype):
+    factors = drawn(dtype, x, kernel)
 
     def both(function, x, kernel):
         value, back = jax.vjp(lambda *factors: function(subscripts, *factors), x, kernel)
-        return value, *back(jnp.ones_like(value) * 1.5)
+        return value, *back(value * 1.5)
 
-    found = jax.jit(lambda *factors: both(function, *factors))(*factors)
-    assert [each.dtype for each in found] == [jnp.bfloat16 if function is product else jnp.float32, jnp.bfloat16, jnp.bfloat16]
+    with mode():
+        found = jax.jit(lambda *factors: both(function, *factors))(*factors)
+    assert [each.dtype for each in found] == [dtype if function is product else jnp.float32, dtype, dtype]
     wanted = both(jnp.einsum, *(each.astype(jnp.float32) for each in factors))
+    error = {"rtol": 0.02, "atol": 0.05} if dtype == jnp.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
     for one, other in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(one.astype(jnp.float32), other, rtol=0.01, atol=0.02)
+        np.testing.assert_allclose(one.astype(jnp.float32), other, **error)
+
+
+def test_in_fp32_only_what_is_traced_for_reverse_mode_has_no_forward_mode():
+    """The product is linear in each factor."""
+    x, kernel = drawn(jnp.float32, (2, 3, 8), (8, 5))
+
+    def tangent():
+        return jax.jvp(lambda x: product("btd,df->btf", x, kernel), [x], [2 * x])[1]
+
+    np.testing.assert_allclose(tangent(), 2 * jnp.einsum("btd,df->btf", x, kernel), rtol=1e-6)
+    with reverse_mode(), pytest.raises(TypeError, match="forward-mode"):
+        tangent()
+    tangent()

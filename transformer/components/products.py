@@ -1,57 +1,83 @@
-"""Matrix products of states and parameters, in the type of the states.
+"""Matrix products of states and parameters, in the type of the states. On a CPU they are computed as it is fast there.
 
-On a CPU, XLA computes a bf16 product with a bf16 result by converting the factors to fp32. With an fp32 result it uses the
-processor's bf16 instructions (AMX), if there are any, which are several times as fast. Therefore these products are computed
-with an fp32 result, which is then rounded, in the forward and in the backward pass.
+A bf16 product with a bf16 result is computed by converting the factors to fp32. With an fp32 result, XLA uses the processor's
+bf16 instructions, if there are any, which are twice as fast or more. So such products have an fp32 result, which is rounded, in
+the forward and in the backward pass.
+
+The gradient of a kernel is a product of two factors whose first axes are those of tokens. XLA transposes one of them, in some
+cases the wider one, in a slow loop. It is fast if the narrower one comes first, and the result is transposed afterwards.
 """
 
+import contextlib
+import contextvars
 import functools
-from typing import Any
+import math
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
 
+_reverse_mode = contextvars.ContextVar("reverse_mode", default=False)
+
+
+@contextlib.contextmanager
+def reverse_mode() -> Iterator[None]:
+    """What is traced inside is differentiated only in reverse mode, so on a CPU its products have the gradients that are
+    written out here. Those in bf16 always have them."""
+    token = _reverse_mode.set(True)
+    try:
+        yield
+    finally:
+        _reverse_mode.reset(token)
+
 
 def product(subscripts: str, x: Array, kernel: Array) -> Array:
     """`jnp.einsum` of states and a parameter, in the type of the states."""
-    kernel = kernel.astype(x.dtype)
-    return wide_product(subscripts, x, kernel).astype(x.dtype) if _is_half(x) else jnp.einsum(subscripts, x, kernel)
+    return (
+        wide_product(subscripts, x, kernel).astype(x.dtype) if _on_cpu() else jnp.einsum(subscripts, x, kernel.astype(x.dtype))
+    )
 
 
 def wide_product(subscripts: str, x: Array, kernel: Array) -> Array:
-    """`product` with an fp32 result."""
-    kernel = kernel.astype(x.dtype)
-    wide: Any = _half if _is_half(x) else _wide
-    return wide(subscripts, x, kernel)
+    """`product` with a result of at least fp32."""
+    multiply = _with_gradients if _on_cpu() and (_reverse_mode.get() or x.dtype == jnp.bfloat16) else _wide
+    return multiply(subscripts, x, kernel.astype(x.dtype))
 
 
-def _is_half(x: Array) -> bool:
-    return x.dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
 
 
 def _wide(subscripts: str, x: Array, kernel: Array) -> Array:
-    return jnp.einsum(subscripts, x, kernel, preferred_element_type=jnp.float32)
+    return jnp.einsum(subscripts, x, kernel, preferred_element_type=jnp.float32 if x.dtype.itemsize < 4 else x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _half(subscripts: str, x: Array, kernel: Array) -> Array:
+def _with_gradients(subscripts: str, x: Array, kernel: Array) -> Array:
     return _wide(subscripts, x, kernel)
 
 
 def _forward(subscripts: str, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _half(subscripts, x, kernel), (x, kernel)
+    return _with_gradients(subscripts, x, kernel), (x, kernel)
 
 
 def _backward(subscripts: str, factors: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = factors
-    factor_names, result = subscripts.split("->")
-    states, parameter = factor_names.split(",")
     gradient = gradient.astype(x.dtype)
+    states, parameter, result = subscripts.replace("->", ",").split(",")
     of_x = _wide(f"{result},{parameter}->{states}", gradient, kernel)
-    of_kernel = _wide(f"{states},{result}->{parameter}", x, gradient)
-    return of_x.astype(x.dtype), of_kernel.astype(kernel.dtype)
+    return of_x.astype(x.dtype), _of_kernel(states, result, parameter, x, gradient).astype(kernel.dtype)
 
 
-_half.defvjp(_forward, _backward)
+def _of_kernel(states: str, result: str, parameter: str, x: Array, gradient: Array) -> Array:
+    inputs, outputs = ("".join(axis for axis in parameter if axis in names) for names in (states, result))
+    size = dict(zip(states + result, x.shape + gradient.shape, strict=True))
+    if math.prod(size[axis] for axis in inputs) < math.prod(size[axis] for axis in outputs):
+        return _wide(f"{states},{result}->{parameter}", x, gradient)
+    swapped = jax.lax.optimization_barrier(_wide(f"{result},{states}->{outputs}{inputs}", gradient, x))
+    return jnp.transpose(swapped, [(outputs + inputs).index(axis) for axis in parameter])
+
+
+_with_gradients.defvjp(_forward, _backward)

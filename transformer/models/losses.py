@@ -63,9 +63,10 @@ def in_chunks(
     `labels` is a tree of BxT arrays; what is added to fill the last slice is 0, so a weight of 0 must make a token nothing.
     """
     batch, length = states_BxTxD.shape[:2]
-    width = max(1, min(length, slots // batch))
-    if width == length:
+    most = max(1, min(length, slots // batch))
+    if most == length:
         return function(params, states_BxTxD, labels)
+    width = -(-length // -(-length // most))  # as many slices as `most` needs, of equal widths: little is added to the last
 
     def cut(x: Array) -> Array:  # BxTx.. -> number of slices x B x width x ..
         x = jnp.pad(x, [(0, 0), (0, -length % width)] + [(0, 0)] * (x.ndim - 2))
