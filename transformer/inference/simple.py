@@ -48,6 +48,7 @@ def generate(
         raise UserError(f"key: temperature {temperature:g} samples at random; pass key=jax.random.key(0), or temperature=0")
     rows, width = prompt_BxP.shape
     memory = model.apply({"params": params}, source_BxS, method="encode") if encodes else None
+    params, memory = model.unstack_layers(params, memory)
     cache = model.apply({"params": params}, memory, width + length, rows, method="start")
 
     def step(tokens_BxT: Array, cache: sampling.Cache) -> tuple[Array, sampling.Cache]:

@@ -17,8 +17,7 @@ Arithmetic to Small Transformers").
 
 `list` tests whether one vector can hold a long sentence: items are independent and uniform, so the previous output does not
 help to predict the next item, and k items need k log2(alphabet) bits of memory. The order of words does not change, so
-attention
-only has to point to the next item.
+attention only has to point to the next item.
 """
 
 import collections
