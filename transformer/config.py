@@ -155,6 +155,11 @@ class Model:
         "none", "what the backward pass recomputes instead of storing it", free=True
     )
     dtype: Literal["float32", "bfloat16"] = setting("float32", "type of computations; parameters are always float32")
+    matmul_dtype: Literal["float32", "bfloat16"] = setting(
+        "float32",
+        "type to which factors are rounded before a product of states and a kernel; sums are float32. A TPU rounds to bfloat16 "
+        "in any case",
+    )
     recurrent: Recurrent = Recurrent()
 
     @property

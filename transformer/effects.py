@@ -105,6 +105,12 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
     ),
     ("model", "lora_rank", lambda c: c.family != "recurrent", "in a Transformer, and config.family is recurrent"),
     ("model", "parametrization", lambda c: c.family != "recurrent", "in a Transformer, and config.family is recurrent"),
+    (
+        "model",
+        "matmul_dtype",
+        lambda c: c.family != "recurrent" and c.model.dtype == "float32",
+        "in a Transformer with config.model.dtype=float32",
+    ),
     ("model", "base_width base_d_k", _is("model.parametrization", "mup"), "with config.model.parametrization=mup"),
     ("model", "lora_alpha lora_kernels", lambda c: c.model.lora_rank is not None, "with config.model.lora_rank"),
     ("model", "dropout_generator", _has_dropout, "where a dropout rate is above 0"),

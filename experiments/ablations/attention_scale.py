@@ -31,7 +31,7 @@ def get_study() -> Study:
                 beyond=("d_k 16, no factor", "d_k 16"),
             ),
         ),
-        base=override(studies.base_m(num_heads=2, d_v=64, initializer="fan_in"), {"model.d_k": "64"}),
+        base=override(studies.base_m(num_heads=2, d_v=64, initializer="fan_in", matmul_dtype="bfloat16"), {"model.d_k": "64"}),
         arms={
             "d_k 64": {},
             "d_k 64, no factor": {"model.attention.scale": "none"},

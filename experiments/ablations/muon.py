@@ -29,7 +29,7 @@ def get_study() -> Study:
             Claim("Muon reaches a loss after fewer updates.", source, "better", ("Muon",), metric=UNTIL.label),
             Claim("Muon ends at a lower loss after equally many updates.", source, "better", ("Muon",)),
         ),
-        base=override(studies.base_m(), {"train.optimizer": "adamw", "train.weight_decay": "0.1"}),
+        base=override(studies.base_m(matmul_dtype="bfloat16"), {"train.optimizer": "adamw", "train.weight_decay": "0.1"}),
         arms={"AdamW": {}, "Muon": {"train.optimizer": "muon"}},
         metrics=(*studies.BASE_M, UNTIL),
         compare_with="AdamW",

@@ -35,7 +35,7 @@ def get_study() -> Study:
                 arms=("none",),
             ),
         ),
-        base=studies.base_m(),
+        base=studies.base_m(matmul_dtype="bfloat16"),
         arms={
             "sinusoidal": {},
             "learned, 0.02": learned | {"model.positions.stddev": "0.02"},

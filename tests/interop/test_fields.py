@@ -49,6 +49,7 @@ IDLE = {
     "embedding_init",
     "unroll",
     "remat",
+    "matmul_dtype",
     "dtype",
     "positions.stddev",
     "layer_types",

@@ -145,7 +145,8 @@ def test_outputs_are_theirs_token_for_token(name, way):
         assert all(row[-1] == found.data_info.end for row in outputs)
     ended = np.mean([row[-1] == found.data_info.end and len(row) < NEW for row in wanted])
     least = 0.04 if asked.get("length_penalty") else 0.3  # long outputs are better then
-    assert least <= ended < 1 and len(set(map(tuple, wanted))) >= INPUTS / 16
+    assert least <= ended and len(set(map(tuple, wanted))) >= INPUTS / 16
+    assert ended < 1 or asked["num_beams"] > 1  # a beam search may prefer outputs that end, for all inputs
     print(f"{name}, {way}: {ended:.0%} end by themselves")
     different = [row for row in range(INPUTS) if outputs[row] != wanted[row]]
     for row in different:

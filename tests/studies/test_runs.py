@@ -266,8 +266,9 @@ def test_a_grid_of_learning_rates_grows_twice_at_most(tmp_path):
     search = [row for row in table(tmp_path) if row["part"] == "search"]
     assert [float(row["learning_rate"]) for row in search if row["arm"] == "a"] == [0.6, 1.2, 2.4, 4.8]
     before = len(fakes.starts(made.search()[0].folder(tmp_path)))
-    run_all(made, tmp_path)
+    _, output = run_all(made, tmp_path)
     assert len(fakes.starts(made.search()[0].folder(tmp_path))) == before
+    assert output == f"{len(search) + 2} of {len(search) + 2} runs are done already\n"
 
 
 def test_a_study_that_was_stopped_trains_the_missing_seeds_of_a_rate_beyond_the_grid(tmp_path):

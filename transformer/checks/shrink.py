@@ -19,7 +19,14 @@ WIDE = SIZES | {
 WINDOW = 3  # shorter than a chunk and than a row in the cached properties
 LENGTH = 48  # the largest number of positions that the properties use
 # Settings of how the program computes, which the properties vary themselves.
-PLAIN = {"attention_backend": "plain", "attention_chunk": 512, "unroll": 1, "remat": "none", "dtype": "float32"}
+PLAIN = {
+    "attention_backend": "plain",
+    "attention_chunk": 512,
+    "unroll": 1,
+    "remat": "none",
+    "dtype": "float32",
+    "matmul_dtype": "float32",
+}
 
 
 def shrink(config: Config) -> tuple[Config, list[str]]:

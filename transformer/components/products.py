@@ -1,8 +1,8 @@
-"""Matrix products of states and parameters, in the type of the states. On a CPU they are computed as it is fast there.
+"""Matrix products of states and parameters. On a CPU they are computed as it is fast there.
 
 A bf16 product with a bf16 result is computed by converting the factors to fp32. With an fp32 result, XLA uses the processor's
-bf16 instructions, if there are any, which are twice as fast or more. So such products have an fp32 result, which is rounded, in
-the forward and in the backward pass.
+bf16 instructions, if there are any, which are twice as fast or more. So such products have an fp32 result, which is rounded if
+the states are bf16, in the forward and in the backward pass.
 
 The gradient of a kernel is a product of two factors whose first axes are those of tokens. XLA transposes one of them, in some
 cases the wider one, in a slow loop. It is fast if the narrower one comes first, and the result is transposed afterwards.
@@ -34,16 +34,19 @@ def reverse_mode() -> Iterator[None]:
 
 
 def product(subscripts: str, x: Array, kernel: Array) -> Array:
-    """`jnp.einsum` of states and a parameter, in the type of the states."""
-    return (
-        wide_product(subscripts, x, kernel).astype(x.dtype) if _on_cpu() else jnp.einsum(subscripts, x, kernel.astype(x.dtype))
-    )
+    """`jnp.einsum` of states and a parameter, both in the narrower type of the two. The result has the type of the states."""
+    if _on_cpu() or kernel.dtype.itemsize < x.dtype.itemsize:
+        return wide_product(subscripts, x, kernel).astype(x.dtype)
+    return jnp.einsum(subscripts, x, kernel.astype(x.dtype))
 
 
 def wide_product(subscripts: str, x: Array, kernel: Array) -> Array:
     """`product` with a result of at least fp32."""
-    multiply = _with_gradients if _on_cpu() and (_reverse_mode.get() or x.dtype == jnp.bfloat16) else _wide
-    return multiply(subscripts, x, kernel.astype(x.dtype))
+    mixed = kernel.dtype.itemsize < x.dtype.itemsize
+    kernel = kernel if mixed else kernel.astype(x.dtype)
+    if mixed or (_on_cpu() and (_reverse_mode.get() or x.dtype == jnp.bfloat16)):
+        return _with_gradients(subscripts, x.dtype, x, kernel)
+    return _wide(subscripts, x, kernel)
 
 
 def _on_cpu() -> bool:
@@ -54,21 +57,21 @@ def _wide(subscripts: str, x: Array, kernel: Array) -> Array:
     return jnp.einsum(subscripts, x, kernel, preferred_element_type=jnp.float32 if x.dtype.itemsize < 4 else x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _with_gradients(subscripts: str, x: Array, kernel: Array) -> Array:
-    return _wide(subscripts, x, kernel)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _with_gradients(subscripts: str, of_states: jnp.dtype, x: Array, kernel: Array) -> Array:
+    return _wide(subscripts, x.astype(kernel.dtype), kernel)
 
 
-def _forward(subscripts: str, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _with_gradients(subscripts, x, kernel), (x, kernel)
+def _forward(subscripts: str, of_states: jnp.dtype, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _with_gradients(subscripts, of_states, x, kernel), (x.astype(kernel.dtype), kernel)
 
 
-def _backward(subscripts: str, factors: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _backward(subscripts: str, of_states: jnp.dtype, factors: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = factors
-    gradient = gradient.astype(x.dtype)
+    gradient = gradient.astype(kernel.dtype)
     states, parameter, result = subscripts.replace("->", ",").split(",")
     of_x = _wide(f"{result},{parameter}->{states}", gradient, kernel)
-    return of_x.astype(x.dtype), _of_kernel(states, result, parameter, x, gradient).astype(kernel.dtype)
+    return of_x.astype(of_states), _of_kernel(states, result, parameter, x, gradient).astype(kernel.dtype)
 
 
 def _of_kernel(states: str, result: str, parameter: str, x: Array, gradient: Array) -> Array:

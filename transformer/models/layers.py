@@ -116,7 +116,7 @@ class Embedding(nn.Module):
     def factors(self, states_BxTxD: Array) -> tuple[Array, Array]:
         """States and the table, whose products are the logits. With muP, states are divided by the ratio of widths."""
         ratio = self.config.width_ratio
-        return states_BxTxD if ratio == 1 else states_BxTxD / ratio, self.table_NxD
+        return states_BxTxD if ratio == 1 else states_BxTxD / ratio, self.table_NxD.astype(self.config.matmul_dtype)
 
     def logits(self, states_BxTxD: Array) -> Array:
         """States times the table: BxTxN in fp32."""
@@ -129,10 +129,10 @@ def all_products(states_BxTxD: Array, table_NxD: Array) -> Array:
     On a CPU, XLA copies the second factor into another layout on each call. If there are few states, they are the second
     factor, because they are smaller than the table. The memory layout of the result then has N first (`entries_first`).
     """
-    table_NxD = table_NxD.astype(states_BxTxD.dtype)
     if entries_first(states_BxTxD.shape[0] * states_BxTxD.shape[1]):
         # In fp32, because XLA has no half-precision product for these factors (JAX 0.10.2). Products of bf16 are exact in it.
-        table_NxD, states_BxTxD = table_NxD.astype(jnp.float32), states_BxTxD.astype(jnp.float32)
+        narrow = min(table_NxD.dtype, states_BxTxD.dtype, key=lambda dtype: dtype.itemsize)
+        table_NxD, states_BxTxD = (each.astype(narrow).astype(jnp.float32) for each in (table_NxD, states_BxTxD))
         return jnp.moveaxis(jnp.einsum("nd,btd->nbt", table_NxD, states_BxTxD), 0, -1)
     return wide_product("btd,nd->btn", states_BxTxD, table_NxD)
 

@@ -326,11 +326,12 @@ class Progress:
             self._bar.stop()
 
     def begin(self, outcomes: Mapping[Run, Outcome], runs: Sequence[Run]) -> None:
-        """Sets what is done already, which does not count for the pace. `runs`: the runs that are still to do; there may be
-        more of them than expected."""
-        if more := [run for run in runs if (run.part, run.arm, run.seed, self._rate(run)) not in self._known]:
-            self._runs, self._updates = self._runs + len(more), self._updates + sum(run.config.train.steps for run in more)
-            self._known |= {(run.part, run.arm, run.seed, self._rate(run)) for run in more}
+        """Sets what is done already, which does not count for the pace. `runs`: the next runs. Some of either may not be
+        expected, because a grid of learning rates was extended."""
+        for run in (*outcomes, *runs):
+            if (key := (run.part, run.arm, run.seed, self._rate(run))) not in self._known:
+                self._known.add(key)
+                self._runs, self._updates = self._runs + 1, self._updates + run.config.train.steps
         new = [run for run in outcomes if run not in self._ended]
         self._ended |= dict.fromkeys(new)
         self._before += sum(run.config.train.steps for run in new)
