@@ -1,4 +1,4 @@
-"""Creates the parameters that components declare in Flax modules."""
+"""Creates the parameters that components declare in Flax modules, and rounds kernels for products."""
 
 import math
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.components.parameters import Constant, Declared, Drawn, Kernel
+from transformer.config import Model
 
 Array = jax.Array
 Initializer = Callable[..., Array]
@@ -44,6 +45,11 @@ def declare(module: nn.Module, declared: Declared, initializer: Initializer, cou
         else:
             result |= {leaf: module.param(leaf, *_spec(each, initializer, count)) for leaf, each in leaves}
     return result
+
+
+def rounded(config: Model, kernel: Array) -> Array:
+    """A kernel, rounded to bf16 if `config.matmul_dtype` says so."""
+    return kernel.astype(jnp.bfloat16) if config.matmul_dtype == "bfloat16" else kernel
 
 
 def _spec(each: Kernel | Constant | Drawn, initializer: Initializer, count: int | None) -> tuple[Initializer, tuple[int, ...]]:

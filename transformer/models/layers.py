@@ -17,7 +17,7 @@ from transformer.components.products import wide_product
 from transformer.config import Model
 from transformer.models import lora
 from transformer.models.attention import AttentionLayer
-from transformer.models.declare import declare
+from transformer.models.declare import declare, rounded
 from transformer.models.dropout import Dropout
 from transformer.sharding import by_rows, rows_whole
 
@@ -116,7 +116,7 @@ class Embedding(nn.Module):
     def factors(self, states_BxTxD: Array) -> tuple[Array, Array]:
         """States and the table, whose products are the logits. With muP, states are divided by the ratio of widths."""
         ratio = self.config.width_ratio
-        return states_BxTxD if ratio == 1 else states_BxTxD / ratio, self.table_NxD.astype(self.config.matmul_dtype)
+        return states_BxTxD if ratio == 1 else states_BxTxD / ratio, rounded(self.config, self.table_NxD)
 
     def logits(self, states_BxTxD: Array) -> Array:
         """States times the table: BxTxN in fp32."""

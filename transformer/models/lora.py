@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from transformer.components.parameters import Constant, Declared, Drawn, Kernel, Parameters
 from transformer.config import Model
+from transformer.models.declare import rounded
 
 Array = jax.Array
 A, B = "lora_a", "lora_b"
@@ -37,15 +37,14 @@ def declared(config: Model, of_component: Declared) -> Declared:
 
 
 def adapted(config: Model, p: Parameters) -> dict[str, Array]:
-    """The parameters that a component receives: adapters are added to their kernels, which have the type of products."""
+    """The parameters that a component receives: adapters are added to their kernels, which are then `rounded`."""
     result = {name: value for name, value in p.items() if not name.endswith((A, B))}
     for name in p:
         module, _, leaf = name.rpartition("/")
         if leaf == A:
             kernel = f"{module}/kernel"
             result[kernel] = _sum(config, p[kernel], p[name], p[f"{module}/{B}"])
-    dtype = jnp.dtype(config.matmul_dtype)
-    return {name: value.astype(dtype) if name.endswith("kernel") else value for name, value in result.items()}
+    return {name: rounded(config, value) if name.endswith("kernel") else value for name, value in result.items()}
 
 
 def merge(config: Model, params: Mapping[str, Any]) -> dict[str, Any]:

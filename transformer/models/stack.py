@@ -23,7 +23,7 @@ from transformer.components.positions import Bound
 from transformer.config import Model
 from transformer.models import cache as caches
 from transformer.models.cache import Cache, Step
-from transformer.models.declare import declare
+from transformer.models.declare import declare, rounded
 from transformer.models.dropout import Dropout
 from transformer.models.layers import REMAT, Embedding, Layer, NormLayer, all_products, kernel_initializer, output_initializer
 
@@ -315,7 +315,7 @@ class Logits(nn.Module):
         if config.logits_scale == "1/sqrt(d_model)":
             states_BxTxD = states_BxTxD * config.embedding_width**-0.5
         own: Any = None if tied else self.param("kernel", output_initializer(config), (config.d_model, self.rows)).T
-        own = own if tied else own.astype(config.matmul_dtype)
+        own = own if tied else rounded(config, own)
         if factors:
             states_BxTxD, table_NxD = tied.factors(states_BxTxD) if tied else (states_BxTxD, own)
             more = ["a bias"] * config.logits_bias + ["a cap"] * (config.logits_cap is not None)
