@@ -23,6 +23,7 @@ PAPER = "Yang et al. 2022, figure 1 and section 1"
 def base() -> Config:
     changes = {
         "model.num_decoder_layers": "2",
+        "model.matmul_dtype": "bfloat16",
         "train.optimizer": "adam",
         "train.weight_decay": "0",
         "train.clip_norm": "none",

@@ -30,7 +30,7 @@ LONG, HALF, TRAINED = (f"test/exact_match@{words}" for words in ("32-41", "22-31
 
 
 def base() -> Config:
-    model = {"num_decoder_layers": 4, "unroll": 1, "dropout_rate": 0.0, "mask": Causal()}
+    model = {"num_decoder_layers": 4, "unroll": 1, "dropout_rate": 0.0, "mask": Causal(), "matmul_dtype": "bfloat16"}
     short = {
         "data.synthetic_train_size": "100000",
         "data.synthetic_test_size": "1440",
