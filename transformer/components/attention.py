@@ -27,7 +27,7 @@ from transformer.components import fused
 from transformer.components.masks import Mask, Pairs, Sizes, Tokens
 from transformer.components.parameters import Constant, Declared, Kernel, Parameters, Streams
 from transformer.components.positions import Bound, Positions
-from transformer.components.products import product
+from transformer.components.products import product, wide_product
 from transformer.registry import Component, restated
 from transformer.settings import setting
 
@@ -183,9 +183,9 @@ class Attention(Component, name="multi_head"):
         query_BxTxHxK, key_BxSxNxK = q["query"], k["key"]
         rows, length, heads, width = query_BxTxHxK.shape
         if heads == (shared := key_BxSxNxK.shape[2]):
-            return jnp.einsum("bthk,bshk->bhts", query_BxTxHxK, key_BxSxNxK, preferred_element_type=jnp.float32)
+            return wide_product("bthk,bshk->bhts", query_BxTxHxK, key_BxSxNxK)
         query_BxTxNxGxK = query_BxTxHxK.reshape(rows, length, shared, heads // shared, width)
-        scores = jnp.einsum("btngk,bsnk->bngts", query_BxTxNxGxK, key_BxSxNxK, preferred_element_type=jnp.float32)
+        scores = wide_product("btngk,bsnk->bngts", query_BxTxNxGxK, key_BxSxNxK)
         return scores.reshape(rows, heads, length, -1)
 
     def logits(self, p: Parameters, q: Streams, k: Streams, pairs: Pairs, positions: Bound) -> Array:
@@ -205,10 +205,10 @@ class Attention(Component, name="multi_head"):
         value_BxSxNxV = k["value"]
         rows, heads, length, slots = weights_BxHxTxS.shape
         if heads == (shared := value_BxSxNxV.shape[2]):
-            result_BxHxTxV = jnp.einsum("bhts,bshv->bhtv", weights_BxHxTxS, value_BxSxNxV)
+            result_BxHxTxV = product("bhts,bshv->bhtv", weights_BxHxTxS, value_BxSxNxV)
         else:
             weights_BxNxGxTxS = weights_BxHxTxS.reshape(rows, shared, heads // shared, length, slots)
-            result_BxNxGxTxV = jnp.einsum("bngts,bsnv->bngtv", weights_BxNxGxTxS, value_BxSxNxV)
+            result_BxNxGxTxV = product("bngts,bsnv->bngtv", weights_BxNxGxTxS, value_BxSxNxV)
             result_BxHxTxV = result_BxNxGxTxV.reshape(rows, heads, length, -1)
         if jax.default_backend() == "cpu":  # XLA would write the product with T before H, up to ten times as slowly
             result_BxHxTxV = jax.lax.optimization_barrier(result_BxHxTxV)

@@ -1,11 +1,12 @@
-"""Matrix products of states and parameters. On a CPU they are computed as it is fast there.
+"""Matrix products of states and parameters, or of queries and keys, and weights and values. On a CPU they are computed as it is
+fast there.
 
 A bf16 product with a bf16 result is computed by converting the factors to fp32. With an fp32 result, XLA uses the processor's
 bf16 instructions, if there are any, which are twice as fast or more. So such products have an fp32 result, which is rounded if
 the states are bf16, in the forward and in the backward pass.
 
-The gradient of a kernel is a product of two factors whose first axes are those of tokens. XLA transposes one of them, in some
-cases the wider one, in a slow loop. It is fast if the narrower one comes first, and the result is transposed afterwards.
+The gradient of a kernel is a product of two factors that is summed over tokens, their first axes. XLA transposes one of them,
+in some cases the wider one, in a slow loop. So the narrower one is transposed here, and afterwards the result if necessary.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ def reverse_mode() -> Iterator[None]:
 
 
 def product(subscripts: str, x: Array, kernel: Array) -> Array:
-    """`jnp.einsum` of states and a parameter, both in the narrower type of the two. The result has the type of the states."""
+    """`jnp.einsum` of two factors, both in the narrower type of the two. The result has the type of the first, the states."""
     if _on_cpu() or kernel.dtype.itemsize < x.dtype.itemsize:
         return wide_product(subscripts, x, kernel).astype(x.dtype)
     return jnp.einsum(subscripts, x, kernel.astype(x.dtype))
@@ -75,12 +76,22 @@ def _backward(subscripts: str, of_states: jnp.dtype, factors: tuple[Array, Array
 
 
 def _of_kernel(states: str, result: str, parameter: str, x: Array, gradient: Array) -> Array:
-    inputs, outputs = ("".join(axis for axis in parameter if axis in names) for names in (states, result))
-    size = dict(zip(states + result, x.shape + gradient.shape, strict=True))
-    if math.prod(size[axis] for axis in inputs) < math.prod(size[axis] for axis in outputs):
-        return _wide(f"{states},{result}->{parameter}", x, gradient)
-    swapped = jax.lax.optimization_barrier(_wide(f"{result},{states}->{outputs}{inputs}", gradient, x))
-    return jnp.transpose(swapped, [(outputs + inputs).index(axis) for axis in parameter])
+    """The gradient of the second factor, from the first and the gradient of the result."""
+    factors = {states: x, result: gradient}
+    size = {axis: length for names, factor in factors.items() for axis, length in zip(names, factor.shape, strict=True)}
+    batch = "".join(axis for axis in parameter if axis in states and axis in result)
+    own = {names: "".join(axis for axis in parameter if axis in names and axis not in batch) for names in factors}
+    narrow, wide = sorted(factors, key=lambda names: math.prod(size[axis] for axis in own[names]))
+    turned = batch + own[narrow] + "".join(axis for axis in narrow if axis not in parameter)
+    transposed = jax.lax.optimization_barrier(_transposed(narrow, turned, factors[narrow]))
+    made = batch + own[narrow] + own[wide]
+    return _transposed(
+        made, parameter, jax.lax.optimization_barrier(_wide(f"{turned},{wide}->{made}", transposed, factors[wide]))
+    )
+
+
+def _transposed(names: str, wanted: str, x: Array) -> Array:
+    return jnp.transpose(x, [names.index(axis) for axis in wanted])
 
 
 _with_gradients.defvjp(_forward, _backward)
