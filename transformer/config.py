@@ -157,8 +157,8 @@ class Model:
     dtype: Literal["float32", "bfloat16"] = setting("float32", "type of computations; parameters are always float32")
     matmul_dtype: Literal["float32", "bfloat16"] = setting(
         "float32",
-        "type to which factors are rounded before a product of states and a kernel; sums are float32. A TPU rounds to bfloat16 "
-        "in any case",
+        "type to which factors are rounded before a product of states and a kernel; sums are float32. On a TPU, products of "
+        "float32 are rounded to bfloat16 too",
     )
     recurrent: Recurrent = Recurrent()
 

@@ -11,11 +11,11 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from transformer.components.attention import Attention
 from transformer.components.masks import Sizes
 from transformer.components.parameters import Constant, Declared, Kernel, Parameters
+from transformer.components.products import product
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class GatedOutput(Attention):
         return dict(super().parameters(sizes)) | declared
 
     def output(self, p: Parameters, heads_BxTxHxV: jax.Array, x_BxTxD: jax.Array, sizes: Sizes) -> jax.Array:
-        gate_BxTxH = jnp.einsum("btd,dh->bth", x_BxTxD, p["gate/kernel"].astype(x_BxTxD.dtype))
+        gate_BxTxH = product("btd,dh->bth", x_BxTxD, p["gate/kernel"])
         if "gate/bias" in p:
             gate_BxTxH = gate_BxTxH + p["gate/bias"].astype(gate_BxTxH.dtype)[None, None]
         return super().output(p, heads_BxTxHxV * jax.nn.sigmoid(gate_BxTxH)[..., None], x_BxTxD, sizes)

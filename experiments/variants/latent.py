@@ -26,6 +26,7 @@ from transformer.components.attention import Attention, Backend, Write, project,
 from transformer.components.masks import Mask, Pairs, Sizes, Tokens
 from transformer.components.parameters import Constant, Declared, Kernel, Parameters, Streams
 from transformer.components.positions import Bound, Positions
+from transformer.components.products import product, wide_product
 from transformer.settings import setting
 
 Array = jax.Array
@@ -77,7 +78,7 @@ class Latent(Attention):
         return jnp.concatenate([plain, positions.rotate(rotated, tokens.positions)], axis=-1)
 
     def keys(self, p: Parameters, x_BxSxD: Array, tokens: Tokens, positions: Bound, sizes: Sizes) -> Streams:
-        latent_BxSxL = jnp.einsum("bsd,dl->bsl", x_BxSxD, p["latent/kernel"].astype(x_BxSxD.dtype))
+        latent_BxSxL = product("bsd,dl->bsl", x_BxSxD, p["latent/kernel"])
         rotated_BxSx1xR = positions.rotate(project(p, "rotated_key", x_BxSxD), tokens.positions)
         streams = {"latent": rms_norm(latent_BxSxL, p["latent_norm/scale"], self.norm_epsilon)}
         return streams | {"rotated_key": rotated_BxSx1xR[:, :, 0]} | positions.key_streams(x_BxSxD, tokens)
@@ -101,15 +102,14 @@ class Latent(Attention):
 
     def scores(self, p: Parameters, q: Streams, k: Streams, pairs: Pairs) -> Array:
         plain_BxTxHxK, rotated_BxTxHxR = jnp.split(q["query"], [q["query"].shape[-1] - self.rotated_width], axis=-1)
-        fp32: Any = {"preferred_element_type": jnp.float32}
-        shared = jnp.einsum("bthr,bsr->bhts", rotated_BxTxHxR, k["rotated_key"], **fp32)
+        shared = wide_product("bthr,bsr->bhts", rotated_BxTxHxR, k["rotated_key"])
         if "key" in k:
-            return shared + jnp.einsum("bthk,bshk->bhts", plain_BxTxHxK, k["key"], **fp32)
-        absorbed_BxTxHxL = jnp.einsum("bthk,lhk->bthl", plain_BxTxHxK, p["key/kernel"].astype(plain_BxTxHxK.dtype))
-        return shared + jnp.einsum("bthl,bsl->bhts", absorbed_BxTxHxL, k["latent"], **fp32)
+            return shared + wide_product("bthk,bshk->bhts", plain_BxTxHxK, k["key"])
+        absorbed_BxTxHxL = product("bthk,lhk->bthl", plain_BxTxHxK, p["key/kernel"])
+        return shared + wide_product("bthl,bsl->bhts", absorbed_BxTxHxL, k["latent"])
 
     def mix(self, p: Parameters, weights_BxHxTxS: Array, k: Streams, pairs: Pairs, positions: Bound) -> Array:
         if "value" in k:
             return super().mix(p, weights_BxHxTxS, k, pairs, positions)
         mixed_BxTxHxL = jnp.einsum("bhts,bsl->bthl", weights_BxHxTxS, k["latent"])
-        return jnp.einsum("bthl,lhv->bthv", mixed_BxTxHxL, p["value/kernel"].astype(mixed_BxTxHxL.dtype))
+        return product("bthl,lhv->bthv", mixed_BxTxHxL, p["value/kernel"])

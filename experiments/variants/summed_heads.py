@@ -14,6 +14,7 @@ import jax
 from transformer.components.attention import Attention
 from transformer.components.masks import Sizes
 from transformer.components.parameters import Constant, Declared, Kernel, Parameters
+from transformer.components.products import product
 
 Array = jax.Array
 
@@ -27,5 +28,5 @@ class SummedHeads(Attention):
         return declared | ({"summed_output/bias": Constant((sizes.d_model,))} if self.bias else {})
 
     def output(self, p: Parameters, heads_BxTxHxV: Array, x_BxTxD: Array, sizes: Sizes) -> Array:
-        result = heads_BxTxHxV.sum(axis=2) @ p["summed_output/kernel"].astype(heads_BxTxHxV.dtype)
+        result = product("btv,vd->btd", heads_BxTxHxV.sum(axis=2), p["summed_output/kernel"])
         return result + p["summed_output/bias"].astype(result.dtype)[None, None] if self.bias else result

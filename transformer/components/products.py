@@ -77,17 +77,18 @@ def _backward(subscripts: str, of_states: jnp.dtype, factors: tuple[Array, Array
 
 def _of_kernel(states: str, result: str, parameter: str, x: Array, gradient: Array) -> Array:
     """The gradient of the second factor, from the first and the gradient of the result."""
+    if not _on_cpu():
+        return _wide(f"{states},{result}->{parameter}", x, gradient)
     factors = {states: x, result: gradient}
     size = {axis: length for names, factor in factors.items() for axis, length in zip(names, factor.shape, strict=True)}
     batch = "".join(axis for axis in parameter if axis in states and axis in result)
     own = {names: "".join(axis for axis in parameter if axis in names and axis not in batch) for names in factors}
     narrow, wide = sorted(factors, key=lambda names: math.prod(size[axis] for axis in own[names]))
     turned = batch + own[narrow] + "".join(axis for axis in narrow if axis not in parameter)
-    transposed = jax.lax.optimization_barrier(_transposed(narrow, turned, factors[narrow]))
     made = batch + own[narrow] + own[wide]
-    return _transposed(
-        made, parameter, jax.lax.optimization_barrier(_wide(f"{turned},{wide}->{made}", transposed, factors[wide]))
-    )
+    first = jax.lax.optimization_barrier(_transposed(narrow, turned, factors[narrow]))
+    found = jax.lax.optimization_barrier(_wide(f"{turned},{wide}->{made}", first, factors[wide]))
+    return _transposed(made, parameter, found)
 
 
 def _transposed(names: str, wanted: str, x: Array) -> Array:
