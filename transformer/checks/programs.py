@@ -71,10 +71,13 @@ def _against(subject: Subject, **model: Any) -> Outcome:
 
 
 def bfloat16(subject: Subject) -> Outcome:
-    """The root mean square of the difference from fp32, divided by that of the fp32 outputs."""
-    wanted, found = (each.outputs(subject.separate) for each in (subject, subject.variant(dtype="bfloat16")))
+    """The root mean square of the difference from fp32, divided by that of the fp32 outputs: in bf16, or with products in it,
+    whichever is larger."""
     seen = subject.separate["segments" if subject.side == "target" else "source_segments"] > 0
-    ratio = np.sqrt(np.mean((found - wanted)[seen] ** 2) / np.mean(wanted[seen] ** 2))
+    wanted = subject.outputs(subject.separate)[seen]
+    changes = [{"dtype": "bfloat16"}] if subject.recurrent else [{"dtype": "bfloat16"}, {"matmul_dtype": "bfloat16"}]
+    found = [subject.variant(**change).outputs(subject.separate)[seen] for change in changes]
+    ratio = np.max([np.sqrt(np.mean((each - wanted) ** 2) / np.mean(wanted**2)) for each in found])  # nan if one is
     return float(ratio) if np.isfinite(ratio) else float("inf")
 
 
