@@ -5,8 +5,8 @@
 
 DIR holds Multi30k's train.*, val.* and test_2016_flickr.* in English and German, cased and untokenised.
 
-Not finished: `experiments/reports/heads` has the plan and the rows of the finished runs, 74 of 90: the search, seeds 0 to 2, and
-two runs of seed 3. Later runs are made with newer code than earlier ones; 40 updates with both differ by rounding only.
+Not finished: `experiments/reports/heads` has the plan and the rows of the finished runs, 74 of 90: the search, seeds 0 to 2,
+and two runs of seed 3. Later runs are made with newer code than earlier ones; 40 updates with both differ by rounding only.
 The best rate of all arms but "1 head" (3e-3) was the highest, 6e-3, so runs at 1.2e-2 were added, which are all worse. The
 search has a third of the updates, and only "8 heads" is checked with all of them. So "1 head" was tried at 6e-3 with all of
 them, outside the study (`studies.base_m(num_heads=1)`): 2.082 and 2.181 nats (seeds 0 and 1), worse than at 3e-3 (2.059, seed
@@ -14,8 +14,8 @@ them, outside the study (`studies.base_m(num_heads=1)`): 2.082 and 2.181 nats (s
 minutes, with 32 heads 9, and one with all updates 12 to 19; with the code of today one with all updates takes 10. To resume the
 study, use a copy of that folder as --workdir.
 
-Greedy decoding of 64 rows of 32 tokens (`python -m experiments.benchmarks.arms`, two cores) takes 284 ms with 8 heads, 299 with 1,
-272 with 4, 338 with 32, and 268 and 332 with 1 and 2 key-value heads, whose caches have an eighth and a quarter of the size.
+Greedy decoding of 64 rows of 32 tokens (`python -m experiments.benchmarks.arms`, two cores) takes 284 ms with 8 heads, 299 with
+1, 272 with 4, 338 with 32, and 268 and 332 with 1 and 2 key-value heads, whose caches have an eighth and a quarter of the size.
 
 Heads divide a fixed width: d_k = d_v = 128 / h, so that all arms cost the same. With 32 heads, d_k is 4 here and 16 in the
 paper. Grouped arms have 8 query heads and 1 or 2 key-value heads; the feed-forward layers get the parameters that this saves.
