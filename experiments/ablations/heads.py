@@ -14,8 +14,9 @@ them, outside the study (`studies.base_m(num_heads=1)`): 2.082 and 2.181 nats (s
 minutes, with 32 heads 9, and one with all updates 12 to 19; with the code of today one with all updates takes 10. To resume the
 study, use a copy of that folder as --workdir.
 
-Greedy decoding of 64 rows of 32 tokens (`python -m experiments.benchmarks.arms`, two cores) takes 284 ms with 8 heads, 299 with
-1, 272 with 4, 338 with 32, and 268 and 332 with 1 and 2 key-value heads, whose caches have an eighth and a quarter of the size.
+`python -m experiments.benchmarks.arms --study=experiments/ablations/heads.py` on two cores: greedy decoding of 64 rows of
+32 tokens takes 284 ms with 8 heads, 299 with 1, 272 with 4, 338 with 32, and 268 and 332 with 1 and 2 key-value heads, whose
+caches have an eighth and a quarter of the size.
 
 Heads divide a fixed width: d_k = d_v = 128 / h, so that all arms cost the same. With 32 heads, d_k is 4 here and 16 in the
 paper. Grouped arms have 8 query heads and 1 or 2 key-value heads; the feed-forward layers get the parameters that this saves.

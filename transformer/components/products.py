@@ -36,18 +36,22 @@ def reverse_mode() -> Iterator[None]:
 
 def product(subscripts: str, x: Array, kernel: Array) -> Array:
     """`jnp.einsum` of two factors, both in the narrower type of the two. The result has the type of the first, the states."""
-    if _on_cpu() or kernel.dtype.itemsize < x.dtype.itemsize:
+    if _on_cpu() or narrower(x, kernel) != x.dtype:
         return wide_product(subscripts, x, kernel).astype(x.dtype)
     return jnp.einsum(subscripts, x, kernel.astype(x.dtype))
 
 
 def wide_product(subscripts: str, x: Array, kernel: Array) -> Array:
     """`product` with a result of at least fp32."""
-    mixed = kernel.dtype.itemsize < x.dtype.itemsize
-    kernel = kernel if mixed else kernel.astype(x.dtype)
-    if mixed or (_on_cpu() and (_reverse_mode.get() or x.dtype == jnp.bfloat16)):
+    kernel = kernel.astype(narrower(x, kernel))
+    if kernel.dtype != x.dtype or (_on_cpu() and (_reverse_mode.get() or x.dtype == jnp.bfloat16)):
         return _with_gradients(subscripts, x.dtype, x, kernel)
     return _wide(subscripts, x, kernel)
+
+
+def narrower(x: Array, kernel: Array) -> jnp.dtype:
+    """The type in which both factors are multiplied."""
+    return min(x.dtype, kernel.dtype, key=lambda dtype: dtype.itemsize)
 
 
 def _on_cpu() -> bool:

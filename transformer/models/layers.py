@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from transformer.components.fused import SAVED
 from transformer.components.masks import Pairs, Role
-from transformer.components.products import wide_product
+from transformer.components.products import narrower, wide_product
 from transformer.config import Model
 from transformer.models import lora
 from transformer.models.attention import AttentionLayer
@@ -131,8 +131,8 @@ def all_products(states_BxTxD: Array, table_NxD: Array) -> Array:
     """
     if entries_first(states_BxTxD.shape[0] * states_BxTxD.shape[1]):
         # In fp32, because XLA has no half-precision product for these factors (JAX 0.10.2). Products of bf16 are exact in it.
-        narrow = min(table_NxD.dtype, states_BxTxD.dtype, key=lambda dtype: dtype.itemsize)
-        table_NxD, states_BxTxD = (each.astype(narrow).astype(jnp.float32) for each in (table_NxD, states_BxTxD))
+        dtype = narrower(states_BxTxD, table_NxD)
+        table_NxD, states_BxTxD = (each.astype(dtype).astype(jnp.float32) for each in (table_NxD, states_BxTxD))
         return jnp.moveaxis(jnp.einsum("nd,btd->nbt", table_NxD, states_BxTxD), 0, -1)
     return wide_product("btd,nd->btn", states_BxTxD, table_NxD)
 

@@ -314,8 +314,9 @@ class Logits(nn.Module):
         config = self.config
         if config.logits_scale == "1/sqrt(d_model)":
             states_BxTxD = states_BxTxD * config.embedding_width**-0.5
-        own: Any = None if tied else self.param("kernel", output_initializer(config), (config.d_model, self.rows)).T
-        own = own if tied else rounded(config, own)
+        own: Any = None
+        if not tied:
+            own = rounded(config, self.param("kernel", output_initializer(config), (config.d_model, self.rows)).T)
         if factors:
             states_BxTxD, table_NxD = tied.factors(states_BxTxD) if tied else (states_BxTxD, own)
             more = ["a bias"] * config.logits_bias + ["a cap"] * (config.logits_cap is not None)
