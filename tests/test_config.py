@@ -190,6 +190,10 @@ def test_the_defaults_are_valid():
         ({"data.segmentations": 2, "data.vocabulary": "bytes"}, ["config.data.segmentations 2: bytes has one way", "bpe"]),
         ({"data.segmentations": 2, "objective.kind": "answer"}, ["config.data.segmentations 2: labels of answer"]),
         ({"model.positions": "learned", "data.max_target_length": 2000}, ["config.model.positions.size 1024", "2000"]),
+        (
+            {"data.max_source_length": 2000, "model.layer_types": Variations({"encoder": {"positions": "learned"}})},
+            ["config.model.positions.size 1024", "2000"],
+        ),
         ({"data.joint_vocabulary": False}, ["config.model.tying three_way", "config.data.joint_vocabulary"]),
         ({"data.joint_vocabulary": False, "objective.kind": "denoise"}, ["config.data.joint_vocabulary", "denoise"]),
         ({"family": "recurrent"}, ["config.family recurrent", "config.data.batching=bucketed"]),
@@ -227,6 +231,9 @@ def test_what_does_not_fit(settings, parts):
         {"model.positions": "none", "model.d_model": 33, "model.num_heads": 3},
         {"model.positions": "t5", "model.positions.max_distance": 17},
         {"model.positions": "rotary", "model.layer_pattern": ("a", "b"), "model.layer_types": MIXED},
+        # One stack has its own positions, with a limit or without.
+        {"model.positions": "alibi", "model.layer_types": Variations({"encoder": {"positions": "sinusoidal"}})},
+        {"model.positions": "sinusoidal", "model.layer_types": Variations({"decoder": {"positions": "learned"}})},
         {"model.num_kv_heads": 1, "model.window": 4},
         {"model.layer_types": Variations({"encoder": {"num_heads": 16}, "decoder": {"num_kv_heads": 2, "d_ff": 8}})},
         {"model.positions": "learned", "data.max_target_length": 1024},

@@ -117,7 +117,7 @@ class Model:
         "(Yang et al. 2022, Table 8); at base_width both are the same",
     )
     base_width: int = setting(128, "mup: the d_model at which it is the same as standard", at_least=1)
-    base_d_k: int | None = setting(None, "mup: d_k at base_width; none: base_width / num_heads", at_least=1)
+    base_d_k: int | None = setting(None, "mup: d_k at base_width; none: it grows in proportion to d_model", at_least=1)
 
     pooler_activation: Literal["tanh", "relu", "gelu"] = setting(
         "tanh", "activation between the two layers that classify (BERT and BART, DistilBERT, ELECTRA and ModernBERT)"
@@ -157,8 +157,8 @@ class Model:
     dtype: Literal["float32", "bfloat16"] = setting("float32", "type of computations; parameters are always float32")
     matmul_dtype: Literal["float32", "bfloat16"] = setting(
         "float32",
-        "type to which factors are rounded before a product of states and a kernel; sums are float32. On a TPU, products of "
-        "float32 are rounded to bfloat16 too",
+        "type to which factors are rounded before a product of states and a kernel of a layer, or of logits; sums are float32. "
+        "On a TPU, all products of float32 are rounded to bfloat16",
     )
     recurrent: Recurrent = Recurrent()
 
@@ -198,7 +198,7 @@ class Model:
         1/sqrt(d_k) becomes proportional to 1/d_k."""
         if self.parametrization == "standard":
             return 1.0
-        return ((self.base_d_k or self.base_width / self.num_heads) / self.key_width) ** 0.5
+        return ((self.base_d_k or self.key_width / self.width_ratio) / self.key_width) ** 0.5
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layer_types", Variations(self.layer_types))
@@ -211,6 +211,12 @@ class Model:
         """The settings of each layer of the pattern in a stack; without a pattern, one element for all layers."""
         whole = dataclasses.replace(self.of_stack(stack), layer_pattern=(), layer_types=Variations())
         return tuple(override(whole, self.layer_types.get(name), load=False) for name in self.layer_pattern) or (whole,)
+
+    @property
+    def most_positions(self) -> int | None:
+        """The number of positions that all layers can encode, or None if there is no limit."""
+        layers = (each for stack in ("encoder", "decoder") for each in self.layers_of_period(stack))
+        return min((most for each in layers if (most := each.positions.longest()) is not None), default=None)
 
     @property
     def remembers_keys(self) -> bool:
@@ -421,11 +427,18 @@ class Train:
         at_least=0,
         free=True,
     )
-    beta1: float = setting(0.9, "Adam: decay rate of the first moment", at_least=0, below=1)
-    beta2: float = setting(0.98, "Adam: decay rate of the second moment", above=0, below=1)
+    beta1: float = setting(
+        0.9,
+        "decay rate of the first moment; adafactor has none, and muon uses it for what it leaves to Adam",
+        at_least=0,
+        below=1,
+    )
+    beta2: float = setting(0.98, "decay rate of the second moment, as for beta1; lion: of the momentum", above=0, below=1)
     epsilon: float = setting(1e-9, "Adam's epsilon", above=0)
     weight_decay: float = setting(
-        0.0, "adamw: weight decay of kernels and embeddings; it is multiplied by the learning rate", at_least=0
+        0.0,
+        "adamw, lion, muon, schedule_free: weight decay of kernels and embeddings; it is multiplied by the learning rate",
+        at_least=0,
     )
     clip_norm: float | None = setting(None, "gradients are clipped to this global norm; none: no clipping", above=0)
     loss_chunk: int = setting(
@@ -442,7 +455,11 @@ class Train:
     )
     label_smoothing: float = setting(0.1, "probability that is spread evenly over the vocabulary", at_least=0, below=1)
     ema_decay: float | None = setting(
-        None, "decay of an exponential moving average of parameters; none: no average", above=0, below=1
+        None,
+        "decay of an exponential moving average of parameters, in which the initial ones have the weight decay ** n after n "
+        "updates; none: no average",
+        above=0,
+        below=1,
     )
     max_skipped: int = setting(
         10,

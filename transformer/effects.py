@@ -122,8 +122,14 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
     ),
     (
         "model.attention",
-        "norm_epsilon qk_norm_over qk_norm_plus_one",
+        "qk_norm_over qk_norm_plus_one",
         lambda c: c.model.attention.qk_norm,
+        "with config.model.attention.qk_norm",
+    ),
+    (
+        "model.attention",
+        "norm_epsilon",
+        lambda c: c.model.attention.qk_norm or c.model.attention.normed_itself,
         "with config.model.attention.qk_norm",
     ),
     (

@@ -4,6 +4,7 @@ Names are found by the end of a parameter's path, so optimizer state and average
 like parameters. Sharding does not change the numbers, only their placement and the communication.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -49,6 +50,12 @@ def specs(tree: Any, sizes: Mapping[str, int], axes: Axes = ()) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: spec(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, sizes, axes), tree
     )
+
+
+def row_parts() -> int:
+    """Into how many parts the mesh divides the rows of a batch; 1 without a mesh."""
+    sizes = get_abstract_mesh().shape
+    return math.prod(sizes.get(axis, 1) for axis in ROWS)
 
 
 def by_rows(x: jax.Array, axis: int = 0) -> jax.Array:

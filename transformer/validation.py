@@ -2,10 +2,12 @@
 
 import itertools
 import typing
+from collections.abc import Iterator
 
 from transformer import effects, registry, settings
 from transformer.components.attention import Attention
-from transformer.components.masks import Stack
+from transformer.components.masks import Sizes, Stack
+from transformer.components.parameters import Kernel
 from transformer.components.positions import Positions
 from transformer.config import Config, DataInfo, LayerMetric, Model, Parallel, SoftmaxMetric
 from transformer.errors import UserError, nearest
@@ -39,7 +41,7 @@ def validate(config: Config) -> Config:
     model, data, train = config.model, config.data, config.train
     if config.family != "recurrent":
         _check_components(config)
-    most = model.positions.longest() if config.family != "recurrent" else None
+    most = model.most_positions if config.family != "recurrent" else None
     source = data.max_source_length if config.objective.kind != "causal_lm" else 0
     longest = max(source, data.max_target_length if "target" in config.sequences else 0)
     if most is not None and longest > most:
@@ -211,10 +213,16 @@ OF_A_STACK: dict[str, tuple[str, ...]] = {
 def _check_components(config: Config) -> None:
     """UserError: heads or components do not fit the sizes, each other, or the family."""
     _check_layer_types(config)
+    for stack, each in _layers(config):
+        _check_layer(each, stack)
+        _check_use(each, stack, config)
+
+
+def _layers(config: Config) -> Iterator[tuple[Stack, Model]]:
+    """The stacks, and the settings of each layer of the pattern in them."""
     for stack in STACKS[config.family]:
         for each in config.model.layers_of_period(stack):
-            _check_layer(each, stack)
-            _check_use(each, stack, config)
+            yield stack, each
 
 
 def _check_layer(model: Model, stack: Stack) -> None:
@@ -268,10 +276,15 @@ def _check_use(model: Model, stack: Stack, config: Config) -> None:
 def _check_mup(config: Config) -> None:
     """UserError: Yang et al. 2022 give no rule for a setting, or it contradicts their rules."""
     model, rules, scales = config.model, ("adam", "adamw", "lion", "schedule_free"), ("1/sqrt(d_k)", "1/d_k")
+    layers = [(each, each.sizes(stack)) for stack, each in _layers(config)]
     if config.train.optimizer not in rules:
         found, remedy = f"config.train.optimizer {config.train.optimizer}", f"choose one of {', '.join(rules)}"
-    elif any(each.attention.scale not in scales for s in STACKS[config.family] for each in model.layers_of_period(s)):
-        found, remedy = f"config.model.attention.scale {model.attention.scale}", f"choose one of {', '.join(scales)}"
+    elif other := [each.attention.scale for each, _ in layers if each.attention.scale not in scales]:
+        found, remedy = f"config.model.attention.scale {other[0]}", f"choose one of {', '.join(scales)}"
+    elif widths := [each.attention.scale_width for each, _ in layers if each.attention.scale_width is not None]:
+        found, remedy = f"config.model.attention.scale_width {widths[0]}", "set it to none"
+    elif fixed := [name for each, sizes in layers for name in _kernels_that_stay(each, sizes)]:
+        found, remedy = f"the kernel {fixed[0]}, whose inputs do not grow with d_model", "choose another component"
     elif model.lora_rank is not None:
         found, remedy = f"config.model.lora_rank {model.lora_rank}", "set it to none"
     else:
@@ -279,6 +292,22 @@ def _check_mup(config: Config) -> None:
     raise UserError(
         f"config.model.parametrization mup has no rule for {found}; {remedy}, or config.model.parametrization=standard"
     )
+
+
+def _kernels_that_stay(model: Model, sizes: Sizes) -> list[str]:
+    """The kernels of a layer with as many inputs in a wider model, in attention, position encoding and feed-forward layer."""
+    attention, positions, feed_forward = model.attention, model.positions, model.feed_forward
+    declared = {
+        registry.reference(type(attention)): {**attention.parameters(sizes), **attention.key_parameters(sizes)},
+        registry.reference(type(positions)): positions.parameters(sizes, model.init_stddev),
+        registry.reference(type(feed_forward)): feed_forward.parameters(sizes),
+    }
+    return [
+        f"{name} of {component}"
+        for component, parameters in declared.items()
+        for name, each in parameters.items()
+        if isinstance(each, Kernel) and not each.grows
+    ]
 
 
 def _check_layer_types(config: Config) -> None:
@@ -308,12 +337,13 @@ def _check_layer_types(config: Config) -> None:
                 raise UserError(
                     f"config.model.layer_types.{name}.{setting}: cannot differ by {what}; settings that can: {', '.join(able)}"
                 )
-    for each in (each for stack in STACKS[config.family] for each in model.layers_of_period(stack)):
-        if each.positions != model.positions and any(
-            type(p).embed is not Positions.embed or (p.owner == "stack" and p.parameters(model.sizes("encoder"), 1.0))
-            for p in (each.positions, model.positions)
+    for stack, each in _layers(config):
+        of_stack = model.of_stack(stack)
+        if each.positions != of_stack.positions and any(
+            type(p).embed is not Positions.embed or (p.owner == "stack" and p.parameters(of_stack.sizes(stack), 1.0))
+            for p in (each.positions, of_stack.positions)
         ):
             raise UserError(
                 "config.model.layer_types: positions that are added to the embeddings, or have one table for the whole stack, "
-                "cannot differ by layer; choose rotary, alibi, shaw or none"
+                "cannot differ by layer of a stack; choose rotary, alibi, shaw or none"
             )

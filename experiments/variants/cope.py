@@ -2,10 +2,10 @@
 
     g_ij = sigmoid(q_i . k_j),   p_ij = sum over k = j .. i of g_ik,   logit_ij = q_i . (k_j + e[p_ij])
 
-Between two whole numbers, e[p] is interpolated; past the end of the table, the last entry is used. Queries are scaled, as in
-the paper's appendix. Each layer has its own table, which all heads share. For causal masks; with a prefix, keys are counted up
-to its end, and with a window, only keys inside it. Not supported: fused kernels, and attention with other queries
-(differential, latent).
+Between two whole numbers, e[p] is interpolated; past the end of the table, the last entry is used. q is the query times the
+factor of attention, in all three places. The table is initialized with the standard deviation `init_stddev`. Each layer has its
+own table, which all heads share. For causal masks; with a prefix, keys are counted up to its end, and with a window, only keys
+inside it. Not supported: fused kernels, and attention with other queries (differential, latent).
 
 Letters: B rows, T queries, S keys, H heads, K width of a head, E entries of the table.
 """

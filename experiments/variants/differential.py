@@ -73,7 +73,7 @@ class Differential(Attention):
         """The logits of both maps, with the same position bias: B x 2H x T x S."""
         scores = self.scores(p, q, k, pairs)
         bias = positions.bias(q, k, scores[:, : scores.shape[1] // 2], pairs)
-        return scores if bias is None else scores + jnp.concatenate([bias, bias], axis=1)
+        return self.capped(scores if bias is None else scores + jnp.concatenate([bias, bias], axis=1))
 
     def normalize(self, p: Parameters, logits_BxHxTxS: Array, pairs: Pairs) -> Array:
         """Normalizes logits with twice as many heads."""

@@ -7,9 +7,8 @@ Katharopoulos et al. 2020, with the features phi(x) = elu(x) + 1:
 Causal self-attention takes O(T) time, in blocks of `attention_chunk` tokens. The cache is S and z: K x V + K numbers per head
 in fp32, whatever the length of the text. In encoders, with a prefix, and in cross-attention all T x S weights are computed. The
 tokens of a segment must be contiguous in a row, as in packed rows. Not supported: positions that are not added to the
-embeddings; windows (a state cannot forget); dropout on weights; another scale (it cancels); translation by a decoder-only
-model (the search
-removes the last token of a prefix, and a state cannot).
+embeddings; windows and masks that hide earlier tokens (a state cannot forget); dropout on weights; another scale (it cancels);
+a cap on logits; translation by a decoder-only model (the search removes the last token of a prefix, and a state cannot).
 
 Letters: B rows, T queries, S keys, H heads, N key-value heads, K, V head widths, C tokens of a block.
 """
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 
 from transformer import registry
 from transformer.components.attention import Attention, Backend, Write
-from transformer.components.masks import Mask, Pairs, Sizes, Tokens
+from transformer.components.masks import Mask, Pairs, Sizes, Tokens, is_band
 from transformer.components.parameters import Parameters, Streams
 from transformer.components.positions import Bound, Positions
 
@@ -41,6 +40,9 @@ class Linear(Attention):
             return "config.model.attention.dropout_rate: linear attention has no weights to drop; set it to 0"
         if self.scale != "1/sqrt(d_k)":
             return "config.model.attention.scale: a factor cancels in linear attention; leave it at 1/sqrt(d_k)"
+        for name in ("scale_width", "logit_cap"):
+            if getattr(self, name) is not None:
+                return f"config.model.attention.{name}: linear attention has no logits; set it to none"
         return None
 
     def supports(self, mask: Mask, positions: Positions, sizes: Sizes) -> str | None:
@@ -49,6 +51,11 @@ class Linear(Attention):
             return f"config.model.positions {name}: linear attention has no logits; choose sinusoidal, learned or none"
         if mask.span(prefix=True)[0] is not None:
             return "config.model.window: linear attention cannot forget what it has read; set it to none"
+        if not is_band(mask, prefix=False):
+            name = registry.reference(type(mask))
+            return (
+                f"config.model.mask {name}: the state of linear attention contains all earlier tokens; choose causal or prefix"
+            )
         return None
 
     def query(self, p: Parameters, x_BxTxD: Array, tokens: Tokens, positions: Bound, sizes: Sizes) -> Array:

@@ -10,6 +10,7 @@ Letters: B rows, T queries, S keys, H heads, N key-value heads, K, V head widths
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ class SharedQK(Attention):
     def check(self, sizes: Sizes) -> str | None:
         if sizes.num_kv_heads != sizes.num_heads:
             return "config.model.num_kv_heads: shared queries and keys need as many key-value heads as heads; leave it at none"
-        return None
+        return super().check(sizes)
 
     def key_parameters(self, sizes: Sizes) -> Declared:
         declared = super().key_parameters(sizes)
@@ -86,6 +87,8 @@ class HardMax(Attention):
     Straight-through estimator (Bengio et al. 2013): the gradient is that of the softmax. A maximum has no gradient, so queries
     and keys would not be trained.
     """
+
+    softmax: ClassVar[bool] = False
 
     def normalize(self, p: Parameters, logits_BxHxTxS: Array, pairs: Pairs) -> Array:
         weights_BxHxTxS = super().normalize(p, logits_BxHxTxS, pairs)

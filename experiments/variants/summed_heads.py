@@ -25,8 +25,8 @@ class SummedHeads(Attention):
 
     def output_parameters(self, sizes: Sizes) -> Declared:
         declared: dict[str, Any] = {"summed_output/kernel": Kernel((sizes.d_v, sizes.d_model), ("width", "model"))}
-        return declared | ({"summed_output/bias": Constant((sizes.d_model,))} if self.bias else {})
+        return declared | ({"summed_output/bias": Constant((sizes.d_model,))} if self.has_output_bias else {})
 
     def output(self, p: Parameters, heads_BxTxHxV: Array, x_BxTxD: Array, sizes: Sizes) -> Array:
         result = product("btv,vd->btd", heads_BxTxHxV.sum(axis=2), p["summed_output/kernel"])
-        return result + p["summed_output/bias"].astype(result.dtype)[None, None] if self.bias else result
+        return result + p["summed_output/bias"].astype(result.dtype)[None, None] if self.has_output_bias else result

@@ -41,7 +41,10 @@ class WrongKeyValueHead(Attention):
     def with_cache(self, p, q, k, pairs, positions, cache, write, backend):
         def repeated(cache, new):
             written, seen = write(cache, new)
-            return written, {name: jnp.tile(stream, (1, 1, pairs.sizes.group, 1)) for name, stream in seen.items()}
+            return written, {
+                name: jnp.tile(stream, (1, 1, pairs.sizes.num_heads // pairs.sizes.num_kv_heads, 1))
+                for name, stream in seen.items()
+            }
 
         return super().with_cache(p, q, k, pairs, positions, cache, repeated, backend)
 

@@ -7,6 +7,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from transformer.components.attention import MASKED
+from transformer.models import losses
 from transformer.models.losses import cross_entropy, in_chunks
 
 SIZE, ROWS = 11, 14  # entries of the vocabulary, and of its table
@@ -130,6 +131,19 @@ def test_slices_are_equally_wide(length, slots, width):
 
     assert in_chunks(function, {}, jnp.ones((3, length, 2)), jnp.ones((3, length)), slots)["loss_sum"] == 6 * length
     assert seen == {width}
+
+
+def test_slices_of_a_mesh_hold_the_slots_of_a_device(monkeypatch):
+    """Rows are divided over 8 devices, each of which has all slots of a slice."""
+    monkeypatch.setattr(losses, "row_parts", lambda: 8)
+    seen = []
+
+    def function(params, states, labels):
+        seen.append(states.shape)
+        return {"loss_sum": jnp.sum(states)}
+
+    in_chunks(function, {}, jnp.ones((16, 12, 2)), {}, 8)
+    assert set(seen) == {(16, 4, 2)}
 
 
 def test_slices_inside_a_scan():

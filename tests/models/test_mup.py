@@ -8,6 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.variants.fire import FIRE
+from experiments.variants.forgetting import Forgetting
+from experiments.variants.gated_output import GatedOutput
+from experiments.variants.latent import Latent
+from experiments.variants.talking_heads import TalkingHeads
 from transformer import families
 from transformer.config import Config, DataInfo, Model, Objective, Train
 from transformer.errors import UserError
@@ -95,6 +100,22 @@ def test_attention_is_scaled_by_the_width_of_a_head():
     assert wide.logits_factor * wide.key_width**-0.5 == pytest.approx(8**0.5 / 32)
     more_heads = dataclasses.replace(wide, num_heads=16, base_d_k=8)
     assert more_heads.logits_factor == 1
+    # A stated d_k grows with the width as well; at the base width the model is the standard one.
+    assert config(WIDTHS[0], "mup", d_k=32).model.logits_factor == 1
+    assert config(4 * WIDTHS[0], "mup", d_k=32).model.logits_factor == 0.5
+
+
+def test_parameters_that_are_not_trained():
+    frozen = config(64, "mup")
+    frozen = dataclasses.replace(frozen, train=dataclasses.replace(frozen.train, freeze=("*embedding*",)))
+    model = families.FAMILIES[frozen.family].model(frozen, INFO)
+    data = batch(np.random.default_rng(0))
+    made = trainer.make(frozen, INFO, model)
+    params = model.init(jax.random.key(0), data)["params"]
+    state, _ = jax.jit(made.step)(made.begin(params), data)
+    moved = jax.tree.map(lambda new, old: float(jnp.max(jnp.abs(new - old))), state.params, params)
+    assert moved["target_embedding"]["table"] == 0
+    assert moved["decoder"]["layers"]["feed_forward"]["inner"]["kernel"] == pytest.approx(0.02 / 2, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -102,12 +123,20 @@ def test_attention_is_scaled_by_the_width_of_a_head():
     [
         ("optimizer", lambda c: dataclasses.replace(c, train=dataclasses.replace(c.train, optimizer="muon"))),
         ("scale", lambda c: _model(c, attention=dataclasses.replace(c.model.attention, scale="none"))),
+        ("scale_width", lambda c: _model(c, attention=dataclasses.replace(c.model.attention, scale_width=16))),
+        ("logits_mix/kernel of .*TalkingHeads", lambda c: _model(c, attention=TalkingHeads())),
+        ("key/kernel of .*Latent", lambda c: _model(c, attention=Latent())),
+        ("hidden/kernel of .*FIRE", lambda c: _model(c, positions=FIRE())),
         ("lora_rank", lambda c: _model(c, lora_rank=2)),
     ],
 )
 def test_parameters_without_a_mup_rule_are_refused(named, change):
     with pytest.raises(UserError, match=named):
         validate(change(config(64, "mup")))
+
+
+def test_components_whose_kernels_grow_with_the_width():
+    validate(_model(config(64, "mup"), attention=GatedOutput(), positions=Forgetting()))
 
 
 def _model(of: Config, **changes) -> Config:

@@ -10,6 +10,9 @@ import pytest
 from transformer.components.masks import Pairs, Sizes, Tokens
 from transformer.components.positions import Alibi, Learned, NoPositions, Shaw, Sinusoidal, T5Buckets
 from transformer.components.rotary import Rotary
+from transformer.config import DataInfo, Model
+from transformer.models.transformer import EncoderDecoder
+from transformer.settings import Variations
 
 B, T, S, H, K, V, D = 2, 5, 7, 3, 6, 4, 6
 GENERATOR = np.random.default_rng(0)
@@ -221,3 +224,14 @@ def test_sinusoids_of_tensor2tensor_reach_a_wavelength_10000_times_the_shortest(
     for p, i in np.ndindex(5, 4):
         angle = (p + 2) / 10000 ** (i / 3)
         np.testing.assert_allclose(encoded[p, [i, 4 + i]], [math.sin(angle), math.cos(angle)], atol=1e-5)
+
+
+def test_a_stack_may_have_positions_of_its_own():
+    """A table of the decoder alone, behind sinusoids in the encoder."""
+    types = Variations({"decoder": {"positions": "learned", "positions.size": "16"}})
+    model = Model(num_encoder_layers=1, num_decoder_layers=1, d_model=8, d_ff=8, num_heads=2, layer_types=types)
+    made = EncoderDecoder(model, DataInfo(source_size=9, target_size=9, source_rows=9, target_rows=9))
+    batch = {name: jax.ShapeDtypeStruct((1, 4), jnp.int32) for name in ("source", "inputs")}
+    params = jax.eval_shape(made.init, jax.random.key(0), batch)["params"]
+    assert params["decoder"]["position_table"].shape == (16, 8) and "position_table" not in params["encoder"]
+    assert model.most_positions == 16

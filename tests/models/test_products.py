@@ -23,6 +23,7 @@ SHAPES = [
     ("btngk,bsnk->bngts", (2, 3, 2, 2, 4), (2, 5, 2, 4)),
     ("bhts,bshv->bhtv", (2, 3, 2, 4), (2, 4, 3, 5)),
     ("bngts,bsnv->bngtv", (2, 2, 2, 3, 4), (2, 4, 2, 3)),
+    ("btd,d->btd", (2, 3, 4), (4,)),  # the result has the axes of the states
 ]
 
 

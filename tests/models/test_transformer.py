@@ -1,5 +1,6 @@
 """The encoder-decoder as a whole: caches, masks, padding and packing, held against the plain pass of a pair alone."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,9 +11,9 @@ import small
 
 from transformer.components.masks import All, Tokens
 from transformer.components.positions import Positions
-from transformer.config import DataInfo
+from transformer.config import DataInfo, Model
 from transformer.models.stack import Memory, Stack
-from transformer.models.transformer import EncoderDecoder
+from transformer.models.transformer import DecoderOnly, EncoderDecoder
 from transformer.probes.sites import scaled_heads
 from transformer.settings import Variations, override
 
@@ -490,3 +491,14 @@ def test_the_program_of_a_pattern_is_as_large_at_any_depth():
         return len(jax.jit(network.apply).lower(variables, BATCH).as_text())
 
     assert size(26) < 1.05 * size(6)
+
+
+def test_layers_behind_the_scan_are_computed_again_too():
+    """XLA must not merge the second computation with the first; in a scan it cannot."""
+    model = Model(num_encoder_layers=1, num_decoder_layers=1, d_model=8, d_ff=8, num_heads=2, remat="full")
+    model = dataclasses.replace(model, layer_pattern=("a", "b"), layer_types=Variations({"a": {"d_ff": 8}, "b": {"d_ff": 16}}))
+    made = DecoderOnly(dataclasses.replace(model, num_decoder_layers=3), DATA_INFO)
+    batch = {"inputs": jax.ShapeDtypeStruct((1, 4), jnp.int32)}
+    params = jax.eval_shape(made.init, jax.random.key(0), batch)["params"]
+    text = str(jax.make_jaxpr(lambda params: made.apply({"params": params}, {"inputs": jnp.ones((1, 4), jnp.int32)}))(params))
+    assert text.count("prevent_cse=False") == 2 and text.count("prevent_cse=True") == 1

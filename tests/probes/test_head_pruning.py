@@ -176,6 +176,10 @@ WRONG = {
         ["config.evaluate.head_place decoder/cross", "config.family encoder_only", "choose all or encoder/self"],
     ),
     "summed": ({"model__attention": SummedHeads()}, ["heads_removed 0.5", "config.model.attention", "leave it at 0"]),
+    "summed in one stack": (
+        {"model__layer_types": Variations({"decoder": {"attention": SummedHeads()}})},
+        ["heads_removed 0.5", "SummedHeads", "leave it at 0"],
+    ),
     "none": ({"evaluate__heads_removed": 0.04}, ["heads_removed 0.04", "none of 10 heads", "raise it"]),
     "no validation": ({"data__validation": None}, ["heads_removed 0.5", "config.data.validation is none", "to random"]),
 }

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import trained
 
+from experiments.variants.differential import Differential
 from transformer import settings
 from transformer.config import Config
 from transformer.data.synthetic import number_words
@@ -77,6 +78,11 @@ def test_statistics_of_known_weights(monkeypatch):
 def test_languages_whose_words_are_not_aligned():
     config = settings.replace(Config(), "data.target_language", "fr")
     assert head_statistics.names(config) == ["previous_token_head", "same_token_head", "next_token_head", "head_distance"]
+
+
+def test_weights_that_are_no_distribution_have_no_distance():
+    config = settings.replace(Config(), "model.attention", Differential())
+    assert "head_distance" not in head_statistics.names(config) and "same_token_head" in head_statistics.names(config)
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,21 @@ def test_muon_makes_each_layer_s_kernels_orthogonal_and_leaves_the_rest_to_adam(
     assert orthogonal == {"query", "key", "value", "output", "inner", "outer"}
 
 
+def test_muon_takes_the_kernels_of_a_recurrent_decoder_as_matrices():
+    """Its cells are called layers, but have no axis of layers."""
+    config = Config("recurrent", small.model(num_encoder_layers=1, num_decoder_layers=2, d_model=8))
+    model = families.FAMILIES["recurrent"].model(config, small.DATA_INFO)
+    shapes = jax.eval_shape(lambda: families.init_params(model, families.make_objective(config, small.DATA_INFO, {}), 0))
+    axes = optimizer.matrices(shapes)
+    kernels = {"/".join(names(path)): leaf for path, leaf in jax.tree.leaves_with_path(shapes) if leaf.ndim == 2}
+    found = {
+        "/".join(names(path)): (tuple(each.reduction_axis), tuple(each.output_axis))
+        for path, each in jax.tree.leaves_with_path(axes, is_leaf=lambda x: isinstance(x, optax.contrib.MuonDimensionNumbers))
+    }
+    of_cells = [name for name in kernels if name.startswith("decoder/layers/") and name.endswith("kernel")]
+    assert of_cells and all(found[name] == ((0,), (1,)) for name in of_cells)
+
+
 def test_adafactor_keeps_rows_and_columns_alone():
     rule = optimizer.make_optimizer(Train(optimizer="adafactor"))
     state = jax.eval_shape(rule.init, {"kernel": jax.ShapeDtypeStruct((256, 512), jnp.float32)})

@@ -64,7 +64,7 @@ def _shrunk(config: Config, sizes: Mapping[str, int]) -> tuple[Config, list[str]
     changes = [line for line in settings.differences(config, small, free=True) if line.startswith("model.")]
     try:
         validate(small)
-        longest = small.model.positions.longest() if config.family != "recurrent" else None
+        longest = small.model.most_positions if config.family != "recurrent" else None
         if longest is not None and longest < LENGTH:
             raise UserError(f"config.model.positions.size {longest}: the check needs {LENGTH} positions; raise it")
     except UserError as error:

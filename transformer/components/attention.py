@@ -59,8 +59,11 @@ class Attention(Component, name="multi_head"):
     (Ainslie et al. 2023).
     """
 
+    normed_itself: ClassVar[bool] = False  # True: it has another norm than that of `qk_norm`, which reads `norm_epsilon`
     softmax: ClassVar[bool] = True  # False: the weights are not a softmax of the logits; statistics of a softmax do not apply
-    random: ClassVar[bool] = False  # True: during training, hooks find a random key in p["random_key"]
+    # True: during training, hooks find a random key in p["random_key"]; those for keys and values of cross-attention do not,
+    # because these are computed once for a source. All blocks of queries get the same key.
+    random: ClassVar[bool] = False
     scale: Literal["1/sqrt(d_k)", "none", "1/d_k", "learned"] = setting(
         "1/sqrt(d_k)", "factor on the logits; learned: one for each head"
     )
@@ -75,7 +78,7 @@ class Attention(Component, name="multi_head"):
         "head", "qk_norm: normalize the queries and keys of each head separately, or those of all heads as one vector (OLMo 2)"
     )
     qk_norm_plus_one: bool = setting(False, "qk_norm: the factor is 1 + scale, and scale is initialized to 0 (Gemma 3)")
-    norm_epsilon: float = setting(1e-6, "qk_norm: added to the mean square", above=0)
+    norm_epsilon: float = setting(1e-6, "norm of queries and keys: added to the mean square", above=0)
     bias: bool = setting(True, "biases in the projections")
     output_bias: bool | None = setting(None, "a bias in the output projection; none: the same as `bias`")
     dropout_rate: float = setting(0.0, "dropout on the attention weights", at_least=0, below=1)
@@ -114,8 +117,11 @@ class Attention(Component, name="multi_head"):
         declared: dict[str, Any] = {
             "output/kernel": Kernel((sizes.num_heads, sizes.d_v, sizes.d_model), ("heads", "width", "model"), 2)
         }
-        bias = self.bias if self.output_bias is None else self.output_bias
-        return declared | ({"output/bias": Constant((sizes.d_model,))} if bias else {})
+        return declared | ({"output/bias": Constant((sizes.d_model,))} if self.has_output_bias else {})
+
+    @property
+    def has_output_bias(self) -> bool:
+        return self.bias if self.output_bias is None else self.output_bias
 
     def norm_parameters(self, name: str, heads: int, width: int) -> dict[str, Any]:
         """Parameters of `normed`, by name."""
@@ -192,7 +198,10 @@ class Attention(Component, name="multi_head"):
         """The input of `normalize`: scores plus the position bias, also for masked keys: BxHxTxS in fp32."""
         scores_BxHxTxS = self.scores(p, q, k, pairs)
         added = positions.bias(q, k, scores_BxHxTxS, pairs)
-        logits_BxHxTxS = scores_BxHxTxS if added is None else scores_BxHxTxS + added.astype(jnp.float32)
+        return self.capped(scores_BxHxTxS if added is None else scores_BxHxTxS + added.astype(jnp.float32))
+
+    def capped(self, logits_BxHxTxS: Array) -> Array:
+        """The logits, capped if `logit_cap` is set."""
         return logits_BxHxTxS if self.logit_cap is None else self.logit_cap * jnp.tanh(logits_BxHxTxS / self.logit_cap)
 
     def normalize(self, p: Parameters, logits_BxHxTxS: Array, pairs: Pairs) -> Array:

@@ -1,9 +1,9 @@
 """Fused attention: products, mask and softmax in one kernel, which holds no T x S array in the forward or the backward pass.
 
 A TPU has Pallas's splash attention; an NVIDIA GPU has the kernels of Tokamax (in the extra `accelerator`), or, where rows have
-no segments, cuDNN's; a CPU has none, and XLA computes the same parts one after the other. What a kernel is given are `Parts`,
-which components state of themselves: `Attention.fused`, `Mask.band`, `Positions.slopes`. Where no kernel takes them, attention
-is computed without one, and why is said once.
+no segments, cuDNN's; a CPU has none, and XLA computes the same parts one after the other. The arguments of a kernel are
+`Parts`, which components give: `Attention.fused`, `Mask.band`, `Positions.slopes`. If no kernel supports them, attention is
+computed without one, and one line says why.
 
 Letters: B rows of a batch, T queries, S keys, H heads, N key-value heads, K width of a head's queries and keys, V of its
 values.
@@ -94,7 +94,7 @@ def available() -> bool:
 
 
 def attend(parts: Parts | str, where: str, otherwise: str) -> Array | None:
-    """BxTxHxV, zeros where a query sees nothing; None: no kernel takes the parts, or they say why they are none.
+    """BxTxHxV, zeros where a query sees nothing. None: no kernel supports the parts, or they are the reason why there are none.
 
     `where` and `otherwise` are for messages: which attention this is, and how it is computed without a kernel.
     """
@@ -156,7 +156,7 @@ def _on_devices(kernel: Kernel, parts: Parts) -> Array:
 
 
 def _seen_only(parts: Parts, heads_BxTxHxV: Array) -> Array:
-    """Zeros, and zero gradients, for queries that see nothing, of which kernels make a mean of something."""
+    """The heads, with zeros and zero gradients for queries that see nothing, where a kernel returns a mean of some values."""
     if parts.segments is None:
         return heads_BxTxHxV
     query_BxT, key_BxS = parts.segments

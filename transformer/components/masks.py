@@ -41,11 +41,6 @@ class Sizes:
         """Whether keys may come after the query."""
         return self.stack == "encoder"
 
-    @property
-    def group(self) -> int:
-        """Query heads that share one key-value head."""
-        return self.num_heads // self.num_kv_heads
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +125,7 @@ class Causal(Mask, name="causal"):
     causal: ClassVar[bool] = True
 
     def seen(self, query: Tokens, key: Tokens) -> Array | None:
-        return _with_rows(key.positions[..., None, :] <= query.positions[..., :, None])
+        return with_rows(key.positions[..., None, :] <= query.positions[..., :, None])
 
     def span(self, prefix: bool) -> tuple[int | None, int | None]:
         return None, 0
@@ -162,7 +157,7 @@ class Window(Mask, name="window"):
 
     def seen(self, query: Tokens, key: Tokens) -> Array | None:
         distance = key.positions[..., None, :] - query.positions[..., :, None]
-        return _with_rows(jnp.abs(distance) < self.size)
+        return with_rows(jnp.abs(distance) < self.size)
 
     def span(self, prefix: bool) -> tuple[int | None, int | None]:
         return self.size - 1, self.size - 1
@@ -278,7 +273,7 @@ class Pairs:
 
     def distance(self) -> Array:
         """Key position minus query position: int32, [B or 1] x T x S."""
-        return _with_rows(self.key.positions[..., None, :] - self.query.positions[..., :, None])
+        return with_rows(self.key.positions[..., None, :] - self.query.positions[..., :, None])
 
     def sum_from(self, values_BxHxTxS: Array) -> Array:
         """For each query and key, the sum of the values of this key and of all later keys that the query sees: BxHxTxS.
@@ -301,6 +296,6 @@ class Pairs:
         return self.replace(query=self.query.block(start, size), allowed=allowed, aligned=False)
 
 
-def _with_rows(x: Array) -> Array:
+def with_rows(x: Array) -> Array:
     """Adds the batch axis that is missing if positions have rank 1."""
     return x if x.ndim == 3 else x[None]

@@ -13,13 +13,19 @@ Streams = dict[str, Array]  # arrays of the queries or of the keys, by name, wit
 class Kernel(NamedTuple):
     """A parameter that is drawn by the model's initializer, as a matrix: the first `inputs` axes are flattened to its rows.
 
-    `axes` are the names of the axes that a mesh may split (sharding.RULES). The initial values are divided by `divisor`.
+    `axes` are the names of the axes that a mesh may split (sharding.RULES); an axis without a name, None, has the same size
+    in a wider model. The initial values are divided by `divisor`.
     """
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...] = ()
     inputs: int = 1
     divisor: float = 1.0
+
+    @property
+    def grows(self) -> bool:
+        """Whether the number of inputs is larger in a wider model."""
+        return any(self.axes[: self.inputs])
 
 
 class Constant(NamedTuple):

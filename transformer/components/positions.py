@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer import registry
-from transformer.components.masks import Mask, Pairs, Sizes, Tokens
+from transformer.components.masks import Mask, Pairs, Sizes, Tokens, with_rows
 from transformer.components.parameters import Declared, Drawn, Parameters, Streams
 from transformer.registry import Component
 from transformer.settings import setting
@@ -121,7 +121,7 @@ class Sinusoidal(Positions, name="sinusoidal"):
         return wrong if sizes.d_model % 2 else None
 
     def embed(self, p: Parameters, x_BxTxD: Array, positions: Array) -> Array:
-        return x_BxTxD + _with_rows(self.encode(positions, x_BxTxD.shape[-1])).astype(x_BxTxD.dtype)
+        return x_BxTxD + with_rows(self.encode(positions, x_BxTxD.shape[-1])).astype(x_BxTxD.dtype)
 
     def encode(self, positions: Array, width: int) -> Array:
         """positions (...) -> float32 (..., width)."""
@@ -152,7 +152,7 @@ class Learned(Positions, name="learned"):
     def embed(self, p: Parameters, x_BxTxD: Array, positions: Array) -> Array:
         table_NxD = p["table"].astype(x_BxTxD.dtype)
         # Callers check lengths before a run. If a check is missing, NaN makes the error visible; clamping would hide it.
-        return x_BxTxD + _with_rows(table_NxD.at[positions + self.offset].get(mode="fill", fill_value=jnp.nan))
+        return x_BxTxD + with_rows(table_NxD.at[positions + self.offset].get(mode="fill", fill_value=jnp.nan))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -292,8 +292,3 @@ class Bound:
     def overrides(self, *hooks: str) -> bool:
         """Whether the encoding overrides any of these hooks."""
         return any(getattr(type(self.positions), hook) is not getattr(Positions, hook) for hook in hooks)
-
-
-def _with_rows(x: Array) -> Array:
-    """Adds the batch axis that is missing if positions have rank 1."""
-    return x if x.ndim == 3 else x[None]

@@ -83,15 +83,18 @@ def _of_kernel(states: str, result: str, parameter: str, x: Array, gradient: Arr
     """The gradient of the second factor, from the first and the gradient of the result."""
     if not _on_cpu():
         return _wide(f"{states},{result}->{parameter}", x, gradient)
-    factors = {states: x, result: gradient}
-    size = {axis: length for names, factor in factors.items() for axis, length in zip(names, factor.shape, strict=True)}
+    size = dict(zip(states + result, x.shape + gradient.shape, strict=True))
     batch = "".join(axis for axis in parameter if axis in states and axis in result)
-    own = {names: "".join(axis for axis in parameter if axis in names and axis not in batch) for names in factors}
-    narrow, wide = sorted(factors, key=lambda names: math.prod(size[axis] for axis in own[names]))
-    turned = batch + own[narrow] + "".join(axis for axis in narrow if axis not in parameter)
-    made = batch + own[narrow] + own[wide]
-    first = jax.lax.optimization_barrier(_transposed(narrow, turned, factors[narrow]))
-    found = jax.lax.optimization_barrier(_wide(f"{turned},{wide}->{made}", first, factors[wide]))
+
+    def own(names: str) -> str:
+        return "".join(axis for axis in parameter if axis in names and axis not in batch)
+
+    factors = [(states, x), (result, gradient)]
+    (narrow, first), (wide, second) = sorted(factors, key=lambda each: math.prod(size[axis] for axis in own(each[0])))
+    turned = batch + own(narrow) + "".join(axis for axis in narrow if axis not in parameter)
+    made = batch + own(narrow) + own(wide)
+    first = jax.lax.optimization_barrier(_transposed(narrow, turned, first))
+    found = jax.lax.optimization_barrier(_wide(f"{turned},{wide}->{made}", first, second))
     return _transposed(made, parameter, found)
 
 

@@ -188,7 +188,7 @@ def clean(config: Config, text: str) -> str:
 
 def most_positions(config: Config) -> int | None:
     """The number of tokens that the position encoding supports, or None if there is no limit."""
-    return config.model.positions.longest() if families.FAMILIES[config.family].positions else None
+    return config.model.most_positions if families.FAMILIES[config.family].positions else None
 
 
 def round_length(length: int) -> int:

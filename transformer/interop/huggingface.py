@@ -178,7 +178,7 @@ def _make_config(values: Mapping[str, Any], made: Mapping[str, Vocabulary], most
     config = settings.assign(config, {name: value for name, value in values.items() if not name.startswith("data_info.")})
     if isinstance(text := made.get("joint"), Tokenizer) and config.family == "decoder_only":
         config = settings.replace(config, "search.start_token", text.around[:1] == [values["data_info.start"]])
-    table = config.model.positions.longest()
+    table = config.model.most_positions
     longest, most = min(table or LONGEST, MOST_SLOTS), table or settings.MOST
     data: dict[str, Any] = {
         "max_source_length": min([each for each in (most_source, values.get("data.max_source_length")) if each] or [longest]),

@@ -51,7 +51,7 @@ def to_fields(config: Config, longest_output: int = 0) -> dict[str, Any]:
     `longest_output`: as `DataInfo` has it.
     """
     search, data = config.search, config.data
-    positions = config.model.positions.longest()
+    positions = config.model.most_positions
     if config.family == "encoder_decoder":
         longest = search.output_limit(data.max_source_length, longest_output)
         result = {"max_length": 1 + (longest if positions is None else min(longest, positions))}

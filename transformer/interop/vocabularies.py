@@ -230,7 +230,7 @@ def write(folder: Path, config: Config, model_type: str, source: Vocabulary, tar
         tokens.setdefault("mask_token", tokenizer_json.MASK)
     if not (folder / FILE).exists() and model_type in CLASSES:
         described["tokenizer_class"] = CLASSES[model_type]
-    longest = config.model.positions.longest() or config.data.max_target_length
+    longest = config.model.most_positions or config.data.max_target_length
     most = longest if config.family == "decoder_only" else config.data.max_source_length
     known_most = described.get("model_max_length")
     described["model_max_length"] = min(known_most, most) if isinstance(known_most, int | float) else most

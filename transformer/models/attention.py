@@ -119,8 +119,7 @@ class AttentionLayer(nn.Module):
         if positions.owner == "stack":
             return Bound(positions, of_stack)
         declared = positions.parameters(sizes, self.config.init_stddev)
-        own = declare(self, {f"position_{name}": each for name, each in declared.items()}, self.kernel_init)
-        return Bound(positions, {name: own[f"position_{name}"] for name in declared})
+        return Bound(positions, declare(self, declared, self.kernel_init, prefix="position_"))
 
     def _backend(self, length: int, dtype: Any, cached: bool) -> Backend:
         config, rate = self.config, self.config.attention.dropout_rate
@@ -167,9 +166,9 @@ class MemoryProjection(nn.Module):
     def _streams(self, config: Model, count: int, prefix: str, states_BxSxD: Array, tokens: Tokens) -> Streams:
         attention, sizes = config.attention, config.sizes("decoder", "cross")
         declared = lora.declared(config, attention.key_parameters(sizes))
-        named = declare(self, {f"{prefix}{name}": each for name, each in declared.items()}, self.kernel_init, count)
+        stacked = declare(self, declared, self.kernel_init, count, prefix)
 
         def of_layer(p: Parameters) -> Streams:
             return store(attention.keys(lora.adapted(config, p), states_BxSxD, tokens, Bound(), sizes))
 
-        return jax.vmap(of_layer, axis_size=count)({name: named[f"{prefix}{name}"] for name in declared})
+        return jax.vmap(of_layer, axis_size=count)(stacked)

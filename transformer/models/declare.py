@@ -27,15 +27,17 @@ class _Group(nn.Module):
         return {leaf: self.param(leaf, *_spec(each, self.initializer, self.count)) for leaf, each in self.declared}
 
 
-def declare(module: nn.Module, declared: Declared, initializer: Initializer, count: int | None = None) -> dict[str, Array]:
+def declare(
+    module: nn.Module, declared: Declared, initializer: Initializer, count: int | None = None, prefix: str = ""
+) -> dict[str, Array]:
     """Creates the declared parameters inside a compact method of `module`; "module/leaf" becomes a leaf of a child.
 
     `count`: the number of copies of each, drawn separately and stacked on a leading axis. `initializer` draws kernels
-    (inputs x outputs).
+    (inputs x outputs). `prefix`: begins the names in the module, but not those of the result.
     """
     groups: dict[str, list[tuple[str, Any]]] = {}
     for name, each in declared.items():
-        group, _, leaf = name.rpartition("/")
+        group, _, leaf = f"{prefix}{name}".rpartition("/")
         groups.setdefault(group, []).append((leaf, each))
     result = {}
     for group, leaves in groups.items():
@@ -44,7 +46,7 @@ def declare(module: nn.Module, declared: Declared, initializer: Initializer, cou
             result |= {f"{group}/{leaf}": value for leaf, value in values.items()}
         else:
             result |= {leaf: module.param(leaf, *_spec(each, initializer, count)) for leaf, each in leaves}
-    return result
+    return {name.removeprefix(prefix): value for name, value in result.items()}
 
 
 def rounded(config: Model, kernel: Array) -> Array:

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec, get_abstract_mesh
 from transformer.components import fused
 from transformer.models.losses import Sums
 from transformer.models.stack import Factors
-from transformer.sharding import ROWS
+from transformer.sharding import ROWS, row_parts
 
 Array = jax.Array
 Arrays = tuple[Array, Array, Array]  # states MxD, targets M, table NxD
@@ -78,11 +78,9 @@ def _products(a_BxTxD: Array, b_BxTxD: Array) -> Array:
 
 
 def _refuses(kernel: Kernel, states_BxTxD: Array, table_NxD: Array) -> str | None:
-    sizes = get_abstract_mesh().shape
-    if sizes.get("tensor", 1) > 1:
+    if get_abstract_mesh().shape.get("tensor", 1) > 1:
         return "config.parallel.tensor divides the vocabulary"
-    rows = states_BxTxD.shape[0] // max(1, sizes.get("data", 1) * sizes.get("fsdp", 1))
-    tokens = rows * states_BxTxD.shape[1]
+    tokens = states_BxTxD.shape[0] // row_parts() * states_BxTxD.shape[1]
     return kernel.refuses(
         (
             jax.ShapeDtypeStruct((tokens, states_BxTxD.shape[2]), states_BxTxD.dtype),  # pyright: ignore[reportArgumentType]

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from transformer.sharding import by_rows
+from transformer.sharding import by_rows, row_parts
 
 Array = jax.Array
 Batch = Mapping[str, Array]
@@ -56,14 +56,14 @@ def cross_entropy(
 def in_chunks(
     function: Callable[[Params, Array, Any], dict[str, Array]], params: Params, states_BxTxD: Array, labels: Any, slots: int
 ) -> dict[str, Array]:
-    """`function(params, states_BxTxD, labels)`, a dict of sums, over slices of T of about `slots` tokens, summed.
+    """`function(params, states_BxTxD, labels)`, a dict of sums, over slices of T of about `slots` tokens a device, summed.
 
     Logits exist for one slice at a time, in the forward and the backward pass: the gradient of "loss_sum" is taken along
     with the slice's sums, while its logits are there, so nothing is stored or computed twice. Other sums have no gradient.
-    `labels` is a tree of BxT arrays; what is added to fill the last slice is 0, so a weight of 0 must make a token nothing.
+    `labels` is a tree of BxT arrays. The last slice is filled with zeros, so tokens with a weight of 0 must not count.
     """
     batch, length = states_BxTxD.shape[:2]
-    most = max(1, min(length, slots // batch))
+    most = max(1, min(length, slots * row_parts() // batch))
     if most == length:
         return function(params, states_BxTxD, labels)
     width = -(-length // -(-length // most))  # as many slices as `most` needs, of equal widths: little is added to the last

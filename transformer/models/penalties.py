@@ -4,13 +4,14 @@ The sites are "encoder/self", "decoder/self" and "decoder/cross". A reported val
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
 from transformer.components.attention import Attention
+from transformer.components.masks import Role, Stack
 from transformer.config import Model
 from transformer.models.stack import layers_in_order
 
@@ -21,7 +22,7 @@ def names(model: Model, sites: Iterable[str]) -> list[str]:
     """The names of the values that attention reports at these sites; empty if no attention has a penalty."""
     result = []
     for site in sites:
-        stack, role = _split(site)
+        stack, role = cast(tuple[Stack, Role], site.split("/"))
         for each in model.layers_of_period(stack):
             if type(each.attention).penalty is Attention.penalty:
                 continue
@@ -31,11 +32,6 @@ def names(model: Model, sites: Iterable[str]) -> list[str]:
             found = jax.eval_shape(lambda p, attention=each.attention: dict(attention.penalty(p, False)[1]), p)
             result += [f"{name}@{site}" for name in found]
     return list(dict.fromkeys(result))
-
-
-def _split(site: str) -> tuple[Any, Any]:
-    stack, role = site.split("/")
-    return stack, role
 
 
 def sum_over_layers(model: Model, sites: Iterable[str], params: Any, training: bool) -> tuple[Array, dict[str, Array]]:

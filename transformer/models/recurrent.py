@@ -362,9 +362,9 @@ class Decoder(nn.Module):
     """Cells along the target, starting from the memory's initial states or from a cache, and the output after each token.
 
     With Luong's attention, the output is the attentional state. If the decoder reads a context at every step (Bahdanau's or the
-    fixed vector), it is a maxout layer of state, token and context (Cho et al., appendix A; Bahdanau et al., A.2.2). Else it is
-    the last layer's state. The first layer reads the context, and the last layer's state is the query (the papers have one
-    layer).
+    fixed vector), it is a maxout layer of state, token and context (Cho et al., appendix A; Bahdanau et al., A.2.2). The state
+    is the new one, as in Cho et al. Else the output is the last layer's state. The first layer reads the context, and the last
+    layer's state is the query (the papers have one layer).
     """
 
     config: Model

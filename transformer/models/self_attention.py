@@ -30,8 +30,7 @@ class SelfAttention(nn.Module):
         config, positions = self.config.of_stack(stack), self.config.of_stack(stack).positions
         initializer = kernel_initializer(config)
         declared = positions.parameters(config.sizes(stack), config.init_stddev) if positions.owner == "stack" else {}
-        named = declare(self, {f"position_{name}": each for name, each in declared.items()}, initializer)
-        parameters = {name: named[f"position_{name}"] for name in declared}
+        parameters = declare(self, declared, initializer, prefix="position_")
         tokens = Tokens(jnp.arange(x_BxTxD.shape[1]), segments_BxT)
         pairs = Pairs(tokens, tokens, 0, config.self_mask(stack, not deterministic), aligned=True)
         layer = AttentionLayer(config, stack, "self", initializer, deterministic, name="attention")

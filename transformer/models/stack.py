@@ -105,8 +105,10 @@ class Period(nn.Module):
         return x_BxTxD, None
 
 
-def _rematerialized(config: Model) -> Any:
-    return Layer if config.remat == "none" else nn.remat(Layer, policy=REMAT[config.remat], prevent_cse=False)
+def _rematerialized(config: Model, scanned: bool = True) -> Any:
+    """A layer. In a scan, XLA cannot merge what the backward pass computes again with the forward pass; elsewhere it must be
+    kept from it."""
+    return Layer if config.remat == "none" else nn.remat(Layer, policy=REMAT[config.remat], prevent_cse=not scanned)
 
 
 class Stack(nn.Module):
@@ -131,8 +133,7 @@ class Stack(nn.Module):
         config, layers = self.config.of_stack(self.stack), self.config.depth(self.stack)
         positions = config.positions
         declared = positions.parameters(config.sizes(self.stack), config.init_stddev) if positions.owner == "stack" else {}
-        named = declare(self, {f"position_{n}": each for n, each in declared.items()}, kernel_initializer(config))
-        parameters = {name: named[f"position_{name}"] for name in declared}
+        parameters = declare(self, declared, kernel_initializer(config), prefix="position_")
         x_BxTxD = positions.embed(parameters, x_BxTxD, query.positions)
         if config.embedding_norm:
             x_BxTxD = NormLayer(config, name="embedding_norm")(x_BxTxD)
@@ -182,7 +183,8 @@ class Stack(nn.Module):
                 x, each if period > 1 else each[0], broadcast
             )
         for number in range(left):
-            layer = _rematerialized(types[number])(types[number], self.stack, self.cross, deterministic, name=f"rest_{number}")
+            kind = _rematerialized(types[number], scanned=False)
+            layer = kind(types[number], self.stack, self.cross, deterministic, name=f"rest_{number}")
             x, _ = layer(x, own(number, repeats * period + number, repeats), broadcast)
         return x
 

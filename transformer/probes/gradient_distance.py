@@ -31,10 +31,10 @@ def norms(loss: Loss, config: Config, params: Params, batch: Batch) -> Sums:
     """
     alone = not families.FAMILIES[config.family].encodes
     side, segments = ("inputs", "segments") if alone else ("source", "source_segments")
-    places_1xT = jnp.arange(batch["weights"].shape[1])[None]
-    said_BxT = batch["weights"] > 0
-    chosen_B = jnp.max(jnp.where(said_BxT, places_1xT, -1), axis=1) if alone else jnp.argmax(said_BxT, axis=1)
-    only_one = dict(batch) | {"weights": batch["weights"] * (places_1xT == chosen_B[:, None])}
+    slots_1xT = jnp.arange(batch["weights"].shape[1])[None]
+    counted_BxT = batch["weights"] > 0
+    chosen_B = jnp.max(jnp.where(counted_BxT, slots_1xT, -1), axis=1) if alone else jnp.argmax(counted_BxT, axis=1)
+    only_one = dict(batch) | {"weights": batch["weights"] * (slots_1xT == chosen_B[:, None])}
 
     def of_inputs(added_BxSxD: Array) -> Array:
         with added_to_embeddings(added_BxSxD):
@@ -46,14 +46,14 @@ def norms(loss: Loss, config: Config, params: Params, batch: Batch) -> Sums:
     unit_BxSxD = gradient_BxSxD / jnp.where(greatest_BxSx1 > 0, greatest_BxSx1, 1)
     norm_BxS = greatest_BxSx1[..., 0] * jnp.linalg.norm(unit_BxSxD, axis=-1)
     text_Bx1 = jnp.take_along_axis(batch["segments"], jnp.maximum(chosen_B, 0)[:, None], axis=1)
-    places_1xS = jnp.arange(norm_BxS.shape[1])[None]
-    own_BxS = (batch[segments] == text_Bx1) & jnp.any(said_BxT, axis=1, keepdims=True)
+    slots_1xS = jnp.arange(norm_BxS.shape[1])[None]
+    own_BxS = (batch[segments] == text_Bx1) & jnp.any(counted_BxT, axis=1, keepdims=True)
     if alone:
-        own_BxS &= places_1xS <= chosen_B[:, None]
-    end_B = jnp.max(jnp.where(own_BxS, places_1xS, -1), axis=1)
+        own_BxS &= slots_1xS <= chosen_B[:, None]
+    end_B = jnp.max(jnp.where(own_BxS, slots_1xS, -1), axis=1)
     result = {}
     for distance in distances(config):
-        there_BxS = own_BxS & (places_1xS == end_B[:, None] - distance)
+        there_BxS = own_BxS & (slots_1xS == end_B[:, None] - distance)
         result[distance] = (jnp.sum(norm_BxS, where=there_BxS), jnp.sum(there_BxS, dtype=jnp.float32))
     return result
 

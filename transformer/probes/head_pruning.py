@@ -61,8 +61,9 @@ def check(config: Config) -> None:
             f"config.evaluate.head_place {asked.head_place}: config.family {config.family} has no such attention; "
             f"choose all or {' or '.join(sites)}"
         )
-    if type(config.model.attention).output is not Attention.output:
-        name = registry.reference(type(config.model.attention))
+    layers = [each for site in sites for each in config.model.layers_of_period(site.split("/")[0])]
+    if others := [type(each.attention) for each in layers if type(each.attention).output is not Attention.output]:
+        name = registry.reference(others[0])
         raise UserError(f"{what}: in config.model.attention {name} heads do not have separate rows of W^O; leave it at 0")
     if not num_removed(config):
         raise UserError(f"{what}: this removes none of {len(heads(config))} heads; raise it, or leave it at 0")

@@ -32,7 +32,9 @@ def names(config: Config) -> list[str]:
     attention = families.FAMILIES[config.family].attention
     if not attention or families.task_of(config).output != "text":
         return []
-    own = [f"{name}_token_head" for name in NEIGHBOURS] + ["head_distance"]
+    own = [f"{name}_token_head" for name in NEIGHBOURS]
+    if all(each.attention.softmax for each in config.model.layers_of_period(attention[0].split("/")[0])):
+        own.append("head_distance")  # a distance of distributions
     if CROSS not in attention or config.data.source != "number_words":
         return own
     from transformer.data.synthetic.number_alignment import LANGUAGES  # imported here, because it is slow
@@ -45,9 +47,9 @@ def of_split(predictor: Any, split: str, examples: Sequence[Mapping[str, Any]]) 
     """Statistics of the heads on the first pairs of a split with teacher forcing; fractions, 0 to 1.
 
     previous_token_head (same, next): the mean weight on the previous token (the token itself, the next one), of the head with
-    the largest such weight in the self-attention that reads the source. head_distance: the `head_distance` of these heads. If
-    the alignment of words is known: the lowest error rate and the largest mass on the correct word over the heads of
-    cross-attention.
+    the largest such weight in the self-attention that reads the source. head_distance: the `head_distance` of these heads, if
+    their weights are a softmax. If the alignment of words is known: the lowest error rate and the largest mass on the correct
+    word over the heads of cross-attention.
     """
     sentences: list[alignment.Words] = []
     if "alignment_head_mass" in names(predictor.config):
@@ -67,7 +69,8 @@ def of_split(predictor: Any, split: str, examples: Sequence[Mapping[str, Any]]) 
     rows = by_neighbour(predictor.config, weights, lengths)
     own = weights[families.FAMILIES[predictor.config.family].attention[0]]
     found = {f"{name}_token_head": max(row[name] for row in rows) for name in NEIGHBOURS}
-    found["head_distance"] = head_distance(own, lengths)
+    if "head_distance" in names(predictor.config):
+        found["head_distance"] = head_distance(own, lengths)
     if sentences:
         cross: dict[str, np.ndarray] = {}
         for layer, weights_BxHxTxS in enumerate(weights[CROSS], 1):

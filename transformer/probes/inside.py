@@ -68,10 +68,10 @@ def _gradients(model: nn.Module) -> Callable[..., Any]:
         if "inputs" not in batch:
             there = batch["source_segments"] > 0 if log_probs.ndim == 3 else 1
             return jnp.sum(jnp.max(log_probs, axis=-1) * there)
-        said_BxT = batch["segments"][:, 1:] > 0
+        counted_BxT = batch["segments"][:, 1:] > 0
         if "prefix" in batch:
-            said_BxT = said_BxT & (batch["prefix"][:, 1:] == 0)
+            counted_BxT = counted_BxT & (batch["prefix"][:, 1:] == 0)
         own_BxT = jnp.take_along_axis(log_probs[:, :-1], batch["inputs"][:, 1:, None], axis=-1)[..., 0]
-        return jnp.sum(own_BxT * said_BxT)
+        return jnp.sum(own_BxT * counted_BxT)
 
     return jax.jit(jax.grad(log_probability))

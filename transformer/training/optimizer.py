@@ -110,7 +110,8 @@ def matrices(params: Any) -> Any:
         names = [part.key for part in path]
         if names[-1] != "kernel" or names[0] not in ("encoder", "decoder", "memory"):
             return None
-        first = int("layers" in names or names[0] == "memory")  # behind the axis of layers
+        # Behind the axis of layers, which the cells of a recurrent decoder do not have: they are matrices.
+        first = int(leaf.ndim > 2 and ("layers" in names or names[0] == "memory"))
         inputs = 2 if names[-2] == "output" and leaf.ndim - first == 3 else 1
         axes = range(first, leaf.ndim)
         return optax.contrib.MuonDimensionNumbers(tuple(axes[:inputs]), tuple(axes[inputs:]))
@@ -119,18 +120,11 @@ def matrices(params: Any) -> Any:
 
 
 def _by_width(ratio: float) -> optax.GradientTransformation:
-    """Divides the updates of kernels by the ratio of widths (muP for Adam; Yang et al. 2022, Table 8), if they read a vector of
-    that width. Embeddings, norms, biases and the small networks of positions keep the learning rate."""
+    """Divides the updates of kernels by the ratio of widths (muP for Adam; Yang et al. 2022, Table 8). Embeddings, norms and
+    biases keep the learning rate. All kernels have inputs that grow with the width (validation refuses others)."""
 
     def divided(updates: Any, _: Any) -> Any:
-        [width, *_] = {leaf.shape[-1] for name, each in updates.items() if "embedding" in name for leaf in each.values()}
-
-        def of(path: tuple[Any, ...], update: Any) -> Any:
-            names = [part.key for part in path]
-            wide = names[-1] == "kernel" and (not names[-2].startswith("position_") or width in update.shape[:2])
-            return update / ratio if wide else update
-
-        return jax.tree_util.tree_map_with_path(of, updates)
+        return jax.tree_util.tree_map_with_path(lambda path, u: u / ratio if path[-1].key == "kernel" else u, updates)
 
     return optax.stateless(divided)
 

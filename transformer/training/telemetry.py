@@ -71,8 +71,8 @@ def _duration(seconds: float) -> str:
 class Telemetry:
     """Reports on the updates `first_step` + 1 to `steps` of one run; a context manager.
 
-    A terminal shows a live bar, any other stream gets a line for each report. Opening it drops what metrics.jsonl and the
-    TensorBoard events have steps after `first_step` only. Files that cannot be written: UserError.
+    A terminal shows a live bar, any other stream gets a line for each report. Opening it removes the steps after `first_step`
+    from metrics.jsonl and the TensorBoard events. UserError: a file cannot be written.
 
     Speed is measured from the end of the first `advance`, so that the first step, which compiles, is in neither the
     time nor the tokens of the first report. What runs under `paused()` is not counted either.

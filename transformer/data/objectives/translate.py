@@ -73,13 +73,13 @@ class Translate(Objective):
         source, target = corpus["source"], corpus["target"]
         source_N = np.minimum(row_lengths(source, index_N) + self._around, self.max_source_length)
         target_N = np.minimum(row_lengths(target, index_N) + 1 + self._first, self.max_target_length)
-        said_N = np.minimum(row_lengths(target, index_N), target_N - self._first)
+        length_N = np.minimum(row_lengths(target, index_N), target_N - self._first)
         read = _place(source, index_N, source_N, self._before, source_N - self._around, self.end)
         if self.begin is not None:
             read.values[read.offsets[:-1]] = self.begin
         if self.code is not None:
             read.values[read.offsets[1:] - 1] = self.code
-        targets = _place(target, index_N, target_N, self._first, said_N, self.end)
+        targets = _place(target, index_N, target_N, self._first, length_N, self.end)
         inputs = _place(target, index_N, target_N, 1 + self._first, target_N - 1 - self._first, self.start)
         if self.first is not None:  # a target has at least two tokens
             targets.values[targets.offsets[:-1]] = inputs.values[inputs.offsets[:-1] + 1] = self.first
