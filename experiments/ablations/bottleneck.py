@@ -12,6 +12,13 @@ Lists have 3 to 40 items, each drawn independently, so that a model has to remem
 of twice the tokens, on 5 to 60 items, one vector learned nothing (seed 0: 5 to 7 % at all lengths; the same command with this
 file as of commit 7f3028f and --config.seeds=1). Widths are chosen so that all arms have the same number of parameters. Wider
 and narrower vectors: bottleneck_width.py.
+
+From lists of 3 to 9 items to lists of 30 to 40, one vector loses 48.1 points more than Bahdanau's model (45.2 to 51.1), with a
+reversed source 58.7 points more (54.8 to 62.6). A reversed source lowers the loss by 0.193 nats (0.128 to 0.258; published:
+0.21, for perplexities of 5.8 and 4.7). Both claims were changed after the runs, because they did not test their words: the
+first compared arms at one length only, and the second tested the longest lists instead of the perplexity. That the score with
+attention does not fall is not tested, because a claim compares arms: from the shortest to the longest lists, Bahdanau's model
+has 99.95 and 99.12 %.
 """
 
 import dataclasses
@@ -26,11 +33,12 @@ STEPS = 1000
 LENGTHS = "3,10,20,30,41"
 PLACES = "1,10,20,30,41"
 WIDTHS = {"fixed": 102, "Luong": 94}  # d_model at which parameters are as many as Bahdanau's with 128
+LONG, SHORT = "test/word_accuracy@30-40", "test/word_accuracy@3-9"
 METRICS = (
-    Metric("test/word_accuracy@30-40", "higher"),
+    Metric(LONG, "higher"),
     Metric("test/word_accuracy@20-29", "higher"),
     Metric("test/word_accuracy@10-19", "higher"),
-    Metric("test/word_accuracy@3-9", "higher"),
+    Metric(SHORT, "higher"),
     *(Metric(f"test/place_accuracy@{places}", "higher") for places in ("1-9", "10-19", "20-29", "30-40")),
     Metric("validation/nll", "lower"),
 )
@@ -89,16 +97,22 @@ def get_study() -> Study:
         question="Does one vector hold a long sentence?",
         claims=(
             Claim(
-                text="Without attention the score drops dramatically as sentences get longer; with it, it does not.",
+                text="Without attention the score drops dramatically as sentences get longer (here: by 10 points more "
+                "than with it).",
                 source="Bahdanau et al. 2015, 5.1 and Figure 2",
                 kind="worse",
                 arms=("fixed", "fixed, reversed"),
+                margin=10.0,
+                metric=LONG,
+                minus=SHORT,
             ),
             Claim(
-                text="A source that is read from its end is easier: perplexity 4.7 for 5.8, BLEU 30.6 for 25.9.",
+                text="A source that is read from its end is easier: its perplexity is lower.",
                 source="Sutskever et al. 2014, 3.3",
                 kind="order",
                 arms=("fixed, reversed", "fixed"),
+                metric="validation/nll",
+                effect=0.21,  # ln(5.8 / 4.7)
             ),
         ),
         base=base(),
