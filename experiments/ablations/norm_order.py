@@ -3,10 +3,15 @@
     python launch.py --mode=ablate --config=experiments/ablations/norm_order.py --workdir=runs/norm_order
 
 Three seeds, 2 to 6 min a run on one of two cores that did other work too. The models are narrow, so that depth is cheap.
-After 200 updates the loss of pre-norm is 0.85 nats with the warm-up and 0.87 without (learning rate 0.004; 1.67 and 1.63 at
-0.001); that of post-norm is 2.39 and 2.84 (2.26 and 2.27). Pre-norm without the warm-up is better than post-norm by 1.96 (1.40
-to 2.64). The study cannot tell whether post-norm needs the warm-up (worse without it by 0.47, -0.48 to 1.29). No run diverged.
-After so few updates no arm translates numbers correctly, and the study does not show whether post-norm catches up later.
+After 200 updates the loss of pre-norm is 0.84 nats with the warm-up and 0.87 without (learning rate 0.004; 1.67 and 1.63 at
+0.001); that of post-norm is 2.37 and 2.83 (2.26 and 2.27). The study cannot tell whether post-norm needs the warm-up (worse
+without it by 0.47, -0.48 to 1.29). It does not decide whether pre-norm does, because pre-norm is still learning (worse without
+it by 0.03, -0.15 to 0.20). Pre-norm without the warm-up has a loss 1.96 nats lower than post-norm without it; no verdict is
+about this difference. No run diverged. After so few updates no arm translates numbers correctly, and the study does not show
+whether post-norm catches up later.
+
+The second claim was changed after the runs, because it did not test its words: it compared pre-norm without the warm-up with
+post-norm without it.
 """
 
 from experiments.shapes import studies
@@ -41,10 +46,12 @@ def get_study() -> Study:
                 arms=(f"post, none, {HIGH}",),
             ),
             Claim(
-                text="Pre-norm does not: without warm-up it comes to about 34 too, as post-norm does only with it.",
+                text="Pre-norm does not: without warm-up it has about 34 BLEU too (here: at most 0.1 nats worse than with it).",
                 source=SOURCE,
-                kind="order",
-                arms=(f"pre, none, {HIGH}", f"post, none, {HIGH}"),
+                kind="not worse",
+                arms=(f"pre, none, {HIGH}",),
+                margin=0.1,
+                against=f"pre, warm-up, {HIGH}",
             ),
         ),
         base=base(6),
