@@ -12,11 +12,11 @@ Not run yet: 208 runs; --dry_run=measure says how long they take.
 """
 
 from experiments import shakespeare
+from experiments.shapes import studies
 from transformer.config import Config
 from transformer.settings import override
 from transformer.studies.study import Claim, Metric, Study
 
-WIDTHS = (32, 64, 128, 256)
 PAPER = "Yang et al. 2022, figure 1 and section 1"
 
 
@@ -38,17 +38,8 @@ def base() -> Config:
     return override(shakespeare.get_config(), changes)
 
 
-def arm(parametrization: str, width: int) -> dict[str, str]:
-    mup = {"model.parametrization": "mup", "model.base_width": str(WIDTHS[0])} if parametrization == "muP" else {}
-    return {"model.d_model": str(width), "model.d_ff": str(4 * width), **mup}
-
-
-def names(parametrization: str) -> tuple[str, ...]:
-    return tuple(f"{parametrization}, {width}" for width in WIDTHS)
-
-
 def get_study() -> Study:
-    standard, mup = names("standard"), names("muP")
+    standard, mup = tuple(studies.widths("standard")), tuple(studies.widths("muP"))
     return Study(
         question="Does the best learning rate stay the same as a model gets wider?",
         claims=(
@@ -57,7 +48,7 @@ def get_study() -> Study:
                 PAPER,
                 "falls",
                 standard,
-                sizes=WIDTHS,
+                sizes=studies.WIDTHS,
                 rates=True,
             ),
             Claim(
@@ -74,7 +65,7 @@ def get_study() -> Study:
                 PAPER,
                 "falls",
                 standard,
-                sizes=WIDTHS,
+                sizes=studies.WIDTHS,
                 beyond=mup,
                 rates=True,
             ),
@@ -88,7 +79,7 @@ def get_study() -> Study:
             ),
         ),
         base=base(),
-        arms={f"{name}, {width}": arm(name, width) for name in ("standard", "muP") for width in WIDTHS},
+        arms=studies.widths("standard") | studies.widths("muP"),
         metrics=(Metric("validation/nll", "lower", take="best"),),
         compare_with=mup[0],
         seeds=5,

@@ -66,6 +66,16 @@ def at_start(base: Config, *metrics: InitMetric) -> Config:
     )
 
 
+WIDTHS = (32, 64, 128, 256)  # of studies of muP; the first is the base width
+
+
+def widths(parametrization: str) -> dict[str, dict[str, str]]:
+    """Arms with these widths in one parametrization, "standard" or "muP", by name."""
+    mup = {"model.parametrization": "mup", "model.base_width": str(WIDTHS[0])} if parametrization == "muP" else {}
+    sizes = {width: {"model.d_model": str(width), "model.d_ff": str(4 * width)} for width in WIDTHS}
+    return {f"{parametrization}, {width}": changes | mup for width, changes in sizes.items()}
+
+
 # Multi30k, English to German: train.*, val.* and test_2016_flickr.* in `config.base.data.directory`.
 MULTI30K = Data(
     source="text",
