@@ -2,10 +2,13 @@
 
     python launch.py --mode=ablate --config=experiments/ablations/heads_pruning.py --workdir=runs/heads_pruning
 
-Three seeds, trained in 3 min each on one of two cores. With all heads every number is right. Without 10 % of the heads that
-does not change; without 20 %, 99 % of the numbers are right, without 30 % 93 %, and without 40 % 80 % (0.067 nats more: 0.040
-to 0.112). So 40 % of the heads cannot be removed here. The study cannot tell whether removing 20 % costs less than 0.02 nats
-(0.004, alone 0.000 to 0.022).
+Three seeds, trained in 3 min each on one of two cores. With all heads every number is right. Without 10, 20, 30 and 40 % of
+the heads 100.0, 99.4, 94.0 and 80.9 % are right. For 40 % the runs disagree with the claim: 19.1 points are lost (9.1 to 35.8).
+This verdict is exploratory, because three seeds are too few to show a loss of 1 point. The study does not decide the claim
+about 20 % (0.64 points, 0.03 to 11.6), because both arms are within 1 point of 100 %.
+
+The claims were changed after the runs, because they did not test their words: they required equal losses within 0.02 nats, so
+that an improvement would have counted against them, and 0.02 nats are 40 times the loss with all heads.
 
 There are 24 heads. Those whose gates have the smallest gradients on validation, normalised in each layer, are removed first
 (equation 2 of the paper). The model is not trained afterwards, and all test scores are without the removed heads. Arms differ
@@ -41,11 +44,12 @@ def study(question: str, claims: tuple[Claim, ...], arms: dict[str, dict[str, st
 def get_study() -> Study:
     def without(share: str) -> Claim:
         return Claim(
-            text=f"{share} of the heads can be taken out without any noticeable negative impact (BLEU; accuracy).",
+            text=f"{share} of the heads can be taken out without any noticeable negative impact (here: less than 1 point).",
             source=f"{SOURCE} ({'WMT' if share == '20 %' else 'BERT'})",
-            kind="equal",
+            kind="not worse",
             arms=(f"{share} fewer",),
-            margin=0.02,
+            margin=1.0,
+            metric="test/exact_match",
         )
 
     arms = {ALL: {}} | {f"{percent} % fewer": {"heads_removed": f"0.{percent}"} for percent in (10, 20, 30, 40)}

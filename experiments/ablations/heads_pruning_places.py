@@ -2,8 +2,8 @@
 
     python launch.py --mode=ablate --config=experiments/ablations/heads_pruning_places.py --workdir=runs/heads_pruning_places
 
-Three seeds, the models of heads_pruning.py. Without 6 of the 8 heads of the encoder's self-attention 97 % of the numbers are
-right; without those of the decoder's self-attention 47 %; without those of cross-attention 34 %. Removing heads of
+Three seeds, the models of heads_pruning.py. Without 6 of the 8 heads of the encoder's self-attention 97.5 % of the numbers
+are right; without those of the decoder's self-attention 47.2 %; without those of cross-attention 32.8 %. Removing heads of
 cross-attention costs more than removing heads of the encoder's self-attention (0.29 nats, 0.11 to 0.68). The study cannot tell
 whether it costs more than removing heads of the decoder's self-attention (26, 41, 74 % right by seed).
 
