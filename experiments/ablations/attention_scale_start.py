@@ -7,7 +7,8 @@ to 512, which is proportional to d_k^1.04 (95 % interval 1.00 to 1.10), as publi
 because the words of a sentence are not independent. attention_scale_start_scaled.py asks whether the variance is constant with
 the factor, and attention_scale_start_softmax.py asks what both do to the gradient of the softmax. All three studies have the
 same runs: copy the folders `runs` and `data` of one workdir into the others, and nothing is trained again. Everything is
-measured before the single update of a run. The model is that of attention_scale.py.
+measured before the single update of a run. The model is that of attention_scale.py. The claim was worded again after the runs,
+because only the exponent of d_k is tested, not that the variance is d_k.
 """
 
 from experiments.shapes import studies
@@ -47,7 +48,7 @@ def study(question: str, claims: tuple[Claim, ...], scales: tuple[str, ...] = SC
 
 def get_study() -> Study:
     claim = Claim(
-        text="Without a factor the variance of the dot products is d_k: it grows with the power 1 of d_k.",
+        text="Without a factor the variance of the dot products grows in proportion to d_k.",
         source=SOURCE,
         kind="exponent",
         arms=tuple(name("none", d_k) for d_k in WIDTHS),

@@ -3,7 +3,8 @@
     python launch.py --mode=ablate --config=experiments/ablations/attention_scale_start_scaled.py --workdir=runs/scaled_start
 
 The variance is 0.66 to 0.73 at d_k 8 to 512 (three seeds, the runs of attention_scale_start.py). Seeds of the same d_k differ
-by as much, so the study cannot tell whether the variances are equal within 0.2.
+by as much, so the study cannot tell whether the variances are equal within 0.2. The claim was worded again after the runs,
+because only equal variances are tested, not that they are 1.
 """
 
 from experiments.ablations.attention_scale_start import SOURCE, WIDTHS, name, study
@@ -14,7 +15,7 @@ SCALED = ("1/sqrt(d_k)",)
 
 def get_study() -> Study:
     claim = Claim(
-        text="Scaled by 1/sqrt(d_k), dot products of queries and keys of unit variance have the variance 1, whatever d_k.",
+        text="Scaled by 1/sqrt(d_k), dot products of queries and keys have the same variance, whatever d_k (here: within 0.2).",
         source=SOURCE,
         kind="equal",
         arms=tuple(name(*SCALED, d_k) for d_k in WIDTHS if d_k != 64),
