@@ -9,6 +9,9 @@ worse (0.435 to 0.477). The direction is that of the paper, the size larger: the
 nats in the paper, reduces the loss by 0.043 here (0.016 to 0.070); smoothing of 0.2 is worse than 0.1 by 0.023 (0.009 to
 0.038). BLEU: 12.5; 11.8 without dropout, 10.8 with dropout of 0.2, 13.1 without smoothing, 12.3 with smoothing of 0.2. At full
 size: --config.base=experiments/multi30k.py.
+
+The claims were worded again after the runs: they quoted the paper's sizes, but a verdict is about the direction only. The sizes
+are the published effects now, and the runs exclude all three.
 """
 
 from experiments.shapes import studies
@@ -24,9 +27,9 @@ def get_study() -> Study:
     return Study(
         question="What do dropout and label smoothing do where a model can overfit?",
         claims=(
-            claim("Without dropout perplexity is 5.77 against 4.92 (0.159 nats).", "worse", "dropout 0", 0.159),
-            claim("Without smoothing perplexity is 4.67 against 4.92 (0.052 nats).", "better", "smoothing 0", 0.052),
-            claim("With smoothing 0.2 perplexity is 5.47 against 4.92 (0.106 nats).", "worse", "smoothing 0.2", 0.106),
+            claim("Without dropout perplexity is higher.", "worse", "dropout 0", 0.159),
+            claim("Without smoothing perplexity is lower.", "better", "smoothing 0", 0.052),
+            claim("With smoothing of 0.2 perplexity is higher than with 0.1.", "worse", "smoothing 0.2", 0.106),
         ),
         base=studies.multi30k(
             600,
