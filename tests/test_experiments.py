@@ -195,4 +195,8 @@ def test_claims_of_table_3_are_its_numbers():
     assert {row: claims[row].kind for row in kinds} == kinds
     assert claims["A: h 1"].effect == 0.073 and claims["D: smoothing 0.2"].effect == 0.106
     small = studies.read(ROOT / "ablations" / "vaswani_table3_multi30k.py", {})
-    assert list(small.arms) == list(studies.read(ROOT / "ablations" / "vaswani_table3.py", {}).arms)
+    rows = {claim.text.partition(": the")[0]: claim.arms[0] for claim in small.claims}
+    assert list(rows) == list(claims) and list(small.arms) == ["base", *rows.values()]
+    for row, arm in rows.items():  # "A: h 32" is "A: h 16 (paper: 32)"
+        name, _, number = arm.removesuffix(")").partition(" (paper: ")
+        assert (f"{name.rpartition(' ')[0]} {number}" if number else name) == row
