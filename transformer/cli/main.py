@@ -22,7 +22,7 @@ def main(overrides: Mapping[str, str]) -> None:
     logging.set_verbosity(FLAGS.log_level)
     mode = FLAGS.mode
     for file in FLAGS.variants:
-        registry.load_file(file, "--variants")
+        registry.load_file(file, f"--variants={file}")
     if "://" in str(FLAGS.workdir):
         raise UserError(
             f"--workdir={FLAGS.workdir}: a workdir must be on a file system, as it is locked; mount the bucket "
