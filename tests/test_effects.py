@@ -522,6 +522,8 @@ def test_rows_name_settings_that_there_are():
         ({"train.optimizer": "adafactor", "train.epsilon": "0.5"}, "train.epsilon"),
         ({"train.min_delta": "1"}, "train.min_delta"),
         ({"search.top_k": "5"}, "search.top_k"),
+        ({"search.source_code": "fra_Latn"}, "search.source_code"),
+        ({"search.target_code": "fra_Latn"}, "search.target_code"),
         ({"train.patience": "2", "evaluate.average": "2"}, "evaluate.average"),
     ],
 )

@@ -335,6 +335,12 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
         _objective("causal_lm"),
         "with config.objective.kind=causal_lm, in --mode=generate",
     ),
+    (
+        "search",
+        "source_code target_code",
+        lambda c: c.family == "encoder_decoder" and c.data.vocabulary == "imported",
+        "in an encoder-decoder with config.data.vocabulary=imported",
+    ),
     ("search", "top_k top_p", lambda c: c.search.temperature > 0, "with config.search.temperature above 0"),
     ("embed", "pooling normalize format", _objective("embed"), "with config.objective.kind=embed"),
     ("checkpoint", "best_metric", lambda c: c.data.validation is not None, "with a config.data.validation"),
