@@ -40,12 +40,13 @@ from transformer.training.monitor import Monitor
 from transformer.training.telemetry import Telemetry
 
 
-def train(config: Config, path: Path, profile: str | None = None, pictures: bool = True, notices: Sequence[str] = ()) -> None:
-    """Trains, or resumes the run in that workdir; then scores the test split and, with `pictures`, draws pictures.
+def train(config: Config, path: Path, profile: str | None = None, pictures: bool = True, notices: Sequence[str] = ()) -> bool:
+    """Trains, or resumes the run in that workdir; then scores the test split and, with `pictures`, draws pictures. Returns
+    whether the run is finished: it was not stopped before.
 
     `profile`: FIRST:LAST, the updates that are traced. `notices`: messages for the user about the settings."""
     wanted = None if profile is None else tracing.updates(profile, config.train.steps)
-    loop.alone(_run(config, path, loop.Stop(config.train.max_minutes), wanted, pictures, notices=notices))
+    return loop.alone(_run(config, path, loop.Stop(config.train.max_minutes), wanted, pictures, notices=notices))
 
 
 def train_vmapped(runs: Mapping[Path, Config], logs: Mapping[Path, TextIO]) -> bool:
@@ -74,7 +75,7 @@ def _run(
     pictures: bool,
     alone: bool = True,
     notices: Sequence[str] = (),
-) -> loop.Run[None]:
+) -> loop.Run[bool]:
     families.check_mode(config, "train")
     config = dataclasses.replace(config, data=sources.resolve_paths(config.data))
     check_evaluate(config)
@@ -83,7 +84,7 @@ def _run(
     with contextlib.ExitStack() as locked, _nan_checks(config.train.debug_nans):
         hosts.by_first(lambda: locked.enter_context(only_run(path)))
         followed = locked.enter_context(trackers.Trackers(config.train.trackers if hosts.is_first() else ()))
-        yield from _train(config, path, stop, wanted, pictures, alone, notices, followed)
+        return (yield from _train(config, path, stop, wanted, pictures, alone, notices, followed))
 
 
 def _train(
@@ -95,8 +96,9 @@ def _train(
     alone: bool,
     notices: Sequence[str],
     followed: trackers.Trackers,
-) -> loop.Run[None]:
-    """`alone`: updates are compiled here for all devices; otherwise they are made together with those of other runs."""
+) -> loop.Run[bool]:
+    """Whether the run is finished. `alone`: updates are compiled here for all devices; otherwise they are made together with
+    those of other runs."""
     family, task = families.FAMILIES[config.family], families.task_of(config)
     runtime = Runtime(config.parallel if alone else Parallel(mode="jit"), axes=axes.of_model(config.model))
     with _workdir(path, config) as (workdir, checkpoints):
@@ -224,9 +226,10 @@ def _train(
         if not monitor.exhausted:
             why = f"config.train.max_minutes {config.train.max_minutes:g} reached: " if stop.late else ""
             say(f"{why}stopped after step {done:,} of {config.train.steps:,}, saved; the same command resumes there")
-            return
+            return False
         say(monitor.reason(done))
     _finish(workdir, config, splits, pictures, followed)
+    return True
 
 
 def _changed(config: Config) -> dict[str, Any]:
