@@ -59,7 +59,9 @@ def _name(overrides: Mapping[str, str]) -> str:
     """The name of the workdir if none is given."""
     if FLAGS.config is None and (other := overrides.get("train.init_from")):
         return f"{Path(other).name}_tuned"
-    return Path(FLAGS.source if FLAGS.mode == "import" and FLAGS.source else FLAGS.config or DEFAULT).stem
+    if FLAGS.mode == "import" and FLAGS.source:
+        return Path(FLAGS.source).resolve().name  # of a folder: Llama-3.2-1B has no ending
+    return Path(FLAGS.config or DEFAULT).stem
 
 
 def _config(workdir: Path, overrides: Mapping[str, str]) -> tuple[Config, list[str]]:

@@ -21,7 +21,7 @@ from transformer.cuts import Cut, only
 from transformer.data import pipeline, prepare, sources
 from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import UserError, counted, optional, say
-from transformer.files import new_file
+from transformer.files import new_file, remove
 from transformer.inference import loading, predict, scores
 from transformer.models import axes
 from transformer.modes.common import folders
@@ -307,7 +307,8 @@ def _keep_batch(workdir: Workdir, step: int, batch: Mapping[str, np.ndarray]) ->
 @contextlib.contextmanager
 def _workdir(path: Path, config: Config) -> Iterator[tuple[Workdir, Checkpoints]]:
     """The workdir to prepare, which is locked, and its checkpoints. If that fails, new files are removed (the lock removes an
-    empty folder), and an old workdir gets its settings back, so that a corrected command finds no trace of this one."""
+    empty folder), and an old workdir gets its settings back, so that a corrected command finds no trace of this one. After
+    Ctrl-C new files are kept, so that the same command resumes."""
     workdir, found = Workdir(path), set(path.glob("*"))
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
     settings = workdir.config_file.read_bytes() if workdir.config_file.is_file() else None
@@ -324,14 +325,11 @@ def _workdir(path: Path, config: Config) -> Iterator[tuple[Workdir, Checkpoints]
         hosts.by_first(lambda: branch.begin(config, workdir, checkpoints))
         hosts.by_first(lambda: checkpoints.set_aside(say))
         yield workdir, checkpoints
-    except BaseException:
-        if not hosts.is_first():
-            raise
-        if settings is not None:
+    except BaseException as error:
+        if hosts.is_first() and settings is not None:
             workdir.config_file.write_bytes(settings)
-        else:
-            for new in set(path.iterdir()) - found:
-                shutil.rmtree(new) if new.is_dir() else new.unlink()
+        elif hosts.is_first() and isinstance(error, Exception):
+            remove(set(path.iterdir()) - found)
         raise
 
 
