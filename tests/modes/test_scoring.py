@@ -11,7 +11,7 @@ import pytest
 import trained
 from trained import command
 
-from transformer import settings
+from transformer import effects, families, settings
 from transformer.config import Config
 from transformer.errors import UserError
 from transformer.inference import scores
@@ -149,10 +149,13 @@ def test_scores_are_printed_even_if_they_cannot_be_written(tmp_path, monkeypatch
     ],
 )
 def test_a_score_that_does_not_fit_the_outputs_is_refused_before_a_run(kind, family, name):
-    config = settings.override(Config(), {"family": family, "objective.kind": kind, "evaluate.scores": name})
-    with pytest.raises(UserError, match=rf"^config\.evaluate\.scores: {name} .*choose from"):
-        scoring.check_evaluate(config)
-    scoring.check_evaluate(settings.replace(config, "evaluate.scores", ()))
+    config = effects.without_idle(settings.override(Config(), {"family": family, "objective.kind": kind}))
+    with pytest.raises(UserError, match=rf"^config\.evaluate\.scores={name} "):
+        effects.check(settings.replace(config, "evaluate.scores", (name,)))
+    for fitting in effects.SCORES[kind]:
+        effects.check(settings.replace(config, "evaluate.scores", (fitting,)))
+    assert set(scoring.JUDGES[families.task_of(config).output].scores) <= set(effects.SCORES[kind])
+    assert {each for fitting in effects.SCORES.values() for each in fitting} == set(scores.SCORES)
 
 
 PLACES = ("encoder/self", "decoder/self", "decoder/cross")  # each of one layer of two heads

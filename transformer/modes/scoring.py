@@ -35,14 +35,12 @@ Examples = Sequence[Mapping[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """How a kind of output is scored: its predictions, the field of the reference, the default scores, a word for examples,
-    and the other scores that fit its references."""
+    """How a kind of output is scored: its predictions, the field of the reference, the default scores, a word for examples."""
 
     predict: Callable[[Any, Examples], list[str]]
     reference: str
     scores: tuple[str, ...]
     what: str
-    others: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass
@@ -71,31 +69,22 @@ def _predictions(predictor: Any, examples: Examples) -> list[str]:
 
 
 JUDGES: dict[families.Output, Judge] = {
-    "text": Judge(
-        _translations, "target", ("bleu", "chrf"), "sentence", ("exact_match", "word_accuracy", "rouge1", "rouge2", "rougeL")
-    ),
-    "label": Judge(_predictions, "label", ("accuracy", "macro_f1"), "text", ("exact_match",)),
-    "tags": Judge(_predictions, "tags", ("entity_f1",), "sentence", ("exact_match", "word_accuracy")),
+    "text": Judge(_translations, "target", ("bleu", "chrf"), "sentence"),
+    "label": Judge(_predictions, "label", ("accuracy", "macro_f1"), "text"),
+    "tags": Judge(_predictions, "tags", ("entity_f1",), "sentence"),
     "span": Judge(_predictions, "answers", ("squad_exact_match", "squad_f1"), "question"),
 }
 
 
 def check_evaluate(config: Config) -> None:
-    """UserError: `config.evaluate` names a score that is unknown or does not fit the outputs, or asks for heads of a model that
-    has none."""
+    """UserError: `config.evaluate` names an unknown score, or asks for heads of a model that has none."""
     head_pruning.check(config)
     head_statistics.check(config)
-    judge = JUDGES.get(families.task_of(config).output)
     for name in config.evaluate.scores:
         try:
             scores.find(name)
         except UserError as error:
             raise UserError(f"config.evaluate.scores: {error}") from error
-        if judge is not None and name not in (*judge.scores, *judge.others):
-            raise UserError(
-                f"config.evaluate.scores: {name} does not fit the outputs of config.objective.kind {config.objective.kind}; "
-                f"choose from {', '.join((*judge.scores, *judge.others))}"
-            )
 
 
 def reported(config: Config) -> list[str]:
