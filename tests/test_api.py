@@ -93,6 +93,14 @@ def test_a_model_without_a_head_differs_and_the_first_one_stays():
     np.testing.assert_array_equal(before, made.logits(["abc"], ["de"])[0])
 
 
+@pytest.mark.parametrize("kind", ["translate", "causal_lm", "classify"])
+def test_no_texts_give_no_results(kind):
+    made, given = model(kind), ([], []) if kind == "translate" else ([],)
+    assert all(len(rows) == 0 for rows in made.batch(*given).values()) and made.logits(*given) == []
+    for found in (made.hidden_states(*given), made.gradients(*given)):
+        assert found and not any(found.values())
+
+
 @pytest.mark.slow
 def test_each_family_says_what_it_can():
     assert model("causal_lm").generate("ab", num_samples=2, seed=1) == model("causal_lm").generate("ab", 2, 1)

@@ -290,7 +290,8 @@ READ: dict[str, tuple[Prepare, list[str], str]] = {
     "label": (
         labelled,
         [*CLASSIFY, "--config.data.test=other"],
-        "example 1 has the label 'maybe', which no training example has; did you mean 'yes'?; the labels are no, yes: ",
+        "config.data.test other: example 1 has the label 'maybe', which no training example has; did you mean 'yes'?; "
+        "the labels are no, yes: ",
     ),
     "one document": (
         labelled,

@@ -8,7 +8,7 @@ import dataclasses
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import numpy as np
@@ -30,7 +30,7 @@ from transformer.probes import head_pruning, inside
 from transformer.runtime.workdir import Workdir, read_json
 from transformer.studies.results import NAME
 from transformer.training.telemetry import read_metrics
-from transformer.validation import validate
+from transformer.validation import STACKS, validate
 
 if TYPE_CHECKING:
     import pandas
@@ -122,22 +122,24 @@ class TrainedModel:
 
     def logits(self, sources: Sequence[str], targets: Sequence[str] | None = None) -> list[np.ndarray]:
         """The logits of each text: for a decoder TxV, of the token that follows each; for an encoder those of its head."""
-        if isinstance(self._predictor, Translator):
-            sources, targets = _pairs(sources, targets)
-            if targets is not None:
-                return self._predictor.logits(sources, targets)
+        sources, targets = _pairs(sources, targets)
+        if isinstance(self._predictor, Translator) and targets is not None:
+            return self._predictor.logits(sources, targets)
+        if isinstance(self._predictor, Generator) and targets is None:
+            return self._predictor.logits(sources)
         batch = self.batch(sources, targets)
-        found = self.model.apply({"params": self.params}, batch)
-        if isinstance(found, Mapping):
-            found = found.get("scores", found.get("logits"))
-            if found is None:
-                raise self._cannot("logits")
-        rows, there = np.asarray(found), batch["segments" if "segments" in batch else "source_segments"] > 0
+        found: Any = self.model.apply({"params": self.params}, batch)
+        found = found.get("scores", found.get("logits"))
+        if found is None:
+            raise self._cannot("logits")
+        rows, there = np.asarray(found), batch["source_segments"] > 0
         return list(rows) if rows.ndim == 2 else [row[mask] for row, mask in zip(rows, there, strict=True)]
 
     def hidden_states(self, sources: Sequence[str], targets: Sequence[str] | None = None) -> dict[str, list[np.ndarray]]:
         """The residual stream after each layer, by stack ("encoder", "decoder"): for each text LxTxD."""
         batch = self.batch(sources, targets)
+        if not len(sources):
+            return {stack: [] for stack in STACKS[self.config.family]}
         found = inside.hidden_states(self.config, self.model, self.params, batch)
         result = {}
         for stack, states_LxBxTxD in found.items():
@@ -149,6 +151,8 @@ class TrainedModel:
         """Gradients of the log probability of the targets (without targets, of an encoder's predictions) with respect to token
         embeddings: for each text SxD for the "source" and TxD for the "inputs" of a decoder."""
         batch = self.batch(sources, targets)
+        if not len(sources):
+            return {name: [] for name in inside.SEGMENTS if name in batch}
         found = inside.input_gradients(self.config, self.model, self.params, batch)
         masks = {name: batch[inside.SEGMENTS[name]] > 0 for name in found}
         return {name: [each[mask] for each, mask in zip(x, masks[name], strict=True)] for name, x in found.items()}
