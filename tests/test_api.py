@@ -22,6 +22,7 @@ from transformer.data.tokenizers.vocabulary import Characters
 from transformer.errors import UserError
 from transformer.models.self_attention import SelfAttention
 from transformer.models.transformer import DecoderOnly, EncoderDecoder, EncoderOnly, Heads
+from transformer.runtime.workdir import Workdir
 
 LETTERS = Characters("abcdefgh ?.")
 FAMILIES = {
@@ -92,6 +93,14 @@ def test_a_model_without_a_head_differs_and_the_first_one_stays():
     np.testing.assert_array_equal(before, made.logits(["abc"], ["de"])[0])
 
 
+@pytest.mark.parametrize("kind", ["translate", "causal_lm", "classify"])
+def test_no_texts_give_no_results(kind):
+    made, given = model(kind), ([], []) if kind == "translate" else ([],)
+    assert all(len(rows) == 0 for rows in made.batch(*given).values()) and made.logits(*given) == []
+    for found in (made.hidden_states(*given), made.gradients(*given)):
+        assert found and not any(found.values())
+
+
 @pytest.mark.slow
 def test_each_family_says_what_it_can():
     assert model("causal_lm").generate("ab", num_samples=2, seed=1) == model("causal_lm").generate("ab", 2, 1)
@@ -142,6 +151,34 @@ def test_a_run_is_loaded_trained_again_and_read(capsys):
     assert isinstance(rows.frame(), pandas.DataFrame) and list(rows.frame()["step"]) == [row["step"] for row in rows]
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_scores_of_an_earlier_checkpoint_are_not_those_of_the_run(finished, tmp_path, monkeypatch):
+    """Of a run that was finished, then trained longer and stopped. What is said about settings is passed on."""
+    run, said = trained.run().copy(tmp_path), []
+    if not finished:
+        file = run / "evaluation" / "test.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"checkpoints": [50]}))
+    monkeypatch.setattr(transformer.api.modes, "train", lambda *_, notices, **__: [said.extend(notices), finished][1])
+    made = transformer.train(Workdir(run).config(), run)
+    assert made.finished == finished and bool(made.scores) == finished and not said
+    transformer.train(Workdir(run).config(), run, {"data.validation": None})
+    assert "config.train.evaluate_every" in "".join(said)
+
+
+def test_an_arm_that_looks_like_a_number_is_text(tmp_path):
+    (tmp_path / "results.csv").write_text("part,arm,seed,status,test/nll,hash,error\nfinal,1e-3,0,finished,0.5,1e10,\n")
+    [row] = transformer.results(tmp_path)
+    assert row == {
+        "part": "final",
+        "arm": "1e-3",
+        "seed": 0,
+        "status": "finished",
+        "test/nll": 0.5,
+        "hash": "1e10",
+        "error": None,
+    }
+
+
 @pytest.mark.slow
 def test_training_gives_scores_and_the_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -159,7 +196,7 @@ def test_training_gives_scores_and_the_model(tmp_path, monkeypatch, capsys):
     names: dict = {}
     exec(compile(first, "docs/python.md", "exec"), names)  # noqa: S102  (our own text)
     run = names["run"]
-    assert run.scores == json.loads((tmp_path / "run" / "evaluation" / "test.json").read_text())["scores"]
+    assert run.finished and run.scores == json.loads((tmp_path / "run" / "evaluation" / "test.json").read_text())["scores"]
     assert len(run.model.translate(["abc"])) == 1 and not list((tmp_path / "run").glob("pictures/*.png"))
 
 

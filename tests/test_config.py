@@ -195,7 +195,10 @@ def test_the_defaults_are_valid():
             ["config.model.positions.size 1024", "2000"],
         ),
         ({"data.joint_vocabulary": False}, ["config.model.tying three_way", "config.data.joint_vocabulary"]),
-        ({"data.joint_vocabulary": False, "objective.kind": "denoise"}, ["config.data.joint_vocabulary", "denoise"]),
+        (
+            {"data.joint_vocabulary": False, "objective.kind": "denoise"},
+            ["config.data.joint_vocabulary", "config.objective.kind=translate"],
+        ),
         ({"family": "recurrent"}, ["config.family recurrent", "config.data.batching=bucketed"]),
         ({"objective.kind": "tag"}, ["config.objective.kind tag", "config.data.batching=bucketed"]),
         (
@@ -447,4 +450,4 @@ ONE_TEXT = [
 def test_an_objective_with_one_text_has_one_vocabulary(family, kind):
     config = Config(family=family, objective=Objective(kind=kind), data=Data(joint_vocabulary=False, batching="bucketed"))
     assert validate(replace(config, "data.joint_vocabulary", True))
-    assert "config.data.joint_vocabulary false" in message(validate, replace(config, "model.tying", "two_way"))
+    assert "config.data.joint_vocabulary=false" in message(validate, replace(config, "model.tying", "two_way"))

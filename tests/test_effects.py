@@ -33,6 +33,7 @@ from transformer.components.positions import NoPositions
 from transformer.config import Config, DataInfo
 from transformer.data import pipeline, prepare
 from transformer.data.synthetic import algorithms, number_words
+from transformer.data.synthetic import tasks as synthetic
 from transformer.errors import UserError
 from transformer.inference import decoding, sampling
 from transformer.modes import scoring, training
@@ -507,6 +508,8 @@ def test_rows_name_settings_that_there_are():
     known = {name for name, *_ in fields(Config())}
     named = {f"{section}.{name}" for section, names, _, _ in effects.EFFECTS for name in names.split()}
     assert named <= known
+    made = {name for name, task in synthetic.TASKS.items() if "source" in task.texts}
+    assert made == set(effects.PAIRS) & synthetic.TASKS.keys()
     translating = {name for name, kind in families.TASKS.items() if "translate" in kind.modes}
     assert translating == set(effects.TRANSLATING)
     assert set(effects.LABELS) == {name for name, kind in families.TASKS.items() if kind.output in ("label", "tags", "span")}
@@ -522,6 +525,8 @@ def test_rows_name_settings_that_there_are():
         ({"train.optimizer": "adafactor", "train.epsilon": "0.5"}, "train.epsilon"),
         ({"train.min_delta": "1"}, "train.min_delta"),
         ({"search.top_k": "5"}, "search.top_k"),
+        ({"search.source_code": "fra_Latn"}, "search.source_code"),
+        ({"search.target_code": "fra_Latn"}, "search.target_code"),
         ({"train.patience": "2", "evaluate.average": "2"}, "evaluate.average"),
     ],
 )

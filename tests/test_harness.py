@@ -4,6 +4,7 @@ of local files."""
 import dataclasses
 import functools
 import json
+import types
 
 import drawn
 import jax
@@ -16,6 +17,7 @@ from transformer.config import Config, Data, Model, Objective, Search
 from transformer.data.tokenizers.vocabulary import Characters
 from transformer.errors import UserError
 from transformer.inference import loading
+from transformer.inference.generate import Generator
 
 LETTERS = Characters("abcdefgh ?.")
 
@@ -32,13 +34,9 @@ def loaded(kind: str = "causal_lm"):
     return drawn.loaded(config, dict.fromkeys(("text",) if kind == "causal_lm" else ("source", "target"), LETTERS), 0.4)
 
 
-def read(more):
+def scorer(more=None, **options):
     found = loaded()
-    return dataclasses.replace(found, config=settings.override(found.config, more))
-
-
-def scorer(**options):
-    return harness.Scorer(read, **options)
+    return harness.Scorer(dataclasses.replace(found, config=settings.override(found.config, more or {})), **options)
 
 
 def by_hand(context: str, continuation: str) -> tuple[float, bool]:
@@ -81,7 +79,40 @@ def test_greedy_continuations_end_where_they_are_asked_to():
 
 def test_another_kind_of_model_is_refused():
     with pytest.raises(UserError, match=r"config\.objective\.kind is translate"):
-        harness.Scorer(lambda more: loaded("translate"))
+        harness.Scorer(loaded("translate"))
+
+
+def test_a_setting_of_sampling_has_no_effect_on_greedy_requests():
+    assert scorer({"search.top_k": "3"}).generate("ab", [], 6, 0.0) == scorer().generate("ab", [], 6, 0.0)
+
+
+def test_of_a_long_prompt_at_least_half_a_window_is_read(monkeypatch):
+    """The window has 20 tokens."""
+    made, read = scorer(), []
+    monkeypatch.setattr(Generator, "generate", lambda model, prompt: [read.append(prompt) or ""])
+    for new_tokens in (40, 5):
+        for prompt in ("abbegfdh cbaa", "abbegfdh cbaaa"):
+            made.generate(prompt, [], new_tokens, 0.0)
+    assert read == ["egfdh cbaa", "gfdh cbaaa", "abbegfdh cbaa", "abbegfdh cbaaa"]
+    assert [cut.count for cut in made.cuts] == [1, 1, 0, 0] and "10 tokens" in str(made.cuts[0])
+
+
+def test_a_model_may_read_texts_without_a_start_token():
+    made = scorer({"search.start_token": "false"})
+    [logits] = TrainedModel(made._model.loaded).logits(["abcdef"])
+    log_p, ids = np.asarray(jax.nn.log_softmax(logits)), LETTERS.encode("abcdef")
+    assert made.loglikelihood([("abc", "def")])[0][0] == pytest.approx(sum(log_p[n - 1, ids[n]] for n in (3, 4, 5)), rel=1e-4)
+    assert made.loglikelihood([("", "cab")]) == scorer().loglikelihood([("", "cab")])
+
+
+def test_a_wrong_workdir_is_a_line(monkeypatch, capsys):
+    """Whatever raises the error inside lm_eval."""
+    monkeypatch.setattr(harness, "register", lambda: None)
+    run = types.SimpleNamespace(cli_evaluate=lambda: loading.read("nowhere"))
+    monkeypatch.setattr(harness.importlib, "import_module", lambda name: run)
+    with pytest.raises(SystemExit) as ended:
+        harness.main()
+    assert ended.value.code == 2 and "nowhere" in capsys.readouterr().err
 
 
 def test_without_lm_eval_it_is_a_line(monkeypatch, capsys):
@@ -130,7 +161,7 @@ def test_lm_eval_scores_a_task_of_local_files(tmp_path, monkeypatch):
         head = f"task: ours_{name}\ndataset_path: json\ntest_split: test\ntarget_delimiter: ''\n"
         files = f"dataset_kwargs: {{data_files: {{test: {tmp_path}/data.jsonl}}}}\n"
         (tmp_path / f"{name}.yaml").write_text(head + files + text.lstrip())
-    monkeypatch.setattr(loading, "read", lambda workdir, more: read(more))
+    monkeypatch.setattr(loading, "read", lambda workdir, more: loaded())
     harness.register()
     found = lm_eval.simple_evaluate(
         model="workdir",

@@ -290,7 +290,8 @@ READ: dict[str, tuple[Prepare, list[str], str]] = {
     "label": (
         labelled,
         [*CLASSIFY, "--config.data.test=other"],
-        "example 1 has the label 'maybe', which no training example has; did you mean 'yes'?; the labels are no, yes: ",
+        "config.data.test other: example 1 has the label 'maybe', which no training example has; did you mean 'yes'?; "
+        "the labels are no, yes: ",
     ),
     "one document": (
         labelled,
@@ -488,7 +489,7 @@ def test_an_interrupted_command_says_so(monkeypatch, tmp_path):
     monkeypatch.chdir(run.folder)
     result = command(f"--config={run.experiment}", f"--workdir={tmp_path / 'run'}")
     assert result.status == "launch.py: interrupted"  # Python prints it, and exits with 1
-    assert not (tmp_path / "run").exists()
+    assert (tmp_path / "run" / "vocabulary").is_dir()  # the same command resumes with it
 
 
 def test_what_is_not_installed_is_a_line(monkeypatch, capsys):

@@ -11,6 +11,7 @@ import pytest
 
 from transformer import plots
 from transformer.errors import UserError
+from transformer.inference.scores import token_scores
 from transformer.plots import style
 
 WORDS = ["▁Das", "▁Mädchen", "läuft", "▁über", "die", "▁Straße", ",", "▁und", "sieht", "▁Hunde"]
@@ -129,26 +130,21 @@ def test_labels_of_equal_lines_do_not_overlap(tmp_path):
     assert blue and orange and not blue & orange
 
 
-def test_scores_have_a_panel(tmp_path, figures):
+def test_the_accuracy_that_a_run_reports_has_a_panel(tmp_path, figures):
+    """Under the name and in the unit of its scores."""
+    sums = {"loss_sum": 1.0, "nll_sum": 1.0, "weight_sum": 8.0}
     scores = [
-        {"step": 50, "validation/accuracy": 0.125, "validation/exact_match": 0.0},
-        {"step": 100, "validation/accuracy": 0.875, "validation/exact_match": 86.5},  # so near that labels must give way
+        {f"validation/{name}": value for name, value in token_scores(sums | {"correct_sum": right}).items()} | {"step": step}
+        for step, right in ((50, 1.0), (100, 7.0))
     ]
     plots.learning_curve([*curve(100, 10, 50), *scores], path := tmp_path / "curve.png", "A title")
     assert 1200 < pixels(path).shape[1] < 1500
     (figure,) = figures
     check_legible(figure)
     labels = {t.get_text() for t in texts(figure)}
-    assert {"token accuracy 87.5", "exact match 86.5", "validation (percent)"} <= labels
+    assert {"validation 87.5", "token accuracy (percent)"} <= labels
     left, right = figure.axes
     assert left.get_xlim() == right.get_xlim() == (0, 100)
-
-
-def test_bleu_is_no_percentage(tmp_path, figures):
-    rows = [{"step": s, "validation/bleu": 20.0 + s, "validation/chrf": 50.0} for s in (1, 2)]
-    plots.learning_curve(rows, tmp_path / "curve.png")
-    assert {"BLEU 22", "chrF 50", "validation score (0 to 100)"} <= {t.get_text() for t in texts(figures[0])}
-    assert [label.xyann[1] for label in figures[0].axes[1].texts] == pytest.approx([0, 0])  # at the height of their lines
 
 
 def test_null_is_a_gap(tmp_path, figures):

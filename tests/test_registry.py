@@ -1,6 +1,7 @@
 """Components: their names, loading from a file, checks, writing and reading; and no workdir executes code."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from transformer import registry, settings
 from transformer.components.attention import Attention
 from transformer.components.positions import Positions
 from transformer.config import Config
+from transformer.data import fitting
 from transformer.errors import UserError
 from transformer.modes import training
 from transformer.runtime import workdir as workdirs
 from transformer.studies.plan import Run
+from transformer.validation import validate
 
 SOFT_CAP = '''
 """Logits bounded by a soft cap."""
@@ -221,3 +224,48 @@ def test_a_layer_type_may_have_an_object(variant):
     config = settings.override(Config(), {"model.layer_pattern": "local", "model.positions": "none"})
     config = settings.replace(config, "model.layer_types", settings.Variations({"local": {"attention": made}}))
     assert config.model.layers_of_period("encoder")[0].attention == made
+
+
+# --- classes of experiment files, scripts and notebooks ------------------------------------------------------------------
+
+EXPERIMENT = f"""{SOFT_CAP}
+
+from transformer.config import Config, Model
+
+def get_config():
+    return Config(model=Model(attention=SoftCap(cap=30.0)))
+"""
+
+
+def test_an_experiment_file_may_define_the_class_that_it_uses(variant):
+    """It is recorded and read again; the file may change in the meantime, as in a notebook."""
+    variant.write_text(EXPERIMENT)
+    config = validate(fitting.read(variant, {"model.d_model": "32", "model.num_heads": "4"}))
+    assert settings.from_dict(json.loads(json.dumps(settings.to_dict(config))), Config) == config
+    assert fitting.read(variant, {"model.d_model": "32", "model.num_heads": "4"}) == config
+    variant.write_text(EXPERIMENT.replace("cap=30.0", "cap=20.0"))
+    assert fitting.read(variant, {}).model.attention.cap == 20
+    registry.forget(variant)
+
+
+SCRIPT = """
+from transformer import settings
+from transformer.validation import validate
+
+config = validate(get_config())
+assert settings.from_dict(settings.to_dict(config), Config) == config
+"""
+
+
+def test_a_script_may_define_the_class_that_it_uses(variant):
+    variant.write_text(EXPERIMENT + SCRIPT)
+    there = subprocess.run([sys.executable, variant], capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert there.returncode == 0, there.stderr.decode()
+
+
+def test_a_class_without_a_file_is_one_line():
+    """As in a cell of a notebook."""
+    names = {"__name__": "a_cell"}
+    exec(compile(SOFT_CAP.replace("@dataclasses.dataclass(frozen=True, kw_only=True)\n", ""), "cell", "exec"), names)  # noqa: S102
+    error = message(validate, settings.replace(Config(), "model.attention", names["SoftCap"]()))  # type: ignore[operator]
+    assert "SoftCap" in error and "FILE.py:SoftCap" in error

@@ -41,6 +41,11 @@ def test_weights_are_kept_to_a_255th_and_texts_as_they_are():
         AttentionPage([("", [view(down=["one"])])]).html()
 
 
+def test_a_sentence_may_have_the_words_of_the_template():
+    [read] = data(AttentionPage([("DATA and TITLE", [view(across=["DATA", "TITLE", "a", "b", "c"])])]))
+    assert read["title"] == "DATA and TITLE" and read["maps"][0]["across"][:2] == ["DATA", "TITLE"]
+
+
 def test_a_large_model_fits():
     assert len(AttentionPage([("t", [view(12, 12, 64, 64)])]).html().encode()) < 3_000_000
 

@@ -8,12 +8,12 @@ import dataclasses
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import numpy as np
 
-from transformer import modes, settings
+from transformer import effects, modes, settings
 from transformer.config import Config
 from transformer.data import fitting
 from transformer.data.tokenizers.vocabulary import Vocabulary
@@ -30,7 +30,7 @@ from transformer.probes import head_pruning, inside
 from transformer.runtime.workdir import Workdir, read_json
 from transformer.studies.results import NAME
 from transformer.training.telemetry import read_metrics
-from transformer.validation import validate
+from transformer.validation import STACKS, validate
 
 if TYPE_CHECKING:
     import pandas
@@ -122,22 +122,24 @@ class TrainedModel:
 
     def logits(self, sources: Sequence[str], targets: Sequence[str] | None = None) -> list[np.ndarray]:
         """The logits of each text: for a decoder TxV, of the token that follows each; for an encoder those of its head."""
-        if isinstance(self._predictor, Translator):
-            sources, targets = _pairs(sources, targets)
-            if targets is not None:
-                return self._predictor.logits(sources, targets)
+        sources, targets = _pairs(sources, targets)
+        if isinstance(self._predictor, Translator) and targets is not None:
+            return self._predictor.logits(sources, targets)
+        if isinstance(self._predictor, Generator) and targets is None:
+            return self._predictor.logits(sources)
         batch = self.batch(sources, targets)
-        found = self.model.apply({"params": self.params}, batch)
-        if isinstance(found, Mapping):
-            found = found.get("scores", found.get("logits"))
-            if found is None:
-                raise self._cannot("logits")
-        rows, there = np.asarray(found), batch["segments" if "segments" in batch else "source_segments"] > 0
+        found: Any = self.model.apply({"params": self.params}, batch)
+        found = found.get("scores", found.get("logits"))
+        if found is None:
+            raise self._cannot("logits")
+        rows, there = np.asarray(found), batch["source_segments"] > 0
         return list(rows) if rows.ndim == 2 else [row[mask] for row, mask in zip(rows, there, strict=True)]
 
     def hidden_states(self, sources: Sequence[str], targets: Sequence[str] | None = None) -> dict[str, list[np.ndarray]]:
         """The residual stream after each layer, by stack ("encoder", "decoder"): for each text LxTxD."""
         batch = self.batch(sources, targets)
+        if not len(sources):
+            return {stack: [] for stack in STACKS[self.config.family]}
         found = inside.hidden_states(self.config, self.model, self.params, batch)
         result = {}
         for stack, states_LxBxTxD in found.items():
@@ -149,6 +151,8 @@ class TrainedModel:
         """Gradients of the log probability of the targets (without targets, of an encoder's predictions) with respect to token
         embeddings: for each text SxD for the "source" and TxD for the "inputs" of a decoder."""
         batch = self.batch(sources, targets)
+        if not len(sources):
+            return {name: [] for name in inside.SEGMENTS if name in batch}
         found = inside.input_gradients(self.config, self.model, self.params, batch)
         masks = {name: batch[inside.SEGMENTS[name]] > 0 for name in found}
         return {name: [each[mask] for each, mask in zip(x, masks[name], strict=True)] for name, x in found.items()}
@@ -193,11 +197,13 @@ class TrainedModel:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRun:
-    """A finished run: its scores on the test split (or on validation if there is none), by name, and its model."""
+    """A run: its scores on the test split (or on validation if there is none), by name, and its model. `finished`: it was not
+    stopped before its last update; else there are no scores, and `train` resumes it."""
 
     workdir: Path
     scores: Mapping[str, float]
     model: TrainedModel
+    finished: bool
 
 
 class Results(Sequence[Mapping[str, str | float | None]]):
@@ -235,16 +241,19 @@ def train(config: Config | str | Path, workdir: str | Path, overrides: Mapping[s
     `config`: settings, or an experiment file, such as "experiments/number_words.py". `overrides`: settings by dotted name,
     such as {"train.steps": 100}. Progress goes to stderr, the table of scores to stdout.
     """
+    words = _words(overrides)
     if isinstance(config, Config):
-        made = settings.override(config, _words(overrides))
+        made, notices = effects.settle(settings.override(config, words), words, lambda: config)
     elif isinstance(config, str | Path):
-        made = fitting.read(config, _words(overrides), "config")
+        made, notices = fitting.settle(config, words, "config")
     else:
         raise UserError(f"config is a {type(config).__name__}: expected a Config or the name of an experiment file")
     folder = Workdir(Path(workdir).expanduser())
-    modes.train(validate(made), folder.path, pictures=False)
-    found = [file for name in ("test", "validation") if (file := folder.evaluation_file(name)).is_file()]
-    return TrainingRun(folder.path, read_json(found[0])["scores"] if found else {}, load(folder.path))
+    finished, loaded = modes.train(validate(made), folder.path, pictures=False, notices=notices), loading.read(folder.path)
+    files = [file for name in ("test", "validation") if (file := folder.evaluation_file(name)).is_file()]
+    found = read_json(files[0]) if files else {"scores": {}, "checkpoints": [*loaded.steps]}
+    scores = found["scores"] if found["checkpoints"] == [*loaded.steps] else {}  # else those of an earlier checkpoint
+    return TrainingRun(folder.path, scores, TrainedModel(loaded), finished)
 
 
 def results(workdir: str | Path) -> Results:
@@ -252,16 +261,35 @@ def results(workdir: str | Path) -> Results:
     folder = shipped(workdir)
     if (table := folder / NAME).is_file():
         with no_failure(str(table), "read"), table.open(encoding="utf-8", newline="") as file:
-            return Results([{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)])
+            return Results([{name: _cell(name, text) for name, text in row.items()} for row in csv.DictReader(file)])
     if rows := read_metrics(Workdir(folder).metrics_file):
         names = dict.fromkeys(name for row in rows for name in row)
         return Results([{name: row.get(name) for name in names} for row in rows])
     raise UserError(f"{workdir}: there is neither {NAME} of a study nor metrics.jsonl of a run; train something there first")
 
 
-def _number(text: str) -> str | float | None:
+# Columns of a study's table that are text, even if a value, such as the arm "1e-3", looks like a number.
+TEXTS = (
+    "part",
+    "arm",
+    "status",
+    "hash",
+    "error",
+    "settings",
+    "sources",
+    "cuts",
+    "not_reached",
+    "versions",
+    "machine",
+    "commit",
+)
+
+
+def _cell(column: str, text: str) -> str | float | None:
     if text == "":
         return None
+    if column in TEXTS or column.startswith("curve of "):
+        return text
     try:
         return float(text)
     except ValueError:

@@ -643,7 +643,7 @@ class Search:
 
 @dataclasses.dataclass(frozen=True)
 class Embed:
-    """How a text becomes a vector: `predict` with an encoder that has no head (objective.kind embed), `Predictor.embed`."""
+    """How a text becomes a vector: `predict` with an encoder that has no head (objective.kind embed), `TrainedModel.embed`."""
 
     pooling: Literal["mean", "first"] = setting(
         "mean", "the mean of the states of all tokens, special ones included, or the first token's state", free=True

@@ -15,8 +15,16 @@ from transformer.errors import UserError
 from transformer.settings import differences, fields, replace, text_of
 
 LABELS = ("classify", "tag", "answer")
-PAIRS = ("number_words", "summaries", "algorithms", "text", "tfds")  # sources whose examples have a source text
+# Sources whose examples have a source text.
+PAIRS = ("number_words", "list_ops_pairs", "summaries", "algorithms", "text", "tfds")
 TRANSLATING = ("translate", "prefix_lm", "span_corruption", "denoise")  # objectives with --mode=translate
+# The scores that fit the outputs and references of an objective.
+SCORES = {
+    "translate": ("bleu", "chrf", "exact_match", "word_accuracy", "rouge1", "rouge2", "rougeL"),
+    "classify": ("accuracy", "macro_f1", "exact_match"),
+    "tag": ("entity_f1", "exact_match", "word_accuracy"),
+    "answer": ("squad_exact_match", "squad_f1"),
+}
 
 Condition = Callable[[Config], bool]
 
@@ -63,6 +71,12 @@ def _normal(config: Config) -> bool:
     return "normal" in (model.initializer, model.embedding_init) or (
         config.family != "recurrent" and isinstance(model.positions, Learned | T5Buckets)
     )
+
+
+def _scores_fit(config: Config) -> bool:
+    """Unknown names are left to the check that knows the nearest one."""
+    known = {name for each in SCORES.values() for name in each}
+    return config.objective.kind in SCORES and known.intersection(config.evaluate.scores) <= {*SCORES[config.objective.kind]}
 
 
 def _has_prefix(config: Config) -> bool:
@@ -291,8 +305,8 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
     (
         "evaluate",
         "scores",
-        _objective("translate", *LABELS),
-        "with config.objective.kind=translate, classify, tag or answer, whose outputs are scored",
+        _scores_fit,
+        "with scores of config.objective.kind: " + "; ".join(f"{kind}: {', '.join(each)}" for kind, each in SCORES.items()),
     ),
     (
         "evaluate",
@@ -340,6 +354,12 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
         "temperature top_k top_p repetition_penalty max_new_tokens start_token stop",
         _objective("causal_lm"),
         "with config.objective.kind=causal_lm, in --mode=generate",
+    ),
+    (
+        "search",
+        "source_code target_code",
+        lambda c: c.family == "encoder_decoder" and c.data.vocabulary == "imported",
+        "in an encoder-decoder with config.data.vocabulary=imported",
     ),
     ("search", "top_k top_p", lambda c: c.search.temperature > 0, "with config.search.temperature above 0"),
     ("embed", "pooling normalize format", _objective("embed"), "with config.objective.kind=embed"),

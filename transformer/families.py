@@ -1,6 +1,6 @@
 """Two tables: FAMILIES, from a family to its model; TASKS, from an objective to its data, loss, outputs and modes.
 
-No other module branches on the family.
+A new family is a row here. Other modules ask for a family by name only where settings or files differ between them.
 """
 
 import dataclasses

@@ -6,17 +6,20 @@ All arguments after the module's name are lm_eval's own. `model_args` also takes
 Letters: B rows, T tokens, V vocabulary.
 """
 
+import dataclasses
 import functools
 import importlib
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer import effects, settings
+from transformer.cuts import Cut, merged, some
 from transformer.errors import UserError, say
 from transformer.inference import loading, perplexity, predict
 from transformer.inference.generate import Generator
@@ -27,24 +30,25 @@ NEW_TOKENS = 256  # limit of a continuation if a task has none, as in lm_eval's 
 
 
 class Scorer:
-    """The requests of lm_eval, for a language model.
+    """The requests of lm_eval, for a language model. UserError: it is another kind of model.
 
-    `read(settings)` returns the model with other settings of its search. UserError: it is another kind of model.
+    `cuts`: counts of the contexts and prompts whose beginning was left out.
     """
 
-    def __init__(self, read: Callable[[Mapping[str, str]], Loaded], batch_size: int = 16) -> None:
-        self._read, self._rows = read, batch_size
-        self._load = functools.cache(self._make)
-        self._model = self._load()
-        self._score = jax.jit(self._scores)
-
-    def _make(self, *settings: tuple[str, str]) -> Generator:
-        loaded = self._read(dict(settings))
-        found = predict.make(loaded)
-        if not isinstance(found, Generator):
+    def __init__(self, loaded: Loaded, batch_size: int = 16) -> None:
+        self._model, self._rows, self.cuts = predict.make(loaded), batch_size, list[Cut]()
+        if not isinstance(self._model, Generator):
             kind = loaded.config.objective.kind
             raise UserError(f"config.objective.kind is {kind}: lm_eval needs a language model; choose a workdir of causal_lm")
-        return found
+        self._generator = functools.cache(self._with_search)
+        self._score = jax.jit(self._scores)
+
+    def _with_search(self, temperature: float, new_tokens: int) -> Generator:
+        """The same model with these settings of its search; settings that then have no effect are left out."""
+        asked = {"search.temperature": str(temperature), "search.max_new_tokens": str(new_tokens)}
+        loaded = self._model.loaded
+        config = effects.without_idle(settings.override(loaded.config, asked), kept=asked)
+        return predict.make(dataclasses.replace(loaded, config=config))
 
     def _scores(self, params: Any, inputs_BxT: Any, targets_BxT: Any) -> tuple[jax.Array, jax.Array]:
         """The log probability of each target, and whether it is the most probable token, BxT."""
@@ -65,15 +69,19 @@ class Scorer:
     def loglikelihood(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[float, bool]]:
         """For each context and continuation the log probability of the continuation, and whether greedy decoding gives it.
 
-        Only the end of a text that is longer than the model's window is read. UserError: a continuation alone is longer.
+        Only the end of a text that is longer than the model's window is read. A start token is before it if
+        `config.search.start_token` is set, or if the context is empty. UserError: a continuation alone is longer.
         """
-        start, window, rows = self._model.data_info.start, self._model.window, []
+        start, window, rows, cut = self._model.data_info.start, self._model.window, [], 0
+        always = self._model.config.search.start_token
         for context, continuation in pairs:
             given, wanted = self.tokens(context, continuation)
             if len(wanted) > window:
                 raise UserError(f"a continuation has {len(wanted):,} tokens, and the model sees {window:,}; use shorter ones")
-            ids = [start, *given, *wanted]
+            ids = [start, *given, *wanted] if always or not given else [*given, *wanted]
+            cut += len(ids) - 1 > window
             rows.append((ids[:-1][-window:], ids[1:][-window:], len(wanted)))
+        self.cuts.append(Cut(cut, len(rows), f"contexts do not fit the model's window of {window:,} tokens; their end is read"))
         result: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
         order = sorted(range(len(rows)), key=lambda number: len(rows[number][0]))  # rows of equal length have little padding
         for begin in range(0, len(order), self._rows):
@@ -98,14 +106,25 @@ class Scorer:
     def generate(self, prompt: str, until: Sequence[str], new_tokens: int, temperature: float) -> str:
         """A continuation up to the first occurrence of a text of `until`; greedy at temperature 0.
 
-        If a prompt leaves no room for the new tokens, its beginning is left out.
+        If a prompt leaves no room for the new tokens, its beginning is left out, but at least half of the window is read.
         """
-        model = self._load(("search.temperature", str(temperature)), ("search.max_new_tokens", str(new_tokens)))
-        room = max(model.window - new_tokens - 1, 1)
+        model = self._generator(temperature, new_tokens)
+        room = max(model.window - new_tokens - 1, model.window // 2)
         ids = model.vocabulary.encode(prompt)
+        self.cuts.append(
+            Cut(int(len(ids) > room), 1, f"prompts leave no room for new tokens; their last {room:,} tokens are read")
+        )
         text = model.generate(prompt if len(ids) <= room else model.vocabulary.decode(ids[-room:]))[0]
         ends = [at for each in until if each and (at := text.find(each)) >= 0]
         return text[: min(ends, default=len(text))]
+
+
+def _answered(scorer: Scorer, result: list[Any]) -> list[Any]:
+    """The result, after a line to the user about what was cut."""
+    for cut in some(*merged(scorer.cuts)):
+        say(cut)
+    scorer.cuts.clear()
+    return result
 
 
 def _requests(requests: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
@@ -125,10 +144,10 @@ def register() -> None:
             super().__init__()
             size = 16 if batch_size in ("auto", None) else int(batch_size)
             known = {name: str(value) for name, value in settings.items() if "." in name}  # lm_eval adds a device and others
-            self._scorer = Scorer(lambda more: loading.read(workdir, {**known, **more}), size)
+            self._scorer = Scorer(loading.read(workdir, known), size)
 
         def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-            return self._scorer.loglikelihood(_requests(requests))
+            return _answered(self._scorer, self._scorer.loglikelihood(_requests(requests)))
 
         def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
             return self._scorer.rolling([text for (text,) in _requests(requests)])
@@ -146,17 +165,17 @@ def register() -> None:
                         float(options.get("temperature", 1.0)) if sampled else 0.0,
                     )
                 )
-            return result
+            return _answered(self._scorer, result)
 
 
 def main() -> None:
     """lm_eval's own command line, with the model of a workdir."""
     try:
         register()
+        importlib.import_module("lm_eval.__main__").cli_evaluate()
     except UserError as error:
         say(f"transformer.harness: {error}")
         sys.exit(2)
-    importlib.import_module("lm_eval.__main__").cli_evaluate()
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ A kind of component is a direct subclass of `Component` (`Attention`, `Positions
 they register (`class Rotary(Positions, name="rotary")`) or as `FILE.py:Class`, a class in a file of the user's. Their fields
 are settings like any other. Nothing here knows one of them.
 
-A file is executed only by `load_file`, which is called for files that the command line names, and only once per file.
+A file is executed only by `load_file`, which is called for files that the command line names. An experiment file is executed
+again if its text has changed, other files only once.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.util
@@ -15,6 +17,7 @@ import re
 import sys
 import traceback
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +26,7 @@ from transformer.files import shipped, shipped_name
 
 LIBRARY = Path(__file__).resolve().parent
 _FILES: dict[Path, types.ModuleType] = {}
+_PREFIX = "variant_"  # of the names of modules that `load_file` makes
 
 
 class Component:
@@ -48,7 +52,7 @@ class Component:
 def _rebuild(kind: type[Component], name: str, file: str, values: dict[str, Any]) -> Component:
     """Unpickles a component: a worker process loads the file that its parent was given."""
     if file:
-        load_file(file, "a worker process")
+        load_file(file, f"a worker process: {file}")
         name = f"{file}:{name.rpartition(':')[2]}"
     return find(kind, name, "a worker process")(**values)
 
@@ -66,12 +70,16 @@ def restated(cls: type, statement: str, *methods: str) -> bool:
 
 def reference(cls: type[Component]) -> str:
     """The name of a class: its registered name, or `FILE.py:Class`, with the file relative to the current folder if it is in
-    that folder, or its shipped name.
+    that folder, or its shipped name. UserError: it has neither a name nor a file, such as a class of a notebook.
     """
     if cls.name is not None and cls.registry.get(cls.name) is cls:
         return cls.name
     file = _source(cls)
-    assert file is not None, f"{cls} is in no file and has no name"
+    if file is None:
+        raise UserError(
+            f"{cls.kind.__name__} {cls.__name__}: this class is in no file, so no run can record it; write it to a file, and "
+            f"import it from there or name it FILE.py:{cls.__name__}"
+        )
     inside = Path.cwd() in file.parents
     return f"{file.relative_to(Path.cwd()) if inside else shipped_name(file) or file}:{cls.__name__}"
 
@@ -125,29 +133,45 @@ def find(kind: type[Component], name: str, where: str) -> type[Component]:
     return cls
 
 
-def load_file(path: str | Path, where: str) -> types.ModuleType:
-    """Executes a Python file once, and remembers it. UserError, beginning with `where`, if it is missing or fails."""
+def load_file(path: str | Path, where: str, changed: bool = False) -> types.ModuleType:
+    """Executes a Python file once, and remembers it; with `changed`, again if its text has changed since. UserError, beginning
+    with `where`, if it is missing or fails."""
     file = shipped(path).resolve()
-    if (known := _FILES.get(file) or _imported(file)) is not None:
+    if (known := _FILES.get(file) or _imported(file)) is not None and not (changed and known.__name__.startswith(_PREFIX)):
         _FILES[file] = known
         return known
     if not file.is_file() or file.suffix != ".py":
         others = sorted(p.name for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
         raise UserError(f"{where}: there is no Python file {path}{nearest(file.name, others)}")
-    name = f"variant_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    name = f"{_PREFIX}{file.stem}_{hashlib.sha256(str(file).encode() + file.read_bytes()).hexdigest()[:8]}"
+    if known is not None and known.__name__ == name:
+        return known
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up while the file is executed
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        with errors_in(file, where):
+            spec.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
-        line = f" in line {lines[-1]}" if lines else ""
-        raise UserError(f"{where}: {path}: {type(error).__name__}{line}: {error}") from error
+        raise
     _FILES[file] = module
     return module
+
+
+@contextlib.contextmanager
+def errors_in(file: Path, where: str, remedy: str = "") -> Iterator[None]:
+    """Turns an error in the code of a user's file into a UserError that begins with `where` and names the line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file]
+        line = f" in line {lines[-1]}" if lines else ""  # empty: Python itself names the line of a syntax error
+        raise UserError(f"{where}: {type(error).__name__}{line}: {error}{remedy}") from error
 
 
 def forget(path: Path) -> None:
@@ -157,17 +181,19 @@ def forget(path: Path) -> None:
 
 
 def _imported(file: Path) -> types.ModuleType | None:
-    """The module that Python has already imported from this file, so that its classes are not created twice."""
-    for module in list(sys.modules.values()):
-        if (name := getattr(module, "__file__", None)) and name.endswith(file.name) and Path(name).resolve() == file:
-            return None if module.__name__ == "__main__" else module
+    """The module that Python itself has made from this file, so that its classes are not created twice."""
+    for name, module in list(sys.modules.items()):
+        path = None if name.startswith(_PREFIX) else getattr(module, "__file__", None)
+        if path and path.endswith(file.name) and Path(path).resolve() == file:
+            return module
     return None
 
 
 def check_class(cls: type[Component], where: str) -> None:
-    """UserError if a class is not a frozen dataclass, a field cannot be hashed, or a hook is misspelt or has other
-    arguments."""
+    """UserError if a class is not a frozen dataclass, is in no file, has a field that cannot be hashed, or a hook that is
+    misspelt or has other arguments."""
     kind = cls.kind
+    reference(cls)
     hooks = {n: f for n, f in vars(kind).items() if inspect.isfunction(f) and not n.startswith("_")}
     for each in cls.__mro__:
         if not issubclass(each, Component) or _source(each) is None:

@@ -5,11 +5,9 @@ The settings themselves are in `config.py`; nothing here depends on a particular
 
 import dataclasses
 import functools
-import importlib.util
 import inspect
 import math
 import os
-import traceback
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -69,7 +67,7 @@ class Variations(tuple[tuple[str, tuple[tuple[str, str], ...]], ...]):
 def _rebuild(values: dict[str, dict[str, str]], files: list[str]) -> Variations:
     """Unpickles `Variations`: a worker process loads the files that its parent was given."""
     for file in files:
-        registry.load_file(file, "a worker process")
+        registry.load_file(file, f"a worker process: {file}")
     return Variations(values)
 
 
@@ -196,7 +194,7 @@ def assign(config: C, values: Mapping[str, Any]) -> C:
 def _load(text: Any, name: str) -> None:
     """Executes the file that the value of a setting names, if it names one."""
     if isinstance(text, str) and ".py:" in text:
-        registry.load_file(text.rpartition(":")[0], f"--config.{name}")
+        registry.load_file(text.rpartition(":")[0], f"--config.{name}={text}")
 
 
 def _varied(old: Variations, path: str, text: str, name: str, load: bool) -> Variations:
@@ -257,28 +255,16 @@ def from_file(
     if not path.is_file():
         others = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise UserError(f"{flag}={path}: there is no such file{nearest(path.name, others)}")
-    spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise UserError(
             f"{flag}={path}: it is not a Python file (its name must end in .py) with {function}(), which "
             f"returns a {kind.__name__}"
         )
-    module = importlib.util.module_from_spec(spec)
+    module = registry.load_file(path, f"{flag}={path}", changed=True)
 
     def call(name: str, *arguments: Any) -> C:
-        try:
-            if name == function:
-                spec.loader.exec_module(module)  # type: ignore[union-attr]
+        with registry.errors_in(path.resolve(), f"{flag}={path}", f"; {name}() must return a {kind.__name__}"):
             result = getattr(module, name)(*arguments)
-        except UserError:
-            raise
-        except Exception as error:
-            frames = traceback.extract_tb(error.__traceback__)
-            lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
-            where = f" in line {lines[-1]}" if lines else ""  # empty: Python itself names the line of a syntax error
-            raise UserError(
-                f"{flag}={path}: {type(error).__name__}{where}: {error}; {name}() must return a {kind.__name__}"
-            ) from error
         if not isinstance(result, kind):
             raise UserError(f"{flag}={path}: {name}() returned {type(result).__name__}, not a {kind.__name__}")
         return result

@@ -4,7 +4,9 @@ import collections
 import dataclasses
 import itertools
 import multiprocessing
+import os
 import pickle
+import signal
 
 import numpy as np
 import pytest
@@ -252,6 +254,17 @@ def test_a_killed_worker_process_gives_a_one_line_error():
     with pytest.raises(UserError, match=r"a process that reads data ended \(exit code -9; .*config.data.workers=0"):
         for _ in batches:
             pass
+
+
+def test_ctrl_c_does_not_end_a_worker_process():
+    """It reaches all processes of a terminal; the run reads on until its update is saved."""
+    objective = Translate(LIMIT, LIMIT)
+    batches = read(plan(CORPUS, objective, data_of("packed"), 400, 1, 0, True)[0], 0, 100_000, 1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGINT)
+    assert len(list(itertools.islice(batches, 50))) == 50 and worker.is_alive()
+    worker.kill()
 
 
 # --- sizes -------------------------------------------------------------------------------------------------------------

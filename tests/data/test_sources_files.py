@@ -422,12 +422,6 @@ def test_slices_of_pairs(tmp_path):
     assert split and len(split.examples) == 1 and isinstance(split.notices[0], Cut) and "line 4" in split.notices[0].what
 
 
-def test_settings_of_other_sources(tmp_path):
-    given = data(tmp_path, "tsv", "a\tb\n")
-    assert "config.data.prefix" in message(dataclasses.replace(given, prefix="x: "))
-    assert "config.data.source=text" in message(dataclasses.replace(given, mixture=("a:1",)))
-
-
 # --- real files --------------------------------------------------------------------------------------------------------
 
 REAL = Path(os.environ.get("TRANSFORMER_DATA", "/nowhere"))

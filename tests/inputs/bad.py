@@ -74,7 +74,7 @@ BAD: dict[str, Bad] = {
     ),
     "an experiment with bytes": Bad("data", file("mine.py", b"\0\xff"), "--config=mine.py", ["--config=mine.py: SyntaxError"]),
     "an experiment that does not parse": Bad(
-        "data", file("mine.py", "def get_config(:\n"), "--config=mine.py", ["SyntaxError", "line 1", "must return a Config"]
+        "data", file("mine.py", "def get_config(:\n"), "--config=mine.py", ["--config=mine.py", "SyntaxError", "line 1"]
     ),
     "a number as section": Bad(
         "data", file("mine.py", EXPERIMENT + "Config(model=3)"), "--config=mine.py", ["config.model is 3: expected a Model"]

@@ -87,6 +87,12 @@ def test_the_word_and_another_word_are_hidden():
     assert found["all of the source"]["aligned"] >= 1
 
 
+def test_without_a_sentence_of_two_words_nothing_is_hidden(capsys):
+    assert mode._hidden(Stub([]), [], []) == {}
+    mode._print([], [], {})
+    assert "nats" not in capsys.readouterr().out
+
+
 def test_other_data_has_no_known_alignment():
     result = trained.command("--mode=align", f"--workdir={trained.run().workdir}")
     assert result.status == 2 and "only config.data.source number_words has a known alignment, not text" in result.err

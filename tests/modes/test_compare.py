@@ -50,6 +50,7 @@ def test_two_runs_are_compared(tmp_path):
     assert (result.status, result.err) == (0, "") and result.lines[-1] == f"{tmp_path}/page.html"
     assert [line.split() for line in result.lines if line.startswith("search.")] == [["search.beam_size", "2", "1"]]
     [scored] = [line for line in result.lines if line.startswith("exact_match ")]
+    assert [line.split()[1:] for line in result.lines if line.startswith("checkpoint ")] == [["100,", "150"] * 2]
     assert re.search(r"\+0\.0000 \([-+]\d+\.\d\d to \+0\.00\)", scored)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<strong>&lt;b&gt;*NO*</strong>" in page and "<svg" in page and "1 of 12" in page and "<script" not in page

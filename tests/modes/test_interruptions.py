@@ -118,7 +118,7 @@ def test_it_holds_the_lock_from_before_it_writes_until_its_cleaning_up_is_done(f
     look("_read", True)
     real = shutil.rmtree
     monkeypatch.setattr(training.workdirs, "create", lambda path, *rest: (path / "vocabulary").mkdir())
-    monkeypatch.setattr(training.shutil, "rmtree", lambda path: (pytest.raises(UserError, take, path), real(path)))
+    monkeypatch.setattr(shutil, "rmtree", lambda path: (pytest.raises(UserError, take, path), real(path)))
 
     def take(path):
         with only_run(path.parent):
@@ -127,6 +127,21 @@ def test_it_holds_the_lock_from_before_it_writes_until_its_cleaning_up_is_done(f
     with pytest.raises(UserError, match="no data"):
         training.train(config(finished / "data"), tmp_path / "new")
     assert refused == ["_read"] and not (tmp_path / "new").exists()
+
+
+def test_ctrl_c_during_preparation_keeps_what_was_prepared(finished, tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    alone(monkeypatch)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.pipeline, "plan", interrupted)
+        training.train(config(finished / "data"), tmp_path / "run")
+    assert {"config.json", "vocabulary", "tokens", "data_info.json"} <= {file.name for file in (tmp_path / "run").iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(training.prepare.training, "train", pytest.fail)  # the vocabulary is not learned again
+        training.train(config(finished / "data"), tmp_path / "run")
+    assert untimed(tmp_path / "run") == untimed(finished / "run")
 
 
 def test_with_a_damaged_last_checkpoint_training_resumes_from_the_previous_one(finished, again, tmp_path, capsys):

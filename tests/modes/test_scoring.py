@@ -11,7 +11,7 @@ import pytest
 import trained
 from trained import command
 
-from transformer import settings
+from transformer import effects, families, settings
 from transformer.config import Config
 from transformer.errors import UserError
 from transformer.inference import scores
@@ -100,7 +100,8 @@ def unscored(monkeypatch):
 
 
 def test_another_test_set_has_separate_scores(tmp_path, unscored):
-    """Selected by prefix or folder; the same data at another place counts as the same. Other modes refuse another test set."""
+    """Selected by prefix or folder, whose whole name counts; the same data at another place counts as the same. Other modes
+    refuse another test set."""
     run, data = trained.run().copy(tmp_path), trained.run().folder / "data"
     before = (run / "evaluation" / "test.json").read_bytes()
     for name in ("moved", "newer"):
@@ -112,7 +113,14 @@ def test_another_test_set_has_separate_scores(tmp_path, unscored):
     found = json.loads((run / "evaluation" / "test-validation.json").read_text())
     assert result.status == 0 and found["examples"] == 20 and found["changed"] == {"data.test": "validation"}
     assert evaluate(f"--config.data.directory={tmp_path / 'newer'}", "--config.search.beam_size=1").status == 0
-    assert json.loads((run / "evaluation" / "test-newer-beam_size=1.json").read_text())["examples"] == 1
+    [of_folder] = (run / "evaluation").glob("test-*newer-beam_size=1-*.json")
+    assert json.loads(of_folder.read_text())["examples"] == 1
+    for name in ("news", "law"):
+        for side in ("en", "de"):
+            (tmp_path / "newer" / name).mkdir(exist_ok=True)
+            (tmp_path / "newer" / name / f"test.{side}").write_text(f"{name}\n".upper() if side == "de" else f"{name}\n")
+        assert evaluate(f"--config.data.directory={tmp_path / 'newer'}", f"--config.data.test={name}/test").status == 0
+    assert len([*(run / "evaluation").glob("test-news_test-*.json"), *(run / "evaluation").glob("test-law_test-*.json")]) == 2
     assert (run / "evaluation" / "test.json").read_bytes() == before
     assert evaluate(f"--config.data.directory={tmp_path / 'moved'}").status == 0
     assert (run / "evaluation" / "test.json").read_bytes() != before
@@ -129,6 +137,25 @@ def test_scores_are_printed_even_if_they_cannot_be_written(tmp_path, monkeypatch
     monkeypatch.setattr(scoring, "_write", full)
     result = command("--mode=evaluate", f"--workdir={run}")
     assert result.status == 2 and result.lines[0].startswith("test: 12 examples") and "exact_match" in result.out
+
+
+@pytest.mark.parametrize(
+    ("kind", "family", "name"),
+    [
+        ("answer", "encoder_only", "exact_match"),
+        ("translate", "encoder_decoder", "squad_f1"),
+        ("classify", "encoder_only", "bleu"),
+        ("tag", "encoder_only", "accuracy"),
+    ],
+)
+def test_a_score_that_does_not_fit_the_outputs_is_refused_before_a_run(kind, family, name):
+    config = effects.without_idle(settings.override(Config(), {"family": family, "objective.kind": kind}))
+    with pytest.raises(UserError, match=rf"^config\.evaluate\.scores={name} "):
+        effects.check(settings.replace(config, "evaluate.scores", (name,)))
+    for fitting in effects.SCORES[kind]:
+        effects.check(settings.replace(config, "evaluate.scores", (fitting,)))
+    assert set(scoring.JUDGES[families.task_of(config).output].scores) <= set(effects.SCORES[kind])
+    assert {each for fitting in effects.SCORES.values() for each in fitting} == set(scores.SCORES)
 
 
 PLACES = ("encoder/self", "decoder/self", "decoder/cross")  # each of one layer of two heads

@@ -1,10 +1,15 @@
 """A published model folder through the command line: imported, used, exported."""
 
+import contextlib
+import shutil
+
 import folders
 import numpy as np
 import pytest
 import safetensors.numpy
 from trained import command
+
+from transformer.runtime.checkpoints import Checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +26,29 @@ def imported(tmp_path_factory):
     )
     assert result.status == 0, result.err
     return folder
+
+
+def test_models_whose_names_have_a_dot_have_workdirs_of_their_own(imported, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(imported / "gpt2", tmp_path / "Small-3.2-1B")
+    assert command("--mode=import", "--source=Small-3.2-1B/").status == 0
+    assert (tmp_path / "runs" / "Small-3.2-1B" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_failed_import_can_be_repeated(imported, tmp_path, monkeypatch, error):
+    """Whatever is made is removed, but not a folder that was there."""
+
+    def fail(*arguments):
+        raise error
+
+    (tmp_path / "run").mkdir()
+    arguments = ("--mode=import", f"--source={imported / 'gpt2'}", f"--workdir={tmp_path / 'run'}")
+    with monkeypatch.context() as patch, contextlib.suppress(OSError):
+        patch.setattr(Checkpoints, "save", fail)
+        assert command(*arguments).status != 0
+    assert list((tmp_path / "run").iterdir()) == []
+    assert command(*arguments).status == 0
 
 
 def test_other_modes_work_on_what_was_imported(imported):

@@ -69,6 +69,7 @@ def run(
     begin=None,
     keep_best=0,
     patience=None,
+    reader=None,
 ):
     """Runs the loop; returns its events, its telemetry and what it returned. `every`: to report, to evaluate, to save.
 
@@ -115,9 +116,16 @@ def run(
         **({} if begin is None else {"begin": begin}),
     )
     runtime = SimpleNamespace(place_batch=lambda batch: ("placed", batch["number"]), fetch=fetch, asked=bool)
-    batches = ({"number": n} for n in range(first, steps + 5))  # more than are wanted
+
+    def read():
+        for n in range(first, steps + 5):  # more than are wanted
+            if reader is not None and n == reader[0]:
+                stop.asked = reader[1]
+                raise UserError("a process that reads data ended")
+            yield {"number": n}
+
     job = loop.Job(config, runtime, step, callbacks, recorded, Monitor(config), stop)
-    return events, recorded, loop.alone(loop.train(job, first, first, batches))
+    return events, recorded, loop.alone(loop.train(job, first, first, read()))
 
 
 def of(events, *names):
@@ -253,6 +261,15 @@ def test_too_many_in_a_row_end_the_run_unsaved(most, skipped, last, save):
 def test_the_last_update_may_be_one_too_many():
     with pytest.raises(UserError, match="the last 6"):
         run(steps=6, skipped=(6,), most=0)
+
+
+def test_a_reader_that_ends_after_a_stop_was_asked_for_is_a_stop():
+    """A signal to all processes may reach the reader's first. What is done is saved, once."""
+    for every in ((2, 100, 100), (2, 100, 3)):
+        events, _, (state, done) = run(every=every, reader=(3, True))
+        assert (state, done) == (3, 3) and [each for each in events if each.startswith("save")] == ["save 3"]
+    with pytest.raises(UserError, match="a process that reads data ended"):
+        run(reader=(3, False))
 
 
 # --- signals -----------------------------------------------------------------------------------------------------------

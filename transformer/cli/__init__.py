@@ -2,6 +2,7 @@
 
 import sys
 
+from transformer.errors import program
 from transformer.runtime.memory import keep_freed_memory
 
 
@@ -13,7 +14,7 @@ def run() -> None:
     except ModuleNotFoundError as error:
         if not error.name or error.name.startswith("transformer"):
             raise
-        print(f"launch.py: no {error.name} for {sys.executable}: run pip install -r requirements.txt", file=sys.stderr)
+        print(f"{program()}: no {error.name} for {sys.executable}: run pip install -r requirements.txt", file=sys.stderr)
         sys.exit(2)
 
     run()

@@ -69,7 +69,8 @@ _flag(
 _flag(
     _text,
     "workdir",
-    "folder of the run; default runs/<name of the experiment file>; compare: several, separated by commas",
+    "folder of the run; default runs/<name of the experiment file>, import: runs/<name of --source>; compare: several, "
+    "separated by commas",
     _run,
     path=True,
 )

@@ -22,7 +22,7 @@ def main(overrides: Mapping[str, str]) -> None:
     logging.set_verbosity(FLAGS.log_level)
     mode = FLAGS.mode
     for file in FLAGS.variants:
-        registry.load_file(file, "--variants")
+        registry.load_file(file, f"--variants={file}")
     if "://" in str(FLAGS.workdir):
         raise UserError(
             f"--workdir={FLAGS.workdir}: a workdir must be on a file system, as it is locked; mount the bucket "
@@ -59,7 +59,9 @@ def _name(overrides: Mapping[str, str]) -> str:
     """The name of the workdir if none is given."""
     if FLAGS.config is None and (other := overrides.get("train.init_from")):
         return f"{Path(other).name}_tuned"
-    return Path(FLAGS.source if FLAGS.mode == "import" and FLAGS.source else FLAGS.config or DEFAULT).stem
+    if FLAGS.mode == "import" and FLAGS.source:
+        return Path(FLAGS.source).resolve().name  # of a folder: Llama-3.2-1B has no ending
+    return Path(FLAGS.config or DEFAULT).stem
 
 
 def _config(workdir: Path, overrides: Mapping[str, str]) -> tuple[Config, list[str]]:

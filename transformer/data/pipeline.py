@@ -7,6 +7,7 @@ segment 0 and weight 0. Grain prefetches batches. With several processes, each m
 import dataclasses
 import functools
 import re
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -292,8 +293,14 @@ def read(batches: Batches, first: int, last: int, workers: int) -> Iterator[Batc
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain's worker processes read flags, which are not parsed outside of a launcher
             flags.FLAGS.mark_as_parsed()
-        return _watched(iter(dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))))
+        options = grain.MultiprocessingOptions(num_workers=workers)
+        return _watched(iter(dataset.mp_prefetch(options, worker_init_fn=_ignore_interrupts)))
     return iter(dataset)
+
+
+def _ignore_interrupts(worker: int, workers: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the run, which saves first, ends its readers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _watched(batches: Iterator[Batch]) -> Iterator[Batch]:

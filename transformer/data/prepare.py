@@ -109,7 +109,10 @@ def encode_split(
             every.append(encode(split.examples, drawn, data_info.labels))
         return {field: corpus.Ragged.joined([tokens[field] for tokens in every]) for field in every[0]}
 
-    tokens = corpus.cached(folder, build)
+    try:
+        tokens = corpus.cached(folder, build)
+    except UserError as error:
+        raise UserError(f"config.data.{name} {getattr(text.data, name)}: {error}") from error
     unknown = tuple(_unknown(name, vocabularies, tokens))
     for cut in unknown:
         text.notice(cut)

@@ -1,4 +1,4 @@
-"""Loads the model of a workdir for use from Python: `load("runs/multi30k").translate(["ein hund ."])`."""
+"""Chooses the class that uses a model, by the kind of its outputs: `Translator`, `Generator` or `Labeller`."""
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path

@@ -21,7 +21,7 @@ def with_codes(config: Config, data_info: DataInfo, vocabularies: Mapping[str, V
     for setting, name, vocabulary in (("source_code", of_source, sides[0]), ("target_code", of_target, sides[-1])):
         if (code := getattr(config.search, setting)) is None:
             continue
-        if config.family != "encoder_decoder" or (token := vocabulary.find(code)) is None:
+        if (token := vocabulary.find(code)) is None:
             raise UserError(f"config.search.{setting} {code}: the vocabulary has no such entry; leave it out or name another")
         data_info = dataclasses.replace(data_info, **{name: token})
     return data_info

@@ -157,7 +157,7 @@ class Translator(Predictor):
         """The model's inputs, and the index in its rows at which each target begins. UserError as in `_inputs`."""
         if not self._encodes:
             rows = [[*source, *ids] for source, ids in zip(sources, inputs, strict=True)]
-            longest, most = max(map(len, rows)), most_positions(self.config)
+            longest, most = max(map(len, rows), default=1), most_positions(self.config)
             if most is not None and longest > most:
                 raise UserError(
                     f"source and target have {longest} tokens, the start included, and config.model.positions.size is {most}; "
@@ -168,8 +168,8 @@ class Translator(Predictor):
                 [[1] * (len(source) + 1) for source in sources], longest
             )  # all tokens see the start, as in training
             return {"inputs": tokens, "segments": segments, "prefix": prefix}, [len(source) for source in sources]
-        source, source_segments = pad(sources, max(map(len, sources)))
-        tokens, segments = pad(inputs, max(map(len, inputs)))
+        source, source_segments = pad(sources, max(map(len, sources), default=1))
+        tokens, segments = pad(inputs, max(map(len, inputs), default=1))
         batch = {"source": source, "source_segments": source_segments, "inputs": tokens, "segments": segments}
         return batch, [0] * len(sources)
 
@@ -203,7 +203,7 @@ class Translator(Predictor):
     def _inputs(self, texts: Sequence[str]) -> list[list[int]]:
         """The decoder's inputs for each target, including the start. UserError if they exceed the table of positions."""
         inputs = self._tokens(texts)
-        longest, most = max(map(len, inputs)), most_positions(self.config)
+        longest, most = max(map(len, inputs), default=1), most_positions(self.config)
         if most is not None and longest > most:
             raise UserError(
                 f"a target has {longest} tokens, the start included, and config.model.positions.size is {most}; shorten it"

@@ -99,11 +99,11 @@ def _check_names(raw: Mapping[str, Any], known: Iterable[str], where: str) -> No
     if not unknown:
         return
     hint = nearest(unknown[0], known) if len(unknown) == 1 else ""
-    shown = ", ".join(f"{name} {raw[name]!r}" for name in unknown)
-    them = "them" if len(unknown) > 1 else "it"
+    shown = ", ".join(f"{name} is {raw[name]!r}" for name in unknown)
+    these, them = ("these fields are", "them") if len(unknown) > 1 else ("this field is", "it")
     raise UserError(
-        f"{where}: {shown}: this model has no such {'fields' if len(unknown) > 1 else 'field'} here{hint}; a model that needs "
-        f"{them} is not supported, from another file remove {them}"
+        f"{where}: {shown}: {these} not known here{hint}. If the model needs {them}, the model is not supported; otherwise "
+        f"remove {them} from the file."
     )
 
 

@@ -1,6 +1,6 @@
 """Tables of fields: what a `config.json` of Transformers says, and the settings of ours that say it.
 
-A field is in a table (FIELDS: it is a setting of ours; `only`: one value of it is ours, whatever the settings), or says
+A field is in a table (a `Field`: it is a setting of ours; `only`: one value of it is ours, whatever the settings), or says
 nothing of the model (SILENT); any other is refused, and so is any other value.
 """
 

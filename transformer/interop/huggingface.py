@@ -1,6 +1,6 @@
 """Weights in and out: a folder of Hugging Face's Transformers to what a workdir holds, and back.
 
-BERT, GPT-2, T5 (1.0 and 1.1), BART, Marian. Names of parameters are names.py, settings fields.py: tables, one a family.
+The families are those of formats.py. Names of parameters are in names.py, settings in fields.py and the files beside it.
 Neither PyTorch nor Transformers is needed.
 """
 

@@ -1,7 +1,6 @@
 """Studies: trains missing runs and compares all runs, or only writes the report of existing results."""
 
 import contextlib
-import functools
 import os
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Literal
 
 import jax
 
-from transformer.config import Parallel
+from transformer.config import Config, Parallel
 from transformer.errors import UserError, counted, say
 from transformer.modes.scoring import check_evaluate, reported
 from transformer.modes.training import train, train_vmapped
@@ -54,7 +53,7 @@ def ablate(
         paces = {}
         for number, (arm, config) in enumerate(plan.configs.items(), 1):
             say(f"measuring arm {number} of {len(plan.configs)}, {arm}")
-            paces[arm] = runs.measure(config, train)
+            paces[arm] = runs.measure(config, _train)
         print(plans.table(plan, paces, workers or 1))
         return
     if dry_run:
@@ -68,7 +67,7 @@ def ablate(
         with only_run(workdir):
             pass  # a workdir that cannot be used is reported before the plan, in one line
         say(f"{plans.table(plan)}\neach run is a workdir in {workdir / 'runs'}; its output is in a .log next to it\n")
-        results = runs.run_all(plan, workdir, functools.partial(train, pictures=False), place)
+        results = runs.run_all(plan, workdir, _train, place)
     resampling.write(plan, workdir, results.outcomes)
     if results.stopped:
         say(f"stopped, {counted(len(results.outcomes), 'run')} done; the same command resumes there")
@@ -77,6 +76,11 @@ def ablate(
     if failed := [run.arm for run, found in results.outcomes.items() if found.status == "failed"]:
         say(f"failed: {counted(len(failed), 'run')}, of {', '.join(dict.fromkeys(failed))}; the same command tries them again")
         sys.exit(1)
+
+
+def _train(config: Config, path: Path) -> None:
+    """A run of a study, in a process of its own."""
+    train(config, path, pictures=False)
 
 
 def _check_together(study: Study, ray: str | None) -> None:

@@ -55,7 +55,8 @@ def _print(table: list[dict[str, Any]], near: list[dict[str, Any]], hidden: dict
         print(f"\n{'mass of the encoder':<24}" + "".join(f"{f'on the {name} token':>24}" for name in NEIGHBOURS))
         for row in near:
             print(f"{row['name']:<24}" + "".join(f"{row[name]:>24.1%}" for name in NEIGHBOURS))
-    print(f"\n{'nats of a word, given':<36}{'the word it translates':>24}{'another word':>16}")
+    if hidden:
+        print(f"\n{'nats of a word, given':<36}{'the word it translates':>24}{'another word':>16}")
     for name, values in hidden.items():
         print(f"{name:<36}{values['aligned']:>24.3f}{values['other']:>16.3f}")
     sys.stdout.flush()
@@ -76,7 +77,7 @@ def _hidden(
     predictor: Any, pairs: Sequence[tuple[str, str]], sentences: Sequence[alignment.Words]
 ) -> dict[str, dict[str, float]]:
     """Mean nats of a target word: with all of the source; with its source word, or another one, hidden only from
-    cross-attention (the encoder still reads it), and from the encoder too."""
+    cross-attention (the encoder still reads it), and from the encoder too. Empty if all sources have one word."""
     draw, some, places = np.random.default_rng(0), [], []
     for pair, sentence in zip(pairs, sentences, strict=True):
         known, links = sentence.known, sorted(sentence.known.links)
@@ -85,6 +86,8 @@ def _hidden(
             other = draw.choice([word for word in range(len(known.source)) if word != source])
             some.append(pair)
             places.append((sentence, known.target[target], known.source[source], known.source[other]))
+    if not some:
+        return {}
     target_tokens = [touching(sentence.target_tokens, target) for sentence, target, _, _ in places]
 
     def cost(hidden: list[list[int]] | None = None, encoder: bool = False) -> float:

@@ -32,13 +32,15 @@ SHOWN = 100  # maximum number of differing outputs on the page
 
 @dataclasses.dataclass(frozen=True)
 class Compared:
-    """A run in the comparison: its name, settings, scores, outputs by sentence, and reports of its training."""
+    """A run in the comparison: its name, settings, scores, outputs by sentence, reports of its training, and the checkpoints
+    that were scored."""
 
     name: str
     config: Config
     scores: Mapping[str, float | None]
     outputs: Sequence[Mapping[str, Any]]
     metrics: Sequence[Mapping[str, Any]]
+    checkpoints: Sequence[int] = ()
 
 
 def compare(paths: Sequence[str], split: str, output: str | None) -> None:
@@ -50,6 +52,8 @@ def compare(paths: Sequence[str], split: str, output: str | None) -> None:
         raise UserError(f"--workdir={','.join(paths)}: names one workdir twice; name at least two")
     first, notes = runs[0], []
     rows = [_row(name, runs, notes) for name in first.scores if all(name in run.scores for run in runs)]
+    checkpoints = [", ".join(map(str, run.checkpoints)) for run in runs]
+    rows.insert(0, ["checkpoint", *checkpoints, *[""] * (len(runs) - 1)])
     heads = ["score", *(run.name for run in runs), *(f"{run.name} - {first.name} (95 % interval)" for run in runs[1:])]
     changed = _changed(runs)
     print(_aligned([["setting", *(run.name for run in runs)], *changed]) if changed else "all settings are equal")
@@ -70,12 +74,13 @@ def _read(path: str, split: str, paths: Sequence[str]) -> Compared:
     workdir = workdirs.open_existing(path)
     if not (file := workdir.evaluation_file(split)).is_file():
         raise UserError(f"--workdir={path}: {file} is missing; run --mode=evaluate --workdir={path} --split={split} to make it")
-    scores, outputs = workdirs.read_json(file)["scores"], []
+    scored, outputs = workdirs.read_json(file), []
     if (lines := workdir.outputs_file(split)).is_file():
         with no_failure(str(lines), "read"):
             outputs = [json.loads(line) for line in lines.read_text(encoding="utf-8").split("\n") if line]
     alone = len({Path(each).name for each in paths}) == len(set(paths))
-    return Compared(Path(path).name if alone else path, workdir.config(), scores, outputs, read_metrics(workdir.metrics_file))
+    name, metrics = Path(path).name if alone else path, read_metrics(workdir.metrics_file)
+    return Compared(name, workdir.config(), scored["scores"], outputs, metrics, scored["checkpoints"])
 
 
 def _changed(runs: Sequence[Compared]) -> list[list[str]]:

@@ -147,9 +147,9 @@ def _named(workdir: Workdir, split: SplitName, config: Config, fingerprint: str)
     known = records[-1]["data"].get(split) if records else None
     value = getattr(config.data, split)
     if value == getattr(made.data, split):
-        value, setting = Path(config.data.directory or "data").name, "data.directory"
+        value, setting = config.data.directory or "data", "data.directory"
     same = fingerprint == known if known else setting == "data.directory"
-    return (split, {}) if same else (f"{split}-{Path(value).name}", {setting: value})
+    return (split, {}) if same else (f"{split}-{value}", {setting: value})
 
 
 def score_split(

@@ -21,7 +21,7 @@ from transformer.cuts import Cut, only
 from transformer.data import pipeline, prepare, sources
 from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import UserError, counted, optional, say
-from transformer.files import new_file
+from transformer.files import new_file, remove
 from transformer.inference import loading, predict, scores
 from transformer.models import axes
 from transformer.modes.common import folders
@@ -40,12 +40,13 @@ from transformer.training.monitor import Monitor
 from transformer.training.telemetry import Telemetry
 
 
-def train(config: Config, path: Path, profile: str | None = None, pictures: bool = True, notices: Sequence[str] = ()) -> None:
-    """Trains, or resumes the run in that workdir; then scores the test split and, with `pictures`, draws pictures.
+def train(config: Config, path: Path, profile: str | None = None, pictures: bool = True, notices: Sequence[str] = ()) -> bool:
+    """Trains, or resumes the run in that workdir; then scores the test split and, with `pictures`, draws pictures. Returns
+    whether the run is finished: it was not stopped before.
 
     `profile`: FIRST:LAST, the updates that are traced. `notices`: messages for the user about the settings."""
     wanted = None if profile is None else tracing.updates(profile, config.train.steps)
-    loop.alone(_run(config, path, loop.Stop(config.train.max_minutes), wanted, pictures, notices=notices))
+    return loop.alone(_run(config, path, loop.Stop(config.train.max_minutes), wanted, pictures, notices=notices))
 
 
 def train_vmapped(runs: Mapping[Path, Config], logs: Mapping[Path, TextIO]) -> bool:
@@ -74,7 +75,7 @@ def _run(
     pictures: bool,
     alone: bool = True,
     notices: Sequence[str] = (),
-) -> loop.Run[None]:
+) -> loop.Run[bool]:
     families.check_mode(config, "train")
     config = dataclasses.replace(config, data=sources.resolve_paths(config.data))
     check_evaluate(config)
@@ -83,7 +84,7 @@ def _run(
     with contextlib.ExitStack() as locked, _nan_checks(config.train.debug_nans):
         hosts.by_first(lambda: locked.enter_context(only_run(path)))
         followed = locked.enter_context(trackers.Trackers(config.train.trackers if hosts.is_first() else ()))
-        yield from _train(config, path, stop, wanted, pictures, alone, notices, followed)
+        return (yield from _train(config, path, stop, wanted, pictures, alone, notices, followed))
 
 
 def _train(
@@ -95,8 +96,9 @@ def _train(
     alone: bool,
     notices: Sequence[str],
     followed: trackers.Trackers,
-) -> loop.Run[None]:
-    """`alone`: updates are compiled here for all devices; otherwise they are made together with those of other runs."""
+) -> loop.Run[bool]:
+    """Whether the run is finished. `alone`: updates are compiled here for all devices; otherwise they are made together with
+    those of other runs."""
     family, task = families.FAMILIES[config.family], families.task_of(config)
     runtime = Runtime(config.parallel if alone else Parallel(mode="jit"), axes=axes.of_model(config.model))
     with _workdir(path, config) as (workdir, checkpoints):
@@ -224,9 +226,10 @@ def _train(
         if not monitor.exhausted:
             why = f"config.train.max_minutes {config.train.max_minutes:g} reached: " if stop.late else ""
             say(f"{why}stopped after step {done:,} of {config.train.steps:,}, saved; the same command resumes there")
-            return
+            return False
         say(monitor.reason(done))
     _finish(workdir, config, splits, pictures, followed)
+    return True
 
 
 def _changed(config: Config) -> dict[str, Any]:
@@ -304,7 +307,8 @@ def _keep_batch(workdir: Workdir, step: int, batch: Mapping[str, np.ndarray]) ->
 @contextlib.contextmanager
 def _workdir(path: Path, config: Config) -> Iterator[tuple[Workdir, Checkpoints]]:
     """The workdir to prepare, which is locked, and its checkpoints. If that fails, new files are removed (the lock removes an
-    empty folder), and an old workdir gets its settings back, so that a corrected command finds no trace of this one."""
+    empty folder), and an old workdir gets its settings back, so that a corrected command finds no trace of this one. After
+    Ctrl-C new files are kept, so that the same command resumes."""
     workdir, found = Workdir(path), set(path.glob("*"))
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
     settings = workdir.config_file.read_bytes() if workdir.config_file.is_file() else None
@@ -321,14 +325,11 @@ def _workdir(path: Path, config: Config) -> Iterator[tuple[Workdir, Checkpoints]
         hosts.by_first(lambda: branch.begin(config, workdir, checkpoints))
         hosts.by_first(lambda: checkpoints.set_aside(say))
         yield workdir, checkpoints
-    except BaseException:
-        if not hosts.is_first():
-            raise
-        if settings is not None:
+    except BaseException as error:
+        if hosts.is_first() and settings is not None:
             workdir.config_file.write_bytes(settings)
-        else:
-            for new in set(path.iterdir()) - found:
-                shutil.rmtree(new) if new.is_dir() else new.unlink()
+        elif hosts.is_first() and isinstance(error, Exception):
+            remove(set(path.iterdir()) - found)
         raise
 
 

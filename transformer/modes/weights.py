@@ -6,7 +6,7 @@ from pathlib import Path
 from transformer import effects, settings
 from transformer.config import Config
 from transformer.errors import UserError, say
-from transformer.files import new_folder
+from transformer.files import new_folder, remove
 from transformer.inference import loading
 from transformer.inference.special import with_codes
 from transformer.interop import huggingface
@@ -25,21 +25,30 @@ def import_weights(path: Path, overrides: Mapping[str, str], source: str | None)
     with lock.only_run(path):
         if any(file.name != lock.NAME for file in path.iterdir()):
             raise UserError(f"--workdir={path}: it exists already and is not empty; choose another")
-        found = huggingface.read(source, _placing(overrides))
-        config, notices = effects.settle(settings.override(found.config, overrides), overrides, lambda: found.config)
-        _check_kept(found.config, validate(config))
-        for notice in notices:
-            say(notice)
-        workdir = workdirs.create(path, config, say)
-        with new_folder(workdir.vocabulary) as folder:
-            for name, vocabulary in found.vocabularies.items():
-                vocabulary.save(folder, name)
-        workdir.write_data_info(with_codes(config, found.data_info, found.vocabularies))
-        checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
-        checkpoints.save(0, {"params": found.params})
-        checkpoints.close()
-        workdir.append_record(workdirs.run_record({"imported": str(source)}))
-        say(f"{source}: config.family {config.family}, config.objective.kind {config.objective.kind}, imported to {path}")
+        try:
+            _import(path, overrides, source)
+        except BaseException:  # so that the same command can be repeated
+            remove(file for file in path.iterdir() if file.name != lock.NAME)
+            raise
+
+
+def _import(path: Path, overrides: Mapping[str, str], source: str) -> None:
+    """Fills the empty workdir."""
+    found = huggingface.read(source, _placing(overrides))
+    config, notices = effects.settle(settings.override(found.config, overrides), overrides, lambda: found.config)
+    _check_kept(found.config, validate(config))
+    for notice in notices:
+        say(notice)
+    workdir = workdirs.create(path, config, say)
+    with new_folder(workdir.vocabulary) as folder:
+        for name, vocabulary in found.vocabularies.items():
+            vocabulary.save(folder, name)
+    workdir.write_data_info(with_codes(config, found.data_info, found.vocabularies))
+    checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint)
+    checkpoints.save(0, {"params": found.params})
+    checkpoints.close()
+    workdir.append_record(workdirs.run_record({"imported": str(source)}))
+    say(f"{source}: config.family {config.family}, config.objective.kind {config.objective.kind}, imported to {path}")
 
 
 def _placing(overrides: Mapping[str, str]) -> huggingface.Placing | None:

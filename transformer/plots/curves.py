@@ -7,25 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from transformer.plots.style import BLUE, DPI, GREEN, GREY, ORANGE, PURPLE, picture, write_title
+from transformer.plots.style import BLUE, DPI, GREEN, GREY, ORANGE, picture, write_title
 
 NOISY = 150  # a curve with more points is drawn faintly, under its running mean
 THICK: dict[str, Any] = {"lw": 1.6, "ms": 3.5, "solid_capstyle": "round", "clip_on": False}
 THIN: dict[str, Any] = {"lw": 0.7, "alpha": 0.35}
 
-# The curves of a panel: key of a row, label, factor, colour.
-Series = tuple[tuple[str, str, float, str], ...]
-LOSSES: Series = (("train/loss", "training", 1.0, BLUE), ("validation/loss", "validation", 1.0, ORANGE))
-SCORES: Series = (  # on a scale of 0 to 100
-    ("validation/accuracy", "token accuracy", 100.0, GREEN),
-    ("validation/exact_match", "exact match", 1.0, ORANGE),
-    ("validation/bleu", "BLEU", 1.0, PURPLE),
-    ("validation/chrf", "chrF", 1.0, BLUE),
-)
+# The curves of a panel: key of a row, label, colour.
+Series = tuple[tuple[str, str, str], ...]
+LOSSES: Series = (("train/loss", "training", BLUE), ("validation/loss", "validation", ORANGE))
+ACCURACY: Series = (("validation/token_accuracy", "validation", GREEN),)
 
 
 def learning_curve(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> None:
-    """Losses against the step and, if there are any, validation scores in a second panel.
+    """Losses against the step and, if it was measured, the accuracy of validation tokens in a second panel.
 
     Args:
         rows: lines of metrics.jsonl; each has `step` and some metrics, None where one was not finite.
@@ -33,9 +28,8 @@ def learning_curve(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "
         title: above the picture.
     """
     panels: list[tuple[str, Series]] = [("loss (nats per token)", LOSSES)]
-    if any(row.get(key) is not None for row in rows for key, *_ in SCORES):
-        plain = all(row.get(key) is None for row in rows for key in ("validation/bleu", "validation/chrf"))
-        panels.append(("validation (percent)" if plain else "validation score (0 to 100)", SCORES))
+    if any(row.get(key) is not None for row in rows for key, *_ in ACCURACY):
+        panels.append(("token accuracy (percent)", ACCURACY))
     height, top, bottom, left, right = 3.3, 0.5 if title else 0.2, 0.55, 0.7, 1.45  # inches; the labels are on the right
     width = 6.5 if len(panels) == 1 else 9.6
     share = width / len(panels)
@@ -55,8 +49,8 @@ def _curves(axes: Any, rows: Sequence[Mapping[str, Any]], series: Series) -> Non
 
     drawn = []  # (label, colour, last step, last value)
     lows, highs = [], []
-    for key, label, factor, colour in series:
-        points = [(row["step"], math.nan if row[key] is None else factor * row[key]) for row in rows if key in row]
+    for key, label, colour in series:
+        points = [(row["step"], math.nan if row[key] is None else row[key]) for row in rows if key in row]
         steps, values = np.array(points, dtype=float).reshape(-1, 2).T
         finite = np.isfinite(values)
         if not finite.any():

@@ -40,9 +40,9 @@ class AttentionPage:
         data = [{"title": title, "maps": [_plain(view) for view in views]} for title, views in self.sentences]
         # "<" could end the script element that holds the data.
         text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
-        page = TEMPLATE.read_text(encoding="utf-8").replace("TITLE", html.escape(f"Attention: {self.sentences[0][0]}"), 1)
-        before, after = page.split("DATA", 1)
-        return f"{before}{text}{after}"
+        before, _, rest = TEMPLATE.read_text(encoding="utf-8").partition("TITLE")
+        between, _, after = rest.partition("DATA")
+        return f"{before}{html.escape(f'Attention: {self.sentences[0][0]}')}{between}{text}{after}"
 
     def save(self, path: str | Path) -> None:
         with new_file(Path(path)) as file:

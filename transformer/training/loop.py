@@ -9,7 +9,7 @@ import math
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -99,6 +99,15 @@ class Stop:
         self.asked = True
 
 
+def _until_stopped(batches: Iterable[Batch], stop: Stop) -> Iterator[Batch]:
+    """The batches. If reading them fails after a stop was asked for, such as by a signal to all processes, they end."""
+    try:
+        yield from batches
+    except Exception:
+        if not stop:
+            raise
+
+
 class Callbacks:
     """The callbacks of a run. `state` and `batch` are as the runtime places them."""
 
@@ -177,7 +186,7 @@ def train(
     """
     config, settings, runtime, callbacks = job.config, job.config.train, job.runtime, job.callbacks
     telemetry, monitor, skipped = job.telemetry, job.monitor, _Skipped(job)
-    waiting, done = None, first_step
+    waiting, done, saved = None, first_step, first_step
     counts: Counter[str] = Counter(held_before or {})  # of the batches since the last report
 
     def report() -> None:
@@ -189,7 +198,7 @@ def train(
 
     # Updates that had to wait for the compiler, and how many are due: one for each shape of batches.
     compiled, shapes = 0, config.data.buckets if config.data.batching == "bucketed" else 1
-    for number, batch in enumerate(telemetry.awaited(batches), first_step):
+    for number, batch in enumerate(telemetry.awaited(_until_stopped(batches, job.stop)), first_step):
         placed = runtime.place_batch(batch)
         if number == 0 and (found := callbacks.begin(state, placed)):
             telemetry.score(0, found)
@@ -221,8 +230,12 @@ def train(
                 among_best = monitor.see(done, scores)
                 if among_best or periodic or last or stopping or monitor.exhausted:
                     callbacks.save(done, state, scores, periodic)
+                    saved = done
         if stopping or last or monitor.exhausted:
             break
     report()
     skipped.look()
+    if saved < done:  # the reader failed after a stop was asked for
+        with telemetry.paused():
+            callbacks.save(done, state, {}, False)
     return state, done

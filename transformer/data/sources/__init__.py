@@ -17,7 +17,6 @@ from transformer.data.sources.labelled import read_conll, read_tsv
 from transformer.data.sources.pairs import prefixer, read_text
 from transformer.data.sources.records import read_catalogue, read_synthetic
 from transformer.data.sources.squad import read_squad
-from transformer.errors import UserError
 
 __all__ = ["SOURCES", "Example", "Examples", "Split", "SplitName", "read", "resolve_paths"]
 
@@ -36,7 +35,6 @@ SOURCES: Mapping[str, Callable[[Data, SplitName, Path], Split]] = {
     "squad": read_squad,
     "tfds": read_catalogue,
 }
-PAIRS = ("number_words", "summaries", "algorithms", "text", "tfds")  # sources of data whose examples have the field "source"
 
 
 def resolve_paths(data: Data) -> Data:
@@ -57,12 +55,6 @@ def read(data: Data, split: SplitName, cache: Path) -> Split | None:
     """
     if getattr(data, split) is None:
         return None
-    if data.mixture and data.source != "text":
-        raise UserError(f"config.data.mixture mixes pairs of text files: set config.data.source=text instead of {data.source}")
-    if data.prefix and data.source not in PAIRS:
-        raise UserError(
-            f"config.data.prefix is put before sources, which config.data.source {data.source} does not have; leave it out"
-        )
     result = SOURCES[data.source](data, split, cache)
     if not data.prefix:
         return result
