@@ -60,7 +60,7 @@ def _name(overrides: Mapping[str, str]) -> str:
     if FLAGS.config is None and (other := overrides.get("train.init_from")):
         return f"{Path(other).name}_tuned"
     if FLAGS.mode == "import" and FLAGS.source:
-        return Path(FLAGS.source).resolve().name  # of a folder: Llama-3.2-1B has no ending
+        return Path(FLAGS.source).absolute().name  # of a folder: Llama-3.2-1B has no ending
     return Path(FLAGS.config or DEFAULT).stem
 
 
