@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import written
 from scipy import stats
-from test_report import BLEU, NLL, WORSE, loss, make, report_text, verdict
+from test_report import BLEU, FAST, NLL, WORSE, loss, make, report_text, verdict
 
 from transformer.studies import findings, results
 from transformer.studies.study import SEARCH_SEED, Claim, Metric, Study
@@ -103,6 +103,19 @@ def test_a_rate_at_the_end_of_its_grid(tmp_path):
     assert (
         flags(tmp_path, study, rows) == "`16` may not be at its best learning rate: the chosen rate is at the end of its grid"
     )
+
+
+def test_a_count_of_updates_needs_the_best_rate_but_not_the_end_of_a_curve(tmp_path):
+    study = make(metrics=(FAST, NLL), learning_rates=(0.1, 0.2, 0.4), blocked=False)
+    still = curve(3, 2.5, 2.4, 2.3, 2.0)
+    rows = [row | still | {"learning_rate": 0.4, FAST.label: 10 * int(row["arm"]) + row["seed"]} for row in loss(study)]
+    rows += [
+        written.row(study, arm, SEARCH_SEED, part="search", learning_rate=rate, **{NLL.label: 2 - rate})
+        for arm in study.arms
+        for rate in study.learning_rates
+    ]
+    text = flags(tmp_path, study, rows)
+    assert "`16` may not be at its best learning rate" in text and "still learning" not in text
 
 
 def test_the_published_effect_is_tested_too(tmp_path):

@@ -12,6 +12,7 @@ from transformer.statistics import contrasts
 from transformer.statistics.contrasts import Contrast, Estimate, Interval, Scale, Table
 from transformer.statistics.power_law import PowerLaw
 from transformer.studies import flags, resampling, results, verdicts
+from transformer.studies.flags import Flag
 from transformer.studies.resampling import Row as Sentences
 from transformer.studies.results import Row
 from transformer.studies.study import LAWS, Claim, Metric, Study
@@ -107,7 +108,7 @@ class Findings:
     measured: Sequence[Measured]
     judged: Sequence[Judged]
     sentences: Sequence[Sentences]
-    flags: Mapping[str, Sequence[str]]
+    flags: Mapping[str, Sequence[Flag]]
     plan: str
 
     def runs(self, arm: str, status: str | None = None) -> list[Row]:

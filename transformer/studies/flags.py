@@ -6,6 +6,7 @@ intervals are.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,6 +38,14 @@ RULES = (
 Estimates = Mapping[str, Mapping[str, Estimate]]  # by metric and arm
 
 
+class Flag(NamedTuple):
+    """A reason why the study decides nothing about an arm. `of_curve`: it is about the end of the arm's curve, which does not
+    matter for the number of updates until a target."""
+
+    text: str
+    of_curve: bool = False
+
+
 def percent(metric: Metric) -> bool:
     return metric.take != "updates" and metric.score in PERCENT
 
@@ -57,24 +66,25 @@ def end(metric: Metric, mean: float | None) -> float | None:
 # --- of arms -----------------------------------------------------------------------------------------------------------
 
 
-def arm_flags(study: Study, rows: Sequence[Row], search: Sequence[Row], estimates: Estimates) -> dict[str, list[str]]:
+def arm_flags(study: Study, rows: Sequence[Row], search: Sequence[Row], estimates: Estimates) -> dict[str, list[Flag]]:
     """By arm, the reasons why the study decides nothing about it."""
-    result: dict[str, list[str]] = {arm: [] for arm in study.arms}
+    result: dict[str, list[Flag]] = {arm: [] for arm in study.arms}
     for metric in study.metrics:
         for arm, estimate in estimates[metric.label].items():
             if metric.learned is not None and not metric.has_learned(estimate.value):
                 what = "has no value" if estimate.value is None else f"is {estimate.value:.4g}"
-                result[arm].append(f"has not learned its task: {metric.label} {what} (required: at least {metric.learned:g})")
+                text = f"has not learned its task: {metric.label} {what} (required: at least {metric.learned:g})"
+                result[arm].append(Flag(text))
     for arm, fall in _falls(study, rows).items():
         if fall > STEEP:
-            result[arm].append(f"is still learning: its loss falls by {100 * fall:.0f} % in the last quarter of the updates")
+            text = f"is still learning: its loss falls by {100 * fall:.0f} % in the last quarter of the updates"
+            result[arm].append(Flag(text, of_curve=True))
     for arm in at_the_end(study, rows, search):
-        result[arm].append("may not be at its best learning rate: the chosen rate is at the end of its grid")
+        result[arm].append(Flag("may not be at its best learning rate: the chosen rate is at the end of its grid"))
     if study.search_fraction < 1 and len({best_rate(study, search, study.search_check, part) for part in PARTS}) > 1:
+        text = f"may not be at its best learning rate: all updates choose another than {study.search_fraction:g} of them"
         for doubts in result.values():
-            doubts.append(
-                f"may not be at its best learning rate: all updates choose another than {study.search_fraction:g} of them"
-            )
+            doubts.append(Flag(text))
     return {arm: doubts for arm, doubts in result.items() if doubts}
 
 
@@ -125,7 +135,7 @@ def claim_flags(
     data: Data,
     rows: Sequence[Row],
     estimates: Estimates,
-    arms: Mapping[str, Sequence[str]],
+    arms: Mapping[str, Sequence[Flag]],
     law: PowerLaw | scaling_laws.Exponent | None = None,
 ) -> list[str]:
     """The reasons why the study does not decide a claim. `arms`: the flags of arms; `law`: the fit of an exponent."""
@@ -139,12 +149,14 @@ def claim_flags(
                 result.append(f"an arm among {names} is at an end of {code(label)}, so differences cannot be compared")
             elif not interaction and len(set(ends)) == 1 and ends[0] is not None:
                 result.append(f"{names} are at the {'ceiling' if ends[0] else 'floor'} of {code(label)}")
-        if metric.take == "updates" or metric.split == "init":
-            continue  # the end of a curve is irrelevant
+        if metric.split == "init":
+            continue  # nothing has been trained
+        of_curves = metric.take != "updates"  # whose end is irrelevant once a target is reached
         directed = claim.kind in ("better", "worse", "order") and len(cells) == 2 and not claim.rates
-        if directed and _cross(*(_curves(study, rows, arm) for arm in cells)):
+        if of_curves and directed and _cross(*(_curves(study, rows, arm) for arm in cells)):
             result.append(f"the curves of {names} still cross in the last quarter of the updates")
-        result += [f"{code(arm)} {text}" for arm in cells for text in arms.get(arm, ())]
+        ours = [(arm, flag) for arm in cells for flag in arms.get(arm, ())]
+        result += [f"{code(arm)} {flag.text}" for arm, flag in ours if of_curves or not flag.of_curve]
     return list(dict.fromkeys(result))
 
 

@@ -170,7 +170,7 @@ def _flags(findings: Findings) -> list[str]:
     """The flags of arms, and the rules by which arms and claims are flagged."""
     if not findings.flags and not any(judged.flags for judged in findings.judged):
         return []
-    lines = [f"- {code(arm)} {text}" for arm, doubts in findings.flags.items() for text in doubts]
+    lines = [f"- {code(arm)} {flag.text}" for arm, doubts in findings.flags.items() for flag in doubts]
     return ["## Flags", *(["\n".join(lines)] if lines else []), flags.RULES]
 
 
