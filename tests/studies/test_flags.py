@@ -49,6 +49,17 @@ def test_a_loss_that_falls_steeply(tmp_path):
     assert flags(tmp_path, study, rows, a8=still, a16=curve(1, 0.1, 0.05, 0.01, 0.005)) == ""
 
 
+def test_too_few_validations_to_see_a_fall(tmp_path):
+    """Unless the claim is about the number of updates, or about an arm of no claim."""
+    study, short = make(metrics=(NLL, FAST)), curve(3, 2.5, 2.4, 2.3)
+    rows = [row | {FAST.label: 10 + row["seed"]} for row in loss(study, a16=0.2)]
+    assert flags(tmp_path, study, rows, a8=curve(3, 2.1, 2.1, 2.1, 2.0), a24=short) == ""
+    text = flags(tmp_path, study, rows, a8=curve(3, 2.1, 2.1, 2.1, 2.0), a16=short)
+    assert text == "the runs of `16` have too few validations to see whether they are still learning"
+    counting = make(metrics=(NLL, FAST), claims=(dataclasses.replace(WORSE, metric=FAST.label),))
+    assert flags(tmp_path, counting, rows, a16=short) == ""
+
+
 @pytest.mark.parametrize("ahead, crossed", [((3, 2.5, 2.1, 1.9, 2.1), True), ((2, 1.9, 2.2, 2.2, 2.1), False)])
 def test_curves_that_cross_at_the_end(tmp_path, ahead, crossed):
     study, rows = make(), []

@@ -25,10 +25,11 @@ NEAR = 1.0  # percent: this close to an end of the scale, arms cannot be disting
 FLOOR = 0.02  # nats: nothing is left to learn
 LAST = 0.75  # curves are checked from this fraction of the updates on
 STEEP = 0.1  # a loss that falls by more than this fraction of itself in that part has not converged
-POINTS = 5  # minimum of a curve
+POINTS = 5  # minimum of a curve; with fewer, nobody can see whether a run is still learning
 RULES = (
     f"Arms are flagged if their loss falls by more than {100 * STEEP:g} % in the last quarter of the updates, if they have not "
-    "learned what they were trained on, or if their best learning rate is at the end of its grid. Claims are flagged if all "
+    "learned what they were trained on, or if their best learning rate is at the end of its grid. Claims are flagged if a run "
+    f"that they compare has fewer than {POINTS} validations, so that the end of its curve shows nothing, if all "
     f"arms that they compare are within {NEAR:g} of 0 or 100 % or below {FLOOR:g} nats, if the curves of two arms cross in the "
     "last quarter of the updates (each way outside a 95 % interval), if the margin or the published effect is larger than the "
     "loss itself, or if a power law does not fit (F test of lack of fit, 5 %). A claim that is flagged, or is about a "
@@ -107,6 +108,15 @@ def best_rate(study: Study, search: Sequence[Row], arm: str, part: str) -> float
     return min(means, key=means.__getitem__, default=None)
 
 
+def _loss_curve(study: Study) -> bool:
+    return is_loss(Metric(results.curve_of(study), "lower"))
+
+
+def _too_short(rows: Sequence[Row], arm: str) -> bool:
+    """Whether a finished run of the arm has a curve with fewer points than the rules about curves need."""
+    return any(0 < len(row.curve) < POINTS for row in rows if row.arm == arm and row.status == "finished")
+
+
 def _curves(study: Study, rows: Sequence[Row], arm: str) -> dict[int, np.ndarray]:
     """By update, the values of the finished runs of an arm, for updates that all of them have."""
     curves = [dict(row.curve) for row in rows if row.arm == arm and row.status == "finished" and len(row.curve) >= POINTS]
@@ -118,7 +128,7 @@ def _curves(study: Study, rows: Sequence[Row], arm: str) -> dict[int, np.ndarray
 def _falls(study: Study, rows: Sequence[Row]) -> dict[str, float]:
     """By arm, the fraction by which the mean loss falls in the last quarter of the updates, unless it is at its floor."""
     result = {}
-    for arm in study.arms if is_loss(Metric(results.curve_of(study), "lower")) else ():
+    for arm in study.arms if _loss_curve(study) else ():
         means = {step: float(value_R.mean()) for step, value_R in _curves(study, rows, arm).items()}
         if means and (last := means[max(means)]) >= FLOOR:
             result[arm] = 1 - last / float(np.interp(LAST * max(means), list(means), list(means.values())))
@@ -153,6 +163,9 @@ def claim_flags(
             continue  # nothing has been trained
         of_curves = metric.take != "updates"  # whose end is irrelevant once a target is reached
         directed = claim.kind in ("better", "worse", "order") and len(cells) == 2 and not claim.rates
+        if of_curves and (directed or _loss_curve(study)) and (few := [arm for arm in cells if _too_short(rows, arm)]):
+            text = f"the runs of {listed([code(arm) for arm in few])} have too few validations"
+            result.append(f"{text} to see whether they are still learning")
         if of_curves and directed and _cross(*(_curves(study, rows, arm) for arm in cells)):
             result.append(f"the curves of {names} still cross in the last quarter of the updates")
         ours = [(arm, flag) for arm in cells for flag in arms.get(arm, ())]
