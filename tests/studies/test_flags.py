@@ -85,6 +85,17 @@ def test_ends_of_scales(tmp_path):
         assert "at an end" in "; ".join(interaction.flags)
 
 
+def test_a_target_that_no_run_reached_is_an_end_of_the_scale(tmp_path):
+    study = make(metrics=(FAST,), claims=(Claim("", "", "equal", ("16",), 100.0),), blocked=False)
+
+    def score(late: str):
+        return lambda arm, seed: {FAST.label: 40, "not_reached": FAST.label if arm in late.split() else ""}
+
+    [found] = judged(tmp_path, study, written.all_of(study, score("8 16")))
+    assert found.flags == [f"`16` and `8` are at the ceiling of `{FAST.label}`"] and found.word != "agrees"
+    assert judged(tmp_path, study, written.all_of(study, score("16")))[0].flags == []
+
+
 def test_sizes_that_the_loss_does_not_have(tmp_path):
     for changes, flagged in (
         ({"margin": 1.9}, ""),

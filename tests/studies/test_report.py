@@ -191,7 +191,8 @@ def test_means_are_taken_on_the_metrics_scale(tmp_path):
 
 def test_a_target_that_is_not_reached_counts_as_all_updates(tmp_path):
     """By hand: 10, 20 and twice more than 40 make a mean of 27.5; 10, 10, 20 and 20 make 15."""
-    study = make(metrics=(FAST,), seeds=4, arms={"8": {}, "16": {"model.d_model": "16"}})
+    base = small.config(train__evaluate_every=1)
+    study = make(metrics=(FAST,), seeds=4, arms={"8": {}, "16": {"model.d_model": "16"}}, base=base)
     updates, never = {"16": [10, 40, 20, 40], "8": [10, 10, 20, 20]}, {("16", 1), ("16", 3)}
 
     def row(arm: str, seed: int) -> dict[str, object]:

@@ -15,7 +15,7 @@ from transformer.studies import flags, resampling, results, verdicts
 from transformer.studies.flags import Flag
 from transformer.studies.resampling import Row as Sentences
 from transformer.studies.results import Row
-from transformer.studies.study import LAWS, Claim, Metric, Study
+from transformer.studies.study import LAWS, Claim, Metric, Study, arm_configs
 from transformer.studies.verdicts import Data, Finding, Verdict
 
 
@@ -190,7 +190,16 @@ def _data(
     shared = resampling.shared(sentences, metric)
     names = {name for claim in study.claims for name in (*claim.arms, *claim.beyond, claim.against)} | {study.compare_with}
     cells = {name: study.cells(name) for name in names if name and name not in study.arms}
-    return Data(table, metric.higher_is_better, scale_of(metric), study.blocked, shared, cells, metric.label)
+    return Data(
+        table, metric.higher_is_better, scale_of(metric), study.blocked, shared, cells, metric.label, _rounding(metric, study)
+    )
+
+
+def _rounding(metric: Metric, study: Study) -> float:
+    """The number of updates between two validations, to which a count of updates is rounded; else 0."""
+    if metric.take != "updates":
+        return 0.0
+    return max(min(config.train.evaluate_every, config.train.steps) for config in arm_configs(study).values())
 
 
 def _computed(study: Study) -> list[Claim]:
@@ -208,14 +217,15 @@ def _derived(claim: Claim, study: Study, data: Mapping[str, Data], search: Seque
     if claim.ranks:
         tasks = [{arm.removesuffix(f", {task}"): arm for arm in arms} for task, arms in study.groups().items()]
         ranks = contrasts.reciprocal_ranks(first.table, tasks, first.higher_is_better)
-        return Data(ranks, True, blocked=True, name=study.label(claim))
+        return Data(ranks, True, blocked=True, name=study.label(claim), ranked=len(tasks))
 
     def minus(ours: float | None, theirs: float | None) -> float | None:
         return None if ours is None or theirs is None else ours - theirs
 
-    second = data[claim.minus].table
-    table = {arm: [minus(*both) for both in zip(scores, second[arm], strict=True)] for arm, scores in first.table.items()}
-    return dataclasses.replace(first, table=table, scale="linear", shared={}, name=study.label(claim))
+    second = data[claim.minus]
+    table = {arm: [minus(*both) for both in zip(scores, second.table[arm], strict=True)] for arm, scores in first.table.items()}
+    rounding = math.hypot(first.rounding, second.rounding)
+    return dataclasses.replace(first, table=table, scale="linear", shared={}, name=study.label(claim), rounding=rounding)
 
 
 def _best_rates(study: Study, search: Sequence[Row], arm: str) -> list[float | None]:
@@ -252,7 +262,7 @@ def _measure(
     planned: Mapping[tuple, Finding],
 ) -> Measured:
     label, groups = metric.label, study.groups() if known else {"": list(data.table)}
-    estimates = {arm: contrasts.interval(scores, data.scale) for arm, scores in data.table.items()}
+    estimates = {arm: contrasts.interval(scores, data.scale, rounding=data.rounding) for arm, scores in data.table.items()}
     arms = {arm: sum(estimates[other].count > 1 for other in group) for group in groups.values() for arm in group}
     pairs = [(arm, study.against(arm)) for arm in data.table if arm != study.against(arm)]
     errors = [float(found.error) for arm, against in pairs if (found := data.contrast({arm: 1.0, against: -1.0}))]

@@ -30,10 +30,10 @@ RULES = (
     f"Arms are flagged if their loss falls by more than {100 * STEEP:g} % in the last quarter of the updates, if they have not "
     "learned what they were trained on, or if their best learning rate is at the end of its grid. Claims are flagged if a run "
     f"that they compare has fewer than {POINTS} validations, so that the end of its curve shows nothing, if all "
-    f"arms that they compare are within {NEAR:g} of 0 or 100 % or below {FLOOR:g} nats, if the curves of two arms cross in the "
-    "last quarter of the updates (each way outside a 95 % interval), if the margin or the published effect is larger than the "
-    "loss itself, or if a power law does not fit (F test of lack of fit, 5 %). A claim that is flagged, or is about a "
-    "flagged arm, is not decided by this study."
+    f"arms that they compare are within {NEAR:g} of 0 or 100 % or below {FLOOR:g} nats or never reach a target, if the curves "
+    "of two arms cross in the last quarter of the updates (each way outside a 95 % interval), if the margin or the published "
+    "effect is larger than the loss itself, or if a power law does not fit (F test of lack of fit, 5 %). A claim that is "
+    "flagged, or is about a flagged arm, is not decided by this study."
 )
 
 Estimates = Mapping[str, Mapping[str, Estimate]]  # by metric and arm
@@ -62,6 +62,14 @@ def end(metric: Metric, mean: float | None) -> float | None:
     if percent(metric):
         return next((end for end in (0.0, 100.0) if abs(mean - end) <= NEAR), None)
     return 0.0 if is_loss(metric) and mean < FLOOR else None
+
+
+def _end_of(metric: Metric, mean: float | None, rows: Sequence[Row], arm: str) -> float | None:
+    """As `end`. If no run of the arm reached a target, its number of updates is at an end too."""
+    if metric.take != "updates":
+        return end(metric, mean)
+    ran = [row for row in rows if row.arm == arm and row.status == "finished"]
+    return mean if ran and all(metric.label in row.censored for row in ran) else None
 
 
 # --- of arms -----------------------------------------------------------------------------------------------------------
@@ -154,7 +162,7 @@ def claim_flags(
         cells = list(dict.fromkeys(cell for name in each.weights for cell in study.cells(name)))
         names, interaction = listed([code(cell) for cell in cells]), len(each.weights) > 2
         for label in filter(None, (metric.label, claim.minus)):
-            ends = [end(study.metric(label), estimates[label][cell].value) for cell in cells]
+            ends = [_end_of(study.metric(label), estimates[label][cell].value, rows, cell) for cell in cells]
             if interaction and any(at is not None for at in ends):
                 result.append(f"an arm among {names} is at an end of {code(label)}, so differences cannot be compared")
             elif not interaction and len(set(ends)) == 1 and ends[0] is not None:

@@ -159,8 +159,11 @@ def _notes(findings: Findings, measured: Measured) -> list[str]:
         notes.append(
             "Validation runs only every few updates, so the number is that of the first validation at which the target was "
             "reached. A run that never reached it counts with all of its updates; it is neither left out nor counted as 0. So "
-            "the mean is a restricted mean (Royston & Parmar 2013), which is lower than the true one."
+            "the mean is a restricted mean (Royston & Parmar 2013), which is lower than the true one. Intervals and p values "
+            "include a variance of d² / 12 of each run for d updates between validations."
         )
+    if measured.data.ranked:
+        notes.append("No p value is below that of a sign test of all seeds and tasks.")
     if measured.without:
         notes.append(f"Left out, because the metric is missing or not finite: {counted(measured.without, 'finished run')}.")
     return [" ".join(notes)] if notes else []
