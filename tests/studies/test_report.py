@@ -56,6 +56,10 @@ def report_text(folder: Path, study: Study, rows: Iterable[Mapping[str, Any]]) -
     return report.markdown(findings.find(study, results.read(path, study)))
 
 
+def written_rows(folder: Path, study: Study) -> list[results.Row]:
+    return results.read(folder / "results.csv", study)
+
+
 def table(text: str, under: str) -> dict[str, dict[str, str]]:
     """The first table after a heading: cells by arm and column."""
     lines = text[text.index(under) :].splitlines()
@@ -123,6 +127,19 @@ def test_a_sentence_for_each_kind(name, tmp_path):
     study = make(claims=(Claim("so it is", "here", kind, arms, margin),))
     line = verdict(report_text(tmp_path, study, loss(study, **{"a16": 0.2, **offsets})))
     assert line.startswith(f"**Verdict: {word}") and re.search(pattern, line), line
+
+
+@pytest.mark.parametrize("kind, margin, about_zero", [("equal", 0.5, False), ("worse", 0.1, False), ("worse", 0.0, True)])
+def test_p_is_about_a_difference_of_zero(kind, margin, about_zero, tmp_path):
+    """The test of equality or of a margin would be read as one of no difference."""
+    margins = (Claim("so it is", "here", kind, ("16",), margin),)
+    for claims, shown in ((margins, about_zero), ((WORSE, *margins), True), ((*margins, WORSE), True)):
+        study = make(claims=claims)
+        text = report_text(tmp_path, study, loss(study, a16=0.2))
+        row = table(text, "## `validation/nll`")["16"]
+        assert (row["p"], row["comparison"]) == ("< 0.001" if shown else "–", "planned")
+        [line] = [each for each in figures.summary(findings.find(study, written_rows(tmp_path, study))) if each["arm"] == "16"]
+        assert bool(line["p"]) == shown and "about a difference of 0" in text
 
 
 def test_what_diverged_counts_and_what_failed_does_not(tmp_path):

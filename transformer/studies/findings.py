@@ -21,9 +21,9 @@ from transformer.studies.verdicts import Data, Finding, Verdict
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm minus the comparison arm. `planned`: it is part of a claim, and interval and p are those of the claims' family;
-    else they are exploratory and allow for all pairs of arms (Games & Howell 1976). Values that the runs do not give are
-    None."""
+    """An arm minus the comparison arm. `p`: of a difference of 0. `planned`: it is part of a claim, and interval and p are
+    those of the claims' family (without p if all claims about it have a margin); else they are exploratory and allow for all
+    pairs of arms (Games & Howell 1976). Values that the runs do not give are None."""
 
     value: float | None
     interval: Interval | None = None
@@ -128,12 +128,9 @@ def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = (),
     data |= {study.label(claim): _derived(claim, study, data, search) for claim in _computed(study)}
     of_claims = [data[study.label(claim)] for claim in study.claims]
     found = verdicts.judge(study.claims, study.against, of_claims)
-    planned = {
-        (each.name, finding.comparison.key): finding
-        for verdict, each in zip(found, of_claims, strict=True)
-        for finding in verdict.findings
-        if not finding.comparison.law
-    }
+    both = [(each.name, finding) for verdict, each in zip(found, of_claims, strict=True) for finding in verdict.findings]
+    both = sorted(both, key=lambda pair: pair[1].comparison.about_zero)  # the last one of a comparison is kept
+    planned = {(name, finding.comparison.key): finding for name, finding in both if not finding.comparison.law}
     measured = [_measure(metric, study, data[metric.label], known, planned) for metric in study.metrics]
     measured += [
         _measure(Metric(study.label(claim), "higher"), study, data[study.label(claim)], {}, planned)
@@ -289,7 +286,7 @@ def _difference(data: Data, arm: str, against: str, arms: int, planned: Mapping[
         interval = finding.interval
         if interval is not None and not same:
             interval = Interval(-interval.high, -interval.low)
-        return Difference(value, interval, finding.p, True)
+        return Difference(value, interval, finding.p if finding.comparison.about_zero else None, True)
     if not isinstance(contrast, Contrast):
         return Difference(value)
     return Difference(value, *contrasts.games_howell(contrast, arms))

@@ -195,8 +195,10 @@ def _how_computed(findings: Findings) -> list[str]:
         "1947, with fewer degrees of freedom; the limits of a difference follow from those of its means: Zou & Donner 2008). "
         "Planned comparisons are those of the claims. Their p values have Holm's (1979) correction. Their intervals are "
         "simultaneous and agree with his decisions (Strassburger & Bretz 2008): an interval that ends exactly at the bound "
-        "of its claim excludes that bound. All other comparisons are exploratory: their intervals and p values allow for all "
-        "pairs of arms (Games & Howell 1976). All of this is about other seeds on the same data, not about other test sets.",
+        "of its claim excludes that bound. Each p value in a table is about a difference of 0, so a planned comparison with a "
+        "margin has none; its interval and its verdict are about the margin. All other comparisons are exploratory: their "
+        "intervals and p values allow for all pairs of arms (Games & Howell 1976). All of this is about other seeds on the "
+        "same data, not about other test sets.",
         *(
             [(shared if any(measured.data.shared for measured in findings.measured) else "") + two]
             if findings.sentences

@@ -88,6 +88,11 @@ class Comparison:
     law: tuple = ()  # further values that identify a fitted exponent
 
     @property
+    def about_zero(self) -> bool:
+        """Whether its p value is about a difference of 0, and not about a margin."""
+        return set(self.above + self.below) == {0.0}
+
+    @property
     def key(self) -> tuple:
         """The same for a contrast and its negative."""
         names = sorted(self.weights)
