@@ -298,6 +298,19 @@ def test_a_search_may_take_fewer_updates_if_one_arm_is_checked(tmp_path):
     assert parts.count(("check", "b")) == parts.count(("search", "a")) == 3
 
 
+def test_a_target_that_is_added_later_keeps_runs_that_never_reached_it(tmp_path):
+    """They count with all of their updates, as if the metric had been there from the start."""
+    arms, far = {"a": {}, "b": {"model.d_model": "16"}}, Metric("validation/nll", "lower", "updates", -99.0)
+    before, never = Metric("validation/nll", "lower"), Metric("validation/nll", "higher", "updates", 99.0)
+    run_all(plan(arms, metrics=(before, far)), tmp_path / "later")
+    (tmp_path / "later" / "plan.json").unlink()
+    for root in ("later", "once"):
+        run_all(plan(arms, metrics=(before, far, never)), tmp_path / root)
+    assert table(tmp_path / "later") == table(tmp_path / "once")
+    for row in table(tmp_path / "later"):
+        assert (row[never.label], row["not_reached"]) == ("4", f"{far.label}; {never.label}")
+
+
 COMMITTED = ("plan.json", "results.csv", "curves.csv", "sentences.csv", "resamples.csv")
 
 

@@ -257,7 +257,10 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome], rows: Rows | 
         for run in ordered:
             found = outcomes[run]
             if known := (rows or {}).get(run):  # a metric may be new
-                writer.writerow({**{label: each for label, each in found.metrics.items() if math.isfinite(each)}, **known})
+                new_ones = {label: each for label, each in found.metrics.items() if not known.get(label) and each == each}
+                row = {**known, **_values(run, new_ones)}
+                row["not_reached"] = "; ".join(filter(None, (known.get("not_reached"), row["not_reached"])))
+                writer.writerow(row)
             else:
                 writer.writerow(_row(run, found, run.folder(root), curve_of(study)))
     _write_curves_of(plan, root, ordered, rows or {})
@@ -289,11 +292,19 @@ def add_curves(path: Path, rows: Sequence["Row"], study: Study) -> None:
         )
 
 
+def _values(run: Run, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """The columns of metrics: a target that was never reached has all updates of the run, and is in `not_reached`."""
+    never = [label for label, value in metrics.items() if value == math.inf]
+    return {**metrics, **dict.fromkeys(never, run.config.train.steps), "not_reached": "; ".join(never)}
+
+
 def _row(run: Run, found: Outcome, folder: Path, curve: str) -> dict[str, Any]:
     workdir, row = Workdir(folder), {"part": run.part, "arm": run.arm, "seed": run.seed, "status": found.status}
-    row |= {name: run.config.train.steps if value == math.inf else value for name, value in found.metrics.items()}
-    row["not_reached"] = "; ".join(name for name, value in found.metrics.items() if value == math.inf)
-    row |= {"learning_rate": run.config.train.learning_rate, "hash": run.hash, "error": found.error}
+    row |= _values(run, found.metrics) | {
+        "learning_rate": run.config.train.learning_rate,
+        "hash": run.hash,
+        "error": found.error,
+    }
     row |= {"settings": shlex.join(f"{name}={text}" for name, text in changed(run.config).items())}
     row |= {"sources": " ".join(f"{name}={digest}" for name, digest in plans.sources(run.config).items())}
     row["cuts"] = json.dumps(cuts.to_json(_cuts(workdir)), ensure_ascii=False) if row["status"] == "finished" else ""
