@@ -115,20 +115,28 @@ def test_what_was_not_learned(tmp_path):
 
 
 def test_a_rate_at_the_end_of_its_grid(tmp_path):
-    study = make(learning_rates=(0.1, 0.2, 0.4))
+    study = make(learning_rates=(0.1, 0.2, 0.4), search_seeds=1)
     rows = [row | {"learning_rate": 0.4 if row["arm"] == "16" else 0.2} for row in loss(study)]
     scores = {(arm, rate): (arm == "16") * -rate + abs(rate - 0.2) for arm in study.arms for rate in study.learning_rates}
     rows += [
         written.row(study, arm, SEARCH_SEED, part="search", learning_rate=rate, **{NLL.label: score})
         for (arm, rate), score in scores.items()
     ]
-    assert (
-        flags(tmp_path, study, rows) == "`16` may not be at its best learning rate: the chosen rate is at the end of its grid"
-    )
+    end = "`16` may not be at its best learning rate: the chosen rate is at the end of its grid"
+    assert flags(tmp_path, study, rows) == end
+    missing = "`16` may not be at its best learning rate: a run of its search failed or is missing"
+    [last] = [
+        number for number, row in enumerate(rows) if (row["part"], row["arm"], row["learning_rate"]) == ("search", "16", 0.1)
+    ]
+    for left in (rows[:last] + rows[last + 1 :], [row | {"status": "failed"} if row is rows[last] else row for row in rows]):
+        assert flags(tmp_path, study, left) == f"{end}; {missing}"
+    [beyond] = [row for row in rows if (row["part"], row["arm"], row["learning_rate"]) == ("search", "16", 0.4)]
+    failed = [*rows, beyond | {"learning_rate": 0.8, "status": "failed", NLL.label: ""}]
+    assert flags(tmp_path, study, failed) == f"{end}; {missing}"  # a rate that failed has not been tried
 
 
 def test_a_count_of_updates_needs_the_best_rate_but_not_the_end_of_a_curve(tmp_path):
-    study = make(metrics=(FAST, NLL), learning_rates=(0.1, 0.2, 0.4), blocked=False)
+    study = make(metrics=(FAST, NLL), learning_rates=(0.1, 0.2, 0.4), search_seeds=1, blocked=False)
     still = curve(3, 2.5, 2.4, 2.3, 2.0)
     rows = [row | still | {"learning_rate": 0.4, FAST.label: 10 * int(row["arm"]) + row["seed"]} for row in loss(study)]
     rows += [

@@ -276,7 +276,12 @@ def test_other_pairs_are_exploratory(tmp_path):
 def test_settings_are_those_that_ran(tmp_path):
     base = small.config(data__directory="/home/someone/corpus", train__learning_rate=None)
     study = make(
-        base=base, learning_rates=(0.1, 0.2), arms={"8": {}, "pre": {"model.norm_order": "pre"}}, claims=(), compare_with="8"
+        base=base,
+        learning_rates=(0.1, 0.2),
+        search_seeds=1,
+        arms={"8": {}, "pre": {"model.norm_order": "pre"}},
+        claims=(),
+        compare_with="8",
     )
     rows = loss(study)
     for row in rows:
@@ -336,6 +341,11 @@ def test_claims_about_the_best_learning_rate(tmp_path):
     assert same.word == "disagrees" and same.verdict.findings[0].value == pytest.approx(means[1] - means[0])
     text = report.markdown(findings.find(study, results.read(path, study)))
     assert "`log2 of the best learning rate`" in text
+    search[0] |= {"status": "failed", NLL.label: ""}  # it says nothing about the rate, so neither does its seed
+    written.write(tmp_path, study, [*search, *rows])
+    found = findings.find(study, results.read(path, study))
+    [log2] = [each.data.table for each in found.measured if each.metric.label.startswith("log2")]
+    assert log2["8"] == [None, *(pytest.approx(point) for point in best["8"][1:])] and None not in log2["16"]
 
 
 LONG = Metric("test/exact_match@21-40", "higher", scale="linear")

@@ -256,8 +256,55 @@ def test_learning_rates_are_chosen_on_validation(tmp_path):
     found = {
         run: results.Outcome("finished", {"validation/bleu": run.config.train.learning_rate or 0}) for run in higher.search()
     }
+    found = results.tried(higher.study, found)
     assert results.choose(higher.study, found) == {"a": 0.2, "b": 0.2}
     assert results.extended_grids(higher.study, found) == {"a": [0.4], "b": [0.4]}
+
+
+def test_an_arm_whose_search_is_incomplete_has_no_rate(tmp_path):
+    """Neither from the rates that are complete, nor from the runs that finished at a rate; and so it has no runs."""
+    changes = {"learning_rates": (0.15, 0.3, 0.6), "search_fraction": 0.5, "search_check": "b"}
+    made = plan({"a": {}, "b": {"model.d_model": "16"}}, **changes)
+    done = {run: results.Outcome("finished", {"validation/nll": run.config.train.learning_rate}) for run in made.search()}
+    failed = results.Outcome("failed")
+
+    def chosen(outcomes) -> tuple[dict[str, float], dict[str, list[float]]]:
+        known = results.tried(made.study, outcomes)
+        return results.choose(made.study, known), results.extended_grids(made.study, known)
+
+    assert chosen(done) == ({"a": 0.15, "b": 0.15}, {"a": [0.075], "b": [0.075]})
+    for run in made.search():
+        others = {other: found for other, found in done.items() if other != run}
+        left = {"a", "b"} - {run.arm}
+        assert set(chosen(others)[0]) == set(chosen(others)[1]) == set(chosen(others | {run: failed})[0]) == left
+    no_search = {run: failed if (run.arm, run.part) == ("b", "search") else found for run, found in done.items()}
+    assert chosen(no_search) == ({"a": 0.15}, {"a": [0.075]})
+    diverged = {run: results.Outcome("diverged") if run.config.train.learning_rate != 0.6 else done[run] for run in done}
+    assert chosen(diverged)[0] == {"a": 0.6, "b": 0.6}
+
+
+def test_rates_are_chosen_by_counts_of_updates_as_they_are_reported():
+    """By hand: 1 and all 4 updates are 2.5 in the mean, less than 3."""
+    metric = Metric("validation/nll", "lower", "updates", 0.5)
+    made = plan({"a": {}, "b": {"model.d_ff": "9"}}, learning_rates=(0.2, 0.1), metrics=(metric,))
+    never = {(0.2, study.SEARCH_SEED): 1, (0.2, study.SEARCH_SEED + 1): math.inf}
+    found = {
+        run: results.Outcome("finished", {metric.label: never.get((run.config.train.learning_rate, run.seed), 3)})
+        for run in made.search()
+    }
+    assert results.choose(made.study, results.tried(made.study, found)) == {"a": 0.2, "b": 0.2}
+
+
+def test_a_search_that_is_stopped_is_not_compared_with_the_rates_of_finished_runs(tmp_path):
+    made = plan({"a": {}, "b": {"model.d_model": "16"}}, learning_rates=(0.6, 1.2), seeds=1)
+    run_all(made, tmp_path)
+    lines = (tmp_path / "results.csv").read_text().splitlines(keepends=True)
+    for run in made.search({arm: [0.3, 0.15] for arm in "ab"}):
+        shutil.rmtree(run.folder(tmp_path), ignore_errors=True)
+        lines = [line for line in lines if run.hash not in line]
+    (tmp_path / "results.csv").write_text("".join(lines))
+    found, _ = run_all(made, tmp_path, Stopping(1))
+    assert found.stopped and {row["learning_rate"] for row in table(tmp_path) if row["part"] == "study"} == {"0.3"}
 
 
 def test_a_grid_of_learning_rates_grows_twice_at_most(tmp_path):

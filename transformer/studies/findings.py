@@ -226,13 +226,15 @@ def _derived(claim: Claim, study: Study, data: Mapping[str, Data], search: Seque
 
 
 def _best_rates(study: Study, search: Sequence[Row], arm: str) -> list[float | None]:
-    """The base-2 logarithm of the arm's best learning rate for each seed of the search."""
-    metric, result = results.chooser(study), []
-    ours = [row for row in search if row.part == "search" and row.arm == arm and row.learning_rate is not None]
-    for seed in sorted({row.seed for row in ours}):
-        tried = [(row.learning_rate or 0.0, row.values.get(metric.label, math.nan)) for row in ours if row.seed == seed]
-        scores = {math.log2(rate): score for rate, score in results.mean_scores(metric, tried).items()}
-        result.append(lowest_point(scores) if any(map(math.isfinite, scores.values())) else None)
+    """The base-2 logarithm of the arm's best learning rate for each seed of the search; None if all of the seed's runs
+    diverged, or one failed or is missing."""
+    ours = [run for run in results.tried_in(study, search) if (run.arm, run.part) == (arm, "search")]
+    result: list[float | None] = []
+    for seed in sorted({run.seed for run in ours}):
+        by_rate = results.mean_scores(study, [run for run in ours if run.seed == seed], 1)
+        scores = {math.log2(rate): score for rate, score in by_rate.items()}
+        unknown = any(map(math.isnan, scores.values())) or not any(map(math.isfinite, scores.values()))
+        result.append(None if unknown else lowest_point(scores))
     return result
 
 

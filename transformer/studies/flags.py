@@ -88,32 +88,40 @@ def arm_flags(study: Study, rows: Sequence[Row], search: Sequence[Row], estimate
         if fall > STEEP:
             text = f"is still learning: its loss falls by {100 * fall:.0f} % in the last quarter of the updates"
             result[arm].append(Flag(text, of_curve=True))
+    doubtful = "may not be at its best learning rate"
     for arm in at_the_end(study, rows, search):
-        result[arm].append(Flag("may not be at its best learning rate: the chosen rate is at the end of its grid"))
-    if study.search_fraction < 1 and len({best_rate(study, search, study.search_check, part) for part in PARTS}) > 1:
-        text = f"may not be at its best learning rate: all updates choose another than {study.search_fraction:g} of them"
+        result[arm].append(Flag(f"{doubtful}: the chosen rate is at the end of its grid"))
+    for arm in incomplete(study, rows, search):
+        result[arm].append(Flag(f"{doubtful}: a run of its search failed or is missing"))
+    if study.search_fraction < 1 and len(set(checked(study, search))) > 1:
+        text = f"{doubtful}: all updates choose another than {study.search_fraction:g} of them"
         for doubts in result.values():
             doubts.append(Flag(text))
     return {arm: doubts for arm, doubts in result.items() if doubts}
 
 
-PARTS = ("search", "check")
-
-
 def at_the_end(study: Study, rows: Sequence[Row], search: Sequence[Row]) -> list[str]:
-    """Arms whose learning rate is the smallest or the largest of those that were tried."""
-    chosen = {row.arm: row.learning_rate for row in rows}
-    tried = {arm: {row.learning_rate for row in search if row.arm == arm and row.learning_rate} for arm in study.arms}
-    return [arm for arm, rates in tried.items() if len(rates) > 1 and chosen.get(arm) in (min(rates), max(rates))]
+    """Arms whose learning rate is the smallest or the largest of those that have a score."""
+    result, runs = [], results.tried_in(study, search)
+    for arm, chosen in {row.arm: row.learning_rate for row in rows}.items():
+        scores = results.mean_scores(study, [run for run in runs if (run.arm, run.part) == (arm, "search")], study.search_seeds)
+        known = [rate for rate, score in scores.items() if not math.isnan(score)]
+        if len(scores) > 1 and known and chosen in (known[0], known[-1]):
+            result.append(arm)
+    return result
 
 
-def best_rate(study: Study, search: Sequence[Row], arm: str, part: str) -> float | None:
-    """The learning rate that one part of the search would choose."""
-    metric = results.chooser(study)
-    rows = [row for row in search if row.part == part and row.arm == arm]
-    tried = [(row.learning_rate, row.values.get(metric.label, math.nan)) for row in rows if row.learning_rate is not None]
-    means = results.mean_scores(metric, tried)
-    return min(means, key=means.__getitem__, default=None)
+def incomplete(study: Study, rows: Sequence[Row], search: Sequence[Row]) -> list[str]:
+    """Arms that have runs although a run of their search failed or is missing."""
+    chosen = results.choose(study, results.tried_in(study, search)) if search else study.arms
+    ran = {row.arm for row in rows}
+    return [arm for arm in study.arms if arm in ran and arm not in chosen]
+
+
+def checked(study: Study, search: Sequence[Row]) -> list[float | None]:
+    """The learning rates that the search with fewer updates and the one with all updates choose for the same arm."""
+    runs = results.tried_in(study, search)
+    return [results.best_rate(study, runs, study.search_check, part) for part in ("search", "check")]
 
 
 def _loss_curve(study: Study) -> bool:

@@ -245,7 +245,7 @@ def _search(findings: Findings) -> list[str]:
             taken = f"{chosen[arm]:g}" if chosen.get(arm) else ABSENT
             lines.append([code(name.format(arm)), *cells, taken])
     if study.search_fraction < 1:
-        short, whole = (flags.best_rate(study, findings.search, study.search_check, part) for part in flags.PARTS)
+        short, whole = flags.checked(study, findings.search)
         same = "the same rate as" if short == whole else "**another rate than**"
         doubts += [f"a search with all updates chooses {same} one with {study.search_fraction:g} of them"]
     note = (

@@ -14,7 +14,7 @@ import shlex
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from transformer import cuts
 from transformer.config import Config
@@ -92,41 +92,85 @@ def chooser(study: Study) -> Metric:
 EXTENSIONS = 2  # how often a grid of learning rates is extended
 
 
-def search_scores(study: Study, outcomes: Mapping[Run, Outcome], part: str) -> dict[str, dict[float, float]]:
-    """By arm, the mean score of each learning rate; lower is better, and inf if a run diverged. Rates whose runs failed are
-    absent."""
-    metric = chooser(study)
-    tried: dict[str, list[tuple[float, float]]] = {}
+class Tried(NamedTuple):
+    """A run of the search for learning rates. `value`: of the metric that chooses them; nan if the run has none."""
+
+    arm: str
+    part: str
+    seed: int
+    rate: float
+    value: float
+    status: str
+
+
+def tried(study: Study, outcomes: Mapping[Run, Outcome]) -> list[Tried]:
+    """The runs of the search that have ended. A target that was never reached counts with all updates of the run."""
+    label, result = chooser(study).label, []
     for run, found in outcomes.items():
-        rate = run.config.train.learning_rate
-        if run.part == part and found.status != "failed" and rate is not None:
-            tried.setdefault(run.arm, []).append((rate, found.metrics.get(metric.label, math.nan)))
-    return {arm: mean_scores(metric, each) for arm, each in tried.items()}
+        rate, value = run.config.train.learning_rate, found.metrics.get(label, math.nan)
+        if run.part != "study" and rate is not None:
+            value = run.config.train.steps if value == math.inf else value
+            result.append(Tried(run.arm, run.part, run.seed, rate, value, found.status))
+    return result
 
 
-def mean_scores(metric: Metric, tried: Iterable[tuple[float, float]]) -> dict[float, float]:
-    """The mean score of each learning rate, from (rate, value) of runs; lower is better, and inf if a value is not finite."""
-    scores: dict[float, list[float]] = {}
-    for rate, value in tried:
-        score = -value if metric.higher_is_better else value
-        scores.setdefault(rate, []).append(score if math.isfinite(score) else math.inf)
-    return {rate: statistics.fmean(scores[rate]) for rate in sorted(scores)}
+def tried_in(study: Study, rows: Iterable["Row"]) -> list[Tried]:
+    """As `tried`, from the rows of a results.csv."""
+    label = chooser(study).label
+    return [
+        Tried(row.arm, row.part, row.seed, row.learning_rate, row.values.get(label, math.nan), row.status)
+        for row in rows
+        if row.part != "study" and row.learning_rate is not None
+    ]
 
 
-def choose(study: Study, outcomes: Mapping[Run, Outcome]) -> dict[str, float]:
-    """The best learning rate of each arm; the smallest if all runs diverged; none if all runs of the arm's search failed.
+def mean_scores(study: Study, runs: Sequence[Tried], seeds: int) -> dict[float, float]:
+    """The mean score of each learning rate, from the runs of one arm and part; empty without a run. Lower is better. inf: a run
+    diverged. nan: unknown, because one of `seeds` runs failed or is missing."""
+    metric, result = chooser(study), {}
+    for rate in sorted({*study.learning_rates, *(run.rate for run in runs)}) if runs else ():
+        ours = [run for run in runs if run.rate == rate]
+        whole = len(ours) >= seeds and all(run.status != "failed" for run in ours)
+        values = [run.value if run.status == "finished" else math.nan for run in ours]
+        scores = [(-value if metric.higher_is_better else value) if math.isfinite(value) else math.inf for value in values]
+        result[rate] = statistics.fmean(scores) if whole else math.nan
+    return result
 
-    For the arm that was also tried with all updates, only those runs count.
+
+def best_rate(study: Study, runs: Iterable[Tried], arm: str, part: str) -> float | None:
+    """The learning rate that one part of the search chooses: the smallest if all runs diverged, None if a run failed or is
+    missing."""
+    scores = mean_scores(study, [run for run in runs if (run.arm, run.part) == (arm, part)], study.search_seeds)
+    return None if any(map(math.isnan, scores.values())) else min(scores, key=scores.__getitem__, default=None)
+
+
+def choose(study: Study, runs: Sequence[Tried]) -> dict[str, float]:
+    """The best learning rate of each arm; none if a run of the arm's search failed or is missing.
+
+    For the arm that was also tried with all updates, those runs decide.
     """
-    known = search_scores(study, outcomes, "search") | search_scores(study, outcomes, "check")
-    return {arm: min(rates, key=rates.__getitem__) for arm, rates in known.items()}
-
-
-def extended_grids(study: Study, outcomes: Mapping[Run, Outcome]) -> dict[str, list[float]]:
-    """For arms whose best rate is at an end of the grid, the next rate beyond that end, if the grid may still be extended."""
     result = {}
-    for arm, best in choose(study, outcomes).items():
-        rates = sorted(search_scores(study, outcomes, "search")[arm])
+    for arm in study.arms:
+        checked = study.search_fraction < 1 and arm == study.search_check
+        rates = [best_rate(study, runs, arm, part) for part in (("search", "check") if checked else ("search",))]
+        if None not in rates:
+            result[arm] = rates[-1]
+    return result
+
+
+def rates_tried(runs: Iterable[Tried]) -> dict[str, list[float]]:
+    """By arm, the learning rates of its search, from the smallest."""
+    result: dict[str, set[float]] = {}
+    for run in runs:
+        result.setdefault(run.arm, set()).add(run.rate)
+    return {arm: sorted(rates) for arm, rates in result.items()}
+
+
+def extended_grids(study: Study, runs: Sequence[Tried]) -> dict[str, list[float]]:
+    """For arms whose best rate is at an end of the grid, the next rate beyond that end, if the grid may still be extended."""
+    result, known = {}, rates_tried(runs)
+    for arm, best in choose(study, runs).items():
+        rates = known[arm]
         beyond = best / 2 if best == rates[0] else best * 2 if best == rates[-1] else None
         if beyond is not None and len(rates) < len(study.learning_rates) + EXTENSIONS and len(study.learning_rates) > 1:
             result[arm] = [beyond]

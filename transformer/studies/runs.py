@@ -89,11 +89,12 @@ def run_all(plan: Plan, root: Path, train: Train, place: Place, stream: TextIO |
             tried = plan.search()
             while tried and not stop:
                 all_of(tried, [*study.metrics, results.chooser(study)])
-                begun = plan.search(results.search_scores(study, found, "search"))
-                tried = missing(begun) or missing(plan.search(results.extended_grids(study, found)))
-            rates = results.choose(study, found)
-            _check_rates(root, rows, rates if study.learning_rates else {})
+                ended_runs = results.tried(study, found)
+                begun = plan.search(results.rates_tried(ended_runs))
+                tried = missing(begun) or missing(plan.search(results.extended_grids(study, ended_runs)))
+            rates = results.choose(study, results.tried(study, found))
             if not stop:
+                _check_rates(root, rows, rates)
                 all_of(plan.runs(rates), study.metrics)
             if not stop and (seeds := findings.seeds_needed(study, root)) > study.seeds:
                 all_of(plan.runs(rates, seeds), study.metrics)
