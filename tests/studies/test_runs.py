@@ -498,6 +498,27 @@ def test_the_plan_is_written_before_the_first_run(tmp_path):
         plans.followed(made.study, tmp_path)
 
 
+def test_a_plan_is_followed_if_each_arm_has_its_settings_by_name(tmp_path):
+    """A renamed setting is the same one only if its old name is gone."""
+    arms = {"a": {"model.d_model": "16", "model.num_heads": "2"}, "b": {"model.d_model": "8", "model.num_heads": "4"}}
+    made = plan(arms, base=small.config())
+    plans.record(made.study, tmp_path, 0)
+
+    def of(arms) -> str:
+        return plans.followed(dataclasses.replace(made.study, arms=arms), tmp_path)
+
+    assert "and was followed" in of(arms) and "and was followed" in of(dict(reversed(arms.items())))
+    swapped = {"a": {"model.d_model": "2", "model.num_heads": "16"}, "b": arms["b"]}
+    exchanged = {"a": arms["b"], "b": arms["a"]}
+    other = {"a": {"model.d_model": "16", "model.num_kv_heads": "2"}, "b": arms["b"]}
+    for changed in (exchanged, other, {"a": arms["a"], "b": {}}, {"a": arms["a"]}):
+        assert "**not followed**: arms" in of(changed)
+    assert not plans._same_arms(made.study.arms, swapped, ())
+    older = {"a": {"model.width": "16", "model.num_heads": "2"}, "b": {"model.width": "8", "model.num_heads": "4"}}
+    assert plans._same_arms(older, arms, ["model.d_model", "model.num_heads"])
+    assert not plans._same_arms(older, arms, ["model.d_model", "model.num_heads", "model.width"])
+
+
 def test_a_run_that_ends_far_above_its_best_has_diverged(tmp_path):
     workdir = Workdir(tmp_path)
     rows = [{"step": step, "train/loss": 1.0, "validation/loss": loss} for step, loss in ((1, 2.0), (2, 1.0), (3, 1.4))]

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -258,7 +258,8 @@ def followed(study: Study, folder: Path) -> str:
     differ = sorted(name for name in now if name not in ("base", "arms") and not _as_planned(name, known.plan, now, default))
     if other_settings(study.base, _flat(known.plan.get("base", {})), known.defaults):
         differ.append("base")
-    if _values(known.plan.get("arms", {})) != _values(now["arms"]):
+    exist = {name for config in arm_configs(study).values() for name in _texts(config)}
+    if not _same_arms(known.plan.get("arms", {}), now["arms"], exist):
         differ.append("arms")
     when = "before the first run" if not known.before else f"after {counted(known.before, 'run')}"
     text = f"The plan (plan.json, {known.hash}) was written on {known.written[:10]}, {when}"
@@ -279,9 +280,20 @@ def _as_planned(name: str, plan: Mapping[str, Any], now: Mapping[str, Any], defa
     return plan.get(name, default[name]) == now[name]
 
 
-def _values(arms: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
-    """By arm, the values of its settings without their names, which may have changed."""
-    return {name: sorted(changes.values()) for name, changes in arms.items()}
+def _same_arms(planned: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]], exist: Collection[str]) -> bool:
+    """Whether all arms have the settings that were planned. A setting may have another name if its value is the same and the
+    old name does not `exist` any more."""
+
+    def renamed(arm: str) -> dict[str, str]:
+        result, new = {}, {name: text for name, text in now[arm].items() if name not in planned[arm]}
+        for name, text in planned[arm].items():
+            known = name in now[arm] or name in exist
+            other = None if known else next((other for other, value in new.items() if value == text), None)
+            new.pop(other or "", None)
+            result[other or name] = text
+        return result
+
+    return set(planned) == set(now) and all(renamed(arm) == dict(now[arm]) for arm in now)
 
 
 def _flat(base: Mapping[str, Any]) -> dict[str, str]:
