@@ -317,6 +317,15 @@ def test_detectable_effect_is_statsmodels():
     assert many > one and contrasts.detectable(0.0, 5, 1) == 0.0
 
 
+@pytest.mark.parametrize("weights", [(1, -1), (1, -1, -1, 1), (-0.5, 0, 0.5), (0.5, 0.5, -0.5, -0.5)])
+def test_what_is_expected_is_what_equal_variances_give(weights):
+    one = np.array([1.0, 2.0, 4.0, 3.0])
+    found = Contrast.of([one + n for n in range(len(weights))], weights)
+    error, freedom = contrasts.expected(weights, 4)
+    assert error == pytest.approx(found.error / one.std(ddof=1)) and freedom == pytest.approx(found.freedom)
+    assert contrasts.expected(weights, 4, blocked=True) == (error, 3)
+
+
 def test_simulated_studies_find_what_they_should():
     effect, margin = (solve(1 / math.sqrt(4), 3, 2) for solve in (contrasts.detectable, contrasts.provable_margin))
     values_NxR = np.random.default_rng(0).normal(size=(4000, 4))

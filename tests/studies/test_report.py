@@ -341,6 +341,8 @@ def test_claims_about_the_best_learning_rate(tmp_path):
     assert same.word == "disagrees" and same.verdict.findings[0].value == pytest.approx(means[1] - means[0])
     text = report.markdown(findings.find(study, results.read(path, study)))
     assert "`log2 of the best learning rate`" in text
+    more = dataclasses.replace(study, max_seeds=30, claims=(dataclasses.replace(claims[1], margin=0.05),))
+    assert findings.seeds_needed(more, tmp_path) == 5  # seeds of the study do not help
     search[0] |= {"status": "failed", NLL.label: ""}  # it says nothing about the rate, so neither does its seed
     written.write(tmp_path, study, [*search, *rows])
     found = findings.find(study, results.read(path, study))
@@ -449,6 +451,8 @@ def test_seeds_are_added_until_the_claim_could_be_shown(tmp_path):
         other = dataclasses.replace(study, claims=(dataclasses.replace(claim, effect=effect),))
         assert findings.seeds_needed(other, tmp_path) == seeds
     assert findings.seeds_needed(dataclasses.replace(study, max_seeds=0), tmp_path) == 3
+    margin = dataclasses.replace(study, claims=(dataclasses.replace(claim, effect=0.52, margin=0.5),))
+    assert findings.seeds_needed(margin, tmp_path) == needed[0]  # what is to be shown is the effect above the margin
 
 
 def test_words_of_others_are_no_markup(tmp_path):

@@ -403,6 +403,13 @@ def studentized_range_bound(alpha: float, arms: int, freedom: float) -> float:
 # --- what a study can show ---------------------------------------------------------------------------------------------
 
 
+def expected(weights: Sequence[float], runs: int, blocked: bool = False) -> tuple[float, float]:
+    """Standard error and degrees of freedom of a contrast of arms with equal variances, in standard deviations of runs."""
+    square, least = sum(weight**2 for weight in weights), runs - 1
+    welch = least * square**2 / sum(weight**4 for weight in weights)
+    return math.sqrt(square / runs), least if blocked else least + (1 - 2 / runs) * (welch - least)
+
+
 def detectable(error: float, freedom: float, tests: int, power: float = 0.8, level: float = 0.95) -> float:
     """The smallest true contrast that is found with probability `power` as the first of `tests` tests with Holm's correction.
 

@@ -54,7 +54,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim, its verdict, and the data of its metric. `claimed`: the effect or margin that the claim states, or None.
+    """A claim, its verdict, and the data of its metric. `claimed`: the effect, above its margin, or the margin that the claim
+    states, or None.
     `least`: the smallest effect or margin that the study can show, or None if it can show nothing. `flags`: the reasons why the
     study does not decide the claim."""
 
@@ -159,7 +160,7 @@ def seeds_needed(study: Study, root: Path) -> int:
     needed = study.seeds
     for judged in find(study, rows).judged:
         solve = contrasts.provable_margin if judged.claim.kind == "equal" else contrasts.detectable
-        for finding in judged.verdict.findings:
+        for finding in judged.verdict.findings if not judged.claim.rates else ():  # which are about the seeds of the search
             if judged.claimed is None or finding.error is None or finding.freedom is None:
                 continue
             for seeds in range(study.seeds, study.max_seeds + 1):
@@ -313,4 +314,5 @@ def _judged(claim: Claim, verdict: Verdict, data: Data) -> Judged:
     known = [(each.error, each.freedom) for each in verdict.findings if each.error is not None and each.freedom is not None]
     whole = len(known) == len(verdict.findings)
     least = max((solve(error, freedom, verdict.tests) for error, freedom in known), default=None) if whole else None
-    return Judged(claim, verdict, data, claim.effect or claim.margin or None, least)
+    claimed = (claim.margin or None) if claim.effect is None else claim.effect - claim.margin
+    return Judged(claim, verdict, data, claimed, least)

@@ -19,9 +19,9 @@ from transformer.config import Config
 from transformer.errors import UserError, counted, nearest
 from transformer.files import new_file
 from transformer.registry import Component
-from transformer.statistics.contrasts import detectable
-from transformer.studies.study import SEARCH_SEED, Claim, Fair, Metric, Study, arm_configs
-from transformer.studies.verdicts import planned
+from transformer.statistics.contrasts import detectable, expected, provable_margin
+from transformer.studies.study import LAWS, SEARCH_SEED, Claim, Fair, Metric, Study, arm_configs
+from transformer.studies.verdicts import comparisons, planned
 from transformer.training import costs as cost_lib
 
 TOLERANCE: Mapping[Fair, float] = {"steps": 0.0, "tokens": 0.0, "flops": 0.05, "parameters": 0.05}
@@ -445,17 +445,37 @@ def _counted_runs(plan: Plan, runs: Sequence[Run]) -> str:
 
 
 def _power(study: Study) -> str:
-    """The difference that can be found with this number of seeds, in standard deviations of runs, which are not known yet."""
+    """What can be found with this number of seeds, in standard deviations of runs, which are not known yet."""
     if study.seeds < 2:
         return "with one seed no difference can be distinguished from noise; raise config.seeds"
-    tests = max(planned(study), 1)
-    names = " and ".join(dict.fromkeys(study.label(claim) for claim in study.claims)) or study.metrics[0].label
-    freedom = (study.seeds - 1) * (1 if study.blocked else 2 - 2 / study.seeds)
-    least = detectable(math.sqrt(2 / study.seeds), freedom, tests)
+    tests, found = max(planned(study), 1), dict[tuple[str, str], float]()
+    for claim in study.claims or [Claim("", "", "better", ())]:
+        for weights in _weights(study, claim):
+            solve = provable_margin if claim.kind == "equal" else detectable
+            blocked = not claim.rates and (study.blocked or claim.ranks)
+            least = solve(*expected(weights, study.search_seeds if claim.rates else study.seeds, blocked), tests)
+            slope = "a rise or fall with each doubling of" if claim.kind in ("rises", "falls") else ""
+            other = "a difference of differences of" if claim.beyond else "a difference of"
+            key = ("equality within" if claim.kind == "equal" else slope or other, study.label(claim))
+            found[key] = max(found.get(key, 0.0), least)
+    if not found:
+        return "how precisely exponents can be fitted is not known before the runs"
+    able = "; ".join(f"{what} {least:.2g} in {label}" for (what, label), least in found.items())
     return (
-        f"in {names} a difference of {least:.2g} standard deviations or more is found with a probability of 80 % "
-        f"(of runs of one arm with different seeds; {counted(tests, 'planned comparison')})"
+        f"found with a probability of 80 %: {able} (in standard deviations of runs of one arm with different seeds; "
+        f"{counted(tests, 'planned comparison')})"
     )
+
+
+def _weights(study: Study, claim: Claim) -> list[list[float]]:
+    """The weights of each comparison of a claim, for all arms; of two arms without a claim about any."""
+    if not claim.arms:
+        return [[1.0, -1.0]]
+    result = []
+    for comparison in comparisons(claim, study.against, True) if claim.kind not in LAWS else ():
+        each = [(weight, 1 if claim.ranks else len(study.cells(name))) for name, weight in comparison.weights.items()]
+        result.append([weight / arms for weight, arms in each for _ in range(arms)])
+    return result
 
 
 def duration(seconds: float) -> str:
