@@ -519,6 +519,21 @@ def test_a_plan_is_followed_if_each_arm_has_its_settings_by_name(tmp_path):
     assert not plans._same_arms(older, arms, ["model.d_model", "model.num_heads", "model.width"])
 
 
+def test_rows_are_about_the_defaults_that_the_plan_records(tmp_path):
+    """The default of a setting changes after the plan is written: later rows state the setting, and can be read."""
+    made = plan({"a": {}, "b": {"model.d_model": "16"}})
+    (tmp_path / "first").mkdir()
+    plans.record(made.study, tmp_path / "first", 0)
+    known = json.loads((tmp_path / "first" / "plan.json").read_text())
+    assert known["defaults"]["model.norm_order"] == "post"
+    known["defaults"]["model.norm_order"] = "pre"
+    (tmp_path / "first" / "plan.json").write_text(json.dumps(known))
+    run_all(made, tmp_path / "first")
+    assert all("model.norm_order=post" in row["settings"].split() for row in table(tmp_path / "first"))
+    _, output = run_all(made, elsewhere(tmp_path / "first", tmp_path / "second"))
+    assert output == "4 of 4 runs are done already\n"
+
+
 def test_a_run_that_ends_far_above_its_best_has_diverged(tmp_path):
     workdir = Workdir(tmp_path)
     rows = [{"step": step, "train/loss": 1.0, "validation/loss": loss} for step, loss in ((1, 2.0), (2, 1.0), (3, 1.4))]

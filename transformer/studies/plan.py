@@ -117,10 +117,10 @@ SCORING = (
 )  # may change in a workdir, not in a study
 
 
-def changed(config: Config) -> dict[str, str]:
+def changed(config: Config, before: Mapping[str, str] | None = None) -> dict[str, str]:
     """The settings except the seed that differ from their defaults, by name, as on the command line. Of a path only the last
-    part."""
-    default = defaults()
+    part. `before`: earlier defaults of the library, to be used instead of those of now."""
+    default = before or defaults()
     return {name: text for name, text in _texts(config).items() if name != "train.seed" and text != default.get(name)}
 
 

@@ -1,8 +1,8 @@
 """The results of runs: reads them from workdirs, chooses learning rates, and keeps results.csv and curves.csv.
 
 results.csv has a row for each run, with everything that a report needs: its metrics, the settings that differ from the defaults
-(`name=value`, as on the command line), and a curve (`update:value`, at most 50 of them). So a report can be made again even if
-the workdirs are gone.
+that plan.json records (`name=value`, as on the command line), and a curve (`update:value`, at most 50 of them). So a report can
+be made again even if the workdirs are gone.
 """
 
 import csv
@@ -279,6 +279,8 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome], rows: Rows | 
     """Writes a row for every run with an outcome, in the order of the study's arms and seeds, and the whole file at once. Runs
     that have a row in `rows` keep it."""
     arms, study = list(plan.configs), plan.study
+    planned = plans.recorded(root)
+    before = planned.defaults if planned else {}
     ordered = sorted(outcomes, key=lambda run: (run.part, arms.index(run.arm), run.seed, run.config.train.learning_rate or 0))
     head = ["part", "arm", "seed", "status", *(metric.label for metric in columns(study)), "learning_rate", "parameters"]
     head += [
@@ -306,7 +308,7 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome], rows: Rows | 
                 row["not_reached"] = "; ".join(filter(None, (known.get("not_reached"), row["not_reached"])))
                 writer.writerow(row)
             else:
-                writer.writerow(_row(run, found, run.folder(root), curve_of(study)))
+                writer.writerow(_row(run, found, run.folder(root), curve_of(study), before))
     _write_curves_of(plan, root, ordered, rows or {})
 
 
@@ -342,14 +344,14 @@ def _values(run: Run, metrics: Mapping[str, float]) -> dict[str, Any]:
     return {**metrics, **dict.fromkeys(never, run.config.train.steps), "not_reached": "; ".join(never)}
 
 
-def _row(run: Run, found: Outcome, folder: Path, curve: str) -> dict[str, Any]:
+def _row(run: Run, found: Outcome, folder: Path, curve: str, before: Mapping[str, str]) -> dict[str, Any]:
     workdir, row = Workdir(folder), {"part": run.part, "arm": run.arm, "seed": run.seed, "status": found.status}
     row |= _values(run, found.metrics) | {
         "learning_rate": run.config.train.learning_rate,
         "hash": run.hash,
         "error": found.error,
     }
-    row |= {"settings": shlex.join(f"{name}={text}" for name, text in changed(run.config).items())}
+    row |= {"settings": shlex.join(f"{name}={text}" for name, text in changed(run.config, before).items())}
     row |= {"sources": " ".join(f"{name}={digest}" for name, digest in plans.sources(run.config).items())}
     row["cuts"] = json.dumps(cuts.to_json(_cuts(workdir)), ensure_ascii=False) if row["status"] == "finished" else ""
     points = [(line["step"], line[curve]) for line in read_metrics(workdir.metrics_file) if curve in line]
