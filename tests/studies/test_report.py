@@ -341,6 +341,16 @@ def test_claims_about_the_best_learning_rate(tmp_path):
     assert same.word == "disagrees" and same.verdict.findings[0].value == pytest.approx(means[1] - means[0])
     text = report.markdown(findings.find(study, results.read(path, study)))
     assert "`log2 of the best learning rate`" in text
+    assert "### `log2 of the best learning rate`\n" in text and "is at an end of its grid" not in text
+    found = findings.find(study, results.read(path, study))
+    assert {panel.label for panel in figures.panels(found) if "log2" in panel.label} == {"log2 of the best learning rate"}
+    assert {row["better"] for row in figures.summary(found) if "log2" in row["metric"]} == {""}
+    low = [row | {NLL.label: row["learning_rate"]} if row["arm"] == "24" else row for row in search]
+    written.write(tmp_path, study, [*low, *rows])
+    doubts = [judged.flags for judged in findings.find(study, results.read(path, study)).judged]
+    flag = "the best learning rate of `24` is at an end of its grid for 3 seeds"
+    assert [flag in each for each in doubts] == [True, False]
+    written.write(tmp_path, study, [*search, *rows])
     more = dataclasses.replace(study, max_seeds=30, claims=(dataclasses.replace(claims[1], margin=0.05),))
     assert findings.seeds_needed(more, tmp_path) == 5  # seeds of the study do not help
     search[0] |= {"status": "failed", NLL.label: ""}  # it says nothing about the rate, so neither does its seed

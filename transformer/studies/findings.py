@@ -15,7 +15,7 @@ from transformer.studies import flags, resampling, results, verdicts
 from transformer.studies.flags import Flag
 from transformer.studies.resampling import Row as Sentences
 from transformer.studies.results import Row
-from transformer.studies.study import LAWS, Claim, Metric, Study, arm_configs
+from transformer.studies.study import BEST_RATE, LAWS, Claim, Metric, Study, arm_configs
 from transformer.studies.verdicts import Data, Finding, Verdict
 
 
@@ -46,6 +46,16 @@ class Measured:
     without: int
     limit: float | None
     noise: float | None
+
+    @property
+    def better(self) -> str:
+        """Whether "higher" or "lower" values are better; "" for learning rates, where neither are."""
+        return "" if self.metric.label == BEST_RATE else "higher" if self.metric.higher_is_better else "lower"
+
+    @property
+    def which(self) -> str:
+        """ " (lower is better)", for headings."""
+        return f" ({self.better} is better)" if self.better else ""
 
     @property
     def table(self) -> Table:
@@ -143,6 +153,7 @@ def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = (),
     for claim, verdict, each in zip(study.claims, found, of_claims, strict=True):
         compared = [finding.comparison for finding in verdict.findings]
         doubts = flags.claim_flags(study, claim, compared, each, ours, estimates, of_arms, verdict.findings[0].law)
+        doubts += flags.rates_at_the_end(study, compared, search) if claim.rates else []
         judged.append(dataclasses.replace(_judged(claim, verdict, each), flags=doubts))
     return Findings(study, ours, search, seeds, missing, measured, judged, sentences, of_arms, plan)
 
@@ -161,7 +172,7 @@ def seeds_needed(study: Study, root: Path) -> int:
     for judged in find(study, rows).judged:
         solve = contrasts.provable_margin if judged.claim.kind == "equal" else contrasts.detectable
         for finding in judged.verdict.findings if not judged.claim.rates else ():  # which are about the seeds of the search
-            if judged.claimed is None or finding.error is None or finding.freedom is None:
+            if judged.claimed is None or judged.claimed <= 0 or finding.error is None or finding.freedom is None:
                 continue
             for seeds in range(study.seeds, study.max_seeds + 1):
                 error = finding.error * math.sqrt(study.seeds / seeds)
@@ -229,10 +240,8 @@ def _derived(claim: Claim, study: Study, data: Mapping[str, Data], search: Seque
 def _best_rates(study: Study, search: Sequence[Row], arm: str) -> list[float | None]:
     """The base-2 logarithm of the arm's best learning rate for each seed of the search; None if all of the seed's runs
     diverged, or one failed or is missing."""
-    ours = [run for run in results.tried_in(study, search) if (run.arm, run.part) == (arm, "search")]
     result: list[float | None] = []
-    for seed in sorted({run.seed for run in ours}):
-        by_rate = results.mean_scores(study, [run for run in ours if run.seed == seed], 1)
+    for by_rate in results.scores_by_seed(study, results.tried_in(study, search), arm):
         scores = {math.log2(rate): score for rate, score in by_rate.items()}
         unknown = any(map(math.isnan, scores.values())) or not any(map(math.isfinite, scores.values()))
         result.append(None if unknown else lowest_point(scores))

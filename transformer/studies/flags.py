@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from transformer.errors import counted
 from transformer.inference.scores import SCORES
 from transformer.statistics import scaling_laws
 from transformer.statistics.contrasts import Contrast, Estimate, finite
@@ -28,12 +29,13 @@ STEEP = 0.1  # a loss that falls by more than this fraction of itself in that pa
 POINTS = 5  # minimum of a curve; with fewer, nobody can see whether a run is still learning
 RULES = (
     f"Arms are flagged if their loss falls by more than {100 * STEEP:g} % in the last quarter of the updates, if they have not "
-    "learned what they were trained on, or if their best learning rate is at the end of its grid. Claims are flagged if a run "
-    f"that they compare has fewer than {POINTS} validations, so that the end of its curve shows nothing, if all "
-    f"arms that they compare are within {NEAR:g} of 0 or 100 % or below {FLOOR:g} nats or never reach a target, if the curves "
-    "of two arms cross in the last quarter of the updates (each way outside a 95 % interval), if the margin or the published "
-    "effect is larger than the loss itself, or if a power law does not fit (F test of lack of fit, 5 %). A claim that is "
-    "flagged, or is about a flagged arm, is not decided by this study."
+    "learned what they were trained on, or if their best learning rate is at the end of its grid or is unknown, because a run "
+    "of the search failed or is missing. Claims are flagged if a run that they compare has fewer than "
+    f"{POINTS} validations, so that the end of its curve shows nothing, if all arms that they compare are within {NEAR:g} of 0 "
+    f"or 100 % or below {FLOOR:g} nats or never reach a target, if the curves of two arms cross in the last quarter of the "
+    "updates (each way outside a 95 % interval), if the margin or the published effect is larger than the loss itself, if a "
+    "power law does not fit (F test of lack of fit, 5 %), or if they are about best learning rates and that of a seed is at "
+    "the end of its grid. A claim that is flagged, or is about a flagged arm, is not decided by this study."
 )
 
 Estimates = Mapping[str, Mapping[str, Estimate]]  # by metric and arm
@@ -187,6 +189,17 @@ def claim_flags(
         ours = [(arm, flag) for arm in cells for flag in arms.get(arm, ())]
         result += [f"{code(arm)} {flag.text}" for arm, flag in ours if of_curves or not flag.of_curve]
     return list(dict.fromkeys(result))
+
+
+def rates_at_the_end(study: Study, comparisons: Sequence[Comparison], search: Sequence[Row]) -> list[str]:
+    """Of a claim about the best learning rates, the arms for which a seed of the search has its best rate at an end."""
+    result, runs = [], results.tried_in(study, search)
+    for arm in dict.fromkeys(cell for each in comparisons for name in each.weights for cell in study.cells(name)):
+        known = [each for each in results.scores_by_seed(study, runs, arm) if not any(map(math.isnan, each.values()))]
+        ends = sum(min(scores, key=scores.__getitem__) in (min(scores), max(scores)) for scores in known)
+        if ends:
+            result.append(f"the best learning rate of {code(arm)} is at an end of its grid for {counted(ends, 'seed')}")
+    return result
 
 
 def _too_large(study: Study, claim: Claim, estimates: Estimates) -> list[str]:

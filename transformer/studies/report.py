@@ -96,8 +96,7 @@ def digits(measured: Measured) -> Digits:
 
 def _metric(findings: Findings, measured: Measured) -> list[str]:
     """A metric's table with a row for each arm; with several tasks, a table for each task."""
-    better = "higher" if measured.metric.higher_is_better else "lower"
-    parts = [f"### {code(measured.metric.label)} ({better} is better)"]
+    parts = [f"### {code(measured.metric.label)}{measured.which}"]
     for task, arms in measured.groups.items():
         parts += [f"{plain(task)}:"] if task else []
         parts.append(_table(findings, measured, arms))

@@ -137,6 +137,13 @@ def mean_scores(study: Study, runs: Sequence[Tried], seeds: int) -> dict[float, 
     return result
 
 
+def scores_by_seed(study: Study, runs: Iterable[Tried], arm: str) -> list[dict[float, float]]:
+    """For each seed of an arm's search, the score of each learning rate, as in `mean_scores`."""
+    ours = [run for run in runs if (run.arm, run.part) == (arm, "search")]
+    seeds = sorted({run.seed for run in ours})
+    return [mean_scores(study, [run for run in ours if run.seed == seed], 1) for seed in seeds]
+
+
 def best_rate(study: Study, runs: Iterable[Tried], arm: str, part: str) -> float | None:
     """The learning rate that one part of the search chooses: the smallest if all runs diverged, None if a run failed or is
     missing."""
