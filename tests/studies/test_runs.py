@@ -198,6 +198,7 @@ def test_a_run_that_diverged_and_then_failed_has_diverged(tmp_path):
     for rows, status in ((lost, "diverged"), (well + skipped, "diverged"), (well, "failed"), (lost + skipped + well, "failed")):
         (folder / "metrics.jsonl").write_text(rows)
         assert runs._failed(folder, 1).status == status
+        assert runs._failed(folder, -signal.SIGKILL).status == "failed"  # for too little memory; it is tried again
 
 
 def test_numbers_come_from_the_workdir(tmp_path):

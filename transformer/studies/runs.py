@@ -172,12 +172,13 @@ def _placed(config: Config, root: Path) -> Config:
 
 
 def _failed(folder: Path, status: int | None) -> Outcome:
-    """The error of a process that ended before its run was finished."""
-    if results.diverged(read_metrics(Workdir(folder).metrics_file)):
-        return Outcome("diverged")
+    """The error of a process that ended before its run was finished. One that a signal ended says nothing about its loss: it is
+    trained again even if the last update was skipped."""
     if status is not None and status < 0:
         memory = "; was there too little memory?" if -status == signal.SIGKILL else ""
         return Outcome("failed", error=f"ended by signal {signal.Signals(-status).name}{memory}")
+    if results.diverged(read_metrics(Workdir(folder).metrics_file)):
+        return Outcome("diverged")
     lines = run_file(folder, ".log").read_text(encoding="utf-8", errors="replace").split("\n")
     return Outcome("failed", error=next((line.strip() for line in reversed(lines) if line.strip()), f"ended with {status}"))
 
