@@ -129,6 +129,34 @@ def test_only_what_is_missing_is_run(tmp_path):
     assert [(row["arm"], row["seed"]) for row in table(tmp_path)] == [(arm, str(seed)) for arm in "abc" for seed in range(3)]
 
 
+def test_the_expected_time_is_about_updates_of_now(tmp_path, monkeypatch):
+    """By hand: a resumed run had 3 of its 4 updates already, which do not count for the pace."""
+    made = plan({"a": {}, "b": {"model.d_model": "16"}}, seeds=1, base=small.config(train__steps=4))
+    (a, b), clock = made.runs({}), [0.0]
+    monkeypatch.setattr(runs.time, "monotonic", lambda: clock[0])
+    progress = runs.Progress(made, io.StringIO())
+    folders = {run: tmp_path / run.arm for run in (a, b)}
+
+    def at(seconds: float, **steps: int) -> None:
+        clock[0] = seconds
+        for run, folder in folders.items():
+            folder.mkdir(exist_ok=True)
+            Workdir(folder).metrics_file.write_text("".join(f'{{"step": {step + 1}}}\n' for step in range(steps[run.arm])))
+
+    at(0, a=3, b=0)
+    progress.begin({}, [a, b])
+    progress.watch(folders)
+    at(100, a=3, b=2)
+    progress.watch(folders)
+    assert progress._eta() == "  ETA 0:02:30"  # 3 more, 50 seconds each
+    at(120, a=4, b=2)
+    progress.ended(a, results.Outcome("finished"))
+    assert progress._eta() == "  ETA 0:01:20"  # 2 more, 40 seconds each; b still counts
+    checked = made.run("a", study.SEARCH_SEED, "check", 0.3)
+    progress.ended(checked, results.Outcome("finished", {"validation/nll": 1.0}))
+    assert "at learning rate 0.3" in progress._stream.getvalue()
+
+
 def test_what_differs_in_scores_alone_is_trained_once(tmp_path):
     """Two at a time, so the second of a seed waits for the first; a study of other scores in the same folder trains none."""
     arms = {"a": {}, "b": {"evaluate.lengths": "0,3"}, "other": {"model.d_ff": "9"}}
