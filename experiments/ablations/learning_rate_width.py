@@ -30,7 +30,7 @@ def base() -> Config:
         "train.steps": "1000",
         "train.schedule": "linear",
         "train.warmup_steps": "50",
-        "train.evaluate_every": "250",
+        "train.evaluate_every": "100",
         "evaluate.stride": "none",
         "evaluate.samples": "1",
         "search.max_new_tokens": "64",

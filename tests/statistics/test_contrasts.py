@@ -158,6 +158,26 @@ def test_zero_variance(scale, blocked):
     assert low < 0.1 < high
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", ["linear", "log"])
+@pytest.mark.parametrize("blocked", [False, True])
+def test_rounded_scores_are_never_certain(scale, blocked):
+    """By hand: a variance of 100² / 12 for each run beside the variance over runs, and none of it is shared."""
+    table = {"a": [300.0] * 4, "b": [500.0] * 4, "c": [300.0, 400.0, 400.0, 500.0]}
+    same, noisy = (contrasts.contrast(table, {arm: 1, "a": -1}, scale, blocked, rounding=100) for arm in "bc")
+    assert same.error == pytest.approx(math.sqrt(2 * 100**2 / 12 / 4)) and 1e-4 < same.p_above(0) < 0.025
+    low, high = same.interval()
+    assert low < 200 < high and same.freedom < 10
+    if scale == "linear":
+        assert noisy.error == pytest.approx(math.sqrt((np.var(table["c"], ddof=1) + 2 * 100**2 / 12) / 4))
+        estimate = contrasts.interval(table["a"], rounding=100)
+        assert estimate.interval.high - 300 == pytest.approx(stats.t.isf(0.025, 3) * 100 / math.sqrt(12 * 4))
+    both = {"a": [300.0, 400.0, 400.0, 500.0], "b": [500.0, 600.0, 600.0, 700.0]}
+    if scale == "linear" and blocked:  # the seeds' effect is shared, so that only the rounding remains
+        paired = contrasts.contrast(both, {"b": 1, "a": -1}, scale, blocked, rounding=100)
+        assert paired.error == pytest.approx(math.sqrt(2 * 100**2 / 12 / 4))
+
+
 def test_divergence_is_fishers_exact_test():
     """5 of 5 against 0 of 5: 2 of the 252 ways to choose 5 of 10 are as extreme, one in this direction."""
     table = {"a": [1.0] * 5, "b": [NAN] * 5, "c": [1.0, NAN, float("inf"), 2.0, None]}
@@ -295,6 +315,15 @@ def test_detectable_effect_is_statsmodels():
     assert contrasts.detectable(0.3 / math.sqrt(6), 5, 1) == pytest.approx(standard * 0.3, rel=2e-3)
     one, many = (contrasts.detectable(1.0, 5, tests) for tests in (1, 10))
     assert many > one and contrasts.detectable(0.0, 5, 1) == 0.0
+
+
+@pytest.mark.parametrize("weights", [(1, -1), (1, -1, -1, 1), (-0.5, 0, 0.5), (0.5, 0.5, -0.5, -0.5)])
+def test_what_is_expected_is_what_equal_variances_give(weights):
+    one = np.array([1.0, 2.0, 4.0, 3.0])
+    found = Contrast.of([one + n for n in range(len(weights))], weights)
+    error, freedom = contrasts.expected(weights, 4)
+    assert error == pytest.approx(found.error / one.std(ddof=1)) and freedom == pytest.approx(found.freedom)
+    assert contrasts.expected(weights, 4, blocked=True) == (error, 3)
 
 
 def test_simulated_studies_find_what_they_should():

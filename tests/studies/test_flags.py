@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import written
 from scipy import stats
-from test_report import BLEU, NLL, WORSE, loss, make, report_text, verdict
+from test_report import BLEU, FAST, NLL, WORSE, loss, make, report_text, verdict
 
 from transformer.studies import findings, results
 from transformer.studies.study import SEARCH_SEED, Claim, Metric, Study
@@ -49,6 +49,17 @@ def test_a_loss_that_falls_steeply(tmp_path):
     assert flags(tmp_path, study, rows, a8=still, a16=curve(1, 0.1, 0.05, 0.01, 0.005)) == ""
 
 
+def test_too_few_validations_to_see_a_fall(tmp_path):
+    """Unless the claim is about the number of updates, or about an arm of no claim."""
+    study, short = make(metrics=(NLL, FAST)), curve(3, 2.5, 2.4, 2.3)
+    rows = [row | {FAST.label: 10 + row["seed"]} for row in loss(study, a16=0.2)]
+    assert flags(tmp_path, study, rows, a8=curve(3, 2.1, 2.1, 2.1, 2.0), a24=short) == ""
+    text = flags(tmp_path, study, rows, a8=curve(3, 2.1, 2.1, 2.1, 2.0), a16=short)
+    assert text == "the runs of `16` have too few validations to see whether they are still learning"
+    counting = make(metrics=(NLL, FAST), claims=(dataclasses.replace(WORSE, metric=FAST.label),))
+    assert flags(tmp_path, counting, rows, a16=short) == ""
+
+
 @pytest.mark.parametrize("ahead, crossed", [((3, 2.5, 2.1, 1.9, 2.1), True), ((2, 1.9, 2.2, 2.2, 2.1), False)])
 def test_curves_that_cross_at_the_end(tmp_path, ahead, crossed):
     study, rows = make(), []
@@ -74,6 +85,17 @@ def test_ends_of_scales(tmp_path):
         assert "at an end" in "; ".join(interaction.flags)
 
 
+def test_a_target_that_no_run_reached_is_an_end_of_the_scale(tmp_path):
+    study = make(metrics=(FAST,), claims=(Claim("", "", "equal", ("16",), 100.0),), blocked=False)
+
+    def score(late: str):
+        return lambda arm, seed: {FAST.label: 40, "not_reached": FAST.label if arm in late.split() else ""}
+
+    [found] = judged(tmp_path, study, written.all_of(study, score("8 16")))
+    assert found.flags == [f"`16` and `8` are at the ceiling of `{FAST.label}`"] and found.word != "agrees"
+    assert judged(tmp_path, study, written.all_of(study, score("16")))[0].flags == []
+
+
 def test_sizes_that_the_loss_does_not_have(tmp_path):
     for changes, flagged in (
         ({"margin": 1.9}, ""),
@@ -93,16 +115,37 @@ def test_what_was_not_learned(tmp_path):
 
 
 def test_a_rate_at_the_end_of_its_grid(tmp_path):
-    study = make(learning_rates=(0.1, 0.2, 0.4))
+    study = make(learning_rates=(0.1, 0.2, 0.4), search_seeds=1)
     rows = [row | {"learning_rate": 0.4 if row["arm"] == "16" else 0.2} for row in loss(study)]
     scores = {(arm, rate): (arm == "16") * -rate + abs(rate - 0.2) for arm in study.arms for rate in study.learning_rates}
     rows += [
         written.row(study, arm, SEARCH_SEED, part="search", learning_rate=rate, **{NLL.label: score})
         for (arm, rate), score in scores.items()
     ]
-    assert (
-        flags(tmp_path, study, rows) == "`16` may not be at its best learning rate: the chosen rate is at the end of its grid"
-    )
+    end = "`16` may not be at its best learning rate: the chosen rate is at the end of its grid"
+    assert flags(tmp_path, study, rows) == end
+    missing = "`16` may not be at its best learning rate: a run of its search failed or is missing"
+    [last] = [
+        number for number, row in enumerate(rows) if (row["part"], row["arm"], row["learning_rate"]) == ("search", "16", 0.1)
+    ]
+    for left in (rows[:last] + rows[last + 1 :], [row | {"status": "failed"} if row is rows[last] else row for row in rows]):
+        assert flags(tmp_path, study, left) == f"{end}; {missing}"
+    [beyond] = [row for row in rows if (row["part"], row["arm"], row["learning_rate"]) == ("search", "16", 0.4)]
+    failed = [*rows, beyond | {"learning_rate": 0.8, "status": "failed", NLL.label: ""}]
+    assert flags(tmp_path, study, failed) == f"{end}; {missing}"  # a rate that failed has not been tried
+
+
+def test_a_count_of_updates_needs_the_best_rate_but_not_the_end_of_a_curve(tmp_path):
+    study = make(metrics=(FAST, NLL), learning_rates=(0.1, 0.2, 0.4), search_seeds=1, blocked=False)
+    still = curve(3, 2.5, 2.4, 2.3, 2.0)
+    rows = [row | still | {"learning_rate": 0.4, FAST.label: 10 * int(row["arm"]) + row["seed"]} for row in loss(study)]
+    rows += [
+        written.row(study, arm, SEARCH_SEED, part="search", learning_rate=rate, **{NLL.label: 2 - rate})
+        for arm in study.arms
+        for rate in study.learning_rates
+    ]
+    text = flags(tmp_path, study, rows)
+    assert "`16` may not be at its best learning rate" in text and "still learning" not in text
 
 
 def test_the_published_effect_is_tested_too(tmp_path):

@@ -1,6 +1,8 @@
 """Plans: runs and their identities, fairness, reported metrics, and the table of the dry run."""
 
 import dataclasses
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,11 @@ from transformer.config import Config
 from transformer.data.synthetic import algorithms
 from transformer.errors import UserError
 from transformer.modes.scoring import check_evaluate, reported
+from transformer.statistics.contrasts import detectable, provable_margin
 from transformer.studies import plan as plans
 from transformer.studies import study as studies
 from transformer.studies.plan import Pace
-from transformer.studies.study import Metric
+from transformer.studies.study import Claim, Metric
 
 ROOT = Path(__file__).parents[2] / "experiments"
 NAMES = ["validation/nll", "test/bleu"]
@@ -181,6 +184,30 @@ def test_the_plan_alone_says_what_it_can_find():
     assert "time of a run" not in text and "; expected" not in text and "--dry_run=measure" in text
     assert "standard deviations" in text and "80 %" in text
     assert "config.seeds" in plans.table(plan(seeds=1))
+
+
+def test_each_comparison_has_the_power_of_its_own_runs():
+    """By hand from the errors: 2 arms of 4 seeds, 4 arms of an interaction, 3 arms of a slope, and the seeds of the search."""
+
+    def power(*claims: Claim, **changes) -> dict[str, float]:
+        text = plans.table(plan(claims=claims, seeds=4, learning_rates=(0.1, 0.2, 0.4), search_seeds=2, **changes))
+        return {
+            name: float(size)
+            for name, size in re.findall(r"(difference|differences|doubling|within)(?: of)? ([\d.]+) in", text)
+        }
+
+    arms, sizes = ("8", "16", "24"), (8.0, 16.0, 32.0)
+    two, four, three = (Claim("", "", "worse", ("16",)), Claim("", "", "worse", ("16",), beyond=("24", "8")), {"sizes": sizes})
+    interaction = dataclasses.replace(four, against="24", beyond=("8", "24 x"))
+    more = {"arms": dict(STUDY.arms) | {"24 x": {"model.d_ff": "9"}}}
+    slope = Claim("", "", "rises", arms, **three)
+    assert power(two) == {"difference": pytest.approx(detectable(math.sqrt(2 / 4), 3 * 1.5, 1), rel=0.03)}
+    assert power(interaction, **more) == {"differences": pytest.approx(detectable(1.0, 3 + 0.5 * 9, 1), rel=0.03)}
+    assert power(slope) == {"doubling": pytest.approx(detectable(math.sqrt(0.5 / 4), 3 * 1.5, 1), rel=0.03)}
+    rates = dataclasses.replace(slope, rates=True)
+    assert power(rates) == {"doubling": pytest.approx(detectable(math.sqrt(0.5 / 2), 1, 1), rel=0.03)}
+    same = Claim("", "", "equal", ("16",), 0.1)
+    assert power(same) == {"within": pytest.approx(provable_margin(math.sqrt(2 / 4), 3 * 1.5, 1), rel=0.03)}
 
 
 def test_expected_time_counts_validations():

@@ -56,6 +56,10 @@ def report_text(folder: Path, study: Study, rows: Iterable[Mapping[str, Any]]) -
     return report.markdown(findings.find(study, results.read(path, study)))
 
 
+def written_rows(folder: Path, study: Study) -> list[results.Row]:
+    return results.read(folder / "results.csv", study)
+
+
 def table(text: str, under: str) -> dict[str, dict[str, str]]:
     """The first table after a heading: cells by arm and column."""
     lines = text[text.index(under) :].splitlines()
@@ -125,6 +129,19 @@ def test_a_sentence_for_each_kind(name, tmp_path):
     assert line.startswith(f"**Verdict: {word}") and re.search(pattern, line), line
 
 
+@pytest.mark.parametrize("kind, margin, about_zero", [("equal", 0.5, False), ("worse", 0.1, False), ("worse", 0.0, True)])
+def test_p_is_about_a_difference_of_zero(kind, margin, about_zero, tmp_path):
+    """The test of equality or of a margin would be read as one of no difference."""
+    margins = (Claim("so it is", "here", kind, ("16",), margin),)
+    for claims, shown in ((margins, about_zero), ((WORSE, *margins), True), ((*margins, WORSE), True)):
+        study = make(claims=claims)
+        text = report_text(tmp_path, study, loss(study, a16=0.2))
+        row = table(text, "## `validation/nll`")["16"]
+        assert (row["p"], row["comparison"]) == ("< 0.001" if shown else "–", "planned")
+        [line] = [each for each in figures.summary(findings.find(study, written_rows(tmp_path, study))) if each["arm"] == "16"]
+        assert bool(line["p"]) == shown and "about a difference of 0" in text
+
+
 def test_what_diverged_counts_and_what_failed_does_not(tmp_path):
     """All of an arm's runs lost: if they diverged the claim agrees (Fisher: 2 of 252), if they failed nobody knows."""
     study, lines = make(), {}
@@ -191,7 +208,8 @@ def test_means_are_taken_on_the_metrics_scale(tmp_path):
 
 def test_a_target_that_is_not_reached_counts_as_all_updates(tmp_path):
     """By hand: 10, 20 and twice more than 40 make a mean of 27.5; 10, 10, 20 and 20 make 15."""
-    study = make(metrics=(FAST,), seeds=4, arms={"8": {}, "16": {"model.d_model": "16"}})
+    base = small.config(train__evaluate_every=1)
+    study = make(metrics=(FAST,), seeds=4, arms={"8": {}, "16": {"model.d_model": "16"}}, base=base)
     updates, never = {"16": [10, 40, 20, 40], "8": [10, 10, 20, 20]}, {("16", 1), ("16", 3)}
 
     def row(arm: str, seed: int) -> dict[str, object]:
@@ -258,7 +276,12 @@ def test_other_pairs_are_exploratory(tmp_path):
 def test_settings_are_those_that_ran(tmp_path):
     base = small.config(data__directory="/home/someone/corpus", train__learning_rate=None)
     study = make(
-        base=base, learning_rates=(0.1, 0.2), arms={"8": {}, "pre": {"model.norm_order": "pre"}}, claims=(), compare_with="8"
+        base=base,
+        learning_rates=(0.1, 0.2),
+        search_seeds=1,
+        arms={"8": {}, "pre": {"model.norm_order": "pre"}},
+        claims=(),
+        compare_with="8",
     )
     rows = loss(study)
     for row in rows:
@@ -318,6 +341,23 @@ def test_claims_about_the_best_learning_rate(tmp_path):
     assert same.word == "disagrees" and same.verdict.findings[0].value == pytest.approx(means[1] - means[0])
     text = report.markdown(findings.find(study, results.read(path, study)))
     assert "`log2 of the best learning rate`" in text
+    assert "### `log2 of the best learning rate`\n" in text and "is at an end of its grid" not in text
+    found = findings.find(study, results.read(path, study))
+    assert {panel.label for panel in figures.panels(found) if "log2" in panel.label} == {"log2 of the best learning rate"}
+    assert {row["better"] for row in figures.summary(found) if "log2" in row["metric"]} == {""}
+    low = [row | {NLL.label: row["learning_rate"]} if row["arm"] == "24" else row for row in search]
+    written.write(tmp_path, study, [*low, *rows])
+    doubts = [judged.flags for judged in findings.find(study, results.read(path, study)).judged]
+    flag = "the best learning rate of `24` is at an end of its grid for 3 seeds"
+    assert [flag in each for each in doubts] == [True, False]
+    written.write(tmp_path, study, [*search, *rows])
+    more = dataclasses.replace(study, max_seeds=30, claims=(dataclasses.replace(claims[1], margin=0.05),))
+    assert findings.seeds_needed(more, tmp_path) == 5  # seeds of the study do not help
+    search[0] |= {"status": "failed", NLL.label: ""}  # it says nothing about the rate, so neither does its seed
+    written.write(tmp_path, study, [*search, *rows])
+    found = findings.find(study, results.read(path, study))
+    [log2] = [each.data.table for each in found.measured if each.metric.label.startswith("log2")]
+    assert log2["8"] == [None, *(pytest.approx(point) for point in best["8"][1:])] and None not in log2["16"]
 
 
 LONG = Metric("test/exact_match@21-40", "higher", scale="linear")
@@ -421,6 +461,8 @@ def test_seeds_are_added_until_the_claim_could_be_shown(tmp_path):
         other = dataclasses.replace(study, claims=(dataclasses.replace(claim, effect=effect),))
         assert findings.seeds_needed(other, tmp_path) == seeds
     assert findings.seeds_needed(dataclasses.replace(study, max_seeds=0), tmp_path) == 3
+    margin = dataclasses.replace(study, claims=(dataclasses.replace(claim, effect=0.52, margin=0.5),))
+    assert findings.seeds_needed(margin, tmp_path) == needed[0]  # what is to be shown is the effect above the margin
 
 
 def test_words_of_others_are_no_markup(tmp_path):

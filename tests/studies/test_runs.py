@@ -129,6 +129,34 @@ def test_only_what_is_missing_is_run(tmp_path):
     assert [(row["arm"], row["seed"]) for row in table(tmp_path)] == [(arm, str(seed)) for arm in "abc" for seed in range(3)]
 
 
+def test_the_expected_time_is_about_updates_of_now(tmp_path, monkeypatch):
+    """By hand: a resumed run had 3 of its 4 updates already, which do not count for the pace."""
+    made = plan({"a": {}, "b": {"model.d_model": "16"}}, seeds=1, base=small.config(train__steps=4))
+    (a, b), clock = made.runs({}), [0.0]
+    monkeypatch.setattr(runs.time, "monotonic", lambda: clock[0])
+    progress = runs.Progress(made, io.StringIO())
+    folders = {run: tmp_path / run.arm for run in (a, b)}
+
+    def at(seconds: float, **steps: int) -> None:
+        clock[0] = seconds
+        for run, folder in folders.items():
+            folder.mkdir(exist_ok=True)
+            Workdir(folder).metrics_file.write_text("".join(f'{{"step": {step + 1}}}\n' for step in range(steps[run.arm])))
+
+    at(0, a=3, b=0)
+    progress.begin({}, [a, b])
+    progress.watch(folders)
+    at(100, a=3, b=2)
+    progress.watch(folders)
+    assert progress._eta() == "  ETA 0:02:30"  # 3 more, 50 seconds each
+    at(120, a=4, b=2)
+    progress.ended(a, results.Outcome("finished"))
+    assert progress._eta() == "  ETA 0:01:20"  # 2 more, 40 seconds each; b still counts
+    checked = made.run("a", study.SEARCH_SEED, "check", 0.3)
+    progress.ended(checked, results.Outcome("finished", {"validation/nll": 1.0}))
+    assert "at learning rate 0.3" in progress._stream.getvalue()
+
+
 def test_what_differs_in_scores_alone_is_trained_once(tmp_path):
     """Two at a time, so the second of a seed waits for the first; a study of other scores in the same folder trains none."""
     arms = {"a": {}, "b": {"evaluate.lengths": "0,3"}, "other": {"model.d_ff": "9"}}
@@ -198,6 +226,7 @@ def test_a_run_that_diverged_and_then_failed_has_diverged(tmp_path):
     for rows, status in ((lost, "diverged"), (well + skipped, "diverged"), (well, "failed"), (lost + skipped + well, "failed")):
         (folder / "metrics.jsonl").write_text(rows)
         assert runs._failed(folder, 1).status == status
+        assert runs._failed(folder, -signal.SIGKILL).status == "failed"  # for too little memory; it is tried again
 
 
 def test_numbers_come_from_the_workdir(tmp_path):
@@ -256,8 +285,55 @@ def test_learning_rates_are_chosen_on_validation(tmp_path):
     found = {
         run: results.Outcome("finished", {"validation/bleu": run.config.train.learning_rate or 0}) for run in higher.search()
     }
+    found = results.tried(higher.study, found)
     assert results.choose(higher.study, found) == {"a": 0.2, "b": 0.2}
     assert results.extended_grids(higher.study, found) == {"a": [0.4], "b": [0.4]}
+
+
+def test_an_arm_whose_search_is_incomplete_has_no_rate(tmp_path):
+    """Neither from the rates that are complete, nor from the runs that finished at a rate; and so it has no runs."""
+    changes = {"learning_rates": (0.15, 0.3, 0.6), "search_fraction": 0.5, "search_check": "b"}
+    made = plan({"a": {}, "b": {"model.d_model": "16"}}, **changes)
+    done = {run: results.Outcome("finished", {"validation/nll": run.config.train.learning_rate}) for run in made.search()}
+    failed = results.Outcome("failed")
+
+    def chosen(outcomes) -> tuple[dict[str, float], dict[str, list[float]]]:
+        known = results.tried(made.study, outcomes)
+        return results.choose(made.study, known), results.extended_grids(made.study, known)
+
+    assert chosen(done) == ({"a": 0.15, "b": 0.15}, {"a": [0.075], "b": [0.075]})
+    for run in made.search():
+        others = {other: found for other, found in done.items() if other != run}
+        left = {"a", "b"} - {run.arm}
+        assert set(chosen(others)[0]) == set(chosen(others)[1]) == set(chosen(others | {run: failed})[0]) == left
+    no_search = {run: failed if (run.arm, run.part) == ("b", "search") else found for run, found in done.items()}
+    assert chosen(no_search) == ({"a": 0.15}, {"a": [0.075]})
+    diverged = {run: results.Outcome("diverged") if run.config.train.learning_rate != 0.6 else done[run] for run in done}
+    assert chosen(diverged)[0] == {"a": 0.6, "b": 0.6}
+
+
+def test_rates_are_chosen_by_counts_of_updates_as_they_are_reported():
+    """By hand: 1 and all 4 updates are 2.5 in the mean, less than 3."""
+    metric = Metric("validation/nll", "lower", "updates", 0.5)
+    made = plan({"a": {}, "b": {"model.d_ff": "9"}}, learning_rates=(0.2, 0.1), metrics=(metric,))
+    never = {(0.2, study.SEARCH_SEED): 1, (0.2, study.SEARCH_SEED + 1): math.inf}
+    found = {
+        run: results.Outcome("finished", {metric.label: never.get((run.config.train.learning_rate, run.seed), 3)})
+        for run in made.search()
+    }
+    assert results.choose(made.study, results.tried(made.study, found)) == {"a": 0.2, "b": 0.2}
+
+
+def test_a_search_that_is_stopped_is_not_compared_with_the_rates_of_finished_runs(tmp_path):
+    made = plan({"a": {}, "b": {"model.d_model": "16"}}, learning_rates=(0.6, 1.2), seeds=1)
+    run_all(made, tmp_path)
+    lines = (tmp_path / "results.csv").read_text().splitlines(keepends=True)
+    for run in made.search({arm: [0.3, 0.15] for arm in "ab"}):
+        shutil.rmtree(run.folder(tmp_path), ignore_errors=True)
+        lines = [line for line in lines if run.hash not in line]
+    (tmp_path / "results.csv").write_text("".join(lines))
+    found, _ = run_all(made, tmp_path, Stopping(1))
+    assert found.stopped and {row["learning_rate"] for row in table(tmp_path) if row["part"] == "study"} == {"0.3"}
 
 
 def test_a_grid_of_learning_rates_grows_twice_at_most(tmp_path):
@@ -296,6 +372,19 @@ def test_a_search_may_take_fewer_updates_if_one_arm_is_checked(tmp_path):
     assert steps == {("search", "a"): whole // 2, ("search", "b"): whole // 2, ("check", "b"): whole}
     parts = [(row["part"], row["arm"]) for row in table(tmp_path)]
     assert parts.count(("check", "b")) == parts.count(("search", "a")) == 3
+
+
+def test_a_target_that_is_added_later_keeps_runs_that_never_reached_it(tmp_path):
+    """They count with all of their updates, as if the metric had been there from the start."""
+    arms, far = {"a": {}, "b": {"model.d_model": "16"}}, Metric("validation/nll", "lower", "updates", -99.0)
+    before, never = Metric("validation/nll", "lower"), Metric("validation/nll", "higher", "updates", 99.0)
+    run_all(plan(arms, metrics=(before, far)), tmp_path / "later")
+    (tmp_path / "later" / "plan.json").unlink()
+    for root in ("later", "once"):
+        run_all(plan(arms, metrics=(before, far, never)), tmp_path / root)
+    assert table(tmp_path / "later") == table(tmp_path / "once")
+    for row in table(tmp_path / "later"):
+        assert (row[never.label], row["not_reached"]) == ("4", f"{far.label}; {never.label}")
 
 
 COMMITTED = ("plan.json", "results.csv", "curves.csv", "sentences.csv", "resamples.csv")
@@ -436,6 +525,42 @@ def test_the_plan_is_written_before_the_first_run(tmp_path):
     (tmp_path / "plan.json").write_text((tmp_path / "plan.json").read_text().replace('"seeds": 2', '"seeds": 3'))
     with pytest.raises(UserError, match=r"plan\.json"):
         plans.followed(made.study, tmp_path)
+
+
+def test_a_plan_is_followed_if_each_arm_has_its_settings_by_name(tmp_path):
+    """A renamed setting is the same one only if its old name is gone."""
+    arms = {"a": {"model.d_model": "16", "model.num_heads": "2"}, "b": {"model.d_model": "8", "model.num_heads": "4"}}
+    made = plan(arms, base=small.config())
+    plans.record(made.study, tmp_path, 0)
+
+    def of(arms) -> str:
+        return plans.followed(dataclasses.replace(made.study, arms=arms), tmp_path)
+
+    assert "and was followed" in of(arms) and "and was followed" in of(dict(reversed(arms.items())))
+    swapped = {"a": {"model.d_model": "2", "model.num_heads": "16"}, "b": arms["b"]}
+    exchanged = {"a": arms["b"], "b": arms["a"]}
+    other = {"a": {"model.d_model": "16", "model.num_kv_heads": "2"}, "b": arms["b"]}
+    for changed in (exchanged, other, {"a": arms["a"], "b": {}}, {"a": arms["a"]}):
+        assert "**not followed**: arms" in of(changed)
+    assert not plans._same_arms(made.study.arms, swapped, ())
+    older = {"a": {"model.width": "16", "model.num_heads": "2"}, "b": {"model.width": "8", "model.num_heads": "4"}}
+    assert plans._same_arms(older, arms, ["model.d_model", "model.num_heads"])
+    assert not plans._same_arms(older, arms, ["model.d_model", "model.num_heads", "model.width"])
+
+
+def test_rows_are_about_the_defaults_that_the_plan_records(tmp_path):
+    """The default of a setting changes after the plan is written: later rows state the setting, and can be read."""
+    made = plan({"a": {}, "b": {"model.d_model": "16"}})
+    (tmp_path / "first").mkdir()
+    plans.record(made.study, tmp_path / "first", 0)
+    known = json.loads((tmp_path / "first" / "plan.json").read_text())
+    assert known["defaults"]["model.norm_order"] == "post"
+    known["defaults"]["model.norm_order"] = "pre"
+    (tmp_path / "first" / "plan.json").write_text(json.dumps(known))
+    run_all(made, tmp_path / "first")
+    assert all("model.norm_order=post" in row["settings"].split() for row in table(tmp_path / "first"))
+    _, output = run_all(made, elsewhere(tmp_path / "first", tmp_path / "second"))
+    assert output == "4 of 4 runs are done already\n"
 
 
 def test_a_run_that_ends_far_above_its_best_has_diverged(tmp_path):

@@ -160,6 +160,18 @@ def test_no_variance_is_certain():
     assert word(table, "equal", ["same"], 0.1) == "agrees"
 
 
+def test_ranks_that_do_not_vary_are_as_certain_as_a_sign_test():
+    """By hand: 2 x 2^-(3 seeds x 2 tasks), and more than 5 % with two seeds and two tasks."""
+    for seeds, expected in ((3, "agrees"), (2, "cannot tell")):
+        table = {"base": [0.5] * seeds, "low": [1.0] * seeds}
+        [verdict] = judge(table, claim("better", ["low"]), higher=True, blocked=True, ranked=2)
+        [found] = verdict.findings
+        assert verdict.word == expected and found.p == 2 * 0.5 ** (2 * seeds)
+        assert (found.alone.low == 0.5) == (found.interval.low >= 0) == (expected == "agrees")
+        interval, p = contrasts.games_howell(Data(table, True, blocked=True, ranked=2).contrast({"low": 1, "base": -1}), 2)
+        assert p == found.p and (interval.low == 0.5) == (expected == "agrees")
+
+
 def test_runs_that_diverged_count():
     table = losses(base=2.0, low=1.0, same=2.0, broken=1.0)
     table["broken"] = [NAN] * 5

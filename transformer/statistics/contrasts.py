@@ -92,8 +92,9 @@ class Mean:
     range: tuple[float, float]
 
     @classmethod
-    def of(cls, values_R: np.ndarray, scale: Scale = "linear") -> "Mean":
-        """The mean of finite scores (..., R), at least two."""
+    def of(cls, values_R: np.ndarray, scale: Scale = "linear", rounding: float = 0.0) -> "Mean":
+        """The mean of finite scores (..., R), at least two. `rounding`: scores are multiples of this, so that each has a
+        further variance of rounding² / 12, even if they do not vary."""
         limits = RANGES[scale]
         scale, count = possible(values_R, scale), values_R.shape[-1]
         scaled_R = forward(values_R, scale)
@@ -102,6 +103,8 @@ class Mean:
         varies = np.ptp(values_R, axis=-1) > ROUNDING * np.abs(values_R).max(-1)
         center, error = np.where(varies, center, values_R[..., 0]), np.where(varies, error, 0.0)
         unit = center if scale == "log" else center * (1 - center / 100) if scale == "logit" else np.ones_like(center)
+        if rounding:
+            error = np.hypot(error, rounding / math.sqrt(12 * count) / unit)
         return cls(mean, center, error, unit, scale, count, limits)
 
     def limit(self, quantile: np.ndarray | float) -> np.ndarray:
@@ -110,12 +113,12 @@ class Mean:
         return np.where(self.error > 0, limit, self.center)
 
 
-def interval(values: Scores | np.ndarray, scale: Scale = "linear", level: float = 0.95) -> Estimate:
+def interval(values: Scores | np.ndarray, scale: Scale = "linear", level: float = 0.95, rounding: float = 0.0) -> Estimate:
     """Mean over seeds and its t interval on the scale, for the runs that did not diverge."""
     runs = finite(values)
     if len(runs) < 2:
         return Estimate(float(runs[0]) if len(runs) else None, None, len(runs))
-    mean, quantile = Mean.of(runs, scale), float(stats.t.isf((1 - level) / 2, len(runs) - 1))
+    mean, quantile = Mean.of(runs, scale, rounding), float(stats.t.isf((1 - level) / 2, len(runs) - 1))
     return Estimate(float(mean.center), Interval(float(mean.limit(-quantile)), float(mean.limit(quantile))), len(runs))
 
 
@@ -126,7 +129,8 @@ def interval(values: Scores | np.ndarray, scale: Scale = "linear", level: float 
 class Contrast:
     """A weighted sum of means, in the metric's units. `error`: its standard error, to first order; `freedom`: degrees of
     freedom of that. `correlation`: that of the means on their scales, from shared seeds; None: independent. `shared`: a
-    standard error that all seeds have in common (`bootstrap.shared_error`)."""
+    standard error that all seeds have in common (`bootstrap.shared_error`). `least`: the smallest one-sided p that the scores
+    can give, whatever their variance; a limit at a lower level is infinite."""
 
     means: Sequence[Mean]
     weights: Sequence[float]
@@ -135,6 +139,7 @@ class Contrast:
     freedom: np.ndarray
     correlation: np.ndarray | None = None
     shared: float = 0.0
+    least: float = 0.0
 
     @classmethod
     def of(
@@ -144,15 +149,17 @@ class Contrast:
         scale: Scale = "linear",
         blocked: bool = False,
         shared: float = 0.0,
+        rounding: float = 0.0,
     ) -> "Contrast":
         """The contrast of the finite scores of each mean, at least two. `blocked`: run r of all arms has the same seed.
+        `rounding`: as in `Mean.of`.
 
         Degrees of freedom are Welch's (1947), moved by a fraction of 2/R towards the smallest number that any variances give.
         Corrections for many comparisons use the far tails, where Welch's own degrees of freedom are too many for a few runs:
         with 11 comparisons, 3 seeds and an arm that varies a fifth as much as the others, the error rate would be 10 %; with
         this correction it is 6 %.
         """
-        means = [Mean.of(values, scale) for values in values_R]
+        means = [Mean.of(values, scale, rounding) for values in values_R]
         parts = [weight * mean.unit * mean.error for weight, mean in zip(weights, means, strict=True)]
         value = sum(weight * mean.center for weight, mean in zip(weights, means, strict=True))
         variance = sum(part**2 for part in parts)
@@ -160,10 +167,16 @@ class Contrast:
         if blocked:
             scaled_MxR = np.stack([forward(values, mean.scale) for values, mean in zip(values_R, means, strict=True)], axis=-2)
             apart_MxR = scaled_MxR - scaled_MxR.mean(-1, keepdims=True)
-            length_M = np.sqrt((apart_MxR**2).sum(-1))
+            rounding_M = np.stack(
+                [rounding / math.sqrt(12) / mean.unit if rounding else 0 * mean.unit for mean in means], axis=-1
+            )
+            length_M = np.sqrt((apart_MxR**2).sum(-1) + (means[0].count - 1) * rounding_M**2)
             length_M = np.where(length_M > 0, length_M, 1.0)
             apart_MxR = apart_MxR / length_M[..., None]
             correlation = apart_MxR @ apart_MxR.swapaxes(-1, -2)
+            if rounding:  # which is independent
+                each = np.arange(len(means))
+                correlation[..., each, each] = 1.0
             part_M = np.stack(parts, axis=-1)
             variance = np.maximum(np.einsum("...i,...ij,...j->...", part_M, correlation, part_M), 0.0)
             largest = np.max([np.abs(part) for part in parts], axis=0)
@@ -196,10 +209,12 @@ class Contrast:
 
     def low(self, alpha: float) -> np.ndarray:
         """The lower limit that is above the truth with probability `alpha`."""
-        return self.value - self._distance(stats.t.isf(alpha, self.freedom), -1)
+        limit = self.value - self._distance(stats.t.isf(alpha, self.freedom), -1)
+        return limit if alpha >= self.least else np.full_like(limit, -math.inf)
 
     def high(self, alpha: float) -> np.ndarray:
-        return self.value + self._distance(stats.t.isf(alpha, self.freedom), 1)
+        limit = self.value + self._distance(stats.t.isf(alpha, self.freedom), 1)
+        return limit if alpha >= self.least else np.full_like(limit, math.inf)
 
     def interval(self, level: float = 0.95) -> Interval:
         """Both limits of this contrast by itself."""
@@ -219,7 +234,7 @@ class Contrast:
         p = stats.t.sf(quantile, self.freedom)
         rounding = ROUNDING * np.max([np.abs(mean.center) for mean in self.means], axis=0)
         certain = np.where(distance > rounding, 0.0, 1.0)
-        return np.where(self.error > 0, np.where(distance >= 0, p, 1 - p), certain)
+        return np.maximum(np.where(self.error > 0, np.where(distance >= 0, p, 1 - p), certain), self.least)
 
     def quantile(self, distance: np.ndarray, side: np.ndarray | int) -> np.ndarray:
         """The number of standard errors of a limit at this distance from the value: the inverse of `_distance`."""
@@ -244,10 +259,15 @@ class Contrast:
 
 
 def contrast(
-    table: Table, weights: Mapping[str, float], scale: Scale = "linear", blocked: bool = False, shared: float = 0.0
+    table: Table,
+    weights: Mapping[str, float],
+    scale: Scale = "linear",
+    blocked: bool = False,
+    shared: float = 0.0,
+    rounding: float = 0.0,
 ) -> Contrast | None:
     """The contrast of a table's arms, or None if one of them has too few runs. `blocked`: only seeds that all arms have are
-    used."""
+    used. `shared`, `rounding`: as in `Contrast`."""
     for arm in weights:
         check_arm(table, arm)
     _rectangle(table)
@@ -258,7 +278,7 @@ def contrast(
     values = [each[np.isfinite(each)] for each in values]
     if min(map(len, values)) < 2:
         return None
-    return Contrast.of(values, list(weights.values()), scale, blocked, shared)
+    return Contrast.of(values, list(weights.values()), scale, blocked, shared, rounding)
 
 
 def difference(table: Table, weights: Mapping[str, float], scale: Scale = "linear") -> float | None:
@@ -333,12 +353,14 @@ def games_howell(contrast: Contrast, arms: int, level: float = 0.95) -> tuple[In
     freedom, root = float(contrast.freedom), math.sqrt(2)
     bound = studentized_range_bound(1 - level, arms, freedom) / root
     low, high = (float(contrast.value + side * contrast._distance(bound, side)) for side in (-1, 1))
+    if 1 - level < (least := 2 * contrast.least):
+        low, high = -math.inf, math.inf
     value = float(contrast.value)
     rounding = ROUNDING * max(abs(float(mean.center)) for mean in contrast.means)
     if not contrast.error > 0:
-        return Interval(low, high), float(abs(value) <= rounding)
+        return Interval(low, high), max(float(abs(value) <= rounding), least)
     quantile = float(contrast.quantile(np.abs(contrast.value), -1 if value > 0 else 1))
-    return Interval(low, high), studentized_range_tail(root * quantile, arms, freedom)
+    return Interval(low, high), max(studentized_range_tail(root * quantile, arms, freedom), least)
 
 
 @functools.cache
@@ -379,6 +401,13 @@ def studentized_range_bound(alpha: float, arms: int, freedom: float) -> float:
 
 
 # --- what a study can show ---------------------------------------------------------------------------------------------
+
+
+def expected(weights: Sequence[float], runs: int, blocked: bool = False) -> tuple[float, float]:
+    """Standard error and degrees of freedom of a contrast of arms with equal variances, in standard deviations of runs."""
+    square, least = sum(weight**2 for weight in weights), runs - 1
+    welch = least * square**2 / sum(weight**4 for weight in weights)
+    return math.sqrt(square / runs), least if blocked else least + (1 - 2 / runs) * (welch - least)
 
 
 def detectable(error: float, freedom: float, tests: int, power: float = 0.8, level: float = 0.95) -> float:

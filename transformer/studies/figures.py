@@ -65,7 +65,7 @@ def _values(data: Data, arm: str) -> list[float]:
 
 
 def _label(name: str, measured: Measured) -> str:
-    return f"{name} ({'higher' if measured.metric.higher_is_better else 'lower'} is better)"
+    return name + measured.which
 
 
 def _dots(findings: Findings, measured: Measured, arms: Sequence[str]) -> plots.Dots:
@@ -189,7 +189,7 @@ def summary(findings: Findings) -> list[dict[Any, Any]]:
             difference = measured.differences.get(arm)
             row = {
                 "metric": measured.metric.label,
-                "better": "higher" if measured.metric.higher_is_better else "lower",
+                "better": measured.better,
                 "arm": arm,
                 "runs": estimate.count,
                 "mean": _number(estimate.value),
@@ -220,8 +220,7 @@ def tex(findings: Findings) -> str:
     parts = ["% needs \\usepackage{booktabs}"]
     for measured in findings.measured:
         number = Digits(measured.noise, [mean for mean, *_ in measured.estimates.values() if mean is not None])
-        better = "higher" if measured.metric.higher_is_better else "lower"
-        parts += [f"% {measured.metric.label}, {better} is better", *_tabular(measured, number)]
+        parts += [f"% {measured.metric.label}{measured.which}", *_tabular(measured, number)]
     return "\n".join(parts) + "\n"
 
 

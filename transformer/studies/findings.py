@@ -12,17 +12,18 @@ from transformer.statistics import contrasts
 from transformer.statistics.contrasts import Contrast, Estimate, Interval, Scale, Table
 from transformer.statistics.power_law import PowerLaw
 from transformer.studies import flags, resampling, results, verdicts
+from transformer.studies.flags import Flag
 from transformer.studies.resampling import Row as Sentences
 from transformer.studies.results import Row
-from transformer.studies.study import LAWS, Claim, Metric, Study
+from transformer.studies.study import BEST_RATE, LAWS, Claim, Metric, Study, arm_configs
 from transformer.studies.verdicts import Data, Finding, Verdict
 
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm minus the comparison arm. `planned`: it is part of a claim, and interval and p are those of the claims' family;
-    else they are exploratory and allow for all pairs of arms (Games & Howell 1976). Values that the runs do not give are
-    None."""
+    """An arm minus the comparison arm. `p`: of a difference of 0. `planned`: it is part of a claim, and interval and p are
+    those of the claims' family (without p if all claims about it have a margin); else they are exploratory and allow for all
+    pairs of arms (Games & Howell 1976). Values that the runs do not give are None."""
 
     value: float | None
     interval: Interval | None = None
@@ -47,13 +48,24 @@ class Measured:
     noise: float | None
 
     @property
+    def better(self) -> str:
+        """Whether "higher" or "lower" values are better; "" for learning rates, where neither are."""
+        return "" if self.metric.label == BEST_RATE else "higher" if self.metric.higher_is_better else "lower"
+
+    @property
+    def which(self) -> str:
+        """ " (lower is better)", for headings."""
+        return f" ({self.better} is better)" if self.better else ""
+
+    @property
     def table(self) -> Table:
         return self.data.table
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim, its verdict, and the data of its metric. `claimed`: the effect or margin that the claim states, or None.
+    """A claim, its verdict, and the data of its metric. `claimed`: the effect, above its margin, or the margin that the claim
+    states, or None.
     `least`: the smallest effect or margin that the study can show, or None if it can show nothing. `flags`: the reasons why the
     study does not decide the claim."""
 
@@ -107,7 +119,7 @@ class Findings:
     measured: Sequence[Measured]
     judged: Sequence[Judged]
     sentences: Sequence[Sentences]
-    flags: Mapping[str, Sequence[str]]
+    flags: Mapping[str, Sequence[Flag]]
     plan: str
 
     def runs(self, arm: str, status: str | None = None) -> list[Row]:
@@ -127,12 +139,9 @@ def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = (),
     data |= {study.label(claim): _derived(claim, study, data, search) for claim in _computed(study)}
     of_claims = [data[study.label(claim)] for claim in study.claims]
     found = verdicts.judge(study.claims, study.against, of_claims)
-    planned = {
-        (each.name, finding.comparison.key): finding
-        for verdict, each in zip(found, of_claims, strict=True)
-        for finding in verdict.findings
-        if not finding.comparison.law
-    }
+    both = [(each.name, finding) for verdict, each in zip(found, of_claims, strict=True) for finding in verdict.findings]
+    both = sorted(both, key=lambda pair: pair[1].comparison.about_zero)  # the last one of a comparison is kept
+    planned = {(name, finding.comparison.key): finding for name, finding in both if not finding.comparison.law}
     measured = [_measure(metric, study, data[metric.label], known, planned) for metric in study.metrics]
     measured += [
         _measure(Metric(study.label(claim), "higher"), study, data[study.label(claim)], {}, planned)
@@ -144,6 +153,7 @@ def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = (),
     for claim, verdict, each in zip(study.claims, found, of_claims, strict=True):
         compared = [finding.comparison for finding in verdict.findings]
         doubts = flags.claim_flags(study, claim, compared, each, ours, estimates, of_arms, verdict.findings[0].law)
+        doubts += flags.rates_at_the_end(study, compared, search) if claim.rates else []
         judged.append(dataclasses.replace(_judged(claim, verdict, each), flags=doubts))
     return Findings(study, ours, search, seeds, missing, measured, judged, sentences, of_arms, plan)
 
@@ -161,8 +171,8 @@ def seeds_needed(study: Study, root: Path) -> int:
     needed = study.seeds
     for judged in find(study, rows).judged:
         solve = contrasts.provable_margin if judged.claim.kind == "equal" else contrasts.detectable
-        for finding in judged.verdict.findings:
-            if judged.claimed is None or finding.error is None or finding.freedom is None:
+        for finding in judged.verdict.findings if not judged.claim.rates else ():  # which are about the seeds of the search
+            if judged.claimed is None or judged.claimed <= 0 or finding.error is None or finding.freedom is None:
                 continue
             for seeds in range(study.seeds, study.max_seeds + 1):
                 error = finding.error * math.sqrt(study.seeds / seeds)
@@ -189,7 +199,16 @@ def _data(
     shared = resampling.shared(sentences, metric)
     names = {name for claim in study.claims for name in (*claim.arms, *claim.beyond, claim.against)} | {study.compare_with}
     cells = {name: study.cells(name) for name in names if name and name not in study.arms}
-    return Data(table, metric.higher_is_better, scale_of(metric), study.blocked, shared, cells, metric.label)
+    return Data(
+        table, metric.higher_is_better, scale_of(metric), study.blocked, shared, cells, metric.label, _rounding(metric, study)
+    )
+
+
+def _rounding(metric: Metric, study: Study) -> float:
+    """The number of updates between two validations, to which a count of updates is rounded; else 0."""
+    if metric.take != "updates":
+        return 0.0
+    return max(min(config.train.evaluate_every, config.train.steps) for config in arm_configs(study).values())
 
 
 def _computed(study: Study) -> list[Claim]:
@@ -207,24 +226,25 @@ def _derived(claim: Claim, study: Study, data: Mapping[str, Data], search: Seque
     if claim.ranks:
         tasks = [{arm.removesuffix(f", {task}"): arm for arm in arms} for task, arms in study.groups().items()]
         ranks = contrasts.reciprocal_ranks(first.table, tasks, first.higher_is_better)
-        return Data(ranks, True, blocked=True, name=study.label(claim))
+        return Data(ranks, True, blocked=True, name=study.label(claim), ranked=len(tasks))
 
     def minus(ours: float | None, theirs: float | None) -> float | None:
         return None if ours is None or theirs is None else ours - theirs
 
-    second = data[claim.minus].table
-    table = {arm: [minus(*both) for both in zip(scores, second[arm], strict=True)] for arm, scores in first.table.items()}
-    return dataclasses.replace(first, table=table, scale="linear", shared={}, name=study.label(claim))
+    second = data[claim.minus]
+    table = {arm: [minus(*both) for both in zip(scores, second.table[arm], strict=True)] for arm, scores in first.table.items()}
+    rounding = math.hypot(first.rounding, second.rounding)
+    return dataclasses.replace(first, table=table, scale="linear", shared={}, name=study.label(claim), rounding=rounding)
 
 
 def _best_rates(study: Study, search: Sequence[Row], arm: str) -> list[float | None]:
-    """The base-2 logarithm of the arm's best learning rate for each seed of the search."""
-    metric, result = results.chooser(study), []
-    ours = [row for row in search if row.part == "search" and row.arm == arm and row.learning_rate is not None]
-    for seed in sorted({row.seed for row in ours}):
-        tried = [(row.learning_rate or 0.0, row.values.get(metric.label, math.nan)) for row in ours if row.seed == seed]
-        scores = {math.log2(rate): score for rate, score in results.mean_scores(metric, tried).items()}
-        result.append(lowest_point(scores) if any(map(math.isfinite, scores.values())) else None)
+    """The base-2 logarithm of the arm's best learning rate for each seed of the search; None if all of the seed's runs
+    diverged, or one failed or is missing."""
+    result: list[float | None] = []
+    for by_rate in results.scores_by_seed(study, results.tried_in(study, search), arm):
+        scores = {math.log2(rate): score for rate, score in by_rate.items()}
+        unknown = any(map(math.isnan, scores.values())) or not any(map(math.isfinite, scores.values()))
+        result.append(None if unknown else lowest_point(scores))
     return result
 
 
@@ -251,7 +271,7 @@ def _measure(
     planned: Mapping[tuple, Finding],
 ) -> Measured:
     label, groups = metric.label, study.groups() if known else {"": list(data.table)}
-    estimates = {arm: contrasts.interval(scores, data.scale) for arm, scores in data.table.items()}
+    estimates = {arm: contrasts.interval(scores, data.scale, rounding=data.rounding) for arm, scores in data.table.items()}
     arms = {arm: sum(estimates[other].count > 1 for other in group) for group in groups.values() for arm in group}
     pairs = [(arm, study.against(arm)) for arm in data.table if arm != study.against(arm)]
     errors = [float(found.error) for arm, against in pairs if (found := data.contrast({arm: 1.0, against: -1.0}))]
@@ -278,7 +298,7 @@ def _difference(data: Data, arm: str, against: str, arms: int, planned: Mapping[
         interval = finding.interval
         if interval is not None and not same:
             interval = Interval(-interval.high, -interval.low)
-        return Difference(value, interval, finding.p, True)
+        return Difference(value, interval, finding.p if finding.comparison.about_zero else None, True)
     if not isinstance(contrast, Contrast):
         return Difference(value)
     return Difference(value, *contrasts.games_howell(contrast, arms))
@@ -303,4 +323,5 @@ def _judged(claim: Claim, verdict: Verdict, data: Data) -> Judged:
     known = [(each.error, each.freedom) for each in verdict.findings if each.error is not None and each.freedom is not None]
     whole = len(known) == len(verdict.findings)
     least = max((solve(error, freedom, verdict.tests) for error, freedom in known), default=None) if whole else None
-    return Judged(claim, verdict, data, claim.effect or claim.margin or None, least)
+    claimed = (claim.margin or None) if claim.effect is None else claim.effect - claim.margin
+    return Judged(claim, verdict, data, claimed, least)

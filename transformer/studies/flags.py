@@ -6,9 +6,11 @@ intervals are.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from transformer.errors import counted
 from transformer.inference.scores import SCORES
 from transformer.statistics import scaling_laws
 from transformer.statistics.contrasts import Contrast, Estimate, finite
@@ -24,17 +26,27 @@ NEAR = 1.0  # percent: this close to an end of the scale, arms cannot be disting
 FLOOR = 0.02  # nats: nothing is left to learn
 LAST = 0.75  # curves are checked from this fraction of the updates on
 STEEP = 0.1  # a loss that falls by more than this fraction of itself in that part has not converged
-POINTS = 5  # minimum of a curve
+POINTS = 5  # minimum of a curve; with fewer, nobody can see whether a run is still learning
 RULES = (
     f"Arms are flagged if their loss falls by more than {100 * STEEP:g} % in the last quarter of the updates, if they have not "
-    "learned what they were trained on, or if their best learning rate is at the end of its grid. Claims are flagged if all "
-    f"arms that they compare are within {NEAR:g} of 0 or 100 % or below {FLOOR:g} nats, if the curves of two arms cross in the "
-    "last quarter of the updates (each way outside a 95 % interval), if the margin or the published effect is larger than the "
-    "loss itself, or if a power law does not fit (F test of lack of fit, 5 %). A claim that is flagged, or is about a "
-    "flagged arm, is not decided by this study."
+    "learned what they were trained on, or if their best learning rate is at the end of its grid or is unknown, because a run "
+    "of the search failed or is missing. Claims are flagged if a run that they compare has fewer than "
+    f"{POINTS} validations, so that the end of its curve shows nothing, if all arms that they compare are within {NEAR:g} of 0 "
+    f"or 100 % or below {FLOOR:g} nats or never reach a target, if the curves of two arms cross in the last quarter of the "
+    "updates (each way outside a 95 % interval), if the margin or the published effect is larger than the loss itself, if a "
+    "power law does not fit (F test of lack of fit, 5 %), or if they are about best learning rates and that of a seed is at "
+    "the end of its grid. A claim that is flagged, or is about a flagged arm, is not decided by this study."
 )
 
 Estimates = Mapping[str, Mapping[str, Estimate]]  # by metric and arm
+
+
+class Flag(NamedTuple):
+    """A reason why the study decides nothing about an arm. `of_curve`: it is about the end of the arm's curve, which does not
+    matter for the number of updates until a target."""
+
+    text: str
+    of_curve: bool = False
 
 
 def percent(metric: Metric) -> bool:
@@ -54,47 +66,73 @@ def end(metric: Metric, mean: float | None) -> float | None:
     return 0.0 if is_loss(metric) and mean < FLOOR else None
 
 
+def _end_of(metric: Metric, mean: float | None, rows: Sequence[Row], arm: str) -> float | None:
+    """As `end`. If no run of the arm reached a target, its number of updates is at an end too."""
+    if metric.take != "updates":
+        return end(metric, mean)
+    ran = [row for row in rows if row.arm == arm and row.status == "finished"]
+    return mean if ran and all(metric.label in row.censored for row in ran) else None
+
+
 # --- of arms -----------------------------------------------------------------------------------------------------------
 
 
-def arm_flags(study: Study, rows: Sequence[Row], search: Sequence[Row], estimates: Estimates) -> dict[str, list[str]]:
+def arm_flags(study: Study, rows: Sequence[Row], search: Sequence[Row], estimates: Estimates) -> dict[str, list[Flag]]:
     """By arm, the reasons why the study decides nothing about it."""
-    result: dict[str, list[str]] = {arm: [] for arm in study.arms}
+    result: dict[str, list[Flag]] = {arm: [] for arm in study.arms}
     for metric in study.metrics:
         for arm, estimate in estimates[metric.label].items():
             if metric.learned is not None and not metric.has_learned(estimate.value):
                 what = "has no value" if estimate.value is None else f"is {estimate.value:.4g}"
-                result[arm].append(f"has not learned its task: {metric.label} {what} (required: at least {metric.learned:g})")
+                text = f"has not learned its task: {metric.label} {what} (required: at least {metric.learned:g})"
+                result[arm].append(Flag(text))
     for arm, fall in _falls(study, rows).items():
         if fall > STEEP:
-            result[arm].append(f"is still learning: its loss falls by {100 * fall:.0f} % in the last quarter of the updates")
+            text = f"is still learning: its loss falls by {100 * fall:.0f} % in the last quarter of the updates"
+            result[arm].append(Flag(text, of_curve=True))
+    doubtful = "may not be at its best learning rate"
     for arm in at_the_end(study, rows, search):
-        result[arm].append("may not be at its best learning rate: the chosen rate is at the end of its grid")
-    if study.search_fraction < 1 and len({best_rate(study, search, study.search_check, part) for part in PARTS}) > 1:
+        result[arm].append(Flag(f"{doubtful}: the chosen rate is at the end of its grid"))
+    for arm in incomplete(study, rows, search):
+        result[arm].append(Flag(f"{doubtful}: a run of its search failed or is missing"))
+    if study.search_fraction < 1 and len(set(checked(study, search))) > 1:
+        text = f"{doubtful}: all updates choose another than {study.search_fraction:g} of them"
         for doubts in result.values():
-            doubts.append(
-                f"may not be at its best learning rate: all updates choose another than {study.search_fraction:g} of them"
-            )
+            doubts.append(Flag(text))
     return {arm: doubts for arm, doubts in result.items() if doubts}
 
 
-PARTS = ("search", "check")
-
-
 def at_the_end(study: Study, rows: Sequence[Row], search: Sequence[Row]) -> list[str]:
-    """Arms whose learning rate is the smallest or the largest of those that were tried."""
-    chosen = {row.arm: row.learning_rate for row in rows}
-    tried = {arm: {row.learning_rate for row in search if row.arm == arm and row.learning_rate} for arm in study.arms}
-    return [arm for arm, rates in tried.items() if len(rates) > 1 and chosen.get(arm) in (min(rates), max(rates))]
+    """Arms whose learning rate is the smallest or the largest of those that have a score."""
+    result, runs = [], results.tried_in(study, search)
+    for arm, chosen in {row.arm: row.learning_rate for row in rows}.items():
+        scores = results.mean_scores(study, [run for run in runs if (run.arm, run.part) == (arm, "search")], study.search_seeds)
+        known = [rate for rate, score in scores.items() if not math.isnan(score)]
+        if len(scores) > 1 and known and chosen in (known[0], known[-1]):
+            result.append(arm)
+    return result
 
 
-def best_rate(study: Study, search: Sequence[Row], arm: str, part: str) -> float | None:
-    """The learning rate that one part of the search would choose."""
-    metric = results.chooser(study)
-    rows = [row for row in search if row.part == part and row.arm == arm]
-    tried = [(row.learning_rate, row.values.get(metric.label, math.nan)) for row in rows if row.learning_rate is not None]
-    means = results.mean_scores(metric, tried)
-    return min(means, key=means.__getitem__, default=None)
+def incomplete(study: Study, rows: Sequence[Row], search: Sequence[Row]) -> list[str]:
+    """Arms that have runs although a run of their search failed or is missing."""
+    chosen = results.choose(study, results.tried_in(study, search)) if search else study.arms
+    ran = {row.arm for row in rows}
+    return [arm for arm in study.arms if arm in ran and arm not in chosen]
+
+
+def checked(study: Study, search: Sequence[Row]) -> list[float | None]:
+    """The learning rates that the search with fewer updates and the one with all updates choose for the same arm."""
+    runs = results.tried_in(study, search)
+    return [results.best_rate(study, runs, study.search_check, part) for part in ("search", "check")]
+
+
+def _loss_curve(study: Study) -> bool:
+    return is_loss(Metric(results.curve_of(study), "lower"))
+
+
+def _too_short(rows: Sequence[Row], arm: str) -> bool:
+    """Whether a finished run of the arm has a curve with fewer points than the rules about curves need."""
+    return any(0 < len(row.curve) < POINTS for row in rows if row.arm == arm and row.status == "finished")
 
 
 def _curves(study: Study, rows: Sequence[Row], arm: str) -> dict[int, np.ndarray]:
@@ -108,7 +146,7 @@ def _curves(study: Study, rows: Sequence[Row], arm: str) -> dict[int, np.ndarray
 def _falls(study: Study, rows: Sequence[Row]) -> dict[str, float]:
     """By arm, the fraction by which the mean loss falls in the last quarter of the updates, unless it is at its floor."""
     result = {}
-    for arm in study.arms if is_loss(Metric(results.curve_of(study), "lower")) else ():
+    for arm in study.arms if _loss_curve(study) else ():
         means = {step: float(value_R.mean()) for step, value_R in _curves(study, rows, arm).items()}
         if means and (last := means[max(means)]) >= FLOOR:
             result[arm] = 1 - last / float(np.interp(LAST * max(means), list(means), list(means.values())))
@@ -125,7 +163,7 @@ def claim_flags(
     data: Data,
     rows: Sequence[Row],
     estimates: Estimates,
-    arms: Mapping[str, Sequence[str]],
+    arms: Mapping[str, Sequence[Flag]],
     law: PowerLaw | scaling_laws.Exponent | None = None,
 ) -> list[str]:
     """The reasons why the study does not decide a claim. `arms`: the flags of arms; `law`: the fit of an exponent."""
@@ -134,18 +172,34 @@ def claim_flags(
         cells = list(dict.fromkeys(cell for name in each.weights for cell in study.cells(name)))
         names, interaction = listed([code(cell) for cell in cells]), len(each.weights) > 2
         for label in filter(None, (metric.label, claim.minus)):
-            ends = [end(study.metric(label), estimates[label][cell].value) for cell in cells]
+            ends = [_end_of(study.metric(label), estimates[label][cell].value, rows, cell) for cell in cells]
             if interaction and any(at is not None for at in ends):
                 result.append(f"an arm among {names} is at an end of {code(label)}, so differences cannot be compared")
             elif not interaction and len(set(ends)) == 1 and ends[0] is not None:
                 result.append(f"{names} are at the {'ceiling' if ends[0] else 'floor'} of {code(label)}")
-        if metric.take == "updates" or metric.split == "init":
-            continue  # the end of a curve is irrelevant
+        if metric.split == "init":
+            continue  # nothing has been trained
+        of_curves = metric.take != "updates"  # whose end is irrelevant once a target is reached
         directed = claim.kind in ("better", "worse", "order") and len(cells) == 2 and not claim.rates
-        if directed and _cross(*(_curves(study, rows, arm) for arm in cells)):
+        if of_curves and (directed or _loss_curve(study)) and (few := [arm for arm in cells if _too_short(rows, arm)]):
+            text = f"the runs of {listed([code(arm) for arm in few])} have too few validations"
+            result.append(f"{text} to see whether they are still learning")
+        if of_curves and directed and _cross(*(_curves(study, rows, arm) for arm in cells)):
             result.append(f"the curves of {names} still cross in the last quarter of the updates")
-        result += [f"{code(arm)} {text}" for arm in cells for text in arms.get(arm, ())]
+        ours = [(arm, flag) for arm in cells for flag in arms.get(arm, ())]
+        result += [f"{code(arm)} {flag.text}" for arm, flag in ours if of_curves or not flag.of_curve]
     return list(dict.fromkeys(result))
+
+
+def rates_at_the_end(study: Study, comparisons: Sequence[Comparison], search: Sequence[Row]) -> list[str]:
+    """Of a claim about the best learning rates, the arms for which a seed of the search has its best rate at an end."""
+    result, runs = [], results.tried_in(study, search)
+    for arm in dict.fromkeys(cell for each in comparisons for name in each.weights for cell in study.cells(name)):
+        known = [each for each in results.scores_by_seed(study, runs, arm) if not any(map(math.isnan, each.values()))]
+        ends = sum(min(scores, key=scores.__getitem__) in (min(scores), max(scores)) for scores in known)
+        if ends:
+            result.append(f"the best learning rate of {code(arm)} is at an end of its grid for {counted(ends, 'seed')}")
+    return result
 
 
 def _too_large(study: Study, claim: Claim, estimates: Estimates) -> list[str]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +19,9 @@ from transformer.config import Config
 from transformer.errors import UserError, counted, nearest
 from transformer.files import new_file
 from transformer.registry import Component
-from transformer.statistics.contrasts import detectable
-from transformer.studies.study import SEARCH_SEED, Claim, Fair, Metric, Study, arm_configs
-from transformer.studies.verdicts import planned
+from transformer.statistics.contrasts import detectable, expected, provable_margin
+from transformer.studies.study import LAWS, SEARCH_SEED, Claim, Fair, Metric, Study, arm_configs
+from transformer.studies.verdicts import comparisons, planned
 from transformer.training import costs as cost_lib
 
 TOLERANCE: Mapping[Fair, float] = {"steps": 0.0, "tokens": 0.0, "flops": 0.05, "parameters": 0.05}
@@ -117,10 +117,10 @@ SCORING = (
 )  # may change in a workdir, not in a study
 
 
-def changed(config: Config) -> dict[str, str]:
+def changed(config: Config, before: Mapping[str, str] | None = None) -> dict[str, str]:
     """The settings except the seed that differ from their defaults, by name, as on the command line. Of a path only the last
-    part."""
-    default = defaults()
+    part. `before`: earlier defaults of the library, to be used instead of those of now."""
+    default = before or defaults()
     return {name: text for name, text in _texts(config).items() if name != "train.seed" and text != default.get(name)}
 
 
@@ -258,7 +258,8 @@ def followed(study: Study, folder: Path) -> str:
     differ = sorted(name for name in now if name not in ("base", "arms") and not _as_planned(name, known.plan, now, default))
     if other_settings(study.base, _flat(known.plan.get("base", {})), known.defaults):
         differ.append("base")
-    if _values(known.plan.get("arms", {})) != _values(now["arms"]):
+    exist = {name for config in arm_configs(study).values() for name in _texts(config)}
+    if not _same_arms(known.plan.get("arms", {}), now["arms"], exist):
         differ.append("arms")
     when = "before the first run" if not known.before else f"after {counted(known.before, 'run')}"
     text = f"The plan (plan.json, {known.hash}) was written on {known.written[:10]}, {when}"
@@ -279,9 +280,20 @@ def _as_planned(name: str, plan: Mapping[str, Any], now: Mapping[str, Any], defa
     return plan.get(name, default[name]) == now[name]
 
 
-def _values(arms: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
-    """By arm, the values of its settings without their names, which may have changed."""
-    return {name: sorted(changes.values()) for name, changes in arms.items()}
+def _same_arms(planned: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]], exist: Collection[str]) -> bool:
+    """Whether all arms have the settings that were planned. A setting may have another name if its value is the same and the
+    old name does not `exist` any more."""
+
+    def renamed(arm: str) -> dict[str, str]:
+        result, new = {}, {name: text for name, text in now[arm].items() if name not in planned[arm]}
+        for name, text in planned[arm].items():
+            known = name in now[arm] or name in exist
+            other = None if known else next((other for other, value in new.items() if value == text), None)
+            new.pop(other or "", None)
+            result[other or name] = text
+        return result
+
+    return set(planned) == set(now) and all(renamed(arm) == dict(now[arm]) for arm in now)
 
 
 def _flat(base: Mapping[str, Any]) -> dict[str, str]:
@@ -433,17 +445,37 @@ def _counted_runs(plan: Plan, runs: Sequence[Run]) -> str:
 
 
 def _power(study: Study) -> str:
-    """The difference that can be found with this number of seeds, in standard deviations of runs, which are not known yet."""
+    """What can be found with this number of seeds, in standard deviations of runs, which are not known yet."""
     if study.seeds < 2:
         return "with one seed no difference can be distinguished from noise; raise config.seeds"
-    tests = max(planned(study), 1)
-    names = " and ".join(dict.fromkeys(study.label(claim) for claim in study.claims)) or study.metrics[0].label
-    freedom = (study.seeds - 1) * (1 if study.blocked else 2 - 2 / study.seeds)
-    least = detectable(math.sqrt(2 / study.seeds), freedom, tests)
+    tests, found = max(planned(study), 1), dict[tuple[str, str], float]()
+    for claim in study.claims or [Claim("", "", "better", ())]:
+        for weights in _weights(study, claim):
+            solve = provable_margin if claim.kind == "equal" else detectable
+            blocked = not claim.rates and (study.blocked or claim.ranks)
+            least = solve(*expected(weights, study.search_seeds if claim.rates else study.seeds, blocked), tests)
+            slope = "a rise or fall with each doubling of" if claim.kind in ("rises", "falls") else ""
+            other = "a difference of differences of" if claim.beyond else "a difference of"
+            key = ("equality within" if claim.kind == "equal" else slope or other, study.label(claim))
+            found[key] = max(found.get(key, 0.0), least)
+    if not found:
+        return "how precisely exponents can be fitted is not known before the runs"
+    able = "; ".join(f"{what} {least:.2g} in {label}" for (what, label), least in found.items())
     return (
-        f"in {names} a difference of {least:.2g} standard deviations or more is found with a probability of 80 % "
-        f"(of runs of one arm with different seeds; {counted(tests, 'planned comparison')})"
+        f"found with a probability of 80 %: {able} (in standard deviations of runs of one arm with different seeds; "
+        f"{counted(tests, 'planned comparison')})"
     )
+
+
+def _weights(study: Study, claim: Claim) -> list[list[float]]:
+    """The weights of each comparison of a claim, for all arms; of two arms without a claim about any."""
+    if not claim.arms:
+        return [[1.0, -1.0]]
+    result = []
+    for comparison in comparisons(claim, study.against, True) if claim.kind not in LAWS else ():
+        each = [(weight, 1 if claim.ranks else len(study.cells(name))) for name, weight in comparison.weights.items()]
+        result.append([weight / arms for weight, arms in each for _ in range(arms)])
+    return result
 
 
 def duration(seconds: float) -> str:

@@ -96,8 +96,7 @@ def digits(measured: Measured) -> Digits:
 
 def _metric(findings: Findings, measured: Measured) -> list[str]:
     """A metric's table with a row for each arm; with several tasks, a table for each task."""
-    better = "higher" if measured.metric.higher_is_better else "lower"
-    parts = [f"### {code(measured.metric.label)} ({better} is better)"]
+    parts = [f"### {code(measured.metric.label)}{measured.which}"]
     for task, arms in measured.groups.items():
         parts += [f"{plain(task)}:"] if task else []
         parts.append(_table(findings, measured, arms))
@@ -159,8 +158,11 @@ def _notes(findings: Findings, measured: Measured) -> list[str]:
         notes.append(
             "Validation runs only every few updates, so the number is that of the first validation at which the target was "
             "reached. A run that never reached it counts with all of its updates; it is neither left out nor counted as 0. So "
-            "the mean is a restricted mean (Royston & Parmar 2013), which is lower than the true one."
+            "the mean is a restricted mean (Royston & Parmar 2013), which is lower than the true one. Intervals and p values "
+            "include a variance of d² / 12 of each run for d updates between validations."
         )
+    if measured.data.ranked:
+        notes.append("No p value is below that of a sign test of all seeds and tasks.")
     if measured.without:
         notes.append(f"Left out, because the metric is missing or not finite: {counted(measured.without, 'finished run')}.")
     return [" ".join(notes)] if notes else []
@@ -170,7 +172,7 @@ def _flags(findings: Findings) -> list[str]:
     """The flags of arms, and the rules by which arms and claims are flagged."""
     if not findings.flags and not any(judged.flags for judged in findings.judged):
         return []
-    lines = [f"- {code(arm)} {text}" for arm, doubts in findings.flags.items() for text in doubts]
+    lines = [f"- {code(arm)} {flag.text}" for arm, doubts in findings.flags.items() for flag in doubts]
     return ["## Flags", *(["\n".join(lines)] if lines else []), flags.RULES]
 
 
@@ -192,8 +194,10 @@ def _how_computed(findings: Findings) -> list[str]:
         "1947, with fewer degrees of freedom; the limits of a difference follow from those of its means: Zou & Donner 2008). "
         "Planned comparisons are those of the claims. Their p values have Holm's (1979) correction. Their intervals are "
         "simultaneous and agree with his decisions (Strassburger & Bretz 2008): an interval that ends exactly at the bound "
-        "of its claim excludes that bound. All other comparisons are exploratory: their intervals and p values allow for all "
-        "pairs of arms (Games & Howell 1976). All of this is about other seeds on the same data, not about other test sets.",
+        "of its claim excludes that bound. Each p value in a table is about a difference of 0, so a planned comparison with a "
+        "margin has none; its interval and its verdict are about the margin. All other comparisons are exploratory: their "
+        "intervals and p values allow for all pairs of arms (Games & Howell 1976). All of this is about other seeds on the "
+        "same data, not about other test sets.",
         *(
             [(shared if any(measured.data.shared for measured in findings.measured) else "") + two]
             if findings.sentences
@@ -240,7 +244,7 @@ def _search(findings: Findings) -> list[str]:
             taken = f"{chosen[arm]:g}" if chosen.get(arm) else ABSENT
             lines.append([code(name.format(arm)), *cells, taken])
     if study.search_fraction < 1:
-        short, whole = (flags.best_rate(study, findings.search, study.search_check, part) for part in flags.PARTS)
+        short, whole = flags.checked(study, findings.search)
         same = "the same rate as" if short == whole else "**another rate than**"
         doubts += [f"a search with all updates chooses {same} one with {study.search_fraction:g} of them"]
     note = (

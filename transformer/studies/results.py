@@ -1,8 +1,8 @@
 """The results of runs: reads them from workdirs, chooses learning rates, and keeps results.csv and curves.csv.
 
 results.csv has a row for each run, with everything that a report needs: its metrics, the settings that differ from the defaults
-(`name=value`, as on the command line), and a curve (`update:value`, at most 50 of them). So a report can be made again even if
-the workdirs are gone.
+that plan.json records (`name=value`, as on the command line), and a curve (`update:value`, at most 50 of them). So a report can
+be made again even if the workdirs are gone.
 """
 
 import csv
@@ -14,7 +14,7 @@ import shlex
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from transformer import cuts
 from transformer.config import Config
@@ -92,41 +92,92 @@ def chooser(study: Study) -> Metric:
 EXTENSIONS = 2  # how often a grid of learning rates is extended
 
 
-def search_scores(study: Study, outcomes: Mapping[Run, Outcome], part: str) -> dict[str, dict[float, float]]:
-    """By arm, the mean score of each learning rate; lower is better, and inf if a run diverged. Rates whose runs failed are
-    absent."""
-    metric = chooser(study)
-    tried: dict[str, list[tuple[float, float]]] = {}
+class Tried(NamedTuple):
+    """A run of the search for learning rates. `value`: of the metric that chooses them; nan if the run has none."""
+
+    arm: str
+    part: str
+    seed: int
+    rate: float
+    value: float
+    status: str
+
+
+def tried(study: Study, outcomes: Mapping[Run, Outcome]) -> list[Tried]:
+    """The runs of the search that have ended. A target that was never reached counts with all updates of the run."""
+    label, result = chooser(study).label, []
     for run, found in outcomes.items():
-        rate = run.config.train.learning_rate
-        if run.part == part and found.status != "failed" and rate is not None:
-            tried.setdefault(run.arm, []).append((rate, found.metrics.get(metric.label, math.nan)))
-    return {arm: mean_scores(metric, each) for arm, each in tried.items()}
+        rate, value = run.config.train.learning_rate, found.metrics.get(label, math.nan)
+        if run.part != "study" and rate is not None:
+            value = run.config.train.steps if value == math.inf else value
+            result.append(Tried(run.arm, run.part, run.seed, rate, value, found.status))
+    return result
 
 
-def mean_scores(metric: Metric, tried: Iterable[tuple[float, float]]) -> dict[float, float]:
-    """The mean score of each learning rate, from (rate, value) of runs; lower is better, and inf if a value is not finite."""
-    scores: dict[float, list[float]] = {}
-    for rate, value in tried:
-        score = -value if metric.higher_is_better else value
-        scores.setdefault(rate, []).append(score if math.isfinite(score) else math.inf)
-    return {rate: statistics.fmean(scores[rate]) for rate in sorted(scores)}
+def tried_in(study: Study, rows: Iterable["Row"]) -> list[Tried]:
+    """As `tried`, from the rows of a results.csv."""
+    label = chooser(study).label
+    return [
+        Tried(row.arm, row.part, row.seed, row.learning_rate, row.values.get(label, math.nan), row.status)
+        for row in rows
+        if row.part != "study" and row.learning_rate is not None
+    ]
 
 
-def choose(study: Study, outcomes: Mapping[Run, Outcome]) -> dict[str, float]:
-    """The best learning rate of each arm; the smallest if all runs diverged; none if all runs of the arm's search failed.
+def mean_scores(study: Study, runs: Sequence[Tried], seeds: int) -> dict[float, float]:
+    """The mean score of each learning rate, from the runs of one arm and part; empty without a run. Lower is better. inf: a run
+    diverged. nan: unknown, because one of `seeds` runs failed or is missing."""
+    metric, result = chooser(study), {}
+    for rate in sorted({*study.learning_rates, *(run.rate for run in runs)}) if runs else ():
+        ours = [run for run in runs if run.rate == rate]
+        whole = len(ours) >= seeds and all(run.status != "failed" for run in ours)
+        values = [run.value if run.status == "finished" else math.nan for run in ours]
+        scores = [(-value if metric.higher_is_better else value) if math.isfinite(value) else math.inf for value in values]
+        result[rate] = statistics.fmean(scores) if whole else math.nan
+    return result
 
-    For the arm that was also tried with all updates, only those runs count.
+
+def scores_by_seed(study: Study, runs: Iterable[Tried], arm: str) -> list[dict[float, float]]:
+    """For each seed of an arm's search, the score of each learning rate, as in `mean_scores`."""
+    ours = [run for run in runs if (run.arm, run.part) == (arm, "search")]
+    seeds = sorted({run.seed for run in ours})
+    return [mean_scores(study, [run for run in ours if run.seed == seed], 1) for seed in seeds]
+
+
+def best_rate(study: Study, runs: Iterable[Tried], arm: str, part: str) -> float | None:
+    """The learning rate that one part of the search chooses: the smallest if all runs diverged, None if a run failed or is
+    missing."""
+    scores = mean_scores(study, [run for run in runs if (run.arm, run.part) == (arm, part)], study.search_seeds)
+    return None if any(map(math.isnan, scores.values())) else min(scores, key=scores.__getitem__, default=None)
+
+
+def choose(study: Study, runs: Sequence[Tried]) -> dict[str, float]:
+    """The best learning rate of each arm; none if a run of the arm's search failed or is missing.
+
+    For the arm that was also tried with all updates, those runs decide.
     """
-    known = search_scores(study, outcomes, "search") | search_scores(study, outcomes, "check")
-    return {arm: min(rates, key=rates.__getitem__) for arm, rates in known.items()}
-
-
-def extended_grids(study: Study, outcomes: Mapping[Run, Outcome]) -> dict[str, list[float]]:
-    """For arms whose best rate is at an end of the grid, the next rate beyond that end, if the grid may still be extended."""
     result = {}
-    for arm, best in choose(study, outcomes).items():
-        rates = sorted(search_scores(study, outcomes, "search")[arm])
+    for arm in study.arms:
+        checked = study.search_fraction < 1 and arm == study.search_check
+        rates = [best_rate(study, runs, arm, part) for part in (("search", "check") if checked else ("search",))]
+        if None not in rates:
+            result[arm] = rates[-1]
+    return result
+
+
+def rates_tried(runs: Iterable[Tried]) -> dict[str, list[float]]:
+    """By arm, the learning rates of its search, from the smallest."""
+    result: dict[str, set[float]] = {}
+    for run in runs:
+        result.setdefault(run.arm, set()).add(run.rate)
+    return {arm: sorted(rates) for arm, rates in result.items()}
+
+
+def extended_grids(study: Study, runs: Sequence[Tried]) -> dict[str, list[float]]:
+    """For arms whose best rate is at an end of the grid, the next rate beyond that end, if the grid may still be extended."""
+    result, known = {}, rates_tried(runs)
+    for arm, best in choose(study, runs).items():
+        rates = known[arm]
         beyond = best / 2 if best == rates[0] else best * 2 if best == rates[-1] else None
         if beyond is not None and len(rates) < len(study.learning_rates) + EXTENSIONS and len(study.learning_rates) > 1:
             result[arm] = [beyond]
@@ -235,6 +286,8 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome], rows: Rows | 
     """Writes a row for every run with an outcome, in the order of the study's arms and seeds, and the whole file at once. Runs
     that have a row in `rows` keep it."""
     arms, study = list(plan.configs), plan.study
+    planned = plans.recorded(root)
+    before = planned.defaults if planned else {}
     ordered = sorted(outcomes, key=lambda run: (run.part, arms.index(run.arm), run.seed, run.config.train.learning_rate or 0))
     head = ["part", "arm", "seed", "status", *(metric.label for metric in columns(study)), "learning_rate", "parameters"]
     head += [
@@ -257,9 +310,12 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome], rows: Rows | 
         for run in ordered:
             found = outcomes[run]
             if known := (rows or {}).get(run):  # a metric may be new
-                writer.writerow({**{label: each for label, each in found.metrics.items() if math.isfinite(each)}, **known})
+                new_ones = {label: each for label, each in found.metrics.items() if not known.get(label) and each == each}
+                row = {**known, **_values(run, new_ones)}
+                row["not_reached"] = "; ".join(filter(None, (known.get("not_reached"), row["not_reached"])))
+                writer.writerow(row)
             else:
-                writer.writerow(_row(run, found, run.folder(root), curve_of(study)))
+                writer.writerow(_row(run, found, run.folder(root), curve_of(study), before))
     _write_curves_of(plan, root, ordered, rows or {})
 
 
@@ -289,12 +345,20 @@ def add_curves(path: Path, rows: Sequence["Row"], study: Study) -> None:
         )
 
 
-def _row(run: Run, found: Outcome, folder: Path, curve: str) -> dict[str, Any]:
+def _values(run: Run, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """The columns of metrics: a target that was never reached has all updates of the run, and is in `not_reached`."""
+    never = [label for label, value in metrics.items() if value == math.inf]
+    return {**metrics, **dict.fromkeys(never, run.config.train.steps), "not_reached": "; ".join(never)}
+
+
+def _row(run: Run, found: Outcome, folder: Path, curve: str, before: Mapping[str, str]) -> dict[str, Any]:
     workdir, row = Workdir(folder), {"part": run.part, "arm": run.arm, "seed": run.seed, "status": found.status}
-    row |= {name: run.config.train.steps if value == math.inf else value for name, value in found.metrics.items()}
-    row["not_reached"] = "; ".join(name for name, value in found.metrics.items() if value == math.inf)
-    row |= {"learning_rate": run.config.train.learning_rate, "hash": run.hash, "error": found.error}
-    row |= {"settings": shlex.join(f"{name}={text}" for name, text in changed(run.config).items())}
+    row |= _values(run, found.metrics) | {
+        "learning_rate": run.config.train.learning_rate,
+        "hash": run.hash,
+        "error": found.error,
+    }
+    row |= {"settings": shlex.join(f"{name}={text}" for name, text in changed(run.config, before).items())}
     row |= {"sources": " ".join(f"{name}={digest}" for name, digest in plans.sources(run.config).items())}
     row["cuts"] = json.dumps(cuts.to_json(_cuts(workdir)), ensure_ascii=False) if row["status"] == "finished" else ""
     points = [(line["step"], line[curve]) for line in read_metrics(workdir.metrics_file) if curve in line]

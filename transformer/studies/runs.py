@@ -89,11 +89,12 @@ def run_all(plan: Plan, root: Path, train: Train, place: Place, stream: TextIO |
             tried = plan.search()
             while tried and not stop:
                 all_of(tried, [*study.metrics, results.chooser(study)])
-                begun = plan.search(results.search_scores(study, found, "search"))
-                tried = missing(begun) or missing(plan.search(results.extended_grids(study, found)))
-            rates = results.choose(study, found)
-            _check_rates(root, rows, rates if study.learning_rates else {})
+                ended_runs = results.tried(study, found)
+                begun = plan.search(results.rates_tried(ended_runs))
+                tried = missing(begun) or missing(plan.search(results.extended_grids(study, ended_runs)))
+            rates = results.choose(study, results.tried(study, found))
             if not stop:
+                _check_rates(root, rows, rates)
                 all_of(plan.runs(rates), study.metrics)
             if not stop and (seeds := findings.seeds_needed(study, root)) > study.seeds:
                 all_of(plan.runs(rates, seeds), study.metrics)
@@ -171,12 +172,13 @@ def _placed(config: Config, root: Path) -> Config:
 
 
 def _failed(folder: Path, status: int | None) -> Outcome:
-    """The error of a process that ended before its run was finished."""
-    if results.diverged(read_metrics(Workdir(folder).metrics_file)):
-        return Outcome("diverged")
+    """The error of a process that ended before its run was finished. One that a signal ended says nothing about its loss: it is
+    trained again even if the last update was skipped."""
     if status is not None and status < 0:
         memory = "; was there too little memory?" if -status == signal.SIGKILL else ""
         return Outcome("failed", error=f"ended by signal {signal.Signals(-status).name}{memory}")
+    if results.diverged(read_metrics(Workdir(folder).metrics_file)):
+        return Outcome("diverged")
     lines = run_file(folder, ".log").read_text(encoding="utf-8", errors="replace").split("\n")
     return Outcome("failed", error=next((line.strip() for line in reversed(lines) if line.strip()), f"ended with {status}"))
 
@@ -304,7 +306,8 @@ class Progress:
         self._known = {(run.part, run.arm, run.seed, self._rate(run)) for run in runs}
         self._first, self._stream = plan.study.metrics[0].label, stream
         self._ended: dict[Run, None] = {}
-        self._under_way = self._before = 0  # updates of unfinished runs, and of runs that were done at the start
+        self._under_way: dict[Run, int] = {}  # updates of active runs
+        self._found: dict[Run, int] = {}  # updates of each run that were done when it was started
         self._begun: float | None = None
         self._last = time.monotonic() - PERIOD + FIRST  # when a line was written
         self._bar: Any = None
@@ -334,7 +337,7 @@ class Progress:
                 self._runs, self._updates = self._runs + 1, self._updates + run.config.train.steps
         new = [run for run in outcomes if run not in self._ended]
         self._ended |= dict.fromkeys(new)
-        self._before += sum(run.config.train.steps for run in new)
+        self._found |= {run: run.config.train.steps for run in new}
         if self._begun is None:
             self._begun = time.monotonic()
         if new:
@@ -342,19 +345,25 @@ class Progress:
 
     def ended(self, run: Run, result: Outcome) -> None:
         self._ended[run] = None
-        self._under_way = 0
+        self._under_way.pop(run, None)
         value = result.metrics.get(self._first)
         what = f"{self._first} {value:.4g}" if value is not None else f"{result.status} {result.error}".rstrip()
-        search = f" at learning rate {run.config.train.learning_rate:g}" if run.part == "search" else ""
+        search = (
+            f" at learning rate {run.config.train.learning_rate:g}"
+            if run.part != "study" and run.config.train.learning_rate
+            else ""
+        )
         name = f"{run.arm}, seed {run.seed}{search}"
         self._say(f"{len(self._ended)}/{self._runs} runs  {name}: {what}{self._eta()}")
 
     def watch(self, active: Mapping[Run, Path]) -> None:
         """Reads the progress of runs."""
+        for run in active:
+            if run not in self._found:  # a resumed run has some updates already
+                self._found[run] = _step(active[run])
         if not self._bar and time.monotonic() < self._last + PERIOD:
             return
-        rows = [read_metrics(Workdir(folder).metrics_file) for folder in active.values()]
-        self._under_way = sum(each[-1]["step"] for each in rows if each)
+        self._under_way = {run: _step(folder) for run, folder in active.items()}
         done = f"{len(self._ended)}/{self._runs} runs"
         if not self._bar:
             at = ", ".join(f"{run.arm}, seed {run.seed}" for run in active)
@@ -363,13 +372,14 @@ class Progress:
             self._bar.update(self._task, description=done, completed=self._done(), eta=self._eta())
 
     def _done(self) -> int:
-        return sum(run.config.train.steps for run in self._ended) + self._under_way
+        return sum(run.config.train.steps for run in self._ended) + sum(self._under_way.values())
 
     def _eta(self) -> str:
         done = self._done()
-        if self._begun is None or done <= self._before or done >= self._updates:
+        new = done - sum(self._found.get(run, 0) for run in (*self._ended, *self._under_way))
+        if self._begun is None or new <= 0 or done >= self._updates:
             return ""
-        return f"  ETA {duration((time.monotonic() - self._begun) / (done - self._before) * (self._updates - done))}"
+        return f"  ETA {duration((time.monotonic() - self._begun) / new * (self._updates - done))}"
 
     def _say(self, text: str) -> None:
         self._last = time.monotonic()
@@ -377,3 +387,9 @@ class Progress:
             self._bar.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
         else:
             print(text, file=self._stream, flush=True)
+
+
+def _step(folder: Path) -> int:
+    """The last update that a run has reported."""
+    rows = read_metrics(Workdir(folder).metrics_file)
+    return rows[-1]["step"] if rows else 0

@@ -24,6 +24,7 @@ Law = Literal["exponent", "isoflop", "size exponent", "data exponent"]
 Kind = Literal["better", "worse", "equal", "not worse", "order", "rises", "falls"] | Law
 LAWS: tuple[Law, ...] = typing.get_args(Law)  # kinds that are about a fitted exponent
 
+BEST_RATE = "log2 of the best learning rate"  # the quantity of claims about rates
 SEARCH_SEED = 1_000_000  # the first seed of the learning-rate search; the study itself has the seeds 0, 1, 2, ...
 
 
@@ -207,7 +208,7 @@ class Study:
         """The name of the quantity that a claim is about."""
         label = claim.metric or self.metrics[0].label
         if claim.rates:
-            return "log2 of the best learning rate"
+            return BEST_RATE
         return f"{label} minus {claim.minus}" if claim.minus else f"mean reciprocal rank by {label}" if claim.ranks else label
 
     def metric(self, label: str) -> Metric:

@@ -192,7 +192,8 @@ def power(judged: Judged, digits: Digits) -> str:
     able = f"{label}With these runs, the smallest {what} with a probability of 80 % is about {digits(judged.least)}"
     if judged.claimed is None:
         return f"{able}; the claim states no size."
-    return f"{able}; the claim is about {judged.claimed:g}{', too small for this study to show' if label else ''}."
+    above = " more than its margin" if judged.claim.effect is not None and judged.claim.margin else ""
+    return f"{able}; the claim is about {judged.claimed:g}{above}{', too small for this study to show' if label else ''}."
 
 
 def conclusion(findings: Findings) -> str:

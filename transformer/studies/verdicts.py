@@ -44,7 +44,8 @@ class Quantity(Protocol):
 class Data:
     """A metric's values of all runs. `shared`: the part of a pair's standard error that comes from the test sentences
     (`bootstrap.shared_error`). `cells`: names that stand for the mean of several arms, one for each task. `name`: the
-    metric."""
+    metric. `rounding`: the values are multiples of this. `ranked`: the values are mean ranks over this many tasks; ranks that
+    are the same in all of them, for all seeds, are then as certain as a sign test is."""
 
     table: Table
     higher_is_better: bool
@@ -53,6 +54,8 @@ class Data:
     shared: Mapping[Pair, float] = field(default_factory=dict)
     cells: Mapping[str, Sequence[str]] = field(default_factory=dict)
     name: str = ""
+    rounding: float = 0.0
+    ranked: int = 0
 
     def spread(self, weights: Mapping[str, float]) -> dict[str, float]:
         """The weights of the arms of the table."""
@@ -67,7 +70,10 @@ class Data:
         """None if an arm has too few runs."""
         weights, pair = self.spread(weights), tuple(weights)
         error = self.shared.get((pair[0], pair[1]), self.shared.get((pair[1], pair[0]), 0.0)) if len(pair) == 2 else 0.0
-        return contrasts.contrast(self.table, weights, self.scale, self.blocked, error)
+        found = contrasts.contrast(self.table, weights, self.scale, self.blocked, error, self.rounding)
+        if found is None or not self.ranked:
+            return found
+        return dataclasses.replace(found, least=0.5 ** (found.means[0].count * self.ranked))
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,11 @@ class Comparison:
     above: tuple[float, ...] = ()
     below: tuple[float, ...] = ()
     law: tuple = ()  # further values that identify a fitted exponent
+
+    @property
+    def about_zero(self) -> bool:
+        """Whether its p value is about a difference of 0, and not about a margin."""
+        return set(self.above + self.below) == {0.0}
 
     @property
     def key(self) -> tuple:
