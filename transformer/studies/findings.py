@@ -67,7 +67,8 @@ class Judged:
     """A claim, its verdict, and the data of its metric. `claimed`: the effect, above its margin, or the margin that the claim
     states, or None.
     `least`: the smallest effect or margin that the study can show, or None if it can show nothing. `flags`: the reasons why the
-    study does not decide the claim."""
+    study does not decide the claim. `of_seeds`: test sentences were resampled, but the intervals of this claim are about other
+    seeds alone."""
 
     claim: Claim
     verdict: Verdict
@@ -75,6 +76,7 @@ class Judged:
     claimed: float | None = None
     least: float | None = None
     flags: Sequence[str] = ()
+    of_seeds: bool = False
 
     @property
     def word(self) -> str:
@@ -154,7 +156,9 @@ def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = (),
         compared = [finding.comparison for finding in verdict.findings]
         doubts = flags.claim_flags(study, claim, compared, each, ours, estimates, of_arms, verdict.findings[0].law)
         doubts += flags.rates_at_the_end(study, compared, search) if claim.rates else []
-        judged.append(dataclasses.replace(_judged(claim, verdict, each), flags=doubts))
+        resampled = not claim.rates and any(row.metric == study.metric(claim.metric).label for row in sentences)
+        of_seeds = resampled and any(each.of_sentences(comparison.weights) is None for comparison in compared)
+        judged.append(dataclasses.replace(_judged(claim, verdict, each), flags=doubts, of_seeds=of_seeds))
     return Findings(study, ours, search, seeds, missing, measured, judged, sentences, of_arms, plan)
 
 
