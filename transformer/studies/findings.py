@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transformer.statistics import contrasts
-from transformer.statistics.contrasts import Contrast, Estimate, Interval, Scale, Table
+from transformer.statistics.contrasts import Contrast, Estimate, Interval, Scale
 from transformer.statistics.power_law import PowerLaw
 from transformer.studies import flags, resampling, results, verdicts
 from transformer.studies.flags import Flag
+from transformer.studies.markup import Digits
 from transformer.studies.resampling import Row as Sentences
 from transformer.studies.results import Row
 from transformer.studies.study import BEST_RATE, LAWS, Claim, Metric, Study, arm_configs
@@ -48,6 +49,11 @@ class Measured:
     noise: float | None
 
     @property
+    def digits(self) -> Digits:
+        """The number format of the metric."""
+        return Digits(self.noise, [estimate.value for estimate in self.estimates.values() if estimate.value is not None])
+
+    @property
     def better(self) -> str:
         """Whether "higher" or "lower" values are better; "" for learning rates, where neither are."""
         return "" if self.metric.label == BEST_RATE else "higher" if self.metric.higher_is_better else "lower"
@@ -56,10 +62,6 @@ class Measured:
     def which(self) -> str:
         """ " (lower is better)", for headings."""
         return f" ({self.better} is better)" if self.better else ""
-
-    @property
-    def table(self) -> Table:
-        return self.data.table
 
 
 @dataclass(frozen=True)

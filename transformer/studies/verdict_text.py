@@ -200,7 +200,7 @@ def power(judged: Judged, digits: Digits) -> str:
 def conclusion(findings: Findings) -> str:
     """A sentence about which arms differ from the comparison arm, for a study without claims."""
     measured, against = findings.measured[0], findings.study.compare_with
-    number = Digits(measured.noise, [mean for mean, *_ in measured.estimates.values() if mean is not None])
+    number = measured.digits
     differ, same, unknown = [], [], []
     for arm, difference in measured.differences.items():
         interval, value = difference.interval, difference.value
