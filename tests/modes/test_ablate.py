@@ -68,7 +68,7 @@ def test_a_killed_study_ends_as_one_that_was_not(folder):
     frozen = study('"false"}', still).replace("seeds=1", "seeds=3")
     frozen = frozen.replace('Claim("it does", "here", "better"', 'Claim("what stands still is worse", "here", "worse"')
     (folder / "study.py").write_text(
-        frozen.replace('"6"', '"60"').replace('every": "2"', 'every": "20"').replace('steps": "2"', 'steps": "20"')
+        frozen.replace('"6"', '"60"').replace('every": "2"', 'every": "10"').replace('steps": "2"', 'steps": "20"')
     )
     for split in ("train", "validation", "test"):  # a label that is there to be learned
         lines = [f"{'yes' if 'egg' in text else 'no'}\t{text}" for text in ("ann has egg", "ben has fan", "cat has hen", "egg")]

@@ -124,6 +124,24 @@ def test_verdicts_are_about_other_sentences_too(tmp_path, error, word):
     # With nothing but sentences' noise, a difference of 2.8 standard errors or more is found in four of five studies.
 
 
+def test_verdicts_about_more_than_two_arms_are_about_seeds_alone(tmp_path):
+    claims = (
+        Claim("wider is better", "here", "better", ("16",)),
+        Claim("more so", "here", "better", ("24",), beyond=("16", "8")),
+        Claim("it rises", "here", "rises", ("8", "16", "24"), sizes=(8.0, 16.0, 24.0)),
+        Claim("less is lost", "here", "better", ("16",), minus="validation/nll"),
+        Claim("of no sentences", "here", "better", ("24",), metric="validation/nll"),
+    )
+    study = test_runs.plan(ARMS, metrics=METRICS[::-1], seeds=3, claims=claims, compare_with="8").study
+    rows = written.all_of(study, lambda arm, seed: {"validation/nll": 2.0 + seed, "test/bleu": 30 + int(arm) + seed / 9})
+    written.write(tmp_path, study, rows)
+    sentences = [resampling.Row("test/bleu", arm, "8", 0.1, 0, 8.0, 7.0, 9.0, 0.01) for arm in ("16", "24")]
+    for known, wanted in ((sentences, [False, True, True, True, False]), ([], [False] * 5)):
+        found = findings.find(study, results.read(tmp_path / "results.csv", study), known)
+        lines = [line for line in report.markdown(found).splitlines() if line.startswith("**Verdict")]
+        assert ["not about other test sentences" in line for line in lines] == wanted
+
+
 def test_without_outputs_there_is_no_file(plan, tmp_path):
     every = [(run.arm, run.seed) for run in plan.runs({})]
     (tmp_path / "sentences.csv").write_text("of arms that were others\n")

@@ -499,6 +499,16 @@ def test_finished_runs_of_other_settings_are_not_lost(tmp_path, now, output):
     assert (place / "results.csv").read_bytes() == before and not (place / "runs").exists()
 
 
+def test_a_row_that_belongs_to_no_arm_is_named_by_its_line(tmp_path):
+    """Also if rows of failed runs, which are not kept, stand before it."""
+    arms = {"f": does("fail"), "a": {}, "b": {"model.d_model": "16"}}
+    run_all(plan(arms, seeds=1), tmp_path / "first")
+    place = elsewhere(tmp_path / "first", tmp_path / "second")
+    assert [row["arm"] for row in table(place)].index("b") == 2
+    with pytest.raises(UserError, match=r"results.csv, line 4: .*arm 'b', which the study does not have"):
+        run_all(plan(dict(list(arms.items())[:2]), seeds=1), place)
+
+
 def test_a_variant_that_has_changed_is_another_run(tmp_path, monkeypatch):
     monkeypatch.setattr(plans, "sources", lambda config: {"soft_cap.py": "1"})
     made = plan({"a": {}, "b": {"model.d_model": "16"}})

@@ -126,7 +126,7 @@ WRONG = {
     ),
     "sizes of no exponent": (
         claim(sizes=(1.0, 2.0)),
-        "claim 1: only a claim of kind exponent has sizes and an exponent, and this is of kind better",
+        "claim 1: a claim of kind better does not use sizes; remove sizes=(1.0, 2.0)",
     ),
     "effect": (claim(effect=-1.0), "claim 1: its effect is -1.0; expected a difference above 0"),
     "effect of equality": (claim(kind="equal", effect=1.0), "its effect is 1.0; expected a difference above 0"),

@@ -1,7 +1,7 @@
 """Means and contrasts of a table of runs, for arms whose variances differ: intervals, Holm's families, Games and Howell.
 
 A table maps each arm to one score per seed, the same seeds in all arms. nan is a run that diverged: it has no score to
-average, but it is an outcome, and `diverged` counts it. None is a missing outcome: a run that failed or does not exist.
+average, but it is an outcome, and `outcomes` counts it. None is a missing outcome: a run that failed or does not exist.
 
 A mean is taken on the scale of its metric (log for positive numbers, logit for percentages) and transformed back, and so are
 the limits of its interval. The limits of a contrast, a weighted sum of means in the metric's own units, are recovered from
@@ -45,14 +45,6 @@ class Estimate(NamedTuple):
     value: float | None
     interval: Interval | None
     count: int
-
-
-class Divergence(NamedTuple):
-    """Runs of an arm that diverged, and Fisher's exact p (two-sided) against the comparison arm; None for that arm itself."""
-
-    count: int
-    runs: int
-    p: float | None
 
 
 # --- scales ------------------------------------------------------------------------------------------------------------
@@ -437,18 +429,6 @@ def _solve(found, error: float, freedom: float, tests: int, power: float, level:
 
 
 # --- runs that diverged ------------------------------------------------------------------------------------------------
-
-
-def diverged(table: Table, against: str) -> dict[str, Divergence]:
-    """For each arm, the runs that diverged (nan, inf) and Fisher's exact test against the comparison arm."""
-    check_arm(table, against)
-    _rectangle(table)
-    lost = {arm: outcomes(table, [arm]) for arm in table}
-
-    def exact(arm: str) -> float:
-        return _p(stats.fisher_exact([[count, runs - count] for count, runs in (lost[arm], lost[against])]))
-
-    return {arm: Divergence(*lost[arm], None if arm == against else exact(arm)) for arm in table}
 
 
 def outcomes(table: Table, arms: Sequence[str]) -> tuple[int, int]:

@@ -219,8 +219,7 @@ def tex(findings: Findings) -> str:
     """A `tabular` for each metric, for `\\input`; it needs the package booktabs."""
     parts = ["% needs \\usepackage{booktabs}"]
     for measured in findings.measured:
-        number = Digits(measured.noise, [mean for mean, *_ in measured.estimates.values() if mean is not None])
-        parts += [f"% {measured.metric.label}{measured.which}", *_tabular(measured, number)]
+        parts += [f"% {measured.metric.label}{measured.which}", *_tabular(measured, measured.digits)]
     return "\n".join(parts) + "\n"
 
 

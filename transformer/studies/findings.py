@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transformer.statistics import contrasts
-from transformer.statistics.contrasts import Contrast, Estimate, Interval, Scale, Table
+from transformer.statistics.contrasts import Contrast, Estimate, Interval, Scale
 from transformer.statistics.power_law import PowerLaw
 from transformer.studies import flags, resampling, results, verdicts
 from transformer.studies.flags import Flag
+from transformer.studies.markup import Digits
 from transformer.studies.resampling import Row as Sentences
 from transformer.studies.results import Row
 from transformer.studies.study import BEST_RATE, LAWS, Claim, Metric, Study, arm_configs
@@ -48,6 +49,11 @@ class Measured:
     noise: float | None
 
     @property
+    def digits(self) -> Digits:
+        """The number format of the metric."""
+        return Digits(self.noise, [estimate.value for estimate in self.estimates.values() if estimate.value is not None])
+
+    @property
     def better(self) -> str:
         """Whether "higher" or "lower" values are better; "" for learning rates, where neither are."""
         return "" if self.metric.label == BEST_RATE else "higher" if self.metric.higher_is_better else "lower"
@@ -57,17 +63,14 @@ class Measured:
         """ " (lower is better)", for headings."""
         return f" ({self.better} is better)" if self.better else ""
 
-    @property
-    def table(self) -> Table:
-        return self.data.table
-
 
 @dataclass(frozen=True)
 class Judged:
     """A claim, its verdict, and the data of its metric. `claimed`: the effect, above its margin, or the margin that the claim
     states, or None.
     `least`: the smallest effect or margin that the study can show, or None if it can show nothing. `flags`: the reasons why the
-    study does not decide the claim."""
+    study does not decide the claim. `of_seeds`: test sentences were resampled, but the intervals of this claim are about other
+    seeds alone."""
 
     claim: Claim
     verdict: Verdict
@@ -75,6 +78,7 @@ class Judged:
     claimed: float | None = None
     least: float | None = None
     flags: Sequence[str] = ()
+    of_seeds: bool = False
 
     @property
     def word(self) -> str:
@@ -154,7 +158,9 @@ def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = (),
         compared = [finding.comparison for finding in verdict.findings]
         doubts = flags.claim_flags(study, claim, compared, each, ours, estimates, of_arms, verdict.findings[0].law)
         doubts += flags.rates_at_the_end(study, compared, search) if claim.rates else []
-        judged.append(dataclasses.replace(_judged(claim, verdict, each), flags=doubts))
+        resampled = not claim.rates and any(row.metric == study.metric(claim.metric).label for row in sentences)
+        of_seeds = resampled and any(each.of_sentences(comparison.weights) is None for comparison in compared)
+        judged.append(dataclasses.replace(_judged(claim, verdict, each), flags=doubts, of_seeds=of_seeds))
     return Findings(study, ours, search, seeds, missing, measured, judged, sentences, of_arms, plan)
 
 

@@ -89,11 +89,6 @@ def _claim(findings: Findings, number: int) -> list[str]:
     ]
 
 
-def digits(measured: Measured) -> Digits:
-    """The number format of the metric."""
-    return Digits(measured.noise, [mean for mean, *_ in measured.estimates.values() if mean is not None])
-
-
 def _metric(findings: Findings, measured: Measured) -> list[str]:
     """A metric's table with a row for each arm; with several tasks, a table for each task."""
     parts = [f"### {code(measured.metric.label)}{measured.which}"]
@@ -105,7 +100,7 @@ def _metric(findings: Findings, measured: Measured) -> list[str]:
 
 def _table(findings: Findings, measured: Measured, arms: Sequence[str]) -> str:
     """A table of arms, one of which the others are compared with."""
-    number, counting = digits(measured), measured.metric.take == "updates"
+    number, counting = measured.digits, measured.metric.take == "updates"
     against = findings.study.against(arms[0])
     head = ["arm", "mean", "95 % interval", "runs", f"minus {code(against)}", "interval of the difference", "p", "comparison"]
     head += ["not reached"] if counting else []
@@ -125,7 +120,7 @@ def _table(findings: Findings, measured: Measured, arms: Sequence[str]) -> str:
 
 def _resampled(findings: Findings, measured: Measured) -> list[str]:
     """The difference of two checkpoints over resampled test sentences, for scores that are sums over sentences: a table."""
-    study, number = findings.study, digits(measured)
+    study, number = findings.study, measured.digits
     rows = [row for row in findings.sentences if row.metric == measured.metric.label and row.against == study.against(row.arm)]
     if not rows:
         return []
@@ -219,7 +214,7 @@ def _unfinished(findings: Findings) -> list[str]:
 
 
 def _search(findings: Findings) -> list[str]:
-    """The search for learning rates: each arm's scores by rate, and doubts about the chosen rate."""
+    """The search for learning rates: each arm's scores by rate, and whether a check chose the same."""
     study, chooser = findings.study, results.chooser(findings.study)
     if not findings.search:
         trained = study.metrics[0].split != "init"
@@ -230,10 +225,6 @@ def _search(findings: Findings) -> list[str]:
         )
     rates = sorted({row.learning_rate for row in findings.search if row.learning_rate is not None})
     chosen = {row.arm: row.learning_rate for row in findings.rows}
-    doubts = [
-        f"the best rate of {code(arm)} is at the end of its grid"
-        for arm in flags.at_the_end(study, findings.rows, findings.search)
-    ]
     lines = []
     for part, name in (("search", "{}"), ("check", "{}, all updates")):
         for arm in study.arms:
@@ -243,15 +234,16 @@ def _search(findings: Findings) -> list[str]:
             cells = [_searched([row for row in ours if row.learning_rate == rate], chooser.label) for rate in rates]
             taken = f"{chosen[arm]:g}" if chosen.get(arm) else ABSENT
             lines.append([code(name.format(arm)), *cells, taken])
+    check = ""
     if study.search_fraction < 1:
         short, whole = flags.checked(study, findings.search)
         same = "the same rate as" if short == whole else "**another rate than**"
-        doubts += [f"a search with all updates chooses {same} one with {study.search_fraction:g} of them"]
+        check = f" Note: a search with all updates chooses {same} one with {study.search_fraction:g} of them."
     note = (
         f"The mean {code(chooser.label)} of the runs at each learning rate, with seeds that the study does not use"
         + (f", after {study.search_fraction:g} of the updates" if study.search_fraction < 1 else "")
         + ". The best rate is chosen, or the smallest if all runs diverged."
-        + (f" Note: {listed(doubts)}." if doubts else "")
+        + check
     )
     return ["## Learning rates", note, table(["arm", *(f"{rate:g}" for rate in rates), "chosen"], lines)]
 

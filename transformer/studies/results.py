@@ -225,11 +225,12 @@ def kept(plan: Plan, root: Path) -> dict[Run, dict[str, str]]:
     if not path.is_file():
         return {}
     with no_failure(str(path), "read"), path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("status") in ("finished", "diverged")]
+        lines = csv.DictReader(file)
+        rows = [(lines.line_num, row) for row in lines if row.get("status") in ("finished", "diverged")]
     before = known.defaults if (known := plans.recorded(root)) else {}
     result: dict[Run, dict[str, str]] = {}
-    for number, row in enumerate(rows, 2):
-        run, where = _run_of(plan, row, f"{path}, row {number}"), f"{path}: a finished run of arm {row['arm']!r}"
+    for number, row in rows:
+        run, where = _run_of(plan, row, f"{path}, line {number}"), f"{path}: a finished run of arm {row['arm']!r}"
         stated = _pairs(shlex.split(row.get("settings") or ""))
         others = plans.other_settings(run.config, stated, before) + _other_files(run, row.get("sources") or "")
         if others:

@@ -40,7 +40,8 @@ class Metric:
 
     `learned`: the value that an arm's mean must reach; otherwise the arm has not learned, and no claim about it is decided.
 
-    `scale`: the scale for means and intervals; None: logit for percentages, and log for all others, which are positive.
+    `scale`: the scale for means and intervals; None: logit for percentages, linear for numbers of updates, and log for all
+    others, which are positive. Values that are derived from metrics (`Claim.computed`) are linear.
     """
 
     name: str
@@ -451,13 +452,12 @@ def _check_claim(study: Study, claim: Claim, where: str) -> None:
             f"{where}: its sizes are {claim.sizes}; name one above 0 for each of its {len(claim.arms)} arms, "
             f"at least {least} that differ"
         )
-    of_law = claim.tokens or claim.budgets or claim.profiles
     if claim.kind in LAWS:
         _check_exponent(study, claim, where)
-    elif claim.exponent is not None or (claim.sizes and not slope) or of_law:
-        raise UserError(
-            f"{where}: only a claim of kind exponent has sizes and an exponent, and this is of kind {claim.kind}; remove them"
-        )
+        return
+    for name in ("exponent", *(() if slope else ("sizes",)), "tokens", "budgets", "profiles"):
+        if getattr(claim, name) not in (None, ()):
+            raise UserError(f"{where}: a claim of kind {claim.kind} does not use {name}; remove {name}={getattr(claim, name)}")
 
 
 def _check_exponent(study: Study, claim: Claim, where: str) -> None:

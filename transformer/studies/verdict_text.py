@@ -58,7 +58,8 @@ def sentence(judged: Judged, unit: str, digits: Digits) -> str:
         evidence = _exponent(claim, verdict.findings[0], judged)
     else:
         evidence = f"in {unit}, {listed([_compared(claim, finding, digits) for finding in verdict.findings])}"
-    return f"{SAYS[verdict.word][0].upper()}{SAYS[verdict.word][1:]}: {evidence}."
+    seeds = " These intervals are about other seeds, not about other test sentences." if judged.of_seeds else ""
+    return f"{SAYS[verdict.word][0].upper()}{SAYS[verdict.word][1:]}: {evidence}.{seeds}"
 
 
 def effects(judged: Judged, digits: Digits) -> list[str]:
@@ -199,7 +200,7 @@ def power(judged: Judged, digits: Digits) -> str:
 def conclusion(findings: Findings) -> str:
     """A sentence about which arms differ from the comparison arm, for a study without claims."""
     measured, against = findings.measured[0], findings.study.compare_with
-    number = Digits(measured.noise, [mean for mean, *_ in measured.estimates.values() if mean is not None])
+    number = measured.digits
     differ, same, unknown = [], [], []
     for arm, difference in measured.differences.items():
         interval, value = difference.interval, difference.value

@@ -66,10 +66,14 @@ class Data:
                 result[arm] = result.get(arm, 0.0) + weight / len(arms)
         return {arm: weight for arm, weight in result.items() if weight}
 
+    def of_sentences(self, weights: Mapping[str, float]) -> float | None:
+        """The standard error from the test sentences; None for other contrasts than those of a pair, or if it is not known."""
+        pair = tuple(self.spread(weights))
+        return self.shared.get((pair[0], pair[1]), self.shared.get((pair[1], pair[0]))) if len(pair) == 2 else None
+
     def contrast(self, weights: Mapping[str, float]) -> Contrast | None:
         """None if an arm has too few runs."""
-        weights, pair = self.spread(weights), tuple(weights)
-        error = self.shared.get((pair[0], pair[1]), self.shared.get((pair[1], pair[0]), 0.0)) if len(pair) == 2 else 0.0
+        error, weights = self.of_sentences(weights) or 0.0, self.spread(weights)
         found = contrasts.contrast(self.table, weights, self.scale, self.blocked, error, self.rounding)
         if found is None or not self.ranked:
             return found
