@@ -143,16 +143,18 @@ def load_file(path: str | Path, where: str, changed: bool = False) -> types.Modu
     if not file.is_file() or file.suffix != ".py":
         others = sorted(p.name for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
         raise UserError(f"{where}: there is no Python file {path}{nearest(file.name, others)}")
-    name = f"{_PREFIX}{file.stem}_{hashlib.sha256(str(file).encode() + file.read_bytes()).hexdigest()[:8]}"
+    text = file.read_bytes()
+    name = f"{_PREFIX}{file.stem}_{hashlib.sha256(str(file).encode() + text).hexdigest()[:8]}"
     if known is not None and known.__name__ == name:
         return known
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up while the file is executed
     try:
         with errors_in(file, where):
-            spec.loader.exec_module(module)
+            # Not the loader, whose cache of compiled files misses a change within a second.
+            exec(compile(text, file, "exec"), vars(module))  # noqa: S102
     except BaseException:
         del sys.modules[name]
         raise
