@@ -570,7 +570,8 @@ def rebuilt(study: Study, kept: Path, folder: Path) -> None:
         if (kept / name).exists():
             shutil.copy(kept / name, folder)
     report.write(study, folder)
-    assert (folder / "report.md").read_text() == (kept / "report.md").read_text()
+    for name in ("report.md", "summary.tex"):
+        assert (folder / name).read_text() == (kept / name).read_text()
     old, new = (drawn((where / "figure.svg").read_text()) for where in (kept, folder))
     assert [element[:2] for element in old] == [element[:2] for element in new]
     for (*_, before), (*_, after) in zip(old, new, strict=True):
