@@ -9,7 +9,7 @@ The paper's argument is about size: the dot product of two vectors of d_k entrie
 the claim is an interaction: removing the factor costs more at d_k 64 than at d_k 16, with each arm at its own best learning
 rate. All arms have two heads. Kernels have the variance 1 / fan-in, so that queries and keys of normalised inputs have the unit
 variance that the argument assumes. Values keep a width of 64. The second result is how the loss depends on the learning rate
-with and without the factor; the rates lie around the best one of the first runs of heads.py, 6e-3.
+with and without the factor; the rates lie around the best one of the first runs of heads.py, 6e-3. Not run yet.
 """
 
 from experiments.shapes import studies

@@ -2,7 +2,7 @@
 
     python launch.py --mode=ablate --config=experiments/ablations/attention_scale_start.py --workdir=runs/attention_scale_start
 
-Three seeds, 14 min with --workers=2 on two cores. Without the factor the variance is 6.0, 12, 24, 47, 102, 203, 414 at d_k 8
+Three seeds, 14 min with --workers=2 on two cores. Without the factor the variance is 6.0, 12, 24, 47, 102, 203, 413 at d_k 8
 to 512, which is proportional to d_k^1.04 (95 % interval 1.00 to 1.10), as published. It is about 0.8 d_k, not d_k, perhaps
 because the words of a sentence are not independent. attention_scale_start_scaled.py asks whether the variance is constant with
 the factor, and attention_scale_start_softmax.py asks what both do to the gradient of the softmax. All three studies have the

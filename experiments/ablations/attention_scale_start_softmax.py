@@ -3,7 +3,7 @@
     python launch.py --mode=ablate --config=experiments/ablations/attention_scale_start_softmax.py --workdir=runs/softmax_start
 
 Three seeds, the runs of attention_scale_start.py. Without the factor the norm falls from 0.313 to 0.080 between d_k 8 and 512;
-with the factor it is 0.313 to 0.318. The runs agree that it is smaller without the factor, from d_k 128 on, and that it falls
+with the factor it is 0.312 to 0.318. The runs agree that it is smaller without the factor, from d_k 128 on, and that it falls
 with each doubling from 32 on. "Extremely small" it is not: at d_k 512 it is a quarter of the norm with the factor. The study
 cannot tell whether it is the same within 0.03 with the factor. And yet without the factor the gradient of the query kernels is
 larger, not smaller: 50 % of the norm of the whole gradient at d_k 512 against 6 %, and the whole gradient is four times as

@@ -2,11 +2,11 @@
 
     python launch.py --mode=ablate --config=experiments/ablations/norm_order_start.py --workdir=runs/norm_order_start
 
-Fifteen seeds, 5 to 40 s a run on one of two cores. With pre-norm, the gradient norm of the decoder's last layer is 0.91, 0.70,
-0.52, 0.44, 0.30 at 3, 6, 12, 18, 36 layers, proportional to L^-0.44 (0.41 to 0.56; published -0.5). With post-norm it is 1.9 to
+Fifteen seeds, 5 to 40 s a run on one of two cores. With pre-norm, the gradient norm of the decoder's last layer is 0.90, 0.70,
+0.51, 0.43, 0.30 at 3, 6, 12, 18, 36 layers, proportional to L^-0.44 (0.41 to 0.56; published -0.5). With post-norm it is 1.9 to
 2.1 at every depth. The study cannot tell whether these are equal within 0.4: with 3 layers it is 0.24 less than with 18 (-0.02
-to 0.51). The gradient norm of the decoder's first layer is 1.03, 0.36, 0.033, 0.005, 0.000008 with post-norm, and 1.15, 1.12,
-0.92, 0.80, 0.73 with pre-norm. So the gradients of the last layer, which the theorem is about, are not too large here, but
+to 0.51). The gradient norm of the decoder's first layer is 0.99, 0.30, 0.026, 0.004, 0.000005 with post-norm, and 1.13, 1.11,
+0.91, 0.78, 0.71 with pre-norm. So the gradients of the last layer, which the theorem is about, are not too large here, but
 hardly any gradient passes through that many post-norm layers to the first one.
 
 With L layers the theorem bounds the gradient norm by O(d sqrt(ln d)) with post-norm and by O(d sqrt(ln d / L)) with pre-norm.

@@ -8,8 +8,10 @@ DIR holds Multi30k's train.*, val.* and test_2016_flickr.* in English and German
 A learned table is initialised with a standard deviation of 0.02, as in BERT and GPT-2, or with that of sinusoids, sqrt(1/2),
 because a table with small entries has little effect beside embeddings with a variance of 1. "none" has no encoding at all: its
 encoder reads a bag of words; its decoder still has the causal mask. Longer lengths than in training: length_generalization.py.
-The learning rates lie around the best one of heads.py, whose base is the same, 6e-3. One seed of each is enough: in the
-search of heads.py the best rate is 0.15 nats or more ahead of the others, and seeds differ by 0.08 at most.
+The learning rates lie around the best one of heads.py, whose base is the same, 6e-3. In the search, one seed of each is
+enough: in that of heads.py the best rate is 0.15 nats or more ahead of the others, and seeds differ by 0.08 at most.
+
+Not run yet.
 """
 
 from experiments.shapes import studies
