@@ -47,11 +47,12 @@ def test_the_promise_on_one_screen_is_kept(tmp_path, monkeypatch):
     assert shown[0].split() == ["property", "error", "bound"] and len(shown) > 5
     assert not [line for line in shown[1:] if lines.get(line[:42].strip()) != line.split()[-1]]
 
-    studies = [line.strip() for line in README.splitlines() if "--mode=ablate" in line and line.startswith("    ")]
+    whole = README.replace("\\\n", " ").splitlines()  # a command may have two lines
+    studies = [line.strip() for line in whole if "--mode=ablate" in line and line.startswith("    ")]
     study, own = studies
     planned = command(*shlex.split(own)[2:], "--dry_run")
     assert planned.status == 0 and [line for line in planned.lines if line.startswith("capped ")], planned.err
-    config, workdir = (part for part in study.split()[2:] if not part.startswith("--mode"))
+    config, workdir = (part for part in study.split() if part.startswith(("--config=", "--workdir=")))
     folder = Path(workdir.partition("=")[2])
     shutil.copytree(ROOT / "experiments" / "reports" / folder.name, tmp_path / folder)
     made = command("--mode=report", config, workdir)

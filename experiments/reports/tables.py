@@ -18,9 +18,9 @@ DECIDED = ("agrees", "disagrees")
 HIGHLIGHTS = (  # study and number of a claim: what the README shows
     ("bottleneck", 0),
     ("causal_mask", 0),
+    ("heads", 0),
+    ("heads", 3),
     ("muon_shakespeare", 1),
-    ("norm_order", 0),
-    ("regularization", 1),
 )
 BEGIN, END = "<!-- made by python -m experiments.reports.tables -->", "<!-- end -->"
 
