@@ -205,6 +205,18 @@ def test_published_models_have_their_number_of_parameters(name, more, parameters
     assert sized(PUBLISHED[name] | more)[1] == parameters
 
 
+def test_gelu_of_gemma_1_is_computed_by_tanh():
+    """As GemmaConfig of Transformers has it; Gemma 2 and Llama have the exact function under that name."""
+    name = "model.feed_forward.activation"
+    for theirs, ours in {"gelu": "geglu_tanh", "gelu_pytorch_tanh": "geglu_tanh", "silu": "swiglu"}.items():
+        assert read("gemma", HIDDEN | {"hidden_act": theirs})[name] == ours
+    assert read("llama", HIDDEN | {"hidden_act": "gelu"})[name] == "geglu"
+    config = config_of(read("gemma", HIDDEN) | {"family": "decoder_only", "objective.kind": "causal_lm"})
+    assert configs.to_fields("gemma", config, DataInfo(9, 9, 9, 9))["hidden_act"] == "gelu_pytorch_tanh"
+    with pytest.raises(UserError, match=name):
+        configs.to_fields("gemma", settings.assign(config, {name: "geglu"}), DataInfo(9, 9, 9, 9))
+
+
 def test_layers_of_published_decoders():
     gemma = sized(PUBLISHED["gemma3_text"])[0].model
     local, *_, whole = gemma.layers_of_period("decoder")

@@ -51,6 +51,14 @@ _GATED = [
     ("gelu_pytorch_tanh", "geglu_tanh"),
     ("gelu_new", "geglu_tanh"),
 ]
+# Gemma 1 computes "gelu" by tanh, too, because its first files say so; the exact function has no name there.
+_GATED_GEMMA = [
+    ("gelu_pytorch_tanh", "geglu_tanh"),
+    ("gelu", "geglu_tanh"),
+    ("gelu_new", "geglu_tanh"),
+    ("silu", "swiglu"),
+    ("swish", "swiglu"),
+]
 _FIXED = ATTENTION | {
     "model.attention.scale": "1/sqrt(d_k)",
     "model.attention.qk_norm": False,
@@ -100,8 +108,8 @@ def _decoder(
     )
 
 
-def _gated(theirs: str, default: Any) -> Field:
-    return Field(theirs, ["model.feed_forward.activation"], default, _GATED)
+def _gated(theirs: str, default: Any, values: Sequence[tuple[Any, Any]] = _GATED) -> Field:
+    return Field(theirs, ["model.feed_forward.activation"], default, values)
 
 
 def _epsilon(default: float, *more: str) -> Field:
@@ -171,7 +179,7 @@ FORMATS: dict[str, Format] = {
             *_HIDDEN,
             *_GROUPED,
             _head_dim(256),
-            _gated("hidden_act", "gelu_pytorch_tanh"),
+            _gated("hidden_act", "gelu_pytorch_tanh", _GATED_GEMMA),
             _epsilon(1e-6),
             _tied(True),
             *_ids(2, 1, 0),
