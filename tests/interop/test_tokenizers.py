@@ -126,13 +126,13 @@ def test_a_folder_without_a_tokenizer_says_what_it_may_have(tmp_path):
 # --- out ---------------------------------------------------------------------------------------------------------------
 
 
-def written(folder, model_type, vocab, data_info, **more) -> tuple[dict, Tokenizer]:
+def written(folder, model_type, vocab, data_info, lowercase=False) -> tuple[dict, Tokenizer]:
     folder.mkdir()
     families: Any = {"bert": "encoder_only", "gpt2": "decoder_only"}
     config = Config(
         family=families.get(model_type, "encoder_decoder"),
         model=Model(positions=Learned(size=300)),
-        data=Data(max_source_length=33),
+        data=Data(max_source_length=33, lowercase=lowercase),
     )
     vocabularies.write(folder, config, model_type, vocab, vocab, data_info)
     described = json.loads((folder / "tokenizer_config.json").read_text())
@@ -176,6 +176,25 @@ def test_a_mask_and_sentinels_of_ours_are_entries(tmp_path):
     size = known.size + 3
     _, again = written(tmp_path / "b", "t5", known, DataInfo(size, size, size, size, sentinels=3))
     assert [again.tokens[size - 1 - k] for k in range(3)] == ["<extra_id_0>", "<extra_id_1>", "<extra_id_2>"]
+
+
+@pytest.mark.parametrize("known", [vocabulary.Bytes(), vocabulary.Characters(sorted({*"".join(folders.TEXTS), "\u00e9"}))])
+def test_a_vocabulary_of_ours_is_written_with_texts_in_lower_case(tmp_path, known):
+    data_info = DataInfo(known.size, known.size, known.size, known.size)
+    text = "The CAT, CAF\u00c9 <s>"
+    _, again = written(tmp_path / "lower", "gpt2", known, data_info, lowercase=True)
+    assert again.encode(text) == known.encode(text.lower()) != known.encode(text)
+    _, again = written(tmp_path / "kept", "gpt2", known, data_info)
+    assert again.encode(text) == known.encode(text)
+
+
+def test_a_tokenizer_that_keeps_capitals_is_not_written_for_texts_in_lower_case(tmp_path):
+    cased = read(save(tmp_path / "cased", folders.byte_bpe(BART)), "bart")
+    lower = read(save(tmp_path / "lower", folders.word_pieces()), "bert")
+    with pytest.raises(UserError, match=r"config\.data\.lowercase"):
+        written(tmp_path / "a", "bart", cased, DataInfo(*[cased.size] * 4), lowercase=True)
+    written(tmp_path / "b", "bart", cased, DataInfo(*[cased.size] * 4))
+    written(tmp_path / "c", "bert", lower, DataInfo(*[lower.size] * 4, mask=4), lowercase=True)
 
 
 def test_a_pair_has_two_types_and_special_tokens_between(tmp_path):
