@@ -205,6 +205,17 @@ def test_published_models_have_their_number_of_parameters(name, more, parameters
     assert sized(PUBLISHED[name] | more)[1] == parameters
 
 
+@pytest.mark.parametrize(("name", "field"), [("phi3", "partial_rotary_factor"), ("gpt_neox", "rotary_pct")])
+def test_a_fraction_of_each_head_is_rotated_where_they_read_it(name, field):
+    for fields in ({field: 0.5}, {"rope_parameters": {"partial_rotary_factor": 0.5}}):
+        values = read(name, HIDDEN | fields)
+        assert values["model.positions.fraction"] == 0.5
+        config = config_of(values | {"family": "decoder_only", "objective.kind": "causal_lm"})
+        written = configs.to_fields(name, config, DataInfo(9, 9, 9, 9))
+        assert written["rope_parameters"]["partial_rotary_factor"] == 0.5
+    assert read("llama", HIDDEN | {"partial_rotary_factor": 1.0})["model.positions.fraction"] == 1
+
+
 def test_gelu_of_gemma_1_is_computed_by_tanh():
     """As GemmaConfig of Transformers has it; Gemma 2 and Llama have the exact function under that name."""
     name = "model.feed_forward.activation"
@@ -241,6 +252,12 @@ def test_layers_of_published_decoders():
         ("gemma2", {"layer_types": ["full_attention", "linear_attention", "full_attention"]}, "layer_types"),
         ("mistral", {"sliding_window": "wide"}, "sliding_window"),
         ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers"),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ("modernbert", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ("phi3", {"rotary_pct": 0.5}, "rotary_pct"),
+        ("phi3", {"partial_rotary_factor": "half"}, "partial_rotary_factor"),
+        ("gpt_neox", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ("llama", {"max_position_embeddings": 0}, "max_position_embeddings"),
         ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
     ],
@@ -254,6 +271,8 @@ def test_what_is_not_supported_of_layers_is_named(name, fields, named):
     [
         ("llama", {"model.positions.layout": "interleaved"}, "layout"),
         ("llama", {"model.positions.size": None}, "size"),
+        ("llama", {"model.positions.fraction": 0.5}, "config.model.positions.fraction"),
+        ("gemma3_text", {"model.positions.fraction": 0.5}, "config.model.positions.fraction"),
         ("llama", {"model.residual": "parallel"}, "config.model.residual"),
         ("gpt_neox", {"model.window": 3}, "config.model.window"),
         ("gemma3_text", {"model.layer_types": Variations({"local": {"window": 3, "d_ff": 7}, "global": {}})}, "d_ff"),

@@ -230,7 +230,7 @@ FORMATS: dict[str, Format] = {
         "Phi3",
         [*_HIDDEN, *_GROUPED, _gated("hidden_act", "silu"), _epsilon(1e-5), _tied(False), *_ids(1, 32000, 32000)]
         + [Field("resid_pdrop", ["model.dropout_rate"], 0.0), Field("embd_pdrop", ["model.dropout_rate"], 0.0)],
-        LayerFields(windows="all"),
+        LayerFields(windows="all", partial="partial_rotary_factor"),
         {},
         only=_NO_BIAS,
         training=NORMAL | {"model.feed_forward.dropout_rate": 0.0},
@@ -280,7 +280,7 @@ FORMATS: dict[str, Format] = {
             _tied(False),
             *_ids(0, 2),
         ],
-        LayerFields(fraction=0.25),
+        LayerFields(fraction=0.25, partial="rotary_pct"),
         {"model.norm": "layer", "model.norm.bias": True, "model.feed_forward.bias": True, "model.num_kv_heads": None},
         training=NORMAL | {"model.feed_forward.dropout_rate": 0.0},
         silent=words("classifier_dropout"),

@@ -33,6 +33,8 @@ class LayerFields:
     """Which fields of a model type hold its rotary positions and the windows of its layers, and what they mean if absent.
 
     `windows`: of no layer, of all, as `layer_types` says, or of layers from `max_window_layers` on if `use_sliding_window`.
+    `partial`: the field beside `rope_parameters` that says which fraction of a head is rotated; None: Transformers rotates
+    whole heads in this model type, whatever the file says.
     `period`: without `layer_types`, every so many layers there is one without a window; None: as `windows` says.
     """
 
@@ -40,6 +42,7 @@ class LayerFields:
     base: float = 10000.0
     local_base: float | None = None  # of the layers with a window, where they have one of their own
     fraction: float = 1.0
+    partial: str | None = None
     windows: Literal["no", "all", "types", "from"] = "no"
     window: int | None = None  # where a file does not say
     period: int | None = None
@@ -128,12 +131,12 @@ class LayerFields:
             elif (named := next((name for name in BASES if name in raw), None)) is not None:
                 rope = {"rope_theta": raw[named]} | rope
         default = self.base if window is None or self.local_base is None else self.local_base
-        fraction = next((raw[name] for name in FRACTIONS if raw.get(name) is not None), self.fraction)
+        fraction = self._fraction(raw, rope, where)
         values = {
             "model.positions": "rotary",
             "model.positions.size": longest,
             "model.positions.base": float(rope.pop("rope_theta", default)),
-            "model.positions.fraction": float(rope.pop("partial_rotary_factor", fraction)),
+            "model.positions.fraction": fraction,
         }
         kind = rope.pop("rope_type", rope.pop("type", "default"))
         rope.pop("type", None)
@@ -155,6 +158,22 @@ class LayerFields:
                 raise UserError(f"{where}: {theirs} is {value!r} in rope_parameters of type {kind}: it is not supported")
             values[f"{prefix}.{ours}"] = tuple(map(float, value)) if isinstance(value, list) else _number(value)
         return values
+
+    def _fraction(self, raw: Fields, rope: dict[str, Any], where: str) -> float:
+        """Of each head, what is rotated; taken out of `rope`."""
+        inner, outer = rope.pop("partial_rotary_factor", None), raw.get(self.partial) if self.partial else None
+        stated = next((each for each in (inner, outer) if self.partial and each is not None), self.fraction)
+        others = {name: raw.get(name) for name in FRACTIONS if name != self.partial}
+        others |= {} if self.partial else {"partial_rotary_factor in rope_parameters": inner}
+        for name, value in others.items():
+            if value is not None and value != stated:
+                raise UserError(
+                    f"{where}: {name} is {value!r}: Transformers does not read it for this model type and has {stated} of each "
+                    "head rotated; remove it"
+                )
+        if type(stated) not in (int, float) or not 0 < stated <= 1:
+            raise UserError(f"{where}: {self.partial or FRACTIONS[0]} is {stated!r}: wants a number above 0 and up to 1")
+        return float(stated)
 
     # --- out -------------------------------------------------------------------------------------------------------------
 
@@ -211,6 +230,11 @@ class LayerFields:
         assert isinstance(positions, Rotary)
         if positions.layout != "halves" or positions.frequencies != 1 or positions.size is None:
             raise UserError(f"config.model.positions: a {name} model has layout=halves, frequencies=1 and a size; set these")
+        if positions.fraction != 1 and self.partial is None:
+            raise UserError(
+                f"config.model.positions.fraction is {positions.fraction}: a {name} model of Transformers rotates whole heads, "
+                "a fraction of 1; it cannot be written"
+            )
         kind = next(kind for kind, (scaling, _) in SCALINGS.items() if type(positions.scaling) is scaling)
         scaling, named = positions.scaling, SCALINGS[kind][1]
         rope: dict[str, Any] = {"rope_type": kind, "rope_theta": positions.base}
