@@ -216,6 +216,48 @@ def test_a_fraction_of_each_head_is_rotated_where_they_read_it(name, field):
     assert read("llama", HIDDEN | {"partial_rotary_factor": 1.0})["model.positions.fraction"] == 1
 
 
+def windows(name, fields):
+    config = settings.replace(config_of(read(name, HIDDEN | fields)), "family", "decoder_only")
+    turn = config.model.layers_of_period("decoder")
+    return [turn[n % len(turn)].window for n in range(config.model.depth("decoder"))]
+
+
+def test_layers_with_a_window_where_no_field_names_them():
+    """Of Qwen from layer 28 on, of SmolLM 3 those without positions, as their classes in Transformers have it."""
+    asked = {"use_sliding_window": True, "sliding_window": 5}
+    for name in ("qwen2", "qwen3"):
+        assert windows(name, asked | {"num_hidden_layers": 30}) == [None] * 28 + [5] * 2
+        assert windows(name, asked | {"max_window_layers": 2}) == [None, None, 5]
+        assert windows(name, {"num_hidden_layers": 30, "sliding_window": 5}) == [None] * 30
+    smol = {"num_hidden_layers": 8, "max_window_layers": 2}
+    assert windows("smollm3", smol | asked) == [None, None, None, 5] * 2
+    assert windows("smollm3", smol | asked | {"no_rope_layers": [0, 1] * 4}) == [5, None] * 4
+    assert windows("smollm3", smol | {"sliding_window": 5}) == [None] * 8
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "gemma", "gemma2", "gemma3_text"])
+def test_a_number_is_written_where_ours_is_another_one_s(name):
+    """Most classes of Transformers refuse null for these."""
+    values = read(name, HIDDEN | {"head_dim": 8}) | {"family": "decoder_only", "objective.kind": "causal_lm"}
+    config = settings.assign(config_of(values), {"model.num_kv_heads": None, "model.attention.scale_width": None})
+    written = configs.to_fields(name, config, DataInfo(9, 9, 9, 9))
+    assert written["num_key_value_heads"] == 4
+    assert written.get("query_pre_attn_scalar") == (8 if name in ("gemma2", "gemma3_text") else None)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [({}, None), ({"do_sample": True}, 50), ({"do_sample": True, "top_k": 0}, None), ({"top_k": 0}, None), ({"top_k": 7}, 7)],
+)
+def test_how_many_tokens_are_sampled_from_goes_both_ways(theirs, ours):
+    """In Transformers 0 is all, and 50 what samples come from where a file does not say."""
+    for values in (read("gpt2", SMALL["gpt2"], theirs), read("gpt2", SMALL["gpt2"] | theirs)):
+        assert values.get("search.top_k") == ours
+        config = config_of(values | {"family": "decoder_only", "objective.kind": "causal_lm"})
+        assert configs.search_fields(config, DataInfo(9, 9, 9, 9))["top_k"] == (ours or 0)
+    assert read("bart", SMALL["bart"], {"do_sample": True}).get("search.top_k") is None
+
+
 def test_gelu_of_gemma_1_is_computed_by_tanh():
     """As GemmaConfig of Transformers has it; Gemma 2 and Llama have the exact function under that name."""
     name = "model.feed_forward.activation"
@@ -250,6 +292,7 @@ def test_layers_of_published_decoders():
         ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0, "turns": 3}}, "turns"),
         ("gemma2", {"layer_types": ["full_attention"] * 2}, "layer_types"),
         ("gemma2", {"layer_types": ["full_attention", "linear_attention", "full_attention"]}, "layer_types"),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": None}, "max_window_layers"),
         ("mistral", {"sliding_window": "wide"}, "sliding_window"),
         ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers"),
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),

@@ -32,7 +32,8 @@ Fields = Mapping[str, Any]
 class LayerFields:
     """Which fields of a model type hold its rotary positions and the windows of its layers, and what they mean if absent.
 
-    `windows`: of no layer, of all, as `layer_types` says, or of layers from `max_window_layers` on if `use_sliding_window`.
+    `windows`: of no layer, of all, as `layer_types` says, or of layers from `max_window_layers` on if `use_sliding_window`
+    (where some layers have no positions, of these).
     `partial`: the field beside `rope_parameters` that says which fraction of a head is rotated; None: Transformers rotates
     whole heads in this model type, whatever the file says.
     `period`: without `layer_types`, every so many layers there is one without a window; None: as `windows` says.
@@ -67,11 +68,10 @@ class LayerFields:
         longest = raw.get("max_position_embeddings", self.longest)
         if not (type(longest) is int and longest >= 1):
             raise UserError(f"{where}: max_position_embeddings is {longest!r}: wants a number of tokens, 1 or more")
+        rotary = self._rotated(raw, layers, where)
         each = [
             {"model.window": window} | self._positions(raw, window, rotated, longest, where) | self._own(number)
-            for number, (window, rotated) in enumerate(
-                zip(self._windows(raw, layers, where), self._rotated(raw, layers, where), strict=True)
-            )
+            for number, (window, rotated) in enumerate(zip(self._windows(raw, rotary, where), rotary, strict=True))
         ]
         period = next(p for p in range(1, layers + 1) if all(each[n] == each[n % p] for n in range(layers)))
         turn = each[:period]
@@ -90,14 +90,18 @@ class LayerFields:
     def _check_own(self, layers: Sequence[Model], name: str) -> None:
         """UserError: the layers have not what `_own` says."""
 
-    def _windows(self, raw: Fields, layers: int, where: str) -> list[int | None]:
+    def _windows(self, raw: Fields, rotated: Sequence[bool], where: str) -> list[int | None]:
+        """Of each layer. `rotated`: which of them have rotary positions."""
+        layers = len(rotated)
         window, types = raw.get("sliding_window", self.window), raw.get("layer_types")
         if self.windows == "no" and types is None:
             return [None] * layers
         if self.windows == "from":
-            first = raw.get("max_window_layers", layers) if raw.get("use_sliding_window") else layers
             window = window if raw.get("use_sliding_window") else None
-            types = types or [FULL if n < first else SLIDING for n in range(layers)]
+            if type(first := raw.get("max_window_layers", 28)) is not int:
+                raise UserError(f"{where}: max_window_layers is {first!r}: wants a number of layers")
+            local = [not rotated[n] if self.positionless else n >= first for n in range(layers)]
+            types = types or [SLIDING if each else FULL for each in local]
         if types is None:
             period = next((raw[name] for name in PATTERNS if isinstance(raw.get(name), int)), self.period)
             types = [SLIDING if period is None or (n + 1) % period else FULL for n in range(layers)]
