@@ -108,6 +108,54 @@ def test_entries_and_merges_are_read(tmp_path, model_type, special):
         assert old.encode(text) == new.encode(text) and old.decode(old.encode(text)) == text
 
 
+@pytest.mark.parametrize("file", ["special_tokens_map.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("model_type", ["bart", "roberta"])
+def test_the_mask_of_an_older_folder_takes_the_space_before_it(tmp_path, model_type, file):
+    known = folders.byte_bpe(BART)
+    folder = old_folder(tmp_path / "a", json.loads(known.to_str()))
+    plain, names = read(folder, model_type), {"<mask>": BART.index("<mask>")}
+    [before, mask, after] = (plain.encode("the"), names["<mask>"], plain.encode(" cat"))
+    assert plain.encode_with("the <mask> cat", names) == [*before, *plain.encode(" "), mask, *after]
+    entry = {"content": "<mask>", "lstrip": True, "rstrip": False, "single_word": False, "normalized": True}
+    (folder / file).write_text(json.dumps({"mask_token": entry}))
+    assert read(folder, model_type).encode_with("the <mask> cat", names) == [*before, mask, *after]
+
+
+@pytest.mark.parametrize("settings", [{}, {"tokenizer_class": "GPT2Tokenizer"}])
+def test_an_older_folder_of_opt_is_split_as_gpt_2_s(tmp_path, settings):
+    described = json.loads(folders.byte_bpe(BART).to_str())
+    old = read(old_folder(tmp_path / "a", described, **settings), "opt")
+    new = read(old_folder(tmp_path / "b", described, tokenizer_class="GPT2Tokenizer"), "gpt2")
+    for text in folders.TEXTS[:20]:
+        assert old.encode(text) == new.encode(text) and old.decode(old.encode(text)) == text
+
+
+@pytest.mark.parametrize("name", ["ElectraTokenizer", "ElectraTokenizerFast"])
+def test_an_older_folder_of_electra_is_split_as_bert_s(tmp_path, name):
+    described = json.loads(folders.word_pieces().to_str())
+    old = read(old_folder(tmp_path / "a", described, tokenizer_class=name), "electra")
+    new = read(old_folder(tmp_path / "b", described), "bert")
+    assert old.special == new.special and old.around == new.around
+    for text in [*folders.TEXTS[:20], "Na\u00efve CAT"]:
+        assert old.encode(text) == new.encode(text)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings"),
+    [
+        ("qwen2", {}),
+        ("qwen3", {"tokenizer_class": "Qwen2Tokenizer"}),
+        ("gpt_neox", {"tokenizer_class": "GPTNeoXTokenizerFast"}),
+        ("bert", {"tokenizer_class": "AnotherTokenizer"}),
+    ],
+)
+def test_an_older_folder_of_a_class_that_is_not_known_needs_tokenizer_json(tmp_path, model_type, settings):
+    known = folders.word_pieces() if model_type == "bert" else folders.byte_bpe(["<|endoftext|>"])
+    with pytest.raises(UserError, match=r"needs tokenizer\.json"):
+        read(old_folder(tmp_path / "a", json.loads(known.to_str()), **settings), model_type)
+    assert read(save(tmp_path / "b", known, **settings), model_type).encode("cat")
+
+
 def test_what_is_added_to_an_older_folder_is_an_entry(tmp_path):
     described = json.loads(folders.word_pieces().to_str())
     folder = old_folder(tmp_path / "old", described)

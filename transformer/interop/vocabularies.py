@@ -85,8 +85,10 @@ def _tokenizer_text(folder: Path, model_type: str) -> str | None:
     if tokenizer_classes.class_name(_settings(folder, model_type)) == BYTES_OF_T5:
         described = tokenizer_classes.from_bytes(_settings(folder, model_type))
     elif model_type in ("bert", "distilbert", "electra") and (path := folder / WORD_PIECES).is_file():
+        tokenizer_classes.check_class(_settings(folder, model_type), WORD_PIECES)
         described = tokenizer_classes.from_word_pieces(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
     elif model_type in BYTE_PAIRS and (folder / ENTRIES).is_file() and (path := folder / MERGES).is_file():
+        tokenizer_classes.check_class(_settings(folder, model_type), f"{ENTRIES} with {MERGES}")
         described = tokenizer_classes.from_merges(
             read_json(folder / ENTRIES), path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         )
