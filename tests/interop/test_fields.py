@@ -205,6 +205,71 @@ def test_published_models_have_their_number_of_parameters(name, more, parameters
     assert sized(PUBLISHED[name] | more)[1] == parameters
 
 
+@pytest.mark.parametrize(("name", "field"), [("phi3", "partial_rotary_factor"), ("gpt_neox", "rotary_pct")])
+def test_a_fraction_of_each_head_is_rotated_where_they_read_it(name, field):
+    for fields in ({field: 0.5}, {"rope_parameters": {"partial_rotary_factor": 0.5}}):
+        values = read(name, HIDDEN | fields)
+        assert values["model.positions.fraction"] == 0.5
+        config = config_of(values | {"family": "decoder_only", "objective.kind": "causal_lm"})
+        written = configs.to_fields(name, config, DataInfo(9, 9, 9, 9))
+        assert written["rope_parameters"]["partial_rotary_factor"] == 0.5
+    assert read("llama", HIDDEN | {"partial_rotary_factor": 1.0})["model.positions.fraction"] == 1
+
+
+def windows(name, fields):
+    config = settings.replace(config_of(read(name, HIDDEN | fields)), "family", "decoder_only")
+    turn = config.model.layers_of_period("decoder")
+    return [turn[n % len(turn)].window for n in range(config.model.depth("decoder"))]
+
+
+def test_layers_with_a_window_where_no_field_names_them():
+    """Of Qwen from layer 28 on, of SmolLM 3 those without positions, as their classes in Transformers have it."""
+    asked = {"use_sliding_window": True, "sliding_window": 5}
+    for name in ("qwen2", "qwen3"):
+        assert windows(name, asked | {"num_hidden_layers": 30}) == [None] * 28 + [5] * 2
+        assert windows(name, asked | {"max_window_layers": 2}) == [None, None, 5]
+        assert windows(name, {"num_hidden_layers": 30, "sliding_window": 5}) == [None] * 30
+    smol = {"num_hidden_layers": 8, "max_window_layers": 2}
+    assert windows("smollm3", smol | asked) == [None, None, None, 5] * 2
+    assert windows("smollm3", smol | asked | {"no_rope_layers": [0, 1] * 4}) == [5, None] * 4
+    assert windows("smollm3", smol | {"sliding_window": 5}) == [None] * 8
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "gemma", "gemma2", "gemma3_text"])
+def test_a_number_is_written_where_ours_is_another_one_s(name):
+    """Most classes of Transformers refuse null for these."""
+    values = read(name, HIDDEN | {"head_dim": 8}) | {"family": "decoder_only", "objective.kind": "causal_lm"}
+    config = settings.assign(config_of(values), {"model.num_kv_heads": None, "model.attention.scale_width": None})
+    written = configs.to_fields(name, config, DataInfo(9, 9, 9, 9))
+    assert written["num_key_value_heads"] == 4
+    assert written.get("query_pre_attn_scalar") == (8 if name in ("gemma2", "gemma3_text") else None)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [({}, None), ({"do_sample": True}, 50), ({"do_sample": True, "top_k": 0}, None), ({"top_k": 0}, None), ({"top_k": 7}, 7)],
+)
+def test_how_many_tokens_are_sampled_from_goes_both_ways(theirs, ours):
+    """In Transformers 0 is all, and 50 what samples come from where a file does not say."""
+    for values in (read("gpt2", SMALL["gpt2"], theirs), read("gpt2", SMALL["gpt2"] | theirs)):
+        assert values.get("search.top_k") == ours
+        config = config_of(values | {"family": "decoder_only", "objective.kind": "causal_lm"})
+        assert configs.search_fields(config, DataInfo(9, 9, 9, 9))["top_k"] == (ours or 0)
+    assert read("bart", SMALL["bart"], {"do_sample": True}).get("search.top_k") is None
+
+
+def test_gelu_of_gemma_1_is_computed_by_tanh():
+    """As GemmaConfig of Transformers has it; Gemma 2 and Llama have the exact function under that name."""
+    name = "model.feed_forward.activation"
+    for theirs, ours in {"gelu": "geglu_tanh", "gelu_pytorch_tanh": "geglu_tanh", "silu": "swiglu"}.items():
+        assert read("gemma", HIDDEN | {"hidden_act": theirs})[name] == ours
+    assert read("llama", HIDDEN | {"hidden_act": "gelu"})[name] == "geglu"
+    config = config_of(read("gemma", HIDDEN) | {"family": "decoder_only", "objective.kind": "causal_lm"})
+    assert configs.to_fields("gemma", config, DataInfo(9, 9, 9, 9))["hidden_act"] == "gelu_pytorch_tanh"
+    with pytest.raises(UserError, match=name):
+        configs.to_fields("gemma", settings.assign(config, {name: "geglu"}), DataInfo(9, 9, 9, 9))
+
+
 def test_layers_of_published_decoders():
     gemma = sized(PUBLISHED["gemma3_text"])[0].model
     local, *_, whole = gemma.layers_of_period("decoder")
@@ -227,8 +292,15 @@ def test_layers_of_published_decoders():
         ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0, "turns": 3}}, "turns"),
         ("gemma2", {"layer_types": ["full_attention"] * 2}, "layer_types"),
         ("gemma2", {"layer_types": ["full_attention", "linear_attention", "full_attention"]}, "layer_types"),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": None}, "max_window_layers"),
         ("mistral", {"sliding_window": "wide"}, "sliding_window"),
         ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers"),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ("modernbert", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ("phi3", {"rotary_pct": 0.5}, "rotary_pct"),
+        ("phi3", {"partial_rotary_factor": "half"}, "partial_rotary_factor"),
+        ("gpt_neox", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ("llama", {"max_position_embeddings": 0}, "max_position_embeddings"),
         ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
     ],
@@ -242,6 +314,8 @@ def test_what_is_not_supported_of_layers_is_named(name, fields, named):
     [
         ("llama", {"model.positions.layout": "interleaved"}, "layout"),
         ("llama", {"model.positions.size": None}, "size"),
+        ("llama", {"model.positions.fraction": 0.5}, "config.model.positions.fraction"),
+        ("gemma3_text", {"model.positions.fraction": 0.5}, "config.model.positions.fraction"),
         ("llama", {"model.residual": "parallel"}, "config.model.residual"),
         ("gpt_neox", {"model.window": 3}, "config.model.window"),
         ("gemma3_text", {"model.layer_types": Variations({"local": {"window": 3, "d_ff": 7}, "global": {}})}, "d_ff"),

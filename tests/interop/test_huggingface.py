@@ -14,6 +14,7 @@ from transformer.data import prepare, tokenizers
 from transformer.data.tokenizers import imported, tokenizer_classes, vocabulary
 from transformer.errors import UserError
 from transformer.interop import huggingface, tensors
+from transformer.modes import weights
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
@@ -475,6 +476,15 @@ def test_two_vocabularies_of_bytes_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match="has one vocabulary"):
         huggingface.write(tmp_path / "b", found.config, found.data_info, found.params, two)
     assert not (tmp_path / "b").exists()
+
+
+def test_an_export_for_lower_case_texts_alone_is_possible_on_request(tmp_path):
+    weights.import_weights(tmp_path / "run", {"data.lowercase": "true"}, str(case(tmp_path / "a", "gpt2")[0]))
+    with pytest.raises(UserError, match=r"--config\.data\.lowercase=false"):
+        weights.export_weights(tmp_path / "run", {}, str(tmp_path / "b"))
+    assert not (tmp_path / "b").exists()
+    weights.export_weights(tmp_path / "run", {"data.lowercase": "false"}, str(tmp_path / "b"))
+    assert (tmp_path / "b" / "tokenizer.json").is_file()
 
 
 def test_a_sentencepiece_vocabulary_is_written_for_t5_and_marian(tmp_path):

@@ -98,6 +98,16 @@ def test_how_vectors_are_made_is_read_and_written(tmp_path):
     assert sentences.read(newer) == {"embed.normalize": False, "embed.pooling": "mean"}
 
 
+def test_texts_in_lower_case_are_said_in_both_directions(tmp_path):
+    files = {"modules": modules("Transformer", "Pooling"), "pooling": {"pooling_mode": "mean"}}
+    for lower in (True, False):
+        length = {"max_seq_length": 11, "do_lower_case": lower}
+        read = huggingface.read(encoder(tmp_path / f"a{lower}", length=length, **files))
+        assert read.config.data.lowercase is lower
+        huggingface.write(tmp_path / f"b{lower}", read.config, read.data_info, read.params, read.vocabularies)
+        assert json.loads((tmp_path / f"b{lower}" / sentences.LENGTH).read_text()) == length
+
+
 @pytest.mark.parametrize(
     ("kinds", "pooling", "named"),
     [

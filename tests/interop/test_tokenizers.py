@@ -108,6 +108,54 @@ def test_entries_and_merges_are_read(tmp_path, model_type, special):
         assert old.encode(text) == new.encode(text) and old.decode(old.encode(text)) == text
 
 
+@pytest.mark.parametrize("file", ["special_tokens_map.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("model_type", ["bart", "roberta"])
+def test_the_mask_of_an_older_folder_takes_the_space_before_it(tmp_path, model_type, file):
+    known = folders.byte_bpe(BART)
+    folder = old_folder(tmp_path / "a", json.loads(known.to_str()))
+    plain, names = read(folder, model_type), {"<mask>": BART.index("<mask>")}
+    [before, mask, after] = (plain.encode("the"), names["<mask>"], plain.encode(" cat"))
+    assert plain.encode_with("the <mask> cat", names) == [*before, *plain.encode(" "), mask, *after]
+    entry = {"content": "<mask>", "lstrip": True, "rstrip": False, "single_word": False, "normalized": True}
+    (folder / file).write_text(json.dumps({"mask_token": entry}))
+    assert read(folder, model_type).encode_with("the <mask> cat", names) == [*before, mask, *after]
+
+
+@pytest.mark.parametrize("settings", [{}, {"tokenizer_class": "GPT2Tokenizer"}])
+def test_an_older_folder_of_opt_is_split_as_gpt_2_s(tmp_path, settings):
+    described = json.loads(folders.byte_bpe(BART).to_str())
+    old = read(old_folder(tmp_path / "a", described, **settings), "opt")
+    new = read(old_folder(tmp_path / "b", described, tokenizer_class="GPT2Tokenizer"), "gpt2")
+    for text in folders.TEXTS[:20]:
+        assert old.encode(text) == new.encode(text) and old.decode(old.encode(text)) == text
+
+
+@pytest.mark.parametrize("name", ["ElectraTokenizer", "ElectraTokenizerFast"])
+def test_an_older_folder_of_electra_is_split_as_bert_s(tmp_path, name):
+    described = json.loads(folders.word_pieces().to_str())
+    old = read(old_folder(tmp_path / "a", described, tokenizer_class=name), "electra")
+    new = read(old_folder(tmp_path / "b", described), "bert")
+    assert old.special == new.special and old.around == new.around
+    for text in [*folders.TEXTS[:20], "Na\u00efve CAT"]:
+        assert old.encode(text) == new.encode(text)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings"),
+    [
+        ("qwen2", {}),
+        ("qwen3", {"tokenizer_class": "Qwen2Tokenizer"}),
+        ("gpt_neox", {"tokenizer_class": "GPTNeoXTokenizerFast"}),
+        ("bert", {"tokenizer_class": "AnotherTokenizer"}),
+    ],
+)
+def test_an_older_folder_of_a_class_that_is_not_known_needs_tokenizer_json(tmp_path, model_type, settings):
+    known = folders.word_pieces() if model_type == "bert" else folders.byte_bpe(["<|endoftext|>"])
+    with pytest.raises(UserError, match=r"needs tokenizer\.json"):
+        read(old_folder(tmp_path / "a", json.loads(known.to_str()), **settings), model_type)
+    assert read(save(tmp_path / "b", known, **settings), model_type).encode("cat")
+
+
 def test_what_is_added_to_an_older_folder_is_an_entry(tmp_path):
     described = json.loads(folders.word_pieces().to_str())
     folder = old_folder(tmp_path / "old", described)
@@ -126,13 +174,13 @@ def test_a_folder_without_a_tokenizer_says_what_it_may_have(tmp_path):
 # --- out ---------------------------------------------------------------------------------------------------------------
 
 
-def written(folder, model_type, vocab, data_info, **more) -> tuple[dict, Tokenizer]:
+def written(folder, model_type, vocab, data_info, lowercase=False) -> tuple[dict, Tokenizer]:
     folder.mkdir()
     families: Any = {"bert": "encoder_only", "gpt2": "decoder_only"}
     config = Config(
         family=families.get(model_type, "encoder_decoder"),
         model=Model(positions=Learned(size=300)),
-        data=Data(max_source_length=33),
+        data=Data(max_source_length=33, lowercase=lowercase),
     )
     vocabularies.write(folder, config, model_type, vocab, vocab, data_info)
     described = json.loads((folder / "tokenizer_config.json").read_text())
@@ -176,6 +224,25 @@ def test_a_mask_and_sentinels_of_ours_are_entries(tmp_path):
     size = known.size + 3
     _, again = written(tmp_path / "b", "t5", known, DataInfo(size, size, size, size, sentinels=3))
     assert [again.tokens[size - 1 - k] for k in range(3)] == ["<extra_id_0>", "<extra_id_1>", "<extra_id_2>"]
+
+
+@pytest.mark.parametrize("known", [vocabulary.Bytes(), vocabulary.Characters(sorted({*"".join(folders.TEXTS), "\u00e9"}))])
+def test_a_vocabulary_of_ours_is_written_with_texts_in_lower_case(tmp_path, known):
+    data_info = DataInfo(known.size, known.size, known.size, known.size)
+    text = "The CAT, CAF\u00c9 <s>"
+    _, again = written(tmp_path / "lower", "gpt2", known, data_info, lowercase=True)
+    assert again.encode(text) == known.encode(text.lower()) != known.encode(text)
+    _, again = written(tmp_path / "kept", "gpt2", known, data_info)
+    assert again.encode(text) == known.encode(text)
+
+
+def test_a_tokenizer_that_keeps_capitals_is_not_written_for_texts_in_lower_case(tmp_path):
+    cased = read(save(tmp_path / "cased", folders.byte_bpe(BART)), "bart")
+    lower = read(save(tmp_path / "lower", folders.word_pieces()), "bert")
+    with pytest.raises(UserError, match=r"config\.data\.lowercase"):
+        written(tmp_path / "a", "bart", cased, DataInfo(*[cased.size] * 4), lowercase=True)
+    written(tmp_path / "b", "bart", cased, DataInfo(*[cased.size] * 4))
+    written(tmp_path / "c", "bert", lower, DataInfo(*[lower.size] * 4, mask=4), lowercase=True)
 
 
 def test_a_pair_has_two_types_and_special_tokens_between(tmp_path):

@@ -27,14 +27,14 @@ def trained(kind: str, normalization: str):
     return training.train(data, texts, lambda line: None)
 
 
-def exported(folder, model_type, known, mask=False):
+def exported(folder, model_type, known, mask=False, lowercase=False):
     """The folder's tokenizer, as Transformers loads it."""
     size = known.size + mask
     data_info = DataInfo(size, size, size, size, mask=known.size if mask else None)
     config = Config(
         family=FAMILIES.get(model_type, "encoder_decoder"),
         model=Model(positions=Learned(size=40)),
-        data=Data(max_source_length=40),
+        data=Data(max_source_length=40, lowercase=lowercase),
     )
     vocabularies.write(folder, config, model_type, known, known, data_info)
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
@@ -52,6 +52,14 @@ def test_ids_of_pieces_are_those_of_training(tmp_path, kind, normalization):
         assert tokenizer(text, add_special_tokens=False).input_ids == ids == again.encode(text), ascii(text)
         if "\u2581" not in text:  # which stands for a space
             assert tokenizer.decode([i for i in ids if i != 3]) == known.decode(ids), ascii(text)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "characters", "bytes"])
+def test_texts_are_converted_to_lower_case_as_in_training(tmp_path, kind):
+    known = trained(kind, "nmt_nfkc")
+    tokenizer = exported(tmp_path, "bert", known, lowercase=True)
+    for text in [*NASTY, *(text.upper() for text in folders.TEXTS[:10]), "GR\u00d6\u00dfE \u00c9 \u0130"]:
+        assert tokenizer(text, add_special_tokens=False).input_ids == known.encode(text.lower()), ascii(text)
 
 
 @pytest.mark.parametrize(

@@ -181,11 +181,14 @@ NASTY = [
         ("gpt2", {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True}),
         ("bart", {}),
         ("bart", {"tokenizer_class": "BartTokenizerFast", "add_prefix_space": True}),
+        ("opt", {}),
+        ("electra", {"tokenizer_class": "ElectraTokenizer"}),
+        ("electra", {"tokenizer_class": "ElectraTokenizerFast", "do_lower_case": False}),
     ],
 )
 def test_settings_that_contradict_tokenizer_json_and_older_folders_give_their_ids(tmp_path, name, settings, old):
-    special = {"gpt2": ["<|endoftext|>"], "bart": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]}
-    made = folders.word_pieces() if name == "bert" else folders.byte_bpe(special[name])
+    special = {"gpt2": ["<|endoftext|>"]}.get(name, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    made = folders.word_pieces() if name in ("bert", "electra") else folders.byte_bpe(special)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": name}))
     folders.write_old(tmp_path, json.loads(made.to_str())) if old else made.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -194,3 +197,20 @@ def test_settings_that_contradict_tokenizer_json_and_older_folders_give_their_id
     for text in NASTY:
         assert tokenizer(text, add_special_tokens=False).input_ids == ours.encode(text), text
     assert tokenizer("").input_ids == ours.around
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["tokenizer.json", "older files"])
+@pytest.mark.parametrize("flags", [{"lstrip": True, "normalized": True}, {"rstrip": True}, {"single_word": True}, {}], ids=str)
+@pytest.mark.parametrize("name", ["bart", "bert"])
+def test_a_mask_is_found_in_text_as_its_flags_say(tmp_path, name, flags, old):
+    made = folders.word_pieces() if name == "bert" else folders.byte_bpe(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    mask = "[MASK]" if name == "bert" else "<mask>"
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": name}))
+    folders.write_old(tmp_path, json.loads(made.to_str())) if old else made.save(str(tmp_path / "tokenizer.json"))
+    entry = {"content": mask} | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | flags
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"mask_token": entry}))
+    ours = vocabularies.read(tmp_path, name, 1000)[0]["joint"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in (f"the {mask} cat", f"the{mask}cat", f"{mask}", f"a  {mask}  {mask}, b"):
+        said = ours.encode_with(text, {mask: tokenizer.mask_token_id})
+        assert tokenizer(text, add_special_tokens=False).input_ids == said, text

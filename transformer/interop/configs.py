@@ -31,6 +31,9 @@ DECODER = "decoder."
 FIRST = "forced_bos_token_id"  # what every output begins with
 FORCED = "forced_eos_token_id"  # the last token of an output that reaches its limit
 HEAD = ("model.prediction_head", "model.pooler_activation", "model.pooling", "model.head_bias")
+# Without a number these settings are as another; most of Transformers' classes do not read null for them.
+SAME = {"model.num_kv_heads": "model.num_heads", "model.attention.scale_width": "model.d_k"}
+USUAL_TOP_K = 50
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
@@ -57,6 +60,7 @@ def to_settings(
     values = more_ends | dict(form.fixed) | dict(form.training) | _values(form.fields, raw, where, form.fixed)
     if form.layers:
         values |= form.layers.read(raw, values[f"model.num_{STACKS[form.family][-1]}_layers"], where)
+    generation = {**generation, "top_k": _top_k(form, generation)}
     values |= {"search.penalty_form": "power"} | _values(SEARCH, generation, search_where)
     if form.force_end and search_where == where:
         generation = {FORCED: values["data_info.end"], **generation}
@@ -64,6 +68,14 @@ def to_settings(
     if generation.get(FIRST) is not None:
         values["data_info.first"] = _first(form, generation[FIRST], search_where)
     return _with_decoder(values) | limits.to_settings(generation, form.family, search_where)
+
+
+def _top_k(form: Format, generation: Mapping[str, Any]) -> Any:
+    """None: of all tokens. Transformers says 0 for that, and has 50 where a file asks for samples and says nothing."""
+    value = generation.get("top_k")
+    if value is None and generation.get("do_sample") is True and form.family == "decoder_only":
+        return USUAL_TOP_K
+    return None if type(value) is int and value == 0 else value
 
 
 def _first(form: Format, token: Any, where: str) -> int:
@@ -214,8 +226,10 @@ def _families() -> str:
 def to_fields(name: str, config: Config, data_info: DataInfo) -> dict[str, Any]:
     """The fields of a `config.json` of model type `name`. UserError: a setting that such a model has not."""
     form, mine = FORMATS[name], {}
+    named = {ours for field in form.fields for ours in field.ours}
     for stack in reversed(STACKS[config.family]):  # the first one's settings are those of the model
         of_stack = _of_stack(config, stack)
+        of_stack |= {ours: of_stack[same] for ours, same in SAME.items() if ours in named and of_stack[ours] is None}
         mine |= of_stack | {n.replace("model.", DECODER): value for n, value in of_stack.items() if stack == "decoder"}
         fixed = dict(form.fixed)
         if form.heads_end:
@@ -323,7 +337,7 @@ def search_fields(config: Config, data_info: DataInfo) -> dict[str, Any]:
             {} if data_info.begin is None or data_info.model_type in CODED else {"bos_token_id": data_info.begin}
         )
     else:
-        ids |= {"bos_token_id": data_info.start}
+        ids |= {"bos_token_id": data_info.start, "top_k": 0}  # 0: of all tokens, which `sampling` may limit
     sampling = {n: v for n in ("temperature", "top_k", "top_p", "repetition_penalty") if (v := getattr(search, n)) is not None}
     if data_info.target_size == data_info.pad == data_info.target_rows - 1:
         ids |= {"bad_words_ids": [[data_info.pad]], "renormalize_logits": True}

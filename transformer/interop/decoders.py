@@ -51,6 +51,14 @@ _GATED = [
     ("gelu_pytorch_tanh", "geglu_tanh"),
     ("gelu_new", "geglu_tanh"),
 ]
+# Gemma 1 computes "gelu" by tanh, too, because its first files say so; the exact function has no name there.
+_GATED_GEMMA = [
+    ("gelu_pytorch_tanh", "geglu_tanh"),
+    ("gelu", "geglu_tanh"),
+    ("gelu_new", "geglu_tanh"),
+    ("silu", "swiglu"),
+    ("swish", "swiglu"),
+]
 _FIXED = ATTENTION | {
     "model.attention.scale": "1/sqrt(d_k)",
     "model.attention.qk_norm": False,
@@ -100,8 +108,8 @@ def _decoder(
     )
 
 
-def _gated(theirs: str, default: Any) -> Field:
-    return Field(theirs, ["model.feed_forward.activation"], default, _GATED)
+def _gated(theirs: str, default: Any, values: Sequence[tuple[Any, Any]] = _GATED) -> Field:
+    return Field(theirs, ["model.feed_forward.activation"], default, values)
 
 
 def _epsilon(default: float, *more: str) -> Field:
@@ -171,7 +179,7 @@ FORMATS: dict[str, Format] = {
             *_HIDDEN,
             *_GROUPED,
             _head_dim(256),
-            _gated("hidden_act", "gelu_pytorch_tanh"),
+            _gated("hidden_act", "gelu_pytorch_tanh", _GATED_GEMMA),
             _epsilon(1e-6),
             _tied(True),
             *_ids(2, 1, 0),
@@ -222,7 +230,7 @@ FORMATS: dict[str, Format] = {
         "Phi3",
         [*_HIDDEN, *_GROUPED, _gated("hidden_act", "silu"), _epsilon(1e-5), _tied(False), *_ids(1, 32000, 32000)]
         + [Field("resid_pdrop", ["model.dropout_rate"], 0.0), Field("embd_pdrop", ["model.dropout_rate"], 0.0)],
-        LayerFields(windows="all"),
+        LayerFields(windows="all", partial="partial_rotary_factor"),
         {},
         only=_NO_BIAS,
         training=NORMAL | {"model.feed_forward.dropout_rate": 0.0},
@@ -272,7 +280,7 @@ FORMATS: dict[str, Format] = {
             _tied(False),
             *_ids(0, 2),
         ],
-        LayerFields(fraction=0.25),
+        LayerFields(fraction=0.25, partial="rotary_pct"),
         {"model.norm": "layer", "model.norm.bias": True, "model.feed_forward.bias": True, "model.num_kv_heads": None},
         training=NORMAL | {"model.feed_forward.dropout_rate": 0.0},
         silent=words("classifier_dropout"),

@@ -32,7 +32,10 @@ Fields = Mapping[str, Any]
 class LayerFields:
     """Which fields of a model type hold its rotary positions and the windows of its layers, and what they mean if absent.
 
-    `windows`: of no layer, of all, as `layer_types` says, or of layers from `max_window_layers` on if `use_sliding_window`.
+    `windows`: of no layer, of all, as `layer_types` says, or of layers from `max_window_layers` on if `use_sliding_window`
+    (where some layers have no positions, of these).
+    `partial`: the field beside `rope_parameters` that says which fraction of a head is rotated; None: Transformers rotates
+    whole heads in this model type, whatever the file says.
     `period`: without `layer_types`, every so many layers there is one without a window; None: as `windows` says.
     """
 
@@ -40,6 +43,7 @@ class LayerFields:
     base: float = 10000.0
     local_base: float | None = None  # of the layers with a window, where they have one of their own
     fraction: float = 1.0
+    partial: str | None = None
     windows: Literal["no", "all", "types", "from"] = "no"
     window: int | None = None  # where a file does not say
     period: int | None = None
@@ -64,11 +68,10 @@ class LayerFields:
         longest = raw.get("max_position_embeddings", self.longest)
         if not (type(longest) is int and longest >= 1):
             raise UserError(f"{where}: max_position_embeddings is {longest!r}: wants a number of tokens, 1 or more")
+        rotary = self._rotated(raw, layers, where)
         each = [
             {"model.window": window} | self._positions(raw, window, rotated, longest, where) | self._own(number)
-            for number, (window, rotated) in enumerate(
-                zip(self._windows(raw, layers, where), self._rotated(raw, layers, where), strict=True)
-            )
+            for number, (window, rotated) in enumerate(zip(self._windows(raw, rotary, where), rotary, strict=True))
         ]
         period = next(p for p in range(1, layers + 1) if all(each[n] == each[n % p] for n in range(layers)))
         turn = each[:period]
@@ -87,14 +90,18 @@ class LayerFields:
     def _check_own(self, layers: Sequence[Model], name: str) -> None:
         """UserError: the layers have not what `_own` says."""
 
-    def _windows(self, raw: Fields, layers: int, where: str) -> list[int | None]:
+    def _windows(self, raw: Fields, rotated: Sequence[bool], where: str) -> list[int | None]:
+        """Of each layer. `rotated`: which of them have rotary positions."""
+        layers = len(rotated)
         window, types = raw.get("sliding_window", self.window), raw.get("layer_types")
         if self.windows == "no" and types is None:
             return [None] * layers
         if self.windows == "from":
-            first = raw.get("max_window_layers", layers) if raw.get("use_sliding_window") else layers
             window = window if raw.get("use_sliding_window") else None
-            types = types or [FULL if n < first else SLIDING for n in range(layers)]
+            if type(first := raw.get("max_window_layers", 28)) is not int:
+                raise UserError(f"{where}: max_window_layers is {first!r}: wants a number of layers")
+            local = [not rotated[n] if self.positionless else n >= first for n in range(layers)]
+            types = types or [SLIDING if each else FULL for each in local]
         if types is None:
             period = next((raw[name] for name in PATTERNS if isinstance(raw.get(name), int)), self.period)
             types = [SLIDING if period is None or (n + 1) % period else FULL for n in range(layers)]
@@ -128,12 +135,12 @@ class LayerFields:
             elif (named := next((name for name in BASES if name in raw), None)) is not None:
                 rope = {"rope_theta": raw[named]} | rope
         default = self.base if window is None or self.local_base is None else self.local_base
-        fraction = next((raw[name] for name in FRACTIONS if raw.get(name) is not None), self.fraction)
+        fraction = self._fraction(raw, rope, where)
         values = {
             "model.positions": "rotary",
             "model.positions.size": longest,
             "model.positions.base": float(rope.pop("rope_theta", default)),
-            "model.positions.fraction": float(rope.pop("partial_rotary_factor", fraction)),
+            "model.positions.fraction": fraction,
         }
         kind = rope.pop("rope_type", rope.pop("type", "default"))
         rope.pop("type", None)
@@ -155,6 +162,22 @@ class LayerFields:
                 raise UserError(f"{where}: {theirs} is {value!r} in rope_parameters of type {kind}: it is not supported")
             values[f"{prefix}.{ours}"] = tuple(map(float, value)) if isinstance(value, list) else _number(value)
         return values
+
+    def _fraction(self, raw: Fields, rope: dict[str, Any], where: str) -> float:
+        """Of each head, what is rotated; taken out of `rope`."""
+        inner, outer = rope.pop("partial_rotary_factor", None), raw.get(self.partial) if self.partial else None
+        stated = next((each for each in (inner, outer) if self.partial and each is not None), self.fraction)
+        others = {name: raw.get(name) for name in FRACTIONS if name != self.partial}
+        others |= {} if self.partial else {"partial_rotary_factor in rope_parameters": inner}
+        for name, value in others.items():
+            if value is not None and value != stated:
+                raise UserError(
+                    f"{where}: {name} is {value!r}: Transformers does not read it for this model type and has {stated} of each "
+                    "head rotated; remove it"
+                )
+        if type(stated) not in (int, float) or not 0 < stated <= 1:
+            raise UserError(f"{where}: {self.partial or FRACTIONS[0]} is {stated!r}: wants a number above 0 and up to 1")
+        return float(stated)
 
     # --- out -------------------------------------------------------------------------------------------------------------
 
@@ -211,6 +234,11 @@ class LayerFields:
         assert isinstance(positions, Rotary)
         if positions.layout != "halves" or positions.frequencies != 1 or positions.size is None:
             raise UserError(f"config.model.positions: a {name} model has layout=halves, frequencies=1 and a size; set these")
+        if positions.fraction != 1 and self.partial is None:
+            raise UserError(
+                f"config.model.positions.fraction is {positions.fraction}: a {name} model of Transformers rotates whole heads, "
+                "a fraction of 1; it cannot be written"
+            )
         kind = next(kind for kind, (scaling, _) in SCALINGS.items() if type(positions.scaling) is scaling)
         scaling, named = positions.scaling, SCALINGS[kind][1]
         rope: dict[str, Any] = {"rope_type": kind, "rope_theta": positions.base}

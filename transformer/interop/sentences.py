@@ -33,8 +33,11 @@ def read(folder: Path) -> dict[str, Any]:
             result["embed.normalize"] = True
         elif kind != "Transformer":
             raise UserError(f"{path}: {kind} is no module that is supported; without that file the encoder alone is imported")
-    if (path := folder / LENGTH).is_file() and isinstance(most := read_json(path).get("max_seq_length"), int) and most > 1:
+    length = read_json(path) if (path := folder / LENGTH).is_file() else {}
+    if isinstance(most := length.get("max_seq_length"), int) and most > 1:
         result["data.max_source_length"] = most
+    if length.get("do_lower_case") is True:
+        result["data.lowercase"] = True
     return result
 
 
@@ -71,7 +74,7 @@ def write(folder: Path, config: Config) -> None:
     first = config.embed.pooling == "first"
     pooling = {"word_embedding_dimension": config.model.d_model}
     pooling |= {"pooling_mode_cls_token": first, "pooling_mode_mean_tokens": not first}
-    length = {"max_seq_length": config.data.max_source_length, "do_lower_case": False}
+    length = {"max_seq_length": config.data.max_source_length, "do_lower_case": config.data.lowercase}
     (folder / POOLING).mkdir()
     for path, value in ((MODULES, listed), (f"{POOLING}/config.json", pooling), (LENGTH, length)):
         (folder / path).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -23,14 +23,16 @@ def is_ours(vocabulary: SentencePiece) -> bool:
     return tuple(vocabulary.pieces(range(len(SPECIAL)))) == SPECIAL
 
 
-def write(vocabulary: Bytes | Characters | SentencePiece, data_info: DataInfo, around: Around) -> str:
-    """The file's text."""
-    from tokenizers import AddedToken
+def write(vocabulary: Bytes | Characters | SentencePiece, data_info: DataInfo, around: Around, lowercase: bool = False) -> str:
+    """The file's text. `lowercase`: texts are converted to lower case first."""
+    from tokenizers import AddedToken, normalizers
 
     if isinstance(vocabulary, SentencePiece):
         made = _pieces(vocabulary)
     else:
         made = _characters(vocabulary) if isinstance(vocabulary, Characters) else _bytes()
+    if lowercase:
+        made.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([made.normalizer] if made.normalizer else [])])
     extra = {} if data_info.mask is None else {data_info.mask: MASK}
     extra |= {data_info.target_size - 1 - k: f"<extra_id_{k}>" for k in range(data_info.sentinels)}
     # The library numbers what is added by itself, from the last entry on.

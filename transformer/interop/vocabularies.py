@@ -44,6 +44,9 @@ BYTES_OF_T5 = "ByT5Tokenizer"  # has no file of entries
 SENTINELS = 100  # of T5, where its file says nothing
 M2M100_CLASS = "M2M100Tokenizer"  # splits by sentencepiece, and has ids of its own
 CLASSES = {"t5": "T5Tokenizer", "marian": "MarianTokenizer"}
+CAPITALS = (
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZ \u00c0\u00c9\u00d1\u00d6 \u0391\u0392\u0393 \u0416\u0414\u042f"  # in letters of three scripts
+)
 UNLIMITED = 10**9  # tokens; Transformers writes 10^30 where a tokenizer knows no limit
 
 
@@ -82,8 +85,10 @@ def _tokenizer_text(folder: Path, model_type: str) -> str | None:
     if tokenizer_classes.class_name(_settings(folder, model_type)) == BYTES_OF_T5:
         described = tokenizer_classes.from_bytes(_settings(folder, model_type))
     elif model_type in ("bert", "distilbert", "electra") and (path := folder / WORD_PIECES).is_file():
+        tokenizer_classes.check_class(_settings(folder, model_type), WORD_PIECES)
         described = tokenizer_classes.from_word_pieces(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
     elif model_type in BYTE_PAIRS and (folder / ENTRIES).is_file() and (path := folder / MERGES).is_file():
+        tokenizer_classes.check_class(_settings(folder, model_type), f"{ENTRIES} with {MERGES}")
         described = tokenizer_classes.from_merges(
             read_json(folder / ENTRIES), path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         )
@@ -184,8 +189,13 @@ def _settings(folder: Path, model_type: str) -> dict[str, Any]:
 
 
 def write(folder: Path, config: Config, model_type: str, source: Vocabulary, target: Vocabulary, data_info: DataInfo) -> None:
-    """Writes the tokenizer's files. UserError: two vocabularies where Transformers has one."""
+    """Writes the tokenizer's files. UserError: two vocabularies where Transformers has one, or texts in lower
+    case for a tokenizer that cannot make them so.
+    """
     described: dict[str, Any] = {}
+    lowercase = config.data.lowercase
+    if lowercase and config.objective.kind != "embed":  # sentence_bert_config.json says it of these
+        _check_lowercase(model_type, source, target)
     if model_type == "marian":
         _write_marian(folder, source, target)
         described = {"separate_vocabs": (folder / "target_vocab.json").exists()}
@@ -203,7 +213,7 @@ def write(folder: Path, config: Config, model_type: str, source: Vocabulary, tar
         described = source.settings | {"tokenizer_class": M2M100_CLASS}
     else:
         assert isinstance(source, Bytes | Characters | SentencePiece)
-        text = tokenizer_json.write(source, data_info, _around(config, model_type, data_info))
+        text = tokenizer_json.write(source, data_info, _around(config, model_type, data_info), lowercase)
         (folder / FILE).write_text(text, encoding="utf-8")
         described = {"tokenizer_class": GENERAL}
     if model_type in ("bert", "electra"):  # the second text of a pair has another type
@@ -236,6 +246,20 @@ def write(folder: Path, config: Config, model_type: str, source: Vocabulary, tar
     described["model_max_length"] = min(known_most, most) if isinstance(known_most, int | float) else most
     described = tokens | {name: value for name, value in described.items() if value is not None}
     (folder / "tokenizer_config.json").write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _check_lowercase(model_type: str, *sides: Vocabulary) -> None:
+    """UserError: a text in capitals would have other tokens in Transformers than here."""
+    for side in sides:
+        made_here = isinstance(side, Bytes | Characters) or (isinstance(side, SentencePiece) and tokenizer_json.is_ours(side))
+        if made_here and model_type != "marian":
+            continue  # its tokenizer.json says it
+        if side.encode(CAPITALS) != side.encode(CAPITALS.lower()):
+            raise UserError(
+                f"config.data.lowercase is true, and the tokenizer of this {model_type} model keeps capitals, so that the "
+                "export would read them as they are; to export it nevertheless, for texts in lower case alone, set "
+                "--config.data.lowercase=false"
+            )
 
 
 def _write_code(folder: Path, source: Tokenizer | M2M100, data_info: DataInfo) -> dict[str, str]:

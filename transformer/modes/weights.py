@@ -71,7 +71,7 @@ def export_weights(path: Path, overrides: Mapping[str, str], output: str | None)
     if not output:
         raise UserError("--mode=export needs --output=FOLDER")
     workdirs.check_writable("--output", output)
-    loaded = loading.read(path, overrides, "export")
+    loaded = loading.read(path, overrides, "export", may_change=("data.lowercase",))
     try:
         huggingface.write(output, loaded.config, loaded.data_info, loaded.params, loaded.vocabularies)
     except OSError as error:

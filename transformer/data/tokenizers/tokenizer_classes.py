@@ -15,6 +15,7 @@ from transformer.data.tokenizers.tokenizer_parts import (
     Settings,
     added_token,
     described_as,
+    flags,
     known_token,
     template,
     token,
@@ -47,6 +48,15 @@ def resolved(described: Mapping[str, Any], settings: Settings) -> Described:
         )
     defaults = default_tokens(settings)
     return _with_special(dict(described) | build(described, settings, defaults), settings, defaults)
+
+
+def check_class(settings: Settings, files: str) -> None:
+    """Raises Contradiction if `files` have only entries, and the class that says how text is split is not known here."""
+    if (name := class_name(settings)) not in _BUILDERS:
+        raise Contradiction(
+            f"a tokenizer of class {name} needs tokenizer.json, because {files} alone does not say how text is split; write it "
+            "with save_pretrained of the tokenizer in Transformers"
+        )
 
 
 def matching(described: Mapping[str, Any], tokens: Mapping[int, str]) -> Described:
@@ -166,16 +176,18 @@ _TEXT_TOKENS = dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endofte
 _BUILDERS: dict[str, piece_classes.Builder] = piece_classes.BUILDERS | {
     "BertTokenizer": _bert,
     "DistilBertTokenizer": _bert,
+    "ElectraTokenizer": _bert,
     "GPT2Tokenizer": _gpt2,
     "RobertaTokenizer": _roberta,
     "BartTokenizer": _roberta,
     "ByT5Tokenizer": lambda described, settings, defaults: {},
 }
 _MODELS = piece_classes.MODELS | {"BertTokenizer": "WordPiece", "DistilBertTokenizer": "WordPiece", "GPT2Tokenizer": "BPE"}
-_MODELS |= {"RobertaTokenizer": "BPE", "BartTokenizer": "BPE", "ByT5Tokenizer": "BPE"}
+_MODELS |= {"ElectraTokenizer": "WordPiece", "RobertaTokenizer": "BPE", "BartTokenizer": "BPE", "ByT5Tokenizer": "BPE"}
 _DEFAULTS = piece_classes.DEFAULTS | {
     "BertTokenizer": _PIECE_TOKENS,
     "DistilBertTokenizer": _PIECE_TOKENS,
+    "ElectraTokenizer": _PIECE_TOKENS,
     "GPT2Tokenizer": _TEXT_TOKENS,
 }
 _DEFAULTS |= {"RobertaTokenizer": _BYTE_TOKENS, "BartTokenizer": _BYTE_TOKENS, "ByT5Tokenizer": piece_classes.T5_TOKENS}
@@ -183,7 +195,7 @@ _DEFAULTS |= {"RobertaTokenizer": _BYTE_TOKENS, "BartTokenizer": _BYTE_TOKENS, "
 CLASSES = {"bert": "BertTokenizer", "gpt2": "GPT2Tokenizer", "bart": "BartTokenizer", "t5": "T5Tokenizer"}
 CLASSES |= {"distilbert": "DistilBertTokenizer", "electra": "BertTokenizer", "roberta": "RobertaTokenizer"}
 CLASSES |= {"xlm-roberta": "XLMRobertaTokenizer", "camembert": "CamembertTokenizer", "pegasus": "PegasusTokenizer"}
-CLASSES |= {"mbart": "MBartTokenizer"}
+CLASSES |= {"mbart": "MBartTokenizer", "opt": "GPT2Tokenizer"}
 
 
 def _with_special(described: Mapping[str, Any], settings: Settings, defaults: Mapping[str, str]) -> Described:
@@ -201,7 +213,7 @@ def _with_special(described: Mapping[str, Any], settings: Settings, defaults: Ma
         if name in added:
             added[name] = added[name] | {"special": True}
         elif name in ids:
-            added[name] = added_token(ids[name], name)
+            added[name] = added_token(ids[name], name) | flags(settings, role)
     return dict(described) | {"added_tokens": sorted(added.values(), key=lambda entry: entry["id"])}
 
 

@@ -18,6 +18,13 @@ def token(settings: Settings, role: str, default: str | None = None) -> str | No
     return value if isinstance(value, str) else default
 
 
+def flags(settings: Settings, role: str) -> Described:
+    """How the special token of a role is found in text, where the settings say it: with the spaces around it, for example."""
+    value = settings.get(role)
+    names = ("single_word", "lstrip", "rstrip", "normalized")
+    return {name: value[name] for name in names if isinstance(value.get(name), bool)} if isinstance(value, Mapping) else {}
+
+
 def known_token(settings: Settings, role: str, defaults: Mapping[str, str], ids: Mapping[str, int]) -> str:
     """The special token of a role. Contradiction if the entries lack this token, which the class needs."""
     name = token(settings, role, defaults[role])
