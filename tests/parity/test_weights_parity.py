@@ -70,6 +70,20 @@ def test_logits_are_theirs_in_both_directions(tmp_path, name):
     jax.tree.map(np.testing.assert_array_equal, again.params, found.params)
 
 
+@pytest.mark.parametrize(
+    "name", small.some(["mistral", "gemma", "gemma2", "gemma3"], "mistral", "gemma2", others=pytest.mark.thorough)
+)
+def test_settings_without_a_number_are_written_so_that_their_classes_load(tmp_path, name):
+    model = theirs.make(name, num_key_value_heads=4)
+    model.save_pretrained(tmp_path / "a")
+    found = huggingface.read_model(tmp_path / "a")
+    config = settings.replace(found.config, "model.num_kv_heads", None)
+    huggingface.write(tmp_path / "b", config, found.data_info, found.params, {})
+    written, (source, seen) = type(model).from_pretrained(tmp_path / "b").eval(), theirs.batch()
+    said, again = (theirs.say(each, source, seen, None, None)["logits"] for each in (model, written))
+    np.testing.assert_array_equal(said, again)
+
+
 HALF = ["t5 1.1", "umt5", "bart", "marian", "mbart", "m2m_100", "gpt2", "bert masked", "modernbert", "roberta", "distilbert"]
 HALF += ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "olmo2", "smollm3", "gpt_neox", "opt"]
 
