@@ -9,7 +9,10 @@ The paper's argument is about size: the dot product of two vectors of d_k entrie
 the claim is an interaction: removing the factor costs more at d_k 64 than at d_k 16, with each arm at its own best learning
 rate. All arms have two heads. Kernels have the variance 1 / fan-in, so that queries and keys of normalised inputs have the unit
 variance that the argument assumes. Values keep a width of 64. The second result is how the loss depends on the learning rate
-with and without the factor; the rates lie around the best one of the first runs of heads.py, 6e-3. Not run yet.
+with and without the factor; the rates lie around the best one of the first runs of heads.py, 6e-3.
+
+Not finished: `experiments/reports/attention_scale` has the plan and the rows of the finished runs, 8 of 52: the search of
+"d_k 64". To resume the study, use a copy of that folder as --workdir. Two runs at a time on two cores, a run takes 8 minutes.
 """
 
 from experiments.shapes import studies
