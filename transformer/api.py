@@ -28,7 +28,7 @@ from transformer.modes import pictures
 from transformer.plots import AttentionPage
 from transformer.probes import head_pruning, inside
 from transformer.runtime.workdir import Workdir, read_json
-from transformer.studies.results import NAME
+from transformer.studies.results import CURVE, NAME, TEXTS
 from transformer.training.telemetry import read_metrics
 from transformer.validation import STACKS, validate
 
@@ -268,27 +268,11 @@ def results(workdir: str | Path) -> Results:
     raise UserError(f"{workdir}: there is neither {NAME} of a study nor metrics.jsonl of a run; train something there first")
 
 
-# Columns of a study's table that are text, even if a value, such as the arm "1e-3", looks like a number.
-TEXTS = (
-    "part",
-    "arm",
-    "status",
-    "hash",
-    "error",
-    "settings",
-    "sources",
-    "cuts",
-    "not_reached",
-    "versions",
-    "machine",
-    "commit",
-)
-
-
 def _cell(column: str, text: str) -> str | float | None:
+    """The value of a cell. A text, such as the arm "1e-3", stays one even if it looks like a number."""
     if text == "":
         return None
-    if column in TEXTS or column.startswith("curve of "):
+    if column in ("part", "arm", "status", *TEXTS) or column.startswith(CURVE):
         return text
     try:
         return float(text)

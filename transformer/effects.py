@@ -143,7 +143,7 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
     (
         "model.attention",
         "norm_epsilon",
-        lambda c: c.model.attention.qk_norm or c.model.attention.normed_itself,
+        lambda c: c.model.attention.qk_norm or c.model.attention.has_own_norm,
         "with config.model.attention.qk_norm",
     ),
     (
@@ -306,7 +306,9 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
         "evaluate",
         "scores",
         _scores_fit,
-        "with scores of config.objective.kind: " + "; ".join(f"{kind}: {', '.join(each)}" for kind, each in SCORES.items()),
+        "if all scores fit config.objective.kind ("
+        + "; ".join(f"{kind}: {', '.join(each)}" for kind, each in SCORES.items())
+        + ")",
     ),
     (
         "evaluate",

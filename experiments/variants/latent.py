@@ -36,7 +36,7 @@ Array = jax.Array
 class Latent(Attention):
     """Caches `latent_width` + `rotated_width` numbers per token instead of heads x (d_k + d_v)."""
 
-    normed_itself: ClassVar[bool] = True
+    has_own_norm: ClassVar[bool] = True
     latent_width: int = setting(128, "width of the vector from which a token's keys and values are computed", at_least=1)
     rotated_width: int = setting(16, "additional entries of queries and keys, which position encodings rotate", at_least=1)
 

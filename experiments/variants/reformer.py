@@ -28,7 +28,7 @@ Array = jax.Array
 class Reformer(SharedQK):
     """Keys have length 1; a token sees itself only if it sees no other token."""
 
-    normed_itself: ClassVar[bool] = True
+    has_own_norm: ClassVar[bool] = True
     softmax: ClassVar[bool] = False
 
     def key(self, p: Parameters, x_BxSxD: Array, tokens: Tokens, positions: Bound, sizes: Sizes) -> Array:

@@ -59,7 +59,7 @@ class Attention(Component, name="multi_head"):
     (Ainslie et al. 2023).
     """
 
-    normed_itself: ClassVar[bool] = False  # True: it has another norm than that of `qk_norm`, which reads `norm_epsilon`
+    has_own_norm: ClassVar[bool] = False  # True: a norm other than that of `qk_norm` reads `norm_epsilon`
     softmax: ClassVar[bool] = True  # False: the weights are not a softmax of the logits; statistics of a softmax do not apply
     # True: during training, hooks find a random key in p["random_key"]; those for keys and values of cross-attention do not,
     # because these are computed once for a source. All blocks of queries get the same key.
@@ -121,6 +121,7 @@ class Attention(Component, name="multi_head"):
 
     @property
     def has_output_bias(self) -> bool:
+        """Whether the output projection has a bias: `output_bias`, or else `bias`."""
         return self.bias if self.output_bias is None else self.output_bias
 
     def norm_parameters(self, name: str, heads: int, width: int) -> dict[str, Any]:

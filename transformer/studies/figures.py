@@ -65,7 +65,7 @@ def _values(data: Data, arm: str) -> list[float]:
 
 
 def _label(name: str, measured: Measured) -> str:
-    return name + measured.which
+    return name + measured.direction
 
 
 def _dots(findings: Findings, measured: Measured, arms: Sequence[str]) -> plots.Dots:
@@ -219,7 +219,7 @@ def tex(findings: Findings) -> str:
     """A `tabular` for each metric, for `\\input`; it needs the package booktabs."""
     parts = ["% needs \\usepackage{booktabs}"]
     for measured in findings.measured:
-        parts += [f"% {measured.metric.label}{measured.which}", *_tabular(measured, measured.digits)]
+        parts += [f"% {measured.metric.label}{measured.direction}", *_tabular(measured, measured.digits)]
     return "\n".join(parts) + "\n"
 
 

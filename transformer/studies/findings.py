@@ -59,7 +59,7 @@ class Measured:
         return "" if self.metric.label == BEST_RATE else "higher" if self.metric.higher_is_better else "lower"
 
     @property
-    def which(self) -> str:
+    def direction(self) -> str:
         """ " (lower is better)", for headings."""
         return f" ({self.better} is better)" if self.better else ""
 

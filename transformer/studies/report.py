@@ -91,7 +91,7 @@ def _claim(findings: Findings, number: int) -> list[str]:
 
 def _metric(findings: Findings, measured: Measured) -> list[str]:
     """A metric's table with a row for each arm; with several tasks, a table for each task."""
-    parts = [f"### {code(measured.metric.label)}{measured.which}"]
+    parts = [f"### {code(measured.metric.label)}{measured.direction}"]
     for task, arms in measured.groups.items():
         parts += [f"{plain(task)}:"] if task else []
         parts.append(_table(findings, measured, arms))

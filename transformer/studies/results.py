@@ -193,6 +193,9 @@ def _rise(rows: Sequence[Mapping[str, Any]]) -> float:
 # --- results.csv ------------------------------------------------------------------------------------------------------
 
 NAME, CURVES = "results.csv", "curves.csv"
+# Columns about a run that are text, and the beginning of the name of the column that has its curve.
+TEXTS = ("commit", "versions", "machine", "hash", "error", "settings", "sources", "cuts", "not_reached")
+CURVE = "curve of "
 FEW, POINTS = 50, 200  # maximum of a curve, in results.csv and in curves.csv
 Curve = Sequence[tuple[int, float]]
 
@@ -291,20 +294,7 @@ def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome], rows: Rows | 
     before = planned.defaults if planned else {}
     ordered = sorted(outcomes, key=lambda run: (run.part, arms.index(run.arm), run.seed, run.config.train.learning_rate or 0))
     head = ["part", "arm", "seed", "status", *(metric.label for metric in columns(study)), "learning_rate", "parameters"]
-    head += [
-        "flops",
-        "seconds",
-        "commit",
-        "versions",
-        "machine",
-        "hash",
-        "error",
-        "settings",
-        "sources",
-        "cuts",
-        "not_reached",
-        f"curve of {curve_of(study)}",
-    ]
+    head += ["flops", "seconds", *TEXTS, f"{CURVE}{curve_of(study)}"]
     with new_file(root / NAME) as new, new.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, head, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -328,7 +318,7 @@ def _write_curves_of(plan: Plan, root: Path, runs: Sequence[Run], rows: Rows) ->
     for run in runs:
         lines = read_metrics(Workdir(run.folder(root)).metrics_file)
         made = {name: [(line["step"], line[name]) for line in lines if line.get(name) is not None] for name in names}
-        old = known.get(_curve_key(run)) or {shown: _read_curve((rows.get(run) or {}).get(f"curve of {shown}") or "")}
+        old = known.get(_curve_key(run)) or {shown: _read_curve((rows.get(run) or {}).get(f"{CURVE}{shown}") or "")}
         curves[_curve_key(run)] = {name: curve for name, curve in made.items() if curve} or old
     write_curves(root / CURVES, curves)
 
@@ -363,7 +353,7 @@ def _row(run: Run, found: Outcome, folder: Path, curve: str, before: Mapping[str
     row |= {"sources": " ".join(f"{name}={digest}" for name, digest in plans.sources(run.config).items())}
     row["cuts"] = json.dumps(cuts.to_json(_cuts(workdir)), ensure_ascii=False) if row["status"] == "finished" else ""
     points = [(line["step"], line[curve]) for line in read_metrics(workdir.metrics_file) if curve in line]
-    row[f"curve of {curve}"] = " ".join(
+    row[f"{CURVE}{curve}"] = " ".join(
         f"{step}:{math.nan if value is None else value:.5g}" for step, value in _thin(points, FEW)
     )
     if workdir.data_info_file.exists():
@@ -472,7 +462,7 @@ def _read_row(path: Path, number: int, line: Mapping[str, str | None], study: St
         raise UserError(f"{path}, line {number}: it has no seed; correct it")
     texts = {metric.label: cell(metric.label) for metric in columns(study)}
     values = {label: value(label, float, text) for label, text in texts.items() if text}
-    points = [point.partition(":") for point in cell(f"curve of {curve_of(study)}").split()]
+    points = [point.partition(":") for point in cell(f"{CURVE}{curve_of(study)}").split()]
     try:
         pairs = [item.partition("=") for item in shlex.split(cell("settings"))]
     except ValueError as error:
