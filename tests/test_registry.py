@@ -80,7 +80,7 @@ def test_what_both_classes_have_is_carried_over(variant):
     ("name", "more", "parts"),
     [
         ("mutli_head", {}, ["no Attention mutli_head", "did you mean 'multi_head'?"]),
-        ("{file}:SoftCup", {}, ["has no class SoftCup that is a Attention", "SoftCap"]),
+        ("{file}:SoftCup", {}, ["has no class SoftCup that inherits from Attention", "SoftCap"]),
         ("{file}:SoftCap", {"cup": "3"}, ["--config.model.attention.cup: there is no such setting", "model.attention.cap"]),
         ("{file}:SoftCap", {"cap": "x"}, ["--config.model.attention.cap=x: expected float"]),
         ("{folder}/soft_cup.py:SoftCap", {}, ["there is no Python file", "did you mean 'soft_cap.py'?"]),
@@ -115,6 +115,15 @@ def test_a_wrong_class_is_one_line(variant, name):
     assert old in SOFT_CAP
     variant.write_text(SOFT_CAP.replace(old, new))
     assert part in message(lambda: settings.check(with_attention(f"{variant}:SoftCap")))
+
+
+def test_calling_a_norm_is_a_hook_too(tmp_path):
+    file = tmp_path / "norm.py"
+    file.write_text(
+        "from transformer.components.norms import RMSNorm\n\n\nclass Same(RMSNorm):\n    def __call__(self, x):\n        return x\n"
+    )
+    error = message(settings.override, Config(), {"model.norm": f"{file}:Same"})
+    assert "Same.__call__ has the arguments (self, x); those of Norm.__call__ are (self, p, x)" in error
 
 
 def test_arguments_of_a_hook_need_no_shapes_in_their_names(variant):

@@ -17,7 +17,7 @@ import re
 import sys
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -128,7 +128,7 @@ def find(kind: type[Component], name: str, where: str) -> type[Component]:
     ]
     if not (inspect.isclass(cls) and issubclass(cls, kind)):
         has = f"it has {', '.join(classes)}" if classes else f"it has no subclass of {kind.__name__}"
-        raise UserError(f"{where}: {file} has no class {class_name} that is a {kind.__name__}; {has}")
+        raise UserError(f"{where}: {file} has no class {class_name} that inherits from {kind.__name__}; {has}")
     check_class(cls, where)
     return cls
 
@@ -196,7 +196,7 @@ def check_class(cls: type[Component], where: str) -> None:
     misspelt or has other arguments."""
     kind = cls.kind
     reference(cls)
-    hooks = {n: f for n, f in vars(kind).items() if inspect.isfunction(f) and not n.startswith("_")}
+    hooks = own_hooks(kind)
     for each in cls.__mro__:
         if not issubclass(each, Component) or _source(each) is None:
             continue
@@ -209,9 +209,7 @@ def check_class(cls: type[Component], where: str) -> None:
             raise UserError(
                 f"{where}: {each.__name__} is a dataclass that is not frozen; write @dataclasses.dataclass(frozen=True)"
             )
-        for name, function in vars(each).items():
-            if not inspect.isfunction(function) or name.startswith("_"):
-                continue
+        for name, function in own_hooks(each).items():
             if name in hooks:
                 wanted, found = (list(inspect.signature(f).parameters) for f in (hooks[name], function))
                 if [*map(_without_shape, wanted)] != [*map(_without_shape, found)]:
@@ -226,6 +224,11 @@ def check_class(cls: type[Component], where: str) -> None:
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if type(field.default).__hash__ is None or field.default_factory is not dataclasses.MISSING:
             raise UserError(f"{where}: {cls.__name__}.{field.name} cannot be hashed; use a tuple or a frozen dataclass")
+
+
+def own_hooks(cls: type) -> dict[str, Callable[..., Any]]:
+    """The hooks and other public methods in the body of a class, by name; `__call__` is a hook of norms."""
+    return {n: f for n, f in vars(cls).items() if inspect.isfunction(f) and (n == "__call__" or not n.startswith("_"))}
 
 
 def _without_shape(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Attentions and masks with one typical fault each, and the property that finds it."""
+"""Components with one typical fault each, and the property that finds it."""
 
 import dataclasses
 
@@ -9,6 +9,7 @@ import numpy as np
 from transformer.checks import batches, decoding, learning, programs
 from transformer.components.attention import Attention, masked_softmax
 from transformer.components.masks import Causal
+from transformer.components.norms import RMSNorm
 from transformer.components.parameters import Constant
 from transformer.components.positions import Sinusoidal
 
@@ -96,6 +97,12 @@ class Unread(Attention):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class EqualForAllTokens(RMSNorm):
+    def __call__(self, p, x):
+        return super().__call__(p, jnp.ones_like(x))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Impure(Attention):
     def logits(self, p, q, k, pairs, positions):
         return super().logits(p, q, k, pairs, positions) * np.random.default_rng().uniform(0.5, 1.5)
@@ -175,4 +182,5 @@ BROKEN = {  # name: (settings of the model, the property that must fail)
     "NaN where nothing is seen": ({"attention": NanWhereNothingIsSeen()}, learning.masked_rows),
     "overflow": ({"attention": Overflow()}, learning.extreme_logits),
     "a parameter that nothing reads": ({"attention": Unread()}, learning.no_gradient),
+    "a norm that tells no token from another": ({"norm": EqualForAllTokens()}, learning.repeated_batch),
 }

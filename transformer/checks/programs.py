@@ -20,7 +20,7 @@ from transformer.runtime.devices import Runtime
 from transformer.training import optimizer, step, trainer
 
 TRAIN = Train(label_smoothing=0.0)
-RATE, WARMUP = 0.01, 10
+RATE, WARMUP = 0.003, 10
 RECURRENT = "a recurrent model has no such setting"
 DEVICES = 8
 LAYOUTS = {

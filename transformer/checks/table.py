@@ -1,7 +1,6 @@
 """The table of properties, with their bounds and the code to inspect if one fails; runs them and prints the results."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -116,7 +115,7 @@ def _hooks(each: Property, config: Any) -> list[str]:
         for cls in type(component).__mro__:
             if not issubclass(cls, Component) or not (file := registry.sources(cls)):
                 continue
-            own = [n for n, f in vars(cls).items() if inspect.isfunction(f) and not n.startswith("_")]
+            own = list(registry.own_hooks(cls))
             suspects = [name for name in own if name in each.hooks] or own
             if suspects:
                 result.append(f"{', '.join(f'{cls.__name__}.{name}' for name in suspects)} in {next(iter(file)).name}")
