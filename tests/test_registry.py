@@ -119,9 +119,8 @@ def test_a_wrong_class_is_one_line(variant, name):
 
 def test_calling_a_norm_is_a_hook_too(tmp_path):
     file = tmp_path / "norm.py"
-    file.write_text(
-        "from transformer.components.norms import RMSNorm\n\n\nclass Same(RMSNorm):\n    def __call__(self, x):\n        return x\n"
-    )
+    body = "class Same(RMSNorm):\n    def __call__(self, x):\n        return x\n"
+    file.write_text(f"from transformer.components.norms import RMSNorm\n\n\n{body}")
     error = message(settings.override, Config(), {"model.norm": f"{file}:Same"})
     assert "Same.__call__ has the arguments (self, x); those of Norm.__call__ are (self, p, x)" in error
 
