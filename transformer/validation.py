@@ -214,6 +214,8 @@ def _check_components(config: Config) -> None:
     for stack, each in _layers(config):
         _check_layer(each, stack)
         _check_use(each, stack, config)
+    for stack in STACKS[config.family]:
+        _check_passed_up(config.model, stack)
 
 
 def _layers(config: Config) -> Iterator[tuple[Stack, Model]]:
@@ -252,6 +254,18 @@ def _check_layer(model: Model, stack: Stack) -> None:
         reasons += [model.positions.supports(mask, sizes), model.attention.supports(mask, model.positions, sizes)]
     if why := next(filter(None, reasons), None):
         raise UserError(why)
+
+
+def _check_passed_up(model: Model, stack: Stack) -> None:
+    """UserError: layers of different types pass up arrays of one name and different shapes."""
+    known: dict[str, tuple[int, ...]] = {}
+    for each in model.layers_of_period(stack):
+        for name, shape in each.attention.passed_up(each.sizes(stack)).items():
+            if known.setdefault(name, shape) != shape:
+                raise UserError(
+                    f"config.model.layer_types: self-attention passes up {name} of shape {known[name]} in one type of layer "
+                    f"and {shape} in another; give these types equal sizes"
+                )
 
 
 def _check_use(model: Model, stack: Stack, config: Config) -> None:

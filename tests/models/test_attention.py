@@ -398,7 +398,7 @@ def test_module_is_its_formula(draw, cross, settings):
             return module.apply(variables, x, mask, memory=memory)[0]
 
     output = jax.jit(run)(gates)
-    (_, cache), state = module.apply(variables, x, mask, memory=memory, mutable=["intermediates"])
+    (_, cache, _), state = module.apply(variables, x, mask, memory=memory, mutable=["intermediates"])
     expected, weights = module_loop(variables["params"], module.config, x, mask, memory, gates)
     assert cache is None
     np.testing.assert_allclose(output, expected, atol=2e-5)

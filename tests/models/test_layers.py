@@ -132,7 +132,7 @@ def test_sublayers_are_wired_in_their_order(draw, order, kind):
         {"number": 0, "memory": {"key": key, "value": value}},
         {"query": tokens, "cross_query": tokens, "memory": tokens},
     )
-    variables = draw(layer, states(), own, broadcast)
+    variables = draw(layer, (states(), {}), own, broadcast)
     parameters = variables["params"]
 
     def attention(name, cross, x):
@@ -156,8 +156,8 @@ def test_sublayers_are_wired_in_their_order(draw, order, kind):
             expected = normed(expected + function(expected), norm, kind)
         else:
             expected = expected + function(normed(expected, norm, kind))
-    output, cache = jax.jit(layer.apply)(variables, states(), own, broadcast)
-    assert cache is None
+    (output, passed_up), cache = jax.jit(layer.apply)(variables, (states(), {}), own, broadcast)
+    assert cache is None and passed_up == {}
     np.testing.assert_allclose(output, expected, atol=1e-4)
 
 
@@ -187,9 +187,9 @@ def test_dropout_affects_sublayer_outputs_but_not_the_residual(draw, order):
     # So high a rate that everything is dropped: what is left is the residual, and post-norm's norms.
     config = Model(d_model=D, d_ff=F, num_heads=2, norm_order=order, dropout_rate=1 - 1e-6)
     layer = Layer(config, "encoder", False, False)
-    arguments = (states(), {"number": 0}, {"query": Tokens(jnp.arange(T))})
+    arguments = ((states(), {}), {"number": 0}, {"query": Tokens(jnp.arange(T))})
     variables = draw(layer.clone(deterministic=True), *arguments)
-    output, _ = jax.jit(lambda v: layer.apply(v, *arguments, rngs={"dropout": jax.random.key(0)}))(variables)
+    (output, _), _ = jax.jit(lambda v: layer.apply(v, *arguments, rngs={"dropout": jax.random.key(0)}))(variables)
     expected = np.asarray(states(), np.float64)
     if order == "post":
         for name in ("self_attention", "feed_forward"):
@@ -280,7 +280,7 @@ def test_all_parameters_have_the_documented_initialization(initializer, embeddin
 def test_seeds_give_different_parameters():
     layer = Layer(Model(d_model=D, d_ff=F, num_heads=2), "encoder", False, True)
     given = {"number": 0}, {"query": Tokens(jnp.arange(T))}
-    init = jax.jit(lambda key: layer.init(key, states(), *given)["params"]["feed_forward"])
+    init = jax.jit(lambda key: layer.init(key, (states(), {}), *given)["params"]["feed_forward"])
     first, again, other = (init(jax.random.key(seed))["inner"]["kernel"] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).min() > 0

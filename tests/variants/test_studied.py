@@ -98,8 +98,8 @@ def test_heads_that_are_summed_are_heads_concatenated_before_equal_rows(draw):
     apart = {name: parameters[name] for name in ("query", "key", "value")}
     apart |= {"output": {"kernel": jnp.stack([shared] * H), "bias": parameters["summed_output"]["bias"]}}
     with scaled_heads({"decoder/self": jnp.array([[1.0, 0.3]])}):
-        summed, _ = layer.apply({"params": parameters}, x, mask())
-        concatenated, _ = module().apply({"params": apart}, x, mask())
+        summed, *_ = layer.apply({"params": parameters}, x, mask())
+        concatenated, *_ = module().apply({"params": apart}, x, mask())
     np.testing.assert_allclose(summed, concatenated, atol=1e-5)
 
 
@@ -208,8 +208,8 @@ def test_what_is_shared_is_what_full_attention_gives_with_equal_kernels(draw, va
     if issubclass(variant, InputValues):
         assert "value" not in parameters
         whole |= {"value": {"kernel": jnp.eye(D).reshape(D, H, D // H)}}
-    found, _ = layer.apply({"params": parameters}, x, mask())
-    wanted, _ = module(Attention(bias=False, qk_norm=True)).apply({"params": whole}, x, mask())
+    found, *_ = layer.apply({"params": parameters}, x, mask())
+    wanted, *_ = module(Attention(bias=False, qk_norm=True)).apply({"params": whole}, x, mask())
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 

@@ -28,6 +28,7 @@ from experiments.variants.sinks import Sinks
 from experiments.variants.soft_cap import SoftCap
 from experiments.variants.ssmax import SSMax
 from experiments.variants.talking_heads import TalkingHeads
+from experiments.variants.value_residual import ValueResidual
 from transformer import validation
 from transformer.components.attention import Attention
 from transformer.components.masks import Causal, Pairs, Tokens
@@ -92,6 +93,12 @@ def talking_heads(p, x, seen):
     weights = loops.weights(mixed)
     weights = np.stack([sum(weights[:, h] * after[h, g] for h in range(H)) for g in range(H)], axis=1)
     return loops.output(p, loops.mix(weights, v))
+
+
+def value_residual(p, x, seen):
+    """In a layer that receives zeros from below."""
+    q, k, v = (loops.project(p, name, x) for name in ("query", "key", "value"))
+    return loops.output(p, loops.mix(loops.weights(loops.of_pairs(q, k, seen, K**-0.5)), 0.75 * v))
 
 
 def differential(p, x, seen):
@@ -215,6 +222,7 @@ CASES = {
         kv_heads=False,
         more=LATENT | {"query/kernel": (D, H, K + 2), "query/bias": (H, K + 2)},
     ),
+    "value_residual": Case(value_residual, ValueResidual(share=0.25)),
     "reformer": Case(reformer, Reformer(), kv_heads=False, more={"key/kernel": None, "key/bias": None}),
     "linear": Case(linear, Linear(), windows=False, with_positions=NoPositions()),
     "fire": of_positions(
@@ -250,7 +258,7 @@ def test_a_variant_is_its_loop(draw, name):
     x = np.random.default_rng(0).normal(size=(2, 6, D))
     module = layer(case)
     variables = draw(module, jnp.asarray(x, jnp.float32), pairs)
-    found, _ = jax.jit(module.apply)(variables, jnp.asarray(x, jnp.float32), pairs)
+    found, *_ = jax.jit(module.apply)(variables, jnp.asarray(x, jnp.float32), pairs)
     own = {n: np.asarray(leaf, np.float64) for n, leaf in _flat(variables).items()}
     seen = (SEGMENTS[:, :, None] == SEGMENTS[:, None]) & (SEGMENTS[:, None] > 0) & np.tri(6, dtype=bool)[None]
     np.testing.assert_allclose(found, case.loop(own, x, seen), atol=2e-5)
@@ -354,6 +362,37 @@ def test_costs_are_counted_as_of_any_attention(draw, name):
 # --- what only some have -----------------------------------------------------------------------------------------------
 
 
+def test_values_of_the_first_layer_reach_all_layers(draw):
+    """Against a loop over three layers of attention."""
+    module = layer(CASES["value_residual"])
+    x, tokens = np.random.default_rng(0).normal(size=(2, 6, D)), Tokens(jnp.asarray(PLACES), jnp.asarray(SEGMENTS))
+    seen = (SEGMENTS[:, :, None] == SEGMENTS[:, None]) & (SEGMENTS[:, None] > 0) & np.tri(6, dtype=bool)[None]
+    below, first = {"first_value": jnp.zeros((2, 6, H, K))}, None
+    for number in range(3):
+        pairs = Pairs(tokens, tokens, number, mask=Causal(), aligned=True)
+        variables = draw(module, jnp.asarray(x, jnp.float32), pairs)
+        found, _, below = module.apply(variables, jnp.asarray(x, jnp.float32), pairs, below=below)
+        p = {n: np.asarray(leaf, np.float64) for n, leaf in _flat(variables).items()}
+        q, k, v = (loops.project(p, name, x) for name in ("query", "key", "value"))
+        first = v if first is None else first
+        np.testing.assert_allclose(below["first_value"], first, atol=1e-5)
+        weights = loops.weights(loops.of_pairs(q, k, seen, K**-0.5))
+        x = loops.output(p, loops.mix(weights, 0.75 * v + 0.25 * first))
+        np.testing.assert_allclose(found, x, atol=1e-4)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Undeclared(Attention):
+    def from_below(self, p, k, below, pairs):
+        return k, {"key": k["key"]}
+
+
+def test_what_is_passed_up_must_be_declared():
+    tokens = Tokens(jnp.arange(6))
+    with pytest.raises(ValueError, match="passes up key, which passed_up does not declare"):
+        layer(Case(None, Undeclared())).init(jax.random.key(0), jnp.ones((1, 6, D)), Pairs(tokens, tokens, 0, Causal()))
+
+
 def test_latents_are_all_that_is_cached():
     net, plain = (network(dataclasses.replace(CASES[n], kv_heads=False, windows=False)) for n in ("latent", "soft_cap"))
     empty, ordinary = (jax.eval_shape(lambda n=n: n.apply({}, None, 64, 1, method="start"))["layers"][0] for n in (net, plain))
@@ -376,6 +415,14 @@ REFUSED = {
     "an odd width": ({"attention": Differential(), "d_k": 3, "positions": "none"}, "config.model.d_k"),
     "an odd rotated width": ({"attention": Latent(rotated_width=3), "positions": "rotary"}, "attention.rotated_width"),
     "grouped": ({"attention": Reformer(), "num_kv_heads": 1, "positions": "none"}, "config.model.num_kv_heads"),
+    "values of two sizes": (
+        {
+            "attention": ValueResidual(),
+            "layer_pattern": ("one", "all"),
+            "layer_types": Variations({"one": {"num_kv_heads": 1}, "all": {"window": 3}}),
+        },
+        "config.model.layer_types: self-attention passes up first_value",
+    ),
     "no causal mask": ({"positions": Forgetting(), "mask": "all"}, "config.model.mask"),
 }
 

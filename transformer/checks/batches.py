@@ -12,6 +12,7 @@ from transformer.components.attention import Backend
 from transformer.components.masks import Pairs, Tokens
 from transformer.components.positions import Bound
 from transformer.errors import first_line
+from transformer.models.attention import nothing_below
 
 ALONE = [(number,) for number in range(ROWS)]
 
@@ -144,6 +145,7 @@ def dtypes(subject: Subject) -> Outcome:
             bound, tokens = Bound(each.positions, of_positions), Tokens(jnp.arange(SLOTS), jnp.ones(x.shape[:2], jnp.int32))
             q, k = attention.queries(p, x, tokens, bound, sizes), attention.keys(p, x, tokens, bound, sizes)
             pairs = Pairs(tokens, tokens, 0, each.self_mask(sizes.stack), sizes, aligned=True)
+            k, _ = attention.from_below(p, k, nothing_below((each,), sizes.stack, x), pairs)
             heads = attention.attend(p, q, attention.expand(p, k, sizes), pairs, bound, Backend(dtype=jnp.bfloat16))
             return attention.output(p, heads, x, sizes)
 

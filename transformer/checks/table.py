@@ -26,8 +26,20 @@ class Property:
 
 
 MASKING = ("seen", "span", "normalize", "mix", "attend", "values", "bias")
-CACHED = ("keys", "key", "value", "expand", "state", "with_cache", "key_streams", "query_streams", "rotate", "bias")
-TYPES = ("queries", "scores", "logits", "normalize", "mix", "output", "bias", "values")
+CACHED = (
+    "keys",
+    "key",
+    "value",
+    "from_below",
+    "expand",
+    "state",
+    "with_cache",
+    "key_streams",
+    "query_streams",
+    "rotate",
+    "bias",
+)
+TYPES = ("queries", "from_below", "scores", "logits", "normalize", "mix", "output", "bias", "values")
 DECLARED = ("parameters", "key_parameters", "output_parameters")
 ALL = ()  # all replaced hooks
 

@@ -3,13 +3,14 @@
 Self-attention is computed as
 
     q = queries(x)                      streams of the queries
-    k = expand(keys(x))                 streams of the keys; the cache holds the output of `keys`
+    k = expand(from_below(keys(x)))     streams of the keys; the cache holds what `expand` receives
     heads = mix(normalize(logits(q, k)), k)
     output(heads, x)
 
 Cross-attention does the same with `keys` of the encoder's states, which are computed once for each source. A stream is an array
 with the token axis second, so that any stream can be cut into blocks, cached and reordered. Hooks receive their parameters `p`
-by name and hold no state. A variant inherits every hook that it does not replace, in every family, backend and search.
+by name and hold no state. A variant inherits every hook that it does not replace, in every family, backend and search. Of
+other layers it sees what the self-attention of the layer below passes up (`from_below`).
 
 Letters: B rows of a batch, T queries, S keys, H heads, N key-value heads, G heads that share one of them, K width of a head's
 queries and keys, V of its values, D d_model.
@@ -180,6 +181,18 @@ class Attention(Component, name="multi_head"):
     def value(self, p: Parameters, x_BxSxD: Array, sizes: Sizes) -> Array:
         """The values BxSxNxV."""
         return project(p, "value", x_BxSxD)
+
+    def passed_up(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        """The arrays that self-attention passes to that of the layer above: name -> the shape of each after its axes B x T."""
+        return {}
+
+    def from_below(self, p: Parameters, k: Streams, below: Streams, pairs: Pairs) -> tuple[Streams, Streams]:
+        """The streams of the tokens' keys, changed by what the layer below passed up, and what this layer passes up.
+
+        The first layer (`pairs.layer` is 0) receives zeros. Arrays that are not in the second result go through unchanged. Only
+        self-attention has this step. With a cache, the tokens are the new ones, and the changed streams are cached.
+        """
+        return k, {}
 
     def expand(self, p: Parameters, k: Streams, sizes: Sizes) -> Streams:
         """Streams of the keys, computed from the cached ones; for example keys and values from a shared latent."""

@@ -5,7 +5,7 @@ The computation itself is in components/attention.py, and caches are in cache.py
 Letters: B rows of a batch, T queries, S keys, H heads, K width of a head's queries and keys, V of its values, D d_model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -76,10 +76,12 @@ class AttentionLayer(nn.Module):
         cache: dict[str, Array] | None = None,
         write: Write | None = None,
         position_parameters: Parameters | None = None,
-    ) -> tuple[Array, dict[str, Array] | None]:
-        """The output BxTxD, and the cache with the streams of this call written (None without a cache).
+        below: Streams | None = None,
+    ) -> tuple[Array, dict[str, Array] | None, Streams]:
+        """The output BxTxD, the cache with the streams of this call written (None without a cache), and what self-attention
+        passes up.
 
-        `memory`: streams of the source in the layout of `cache.store`.
+        `memory`: streams of the source in the layout of `cache.store`. `below`: what the layer below passed up; None: nothing.
         """
         attention, sizes = self.config.attention, self.config.sizes(self.stack, self.role)
         own = self.role == "self"
@@ -91,9 +93,13 @@ class AttentionLayer(nn.Module):
         positions = self._positions(position_parameters or {}, sizes) if own else Bound()
         q = attention.queries(p, x_BxTxD, pairs.query, positions, sizes)
         backend = self._backend(pairs.query.positions.shape[-1], x_BxTxD.dtype, cache is not None)
-        rows, beams = x_BxTxD.shape[0], 1
+        rows, beams, above = x_BxTxD.shape[0], 1, {}
         if own:
-            k = attention.keys(p, x_BxTxD, pairs.query, positions, sizes)
+            below = nothing_below((self.config,), self.stack, x_BxTxD) if below is None else below
+            k, new = attention.from_below(p, attention.keys(p, x_BxTxD, pairs.query, positions, sizes), below, pairs)
+            if unknown := new.keys() - below.keys():
+                raise ValueError(f"from_below passes up {', '.join(unknown)}, which passed_up does not declare")
+            above = below | {name: each.astype(below[name].dtype) for name, each in new.items()}
         else:
             assert memory is not None
             k = load(memory)
@@ -112,7 +118,7 @@ class AttentionLayer(nn.Module):
                 heads_BxTxHxV = self.heads(heads_BxTxHxV, Site(attention, p, q, k, pairs, positions))
         if beams > 1:
             heads_BxTxHxV = heads_BxTxHxV.reshape(rows, -1, *heads_BxTxHxV.shape[2:])
-        return attention.output(p, heads_BxTxHxV, x_BxTxD, sizes), cache
+        return attention.output(p, heads_BxTxHxV, x_BxTxD, sizes), cache, above
 
     def _positions(self, of_stack: Parameters, sizes: Sizes) -> Bound:
         positions = self.config.positions
@@ -139,6 +145,14 @@ class AttentionLayer(nn.Module):
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "weights", site.weights().astype(heads_BxTxHxV.dtype))
         return heads_BxTxHxV
+
+
+def nothing_below(types: Iterable[Model], stack: Stack, x_BxTxD: Array) -> Streams:
+    """Zeros for all that layers of these types pass up: what the first layer receives."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for each in types:
+        shapes |= each.attention.passed_up(each.sizes(stack))
+    return {name: jnp.zeros((*x_BxTxD.shape[:2], *shape), x_BxTxD.dtype) for name, shape in shapes.items()}
 
 
 class MemoryProjection(nn.Module):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from transformer.components.fused import SAVED
 from transformer.components.masks import Pairs, Role
+from transformer.components.parameters import Streams
 from transformer.components.products import narrower, wide_product
 from transformer.config import Model
 from transformer.models import lora
@@ -142,6 +143,9 @@ def entries_first(states: int) -> bool:
     return 1 < states <= 64 and jax.default_backend() == "cpu"
 
 
+Carried = tuple[Array, Streams]  # from layer to layer: the residual stream BxTxD, and what self-attention passes up
+
+
 class Layer(nn.Module):
     """Self-attention, cross-attention if `cross`, and feed-forward, each with its norm, dropout and residual connection.
 
@@ -157,13 +161,13 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BxTxD: Array, per_layer: dict[str, Any], broadcast: dict[str, Any]
-    ) -> tuple[Array, dict[str, Any] | None]:
+        self, carried: Carried, per_layer: dict[str, Any], broadcast: dict[str, Any]
+    ) -> tuple[Carried, dict[str, Any] | None]:
         """`per_layer`: values that differ between layers (number, memory, cache); `broadcast`: tokens and position parameters.
 
-        Returns the output and the layer's cache, as a scan over layers requires.
+        Returns what is carried to the next layer, and the layer's cache, as a scan over layers requires.
         """
-        config = self.config
+        config, (x_BxTxD, below) = self.config, carried
         cache, write, keys, kind, allowed = per_layer.get("cache"), None, broadcast["query"], "", None
         if cache is not None:
             (kind, cache), step = next(iter(cache.items())), broadcast["step"]
@@ -182,14 +186,16 @@ class Layer(nn.Module):
             )
 
             def call(x: Array) -> Array:
-                nonlocal written
-                output, new = module(x, pairs, **arguments)
-                written = written if new is None else {kind: new}
+                nonlocal written, below
+                output, new, above = module(x, pairs, **arguments)
+                if role == "self":
+                    written, below = None if new is None else {kind: new}, above
                 return output
 
             return call
 
-        arguments = {"cache": cache, "write": write, "position_parameters": broadcast.get("position_parameters")}
+        of_stack = broadcast.get("position_parameters")
+        arguments = {"cache": cache, "write": write, "position_parameters": of_stack, "below": below}
         sublayers = {"self_attention": attention("self", pairs, **arguments)}
         if self.cross:
             source = Pairs(broadcast["cross_query"], broadcast["memory"], per_layer["number"])
@@ -198,7 +204,7 @@ class Layer(nn.Module):
         read_BxTxD = x_BxTxD
         for name, function in sublayers.items():
             x_BxTxD = self._residual(name, x_BxTxD, function, read_BxTxD if config.residual == "parallel" else x_BxTxD)
-        return x_BxTxD, written
+        return (x_BxTxD, below), written
 
     def _residual(self, name: str, x_BxTxD: Array, function: Callable[[Array], Array], read_BxTxD: Array) -> Array:
         order, norm = self.config.norm_order, NormLayer(self.config, name=f"{name}_norm")

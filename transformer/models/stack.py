@@ -17,15 +17,25 @@ import jax.numpy as jnp
 from flax import struct
 
 from transformer.components.attention import MASKED
-from transformer.components.masks import Tokens
+from transformer.components.masks import Pairs, Tokens
 from transformer.components.parameters import Declared, Parameters, Streams
 from transformer.components.positions import Bound
 from transformer.config import Model
 from transformer.models import cache as caches
+from transformer.models.attention import nothing_below
 from transformer.models.cache import Cache, Step
 from transformer.models.declare import declare, rounded
 from transformer.models.dropout import Dropout
-from transformer.models.layers import REMAT, Embedding, Layer, NormLayer, all_products, kernel_initializer, output_initializer
+from transformer.models.layers import (
+    REMAT,
+    Carried,
+    Embedding,
+    Layer,
+    NormLayer,
+    all_products,
+    kernel_initializer,
+    output_initializer,
+)
 
 Array = jax.Array
 
@@ -98,11 +108,11 @@ class Period(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x_BxTxD: Array, per_layer: Sequence[Any], broadcast: dict[str, Any]) -> tuple[Array, None]:
+    def __call__(self, carried: Carried, per_layer: Sequence[Any], broadcast: dict[str, Any]) -> tuple[Carried, None]:
         for number, (config, own) in enumerate(zip(self.types, per_layer, strict=True)):
             layer = _rematerialized(config)(config, self.stack, self.cross, self.deterministic, name=str(number))
-            x_BxTxD, _ = layer(x_BxTxD, own, broadcast)
-        return x_BxTxD, None
+            carried, _ = layer(carried, own, broadcast)
+        return carried, None
 
 
 def _rematerialized(config: Model, scanned: bool = True) -> Any:
@@ -144,16 +154,23 @@ class Stack(nn.Module):
             broadcast |= {"cross_query": Tokens(query.positions, None if cache else query.segments), "memory": memory.tokens}
         per_layer: dict[str, Any] = {"number": jnp.arange(layers)}
         types = config.layers_of_period(self.stack)
+        carried = x_BxTxD, nothing_below(types, self.stack, x_BxTxD)
         if cache is not None:
-            x_BxTxD, cache = self._with_cache(types, x_BxTxD, per_layer, memory, broadcast | {"step": step}, cache)
+            x_BxTxD, cache = self._with_cache(types, carried, per_layer, memory, broadcast | {"step": step}, cache)
         else:
-            x_BxTxD = self._scanned(types, x_BxTxD, per_layer, memory, broadcast, deterministic)
+            x_BxTxD = self._scanned(types, carried, per_layer, memory, broadcast, deterministic)
         if config.has_final_norm:
             x_BxTxD = NormLayer(config, name="final_norm")(x_BxTxD)
         return x_BxTxD, cache
 
     def _scanned(
-        self, types: tuple[Model, ...], x: Array, per_layer: Any, memory: Memory | None, broadcast: Any, deterministic: bool
+        self,
+        types: tuple[Model, ...],
+        carried: Carried,
+        per_layer: Any,
+        memory: Memory | None,
+        broadcast: Any,
+        deterministic: bool,
     ) -> Array:
         """Scans one compiled body over all repeats of the pattern, then applies the remaining layers."""
         config, period = self.config, len(types)
@@ -179,17 +196,17 @@ class Stack(nn.Module):
             )
             each = [own(n, slice(n, repeats * period, period), slice(0, repeats)) for n in range(period)]
             what = types if period > 1 else types[0]
-            x, _ = layers(what, self.stack, self.cross, deterministic, name="layers")(
-                x, each if period > 1 else each[0], broadcast
+            carried, _ = layers(what, self.stack, self.cross, deterministic, name="layers")(
+                carried, each if period > 1 else each[0], broadcast
             )
         for number in range(left):
             kind = _rematerialized(types[number], scanned=False)
             layer = kind(types[number], self.stack, self.cross, deterministic, name=f"rest_{number}")
-            x, _ = layer(x, own(number, repeats * period + number, repeats), broadcast)
-        return x
+            carried, _ = layer(carried, own(number, repeats * period + number, repeats), broadcast)
+        return carried[0]
 
     def _with_cache(
-        self, types: tuple[Model, ...], x: Array, per_layer: Any, memory: Memory | None, broadcast: Any, cache: Cache
+        self, types: tuple[Model, ...], carried: Carried, per_layer: Any, memory: Memory | None, broadcast: Any, cache: Cache
     ) -> tuple[Array, Cache]:
         """Applies the layers one by one, so that each layer's streams are separate arrays, which are updated in place."""
         count, written = len(cache["layers"]), []
@@ -199,9 +216,9 @@ class Stack(nn.Module):
             own = jax.tree.map(lambda leaf, i=index: leaf[i], per_layer) | {"cache": layer_cache}
             own |= {} if memories is None else {"memory": memories[index]}
             layer = Layer(types[index % len(types)], self.stack, self.cross, True, parent=None)
-            x, layer_cache = layer.apply({"params": parameters[index]}, x, own, broadcast)
+            carried, layer_cache = layer.apply({"params": parameters[index]}, carried, own, broadcast)
             written.append(layer_cache)
-        return x, cache | {"layers": written}
+        return carried[0], cache | {"layers": written}
 
 
 def unstack_layers(stacked: Any, count: int | None = None) -> tuple[Any, ...]:
@@ -259,7 +276,7 @@ def start_cache(config: Model, rows: int, max_length: int) -> Cache:
 
 
 def _empty(config: Model, rows: int, max_length: int) -> dict[str, Any]:
-    """The empty cache of a layer; names, shapes and types of its streams are those of the output of `keys`."""
+    """The empty cache of a layer; names, shapes and types of its streams are those of the output of `from_below`."""
     attention, sizes = config.attention, config.sizes("decoder")
     if (state := attention.state(sizes, rows)) is not None:
         return {"state": state}
@@ -270,7 +287,8 @@ def _empty(config: Model, rows: int, max_length: int) -> dict[str, Any]:
 
     def keys(p: Parameters, of_positions: Parameters, x_BxSxD: Array) -> Streams:
         positions, tokens = Bound(config.positions, of_positions), Tokens(jnp.arange(slots))
-        return caches.store(attention.keys(p, x_BxSxD, tokens, positions, sizes))
+        own, below = attention.keys(p, x_BxSxD, tokens, positions, sizes), nothing_below((config,), "decoder", x_BxSxD)
+        return caches.store(attention.from_below(p, own, below, Pairs(tokens, tokens, sizes=sizes))[0])
 
     p = shapes({**attention.key_parameters(sizes), **attention.parameters(sizes)})
     x = jax.ShapeDtypeStruct((rows, slots, config.d_model), jnp.dtype(config.dtype))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from transformer import families
 from transformer.config import Config
 from transformer.models.stack import layers_in_order
-from transformer.probes.inside import is_layer
+from transformer.probes.inside import is_layer, residual_stream
 from transformer.probes.sites import at_attention, visible
 
 Array = jax.Array
@@ -62,7 +62,7 @@ def make_step(model: Any, config: Config) -> Callable[..., dict[str, Array]]:
                 if role:
                     sums[f"coordinates@{site}/{number}"] = layer[f"{role}_attention"]["logits"][0]
                 else:
-                    sums[f"coordinates@{site}/{number}"] = _sizes(layer["__call__"][0][0], _tokens(batch, of_stack))
+                    sums[f"coordinates@{site}/{number}"] = _sizes(residual_stream(layer), _tokens(batch, of_stack))
         stack, side = ("decoder", "target") if "inputs" in batch else ("encoder", "source")
         entries = getattr(model.data_info, f"{side}_size")  # rows of the table that are not in the vocabulary are masked
         sums[LOGITS] = _sizes(logits[..., :entries], _tokens(batch, stack))

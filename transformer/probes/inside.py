@@ -32,7 +32,7 @@ def hidden_states(config: Config, model: nn.Module, params: object, batch: Batch
     for stack, sown in _kept(model)(params, batch).get("intermediates", {}).items():
         period, depth = len(config.model.layers_of_period(stack)), config.model.depth(stack)
         layers = layers_in_order(sown, period, depth)
-        result[stack] = np.stack([np.asarray(layer["__call__"][0][0]) for layer in layers])
+        result[stack] = np.stack([np.asarray(residual_stream(layer)) for layer in layers])
     if not result:
         raise UserError(f"hidden states: config.family {config.family} has no layers of attention")
     return result
@@ -45,8 +45,14 @@ def _kept(model: nn.Module) -> Callable[..., Any]:
 
 
 def is_layer(module: nn.Module, method: str) -> bool:
-    """Selects the calls that Flax captures: those whose output is the residual stream after a layer."""
+    """Selects the calls that Flax captures: those whose output has the residual stream after a layer."""
     return isinstance(module, Layer) and method == "__call__"
+
+
+def residual_stream(captured: Mapping[str, Any]) -> Array:
+    """The residual stream after a layer, from what Flax captured of it."""
+    (carried, _cache), *_ = captured["__call__"]
+    return carried[0]
 
 
 def input_gradients(config: Config, model: nn.Module, params: object, batch: Batch) -> dict[str, np.ndarray]:
