@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-DECIDED = ("agrees", "disagrees")
+DECIDED, UNDECIDED = ("agrees", "disagrees"), "not decided by this study"
+MANY = 5  # claims of one study
 HIGHLIGHTS = (  # study and number of a claim: what the README shows
     ("bottleneck", 0),
     ("causal_mask", 0),
@@ -54,6 +55,11 @@ class Report:
     seconds: float
     searched: bool | None
 
+    @property
+    def in_one_row(self) -> bool:
+        """Whether it decides none of its many claims."""
+        return len(self.claims) > MANY and all(claim.verdict.startswith(UNDECIDED) for claim in self.claims)
+
 
 def read(folder: Path) -> Report:
     """A report and its runs."""
@@ -89,14 +95,20 @@ def reports() -> list[Report]:
 
 
 def results_table(found: list[Report]) -> str:
-    """The table of RESULTS.md, with a row for each claim."""
+    """The table of RESULTS.md, with a row for each claim; a study that decides none of its many claims has one row."""
     lines = ["| study | claim | verdict | the runs |", "| --- | --- | --- | --- |"]
     for report in found:
         time = datetime.timedelta(seconds=round(report.seconds))
         rates = {None: "", True: ", rates searched", False: ", rates as set"}[report.searched]
         size = f"{report.runs} runs, {report.seeds} seeds, {time}{rates}"
+        title = f"[{report.question}](reports/{report.study}/report.md) `{report.study}.py`: {size}"
+        if report.in_one_row:
+            first = report.claims[0]
+            verdict = f"**{first.verdict}**, none of them; the first: {first.flags}"
+            lines.append(f"| {title} | {len(report.claims)} claims ({first.source}) | {verdict} | see the report |")
+            continue
         for number, claim in enumerate(report.claims):
-            study = f"[{report.question}](reports/{report.study}/report.md) `{report.study}.py`: {size}" if not number else ""
+            study = title if not number else ""
             verdict = f"**{claim.verdict}**" + (f": {claim.flags}" if claim.flags else "")
             evidence = f"{claim.evidence}. {claim.published}".strip()
             lines.append(f"| {study} | {claim.text} ({claim.source}) | {verdict} | {evidence} |")
