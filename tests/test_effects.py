@@ -24,6 +24,7 @@ import small
 import tasks
 import trained
 
+from experiments.measures.first_token import FirstToken
 from transformer import effects, families
 from transformer.components.attention import Attention
 from transformer.components.feed_forward import FeedForward
@@ -97,7 +98,7 @@ OTHER: dict[str, Any] = {
     "train.warmup_steps": 6, "train.learning_rate": 0.2, "train.log_every": 3, "train.evaluate_every": 6,
     "evaluate.scores": ("exact_match",), "evaluate.lengths": (0, 3), "evaluate.places": (1, 3), "evaluate.stride": 5,
     "evaluate.samples": 1, "evaluate.heads_removed": 0.5, "evaluate.head_order": "random",
-    "evaluate.head_place": "decoder/cross", "evaluate.bleu_tokenize": "char",
+    "evaluate.measure": FirstToken(), "evaluate.head_place": "decoder/cross", "evaluate.bleu_tokenize": "char",
     "search.top_k": 3, "search.top_p": 0.5, "search.stop": "b", "search.max_new_tokens": 7, "search.max_length": 9,
     "search.n_best": 2, "search.max_extra": 3,
     "checkpoint.every_steps": 6, "checkpoint.best_metric": "validation/nll", "checkpoint.keep_best": 2,

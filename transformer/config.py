@@ -10,6 +10,7 @@ from typing import Literal
 from transformer.components.attention import Attention
 from transformer.components.feed_forward import FeedForward
 from transformer.components.masks import All, Mask, Prefix, Role, Sizes, Stack, Window
+from transformer.components.measures import Measure
 from transformer.components.norms import LayerNorm, Norm
 from transformer.components.positions import Positions, Sinusoidal
 from transformer.components.rotary import Rotary as Rotary  # imported to register itself
@@ -550,6 +551,7 @@ class Evaluate:
     head_statistics: bool = setting(
         False, "Transformers that output a text: also measure what heads attend to, such as the previous token", free=True
     )
+    measure: Measure = setting(Measure(), "your own measurement of the trained model, a class in a file", free=True)
     stride: int | None = setting(
         None,
         "language models: stride of the sliding window for perplexity, in tokens; none: windows do not overlap",

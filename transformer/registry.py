@@ -80,8 +80,12 @@ def reference(cls: type[Component]) -> str:
             f"{cls.kind.__name__} {cls.__name__}: this class is in no file, so no run can record it; write it to a file, and "
             f"import it from there or name it FILE.py:{cls.__name__}"
         )
-    inside = Path.cwd() in file.parents
-    return f"{file.relative_to(Path.cwd()) if inside else shipped_name(file) or file}:{cls.__name__}"
+    return f"{short_name(file)}:{cls.__name__}"
+
+
+def short_name(file: Path) -> str:
+    """A file as a command names it: relative to the current folder if it is in that folder, or by its shipped name."""
+    return str(file.relative_to(Path.cwd())) if Path.cwd() in file.parents else shipped_name(file) or str(file)
 
 
 def _source(cls: type) -> Path | None:

@@ -385,8 +385,10 @@ def has_type(value: Any, kind: Any) -> bool:
 
 
 def differences(old: Any, new: Any, free: bool = False) -> list[str]:
-    """Settings that differ, as "name: old -> new"; those marked free (they change no result) only if `free`."""
+    """Settings that differ, as "name: old -> new"; those marked free (they change no result), and those of a component that
+    is, only if `free`."""
     unchanged = {name for each in (old, new) for name, _, f, _ in fields(each) if f.metadata.get("free") and not free}
+    inside = tuple(f"{name}." for name in unchanged)
     was, now, none = plain(old), plain(new), "(no such setting)"
 
     def shown(value: Any) -> Any:
@@ -395,7 +397,7 @@ def differences(old: Any, new: Any, free: bool = False) -> list[str]:
     return [
         f"{name}: {shown(was.get(name, none))} -> {shown(now.get(name, none))}"
         for name in dict.fromkeys([*was, *now])
-        if was.get(name, none) != now.get(name, none) and name not in unchanged
+        if was.get(name, none) != now.get(name, none) and name not in unchanged and not name.startswith(inside)
     ]
 
 

@@ -33,8 +33,8 @@ def kept_as(what: str, made: Config, used: Config) -> tuple[str, dict[str, Any]]
     With the settings of the workdir the name is `what`; with others it is, for example, `what-beam_size=1`, so that no result
     is overwritten.
     """
-    pairs = zip(settings.fields(made), settings.fields(used), strict=True)
-    changed = {name: new for (name, _, _, old), (_, _, _, new) in pairs if new != old and _OUTPUTS.match(name)}
+    old = settings.plain(made)
+    changed = {n: new for n, new in settings.plain(used).items() if _OUTPUTS.match(n) and (n not in old or old[n] != new)}
     parts = [f"{name.rpartition('.')[2]}={settings.text_of(value)}" for name, value in changed.items()]
     return file_name("-".join([what, *parts])), changed
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformer import families, plots
+from transformer import families, plots, registry, settings
 from transformer.data import prepare
 from transformer.errors import UserError, launcher, optional, say
 from transformer.inference import loading, predict
@@ -133,8 +133,10 @@ def show(
         if found.maps:
             _pictures(found, workdir.pictures)
             _page([found], workdir.pictures)
-    launch = launcher()
-    where, what = shlex.quote(str(workdir.path)), shlex.quote(source)
+    launch, what = launcher(), shlex.quote(source)
+    where, files = shlex.quote(str(workdir.path)), settings.sources(predictor.config)
+    if files:
+        where += f" --variants={shlex.quote(','.join(sorted(map(registry.short_name, files))))}"
     more = what if target is None else shlex.quote(f"{source}\t{target}")
     each = {
         "translate": f"echo {what} | {launch} --mode=translate --workdir={where}",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from transformer import cuts, families, settings
+from transformer.components.measures import Measure
 from transformer.config import Config
 from transformer.cuts import Cut, some
 from transformer.data import pipeline, prepare
@@ -21,7 +22,7 @@ from transformer.errors import UserError, counted, no_failure, readable, say
 from transformer.files import new_file
 from transformer.inference import loading, perplexity, predict, scores, translate
 from transformer.models import axes, penalties
-from transformer.modes import digits
+from transformer.modes import digits, measuring
 from transformer.modes.common import folders, kept_as
 from transformer.probes import alignment, coordinates, head_pruning, head_statistics, init_metrics
 from transformer.runtime import hosts
@@ -85,6 +86,9 @@ def check_evaluate(config: Config) -> None:
             scores.find(name)
         except UserError as error:
             raise UserError(f"config.evaluate.scores: {error}") from error
+    if config.evaluate.measure.names:
+        others = reported(settings.replace(config, "evaluate.measure", Measure()))
+        measuring.check(config, {name.partition("/")[2] for name in others})
 
 
 def reported(config: Config) -> list[str]:
@@ -107,6 +111,7 @@ def reported(config: Config) -> list[str]:
         last += digits.names(config)
     if config.evaluate.head_statistics:
         last += head_statistics.names(config)
+    last += config.evaluate.measure.names
     by_split = {"validation": scores.token_scores(ones)} | {"test" if data.test is not None else "validation": last}
     scored = [f"{split}/{name}" for split, names in by_split.items() if getattr(data, split) is not None for name in names]
     measured = [f"validation/{name}" for name in coordinates.names(config)] if config.train.coordinates else []
@@ -185,6 +190,11 @@ def score_split(
         scored = _continuation(predictor, name, split)
     else:
         scored = Scored({})
+    failed: UserError | None = None
+    try:
+        scored.table |= measuring.of_split(loaded, name, split.examples)
+    except UserError as error:  # raised when the scores have been printed
+        failed = error
     for notice in (found := [*cut, *(each.at(name) for each in scored.cuts)]):
         say(notice)
     if hosts.is_first():
@@ -195,9 +205,12 @@ def score_split(
         kept = kept or name
         without = f", without {len(removed)} of {len(head_pruning.heads(config))} heads" if removed else ""
         try:
-            _write(workdir, kept, scored, about | {"search": dataclasses.asdict(config.search)})
+            if failed is None:
+                _write(workdir, kept, scored, about | {"search": dataclasses.asdict(config.search)})
         finally:  # print the scores before writing them, which may fail
             _print(kept, scored, len(split.examples), loaded.steps, without)
+    if failed is not None:
+        raise failed
     return scored.rows
 
 

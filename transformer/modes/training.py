@@ -24,6 +24,7 @@ from transformer.errors import UserError, counted, optional, say
 from transformer.files import new_file, remove
 from transformer.inference import loading, predict, scores
 from transformer.models import axes
+from transformer.modes import measuring
 from transformer.modes.common import folders
 from transformer.modes.pictures import show
 from transformer.modes.scoring import check_evaluate, score_split, scored_batches, token_sums
@@ -116,6 +117,10 @@ def _train(
         cut = [*splits["train"].cuts, *only(of_batches)]
         say(f"{counted(len(batches), 'update')} an epoch, padding {batches.padding:.1%}")
         params = _begin_with(config, checkpoints, lambda: families.init_params(model, objective, settings.seed))
+        if config.evaluate.measure.names and not checkpoints.latest():
+            initial = families.init_params(model, objective, settings.seed) if params is None else params
+            examples = next((splits[name].examples for name in ("test", "validation") if name in splits), [])
+            measuring.rehearse(loading.Loaded(config, data_info, model, objective, initial, vocabularies), examples)
 
     loss, train_step, begin = trainer.make(config, data_info, model)
 

@@ -174,6 +174,7 @@ def create(path: str | Path, config: Config, notice: Callable[[str], None]) -> W
         )
     if free := settings.differences(old, config, free=True):
         write_json(workdir.config_file, settings.to_dict(config))
+        workdir.keep_variants(config)
         notice(f"{workdir.config_file}: changed {_some(free)}")
     return workdir
 
@@ -204,8 +205,9 @@ def with_file(path: str | Path, file: str, wanted: Config, overrides: Mapping[st
         raise UserError(
             f"--config={file}: --workdir={path} was made with other settings: {_some(fixed)}; leave --config out to use those"
         )
-    pairs = zip(settings.fields(made), settings.fields(wanted), strict=True)
-    return {**overrides, **{name: settings.text_of(new) for (name, _, _, old), (_, _, _, new) in pairs if new != old}}
+    old = settings.plain(made)
+    changed = {name: value for name, value in settings.plain(wanted).items() if name not in old or old[name] != value}
+    return {**overrides, **{name: settings.text_of(value) for name, value in changed.items()}}
 
 
 def check_writable(flag: str, name: str | Path, folder: Path | None = None) -> None:

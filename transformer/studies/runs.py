@@ -251,6 +251,7 @@ def copy_shared(config: Config, folder: Path) -> None:
             with new_folder(folder) as new:
                 shutil.copytree(other.path, new, ignore=shutil.ignore_patterns(*(p.name for p in scores)), dirs_exist_ok=True)
                 write_json(Workdir(new).config_file, settings.to_dict(config))
+                Workdir(new).keep_variants(config)
             if (seconds := run_file(other.path, ".seconds")).exists():
                 shutil.copy(seconds, run_file(folder, ".seconds"))
             return
