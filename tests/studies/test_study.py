@@ -231,8 +231,8 @@ def test_a_study_from_the_command_line():
     """A grid has all combinations; the arm that is the base is what others are compared with, or there is one more."""
     base = small.config(data__validation="validation")
 
-    def made(arms=(), grid=(), **overrides):
-        return studies.from_flags("x.py", overrides, arms, grid, lambda path, own, flag: settings.override(base, own))
+    def made(arms=(), grid=(), metrics=(), **overrides):
+        return studies.from_flags("x.py", overrides, arms, grid, lambda path, own, flag: settings.override(base, own), metrics)
 
     found = made(["one: model.num_heads=1 model.d_ff=4"], ["model.d_model=8,16", "model.num_heads=2,4"], seeds="3")
     assert list(found.arms) == [f"model.d_model={d}, model.num_heads={h}" for d in (8, 16) for h in (2, 4)] + ["one"]
@@ -240,6 +240,18 @@ def test_a_study_from_the_command_line():
     alone = made(["one: model.num_heads=1"], **{"base.train.steps": "7", "model.d_ff": "5"})
     assert list(alone.arms) == ["base", "one"] and alone.compare_with == "base" and alone.metrics[0].take == "best"
     assert (alone.base.train.steps, alone.base.model.d_ff) == (7, 5)
+    more = made(
+        ["one: model.num_heads=1"], metrics=["test/bleu@5-9", "test/sliding_nll", "test/own:lower", "validation/mine:higher"]
+    )
+    assert [(each.name, each.better) for each in more.metrics[1:]] == [
+        ("test/bleu@5-9", "higher"),
+        ("test/sliding_nll", "lower"),
+        ("test/own", "lower"),
+        ("validation/mine", "higher"),
+    ]
+    for wrong in ("test/own", "test/own:low", "test/bleu:"):
+        with pytest.raises(UserError, match=f"--metric={wrong}: say what is better"):
+            made(["one: model.num_heads=1"], metrics=[wrong])
     for wrong in (["one model.d_ff=4"], ["one: model.d_ff"], ["one: model.d_f=4"], ["a: model.d_ff=4", "a: model.d_ff=5"]):
         with pytest.raises(UserError):
             made(wrong)

@@ -139,6 +139,14 @@ _flag(
     default=[],
 )
 _flag(
+    _texts,
+    "metric",
+    "a further metric of a study without a study file, test/bleu, or with what is better, test/mine:lower; repeat it for each",
+    _study,
+    "ablate report",
+    default=[],
+)
+_flag(
     _text,
     "dry_run",
     "only prints what would be trained, its cost and the differences it can find; measure: also the time, from a few updates",

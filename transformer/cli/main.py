@@ -35,7 +35,9 @@ def main(overrides: Mapping[str, str]) -> None:
                 f"--mode={mode} needs --config=FILE with a study, as in experiments/ablations, or --arm and any experiment"
             )
         if FLAGS.arm or FLAGS.grid:
-            config: Any = study.from_flags(FLAGS.config, overrides, FLAGS.arm, FLAGS.grid, fitting.read)
+            config: Any = study.from_flags(FLAGS.config, overrides, FLAGS.arm, FLAGS.grid, fitting.read, FLAGS.metric)
+        elif FLAGS.metric:
+            raise UserError(f"--metric={FLAGS.metric[0]}: only with --arm or --grid; a study's file has its metrics")
         else:
             config = study.read(FLAGS.config, overrides, fitting.read)
     elif mode == "compare" and overrides:

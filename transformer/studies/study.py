@@ -25,6 +25,8 @@ Kind = Literal["better", "worse", "equal", "not worse", "order", "rises", "falls
 LAWS: tuple[Law, ...] = typing.get_args(Law)  # kinds that are about a fitted exponent
 
 BEST_RATE = "log2 of the best learning rate"  # the quantity of claims about rates
+LOWER = ("loss", "nll", "perplexity", "perplexity_per_word", "bits_per_character", "bits_per_byte")
+HIGHER = ("token_accuracy", "place_accuracy", *(name for names in effects.SCORES.values() for name in names))
 SEARCH_SEED = 1_000_000  # the first seed of the learning-rate search; the study itself has the seeds 0, 1, 2, ...
 
 
@@ -244,11 +246,13 @@ def from_flags(
     arms: Sequence[str],
     grid: Sequence[str],
     read_config: Callable[[str, dict[str, str], str], Config] = _read_config,
+    metrics: Sequence[str] = (),
 ) -> Study:
     """A study without claims. Its arms are "NAME: SETTING=VALUE .." and all combinations of a grid's "SETTING=VALUE,..".
 
     The base is the experiment's file at `path`; if no arm equals the base, it is added as the arm "base". Arms are compared in
-    the best validation loss. `overrides`: for the study's own settings and for the base, with or without the prefix "base.".
+    the best validation loss and in further `metrics`, "NAME" or "NAME:lower" and "NAME:higher". `overrides`: for the study's
+    own settings and for the base, with or without the prefix "base.".
     """
     own = {field.name for field in dataclasses.fields(Study) if field.metadata}
     base = read_config(str(path), {n.removeprefix("base."): text for n, text in overrides.items() if n not in own}, "--config")
@@ -271,9 +275,20 @@ def from_flags(
         study,
         arms=made if same else {"base": {}, **made},
         compare_with=same or "base",
-        metrics=(Metric("validation/nll", "lower", "best"),),
+        metrics=(Metric("validation/nll", "lower", "best"), *map(_metric, metrics)),
     )
     return validate(settings.override(study, {name: text for name, text in overrides.items() if name in own}))
+
+
+def _metric(text: str) -> Metric:
+    """A metric from "test/bleu" or "test/first_token:lower"."""
+    name, colon, better = text.strip().partition(":")
+    score = Metric(name, "lower").score.removeprefix("sliding_")
+    if not colon:
+        better = "lower" if score in LOWER else "higher" if score in HIGHER else ""
+    if better not in ("lower", "higher"):
+        raise UserError(f"--metric={text}: say what is better, --metric={name}:lower or --metric={name}:higher")
+    return Metric(name, better)
 
 
 def _split(text: str, flag: str) -> tuple[str, str]:
