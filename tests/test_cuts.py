@@ -87,7 +87,7 @@ def test_every_objective_counts_what_it_drops_cuts_or_splits(kind, family, train
 
 
 def test_answers_that_no_window_holds_and_long_questions_are_counted():
-    objective = families.make_objective(config_of("answer", "encoder_only"), DataInfo(20, 20, 20, 20), {})
+    objective = families.make_objective(config_of("answer", "encoder_only"), DataInfo(20, 20, 20, 20), {"text": LETTERS})
     corpus = {"question": Ragged.of([[5] * 9, [5]]), "text": Ragged.of([[5] * 30, [5] * 30])}
     counted = {cut.what.split()[0]: cut.count for cut in objective.cuts({**corpus, "span": Ragged.of([[0, 8], [3, 4]])})}
     assert counted == {"questions": 1, "contexts": 2, "answers": 1}

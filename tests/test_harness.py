@@ -77,6 +77,20 @@ def test_greedy_continuations_end_where_they_are_asked_to():
     assert made.generate("ab", [whole[2:4], whole[1:4]], 6, 0.0) == whole[: min(whole.find(whole[2:4]), whole.find(whole[1:4]))]
 
 
+def test_a_model_of_lowercase_text_reads_lowercase():
+    pairs, small = [("AbC", "Def")], [("abc", "def")]
+    made = scorer({"data.lowercase": "true"})
+    assert made.loglikelihood(pairs) == scorer().loglikelihood(small) and made.rolling(["AbC"]) == scorer().rolling(["abc"])
+    whole = scorer().generate("ab", [], 6, 0.0)
+    assert whole and made.generate("AB", [whole[-1].upper()], 6, 0.0) == whole[: whole.index(whole[-1])]
+
+
+def test_repeated_samples_differ_and_are_the_same_each_time():
+    made = scorer()
+    drawn = [made.generate("ab", [], 12, 1.0, seed=seed) for seed in (0, 1, 2, 0)]
+    assert len(set(drawn)) == 3 and drawn[0] == drawn[3]
+
+
 def test_another_kind_of_model_is_refused():
     with pytest.raises(UserError, match=r"config\.objective\.kind is translate"):
         harness.Scorer(loaded("translate"))
@@ -89,7 +103,7 @@ def test_a_setting_of_sampling_has_no_effect_on_greedy_requests():
 def test_of_a_long_prompt_at_least_half_a_window_is_read(monkeypatch):
     """The window has 20 tokens."""
     made, read = scorer(), []
-    monkeypatch.setattr(Generator, "generate", lambda model, prompt: [read.append(prompt) or ""])
+    monkeypatch.setattr(Generator, "generate", lambda model, prompt, seed: [read.append(prompt) or ""])
     for new_tokens in (40, 5):
         for prompt in ("abbegfdh cbaa", "abbegfdh cbaaa"):
             made.generate(prompt, [], new_tokens, 0.0)

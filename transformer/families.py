@@ -330,6 +330,11 @@ def _labelled(
     }
 
 
+def _answer(config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool) -> objectives.Answer:
+    between = vocabularies["text"].between
+    return objectives.Answer(config.data.max_source_length, _begin(data_info), data_info.end, between)
+
+
 def classify(config: Config, data_info: DataInfo, vocabularies: Vocabularies, training: bool = False) -> objectives.Classify:
     """Texts or pairs of texts for a model with one output for each row."""
     between = vocabularies["text"].between
@@ -389,7 +394,7 @@ TASKS: dict[str, Task] = {
         ("text", "pair"), {"encoder_only": classify}, encode.texts, no_loss, "vector", ("predict", "attend", "export")
     ),
     "tag": Task(("text", "tags"), _labelled(objectives.Tag), encode.tagged, label_loss, "tags", LABELLING),
-    "answer": Task(("question", "text"), _labelled(objectives.Answer), encode.answered, span_loss, "span", LABELLING),
+    "answer": Task(("question", "text"), {"encoder_only": _answer}, encode.answered, span_loss, "span", LABELLING),
 }
 
 

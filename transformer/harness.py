@@ -6,6 +6,7 @@ All arguments after the module's name are lm_eval's own. `model_args` also takes
 Letters: B rows, T tokens, V vocabulary.
 """
 
+import collections
 import dataclasses
 import functools
 import importlib
@@ -62,9 +63,15 @@ class Scorer:
         blanks = len(context) - len(context.rstrip())
         if blanks:
             context, continuation = context[:-blanks], context[-blanks:] + continuation
-        encode = self._model.vocabulary.encode
-        whole, first = encode(context + continuation), encode(context)
+        whole, first = self._encode(context + continuation), self._encode(context)
         return whole[: len(first)], whole[len(first) :]
+
+    def _encode(self, text: str) -> list[int]:
+        return self._model.vocabulary.encode(self._cased(text))
+
+    def _cased(self, text: str) -> str:
+        """The text as the model was trained to read it."""
+        return text.lower() if self._model.config.data.lowercase else text
 
     def loglikelihood(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[float, bool]]:
         """For each context and continuation the log probability of the continuation, and whether greedy decoding gives it.
@@ -99,23 +106,23 @@ class Scorer:
     def rolling(self, texts: Sequence[str]) -> list[float]:
         """The log probability of each whole text, computed in windows that do not overlap."""
         model = self._model
-        score, encoded = functools.partial(model._nll, model.params), [model.vocabulary.encode(text) for text in texts]
+        score, encoded = functools.partial(model._nll, model.params), list(map(self._encode, texts))
         nll = perplexity.token_nll(score, encoded, model.data_info.start, model.window, model.window, self._rows)
         return [-math.fsum(each) for each in nll]
 
-    def generate(self, prompt: str, until: Sequence[str], new_tokens: int, temperature: float) -> str:
+    def generate(self, prompt: str, until: Sequence[str], new_tokens: int, temperature: float, seed: int = 0) -> str:
         """A continuation up to the first occurrence of a text of `until`; greedy at temperature 0.
 
         If a prompt leaves no room for the new tokens, its beginning is left out, but at least half of the window is read.
         """
         model = self._generator(temperature, new_tokens)
         room = max(model.window - new_tokens - 1, model.window // 2)
-        ids = model.vocabulary.encode(prompt)
+        ids = self._encode(prompt)
         self.cuts.append(
             Cut(int(len(ids) > room), 1, f"prompts leave no room for new tokens; their last {room:,} tokens are read")
         )
-        text = model.generate(prompt if len(ids) <= room else model.vocabulary.decode(ids[-room:]))[0]
-        ends = [at for each in until if each and (at := text.find(each)) >= 0]
+        text = model.generate(prompt if len(ids) <= room else model.vocabulary.decode(ids[-room:]), seed=seed)[0]
+        ends = [at for each in until if each and (at := text.find(self._cased(each))) >= 0]
         return text[: min(ends, default=len(text))]
 
 
@@ -153,8 +160,10 @@ def register() -> None:
             return self._scorer.rolling([text for (text,) in _requests(requests)])
 
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
-            result = []
+            result, before = [], collections.Counter[str]()
             for prompt, options in _requests(requests):
+                repeated = f"{prompt} {options}"  # lm_eval repeats a request to get several samples
+                before[repeated] += 1
                 until = options.get("until") or []
                 sampled = options.get("do_sample", False)
                 result.append(
@@ -163,6 +172,7 @@ def register() -> None:
                         [until] if isinstance(until, str) else until,
                         int(options.get("max_gen_toks", NEW_TOKENS)),
                         float(options.get("temperature", 1.0)) if sampled else 0.0,
+                        seed=before[repeated] - 1,
                     )
                 )
             return _answered(self._scorer, result)

@@ -122,6 +122,17 @@ def test_windows_cover_the_context_and_point_at_the_answer_in_them(question, tex
             assert (found["first"], found["last"]) == ([0], [0])
 
 
+def test_special_tokens_may_stand_between_question_and_context():
+    """As in RoBERTa: begin question end end context end."""
+    objective = Answer(12, BEGIN, END, between=(END,))
+    corpus = objective.chunk_documents(of(question=[5, 6], text=[11, 12, 13, 14, 15, 16], span=[2, 3]))
+    found = plain(objective.features(corpus, 0, 0))
+    assert found["source"] == [BEGIN, 5, 6, END, END, 11, 12, 13, 14, 15, 16, END]
+    assert found["source"][found["first"][0] : found["last"][0] + 1] == [13, 14]
+    assert objective.lengths(corpus).tolist() == [[1, 12]]
+    assert len(Answer(11, BEGIN, END, between=(END,)).chunk_documents(corpus)["window"].lengths) == 2
+
+
 def test_windows_name_their_example():
     objective = Answer(10, BEGIN, END, stride=3)
     corpus = objective.chunk_documents(

@@ -3,6 +3,7 @@
 import functools
 
 import drawn
+import folders
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,8 @@ import small
 
 from transformer.components.rotary import Rotary
 from transformer.config import Config, Data, Model, Search
+from transformer.data.encode import tagged
+from transformer.data.tokenizers.imported import Tokenizer
 from transformer.data.tokenizers.vocabulary import Characters, Vocabulary
 from transformer.errors import UserError
 from transformer.inference import label
@@ -89,6 +92,44 @@ def test_labels_are_those_of_each_text_alone(pairs):
     assert len(set(wanted)) > 1
     assert used.predict(examples) == wanted and used.notices == []
     assert used.predict(examples[::-1]) == wanted[::-1] and used.predict([]) == []
+
+
+def test_words_to_tag_have_the_blanks_of_a_byte_level_vocabulary():
+    """As in RoBERTa: they are not read as one long word."""
+    vocabulary = Tokenizer(folders.byte_bpe(["<s>", "</s>"]).to_str())
+    [text] = tagged([{"text": "the cat sat"}], {"text": vocabulary}, ())["text"]
+    assert text.tolist() == vocabulary.encode(" the cat sat") != vocabulary.encode("thecatsat")
+    made = labeller("tag", vocabulary)
+    assert made.batch(["the cat sat"])["source"][0, 1:-1].tolist() == text.tolist()
+    assert len(made.predict([{"text": "the cat sat"}])[0].split()) == 3
+
+
+EXAMPLES = {
+    "classify": {"text": "a" * 9, "pair": "ab b" * 5},
+    "tag": {"text": "ab a b"},
+    "answer": {"question": "ab", "text": "ab b" * 5},
+}
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_what_is_looked_at_is_what_is_predicted_from(kind, monkeypatch):
+    """Of a long pair too; of an answer, the first window."""
+    made, seen = labeller(kind, data__max_source_length=12), []
+
+    def forward(params, batch):
+        seen.append(batch)
+        raise KeyError
+
+    monkeypatch.setattr(made, "_forward", forward)
+    with pytest.raises(KeyError):
+        made.predict([EXAMPLES[kind]])
+    batch, [read] = made.batch(*([each] for each in EXAMPLES[kind].values())), seen
+    row = next(
+        n for n, ids in enumerate(read["source"]) if ids[: batch["source"].shape[1]].tolist() == batch["source"][0].tolist()
+    )
+    for name, found in batch.items():
+        assert read[name][row, : found.shape[1]].tolist() == found[0].tolist()
+    assert batch["source"].shape[1] <= 12
 
 
 def test_a_long_text_is_cut_and_reported():

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+import trained
 
 from transformer import families
 from transformer.data import corpus
@@ -16,6 +17,7 @@ from transformer.data.tokenizers.imported import Tokenizer
 from transformer.errors import UserError
 from transformer.inference import decoding
 from transformer.inference.special import with_codes
+from transformer.inference.translate import Translator
 
 CODES = ["<s>", "<pad>", "</s>", "<unk>", "eng_Latn", "fra_Latn"]
 
@@ -84,3 +86,17 @@ def test_codes_are_entries_of_the_vocabulary():
         with pytest.raises(UserError) as error:
             with_codes(small.config(**changes), small.DATA_INFO, {"joint": made})
         assert "config.search." in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_is_looked_at_begins_with_the_code_as_in_training():
+    """The decoder's inputs for a target, and outputs as long as their references."""
+    loaded = trained.translator().loaded
+    code = loaded.vocabularies["target"].encode("c")[0]
+    model = Translator(dataclasses.replace(loaded, data_info=dataclasses.replace(loaded.data_info, first=code)))
+    [ids] = loaded.vocabularies["target"].encode_batch(["ab"])
+    batch = model.batch(["abc"], ["ab"])
+    assert batch["inputs"][0].tolist() == [loaded.data_info.start, code, *ids]
+    assert len(model.logits(["abc"], ["ab"])[0]) == len(ids) + 2
+    [[found]] = model.translate_to_length([("abc", "abab")])
+    plain = Translator(loaded).translate_to_length([("abc", "abab")])[0][0]
+    assert len(loaded.vocabularies["target"].encode(found.text)) == 1 + len(loaded.vocabularies["target"].encode(plain.text))

@@ -33,5 +33,13 @@ def test_scores_of_all_and_of_resampled_sentences(name, tokenize):
         assert value == pytest.approx(scores.score(name, *some, options).value)
 
 
+def test_bleu_without_a_common_phrase_of_four_words_is_smoothed_in_both():
+    outputs, references = [*["a b c x e f g"] * 12, "the cat"], [*["a b c d e f g"] * 12, "the cat"]
+    wanted = scores.score("bleu", outputs, references).value
+    assert wanted > 20
+    statistics_SxK = sums.of_sentences("bleu", outputs, references, "13a")
+    assert sums.SUMS["bleu"].score(statistics_SxK.sum(axis=0)) == pytest.approx(wanted)
+
+
 def test_empty_references_score_100():
     assert sums.SUMS["word_accuracy"].score(sums.of_sentences("word_accuracy", [""], [""], "none").sum(axis=0)) == 100

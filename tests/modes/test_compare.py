@@ -1,5 +1,6 @@
 """Comparison of runs: differences, their size, and a page that shows them."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ import pytest
 import trained
 from trained import command
 
+from transformer import settings
 from transformer.config import Config
 from transformer.modes import comparison
 
@@ -33,6 +35,16 @@ def test_an_interval_is_that_of_the_paired_difference():
     notes: list[str] = []
     assert comparison.interval("exact_match", other, made("c", ["x"], ["y"]), notes) is None and len(notes) == 1
     assert comparison.interval("chrf", other, base, notes) is None and len(notes) == 1
+
+
+def test_labels_keep_their_case():
+    """A lowercase classifier with capitals in its labels; the other run has half of them right."""
+    references = ["Positive", "Negative"] * 50
+    base, other = made("a", ["Positive"] * 100, references), made("b", references, references)
+    lowercase = settings.replace(Config(), "data.lowercase", True)
+    base, other = (dataclasses.replace(each, config=lowercase) for each in (base, other))
+    low, high = comparison.interval("accuracy", other, base, []) or (0, 0)
+    assert 35 < low < 50 < high < 65
 
 
 def test_two_runs_are_compared(tmp_path):

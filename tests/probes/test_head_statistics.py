@@ -47,6 +47,8 @@ def test_statistics_of_known_weights(monkeypatch):
         Config(), {"data.number_range": "20,100", "data.number_test_size": "4", "data.number_train_size": "9"}
     )
     pairs, sentences = alignment.numbers(Stub(config, {}), "validation")
+    fewer, _ = alignment.numbers(Stub(settings.replace(config, "data.max_source_length", 11), {}), "validation")
+    assert 0 < len(fewer) < len(pairs) and all(len(source) < 11 for source, _ in fewer)  # tokens are characters
     spell = number_words.speller("de", "target_language", 100)
     assert [target for _, target in pairs] == [spell(n) for n in number_words.draw(config.data)["validation"]]
     lengths = np.array([len(source) + 1 for source, _ in pairs])

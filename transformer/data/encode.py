@@ -34,7 +34,7 @@ def tagged(examples: Examples, vocabularies: Vocabularies, labels: Sequence[str]
     In an example without tags, all words have the tag 0.
     """
     words = {word: None for example in examples for word in tagged_words(example["text"])}
-    known = dict(zip(words, vocabularies["text"].encode_batch(list(words)), strict=True))
+    known = dict(zip(words, vocabularies["text"].encode_words(list(words)), strict=True))
     tokens, tags = [], []
     for number, example in enumerate(examples, 1):
         pieces = [known[word] for word in tagged_words(example["text"])]

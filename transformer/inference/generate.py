@@ -172,6 +172,7 @@ class Generator(Predictor):
 
     def batch(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """The model's inputs for these texts: tokens and segments, int32 BxT. UserError as in `stream`."""
+        self._other_cuts = []
         rows = [self._ids(text, "a text") for text in listed(texts)]
         tokens, segments = pad(rows, max(map(len, rows), default=1))
         return {"inputs": tokens, "segments": segments}

@@ -110,7 +110,7 @@ class Labeller(Predictor):
     def _tags(self, examples: Sequence[Mapping[str, str]], first: int) -> list[str]:
         corpus = tagged(examples, self.loaded.vocabularies, ())
         words = list(dict.fromkeys(word for example in examples for word in tagged_words(example["text"])))
-        ids = self.loaded.vocabularies["text"].encode_batch(words)
+        ids = self.loaded.vocabularies["text"].encode_words(words)
         tokens = {word: len(each) for word, each in zip(words, ids, strict=True)}
         none = sum(tokens[word] == 0 for example in examples for word in tagged_words(example["text"]))
         total = sum(len(tagged_words(example["text"])) for example in examples)
@@ -195,21 +195,49 @@ class Labeller(Predictor):
         return iter(results)
 
     def batch(self, sources: Sequence[str], targets: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """The model's inputs for these texts, each with a second segment if `targets` are given: int32 BxS."""
-        self._cut, self._other_cuts, self._count, limit = [], [], len(listed(sources)), self.config.data.max_source_length
-        vocabulary, rows = self.loaded.vocabularies["text"], []
-        for number, source in enumerate(sources):
-            ids, _ = self._with_masks(clean(self.config, source), number + 1)
-            types = [0] * len(ids)
-            if targets is not None:
-                more = [*vocabulary.between, *vocabulary.encode(clean(self.config, targets[number])), self.data_info.end]
-                ids, types = ids + more, types + [1] * len(more)
-            if len(ids) > limit and number + 1 not in self._cut:
-                self._cut.append(number + 1)
-            rows.append((ids[:limit], types[:limit]))
-        length = max((len(ids) for ids, _ in rows), default=1)
-        tokens, segments = pad([ids for ids, _ in rows], length)
-        return {"source": tokens, "source_segments": segments, "token_types": pad([types for _, types in rows], length)[0]}
+        """The model's inputs for these texts, as `predict` makes them, each with a second segment if `targets` are given (of a
+        question its text, up to the length of one window): int32 BxS. UserError: the model reads no second segment."""
+        self._cut, self._other_cuts, self._count = [], [], len(listed(sources))
+        rows = self._read(sources, targets) if sources else []
+        length = max((len(row["source"]) for row in rows), default=1)
+        tokens, segments = pad([row["source"] for row in rows], length)
+        types, _ = pad([row["token_types"] for row in rows], length)
+        return {"source": tokens, "source_segments": segments, "token_types": types}
+
+    def _read(self, sources: Sequence[str], targets: Sequence[str] | None) -> list[Mapping[str, np.ndarray]]:
+        """`source` and `token_types` of each row of `batch`."""
+        output, vocabulary = families.task_of(self.config).output, self.loaded.vocabularies["text"]
+        if targets is not None and output == "tags":
+            raise UserError("targets: a tagger reads one text; leave it out")
+        if output == "filled" or (output == "span" and targets is None):
+            return [self._unlabelled(n, text, None if targets is None else targets[n - 1]) for n, text in enumerate(sources, 1)]
+        names = ("question", "text") if output == "span" else ("text", "pair")
+        pairs = zip(sources) if targets is None else zip(sources, targets, strict=True)
+        given = [self._cleaned(dict(zip(names, pair, strict=False))) for pair in pairs]
+        fields: dict[str, Any] = dict.fromkeys(names, vocabulary)
+        objective = self.objective
+        if output == "vector":
+            objective = families.classify(self.config, self.data_info, {"text": vocabulary})
+        corpus = objective.chunk_documents((tagged if output == "tags" else texts)(given, fields, ()))
+        numbers = np.arange(len(given))
+        if output == "span":  # the first window of each
+            examples_N = corpus["window"].values.reshape(-1, 3)[:, 0]
+            numbers = np.searchsorted(examples_N, numbers)
+            self._cut += (np.flatnonzero(np.bincount(examples_N) > 1) + 1).tolist()
+        lengths = objective.lengths(corpus)[numbers, -1]
+        self._cut += (np.flatnonzero(lengths > self.config.data.max_source_length) + 1).tolist()
+        return [objective.features(corpus, int(number), 0) for number in numbers]
+
+    def _unlabelled(self, number: int, source: str, target: str | None) -> Mapping[str, np.ndarray]:
+        """A text, which may have masks, and perhaps a second segment."""
+        vocabulary, limit = self.loaded.vocabularies["text"], self.config.data.max_source_length
+        ids, _ = self._with_masks(clean(self.config, source), number)
+        second = [] if target is None else [*vocabulary.encode(clean(self.config, target)), self.data_info.end]
+        more = [*vocabulary.between, *second] if second else []
+        if len(ids) + len(more) > limit and number not in self._cut:
+            self._cut.append(number)
+        types = np.repeat(np.arange(2, dtype=np.int32), [len(ids), len(more)])
+        return {"source": np.asarray([*ids, *more])[:limit], "token_types": types[:limit]}
 
     def attention(self, source: str, target: str | None = None) -> list[Map]:
         """Attention weights for the text; `target`: a second segment."""

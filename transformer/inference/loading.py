@@ -124,7 +124,9 @@ def read(
     config, notices = effects.settle(settings.override(made, overrides or {}), overrides or {}, lambda: made)
     validate(config)
     if changed := [each for each in settings.differences(made, config) if each.partition(":")[0] not in may_change]:
-        raise UserError(f"--config: {path} was trained with other settings, which cannot change now: {', '.join(changed)}")
+        raise UserError(
+            f"--config: {path} was trained with other settings, which cannot change now: {', '.join(changed)}; leave them out"
+        )
     if mode is not None:
         families.check_mode(config, mode)
     data_info, task = workdir.data_info(), families.task_of(config)

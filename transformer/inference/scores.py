@@ -74,11 +74,10 @@ def _chrf(hypotheses: Sequence[str], references: Sequence[str], options: Options
     return Result(value, str(metric.get_signature()))
 
 
-def _summed(name: str, labels: bool = False) -> Score:
-    """`labels`: labels are compared instead of text, so case is kept."""
+def _summed(name: str) -> Score:
 
     def function(hypotheses: Sequence[str], references: Sequence[str], options: Options) -> Result:
-        lowercase = options.lowercase and not labels
+        lowercase = options.lowercase and not SUMS[name].labels
         if lowercase:
             hypotheses, references = ([text.lower() for text in texts] for texts in (hypotheses, references))
         statistics_SxK = of_sentences(name, hypotheses, references, options.tokenize)
@@ -164,7 +163,7 @@ SCORES: dict[str, Score] = {
     ),  # Lin 2004, F of words; for English only: other letters separate words
     "rouge2": Score(functools.partial(_rouge, "rouge2")),  # of pairs of words
     "rougeL": Score(functools.partial(_rouge, "rougeL")),  # of the longest common subsequence
-    "accuracy": _summed("accuracy", labels=True),  # percent of correct labels
+    "accuracy": _summed("accuracy"),  # percent of correct labels
     "macro_f1": Score(_macro_f1),  # percent, the mean over the labels that occur
     "entity_f1": Score(
         _entity_f1

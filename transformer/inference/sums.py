@@ -16,11 +16,12 @@ ORDER = 4  # BLEU's n-grams
 @dataclass(frozen=True)
 class Summed:
     """`statistics(hypothesis, reference, tokenize)`: K numbers of a sentence. `score`: the score of their sums ...xK, from 0
-    to 100.
+    to 100. `labels`: outputs are labels, whose case matters.
     """
 
     statistics: Callable[[str, str, str], Sequence[float]]
     score: Callable[[np.ndarray], np.ndarray]
+    labels: bool = False
 
 
 def of_sentences(name: str, hypotheses: Sequence[str], references: Sequence[str], tokenize: str) -> np.ndarray:
@@ -52,7 +53,7 @@ def _bleu(sums: np.ndarray) -> np.ndarray:
 
     flat = np.rint(sums.reshape(-1, sums.shape[-1])).astype(int).tolist()
     scores = [
-        BLEU.compute_bleu(correct=row[2 : 2 + ORDER], total=row[2 + ORDER :], sys_len=row[0], ref_len=row[1]).score
+        BLEU.compute_bleu(row[2 : 2 + ORDER], row[2 + ORDER :], sys_len=row[0], ref_len=row[1], smooth_method="exp").score
         for row in flat
     ]
     return np.reshape(scores, sums.shape[:-1])
@@ -70,6 +71,6 @@ def _equal(hypothesis: str, reference: str, tokenize: str) -> Sequence[float]:
 SUMS: Mapping[str, Summed] = {
     "bleu": Summed(_bleu_statistics, _bleu),
     "exact_match": Summed(_equal, _percent),
-    "accuracy": Summed(_equal, _percent),
+    "accuracy": Summed(_equal, _percent, labels=True),
     "word_accuracy": Summed(_words, _percent),
 }

@@ -83,10 +83,12 @@ class Translator(Predictor):
     def translate_to_length(self, pairs: Sequence[tuple[str, str]]) -> list[list[Output]]:
         """`translate` with hypotheses of exactly the number of tokens in the target: the model does not decide when to end."""
         targets = self.target_vocabulary.encode_batch([clean(self.config, target) for _, target in listed(pairs, "pairs")])
-        return self._chunk([source for source, _ in pairs], 1, [len(target) for target in targets])
+        forced = self.data_info.first is not None  # the first token of an output, which is no part of its text
+        return self._chunk([source for source, _ in pairs], 1, [len(target) + forced for target in targets])
 
     def logits(self, sources: Sequence[str], targets: Sequence[str]) -> list[np.ndarray]:
-        """For each pair, the logits TxN after the start token and after each target token but the last."""
+        """For each pair, the logits TxN after each of the decoder's inputs: the start token, the first token that the model
+        forces if it does (the code of a language), and the target's tokens."""
         if not sources:
             return []
         inputs = self._inputs(targets)
@@ -219,10 +221,8 @@ class Translator(Predictor):
         return [first + len(ids) <= most for first, ids in zip(before, inputs, strict=True)]
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        return [
-            [self.data_info.start, *ids]
-            for ids in self.target_vocabulary.encode_batch([clean(self.config, t) for t in listed(texts)])
-        ]
+        before = [self.data_info.start] + ([] if self.data_info.first is None else [self.data_info.first])
+        return [[*before, *ids] for ids in self.target_vocabulary.encode_batch([clean(self.config, t) for t in listed(texts)])]
 
     def _chunk(
         self, texts: list[str], first: int, lengths: Sequence[int] | None = None, scored: bool = False

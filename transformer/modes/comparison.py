@@ -3,7 +3,7 @@
 Intervals are paired: the same sentences are resampled for both runs (Koehn 2004). They are about other sentences, not about
 other seeds, for which there are studies.
 
-Letters: S sentences, R resamplings, K statistics of a sentence.
+Letters: S sentences, K statistics of a sentence.
 """
 
 import dataclasses
@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from transformer import plots, settings
 from transformer.config import Config
 from transformer.errors import UserError, no_failure, readable, say
@@ -23,6 +21,7 @@ from transformer.inference.scores import PREDICTION
 from transformer.inference.sums import SUMS, of_sentences
 from transformer.modes.common import file_name
 from transformer.runtime import workdir as workdirs
+from transformer.statistics import bootstrap
 from transformer.studies import markup
 from transformer.training.telemetry import read_metrics
 
@@ -115,17 +114,14 @@ def interval(name: str, run: Compared, base: Compared, notes: list[str]) -> tupl
     if texts[0] != texts[1]:
         notes.append(f"{run.name} and {base.name} were scored on different sentences: their differences have no intervals")
         return None
-    references = [str(reference) for _, reference in texts[0]]
-    counts_RxS = np.random.default_rng(0).multinomial(len(references), [1 / len(references)] * len(references), RESAMPLINGS)
-    found = []
+    references, found = [str(reference) for _, reference in texts[0]], []
     for each in (run, base):
         predictions = [str(row[PREDICTION]) for row in each.outputs]
-        if each.config.data.lowercase:
+        if each.config.data.lowercase and not SUMS[name].labels:
             predictions = [text.lower() for text in predictions]
         statistics_SxK = of_sentences(name, predictions, references, each.config.evaluate.bleu_tokenize)
-        found.append(SUMS[name].score(counts_RxS @ statistics_SxK))
-    low, high = np.percentile(found[0] - found[1], [2.5, 97.5])
-    return float(low), float(high)
+        found.append(bootstrap.resample(SUMS[name].score, statistics_SxK, RESAMPLINGS))
+    return bootstrap.checkpoints(*found).interval
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from transformer.errors import say
+
 SENTENCES = 256  # the largest number of sentences that is evaluated
 Span = tuple[int, int]  # index of the first character, and of the character after the last
 
@@ -112,7 +114,15 @@ def numbers(predictor: Any, split: str) -> tuple[list[tuple[str, str]], list[Wor
         number_words.speller(getattr(data, f"{side}_language"), f"{side}_language", data.number_range[1])
         for side in ("source", "target")
     ]
-    pairs = [(data.prefix + spell[0](n), spell[1](n)) for n in drawn]
+    numbered = [(n, (data.prefix + spell[0](n), spell[1](n))) for n in drawn]
+    # A source that is cut has no alignment.
+    whole = [each for each in numbered if len(predictor.source_vocabulary.spans(each[1][0])) < data.max_source_length]
+    if len(whole) < len(numbered):
+        say(
+            f"alignment: {len(numbered) - len(whole):,} of {len(numbered):,} sources are longer than "
+            f"config.data.max_source_length {data.max_source_length}, and are ignored"
+        )
+    drawn, pairs = [n for n, _ in whole], [pair for _, pair in whole]
     sentences = [
         Words(
             _shifted(number_alignment.align(number, data.source_language, data.target_language), len(data.prefix)),

@@ -33,7 +33,7 @@ def names(config: Config) -> list[str]:
     if not attention or families.task_of(config).output != "text":
         return []
     own = [f"{name}_token_head" for name in NEIGHBOURS]
-    if all(each.attention.softmax for each in config.model.layers_of_period(attention[0].split("/")[0])):
+    if all(each.attention.is_softmax for each in config.model.layers_of_period(attention[0].split("/")[0])):
         own.append("head_distance")  # a distance of distributions
     if CROSS not in attention or config.data.source != "number_words":
         return own

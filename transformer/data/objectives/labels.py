@@ -99,7 +99,8 @@ class Tag(Objective):
 
 @dataclasses.dataclass(frozen=True)
 class Answer(Objective):
-    """Fields `question`, `text` (the context) and `span`, the answer's first and last token in it: begin question end text end.
+    """Fields `question`, `text` (the context) and `span`, the answer's first and last token in it: begin question end [between]
+    text end.
 
     `first` and `last` are indices in the row. A context that does not fit is split into windows, each of which begins `stride`
     tokens after the previous one: `chunk_documents` adds the field `window`, (example, first token of the context, number of
@@ -111,23 +112,29 @@ class Answer(Objective):
     limit: int
     begin: int
     end: int
+    between: tuple[int, ...] = ()
     stride: int = 128
     max_question: int = 64
     sequences = (SPAN, READER)
 
     def __post_init__(self) -> None:
-        check_limit("max_source_length", self.limit, 5)
+        check_limit("max_source_length", self.limit, 5 + len(self.between))
+
+    @property
+    def _special(self) -> int:
+        """The number of special tokens in a row."""
+        return 3 + len(self.between)
 
     @property
     def limits(self) -> tuple[int, ...]:
         return 1, self.limit
 
     def _question(self, length: np.ndarray) -> np.ndarray:
-        return np.minimum(length, min(self.max_question, (self.limit - 3) // 2))
+        return np.minimum(length, min(self.max_question, (self.limit - self._special) // 2))
 
     def chunk_documents(self, corpus: Corpus) -> Corpus:
         context_E = corpus["text"].lengths
-        room_E = self.limit - 3 - self._question(corpus["question"].lengths)
+        room_E = self.limit - self._special - self._question(corpus["question"].lengths)
         step_E = np.minimum(self.stride, room_E)
         count_E = 1 + -(-np.maximum(context_E - room_E, 0) // step_E)
         example_N = np.repeat(np.arange(len(context_E)), count_E)
@@ -143,7 +150,7 @@ class Answer(Objective):
         found = [
             Cut(int((question_E > kept_E).sum()), len(kept_E), f"questions were cut to {most:,} tokens"),
             Cut(
-                int((context_E > self.limit - 3 - kept_E).sum()),
+                int((context_E > self.limit - self._special - kept_E).sum()),
                 len(kept_E),
                 "contexts do not fit with their question and are read in windows (config.data.max_source_length)",
             ),
@@ -160,7 +167,7 @@ class Answer(Objective):
 
     def lengths(self, corpus: Corpus) -> np.ndarray:
         example_N, _, length_N = corpus["window"].values.reshape(-1, 3).T
-        total_N = 3 + self._question(corpus["question"].lengths[example_N]) + length_N
+        total_N = self._special + self._question(corpus["question"].lengths[example_N]) + length_N
         return np.stack([np.ones_like(total_N), total_N], axis=1)
 
     def features(self, corpus: Corpus, index: int, epoch: int) -> dict[str, np.ndarray]:
@@ -173,10 +180,11 @@ class Answer(Objective):
         if len(span):
             first, last = (int(n) - start for n in span)
             if 0 <= first <= last < length:
-                places = (first + len(question) + 2, last + len(question) + 2)
+                before = len(question) + self._special - 1
+                places = (first + before, last + before)
         return {
             "first": np.array([places[0]], np.int32),
             "last": np.array([places[1]], np.int32),
             "weights": np.array(["span" in corpus], np.float32),
-            **with_special_tokens(self.begin, self.end, question, context),
+            **with_special_tokens(self.begin, self.end, question, context, between=self.between),
         }

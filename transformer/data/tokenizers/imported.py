@@ -51,6 +51,13 @@ class Tokenizer(Vocabulary):
         found = self.tokenizer.encode_batch([_valid(text) for text in texts], add_special_tokens=False)
         return [self._plain(each.ids) for each in found]
 
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        """In a byte-level vocabulary without `add_prefix_space`, each word, the first too, as if it had a blank before it."""
+        before = self._resolved.get("pre_tokenizer") or {}
+        parts = before.get("pretokenizers", [before])
+        glued = any(part.get("type") == "ByteLevel" and not part.get("add_prefix_space", True) for part in parts)
+        return self.encode_batch([f" {word}" for word in words] if glued else words)
+
     def encode_with(self, text: str, names: Mapping[str, int]) -> list[int]:
         if any(number >= self.size for number in names.values()):  # the file does not have them
             return super().encode_with(text, names)

@@ -43,6 +43,10 @@ class Vocabulary(abc.ABC):
         """`encode` of each."""
         return [self.encode(text) for text in texts]
 
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        """The tokens of each word of a text, with those of the blank before it if blanks are parts of words."""
+        return self.encode_batch(words)
+
     def sampled(self, rate: float, seed: int) -> RandomSegmentation:
         """An encoder that draws segmentations at random. UserError: this vocabulary has only one segmentation."""
         raise UserError("config.data.segmentations: the vocabulary has only one segmentation of a text; set it to 1")
