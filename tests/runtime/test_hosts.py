@@ -3,6 +3,7 @@
 This file is also the program of the processes: the command line, or a function of this file."""
 
 import contextlib
+import http.server
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -336,6 +338,36 @@ def test_flags_that_do_not_fit_together_are_a_line(flags, line, tmp_path, monkey
 )
 def test_a_cluster_is_known_by_its_variables(environment, wanted):
     assert hosts.in_cluster(environment) is wanted
+
+
+@pytest.mark.parametrize(
+    ("chips", "status", "wanted"), [(True, 200, True), (True, 404, False), (True, None, False), (False, 200, False)]
+)
+def test_a_host_of_a_tpu_slice_is_known_by_its_chips_and_its_metadata(chips, status, wanted, monkeypatch):
+    """`status`: what the metadata server answers; None: there is none, as on a single machine with a TPU."""
+    asked = []
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers["Metadata-Flavor"]))
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    port = server.server_port if status else 1  # where nobody listens
+    monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{port}")
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")  # as JAX does without chips
+    if chips:
+        monkeypatch.delenv("TPU_SKIP_MDS_QUERY")
+    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: name == "libtpu")
+    assert hosts._on_tpu_vm() is wanted
+    server.shutdown()
+    path = "/computeMetadata/v1/instance/attributes/agent-worker-number"
+    assert asked == ([(path, "Google")] if status and chips else [])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Costs against published counts, against formulas by hand, and against XLA's own count."""
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from transformer.components.norms import RMSNorm
 from transformer.components.rotary import Rotary
 from transformer.config import Config, Data, DataInfo, Model, Objective, Recurrent, Train
 from transformer.data.tokenizers.vocabulary import Bytes
+from transformer.models import program
 from transformer.models.program import Work
 from transformer.models.transformer import EncoderDecoder
 from transformer.settings import from_file, replace
@@ -221,6 +223,37 @@ PUBLISHED = {
     "modernbert_base": 149_655_232,
     "nllb_600m": 615_073_792,
 }
+
+
+def test_frozen_parameters_have_no_gradients_to_compute():
+    """Of a product x W, whose cost in the forward pass is 1, the backward pass needs 2, and 1 less if W is frozen."""
+    base = small.config(family="decoder_only", objective__kind="causal_lm", model__tying="none")
+    data_info = costs.assumed_data_info(base)
+    whole, none = (
+        costs.count(dataclasses.replace(base, train=dataclasses.replace(base.train, freeze=freeze)), data_info, (8,)).training
+        for freeze in ((), ("decoder/layers/*kernel",))
+    )
+    forward = costs.count(base, data_info, (8,)).forward
+    layers = sum(work.products for name, work in forward.items() if name.startswith("decoder") and "norm" not in name)
+    assert 0.5 * layers < whole.products - none.products <= layers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Searched(Attention):
+    """A step with a loop whose length depends on the data."""
+
+    def normalize(self, p, logits, pairs):
+        bound = jax.lax.while_loop(lambda x: x < 3.0, lambda x: x + 1, jax.lax.stop_gradient(jnp.max(logits)) * 0)
+        return super().normalize(p, logits + bound, pairs)
+
+
+def test_a_program_that_cannot_be_counted_has_no_flops():
+    config = small.config(family="decoder_only", objective__kind="causal_lm", model__attention=Searched())
+    data_info = costs.assumed_data_info(config)
+    with pytest.raises(program.Uncountable, match="a loop whose length"):
+        costs.count(config, data_info, (8,))
+    found = costs.totals(config, data_info)
+    assert found.size > 0 and math.isnan(found.total_flops)
 
 
 @pytest.mark.parametrize("name", small.some(PUBLISHED, "bert_base", "gpt2_small", "t5_base", "bart_base"))

@@ -6,7 +6,7 @@ nothing for exp, log, tanh, rsqrt and sin, for type conversions, and for moving 
 counted once, because the compiler merges them. Operations whose results are not used are not counted. Dropout, remat and chunks
 are counted if the program has them: trace one without them to exclude them.
 
-`arguments` are arrays or shapes of arrays: the function is traced, not run. ValueError if the program has a loop (`while`)
+`arguments` are arrays or shapes of arrays: the function is traced, not run. Uncountable if the program has a loop (`while`)
 whose length depends on the data.
 """
 
@@ -62,6 +62,10 @@ BY_RESULT = frozenset(
 )
 BY_OPERAND = frozenset(["reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin"])
 LOOKUPS = frozenset(["scatter-add"])  # one addition for each scattered element
+
+
+class Uncountable(ValueError):
+    """The cost of a program cannot be counted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,6 +224,6 @@ def _called(equation: Any) -> list[Any]:
     """
     parameters = equation.params
     if equation.primitive.name == "while":
-        raise ValueError("the program has a loop whose length depends on the data")
+        raise Uncountable("the program has a loop whose length depends on the data")
     found = [parameters[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in parameters][:1]
     return [getattr(jaxpr, "jaxpr", jaxpr) for jaxpr in (*found, *parameters.get("branches", ()))]

@@ -9,7 +9,7 @@ from transformer.config import Config, DataInfo
 from transformer.data import pipeline, prepare
 from transformer.data.tokenizers.vocabulary import Bytes
 from transformer.errors import UserError, counted
-from transformer.models import axes
+from transformer.models import axes, program
 from transformer.runtime import devices, layout
 from transformer.training import costs, trainer
 
@@ -37,7 +37,10 @@ def describe(config: Config, count: int | None = None, gib: float | None = None)
     if count is not None:
         layout.choose(config.parallel, count)  # an error comes before anything is printed
         devices.simulate(count)
-    found = costs.count(config, data_info)
+    try:
+        found = costs.count(config, data_info)
+    except program.Uncountable as error:
+        raise UserError(f"--mode=describe: {error}, so its cost cannot be counted") from error
     print(costs.table(found))
     if count is not None:
         print(f"\n{table(memory(config, _completed(data_info, task.extra), found.tokens), gib)}")

@@ -23,7 +23,7 @@ from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import UserError, counted, optional, say
 from transformer.files import new_file, remove
 from transformer.inference import loading, predict, scores
-from transformer.models import axes
+from transformer.models import axes, program
 from transformer.modes import measuring
 from transformer.modes.common import folders
 from transformer.modes.pictures import show
@@ -118,7 +118,9 @@ def _train(
         say(f"{counted(len(batches), 'update')} an epoch, padding {batches.padding:.1%}")
         params = _begin_with(config, checkpoints, lambda: families.init_params(model, objective, settings.seed))
         if config.evaluate.measure.names and not checkpoints.latest():
-            initial = families.init_params(model, objective, settings.seed) if params is None else params
+            initial = families.init_params(model, objective, settings.seed)
+            if params is not None and config.train.init_from is not None:
+                initial, _ = pretrained.load_pretrained(initial, params, config.train.init_from)
             examples = next((splits[name].examples for name in ("test", "validation") if name in splits), [])
             measuring.rehearse(loading.Loaded(config, data_info, model, objective, initial, vocabularies), examples)
 
@@ -142,7 +144,7 @@ def _train(
             state = runtime.create(init)
         size = sum(x.size for x in jax.tree.leaves(shapes.params))
         say(f"{size:,} parameters; {runtime}")
-        kernels = _kernels(config, loss, shapes.params, batches[0])
+        kernels = _kernels(config, runtime, loss, shapes.params, batches[0])
         for where, chosen in kernels.items():
             say(f"{where}: {', '.join(chosen)}")
         if hosts.is_first():
@@ -152,7 +154,7 @@ def _train(
         monitor = Monitor(config, checkpoints.ranking().values(), saved)
         ended = first == config.train.steps or monitor.exhausted
         if first == config.train.steps:
-            say(f"training is complete after step {first:,} (a larger config.train.steps continues it); scoring again")
+            say(f"training is complete after step {first:,}; scoring again")
         elif ended:
             say(f"{monitor.reason(first)}; scoring again (a larger config.train.patience resumes training)")
         elif first:
@@ -210,7 +212,7 @@ def _train(
             logs.tensorboard,
             first,
             config.train.steps,
-            mfu_per_token=costs.count(config, data_info, lengths).training_flops / peak if peak else None,
+            mfu_per_token=_mfu(config, data_info, lengths, peak),
             settings={
                 n: value if isinstance(value, bool | int | float) else settings_lib.text_of(value) for n, value in given.items()
             },
@@ -233,8 +235,19 @@ def _train(
             say(f"{why}stopped after step {done:,} of {config.train.steps:,}, saved; the same command resumes there")
             return False
         say(monitor.reason(done))
-    _finish(workdir, config, splits, pictures, followed)
+    _finish(workdir, config, splits, pictures, followed, done)
     return True
+
+
+def _mfu(config: Config, data_info: DataInfo, lengths: Sequence[int], peak: float | None) -> float | None:
+    """The fraction of the devices' peak that a target token per second uses; None if that is not known."""
+    if not peak:
+        return None
+    try:
+        return costs.count(config, data_info, lengths).training_flops / peak
+    except program.Uncountable as error:
+        say(f"no mfu: {error}")
+        return None
 
 
 def _changed(config: Config) -> dict[str, Any]:
@@ -346,14 +359,16 @@ def _open(workdir: Workdir, config: Config, done: int) -> None:
     workdirs.create(workdir.path, config, say)
 
 
-def _kernels(config: Config, loss: Any, params: Any, batch: Any) -> dict[str, list[str]]:
+def _kernels(config: Config, runtime: Runtime, loss: Any, params: Any, batch: Any) -> dict[str, list[str]]:
     """By stack and role of attention, and of the loss, the fused kernels, and why there is none; empty if none is asked
     for."""
     backends = {config.model.attention_backend, config.train.loss_backend}
     if "fused" not in backends and not ("auto" in backends and fused.available()):
         return {}
-    with fused.choices() as found:
-        jax.eval_shape(lambda *arguments: loss(*arguments, jax.random.key(0)), params, dict(batch))
+    parts, count = runtime.share  # the batch has the rows of this process alone
+    whole = {name: jax.ShapeDtypeStruct((len(x) * count // len(parts), *x.shape[1:]), x.dtype) for name, x in batch.items()}
+    with fused.choices() as found, jax.set_mesh(runtime.mesh) if runtime.mesh is not None else contextlib.nullcontext():
+        jax.eval_shape(lambda *arguments: loss(*arguments, jax.random.key(0)), params, whole)
     return found
 
 
@@ -401,14 +416,27 @@ def _load_pretrained(state: step_lib.State, other: Any, where: str) -> step_lib.
     params, lines = pretrained.load_pretrained(state.params, other, where)
     for line in lines:
         say(line)
-    average = None if state.average is None else jax.tree.map(jax.numpy.copy, params)
-    return state.replace(params=params, average=average)  # type: ignore[attr-defined]
+
+    def copy() -> Any:
+        return jax.tree.map(jax.numpy.copy, params)
+
+    def of_rule(part: Any) -> Any:
+        return part._replace(z=copy()) if isinstance(part, optimizer.ScheduleFree) else part
+
+    rule = jax.tree.map(of_rule, state.optimizer_state, is_leaf=lambda part: isinstance(part, optimizer.ScheduleFree))
+    average = None if state.average is None else copy()
+    return state.replace(params=params, average=average, optimizer_state=rule)  # type: ignore[attr-defined]
 
 
 def _finish(
-    workdir: Workdir, config: Config, splits: Mapping[str, prepare.Split], pictures: bool, followed: trackers.Trackers
+    workdir: Workdir,
+    config: Config,
+    splits: Mapping[str, prepare.Split],
+    pictures: bool,
+    followed: trackers.Trackers,
+    done: int,
 ) -> None:
-    """Ends a run: scores of the test split, samples, pictures, and commands to try next."""
+    """Ends a run after `done` updates: scores of the test split, samples, pictures, and commands to try next."""
     hosts.by_first(lambda: None)  # the last checkpoint is complete
     predictor = predict.load(workdir.path)
     name, rows = "test" if "test" in splits else "validation", []
@@ -416,7 +444,7 @@ def _finish(
         rows = score_split(workdir, predictor, name, splits[name], splits.get("validation"))
         if hosts.is_first():
             found = workdirs.read_json(workdir.evaluation_file(name))["scores"]
-            followed.log(config.train.steps, {f"{name}/{score}": value for score, value in found.items()})
+            followed.log(done, {f"{name}/{score}": value for score, value in found.items()})
     if pictures:
         outputs = {row["source"]: row[scores.PREDICTION] for row in rows}
         hosts.by_first(lambda: _show(workdir, families.task_of(config), splits, predictor, outputs))

@@ -19,8 +19,8 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import jax
@@ -35,6 +35,8 @@ MEETING = 300  # seconds that a process waits for all others to start
 PATIENCE = 7 * 24 * 3600 * 1000  # milliseconds: how long the others wait while process 0 prepares data
 GRACE = 10  # seconds that a failed process has to clean up
 LEAVING = 30  # seconds that a refused process waits for the others, most of which are refused too
+
+METADATA = 10  # seconds to wait for the metadata server of a virtual machine
 
 _turns = itertools.count()
 
@@ -179,8 +181,20 @@ def in_cluster(environment: Mapping[str, str]) -> bool:
 
 
 def _on_tpu_vm() -> bool:
-    """Whether this may be a host of a Cloud TPU slice, whose metadata tell JAX about the others."""
-    return importlib.util.find_spec("libtpu") is not None and any(Path("/dev").glob("accel*"))
+    """Whether this is a host of a Cloud TPU slice, whose metadata tell JAX about the others."""
+    chips = "TPU_SKIP_MDS_QUERY" not in os.environ  # JAX sets it if it finds no chip
+    return chips and importlib.util.find_spec("libtpu") is not None and _in_slice()
+
+
+def _in_slice() -> bool:
+    """Whether the metadata server of this virtual machine, if there is one, knows it as a worker of a slice."""
+    server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
+    url = f"http://{server}/computeMetadata/v1/instance/attributes/agent-worker-number"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers={"Metadata-Flavor": "Google"}), timeout=METADATA):  # noqa: S310
+            return True
+    except OSError:
+        return False
 
 
 def _check(coordinator: str | None, count: int | None, number: int | None) -> None:

@@ -358,7 +358,7 @@ def _row(run: Run, found: Outcome, folder: Path, curve: str, before: Mapping[str
     )
     if workdir.data_info_file.exists():
         cost = costs.totals(run.config, workdir.data_info())
-        row |= {"parameters": cost.size, "flops": cost.total_flops}
+        row |= {"parameters": cost.size} | ({} if math.isnan(cost.total_flops) else {"flops": cost.total_flops})
     if (times := run_file(folder, ".seconds")).exists():
         row["seconds"] = round(sum(map(float, times.read_text().split())), 1)
     if workdir.record_file.exists():

@@ -22,7 +22,7 @@ from transformer.config import Config, DataInfo, Train
 from transformer.errors import counted
 from transformer.models import lora, program
 from transformer.models.program import Work
-from transformer.training.optimizer import apply_updates, make_optimizer
+from transformer.training.optimizer import apply_updates, freezing, make_optimizer
 
 TYPICAL_ROW = 64  # tokens of a row where the configuration leaves it to the data
 Leaves = Mapping[str, jax.ShapeDtypeStruct]
@@ -87,7 +87,7 @@ def count(config: Config, data_info: DataInfo, lengths: Sequence[int] = ()) -> C
         given=f"vocabulary of {entries} entries; rows of {rows} tokens",
         parameters=by_module(leaves),
         forward=dict(_forward(plain, data_info, source, target)),
-        training=_training(plain, data_info, source, target),
+        training=_training(plain, data_info, source, target, config.train.freeze),
         update=_update(_rule(config.train), tuple(leaves.items())),
         tokens=tokens,
         bytes=state_bytes(config.train, leaves, params, config.model.lora_rank is not None),
@@ -98,7 +98,7 @@ def count(config: Config, data_info: DataInfo, lengths: Sequence[int] = ()) -> C
 
 @dataclasses.dataclass(frozen=True)
 class Totals:
-    """The parts of `Costs` in which a study compares its arms."""
+    """The parts of `Costs` in which a study compares its arms. `total_flops` is NaN if it cannot be counted."""
 
     size: int
     size_without_embeddings: int
@@ -113,7 +113,11 @@ def totals(config: Config, data_info: DataInfo) -> Totals:
     sizes = by_module(dict(leaves))
     embeddings = sum(count for name, count in sizes.items() if name.endswith("embedding"))
     update = _update(_rule(train), leaves).total / train.batch_tokens
-    flops = (_training(plain, data_info, source, target).total / tokens + update) * train.batch_tokens * train.steps
+    try:
+        of_row = _training(plain, data_info, source, target, train.freeze).total
+    except program.Uncountable:
+        of_row = math.nan
+    flops = (of_row / tokens + update) * train.batch_tokens * train.steps
     return Totals(sum(sizes.values()), sum(sizes.values()) - embeddings, flops)
 
 
@@ -150,12 +154,21 @@ def _forward(plain: Config, data_info: DataInfo, source: int, target: int) -> Ma
 
 
 @functools.lru_cache(maxsize=256)
-def _training(plain: Config, data_info: DataInfo, source: int, target: int) -> Work:
-    """Work of forward pass, backward pass and loss for one row."""
+def _training(plain: Config, data_info: DataInfo, source: int, target: int, freeze: tuple[str, ...]) -> Work:
+    """Work of forward pass, backward pass and loss for one row. Frozen parameters have no gradients."""
     model = families.FAMILIES[plain.family].model(plain, data_info)
     params, batch = traverse_util.unflatten_dict(dict(_leaves(plain, data_info)), sep="/"), _batch(plain, source, target)
-    loss = families.make_loss(model, plain, data_info)
-    return program.total(jax.grad(lambda params, batch: loss(params, batch, None)["loss_sum"]), params, batch)
+    loss, frozen = (
+        families.make_loss(model, plain, data_info),
+        freezing(Train(freeze=freeze), plain.model.lora_rank is not None),
+    )
+
+    def summed(params: Any, batch: Any) -> Any:
+        if frozen is not None:
+            params = jax.tree.map(lambda p, still: jax.lax.stop_gradient(p) if still else p, params, frozen(params))
+        return loss(params, batch, None)["loss_sum"]
+
+    return program.total(jax.grad(summed), params, batch)
 
 
 def _pairs(config: Config) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any, NamedTuple, Self, TypeVar
 
+import jax
 import numpy as np
 
 from transformer.config import Config
@@ -189,12 +190,16 @@ def train(
     waiting, done, saved = None, first_step, first_step
     counts: Counter[str] = Counter(held_before or {})  # of the batches since the last report
 
+    # How many processes read each row: several if a layout splits parameters over them.
+    copies = hosts.total({"rows": len(runtime.share[0])})["rows"] // runtime.share[1] if jax.process_count() > 1 else 1
+
     def report() -> None:
         if waiting is not None:
             number, metrics, held = waiting
             held = hosts.total(held)
             padding = {"padding_share": 1 - held["filled"] / held["slots"]}
-            telemetry.report(number, means(runtime.fetch(metrics) | padding), tokens=held["tokens"], examples=held["examples"])
+            tokens, examples = (held[name] // copies for name in ("tokens", "examples"))
+            telemetry.report(number, means(runtime.fetch(metrics) | padding), tokens=tokens, examples=examples)
 
     # Updates that had to wait for the compiler, and how many are due: one for each shape of batches.
     compiled, shapes = 0, config.data.buckets if config.data.batching == "bucketed" else 1

@@ -43,6 +43,7 @@ class WeightsAndBiases:
             dir=str(folder),
             config=dict(settings),
             resume="allow",
+            reinit="create_new",  # another run of this process may be open: that of another seed
             settings=module.Settings(silent=True, console="off"),
         )
         self.id = str(self._run.id)
