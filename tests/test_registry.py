@@ -148,6 +148,20 @@ def test_a_file_that_has_changed_is_refused(variant):
     assert "soft_cap.py has changed since it was recorded" in message(settings.from_dict, written, Config)
 
 
+def test_an_error_in_it_names_its_line(tmp_path, monkeypatch):
+    file = tmp_path / "wrong.py"
+    file.write_text(SOFT_CAP.replace("self.cap * jnp", 'p["missing"] * jnp'))
+    monkeypatch.chdir(tmp_path)
+    shown = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: shown.extend(error.__notes__))
+    try:
+        command("--mode=describe", f"--config.model.attention={file}:SoftCap")
+    except KeyError as error:
+        shown = error.__notes__
+    assert any(note.startswith("Raised in wrong.py:19, a file that you named") for note in shown), shown
+    registry.forget(file)
+
+
 def test_a_run_with_a_variant_keeps_a_copy_and_its_workdir_runs_nothing(variant, tmp_path, monkeypatch):
     """It is trained and scored, then loaded where the file is named, and refused with a one-line error where it is not."""
     monkeypatch.chdir(tmp_path)

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
+from transformer import registry
 from transformer.components.masks import Causal
 from transformer.components.positions import Learned, T5Buckets
 from transformer.config import Config
@@ -67,10 +68,11 @@ def _classifies_texts(config: Config) -> bool:
 
 
 def _normal(config: Config) -> bool:
+    """A position encoding in a file of the user's may read it."""
     model = config.model
-    return "normal" in (model.initializer, model.embedding_init) or (
-        config.family != "recurrent" and isinstance(model.positions, Learned | T5Buckets)
-    )
+    kinds = [each.positions for stack in ("encoder", "decoder") for each in model.layers_of_period(stack)]
+    reads = any(isinstance(kind, Learned | T5Buckets) or registry.sources(type(kind)) for kind in kinds)
+    return "normal" in (model.initializer, model.embedding_init) or (config.family != "recurrent" and reads)
 
 
 def _scores_fit(config: Config) -> bool:

@@ -180,6 +180,12 @@ def errors_in(file: Path, where: str, remedy: str = "") -> Iterator[None]:
         raise UserError(f"{where}: {type(error).__name__}{line}: {error}{remedy}") from error
 
 
+def place_in_files(error: BaseException) -> str | None:
+    """FILE:LINE of the last line of a user's file, loaded by `load_file`, that led to an error; None: there is none."""
+    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    return next((f"{short_name(file)}:{line}" for file, line in reversed(frames) if file in _FILES), None)
+
+
 def forget(path: Path) -> None:
     """Undoes `load_file`, so that the file may be executed again."""
     if (module := _FILES.pop(path.resolve(), None)) is not None:

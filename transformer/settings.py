@@ -309,20 +309,21 @@ def sources(config: Any) -> set[Path]:
     return set(files.values())
 
 
-def from_dict(values: Mapping[str, Any], kind: Any, where: str = "config.json", prefix: str = "") -> Any:
-    """The inverse of `to_dict`, with every name and type checked. UserError: a name or a type is wrong."""
+def from_dict(values: Mapping[str, Any], kind: Any, where: str = "config.json", prefix: str = "", free: bool = False) -> Any:
+    """The inverse of `to_dict`, with every name and type checked. UserError: a name or a type is wrong. `free`: for a component
+    whose files may have changed."""
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: {prefix or 'the file'} is not an object of settings")
     if issubclass(kind, Component):
-        kind = _read_class(values, kind, where, prefix)
+        kind = _read_class(values, kind, where, prefix, free)
         values = {n: v for n, v in values.items() if n not in ("component", "sources")}
-    hints = typing.get_type_hints(kind)
+    hints, may_change = typing.get_type_hints(kind), {f.name for f in dataclasses.fields(kind) if f.metadata.get("free")}
     arguments = {}
     for name, value in values.items():
         if name not in hints:
             raise UserError(f"{where}: unknown setting {prefix}{name}{nearest(name, hints)}")
         if dataclasses.is_dataclass(hints[name]):
-            arguments[name] = from_dict(value, hints[name], where, f"{prefix}{name}.")
+            arguments[name] = from_dict(value, hints[name], where, f"{prefix}{name}.", name in may_change)
         else:
             if hints[name] is Variations and isinstance(value, Mapping) and all(isinstance(v, Mapping) for v in value.values()):
                 value = _read_variations(value, where, f"{prefix}{name}.")
@@ -337,13 +338,16 @@ def from_dict(values: Mapping[str, Any], kind: Any, where: str = "config.json", 
     return kind(**arguments)
 
 
-def _read_class(values: Mapping[str, Any], kind: type[Component], where: str, prefix: str) -> type[Component]:
-    """The class that `_recorded` wrote. UserError: its file is not loaded, or has changed."""
+def _read_class(
+    values: Mapping[str, Any], kind: type[Component], where: str, prefix: str, free: bool = False
+) -> type[Component]:
+    """The class that `_recorded` wrote. UserError: its file is not loaded, or has changed and is not `free` to."""
     name = values.get("component")
     if not isinstance(name, str):
         raise UserError(f"{where}: {prefix}component is {name!r}, expected the name of a {kind.__name__}")
     cls = registry.find(kind, name, f"{where}: {prefix.removesuffix('.')}")
-    registry.check_sources(cls, values.get("sources"), f"{where}: {prefix.removesuffix('.')}")
+    if not free:
+        registry.check_sources(cls, values.get("sources"), f"{where}: {prefix.removesuffix('.')}")
     return cls
 
 

@@ -272,13 +272,13 @@ def _check_use(model: Model, stack: Stack, config: Config) -> None:
     """UserError: the attention does not support what is done with the model."""
     attention = registry.reference(type(model.attention))
     of_softmax = [name for name in config.train.init_metrics if name in typing.get_args(SoftmaxMetric)]
-    if of_softmax and not model.attention.softmax:
+    if of_softmax and not model.attention.is_softmax:
         raise UserError(
             f"config.train.init_metrics {','.join(of_softmax)}: these are metrics of a softmax, which "
             f"config.model.attention {attention} does not compute; leave them out"
         )
     keeps_state = type(model.attention).state is not Attention.state
-    if keeps_state and config.family == "decoder_only" and config.objective.kind == "translate":
+    if keeps_state and config.family == "decoder_only" and config.objective.kind in ("translate", "prefix_lm"):
         raise UserError(
             f"config.model.attention {attention}: a search removes the last token of a prefix, and its state cannot "
             "forget a token; set config.family to encoder_decoder, or another attention"

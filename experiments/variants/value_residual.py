@@ -2,8 +2,9 @@
 
     V'_n = (1 - share) V_n + share V_1
 
-With a share of 1/2 this is ResFormer with constant weights. It is an example of a variant that reads another layer. In
-self-attention only; supports every mask, position encoding and fused kernel. All layers must have values of the same size.
+With a share of 1/2 both weigh the same, as in Identity-ResFormer. It is an example of a variant that reads another layer. In
+self-attention only; supports every mask, position encoding and fused kernel. All layers that have it must have values of the
+same size, and V_1 are the values of the first of them.
 
 Letters: B rows, T tokens, N key-value heads, V width of a head's values.
 """
@@ -25,9 +26,9 @@ class ValueResidual(Attention):
     share: float = setting(0.5, "weight of the first layer's values; that of a layer's own is 1 - share", at_least=0, below=1)
 
     def passed_up(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
-        return {"first_value": (sizes.num_kv_heads, sizes.d_v)}
+        return {"first_value": (sizes.num_kv_heads, sizes.d_v), "known": ()}  # known: 1 from the first layer on
 
     def from_below(self, p: Parameters, k: Streams, below: Streams, pairs: Pairs) -> tuple[Streams, Streams]:
-        first_BxTxNxV = jnp.where(pairs.layer == 0, k["value"], below["first_value"])
+        first_BxTxNxV = jnp.where(below["known"][..., None, None] > 0, below["first_value"], k["value"])
         mixed_BxTxNxV = (1 - self.share) * k["value"] + self.share * first_BxTxNxV
-        return k | {"value": mixed_BxTxNxV}, {"first_value": first_BxTxNxV}
+        return k | {"value": mixed_BxTxNxV}, {"first_value": first_BxTxNxV, "known": jnp.ones_like(below["known"])}

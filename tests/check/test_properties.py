@@ -1,5 +1,6 @@
 """Each property finds its fault, and reports no fault for a correct model."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 from broken import BROKEN, IntegersTimesFloats
 
-from transformer.checks import batches, table
+from transformer.checks import batches, decoding, table
 from transformer.checks.subject import Subject
+from transformer.components.masks import Causal
 from transformer.config import Config, Model, Objective
 from transformer.families import param_shapes
 from transformer.settings import replace
@@ -70,6 +72,25 @@ def test_a_fault_is_found(name):
 def test_a_sound_model_has_no_fault(measure):
     found = finding(measure, sound())
     assert not found.failed and found.error is not None, found
+
+
+@dataclasses.dataclass(frozen=True)
+class Sinks(Causal):
+    """The first tokens and a window: the span is wrong, which short rows cannot show."""
+
+    size: int = 64
+
+    def seen(self, query, key):
+        near = query.positions[..., :, None] - key.positions[..., None, :] < self.size
+        return super().seen(query, key) & (near | (key.positions[..., None, :] < 4))
+
+    def span(self, prefix):
+        return self.size - 1, 0
+
+
+def test_a_mask_that_spans_more_than_the_rows_says_so():
+    assert "give it a smaller size" in finding(decoding.past_window, subject(mask=Sinks())).reason
+    assert finding(decoding.one_by_one, subject(mask=Sinks(size=3))).failed
 
 
 def test_integers_that_meet_floats_are_no_fault_of_half_precision():

@@ -12,6 +12,7 @@ from trained import command, write_corpus
 from experiments.measures.first_token import FirstToken
 from transformer import registry, settings
 from transformer.api import TrainedModel
+from transformer.config import Config
 from transformer.errors import UserError
 from transformer.modes import measuring
 from transformer.modes.scoring import check_evaluate, reported
@@ -49,6 +50,10 @@ class Takes(Lengths):
 
 class Misnames(Lengths):
     names = ("a b",)
+
+
+class Text(Lengths):
+    names = ("first")
 """
 
 
@@ -103,7 +108,17 @@ def test_a_fault_is_found_before_the_training(tmp_path, file, monkeypatch):
     assert commands and all("--workdir=run --variants=measures.py" in each for each in commands)
 
 
-@pytest.mark.parametrize(("name", "why"), [("Takes", "the name nll is taken"), ("Misnames", "names has 'a b'")])
+def test_its_file_may_change(file):
+    written = settings.to_dict(with_measure(file, "Lengths"))
+    file.write_text(MEASURES + "\n# another line\n")
+    registry.load_file(file, "here", changed=True)
+    assert settings.from_dict(written, Config).evaluate.measure.names == ("words", "read")
+
+
+NAMES = {"Takes": "the name nll is taken", "Misnames": "names has 'a b'", "Text": r"names is a text; write \('first',\)"}
+
+
+@pytest.mark.parametrize(("name", "why"), NAMES.items())
 def test_names_that_cannot_be(file, name, why):
     with pytest.raises(UserError, match=why):
         check_evaluate(with_measure(file, name))

@@ -33,8 +33,8 @@ from transformer import validation
 from transformer.components.attention import Attention
 from transformer.components.masks import Causal, Pairs, Tokens
 from transformer.components.norms import Norm
-from transformer.components.positions import Alibi, NoPositions, Shaw
-from transformer.components.rotary import Rotary
+from transformer.components.positions import Alibi, Bound, NoPositions, Shaw
+from transformer.components.rotary import DynamicNTK, Rotary
 from transformer.config import DataInfo
 from transformer.errors import UserError
 from transformer.models.attention import AttentionLayer
@@ -96,9 +96,8 @@ def talking_heads(p, x, seen):
 
 
 def value_residual(p, x, seen):
-    """In a layer that receives zeros from below."""
-    q, k, v = (loops.project(p, name, x) for name in ("query", "key", "value"))
-    return loops.output(p, loops.mix(loops.weights(loops.of_pairs(q, k, seen, K**-0.5)), 0.75 * v))
+    """In the first layer, which has only its own values."""
+    return loops.attention(p, x, seen)
 
 
 def differential(p, x, seen):
@@ -367,7 +366,7 @@ def test_values_of_the_first_layer_reach_all_layers(draw):
     module = layer(CASES["value_residual"])
     x, tokens = np.random.default_rng(0).normal(size=(2, 6, D)), Tokens(jnp.asarray(PLACES), jnp.asarray(SEGMENTS))
     seen = (SEGMENTS[:, :, None] == SEGMENTS[:, None]) & (SEGMENTS[:, None] > 0) & np.tri(6, dtype=bool)[None]
-    below, first = {"first_value": jnp.zeros((2, 6, H, K))}, None
+    below, first = {"first_value": jnp.zeros((2, 6, H, K)), "known": jnp.zeros((2, 6))}, None
     for number in range(3):
         pairs = Pairs(tokens, tokens, number, mask=Causal(), aligned=True)
         variables = draw(module, jnp.asarray(x, jnp.float32), pairs)
@@ -387,10 +386,56 @@ class Undeclared(Attention):
         return k, {"key": k["key"]}
 
 
-def test_what_is_passed_up_must_be_declared():
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WronglyDeclared(Undeclared):
+    def passed_up(self, sizes):
+        return {"key": (sizes.d_k,)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        (Undeclared, "passes up key, which passed_up does not declare"),
+        (WronglyDeclared, r"passes up key of shape \(1, 6, 4, 2\); by passed_up its shape is \(1, 6, 2\)"),
+    ],
+)
+def test_what_is_passed_up_must_be_declared(kind, line):
     tokens = Tokens(jnp.arange(6))
-    with pytest.raises(ValueError, match="passes up key, which passed_up does not declare"):
-        layer(Case(None, Undeclared())).init(jax.random.key(0), jnp.ones((1, 6, D)), Pairs(tokens, tokens, 0, Causal()))
+    with pytest.raises(UserError, match=line):
+        layer(Case(None, kind())).init(jax.random.key(0), jnp.ones((1, 6, D)), Pairs(tokens, tokens, 0, Causal()))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OtherWeights(Attention):
+    def weights(self, p, q, k, pairs, positions):
+        return super().weights(p, q, k, pairs, positions) ** 2
+
+
+def test_weights_that_are_shown_are_those_that_are_used(draw):
+    """Of a variant that replaces `weights`, not `normalize`; and they are no softmax unless the variant says so."""
+    module, tokens = layer(Case(None, OtherWeights())), Tokens(jnp.arange(6))
+    x, pairs = jnp.asarray(np.random.default_rng(0).normal(size=(1, 6, D)), jnp.float32), Pairs(tokens, tokens, 0, Causal())
+    variables = draw(module, x, pairs)
+    shown, plain = (
+        each.apply(variables, x, pairs, mutable=["intermediates"])[1]["intermediates"]["weights"][0]
+        for each in (module, layer(Case(None)))
+    )
+    np.testing.assert_allclose(shown, plain**2, rtol=1e-5)
+    assert Attention().is_softmax and SoftCap().is_softmax and not OtherWeights().is_softmax and not Sinks().is_softmax
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HardCap(Attention):
+    def capped(self, logits_BxHxTxS):
+        return jnp.clip(logits_BxHxTxS, -1, 1)
+
+
+def test_no_kernel_computes_another_cap():
+    tokens = Tokens(jnp.arange(6))
+    pairs = Pairs(tokens, tokens, 0, Causal(), network(Case(None)).config.sizes("decoder"), aligned=True)
+    q, k = {"query": jnp.ones((1, 6, H, K))}, {"key": jnp.ones((1, 6, H, K)), "value": jnp.ones((1, 6, H, K))}
+    assert HardCap().fused({}, q, k, pairs, Bound()) == "HardCap replaces steps of attention"
+    assert not isinstance(Attention().fused({}, q, k, pairs, Bound()), str)
 
 
 def test_latents_are_all_that_is_cached():
@@ -423,6 +468,10 @@ REFUSED = {
         },
         "config.model.layer_types: self-attention passes up first_value",
     ),
+    "a dynamic scaling of one pair": (
+        {"positions": Rotary(scaling=DynamicNTK()), "d_k": 2},
+        "config.model.d_k is 2: scaling dynamic needs two pairs",
+    ),
     "no causal mask": ({"positions": Forgetting(), "mask": "all"}, "config.model.mask"),
 }
 
@@ -439,9 +488,10 @@ def test_encoders_and_searches_from_a_prefix_are_refused_where_they_cannot_be():
     base = small.config(model__positions=FIRE())
     with pytest.raises(UserError, match="config.model.layer_types.encoder.positions"):
         validation.validate(base)
-    alone = small.config(family="decoder_only", objective__kind="translate", model__attention=Linear(), model__positions="none")
-    with pytest.raises(UserError, match="config.model.attention"):
-        validation.validate(alone)
+    for kind in ("translate", "prefix_lm"):
+        alone = small.config(family="decoder_only", objective__kind=kind, model__attention=Linear(), model__positions="none")
+        with pytest.raises(UserError, match="config.model.attention.*a search removes"):
+            validation.validate(alone)
     measured = small.config(model__attention=Sigmoid(), train__init_metrics=("attention_entropy",))
     with pytest.raises(UserError, match="config.train.init_metrics"):
         validation.validate(measured)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer import registry
 from transformer.checks.shrink import WINDOW
 from transformer.checks.subject import ROWS, SLOTS, Outcome, Subject, distance, examples, pack
 from transformer.models import cache as caches
@@ -57,6 +58,10 @@ def past_window(subject: Subject) -> Outcome:
         return why or "a recurrent model has no window"
     if any(each.window is not None for each in subject.layer_types()):
         return "the configuration has a window: the four lines above decode past it"
+    for each in subject.layer_types():
+        if (span := each.self_mask("decoder").span(False)[0]) is not None and span >= SLOTS // 2:
+            name = registry.reference(type(each.mask))
+            return f"config.model.mask {name} spans {span} tokens, more than the rows here; give it a smaller size to check it"
     windowed = subject.variant(window=WINDOW)
     for each in windowed.layer_types():
         mask, sizes = each.self_mask("decoder"), each.sizes("decoder")

@@ -9,6 +9,7 @@ import numpy as np
 from transformer.checks.programs import trained
 from transformer.checks.subject import PACKED, SLOTS, Outcome, Subject, pack, paths
 from transformer.config import Parallel
+from transformer.models import program
 from transformer.runtime.devices import Runtime
 from transformer.training import costs
 
@@ -81,7 +82,7 @@ def repeated_batch(subject: Subject) -> Outcome:
 
 def parameters(subject: Subject) -> Outcome:
     """The counted parameters minus the model's parameters."""
-    counted = costs.count(subject.config, subject.data_info, (SLOTS, SLOTS)).size
+    counted = costs.totals(subject.config, subject.data_info).size
     return float(abs(counted - sum(leaf.size for leaf in jax.tree.leaves(subject.params))))
 
 
@@ -102,5 +103,8 @@ def flops(subject: Subject) -> Outcome:
     if " while(" in text or "custom-call" in text:
         return "XLA does not count what is inside a loop or a library's call"
     measured = (compiled.cost_analysis() or {})["flops"]
-    found = costs.count(other.config, subject.data_info, (SLOTS, SLOTS))
+    try:
+        found = costs.count(other.config, subject.data_info, (SLOTS, SLOTS))
+    except program.Uncountable as error:
+        return str(error)
     return float(abs(sum(work.total for work in found.forward.values()) / measured - 1))

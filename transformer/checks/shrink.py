@@ -13,8 +13,8 @@ SIZES = {"d_model": 16, "d_ff": 24, "num_heads": 4, "d_k": 4, "d_v": 4}  # at mo
 WIDE = SIZES | {
     "d_model": 32,
     "d_ff": 48,
-    "d_k": 8,
-    "d_v": 8,
+    "d_k": 16,
+    "d_v": 16,
 }  # used if those are too small, for example to rotate a quarter of a head
 WINDOW = 3  # shorter than a chunk and than a row in the cached properties
 LENGTH = 48  # the largest number of positions that the properties use

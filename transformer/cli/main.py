@@ -63,7 +63,8 @@ def _name(overrides: Mapping[str, str]) -> str:
         return f"{Path(other).name}_tuned"
     if FLAGS.mode == "import" and FLAGS.source:
         return Path(FLAGS.source).absolute().name  # of a folder: Llama-3.2-1B has no ending
-    return Path(FLAGS.config or DEFAULT).stem
+    name = Path(FLAGS.config or DEFAULT).stem
+    return f"{name}_study" if FLAGS.arm or FLAGS.grid else name
 
 
 def _config(workdir: Path, overrides: Mapping[str, str]) -> tuple[Config, list[str]]:
@@ -112,5 +113,6 @@ def run() -> None:
     except KeyboardInterrupt:
         sys.exit(f"{program()}: interrupted")
     except Exception as error:
-        error.add_note(BUG)
+        place = registry.place_in_files(error)
+        error.add_note(f"Raised in {place}, a file that you named; --mode=check may say more." if place else BUG)
         raise

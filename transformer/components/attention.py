@@ -61,7 +61,9 @@ class Attention(Component, name="multi_head"):
     """
 
     has_own_norm: ClassVar[bool] = False  # True: a norm other than that of `qk_norm` reads `norm_epsilon`
-    softmax: ClassVar[bool] = True  # False: the weights are not a softmax of the logits; statistics of a softmax do not apply
+    # Whether the weights are a softmax of the logits; else statistics of a softmax do not apply. A class that replaces
+    # `normalize` or `weights` must say so again if they are.
+    softmax: ClassVar[bool] = True
     # True: during training, hooks find a random key in p["random_key"]; those for keys and values of cross-attention do not,
     # because these are computed once for a source. All blocks of queries get the same key.
     random: ClassVar[bool] = False
@@ -86,6 +88,11 @@ class Attention(Component, name="multi_head"):
     query_init: Literal["initializer", "initializer/sqrt(d_k)"] = setting(
         "initializer", "initializer of the query kernels; T5 uses the second, because its logits are not scaled"
     )
+
+    @property
+    def is_softmax(self) -> bool:
+        """Whether `softmax` says so, and applies to this class."""
+        return self.softmax and restated(type(self), "softmax", "normalize", "weights")
 
     # --- parameters and limits -------------------------------------------------------------------------------------------
 
@@ -189,7 +196,7 @@ class Attention(Component, name="multi_head"):
     def from_below(self, p: Parameters, k: Streams, below: Streams, pairs: Pairs) -> tuple[Streams, Streams]:
         """The streams of the tokens' keys, changed by what the layer below passed up, and what this layer passes up.
 
-        The first layer (`pairs.layer` is 0) receives zeros. Arrays that are not in the second result go through unchanged. Only
+        An array is 0 until a layer passes it up; one that is not in the second result goes through unchanged. Only
         self-attention has this step. With a cache, the tokens are the new ones, and the changed streams are cached.
         """
         return k, {}
@@ -306,7 +313,7 @@ class Attention(Component, name="multi_head"):
         A variant that replaces a step from `scores` to `mix` is computed by a kernel only if it also replaces this method.
         """
         kind, name = positions.positions, type(positions.positions).__name__
-        if not restated(type(self), "fused", "scores", "logits", "normalize", "mix", "weights"):
+        if not restated(type(self), "fused", "scores", "logits", "capped", "normalize", "mix", "weights"):
             return f"{type(self).__name__} replaces steps of attention"
         if isinstance(band := pairs.band(), str):
             return band

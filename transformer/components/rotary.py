@@ -61,8 +61,8 @@ class Linear(Scaling, name="linear"):
 class DynamicNTK(Scaling, name="dynamic"):
     """The base grows with the length of the text once it exceeds the trained length (dynamic NTK, as in Transformers).
 
-    The length is the number of tokens in one call. With a cache, keys keep the rotation with which they were written, so beyond
-    the trained length the logits differ from those without a cache, as they do in Transformers.
+    The length is the largest position in one call, plus 1. With a cache, keys keep the rotation with which they were written,
+    so beyond the trained length the logits differ from those without a cache, as they do in Transformers.
     """
 
     factor: float = setting(2.0, "how fast the base grows", at_least=1)
@@ -121,7 +121,7 @@ class LongRope(Scaling, name="longrope"):
     """Each frequency is divided by its own factor: one set for texts up to the trained length, another for longer ones
     (LongRoPE).
 
-    Ding et al. 2024; used in Phi 3. The length is the number of tokens in one call, as for `DynamicNTK`.
+    Ding et al. 2024; used in Phi 3. The length is the largest position in one call, plus 1, as for `DynamicNTK`.
     """
 
     short_factors: tuple[float, ...] = setting(
@@ -170,6 +170,8 @@ class Rotary(Positions, name="rotary"):
     def check(self, sizes: Sizes) -> str | None:
         if (width := self.width(sizes.d_k)) % 2 or width == 0:
             return f"config.model.d_k is {sizes.d_k}: rotary positions rotate pairs, so the rotated width {width} must be even"
+        if width < 4 and isinstance(self.scaling, DynamicNTK):
+            return f"config.model.d_k is {sizes.d_k}: scaling dynamic needs two pairs or more, and the rotated width is {width}"
         for name in ("short_factors", "long_factors"):
             given = getattr(self.scaling, name, None)
             if given is not None and len(given) != width // 2:

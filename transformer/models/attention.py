@@ -18,6 +18,7 @@ from transformer.components.masks import Pairs, Role, Sizes, Stack, Tokens
 from transformer.components.parameters import Parameters, Streams
 from transformer.components.positions import Bound
 from transformer.config import Model
+from transformer.errors import UserError
 from transformer.models import lora
 from transformer.models.cache import Write, load, store
 from transformer.models.declare import declare
@@ -51,7 +52,7 @@ class Site(NamedTuple):
 
     def weights(self) -> Array:
         """BxHxTxS in fp32."""
-        return self.attention.normalize(self.p, self.logits(), self.pairs)
+        return self.attention.weights(self.p, self.q, self.k, self.pairs, self.positions)
 
 
 class AttentionLayer(nn.Module):
@@ -97,9 +98,7 @@ class AttentionLayer(nn.Module):
         if own:
             below = nothing_below((self.config,), self.stack, x_BxTxD) if below is None else below
             k, new = attention.from_below(p, attention.keys(p, x_BxTxD, pairs.query, positions, sizes), below, pairs)
-            if unknown := new.keys() - below.keys():
-                raise ValueError(f"from_below passes up {', '.join(unknown)}, which passed_up does not declare")
-            above = below | {name: each.astype(below[name].dtype) for name, each in new.items()}
+            above = below | {name: _declared(name, each, below) for name, each in new.items()}
         else:
             assert memory is not None
             k = load(memory)
@@ -153,6 +152,15 @@ def nothing_below(types: Iterable[Model], stack: Stack, x_BxTxD: Array) -> Strea
     for each in types:
         shapes |= each.attention.passed_up(each.sizes(stack))
     return {name: jnp.zeros((*x_BxTxD.shape[:2], *shape), x_BxTxD.dtype) for name, shape in shapes.items()}
+
+
+def _declared(name: str, passed: Array, below: Streams) -> Array:
+    """What a layer passes up, in the type of what it receives. UserError: `passed_up` does not declare it so."""
+    if name not in below:
+        raise UserError(f"from_below passes up {name}, which passed_up does not declare")
+    if passed.shape != below[name].shape:
+        raise UserError(f"from_below passes up {name} of shape {passed.shape}; by passed_up its shape is {below[name].shape}")
+    return passed.astype(below[name].dtype)
 
 
 class MemoryProjection(nn.Module):

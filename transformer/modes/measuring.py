@@ -18,6 +18,8 @@ def check(config: Config, others: Collection[str]) -> None:
     """UserError: the names of the measure's numbers are wrong, or those of `others`, which are reported too."""
     names = config.evaluate.measure.names
     where = f"config.evaluate.measure {registry.reference(type(config.evaluate.measure))}"
+    if isinstance(names, str):
+        raise UserError(f"{where}: names is a text; write ({names!r},)")
     if wrong := [name for name in names if not isinstance(name, str) or not re.fullmatch(r"\w+", name)]:
         raise UserError(f"{where}: names has {wrong[0]!r}; use letters, digits and _")
     if twice := [name for name in names if names.count(name) > 1 or name in others]:

@@ -143,8 +143,7 @@ def _of_program(loss: Loss, params: Params, batch: Batch, asked: Sequence[str]) 
 
 def _sow_measures(layer: Any, heads: Array, site: Any) -> Array:
     logits = site.logits()
-    weights = site.attention.normalize(site.p, logits, site.pairs)
-    layer.sow("intermediates", "softmax", softmax_sums(logits, weights, visible(site, logits)))
+    layer.sow("intermediates", "softmax", softmax_sums(logits, site.weights(), visible(site, logits)))
     return heads
 
 
