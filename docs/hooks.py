@@ -5,10 +5,10 @@ import re
 from typing import Any
 
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from transformer.cli import usage
 from transformer.files import EXPERIMENTS
-from transformer.interop.formats import FORMATS
 
 MATHJAX = r"""window.MathJax = {
   tex: {inlineMath: [["\\(", "\\)"], ["$", "$"]], displayMath: [["\\[", "\\]"], ["$$", "$$"]]},
@@ -37,9 +37,10 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **page: Any) -> str:
-    """The table of published formats says itself what it has."""
-    return markdown.replace("<!-- formats -->", ", ".join(f"`{name}`" for name in FORMATS) + ".")
+def on_page_markdown(markdown: str, page: Page, **given: Any) -> str:
+    """Links to RESULTS.md, which work in the repository, lead to its page."""
+    up = "../" * page.file.src_uri.count("/")
+    return re.sub(r"\((?:\.\./)+experiments/RESULTS\.md\)", f"({up}results.md)", markdown)
 
 
 def _help(title: str, section: str) -> str:

@@ -62,7 +62,6 @@ def fit_to_data(config: Config, overrides: Mapping[str, str], train: TrainingTex
     passes = min(max(9.0, 9 * math.sqrt(100_000 / pairs)), 100.0)
     steps = max(100 * round(passes * tokens / config.train.batch_tokens / 100), 300)
     config = override(config, {"train.steps": str(steps)} | dict(overrides))
-    # Of the chosen updates, so that a run can be trained for longer later: nothing but its number of updates differs then.
     tenth = str(max(min(steps, config.train.steps) // 10, 1))
     often = dict.fromkeys(("train.warmup_steps", "train.evaluate_every", "checkpoint.every_steps"), tenth)
     config = override(config, often | dict(overrides))

@@ -16,7 +16,10 @@ def test_restrictions_of_a_verdict_are_printed_with_it():
     assert claims and len(table.splitlines()) == 2 + len(rows)
     for claim, line in zip(rows, table.splitlines()[2:], strict=True):
         if next(report for report in found if report.study == claim.study).in_one_row:
-            assert f"claims ({claim.source}) | **{claim.verdict}**, none of them; the first: {claim.flags} |" in line
+            assert (
+                f"claims ({claim.source}) | **none is decided by this study**; the first, {claim.verdict}: {claim.flags} |"
+                in line
+            )
             continue
         assert f"| {claim.text} ({claim.source}) | **{claim.verdict}**" in line
         assert claim.flags in line and claim.published in line and ("not decided" in claim.verdict) == bool(claim.flags)

@@ -56,7 +56,7 @@ class Results(Sequence[Mapping[str, str | float | None]]):
         try:
             frames = importlib.import_module("pandas")
         except ImportError as error:
-            raise UserError('frame: pandas is not installed; pip install "functional-transformer[eval]"') from error
+            raise UserError("frame: pandas is not installed; pip install pandas") from error
         return frames.DataFrame(list(self._rows))
 
 

@@ -375,7 +375,12 @@ class Objective:
 
     kind: Literal[
         "translate", "causal_lm", "prefix_lm", "masked_lm", "span_corruption", "denoise", "classify", "tag", "answer", "embed"
-    ] = setting("translate", "the training task: a row of TASKS in transformer/families.py")
+    ] = setting(
+        "translate",
+        "the training task. translate: a target for a source; causal_lm: the next token; prefix_lm: the rest of a text; "
+        "masked_lm: hidden tokens (BERT); span_corruption (T5), denoise (BART): a damaged text; classify, tag, answer: labels, "
+        "tags, spans; embed: vectors of an imported encoder",
+    )
     rate: float = setting(0.15, "masked_lm, span_corruption, denoise: fraction of tokens that are corrupted", above=0, below=1)
     span_length: float = setting(3.0, "span_corruption, denoise: mean length of a span", at_least=1)
     whole_words: bool = setting(False, "masked_lm: all pieces of a word are chosen together")
@@ -701,7 +706,7 @@ class Config:
     """One experiment. Where and how it runs is given by command-line flags."""
 
     family: Literal["encoder_decoder", "recurrent", "encoder_only", "decoder_only"] = setting(
-        "encoder_decoder", "model: a row of FAMILIES in transformer/families.py"
+        "encoder_decoder", "encoder_decoder, decoder_only (GPT), encoder_only (BERT), or recurrent"
     )
     model: Model = Model()
     objective: Objective = Objective()

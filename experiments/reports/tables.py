@@ -65,8 +65,8 @@ def read(folder: Path) -> Report:
     """A report and its runs."""
     text = (folder / "report.md").read_text(encoding="utf-8")
     claims = []
-    for part in re.split(r"(?m)^> “", text.partition("## Results")[0])[1:]:
-        claimed, source = re.split(r"”\n>\n> ", part, maxsplit=1)
+    for part in re.split(r"(?m)^> (?!After )(?=.)", text.partition("## Results")[0])[1:]:
+        claimed, source = re.split(r"\n>\n> After ", part, maxsplit=1)
         [(verdict, said)] = re.findall(r"(?m)^\*\*Verdict: (.*?)\.\*\* (.*)$", part)
         flags, _, evidence = said.rpartition(" Without these flags: ")
         evidence = evidence.split(": ", 1)[1].rstrip(".")
@@ -104,7 +104,7 @@ def results_table(found: list[Report]) -> str:
         title = f"[{report.question}](reports/{report.study}/report.md) `{report.study}.py`: {size}"
         if report.in_one_row:
             first = report.claims[0]
-            verdict = f"**{first.verdict}**, none of them; the first: {first.flags}"
+            verdict = f"**none is decided by this study**; the first, {first.verdict}: {first.flags}"
             lines.append(f"| {title} | {len(report.claims)} claims ({first.source}) | {verdict} | see the report |")
             continue
         for number, claim in enumerate(report.claims):
@@ -133,7 +133,8 @@ def _short(claim: Claim) -> str:
     else:
         interval = re.search(r"alone ([^,)]*)\)", claim.evidence) or re.search(r"interval ([^,)]*)", claim.evidence)
         found = re.match(r"in (`[^`]*`), (.*?) \(|(the fitted exponent is [^ ]*)", claim.evidence)
-        said = claim.evidence if found is None or interval is None else f"{found[2] or found[3]} ({interval[1]})"
+        measured = f"in {found[1]}, {found[2]}" if found and found[1] else found and found[3]
+        said = claim.evidence if found is None or interval is None else f"{measured} ({interval[1]})"
     excluded = "; the published size is excluded" if "is excluded" in claim.published else ""
     return f"| {claim.text} ({claim.source.partition(',')[0]}) | {link} | {said}{excluded} |"
 

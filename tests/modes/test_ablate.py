@@ -253,6 +253,7 @@ def test_without_ray_the_error_names_the_remedy(folder, monkeypatch):
 def test_help_says_what_a_study_has():
     lines = command("--help=study").lines
     for name in ("compare_with", "seeds", "fair", "learning_rates", "checkpoint"):
-        assert [line for line in lines if line.split()[:1] == [name]], name
+        assert [line for line in lines if line.startswith(f"  {name}=")], name
+    assert [line for line in lines if line.startswith("  seeds=5 ")]
     lines = command("--help").lines
     assert {"  --dry_run", "  --ray", "  --workers"} <= {line.split("=")[0] for line in lines}

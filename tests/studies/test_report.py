@@ -24,6 +24,7 @@ from transformer import plots
 from transformer.errors import UserError
 from transformer.statistics import contrasts
 from transformer.studies import figures, findings, report, resampling, results
+from transformer.studies import plan as plans
 from transformer.studies import study as studies
 from transformer.studies.plan import followed
 from transformer.studies.study import Claim, Metric, Study
@@ -99,14 +100,14 @@ def test_two_arms_are_a_paired_t_test(tmp_path):
     ends = list(test.confidence_interval(0.95))
     assert numbers(row["interval of the difference"]) == pytest.approx(ends, abs=6e-4)
     assert row["p"] == (f"{test.pvalue:.3f}" if test.pvalue > 0.001 else "< 0.001")
-    assert [row["runs"], row["diverged"], row["failed"], row["comparison"]] == ["5", "0", "0", "planned"]
+    assert [row["runs"], row["diverged"], row["failed"], row["comparison"]] == ["5", "0", "0", "claimed"]
     assert [other["p"], other["minus 8"], other["comparison"]] == ["–", "–", "–"]
     line = verdict(text)
     assert line.startswith(
         "**Verdict: agrees.** The runs agree with the claim: in `validation/nll`, `16` is worse than `8` by "
     )
     assert numbers(line) == pytest.approx([np.mean(ours) - np.mean(theirs), *ends], abs=6e-4)
-    assert "“wide is worse”\n>\n> here" in text and "Tested as: in `validation/nll`, `16` is worse than `8`." in text
+    assert "> wide is worse\n>\n> After here" in text and "Tested as: in `validation/nll`, `16` is worse than `8`." in text
 
 
 SAID = {
@@ -137,7 +138,7 @@ def test_p_is_about_a_difference_of_zero(kind, margin, about_zero, tmp_path):
         study = make(claims=claims)
         text = report_text(tmp_path, study, loss(study, a16=0.2))
         row = table(text, "## `validation/nll`")["16"]
-        assert (row["p"], row["comparison"]) == ("< 0.001" if shown else "–", "planned")
+        assert (row["p"], row["comparison"]) == ("< 0.001" if shown else "–", "claimed")
         [line] = [each for each in figures.summary(findings.find(study, written_rows(tmp_path, study))) if each["arm"] == "16"]
         assert bool(line["p"]) == shown and "about a difference of 0" in text
 
@@ -251,6 +252,18 @@ def test_a_claim_too_small_for_the_study_is_exploratory(tmp_path):
         [able] = [line for line in text.splitlines() if "probability of 80 %" in line]
         assert 0.01 < numbers(able)[0] < 0.03
         assert ("**Exploratory.**" in able) == bool(word) and ("states no size" in able) == (effect is None)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_claim_without_a_plan_before_the_runs_is_exploratory(tmp_path, recorded):
+    study = make(claims=(WORSE,))
+    written.write(tmp_path, study, loss(study, a16=0.2))
+    if recorded:
+        plans.record(study, tmp_path, 0)
+    report.write(study, tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert verdict(text).startswith("**Verdict: agrees.**" if recorded else "**Verdict: agrees, exploratory.**")
+    assert ("The verdict is exploratory" in text) != recorded and ("and was followed" in text) == recorded
 
 
 def test_other_pairs_are_exploratory(tmp_path):
@@ -395,7 +408,7 @@ def test_claims_on_other_metrics_lengths_and_tasks(tmp_path):
     ranks = table(text, "## `mean reciprocal rank by test/exact_match@21-40`")
     assert (numbers(ranks["16"]["mean"]), numbers(ranks["8"]["mean"])) == ([1.0], [0.5]) and ranks["16"][
         "comparison"
-    ] == "planned"
+    ] == "claimed"
     copied = table(text, "copy:")
     assert list(copied) == ["8, copy", "16, copy"] and numbers(copied["16, copy"]["minus 8, copy"])[0] == pytest.approx(
         30, abs=1
@@ -474,7 +487,7 @@ def test_words_of_others_are_no_markup(tmp_path):
     report.write(study, tmp_path)
     page = Page((tmp_path / "report.html").read_text())
     assert page.tags & {"script", "em", "i", "b", "a"} == set() and page.count("h1") == 1 and page.count("h2") == 6
-    assert "“*x* <b> | $y$ _z_ d_k # no heading”" in page.text and "Is <i>it</i> *so*?" in page.text
+    assert "*x* <b> | $y$ _z_ d_k # no heading" in page.text and "Is <i>it</i> *so*?" in page.text
     assert [cells[0] for cells in page.rows[1:3]] == ["a|b", "`c` <script>"]
 
 

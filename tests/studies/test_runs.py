@@ -520,21 +520,31 @@ def test_a_variant_that_has_changed_is_another_run(tmp_path, monkeypatch):
 
 def test_the_plan_is_written_before_the_first_run(tmp_path):
     made = plan({"a": {}, "b": {"model.d_model": "16"}})
-    assert plans.followed(made.study, tmp_path).startswith("No plan")
+    assert plans.followed(made.study, tmp_path) == plans.Followed(False, "No plan was recorded before the first run.")
     run_all(made, tmp_path)
-    text = plans.followed(made.study, tmp_path)
-    assert "before the first run" in text and "and was followed." in text
+    found = plans.followed(made.study, tmp_path)
+    assert found.kept and "before the first run" in found.text and "and was followed." in found.text
     other = dataclasses.replace(made.study, seeds=4, claims=(study.Claim("x", "y", "worse", ("b",)),))
-    assert "**not followed**: claims, seeds" in plans.followed(other, tmp_path)
+    found = plans.followed(other, tmp_path)
+    assert not found.kept and "**not followed**: claims, seeds" in found.text
     before = (tmp_path / "plan.json").read_text()
     run_all(dataclasses.replace(made, study=other), tmp_path)
     assert (tmp_path / "plan.json").read_text() == before
     (tmp_path / "plan.json").unlink()
     run_all(made, tmp_path)
-    assert "after 8 runs" in plans.followed(made.study, tmp_path)
+    found = plans.followed(made.study, tmp_path)
+    assert not found.kept and "after 8 runs" in found.text
     (tmp_path / "plan.json").write_text((tmp_path / "plan.json").read_text().replace('"seeds": 2', '"seeds": 3'))
     with pytest.raises(UserError, match=r"plan\.json"):
         plans.followed(made.study, tmp_path)
+
+
+def test_a_study_can_begin_with_another_seed(tmp_path):
+    made = plan({"a": {}, "b": {"model.d_model": "16"}})
+    later = dataclasses.replace(made, study=dataclasses.replace(made.study, first_seed=7))
+    assert [(run.arm, run.seed) for run in later.runs({})] == [("a", 7), ("b", 7), ("a", 8), ("b", 8)]
+    run_all(later, tmp_path)
+    assert {row["seed"] for row in table(tmp_path)} == {"7", "8"}
 
 
 def test_a_plan_is_followed_if_each_arm_has_its_settings_by_name(tmp_path):
@@ -544,7 +554,7 @@ def test_a_plan_is_followed_if_each_arm_has_its_settings_by_name(tmp_path):
     plans.record(made.study, tmp_path, 0)
 
     def of(arms) -> str:
-        return plans.followed(dataclasses.replace(made.study, arms=arms), tmp_path)
+        return plans.followed(dataclasses.replace(made.study, arms=arms), tmp_path).text
 
     assert "and was followed" in of(arms) and "and was followed" in of(dict(reversed(arms.items())))
     swapped = {"a": {"model.d_model": "2", "model.num_heads": "16"}, "b": arms["b"]}

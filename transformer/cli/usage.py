@@ -66,9 +66,11 @@ def _overview(program: str) -> Iterator[str]:
 
 def _study(name: str) -> Iterator[str]:
     yield "study: --config.NAME=VALUE with --mode=ablate; the settings of its runs are --config.base.NAME=VALUE"
+    hints = settings.type_hints(study.Study)
     for field in dataclasses.fields(study.Study):
         if field.metadata:
-            yield _wrapped(f"  {field.name}  ", field.metadata["meaning"], "      ")
+            default = "" if field.default is dataclasses.MISSING else field.default
+            yield _line(field.name, hints[field.name], field, default, "  ")
 
 
 def _general(name: str) -> Iterator[str]:

@@ -19,7 +19,7 @@ FURTHER = """
 your own text, two files of sentences, DIR/train.en and DIR/train.de, and the same for validation and test:
   {command} --config=experiments/parallel_text.py --workdir=runs/mine --config.data.directory=DIR
 your own question, arms with several seeds and a report; this prints the plan of one such study:
-  {command} --mode=ablate --config=experiments/ablations/attention_scale.py --dry_run"""
+  {command} --mode=ablate --config=experiments/ablations/causal_mask.py --dry_run"""
 
 
 def attend(

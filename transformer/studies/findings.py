@@ -14,6 +14,7 @@ from transformer.statistics.power_law import PowerLaw
 from transformer.studies import flags, resampling, results, verdicts
 from transformer.studies.flags import Flag
 from transformer.studies.markup import Digits
+from transformer.studies.plan import Followed
 from transformer.studies.resampling import Row as Sentences
 from transformer.studies.results import Row
 from transformer.studies.study import BEST_RATE, LAWS, Claim, Metric, Study, arm_configs
@@ -113,7 +114,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Findings:
-    """`missing`: (arm, seed) without a row. `flags`: those of arms. `plan`: a sentence about whether the plan was followed."""
+    """`missing`: (arm, seed) without a row. `flags`: those of arms. `plan`: whether a plan was recorded and followed."""
 
     study: Study
     rows: Sequence[Row]
@@ -124,7 +125,7 @@ class Findings:
     judged: Sequence[Judged]
     sentences: Sequence[Sentences]
     flags: Mapping[str, Sequence[Flag]]
-    plan: str
+    plan: Followed
 
     def runs(self, arm: str, status: str | None = None) -> list[Row]:
         """The rows of an arm in the order of seeds; for all tasks if `arm` names no task."""
@@ -132,10 +133,13 @@ class Findings:
         return [row for row in self.rows if row.arm in cells and status in (None, row.status)]
 
 
-def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = (), plan: str = "") -> Findings:
+KEPT = Followed(True, "")
+
+
+def find(study: Study, rows: Sequence[Row], sentences: Sequence[Sentences] = (), plan: Followed = KEPT) -> Findings:
     """The findings of a study. `rows`: of at least one run. `sentences`: the rows of sentences.csv."""
     ours = sorted((row for row in rows if row.part == "study"), key=lambda row: row.seed)
-    seeds = sorted({row.seed for row in ours} | set(range(study.seeds)))
+    seeds = sorted({row.seed for row in ours} | set(range(study.first_seed, study.first_seed + study.seeds)))
     known = {(row.arm, row.seed): row for row in ours}
     missing = [(arm, seed) for arm in study.arms for seed in seeds if (arm, seed) not in known]
     data = {metric.label: _data(metric, study, seeds, known, sentences) for metric in study.metrics}
@@ -173,7 +177,11 @@ def seeds_needed(study: Study, root: Path) -> int:
     """
     if study.max_seeds <= study.seeds:
         return study.seeds
-    rows = [row for row in results.read(root / results.NAME, study) if row.part != "study" or row.seed < study.seeds]
+    rows = [
+        row
+        for row in results.read(root / results.NAME, study)
+        if row.part != "study" or row.seed < study.first_seed + study.seeds
+    ]
     needed = study.seeds
     for judged in find(study, rows).judged:
         solve = contrasts.provable_margin if judged.claim.kind == "equal" else contrasts.detectable

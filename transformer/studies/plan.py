@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from transformer import families, settings
+from transformer import effects, families, settings
 from transformer.config import Config
 from transformer.errors import UserError, counted, nearest
 from transformer.files import new_file
@@ -90,7 +90,7 @@ class Plan:
         chosen = rates if self.study.learning_rates else dict.fromkeys(self.configs)
         return [
             self.run(arm, seed, "study", chosen[arm])
-            for seed in range(self.study.seeds if seeds is None else seeds)
+            for seed in range(self.study.first_seed, self.study.first_seed + (self.study.seeds if seeds is None else seeds))
             for arm in self.configs
             if arm in chosen
         ]
@@ -249,11 +249,19 @@ def recorded(folder: Path) -> Recorded | None:
     return result
 
 
-def followed(study: Study, folder: Path) -> str:
-    """A sentence about whether the plan of a folder is that of the study. UserError: plan.json is damaged."""
+@dataclasses.dataclass(frozen=True)
+class Followed:
+    """Whether the plan was written before the first run, and is still that of the study (`kept`); and a sentence about it."""
+
+    kept: bool
+    text: str
+
+
+def followed(study: Study, folder: Path) -> Followed:
+    """Whether the plan of a folder is that of the study. UserError: plan.json is damaged."""
     known = recorded(folder)
     if known is None:
-        return "No plan was recorded before the first run."
+        return Followed(False, "No plan was recorded before the first run.")
     now, default = as_data(study), as_data(Study("", {}, ()))
     differ = sorted(name for name in now if name not in ("base", "arms") and not _as_planned(name, known.plan, now, default))
     if other_settings(study.base, _flat(known.plan.get("base", {})), known.defaults):
@@ -263,9 +271,8 @@ def followed(study: Study, folder: Path) -> str:
         differ.append("arms")
     when = "before the first run" if not known.before else f"after {counted(known.before, 'run')}"
     text = f"The plan (plan.json, {known.hash}) was written on {known.written[:10]}, {when}"
-    return (
-        f"{text}, and was followed." if not differ else f"{text}, and was **not followed**: {', '.join(differ)} changed since."
-    )
+    after = "was followed" if not differ else f"was **not followed**: {', '.join(differ)} changed since"
+    return Followed(not differ and not known.before, f"{text}, and {after}.")
 
 
 def _as_planned(name: str, plan: Mapping[str, Any], now: Mapping[str, Any], default: Mapping[str, Any]) -> bool:
@@ -340,9 +347,10 @@ def check_reported(study: Study, configs: Mapping[str, Config], reported: Callab
         for metric in study.metrics:
             names = as_it_trains if metric.take == "updates" else at_the_end
             if metric.name not in names:
+                known = metric.score in effects.SCORES.get(config.objective.kind, ())
+                remedy = f"add {metric.score} to config.base.evaluate.scores" if known else f"it reports {', '.join(names)}"
                 raise UserError(
-                    f"metric {metric.name!r}: arm {arm!r} does not report it{nearest(metric.name, names)}; "
-                    f"it reports {', '.join(names)}"
+                    f"metric {metric.name!r}: arm {arm!r} does not report it{nearest(metric.name, names)}; {remedy}"
                 )
 
 

@@ -54,7 +54,7 @@ def markdown(findings: Findings) -> str:
     parts = [
         f"# {plain(study.question)}",
         f"A study of {size}, compared with {code(study.compare_with)} in {metrics}{first}.",
-        *(["## The claim" if len(study.claims) == 1 else "## The claims"] if study.claims else []),
+        *(["## The claim" if len(study.claims) == 1 else "## The claims", *_plan(findings)] if study.claims else []),
         *(part for number in range(len(study.claims)) for part in _claim(findings, number)),
         "## Results",
         *([] if study.claims else [conclusion(findings)]),
@@ -72,15 +72,23 @@ def markdown(findings: Findings) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _plan(findings: Findings) -> list[str]:
+    """Whether the claims were planned."""
+    if findings.plan.kept:
+        return [findings.plan.text] if findings.plan.text else []
+    number = "The verdict is" if len(findings.judged) == 1 else "All verdicts are"
+    return [f"{findings.plan.text} {number} exploratory: no confirmation of what was expected before the runs."]
+
+
 def _claim(findings: Findings, number: int) -> list[str]:
     judged = findings.judged[number]
     claim, unit = judged.claim, code(judged.data.name)
-    label = ", exploratory" if judged.exploratory else ""
+    label = ", exploratory" if judged.exploratory or not findings.plan.kept else ""
     values = [finding.value for finding in judged.verdict.findings if finding.value is not None]
     written = Digits(judged.noise, values)
     able, flagged = power(judged, written), f"Flags: {'; '.join(judged.flags)}. Without these flags: " if judged.flags else ""
     return [
-        f"> “{plain(claim.text)}”\n>\n> {plain(claim.source)}",
+        f"> {plain(claim.text)}\n>\n> After {plain(claim.source)}",
         claimed(claim, findings.study.against(claim.arms[0]), unit),
         f"**Verdict: {judged.word}{label}.** {flagged}{sentence(judged, unit, written)}",
         *effects(judged, written),
@@ -111,7 +119,7 @@ def _table(findings: Findings, measured: Measured, arms: Sequence[str]) -> str:
         row = [code(arm), number(estimate.value), number.interval(spread), str(estimate.count)]
         if difference := measured.differences.get(arm):
             row += [number(difference.value), number.interval(difference.interval), p_value(difference.p)]
-            row += ["planned" if difference.planned else "exploratory"]
+            row += ["claimed" if difference.planned else "exploratory"]
         row += [ABSENT] * (len(head) - counting - len(row))
         row += [str(measured.unreached[arm])] if counting else []
         rows.append(row + [str(len(findings.runs(arm, status))) for status in ("diverged", "failed")])
@@ -320,7 +328,6 @@ def _origin(findings: Findings) -> list[str]:
 
     return [
         "## Where it was run",
-        *([findings.plan] if findings.plan else []),
         "\n".join(
             [
                 f"- seeds: {', '.join(map(str, findings.seeds))}",

@@ -164,7 +164,10 @@ class Study:
     blocked: bool = setting(
         False, "arms are compared within seeds, because all arms of a seed have something in common, such as the trained model"
     )
-    seeds: int = setting(5, "runs of each arm, with the seeds 0, 1, 2, ...", at_least=1, below=SEARCH_SEED)
+    seeds: int = setting(5, "runs of each arm, with as many seeds", at_least=1, below=SEARCH_SEED)
+    first_seed: int = setting(
+        0, "the first of these seeds; others than those of an earlier study confirm its result", at_least=0, below=SEARCH_SEED
+    )
     max_seeds: int = setting(
         0,
         "seeds are added, up to this number, until the claims' effects or margins could be shown with a probability of 80 %, "
