@@ -292,7 +292,7 @@ def test_a_run_that_has_begun_does_not_need_the_other_run(tmp_path, monkeypatch,
     assert started("tag", other, tmp_path, **{"train.steps": "1"}).status == 0
     shutil.rmtree(other)
     result = started("tag", other, tmp_path, **{"train.steps": "1"})
-    assert result.status == 0 and "training is complete after step 1 " in result.err, result.err
+    assert result.status == 0 and "training is complete after step 1;" in result.err, result.err
 
 
 @pytest.mark.parametrize(
