@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 DECIDED, UNDECIDED = ("agrees", "disagrees"), "not decided by this study"
 MANY = 5  # claims of one study
 HIGHLIGHTS = (  # study and number of a claim: what the README shows
-    ("bottleneck", 0),
+    ("attention_scale", 0),
     ("causal_mask", 0),
     ("heads", 0),
     ("heads", 3),
