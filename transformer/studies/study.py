@@ -164,7 +164,7 @@ class Study:
     blocked: bool = setting(
         False, "arms are compared within seeds, because all arms of a seed have something in common, such as the trained model"
     )
-    seeds: int = setting(5, "runs of each arm, with as many seeds", at_least=1, below=SEARCH_SEED)
+    seeds: int = setting(5, "runs of each arm, each with another seed", at_least=1, below=SEARCH_SEED)
     first_seed: int = setting(
         0, "the first of these seeds; others than those of an earlier study confirm its result", at_least=0, below=SEARCH_SEED
     )

@@ -22,7 +22,7 @@ from transformer.config import Config, DataInfo, Train
 from transformer.errors import counted
 from transformer.models import lora, program
 from transformer.models.program import Work
-from transformer.training.optimizer import apply_updates, freezing, make_optimizer
+from transformer.training.optimizer import apply_updates, freezing, make_optimizer, still
 
 TYPICAL_ROW = 64  # tokens of a row where the configuration leaves it to the data
 Leaves = Mapping[str, jax.ShapeDtypeStruct]
@@ -164,9 +164,7 @@ def _training(plain: Config, data_info: DataInfo, source: int, target: int, free
     )
 
     def summed(params: Any, batch: Any) -> Any:
-        if frozen is not None:
-            params = jax.tree.map(lambda p, still: jax.lax.stop_gradient(p) if still else p, params, frozen(params))
-        return loss(params, batch, None)["loss_sum"]
+        return loss(still(params, frozen), batch, None)["loss_sum"]
 
     return program.total(jax.grad(summed), params, batch)
 

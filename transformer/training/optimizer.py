@@ -199,6 +199,13 @@ def freezing(train: Train, adapters: bool) -> Callable[[Any], Any] | None:
     return functools.partial(frozen_mask, patterns=train.freeze, adapters=adapters)
 
 
+def still(params: Any, frozen: Callable[[Any], Any] | None) -> Any:
+    """The parameters, without gradients for those that are not trained. `frozen`: what `freezing` gives."""
+    if frozen is None:
+        return params
+    return jax.tree.map(lambda p, fixed: jax.lax.stop_gradient(p) if fixed else p, params, frozen(params))
+
+
 def make_optimizer(train: Train, adapters: bool = False, width_ratio: float = 1.0) -> optax.GradientTransformation:
     """Clipping by global norm, then Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019), Adafactor (Shazeer and Stern
     2018), Lion (Chen et al. 2023), Muon (Jordan 2024) or schedule-free AdamW (Defazio et al. 2024).

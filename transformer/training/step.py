@@ -16,7 +16,7 @@ from flax import struct
 from transformer.components import products
 from transformer.config import Train
 from transformer.models.losses import Batch, Loss, Params, over_parts
-from transformer.training.optimizer import apply_updates
+from transformer.training.optimizer import apply_updates, still
 
 Array = jax.Array
 
@@ -78,10 +78,8 @@ def make_train_step(
         totals = total_weights(batch, axis_name)
 
         def objective(params: Params, part: Batch, part_key: Array) -> tuple[Array, dict[str, Array]]:
-            if frozen is not None:
-                params = jax.tree.map(lambda p, still: jax.lax.stop_gradient(p) if still else p, params, frozen(params))
             with products.reverse_mode():
-                sums = loss(params, {**part, **totals}, part_key)
+                sums = loss(still(params, frozen), {**part, **totals}, part_key)
             return sums["loss_sum"], sums
 
         gradient = jax.grad(objective, has_aux=True)
