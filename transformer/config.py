@@ -13,6 +13,7 @@ from transformer.components.masks import All, Mask, Prefix, Role, Sizes, Stack, 
 from transformer.components.measures import Measure
 from transformer.components.norms import LayerNorm, Norm
 from transformer.components.positions import Positions, Sinusoidal
+from transformer.components.residuals import Residual
 from transformer.components.rotary import Rotary as Rotary  # imported to register itself
 from transformer.settings import Variations, override, setting
 
@@ -82,9 +83,10 @@ class Model:
     attention_norm: bool = setting(
         True, "a norm before self-attention too; false, for a layer type: none (ModernBERT's first layer; not with post-norm)"
     )
-    residual: Literal["sequential", "parallel"] = setting(
-        "sequential",
-        "each sub-layer reads the output of the one before it, or all read the layer's input (GPT-NeoX; not with post-norm)",
+    residual: Residual = setting(
+        Residual(),
+        "residual connections: each sub-layer reads the output of the one before it, or all read the layer's input (GPT-NeoX; "
+        "not with post-norm)",
     )
     final_norm: bool | None = setting(None, "a norm on top of each stack; none: true unless norm_order is post")
     embedding_norm: bool = setting(False, "a norm on the embedded inputs (BERT, BART)")

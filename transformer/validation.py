@@ -9,6 +9,7 @@ from transformer.components.attention import Attention
 from transformer.components.masks import Sizes, Stack
 from transformer.components.parameters import Kernel
 from transformer.components.positions import Positions
+from transformer.components.residuals import ParallelSublayers
 from transformer.config import Config, DataInfo, LayerMetric, Model, Parallel, SoftmaxMetric
 from transformer.errors import UserError, nearest
 
@@ -237,7 +238,7 @@ def _check_layer(model: Model, stack: Stack) -> None:
             f"config.model.num_kv_heads {model.num_kv_heads} does not divide config.model.num_heads {model.num_heads}; "
             "change one"
         )
-    if model.residual == "parallel" and model.norm_order == "post":
+    if isinstance(model.residual, ParallelSublayers) and model.norm_order == "post":
         raise UserError(
             "config.model.residual parallel: with config.model.norm_order=post sub-layers read each other's output; "
             "set it to pre, sandwich or output"
@@ -307,12 +308,13 @@ def _check_mup(config: Config) -> None:
 
 
 def _kernels_that_stay(model: Model, sizes: Sizes) -> list[str]:
-    """The kernels of a layer with as many inputs in a wider model, in attention, position encoding and feed-forward layer."""
-    attention, positions, feed_forward = model.attention, model.positions, model.feed_forward
+    """The kernels of a layer with as many inputs in a wider model, in all of its components."""
+    attention, positions, feed_forward, residual = model.attention, model.positions, model.feed_forward, model.residual
     declared = {
         registry.reference(type(attention)): {**attention.parameters(sizes), **attention.key_parameters(sizes)},
         registry.reference(type(positions)): positions.parameters(sizes, model.init_stddev),
         registry.reference(type(feed_forward)): feed_forward.parameters(sizes),
+        registry.reference(type(residual)): residual.parameters(sizes),
     }
     return [
         f"{name} of {component}"

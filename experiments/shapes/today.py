@@ -12,6 +12,7 @@ from transformer.components.attention import Attention
 from transformer.components.feed_forward import FeedForward
 from transformer.components.norms import LayerNorm, RMSNorm
 from transformer.components.positions import Sinusoidal
+from transformer.components.residuals import ParallelSublayers
 from transformer.components.rotary import Llama3, Rotary
 from transformer.config import Config, Data, Model, Objective
 from transformer.settings import Variations
@@ -121,7 +122,7 @@ def pythia(layers: int, d_model: int, heads: int) -> Config:
         positions=Rotary(fraction=0.25, size=2048),
         norm=LayerNorm(epsilon=1e-5),
         norm_order="pre",
-        residual="parallel",
+        residual=ParallelSublayers(),
         feed_forward=FeedForward(activation="gelu"),
         tying="none",
     )

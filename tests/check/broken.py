@@ -12,6 +12,7 @@ from transformer.components.masks import Causal
 from transformer.components.norms import RMSNorm
 from transformer.components.parameters import Constant
 from transformer.components.positions import Sinusoidal
+from transformer.components.residuals import Residual
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,12 @@ class EqualForAllTokens(RMSNorm):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LeakThroughTheStream(Residual):
+    def read(self, p, stream, start, sublayer):
+        return stream - stream.mean(axis=1, keepdims=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Impure(Attention):
     def logits(self, p, q, k, pairs, positions):
         return super().logits(p, q, k, pairs, positions) * np.random.default_rng().uniform(0.5, 1.5)
@@ -175,6 +182,7 @@ BROKEN = {  # name: (settings of the model, the property that must fail)
     "statistics over the batch": ({"attention": BatchStatistics()}, batches.other_rows),
     "scaled by the length of a row": ({"attention": ScaledBySlots()}, batches.longer_rows),
     "leak through values": ({"attention": LeakThroughValues()}, batches.causal),
+    "leak through the residual stream": ({"residual": LeakThroughTheStream()}, batches.causal),
     "dropout in evaluation": ({"attention": DropoutAlways()}, batches.pure),
     "other numbers in each trace": ({"attention": Impure()}, batches.pure),
     "bf16 and fp32 mixed": ({"attention": MixedTypes()}, batches.dtypes),

@@ -114,7 +114,7 @@ def test_tables_name_settings_that_exist_and_values_that_they_may_have(name):
         for ours in field.ours:
             assert ours.replace(configs.DECODER, "model.") in kinds or ours.startswith("data_info.")
             for _, value in field.values or ():
-                assert settings.has_type(value, kinds[ours]) or value == "inputs"
+                assert settings.has_type(value, kinds[ours]) or value in (*getattr(kinds[ours], "registry", ()), "inputs")
     for ours, value in (*form.fixed.items(), *form.training.items()):
         assert settings.has_type(value, kinds[ours]) or value in kinds[ours].registry
     named = [each for field in form.fields for each in field.theirs.split()]

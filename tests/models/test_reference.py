@@ -11,6 +11,7 @@ import small
 from experiments.variants.qkv import HardMax, SharedQKInputValues
 from experiments.variants.summed_heads import SummedHeads
 from transformer.components.norms import LayerNorm
+from transformer.components.residuals import ParallelSublayers
 from transformer.config import DataInfo
 from transformer.models.transformer import EncoderDecoder
 
@@ -157,7 +158,7 @@ class Reference:
             x = self.norm(x, mine["embedding_norm"])
         for index in range(layers):
             layer = jax.tree.map(lambda leaf, i=index: leaf[i], mine["layers"])
-            read = x if self.config.residual == "parallel" else None
+            read = x if isinstance(self.config.residual, ParallelSublayers) else None
             x = self.sublayer(
                 x, read, layer, "self_attention", lambda x, layer=layer: self.self_attention(x, layer, name, mine)
             )

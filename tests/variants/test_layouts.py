@@ -18,9 +18,10 @@ from transformer.checks.subject import Subject
 from transformer.components.attention import Attention
 from transformer.components.masks import Mask
 from transformer.components.positions import Positions
+from transformer.components.residuals import Residual
 from transformer.config import Config
 
-KINDS = {"attention": Attention, "positions": Positions, "mask": Mask}
+KINDS = {"attention": Attention, "positions": Positions, "mask": Mask, "residual": Residual}
 NAMES = {name: setting for setting, kind in KINDS.items() for name in every_variant.names(kind)}
 BROKEN = f"{Path(__file__).parents[1] / 'check' / 'broken.py'}:BatchStatistics"  # a device sees a part of the batch alone
 BASE = {

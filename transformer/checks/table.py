@@ -25,7 +25,8 @@ class Property:
     where: str
 
 
-MASKING = ("seen", "span", "normalize", "mix", "attend", "values", "bias")
+STREAM = ("open", "read", "write", "close")
+MASKING = ("seen", "span", "normalize", "mix", "attend", "values", "bias", "hidden", *STREAM)
 CACHED = (
     "keys",
     "key",
@@ -39,7 +40,7 @@ CACHED = (
     "rotate",
     "bias",
 )
-TYPES = ("queries", "from_below", "scores", "logits", "normalize", "mix", "output", "bias", "values")
+TYPES = ("queries", "from_below", "scores", "logits", "normalize", "mix", "output", "bias", "values", "hidden", *STREAM)
 DECLARED = ("parameters", "key_parameters", "output_parameters")
 ALL = ()  # all replaced hooks
 

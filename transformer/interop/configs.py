@@ -168,7 +168,7 @@ def _values(fields: Any, raw: Mapping[str, Any], where: str, fixed: Mapping[str,
             if value is REQUIRED:
                 raise UserError(f"{shown}: wants one of {', '.join(str(theirs) for theirs, _ in field.values)}")
         for name in field.ours:
-            if not settings.has_type(value, kinds[name]):
+            if field.values is None and not settings.has_type(value, kinds[name]):
                 raise UserError(f"{shown}: wants {settings.type_name(kinds[name])}")
             if result.get(name, value) != value:
                 raise UserError(

@@ -15,6 +15,7 @@ from transformer.components.fused import SAVED
 from transformer.components.masks import Pairs, Role
 from transformer.components.parameters import Streams
 from transformer.components.products import narrower, wide_product
+from transformer.components.residuals import Sublayer
 from transformer.config import Model
 from transformer.models import lora
 from transformer.models.attention import AttentionLayer
@@ -98,6 +99,18 @@ class FeedForwardLayer(nn.Module):
         return feed_forward.output(p, dropout(feed_forward.hidden(p, x_BxTxD)))
 
 
+class ResidualParameters(nn.Module):
+    """The parameters of the residual connection of one sublayer."""
+
+    config: Model
+    stack: Any
+
+    @nn.compact
+    def __call__(self) -> dict[str, Array]:
+        declared = self.config.residual.parameters(self.config.sizes(self.stack))
+        return declare(self, declared, kernel_initializer(self.config))
+
+
 class Embedding(nn.Module):
     """A table of vectors that embeds tokens and, if it is tied, also maps states to logits (Press and Wolf 2017)."""
 
@@ -143,15 +156,15 @@ def entries_first(states: int) -> bool:
     return 1 < states <= 64 and jax.default_backend() == "cpu"
 
 
-Carried = tuple[Array, Streams]  # from layer to layer: the residual stream BxTxD, and what self-attention passes up
+Carried = tuple[Array, Streams]  # from layer to layer: the residual stream, and what self-attention passes up
 
 
 class Layer(nn.Module):
     """Self-attention, cross-attention if `cross`, and feed-forward, each with its norm, dropout and residual connection.
 
     A sublayer f computes, depending on `norm_order`: post (the paper): norm(x + f(x)); pre: x + f(norm(x)); sandwich: x +
-    norm(f(norm(x))); output: x + norm(f(x)). Dropout is applied to what is added to x. With parallel residuals, every f reads
-    the layer's input.
+    norm(f(norm(x))); output: x + norm(f(x)). Dropout is applied to what is added to x. What f reads and how it is added are
+    steps of the residual connection, `config.residual`.
     """
 
     config: Model
@@ -167,7 +180,7 @@ class Layer(nn.Module):
 
         Returns what is carried to the next layer, and the layer's cache, as a scan over layers requires.
         """
-        config, (x_BxTxD, below) = self.config, carried
+        config, (stream, below) = self.config, carried
         cache, write, keys, kind, allowed = per_layer.get("cache"), None, broadcast["query"], "", None
         if cache is not None:
             (kind, cache), step = next(iter(cache.items())), broadcast["step"]
@@ -201,20 +214,23 @@ class Layer(nn.Module):
             source = Pairs(broadcast["cross_query"], broadcast["memory"], per_layer["number"])
             sublayers["cross_attention"] = attention("cross", source, memory=per_layer["memory"])
         sublayers["feed_forward"] = FeedForwardLayer(config, self.stack, self.deterministic, name="feed_forward")
-        read_BxTxD = x_BxTxD
-        for name, function in sublayers.items():
-            x_BxTxD = self._residual(name, x_BxTxD, function, read_BxTxD if config.residual == "parallel" else x_BxTxD)
-        return (x_BxTxD, below), written
+        start, count = stream, len(sublayers)
+        for index, (name, function) in enumerate(sublayers.items()):
+            sublayer = Sublayer(name, per_layer["number"] * count + index, config.depth(self.stack) * count)
+            stream = self._connect(sublayer, function, stream, start)
+        return (stream, below), written
 
-    def _residual(self, name: str, x_BxTxD: Array, function: Callable[[Array], Array], read_BxTxD: Array) -> Array:
-        order, norm = self.config.norm_order, NormLayer(self.config, name=f"{name}_norm")
-        rate, generator = self.config.dropout_rate, self.config.dropout_generator
-        dropout = Dropout(rate, generator, self.deterministic, name=f"{name}_dropout")
+    def _connect(self, sublayer: Sublayer, function: Callable[[Array], Array], stream: Array, start: Array) -> Array:
+        config, residual, name = self.config, self.config.residual, sublayer.name
+        order, norm = config.norm_order, NormLayer(config, name=f"{name}_norm")
+        dropout = Dropout(config.dropout_rate, config.dropout_generator, self.deterministic, name=f"{name}_dropout")
+        p = ResidualParameters(config, self.stack, name=f"{name}_residual")()
+        x_BxTxD = residual.read(p, stream, start, sublayer)
         if order == "post":
-            return norm(x_BxTxD + dropout(function(read_BxTxD)))
-        bare = order == "output" or (name == "self_attention" and not self.config.attention_norm)
-        y_BxTxD = function(read_BxTxD if bare else norm(read_BxTxD))
+            return norm(residual.write(p, stream, dropout(function(x_BxTxD)), sublayer))
+        bare = order == "output" or (name == "self_attention" and not config.attention_norm)
+        y_BxTxD = function(x_BxTxD if bare else norm(x_BxTxD))
         if order != "pre":
-            last = norm if order == "output" else NormLayer(self.config, name=f"{name}_output_norm")
+            last = norm if order == "output" else NormLayer(config, name=f"{name}_output_norm")
             y_BxTxD = last(y_BxTxD)
-        return x_BxTxD + dropout(y_BxTxD)
+        return residual.write(p, stream, dropout(y_BxTxD), sublayer)

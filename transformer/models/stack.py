@@ -154,11 +154,12 @@ class Stack(nn.Module):
             broadcast |= {"cross_query": Tokens(query.positions, None if cache else query.segments), "memory": memory.tokens}
         per_layer: dict[str, Any] = {"number": jnp.arange(layers)}
         types = config.layers_of_period(self.stack)
-        carried = x_BxTxD, nothing_below(types, self.stack, x_BxTxD)
+        carried = config.residual.open(x_BxTxD), nothing_below(types, self.stack, x_BxTxD)
         if cache is not None:
-            x_BxTxD, cache = self._with_cache(types, carried, per_layer, memory, broadcast | {"step": step}, cache)
+            stream, cache = self._with_cache(types, carried, per_layer, memory, broadcast | {"step": step}, cache)
         else:
-            x_BxTxD = self._scanned(types, carried, per_layer, memory, broadcast, deterministic)
+            stream = self._scanned(types, carried, per_layer, memory, broadcast, deterministic)
+        x_BxTxD = config.residual.close(stream)
         if config.has_final_norm:
             x_BxTxD = NormLayer(config, name="final_norm")(x_BxTxD)
         return x_BxTxD, cache

@@ -62,7 +62,9 @@ def make_step(model: Any, config: Config) -> Callable[..., dict[str, Array]]:
                 if role:
                     sums[f"coordinates@{site}/{number}"] = layer[f"{role}_attention"]["logits"][0]
                 else:
-                    sums[f"coordinates@{site}/{number}"] = _sizes(residual_stream(layer), _tokens(batch, of_stack))
+                    sums[f"coordinates@{site}/{number}"] = _sizes(
+                        residual_stream(config.model, layer), _tokens(batch, of_stack)
+                    )
         stack, side = ("decoder", "target") if "inputs" in batch else ("encoder", "source")
         entries = getattr(model.data_info, f"{side}_size")  # rows of the table that are not in the vocabulary are masked
         sums[LOGITS] = _sizes(logits[..., :entries], _tokens(batch, stack))

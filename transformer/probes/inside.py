@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer.config import Config
+from transformer.config import Config, Model
 from transformer.errors import UserError
 from transformer.models.layers import Layer
 from transformer.models.stack import layers_in_order
@@ -32,7 +32,7 @@ def hidden_states(config: Config, model: nn.Module, params: object, batch: Batch
     for stack, sown in _kept(model)(params, batch).get("intermediates", {}).items():
         period, depth = len(config.model.layers_of_period(stack)), config.model.depth(stack)
         layers = layers_in_order(sown, period, depth)
-        result[stack] = np.stack([np.asarray(residual_stream(layer)) for layer in layers])
+        result[stack] = np.stack([np.asarray(residual_stream(config.model, layer)) for layer in layers])
     if not result:
         raise UserError(f"hidden states: config.family {config.family} has no layers of attention")
     return result
@@ -49,10 +49,10 @@ def is_layer(module: nn.Module, method: str) -> bool:
     return isinstance(module, Layer) and method == "__call__"
 
 
-def residual_stream(captured: Mapping[str, Any]) -> Array:
-    """The residual stream after a layer, from what Flax captured of it."""
+def residual_stream(config: Model, captured: Mapping[str, Any]) -> Array:
+    """The residual stream after a layer, BxTxD, from what Flax captured of it: what the stack would return after this layer."""
     (carried, _cache), *_ = captured["__call__"]
-    return carried[0]
+    return config.residual.close(carried[0])
 
 
 def input_gradients(config: Config, model: nn.Module, params: object, batch: Batch) -> dict[str, np.ndarray]:

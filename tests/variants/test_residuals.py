@@ -1,0 +1,147 @@
+"""Residual connections of users: the shipped ones against loops in NumPy, and inside whole models."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+
+from experiments.variants.hyper_connections import HyperConnections
+from experiments.variants.layer_scale import LayerScale, ReZero
+from transformer.checks import batches, decoding, table
+from transformer.checks.shrink import shrink
+from transformer.checks.subject import Subject
+from transformer.components.masks import Sizes, Tokens
+from transformer.components.residuals import ParallelSublayers, Residual, Sublayer
+from transformer.config import Config
+from transformer.models.stack import Stack
+from transformer.probes.inside import hidden_states
+
+D, N = 6, 3
+SIZES = Sizes(D, 2, 2, 3, 3, 8, "decoder", "self", 1.0)
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def drawn(residual: Residual) -> dict[str, np.ndarray]:
+    return {name: normal(*one.shape, seed=n) for n, (name, one) in enumerate(residual.parameters(SIZES).items())}
+
+
+def mixed(p: dict[str, np.ndarray], name: str, factor: str, rows_NxD: np.ndarray) -> np.ndarray:
+    """What the published equations add to a weight's initial value: for each row one number, or one for each stream."""
+    weights = np.array(p[f"{name}/bias"])
+    if f"{name}/kernel" in p:
+        for row, column in np.ndindex(*weights.shape):
+            unit = rows_NxD[row] / np.sqrt(np.mean(rows_NxD[row] ** 2) + 1e-6)
+            weights[row, column] += p[factor] * np.tanh(unit @ p[f"{name}/kernel"][:, column])
+    return weights
+
+
+@pytest.mark.parametrize("number", [0, 4])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_hyper_connections_are_their_equations(dynamic, number):
+    residual = HyperConnections(streams=N, dynamic=dynamic)
+    p, stream, y = drawn(residual), normal(2, 5, N, D, seed=8), normal(2, 5, D, seed=9)
+    sublayer = Sublayer("feed_forward", jnp.asarray(number), 6)
+    given = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (p, stream, y))
+    read, written = residual.read(given[0], given[1], given[1], sublayer), residual.write(*given, sublayer)
+    for b, t in np.ndindex(2, 5):
+        rows = stream[b, t]
+        a = np.eye(N)[number % N] + mixed(p, "read", "mix_factor", rows)[:, 0]
+        np.testing.assert_allclose(read[b, t], sum(a[n] * rows[n] for n in range(N)), atol=1e-5)
+        keep, add = np.eye(N) + mixed(p, "keep", "mix_factor", rows), 1 + mixed(p, "write", "write_factor", rows)[:, 0]
+        for m in range(N):
+            wanted = sum(keep[n, m] * rows[n] for n in range(N)) + add[m] * y[b, t]
+            np.testing.assert_allclose(written[b, t, m], wanted, atol=1e-5)
+
+
+def test_learned_factors_are_for_channels_or_for_the_sublayer():
+    x, y, sublayer = normal(2, 5, D), normal(2, 5, D, seed=1), Sublayer("feed_forward", jnp.asarray(0), 2)
+    for residual, shape, initial in ((LayerScale(), (D,), 0.1), (LayerScale(initial=0.5), (D,), 0.5), (ReZero(), (1,), 0.0)):
+        (one,) = residual.parameters(SIZES).values()
+        assert (one.shape, one.value) == (shape, initial)
+        scale = normal(*shape, seed=2)
+        found = residual.write({"scale": jnp.asarray(scale)}, jnp.asarray(x), jnp.asarray(y), sublayer)
+        np.testing.assert_allclose(found, x + scale * y, atol=1e-5)
+
+
+def subject(**model: Any) -> Subject:
+    changes = {f"model__{name}": each for name, each in {"norm_order": "pre", **model}.items()}
+    return Subject(shrink(small.config(**changes))[0])
+
+
+def test_hyper_connections_begin_as_plain_ones_and_an_empty_sublayer_leaves_the_input():
+    plain = subject()
+    wanted = plain.outputs(plain.separate, plain.initial)
+    for residual in (HyperConnections(), HyperConnections(streams=2, dynamic=False), LayerScale(initial=1.0)):
+        other = subject(residual=residual)
+        own = {path for path in leaves(other.initial) if "_residual/" in path}
+        assert leaves(other.initial).keys() - own == leaves(plain.initial).keys()
+        params = jax.tree_util.tree_map_with_path(lambda path, leaf: leaves(plain.initial).get(key(path), leaf), other.initial)
+        np.testing.assert_allclose(other.outputs(other.separate, params), wanted, atol=2e-5)
+    zero = subject(residual=ReZero(), final_norm=False)
+    states = hidden_states(zero.config, zero.model, zero.initial, zero.separate)
+    for each in states.values():
+        np.testing.assert_array_equal(each[0], each[-1])
+
+
+def key(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def leaves(tree: Any) -> dict[str, Any]:
+    return {key(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def test_states_after_layers_have_the_width_of_the_model():
+    many = subject(residual=HyperConnections(streams=2))
+    states = hidden_states(many.config, many.model, many.params, many.separate)
+    rows, slots = many.separate["inputs"].shape
+    depth, width = many.config.model.num_decoder_layers, many.config.model.d_model
+    assert states["decoder"].shape == (depth, rows, slots, width)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recorded(Residual):
+    """Writes the number of each sublayer, and notes its name and count."""
+
+    seen: ClassVar[list[tuple[str, int]]] = []
+
+    def write(self, p, stream, y_BxTxD, sublayer):
+        self.seen.append((sublayer.name, sublayer.count))
+        return jnp.full_like(stream, sublayer.number)
+
+
+def test_sublayers_are_named_and_numbered():
+    model = small.model(residual=Recorded(), norm_order="pre", num_decoder_layers=3, final_norm=False)
+    stack = Stack(model, "decoder", cross=False)
+    x = jnp.zeros((1, 4, model.d_model))
+    variables = stack.init(jax.random.key(0), x, Tokens(jnp.arange(4)))
+    Recorded.seen.clear()
+    states, _ = stack.apply(variables, x, Tokens(jnp.arange(4)))
+    assert set(Recorded.seen) == {("self_attention", 6), ("feed_forward", 6)}
+    np.testing.assert_array_equal(states, 5)
+
+
+def test_parallel_sublayers_read_the_start_of_the_layer():
+    x, start, sublayer = jnp.ones((1, 2, 3)), jnp.zeros((1, 2, 3)), Sublayer("feed_forward", jnp.asarray(1), 2)
+    assert ParallelSublayers().read({}, x, start, sublayer) is start
+    assert Residual().read({}, x, start, sublayer) is x
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["post", "output"])
+@pytest.mark.parametrize("residual", [HyperConnections(streams=2), LayerScale()], ids=["hyper_connections", "layer_scale"])
+def test_whole_models_have_the_properties_of_the_check(residual, order):
+    """Both stacks, layers of two types and a cache."""
+    pattern = {"layer_pattern": ("local", "global"), "layer_types": {"local": {"window": 3}, "global": {"d_ff": 8}}}
+    whole = subject(**pattern | {"residual": residual, "norm_order": order, "num_decoder_layers": 3})
+    assert isinstance(whole.config, Config)
+    measured = (decoding.one_by_one, decoding.shared_by_beams, batches.packed, batches.causal, batches.dtypes, batches.padding)
+    found = list(table.run(whole, tuple(each for each in table.PROPERTIES if each.measure in measured)))
+    assert len(found) == len(measured) and [table.line(each) for each in found if each.failed] == []
