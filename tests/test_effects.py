@@ -525,6 +525,8 @@ def test_rows_name_settings_that_there_are():
         ({"train.optimizer": "adafactor", "train.beta2": "0.5"}, "train.beta2"),
         ({"train.optimizer": "adafactor", "train.epsilon": "0.5"}, "train.epsilon"),
         ({"train.min_delta": "1"}, "train.min_delta"),
+        ({"model.feed_forward": "none", "model.d_ff": "5"}, "model.d_ff"),
+        ({"model.feed_forward": "none", "model.feed_forward.activation": "gelu"}, "model.feed_forward.activation"),
         ({"search.top_k": "5"}, "search.top_k"),
         ({"search.source_code": "fra_Latn"}, "search.source_code"),
         ({"search.target_code": "fra_Latn"}, "search.target_code"),

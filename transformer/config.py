@@ -73,7 +73,7 @@ class Model:
     attention: Attention = setting(Attention(), "the attention function")
     positions: Positions = setting(Sinusoidal(), "position encoding")
     mask: Mask = setting(Prefix(), "which tokens a token of a decoder sees")
-    feed_forward: FeedForward = setting(FeedForward(), "the feed-forward layers")
+    feed_forward: FeedForward = setting(FeedForward(), "the feed-forward layers; none: attention alone")
     norm: Norm = setting(LayerNorm(), "normalization layers, except those of queries and keys")
     norm_order: Literal["post", "pre", "sandwich", "output"] = setting(
         "post",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from transformer import registry
+from transformer.components.feed_forward import NoFeedForward
 from transformer.components.masks import Causal
 from transformer.components.positions import Learned, T5Buckets
 from transformer.config import Config
@@ -45,6 +46,13 @@ def _source(*names: str) -> Condition:
 def _is(name: str, *values: Any) -> Condition:
     section, _, field = name.partition(".")
     return lambda config: getattr(getattr(config, section), field) in values
+
+
+def _feeds_forward(config: Config) -> bool:
+    """Layer types may have feed-forward layers where the model has none."""
+    stacks = ("encoder", "decoder")
+    each = (layer.feed_forward for stack in stacks for layer in config.model.layers_of_period(stack))
+    return any(not isinstance(one, NoFeedForward) for one in each)
 
 
 def _has_dropout(config: Config) -> bool:
@@ -159,6 +167,14 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
         "attention_chunk",
         _is("model.attention_backend", "auto", "chunked", "fused"),
         "with config.model.attention_backend=chunked, fused or auto",
+    ),
+    ("model", "d_ff", _feeds_forward, "in a Transformer with feed-forward layers"),
+    ("model.feed_forward", "bias dropout_rate", _feeds_forward, "in a Transformer with feed-forward layers"),
+    (
+        "model.feed_forward",
+        "activation",
+        lambda c: _feeds_forward(c) or c.objective.kind == "masked_lm",
+        "in a Transformer with feed-forward layers, or below the logits of a masked language model",
     ),
     ("model", "mask", _family("encoder_decoder", "decoder_only"), "in a Transformer with a decoder"),
     (

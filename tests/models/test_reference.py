@@ -103,6 +103,7 @@ CASES = {
         "logits_bias": True,
         "logits_cap": 3.0,
     },
+    "attention only": {"feed_forward": "none", "norm_order": "pre"},
     "none": {
         "positions": "none",
         "attention__scale": "1/d_k",
@@ -166,8 +167,9 @@ class Reference:
                 keys = jax.tree.map(lambda leaf, i=index: leaf[i], self.parameters["memory"])
                 cross = lambda x, layer=layer, keys=keys: self.cross_attention(x, layer, keys, memory)  # noqa: E731
                 x = self.sublayer(x, read, layer, "cross_attention", cross)
-            forward = lambda x, layer=layer: self.feed_forward(x, layer["feed_forward"])  # noqa: E731
-            x = self.sublayer(x, read, layer, "feed_forward", forward)
+            if self.config.feed_forward.name != "none":
+                forward = lambda x, layer=layer: self.feed_forward(x, layer["feed_forward"])  # noqa: E731
+                x = self.sublayer(x, read, layer, "feed_forward", forward)
         return self.norm(x, mine["final_norm"]) if "final_norm" in mine else x
 
     def sublayer(self, x, read, layer, name, function):

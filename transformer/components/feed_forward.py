@@ -60,6 +60,14 @@ class FeedForward(Component, name="feed_forward"):
         return _dense(p, "outer", hidden_BxTxF)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoFeedForward(FeedForward, name="none"):
+    """Layers of attention alone, without the sublayer and its norm (Elhage et al. 2021)."""
+
+    def parameters(self, sizes: Sizes) -> Declared:
+        return {}
+
+
 def _dense(p: Parameters, name: str, x: Array) -> Array:
     result = product("btd,df->btf", x, p[f"{name}/kernel"])
     return result + p[f"{name}/bias"].astype(x.dtype)[None, None] if f"{name}/bias" in p else result

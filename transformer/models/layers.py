@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer.components.feed_forward import NoFeedForward
 from transformer.components.fused import SAVED
 from transformer.components.masks import Pairs, Role
 from transformer.components.parameters import Streams
@@ -160,7 +161,8 @@ Carried = tuple[Array, Streams]  # from layer to layer: the residual stream, and
 
 
 class Layer(nn.Module):
-    """Self-attention, cross-attention if `cross`, and feed-forward, each with its norm, dropout and residual connection.
+    """Self-attention, cross-attention if `cross`, and feed-forward unless it is `none`, each with its norm, dropout and
+    residual connection.
 
     A sublayer f computes, depending on `norm_order`: post (the paper): norm(x + f(x)); pre: x + f(norm(x)); sandwich: x +
     norm(f(norm(x))); output: x + norm(f(x)). Dropout is applied to what is added to x. What f reads and how it is added are
@@ -213,7 +215,8 @@ class Layer(nn.Module):
         if self.cross:
             source = Pairs(broadcast["cross_query"], broadcast["memory"], per_layer["number"])
             sublayers["cross_attention"] = attention("cross", source, memory=per_layer["memory"])
-        sublayers["feed_forward"] = FeedForwardLayer(config, self.stack, self.deterministic, name="feed_forward")
+        if not isinstance(config.feed_forward, NoFeedForward):
+            sublayers["feed_forward"] = FeedForwardLayer(config, self.stack, self.deterministic, name="feed_forward")
         start, count = stream, len(sublayers)
         for index, (name, function) in enumerate(sublayers.items()):
             sublayer = Sublayer(name, per_layer["number"] * count + index, config.depth(self.stack) * count)

@@ -411,7 +411,7 @@ class Pace:
 def table(plan: Plan, paces: Mapping[str, Pace | str] | None = None, workers: int = 1) -> str:
     """The table of a dry run. `paces`: if measured, the pace of each arm or the error of its measurement."""
     study, width = plan.study, max(map(len, plan.configs)) + 2
-    lines = [study.question, *(f'  "{claim.text}" ({claim.source})' for claim in study.claims), ""]
+    lines = [study.question, *(f"  claim: {claim.text} (after {claim.source})" for claim in study.claims), ""]
     head = f"{'arm':<{width}}{'parameters':>14}{'no embeddings':>15}{'FLOP':>11}{'updates':>10}"
     lines.append(head if paces is None else f"{head}{'s an update':>13}{'time of a run':>15}")
     runs = [*plan.search(), *plan.runs(dict.fromkeys(plan.configs, 1.0))]
