@@ -80,5 +80,6 @@ def get_study() -> Study:
         metrics=(Metric("validation/nll", "lower"), Metric("validation/bleu", "higher")),
         compare_with="base",
         seeds=5,
+        checkpoint="last",
         fair=(),
     )

@@ -1,6 +1,9 @@
 """Published shapes of BERT, GPT-2, T5 and BART, which `experiments/published/` names; `--mode=describe` counts them.
 
-To train one of them, give your own text (`--config.data.directory`); to use published weights, see `--mode=import`.
+To train one of them, give your own text (`--config.data.directory`); to use published weights, see `--mode=import`. Shapes are
+as published, recipes only in part: GPT-2's is nanoGPT's, because Radford et al. 2019 name the batch alone (its smaller initial
+kernels of deep models are not here); T5's learning rate warms up instead of being constant at first, and its updates are those
+of the baseline in Raffel et al. 2020, 3.1; BART's learning rate and warm-up are not in Lewis et al. 2020.
 """
 
 from experiments.shapes import small
@@ -160,7 +163,7 @@ def bart(layers: int, d_model: int, heads: int) -> Config:
         ),
         train=Train(
             steps=500_000,
-            batch_tokens=2_048_000,
+            batch_tokens=8000 * 1024,
             optimizer="adamw",
             learning_rate=4e-4,
             schedule="linear",
