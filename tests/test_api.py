@@ -5,6 +5,7 @@ import html
 import inspect
 import json
 import re
+from typing import Any
 
 import drawn
 import jax
@@ -15,6 +16,7 @@ import small
 import trained
 
 import transformer
+from experiments.variants.summed_heads import SummedHeads
 from transformer.api import TrainedModel
 from transformer.components.rotary import Rotary
 from transformer.config import Config, Data, DataInfo, Model, Objective, Search
@@ -22,6 +24,7 @@ from transformer.data.tokenizers.vocabulary import Characters
 from transformer.errors import UserError
 from transformer.models.self_attention import SelfAttention
 from transformer.models.transformer import DecoderOnly, EncoderDecoder, EncoderOnly, Heads
+from transformer.probes.sites import added_to_embeddings
 from transformer.runtime.workdir import Workdir
 
 LETTERS = Characters("abcdefgh ?.")
@@ -29,6 +32,8 @@ FAMILIES = {
     "translate": ("encoder_decoder", ("source", "target")),
     "causal_lm": ("decoder_only", ("text",)),
     "classify": ("encoder_only", ("text", "pair")),
+    "embed": ("encoder_only", ("text",)),
+    "answer": ("encoder_only", ("text",)),
 }
 SHAPE = Model(
     num_encoder_layers=3, num_decoder_layers=2, d_model=16, d_ff=16, num_heads=2, dropout_rate=0.0, positions=Rotary()
@@ -36,12 +41,12 @@ SHAPE = Model(
 
 
 @functools.cache
-def model(kind: str) -> TrainedModel:
+def model(kind: str, **shape: Any) -> TrainedModel:
     family, fields = FAMILIES[kind]
     config = Config(
         family=family,  # type: ignore[arg-type]
         objective=Objective(kind=kind),  # type: ignore[arg-type]
-        model=SHAPE,
+        model=small.model(SHAPE, **shape),
         data=Data(vocabulary="characters", max_source_length=20, max_target_length=20),
         search=Search(batch_size=2, beam_size=2, n_best=2, max_extra=2, max_new_tokens=4),
     )
@@ -85,6 +90,21 @@ def test_gradients_are_the_slope_of_the_log_probability():
     assert found["source"][0][1, 5] * 16**0.5 == pytest.approx(slope, rel=0.02)  # embeddings are scaled by sqrt(d_model)
 
 
+def test_gradients_of_an_answer_are_those_of_its_two_ends():
+    """Ends are chosen among the tokens of the text, not between the two ends of each token."""
+    made = model("answer")
+    (found,) = made.gradients(["abc"], ["bcdef"])["source"]
+    batch = made.batch(["abc"], ["bcdef"])
+
+    def log_probability(added: jax.Array) -> jax.Array:
+        with added_to_embeddings(added):
+            scores = made.model.apply({"params": made.params}, batch)["scores"][0]  # type: ignore[index]
+        return sum(jax.nn.log_softmax(scores[:, end][batch["source_segments"][0] > 0]).max() for end in range(2))
+
+    wanted = jax.jit(jax.grad(log_probability))(jnp.zeros((*batch["source"].shape, 16)))
+    np.testing.assert_allclose(found, wanted[0][batch["source_segments"][0] > 0], rtol=1e-3, atol=1e-5)
+
+
 def test_a_model_without_a_head_differs_and_the_first_one_stays():
     made = model("translate")
     before = made.logits(["abc"], ["de"])[0]
@@ -118,6 +138,8 @@ WRONG = {
     "targets": lambda: model("causal_lm").logits(["a"], ["b"]),
     "targets: this": lambda: model("translate").hidden_states(["a"]),
     "heads": lambda: model("translate").without_heads("decoder/cross/1/1"),
+    "rows of W^O": lambda: model("translate", attention=SummedHeads()).without_heads(["decoder/cross/1/1"]),
+    "gradients": lambda: model("embed").gradients(["a"]),
     "decoder/cross/9/9": lambda: model("translate").without_heads(["decoder/cross/9/9"]),
     "prompt": lambda: model("causal_lm").generate(["a"]),  # type: ignore[arg-type]
     "num_samples": lambda: model("causal_lm").generate("a", 0),

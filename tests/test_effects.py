@@ -539,6 +539,17 @@ def test_a_setting_without_an_effect_is_named(settings, named):
     assert "\n" not in str(caught.value)
 
 
+def test_settings_that_only_one_type_of_layer_reads_have_an_effect():
+    types = {"model.layer_pattern": "a,b", "model.layer_types.b.window": "5", "model.dropout_rate": "0"}
+    normed = {"model.layer_types.a.attention.qk_norm": "true", "model.attention.norm_epsilon": "0.1"}
+    dropping = {"model.layer_types.a.attention.dropout_rate": "0.1", "model.dropout_generator": "threefry"}
+    validate(override(Config(), types | normed | dropping))
+    for left_out in ("model.layer_types.a.attention.qk_norm", "model.layer_types.a.attention.dropout_rate"):
+        others = {name: value for name, value in (normed | dropping).items() if name != left_out}
+        with pytest.raises(UserError, match="norm_epsilon|dropout_generator"):
+            validate(override(Config(), types | {"model.layer_types.a.window": "7"} | others))
+
+
 def test_without_idle_leaves_what_has_an_effect():
     config = override(Config(), {"train.weight_decay": "10", "train.beta1": "0.5", "model.attention.norm_epsilon": "7"})
     assert effects.without_idle(config) == replace(Config(), "train.beta1", 0.5)

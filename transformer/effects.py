@@ -12,7 +12,7 @@ from transformer import registry
 from transformer.components.feed_forward import NoFeedForward
 from transformer.components.masks import Causal
 from transformer.components.positions import Learned, T5Buckets
-from transformer.config import Config
+from transformer.config import Config, Model
 from transformer.errors import UserError
 from transformer.settings import differences, fields, replace, text_of
 
@@ -48,18 +48,22 @@ def _is(name: str, *values: Any) -> Condition:
     return lambda config: getattr(getattr(config, section), field) in values
 
 
-def _feeds_forward(config: Config) -> bool:
-    """Layer types may have feed-forward layers where the model has none."""
-    stacks = ("encoder", "decoder")
-    each = (layer.feed_forward for stack in stacks for layer in config.model.layers_of_period(stack))
-    return any(not isinstance(one, NoFeedForward) for one in each)
+def _of_a_layer(holds: Callable[[Model], bool]) -> Condition:
+    """Whether it holds for a layer: layer types differ from the model."""
+    return lambda config: any(holds(each) for stack in ("encoder", "decoder") for each in config.model.layers_of_period(stack))
+
+
+_feeds_forward = _of_a_layer(lambda each: not isinstance(each.feed_forward, NoFeedForward))
+_layers_drop = _of_a_layer(lambda each: each.attention.dropout_rate > 0 or each.feed_forward.dropout_rate > 0)
 
 
 def _has_dropout(config: Config) -> bool:
-    model, rates = config.model, [config.model.dropout_rate]
-    if config.family != "recurrent":
-        rates += [model.attention.dropout_rate, model.feed_forward.dropout_rate]
-    return any(rates) or (_classifies(config) and model.head_dropout_rate > 0)
+    model = config.model
+    return (
+        model.dropout_rate > 0
+        or (config.family != "recurrent" and _layers_drop(config))
+        or (_classifies(config) and model.head_dropout_rate > 0)
+    )
 
 
 def _classifies(config: Config) -> bool:
@@ -141,25 +145,25 @@ EFFECTS: list[tuple[str, str, Condition, str]] = [
     (
         "model.attention",
         "query_init",
-        lambda c: not c.model.attention.qk_norm,
+        _of_a_layer(lambda each: not each.attention.qk_norm),
         "without config.model.attention.qk_norm, which takes the size of queries away",
     ),
     (
         "model.attention",
         "qk_norm_over qk_norm_plus_one",
-        lambda c: c.model.attention.qk_norm,
+        _of_a_layer(lambda each: each.attention.qk_norm),
         "with config.model.attention.qk_norm",
     ),
     (
         "model.attention",
         "norm_epsilon",
-        lambda c: c.model.attention.qk_norm or c.model.attention.has_own_norm,
+        _of_a_layer(lambda each: each.attention.qk_norm or each.attention.has_own_norm),
         "with config.model.attention.qk_norm",
     ),
     (
         "model.attention",
         "scale_width",
-        lambda c: c.model.attention.scale == "1/sqrt(d_k)",
+        _of_a_layer(lambda each: each.attention.scale == "1/sqrt(d_k)"),
         "with config.model.attention.scale=1/sqrt(d_k)",
     ),
     (

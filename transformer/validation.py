@@ -9,7 +9,6 @@ from transformer.components.attention import Attention
 from transformer.components.masks import Sizes, Stack
 from transformer.components.parameters import Kernel
 from transformer.components.positions import Positions
-from transformer.components.residuals import ParallelSublayers
 from transformer.config import Config, DataInfo, LayerMetric, Model, Parallel, SoftmaxMetric
 from transformer.errors import UserError, nearest
 
@@ -238,18 +237,14 @@ def _check_layer(model: Model, stack: Stack) -> None:
             f"config.model.num_kv_heads {model.num_kv_heads} does not divide config.model.num_heads {model.num_heads}; "
             "change one"
         )
-    if isinstance(model.residual, ParallelSublayers) and model.norm_order == "post":
-        raise UserError(
-            "config.model.residual parallel: with config.model.norm_order=post sub-layers read each other's output; "
-            "set it to pre, sandwich or output"
-        )
     if not model.attention_norm and model.norm_order in ("post", "output"):
         raise UserError(
             f"config.model.attention_norm false: with config.model.norm_order={model.norm_order} there is no norm before "
             "attention; set that to pre or sandwich"
         )
     sizes = model.sizes(stack)
-    reasons = [model.positions.check(sizes), model.attention.check(sizes)]
+    reasons = [model.residual.supports(model.norm_order, model.has_final_norm)]
+    reasons += [model.positions.check(sizes), model.attention.check(sizes)]
     for training in (True, False):
         mask = model.self_mask(stack, training)
         reasons += [model.positions.supports(mask, sizes), model.attention.supports(mask, model.positions, sizes)]

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from transformer.components.masks import Sizes
 from transformer.components.parameters import Constant, Declared, Parameters
+from transformer.components.products import wide_product
 from transformer.components.residuals import Residual, Sublayer
 from transformer.settings import setting
 
@@ -46,28 +47,36 @@ class HyperConnections(Residual):
         factors = {"mix_factor": Constant((), value=0.01), "write_factor": Constant((), value=0.01)}
         return declared | factors if self.dynamic else declared
 
+    def supports(self, norm_order: str, final_norm: bool) -> str | None:
+        if final_norm:
+            return None
+        return (
+            "config.model.residual HyperConnections: the sum of its streams needs a norm; set config.model.final_norm=true, or "
+            f"config.model.norm_order, which is {norm_order}, to pre"
+        )
+
     def open(self, x_BxTxD: Array) -> Array:
         return jnp.repeat(x_BxTxD[:, :, None], self.streams, axis=2)
 
     def read(self, p: Parameters, stream: Array, start: Array, sublayer: Sublayer) -> Array:
-        one_N = jax.nn.one_hot(sublayer.number % self.streams, self.streams, dtype=stream.dtype)
+        one_N = jax.nn.one_hot(sublayer.number % self.streams, self.streams)
         weights_BxTxNx1 = self._weights(p, "read", "mix_factor", stream) + one_N[None, None, :, None]
-        return jnp.sum(weights_BxTxNx1 * stream, axis=2)
+        return jnp.sum(weights_BxTxNx1 * stream, axis=2).astype(stream.dtype)
 
     def write(self, p: Parameters, stream: Array, y_BxTxD: Array, sublayer: Sublayer) -> Array:
-        mixed = jnp.sum(self._weights(p, "keep", "mix_factor", stream)[..., None] * stream[:, :, :, None], axis=2)
+        kept = stream + jnp.sum(self._weights(p, "keep", "mix_factor", stream)[..., None] * stream[:, :, :, None], axis=2)
         weights_BxTxNx1 = self._weights(p, "write", "write_factor", stream) + 1
-        return stream + mixed + weights_BxTxNx1 * y_BxTxD[:, :, None]  # the identity needs no product
+        return (kept + weights_BxTxNx1 * y_BxTxD[:, :, None]).astype(stream.dtype)
 
     def close(self, stream: Array) -> Array:
         return jnp.sum(stream, axis=2)
 
     def _weights(self, p: Parameters, name: str, factor: str, stream: Array) -> Array:
-        """BxTxNxM: the static weights, less their initial values, and with `dynamic` what is added for each token."""
-        static_1x1xNxM = p[f"{name}/bias"].astype(stream.dtype)[None, None]
+        """BxTxNxM in fp32: the static weights, less their initial values, and with `dynamic` what is added for each token."""
+        static_1x1xNxM = p[f"{name}/bias"][None, None]
         if not self.dynamic:
             return static_1x1xNxM
         whole = stream.astype(jnp.float32)
         unit = (whole * jax.lax.rsqrt(jnp.mean(jnp.square(whole), axis=-1, keepdims=True) + 1e-6)).astype(stream.dtype)
-        added = jnp.tanh(jnp.einsum("btnd,dm->btnm", unit, p[f"{name}/kernel"].astype(stream.dtype)))
-        return static_1x1xNxM + p[factor].astype(stream.dtype) * added
+        added = jnp.tanh(wide_product("btnd,dm->btnm", unit, p[f"{name}/kernel"]))
+        return static_1x1xNxM + p[factor] * added

@@ -34,7 +34,7 @@ from transformer.components.attention import Attention
 from transformer.components.masks import Causal, Pairs, Tokens
 from transformer.components.norms import Norm
 from transformer.components.positions import Alibi, Bound, NoPositions, Shaw
-from transformer.components.rotary import DynamicNTK, Rotary
+from transformer.components.rotary import DynamicNTK, Llama3, Rotary
 from transformer.config import DataInfo
 from transformer.errors import UserError
 from transformer.models.attention import AttentionLayer
@@ -471,6 +471,10 @@ REFUSED = {
     "a dynamic scaling of one pair": (
         {"positions": Rotary(scaling=DynamicNTK()), "d_k": 2},
         "config.model.d_k is 2: scaling dynamic needs two pairs",
+    ),
+    "frequencies in the wrong order": (
+        {"positions": Rotary(scaling=Llama3(low_frequency_factor=4.0))},
+        "scaling.low_frequency_factor 4 is not below high_frequency_factor 4",
     ),
     "no causal mask": ({"positions": Forgetting(), "mask": "all"}, "config.model.mask"),
 }

@@ -18,13 +18,13 @@ Array = jax.Array
 class Sublayer(NamedTuple):
     """One sublayer of a stack.
 
-    `name`: self_attention, cross_attention or feed_forward. `number`: of sublayers of the stack below it, an int32 scalar,
-    which is traced. `count`: of sublayers of the stack.
+    `name`: self_attention, cross_attention or feed_forward. `number`: of sublayers of the stack below it. `count`: of
+    sublayers of the stack. Both are int32 scalars, which are traced.
     """
 
     name: str
     number: Array
-    count: int
+    count: Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,10 @@ class Residual(Component, name="sequential"):
     def parameters(self, sizes: Sizes) -> Declared:
         """Learned parameters of the connection of one sublayer, by name."""
         return {}
+
+    def supports(self, norm_order: str, final_norm: bool) -> str | None:
+        """Why it cannot be used with norms at these places, as one line that names the settings; None: it can."""
+        return None
 
     def open(self, x_BxTxD: Array) -> Array:
         """The stream below the first layer, from embedded inputs."""
@@ -59,6 +63,14 @@ class Residual(Component, name="sequential"):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParallelSublayers(Residual, name="parallel"):
     """All sublayers of a layer read the layer's input (GPT-NeoX; Wang and Komatsuzaki 2021)."""
+
+    def supports(self, norm_order: str, final_norm: bool) -> str | None:
+        if norm_order != "post":
+            return None
+        return (
+            "config.model.residual parallel: with config.model.norm_order=post sub-layers read each other's output; "
+            "set it to pre, sandwich or output"
+        )
 
     def read(self, p: Parameters, stream: Array, start: Array, sublayer: Sublayer) -> Array:
         return start

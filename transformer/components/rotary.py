@@ -172,6 +172,11 @@ class Rotary(Positions, name="rotary"):
             return f"config.model.d_k is {sizes.d_k}: rotary positions rotate pairs, so the rotated width {width} must be even"
         if width < 4 and isinstance(self.scaling, DynamicNTK):
             return f"config.model.d_k is {sizes.d_k}: scaling dynamic needs two pairs or more, and the rotated width is {width}"
+        if isinstance(self.scaling, Llama3) and self.scaling.low_frequency_factor >= self.scaling.high_frequency_factor:
+            return (
+                f"config.model.positions.scaling.low_frequency_factor {self.scaling.low_frequency_factor:g} is not below "
+                f"high_frequency_factor {self.scaling.high_frequency_factor:g}; change one"
+            )
         for name in ("short_factors", "long_factors"):
             given = getattr(self.scaling, name, None)
             if given is not None and len(given) != width // 2:

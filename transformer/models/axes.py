@@ -22,7 +22,7 @@ def of_model(model: Model) -> Axes:
                 if role == "cross":
                     found |= _ends(r"memory/(\d+_)?", of_keys)
             found |= _ends("feed_forward/", lora.declared(each, each.feed_forward.parameters(each.sizes(stack))))
-            found |= _ends("_residual/", each.residual.parameters(each.sizes(stack)))
+            found |= _ends("residual/", each.residual.parameters(each.sizes(stack)))
             found |= _ends("position_", each.positions.parameters(each.sizes(stack), 1.0))
     return tuple(found.items())
 

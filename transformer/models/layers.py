@@ -157,6 +157,12 @@ def entries_first(states: int) -> bool:
     return 1 < states <= 64 and jax.default_backend() == "cpu"
 
 
+def sublayers(config: Model, cross: bool) -> list[str]:
+    """The names of a layer's sublayers, from the bottom."""
+    has_feed_forward = not isinstance(config.feed_forward, NoFeedForward)
+    return ["self_attention", *["cross_attention"] * cross, *["feed_forward"] * has_feed_forward]
+
+
 Carried = tuple[Array, Streams]  # from layer to layer: the residual stream, and what self-attention passes up
 
 
@@ -178,7 +184,8 @@ class Layer(nn.Module):
     def __call__(
         self, carried: Carried, per_layer: dict[str, Any], broadcast: dict[str, Any]
     ) -> tuple[Carried, dict[str, Any] | None]:
-        """`per_layer`: values that differ between layers (number, memory, cache); `broadcast`: tokens and position parameters.
+        """`per_layer`: values that differ between layers (number, first sublayer, memory, cache); `broadcast`: tokens, position
+        parameters and the number of sublayers.
 
         Returns what is carried to the next layer, and the layer's cache, as a scan over layers requires.
         """
@@ -211,16 +218,15 @@ class Layer(nn.Module):
 
         of_stack = broadcast.get("position_parameters")
         arguments = {"cache": cache, "write": write, "position_parameters": of_stack, "below": below}
-        sublayers = {"self_attention": attention("self", pairs, **arguments)}
+        functions = {"self_attention": attention("self", pairs, **arguments)}
         if self.cross:
             source = Pairs(broadcast["cross_query"], broadcast["memory"], per_layer["number"])
-            sublayers["cross_attention"] = attention("cross", source, memory=per_layer["memory"])
-        if not isinstance(config.feed_forward, NoFeedForward):
-            sublayers["feed_forward"] = FeedForwardLayer(config, self.stack, self.deterministic, name="feed_forward")
-        start, count = stream, len(sublayers)
-        for index, (name, function) in enumerate(sublayers.items()):
-            sublayer = Sublayer(name, per_layer["number"] * count + index, config.depth(self.stack) * count)
-            stream = self._connect(sublayer, function, stream, start)
+            functions["cross_attention"] = attention("cross", source, memory=per_layer["memory"])
+        functions["feed_forward"] = FeedForwardLayer(config, self.stack, self.deterministic, name="feed_forward")
+        start = stream
+        for index, name in enumerate(sublayers(config, self.cross)):
+            sublayer = Sublayer(name, per_layer["first_sublayer"] + index, broadcast["sublayers"])
+            stream = self._connect(sublayer, functions[name], stream, start)
         return (stream, below), written
 
     def _connect(self, sublayer: Sublayer, function: Callable[[Array], Array], stream: Array, start: Array) -> Array:

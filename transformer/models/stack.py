@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from transformer.components.attention import MASKED
@@ -35,6 +36,7 @@ from transformer.models.layers import (
     all_products,
     kernel_initializer,
     output_initializer,
+    sublayers,
 )
 
 Array = jax.Array
@@ -152,8 +154,11 @@ class Stack(nn.Module):
         broadcast: dict[str, Any] = {"query": query, "position_parameters": parameters}
         if memory is not None:
             broadcast |= {"cross_query": Tokens(query.positions, None if cache else query.segments), "memory": memory.tokens}
-        per_layer: dict[str, Any] = {"number": jnp.arange(layers)}
         types = config.layers_of_period(self.stack)
+        counts = [len(sublayers(types[number % len(types)], self.cross)) for number in range(layers)]
+        first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        per_layer: dict[str, Any] = {"number": jnp.arange(layers), "first_sublayer": jnp.asarray(first[:-1])}
+        broadcast["sublayers"] = jnp.asarray(first[-1])
         carried = config.residual.open(x_BxTxD), nothing_below(types, self.stack, x_BxTxD)
         if cache is not None:
             stream, cache = self._with_cache(types, carried, per_layer, memory, broadcast | {"step": step}, cache)

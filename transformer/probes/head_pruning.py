@@ -48,6 +48,14 @@ def num_removed(config: Config) -> int:
     return math.floor(config.evaluate.heads_removed * len(heads(config)) + 0.5)
 
 
+def _without_rows(config: Config) -> str | None:
+    """The name of an attention whose heads do not have separate rows of W^O."""
+    sites = families.FAMILIES[config.family].attention
+    layers = [each for site in sites for each in config.model.layers_of_period(site.split("/")[0])]
+    others = [type(each.attention) for each in layers if type(each.attention).output is not Attention.output]
+    return registry.reference(others[0]) if others else None
+
+
 def check(config: Config) -> None:
     """UserError if `config.evaluate` asks to remove heads from a model that does not support it."""
     asked, sites = config.evaluate, families.FAMILIES[config.family].attention
@@ -61,10 +69,9 @@ def check(config: Config) -> None:
             f"config.evaluate.head_place {asked.head_place}: config.family {config.family} has no such attention; "
             f"choose all or {' or '.join(sites)}"
         )
-    layers = [each for site in sites for each in config.model.layers_of_period(site.split("/")[0])]
-    if others := [type(each.attention) for each in layers if type(each.attention).output is not Attention.output]:
-        name = registry.reference(others[0])
+    if (name := _without_rows(config)) is not None:
         raise UserError(f"{what}: in config.model.attention {name} heads do not have separate rows of W^O; leave it at 0")
+
     if not num_removed(config):
         raise UserError(f"{what}: this removes none of {len(heads(config))} heads; raise it, or leave it at 0")
     if asked.head_order == "gradient" and config.data.validation is None:
@@ -124,7 +131,9 @@ def random_order(heads: Sequence[str], seed: int) -> list[str]:
 
 def prune(config: Config, params: Any, removed: Iterable[str]) -> Any:
     """The parameters of the model without these heads. The bias of W^O is kept, because it belongs to no head. UserError if a
-    head does not exist."""
+    head does not exist, or heads do not have separate rows of W^O."""
+    if removed and (name := _without_rows(config)) is not None:
+        raise UserError(f"heads cannot be removed: in config.model.attention {name} they do not have separate rows of W^O")
     leaves, known = dict(flatten_dict(params)), {}
     for stack, kind in (site.split("/") for site in families.FAMILIES[config.family].attention):
         model, period = config.model.of_stack(stack), len(config.model.layers_of_period(stack))
