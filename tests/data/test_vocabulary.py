@@ -113,10 +113,19 @@ def test_unknown_characters_have_one_id_each_and_are_dropped(text):
 @pytest.mark.parametrize("kind", PIECES)
 @SOME
 @given(text=st.text(alphabet=ALPHABET, max_size=30))
-def test_pieces_restore_text_except_for_redundant_spaces(exact, kind, text):
+@example(text="  der  hund    im ")
+def test_pieces_without_normalization_restore_text_and_its_spaces(exact, kind, text):
     ids = exact[kind].encode(text)
     assert UNKNOWN not in ids
-    assert exact[kind].decode(ids) == " ".join(word for word in text.split(" ") if word)
+    assert exact[kind].decode(ids) == text
+
+
+@pytest.mark.parametrize("kind", PIECES)
+def test_a_name_stands_where_a_word_does(exact, learned, kind):
+    for known in (exact[kind], learned[kind]):
+        before, after = known.encode("die"), known.encode("katze")
+        assert known.encode_with("die <mask> <mask> katze", {"<mask>": 99}) == [*before, 99, 99, *after]
+        assert known.encode_with("die katze", {}) == [*before, *after]
 
 
 @pytest.mark.parametrize("kind", PIECES)

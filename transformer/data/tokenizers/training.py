@@ -76,6 +76,7 @@ def _train_sentencepiece(data: Data, texts: Sequence[str], notice: Callable[[str
             vocab_size=data.vocabulary_size,
             hard_vocab_limit=False,
             normalization_rule_name=data.normalization,
+            remove_extra_whitespaces=data.normalization != "identity",
             character_coverage=1.0,
             max_sentence_length=MOST_BYTES,
             user_defined_symbols=[end for end in LINE_ENDS if any(end in text for text in texts)],
