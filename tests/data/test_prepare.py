@@ -167,7 +167,7 @@ def test_each_side_has_its_own_vocabulary(data, folders):
 def test_notices_of_the_source_are_passed_on(data, folders):
     notices = []
     encode_split(text_of(data, folders, notices.append), "train", folders, make(data, folders), DATA_INFO, encode.texts)
-    assert len(notices) == 1 and (notices[0].count, notices[0].of) == (1, 4)
+    assert (notices[0].count, notices[0].of) == (1, 4) and "line 3" in notices[1]
 
 
 def test_the_unknown_tokens_of_each_split_are_reported(data, folders):

@@ -344,9 +344,20 @@ def test_mixture(tmp_path):
     assert found == examples(given)
     split = sources.read(given, "train", tmp_path)
     assert split and split.examples[5:9] == found[5:9] and split.examples[-1] == found[-1]
-    assert "an epoch has 100 examples: 20 of one_task (which has 20), 30 of two (which has 60)" in split.notices[-1]
+    assert "an epoch has 100 examples, the same in each: 20 of one_task (which has 20), 30 of two" in str(split.notices[-1])
+    [unread] = split.notices[:-1]
+    assert isinstance(unread, Cut) and (unread.count, unread.of, unread.where) == (30, 60, "train") and "two" in unread.what
     test = [example["target"] for example in examples(given, "test")]
     assert test == [f"{t}{i} de" for t, n in (("O", 20), ("T", 60), ("S", 20)) for i in range(n)]
+
+
+def test_blank_pairs_of_all_tasks_are_one_count(tmp_path):
+    given = mixture(tmp_path, {"a": 3, "b": 4}, "a:2", "b:2")
+    for task, text in (("a", "\nx\ny\n"), ("b", "x\n\n\ny\n")):
+        (tmp_path / task / "train.en").write_text(text)
+    split = sources.read(given, "train", tmp_path)
+    assert split and split.notices[0] == Cut(3, 7, "pairs have a blank side and were left out", "train")
+    assert ["line 1" in str(split.notices[1]), "line 2" in str(split.notices[2])] == [True, True]
 
 
 def test_the_largest_remainders_are_rounded_up():
@@ -419,7 +430,7 @@ def test_slices_of_pairs(tmp_path):
     (tmp_path / "a" / "train.en").write_text("\nx\ny\n\n")
     (tmp_path / "a" / "train.de").write_text("\nx\ny\nz\n")
     split = sources.read(dataclasses.replace(given, train="train[50%:]"), "train", tmp_path)
-    assert split and len(split.examples) == 1 and isinstance(split.notices[0], Cut) and "line 4" in split.notices[0].what
+    assert split and len(split.examples) == 1 and isinstance(split.notices[0], Cut) and "line 4" in str(split.notices[1])
 
 
 # --- real files --------------------------------------------------------------------------------------------------------
