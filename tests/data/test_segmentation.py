@@ -17,7 +17,8 @@ HARD = ["", " ", "x\u00e4\u00e4\u03b1 walking\n\n  she", "\n", "\u03b1\u03b2\u03
 
 
 def trained(kind: str, normalization: str) -> SentencePiece:
-    made = train(Data(vocabulary=kind, vocabulary_size=70, normalization=normalization), TEXTS, lambda _: None)
+    data = Data(vocabulary=kind, vocabulary_size=70, normalization=normalization)  # type: ignore[arg-type]
+    made = train(data, TEXTS, lambda _: None)
     assert isinstance(made, SentencePiece)
     return made
 
