@@ -1,6 +1,8 @@
 """The command line: errors for wrong input, help, exit status, and modules that it never imports."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import re
@@ -290,7 +292,8 @@ READ: dict[str, tuple[Prepare, list[str], str]] = {
     "label": (
         labelled,
         [*CLASSIFY, "--config.data.test=other"],
-        "config.data.test other: example 1 has the label 'maybe', which no training example has; did you mean 'yes'?; "
+        "config.data.test other: example 1 of this split or slice has the label 'maybe', which no training example has; "
+        "did you mean 'yes'?; "
         "the labels are no, yes: ",
     ),
     "one document": (
@@ -472,6 +475,13 @@ def test_a_closed_stdin_is_a_line(monkeypatch, tmp_path, arguments):
     monkeypatch.setattr(streams, "prepare", lambda: setattr(sys, "stdin", None))
     result = command(f"--workdir={tmp_path}", *arguments)
     assert result.status == 2 and "stdin" in result.err and result.err.count("\n") == 1
+
+
+def test_stdout_may_be_text_in_memory():
+    with contextlib.redirect_stdout(io.StringIO()) as kept:
+        streams.prepare()
+        print("\u00e9")
+    assert kept.getvalue() == "\u00e9\n"
 
 
 def test_a_closed_stdout_is_a_line(monkeypatch):

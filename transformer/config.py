@@ -351,12 +351,16 @@ class Data:
     )
     segmentation_rate: float = setting(
         0.1,
-        "of segmentations, bpe: fraction of merges that are left out (BPE-dropout); unigram: smoothing alpha",
+        "of segmentations, bpe: fraction of merges that are left out (BPE-dropout, as in sentencepiece: stronger than in the "
+        "paper at the same rate); unigram: smoothing alpha",
         above=0,
         below=1,
     )
     lowercase: bool = setting(False, "convert all text to lower case first")
-    normalization: Literal["nmt_nfkc", "nfkc", "identity"] = setting("nmt_nfkc", "sentencepiece's Unicode normalisation")
+    normalization: Literal["nmt_nfkc", "nfkc", "identity"] = setting(
+        "nmt_nfkc",
+        "bpe, unigram: Unicode normalisation of sentencepiece, without leading and repeated spaces; identity: text is kept",
+    )
 
     max_source_length: int = setting(256, "greatest number of tokens of a source, its end included", at_least=2)
     max_target_length: int = setting(256, "greatest number of tokens of a target, its end included", at_least=2)

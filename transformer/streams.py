@@ -26,7 +26,8 @@ def prepare() -> None:
     try:
         descriptor = sys.stdout.fileno()
     except OSError:  # not a file: the caller reads it from memory
-        sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+        if isinstance(sys.stdout, io.TextIOWrapper):  # otherwise it takes text, not bytes
+            sys.stdout.reconfigure(encoding="utf-8")
         return
     sys.stdout.flush()
     buffer = io.BufferedWriter(_Stdout(descriptor, "w", closefd=False))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from transformer.data import corpus
 from transformer.data.corpus import Ragged, cached, concatenated_ranges, tokenize
+from transformer.data.objectives.base import cut
 from transformer.data.sources import Examples
 from transformer.data.tokenizers.vocabulary import Bytes
 from transformer.errors import UserError
@@ -73,6 +74,16 @@ def test_a_worker_receives_file_names_instead_of_tokens(tmp_path):
     assert len(sent) < 1000 < len(pickle.dumps(built["first"]))
     for again in (pickle.loads(sent), pickle.loads(pickle.dumps(built["first"]))):  # noqa: S301
         assert lists(again) == [list(range(100_000))]
+
+
+def test_a_worker_receives_the_places_of_chunks_instead_of_their_tokens(tmp_path):
+    built = {"first": Ragged.of([range(100_000), range(7)])}
+    rows = cached(tmp_path / "tokens", lambda: built)["first"]
+    chunks = cut(rows, 1000)["text"]
+    sent = pickle.dumps(chunks)
+    assert len(sent) < 2000
+    assert lists(pickle.loads(sent)) == lists(chunks) == lists(cut(built["first"], 1000)["text"])  # noqa: S301
+    assert lists(pickle.loads(pickle.dumps(cut(built["first"], 1000)["text"]))) == lists(chunks)  # noqa: S301
 
 
 # --- text to rows ------------------------------------------------------------------------------------------------------

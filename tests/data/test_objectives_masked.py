@@ -122,7 +122,7 @@ def test_a_second_segment_follows_or_is_of_another_document(sizes, limit, epoch)
         assert first and second
         assert [len(row["related"]), row["related_weights"].tolist()] == [1, [1.0]]
         if row["related"][0]:
-            assert second[0] == first[-1] + 1 and abs(len(first) - len(second)) <= 1
+            assert second[0] == first[-1] + 1 and len(second) <= len(first) + 1
         else:
             assert second[0] // 1000 != first[0] // 1000
             assert len({token // 1000 for token in second}) == 1 and np.all(np.diff(second) == 1)
@@ -147,6 +147,20 @@ def test_half_of_the_segments_are_related_and_others_come_from_everywhere():
     assert near(np.sum(labels), len(labels), 0.5)
     counts = np.bincount(others, minlength=20)
     assert all(near(count, len(others), 1 / 20) for count in counts)
+
+
+def test_lengths_do_not_reveal_the_label():
+    """The documents have many lengths, so that most pairs of halves are unequal."""
+    objective = make(40, next_sentence=True)
+    corpus = objective.chunk_documents({"text": Ragged.of([[9] * size for size in range(4, 34)])})
+    shorter = [[], []]
+    for epoch in range(40):
+        for index in range(len(objective.lengths(corpus))):
+            row = objective.features(corpus, index, epoch)
+            first, second = segments_of(row)
+            shorter[row["related"][0]].append(len(second) < len(first))
+    unrelated, related = map(np.mean, shorter)
+    assert 0.3 < related < 0.7 and abs(related - unrelated) < 0.1  # 600 of each: standard deviation 0.03
 
 
 def test_the_label_is_a_separate_sequence_before_the_text():

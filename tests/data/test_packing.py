@@ -192,5 +192,12 @@ def test_buckets_are_optimal(lengths, count):
     assert slots(found) == min(map(slots, choices))
 
 
+def test_of_many_lengths_some_are_bounds(monkeypatch):
+    monkeypatch.setattr(packing, "MOST_LENGTHS", 4)
+    lengths_NxA = np.array([[length] for length in (1, 2, 3, 4, 5, 6, 7, 8, 9, 9)])
+    assert buckets(lengths_NxA, 9).tolist() == [3, 6, 9]  # every third of nine
+    assert buckets(lengths_NxA[3:7], 9).tolist() == [4, 5, 6, 7]
+
+
 def test_as_many_buckets_as_lengths_pad_nothing():
     assert buckets(np.array([[3, 1], [2, 7], [5, 5], [3, 3]]), 9).tolist() == [3, 5, 7]

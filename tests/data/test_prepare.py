@@ -167,7 +167,7 @@ def test_each_side_has_its_own_vocabulary(data, folders):
 def test_notices_of_the_source_are_passed_on(data, folders):
     notices = []
     encode_split(text_of(data, folders, notices.append), "train", folders, make(data, folders), DATA_INFO, encode.texts)
-    assert len(notices) == 1 and (notices[0].count, notices[0].of) == (1, 4)
+    assert (notices[0].count, notices[0].of) == (1, 4) and "line 3" in notices[1]
 
 
 def test_the_unknown_tokens_of_each_split_are_reported(data, folders):
@@ -288,6 +288,17 @@ def test_a_source_without_the_fields_wanted_says_what_it_has(data, folders):
         Text(data, ("text", "pair", "label"), folders.cache, ignore).split("train")
 
 
+def test_splits_with_different_fields_are_an_error(labelled, folders):
+    """Otherwise a model of pairs would be scored on single texts."""
+    Path(labelled.directory, "train.tsv").write_text("good\tab\tba\nbad\taa\tb\n")
+    text = Text(labelled, ("text", "pair", "label"), folders.cache, ignore)
+    text.training()
+    with pytest.raises(
+        UserError, match="config.data.validation validation: its examples have label, text, .*train label, text, pa"
+    ):
+        text.split("validation")
+
+
 @pytest.fixture
 def labelled(tmp_path) -> Data:
     for name, lines in {
@@ -306,7 +317,9 @@ def test_labels_are_those_of_training_numbers_by_value(labelled, folders):
     assert data_info.labels == ("9", "10", "bad", "good")
     split = encode_split(text, "train", folders, made, data_info, encode.classified)
     assert split is not None and tokens(split)["label"] == [[3], [2], [1], [0]] and "pair" not in split.tokens
-    with pytest.raises(UserError, match="example 1 has the label 'worse', .* the labels are 9, 10, bad, good"):
+    with pytest.raises(
+        UserError, match="example 1 of this split or slice has the label 'worse', .* the labels are 9, 10, bad, good"
+    ):
         encode_split(text, "test", folders, made, data_info, encode.classified)
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import itertools
 import subprocess
 import sys
 
@@ -15,15 +16,16 @@ TEXTS = ["walking and talking, she walked", "she talks to the walkers\nand  then
 HARD = ["", " ", "x\u00e4\u00e4\u03b1 walking\n\n  she", "\n", "\u03b1\u03b2\u03b3", "a" * 50, "talking\u2581talks the½"]
 
 
-def trained(kind: str) -> SentencePiece:
-    made = train(Data(vocabulary=kind, vocabulary_size=70), TEXTS, lambda _: None)
+def trained(kind: str, normalization: str) -> SentencePiece:
+    data = Data(vocabulary=kind, vocabulary_size=70, normalization=normalization)  # type: ignore[arg-type]
+    made = train(data, TEXTS, lambda _: None)
     assert isinstance(made, SentencePiece)
     return made
 
 
-@pytest.fixture(scope="module", params=["bpe", "unigram"])
+@pytest.fixture(scope="module", params=itertools.product(["bpe", "unigram"], ["nmt_nfkc", "identity"]), ids=" ".join)
 def vocabulary(request) -> SentencePiece:
-    return trained(request.param)
+    return trained(*request.param)
 
 
 def test_low_randomness_gives_the_usual_segmentation(vocabulary):

@@ -94,7 +94,11 @@ def test_names_may_lack_their_endings(tmp_path):
         ("input.txt[20%:20%]", "a", ["the first smaller"]),
         ("input.txt[90%]", "a", ["NAME[10%:20%]"]),
         ("[:90%]", "a", ["[:90%]"]),
-        ("input.txt[:10%]", "123456789", ["config.data.train input.txt[:10%]", "no text", "input.txt"]),
+        (
+            "input.txt[:10%]",
+            "123456789",
+            ["config.data.train input.txt[:10%]: this slice contains none of the text", "input.txt"],
+        ),
         ("input.txt", " \n\t\n", ["no text"]),
         ("input.txt", "", ["input.txt: the file is empty"]),
         ("input.txt", b"a\nb\xe4\n", ["input.txt: line 2 is not UTF-8", "0xe4"]),
@@ -147,6 +151,13 @@ def test_bad_tsv(tmp_path, content, words):
     assert all(word in error_text for word in words), error_text
 
 
+def test_a_slice_without_examples_is_named(tmp_path):
+    tsv = data(tmp_path, "tsv", "a\tb\nc\td\n", "train.tsv", train="train.tsv[:10%]")
+    assert "config.data.train train.tsv[:10%]: this slice contains none of the 2 examples" in message(tsv)
+    given = data(tmp_path, "squad", json.dumps(squad()), "train.json", train="train.json[:10%]")
+    assert "config.data.train train.json[:10%]: this slice contains none of the questions" in message(given)
+
+
 # --- CoNLL -------------------------------------------------------------------------------------------------------------
 
 CONLL = """-DOCSTART- -X- -X- O
@@ -181,6 +192,8 @@ def test_iob1_becomes_bio(tmp_path):
     split = sources.read(given, "train", tmp_path)
     assert split and [e["tags"] for e in split.examples] == ["B-ORG O B-MISC", "B-PER I-PER B-PER", "O"]
     assert isinstance(split.notices[0], Cut) and split.notices[0].count == 3 and split.notices[0].where == "train"
+    sliced = sources.read(dataclasses.replace(given, train="train[50%:]"), "train", tmp_path)
+    assert sliced and isinstance(sliced.notices[0], Cut) and (sliced.notices[0].count, sliced.notices[0].of) == (1, 4)
     mixed = ["I-A", "I-A", "B-A", "I-B", "O", "I-B", "B-B", "I-B"]
     assert labelled.to_bio(mixed) == ["B-A", "I-A", "B-A", "B-B", "O", "B-B", "B-B", "I-B"]
     assert labelled.to_bio(labelled.to_bio(mixed)) == labelled.to_bio(mixed)
@@ -344,9 +357,20 @@ def test_mixture(tmp_path):
     assert found == examples(given)
     split = sources.read(given, "train", tmp_path)
     assert split and split.examples[5:9] == found[5:9] and split.examples[-1] == found[-1]
-    assert "an epoch has 100 examples: 20 of one_task (which has 20), 30 of two (which has 60)" in split.notices[-1]
+    assert "an epoch has 100 examples, the same in each: 20 of one_task (which has 20), 30 of two" in str(split.notices[-1])
+    [unread] = split.notices[:-1]
+    assert isinstance(unread, Cut) and (unread.count, unread.of, unread.where) == (30, 60, "train") and "two" in unread.what
     test = [example["target"] for example in examples(given, "test")]
     assert test == [f"{t}{i} de" for t, n in (("O", 20), ("T", 60), ("S", 20)) for i in range(n)]
+
+
+def test_blank_pairs_of_all_tasks_are_one_count(tmp_path):
+    given = mixture(tmp_path, {"a": 3, "b": 4}, "a:2", "b:2")
+    for task, text in (("a", "\nx\ny\n"), ("b", "x\n\n\ny\n")):
+        (tmp_path / task / "train.en").write_text(text)
+    split = sources.read(given, "train", tmp_path)
+    assert split and split.notices[0] == Cut(3, 7, "pairs have a blank side and were left out", "train")
+    assert ["line 1" in str(split.notices[1]), "line 2" in str(split.notices[2])] == [True, True]
 
 
 def test_the_largest_remainders_are_rounded_up():
@@ -419,7 +443,7 @@ def test_slices_of_pairs(tmp_path):
     (tmp_path / "a" / "train.en").write_text("\nx\ny\n\n")
     (tmp_path / "a" / "train.de").write_text("\nx\ny\nz\n")
     split = sources.read(dataclasses.replace(given, train="train[50%:]"), "train", tmp_path)
-    assert split and len(split.examples) == 1 and isinstance(split.notices[0], Cut) and "line 4" in split.notices[0].what
+    assert split and len(split.examples) == 1 and isinstance(split.notices[0], Cut) and "line 4" in str(split.notices[1])
 
 
 # --- real files --------------------------------------------------------------------------------------------------------

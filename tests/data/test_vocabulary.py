@@ -113,10 +113,19 @@ def test_unknown_characters_have_one_id_each_and_are_dropped(text):
 @pytest.mark.parametrize("kind", PIECES)
 @SOME
 @given(text=st.text(alphabet=ALPHABET, max_size=30))
-def test_pieces_restore_text_except_for_redundant_spaces(exact, kind, text):
+@example(text="  der  hund    im ")
+def test_pieces_without_normalization_restore_text_and_its_spaces(exact, kind, text):
     ids = exact[kind].encode(text)
     assert UNKNOWN not in ids
-    assert exact[kind].decode(ids) == " ".join(word for word in text.split(" ") if word)
+    assert exact[kind].decode(ids) == text
+
+
+@pytest.mark.parametrize("kind", PIECES)
+def test_a_name_stands_where_a_word_does(exact, learned, kind):
+    for known in (exact[kind], learned[kind]):
+        before, after = known.encode("die"), known.encode("katze")
+        assert known.encode_with("die <mask> <mask> katze", {"<mask>": 99}) == [*before, 99, 99, *after]
+        assert known.encode_with("die katze", {}) == [*before, *after]
 
 
 @pytest.mark.parametrize("kind", PIECES)
@@ -240,11 +249,25 @@ def test_a_size_that_is_too_small_gives_a_helpful_error(kind):
 
 @pytest.mark.parametrize("kind", PIECES)
 def test_too_many_texts_are_subsampled_with_a_notice(monkeypatch, kind):
-    monkeypatch.setattr(training, "MOST_TEXTS", 100)
+    monkeypatch.setattr(training, "MOST_PIECES", 100)
     texts, notices = [part for text in TEXTS[:100] for part in (text, "qqqq")], []
     assert UNKNOWN in train(settings_of(kind, 60), texts, notices.append).encode("q")
-    assert "learned from 100 of 200 training texts" in notices[0]
+    assert "learned from 100 of 200 pieces of the training texts" in notices[0]
     assert UNKNOWN not in train(settings_of(kind, 60), texts[1:], ignore).encode("q")  # 199: every second, from the first
+    monkeypatch.undo()
+    assert UNKNOWN not in train(settings_of(kind, 60), texts, ignore).encode("q")
+    monkeypatch.setattr(training, "MOST_TEXT", sum(map(len, texts)) // 2 + 1)
+    assert UNKNOWN in train(settings_of(kind, 60), texts, ignore).encode("q")
+
+
+@pytest.mark.parametrize("kind", PIECES)
+def test_pieces_of_one_long_text_are_subsampled(monkeypatch, kind):
+    monkeypatch.setattr(training, "MOST_PIECES", 100)
+    monkeypatch.setattr(training, "MOST_CHARACTERS", 150)
+    notices = []
+    train(settings_of(kind, 60), [" ".join(TEXTS * 10)], notices.append)
+    used, of = (int(number.replace(",", "")) for number in re.findall(r"[\d,]*\d", notices[0]))
+    assert of > 300 and 50 < used <= 100
 
 
 GREEK = "αβγ δεζ ηθι "

@@ -9,9 +9,9 @@ import pytest
 import safetensors.numpy
 
 from transformer import families
-from transformer.config import DataInfo
+from transformer.config import Data, DataInfo
 from transformer.data import prepare, tokenizers
-from transformer.data.tokenizers import imported, tokenizer_classes, vocabulary
+from transformer.data.tokenizers import imported, tokenizer_classes, training, vocabulary
 from transformer.errors import UserError
 from transformer.interop import huggingface, tensors
 from transformer.modes import weights
@@ -468,6 +468,20 @@ def test_bytes_and_characters_are_written_as_a_tokenizer_that_says_the_same(tmp_
         assert again.encode(text) == made.encode(text)
         assert again.decode(made.encode(text)) == made.decode(made.encode(text))
         assert len(again.spans(text)) == len(made.spans(text))
+
+
+@pytest.mark.parametrize("normalization", ["nmt_nfkc", "identity"])
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_pieces_are_written_as_a_tokenizer_that_says_the_same(kind, normalization):
+    from transformer.interop import tokenizer_json
+
+    made = training.train(Data(vocabulary=kind, vocabulary_size=90, normalization=normalization), folders.TEXTS, lambda _: None)
+    again = imported.Tokenizer(
+        tokenizer_json.write(made, DataInfo(made.size, made.size, made.size, made.size), ([], [], []))  # type: ignore[arg-type]
+    )
+    for text in [*folders.TEXTS[:20], "", " ", "  the   cat ", "naïve cat"]:
+        assert again.encode(text) == made.encode(text)
+        assert again.decode(made.encode(text)) == made.decode(made.encode(text))
 
 
 def test_two_vocabularies_of_bytes_cannot_be_written(tmp_path):

@@ -35,11 +35,13 @@ class Ragged:
     there are rows.
 
     Rows that were opened from files keep the file names, so that a worker process receives two names instead of the tokens.
+    `base`: rows with the same values that were opened from files, and are sent in place of the values.
     """
 
     values: np.ndarray
     offsets: np.ndarray
     files: tuple[str, str] | None = None
+    base: "Ragged | None" = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -48,6 +50,10 @@ class Ragged:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    def regrouped(self, offsets: np.ndarray) -> "Ragged":
+        """The same values in other rows, without a copy."""
+        return Ragged(self.values, offsets, base=self if self.files else None)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -89,7 +95,11 @@ class Ragged:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Ragged.open, self.files) if self.files else (Ragged, (self.values, self.offsets))
+        if self.files:
+            return Ragged.open, self.files
+        if self.base is not None:
+            return Ragged.regrouped, (self.base, self.offsets)
+        return Ragged, (self.values, self.offsets)
 
 
 def tokenize(examples: Sequence[Mapping[str, str]], vocabularies: Mapping[str, Encoder]) -> dict[str, Ragged]:

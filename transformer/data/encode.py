@@ -73,8 +73,8 @@ def identify(label: str, labels: Sequence[str], number: int) -> int:
     except ValueError:
         shown = ", ".join(labels[:20]) + (", .." if len(labels) > 20 else "")
         raise UserError(
-            f"example {number} has the label {label!r}, which no training example has{nearest(label, labels)}; "
-            f"the labels are {shown}: correct it, or train on examples that have it"
+            f"example {number} of this split or slice has the label {label!r}, which no training example has"
+            f"{nearest(label, labels)}; the labels are {shown}: correct it, or train on examples that have it"
         ) from None
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from transformer.data.corpus import concatenated_ranges
 
+MOST_LENGTHS = 1000  # distinct lengths between which buckets are chosen; the memory grows with its square
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
@@ -153,8 +155,13 @@ def _plan(
 
 
 def buckets(lengths_NxA: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` upper bounds of an example's longest sequence that minimize padding (dynamic programming)."""
+    """At most `count` upper bounds of an example's longest sequence that minimize padding (dynamic programming).
+
+    If there are more than MOST_LENGTHS lengths, only every k-th of them may be a bound.
+    """
     values, counts = np.unique(lengths_NxA.max(axis=1), return_counts=True)
+    first_K = np.arange(0, len(values), -(-len(values) // MOST_LENGTHS))
+    values, counts = values[np.append(first_K[1:], len(values)) - 1], np.add.reduceat(counts, first_K)
     before = np.concatenate([[0], np.cumsum(counts)])
     cost_JxI = np.where(  # slots of a bucket that holds the values j .. i
         np.arange(len(values))[:, None] <= np.arange(len(values)), (before[None, 1:] - before[:-1, None]) * values, np.inf

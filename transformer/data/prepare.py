@@ -67,6 +67,12 @@ class Text:
                     f"config.data.source {self.data.source}: its examples have {', '.join(found.examples[0])}, and "
                     f"config.objective.kind needs {', '.join(missing)}; choose another source or another kind"
                 )
+            for other, each in self._read.items():
+                if found and each and (fields := each.examples[0].keys()) != found.examples[0].keys():
+                    raise UserError(
+                        f"config.data.{name} {getattr(self.data, name)}: its examples have {', '.join(found.examples[0])}, "
+                        f"those of config.data.{other} {', '.join(fields)}; give all splits the same fields"
+                    )
         return self._read[name]
 
     def training(self) -> sources.Split:

@@ -87,14 +87,13 @@ def _pieces(vocabulary: SentencePiece) -> Any:
     else:
         made = Tokenizer(models.Unigram(pieces, unk_id=UNKNOWN, byte_fallback=False))
     places = {piece: chr(_PLACES + number) for number, piece in enumerate(whole)}
-    charsmap = described.normalizer_spec.precompiled_charsmap
+    charsmap, single = described.normalizer_spec.precompiled_charsmap, described.normalizer_spec.remove_extra_whitespaces
     made.normalizer = normalizers.Sequence(
         [
             *(normalizers.Replace(piece, place) for piece, place in places.items()),  # these are not normalised
             *([normalizers.Precompiled(charsmap)] if charsmap else []),
             *(normalizers.Replace(place, piece) for piece, place in places.items()),
-            normalizers.Replace(Regex(r"\A +| +\z"), ""),
-            normalizers.Replace(Regex(" {2,}"), " "),
+            *([normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")] if single else []),
             normalizers.Prepend(BLANK),
             normalizers.Replace(" ", BLANK),
         ]

@@ -95,7 +95,7 @@ def row_lengths(tokens: Ragged, index_N: np.ndarray) -> np.ndarray:
 
 
 def with_end(documents: Ragged, end: int) -> Ragged:
-    """All documents, each followed by `end`."""
+    """All documents, each followed by `end`: a copy, which is sent as a whole to each worker process (config.data.workers)."""
     values = documents.values[documents.offsets[0] : documents.offsets[-1]]
     offsets = documents.offsets - documents.offsets[0]
     return Ragged(np.insert(values, offsets[1:], end), offsets + np.arange(len(offsets)))
@@ -115,7 +115,7 @@ def cut(documents: Ragged, window: int, even: bool = False) -> dict[str, Ragged]
         inside_N = number_N * documents.lengths[document_N] // count_D[document_N]
     starts_N = documents.offsets[document_N] + inside_N
     return {
-        "text": Ragged(documents.values, np.append(starts_N, documents.offsets[-1])),
+        "text": documents.regrouped(np.append(starts_N, documents.offsets[-1])),
         "document": Ragged(document_N.astype(np.int32), np.arange(len(document_N) + 1)),
     }
 

@@ -29,9 +29,9 @@ class MaskedLM(Objective):
 
     `targets` are the original tokens; `weights` is 1 for the chosen ones. `low` to `high` (excluded): the range of random ids.
     `starts_word`, bool by token id: chooses whole words. `next_sentence`: the encoder reads begin a end b end, where a and b
-    are the halves of a chunk and `related` is 1; in half of all examples, b comes from another document, cut to the same
-    length,
-    and `related` is 0. Everything is drawn again in each epoch.
+    are the halves of a chunk and `related` is 1; in half of all examples, b is the second half of a chunk of another document,
+    and `related` is 0. In both cases b is cut to the shorter of these two halves, so that its length does not reveal `related`.
+    Everything is drawn again in each epoch.
     """
 
     limit: int
@@ -83,10 +83,9 @@ class MaskedLM(Objective):
         result, parts = {}, [tokens]
         if self.next_sentence:
             first, second = _halves(tokens)
+            other = _halves(corpus["text"][_of_another_document(corpus["document"].values, index, generator)])[1]
             related = generator.random() < 0.5
-            if not related:
-                other = _of_another_document(corpus["document"].values, index, generator)
-                second = _halves(corpus["text"][other])[1][: len(second)]
+            second = (second if related else other)[: min(len(second), len(other))]
             result = {"related": np.array([related], np.int32), "related_weights": np.ones(1, np.float32)}
             parts = [first, second]
         tokens = np.concatenate(parts)

@@ -33,9 +33,10 @@ def read_documents(data: Data, split: SplitName, cache: Path) -> Split:
     Nothing inside a document changes, not even line ends. The newline after a paragraph or a line is not part of it.
     """
     path, cut = find_one(data, split, (".txt",))
-    text = "".join(read_lines(path))
-    text = text[cut(len(text))]
+    whole = "".join(read_lines(path))
+    text = whole[cut(len(whole))]
     documents = PARTED[data.document](text.lower() if data.lowercase else text)
     if not documents:
-        raise UserError(f"config.data.{split} {getattr(data, split)}: the file has no text ({path})")
+        none = "this slice contains none of the text" if whole.strip() else "the file has no text"
+        raise UserError(f"config.data.{split} {getattr(data, split)}: {none} ({path})")
     return listed([{"text": document} for document in documents])

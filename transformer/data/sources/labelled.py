@@ -32,7 +32,7 @@ def read_tsv(data: Data, split: SplitName, cache: Path) -> Split:
         if empty := [name for name, field in example.items() if not field]:
             raise UserError(f"{path}: line {number}: the {empty[0]} is empty; fill it or delete the line")
         examples.append(example)
-    return _split(data, split, path, examples[cut(len(examples))])
+    return _split(data, split, path, examples[cut(len(examples))], len(examples))
 
 
 def read_conll(data: Data, split: SplitName, cache: Path) -> Split:
@@ -44,13 +44,14 @@ def read_conll(data: Data, split: SplitName, cache: Path) -> Split:
     """
     path, cut = find_one(data, split, (".conll", ".txt"))
     examples, changed, total = [], 0, 0
-    for sentence in _sentences(path):
+    sentences = [*_sentences(path)]
+    for sentence in sentences[cut(len(sentences))]:
         tags = [tag for _, _, tag in sentence]
         begun = to_bio(tags)
         changed, total = changed + sum(a != b for a, b in zip(tags, begun, strict=True)), total + len(tags)
         examples.append({"text": " ".join(token for _, token, _ in sentence), "tags": " ".join(begun)})
     what = "tags begin an entity with I- and were read as B- (IOB1, or mistakes if the file is BIO)"
-    return _split(data, split, path, examples[cut(len(examples))], tuple(some(Cut(changed, total, what, split))))
+    return _split(data, split, path, examples, len(sentences), tuple(some(Cut(changed, total, what, split))))
 
 
 def to_bio(tags: list[str]) -> list[str]:
@@ -86,7 +87,11 @@ def _sentences(path: Path) -> Iterator[list[tuple[int, str, str]]]:
         yield sentence
 
 
-def _split(data: Data, split: SplitName, path: Path, examples: list[dict[str, str]], notices: tuple[Cut, ...] = ()) -> Split:
+def _split(
+    data: Data, split: SplitName, path: Path, examples: list[dict[str, str]], total: int, notices: tuple[Cut, ...] = ()
+) -> Split:
+    """`total`: the number of examples of the file, of which `examples` are a slice."""
     if not examples:
-        raise UserError(f"config.data.{split} {getattr(data, split)}: the file has no example ({path})")
+        none = f"this slice contains none of the {counted(total, 'example')}" if total else "the file has no example"
+        raise UserError(f"config.data.{split} {getattr(data, split)}: {none} ({path})")
     return listed([lowered(example) for example in examples] if data.lowercase else examples, notices)

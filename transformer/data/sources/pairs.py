@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from transformer.config import Data
-from transformer.cuts import Cut
+from transformer.cuts import Cut, merged, only, some
 from transformer.data.sources.base import Examples, Split, SplitName, fingerprint
 from transformer.data.sources.reading import find, folder, part, read_lines
 from transformer.errors import UserError, counted, nearest
@@ -44,8 +44,8 @@ def _read_files(data: Data, split: SplitName) -> Split:
     if split == "train":
         blank = [i for i in where if not (sources[i] and targets[i])]
         if blank:
-            what = f"pairs have a blank side and were left out, the first in line {blank[0] + 1:,}"
-            notices = (Cut(len(blank), len(where), what, split),)
+            left_out = Cut(len(blank), len(where), "pairs have a blank side and were left out", split)
+            notices = (left_out, f"{paths[0]}: the first pair with a blank side is in line {blank[0] + 1:,}")
             where = sorted(set(where) - set(blank))
         if not where:
             raise UserError(
@@ -82,7 +82,8 @@ def _read_mixture(data: Data, split: SplitName, cache: Path) -> Split:
     """Concatenates the tasks, with the name of the task as prefix of each source (Raffel et al. 2020, 2.4 and 3.5.2).
 
     In training, an epoch has as many examples as all tasks together, divided among the tasks in proportion to their rates. If a
-    task has too few examples they are repeated; if it has too many, they are taken at regular intervals.
+    task has too few examples they are repeated; if it has too many, some are taken at regular intervals, the same ones in each
+    epoch, so that the others are never read.
     """
     rates = _rates(data)
     tasks = {}
@@ -99,12 +100,15 @@ def _read_mixture(data: Data, split: SplitName, cache: Path) -> Split:
     task_N = np.repeat(np.arange(len(tasks)), list(counts.values()))
     index_N = np.concatenate([np.arange(counts[name]) * size // max(counts[name], 1) for name, size in sizes.items()])
     examples = Examples(len(task_N), lambda indices: [dict(mixed[task_N[i]][int(index_N[i])]) for i in indices])
-    notices = tuple(notice for task in tasks.values() for notice in task.notices)
+    notices = [notice for task in tasks.values() for notice in task.notices]
+    notices = [*merged(only(notices)), *(notice for notice in notices if isinstance(notice, str))]
     if split == "train":
+        unread = "examples of {} are never read: its rate gives it fewer, the same in each epoch (config.data.mixture)"
+        notices += some(*(Cut(max(n - counts[name], 0), n, unread.format(name), split) for name, n in sizes.items()))
         share = ", ".join(f"{counts[name]:,} of {name} (which has {size:,})" for name, size in sizes.items())
-        notices += (f"an epoch has {counted(len(task_N), 'example')}: {share}",)
+        notices += [f"an epoch has {counted(len(task_N), 'example')}, the same in each: {share}"]
     determined_by = [f"{name} {counts[name]} {task.fingerprint}" for name, task in tasks.items()]
-    return Split(examples, notices, fingerprint([*determined_by, str(data.lowercase)]))
+    return Split(examples, tuple(notices), fingerprint([*determined_by, str(data.lowercase)]))
 
 
 def _task(folder: str) -> str:

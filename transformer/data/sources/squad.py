@@ -26,8 +26,8 @@ def read_squad(data: Data, split: SplitName, cache: Path) -> Split:
     except (RecursionError, ValueError) as error:  # nested too deeply, or a number is too long
         raise UserError(f"{path}: not JSON in SQuAD's format ({error})") from error
     articles = _get(path, "", content, "data", list)
-    examples = []
-    for a in range(len(articles))[cut(len(articles))]:
+    examples, chosen = [], range(len(articles))[cut(len(articles))]
+    for a in chosen:
         where = f"data[{a}]"
         for p, paragraph in enumerate(_get(path, where, articles[a], "paragraphs", list)):
             where = f"data[{a}].paragraphs[{p}]"
@@ -35,7 +35,8 @@ def read_squad(data: Data, split: SplitName, cache: Path) -> Split:
             for q, question in enumerate(_get(path, where, paragraph, "qas", list)):
                 examples.append(_example(path, f"{where}.qas[{q}]", context, question))
     if not examples:
-        raise UserError(f"config.data.{split} {getattr(data, split)}: the file has no question ({path})")
+        none = "this slice contains none of the questions" if len(chosen) < len(articles) else "the file has no question"
+        raise UserError(f"config.data.{split} {getattr(data, split)}: {none} ({path})")
     return listed([lowered(example) for example in examples] if data.lowercase else examples)
 
 

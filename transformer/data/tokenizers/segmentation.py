@@ -22,8 +22,9 @@ DRAWS = 1 << 14  # random numbers that are drawn at once
 class RandomSegmentation:
     """An `Encoder` (corpus.py). The same calls in the same order give the same ids, in every process.
 
-    BPE (Provilkov et al. 2020): each possible merge is skipped with probability `rate`. Unigram (Kudo 2018): a
-    segmentation x is drawn with a probability proportional to P(x)**rate.
+    BPE (BPE-dropout; Provilkov et al. 2020): each possible merge is skipped with probability `rate` and, as in sentencepiece,
+    not considered again. In the paper's Algorithm 1 it is drawn again at each step, so that the same rate has a weaker effect.
+    Unigram (Kudo 2018): a segmentation x is drawn with a probability proportional to P(x)**rate.
     """
 
     def __init__(self, processor: Any, rate: float, seed: int, line_ends: Sequence[str]):

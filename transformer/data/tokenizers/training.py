@@ -10,9 +10,9 @@ from transformer.config import Data
 from transformer.data.tokenizers.vocabulary import LINE_ENDS, SPECIAL, UNKNOWN, Bytes, Characters, SentencePiece, Vocabulary
 from transformer.errors import UserError, counted, first_line
 
-MOST_TEXTS = (
-    2_000_000  # sentencepiece learns from this number of evenly spaced texts; more changes little and needs much memory
-)
+# sentencepiece learns from evenly spaced pieces of text, at most this many with about this many characters in total; more
+# changes little and needs much memory
+MOST_PIECES, MOST_TEXT = 2_000_000, 1 << 30
 MOST_CHARACTERS = 1 << 14  # characters in a piece of text, because sentencepiece ignores longer lines
 MOST_BYTES = 4 * MOST_CHARACTERS
 _RESERVED = re.compile("[\0\u2585]")  # sentencepiece ignores lines with these characters
@@ -61,21 +61,26 @@ def pieces(text: str) -> Iterator[str]:
 def _train_sentencepiece(data: Data, texts: Sequence[str], notice: Callable[[str], None]) -> bytes:
     import sentencepiece
 
-    every = -(-len(texts) // MOST_TEXTS) or 1
-    some = [texts[number] for number in range(0, len(texts), every)] if every > 1 else texts
+    def some(every: int) -> Iterator[str]:
+        return itertools.islice(itertools.chain.from_iterable(map(pieces, texts)), 0, None, every)
+
+    lengths = [*map(len, some(1))]
+    every = max(-(-len(lengths) // MOST_PIECES), -(-sum(lengths) // MOST_TEXT), 1)
     if every > 1:
-        notice(f"vocabulary: learned from {len(some):,} of {len(texts):,} training texts, evenly spaced")
-    if not any(text.strip() for text in some):
+        used = -(-len(lengths) // every)
+        notice(f"vocabulary: learned from {used:,} of {len(lengths):,} pieces of the training texts, evenly spaced")
+    if not any(text.strip() for text in some(every)):
         raise UserError(f"config.data.vocabulary {data.vocabulary}: the training text is blank; name a split that has text")
     written = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.Train(
-            sentence_iterator=itertools.chain.from_iterable(map(pieces, some)),
+            sentence_iterator=some(every),
             model_writer=written,
             model_type=data.vocabulary,
             vocab_size=data.vocabulary_size,
             hard_vocab_limit=False,
             normalization_rule_name=data.normalization,
+            remove_extra_whitespaces=data.normalization != "identity",
             character_coverage=1.0,
             max_sentence_length=MOST_BYTES,
             user_defined_symbols=[end for end in LINE_ENDS if any(end in text for text in texts)],
@@ -87,7 +92,7 @@ def _train_sentencepiece(data: Data, texts: Sequence[str], notice: Callable[[str
             minloglevel=2,
         )
     except (RuntimeError, ValueError) as error:
-        least = len(SPECIAL) + len({character for text in some for character in text}) + 1
+        least = len(SPECIAL) + len({character for text in some(every) for character in text}) + 1
         if data.vocabulary_size >= least:
             raise UserError(
                 f"config.data.vocabulary {data.vocabulary}: sentencepiece cannot learn from the training text "

@@ -145,7 +145,9 @@ class Characters(Vocabulary):
 
 
 class SentencePiece(Vocabulary):
-    """Kudo and Richardson 2018. Decoding restores a text, except for Unicode normalization and unknown characters."""
+    """Kudo and Richardson 2018. Decoding restores a text, except for unknown characters and for normalization, which also
+    removes leading, trailing and repeated spaces; the normalization `identity` of a vocabulary trained here keeps them.
+    """
 
     def __init__(self, model: bytes):
         import sentencepiece
@@ -163,6 +165,10 @@ class SentencePiece(Vocabulary):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self.processor.Encode(list(texts), out_type=int) if texts else []
+
+    def encode_with(self, text: str, names: Mapping[str, int]) -> list[int]:
+        """As in training, a name replaces the space before it, and the word after it begins with one of its own."""
+        return super().encode_with(re.sub(f" ?({'|'.join(map(re.escape, names))}) ?", r"\1", text) if names else text, names)
 
     def sampled(self, rate: float, seed: int) -> RandomSegmentation:
         """BPE-dropout (Provilkov et al. 2020) or, for a unigram model, samples (Kudo 2018)."""
