@@ -37,6 +37,22 @@ def test_claims_of_a_law_and_of_a_size():
     studies.validate(dataclasses.replace(STUDY, **claim(effect=0.2)))
 
 
+def isoflop(rows: int, columns: int, **changes) -> dict:
+    """A grid of the same sizes in each row, a budget."""
+    grid = [(float(10**size), float(10 ** (10 + budget))) for budget in range(rows) for size in range(columns)]
+    arms = {str(number): {"model.d_ff": str(9 + number)} for number in range(len(grid))}
+    known = {"sizes": tuple(n for n, _ in grid), "tokens": tuple(c / n for n, c in grid), "budgets": tuple(c for _, c in grid)}
+    law = {"kind": "isoflop", "arms": tuple(arms), "exponent": 0.5, "margin": 0.1}
+    return claim(**law | known | changes) | {"arms": arms, "compare_with": "0"}
+
+
+def test_the_same_sizes_at_each_budget_are_an_isoflop_grid():
+    for budgets, sizes in ((3, 5), (2, 3)):
+        studies.validate(dataclasses.replace(STUDY, **isoflop(budgets, sizes)))
+    for kind in ("size exponent", "data exponent"):
+        studies.validate(dataclasses.replace(STUDY, **isoflop(3, 3, kind=kind, budgets=())))
+
+
 def test_arms_are_the_base_with_changes():
     valid = studies.validate(STUDY)
     assert valid == dataclasses.replace(STUDY, metrics=valid.metrics) == studies.validate(valid)
@@ -117,6 +133,13 @@ WRONG = {
     "exponent of two": (claim(kind="exponent", arms=("8", "16")), "claim 1: a claim of kind exponent"),
     "sizes": (exponent(sizes=(1.0, 2.0)), "claim 1: its sizes are (1.0, 2.0); name one above 0 for each of its 3 arms"),
     "sizes that are equal": (exponent(sizes=(1.0, 2.0, 2.0)), "at least 3 that differ"),
+    "one budget": (isoflop(1, 6), "claim 1: its parabolas need two or more budgets with three sizes each; add arms"),
+    "budgets that differ": (isoflop(2, 3, budgets=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0)), "name equal `profiles` for arms"),
+    "two sizes at each budget": (isoflop(3, 2), "its sizes are (1.0, 10.0, 1.0, 10.0, 1.0, 10.0); name one above 0"),
+    "one number of tokens": (
+        isoflop(2, 3, kind="size exponent", budgets=(), tokens=(1.0,) * 6),
+        "claim 1: its tokens are (1.0, 1.0, 1.0, 1.0, 1.0, 1.0), and its law needs at least three that differ",
+    ),
     "sizes of 0": (exponent(sizes=(0.0, 1.0, 2.0)), "name one above 0"),
     "no exponent": (exponent(exponent=None), "claim 1: its exponent is None; expected the published one"),
     "exponent within nothing": (exponent(margin=0.0), "its margin is 0.0; expected a number above 0"),

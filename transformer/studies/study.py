@@ -463,12 +463,13 @@ def _check_claim(study: Study, claim: Claim, where: str) -> None:
         raise UserError(f"{where}: its margin is {claim.margin}; expected {'a number above 0' if within else 'at least 0'}")
     if claim.effect is not None and (claim.effect <= 0 or within):
         raise UserError(f"{where}: its effect is {claim.effect}; expected a difference above 0; correct it, or leave it out")
+    differ = 3 if claim.kind in LAWS else 2
     if (claim.sizes or slope) and (
-        len(claim.sizes) != len(claim.arms) or min(claim.sizes) <= 0 or len(set(claim.sizes)) < least
+        len(claim.sizes) != len(claim.arms) or min(claim.sizes) <= 0 or len(set(claim.sizes)) < differ
     ):
         raise UserError(
             f"{where}: its sizes are {claim.sizes}; name one above 0 for each of its {len(claim.arms)} arms, "
-            f"at least {least} that differ"
+            f"at least {differ} that differ"
         )
     if claim.kind in LAWS:
         _check_exponent(study, claim, where)
@@ -487,6 +488,16 @@ def _check_exponent(study: Study, claim: Claim, where: str) -> None:
             raise UserError(f"{where}: a claim of kind {claim.kind} does not use {name}; remove them")
         if (values or name in wanted) and (len(values) != len(claim.arms) or min(values) <= 0):
             raise UserError(f"{where}: a claim of kind {claim.kind} has {name} {values}; name one above 0 for each of its arms")
+    if "tokens" in wanted and len(set(claim.tokens)) < 3:
+        raise UserError(f"{where}: its tokens are {claim.tokens}, and its law needs at least three that differ; add arms")
+    if "budgets" in wanted:
+        names = claim.profiles or claim.budgets
+        sizes = [{size for size, own in zip(claim.sizes, names, strict=True) if own == name} for name in set(names)]
+        if len(sizes) < 2 or min(map(len, sizes)) < 3:
+            raise UserError(
+                f"{where}: its parabolas need two or more {'profiles' if claim.profiles else 'budgets'} with three sizes each; "
+                "add arms, or name equal `profiles` for arms that belong to one parabola"
+            )
     if claim.exponent is None or claim.exponent <= 0:
         raise UserError(f"{where}: its exponent is {claim.exponent}; expected the published one, above 0")
     if (metric := study.metric(claim.metric)).better != "lower" or metric.take == "updates" or claim.computed:
