@@ -177,6 +177,14 @@ def test_what_differs_in_scores_alone_is_trained_once(tmp_path):
     assert len({row["hash"] for row in table(tmp_path)}) == 2
 
 
+def test_an_old_run_that_cannot_be_read_stops_nothing(tmp_path):
+    made = plan({"a": {}, "b": {"model.d_model": "16"}}, seeds=1)
+    old = tmp_path / "runs" / "a" / "0-old"
+    old.mkdir(parents=True)
+    Workdir(old).config_file.write_text('{"model": 1}')
+    assert len(run_all(made, tmp_path)[0].outcomes) == 2
+
+
 def test_a_stopped_run_goes_on(tmp_path):
     made = plan({"a": {}, "b": {"model.d_model": "16"}}, seeds=1)
     folder = made.runs({})[0].folder(tmp_path / "two")

@@ -91,6 +91,11 @@ def test_the_best_checkpoint_is_scored_unless_the_study_says_the_last():
     assert alone.base == blind
 
 
+TASKS = {
+    "arms": studies.crossed(STUDY.arms, {"a": {"model.num_heads": "4"}, "b": {"model.norm_order": "pre"}}),
+    "tasks": ("a", "b"),
+    "claims": (),
+}
 WRONG = {
     "one arm": ({"arms": {"8": {}}}, "1 arm"),
     "arms": ({"arms": ["8", "16"]}, "must be a mapping"),
@@ -99,6 +104,20 @@ WRONG = {
     "against itself": (claim(against="16"), "claim 1: a claim of kind better compares '16' with itself"),
     "against in an order": (claim(kind="order", against="8"), "claim 1: a claim of kind order has no single comparison arm"),
     "beyond one": (claim(beyond=("8",)), "claim 1: a claim of kind better has 1 arm in `beyond`; name 2"),
+    "beyond the same arm": (
+        claim(arms=("8",), against="16", beyond=("8", "24")),
+        "claim 1: '8' in `beyond` cancels the same arm of the claim; name other arms",
+    ),
+    "beyond itself": (claim(arms=("8",), against="16", beyond=("8", "16")), "claim 1: '8' in `beyond` cancels"),
+    "slope beyond itself": (
+        claim(kind="rises", arms=("8", "16"), beyond=("8", "16"), sizes=(1.0, 2.0)),
+        "claim 1: '8' in `beyond` cancels",
+    ),
+    "compared with one task": (TASKS | {"compare_with": "8, a"}, "compare_with is '8, a', an arm of one task; name it without"),
+    "exponent of no task": (
+        TASKS | exponent(),
+        "claim 1: a claim of kind exponent names '8' without its task; name one, '8, a'",
+    ),
     "ranks without tasks": (claim(ranks=True), "claim 1: ranks are over the tasks"),
     "rates without a search": (claim(rates=True), "claim 1: rates are those of the search"),
     "slope without sizes": (claim(kind="rises"), "claim 1: its sizes are (); name one above 0 for each of its 2 arms"),

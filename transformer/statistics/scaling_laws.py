@@ -173,8 +173,8 @@ def optimal(
     minimum.
 
     Coverage of the nominal 95 % interval in 1,000 simulations of a law, with noise of 1 % and sizes from a quarter of the
-    best one to four times that. Three budgets with three seeds: 96 % with three sizes, 95 % with four, 94 % with five. One seed:
-    96 % with three budgets of five sizes, and 97 % with four of four, where most intervals have no bound.
+    best one to four times that. Three budgets with three seeds: 96 % with three sizes, 95 % with four, 94 % with five. One
+    seed: 96 % with three budgets of five sizes, and 97 % with four of four, where most intervals have no bound.
     """
     arrays = [np.asarray(each, dtype=np.float64) for each in (sizes_R, tokens_R, budgets_R, losses_R)]
     sizes_R, tokens_R, budgets_R, losses_R = arrays

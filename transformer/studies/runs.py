@@ -245,7 +245,11 @@ def copy_shared(config: Config, folder: Path) -> None:
         return
     prepared = None
     for file in sorted(folder.parents[1].glob(f"*/*/{Workdir(folder).config_file.name}")):
-        other, made = Workdir(file.parent), Workdir(file.parent).config()
+        other = Workdir(file.parent)
+        try:
+            made = other.config()
+        except UserError:  # of a variant's file that has changed since
+            continue
         if (other.checkpoints / str(config.train.steps)).is_dir() and _training(made) == _training(config):
             scores = (other.evaluation_file("test").parent, other.pictures)
             with new_folder(folder) as new:

@@ -321,6 +321,8 @@ def validate(study: Study) -> Study:
     _check_tasks(study)
     if any(arm not in study.arms for arm in study.cells(study.compare_with)):
         raise UserError(f"compare_with {_no_arm(study, study.compare_with)}")
+    if study.tasks and study.compare_with in study.arms:
+        raise UserError(f"compare_with is {study.compare_with!r}, an arm of one task; name it without its task")
     for number, claim in enumerate(study.claims, 1):
         _check_claim(study, claim, f"claim {number}")
     if any(rate <= 0 for rate in study.learning_rates):
@@ -451,6 +453,8 @@ def _check_claim(study: Study, claim: Claim, where: str) -> None:
         raise UserError(
             f"{where}: a claim of kind {claim.kind} has {counted(len(claim.beyond), 'arm')} in `beyond`; name {wanted}"
         )
+    if claim.beyond and (claim.beyond[0] in claim.arms if pairwise else claim.beyond == claim.arms):
+        raise UserError(f"{where}: {claim.beyond[0]!r} in `beyond` cancels the same arm of the claim; name other arms")
     if claim.ranks and (not study.tasks or claim.minus or not {*claim.arms, *claim.beyond}.isdisjoint(study.arms)):
         raise UserError(f"{where}: ranks are over the tasks of a study, so name its arms without their tasks, and no minus")
     if claim.rates and (claim.minus or claim.ranks or claim.metric or len(study.learning_rates) < 3 or study.search_seeds < 2):
@@ -481,6 +485,11 @@ def _check_claim(study: Study, claim: Claim, where: str) -> None:
 
 def _check_exponent(study: Study, claim: Claim, where: str) -> None:
     wanted = {"exponent": ("sizes",), "isoflop": ("sizes", "tokens", "budgets")}.get(claim.kind, ("sizes", "tokens"))
+    if without := [arm for arm in claim.arms if arm not in study.arms]:
+        raise UserError(
+            f"{where}: a claim of kind {claim.kind} names {without[0]!r} without its task; name one, "
+            f"{study.cells(without[0])[0]!r}"
+        )
     allowed = (*wanted, "profiles") if claim.kind == "isoflop" else wanted
     for name in ("sizes", "tokens", "budgets", "profiles"):
         values: tuple[float, ...] = getattr(claim, name)
