@@ -96,7 +96,8 @@ def run_all(plan: Plan, root: Path, train: Train, place: Place, stream: TextIO |
             if not stop:
                 _check_rates(root, rows, rates)
                 all_of(plan.runs(rates), study.metrics)
-            if not stop and (seeds := findings.seeds_needed(study, root)) > study.seeds:
+            begun = any(run.part == "study" for run in found)  # not if all arms lost a run of their search
+            if not stop and begun and (seeds := findings.seeds_needed(study, root)) > study.seeds:
                 all_of(plan.runs(rates, seeds), study.metrics)
     return Results(found, bool(stop))
 
