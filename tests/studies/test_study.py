@@ -34,7 +34,7 @@ def exponent(**changes) -> dict:
 
 def test_claims_of_a_law_and_of_a_size():
     studies.validate(dataclasses.replace(STUDY, **exponent()))
-    studies.validate(dataclasses.replace(STUDY, **claim(effect=0.2)))
+    studies.validate(dataclasses.replace(STUDY, **claim(effect=0.7)))
 
 
 def isoflop(rows: int, columns: int, **changes) -> dict:
@@ -84,6 +84,8 @@ def test_the_best_checkpoint_is_scored_unless_the_study_says_the_last():
     assert [metric.label for metric in best.metrics] == ["validation/nll (best)", "test/bleu"]
     assert all(config.uses_best for config in studies.arm_configs(best).values())
     assert best.base.checkpoint.best_metric == "validation/nll"
+    listed = dataclasses.replace(STUDY, checkpoint="best", metrics=list(STUDY.metrics), claims=list(STUDY.claims))
+    assert studies.validate(listed) == best
     last = studies.validate(STUDY)
     assert [metric.label for metric in last.metrics] == ["validation/nll", "test/bleu"] and last.base == STUDY.base
     blind = dataclasses.replace(STUDY.base, data=dataclasses.replace(STUDY.base.data, validation=None))
@@ -171,6 +173,7 @@ WRONG = {
         "claim 1: a claim of kind better does not use sizes; remove sizes=(1.0, 2.0)",
     ),
     "effect": (claim(effect=-1.0), "claim 1: its effect is -1.0; expected a difference above 0"),
+    "effect below the margin": (claim(effect=0.4), "claim 1: its effect, 0.4, is below its margin, 0.5; correct one"),
     "effect of equality": (claim(kind="equal", effect=1.0), "its effect is 1.0; expected a difference above 0"),
     "target of no updates": (
         {"metrics": (Metric("validation/nll", "lower", "best", 1.0),)},
@@ -294,6 +297,11 @@ def test_a_study_from_the_command_line():
     for wrong in ("test/own", "test/own:low", "test/bleu:"):
         with pytest.raises(UserError, match=f"--metric={wrong}: say what is better"):
             made(["one: model.num_heads=1"], metrics=[wrong])
+    with pytest.raises(UserError, match="--arm=a: data.train='x: no closing quotation; correct its quotation marks"):
+        made(["a: data.train='x"])
+    with pytest.raises(UserError, match="--arm=base: its settings are not those of the base"):
+        made(["base: model.d_ff=4", "one: model.num_heads=1"])
+    assert made(["base: model.d_ff=8", "one: model.num_heads=1"]).compare_with == "base"
     for wrong in (["one model.d_ff=4"], ["one: model.d_ff"], ["one: model.d_f=4"], ["a: model.d_ff=4", "a: model.d_ff=5"]):
         with pytest.raises(UserError):
             made(wrong)

@@ -269,10 +269,16 @@ def from_flags(
         name, colon, rest = arm.partition(":")
         if not name.strip() or not colon or name.strip() in made:
             raise UserError(f'--arm={arm}: expected a unique name, then settings: --arm="8 heads: model.num_heads=8"')
-        made[name.strip()] = dict(_split(each, f"--arm={arm}") for each in shlex.split(rest))
+        try:
+            words = shlex.split(rest)
+        except ValueError as error:
+            raise UserError(f"--arm={arm}: {str(error).lower()}; correct its quotation marks") from error
+        made[name.strip()] = dict(_split(each, f"--arm={arm}") for each in words)
     names = " and ".join(dict.fromkeys(name for changes in made.values() for name in changes))
     study = Study(f"What does another {names} change?", {**made, "": {}}, (), base=base)
     configs = arm_configs(study)
+    if "base" in made and configs["base"] != configs[""]:
+        raise UserError("--arm=base: its settings are not those of the base, --config; give the arm another name")
     same = next((name for name in made if configs[name] == configs[""]), "")
     study = dataclasses.replace(
         study,
@@ -304,6 +310,8 @@ def _split(text: str, flag: str) -> tuple[str, str]:
 def validate(study: Study) -> Study:
     """The study with the settings that its `checkpoint` implies. UserError: its parts do not fit together. plan.py checks what
     arms cost and report."""
+    lists = {name: tuple(each) for name in ("metrics", "claims", "tasks") if isinstance(each := getattr(study, name), list)}
+    study = dataclasses.replace(study, **lists)
     settings.check(study)
     if isinstance(study.metrics, tuple) and all(isinstance(metric, Metric) for metric in study.metrics):
         study = _at_checkpoint(study)
@@ -467,6 +475,10 @@ def _check_claim(study: Study, claim: Claim, where: str) -> None:
         raise UserError(f"{where}: its margin is {claim.margin}; expected {'a number above 0' if within else 'at least 0'}")
     if claim.effect is not None and (claim.effect <= 0 or within):
         raise UserError(f"{where}: its effect is {claim.effect}; expected a difference above 0; correct it, or leave it out")
+    if claim.effect is not None and claim.effect < claim.margin:
+        raise UserError(
+            f"{where}: its effect, {claim.effect}, is below its margin, {claim.margin}; correct one, or leave it out"
+        )
     differ = 3 if claim.kind in LAWS else 2
     if (claim.sizes or slope) and (
         len(claim.sizes) != len(claim.arms) or min(claim.sizes) <= 0 or len(set(claim.sizes)) < differ
