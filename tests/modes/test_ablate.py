@@ -149,8 +149,14 @@ def test_a_failed_arm_is_status_1(folder, monkeypatch):
 
     monkeypatch.setattr(runs, "run_all", run_all)
     result = ablate("--workdir=run")
-    assert result.status == 1 and result.err.splitlines()[-1] == "failed: 1 run, of pre; the same command tries them again"
+    failed = "failed: 1 run, of pre; the same command tries them again"
+    assert result.status == 1 and failed in result.err.splitlines()
     assert "- `pre`, seed 0: failed, x" in Path("run/report.md").read_text()
+    monkeypatch.setattr(
+        runs, "run_all", lambda plan, *rest: runs.Results({plan.run("pre", 0, "search", 0.1): Outcome("failed")}, False)
+    )
+    result = ablate("--workdir=search", "--config.learning_rates=0.1,0.2")
+    assert result.status == 1 and result.err.splitlines()[-1] == failed
 
 
 def test_a_report_needs_results_of_its_study(folder):

@@ -102,6 +102,26 @@ def test_limits_are_recovered_from_those_of_the_means(scale, blocked):
     assert result.p_above(high) == pytest.approx((1 + level) / 2)
 
 
+def test_arms_are_compared_on_one_scale():
+    """A score of 100 has no logit, one of 0 no logarithm: then the difference is that of arithmetic means, of all arms."""
+    for scale, theirs in (("logit", [60.0, 100.0, 95.0]), ("log", [0.0, 9.0, 1.0])):
+        table = {"a": [50.0, 99.0, 90.0], "b": theirs}
+        for blocked in (False, True):
+            found = contrasts.contrast(table, {"a": 1, "b": -1}, scale, blocked)
+            assert found.value == pytest.approx(np.mean(table["a"]) - np.mean(theirs))
+            assert found.error == pytest.approx(contrasts.contrast(table, {"a": 1, "b": -1}, "linear", blocked).error)
+            assert {mean.range for mean in found.means} == {contrasts.RANGES[scale]}
+        assert contrasts.difference(table, {"a": 1, "b": -1}, scale) == pytest.approx(found.value)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_limit_at_the_end_of_the_range_is_not_passed(seed):
+    """Means of 100 are possible, so a difference of 0 from an arm that always has 100 is excluded only as Welch's test does."""
+    ours = 100 - 20 * np.random.default_rng(seed).random(3)
+    found = contrasts.contrast({"a": [100.0] * 3, "b": ours.tolist()}, {"b": 1, "a": -1}, "logit")
+    assert found.p_below(0) == pytest.approx(stats.ttest_1samp(ours, 100.0, alternative="less").pvalue, rel=1e-6)
+
+
 def test_contrasts_of_more_than_two():
     """A difference of differences on a linear scale: the t test of that sum, each arm with its own variance."""
     table = drawn(4, 6)
@@ -133,6 +153,8 @@ def test_reciprocal_ranks_by_hand():
     groups = [{"x": "x, 1", "y": "y, 1"}, {"x": "x, 2", "y": "y, 2"}]
     ranks = contrasts.reciprocal_ranks(table, groups, higher_is_better=True)
     assert ranks == {"x": [1.0, (1 / 2 + 2 / 3) / 2, None], "y": [1 / 2, (1 + 2 / 3) / 2, None]}
+    turned = [groups[0], {"y": "y, 2", "x": "x, 2"}]
+    assert contrasts.reciprocal_ranks(table, turned, higher_is_better=True) == ranks
     assert contrasts.reciprocal_ranks(table, groups[:1], higher_is_better=False)["x"] == [1 / 2, 1, 1]
 
 

@@ -29,6 +29,22 @@ def test_parabola_and_law_find_the_exponent_of_the_optimal_size():
     assert below.beyond_BxK.all() and below.log_best_BxK[0] == pytest.approx(np.log(BEST[::14]) - 3)
 
 
+def test_intervals_through_three_sizes_hold_the_exponent():
+    """Parabolas that go through the means of three sizes: 8 simulated studies of three seeds, with noise of 1 %. With one seed
+    nothing is known about the noise."""
+    sizes, tokens, budgets = (each.reshape(4, 7, 2)[:3, ::3, [0, 0, 1]].ravel() for each in (SIZES, TOKENS, BUDGETS))
+    exact = FLOOR + SIZE_SCALE / sizes**ALPHA + TOKEN_SCALE / tokens**BETA
+    rng, truth, widths = np.random.default_rng(0), BETA / (ALPHA + BETA), []
+    for _ in range(8):
+        noisy = exact * np.exp(0.01 * rng.normal(size=len(exact)))
+        low, high = scaling_laws.optimal(sizes, tokens, budgets, noisy, samples=200, law_samples=1).interval()
+        widths += [high - low] if low < truth < high else []
+    assert len(widths) >= 6 and 0.1 < np.median(widths) < 0.25
+    for few in (scaling_laws.optimal, lambda n, d, c, loss: scaling_laws.law_exponent(n[::2], d[::2], loss[::2], True)):
+        with pytest.raises(UserError, match="more finished runs than the [95] parameters of its curves"):
+            few(*(each[::3] for each in (sizes, tokens, budgets, exact)))
+
+
 def test_other_conventions_of_size_and_budget_move_the_exponent_as_they_must():
     """Budgets that also count a last layer, so that they differ within a parabola: N^2 for N doubles the exponent, C^2 for C
     halves it."""

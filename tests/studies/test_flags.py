@@ -49,6 +49,24 @@ def test_a_loss_that_falls_steeply(tmp_path):
     assert flags(tmp_path, study, rows, a8=still, a16=curve(1, 0.1, 0.05, 0.01, 0.005)) == ""
 
 
+def test_curves_of_a_perplexity_and_of_no_loss(tmp_path):
+    """The loss is the logarithm of a perplexity, in which the same fall looks steeper; an accuracy shows nothing, in words."""
+    for name, better, first, last, flagged in (
+        ("perplexity", "lower", 3.0, 2.5, "is still learning: its loss falls by 17 %"),
+        ("perplexity", "lower", 3.0, 2.8, ""),
+        ("token_accuracy", "higher", 30.0, 60.0, ""),
+    ):
+        metric = Metric(f"validation/{name}", better)
+        study = make(metrics=(metric,), seeds=3)
+        values = np.exp([first] * 9 + list(np.linspace(first, last, 4))[1:]) if better == "lower" else [first] * 11 + [last]
+        column = {f"curve of {metric.name}": " ".join(f"{step}:{value}" for step, value in enumerate(values, 1))}
+        rows = written.all_of(study, lambda arm, seed, m=metric, c=column: {m.label: 20 + seed + int(arm), **c})
+        text = flags(tmp_path, study, rows)
+        assert flagged in text if flagged else "still learning" not in text
+        unchecked = f"still learning was not checked: the learning curves are of `{metric.name}`"
+        assert (unchecked in report_text(tmp_path, study, rows)) == (name == "token_accuracy")
+
+
 def test_too_few_validations_to_see_a_fall(tmp_path):
     """Unless the claim is about the number of updates, or about an arm of no claim."""
     study, short = make(metrics=(NLL, FAST)), curve(3, 2.5, 2.4, 2.3)
@@ -107,6 +125,10 @@ def test_sizes_that_the_loss_does_not_have(tmp_path):
 
 
 def test_what_was_not_learned(tmp_path):
+    low = Metric("test/nll", "lower", learned=0.1)
+    study = make(metrics=(NLL, low))
+    text = flags(tmp_path, study, [row | {low.label: 0.2} for row in loss(study)])
+    assert "`16` has not learned its task: test/nll is 0.2 (required: at most 0.1)" in text
     learned = Metric("test/exact_match@1-9", "higher", learned=99.0)
     study = make(metrics=(NLL, learned))
     for score, flagged in ((99.1, ""), (98.0, "`16` has not learned its task: test/exact_match@1-9 is 98")):

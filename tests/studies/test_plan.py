@@ -90,6 +90,29 @@ def test_an_arm_that_may_end_early_has_no_equal_number_of_updates():
     plan(arms=arms, fair=("parameters",), claims=(), compare_with="a")
 
 
+def test_flops_that_depend_on_the_data_are_not_known_to_be_equal(monkeypatch):
+    totals = plans.cost_lib.totals
+
+    def counted(config, info):
+        flops = {"total_flops": math.nan} if config.model.d_model == 16 else {}
+        return dataclasses.replace(totals(config, info), **flops)
+
+    monkeypatch.setattr(plans.cost_lib, "totals", counted)
+    with pytest.raises(UserError, match="equal flops, and those of '16' depend on the data.*; leave flops out of config.fair"):
+        plan(arms={"8": {}, "16": {"model.d_model": "16"}}, fair=("flops",), claims=())
+
+
+def test_a_search_with_fewer_updates_has_a_shorter_decay():
+    """By hand: half of 40 updates, of 20 of warm-up and of 20 of decay. A branch cannot be moved."""
+    changes = {"learning_rates": (0.1, 0.2), "search_fraction": 0.5, "search_check": "8", "claims": ()}
+    wsd = {"train.schedule": "wsd", "train.warmup_steps": "20", "train.decay_steps": "20"}
+    train = plan(arms={"8": {}, "16": wsd}, **changes).search()[-1].config.train
+    assert (train.steps, train.warmup_steps, train.decay_steps) == (20, 10, 10)
+    branch = {"train.branch_from": "run", "train.branch_step": "30"}
+    with pytest.raises(UserError, match="arm '16', tried with config.search_fraction 0.5 of the updates: .*branch_step 30"):
+        plan(arms={"8": {}, "16": branch}, **changes)
+
+
 def test_what_is_equal_is_counted_as_describe_does():
     """By hand: two tables less than 5 % apart, and just more."""
     table, rest = 8 * 8000, plans.amounts(plan(fair=()), "parameters")["8"] - 8 * 8000

@@ -413,6 +413,7 @@ def test_claims_on_other_metrics_lengths_and_tasks(tmp_path):
     assert list(copied) == ["8, copy", "16, copy"] and numbers(copied["16, copy"]["minus 8, copy"])[0] == pytest.approx(
         30, abs=1
     )
+    assert "not paired by seed (mean ranks in pairs" in text
     report.write(study, tmp_path)  # with a figure for each task
 
 

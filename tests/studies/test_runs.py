@@ -177,6 +177,14 @@ def test_what_differs_in_scores_alone_is_trained_once(tmp_path):
     assert len({row["hash"] for row in table(tmp_path)}) == 2
 
 
+def test_an_old_run_that_cannot_be_read_stops_nothing(tmp_path):
+    made = plan({"a": {}, "b": {"model.d_model": "16"}}, seeds=1)
+    old = tmp_path / "runs" / "a" / "0-old"
+    old.mkdir(parents=True)
+    Workdir(old).config_file.write_text('{"model": 1}')
+    assert len(run_all(made, tmp_path)[0].outcomes) == 2
+
+
 def test_a_stopped_run_goes_on(tmp_path):
     made = plan({"a": {}, "b": {"model.d_model": "16"}}, seeds=1)
     folder = made.runs({})[0].folder(tmp_path / "two")
@@ -385,6 +393,30 @@ def test_a_target_that_is_added_later_keeps_runs_that_never_reached_it(tmp_path)
     assert table(tmp_path / "later") == table(tmp_path / "once")
     for row in table(tmp_path / "later"):
         assert (row[never.label], row["not_reached"]) == ("4", f"{far.label}; {never.label}")
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_table_keeps_what_the_study_no_longer_asks_for(tmp_path, away):
+    """The scores of a metric that was left out, and a curve for the metric that is now the first on validation: from the
+    workdirs, or from curves.csv."""
+    arms, nll, bleu = {"a": {}, "b": {"model.d_ff": "9"}}, Metric("validation/nll", "lower"), Metric("test/bleu", "higher")
+    run_all(plan(arms, metrics=(Metric("validation/bleu", "higher"), nll, bleu)), tmp_path / "first")
+    before, root = table(tmp_path / "first"), tmp_path / "first"
+    if away:
+        root = elsewhere(root, tmp_path / "second")
+    else:
+        (root / "curves.csv").unlink()
+    run_all(plan(arms, metrics=(nll,)), root)
+    for now, row in zip(table(root), before, strict=True):
+        assert now.items() >= row.items() and now["test/bleu"] and not row["curve of validation/bleu"]
+        assert [point.split(":")[0] for point in now["curve of validation/nll"].split()] == (["4"] if away else ["4", "4"])
+
+
+@pytest.mark.parametrize("max_seeds", [0, 5])
+def test_a_search_that_failed_for_all_arms_has_no_runs(tmp_path, max_seeds):
+    arms = {"f": does("fail"), "g": does("fail") | {"model.d_ff": "9"}}
+    found, _ = run_all(plan(arms, learning_rates=(0.1, 0.2), max_seeds=max_seeds), tmp_path)
+    assert {(run.part, each.status) for run, each in found.outcomes.items()} == {("search", "failed")}
 
 
 COMMITTED = ("plan.json", "results.csv", "curves.csv", "sentences.csv", "resamples.csv")

@@ -34,7 +34,23 @@ def exponent(**changes) -> dict:
 
 def test_claims_of_a_law_and_of_a_size():
     studies.validate(dataclasses.replace(STUDY, **exponent()))
-    studies.validate(dataclasses.replace(STUDY, **claim(effect=0.2)))
+    studies.validate(dataclasses.replace(STUDY, **claim(effect=0.7)))
+
+
+def isoflop(rows: int, columns: int, **changes) -> dict:
+    """A grid of the same sizes in each row, a budget."""
+    grid = [(float(10**size), float(10 ** (10 + budget))) for budget in range(rows) for size in range(columns)]
+    arms = {str(number): {"model.d_ff": str(9 + number)} for number in range(len(grid))}
+    known = {"sizes": tuple(n for n, _ in grid), "tokens": tuple(c / n for n, c in grid), "budgets": tuple(c for _, c in grid)}
+    law = {"kind": "isoflop", "arms": tuple(arms), "exponent": 0.5, "margin": 0.1}
+    return claim(**law | known | changes) | {"arms": arms, "compare_with": "0"}
+
+
+def test_the_same_sizes_at_each_budget_are_an_isoflop_grid():
+    for budgets, sizes in ((3, 5), (2, 3)):
+        studies.validate(dataclasses.replace(STUDY, **isoflop(budgets, sizes)))
+    for kind in ("size exponent", "data exponent"):
+        studies.validate(dataclasses.replace(STUDY, **isoflop(3, 3, kind=kind, budgets=())))
 
 
 def test_arms_are_the_base_with_changes():
@@ -68,6 +84,8 @@ def test_the_best_checkpoint_is_scored_unless_the_study_says_the_last():
     assert [metric.label for metric in best.metrics] == ["validation/nll (best)", "test/bleu"]
     assert all(config.uses_best for config in studies.arm_configs(best).values())
     assert best.base.checkpoint.best_metric == "validation/nll"
+    listed = dataclasses.replace(STUDY, checkpoint="best", metrics=list(STUDY.metrics), claims=list(STUDY.claims))
+    assert studies.validate(listed) == best
     last = studies.validate(STUDY)
     assert [metric.label for metric in last.metrics] == ["validation/nll", "test/bleu"] and last.base == STUDY.base
     blind = dataclasses.replace(STUDY.base, data=dataclasses.replace(STUDY.base.data, validation=None))
@@ -75,6 +93,11 @@ def test_the_best_checkpoint_is_scored_unless_the_study_says_the_last():
     assert alone.base == blind
 
 
+TASKS = {
+    "arms": studies.crossed(STUDY.arms, {"a": {"model.num_heads": "4"}, "b": {"model.norm_order": "pre"}}),
+    "tasks": ("a", "b"),
+    "claims": (),
+}
 WRONG = {
     "one arm": ({"arms": {"8": {}}}, "1 arm"),
     "arms": ({"arms": ["8", "16"]}, "must be a mapping"),
@@ -83,6 +106,20 @@ WRONG = {
     "against itself": (claim(against="16"), "claim 1: a claim of kind better compares '16' with itself"),
     "against in an order": (claim(kind="order", against="8"), "claim 1: a claim of kind order has no single comparison arm"),
     "beyond one": (claim(beyond=("8",)), "claim 1: a claim of kind better has 1 arm in `beyond`; name 2"),
+    "beyond the same arm": (
+        claim(arms=("8",), against="16", beyond=("8", "24")),
+        "claim 1: '8' in `beyond` cancels the same arm of the claim; name other arms",
+    ),
+    "beyond itself": (claim(arms=("8",), against="16", beyond=("8", "16")), "claim 1: '8' in `beyond` cancels"),
+    "slope beyond itself": (
+        claim(kind="rises", arms=("8", "16"), beyond=("8", "16"), sizes=(1.0, 2.0)),
+        "claim 1: '8' in `beyond` cancels",
+    ),
+    "compared with one task": (TASKS | {"compare_with": "8, a"}, "compare_with is '8, a', an arm of one task; name it without"),
+    "exponent of no task": (
+        TASKS | exponent(),
+        "claim 1: a claim of kind exponent names '8' without its task; name one, '8, a'",
+    ),
     "ranks without tasks": (claim(ranks=True), "claim 1: ranks are over the tasks"),
     "rates without a search": (claim(rates=True), "claim 1: rates are those of the search"),
     "slope without sizes": (claim(kind="rises"), "claim 1: its sizes are (); name one above 0 for each of its 2 arms"),
@@ -117,6 +154,13 @@ WRONG = {
     "exponent of two": (claim(kind="exponent", arms=("8", "16")), "claim 1: a claim of kind exponent"),
     "sizes": (exponent(sizes=(1.0, 2.0)), "claim 1: its sizes are (1.0, 2.0); name one above 0 for each of its 3 arms"),
     "sizes that are equal": (exponent(sizes=(1.0, 2.0, 2.0)), "at least 3 that differ"),
+    "one budget": (isoflop(1, 6), "claim 1: its parabolas need two or more budgets with three sizes each; add arms"),
+    "budgets that differ": (isoflop(2, 3, budgets=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0)), "name equal `profiles` for arms"),
+    "two sizes at each budget": (isoflop(3, 2), "its sizes are (1.0, 10.0, 1.0, 10.0, 1.0, 10.0); name one above 0"),
+    "one number of tokens": (
+        isoflop(2, 3, kind="size exponent", budgets=(), tokens=(1.0,) * 6),
+        "claim 1: its tokens are (1.0, 1.0, 1.0, 1.0, 1.0, 1.0), and its law needs at least three that differ",
+    ),
     "sizes of 0": (exponent(sizes=(0.0, 1.0, 2.0)), "name one above 0"),
     "no exponent": (exponent(exponent=None), "claim 1: its exponent is None; expected the published one"),
     "exponent within nothing": (exponent(margin=0.0), "its margin is 0.0; expected a number above 0"),
@@ -129,6 +173,7 @@ WRONG = {
         "claim 1: a claim of kind better does not use sizes; remove sizes=(1.0, 2.0)",
     ),
     "effect": (claim(effect=-1.0), "claim 1: its effect is -1.0; expected a difference above 0"),
+    "effect below the margin": (claim(effect=0.4), "claim 1: its effect, 0.4, is below its margin, 0.5; correct one"),
     "effect of equality": (claim(kind="equal", effect=1.0), "its effect is 1.0; expected a difference above 0"),
     "target of no updates": (
         {"metrics": (Metric("validation/nll", "lower", "best", 1.0),)},
@@ -252,6 +297,11 @@ def test_a_study_from_the_command_line():
     for wrong in ("test/own", "test/own:low", "test/bleu:"):
         with pytest.raises(UserError, match=f"--metric={wrong}: say what is better"):
             made(["one: model.num_heads=1"], metrics=[wrong])
+    with pytest.raises(UserError, match="--arm=a: data.train='x: no closing quotation; correct its quotation marks"):
+        made(["a: data.train='x"])
+    with pytest.raises(UserError, match="--arm=base: its settings are not those of the base"):
+        made(["base: model.d_ff=4", "one: model.num_heads=1"])
+    assert made(["base: model.d_ff=8", "one: model.num_heads=1"]).compare_with == "base"
     for wrong in (["one model.d_ff=4"], ["one: model.d_ff"], ["one: model.d_f=4"], ["a: model.d_ff=4", "a: model.d_ff=5"]):
         with pytest.raises(UserError):
             made(wrong)

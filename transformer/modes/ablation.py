@@ -72,9 +72,11 @@ def ablate(
     if results.stopped:
         say(f"stopped, {counted(len(results.outcomes), 'run')} done; the same command resumes there")
         return
-    report(study, workdir)
     if failed := [run.arm for run, found in results.outcomes.items() if found.status == "failed"]:
         say(f"failed: {counted(len(failed), 'run')}, of {', '.join(dict.fromkeys(failed))}; the same command tries them again")
+    if any(run.part == "study" for run in results.outcomes):  # else each arm's search lacks a run
+        report(study, workdir)
+    if failed:
         sys.exit(1)
 
 

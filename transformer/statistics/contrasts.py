@@ -4,14 +4,15 @@ A table maps each arm to one score per seed, the same seeds in all arms. nan is 
 average, but it is an outcome, and `outcomes` counts it. None is a missing outcome: a run that failed or does not exist.
 
 A mean is taken on the scale of its metric (log for positive numbers, logit for percentages) and transformed back, and so are
-the limits of its interval. The limits of a contrast, a weighted sum of means in the metric's own units, are recovered from
-those of the means (MOVER: Zou & Donner 2008; Zou, Huang & Zhang 2009). On a linear scale that is Welch's t test, and
-the paired t test if seeds are blocks.
+the limits of its interval. The means of a contrast, a weighted sum of means in the metric's own units, are all taken on that
+scale, or all untransformed. The limits of a contrast are recovered from those of the means (MOVER: Zou & Donner 2008; Zou,
+Huang & Zhang 2009). On a linear scale that is Welch's t test, and the paired t test if seeds are blocks.
 
 Letters: R runs of an arm. Leading axes are allowed everywhere, so that many simulated studies can be computed at once.
 These are pure functions. Verdicts on claims are in `verdicts.py`.
 """
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -64,9 +65,9 @@ def inverse(values: np.ndarray, scale: Scale) -> np.ndarray:
         return 100 * special.expit(values) if scale == "logit" else values
 
 
-def possible(values: np.ndarray, scale: Scale) -> Scale:
+def possible(values: Sequence[np.ndarray], scale: Scale) -> Scale:
     """`scale`, or "linear" if a score is at an end of the scale or outside, where the transform is undefined."""
-    inside = np.all(values > 0) and (scale != "logit" or np.all(values < 100))
+    inside = all(np.all(each > 0) and (scale != "logit" or np.all(each < 100)) for each in values)
     return scale if inside else "linear"
 
 
@@ -88,7 +89,7 @@ class Mean:
         """The mean of finite scores (..., R), at least two. `rounding`: scores are multiples of this, so that each has a
         further variance of rounding² / 12, even if they do not vary."""
         limits = RANGES[scale]
-        scale, count = possible(values_R, scale), values_R.shape[-1]
+        scale, count = possible([values_R], scale), values_R.shape[-1]
         scaled_R = forward(values_R, scale)
         mean, error = scaled_R.mean(-1), scaled_R.std(-1, ddof=1) / math.sqrt(count)
         center = inverse(mean, scale)
@@ -151,13 +152,14 @@ class Contrast:
         with 11 comparisons, 3 seeds and an arm that varies a fifth as much as the others, the error rate would be 10 %; with
         this correction it is 6 %.
         """
-        means = [Mean.of(values, scale, rounding) for values in values_R]
+        limits, scale = RANGES[scale], possible(values_R, scale)
+        means = [dataclasses.replace(Mean.of(values, scale, rounding), range=limits) for values in values_R]
         parts = [weight * mean.unit * mean.error for weight, mean in zip(weights, means, strict=True)]
         value = sum(weight * mean.center for weight, mean in zip(weights, means, strict=True))
         variance = sum(part**2 for part in parts)
         correlation = None
         if blocked:
-            scaled_MxR = np.stack([forward(values, mean.scale) for values, mean in zip(values_R, means, strict=True)], axis=-2)
+            scaled_MxR = np.stack([forward(values, scale) for values in values_R], axis=-2)
             apart_MxR = scaled_MxR - scaled_MxR.mean(-1, keepdims=True)
             rounding_M = np.stack(
                 [rounding / math.sqrt(12) / mean.unit if rounding else 0 * mean.unit for mean in means], axis=-1
@@ -224,12 +226,17 @@ class Contrast:
         """p of a limit at `distance` from the value on that side; above 1/2 if the distance is negative."""
         quantile = self.quantile(np.abs(distance), np.where(distance >= 0, side, -side))
         p = stats.t.sf(quantile, self.freedom)
-        rounding = ROUNDING * np.max([np.abs(mean.center) for mean in self.means], axis=0)
-        certain = np.where(distance > rounding, 0.0, 1.0)
+        certain = np.where(distance > self._rounding, 0.0, 1.0)
         return np.maximum(np.where(self.error > 0, np.where(distance >= 0, p, 1 - p), certain), self.least)
 
+    @property
+    def _rounding(self) -> np.ndarray:
+        """Smaller differences count as 0."""
+        return ROUNDING * np.max([np.abs(mean.center) for mean in self.means], axis=0)
+
     def quantile(self, distance: np.ndarray, side: np.ndarray | int) -> np.ndarray:
-        """The number of standard errors of a limit at this distance from the value: the inverse of `_distance`."""
+        """The number of standard errors of a limit at this distance from the value: the inverse of `_distance`. The smallest
+        number if the limit is at the end of the metric's range."""
         safe = np.where(self.error > 0, self.error, 1.0)
         if all(mean.range == RANGES["linear"] for mean in self.means):
             return distance / safe
@@ -237,6 +244,7 @@ class Contrast:
         def of(quantile: np.ndarray) -> np.ndarray:
             return np.where(np.asarray(side) > 0, self._distance(quantile, 1), self._distance(quantile, -1))
 
+        distance = distance - self._rounding
         low, high = np.zeros(np.shape(distance)), np.ones(np.shape(distance))
         for _ in range(60):
             short = of(high) < distance
@@ -275,6 +283,7 @@ def contrast(
 
 def difference(table: Table, weights: Mapping[str, float], scale: Scale = "linear") -> float | None:
     """Only the value of the contrast, for which one run of each arm is enough."""
+    scale = possible([finite(table[arm]) for arm in weights], scale)
     means = [interval(table[arm], scale).value for arm in weights]
     if any(mean is None for mean in means):
         return None
@@ -297,8 +306,9 @@ def reciprocal_ranks(
     None if a run of the seed is missing.
     """
     sign = -1 if higher_is_better else 1
-    score_GxAxR = np.array([[table[arm] for arm in group.values()] for group in groups], dtype=np.float64)
-    absent_R = np.array([[[v is None for v in table[arm]] for arm in group.values()] for group in groups]).any((0, 1))
+    scores = [[table[group[name]] for name in groups[0]] for group in groups]
+    absent_R = np.array([[[v is None for v in each] for each in group] for group in scores]).any((0, 1))
+    score_GxAxR = np.array(scores, dtype=np.float64)
     mean_AxR = (1 / stats.rankdata(np.where(np.isfinite(score_GxAxR), sign * score_GxAxR, np.inf), axis=1)).mean(0)
     known_AxR = np.where(absent_R, None, mean_AxR)
     return {name: list(known_R) for name, known_R in zip(groups[0], known_AxR, strict=True)}
@@ -348,9 +358,8 @@ def games_howell(contrast: Contrast, arms: int, level: float = 0.95) -> tuple[In
     if 1 - level < (least := 2 * contrast.least):
         low, high = -math.inf, math.inf
     value = float(contrast.value)
-    rounding = ROUNDING * max(abs(float(mean.center)) for mean in contrast.means)
     if not contrast.error > 0:
-        return Interval(low, high), max(float(abs(value) <= rounding), least)
+        return Interval(low, high), max(float(abs(value) <= contrast._rounding), least)
     quantile = float(contrast.quantile(np.abs(contrast.value), -1 if value > 0 else 1))
     return Interval(low, high), max(studentized_range_tail(root * quantile, arms, freedom), least)
 

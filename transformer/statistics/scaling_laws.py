@@ -2,9 +2,13 @@
 
 Two estimates of the exponent of the optimal size in the budget, side by side (Hoffmann et al. 2022): approach 2, a parabola of
 the loss in log N for each budget and a line through the minima; approach 3, the law in two variables, which
-gives beta / (alpha + beta). The law is fitted to logarithms with the Huber loss. Intervals are those of the Bayesian bootstrap
-(Rubin 1981) over cells of runs with the same N and D: each cell keeps some weight, so that resamples have minima.
-Letters: R runs, C cells, B resamples, K budgets.
+gives beta / (alpha + beta). The law is fitted to logarithms with the Huber loss. Letters: R runs, C cells, B resamples, K
+budgets.
+
+Intervals are those of a parametric bootstrap. A resample has the losses of the fitted curves times normal noise, of the same
+relative size in all runs: that of the residuals, multiplied by sqrt(f / chi2) with a new chi2 of their f degrees of freedom, as
+in Student's t. So three sizes have an interval too, from the differences of seeds; without residual freedom there is none.
+Simulated coverage of 95 % intervals is in the docstrings of `optimal` and `law_exponent`.
 """
 
 import math
@@ -56,7 +60,7 @@ def _law(parameters: np.ndarray, size_center: float, token_center: float) -> Law
     return Law(math.exp(e), math.exp(a), float(alpha), math.exp(b), float(beta))
 
 
-def _minimise(size_R, token_R, loss_R, delta: float, weight_R=1.0, start: np.ndarray | None = None) -> np.ndarray:
+def _minimise(size_R, token_R, loss_R, delta: float, start: np.ndarray | None = None) -> np.ndarray:
     """log E, log A, log B (of sizes and tokens in units of their geometric means), alpha, beta; of logarithms."""
     size_R, token_R = size_R - size_R.mean(), token_R - token_R.mean()
 
@@ -65,10 +69,10 @@ def _minimise(size_R, token_R, loss_R, delta: float, weight_R=1.0, start: np.nda
         terms_3xR = np.exp(np.stack([np.full_like(size_R, e), a - alpha * size_R, b - beta * token_R]))
         sum_R = terms_3xR.sum(0)
         apart_R = np.log(sum_R) - loss_R
-        slope_3xR = terms_3xR / sum_R * (weight_R * np.clip(apart_R, -delta, delta))
+        slope_3xR = terms_3xR / sum_R * np.clip(apart_R, -delta, delta)
         gradient = [*slope_3xR.sum(1), -(slope_3xR[1] * size_R).sum(), -(slope_3xR[2] * token_R).sum()]
         unit = min(delta, 0.01) ** 2
-        return float((weight_R * special.huber(delta, apart_R)).sum()) / unit, np.array(gradient) / unit
+        return float(special.huber(delta, apart_R).sum()) / unit, np.array(gradient) / unit
 
     def search(start, delta: float, most: int, precision: float = 1e-13):
         bounds, options = [(-30.0, 10.0)] * 3 + [(1e-3, 5.0)] * 2, {"maxiter": most, "ftol": precision, "gtol": 1e-9}
@@ -82,7 +86,7 @@ def _minimise(size_R, token_R, loss_R, delta: float, weight_R=1.0, start: np.nda
 
 @dataclass(frozen=True)
 class Profiles:
-    """A parabola of log loss in log N for each of K budgets, of B weightings of the runs. nan where there is no minimum.
+    """A parabola of log loss in log N for each of K budgets, of B resamples. nan where there is no minimum.
 
     `log_best_BxK`: log N of the minimum. `log_budget_BxK`: log C there. `beyond_BxK`: whether the minimum is outside the range
     of sizes that were tried. `parabola_BxKx3`: coefficients of 1, x and x^2, for x = log N.
@@ -101,25 +105,19 @@ class Profiles:
         return (x_BxK * self.log_best_BxK).sum(1) / (x_BxK**2).sum(1)
 
 
-def profiles(sizes_R, budgets_R, losses_R, names_R=None, weights_BxR=None) -> Profiles:
-    """`names_R`: which runs belong to the same parabola; None: those with the same budget. If the budgets of a parabola differ,
-    because a convention counts them differently, that of the minimum is interpolated between the neighbouring sizes.
-    `weights_BxR`: the weight of each run."""
-    log_R, loss_R, log_budget_R = np.log(sizes_R), np.log(losses_R), np.log(budgets_R)
+def profiles(sizes_R, budgets_R, losses_BxR, names_R=None) -> Profiles:
+    """`losses_BxR`: those of B resamples, or of one without that axis. `names_R`: which runs belong to the same parabola; None:
+    those with the same budget. If the budgets of a parabola differ, because a convention counts them differently, that of the
+    minimum is interpolated between the neighbouring sizes."""
+    log_R, loss_BxR, log_budget_R = np.log(sizes_R), np.log(np.atleast_2d(losses_BxR)), np.log(budgets_R)
     names_R = np.asarray(budgets_R if names_R is None else names_R, dtype=np.float64)
-    weights_BxR = np.ones((1, len(log_R))) if weights_BxR is None else weights_BxR
     names_K, best, budget, beyond, parabolas = np.unique(names_R), [], [], [], []
     for name in names_K:
         mine_R = names_R == name
         center = log_R[mine_R].mean()
-        x_R, y_R, weight_BxR = log_R[mine_R] - center, loss_R[mine_R], weights_BxR[:, mine_R]
-        power_Rx3 = np.stack([np.ones_like(x_R), x_R, x_R**2], axis=1)
-        left_Bx3x3 = np.einsum("br,ri,rj->bij", weight_BxR, power_Rx3, power_Rx3)
-        right_Bx3 = np.einsum("br,ri,r->bi", weight_BxR, power_Rx3, y_R)
-        solved_B = np.linalg.cond(left_Bx3x3) < 1e10
-        parabola_Bx3 = np.full_like(right_Bx3, np.nan)
-        parabola_Bx3[solved_B] = np.linalg.solve(left_Bx3x3[solved_B], right_Bx3[solved_B][..., None])[..., 0]
-        constant_B, slope_B, curve_B = parabola_Bx3.T
+        x_R = log_R[mine_R] - center
+        power_Rx3 = x_R[:, None] ** np.arange(3)
+        constant_B, slope_B, curve_B = np.linalg.pinv(power_Rx3) @ loss_BxR[:, mine_R].T
         with np.errstate(divide="ignore", invalid="ignore"):
             at_B = np.where(curve_B > 0, -slope_B / (2 * curve_B), np.nan)
         order = np.argsort(x_R)
@@ -133,7 +131,7 @@ def profiles(sizes_R, budgets_R, losses_R, names_R=None, weights_BxR=None) -> Pr
 
 @dataclass(frozen=True)
 class Exponent:
-    """An exponent and its resamples, those of a Bayesian bootstrap over cells. `law`: the fit in two variables. `misfit`: p of
+    """An exponent and its resamples. `law`: the fit in two variables. `misfit`: p of
     the test that the curve fits the losses, None without repeated runs."""
 
     value: float
@@ -169,9 +167,15 @@ class Optimal(Exponent):
 
 
 def optimal(
-    sizes_R, tokens_R, budgets_R, losses_R, names_R=None, samples: int = 1000, law_samples: int = 60, seed: int = 0
+    sizes_R, tokens_R, budgets_R, losses_R, names_R=None, samples: int = 1000, law_samples: int = 200, seed: int = 0
 ) -> Optimal:
-    """UserError: fewer than two budgets with three sizes each, or a budget whose losses have no minimum."""
+    """UserError: fewer than two budgets with three sizes each, no more runs than parameters, or a budget whose losses have no
+    minimum.
+
+    Coverage of the nominal 95 % interval in 1,000 simulations of a law, with noise of 1 % and sizes from a quarter of the
+    best one to four times that. Three budgets with three seeds: 96 % with three sizes, 95 % with four, 94 % with five. One
+    seed: 96 % with three budgets of five sizes, and 97 % with four of four, where most intervals have no bound.
+    """
     arrays = [np.asarray(each, dtype=np.float64) for each in (sizes_R, tokens_R, budgets_R, losses_R)]
     sizes_R, tokens_R, budgets_R, losses_R = arrays
     names_R = budgets_R if names_R is None else np.asarray(names_R, dtype=np.float64)
@@ -181,14 +185,13 @@ def optimal(
     law, found = fit(sizes_R, tokens_R, losses_R), profiles(sizes_R, budgets_R, losses_R, names_R)
     if np.isnan(found.log_best_BxK).any():
         raise UserError("the losses of a budget have no minimum over its sizes; add sizes on either side")
-    cells_R, rng = cells(sizes_R, tokens_R, names_R), np.random.default_rng(seed)
-    weights_BxR = _weights(cells_R, names_R, samples, rng)
-    resampled = profiles(sizes_R, budgets_R, losses_R, names_R, weights_BxR)
-    fits = _refitted(sizes_R, tokens_R, losses_R, weights_BxR[:law_samples])
-    low, high = np.quantile([each.optimal_exponent for each in fits], [0.025, 0.975])
     place_R = np.searchsorted(found.names_K, names_R)
     curve_R = (found.parabola_BxKx3[0, place_R] * np.log(sizes_R)[:, None] ** np.arange(3)).sum(1)
-    misfit = lack_of_fit(np.log(losses_R), curve_R, cells_R, 3 * len(found.names_K))
+    cells_R, parameters = cells(sizes_R, tokens_R, names_R), 3 * len(found.names_K)
+    misfit, rng = lack_of_fit(np.log(losses_R), curve_R, cells_R, parameters), np.random.default_rng(seed)
+    resampled = profiles(sizes_R, budgets_R, _resampled(losses_R, np.exp(curve_R), parameters, samples, rng), names_R)
+    fits = _refitted(law, sizes_R, tokens_R, losses_R, law_samples, rng)
+    low, high = np.quantile([each.optimal_exponent for each in fits], [0.025, 0.975])
     return Optimal(
         float(found.exponent_B[0]),
         resampled.exponent_B,
@@ -201,33 +204,38 @@ def optimal(
 
 
 def law_exponent(sizes_R, tokens_R, losses_R, of_size: bool, samples: int = 200, seed: int = 0) -> Exponent:
-    """The exponent of the size or of the tokens in L(N, D). UserError: see `fit`."""
+    """The exponent of the size or of the tokens in L(N, D). UserError: see `fit`, or there are no more runs than parameters.
+
+    Coverage of the nominal 95 % intervals of both exponents in simulations with noise of 1 % and three seeds: 97 and 94 % with
+    nine cells (100 simulations), 97 and 96 % with six (80).
+    """
     sizes_R, tokens_R, losses_R = (np.asarray(each, dtype=np.float64) for each in (sizes_R, tokens_R, losses_R))
     law, cells_R = fit(sizes_R, tokens_R, losses_R), cells(sizes_R, tokens_R)
-    weights_BxR = _weights(cells_R, np.zeros(len(cells_R)), samples, np.random.default_rng(seed))
-    fits = [law, *_refitted(sizes_R, tokens_R, losses_R, weights_BxR)]
+    fits = [law, *_refitted(law, sizes_R, tokens_R, losses_R, samples, np.random.default_rng(seed))]
     value, *resampled = (each.size_exponent if of_size else each.token_exponent for each in fits)
     least_squares = fit(sizes_R, tokens_R, losses_R, delta=1e3)
     misfit = lack_of_fit(np.log(losses_R), np.log(least_squares.loss(sizes_R, tokens_R)), cells_R, 5)
     return Exponent(value, np.array(resampled), law, misfit)
 
 
-def _weights(cells_R: np.ndarray, names_R: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """The weight of each run in each resample: runs of a cell have the same, drawn for the cells of each budget."""
-    name_C = np.array([names_R[cells_R == cell][0] for cell in range(cells_R.max() + 1)])
-    weights_BxC = np.zeros((samples, len(name_C)))
-    for name in np.unique(name_C):
-        mine_C = np.flatnonzero(name_C == name)
-        weights_BxC[:, mine_C] = len(mine_C) * rng.dirichlet(np.ones(len(mine_C)), samples)
-    return weights_BxC[:, cells_R]
+def _resampled(losses_R, fitted_R, parameters: int, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Losses (B, R) of the fitted curves with new noise."""
+    if (freedom := len(losses_R) - parameters) < 1:
+        raise UserError(
+            f"an exponent needs more finished runs than the {parameters} parameters of its curves, for an interval; add seeds"
+        )
+    spread_Bx1 = np.sqrt((np.log(losses_R / fitted_R) ** 2).sum() / rng.chisquare(freedom, (samples, 1)))
+    with np.errstate(over="ignore"):
+        return fitted_R * np.exp(spread_Bx1 * rng.normal(size=(samples, len(losses_R))))
 
 
-def _refitted(sizes_R, tokens_R, losses_R, weights_BxR: np.ndarray) -> list[Law]:
+def _refitted(law: Law, sizes_R, tokens_R, losses_R, samples: int, rng: np.random.Generator) -> list[Law]:
     """The law of each resample, starting from the fit of all runs."""
-    logs = np.log(sizes_R), np.log(tokens_R), np.log(losses_R)
-    start = _minimise(*logs, DELTA)
-    found = [_minimise(*logs, DELTA, weights_R, start) for weights_R in weights_BxR]
-    return [_law(each, logs[0].mean(), logs[1].mean()) for each in found]
+    sizes, tokens = np.log(sizes_R), np.log(tokens_R)
+    start = _minimise(sizes, tokens, np.log(losses_R), DELTA)
+    losses_BxR = _resampled(losses_R, law.loss(sizes_R, tokens_R), len(start), samples, rng)
+    found = [_minimise(sizes, tokens, loss_R, DELTA, start) for loss_R in np.log(losses_BxR)]
+    return [_law(each, sizes.mean(), tokens.mean()) for each in found]
 
 
 def cells(*values_R) -> np.ndarray:

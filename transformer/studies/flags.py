@@ -84,7 +84,8 @@ def arm_flags(study: Study, rows: Sequence[Row], search: Sequence[Row], estimate
         for arm, estimate in estimates[metric.label].items():
             if metric.learned is not None and not metric.has_learned(estimate.value):
                 what = "has no value" if estimate.value is None else f"is {estimate.value:.4g}"
-                text = f"has not learned its task: {metric.label} {what} (required: at least {metric.learned:g})"
+                bound = "at least" if metric.higher_is_better else "at most"
+                text = f"has not learned its task: {metric.label} {what} (required: {bound} {metric.learned:g})"
                 result[arm].append(Flag(text))
     for arm, fall in _falls(study, rows).items():
         if fall > STEEP:
@@ -127,7 +128,18 @@ def checked(study: Study, search: Sequence[Row]) -> list[float | None]:
 
 
 def _loss_curve(study: Study) -> bool:
-    return is_loss(Metric(results.curve_of(study), "lower"))
+    """Whether the learning curves are of a loss, or of its exponential."""
+    return Metric(results.curve_of(study), "lower").score in ("nll", "loss", "perplexity")
+
+
+def unchecked(study: Study) -> str:
+    """A sentence if the study's curves cannot show whether arms are still learning; else ""."""
+    if _loss_curve(study):
+        return ""
+    return (
+        f"Whether arms are still learning was not checked: the learning curves are of {code(results.curve_of(study))}, the "
+        "first metric on validation, which is neither a loss nor a perplexity."
+    )
 
 
 def _too_short(rows: Sequence[Row], arm: str) -> bool:
@@ -144,10 +156,12 @@ def _curves(study: Study, rows: Sequence[Row], arm: str) -> dict[int, np.ndarray
 
 
 def _falls(study: Study, rows: Sequence[Row]) -> dict[str, float]:
-    """By arm, the fraction by which the mean loss falls in the last quarter of the updates, unless it is at its floor."""
+    """By arm, the fraction by which the mean loss falls in the last quarter of the updates, unless it is at its floor. The loss
+    of a perplexity is its logarithm."""
     result = {}
+    loss = np.log if results.curve_of(study) == "validation/perplexity" else np.asarray
     for arm in study.arms if _loss_curve(study) else ():
-        means = {step: float(value_R.mean()) for step, value_R in _curves(study, rows, arm).items()}
+        means = {step: float(loss(value_R).mean()) for step, value_R in _curves(study, rows, arm).items()}
         if means and (last := means[max(means)]) >= FLOOR:
             result[arm] = 1 - last / float(np.interp(LAST * max(means), list(means), list(means.values())))
     return result

@@ -23,6 +23,7 @@ from transformer.statistics.contrasts import detectable, expected, provable_marg
 from transformer.studies.study import LAWS, SEARCH_SEED, Claim, Fair, Metric, Study, arm_configs
 from transformer.studies.verdicts import comparisons, planned
 from transformer.training import costs as cost_lib
+from transformer.validation import validate as validate_config
 
 TOLERANCE: Mapping[Fair, float] = {"steps": 0.0, "tokens": 0.0, "flops": 0.05, "parameters": 0.05}
 
@@ -97,12 +98,12 @@ class Plan:
 
 
 def _shortened(config: Config, fraction: float) -> Config:
-    """The settings with a fraction of the updates and of the warm-up."""
+    """The settings with a fraction of the updates, of the warm-up and of the decay."""
     if fraction == 1:
         return config
-    steps, warmup = (max(1, round(fraction * each)) for each in (config.train.steps, config.train.warmup_steps))
-    changes = {"train.steps": steps, "train.evaluate_every": min(config.train.evaluate_every, steps)}
-    return _replaced(config, changes | ({"train.warmup_steps": warmup} if config.train.warmup_steps else {}))
+    scaled = {f"train.{name}": getattr(config.train, name) for name in ("steps", "warmup_steps", "decay_steps")}
+    changes = {name: max(1, round(fraction * each)) for name, each in scaled.items() if each}
+    return _replaced(config, {**changes, "train.evaluate_every": min(config.train.evaluate_every, changes["train.steps"])})
 
 
 # --- settings as they are recorded -------------------------------------------------------------------------------------
@@ -324,9 +325,17 @@ def _replaced(config: Config, changes: Mapping[str, object]) -> Config:
 def make(study: Study, reported: Callable[[Config], Sequence[str]]) -> Plan:
     """The plan of a valid study. `reported`: what a run with these settings reports.
 
-    UserError: an arm's family cannot have its objective, an arm does not report a metric, or the comparison is unfair.
+    UserError: an arm's family cannot have its objective, an arm does not report a metric, its settings do not fit the fewer
+    updates of a search, or the comparison is unfair.
     """
     configs = arm_configs(study)
+    for arm, config in configs.items() if study.learning_rates else ():
+        try:
+            validate_config(_shortened(config, study.search_fraction))
+        except UserError as error:
+            raise UserError(
+                f"arm {arm!r}, tried with config.search_fraction {study.search_fraction:g} of the updates: {error}"
+            ) from error
     check_reported(study, configs, reported)
     costs = {arm: cost_lib.totals(config, cost_lib.assumed_data_info(config)) for arm, config in configs.items()}
     plan = Plan(study, configs, costs)
@@ -379,6 +388,11 @@ def _check_fair(plan: Plan, fair: Fair) -> None:
 
 
 def _check_equal(fair: Fair, found: Mapping[str, float]) -> None:
+    if unknown := next((arm for arm, amount in found.items() if math.isnan(amount)), None):
+        raise UserError(
+            f"arms must have equal {fair}, and those of {unknown!r} depend on the data, so they cannot be counted; leave "
+            f"{fair} out of config.fair"
+        )
     least, most = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
     if (share := found[most] / found[least] - 1) > TOLERANCE[fair]:
         raise UserError(

@@ -172,11 +172,11 @@ def _notes(findings: Findings, measured: Measured) -> list[str]:
 
 
 def _flags(findings: Findings) -> list[str]:
-    """The flags of arms, and the rules by which arms and claims are flagged."""
-    if not findings.flags and not any(judged.flags for judged in findings.judged):
-        return []
+    """The flags of arms, the rules by which arms and claims are flagged, and what was not checked."""
     lines = [f"- {code(arm)} {flag.text}" for arm, doubts in findings.flags.items() for flag in doubts]
-    return ["## Flags", *(["\n".join(lines)] if lines else []), flags.RULES]
+    flagged = lines or any(judged.flags for judged in findings.judged)
+    parts = ["\n".join(lines), flags.RULES if flagged else "", flags.unchecked(findings.study)]
+    return ["## Flags", *filter(None, parts)] if any(parts) else []
 
 
 def _how_computed(findings: Findings) -> list[str]:
@@ -188,13 +188,16 @@ def _how_computed(findings: Findings) -> list[str]:
         "that all seeds have in common is added to the variance over seeds. "
     )
     paired = "in pairs with the same seed" if findings.study.blocked else "as independent samples, not paired by seed"
+    if not findings.study.blocked and any(measured.data.ranked for measured in findings.measured):
+        paired += " (mean ranks in pairs, because ranks of one seed depend on each other)"
     scales = {measured.data.scale for measured in findings.measured}
     named = {"log": "logarithms", "logit": "logits of percentages", "linear": "untransformed values"}
     return [
         "Means and their intervals (Student's t) are computed over finished runs from "
         f"{listed([text for scale, text in named.items() if scale in scales])}, and transformed back; if a value of an arm has "
-        f"no such transform, the arm is left untransformed. Arms are compared {paired}, each with its own variance (Welch "
-        "1947, with fewer degrees of freedom; the limits of a difference follow from those of its means: Zou & Donner 2008). "
+        "no such transform, the arm is left untransformed, and so are all that it is compared with. Arms are compared "
+        f"{paired}, each with its own variance (Welch 1947, with fewer degrees of freedom; the limits of a difference follow "
+        "from those of its means: Zou & Donner 2008). "
         "Planned comparisons are those of the claims. Their p values have Holm's (1979) correction. Their intervals are "
         "simultaneous and agree with his decisions (Strassburger & Bretz 2008): an interval that ends exactly at the bound "
         "of its claim excludes that bound. Each p value in a table is about a difference of 0, so a planned comparison with a "

@@ -198,6 +198,7 @@ TEXTS = ("commit", "versions", "machine", "hash", "error", "settings", "sources"
 CURVE = "curve of "
 FEW, POINTS = 50, 200  # maximum of a curve, in results.csv and in curves.csv
 Curve = Sequence[tuple[int, float]]
+Key = tuple[str, str, int, str]  # of a run in curves.csv: part, arm, seed, learning rate
 
 
 def columns(study: Study) -> list[Metric]:
@@ -288,31 +289,35 @@ def _not_reached(text: str | None) -> frozenset[str]:
 
 def write(plan: Plan, root: Path, outcomes: Mapping[Run, Outcome], rows: Rows | None = None) -> None:
     """Writes a row for every run with an outcome, in the order of the study's arms and seeds, and the whole file at once. Runs
-    that have a row in `rows` keep it."""
-    arms, study = list(plan.configs), plan.study
+    that have a row in `rows` keep it, with columns that the study does not have any more."""
+    arms, study, curve = list(plan.configs), plan.study, curve_of(plan.study)
+    curves, rows = read_curves(root / CURVES), rows or {}
     planned = plans.recorded(root)
     before = planned.defaults if planned else {}
     ordered = sorted(outcomes, key=lambda run: (run.part, arms.index(run.arm), run.seed, run.config.train.learning_rate or 0))
     head = ["part", "arm", "seed", "status", *(metric.label for metric in columns(study)), "learning_rate", "parameters"]
-    head += ["flops", "seconds", *TEXTS, f"{CURVE}{curve_of(study)}"]
+    head += ["flops", "seconds", *TEXTS, f"{CURVE}{curve}"]
+    head = list(dict.fromkeys([*head, *(name for row in rows.values() for name in row if name)]))
     with new_file(root / NAME) as new, new.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, head, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for run in ordered:
             found = outcomes[run]
-            if known := (rows or {}).get(run):  # a metric may be new
+            if known := rows.get(run):  # a metric may be new, and so may the curve
                 new_ones = {label: each for label, each in found.metrics.items() if not known.get(label) and each == each}
                 row = {**known, **_values(run, new_ones)}
                 row["not_reached"] = "; ".join(filter(None, (known.get("not_reached"), row["not_reached"])))
+                of_run, there = curves.get(_curve_key(run), {}), f"{CURVE}{curve}"
+                row[there] = known.get(there) or _curve_text(run.folder(root), curve) or _short(of_run.get(curve, ()))
                 writer.writerow(row)
             else:
-                writer.writerow(_row(run, found, run.folder(root), curve_of(study), before))
-    _write_curves_of(plan, root, ordered, rows or {})
+                writer.writerow(_row(run, found, run.folder(root), curve, before))
+    _write_curves_of(plan, root, ordered, rows, curves)
 
 
-def _write_curves_of(plan: Plan, root: Path, runs: Sequence[Run], rows: Rows) -> None:
-    """Writes curves.csv: from the workdirs where they exist, else from the old curves.csv or results.csv."""
-    shown, known = curve_of(plan.study), read_curves(root / CURVES)
+def _write_curves_of(plan: Plan, root: Path, runs: Sequence[Run], rows: Rows, known: Mapping[Key, Mapping[str, Curve]]) -> None:
+    """Writes curves.csv: from the workdirs where they exist, else from `known`, the old curves.csv, or results.csv."""
+    shown = curve_of(plan.study)
     names = dict.fromkeys(["train/loss", shown, *(m.name for m in plan.study.metrics if m.split == "validation")])
     curves = {}
     for run in runs:
@@ -321,6 +326,15 @@ def _write_curves_of(plan: Plan, root: Path, runs: Sequence[Run], rows: Rows) ->
         old = known.get(_curve_key(run)) or {shown: _read_curve((rows.get(run) or {}).get(f"{CURVE}{shown}") or "")}
         curves[_curve_key(run)] = {name: curve for name, curve in made.items() if curve} or old
     write_curves(root / CURVES, curves)
+
+
+def _curve_text(folder: Path, name: str) -> str:
+    """The curve of a run in a workdir, for results.csv."""
+    return _short([(line["step"], line[name]) for line in read_metrics(Workdir(folder).metrics_file) if name in line])
+
+
+def _short(points: Sequence[tuple[int, float | None]]) -> str:
+    return " ".join(f"{step}:{math.nan if value is None else value:.5g}" for step, value in _thin(points, FEW))
 
 
 def _read_curve(text: str) -> Curve:
@@ -352,10 +366,7 @@ def _row(run: Run, found: Outcome, folder: Path, curve: str, before: Mapping[str
     row |= {"settings": shlex.join(f"{name}={text}" for name, text in changed(run.config, before).items())}
     row |= {"sources": " ".join(f"{name}={digest}" for name, digest in plans.sources(run.config).items())}
     row["cuts"] = json.dumps(cuts.to_json(_cuts(workdir)), ensure_ascii=False) if row["status"] == "finished" else ""
-    points = [(line["step"], line[curve]) for line in read_metrics(workdir.metrics_file) if curve in line]
-    row[f"{CURVE}{curve}"] = " ".join(
-        f"{step}:{math.nan if value is None else value:.5g}" for step, value in _thin(points, FEW)
-    )
+    row[f"{CURVE}{curve}"] = _curve_text(folder, curve)
     if workdir.data_info_file.exists():
         cost = costs.totals(run.config, workdir.data_info())
         row |= {"parameters": cost.size} | ({} if math.isnan(cost.total_flops) else {"flops": cost.total_flops})
@@ -498,8 +509,6 @@ def _read_cuts(path: Path, number: int, text: str | None) -> list[Cut]:
 
 
 # --- curves.csv --------------------------------------------------------------------------------------------------------
-
-Key = tuple[str, str, int, str]  # part, arm, seed, learning rate
 
 
 def _curve_key(run: Run) -> Key:

@@ -96,7 +96,8 @@ def run_all(plan: Plan, root: Path, train: Train, place: Place, stream: TextIO |
             if not stop:
                 _check_rates(root, rows, rates)
                 all_of(plan.runs(rates), study.metrics)
-            if not stop and (seeds := findings.seeds_needed(study, root)) > study.seeds:
+            begun = any(run.part == "study" for run in found)  # not if all arms lost a run of their search
+            if not stop and begun and (seeds := findings.seeds_needed(study, root)) > study.seeds:
                 all_of(plan.runs(rates, seeds), study.metrics)
     return Results(found, bool(stop))
 
@@ -245,7 +246,11 @@ def copy_shared(config: Config, folder: Path) -> None:
         return
     prepared = None
     for file in sorted(folder.parents[1].glob(f"*/*/{Workdir(folder).config_file.name}")):
-        other, made = Workdir(file.parent), Workdir(file.parent).config()
+        other = Workdir(file.parent)
+        try:
+            made = other.config()
+        except UserError:  # of a variant's file that has changed since
+            continue
         if (other.checkpoints / str(config.train.steps)).is_dir() and _training(made) == _training(config):
             scores = (other.evaluation_file("test").parent, other.pictures)
             with new_folder(folder) as new:

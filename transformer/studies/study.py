@@ -269,10 +269,16 @@ def from_flags(
         name, colon, rest = arm.partition(":")
         if not name.strip() or not colon or name.strip() in made:
             raise UserError(f'--arm={arm}: expected a unique name, then settings: --arm="8 heads: model.num_heads=8"')
-        made[name.strip()] = dict(_split(each, f"--arm={arm}") for each in shlex.split(rest))
+        try:
+            words = shlex.split(rest)
+        except ValueError as error:
+            raise UserError(f"--arm={arm}: {str(error).lower()}; correct its quotation marks") from error
+        made[name.strip()] = dict(_split(each, f"--arm={arm}") for each in words)
     names = " and ".join(dict.fromkeys(name for changes in made.values() for name in changes))
     study = Study(f"What does another {names} change?", {**made, "": {}}, (), base=base)
     configs = arm_configs(study)
+    if "base" in made and configs["base"] != configs[""]:
+        raise UserError("--arm=base: its settings are not those of the base, --config; give the arm another name")
     same = next((name for name in made if configs[name] == configs[""]), "")
     study = dataclasses.replace(
         study,
@@ -304,6 +310,8 @@ def _split(text: str, flag: str) -> tuple[str, str]:
 def validate(study: Study) -> Study:
     """The study with the settings that its `checkpoint` implies. UserError: its parts do not fit together. plan.py checks what
     arms cost and report."""
+    lists = {name: tuple(each) for name in ("metrics", "claims", "tasks") if isinstance(each := getattr(study, name), list)}
+    study = dataclasses.replace(study, **lists)
     settings.check(study)
     if isinstance(study.metrics, tuple) and all(isinstance(metric, Metric) for metric in study.metrics):
         study = _at_checkpoint(study)
@@ -321,6 +329,8 @@ def validate(study: Study) -> Study:
     _check_tasks(study)
     if any(arm not in study.arms for arm in study.cells(study.compare_with)):
         raise UserError(f"compare_with {_no_arm(study, study.compare_with)}")
+    if study.tasks and study.compare_with in study.arms:
+        raise UserError(f"compare_with is {study.compare_with!r}, an arm of one task; name it without its task")
     for number, claim in enumerate(study.claims, 1):
         _check_claim(study, claim, f"claim {number}")
     if any(rate <= 0 for rate in study.learning_rates):
@@ -451,6 +461,8 @@ def _check_claim(study: Study, claim: Claim, where: str) -> None:
         raise UserError(
             f"{where}: a claim of kind {claim.kind} has {counted(len(claim.beyond), 'arm')} in `beyond`; name {wanted}"
         )
+    if claim.beyond and (claim.beyond[0] in claim.arms if pairwise else claim.beyond == claim.arms):
+        raise UserError(f"{where}: {claim.beyond[0]!r} in `beyond` cancels the same arm of the claim; name other arms")
     if claim.ranks and (not study.tasks or claim.minus or not {*claim.arms, *claim.beyond}.isdisjoint(study.arms)):
         raise UserError(f"{where}: ranks are over the tasks of a study, so name its arms without their tasks, and no minus")
     if claim.rates and (claim.minus or claim.ranks or claim.metric or len(study.learning_rates) < 3 or study.search_seeds < 2):
@@ -463,12 +475,17 @@ def _check_claim(study: Study, claim: Claim, where: str) -> None:
         raise UserError(f"{where}: its margin is {claim.margin}; expected {'a number above 0' if within else 'at least 0'}")
     if claim.effect is not None and (claim.effect <= 0 or within):
         raise UserError(f"{where}: its effect is {claim.effect}; expected a difference above 0; correct it, or leave it out")
+    if claim.effect is not None and claim.effect < claim.margin:
+        raise UserError(
+            f"{where}: its effect, {claim.effect}, is below its margin, {claim.margin}; correct one, or leave it out"
+        )
+    differ = 3 if claim.kind in LAWS else 2
     if (claim.sizes or slope) and (
-        len(claim.sizes) != len(claim.arms) or min(claim.sizes) <= 0 or len(set(claim.sizes)) < least
+        len(claim.sizes) != len(claim.arms) or min(claim.sizes) <= 0 or len(set(claim.sizes)) < differ
     ):
         raise UserError(
             f"{where}: its sizes are {claim.sizes}; name one above 0 for each of its {len(claim.arms)} arms, "
-            f"at least {least} that differ"
+            f"at least {differ} that differ"
         )
     if claim.kind in LAWS:
         _check_exponent(study, claim, where)
@@ -480,6 +497,11 @@ def _check_claim(study: Study, claim: Claim, where: str) -> None:
 
 def _check_exponent(study: Study, claim: Claim, where: str) -> None:
     wanted = {"exponent": ("sizes",), "isoflop": ("sizes", "tokens", "budgets")}.get(claim.kind, ("sizes", "tokens"))
+    if without := [arm for arm in claim.arms if arm not in study.arms]:
+        raise UserError(
+            f"{where}: a claim of kind {claim.kind} names {without[0]!r} without its task; name one, "
+            f"{study.cells(without[0])[0]!r}"
+        )
     allowed = (*wanted, "profiles") if claim.kind == "isoflop" else wanted
     for name in ("sizes", "tokens", "budgets", "profiles"):
         values: tuple[float, ...] = getattr(claim, name)
@@ -487,6 +509,16 @@ def _check_exponent(study: Study, claim: Claim, where: str) -> None:
             raise UserError(f"{where}: a claim of kind {claim.kind} does not use {name}; remove them")
         if (values or name in wanted) and (len(values) != len(claim.arms) or min(values) <= 0):
             raise UserError(f"{where}: a claim of kind {claim.kind} has {name} {values}; name one above 0 for each of its arms")
+    if "tokens" in wanted and len(set(claim.tokens)) < 3:
+        raise UserError(f"{where}: its tokens are {claim.tokens}, and its law needs at least three that differ; add arms")
+    if "budgets" in wanted:
+        names = claim.profiles or claim.budgets
+        sizes = [{size for size, own in zip(claim.sizes, names, strict=True) if own == name} for name in set(names)]
+        if len(sizes) < 2 or min(map(len, sizes)) < 3:
+            raise UserError(
+                f"{where}: its parabolas need two or more {'profiles' if claim.profiles else 'budgets'} with three sizes each; "
+                "add arms, or name equal `profiles` for arms that belong to one parabola"
+            )
     if claim.exponent is None or claim.exponent <= 0:
         raise UserError(f"{where}: its exponent is {claim.exponent}; expected the published one, above 0")
     if (metric := study.metric(claim.metric)).better != "lower" or metric.take == "updates" or claim.computed:
