@@ -264,6 +264,7 @@ def test_gelu_of_gemma_1_is_computed_by_tanh():
     for theirs, ours in {"gelu": "geglu_tanh", "gelu_pytorch_tanh": "geglu_tanh", "silu": "swiglu"}.items():
         assert read("gemma", HIDDEN | {"hidden_act": theirs})[name] == ours
     assert read("llama", HIDDEN | {"hidden_act": "gelu"})[name] == "geglu"
+    assert read("gpt_neox", HIDDEN | {"hidden_act": "gelu_fast"})[name] == "gelu_tanh"  # of the published 20B
     config = config_of(read("gemma", HIDDEN) | {"family": "decoder_only", "objective.kind": "causal_lm"})
     assert configs.to_fields("gemma", config, DataInfo(9, 9, 9, 9))["hidden_act"] == "gelu_pytorch_tanh"
     with pytest.raises(UserError, match=name):
@@ -404,6 +405,16 @@ def test_rules_of_search_that_we_have_not_are_named_all_at_once():
     message = refused("bart", SMALL["bart"], {"no_repeat_ngram_size": 3, "min_length": 56, "min_p": 0.1})
     assert all(name in message for name in ("no_repeat_ngram_size", "min_length", "min_p", "generation_config.json"))
     assert "no_such_rule" in refused("bart", SMALL["bart"], {"no_such_rule": 1})
+
+
+def test_rules_of_search_that_only_the_other_family_has_are_named():
+    """They would be left out, and the outputs would be others."""
+    for name, rule in (("gpt2", {"num_beams": 4}), ("bart", {"repetition_penalty": 1.2}), ("t5", {"repetition_penalty": 2.0})):
+        assert next(iter(rule)) in refused(name, SMALL[name], rule)
+        assert next(iter(rule)) in refused(name, SMALL[name] | rule)
+    read("gpt2", SMALL["gpt2"], {"num_beams": 1, "repetition_penalty": 1.2})
+    read("bart", SMALL["bart"], {"num_beams": 4, "repetition_penalty": 1.0})
+    read("bert", SMALL["bert"] | {"num_beams": 4, "repetition_penalty": 1.2})  # which does not search
 
 
 def test_a_forced_end_goes_both_ways():

@@ -13,6 +13,7 @@ from transformer.interop.fields import (
     COMMON_ONLY,
     REQUIRED,
     SEARCH,
+    SEARCH_OF,
     SEARCH_ONLY,
     SEARCH_SILENT,
     SILENT,
@@ -128,7 +129,8 @@ def _check_only(only: Mapping[str, Any], raw: Mapping[str, Any], where: str) -> 
 
 def _check_search(form: Format, generation: Mapping[str, Any], values: Values, where: str) -> None:
     """All at once: published files have several."""
-    wrong = [f"{n} {generation[n]!r}" for n, allowed in SEARCH_ONLY.items() if generation.get(n, allowed[0]) not in allowed]
+    only = SEARCH_ONLY | SEARCH_OF.get(form.family, {})
+    wrong = [f"{n} {generation[n]!r}" for n, allowed in only.items() if generation.get(n, allowed[0]) not in allowed]
     pad = values["data_info.pad"]
     if generation.get("bad_words_ids") == [[pad]] and pad == values["data_info.target_rows"] - 1:
         wrong = [each for each in wrong if not each.startswith("bad_words_ids")]

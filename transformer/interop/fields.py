@@ -81,6 +81,7 @@ ACTIVATIONS = [
     ("gelu_python", "gelu"),
     ("gelu_new", "gelu_tanh"),
     ("gelu_pytorch_tanh", "gelu_tanh"),
+    ("gelu_fast", "gelu_tanh"),
     ("silu", "silu"),
     ("swish", "silu"),
 ]
@@ -400,6 +401,11 @@ SEARCH_ONLY: dict[str, Sequence[Any]] = {
     "exponential_decay_length_penalty": (None,),
     "force_bos_token_to_be_generated": (False, None),
     "bad_words_ids": (None, []),
+}
+# The same, of fields that only the other family's search obeys.
+SEARCH_OF: dict[str, dict[str, Sequence[Any]]] = {
+    "decoder_only": {"num_beams": (1, None)},
+    "encoder_decoder": {"repetition_penalty": (1.0, None)},
 }
 SEARCH_SILENT = SILENT | words(
     "output_scores return_dict_in_generate output_logits remove_invalid_values renormalize_logits cache_implementation "
