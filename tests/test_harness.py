@@ -85,6 +85,33 @@ def test_a_model_of_lowercase_text_reads_lowercase():
     assert whole and made.generate("AB", [whole[-1].upper()], 6, 0.0) == whole[: whole.index(whole[-1])]
 
 
+def test_the_last_window_of_a_long_text_is_full():
+    """The window has 20 tokens: of 26 the last 6 are read behind the 14 before them, as lm_eval has it."""
+    made, text = scorer(), "abcdefgh ?" * 2 + "hgfeda"
+    ids = [made._model.data_info.start, *LETTERS.encode(text)]
+    wanted = []
+    for first, count in ((0, 20), (6, 6)):
+        logits = made._model.model.apply({"params": made._model.params}, {"inputs": np.asarray([ids[first : first + 20]])})
+        log_p = np.asarray(jax.nn.log_softmax(logits))[0]
+        wanted += [log_p[n, ids[first + n + 1]] for n in range(20 - count, 20)]
+    assert made.rolling([text])[0] == pytest.approx(sum(map(float, wanted)), rel=1e-4)
+
+
+def test_the_options_of_a_task_are_obeyed():
+    """Under all names that lm_eval has for the limit; what the search does not have is named."""
+    assert harness.search_of({"until": ["?"]}) == (harness.NEW_TOKENS, 0.0, {})
+    assert harness.search_of({"max_new_tokens": 7, "num_beams": 1, "top_p": None}) == (7, 0.0, {})
+    assert harness.search_of({"max_gen_toks": 5, "max_tokens": 7, "do_sample": False, "temperature": 0.8}) == (5, 0.0, {})
+    assert harness.search_of({"temperature": 0.8})[1] == 0.8 and harness.search_of({"do_sample": True})[1] == 1.0
+    more = harness.search_of({"do_sample": True, "top_p": 0.95, "top_k": 0})[2]
+    assert more == {"search.top_p": "0.95", "search.top_k": "none"}
+    assert harness.search_of({"top_p": 0.5, "repetition_penalty": 1.5})[2] == {"search.repetition_penalty": "1.5"}
+    with pytest.raises(UserError, match="num_beams 4, typical_p 0.5"):
+        harness.search_of({"num_beams": 4, "typical_p": 0.5})
+    made = scorer()
+    assert made.generate("ab", [], 6, 1.0, more={"search.top_k": "1"}) == made.generate("ab", [], 6, 0.0)
+
+
 def test_repeated_samples_differ_and_are_the_same_each_time():
     made = scorer()
     drawn = [made.generate("ab", [], 12, 1.0, seed=seed) for seed in (0, 1, 2, 0)]

@@ -12,7 +12,7 @@ import functools
 import importlib
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +28,9 @@ from transformer.inference.loading import Loaded, pad, round_length
 
 NAME = "workdir"  # its name for --model
 NEW_TOKENS = 256  # limit of a continuation if a task has none, as in lm_eval's other models
+# Names that a task may give to that limit; the first that it gives counts, as in lm_eval.
+LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+WARPS = ("top_k", "top_p", "repetition_penalty")  # options of a task that are settings of `config.search`
 
 
 class Scorer:
@@ -44,9 +47,9 @@ class Scorer:
         self._generator = functools.cache(self._with_search)
         self._score = jax.jit(self._scores)
 
-    def _with_search(self, temperature: float, new_tokens: int) -> Generator:
+    def _with_search(self, temperature: float, new_tokens: int, more: tuple[tuple[str, str], ...]) -> Generator:
         """The same model with these settings of its search; settings that then have no effect are left out."""
-        asked = {"search.temperature": str(temperature), "search.max_new_tokens": str(new_tokens)}
+        asked = {"search.temperature": str(temperature), "search.max_new_tokens": str(new_tokens)} | dict(more)
         loaded = self._model.loaded
         config = effects.without_idle(settings.override(loaded.config, asked), kept=asked)
         return predict.make(dataclasses.replace(loaded, config=config))
@@ -104,18 +107,27 @@ class Scorer:
         return result
 
     def rolling(self, texts: Sequence[str]) -> list[float]:
-        """The log probability of each whole text, computed in windows that do not overlap."""
+        """The log probability of each whole text, in windows of which only the last overlaps another: it is full, as lm_eval
+        has it."""
         model = self._model
         score, encoded = functools.partial(model._nll, model.params), list(map(self._encode, texts))
-        nll = perplexity.token_nll(score, encoded, model.data_info.start, model.window, model.window, self._rows)
+        nll = perplexity.token_nll(score, encoded, model.data_info.start, model.window, model.window, self._rows, True)
         return [-math.fsum(each) for each in nll]
 
-    def generate(self, prompt: str, until: Sequence[str], new_tokens: int, temperature: float, seed: int = 0) -> str:
-        """A continuation up to the first occurrence of a text of `until`; greedy at temperature 0.
+    def generate(
+        self,
+        prompt: str,
+        until: Sequence[str],
+        new_tokens: int,
+        temperature: float,
+        seed: int = 0,
+        more: Mapping[str, str] | None = None,
+    ) -> str:
+        """A continuation up to the first occurrence of a text of `until`; greedy at temperature 0. `more`: settings, by name.
 
         If a prompt leaves no room for the new tokens, its beginning is left out, but at least half of the window is read.
         """
-        model = self._generator(temperature, new_tokens)
+        model = self._generator(temperature, new_tokens, tuple((more or {}).items()))
         room = max(model.window - new_tokens - 1, model.window // 2)
         ids = self._encode(prompt)
         self.cuts.append(
@@ -132,6 +144,24 @@ def _answered(scorer: Scorer, result: list[Any]) -> list[Any]:
         say(cut)
     scorer.cuts.clear()
     return result
+
+
+def search_of(options: Mapping[str, Any]) -> tuple[int, float, dict[str, str]]:
+    """The limit of new tokens, the temperature and further settings that a task's `generation_kwargs` say. Without
+    `do_sample` a temperature says whether to sample, as in lm_eval. UserError: an option that the search does not have."""
+    options = {name: value for name, value in options.items() if value is not None and (name, value) != ("num_beams", 1)}
+    if unknown := options.keys() - {"until", "do_sample", "temperature", *LIMITS, *WARPS}:
+        named = ", ".join(f"{name} {options[name]!r}" for name in sorted(unknown))
+        raise UserError(f"generation_kwargs of the task: {named}: search has no such option; remove it there")
+    new_tokens = next((int(options[name]) for name in LIMITS if name in options), NEW_TOKENS)
+    sampled = options.get("do_sample", float(options.get("temperature", 0.0)) > 0)
+    temperature = float(options.get("temperature", 1.0)) if sampled else 0.0
+    more = {f"search.{name}": str(options[name]) for name in WARPS if name in options}
+    if temperature == 0:  # they have no effect
+        more = {name: value for name, value in more.items() if name == "search.repetition_penalty"}
+    elif options.get("top_k") in (0, -1):  # of all tokens
+        more["search.top_k"] = "none"
+    return new_tokens, temperature, more
 
 
 def _requests(requests: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
@@ -165,15 +195,10 @@ def register() -> None:
                 repeated = f"{prompt} {options}"  # lm_eval repeats a request to get several samples
                 before[repeated] += 1
                 until = options.get("until") or []
-                sampled = options.get("do_sample", False)
+                texts = [until] if isinstance(until, str) else until
+                new_tokens, temperature, more = search_of(options)
                 result.append(
-                    self._scorer.generate(
-                        prompt,
-                        [until] if isinstance(until, str) else until,
-                        int(options.get("max_gen_toks", NEW_TOKENS)),
-                        float(options.get("temperature", 1.0)) if sampled else 0.0,
-                        seed=before[repeated] - 1,
-                    )
+                    self._scorer.generate(prompt, texts, new_tokens, temperature, seed=before[repeated] - 1, more=more)
                 )
             return _answered(self._scorer, result)
 

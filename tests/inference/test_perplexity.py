@@ -58,6 +58,15 @@ def test_each_token_once_in_its_context(window, stride):
             assert min(n + 1, window - stride + 1) <= len(context) <= window
 
 
+def test_a_last_window_may_be_full():
+    """The windows of lm_eval's documentation: ten tokens, of which a model sees four."""
+    rows = list(perplexity.windows(range(10), 99, 4, 4, full_last=True))
+    scored = [(inputs.tolist(), targets[weights > 0].tolist()) for inputs, targets, weights in rows]
+    assert scored == [([99, 0, 1, 2], [0, 1, 2, 3]), ([3, 4, 5, 6], [4, 5, 6, 7]), ([5, 6, 7, 8], [8, 9])]
+    short = list(perplexity.windows(range(3), 99, 4, 4, full_last=True))
+    assert [inputs.tolist() for inputs, _, _ in short] == [[99, 0, 1, 0]]
+
+
 def test_stride_1_gives_each_its_full_context():
     [ids] = documents(30)
     [nll] = run([ids], 8, 1)

@@ -16,22 +16,22 @@ Row = tuple[np.ndarray, np.ndarray, np.ndarray]
 Score = Callable[[np.ndarray, np.ndarray, np.ndarray], "np.typing.ArrayLike"]
 
 
-def windows(ids: Sequence[int] | np.ndarray, start: int, window: int, stride: int) -> Iterator[Row]:
+def windows(ids: Sequence[int] | np.ndarray, start: int, window: int, stride: int, full_last: bool = False) -> Iterator[Row]:
     """Inputs, targets (int32) and weights (float32, 1: scored here) of each window of a document, T each.
 
     Targets are the document's N tokens; inputs are `start` and all tokens but the last. The first window scores all of its
     tokens. Each later window moves by `stride` (the last one by the remaining tokens) and scores the tokens by which it moved.
     It covers the last `window` tokens up to its end, so that each target sees at least window - stride + 1 inputs if the
     document has them (Press et al. 2021, section 2). With stride = window, windows do not overlap, and the last one may be
-    short. Each token is scored once. Short rows are padded on the right, with weight 0. ValueError if stride is not between 1
-    and `window`.
+    short; with `full_last` it begins earlier instead, so that it is full. Each token is scored once. Short rows are padded on
+    the right, with weight 0. ValueError if stride is not between 1 and `window`.
     """
     if not 1 <= stride <= window:
         raise ValueError(f"stride is {stride}: must be between 1 and the window, {window}")
     tokens = np.concatenate([[start], np.asarray(ids, np.int32)]).astype(np.int32)
     scored, end = 0, min(window, len(ids))
     while scored < len(ids):
-        begin = scored if stride == window else max(end - window, 0)
+        begin = scored if stride == window and not full_last else max(end - window, 0)
         inputs, targets, weights = np.zeros(window, np.int32), np.zeros(window, np.int32), np.zeros(window, np.float32)
         inputs[: end - begin], targets[: end - begin] = tokens[begin:end], tokens[begin + 1 : end + 1]
         weights[scored - begin : end - begin] = 1
@@ -40,11 +40,18 @@ def windows(ids: Sequence[int] | np.ndarray, start: int, window: int, stride: in
 
 
 def token_nll(
-    score: Score, documents: Iterable[Sequence[int] | np.ndarray], start: int, window: int, stride: int, batch_size: int
+    score: Score,
+    documents: Iterable[Sequence[int] | np.ndarray],
+    start: int,
+    window: int,
+    stride: int,
+    batch_size: int,
+    full_last: bool = False,
 ) -> Iterator[np.ndarray]:
     """For each document, in order, the nats of each of its tokens: float64 N.
 
     `score` always receives `batch_size` rows. Several documents share a batch, and the last batch is filled with empty rows.
+    The other arguments are as in `windows`.
     """
     lengths: list[int] = []  # documents that are started and not yet returned
     scored: list[float] = []  # the nats of their tokens, in order
@@ -52,7 +59,7 @@ def token_nll(
     def rows() -> Iterator[Row]:
         for ids in documents:
             lengths.append(len(ids))
-            yield from windows(ids, start, window, stride)
+            yield from windows(ids, start, window, stride, full_last)
 
     def whole() -> Iterator[np.ndarray]:
         while lengths and lengths[0] <= len(scored):
