@@ -216,6 +216,49 @@ def test_a_fraction_of_each_head_is_rotated_where_they_read_it(name, field):
     assert read("llama", HIDDEN | {"partial_rotary_factor": 1.0})["model.positions.fraction"] == 1
 
 
+# LlamaConfig().max_position_embeddings of Transformers, and so on.
+LONGEST = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768, "gemma": 8192, "gemma2": 8192}
+LONGEST |= {"gemma3_text": 131072, "phi3": 4096, "olmo2": 2048, "smollm3": 32768, "gpt_neox": 2048}
+
+
+@pytest.mark.parametrize("name", LONGEST)
+def test_the_longest_text_where_a_file_does_not_say(name):
+    assert read(name, HIDDEN)["model.positions.size"] == LONGEST[name]
+
+
+def test_the_trained_length_of_scaled_positions():
+    """Transformers takes the field beside the parameters first, and none of them for `dynamic`."""
+    name, scaling = "original_max_position_embeddings", {"rope_type": "yarn", "factor": 2.0}
+    trained = "model.positions.scaling.trained_length"
+    for inner, outer, wanted in (({}, {}, 64), ({name: 8}, {}, 8), ({}, {name: 4}, 4), ({name: 8}, {name: 4}, 4)):
+        fields = HIDDEN | {"max_position_embeddings": 64} | outer
+        assert read("llama", fields | {"rope_scaling": scaling | inner})[trained] == wanted
+        dynamic = read("llama", fields | {"rope_scaling": scaling | inner | {"rope_type": "dynamic"}})
+        assert dynamic[trained] == dynamic["model.positions.size"] == 64
+    fields = HIDDEN | {"max_position_embeddings": 64, "rope_scaling": {"rope_type": "yarn", name: 16, "factor": None}}
+    assert read("llama", fields)["model.positions.scaling.factor"] == 4
+
+
+def test_dynamic_positions_are_written_where_transformers_computes_the_same():
+    fields = HIDDEN | {"max_position_embeddings": 64, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}
+    values = read("llama", fields) | {"family": "decoder_only", "objective.kind": "causal_lm"}
+    written = configs.to_fields("llama", config_of(values), DataInfo(9, 9, 9, 9))
+    assert written["max_position_embeddings"] == 64 and "original_max_position_embeddings" not in str(written)
+    with pytest.raises(UserError, match="trained_length is 16 and size 64"):
+        configs.to_fields("llama", config_of(values | {"model.positions.scaling.trained_length": 16}), DataInfo(9, 9, 9, 9))
+
+
+def test_rotary_parameters_of_one_kind_of_layers_alone():
+    """The other kind has its own base, as in Transformers."""
+    for kind, other in (("full_attention", "local"), ("sliding_attention", "global")):
+        for more in ({}, {"sliding_attention" if kind == "full_attention" else "full_attention": None}):
+            given = {kind: {"rope_type": "default", "rope_theta": 77.0}} | more
+            config = config_of(read("gemma3_text", HIDDEN | {"num_hidden_layers": 6, "rope_parameters": given}))
+            turn = settings.replace(config, "family", "decoder_only").model.layers_of_period("decoder")
+            assert turn[0 if other == "local" else -1].positions.base == (1e4 if other == "local" else 1e6)
+            assert turn[-1 if other == "local" else 0].positions.base == 77
+
+
 def windows(name, fields):
     config = settings.replace(config_of(read(name, HIDDEN | fields)), "family", "decoder_only")
     turn = config.model.layers_of_period("decoder")
@@ -295,6 +338,16 @@ def test_layers_of_published_decoders():
         ("gemma2", {"layer_types": ["full_attention", "linear_attention", "full_attention"]}, "layer_types"),
         ("qwen2", {"use_sliding_window": True, "max_window_layers": None}, "max_window_layers"),
         ("mistral", {"sliding_window": "wide"}, "sliding_window"),
+        (
+            "mistral",
+            {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+            "layer_types",
+        ),
+        ("phi3", {"sliding_window": 5, "layer_types": ["full_attention"] * 3}, "layer_types"),
+        ("llama", {"sliding_window": 5, "layer_types": ["sliding_attention"] * 3}, "layer_types"),
+        ("llama", {"rope_scaling": {"rope_type": "linear"}}, "factor"),
+        ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": None}}, "factor"),
+        ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}}, "high_freq_factor"),
         ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers"),
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),

@@ -103,12 +103,19 @@ class LayerFields:
             local = [not rotated[n] if self.positionless else n >= first for n in range(layers)]
             types = types or [SLIDING if each else FULL for each in local]
         if types is None:
-            period = next((raw[name] for name in PATTERNS if isinstance(raw.get(name), int)), self.period)
+            pattern = next((raw[name] for name in PATTERNS if isinstance(raw.get(name), int)), self.period)
+            period = pattern if self.windows == "types" else None
             types = [SLIDING if period is None or (n + 1) % period else FULL for n in range(layers)]
         if not isinstance(types, list) or len(types) != layers or not {*types} <= {FULL, SLIDING}:
             raise UserError(f"{where}: layer_types is {types!r}: wants {FULL} or {SLIDING} for each of {layers} layers")
         if window is not None and not (type(window) is int and window >= 1):
             raise UserError(f"{where}: sliding_window is {window!r}: wants a number of tokens, 1 or more")
+        only = {"no": FULL, "all": SLIDING}.get(self.windows)
+        if only and window is not None and {*types} != {only}:
+            raise UserError(
+                f"{where}: layer_types is {types!r}: Transformers does not read it for this model type and has {only} in all "
+                "layers; remove it"
+            )
         return [window if each == SLIDING else None for each in types]
 
     def _rotated(self, raw: Fields, layers: int, where: str) -> list[bool]:
@@ -125,7 +132,7 @@ class LayerFields:
             return {"model.positions": "none"}
         given = raw.get("rope_parameters") or {}
         if {*given} & {FULL, SLIDING}:
-            rope = dict(given[FULL if window is None else SLIDING])
+            rope = dict(given.get(FULL if window is None else SLIDING) or {})
         elif given:
             rope = dict(given)
         else:
@@ -144,7 +151,8 @@ class LayerFields:
         }
         kind = rope.pop("rope_type", rope.pop("type", "default"))
         rope.pop("type", None)
-        original = rope.pop("original_max_position_embeddings", raw.get("original_max_position_embeddings")) or longest
+        inner = rope.pop("original_max_position_embeddings", None)
+        original = raw.get("original_max_position_embeddings") or inner or longest
         if kind not in SCALINGS:
             raise UserError(f"{where}: rope_type is {kind!r}: only {', '.join(SCALINGS)} are supported")
         scaling, named = SCALINGS[kind]
@@ -152,9 +160,11 @@ class LayerFields:
         values[prefix] = registry.reference(scaling)
         known = {field.name for field in dataclasses.fields(scaling)}
         if "trained_length" in known:
-            values[f"{prefix}.trained_length"] = original
-        if kind == "longrope" and rope.get("factor") is None:
+            values[f"{prefix}.trained_length"] = longest if kind == "dynamic" else original  # as Transformers has it
+        if kind in ("longrope", "yarn") and rope.get("factor") is None:
             values[f"{prefix}.factor"] = longest / original
+        elif missing := [theirs for theirs in NEEDED.get(kind, ()) if rope.get(theirs) is None]:
+            raise UserError(f"{where}: rope_parameters of type {kind} has no {missing[0]}; add it, as the model was published")
         for theirs, value in rope.items():
             if value is None:
                 continue
@@ -248,7 +258,13 @@ class LayerFields:
             value = getattr(scaling, ours)
             if value is not None:
                 rope[theirs] = list(value) if isinstance(value, tuple) else value
-        if hasattr(scaling, "trained_length"):
+        if isinstance(scaling, DynamicNTK):
+            if scaling.trained_length != positions.size:
+                raise UserError(
+                    f"config.model.positions.scaling.trained_length is {scaling.trained_length} and size {positions.size}: a "
+                    f"{name} model of Transformers has one number for both with scaling dynamic; it cannot be written"
+                )
+        elif hasattr(scaling, "trained_length"):
             rope["original_max_position_embeddings"] = scaling.trained_length  # type: ignore[attr-defined]
         return rope
 
@@ -280,6 +296,9 @@ SCALINGS: dict[str, tuple[type, dict[str, str]]] = {
         },
     ),
 }
+
+# Of these, what Transformers does not know by itself.
+NEEDED = {"linear": ("factor",), "dynamic": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
 
 
 def _number(value: Any) -> Any:
