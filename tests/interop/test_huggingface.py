@@ -364,6 +364,17 @@ def test_eight_bits_are_refused(tmp_path):
     assert "of a type that is not read here" in refused(folder)
 
 
+def test_one_file_goes_before_an_index_that_an_earlier_save_left(tmp_path):
+    """As in Transformers, whose save_pretrained removes shards and leaves their index."""
+    folder, made = case(tmp_path / "a", "gpt2")
+    name = sorted(made)[0]
+    tensors.write(folder, made | {name: made[name] + 1}, shard_bytes=20_000)
+    np.testing.assert_array_equal(tensors.read(folder)[name], made[name])
+    for shard in folder.glob("model-*"):
+        shard.unlink()
+    huggingface.read(folder)
+
+
 def test_shards_that_do_not_fit_their_index_are_said(tmp_path):
     folder, made = case(tmp_path / "a", "gpt2")
     (folder / "model.safetensors").unlink()

@@ -108,6 +108,26 @@ def test_texts_in_lower_case_are_said_in_both_directions(tmp_path):
         assert json.loads((tmp_path / f"b{lower}" / sentences.LENGTH).read_text()) == length
 
 
+def test_the_length_is_read_from_the_file_of_an_older_folder(tmp_path):
+    folder = encoder(tmp_path / "a", modules=modules("Transformer"))
+    (folder / "sentence_xlm-roberta_config.json").write_text(json.dumps({"max_seq_length": 9}))
+    assert sentences.read(folder)["data.max_source_length"] == 9
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 11}))
+    assert sentences.read(folder)["data.max_source_length"] == 11
+
+
+def test_a_prompt_before_every_text_is_refused(tmp_path):
+    folder = encoder(tmp_path / "a", modules=modules("Transformer"))
+    for name, refused in (("query", True), (None, False), ("document", False)):
+        prompts = {"prompts": {"query": "Find: ", "document": ""}, "default_prompt_name": name}
+        (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+        if refused:
+            with pytest.raises(UserError, match="default_prompt_name is 'query'"):
+                sentences.read(folder)
+        else:
+            sentences.read(folder)
+
+
 @pytest.mark.parametrize(
     ("kinds", "pooling", "named"),
     [

@@ -13,6 +13,9 @@ from transformer.errors import UserError
 from transformer.interop.tensors import read_json
 
 MODULES, LENGTH, POOLING = "modules.json", "sentence_bert_config.json", "1_Pooling"
+# The same file of older folders; the first that there is counts.
+LENGTHS = (LENGTH, *(f"sentence_{each}_config.json" for each in ("roberta", "distilbert", "camembert", "xlm-roberta")))
+PROMPTS = "config_sentence_transformers.json"  # texts that the library may put before each text
 MODES = {"mean": "mean", "cls": "first"}  # theirs -> ours
 
 
@@ -33,12 +36,24 @@ def read(folder: Path) -> dict[str, Any]:
             result["embed.normalize"] = True
         elif kind != "Transformer":
             raise UserError(f"{path}: {kind} is no module that is supported; without that file the encoder alone is imported")
-    length = read_json(path) if (path := folder / LENGTH).is_file() else {}
+    _check_prompt(folder / PROMPTS)
+    length = next((read_json(path) for name in LENGTHS if (path := folder / name).is_file()), {})
     if isinstance(most := length.get("max_seq_length"), int) and most > 1:
         result["data.max_source_length"] = most
     if length.get("do_lower_case") is True:
         result["data.lowercase"] = True
     return result
+
+
+def _check_prompt(path: Path) -> None:
+    """UserError: the library puts a prompt before every text."""
+    described = read_json(path) if path.is_file() else {}
+    name, prompts = described.get("default_prompt_name"), described.get("prompts")
+    if name is not None and (prompt := prompts.get(name) if isinstance(prompts, dict) else name):
+        raise UserError(
+            f"{path}: default_prompt_name is {name!r}, which puts {prompt!r} before every text, and no text is added here; set "
+            "it to null there, and write the prompt into your texts"
+        )
 
 
 def _pooling(path: Path) -> str:

@@ -43,10 +43,10 @@ class Stored(Mapping[str, np.ndarray]):
 
 def read(folder: Path) -> Stored:
     """Every tensor of the folder. UserError: there are none, they are not safetensors, or damaged."""
+    if (folder / FILE).is_file():  # first, as in Transformers: an index beside it is of weights saved there before
+        return Stored(_places(folder / FILE))
     if (folder / INDEX).is_file():
         return Stored(_shards(folder))
-    if (folder / FILE).is_file():
-        return Stored(_places(folder / FILE))
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise UserError(
