@@ -206,3 +206,25 @@ def test_a_full_disk_destroys_no_checkpoint(again, tmp_path, monkeypatch):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert sound(tmp_path / "run") == [2, 4, 6]
+
+
+@pytest.mark.parametrize("steps", [STEPS, 9])
+def test_a_disk_that_is_full_during_preparation_keeps_the_settings_whole(again, tmp_path, monkeypatch, steps):
+    """With and without new settings, which cannot be taken back then."""
+    read, limits = training._read, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def full(*arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # bytes of a file
+        return read(*arguments)
+
+    monkeypatch.setattr(training, "_read", full)
+    shutil.rmtree(tmp_path / "run" / "tokens")
+    try:
+        with pytest.raises(UserError, match="cannot write the tokens: File too large; free space"):
+            again(steps=steps)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    monkeypatch.setattr(training, "_read", read)
+    assert training.Workdir(tmp_path / "run").config().train.steps == steps
+    again(steps=steps)
+    assert sound(tmp_path / "run")[-1] == steps

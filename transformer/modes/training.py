@@ -345,7 +345,10 @@ def _workdir(path: Path, config: Config) -> Iterator[tuple[Workdir, Checkpoints]
         yield workdir, checkpoints
     except BaseException as error:
         if hosts.is_first() and settings is not None:
-            workdir.config_file.write_bytes(settings)
+            if workdir.config_file.read_bytes() != settings:
+                # A full disk may be the error: then the file must stay whole, and the error must be the one that is shown.
+                with contextlib.suppress(OSError), new_file(workdir.config_file) as new:
+                    new.write_bytes(settings)
         elif hosts.is_first() and isinstance(error, Exception):
             remove(set(path.iterdir()) - found)
         raise
