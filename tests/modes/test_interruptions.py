@@ -1,14 +1,17 @@
 """Behaviour of a run in case of problems: a second run, damage, numbers that are not finite, no time, a full disk."""
 
 import contextlib
+import dataclasses
 import random
 import resource
 import shutil
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from transformer import families
 from transformer.config import Checkpoint, Config, Data, Model, Train
 from transformer.errors import UserError
 from transformer.modes import training
@@ -228,3 +231,33 @@ def test_a_disk_that_is_full_during_preparation_keeps_the_settings_whole(again, 
     assert training.Workdir(tmp_path / "run").config().train.steps == steps
     again(steps=steps)
     assert sound(tmp_path / "run")[-1] == steps
+
+
+def test_ctrl_c_leaves_no_part_of_a_vocabulary_of_another_run(finished, tmp_path, monkeypatch):
+    """The next start would take it for the whole one."""
+    new = training.Workdir(tmp_path / "new")
+    new.path.mkdir()
+    wanted = dataclasses.replace(config(finished / "data"), train=Train(init_from=str(finished / "run")))
+    task, copied = families.task_of(wanted), contents(finished / "run" / "vocabulary")
+
+    def interrupted(source, target, **how):
+        (Path(target) / "first").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.shutil, "copytree", interrupted)
+        training._start_from(wanted, task, new)
+    assert not list(new.path.iterdir())
+    training._start_from(wanted, task, new)
+    assert contents(new.vocabulary) == copied
+
+
+def test_trackers_receive_only_numbers(finished, tmp_path, monkeypatch):
+    """A score that is not finite is null in its file."""
+    rows, workdir = [], training.Workdir(tmp_path)
+    training.workdirs.write_json(workdir.evaluation_file("test"), {"scores": {"loss": 2.5, "perplexity": None}})
+    monkeypatch.setattr(training.predict, "load", lambda path: None)
+    monkeypatch.setattr(training, "score_split", lambda *arguments: [])
+    followed = types.SimpleNamespace(log=lambda *row: rows.append(row))
+    training._finish(workdir, config(finished / "data"), {"test": None}, False, followed, 6)
+    assert rows == [(6, {"test/loss": 2.5})]

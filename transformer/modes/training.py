@@ -21,7 +21,7 @@ from transformer.cuts import Cut, only
 from transformer.data import pipeline, prepare, sources
 from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import UserError, counted, optional, say
-from transformer.files import new_file, remove
+from transformer.files import new_file, new_folder, remove
 from transformer.inference import loading, predict, scores
 from transformer.models import axes, program
 from transformer.modes import measuring
@@ -399,7 +399,8 @@ def _start_from(config: Config, task: families.Task, workdir: Workdir) -> DataIn
         )
     if not workdir.vocabulary.is_dir():
         try:
-            shutil.copytree(other.vocabulary, workdir.vocabulary)
+            with new_folder(workdir.vocabulary) as new:
+                shutil.copytree(other.vocabulary, new, dirs_exist_ok=True)
         except OSError as error:
             raise UserError(f"config.train.init_from {other.path}: its vocabulary cannot be copied: {error}") from error
     return data_info
@@ -447,7 +448,7 @@ def _finish(
         rows = score_split(workdir, predictor, name, splits[name], splits.get("validation"))
         if hosts.is_first():
             found = workdirs.read_json(workdir.evaluation_file(name))["scores"]
-            followed.log(done, {f"{name}/{score}": value for score, value in found.items()})
+            followed.log(done, {f"{name}/{score}": value for score, value in found.items() if value is not None})
     if pictures:
         outputs = {row["source"]: row[scores.PREDICTION] for row in rows}
         hosts.by_first(lambda: _show(workdir, families.task_of(config), splits, predictor, outputs))
