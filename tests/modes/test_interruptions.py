@@ -5,6 +5,7 @@ import dataclasses
 import random
 import resource
 import shutil
+import signal
 import types
 from pathlib import Path
 
@@ -193,6 +194,24 @@ def test_when_time_is_up_it_saves_and_prints_how_to_resume(again, tmp_path, monk
     stderr = capsys.readouterr().err
     assert "config.train.max_minutes 3" in stderr and "after step 9 of 20" in stderr
     assert sound(tmp_path / "run")[-1] == 9
+
+
+def test_a_stop_in_the_last_update_leaves_the_scores_to_the_next_start(again, tmp_path, monkeypatch, capsys):
+    read, scored = training.pipeline.read, []
+    monkeypatch.setattr(training, "_finish", lambda *arguments: scored.append(arguments[-1]))
+
+    def interrupted(batches, first, last, *rest):
+        for number, batch in enumerate(read(batches, first, last, *rest), first + 1):
+            if number == last:
+                signal.raise_signal(signal.SIGINT)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.pipeline, "read", interrupted)
+        assert not again(steps=9)
+    assert "stopped after step 9, the last, saved" in capsys.readouterr().err
+    assert sound(tmp_path / "run")[-1] == 9 and not scored
+    assert again(steps=9) and scored == [9]
 
 
 def test_a_full_disk_destroys_no_checkpoint(again, tmp_path, monkeypatch):

@@ -229,12 +229,16 @@ def _train(
             read = pipeline.read(batches, first, first if ended else config.train.steps, config.data.workers)
             held = pipeline.count_slots(batches, range(first - first % settings.log_every, first), objective)
             _, done = yield from loop.train(job, state, first, read, held)
+    asked = any(hosts.every([stop.asked]))
     if done < config.train.steps and not ended:
         if not monitor.exhausted:
             why = f"config.train.max_minutes {config.train.max_minutes:g} reached: " if stop.late else ""
             say(f"{why}stopped after step {done:,} of {config.train.steps:,}, saved; the same command resumes there")
             return False
         say(monitor.reason(done))
+    if asked:
+        say(f"stopped after step {done:,}, the last, saved; the same command scores the model")
+        return False
     _finish(workdir, config, splits, pictures, followed, done)
     return True
 
