@@ -28,7 +28,7 @@ Value = str | int | float | bool | None | Sequence[str | int | float]
 @dataclasses.dataclass(frozen=True)
 class TrainingRun:
     """A run: its scores on the test split (or on validation if there is none), by name, and its model. `finished`: it was not
-    stopped before its last update; else there are no scores, and `train` resumes it."""
+    stopped before; else there are no scores, and `train` resumes it, or scores it if the last update is done."""
 
     workdir: Path
     scores: Mapping[str, float]

@@ -7,6 +7,9 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -256,15 +259,35 @@ def test_a_killed_worker_process_gives_a_one_line_error():
             pass
 
 
-def test_ctrl_c_does_not_end_a_worker_process():
-    """It reaches all processes of a terminal; the run reads on until its update is saved."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_does_not_end_a_worker_process(number):
+    """It may reach all processes of a terminal or of a cluster's job; the run reads on until its update is saved."""
     objective = Translate(LIMIT, LIMIT)
     batches = read(plan(CORPUS, objective, data_of("packed"), 400, 1, 0, True)[0], 0, 100_000, 1)
     next(batches)
     (worker,) = multiprocessing.active_children()
-    os.kill(worker.pid, signal.SIGINT)
+    os.kill(worker.pid, number)
     assert len(list(itertools.islice(batches, 50))) == 50 and worker.is_alive()
     worker.kill()
+
+
+ENDLESS = """
+import os, signal
+from transformer.data import pipeline
+if __name__ == "__main__":
+    batches = pipeline.read(range(100_000), 0, 100_000, 1)
+    print(next(batches), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_worker_process_ends_with_a_run_that_is_killed(tmp_path):
+    """A worker that remains keeps its output open, so that the time runs out."""
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(tmp_path / "endless.py")]
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (killed.stdout, killed.returncode) == ("0\n", -signal.SIGKILL)
 
 
 # --- sizes -------------------------------------------------------------------------------------------------------------

@@ -1,14 +1,18 @@
 """Behaviour of a run in case of problems: a second run, damage, numbers that are not finite, no time, a full disk."""
 
 import contextlib
+import dataclasses
 import random
 import resource
 import shutil
+import signal
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from transformer import families
 from transformer.config import Checkpoint, Config, Data, Model, Train
 from transformer.errors import UserError
 from transformer.modes import training
@@ -192,6 +196,24 @@ def test_when_time_is_up_it_saves_and_prints_how_to_resume(again, tmp_path, monk
     assert sound(tmp_path / "run")[-1] == 9
 
 
+def test_a_stop_in_the_last_update_leaves_the_scores_to_the_next_start(again, tmp_path, monkeypatch, capsys):
+    read, scored = training.pipeline.read, []
+    monkeypatch.setattr(training, "_finish", lambda *arguments: scored.append(arguments[-1]))
+
+    def interrupted(batches, first, last, *rest):
+        for number, batch in enumerate(read(batches, first, last, *rest), first + 1):
+            if number == last:
+                signal.raise_signal(signal.SIGINT)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.pipeline, "read", interrupted)
+        assert not again(steps=9)
+    assert "stopped after step 9, the last, saved" in capsys.readouterr().err
+    assert sound(tmp_path / "run")[-1] == 9 and not scored
+    assert again(steps=9) and scored == [9]
+
+
 def test_a_full_disk_destroys_no_checkpoint(again, tmp_path, monkeypatch):
     read, limits = training.pipeline.read, resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -206,3 +228,55 @@ def test_a_full_disk_destroys_no_checkpoint(again, tmp_path, monkeypatch):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert sound(tmp_path / "run") == [2, 4, 6]
+
+
+@pytest.mark.parametrize("steps", [STEPS, 9])
+def test_a_disk_that_is_full_during_preparation_keeps_the_settings_whole(again, tmp_path, monkeypatch, steps):
+    """With and without new settings, which cannot be taken back then."""
+    read, limits = training._read, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def full(*arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # bytes of a file
+        return read(*arguments)
+
+    monkeypatch.setattr(training, "_read", full)
+    shutil.rmtree(tmp_path / "run" / "tokens")
+    try:
+        with pytest.raises(UserError, match="cannot write the tokens: File too large; free space"):
+            again(steps=steps)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    monkeypatch.setattr(training, "_read", read)
+    assert training.Workdir(tmp_path / "run").config().train.steps == steps
+    again(steps=steps)
+    assert sound(tmp_path / "run")[-1] == steps
+
+
+def test_ctrl_c_leaves_no_part_of_a_vocabulary_of_another_run(finished, tmp_path, monkeypatch):
+    """The next start would take it for the whole one."""
+    new = training.Workdir(tmp_path / "new")
+    new.path.mkdir()
+    wanted = dataclasses.replace(config(finished / "data"), train=Train(init_from=str(finished / "run")))
+    task, copied = families.task_of(wanted), contents(finished / "run" / "vocabulary")
+
+    def interrupted(source, target, **how):
+        (Path(target) / "first").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.shutil, "copytree", interrupted)
+        training._start_from(wanted, task, new)
+    assert not list(new.path.iterdir())
+    training._start_from(wanted, task, new)
+    assert contents(new.vocabulary) == copied
+
+
+def test_trackers_receive_only_numbers(finished, tmp_path, monkeypatch):
+    """A score that is not finite is null in its file."""
+    rows, workdir = [], training.Workdir(tmp_path)
+    training.workdirs.write_json(workdir.evaluation_file("test"), {"scores": {"loss": 2.5, "perplexity": None}})
+    monkeypatch.setattr(training.predict, "load", lambda path: None)
+    monkeypatch.setattr(training, "score_split", lambda *arguments: [])
+    followed = types.SimpleNamespace(log=lambda *row: rows.append(row))
+    training._finish(workdir, config(finished / "data"), {"test": None}, False, followed, 6)
+    assert rows == [(6, {"test/loss": 2.5})]

@@ -1,6 +1,7 @@
 """Checkpoints: bitwise round trips, which ones are kept, and the state and message after a failure."""
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -204,6 +205,23 @@ def test_half_written_and_half_deleted_ones_are_not_there_and_go_away(make):
     assert resumed.steps() == [10, 20, 30]
     assert sorted(os.listdir(resumed.folder)) == ["10", "20", "30", "notes.txt"]
     assert resumed.restore(30, "params", table([0]))["w"] == 3
+
+
+def test_one_that_cannot_be_deleted_yet_is_no_checkpoint_and_goes_away_later(make, monkeypatch):
+    """As on NFS, while a reader has one of its files open."""
+    checkpoints = make(keep_last=1, keep_best=0)
+
+    def busy(path, *arguments, **how):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
+
+    checkpoints.save(1, {"params": table([1])})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", busy)
+        checkpoints.save(2, {"params": table([2])})
+        assert checkpoints.steps() == [2]
+    assert os.path.exists(checkpoints.folder / "1.deleted")
+    checkpoints.save(3, {"params": table([3])})
+    assert checkpoints.steps() == [3] and os.listdir(checkpoints.folder) == ["3"]
 
 
 KILLED = """

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import simulated
 import small
+from jax._src.pallas.mosaic import tpu_info
 
 from transformer import families
 from transformer.config import Parallel
@@ -216,3 +217,15 @@ def test_the_peak_is_measured_on_a_cpu_and_looked_up_elsewhere():
     known = types.SimpleNamespace(platform="tpu", device_kind="TPU v4")
     assert devices.peak_flops([known] * 4) == 4 * 275e12  # type: ignore[list-item]
     assert devices.peak_flops([types.SimpleNamespace(platform="gpu", device_kind="another")]) is None  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [(("TPU v5", "TPU v5p"), 459e12), (("TPU v5 lite", "TPU v5e"), 197e12), (("TPU v6 lite", "TPU v6e"), 918e12)],
+)
+def test_the_peak_of_a_tpu_is_known_by_each_of_its_names(names, wanted):
+    """JAX has two names for some kinds."""
+    found = {tpu_info.chip_version_from_device_kind(name) for name in names}
+    assert len(found) == 1 and None not in found
+    for name in names:
+        assert devices.peak_flops([types.SimpleNamespace(platform="tpu", device_kind=name)]) == wanted  # type: ignore[list-item]

@@ -14,6 +14,8 @@ from transformer import families
 from transformer.errors import UserError
 from transformer.inference import loading
 from transformer.models import lora
+from transformer.modes import costs as describing
+from transformer.runtime.devices import Runtime
 from transformer.training import costs, optimizer, trainer
 
 KERNELS = ("query", "key", "value", "output", "inner", "outer")
@@ -86,7 +88,7 @@ def test_a_pattern_of_nothing_or_of_all_is_refused(patterns):
     assert "config.train.freeze" in str(error.value) and "\n" not in str(error.value)
 
 
-def test_the_bytes_of_the_optimizer_are_those_of_adapters():
+def test_the_bytes_of_optimizer_and_gradients_are_those_of_adapters():
     config = small.config(**ADAPTED)
     tree = jax.eval_shape(lambda: small.params(config))
     sizes = costs.state_bytes(config.train, {}, tree, adapters=True), costs.state_bytes(config.train, {}, tree)
@@ -94,6 +96,24 @@ def test_the_bytes_of_the_optimizer_are_those_of_adapters():
     adapters = sum(leaf.size for path, leaf in paths.items() if path.endswith((lora.A, lora.B)))
     name = next(each for each in sizes[0] if each.startswith("optimizer"))
     assert sizes[0][name] == 2 * 4 * adapters < sizes[1][name]
+    assert sizes[0]["gradients"] == 4 * adapters < sizes[1]["gradients"]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_memory_that_is_described_is_that_of_the_step(monkeypatch, accumulate):
+    """Its temporary arrays take less than gradients of all parameters would."""
+    found, count = [], Runtime.train_memory
+    monkeypatch.setattr(Runtime, "train_memory", lambda *arguments: found.append(count(*arguments)) or found[-1])
+    sizes = {
+        "model__d_model": 128,
+        "model__d_ff": 1024,
+        "data__row_length": 16,
+        "train__batch_tokens": 32,
+        "train__accumulate": accumulate,
+    }
+    memory = describing.memory(small.config(model__lora_rank=2, **sizes), small.DATA_INFO, 16)
+    compiled = found[0].argument_size_in_bytes + found[0].temp_size_in_bytes
+    assert sum(memory.held.values()) + memory.temporary == pytest.approx(compiled, rel=0.05)
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from transformer.data import packing
 from transformer.data.corpus import concatenated_ranges
 from transformer.data.objectives import Corpus, Objective
 from transformer.errors import UserError, counted
+from transformer.runtime.parent import end_with_parent
 
 Batch = dict[str, np.ndarray]
 Share = tuple[tuple[int, ...], int]
@@ -294,13 +295,16 @@ def read(batches: Batches, first: int, last: int, workers: int) -> Iterator[Batc
         if not flags.FLAGS.is_parsed():  # Grain's worker processes read flags, which are not parsed outside of a launcher
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers)
-        return _watched(iter(dataset.mp_prefetch(options, worker_init_fn=_ignore_interrupts)))
+        return _watched(iter(dataset.mp_prefetch(options, worker_init_fn=_begin_worker)))
     return iter(dataset)
 
 
-def _ignore_interrupts(worker: int, workers: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; the run, which saves first, ends its readers itself."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _begin_worker(worker: int, workers: int) -> None:
+    """Ctrl-C reaches all processes of a terminal, and SIGTERM those of a cluster's job; the run, which saves first, ends its
+    readers itself. If it is killed, they end with it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    end_with_parent()
 
 
 def _watched(batches: Iterator[Batch]) -> Iterator[Batch]:

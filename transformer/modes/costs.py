@@ -61,11 +61,12 @@ def memory(config: Config, data_info: DataInfo, longest: int) -> Memory:
     state = jax.eval_shape(lambda: begin(families.init_params(model, objective, config.train.seed)))
     batch = pipeline.blank(objective, config.data, longest, config.train.batch_tokens, runtime.count * config.train.accumulate)
     rows, slots = batch[objective.sequences[-1].segments].shape
-    params, moments, average = (
+    trained = costs.trained(config.train, state.params, config.model.lora_rank is not None)
+    params, gradients, moments, average = (
         costs.device_bytes(part, runtime.layout.sizes, runtime.axes)
-        for part in (state.params, state.optimizer_state, state.average)
+        for part in (state.params, trained, state.optimizer_state, state.average)
     )
-    held = {"parameters": params, "gradients": params, f"optimizer ({config.train.optimizer})": moments}
+    held = {"parameters": params, "gradients": gradients, f"optimizer ({config.train.optimizer})": moments}
     if average:
         held["moving average"] = average
     compiled = runtime.train_memory(step, state, batch)
@@ -73,7 +74,7 @@ def memory(config: Config, data_info: DataInfo, longest: int) -> Memory:
         runtime.layout.describe(),
         f"{counted(rows, 'row')} of {slots:,}",
         held,
-        max(compiled.temp_size_in_bytes - params, 0),
+        max(compiled.temp_size_in_bytes - gradients, 0),
         compiled.argument_size_in_bytes,
     )
 

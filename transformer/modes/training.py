@@ -21,7 +21,7 @@ from transformer.cuts import Cut, only
 from transformer.data import pipeline, prepare, sources
 from transformer.data.tokenizers.vocabulary import Vocabulary
 from transformer.errors import UserError, counted, optional, say
-from transformer.files import new_file, remove
+from transformer.files import new_file, new_folder, remove
 from transformer.inference import loading, predict, scores
 from transformer.models import axes, program
 from transformer.modes import measuring
@@ -229,12 +229,16 @@ def _train(
             read = pipeline.read(batches, first, first if ended else config.train.steps, config.data.workers)
             held = pipeline.count_slots(batches, range(first - first % settings.log_every, first), objective)
             _, done = yield from loop.train(job, state, first, read, held)
+    asked = any(hosts.every([stop.asked]))
     if done < config.train.steps and not ended:
         if not monitor.exhausted:
             why = f"config.train.max_minutes {config.train.max_minutes:g} reached: " if stop.late else ""
             say(f"{why}stopped after step {done:,} of {config.train.steps:,}, saved; the same command resumes there")
             return False
         say(monitor.reason(done))
+    if asked:
+        say(f"stopped after step {done:,}, the last, saved; the same command scores the model")
+        return False
     _finish(workdir, config, splits, pictures, followed, done)
     return True
 
@@ -345,7 +349,10 @@ def _workdir(path: Path, config: Config) -> Iterator[tuple[Workdir, Checkpoints]
         yield workdir, checkpoints
     except BaseException as error:
         if hosts.is_first() and settings is not None:
-            workdir.config_file.write_bytes(settings)
+            if workdir.config_file.read_bytes() != settings:
+                # A full disk may be the error: then the file must stay whole, and the error must be the one that is shown.
+                with contextlib.suppress(OSError), new_file(workdir.config_file) as new:
+                    new.write_bytes(settings)
         elif hosts.is_first() and isinstance(error, Exception):
             remove(set(path.iterdir()) - found)
         raise
@@ -396,7 +403,8 @@ def _start_from(config: Config, task: families.Task, workdir: Workdir) -> DataIn
         )
     if not workdir.vocabulary.is_dir():
         try:
-            shutil.copytree(other.vocabulary, workdir.vocabulary)
+            with new_folder(workdir.vocabulary) as new:
+                shutil.copytree(other.vocabulary, new, dirs_exist_ok=True)
         except OSError as error:
             raise UserError(f"config.train.init_from {other.path}: its vocabulary cannot be copied: {error}") from error
     return data_info
@@ -444,7 +452,7 @@ def _finish(
         rows = score_split(workdir, predictor, name, splits[name], splits.get("validation"))
         if hosts.is_first():
             found = workdirs.read_json(workdir.evaluation_file(name))["scores"]
-            followed.log(done, {f"{name}/{score}": value for score, value in found.items()})
+            followed.log(done, {f"{name}/{score}": value for score, value in found.items() if value is not None})
     if pictures:
         outputs = {row["source"]: row[scores.PREDICTION] for row in rows}
         hosts.by_first(lambda: _show(workdir, families.task_of(config), splits, predictor, outputs))

@@ -291,7 +291,8 @@ class Checkpoints:
             if path.name not in map(str, kept):
                 if _is_step(path.name):  # after this it is no longer a checkpoint, even if the deletion is interrupted
                     path = path.rename(path.with_suffix(DELETED))
-                shutil.rmtree(path)
+                # On NFS a folder from which a reader has a file open cannot be removed: it is tried again after the next save.
+                shutil.rmtree(path, ignore_errors=True)
 
     def _read(self, step: int | None, item: str, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """An item by path. `like`: the arrays to read, on the host or with their shardings; empty: only shapes and types are

@@ -25,7 +25,7 @@ Batch = Mapping[str, np.ndarray]
 AXIS = "devices"
 
 
-# Published dense bf16 FLOP/s of a device, by JAX's name for its kind.
+# Published dense bf16 FLOP/s of a device, by JAX's names for its kind (for TPUs those of jax/_src/pallas/mosaic/tpu_info.py).
 PEAKS = {
     "NVIDIA A100-SXM4-40GB": 312e12,
     "NVIDIA A100-SXM4-80GB": 312e12,
@@ -33,8 +33,11 @@ PEAKS = {
     "NVIDIA H200": 989e12,
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
     "TPU v5p": 459e12,
     "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
 }
 
 

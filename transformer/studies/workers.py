@@ -21,7 +21,6 @@ import re
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from multiprocessing import connection
@@ -33,6 +32,7 @@ from transformer import families
 from transformer.config import Config
 from transformer.errors import UserError, first_line, say
 from transformer.runtime.devices import processors
+from transformer.runtime.parent import end_with_parent
 from transformer.studies import results
 from transformer.studies.results import run_file
 from transformer.training.loop import Stop
@@ -209,7 +209,7 @@ def _serve(jobs: connection.Connection, threads: int) -> None:
 def _begin() -> None:
     """Set-up of a process of runs: Ctrl-C is for the study, which asks runs to stop; output goes to the logs of runs."""
     os.setpgid(0, 0)
-    threading.Thread(target=_end_with_the_study, daemon=True).start()
+    end_with_parent()
     sys.stdout = sys.stderr = open(1, "a", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
 
 
@@ -247,13 +247,6 @@ def _logs(runs: Collection[Path]) -> Iterator[dict[Path, TextIO]]:
             for folder in runs:
                 with run_file(folder, ".seconds").open("a") as times:
                     times.write(f"{(time.monotonic() - begun) / len(runs):.1f}\n")
-
-
-def _end_with_the_study() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 # --- a Ray cluster -----------------------------------------------------------------------------------------------------

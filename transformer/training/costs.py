@@ -258,8 +258,15 @@ def state_bytes(train: Train, leaves: Leaves, params: Any, adapters: bool = Fals
     size = _bytes(leaves)
     state = jax.eval_shape(make_optimizer(train, adapters).init, params)
     moments = _bytes([leaf for leaf in jax.tree.leaves(state) if leaf.size > 1])
-    result = {"parameters": size, "gradients": size, f"optimizer ({train.optimizer})": moments}
+    gradients = _bytes(trained(train, params, adapters))
+    result = {"parameters": size, "gradients": gradients, f"optimizer ({train.optimizer})": moments}
     return result | ({"average": size} if train.keeps_average else {})
+
+
+def trained(train: Train, params: Any, adapters: bool) -> Any:
+    """The tree without the frozen parameters, of which a step keeps no gradients."""
+    mask = freezing(train, adapters)
+    return params if mask is None else jax.tree.map(lambda leaf, fixed: None if fixed else leaf, params, mask(params))
 
 
 def generating_bytes(config: Config, data_info: DataInfo, source: int, target: int) -> dict[str, int]:
