@@ -146,7 +146,22 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     ),
     "no experiment": (nothing, ["--config={0}/nowhere.py"], ["--config={0}/nowhere.py: there is no such file"]),
     "experiment name": (experiment(""), ["--config={0}/mien.py"], ["there is no such file", "did you mean 'mine.py'?"]),
-    "no config": (experiment("x = 1"), ["--config={0}/mine.py"], ["mine.py: AttributeError", "get_config"]),
+    "no config": (
+        experiment("x = 1"),
+        ["--config={0}/mine.py"],
+        ["mine.py: it has no get_config() that returns a Config; write one"],
+    ),
+    "study to train": (
+        nothing,
+        ["--config=experiments/ablations/causal_mask.py"],
+        ["it has no get_config() that returns a Config; it is a study: use --mode=ablate"],
+    ),
+    "name of a shipped experiment": (nothing, ["--config=shakespeare"], ["did you mean 'experiments/shakespeare.py'?"]),
+    "name of a shipped variant": (
+        nothing,
+        ["--config.model.residual=layer_scale.py:ReZero"],
+        ["did you mean 'experiments/variants/layer_scale.py'?"],
+    ),
     "no file": (corpus(train_de=None), [], ["data/train.de: there is no such file", "config.data.train"]),
     "prefix": (corpus(), ["--config.data.train=trian"], ["data/trian.en", "did you mean 'train.en'?"]),
     "language": (corpus(), ["--config.data.target_language=fr"], ["data/train.fr", "config.data.target_language"]),
@@ -557,7 +572,7 @@ def test_help_says_what_may_be_chosen():
     assert "<train|validation|test>" in command("--help").out
     section = command("--help=model")
     assert section.status == 0 and "train.steps" not in section.out and "model.d_model=512" in section.out
-    assert command("--help=config.model").out == section.out
+    assert command("--help=config.model").out == section.out == command("--help", "model").out
     text = " ".join(section.out.split())
     assert f"(one of {', '.join(Positions.registry)}, or FILE.py:Class)" in text and "rotary" in Positions.registry
     assert all(part in text for part in ("model.positions=rotary: ", "scaling=yarn: ", "model.positions.base=10000.0"))

@@ -21,6 +21,11 @@ from transformer.registry import Component
 
 C = TypeVar("C")
 type_hints = functools.cache(typing.get_type_hints)  # read for each check of a configuration
+# What a file with this function is, for a command that needs another kind of file.
+FILES = {
+    "get_config": "an experiment: add --arm or --grid to compare arms of it",
+    "get_study": "a study: use --mode=ablate, without --arm and --grid",
+}
 MOST = 2**31 - 1  # maximum of an integer: the range of arrays, keys and counters
 
 
@@ -253,14 +258,16 @@ def from_file(
     """
     path, overrides = shipped(path), overrides or {}
     if not path.is_file():
-        others = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise UserError(f"{flag}={path}: there is no such file{nearest(path.name, others)}")
+        raise UserError(f"{flag}={path}: there is no such file{registry.hint_at_file(path)}")
     if path.suffix != ".py":
         raise UserError(
             f"{flag}={path}: it is not a Python file (its name must end in .py) with {function}(), which "
             f"returns a {kind.__name__}"
         )
     module = registry.load_file(path, f"{flag}={path}", changed=True)
+    if not hasattr(module, function):
+        meant = next((f"it is {what}" for other, what in FILES.items() if hasattr(module, other)), "write one")
+        raise UserError(f"{flag}={path}: it has no {function}() that returns a {kind.__name__}; {meant}")
 
     def call(name: str, *arguments: Any) -> C:
         with registry.errors_in(path.resolve(), f"{flag}={path}", f"; {name}() must return a {kind.__name__}"):

@@ -297,6 +297,9 @@ def test_a_study_from_the_command_line():
     for wrong in ("test/own", "test/own:low", "test/bleu:"):
         with pytest.raises(UserError, match=f"--metric={wrong}: say what is better"):
             made(["one: model.num_heads=1"], metrics=[wrong])
+    for wrong, meant in {"test/blue": "test/bleu", "exact_match": "test/exact_match"}.items():
+        with pytest.raises(UserError, match=f"--metric={wrong}: .*; did you mean '{meant}'\\?"):
+            made(["one: model.num_heads=1"], metrics=[wrong])
     with pytest.raises(UserError, match="--arm=a: data.train='x: no closing quotation; correct its quotation marks"):
         made(["a: data.train='x"])
     with pytest.raises(UserError, match="--arm=base: its settings are not those of the base"):
