@@ -222,7 +222,7 @@ def test_training_gives_scores_and_the_model(tmp_path, monkeypatch, capsys):
     assert len(run.model.translate(["abc"])) == 1 and not list((tmp_path / "run").glob("pictures/*.png"))
 
 
-def test_a_page_of_attention_is_one_file_with_the_texts_and_their_weights(tmp_path):
+def test_a_page_of_attention_is_one_file_with_the_texts_and_their_weights(tmp_path, monkeypatch):
     """For given targets and for the model's own outputs; a notebook shows the same page."""
     made = model("translate")
     page = made.attention_page(["ab", "cde"], ["fe", "d"])
@@ -234,6 +234,22 @@ def test_a_page_of_attention_is_one_file_with_the_texts_and_their_weights(tmp_pa
     assert len(page.sentences) == 2 and len(made.attention_page(["ab"]).sentences) == 1
     with pytest.raises(UserError, match="expected one target for each source"):
         made.attention_page(["ab"], ["a", "b"])
+    with pytest.raises(UserError, match="sources is empty: expected at least one text"):
+        made.attention_page([])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    page.save("~/home.html")
+    assert (tmp_path / "home.html").is_file() and not (tmp_path / "~").exists()
+    with pytest.raises(UserError, match="attention.html/x.html cannot be written .*; .* choose another name"):
+        page.save(tmp_path / "attention.html" / "x.html")
+
+
+def test_a_page_needs_a_model_with_attention():
+    other = {"family": "recurrent", "model__recurrent__attention": "none", "data__batching": "bucketed"}
+    config = drawn.changed(model("translate").config, model__positions="sinusoidal", **other)
+    made = TrainedModel(drawn.loaded(config, {"source": LETTERS, "target": LETTERS}))
+    with pytest.raises(UserError, match="attention_page: this model has no attention to draw"):
+        made.attention_page(["ab"], ["fe"])
 
 
 # --- without a workdir: docs/python.md shows these ----------------------------------------------------------------------

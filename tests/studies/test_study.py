@@ -267,7 +267,7 @@ def test_wrong_overrides_name_what_is_right(tmp_path):
             studies.read(tmp_path / "mine.py", {name: "1"})
     with pytest.raises(UserError, match="--config.base=1: there is no such file"):
         studies.read(tmp_path / "mine.py", {"base": "1"})
-    with pytest.raises(UserError, match=r"no attribute 'get_study'; get_study\(\) must return a Study"):
+    with pytest.raises(UserError, match=r"it has no get_study\(\) that returns a Study; it is an experiment"):
         (tmp_path / "mine.py").write_text("def get_config():\n    return 1\n")
         studies.read(tmp_path / "mine.py", {})
 
