@@ -15,12 +15,12 @@ import pytest
 import trained
 from trained import ROOT, command
 
-from transformer import cli, modes, streams
+from transformer import cli, modes, registry, streams
 from transformer.cli import flags
 from transformer.components.positions import Positions
 from transformer.config import Config, Train
 from transformer.data import prepare
-from transformer.errors import UserError
+from transformer.errors import BUG, UserError
 from transformer.inference import predict
 from transformer.inference.translate import Translator
 from transformer.runtime.workdir import Workdir
@@ -536,8 +536,21 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
         raise ZeroDivisionError
 
     monkeypatch.setattr(modes, "describe", crash)
-    with pytest.raises(ZeroDivisionError):
+    monkeypatch.setattr(registry, "_FILES", {})
+    with pytest.raises(ZeroDivisionError) as raised:
         command("--mode=describe")
+    assert raised.value.__notes__ == [BUG]
+
+
+def test_an_error_beside_a_variant_is_not_called_a_bug_at_once(monkeypatch, tmp_path):
+    """The hook of a variant may give an array of another shape, which fails in a line of the library."""
+    text = "from transformer.components.residuals import *\n\nclass Wide(Residual):\n"
+    (tmp_path / "wide.py").write_text(text + "    def open(self, x):\n        return x[:, :, None]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_FILES", {})
+    with pytest.raises(Exception) as raised:
+        command("--mode=describe", *SMALL, "--config.model.residual=wide.py:Wide")
+    assert raised.value.__notes__[-1].startswith("First try --mode=check, which tells whether a hook in wide.py causes this.")
 
 
 # --- help --------------------------------------------------------------------------------------------------------------

@@ -195,6 +195,16 @@ def place_in_files(error: BaseException) -> str | None:
     return next((f"{short_name(file)}:{line}" for file, line in reversed(frames) if file in _FILES), None)
 
 
+def own_files() -> list[str]:
+    """The loaded files, other than the package's, that define a component, as a command names them."""
+
+    def defines(module: types.ModuleType) -> bool:
+        own = (each for each in vars(module).values() if inspect.isclass(each) and each.__module__ == module.__name__)
+        return any(issubclass(each, Component) for each in own)
+
+    return [short_name(file) for file, module in _FILES.items() if EXPERIMENTS not in file.parents and defines(module)]
+
+
 def forget(path: Path) -> None:
     """Undoes `load_file`, so that the file may be executed again."""
     if (module := _FILES.pop(path.resolve(), None)) is not None:
