@@ -126,6 +126,8 @@ def type_name(kind: Any) -> str:
         return " or ".join("none" if a is type(None) else type_name(a) for a in arguments)
     if origin is tuple:
         several = arguments[-1] is Ellipsis
+        if several and typing.get_origin(arguments[0]) is Literal:
+            return f"any of {', '.join(map(str, typing.get_args(arguments[0])))}, separated by commas"
         return "comma-separated " + type_name(arguments[0]) if several else ",".join(map(type_name, arguments))
     return kind.__name__
 
@@ -179,11 +181,19 @@ def override(config: C, overrides: Mapping[str, Any], load: bool = True) -> C:
             try:
                 value = parse(text, kind)
             except (ValueError, KeyError):
-                choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
-                hint = nearest(text, map(str, choices))
+                choices = _choices(kind)
+                wrong = next((part.strip() for part in text.split(",") if part.strip() not in choices), text)
+                hint = nearest(wrong, choices)
                 raise UserError(f"--config.{name}={text}: expected {type_name(kind)}{hint}") from None
         config = replace(config, name, value)
     return config
+
+
+def _choices(kind: Any) -> list[str]:
+    """The values that a type allows, or that the parts of a comma-separated one may have; empty: any."""
+    if typing.get_origin(kind) is Literal:
+        return [*map(str, typing.get_args(kind))]
+    return [each for part in typing.get_args(kind) for each in _choices(part)]
 
 
 def assign(config: C, values: Mapping[str, Any]) -> C:

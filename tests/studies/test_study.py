@@ -285,6 +285,7 @@ def test_a_study_from_the_command_line():
     alone = made(["one: model.num_heads=1"], **{"base.train.steps": "7", "model.d_ff": "5"})
     assert list(alone.arms) == ["base", "one"] and alone.compare_with == "base" and alone.metrics[0].take == "best"
     assert (alone.base.train.steps, alone.base.model.d_ff) == (7, 5)
+    assert list(made(grid=["model.num_heads=1, 2"]).arms) == list(made(grid=["model.num_heads=1,2"]).arms)
     more = made(
         ["one: model.num_heads=1"], metrics=["test/bleu@5-9", "test/sliding_nll", "test/own:lower", "validation/mine:higher"]
     )

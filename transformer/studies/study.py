@@ -263,7 +263,9 @@ def from_flags(
     if base.data.validation is None:
         raise UserError("--arm, --grid: arms are compared on validation, and config.data.validation is none; name one")
     made: dict[str, dict[str, str]] = {}
-    axes = [[(name, value) for value in values.split(",")] for name, values in (_split(each, "--grid") for each in grid)]
+    axes = [
+        [(name, value.strip()) for value in values.split(",")] for name, values in (_split(each, "--grid") for each in grid)
+    ]
     for cell in itertools.product(*axes) if grid else ():
         made[", ".join("=".join(each) for each in cell)] = dict(cell)
     for arm in arms:
