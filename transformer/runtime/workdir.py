@@ -194,9 +194,16 @@ def open_existing(path: str | Path) -> Workdir:
     return workdir
 
 
+# Settings that may change in a workdir and that only training uses.
+ONLY_TRAINING = (
+    *("train.steps", "train.decay_steps", "train.max_skipped", "train.debug_nans", "train.trackers", "train.max_minutes"),
+    "checkpoint.every_steps",
+)
+
+
 def with_file(path: str | Path, file: str, wanted: Config, overrides: Mapping[str, str]) -> dict[str, str]:
-    """`overrides` for a workdir, with the free settings that differ between an experiment file and the workdir. `wanted`: the
-    file's settings with `overrides`.
+    """`overrides` for a trained model, with the free settings that differ between an experiment file and the workdir. `wanted`:
+    the file's settings with `overrides`.
 
     UserError: the file's other settings differ from those of the workdir.
     """
@@ -207,6 +214,7 @@ def with_file(path: str | Path, file: str, wanted: Config, overrides: Mapping[st
         )
     old = settings.plain(made)
     changed = {name: value for name, value in settings.plain(wanted).items() if name not in old or old[name] != value}
+    changed = {name: value for name, value in changed.items() if name not in ONLY_TRAINING}
     return {**overrides, **{name: settings.text_of(value) for name, value in changed.items()}}
 
 
