@@ -278,6 +278,15 @@ def test_a_model_of_ones_own_says_what_it_lacks():
         transformer.generate(net, {}, prompt, 3, temperature=1.0)
     with pytest.raises(UserError, match="^source_BxS: DecoderOnly has no encoder"):
         transformer.generate(net, {}, prompt, 3, source_BxS=prompt)
+    with pytest.raises(UserError, match="^top_k, top_p: temperature 0 takes"):
+        transformer.generate(net, {}, prompt, 3, top_k=4)
+    with pytest.raises(UserError, match="^params: .* pass its entry"):
+        transformer.generate(net, {"params": {}}, prompt, 3)
+    with pytest.raises(UserError, match="^prompt_BxP has 1 axes"):
+        transformer.generate(net, {}, prompt[0], 3)
+    pair = EncoderDecoder(SHAPE, DataInfo(30, 30, 30, 30))
+    with pytest.raises(UserError, match="^source_BxS has 2 rows and prompt_BxP 1"):
+        transformer.generate(pair, {}, prompt, 3, source_BxS=jnp.ones((2, 3), int))
     with pytest.raises(UserError, match="EncoderOnly"):
         transformer.generate(EncoderOnly(SHAPE, DataInfo(30, 30, 30, 30), Heads()), {}, prompt, 3)
 
