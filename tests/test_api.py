@@ -222,7 +222,7 @@ def test_training_gives_scores_and_the_model(tmp_path, monkeypatch, capsys):
     assert len(run.model.translate(["abc"])) == 1 and not list((tmp_path / "run").glob("pictures/*.png"))
 
 
-def test_a_page_of_attention_is_one_file_with_the_texts_and_their_weights(tmp_path):
+def test_a_page_of_attention_is_one_file_with_the_texts_and_their_weights(tmp_path, monkeypatch):
     """For given targets and for the model's own outputs; a notebook shows the same page."""
     made = model("translate")
     page = made.attention_page(["ab", "cde"], ["fe", "d"])
@@ -234,6 +234,22 @@ def test_a_page_of_attention_is_one_file_with_the_texts_and_their_weights(tmp_pa
     assert len(page.sentences) == 2 and len(made.attention_page(["ab"]).sentences) == 1
     with pytest.raises(UserError, match="expected one target for each source"):
         made.attention_page(["ab"], ["a", "b"])
+    with pytest.raises(UserError, match="sources is empty: expected at least one text"):
+        made.attention_page([])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    page.save("~/home.html")
+    assert (tmp_path / "home.html").is_file() and not (tmp_path / "~").exists()
+    with pytest.raises(UserError, match="attention.html/x.html cannot be written .*; .* choose another name"):
+        page.save(tmp_path / "attention.html" / "x.html")
+
+
+def test_a_page_needs_a_model_with_attention():
+    other = {"family": "recurrent", "model__recurrent__attention": "none", "data__batching": "bucketed"}
+    config = drawn.changed(model("translate").config, model__positions="sinusoidal", **other)
+    made = TrainedModel(drawn.loaded(config, {"source": LETTERS, "target": LETTERS}))
+    with pytest.raises(UserError, match="attention_page: this model has no attention to draw"):
+        made.attention_page(["ab"], ["fe"])
 
 
 # --- without a workdir: docs/python.md shows these ----------------------------------------------------------------------
@@ -262,6 +278,15 @@ def test_a_model_of_ones_own_says_what_it_lacks():
         transformer.generate(net, {}, prompt, 3, temperature=1.0)
     with pytest.raises(UserError, match="^source_BxS: DecoderOnly has no encoder"):
         transformer.generate(net, {}, prompt, 3, source_BxS=prompt)
+    with pytest.raises(UserError, match="^top_k, top_p: temperature 0 takes"):
+        transformer.generate(net, {}, prompt, 3, top_k=4)
+    with pytest.raises(UserError, match="^params: .* pass its entry"):
+        transformer.generate(net, {"params": {}}, prompt, 3)
+    with pytest.raises(UserError, match="^prompt_BxP has 1 axes"):
+        transformer.generate(net, {}, prompt[0], 3)
+    pair = EncoderDecoder(SHAPE, DataInfo(30, 30, 30, 30))
+    with pytest.raises(UserError, match="^source_BxS has 2 rows and prompt_BxP 1"):
+        transformer.generate(pair, {}, prompt, 3, source_BxS=jnp.ones((2, 3), int))
     with pytest.raises(UserError, match="EncoderOnly"):
         transformer.generate(EncoderOnly(SHAPE, DataInfo(30, 30, 30, 30), Heads()), {}, prompt, 3)
 

@@ -86,6 +86,8 @@ def test_override_of_every_type(name, text, value):
         ("model.d_k", "x", ["expected int or none"]),
         ("model.dropout_rate", "a lot", ["expected float"]),
         ("model.attention.qk_norm", "2", ["expected bool"]),
+        ("train.trackers", "wandb,mlfow", ["expected any of wandb, mlflow, separated by commas; did you mean 'mlflow'?"]),
+        ("evaluate.checkpoint", "bset", ["expected one of last, best or none; did you mean 'best'?"]),
         ("model.positions", "rotray", ["there is no Positions rotray", "did you mean 'rotary'?"]),
         ("data.number_range", "5", ["--config.data.number_range=5: expected int,int"]),
         ("data.number_range", "1,2,3", ["expected int,int"]),

@@ -15,12 +15,12 @@ import pytest
 import trained
 from trained import ROOT, command
 
-from transformer import cli, modes, streams
+from transformer import cli, modes, registry, streams
 from transformer.cli import flags
 from transformer.components.positions import Positions
 from transformer.config import Config, Train
 from transformer.data import prepare
-from transformer.errors import UserError
+from transformer.errors import BUG, UserError
 from transformer.inference import predict
 from transformer.inference.translate import Translator
 from transformer.runtime.workdir import Workdir
@@ -146,7 +146,22 @@ TRAINING: dict[str, tuple[Prepare, list[str], list[str]]] = {
     ),
     "no experiment": (nothing, ["--config={0}/nowhere.py"], ["--config={0}/nowhere.py: there is no such file"]),
     "experiment name": (experiment(""), ["--config={0}/mien.py"], ["there is no such file", "did you mean 'mine.py'?"]),
-    "no config": (experiment("x = 1"), ["--config={0}/mine.py"], ["mine.py: AttributeError", "get_config"]),
+    "no config": (
+        experiment("x = 1"),
+        ["--config={0}/mine.py"],
+        ["mine.py: it has no get_config() that returns a Config; write one"],
+    ),
+    "study to train": (
+        nothing,
+        ["--config=experiments/ablations/causal_mask.py"],
+        ["it has no get_config() that returns a Config; it is a study: use --mode=ablate"],
+    ),
+    "name of a shipped experiment": (nothing, ["--config=shakespeare"], ["did you mean 'experiments/shakespeare.py'?"]),
+    "name of a shipped variant": (
+        nothing,
+        ["--config.model.residual=layer_scale.py:ReZero"],
+        ["did you mean 'experiments/variants/layer_scale.py'?"],
+    ),
     "no file": (corpus(train_de=None), [], ["data/train.de: there is no such file", "config.data.train"]),
     "prefix": (corpus(), ["--config.data.train=trian"], ["data/trian.en", "did you mean 'train.en'?"]),
     "language": (corpus(), ["--config.data.target_language=fr"], ["data/train.fr", "config.data.target_language"]),
@@ -521,8 +536,21 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
         raise ZeroDivisionError
 
     monkeypatch.setattr(modes, "describe", crash)
-    with pytest.raises(ZeroDivisionError):
+    monkeypatch.setattr(registry, "_FILES", {})
+    with pytest.raises(ZeroDivisionError) as raised:
         command("--mode=describe")
+    assert raised.value.__notes__ == [BUG]
+
+
+def test_an_error_beside_a_variant_is_not_called_a_bug_at_once(monkeypatch, tmp_path):
+    """The hook of a variant may give an array of another shape, which fails in a line of the library."""
+    text = "from transformer.components.residuals import *\n\nclass Wide(Residual):\n"
+    (tmp_path / "wide.py").write_text(text + "    def open(self, x):\n        return x[:, :, None]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_FILES", {})
+    with pytest.raises(Exception) as raised:
+        command("--mode=describe", *SMALL, "--config.model.residual=wide.py:Wide")
+    assert raised.value.__notes__[-1].startswith("First try --mode=check, which tells whether a hook in wide.py causes this.")
 
 
 # --- help --------------------------------------------------------------------------------------------------------------
@@ -557,7 +585,7 @@ def test_help_says_what_may_be_chosen():
     assert "<train|validation|test>" in command("--help").out
     section = command("--help=model")
     assert section.status == 0 and "train.steps" not in section.out and "model.d_model=512" in section.out
-    assert command("--help=config.model").out == section.out
+    assert command("--help=config.model").out == section.out == command("--help", "model").out
     text = " ".join(section.out.split())
     assert f"(one of {', '.join(Positions.registry)}, or FILE.py:Class)" in text and "rotary" in Positions.registry
     assert all(part in text for part in ("model.positions=rotary: ", "scaling=yarn: ", "model.positions.base=10000.0"))

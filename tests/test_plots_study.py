@@ -63,3 +63,17 @@ def test_curves_are_runs_and_their_mean(tmp_path, figures):  # noqa: F811
     assert [text.get_text() for text in by_length.get_xticklabels()] == ["1-9", "10-19", "20-29"]
     assert list(line.get_xdata()) == [0, 2] and line.get_ydata() == pytest.approx([middle[0], middle[0] / 2])
     assert set(runs.get_xdata()) == {0} and interval.get_ydata() == pytest.approx([middle[0] - 0.3, middle[0] + 0.2])
+
+
+@pytest.mark.parametrize("budgets", [(1e13, 3e13, 1e14), (1e15, 1e16, 1e18), (1e13, 3e13)])
+@pytest.mark.parametrize("scale", [2e5, 1.1e6, 4e7])
+def test_the_best_sizes_have_readable_axes(tmp_path, figures, budgets, scale):  # noqa: F811
+    """Budgets and sizes are plain numbers, and both lines are named."""
+    best = [scale * (budget / budgets[0]) ** 0.46 for budget in budgets]
+    label = "validation/nll (best): the best size grows with the budget like its square root"
+    plots.study_figure([plots.Optima(label, budgets, best, 0.46, 0.5, "N ~ C^0.46; published 0.5")], tmp_path / "a.png")
+    check_legible(figures[0])
+    [axes] = figures[0].axes
+    shown = [text.get_text() for axis in (axes.xaxis, axes.yaxis) for text in axis.get_ticklabels() if text.get_text()]
+    assert len(shown) >= 4 and all(float(text.replace(",", "")) > 0 for text in shown)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["fit", "published"]

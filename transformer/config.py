@@ -73,7 +73,7 @@ class Model:
     attention: Attention = setting(Attention(), "the attention function")
     positions: Positions = setting(Sinusoidal(), "position encoding")
     mask: Mask = setting(Prefix(), "which tokens a token of a decoder sees")
-    feed_forward: FeedForward = setting(FeedForward(), "the feed-forward layers; none: attention alone")
+    feed_forward: FeedForward = setting(FeedForward(), "the feed-forward layers; none: layers of attention only")
     norm: Norm = setting(LayerNorm(), "normalization layers, except those of queries and keys")
     norm_order: Literal["post", "pre", "sandwich", "output"] = setting(
         "post",
@@ -85,13 +85,13 @@ class Model:
     )
     residual: Residual = setting(
         Residual(),
-        "residual connections: each sub-layer reads the output of the one before it, or all read the layer's input (GPT-NeoX; "
+        "residual connections: each sublayer reads the output of the one before it, or all read the layer's input (GPT-NeoX; "
         "not with post-norm)",
     )
     final_norm: bool | None = setting(None, "a norm on top of each stack; none: true unless norm_order is post")
     embedding_norm: bool = setting(False, "a norm on the embedded inputs (BERT, BART)")
 
-    dropout_rate: float = setting(0.1, "dropout on sub-layer outputs and embedded inputs (paper, 5.4)", at_least=0, below=1)
+    dropout_rate: float = setting(0.1, "dropout on outputs of sublayers and embedded inputs (paper, 5.4)", at_least=0, below=1)
     head_dropout_rate: float = setting(0.1, "dropout before the classifier of sentences, tokens or spans", at_least=0, below=1)
     dropout_generator: Literal["hash", "threefry"] = setting(
         "hash", "generator of the random bits of dropout: a fast hash, or JAX's Threefry"

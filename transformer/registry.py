@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from transformer.errors import UserError, nearest
-from transformer.files import shipped, shipped_name
+from transformer.files import EXPERIMENTS, shipped, shipped_name
 
 LIBRARY = Path(__file__).resolve().parent
 _FILES: dict[Path, types.ModuleType] = {}
@@ -145,8 +145,7 @@ def load_file(path: str | Path, where: str, changed: bool = False) -> types.Modu
         _FILES[file] = known
         return known
     if not file.is_file() or file.suffix != ".py":
-        others = sorted(p.name for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
-        raise UserError(f"{where}: there is no Python file {path}{nearest(file.name, others)}")
+        raise UserError(f"{where}: there is no Python file {path}{hint_at_file(file)}")
     text = file.read_bytes()
     name = f"{_PREFIX}{file.stem}_{hashlib.sha256(str(file).encode() + text).hexdigest()[:8]}"
     if known is not None and known.__name__ == name:
@@ -164,6 +163,16 @@ def load_file(path: str | Path, where: str, changed: bool = False) -> types.Modu
         raise
     _FILES[file] = module
     return module
+
+
+def hint_at_file(path: Path) -> str:
+    """A hint "; did you mean 'x'?" at a Python file for a missing `path`: shipped ones of this name, else the one in the same
+    folder whose name is closest."""
+    same = sorted(str(each.relative_to(EXPERIMENTS.parent)) for each in EXPERIMENTS.rglob("*.py") if each.stem == path.stem)
+    if same:
+        return f"; did you mean {' or '.join(map(repr, same[:3]))}?"
+    folder = shipped(path.parent)
+    return nearest(path.name, sorted(each.name for each in folder.glob("*.py")) if folder.is_dir() else [])
 
 
 @contextlib.contextmanager
@@ -184,6 +193,16 @@ def place_in_files(error: BaseException) -> str | None:
     """FILE:LINE of the last line of a user's file, loaded by `load_file`, that led to an error; None: there is none."""
     frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     return next((f"{short_name(file)}:{line}" for file, line in reversed(frames) if file in _FILES), None)
+
+
+def own_files() -> list[str]:
+    """The loaded files, other than the package's, that define a component, as a command names them."""
+
+    def defines(module: types.ModuleType) -> bool:
+        own = (each for each in vars(module).values() if inspect.isclass(each) and each.__module__ == module.__name__)
+        return any(issubclass(each, Component) for each in own)
+
+    return [short_name(file) for file, module in _FILES.items() if EXPERIMENTS not in file.parents and defines(module)]
 
 
 def forget(path: Path) -> None:

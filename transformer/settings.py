@@ -21,6 +21,11 @@ from transformer.registry import Component
 
 C = TypeVar("C")
 type_hints = functools.cache(typing.get_type_hints)  # read for each check of a configuration
+# What a file with this function is, for a command that needs another kind of file.
+FILES = {
+    "get_config": "an experiment: add --arm or --grid to compare arms of it",
+    "get_study": "a study: use --mode=ablate, without --arm and --grid",
+}
 MOST = 2**31 - 1  # maximum of an integer: the range of arrays, keys and counters
 
 
@@ -121,6 +126,8 @@ def type_name(kind: Any) -> str:
         return " or ".join("none" if a is type(None) else type_name(a) for a in arguments)
     if origin is tuple:
         several = arguments[-1] is Ellipsis
+        if several and typing.get_origin(arguments[0]) is Literal:
+            return f"any of {', '.join(map(str, typing.get_args(arguments[0])))}, separated by commas"
         return "comma-separated " + type_name(arguments[0]) if several else ",".join(map(type_name, arguments))
     return kind.__name__
 
@@ -174,11 +181,19 @@ def override(config: C, overrides: Mapping[str, Any], load: bool = True) -> C:
             try:
                 value = parse(text, kind)
             except (ValueError, KeyError):
-                choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
-                hint = nearest(text, map(str, choices))
+                choices = _choices(kind)
+                wrong = next((part.strip() for part in text.split(",") if part.strip() not in choices), text)
+                hint = nearest(wrong, choices)
                 raise UserError(f"--config.{name}={text}: expected {type_name(kind)}{hint}") from None
         config = replace(config, name, value)
     return config
+
+
+def _choices(kind: Any) -> list[str]:
+    """The values that a type allows, or that the parts of a comma-separated one may have; empty: any."""
+    if typing.get_origin(kind) is Literal:
+        return [*map(str, typing.get_args(kind))]
+    return [each for part in typing.get_args(kind) for each in _choices(part)]
 
 
 def assign(config: C, values: Mapping[str, Any]) -> C:
@@ -253,14 +268,16 @@ def from_file(
     """
     path, overrides = shipped(path), overrides or {}
     if not path.is_file():
-        others = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise UserError(f"{flag}={path}: there is no such file{nearest(path.name, others)}")
+        raise UserError(f"{flag}={path}: there is no such file{registry.hint_at_file(path)}")
     if path.suffix != ".py":
         raise UserError(
             f"{flag}={path}: it is not a Python file (its name must end in .py) with {function}(), which "
             f"returns a {kind.__name__}"
         )
     module = registry.load_file(path, f"{flag}={path}", changed=True)
+    if not hasattr(module, function):
+        meant = next((f"it is {what}" for other, what in FILES.items() if hasattr(module, other)), "write one")
+        raise UserError(f"{flag}={path}: it has no {function}() that returns a {kind.__name__}; {meant}")
 
     def call(name: str, *arguments: Any) -> C:
         with registry.errors_in(path.resolve(), f"{flag}={path}", f"; {name}() must return a {kind.__name__}"):

@@ -32,7 +32,7 @@ def _decoder(entries: int, longest: int, **model: Any) -> Config:
 
 
 def _llama(entries: int, positions: Rotary, **model: Any) -> Config:
-    """RMSNorm before each sub-layer, rotary positions, SwiGLU, grouped heads, no biases (Touvron et al. 2023)."""
+    """RMSNorm before each sublayer, rotary positions, SwiGLU, grouped heads, no biases (Touvron et al. 2023)."""
     shared = {
         "positions": positions,
         "norm": RMSNorm(epsilon=1e-5),
@@ -71,7 +71,7 @@ def qwen3(layers: int, d_model: int, d_ff: int, heads: int, **model: Any) -> Con
 
 
 def _gemma(entries: int, positions: Rotary, attention: Attention, **model: Any) -> Config:
-    """Norms before and after each sub-layer, with a factor of 1 + scale; GeGLU; embeddings times sqrt(d_model)."""
+    """Norms before and after each sublayer, with a factor of 1 + scale; GeGLU; embeddings times sqrt(d_model)."""
     return _decoder(
         entries,
         4096,

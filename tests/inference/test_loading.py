@@ -86,6 +86,7 @@ def test_a_moving_average_is_used_where_one_is_kept(tmp_path):
     [
         ({"model.d_model": "64"}, ["cannot change now", "model.d_model: 32 -> 64"]),
         ({"data.lowercase": "true", "train.seed": "1"}, ["data.lowercase: False -> True", "train.seed: 0 -> 1"]),
+        ({"train.steps": "100"}, ["--config.train.steps: only training uses it", "was trained with 150; leave it out"]),
         ({"search.beam": "3"}, ["did you mean 'search.beam_size'?"]),
         ({"search.beam_size": "wide"}, ["expected int"]),
         ({"search.n_best": "9"}, ["config.search.n_best 9"]),

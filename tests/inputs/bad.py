@@ -448,7 +448,9 @@ BAD: dict[str, Bad] = {
         "translator", as_it_is, "--mode=export --output=new", ["config.model.positions rotary", "cannot be written"]
     ),
     # --- ablate, report, describe -----------------------------------------------------------------------------------------
-    "an experiment as a study": Bad("data", as_it_is, "--mode=ablate", ["--config=tiny.py", "get_study() must return a Study"]),
+    "an experiment as a study": Bad(
+        "data", as_it_is, "--mode=ablate", ["--config=tiny.py", "get_study()", "it is an experiment"]
+    ),
     "a study that is none": Bad(
         "data",
         file("s.py", "def get_study():\n    pass\n"),

@@ -171,8 +171,9 @@ def study(old: str, new: str) -> str:
 
 # The study's text, more arguments, and a part of the line.
 WRONG: dict[str, tuple[str, list[str], str]] = {
-    "no study": ("x = 1", [], "--config=study.py: AttributeError"),
-    "config": (tasks.EXPERIMENT, [], "get_study() must return a Study"),
+    "no study": ("x = 1", [], "--config=study.py: it has no get_study() that returns a Study"),
+    "config": (tasks.EXPERIMENT, [], "has no get_study() that returns a Study; it is an experiment: add --arm or --grid"),
+    "arms of a study": (STUDY, ["--grid=model.num_heads=1,2"], "it is a study: use --mode=ablate, without --arm and --grid"),
     "setting": (STUDY, ["--config.base.model.num_head=3"], "did you mean 'base.model.num_heads'?"),
     "not the base's": (STUDY, ["--config.train.steps=3"], "did you mean 'base.train.steps'?"),
     "base": (STUDY, ["--config.base=tinny.py"], "--config.base=tinny.py: there is no such file; did you mean 'tiny.py'?"),

@@ -68,8 +68,9 @@ def test_two_runs_are_compared(tmp_path):
     assert "<strong>&lt;b&gt;*NO*</strong>" in page and "<svg" in page and "1 of 12" in page and "<script" not in page
 
 
-@pytest.mark.parametrize("value", ["", "{0}", "{0},{0}", "{0},nowhere"])
+@pytest.mark.parametrize("value", ["", "{0}", "{0},{0}", "{0},{0}/", "{0},", "{0},nowhere"])
 def test_what_cannot_be_compared_is_one_line(tmp_path, monkeypatch, value):
     monkeypatch.chdir(tmp_path)
     result = command("--mode=compare", *([f"--workdir={value.format(trained.run().workdir)}"] if value else []))
     assert result.status == 2 and "--workdir" in result.err and result.err.count("\n") == 1 and not list(tmp_path.iterdir())
+    assert "--workdir= " not in result.err

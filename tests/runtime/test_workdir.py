@@ -112,6 +112,7 @@ def test_a_folder_that_is_no_workdir_is_named_with_the_remedy(tmp_path):
     text = message(open_existing, tmp_path / "number_word")
     assert f"--workdir={tmp_path / 'number_word'}: there is no such folder; did you mean" in text
     assert repr(str(tmp_path / "number_words")) in text
+    assert "did you mean" not in message(open_existing, tmp_path / "heads")  # which has the same parents
     assert f" --workdir={tmp_path / 'number_word'} [" in text
     (tmp_path / "empty").mkdir()
     assert "it has no config.json" in message(open_existing, tmp_path / "empty")

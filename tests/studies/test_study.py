@@ -267,7 +267,7 @@ def test_wrong_overrides_name_what_is_right(tmp_path):
             studies.read(tmp_path / "mine.py", {name: "1"})
     with pytest.raises(UserError, match="--config.base=1: there is no such file"):
         studies.read(tmp_path / "mine.py", {"base": "1"})
-    with pytest.raises(UserError, match=r"no attribute 'get_study'; get_study\(\) must return a Study"):
+    with pytest.raises(UserError, match=r"it has no get_study\(\) that returns a Study; it is an experiment"):
         (tmp_path / "mine.py").write_text("def get_config():\n    return 1\n")
         studies.read(tmp_path / "mine.py", {})
 
@@ -285,6 +285,7 @@ def test_a_study_from_the_command_line():
     alone = made(["one: model.num_heads=1"], **{"base.train.steps": "7", "model.d_ff": "5"})
     assert list(alone.arms) == ["base", "one"] and alone.compare_with == "base" and alone.metrics[0].take == "best"
     assert (alone.base.train.steps, alone.base.model.d_ff) == (7, 5)
+    assert list(made(grid=["model.num_heads=1, 2"]).arms) == list(made(grid=["model.num_heads=1,2"]).arms)
     more = made(
         ["one: model.num_heads=1"], metrics=["test/bleu@5-9", "test/sliding_nll", "test/own:lower", "validation/mine:higher"]
     )
@@ -296,6 +297,9 @@ def test_a_study_from_the_command_line():
     ]
     for wrong in ("test/own", "test/own:low", "test/bleu:"):
         with pytest.raises(UserError, match=f"--metric={wrong}: say what is better"):
+            made(["one: model.num_heads=1"], metrics=[wrong])
+    for wrong, meant in {"test/blue": "test/bleu", "exact_match": "test/exact_match"}.items():
+        with pytest.raises(UserError, match=f"--metric={wrong}: .*; did you mean '{meant}'\\?"):
             made(["one: model.num_heads=1"], metrics=[wrong])
     with pytest.raises(UserError, match="--arm=a: data.train='x: no closing quotation; correct its quotation marks"):
         made(["a: data.train='x"])

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+from trained import ROOT
 
 from experiments.variants.hyper_connections import HyperConnections
 from experiments.variants.layer_scale import LayerScale, ReZero
@@ -24,6 +26,7 @@ from transformer.models import axes
 from transformer.models.stack import Stack
 from transformer.probes.inside import hidden_states
 from transformer.registry import carry_over
+from transformer.settings import override
 from transformer.validation import validate
 
 D, N = 6, 3
@@ -181,3 +184,17 @@ def test_whole_models_have_the_properties_of_the_check(residual, order):
     measured = (decoding.one_by_one, decoding.shared_by_beams, batches.packed, batches.causal, batches.dtypes, batches.padding)
     found = list(table.run(whole, tuple(each for each in table.PROPERTIES if each.measure in measured)))
     assert len(found) == len(measured) and [table.line(each) for each in found if each.failed] == []
+
+
+def test_the_residual_connection_of_the_docs_works_as_it_is_shown(tmp_path, monkeypatch):
+    """With the imports that the page names, in a file, by the setting that it shows."""
+    page = (ROOT / "docs" / "variants.md").read_text(encoding="utf-8")
+    [shown] = [each for each in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "(Residual)" in each]
+    [own] = re.findall(r"`(from transformer.components.residuals .*?)`", page)
+    [value] = re.findall(r"`--config.model.residual=(.*?)`", page)
+    monkeypatch.chdir(tmp_path)
+    imports = f"import dataclasses\n{own}\nfrom transformer.settings import setting\n"
+    (tmp_path / value.partition(":")[0]).write_text(imports + shown)
+    config = validate(override(Config(), {"model.residual": value, "model.residual.alpha": "3"}))
+    sublayer = Sublayer("feed_forward", jnp.asarray(0), jnp.asarray(2))
+    np.testing.assert_array_equal(config.model.residual.write({}, jnp.full((1, 1, 2), 2.0), jnp.ones((1, 1, 2)), sublayer), 7.0)

@@ -125,7 +125,8 @@ _study = "studies"
 _flag(
     _texts,
     "arm",
-    'an arm of a study without a study file, "8 heads: model.num_heads=8"; repeat it for each; --config is any experiment',
+    'an arm of a study without a study file, "8 heads: model.num_heads=8"; repeat it for each; --config is any experiment, '
+    "which is compared too, as the arm base, unless an arm equals it",
     _study,
     "ablate report",
     default=[],

@@ -113,6 +113,12 @@ def run() -> None:
     except KeyboardInterrupt:
         sys.exit(f"{program()}: interrupted")
     except Exception as error:
-        place = registry.place_in_files(error)
-        error.add_note(f"Raised in {place}, a file that you named; --mode=check may say more." if place else BUG)
+        if place := registry.place_in_files(error):
+            error.add_note(f"Raised in {place}, a file that you named; --mode=check may say more.")
+        elif own := registry.own_files():  # its arrays may have another shape than those that it replaces
+            error.add_note(
+                f"First try --mode=check, which tells whether a hook in {', '.join(own)} causes this. If none does: {BUG}"
+            )
+        else:
+            error.add_note(BUG)
         raise

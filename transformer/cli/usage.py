@@ -15,11 +15,11 @@ WIDTH = 110  # characters of a line
 
 
 def requested_section(arguments: list[str]) -> str | None:
-    """The SECTION of `--help=SECTION`, "" for `--help` alone, or None without a request for help."""
-    for argument in arguments:
+    """The SECTION of `--help=SECTION` or `--help SECTION`, "" for `--help` alone, or None without a request for help."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         flag, _, section = argument.partition("=")
         if flag in HELP:
-            return section
+            return section or ("" if following.startswith("-") else following)
     return None
 
 

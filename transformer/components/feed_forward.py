@@ -1,4 +1,4 @@
-"""The feed-forward sub-layer as a component: pure hooks that a variant can replace.
+"""The feed-forward sublayer as a component: pure hooks that a variant can replace.
 
 Letters: B rows, T tokens, D d_model, F d_ff.
 """
@@ -62,7 +62,7 @@ class FeedForward(Component, name="feed_forward"):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoFeedForward(FeedForward, name="none"):
-    """Layers of attention alone, without the sublayer and its norm (Elhage et al. 2021)."""
+    """Layers of attention only, without the sublayer and its norm (Elhage et al. 2021)."""
 
     def parameters(self, sizes: Sizes) -> Declared:
         return {}

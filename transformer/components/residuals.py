@@ -68,7 +68,7 @@ class ParallelSublayers(Residual, name="parallel"):
         if norm_order != "post":
             return None
         return (
-            "config.model.residual parallel: with config.model.norm_order=post sub-layers read each other's output; "
+            "config.model.residual parallel: with config.model.norm_order=post sublayers read each other's output; "
             "set it to pre, sandwich or output"
         )
 

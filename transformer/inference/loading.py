@@ -25,7 +25,7 @@ from transformer.models import lora
 from transformer.models.stack import layers_in_order
 from transformer.runtime import checkpoints as checkpoints_lib
 from transformer.runtime.checkpoints import Checkpoints
-from transformer.runtime.workdir import open_existing
+from transformer.runtime.workdir import ONLY_TRAINING, open_existing
 from transformer.validation import validate
 
 # Inputs are padded to these lengths, for which the model is compiled; longer ones to multiples of the last.
@@ -127,6 +127,10 @@ def read(
         raise UserError(
             f"--config: {path} was trained with other settings, which cannot change now: {', '.join(changed)}; leave them out"
         )
+    for name in (n for n in ONLY_TRAINING if n in (overrides or {})):
+        if (was := settings.get(made, name)) != settings.get(config, name):
+            was = settings.text_of(was)
+            raise UserError(f"--config.{name}: only training uses it, and {path} was trained with {was}; leave it out")
     if mode is not None:
         families.check_mode(config, mode)
     data_info, task = workdir.data_info(), families.task_of(config)

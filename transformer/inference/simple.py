@@ -37,6 +37,7 @@ def generate(
         source_BxS: the input of the encoder. UserError if it is missing, or given to a model without an encoder.
         end: the token that ends a row; later tokens are 0. None: rows do not end early.
         key: the random key; required unless `temperature` is 0, which selects the most likely token.
+        top_k, top_p: as `config.search.top_k` and `.top_p`; only with a temperature.
     """
     encodes = hasattr(model, "encode")
     if not hasattr(model, "start"):
@@ -46,6 +47,19 @@ def generate(
         raise UserError(f"source_BxS: {type(model).__name__} {what}")
     if key is None and temperature:
         raise UserError(f"key: temperature {temperature:g} samples at random; pass key=jax.random.key(0), or temperature=0")
+    if not temperature and not (top_k is None and top_p is None):
+        raise UserError("top_k, top_p: temperature 0 takes the most likely token; set temperature=1.0, or leave them out")
+    if "params" in params:
+        raise UserError('params: this is what init returns; pass its entry "params"')
+    if jnp.ndim(prompt_BxP) != 2:
+        raise UserError(
+            f"prompt_BxP has {jnp.ndim(prompt_BxP)} axes: expected rows of tokens, such as jnp.array([[1, 21, 22]])"
+        )
+    if source_BxS is not None and len(source_BxS) != len(prompt_BxP):
+        raise UserError(
+            f"source_BxS has {len(source_BxS)} rows and prompt_BxP {len(prompt_BxP)}: expected a prompt for each source"
+        )
+    prompt_BxP = jnp.asarray(prompt_BxP)
     rows, width = prompt_BxP.shape
     memory = model.apply({"params": params}, source_BxS, method="encode") if encodes else None
     params, memory = model.unstack_layers(params, memory)

@@ -31,7 +31,7 @@ _T5_FIELDS = {
 _T5_FIELDS["scale_decoder_outputs"] = Field(
     "scale_decoder_outputs", ["model.logits_scale"], False, [(True, "1/sqrt(d_model)"), (False, "none")]
 )
-# Layers normalize what their sub-layers read, and stacks their output.
+# Layers normalize what their sublayers read, and stacks their output.
 _PRE_NORM = {"model.norm_order": "pre", "model.final_norm": True}
 _BART_ONLY = {name: value for name, value in BART.only.items() if not name.startswith(("encoder_", "decoder_"))}
 _BART_ONLY = {name: value for name, value in _BART_ONLY.items() if "norm" not in name}

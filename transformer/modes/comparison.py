@@ -44,6 +44,7 @@ class Compared:
 
 def compare(paths: Sequence[str], split: str, output: str | None) -> None:
     """Prints a table to stdout and writes an HTML page with everything; its name is the last line."""
+    paths = [str(Path(path.strip())) for path in paths if path.strip()]  # a/ is a
     if len(paths) < 2:
         raise UserError("--mode=compare needs --workdir=A,B,.., at least two workdirs, separated by commas")
     runs = [_read(path, split, paths) for path in dict.fromkeys(paths)]

@@ -43,8 +43,7 @@ def attend(
         name = text.strip() if input_ is None else Path(input_).stem
         folder /= kept_as(file_name(name), workdir.config(), predictor.config)[0]
     found = [attended(predictor, *pair) for pair in pairs]
-    if not found[0].maps:
-        raise UserError("--mode=attend: this model has no attention to draw (config.model.recurrent.attention is none)")
+    check_any(found, "--mode=attend")
     if input_ is None:
         _pictures(found[0], folder, lambda text: print(text, flush=True))
     print(_page(found, folder), flush=True)
@@ -78,6 +77,12 @@ def attended(predictor: Any, source: str, target: str | None) -> Attended:
         for notice in predictor.notices:
             say(notice)
     return Attended(title, maps)
+
+
+def check_any(found: Sequence[Attended], where: str) -> None:
+    """UserError, beginning with `where`: the model has no attention."""
+    if not found[0].maps:
+        raise UserError(f"{where}: this model has no attention to draw (config.model.recurrent.attention is none)")
 
 
 def page(found: Sequence[Attended]) -> plots.AttentionPage:

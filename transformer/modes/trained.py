@@ -153,8 +153,12 @@ class TrainedModel:
         """An interactive page of attention: a notebook shows it, `.save("attention.html")` writes it. Without targets, for the
         model's own outputs."""
         first, second = _pairs(sources, targets)
+        if not first:
+            raise UserError("sources is empty: expected at least one text")
         pairs = zip(first, second or [None] * len(first), strict=True)
-        return pictures.page([pictures.attended(self._predictor, *pair) for pair in pairs])
+        found = [pictures.attended(self._predictor, *pair) for pair in pairs]
+        pictures.check_any(found, "attention_page")
+        return pictures.page(found)
 
     def without_heads(self, heads: Sequence[str]) -> "TrainedModel":
         """The model without these heads, each named SITE/LAYER/HEAD, such as "decoder/cross/1/4"; without further training."""

@@ -245,20 +245,24 @@ class Optima:
         return 2.9
 
     def draw(self, axes: Any) -> None:
-        axes.set_xlabel(printable(f"budget C; {self.label}", 90))
+        axes.set_xlabel(printable(f"budget C; {self.label}", 56))
         axes.set_ylabel("size N of the lowest loss")
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.plot(self.budgets, self.best, "o", ms=5, color=BLUE, mew=0)
         x, y = np.log(self.budgets), np.log(self.best)
         line = np.linspace(x.min(), x.max(), 2)
-        for exponent, colour, style in ((self.exponent, BLUE, "-"), (self.published, ORANGE, "--")):
-            axes.plot(np.exp(line), np.exp(y.mean() + exponent * (line - x.mean())), color=colour, lw=1.3, ls=style)
+        for name, exponent, colour, style in (("fit", self.exponent, BLUE, "-"), ("published", self.published, ORANGE, "--")):
+            fitted = np.exp(y.mean() + exponent * (line - x.mean()))
+            axes.plot(np.exp(line), fitted, color=colour, lw=1.3, ls=style, label=name)
         axes.text(1, 1.02, self.text, transform=axes.transAxes, ha="right", size=SMALL, color=BLUE)
+        axes.legend(loc="lower right", fontsize=SMALL, frameon=False)
+        few_ticks(axes.xaxis)
+        few_ticks(axes.yaxis)
         grid(axes)
 
     def names(self) -> tuple[float, float]:
-        return 0.0, 0.0
+        return 0.95, 0.0  # numbers up to 9,999,999, and the name of the axis
 
 
 @dataclass(frozen=True)
@@ -366,7 +370,7 @@ def few_ticks(axis: Any) -> None:
     marks = next((marks for marks in choices if 3 <= len(marks) <= 6), None)
     axis.set_major_locator(FixedLocator(marks) if marks else MaxNLocator(4))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 100 else f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if 100 <= value < 1e7 else f"{value:g}"))
 
 
 def _mean(curves: Sequence[Mapping[int, float]]) -> list[tuple[int, float]]:

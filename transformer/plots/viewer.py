@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from transformer.errors import no_failure
 from transformer.files import new_file
 
 TEMPLATE = Path(__file__).with_name("viewer.html")
@@ -45,7 +46,8 @@ class AttentionPage:
         return f"{before}{html.escape(f'Attention: {self.sentences[0][0]}')}{between}{text}{after}"
 
     def save(self, path: str | Path) -> None:
-        with new_file(Path(path)) as file:
+        """Writes the page to a file. UserError: it cannot be written."""
+        with no_failure(str(path), "written", "name"), new_file(Path(path).expanduser()) as file:
             file.write_text(self.html(), encoding="utf-8")
 
     def _repr_html_(self) -> str:

@@ -7,6 +7,7 @@ import collections
 import contextlib
 import dataclasses
 import datetime
+import difflib
 import importlib.metadata
 import json
 import math
@@ -26,7 +27,7 @@ import jax
 from transformer import cuts, settings
 from transformer.config import Config, DataInfo
 from transformer.cuts import Cut
-from transformer.errors import UserError, launcher, nearest, no_failure
+from transformer.errors import UserError, launcher, no_failure
 from transformer.files import new_file
 from transformer.validation import check_data_info, validate
 
@@ -185,18 +186,26 @@ def open_existing(path: str | Path) -> Workdir:
     with no_failure(f"--workdir={path}", "read"):
         there = workdir.config_file.is_file()
     if not there:
-        siblings = [str(file.parent) for file in workdir.path.parent.glob(f"*/{workdir.config_file.name}")]
+        siblings = {file.parent.name: str(file.parent) for file in workdir.path.parent.glob(f"*/{workdir.config_file.name}")}
+        near = difflib.get_close_matches(workdir.path.name, siblings, n=1)  # by name: all have the same parents
+        hint = f"; did you mean {siblings[near[0]]!r}?" if near else ""
         what = f"it has no {workdir.config_file.name}" if workdir.path.exists() else "there is no such folder"
         raise UserError(
-            f"--workdir={path}: {what}{nearest(str(workdir.path), siblings)}; {launcher()} --workdir={path} "
-            "[--config=experiments/X.py] trains a model there"
+            f"--workdir={path}: {what}{hint}; {launcher()} --workdir={path} [--config=experiments/X.py] trains a model there"
         )
     return workdir
 
 
+# Settings that may change in a workdir and that only training uses.
+ONLY_TRAINING = (
+    *("train.steps", "train.decay_steps", "train.max_skipped", "train.debug_nans", "train.trackers", "train.max_minutes"),
+    "checkpoint.every_steps",
+)
+
+
 def with_file(path: str | Path, file: str, wanted: Config, overrides: Mapping[str, str]) -> dict[str, str]:
-    """`overrides` for a workdir, with the free settings that differ between an experiment file and the workdir. `wanted`: the
-    file's settings with `overrides`.
+    """`overrides` for a trained model, with the free settings that differ between an experiment file and the workdir. `wanted`:
+    the file's settings with `overrides`.
 
     UserError: the file's other settings differ from those of the workdir.
     """
@@ -207,6 +216,7 @@ def with_file(path: str | Path, file: str, wanted: Config, overrides: Mapping[st
         )
     old = settings.plain(made)
     changed = {name: value for name, value in settings.plain(wanted).items() if name not in old or old[name] != value}
+    changed = {name: value for name, value in changed.items() if name not in ONLY_TRAINING}
     return {**overrides, **{name: settings.text_of(value) for name, value in changed.items()}}
 
 

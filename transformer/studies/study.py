@@ -4,6 +4,7 @@ Arms are settings that differ from a base; each arm is trained with several seed
 """
 
 import dataclasses
+import difflib
 import itertools
 import math
 import shlex
@@ -262,7 +263,9 @@ def from_flags(
     if base.data.validation is None:
         raise UserError("--arm, --grid: arms are compared on validation, and config.data.validation is none; name one")
     made: dict[str, dict[str, str]] = {}
-    axes = [[(name, value) for value in values.split(",")] for name, values in (_split(each, "--grid") for each in grid)]
+    axes = [
+        [(name, value.strip()) for value in values.split(",")] for name, values in (_split(each, "--grid") for each in grid)
+    ]
     for cell in itertools.product(*axes) if grid else ():
         made[", ".join("=".join(each) for each in cell)] = dict(cell)
     for arm in arms:
@@ -296,7 +299,10 @@ def _metric(text: str) -> Metric:
     if not colon:
         better = "lower" if score in LOWER else "higher" if score in HIGHER else ""
     if better not in ("lower", "higher"):
-        raise UserError(f"--metric={text}: say what is better, --metric={name}:lower or --metric={name}:higher")
+        split, _, last = name.rpartition("/")
+        close = difflib.get_close_matches(last, (*LOWER, *HIGHER), n=1) if not colon else []
+        same = f"; did you mean '{split or 'test'}/{close[0]}'?" if close else ""
+        raise UserError(f"--metric={text}: say what is better, --metric={name}:lower or --metric={name}:higher{same}")
     return Metric(name, better)
 
 
