@@ -4,6 +4,7 @@ of local files."""
 import dataclasses
 import functools
 import json
+import sys
 import types
 
 import drawn
@@ -161,6 +162,18 @@ def test_without_lm_eval_it_is_a_line(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         harness.main()
     assert ended.value.code == 2 and "lm_eval: not installed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "rows"), [("auto", 16), ("auto:4", 16), (None, 16), ("8", 8), (8, 8)])
+def test_batch_sizes_of_lm_eval(monkeypatch, given, rows):
+    """What its flag --batch_size may be."""
+    made: list = []
+    registry = types.SimpleNamespace(register_model=lambda name: made.append)
+    monkeypatch.setitem(sys.modules, "lm_eval.api.model", types.SimpleNamespace(LM=object))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "lm_eval.api.registry", registry)  # type: ignore[arg-type]
+    monkeypatch.setattr(harness.loading, "read", lambda *arguments: loaded())
+    harness.register()
+    assert made[0]("a workdir", batch_size=given)._scorer._rows == rows
 
 
 TASKS = {

@@ -179,7 +179,7 @@ def register() -> None:
     class WorkdirModel(models.LM):
         def __init__(self, workdir: str, batch_size: int | str = 16, **settings: Any) -> None:
             super().__init__()
-            size = 16 if batch_size in ("auto", None) else int(batch_size)
+            size = 16 if batch_size is None or str(batch_size).startswith("auto") else int(batch_size)  # also auto:4
             known = {name: str(value) for name, value in settings.items() if "." in name}  # lm_eval adds a device and others
             self._scorer = Scorer(loading.read(workdir, known), size)
 

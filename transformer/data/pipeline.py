@@ -19,7 +19,7 @@ from transformer.data import packing
 from transformer.data.corpus import concatenated_ranges
 from transformer.data.objectives import Corpus, Objective
 from transformer.errors import UserError, counted
-from transformer.runtime.parent import end_with_parent
+from transformer.parent import end_with_parent
 
 Batch = dict[str, np.ndarray]
 Share = tuple[tuple[int, ...], int]

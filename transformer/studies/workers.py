@@ -31,8 +31,8 @@ from typing import Any, Protocol, TextIO
 from transformer import families
 from transformer.config import Config
 from transformer.errors import UserError, first_line, say
+from transformer.parent import end_with_parent
 from transformer.runtime.devices import processors
-from transformer.runtime.parent import end_with_parent
 from transformer.studies import results
 from transformer.studies.results import run_file
 from transformer.training.loop import Stop
