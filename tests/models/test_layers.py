@@ -129,8 +129,8 @@ def test_sublayers_are_wired_in_their_order(draw, order, kind):
     layer, tokens = Layer(config, "decoder", True, True), Tokens(jnp.arange(T))
     key, value = (jnp.moveaxis(states(seed).reshape(B, T, 2, D // 2), 1, axis) for seed, axis in ((1, 3), (2, 2)))
     own, broadcast = (
-        {"number": 0, "memory": {"key": key, "value": value}},
-        {"query": tokens, "cross_query": tokens, "memory": tokens},
+        {"number": 0, "first_sublayer": 0, "memory": {"key": key, "value": value}},
+        {"query": tokens, "cross_query": tokens, "memory": tokens, "sublayers": 3},
     )
     variables = draw(layer, (states(), {}), own, broadcast)
     parameters = variables["params"]
@@ -187,7 +187,7 @@ def test_dropout_affects_sublayer_outputs_but_not_the_residual(draw, order):
     # So high a rate that everything is dropped: what is left is the residual, and post-norm's norms.
     config = Model(d_model=D, d_ff=F, num_heads=2, norm_order=order, dropout_rate=1 - 1e-6)
     layer = Layer(config, "encoder", False, False)
-    arguments = ((states(), {}), {"number": 0}, {"query": Tokens(jnp.arange(T))})
+    arguments = ((states(), {}), {"number": 0, "first_sublayer": 0}, {"query": Tokens(jnp.arange(T)), "sublayers": 2})
     variables = draw(layer.clone(deterministic=True), *arguments)
     (output, _), _ = jax.jit(lambda v: layer.apply(v, *arguments, rngs={"dropout": jax.random.key(0)}))(variables)
     expected = np.asarray(states(), np.float64)
@@ -279,7 +279,7 @@ def test_all_parameters_have_the_documented_initialization(initializer, embeddin
 
 def test_seeds_give_different_parameters():
     layer = Layer(Model(d_model=D, d_ff=F, num_heads=2), "encoder", False, True)
-    given = {"number": 0}, {"query": Tokens(jnp.arange(T))}
+    given = {"number": 0, "first_sublayer": 0}, {"query": Tokens(jnp.arange(T)), "sublayers": 2}
     init = jax.jit(lambda key: layer.init(key, (states(), {}), *given)["params"]["feed_forward"])
     first, again, other = (init(jax.random.key(seed))["inner"]["kernel"] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
