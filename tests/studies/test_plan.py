@@ -188,7 +188,7 @@ def test_the_table_of_a_dry_run():
     assert "; expected 0:10:00 with 2 at a time" in text
     assert (
         STUDY.question in text
-        and '"wide is better" (here)' in text
+        and "claim: wide is better (after here)" in text
         and "compared with '8' in validation/nll, test/bleu" in text
     )
 
