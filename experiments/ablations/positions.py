@@ -11,9 +11,10 @@ encoder reads a bag of words; its decoder still has the causal mask. Longer leng
 The learning rates lie around the best one of heads.py, whose base is the same, 6e-3. In the search, one seed of each is
 enough: in that of heads.py the best rate is 0.15 nats or more ahead of the others, and seeds differ by 0.08 at most.
 
-Not finished: `experiments/reports/positions` has the plan and the rows of the finished runs, 37 of 57: the whole search, two
-of six seeds and four arms of the third. To resume the study, use a copy of that folder as --workdir. Two runs at a time on two cores, a run takes 10 to 15
-minutes. Of all arms the best rate is 6e-3, the middle one, with a third of the updates and, for "sinusoidal", with all.
+Not finished: `experiments/reports/positions` has the plan and the rows of the finished runs, 37 of 57: the whole search, two of
+six seeds and four arms of the third. To resume the study, use a copy of that folder as --workdir. Two runs at a time on two
+cores, a run takes 10 to 15 minutes. Of all arms the best rate is 6e-3, the middle one, with a third of the updates and, for
+"sinusoidal", with all.
 """
 
 from experiments.shapes import studies
