@@ -3,8 +3,8 @@
     x + s * f(x)
 
 LayerScale has a factor for each channel, which begins at a small value; ReZero has one number for each sublayer, which begins
-at 0, so that a model is the identity at first. Published ReZero has no norms; here
-`config.model.norm_order` says where they stand. With post-norm, the sum is normalized.
+at 0, so that a model is the identity at first. Published ReZero has no norms; here `config.model.norm_order` says where they
+stand. With post-norm, the sum is normalized.
 
     python launch.py --workdir=runs/scaled --config.model.norm_order=pre \\
         --config.model.residual=experiments/variants/layer_scale.py:LayerScale

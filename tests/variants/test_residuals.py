@@ -17,7 +17,7 @@ from experiments.variants.layer_scale import LayerScale, ReZero
 from transformer import sharding
 from transformer.checks import batches, decoding, table
 from transformer.checks.shrink import shrink
-from transformer.checks.subject import Subject
+from transformer.checks.subject import Subject, paths
 from transformer.components.masks import Sizes, Tokens
 from transformer.components.residuals import ParallelSublayers, Residual, Sublayer
 from transformer.config import Config
@@ -92,22 +92,15 @@ def test_hyper_connections_begin_as_plain_ones_and_an_empty_sublayer_leaves_the_
     wanted = plain.outputs(plain.separate, plain.initial)
     for residual in (HyperConnections(), HyperConnections(streams=2, dynamic=False), LayerScale(initial=1.0)):
         other = subject(residual=residual)
-        own = {path for path in leaves(other.initial) if "_residual/" in path}
-        assert leaves(other.initial).keys() - own == leaves(plain.initial).keys()
-        params = jax.tree_util.tree_map_with_path(lambda path, leaf: leaves(plain.initial).get(key(path), leaf), other.initial)
+        shared, found = paths(plain.initial), paths(other.initial)
+        assert found.keys() - {path for path in found if "_residual/" in path} == shared.keys()
+        mixed_leaves = [shared.get(path, leaf) for path, leaf in found.items()]
+        params = jax.tree.unflatten(jax.tree.structure(other.initial), mixed_leaves)
         np.testing.assert_allclose(other.outputs(other.separate, params), wanted, atol=2e-5)
     zero = subject(residual=ReZero(), final_norm=False)
     states = hidden_states(zero.config, zero.model, zero.initial, zero.separate)
     for each in states.values():
         np.testing.assert_array_equal(each[0], each[-1])
-
-
-def key(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def leaves(tree: Any) -> dict[str, Any]:
-    return {key(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def test_states_after_layers_have_the_width_of_the_model():

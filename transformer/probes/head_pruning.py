@@ -71,7 +71,6 @@ def check(config: Config) -> None:
         )
     if (name := _without_rows(config)) is not None:
         raise UserError(f"{what}: in config.model.attention {name} heads do not have separate rows of W^O; leave it at 0")
-
     if not num_removed(config):
         raise UserError(f"{what}: this removes none of {len(heads(config))} heads; raise it, or leave it at 0")
     if asked.head_order == "gradient" and config.data.validation is None:

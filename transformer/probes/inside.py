@@ -68,10 +68,8 @@ def input_gradients(config: Config, model: nn.Module, params: object, batch: Bat
     if config.objective.kind == "embed":
         raise UserError("gradients: config.objective.kind embed: the model computes vectors and predicts nothing")
     zeros = {name: np.zeros((*batch[name].shape, config.model.d_model), np.float32) for name in SEGMENTS if name in batch}
-    return {
-        name: np.asarray(each)
-        for name, each in _gradients(model, config.objective.kind == "answer")(zeros, params, batch).items()
-    }
+    found = _gradients(model, config.objective.kind == "answer")(zeros, params, batch)
+    return {name: np.asarray(each) for name, each in found.items()}
 
 
 @functools.lru_cache(maxsize=64)

@@ -131,8 +131,8 @@ def profiles(sizes_R, budgets_R, losses_BxR, names_R=None) -> Profiles:
 
 @dataclass(frozen=True)
 class Exponent:
-    """An exponent and its resamples. `law`: the fit in two variables. `misfit`: p of
-    the test that the curve fits the losses, None without repeated runs."""
+    """An exponent and its resamples. `law`: the fit in two variables. `misfit`: p of the test that the curve fits the losses,
+    None without repeated runs."""
 
     value: float
     resampled_B: np.ndarray
